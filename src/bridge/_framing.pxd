@@ -1,0 +1,56 @@
+from libc.stdint cimport uint64_t
+
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+
+
+cdef extern from *:
+    """
+    typedef struct bridge_slab bridge_slab;  /* complete in _framing alone */
+    """
+    ctypedef struct bridge_slab:
+        size_t size
+        unsigned char *data
+
+
+cdef class Frame:
+    cdef bridge_slab *slab
+    cdef const unsigned char *data
+    cdef Py_ssize_t length
+
+
+cdef class Outbox:
+    cdef bytearray data
+    cdef Py_ssize_t used
+
+    cdef Py_ssize_t add(self, object encode_into, object message, Py_ssize_t limit) except -1
+    cdef void undo(self, Py_ssize_t used)
+    cdef int add_empty(self) except -1
+
+
+cdef class Reader:
+    cdef readonly int fd
+    cdef readonly uint64_t max_frame
+    cdef bridge_slab *slab
+    cdef size_t start
+    cdef size_t end
+    cdef uint64_t skipping
+    cdef uint64_t announced
+    cdef int error
+
+    cdef int parse(self) noexcept nogil
+    cdef int fill(self) noexcept nogil
+    cdef int reserve(self, size_t need) noexcept nogil
+    cdef int wait(self, Writer heartbeats) noexcept nogil
+    cdef Frame take(self)
+    cdef void skip(self) noexcept
+    cdef object fault(self, int status)
+
+
+cdef class Writer:
+    cdef readonly int fd
+    cdef pthread_mutex_t lock
+
+    cdef int put(self, const void *data, size_t size) noexcept nogil

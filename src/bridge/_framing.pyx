@@ -1,0 +1,488 @@
+"""Frames on a descriptor: 4-byte big-endian length, then the payload.
+
+Bytes and descriptors only: what a frame means is decided by whoever is handed it. A `Reader` fills
+write-once slabs straight from the descriptor and hands out frames that are views of them; a
+`Writer` sends whole frames under a native mutex; `serve` joins both around an answering callable.
+`framing.py` states the same wire in plain Python.
+"""
+
+cimport cython
+from cpython.buffer cimport (PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release,
+                             PyObject_GetBuffer)
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EAGAIN, EINTR, ENOMEM, EPIPE, errno
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memmove
+
+from bridge.errors import FrameTooLarge, InvalidFrame
+
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+
+
+cdef extern from *:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <limits.h>
+    #include <poll.h>
+    #include <stdlib.h>
+    #include <sys/uio.h>
+    #include <unistd.h>
+
+    struct bridge_slab {
+        int references;
+        size_t size;
+        unsigned char data[];
+    };
+
+    static bridge_slab *slab_new(size_t size) {
+        bridge_slab *slab = malloc(sizeof(bridge_slab) + size);
+        if (slab) { slab->references = 1; slab->size = size; }
+        return slab;
+    }
+    static void slab_hold(bridge_slab *slab) {
+        __atomic_add_fetch(&slab->references, 1, __ATOMIC_RELAXED);
+    }
+    static void slab_release(bridge_slab *slab) {
+        if (slab && __atomic_sub_fetch(&slab->references, 1, __ATOMIC_ACQ_REL) == 0) free(slab);
+    }
+    static int slab_is_sole(bridge_slab *slab) {
+        return __atomic_load_n(&slab->references, __ATOMIC_ACQUIRE) == 1;
+    }
+
+    static uint32_t bridge_load_be32(const unsigned char *p) {
+        return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+    }
+    static void bridge_store_be32(unsigned char *p, uint32_t value) {
+        p[0] = value >> 24; p[1] = value >> 16; p[2] = value >> 8; p[3] = value;
+    }
+
+    /* A host may have set O_NONBLOCK on the descriptor it shares with us. */
+    static void bridge_await(int fd, short events) {
+        struct pollfd entry = {fd, events, 0};
+        poll(&entry, 1, -1);
+    }
+
+    /* 0, or the errno. Consumes `parts`: short writes move them along. */
+    static int bridge_writev_all(int fd, struct iovec *parts, int count) {
+        while (count > 0) {
+            ssize_t sent = writev(fd, parts, count < IOV_MAX ? count : IOV_MAX);
+            if (sent < 0) {
+                if (errno == EINTR) continue;
+                if (errno != EAGAIN && errno != EWOULDBLOCK) return errno;
+                bridge_await(fd, POLLOUT);
+                continue;
+            }
+            while (count > 0 && (size_t)sent >= parts->iov_len) {
+                sent -= parts->iov_len; parts++; count--;
+            }
+            if (count > 0) {
+                parts->iov_base = (char *)parts->iov_base + sent; parts->iov_len -= sent;
+            }
+        }
+        return 0;
+    }
+
+    static int bridge_set_pipe_size(int fd, int bytes) {
+    #ifdef F_SETPIPE_SZ
+        return fcntl(fd, F_SETPIPE_SZ, bytes);
+    #else
+        return -1;
+    #endif
+    }
+    """
+    bridge_slab *slab_new(size_t size) nogil
+    void slab_hold(bridge_slab *slab) nogil
+    void slab_release(bridge_slab *slab) nogil
+    bint slab_is_sole(bridge_slab *slab) nogil
+    uint32_t bridge_load_be32(const unsigned char *p) nogil
+    void bridge_store_be32(unsigned char *p, uint32_t value) nogil
+    void bridge_await(int fd, short events) nogil
+    int bridge_writev_all(int fd, iovec *parts, int count) nogil
+    int bridge_set_pipe_size(int fd, int bytes) nogil
+
+
+cdef extern from "<unistd.h>" nogil:
+    ssize_t read(int fd, void *buffer, size_t size)
+
+
+cdef extern from "<poll.h>" nogil:
+    enum: POLLIN
+
+
+cdef extern from "<pthread.h>" nogil:
+    int pthread_mutex_init(pthread_mutex_t *mutex, void *attributes)
+    int pthread_mutex_lock(pthread_mutex_t *mutex)
+    int pthread_mutex_unlock(pthread_mutex_t *mutex)
+    int pthread_mutex_destroy(pthread_mutex_t *mutex)
+
+
+cdef enum:
+    HEADER = 4                    # bytes
+    SLAB = 64 * 1024              # bytes; measured best on a pipe of 64 KiB and of 1 MiB
+    FLUSH_AT = 64 * 1024          # bytes of replies kept back while a read's frames are answered
+    MAX_PARTS = 64                # buffers in one send
+
+# Announced lengths up to here are skipped; beyond it the stream is not one of ours.
+cdef uint64_t TRUSTED = 1 << 30   # bytes
+# Of each pipe; unprivileged users share a total of 64 MiB.
+PIPE_SIZE = 1 << 20               # bytes
+DEFAULT_MAX_FRAME = 64 << 20      # bytes
+
+cdef enum:
+    FRAME, EMPTY, TOO_LARGE, UNTRUSTED, PENDING, END, TRUNCATED, INTERRUPTED, FAILED
+
+
+@cython.final
+@cython.freelist(256)
+cdef class Frame:
+    """One payload: a read-only buffer over the slab it arrived in, kept alive by this object.
+
+    The bytes never move and are never overwritten while a frame or a view of it is held.
+    """
+
+    def __cinit__(self):
+        self.slab = NULL
+
+    def __dealloc__(self):
+        slab_release(self.slab)
+
+    def __len__(self):
+        return self.length
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, <void *>self.data, self.length, 1, flags)
+
+    @staticmethod
+    def of(data):
+        """A frame that holds a copy of `data` (any buffer), for callers that have no pipe."""
+        cdef Py_buffer view
+        cdef Frame frame = Frame.__new__(Frame)
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            frame.slab = slab_new(view.len)
+            if frame.slab is NULL:
+                raise MemoryError()
+            memcpy(frame.slab.data, view.buf, view.len)
+            frame.data = frame.slab.data
+            frame.length = view.len
+        finally:
+            PyBuffer_Release(&view)
+        return frame
+
+
+@cython.final
+cdef class Outbox:
+    """Frames to be sent, one behind the other in one buffer.
+
+    The bytearray is not emptied between uses: msgspec takes its length as room to write in, and
+    shrinking it would give the memory back each time.
+    """
+
+    def __cinit__(self):
+        self.data = bytearray(512)
+        self.used = 0
+
+    def __len__(self):
+        return self.used
+
+    cdef Py_ssize_t add(self, object encode_into, object message, Py_ssize_t limit) except -1:
+        """Append `message` as a frame; bytes of its payload, or 0 if longer than `limit`."""
+        cdef Py_ssize_t size
+        cdef unsigned char *header
+        encode_into(message, self.data, self.used + HEADER)
+        size = PyByteArray_GET_SIZE(self.data) - self.used - HEADER
+        if size > limit:
+            return 0
+        header = <unsigned char *>PyByteArray_AS_STRING(self.data) + self.used
+        bridge_store_be32(header, <uint32_t>size)
+        self.used += HEADER + size
+        return size
+
+    cdef void undo(self, Py_ssize_t used):
+        self.used = used
+
+    cdef int add_empty(self) except -1:
+        if PyByteArray_GET_SIZE(self.data) < self.used + HEADER:
+            PyByteArray_Resize(self.data, self.used + HEADER)
+        bridge_store_be32(<unsigned char *>PyByteArray_AS_STRING(self.data) + self.used, 0)
+        self.used += HEADER
+        return 0
+
+    def append(self, encode_into, message):
+        """Append what `encode_into(message, bytearray, offset)` writes, as one frame."""
+        self.add(encode_into, message, 0xFFFFFFFF)
+
+    def payload(self):
+        """The payload of the only frame in here, as bytes."""
+        return bytes(memoryview(self.data)[HEADER:self.used])
+
+
+@cython.final
+cdef class Reader:
+    """Frames from the descriptor `fd`, which stays its owner's to close.
+
+    max_frame: bytes; a longer announcement is refused before anything is allocated for it.
+    """
+
+    def __cinit__(self, int fd, uint64_t max_frame=DEFAULT_MAX_FRAME):
+        self.fd = fd
+        self.max_frame = max_frame
+        self.slab = slab_new(SLAB)
+        if self.slab is NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        slab_release(self.slab)
+
+    cdef int parse(self) noexcept nogil:
+        """What the bytes at hand begin with. Does no I/O."""
+        cdef size_t have
+        if self.skipping:
+            have = min(<uint64_t>(self.end - self.start), self.skipping)
+            self.start += have
+            self.skipping -= have
+            if self.skipping:
+                return PENDING
+        have = self.end - self.start
+        if have < HEADER:
+            return PENDING
+        self.announced = bridge_load_be32(self.slab.data + self.start)
+        if self.announced > self.max_frame:
+            return TOO_LARGE if self.announced <= TRUSTED else UNTRUSTED
+        if have < HEADER + self.announced:
+            return PENDING
+        return FRAME if self.announced else EMPTY
+
+    cdef int reserve(self, size_t need) noexcept nogil:
+        """Room for `need` bytes from `start` on, and for one more byte; 0, or -1 without memory."""
+        cdef size_t have = self.end - self.start
+        cdef bridge_slab *fresh
+        if self.start + need <= self.slab.size and self.end < self.slab.size:
+            if have or not slab_is_sole(self.slab) or self.slab.size > SLAB:
+                return 0
+        if slab_is_sole(self.slab) and need <= self.slab.size <= SLAB:
+            memmove(self.slab.data, self.slab.data + self.start, have)
+        else:
+            fresh = slab_new(max(need, SLAB))
+            if fresh is NULL:
+                return -1
+            memcpy(fresh.data, self.slab.data + self.start, have)
+            slab_release(self.slab)
+            self.slab = fresh
+        self.start = 0
+        self.end = have
+        return 0
+
+    cdef int fill(self) noexcept nogil:
+        """One read(2), behind `parse` has said PENDING: PENDING, or why there is no more."""
+        cdef ssize_t got
+        cdef size_t have = self.end - self.start
+        cdef size_t need = HEADER
+        if have >= HEADER and not self.skipping:
+            need = HEADER + self.announced
+        if self.reserve(need) < 0:
+            self.error = ENOMEM
+            return FAILED
+        got = read(self.fd, self.slab.data + self.end, self.slab.size - self.end)
+        if got > 0:
+            self.end += got
+            return PENDING
+        if got == 0:
+            return TRUNCATED if have or self.skipping else END
+        self.error = errno
+        if self.error == EINTR:
+            return INTERRUPTED
+        if self.error != EAGAIN:
+            return FAILED
+        bridge_await(self.fd, POLLIN)
+        return PENDING
+
+    cdef int wait(self, Writer heartbeats) noexcept nogil:
+        """Read until there is something for Python; answers empty frames if given a writer."""
+        cdef int status
+        while True:
+            status = self.parse()
+            if status == EMPTY and heartbeats is not None:
+                self.start += HEADER
+                if heartbeats.put(b"\0\0\0\0", HEADER) == EPIPE:
+                    return END
+            elif status == PENDING:
+                status = self.fill()
+                if status != PENDING:
+                    return status
+            else:
+                return status
+
+    cdef Frame take(self):
+        """The frame that `parse` has found."""
+        cdef Frame frame = Frame.__new__(Frame)
+        slab_hold(self.slab)
+        frame.slab = self.slab
+        frame.data = self.slab.data + self.start + HEADER
+        frame.length = self.announced
+        self.start += HEADER + self.announced
+        return frame
+
+    cdef void skip(self) noexcept:
+        self.start += HEADER
+        self.skipping = self.announced
+
+    def read(self):
+        """The next frame (an empty one is a heartbeat), or None at the end of the stream.
+
+        Raises FrameTooLarge (the next call goes on behind it, unless it announced more than
+        1 GiB), InvalidFrame if the stream ends inside a frame, OSError.
+        """
+        cdef int status
+        while True:
+            with nogil:
+                status = self.wait(None)
+            if status == FRAME or status == EMPTY:
+                return self.take()
+            if status == END:
+                return None
+            if status == INTERRUPTED:
+                PyErr_CheckSignals()
+                continue
+            raise self.fault(status)
+
+    cdef object fault(self, int status):
+        if status == TOO_LARGE or status == UNTRUSTED:
+            error = FrameTooLarge.announced(self.announced, self.max_frame)
+            if status == TOO_LARGE:
+                self.skip()
+            return error
+        if status == TRUNCATED:
+            return InvalidFrame(f"stream ended inside a frame, behind {self.end - self.start} bytes")
+        return OSError(self.error, f"read from descriptor {self.fd} failed")
+
+
+@cython.final
+cdef class Writer:
+    """Whole frames to the descriptor `fd`, from any thread.
+
+    The mutex is taken and released only without the GIL, so that a heartbeat never waits for
+    Python. A write that a signal interrupts goes on; the signal's handler runs behind it.
+    """
+
+    def __cinit__(self, int fd):
+        self.fd = fd
+        pthread_mutex_init(&self.lock, NULL)
+
+    def __dealloc__(self):
+        pthread_mutex_destroy(&self.lock)
+
+    cdef int put(self, const void *data, size_t size) noexcept nogil:
+        """0, or the errno."""
+        cdef iovec part
+        cdef int error
+        part.iov_base = <void *>data
+        part.iov_len = size
+        pthread_mutex_lock(&self.lock)
+        error = bridge_writev_all(self.fd, &part, 1)
+        pthread_mutex_unlock(&self.lock)
+        return error
+
+    def flush(self, Outbox outbox not None):
+        """Send all frames of `outbox` and empty it. Raises OSError (BrokenPipeError)."""
+        cdef const void *data = PyByteArray_AS_STRING(outbox.data)
+        cdef size_t size = outbox.used
+        cdef int error
+        outbox.used = 0
+        if size:
+            with nogil:
+                error = self.put(data, size)
+            if error:
+                raise OSError(error, f"write to descriptor {self.fd} failed")
+
+    def send(self, *parts):
+        """Send the buffers `parts` as one frame, in one writev. Raises OSError, ValueError."""
+        cdef Py_buffer views[MAX_PARTS]
+        cdef iovec vector[MAX_PARTS + 1]
+        cdef unsigned char header[HEADER]
+        cdef uint64_t size = 0
+        cdef int held = 0, error = 0
+        if len(parts) > MAX_PARTS:
+            raise ValueError(f"a frame has at most {MAX_PARTS} parts, not {len(parts)}")
+        try:
+            for part in parts:
+                PyObject_GetBuffer(part, &views[held], PyBUF_SIMPLE)
+                vector[held + 1].iov_base = views[held].buf
+                vector[held + 1].iov_len = views[held].len
+                size += views[held].len
+                held += 1
+            if size > 0xFFFFFFFF:
+                raise ValueError(f"a frame holds at most 4294967295 bytes, not {size}")
+            bridge_store_be32(header, <uint32_t>size)
+            vector[0].iov_base = header
+            vector[0].iov_len = HEADER
+            with nogil:
+                pthread_mutex_lock(&self.lock)
+                error = bridge_writev_all(self.fd, vector, held + 1)
+                pthread_mutex_unlock(&self.lock)
+        finally:
+            while held:
+                held -= 1
+                PyBuffer_Release(&views[held])
+        if error:
+            raise OSError(error, f"write to descriptor {self.fd} failed")
+
+
+def set_pipe_size(int fd, int size=PIPE_SIZE):
+    """Ask for a pipe of `size` bytes; what it got, or -1 where `fd` is no pipe or may not grow."""
+    return bridge_set_pipe_size(fd, size)
+
+
+def serve(Reader reader not None, Writer writer not None, answer, deliver, refuse, *,
+          stopping, warm_up):
+    """Answer frames until the stream ends; returns None at its end, else what broke it.
+
+    answer(frame, outbox, deliver) -> whether to end behind this frame: appends the reply to
+    `outbox`, or keeps `deliver` and calls it later, from another thread, with an outbox of its
+    own. refuse(error, outbox): the same for a frame that was not read. stopping() -> whether to
+    end: asked after each signal. warm_up(): called once, behind the first replies.
+    The replies to all frames of one read leave in one write. Empty frames are answered with empty
+    frames, without the GIL as long as no frame before them waits for Python.
+    """
+    cdef Outbox outbox = Outbox()
+    cdef int status
+    cdef bint ending = False
+    while not ending:
+        with nogil:
+            status = reader.wait(writer)
+        while (status == FRAME or status == EMPTY) and not ending:
+            if status == FRAME:
+                ending = answer(reader.take(), outbox, deliver)
+            else:
+                reader.start += HEADER
+                outbox.add_empty()
+            if outbox.used > FLUSH_AT:
+                writer.flush(outbox)
+            status = reader.parse()
+        if status == INTERRUPTED:
+            PyErr_CheckSignals()
+            ending = stopping()
+        elif status == TOO_LARGE and not ending:
+            refuse(reader.fault(status), outbox)
+        elif status == END:
+            return None
+        elif status != PENDING and not ending:
+            error = reader.fault(status)
+            refuse(error, outbox)
+            writer.flush(outbox)
+            return error
+        writer.flush(outbox)
+        if warm_up is not None:
+            warm_up()
+            warm_up = None
+    return None

@@ -1,0 +1,93 @@
+"""An adapter is a set of commands: what a worker can do. This is the way to write one.
+
+    words = Adapter("words")
+
+    class Text(msgspec.Struct):
+        text: str
+
+    @words.command("count_words", Text)
+    def count_words(args: Text, context: Context) -> dict[str, int]:
+        return {"words": len(args.text.split())}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sized
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from bridge._dispatch import Context
+
+Lane = Literal["inline", "thread", "session", "end_session", "end_all"]
+Handler = Callable[[Any, "Context"], Any]
+AnyHandler = TypeVar("AnyHandler", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class CommandSpec:
+    """A command as its adapter declares it.
+
+    args: the type its args are decoded to (None: it takes none, whatever is sent).
+    lane: "inline" runs on the reading thread and must not wait for anything; "thread" runs beside
+    all other calls, once the earlier changes of its session are made; "session" changes its
+    session: the session's later calls wait until it returns or calls context.release();
+    "end_session" and "end_all" get the sessions that they end as context.sessions, already out of
+    reach of later calls.
+    idempotent: repeating it does no harm. help: the first line of the handler's docstring.
+    """
+
+    name: str
+    handler: Handler
+    args: type | None
+    lane: Lane
+    idempotent: bool
+    help: str
+
+
+class Adapter:
+    """Commands under one name.
+
+    new_state: makes what the adapter keeps for each session; its len() is the session's number of
+    programs. available: what `ping` reports as dspy_available; must not import it.
+    warm_up: imports it; called on a thread of its own once the first frame is answered.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        new_state: Callable[[], Sized] = dict,
+        available: Callable[[], bool] = lambda: False,
+        warm_up: Callable[[], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.new_state = new_state
+        self.available = available
+        self.warm_up = warm_up
+        self.commands: dict[str, CommandSpec] = {}
+
+    def command(
+        self,
+        name: str,
+        args: type | None = None,
+        *,
+        lane: Lane = "thread",
+        idempotent: bool = False,
+    ) -> Callable[[AnyHandler], AnyHandler]:
+        """Declare the decorated handler(args, context) as the command `name`.
+
+        args: the type that the wire's args are decoded to, usually a msgspec.Struct; None: they
+        are not looked at. The handler returns what every format can encode, a dict as a rule, and
+        raises bridge.errors for errors with a code; whatever else it raises is answered as
+        `handler_error`.
+        """
+
+        def declare(handler: AnyHandler) -> AnyHandler:
+            if name in self.commands:
+                raise ValueError(f"adapter {self.name!r} has the command {name!r} already")
+            help = (handler.__doc__ or "").strip().partition("\n")[0]
+            self.commands[name] = CommandSpec(name, handler, args, lane, idempotent, help)
+            return handler
+
+        return declare

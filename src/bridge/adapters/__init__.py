@@ -1,0 +1,1 @@
+"""What a worker can do: each module here is an adapter."""

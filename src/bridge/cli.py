@@ -1,0 +1,106 @@
+"""The command line: `python -m bridge worker`, `demo`, `describe`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from bridge.version import __version__
+
+ADAPTERS = {"dspy": "bridge.adapters.dspy:adapter", "echo": "bridge.adapters.echo:adapter"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command in `argv` (default: the process's); the exit status."""
+    parent = os.getppid()
+    arguments = _parser().parse_args(argv)
+    if arguments.command == "worker":
+        _worker(arguments, parent)
+    if arguments.command == "demo":
+        from bridge.demo import main as demo
+
+        return demo(arguments)
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dspex-bridge", description="DSPy programs for any host, over a pipe."
+    )
+    parser.add_argument("--version", action="version", version=f"dspex-bridge {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_worker(commands.add_parser("worker", help="answer frames on a pipe (for hosts)"))
+    _add_demo(commands.add_parser("demo", help="ask a worker a few questions and show its answers"))
+    return parser
+
+
+def _add_worker(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--mode", choices=["standalone", "pool-worker"], default="standalone")
+    add("--worker-id", metavar="STR", help="returned by ping and shutdown")
+    add("--protocol", choices=["json", "msgpack"], help="what negotiation selects")
+    add("--adapter", default="dspy", metavar="NAME", help="dspy, echo, or module:attr of your own")
+    add("--fds", type=_fds, default=(0, 1), metavar="R,W", help="descriptors (default 0,1)")
+    add("--threads", type=_positive, default=64, metavar="N", help="calls at once (default 64)")
+    add("--max-frame", type=_positive, default=64 << 20, metavar="BYTES", help="default 64 MiB")
+    add("--grace", type=float, default=2.0, metavar="SECONDS", help="for open calls at the end")
+    add("--log-level", default="WARNING", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    add("--quiet", action="store_true", help="log errors only")
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", help="e.g. gemini/gemini-2.0-flash; default: by the API key found, else offline")
+    add("--api-base", help="base URL of the provider")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
+
+
+def _fds(text: str) -> tuple[int, int]:
+    try:
+        read_fd, write_fd = (int(part) for part in text.split(","))
+        os.fstat(read_fd), os.fstat(write_fd)
+    except (ValueError, OSError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not two open descriptors, as in 3,4") from None
+    return read_fd, write_fd
+
+
+def _worker(arguments: argparse.Namespace, parent: int) -> None:
+    if os.isatty(arguments.fds[0]):
+        sys.exit(
+            "a worker is started by a host and reads frames from a pipe, not from a terminal;"
+            "\nfor a look at what it does: python -m bridge demo"
+        )
+    from bridge.worker.loop import Options, run
+
+    options = Options(
+        mode=arguments.mode,
+        worker_id=arguments.worker_id,
+        protocol=arguments.protocol,
+        fds=arguments.fds,
+        threads=arguments.threads,
+        max_frame=arguments.max_frame,
+        grace=arguments.grace,
+        log_level="ERROR" if arguments.quiet else arguments.log_level,
+    )
+    run(lambda: _load_adapter(arguments.adapter), options, parent)
+
+
+def _load_adapter(name: str):
+    """The adapter that the operator named; a name from the wire never comes here."""
+    import importlib
+
+    from bridge.adapter import Adapter
+
+    module, _, attribute = ADAPTERS.get(name, name).partition(":")
+    adapter = getattr(importlib.import_module(module), attribute)
+    if not isinstance(adapter, Adapter):
+        raise TypeError(f"--adapter {name}: not a bridge.Adapter but {type(adapter).__name__}")
+    return adapter

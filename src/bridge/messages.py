@@ -1,0 +1,89 @@
+"""What stands in a frame: request, reply, failure. Field names are the wire's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from bridge.errors import BridgeError
+
+Id = int | str
+
+
+class Request(msgspec.Struct, gc=False):
+    """The envelope of a request; `args` stays undecoded until its command is known.
+
+    session_id: may also stand at the top of `args`; the one here wins.
+    """
+
+    id: Id
+    command: str
+    args: msgspec.Raw = msgspec.Raw()
+    session_id: str | None = None
+
+
+class Reply(msgspec.Struct, gc=False):
+    """The reply of a command that succeeded. timestamp: ISO 8601, UTC."""
+
+    id: Id | None
+    success: bool
+    result: Any
+    timestamp: str
+
+
+class Failure(msgspec.Struct, gc=False):
+    """The reply of one that did not. `error` is one readable line."""
+
+    id: Id | None
+    success: bool
+    error: str
+    code: str
+    category: str
+    severity: str
+    recovery: str
+    details: dict[str, Any]
+    timestamp: str
+
+
+class Answer(msgspec.Struct, gc=False):
+    """Either of the two as a client reads it."""
+
+    id: Id | None
+    success: bool
+    result: Any = None
+    error: str = ""
+    code: str = "internal"
+    category: str = ""
+    details: dict[str, Any] = {}
+
+
+class Negotiation(msgspec.Struct, gc=False):
+    """The first frame of a host that asks which format to speak."""
+
+    type: str
+    supported: list[str] = []
+    preferred: str | None = None
+
+
+class Selection(msgspec.Struct, gc=False):
+    """The answer to it."""
+
+    type: str
+    protocol: str
+    timestamp: str
+
+
+def failure(request_id: Id | None, error: BridgeError, timestamp: str) -> Failure:
+    """`error` as the reply to the request `request_id` (None where its id is unknown)."""
+    return Failure(
+        request_id,
+        False,
+        error.message,
+        error.code,
+        error.category,
+        error.severity,
+        error.recovery,
+        error.details,
+        timestamp,
+    )

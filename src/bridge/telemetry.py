@@ -1,0 +1,53 @@
+"""Logs: to stderr, one JSON object a line where nobody watches, plain lines on a terminal.
+
+Also the one place that knows the secrets of this process, so that no text that leaves it shows one.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import msgspec
+
+
+_secrets: set[str] = set()
+
+
+def keep_secret(value: str) -> None:
+    """From now on `conceal` hides `value`; shorter than 8 characters it is taken for no secret."""
+    if len(value) >= 8:
+        _secrets.add(value)
+
+
+def conceal(text: str) -> str:
+    """`text` with every known secret as `***`."""
+    for secret in _secrets:
+        text = text.replace(secret, "***")
+    return text
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, request_id, error."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        request_id = getattr(record, "request_id", None)
+        if request_id is not None:
+            line["request_id"] = request_id
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return conceal(msgspec.json.encode(line).decode())
+
+
+def log_to_stderr(level: str) -> None:
+    """Send this process's logs from `level` up ("DEBUG" to "CRITICAL") to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    if not sys.stderr.isatty():
+        handler.setFormatter(JsonLines())
+    logging.basicConfig(level=level, handlers=[handler], force=True)

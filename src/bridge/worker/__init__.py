@@ -1,0 +1,1 @@
+"""Inside the worker process. Stands on the ground floor, never on `host`."""

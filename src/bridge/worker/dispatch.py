@@ -1,0 +1,255 @@
+"""The dispatcher: request bytes in, reply bytes out, no pipe in sight.
+
+The compiled path (`_dispatch.pyx`) answers what is well-formed and inline; here is everything that
+takes a decision: what a broken request is answered, which thread runs a call, and when.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from bridge import errors
+from bridge._dispatch import Command, Context, Path, timestamp
+from bridge._framing import DEFAULT_MAX_FRAME, Frame, Outbox
+from bridge.adapter import Adapter, CommandSpec
+from bridge.codec import Format, by_first_byte, by_name
+from bridge.messages import Failure, Id, Negotiation, Reply, Selection, failure
+from bridge.telemetry import conceal
+from bridge.worker.lanes import Lanes
+from bridge.worker.sessions import Session, Sessions
+
+log = logging.getLogger("bridge.worker")
+
+Deliver = Callable[[Outbox], None]
+
+
+class SessionArgs(msgspec.Struct, gc=False):
+    """The one argument that the dispatcher itself reads."""
+
+    session_id: str | None = None
+
+
+class Dispatcher:
+    """Answers requests with the commands of `adapter` and those of `add`ed adapters.
+
+    mode: "standalone" or "pool-worker", where calls without a session share "anonymous".
+    threads: how many calls run at once beside the inline ones. max_frame: bytes, also of replies.
+    protocol: the format it selects in negotiation whatever the host prefers; frames in the other
+    formats are answered all the same.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        *,
+        mode: str = "standalone",
+        worker_id: str | None = None,
+        threads: int = 64,
+        max_frame: int = DEFAULT_MAX_FRAME,
+        protocol: str | None = None,
+    ) -> None:
+        self.adapter = adapter
+        self.protocol = protocol
+        self.mode = mode
+        self.worker_id = worker_id
+        self.lanes = Lanes(threads)
+        self.sessions = Sessions(
+            "anonymous" if mode == "pool-worker" else "default", adapter.new_state
+        )
+        self.commands: dict[str, Command] = {}
+        self.refused = 0  # frames that were no request, or named no command
+        self._open_calls: dict[Id, Context] = {}
+        self.path = Path(by_first_byte(), self.commands, self._open_calls, self, max_frame)
+        self.add(adapter)
+
+    def add(self, adapter: Adapter) -> None:
+        """Add the commands of `adapter`. Raises ValueError where one is there already."""
+        for spec in adapter.commands.values():
+            if spec.name in self.commands:
+                raise ValueError(f"two adapters have a command {spec.name!r}")
+            decode = None if spec.args is None else partial(_decode_args, spec.args)
+            inline = spec.lane == "inline"
+            self.commands[spec.name] = Command(spec.name, spec.handler, decode, inline, spec)
+
+    def call(self, request: Any, timeout: float | None = None) -> bytes:
+        """The reply to `request` (a payload without its length; any buffer), waited for.
+
+        Raises TimeoutError if it takes longer than `timeout` seconds.
+        """
+        outbox = Outbox()
+        done = threading.Event()
+        late: list[Outbox] = []
+
+        def deliver(reply: Outbox) -> None:
+            late.append(reply)
+            done.set()
+
+        self.path.answer(Frame.of(request), outbox, deliver)
+        if len(outbox):
+            return outbox.payload()
+        if not done.wait(timeout):
+            raise TimeoutError(f"no reply within {timeout} s")
+        return late[0].payload()
+
+    # What the compiled path asks for.
+
+    def defer(self, context: Context) -> Failure | None:
+        """Queue a call behind its session's earlier ones, or say why not."""
+        try:
+            sessions = self._sessions_of(context)
+        except Exception as error:
+            return self.fail(context, error)
+        self._open_calls[context.id] = context
+        context.sessions = sessions
+        self._enter(context, sessions)
+        return None
+
+    def refuse(self, format: Format | None, frame: Any, error: Exception) -> Failure | Selection:
+        """The answer to a frame that did not decode as a request."""
+        if format is not None and isinstance(error, msgspec.ValidationError):
+            selection = self._negotiate(format, frame)
+            if selection is not None:
+                return selection
+        self.refused += 1
+        request_id = None if format is None else format.find_id(frame)
+        return failure(request_id, _envelope_error(error), timestamp())
+
+    def reject(self, context: Context) -> Failure:
+        """The answer to a request whose command is unknown or whose id is taken."""
+        self.refused += 1
+        name = context.request.command
+        error: errors.BridgeError
+        if name in self.commands:
+            error = errors.DuplicateId(f"a call with id {context.id!r} is open already")
+        else:
+            error = errors.UnknownCommand(f"Unknown command: {name}", known=sorted(self.commands))
+        return failure(context.id, error, timestamp())
+
+    def fail(self, context: Context, error: BaseException) -> Failure:
+        """The answer to a call whose handler raised."""
+        if not isinstance(error, errors.BridgeError):
+            log.warning(
+                "handler of %s failed", context.command.name, exc_info=error,
+                extra={"request_id": context.id},
+            )
+            error = errors.HandlerError(_one_line(error), type=type(error).__name__)
+        return failure(context.id, error, timestamp())
+
+    def not_encodable(self, context: Context, error: BaseException) -> Failure:
+        """The answer where the result does not go into the request's format."""
+        if not isinstance(error, errors.BridgeError):
+            name = context.command.name
+            error = errors.NotEncodable(
+                f"the result of {name} cannot be encoded as {context.format.name}:"
+                f" {_one_line(error)}"
+            )
+        return failure(context.id, error, timestamp())
+
+    def too_large(self, reply: Reply | Failure) -> Failure:
+        """The answer in place of one that is longer than a frame may be."""
+        limit = self.path.max_frame
+        error = errors.ReplyTooLarge(f"the reply is longer than {limit} bytes", limit=limit)
+        return failure(reply.id, error, timestamp())
+
+    # Calls on threads.
+
+    def _sessions_of(self, context: Context) -> list[Session]:
+        """Those whose earlier calls come first; `end_…` lanes take theirs out of the table."""
+        spec: CommandSpec = context.command.spec
+        if spec.lane == "end_all":
+            return self.sessions.detach()
+        if context.session_id is None:
+            args = _decode_args(SessionArgs, context.format, context.request.args)
+            context.session_id = args.session_id
+        if spec.lane != "end_session":
+            return [self.sessions.open(context.session_id)]
+        if context.session_id is None:
+            raise errors.InvalidArgs("Session ID is required", path="args.session_id")
+        return self.sessions.detach(context.session_id)
+
+    def _enter(self, context: Context, sessions: list[Session]) -> None:
+        """Start the call once it is its turn in every one of `sessions`."""
+        start = partial(self.lanes.submit, partial(self._run, context))
+        for session in sessions[1:]:
+            start = partial(session.order.enter, start)
+        if sessions:
+            sessions[0].order.enter(start)
+        else:
+            start()
+
+    def _run(self, context: Context) -> None:
+        outbox = Outbox()
+        if context.command.spec.lane == "thread":
+            context.release()
+        self.path.run(context, outbox)
+        context.release()
+        # Before the reply leaves: its reader may use the id again at once.
+        del self._open_calls[context.id]
+        try:
+            context.deliver(outbox)
+        except OSError as error:
+            log.debug("the host is gone: %s", error)
+
+    def _negotiate(self, format: Format, frame: Any) -> Selection | None:
+        try:
+            offer = format.decode(frame, Negotiation)
+        except msgspec.ValidationError:
+            return None
+        if offer.type != "protocol_negotiation":
+            return None
+        known = [name for name in (self.protocol, offer.preferred, *offer.supported) if name]
+        chosen = next((name for name in known if by_name(name)), "json")
+        return Selection("protocol_selected", chosen, timestamp())
+
+
+def _decode_args(type: Any, format: Format, raw: msgspec.Raw) -> Any:
+    try:
+        return format.decode_args(raw, type)
+    except msgspec.ValidationError as error:
+        raise _invalid_args(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise errors.InvalidArgs(f"args are not valid {format.name}: {error}", path="args") from None
+    except RecursionError:
+        raise errors.InvalidArgs("args are nested too deeply", path="args") from None
+
+
+_EXPECTED = re.compile(r"Expected `(?P<expected>[^`]+)`")
+_PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
+_FIELD = re.compile(r"field `(?P<field>[^`]+)`")
+
+
+def _invalid_args(message: str) -> errors.InvalidArgs:
+    """msgspec's words with the path in the wire's terms: `args.signature.inputs[0]`."""
+    expected, path, field = (p.search(message) for p in (_EXPECTED, _PATH, _FIELD))
+    where = "args" + (path["path"] if path else "") + (f".{field['field']}" if field else "")
+    reason = _PATH.sub("", message)
+    details = {"path": where, **({"expected": expected["expected"]} if expected else {})}
+    return errors.InvalidArgs(f"{where}: {reason}", **details)
+
+
+def _envelope_error(error: Exception) -> errors.BridgeError:
+    if isinstance(error, errors.BridgeError):
+        return error
+    if isinstance(error, RecursionError):
+        return errors.InvalidRequest("the request is nested too deeply")
+    if isinstance(error, msgspec.ValidationError):
+        return errors.InvalidRequest(f"not a request: {error}")
+    return errors.InvalidFrame(f"the frame does not decode: {error}")
+
+
+def _one_line(error: BaseException) -> str:
+    """The error's first line behind its type; 1000 characters, and none that UTF-8 cannot hold."""
+    try:
+        text = str(error).strip().partition("\n")[0]
+    except Exception:
+        text = "(its text cannot be read)"
+    name = type(error).__name__
+    line = f"{name}: {text}" if text else name
+    return conceal(line[:1000].encode("utf-8", "replace").decode())

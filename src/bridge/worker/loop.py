@@ -1,0 +1,103 @@
+"""A worker from its start to its end: one dispatcher behind one pair of descriptors."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import threading
+from collections.abc import Callable
+from typing import NoReturn
+
+import msgspec
+
+from bridge import errors, telemetry
+from bridge._dispatch import timestamp
+from bridge._framing import DEFAULT_MAX_FRAME, Outbox, Reader, Writer, serve
+from bridge.adapter import Adapter
+from bridge.codec import JSON
+from bridge.messages import failure
+from bridge.worker import process
+from bridge.worker.control import control
+from bridge.worker.dispatch import Dispatcher
+
+log = logging.getLogger("bridge.worker")
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How to run a worker. grace: seconds that open calls get when the host is gone.
+
+    fds: the descriptors to read from and write to. protocol: what negotiation selects.
+    """
+
+    mode: str = "standalone"
+    worker_id: str | None = None
+    protocol: str | None = None
+    fds: tuple[int, int] = (0, 1)
+    threads: int = 64
+    max_frame: int = DEFAULT_MAX_FRAME
+    grace: float = 2.0
+    log_level: str = "WARNING"
+
+
+def run(load_adapter: Callable[[], Adapter], options: Options, parent: int) -> NoReturn:
+    """Serve until the host is gone or says so, then end the process.
+
+    load_adapter(): called once the descriptors are safe from what it prints.
+    parent: os.getppid() as early as it could be asked.
+    """
+    read_fd, write_fd = process.take_descriptors(*options.fds)
+    process.set_environment()
+    telemetry.log_to_stderr(options.log_level)
+    faulthandler.enable()
+    process.watch_host(read_fd, write_fd, parent, options.grace)
+    try:
+        status = _serve(_dispatcher(load_adapter(), options), read_fd, write_fd, options)
+    except BaseException:
+        log.exception("the worker failed")
+        status = process.INTERNAL_ERROR
+    process.leave(status)
+
+
+def _dispatcher(adapter: Adapter, options: Options) -> Dispatcher:
+    dispatcher = Dispatcher(
+        adapter,
+        mode=options.mode,
+        worker_id=options.worker_id,
+        threads=options.threads,
+        max_frame=options.max_frame,
+        protocol=options.protocol,
+    )
+    dispatcher.add(control(dispatcher))
+    return dispatcher
+
+
+def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options) -> int:
+    """Serve to the end of the stream; the exit status."""
+    reader, writer = Reader(read_fd, options.max_frame), Writer(write_fd)
+    path = dispatcher.path
+
+    def stop() -> None:
+        path.stopping = True
+
+    def refuse(error: Exception, outbox: Outbox) -> None:
+        if isinstance(error, errors.BridgeError):
+            outbox.append(JSON.encode_into, failure(None, error, timestamp()))
+
+    process.on_sigterm(stop)
+    try:
+        error = serve(
+            reader, writer, path.answer, writer.flush, refuse,
+            stopping=lambda: path.stopping, warm_up=lambda: _warm_up(dispatcher.adapter),
+        )
+    except BrokenPipeError:
+        return process.OK
+    dispatcher.lanes.drain(options.grace)
+    if error is None:
+        return process.OK
+    log.error("the stream broke: %s", error)
+    return process.PROTOCOL_ERROR
+
+
+def _warm_up(adapter: Adapter) -> None:
+    if adapter.warm_up is not None:
+        threading.Thread(target=adapter.warm_up, name="bridge-warm-up", daemon=True).start()
