@@ -1,5 +1,40 @@
-"""DSPy programs for any host, over a pipe."""
+"""DSPy programs for any host, over a pipe.
+
+    from bridge import Client
+
+    with Client.start() as client:
+        client.call("ping")
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from bridge.version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from bridge import errors
+    from bridge._dispatch import Context
+    from bridge.adapter import Adapter
+    from bridge.errors import BridgeError
+    from bridge.host.client import Client
+    from bridge.worker.dispatch import Dispatcher
+
+# Loaded when first asked for: a worker needs no client, a client no dispatcher.
+_DOORS = {
+    "Adapter": "bridge.adapter",
+    "BridgeError": "bridge.errors",
+    "Client": "bridge.host.client",
+    "Context": "bridge._dispatch",
+    "Dispatcher": "bridge.worker.dispatch",
+}
+
+__all__ = [
+    "Adapter", "BridgeError", "Client", "Context", "Dispatcher", "__version__", "errors",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _DOORS:
+        raise AttributeError(f"module 'bridge' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_DOORS[name]), name)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from bridge import salvage
-from bridge.errors import NotEncodable
+from bridge.errors import InvalidArgs, NotEncodable
 from bridge.messages import Request
 
 
@@ -18,7 +19,7 @@ class Format:
 
     first_bytes: those that begin a message in this format, disjoint from all other formats'.
     find_id: reads the id of a message that does not decode (None: it cannot).
-    repair: rewrites a message whose strings are not all UTF-8 (None: the format has no way).
+    repair(message, replace): rewrites one whose strings are not all UTF-8, see `decode_args`.
     lossy: what this format's encoder writes in place of values it cannot carry, without a word.
     """
 
@@ -28,7 +29,7 @@ class Format:
         module: Any,
         first_bytes: bytes,
         find_id: Callable[[Any], int | str | None],
-        repair: Callable[[bytes], bytes] | None = None,
+        repair: Callable[[bytes, bool], bytes],
         lossy: bytes | None = None,
     ) -> None:
         self.name = name
@@ -51,27 +52,37 @@ class Format:
             decode = self._decoders[type] = self._decoder(type).decode
         return decode(data)
 
-    def decode_args(self, raw: msgspec.Raw, type: Any) -> Any:
+    def decode_args(
+        self, raw: msgspec.Raw, type: Any, *, path: str = "args", replace: bool = False
+    ) -> Any:
         """The args of a request as `type`; missing ones and null are an empty map.
 
-        Strings that are not UTF-8 become bytes where the format has bytes.
+        Strings that are not UTF-8 become bytes where the format has bytes; with `replace` they
+        keep what can be read of them. Raises InvalidArgs, with the place below `path`.
         """
         data = self._no_args if raw in self._absent else raw
         try:
-            return self.decode(data, type)
-        except UnicodeDecodeError:
-            if self.repair is None:
-                raise
-            return self.decode(self.repair(bytes(raw)), type)
+            try:
+                return self.decode(data, type)
+            except UnicodeDecodeError:
+                return self.decode(self.repair(bytes(raw), replace), type)
+        except msgspec.ValidationError as error:
+            raise _invalid_args(str(error), path) from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidArgs(f"{path} is not valid {self.name}: {error}", path=path) from None
+        except RecursionError:
+            raise InvalidArgs(f"{path} is nested too deeply", path=path) from None
 
 
-JSON = Format("json", msgspec.json, b"{ \t\r\n", salvage.json_id, lossy=b"null")
+JSON = Format(
+    "json", msgspec.json, b"{ \t\r\n", salvage.json_id, salvage.json_repair, lossy=b"null"
+)
 MSGPACK = Format(
     "msgpack",
     msgspec.msgpack,
     bytes([*range(0x80, 0x90), 0xDE, 0xDF]),
     salvage.msgpack_id,
-    repair=salvage.msgpack_repair,
+    salvage.msgpack_repair,
 )
 FORMATS = (JSON, MSGPACK)
 
@@ -88,6 +99,19 @@ def by_first_byte() -> list[Format | None]:
 def by_name(name: str) -> Format | None:
     """The format called `name` in negotiation and on the command line."""
     return next((known for known in FORMATS if known.name == name), None)
+
+
+_EXPECTED = re.compile(r"Expected `(?P<expected>[^`]+)`")
+_PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
+_FIELD = re.compile(r"field `(?P<field>[^`]+)`")
+
+
+def _invalid_args(message: str, root: str) -> InvalidArgs:
+    """msgspec's words with the path in the wire's terms: `args.signature.inputs[0]`."""
+    expected, path, field = (p.search(message) for p in (_EXPECTED, _PATH, _FIELD))
+    where = root + (path["path"] if path else "") + (f".{field['field']}" if field else "")
+    details = {"path": where, **({"expected": expected["expected"]} if expected else {})}
+    return InvalidArgs(f"{where}: {_PATH.sub('', message)}", **details)
 
 
 def refuse_non_finite(value: Any, path: str = "result") -> None:

@@ -59,7 +59,7 @@ class BridgeError(Exception):
 
     @property
     def recovery(self) -> str:
-        if "retry_after" in self.details:
+        if "retry_after" in self.details or self.details.get("retryable"):
             return "backoff_retry"
         return (self.policy or CATEGORIES[self.category]).recovery
 

@@ -73,8 +73,14 @@ def _msgpack_scalar(token: bytes) -> int | str | None:
     return value if isinstance(value, int | str) and not isinstance(value, bool) else None
 
 
-def msgpack_repair(message: bytes) -> bytes:
-    """`message` with each string that is not UTF-8 as bin of the same bytes."""
+def json_repair(message: bytes, replace: bool) -> bytes:
+    """`message` with what is not UTF-8 replaced by U+FFFD; as it is without `replace`."""
+    return message.decode("utf-8", "replace").encode() if replace else message
+
+
+def msgpack_repair(message: bytes, replace: bool) -> bytes:
+    """`message` with each string that is not UTF-8 as bin of the same bytes, or as a string with
+    U+FFFD in it."""
     parts: list[bytes] = []
     for start, body, end, _ in _msgpack_tokens(message):
         token = message[start:end]
@@ -83,7 +89,9 @@ def msgpack_repair(message: bytes) -> bytes:
             try:
                 content.decode()
             except UnicodeDecodeError:
-                token = b"\xc6" + len(content).to_bytes(4, "big") + content
+                token = msgspec.msgpack.encode(
+                    content.decode("utf-8", "replace") if replace else content
+                )
         parts.append(token)
     return b"".join(parts)
 

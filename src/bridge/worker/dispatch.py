@@ -7,7 +7,6 @@ takes a decision: what a broken request is answered, which thread runs a call, a
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -74,7 +73,7 @@ class Dispatcher:
         for spec in adapter.commands.values():
             if spec.name in self.commands:
                 raise ValueError(f"two adapters have a command {spec.name!r}")
-            decode = None if spec.args is None else partial(_decode_args, spec.args)
+            decode = None if spec.args is None else partial(_decode, spec.args)
             inline = spec.lane == "inline"
             self.commands[spec.name] = Command(spec.name, spec.handler, decode, inline, spec)
 
@@ -166,7 +165,7 @@ class Dispatcher:
         if spec.lane == "end_all":
             return self.sessions.detach()
         if context.session_id is None:
-            args = _decode_args(SessionArgs, context.format, context.request.args)
+            args = context.format.decode_args(context.request.args, SessionArgs)
             context.session_id = args.session_id
         if spec.lane != "end_session":
             return [self.sessions.open(context.session_id)]
@@ -209,29 +208,8 @@ class Dispatcher:
         return Selection("protocol_selected", chosen, timestamp())
 
 
-def _decode_args(type: Any, format: Format, raw: msgspec.Raw) -> Any:
-    try:
-        return format.decode_args(raw, type)
-    except msgspec.ValidationError as error:
-        raise _invalid_args(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise errors.InvalidArgs(f"args are not valid {format.name}: {error}", path="args") from None
-    except RecursionError:
-        raise errors.InvalidArgs("args are nested too deeply", path="args") from None
-
-
-_EXPECTED = re.compile(r"Expected `(?P<expected>[^`]+)`")
-_PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
-_FIELD = re.compile(r"field `(?P<field>[^`]+)`")
-
-
-def _invalid_args(message: str) -> errors.InvalidArgs:
-    """msgspec's words with the path in the wire's terms: `args.signature.inputs[0]`."""
-    expected, path, field = (p.search(message) for p in (_EXPECTED, _PATH, _FIELD))
-    where = "args" + (path["path"] if path else "") + (f".{field['field']}" if field else "")
-    reason = _PATH.sub("", message)
-    details = {"path": where, **({"expected": expected["expected"]} if expected else {})}
-    return errors.InvalidArgs(f"{where}: {reason}", **details)
+def _decode(type: Any, format: Format, raw: msgspec.Raw) -> Any:
+    return format.decode_args(raw, type)
 
 
 def _envelope_error(error: Exception) -> errors.BridgeError:

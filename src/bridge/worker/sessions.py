@@ -9,13 +9,17 @@ from bridge.worker.lanes import Order
 
 
 class Session:
-    """data: the host's own values. state: what the adapter keeps. order: its calls'."""
+    """data: the host's own values. state: what the adapter keeps. order: its calls'.
 
-    __slots__ = ("data", "id", "order", "state")
+    shared: what the adapter keeps for all sessions of the worker; one dict, never replaced.
+    """
 
-    def __init__(self, session_id: str, state: Sized) -> None:
+    __slots__ = ("data", "id", "order", "shared", "state")
+
+    def __init__(self, session_id: str, state: Sized, shared: dict[str, Any]) -> None:
         self.id = session_id
         self.state = state
+        self.shared = shared
         self.data: dict[str, Any] = {}
         self.order = Order()
 
@@ -23,13 +27,13 @@ class Session:
 class Sessions:
     """The live sessions by id, made on first use. Only the reading thread changes the table.
 
-    default_id: the session of calls that name none; its state is made at once and is the one that
-    others may fall back to (`default`).
+    default_id: the session of calls that name none.
     """
 
     def __init__(self, default_id: str, new_state: Callable[[], Sized]) -> None:
         self.default_id = default_id
         self._new_state = new_state
+        self._shared: dict[str, Any] = {}
         self._table: dict[str, Session] = {}
 
     def open(self, session_id: str | None) -> Session:
@@ -37,7 +41,9 @@ class Sessions:
         session_id = self.default_id if session_id is None else session_id
         session = self._table.get(session_id)
         if session is None:
-            session = self._table[session_id] = Session(session_id, self._new_state())
+            session = self._table[session_id] = Session(
+                session_id, self._new_state(), self._shared
+            )
         return session
 
     def detach(self, session_id: str | None = None) -> list[Session]:

@@ -1,0 +1,49 @@
+# Everything sets itself up: a virtual environment in .venv, the build, the installation.
+#   make demo    run the main job          make test    run every test
+#   make lint    ruff, mypy, stubs         make bench   the round-trip table
+#   make coverage   lines of the compiled files that the tests run
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find src -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.json')
+PYTEST_FLAGS ?=
+
+.PHONY: demo test lint bench coverage clean
+
+demo: $(VENV)/.installed
+	@$(BIN)/python -m bridge demo $(DEMO_FLAGS)
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	MYPYPATH=src $(BIN)/python -m mypy.stubtest --ignore-missing-stub --allowlist tests/stubtest-allow.txt \
+	  bridge._dispatch bridge._framing bridge._histogram bridge._watch
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/roundtrip.py $(BENCH_FLAGS)
+
+coverage: $(VENV)/.tools
+	$(PYTHON) -m venv $(VENV)-trace
+	BRIDGE_BIN=$(VENV)-trace/bin tests/coverage.sh
+
+clean:
+	rm -rf build dist $(VENV) $(VENV)-trace
+
+# The build's own tools come from pyproject.toml, so that there is one list of them.
+$(VENV)/.tools: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "bridge needs Python 3.11 or newer: no '$(PYTHON)' found; set PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "bridge needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Set PYTHON=/path/to/a/newer/one" >&2; exit 1; }
+	@command -v $${CC:-cc} >/dev/null || { echo "bridge needs a C compiler; on Debian or Ubuntu: apt-get install gcc libc6-dev" >&2; exit 1; }
+	@$(PYTHON) -c 'import os, sysconfig; p = os.path.join(sysconfig.get_path("include"), "Python.h"); os.path.exists(p) or exit(1)' || { echo "bridge needs Python's headers; on Debian or Ubuntu: apt-get install python3-dev" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "bridge needs Python's venv module; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q $$($(BIN)/python -c "import tomllib; print(*(repr(r) for r in tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires']))" | tr -d "'")
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.tools setup.py $(SOURCES)
+	$(BIN)/pip install -q --no-build-isolation '.[dev]'
+	@touch $@

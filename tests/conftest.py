@@ -1,0 +1,41 @@
+"""Fixtures that more than one test file uses."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+# What every worker sets for itself; here for the tests that run DSPy in this process.
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+sys.path.insert(0, str(Path(__file__).parent))
+
+from peer import Peer  # noqa: E402  # found through the line above
+
+
+@pytest.fixture
+def start_peer() -> Iterator[Callable[..., Peer]]:
+    """Makes workers that are gone after the test."""
+    peers: list[Peer] = []
+
+    def start(*flags: str, **options: object) -> Peer:
+        peers.append(Peer(*flags, **options))
+        return peers[-1]
+
+    yield start
+    for peer in peers:
+        peer.finish()
+
+
+@pytest.fixture
+def peer(start_peer: Callable[..., Peer]) -> Peer:
+    """A worker with the echo adapter."""
+    return start_peer()
+
+
+@pytest.fixture
+def repository() -> Path:
+    return Path(__file__).parent.parent

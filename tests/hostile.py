@@ -1,0 +1,120 @@
+"""An adapter whose handlers do what handlers must not; for workers under test."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import msgspec
+
+from bridge import Adapter, errors
+
+adapter = Adapter("hostile")
+started = threading.Event()
+
+
+class Args(msgspec.Struct):
+    lane: str = ""
+    seconds: float = 0.0
+    size: int = 0
+
+
+def both_lanes(name: str):
+    """Declare a handler inline, and once more on a thread as NAME_on_thread."""
+
+    def declare(handler):
+        adapter.command(name, Args, lane="inline")(handler)
+        adapter.command(f"{name}_on_thread", Args)(handler)
+        return handler
+
+    return declare
+
+
+@both_lanes("raise")
+def raises(args: Args, context: Any):
+    raise ValueError("no such thing\nand a second line")
+
+
+@both_lanes("exit")
+def exits(args: Args, context: Any):
+    sys.exit(3)
+
+
+@both_lanes("recurse")
+def recurses(args: Args, context: Any):
+    return recurses(args, context)
+
+
+@both_lanes("unencodable")
+def unencodable(args: Args, context: Any):
+    return {"value": object()}
+
+
+@both_lanes("cyclic")
+def cyclic(args: Args, context: Any):
+    value: dict[str, Any] = {}
+    value["self"] = value
+    return value
+
+
+@both_lanes("not_finite")
+def not_finite(args: Args, context: Any):
+    return {"list": [1.0, {"deep": float("nan")}], "none": None}
+
+
+@both_lanes("big_integer")
+def big_integer(args: Args, context: Any):
+    return {"value": 2**70}
+
+
+@both_lanes("large")
+def large(args: Args, context: Any):
+    return {"value": "x" * args.size}
+
+
+@both_lanes("surrogate")
+def surrogate(args: Args, context: Any):
+    raise ValueError("lone \ud800 surrogate")
+
+
+@both_lanes("own_error")
+def own_error(args: Args, context: Any):
+    raise errors.QuotaExceeded("enough", retry_after=2.5, what=object())
+
+
+@both_lanes("print")
+def prints(args: Args, context: Any):
+    print("print", flush=True)
+    sys.__stdout__.write("sys.__stdout__\n")
+    sys.__stdout__.flush()
+    os.write(1, b"os.write\n")
+    libc = ctypes.CDLL(None)
+    libc.puts(b"puts")
+    libc.fflush(None)
+    subprocess.run(["echo", "child"], check=True)
+    return {"read": sys.stdin.read()}
+
+
+@adapter.command("sleep", Args)
+def sleep(args: Args, context: Any):
+    time.sleep(args.seconds)
+    return {"slept": args.seconds}
+
+
+@adapter.command("hold_gil", Args)
+def hold_gil(args: Args, context: Any):
+    """Blocks in C with the GIL held: PyDLL calls do not release it."""
+    ctypes.PyDLL(None).usleep(int(args.seconds * 1_000_000))
+    return {}
+
+
+@adapter.command("child", Args)
+def child(args: Args, context: Any):
+    """Starts a process that would outlive the worker."""
+    process = subprocess.Popen(["sleep", "600"])
+    return {"pid": process.pid}

@@ -1,0 +1,133 @@
+"""A host that speaks raw bytes to a real worker over real pipes, and can misbehave at will."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+TESTS = str(Path(__file__).parent)
+DEADLINE = 30.0  # seconds that a test waits for what must come
+
+
+class Peer:
+    """One worker process. All waiting has a deadline; a missed one fails the test."""
+
+    def __init__(
+        self,
+        *flags: str,
+        adapter: str = "echo",
+        env: dict[str, str] | None = None,
+        blocking: bool = True,
+    ):
+        command = [sys.executable, "-P", "-m", "bridge", "worker", "--adapter", adapter, *flags]
+        paths = [TESTS, *filter(None, [os.environ.get("PYTHONPATH")])]
+        worker_in, host_out = os.pipe()
+        host_in, worker_out = os.pipe()
+        for fd in (worker_in, worker_out):
+            os.set_blocking(fd, blocking)
+        self.process = subprocess.Popen(
+            command,
+            stdin=worker_in,
+            stdout=worker_out,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(env or {})},
+        )
+        os.close(worker_in)
+        os.close(worker_out)
+        self.input = open(host_out, "wb", buffering=0)
+        self.output = open(host_in, "rb", buffering=0)
+        self._buffer = b""
+
+    def send_bytes(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[self.input.write(view) :]
+
+    def send_frame(self, payload: bytes) -> None:
+        self.send_bytes(struct.pack(">I", len(payload)) + payload)
+
+    def send(self, message: Any) -> None:
+        self.send_frame(json.dumps(message).encode())
+
+    def receive_frame(self, deadline: float = DEADLINE) -> bytes | None:
+        """The next frame; None at the end of the stream."""
+        header = self._exactly(4, deadline)
+        if header is None:
+            return None
+        return self._exactly(struct.unpack(">I", header)[0], deadline)
+
+    def receive(self, deadline: float = DEADLINE) -> Any:
+        frame = self.receive_frame(deadline)
+        assert frame is not None, f"the stream ended; stderr: {self.stderr()}"
+        return json.loads(frame)
+
+    def ask(self, message: Any) -> Any:
+        self.send(message)
+        return self.receive()
+
+    def call(self, command: str, args: Any = None, request_id: int | str = 1, **more: Any) -> Any:
+        return self.ask({"id": request_id, "command": command, "args": args or {}, **more})
+
+    def is_alive(self) -> bool:
+        reply = self.call("ping", request_id="alive?")
+        return reply["id"] == "alive?" and reply["success"]
+
+    def close_input(self) -> None:
+        self.input.close()
+
+    def wait(self, deadline: float = DEADLINE) -> int:
+        return self.process.wait(deadline)
+
+    def stderr(self) -> str:
+        """All that the worker wrote there; only once it has ended."""
+        self.process.wait(DEADLINE)
+        return self.process.stderr.read().decode()
+
+    def finish(self) -> None:
+        """Leave nothing behind, whatever the test did."""
+        for stream in (self.input, self.output):
+            stream.close()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stderr.close()
+
+    def _exactly(self, size: int, deadline: float) -> bytes | None:
+        end = time.monotonic() + deadline
+        while len(self._buffer) < size:
+            ready, _, _ = select.select([self.output], [], [], end - time.monotonic())
+            assert ready, f"no {size} bytes within {deadline} s, only {self._buffer[:200]!r}"
+            chunk = os.read(self.output.fileno(), 1 << 20)
+            if not chunk:
+                assert not self._buffer, f"the stream ended inside a frame: {self._buffer[:200]!r}"
+                return None
+            self._buffer += chunk
+        data, self._buffer = self._buffer[:size], self._buffer[size:]
+        return data
+
+
+def wait_until(condition: Any, deadline: float = DEADLINE) -> None:
+    """Wait for a condition that comes true by itself."""
+    end = time.monotonic() + deadline
+    while not condition():
+        assert time.monotonic() < end, f"{condition} did not come true within {deadline} s"
+        time.sleep(0.005)
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process is there and not a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
