@@ -32,9 +32,20 @@ __all__ = [
 ]
 
 
+NOT_BUILT = (
+    "the compiled part of bridge is missing ({name}); in a checkout type: pip install ."
+    " (which needs a C compiler)"
+)
+
+
 def __getattr__(name: str) -> Any:
     if name not in _DOORS:
         raise AttributeError(f"module 'bridge' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_DOORS[name]), name)
+    try:
+        return getattr(import_module(_DOORS[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.startswith("bridge._"):
+            raise ImportError(NOT_BUILT.format(name=error.name)) from None
+        raise

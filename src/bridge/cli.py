@@ -6,7 +6,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from bridge.adapter import Adapter
+
+from bridge import NOT_BUILT
 from bridge.version import __version__
 
 ADAPTERS = {"dspy": "bridge.adapters.dspy:adapter", "echo": "bridge.adapters.echo:adapter"}
@@ -16,13 +21,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv` (default: the process's); the exit status."""
     parent = os.getppid()
     arguments = _parser().parse_args(argv)
-    if arguments.command == "worker":
-        _worker(arguments, parent)
-    if arguments.command == "demo":
-        from bridge.demo import main as demo
-
-        return demo(arguments)
-    return 2
+    try:
+        return arguments.run(arguments, parent)
+    except ImportError as error:
+        if (error.name or "").startswith("bridge._"):
+            sys.exit(NOT_BUILT.format(name=error.name))
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_worker(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_worker)
     add = parser.add_argument
     add("--mode", choices=["standalone", "pool-worker"], default="standalone")
     add("--worker-id", metavar="STR", help="returned by ping and shutdown")
@@ -51,6 +56,7 @@ def _add_worker(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_demo)
     add = parser.add_argument
     add("--model", help="e.g. gemini/gemini-2.0-flash; default: by the API key found, else offline")
     add("--api-base", help="base URL of the provider")
@@ -72,7 +78,13 @@ def _fds(text: str) -> tuple[int, int]:
     return read_fd, write_fd
 
 
-def _worker(arguments: argparse.Namespace, parent: int) -> None:
+def _demo(arguments: argparse.Namespace, parent: int) -> int:
+    from bridge.demo import main
+
+    return main(arguments)
+
+
+def _worker(arguments: argparse.Namespace, parent: int) -> int:
     if os.isatty(arguments.fds[0]):
         sys.exit(
             "a worker is started by a host and reads frames from a pipe, not from a terminal;"
@@ -93,7 +105,7 @@ def _worker(arguments: argparse.Namespace, parent: int) -> None:
     run(lambda: _load_adapter(arguments.adapter), options, parent)
 
 
-def _load_adapter(name: str):
+def _load_adapter(name: str) -> Adapter:
     """The adapter that the operator named; a name from the wire never comes here."""
     import importlib
 

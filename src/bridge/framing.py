@@ -18,16 +18,18 @@ class Reader:
     def __init__(self, fd: int, max_frame: int = 64 << 20) -> None:
         self.fd = fd
         self.max_frame = max_frame
+        self._skipping = 0  # bytes of a refused frame that are still to come
 
     def read(self) -> bytes | None:
         """The next frame, or None at the end. Raises FrameTooLarge, InvalidFrame, OSError."""
+        self._skip()
         header = self._exactly(HEADER.size, at_boundary=True)
         if header is None:
             return None
         (length,) = HEADER.unpack(header)
         if length > self.max_frame:
             if length <= TRUSTED:
-                self._skip(length)
+                self._skipping = length
             raise FrameTooLarge.announced(length, self.max_frame)
         return self._exactly(length)
 
@@ -42,12 +44,12 @@ class Reader:
             data += chunk
         return bytes(data)
 
-    def _skip(self, size: int) -> None:
-        while size:
-            chunk = os.read(self.fd, min(size, 65536))
+    def _skip(self) -> None:
+        while self._skipping:
+            chunk = os.read(self.fd, min(self._skipping, 65536))
             if not chunk:
                 raise InvalidFrame("stream ended inside a frame")
-            size -= len(chunk)
+            self._skipping -= len(chunk)
 
 
 class Writer:

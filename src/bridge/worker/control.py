@@ -177,7 +177,7 @@ def memory_usage() -> dict[str, float]:
 
 
 def _describe(spec: Any) -> dict[str, Any]:
-    schema = {"type": "object"} if spec.args is None else msgspec.json.schema(spec.args)
+    schema = (spec.args and msgspec.json.schema(spec.args)) or {"type": "object"}
     return {"help": spec.help, "lane": spec.lane, "idempotent": spec.idempotent, "args": schema}
 
 

@@ -1,0 +1,194 @@
+"""DSPy's prompts taken apart, and replies printed as its adapters parse them.
+
+Known are the chat format (`[[ ## field ## ]]` sections), the JSON format, and what ReAct adds
+to either: the list of tools and the trajectory.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import pydantic
+
+from bridge.adapters.dspy.types import TypeNameError, parse_type
+
+Schema = Mapping[str, Any]
+
+_FIELD = re.compile(r"^\d+\. `(\w+)` \((.+?)\):(.*)$", re.MULTILINE)
+_INPUTS = "Your input fields are:\n"
+_OUTPUTS = "Your output fields are:\n"
+_FORMAT = "\nAll interactions will be structured"
+_JSON_FORMAT = "Outputs will be a JSON object with the following fields.\n\n"
+_NOTE = re.compile(r"\{(\w+)\} {8}# note: the value you produce (.*)")
+_SCHEMA_NOTE = "must adhere to the JSON schema: "
+_OPTIONS_NOTE = "must be one of: "
+_REPLY_RULES = re.compile(
+    r"(?:\A|\n\n)Respond with (?:the corresponding output fields|(a JSON object))"
+)
+
+
+class Output(NamedTuple):
+    """What an output field has to be."""
+
+    schema: Schema
+    description: str
+
+
+@lru_cache(maxsize=64)
+def outputs(system: str) -> Mapping[str, Output]:
+    """The output fields that a system message declares; none where it is not DSPy's."""
+    listed = system.partition(_OUTPUTS)[2].partition(_FORMAT)[0]
+    notes = dict(_NOTE.findall(_field_notes(system)))
+    return {
+        name: Output(_schema(type_name, notes.get(name, "")), description.strip())
+        for name, type_name, description in _FIELD.findall(listed)
+    }
+
+
+def _field_notes(system: str) -> str:
+    """The text with the notes on the types; the JSON format has them inside JSON strings."""
+    fields = system.partition(_JSON_FORMAT)[2]
+    return "\n".join(json.JSONDecoder().raw_decode(fields)[0].values()) if fields else system
+
+
+def _schema(type_name: str, note: str) -> Schema:
+    """The JSON Schema of an output: as DSPy printed it, or that of the type it named."""
+    if type_name == "Decimal":
+        return {"type": "number"}  # its own schema allows any text as well
+    if note.startswith(_OPTIONS_NOTE):
+        options = note.removeprefix(_OPTIONS_NOTE).split("; ")
+        return {"enum": [int(each) if each.isdecimal() else each for each in options]}
+    if note.startswith(_SCHEMA_NOTE):
+        schema = json.loads(note.removeprefix(_SCHEMA_NOTE))
+    else:
+        schema = _schema_of(type_name)
+    if type_name.startswith(("dict[int", "dict[float", "dict[bool")):
+        schema["propertyNames"] = {"const": "1"}  # its own schema does not tell it from text
+    return dict(schema)
+
+
+def _schema_of(type_name: str) -> dict[str, Any]:
+    try:
+        return pydantic.TypeAdapter(parse_type(type_name)).json_schema()
+    except TypeNameError:
+        return {"type": "string"}
+
+
+def inputs(system: str, message: str) -> dict[str, str]:
+    """The texts of the declared input fields, up to the rules for the reply."""
+    rules = list(_REPLY_RULES.finditer(message))
+    rest = message[: rules[-1].start()] if rules else message
+    texts = {}
+    name = ""
+    for declared in _input_names(system):
+        text, header, after = rest.partition(f"[[ ## {declared} ## ]]\n")
+        if header:
+            texts[name] = text.strip()
+            name, rest = declared, after
+    texts[name] = rest.strip()
+    texts.pop("", None)
+    return texts
+
+
+@lru_cache(maxsize=64)
+def _input_names(system: str) -> tuple[str, ...]:
+    listed = system.partition(_INPUTS)[2].partition(_OUTPUTS)[0]
+    return tuple(name for name, _, _ in _FIELD.findall(listed))
+
+
+def passages(text: str) -> list[str]:
+    """The texts in one input; DSPy prints lists and objects as JSON, or lists numbered."""
+    try:
+        parsed = json.loads(text) if text[:1] in ("[", "{") else text
+    except ValueError:
+        parsed = re.sub(r"^\[\d+\] (?=«)", "", text, flags=re.MULTILINE)
+    return [leaf for leaf in _leaves(parsed) if leaf != "N/A"]
+
+
+def _leaves(parsed: Any) -> Iterator[str]:
+    if isinstance(parsed, dict):
+        for key, each in parsed.items():
+            yield from (f"{key}: {leaf}" for leaf in _leaves(each))
+    elif isinstance(parsed, list):
+        for each in parsed:
+            yield from _leaves(each)
+    else:
+        yield str(parsed)
+
+
+# ReAct
+
+
+class Tool(NamedTuple):
+    """A tool that a prompt offers; each argument has a JSON Schema."""
+
+    name: str
+    description: str
+    arguments: Mapping[str, Schema]
+
+
+_TOOL = re.compile(
+    r"^\s*\(\d+\) (?P<name>[\w.-]+)(?:, whose description is <desc>(?P<description>.*)</desc>)?\."
+    r" It takes arguments (?P<arguments>\{.*\})\.$",
+    re.MULTILINE,
+)
+_STEP = re.compile(
+    r"\[\[ ## (tool_name|observation)_\d+ ## \]\]\n(.*?)(?=\n\n\[\[ ## |\Z)", re.DOTALL
+)
+
+
+@lru_cache(maxsize=64)
+def tools(system: str) -> tuple[Tool, ...]:
+    """The tools that a system message lists, without `finish`."""
+    return tuple(
+        Tool(found["name"], found["description"] or "", ast.literal_eval(found["arguments"]))
+        for found in _TOOL.finditer(system)
+        if found["name"] != "finish"
+    )
+
+
+def observations(trajectory: str) -> list[str]:
+    """What the tools said so far, without `finish`."""
+    said = []
+    tool = ""
+    for kind, text in _STEP.findall(trajectory):
+        if kind == "tool_name":
+            tool = text.strip()
+        elif tool != "finish":
+            said.append(text.strip())
+    return said
+
+
+# Replies
+
+
+def reply(values: Mapping[str, Any], declared: Mapping[str, Output], message: str) -> str:
+    """The values of the output fields in the format that the message asks for."""
+    rules = _REPLY_RULES.findall(message)
+    if rules and rules[-1]:
+        return json.dumps(values, ensure_ascii=False)
+    sections = [
+        f"[[ ## {name} ## ]]\n{_printed(value, declared[name].schema)}"
+        for name, value in values.items()
+        # A section left out is how the chat format spells None.
+        if value is not None or "enum" in declared[name].schema
+    ]
+    return "\n\n".join([*sections, "[[ ## completed ## ]]"])
+
+
+def _printed(value: Any, schema: Schema) -> str:
+    as_it_stands = isinstance(value, str) and _is_text(schema)
+    return value if as_it_stands else json.dumps(value, ensure_ascii=False)
+
+
+def _is_text(schema: Schema) -> bool:
+    """Whether DSPy takes the section as a text, not as JSON."""
+    alternatives = schema.get("anyOf", ())
+    if {"type": "null"} in alternatives:
+        return {"type": "string"} in alternatives
+    return "enum" in schema or (schema.get("type") == "string" and "format" not in schema)

@@ -1,0 +1,134 @@
+"""Signatures on the wire: both forms, checked, with names that DSPy can use and types honoured.
+
+Never DSPy's string parser: it imports modules by the names it meets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from bridge.adapters.dspy.types import TypeNameError, parse_type
+from bridge.codec import Format
+from bridge.errors import InvalidArgs
+
+# Attributes of DSPy's signatures and modules, control arguments of its predictors, and what its
+# modules add as fields of their own: none of them can be a field's name.
+_TAKEN = frozenset(
+    "fields signature instructions input_fields output_fields self config lm demos prediction"
+    " copy json dict schema validate register mro insert equals construct append prepend delete"
+    " with_instructions with_updated_fields dump_state load_state parse_obj parse_raw parse_file"
+    " from_orm update_forward_refs reasoning trajectory history tools termination_reason completed"
+    " next_thought next_tool_name next_tool_args observation".split()
+)
+_SAFE = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+MAX_FIELDS = 256
+
+
+class FieldDefinition(msgspec.Struct):
+    """A field of the map form, where the key is the name."""
+
+    type: str | None = None
+    description: str | None = None
+
+
+class NamedDefinition(FieldDefinition, kw_only=True):
+    """A field of the list form."""
+
+    name: str
+
+
+Definitions = list[NamedDefinition] | dict[str, FieldDefinition]
+
+
+class SignatureDefinition(msgspec.Struct):
+    """{"name", "description", "inputs", "outputs"}; other keys are the host's own."""
+
+    inputs: Definitions
+    outputs: Definitions
+    name: str | None = None
+    description: str | None = None
+
+
+@dataclass(frozen=True)
+class Field:
+    """name: the host's. safe_name: DSPy's. type_name: as the host wrote it."""
+
+    name: str
+    safe_name: str
+    type_name: str
+    description: str
+
+    @property
+    def type(self) -> Any:
+        return parse_type(self.type_name)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A checked signature; equal ones are one DSPy class."""
+
+    name: str
+    description: str
+    inputs: tuple[Field, ...]
+    outputs: tuple[Field, ...]
+
+    @classmethod
+    def parse(cls, definition: msgspec.Raw, format: Format) -> Signature:
+        """From the wire. Raises InvalidArgs with the path of what is wrong."""
+        path = "args.signature"
+        parsed = format.decode_args(definition, SignatureDefinition, path=path, replace=True)
+        taken: set[str] = set()
+        inputs = _fields(parsed.inputs, f"{path}.inputs", taken)
+        outputs = _fields(parsed.outputs, f"{path}.outputs", taken)
+        if not outputs:
+            raise InvalidArgs(f"{path}.outputs: at least one output is needed", path=path)
+        return cls(parsed.name or "Signature", parsed.description or "", inputs, outputs)
+
+
+def _fields(definitions: Definitions, path: str, taken: set[str]) -> tuple[Field, ...]:
+    if len(definitions) > MAX_FIELDS:
+        raise InvalidArgs(f"{path}: more than {MAX_FIELDS} fields", path=path)
+    names: set[str] = set()
+    fields = []
+    for name, at, definition in _named(definitions, path):
+        if not name.strip() or name in names:
+            reason = "a field needs a name" if name not in names else f"second field {name!r}"
+            raise InvalidArgs(f"{at}: {reason}", path=at)
+        names.add(name)
+        type_name = _checked(definition.type or "string", f"{at}.type")
+        safe = _safe_name(name, taken)
+        fields.append(Field(name, safe, type_name, definition.description or ""))
+    return tuple(fields)
+
+
+def _named(definitions: Definitions, path: str) -> Iterable[tuple[str, str, FieldDefinition]]:
+    """(name, path, definition) of each field, in order."""
+    if isinstance(definitions, dict):
+        return [(name, f"{path}.{name}", entry) for name, entry in definitions.items()]
+    return [(entry.name, f"{path}[{index}]", entry) for index, entry in enumerate(definitions)]
+
+
+def _checked(type_name: str, path: str) -> str:
+    try:
+        parse_type(type_name)
+    except TypeNameError as error:
+        raise InvalidArgs(f"{path}: {error}", path=path, expected="a type name") from None
+    return type_name
+
+
+def _safe_name(name: str, taken: set[str]) -> str:
+    """A name for DSPy, adding it to `taken`: inputs and outputs must not share one either."""
+    safe = name if _SAFE.fullmatch(name) else re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")
+    if not _SAFE.fullmatch(safe):
+        safe = f"field_{safe}"[:56]
+    stem, count = safe, 1
+    while safe in taken or safe in _TAKEN or safe.startswith("model_"):
+        count += 1
+        safe = f"field_{stem}"[:56] if count == 2 else f"field_{stem}"[:56] + f"_{count}"
+    taken.add(safe)
+    return safe

@@ -1,0 +1,234 @@
+"""Type names, as hosts and DSPy's prompts spell them, to Python types, by a closed grammar.
+
+A room of its own because DSPy's own parser imports any name it does not know; here a name
+is either in a table below or refused.
+
+    type    = single ("|" single)*
+    single  = plain | list<T> | dict<K, V> | optional<T> | union<T, ...> | literal<value, ...>
+    value   = "text" | 'text' | word | integer | true | false | none
+
+Square and angle brackets mean the same, the values of a literal (or enum) are separated by
+"," or "|", names are case-insensitive and may begin with "typing." or "dspy.".
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import re
+import uuid
+from collections.abc import Callable
+from functools import lru_cache
+from types import GenericAlias, NoneType
+from typing import Any, Literal, NamedTuple, NoReturn, Optional, Union, get_origin
+
+MAX_LENGTH = 1000  # characters of one type name
+MAX_DEPTH = 16  # types inside types
+
+
+class TypeNameError(ValueError):
+    """A type name outside the grammar; the message is one line and names the place."""
+
+
+@lru_cache(maxsize=1024)
+def parse_type(text: str) -> Any:
+    """Return the Python type that `text` names, ready to be a pydantic annotation.
+
+    Raises TypeNameError with the offending part, its position (from 0) and the known names.
+    """
+    if len(text) > MAX_LENGTH:
+        raise TypeNameError(f"type name of {len(text)} characters, the limit is {MAX_LENGTH}")
+    return _Parser(text).parse()
+
+
+_PLAIN: dict[str, Any] = {
+    "any": Any,
+    "array": list[Any],
+    "atom": str,
+    "bool": bool,
+    "boolean": bool,
+    "confidence_score": float,
+    "date": datetime.date,
+    "datetime": datetime.datetime,
+    "decimal": decimal.Decimal,
+    "dict": dict[str, Any],
+    "embedding": list[float],
+    "float": float,
+    "int": int,
+    "integer": int,
+    "list": list[Any],
+    "map": dict[str, Any],
+    "nil": NoneType,
+    "none": NoneType,
+    "nonetype": NoneType,
+    "null": NoneType,
+    "number": float,
+    "object": dict[str, Any],
+    "probability": float,
+    "reasoning_chain": list[str],
+    "str": str,
+    "string": str,
+    "text": str,
+    "time": datetime.time,
+    "uuid": uuid.UUID,
+}
+
+# Seen as values, so that mypy does not read `Union[members]` as an annotation.
+_literal: Any = Literal
+_optional: Any = Optional
+_union: Any = Union
+
+
+def _list_of(item: Any) -> Any:
+    return GenericAlias(list, (item,))
+
+
+def _dict_of(key: Any, value: Any) -> Any:
+    return GenericAlias(dict, (key, value))
+
+
+def _union_of(*members: Any) -> Any:
+    return _union[members]
+
+
+class _Generic(NamedTuple):
+    arity: int | None  # None: one or more
+    build: Callable[..., Any]
+
+
+_GENERIC = {
+    "array": _Generic(1, _list_of),
+    "dict": _Generic(2, _dict_of),
+    "list": _Generic(1, _list_of),
+    "map": _Generic(2, _dict_of),
+    "optional": _Generic(1, _optional.__getitem__),
+    "union": _Generic(None, _union_of),
+}
+_LITERAL = frozenset({"enum", "literal"})
+_KNOWN = frozenset({*_PLAIN, *_GENERIC, *_LITERAL})
+
+_WORDS = {"true": True, "false": False, "none": None, "null": None, "nil": None}
+_BRACKETS = {"<": ">", "[": "]"}
+_PREFIX = re.compile(r"(?:typing|dspy)\.")
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<name>[A-Za-z_][\w.-]*)
+          | (?P<integer>-?\d+)(?![\w.])
+          | (?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
+          | (?P<mark>[<>\[\],|])
+          | (?P<end>$))""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+class _Token(NamedTuple):
+    kind: str
+    text: str
+    position: int
+
+
+class _Parser:
+    """Recursive descent over one type name, one token ahead."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._depth = 0
+        self._token = self._scan(0)
+
+    def parse(self) -> Any:
+        parsed = self._type()
+        if self._token.kind != "end":
+            self._fail("expected the end of the type")
+        return parsed
+
+    def _type(self) -> Any:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            self._fail(f"more than {MAX_DEPTH} nested types")
+        members = [self._single()]
+        while self._take("|"):
+            members.append(self._single())
+        self._depth -= 1
+        return _union_of(*members)
+
+    def _single(self) -> Any:
+        token = self._advance()
+        name = _PREFIX.sub("", token.text.lower(), count=1)
+        if token.kind != "name":
+            self._fail("expected a type", token)
+        if name not in _KNOWN:
+            self._fail("unknown type", token)
+        if self._token.text in _BRACKETS:
+            return self._bracketed(token, name)
+        if name not in _PLAIN:
+            self._fail(f"no inner types in <> after {name}")
+        return _PLAIN[name]
+
+    def _bracketed(self, token: _Token, name: str) -> Any:
+        if name not in _GENERIC and name not in _LITERAL:
+            self._fail(f"no inner types allowed after {name}")
+        closing = _BRACKETS[self._advance().text]
+        if name in _LITERAL:
+            parsed = _literal[tuple(self._values())]
+        else:
+            parsed = self._generic(token, name)
+        if not self._take(closing):
+            self._fail(f"expected {closing!r}")
+        return parsed
+
+    def _generic(self, token: _Token, name: str) -> Any:
+        members = [self._type()]
+        while self._take(","):
+            members.append(self._type())
+        arity, build = _GENERIC[name]
+        if arity not in (None, len(members)):
+            self._fail(f"{len(members)} inner type(s) where {name} takes {arity}", token)
+        if build is _dict_of and not _is_key(members[0]):
+            self._fail("the keys of a dict are no plain type", token)
+        return build(*members)
+
+    def _values(self) -> list[Any]:
+        values = [self._value()]
+        while self._take(",") or self._take("|"):
+            values.append(self._value())
+        return values
+
+    def _value(self) -> Any:
+        token = self._advance()
+        match token.kind:
+            case "text":
+                # Only quotes are escaped: that is how DSPy prints the values of a Literal.
+                return re.sub(r"\\(['\"])", r"\1", token.text[1:-1])
+            case "integer":
+                return int(token.text)
+            case "name":
+                return _WORDS.get(token.text.lower(), token.text)
+        self._fail("expected a text, a word or an integer", token)
+
+    def _take(self, mark: str) -> bool:
+        taken = self._token.kind == "mark" and self._token.text == mark
+        if taken:
+            self._advance()
+        return taken
+
+    def _advance(self) -> _Token:
+        token = self._token
+        if token.kind != "end":
+            self._token = self._scan(token.position + len(token.text))
+        return token
+
+    def _scan(self, position: int) -> _Token:
+        found = _TOKEN.match(self._text, position)
+        if found is None or found.lastgroup is None:
+            rest = self._text[position:].lstrip()
+            self._fail("not part of a type", _Token("mark", rest, len(self._text) - len(rest)))
+        return _Token(found.lastgroup, found[found.lastgroup], found.start(found.lastgroup))
+
+    def _fail(self, reason: str, token: _Token | None = None) -> NoReturn:
+        token = token or self._token
+        part = repr(token.text[:40]) if token.text else "the end"
+        known = ", ".join(sorted(_KNOWN))
+        raise TypeNameError(f"{reason}: {part} at position {token.position}; known: {known}")
+
+
+def _is_key(key: Any) -> bool:
+    return key in (str, int, float, bool, Any) or get_origin(key) is Literal

@@ -1,0 +1,179 @@
+"""The compiled framing against its plain twin: the same frames from any split of any stream."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+
+import numpy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridge import _framing, framing
+from bridge.errors import FrameTooLarge, InvalidFrame
+
+# Sizes around a slab's (64 KiB) and the limit of the test's readers (100 000 bytes).
+sizes = st.lists(st.one_of(st.integers(0, 40), st.integers(0, 150_000)), max_size=12)
+
+
+def content(size, seed):
+    return bytes([seed % 251 + 1]) * size
+
+
+@contextlib.contextmanager
+def pipe_of(chunks):
+    """A pipe that a thread writes `chunks` into; the fd to read from."""
+    read_fd, write_fd = os.pipe()
+
+    def write():
+        for chunk in chunks:
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(write_fd, view) :]
+        os.close(write_fd)
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    try:
+        yield read_fd
+    finally:
+        os.close(read_fd)
+        thread.join()
+
+
+def everything(reader):
+    """All frames as bytes, errors by class, to the end."""
+    seen = []
+    while True:
+        try:
+            frame = reader.read()
+        except FrameTooLarge as error:
+            seen.append((FrameTooLarge, error.details))
+            if error.details["length"] > framing.TRUSTED:
+                return seen
+            continue
+        except InvalidFrame:
+            return [*seen, InvalidFrame]
+        if frame is None:
+            return seen
+        seen.append(bytes(frame))
+
+
+def split(stream, cuts):
+    places = sorted({min(cut, len(stream)) for cut in cuts})
+    return [stream[a:b] for a, b in zip([0, *places], [*places, len(stream)], strict=True)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(sizes, st.lists(st.integers(0, 300_000), max_size=8), st.integers(0, 6))
+def test_any_split_of_any_stream_reads_as_the_twin_reads_it(sizes, cuts, cut_off):
+    """Frames, too long ones, empty ones, a truncated end: the same from both readers."""
+    frames = [content(size, seed) for seed, size in enumerate(sizes)]
+    stream = b"".join(framing.HEADER.pack(len(f)) + f for f in frames)
+    stream = stream[: max(0, len(stream) - cut_off)]
+    seen = []
+    for reader in (_framing.Reader, framing.Reader):
+        with pipe_of(split(stream, cuts)) as fd:
+            seen.append(everything(reader(fd, 100_000)))
+    assert seen[0] == seen[1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 100_000), max_size=5), max_size=5))
+def test_what_the_writers_send_is_the_same_bytes(messages):
+    """Frames of several buffers, sent by either writer, read back whole."""
+    messages = [[content(size, i) for i, size in enumerate(parts)] for parts in messages]
+    for writer in (_framing.Writer, framing.Writer):
+        read_fd, write_fd = os.pipe()
+        seen = []
+        thread = threading.Thread(
+            target=lambda fd=read_fd, out=seen: out.extend(everything(framing.Reader(fd))))
+        thread.start()
+        for parts in messages:
+            writer(write_fd).send(*parts)
+        os.close(write_fd)
+        thread.join()
+        os.close(read_fd)
+        assert seen == [b"".join(parts) for parts in messages]
+
+
+def test_frames_keep_their_bytes_while_they_are_held():
+    """No later read moves or overwrites a frame that somebody still holds, or a view of one."""
+    contents = [bytes([i % 251]) * (i * 37 % 5000 + 1) for i in range(500)]
+    stream = b"".join(framing.HEADER.pack(len(c)) + c for c in contents)
+    with pipe_of([stream]) as fd:
+        reader = _framing.Reader(fd)
+        held = [memoryview(reader.read()) for _ in contents]
+    del reader
+    assert [bytes(view) for view in held] == contents
+    assert all(view.readonly for view in held)
+
+
+def test_a_frame_is_not_copied():
+    """Frames that one read brought are views of one slab: 4 bytes of header between them."""
+    with pipe_of([b"".join(framing.HEADER.pack(3) + b"abc" for _ in range(2))]) as fd:
+        reader = _framing.Reader(fd)
+        frames = [reader.read(), reader.read()]
+    addresses = [numpy.frombuffer(frame, dtype="u1").ctypes.data for frame in frames]
+    assert addresses[1] - addresses[0] == 7
+
+
+def test_a_long_frame_is_refused_before_it_is_allocated():
+    """The announcement alone is enough: nothing of it has to be there."""
+    with pipe_of([framing.HEADER.pack(1 << 30)]) as fd, pytest.raises(FrameTooLarge) as raised:
+        _framing.Reader(fd, 1 << 20).read()
+    assert raised.value.details == {"length": 1 << 30, "limit": 1 << 20}
+
+
+def test_errors_of_the_descriptor_are_oserrors():
+    """A closed descriptor and a pipe without a reader."""
+    read_fd, write_fd = os.pipe()
+    os.close(read_fd)
+    with pytest.raises(BrokenPipeError):
+        _framing.Writer(write_fd).send(b"x")
+    os.close(write_fd)
+    with pytest.raises(OSError, match="read from descriptor"):
+        _framing.Reader(write_fd).read()
+
+
+def test_writer_refuses_more_parts_than_one_call_takes():
+    """64 buffers at most, and only buffers."""
+    read_fd, write_fd = os.pipe()
+    writer = _framing.Writer(write_fd)
+    with pytest.raises(ValueError, match="at most 64 parts"):
+        writer.send(*[b""] * 65)
+    with pytest.raises(TypeError):
+        writer.send(b"x", "text")
+    writer.send(*[b"x"] * 64)
+    assert bytes(_framing.Reader(read_fd).read()) == b"x" * 64
+    os.close(read_fd)
+    os.close(write_fd)
+
+
+def test_frames_from_many_threads_do_not_mix():
+    """Each frame leaves whole, though every write is longer than the pipe."""
+    read_fd, write_fd = os.pipe()
+    writer = _framing.Writer(write_fd)
+    contents = [bytes([i]) * 100_000 for i in range(16)]
+    threads = [threading.Thread(target=writer.send, args=(c,)) for c in contents]
+    for thread in threads:
+        thread.start()
+    reader = _framing.Reader(read_fd)
+    seen = [bytes(reader.read()) for _ in contents]
+    for thread in threads:
+        thread.join()
+    assert sorted(seen) == contents
+    os.close(read_fd)
+    os.close(write_fd)
+
+
+def test_pipe_sizes_are_best_effort():
+    """-1 where the descriptor is no pipe, the size where it is."""
+    read_fd, write_fd = os.pipe()
+    assert _framing.set_pipe_size(write_fd, 65536) >= 65536
+    os.close(read_fd)
+    os.close(write_fd)
+    with open(os.devnull) as null:
+        assert _framing.set_pipe_size(null.fileno()) == -1

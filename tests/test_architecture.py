@@ -1,0 +1,108 @@
+"""The walls: who may import whom, and what a worker must not load before its first ping."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bridge
+
+PACKAGE = Path(bridge.__file__).parent
+# Lowest first. A module imports from its own floor and those below; the doors join everything.
+GROUND = {
+    "version", "errors", "salvage", "messages", "codec", "telemetry", "adapter", "framing",
+    "_framing", "_histogram", "_dispatch", "_watch",
+}
+
+
+def floor_of(module: str) -> str:
+    first = module.split(".")[0] if module else "__init__"
+    if first in GROUND:
+        return "ground"
+    return first if first in {"worker", "host", "adapters"} else "doors"
+
+
+def imports_of(path: Path) -> set[str]:
+    """Names below `bridge.` that the file imports, and top-level names of other packages."""
+    tree = ast.parse(path.read_text())
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+ALLOWED = {
+    "ground": {"ground"},
+    "worker": {"ground", "worker"},
+    "host": {"ground", "host"},
+    "adapters": {"ground", "adapters"},
+    "doors": {"ground", "worker", "host", "adapters", "doors"},
+}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_downwards(module):
+    """worker | host, generic | DSPy: nothing imports over a wall."""
+    own = floor_of(module)
+    for name in imports_of(MODULES[module]):
+        if name == "bridge" or name.startswith("bridge."):
+            target = floor_of(name.removeprefix("bridge").removeprefix("."))
+            package_itself = name == "bridge"  # as in `from bridge import errors`
+            assert target in ALLOWED[own] or package_itself, f"{module} imports {name}"
+        if name.split(".")[0] in {"dspy", "litellm", "pydantic", "pydantic_core", "numpy"}:
+            assert module.startswith("adapters.dspy."), f"{module} imports {name}"
+
+
+def test_the_compiled_path_knows_no_command():
+    """bytes | meaning: no name of a command stands in a compiled module's source."""
+    root = Path(__file__).parent.parent / "src" / "bridge"
+    for source in root.glob("*.pyx"):
+        text = source.read_text()
+        for command in ("ping", "execute_program", "get_stats", "shutdown"):
+            assert f'"{command}"' not in text, f"{source.name} knows {command}"
+
+
+def loaded_after(code: str) -> set[str]:
+    """Modules that a fresh interpreter has loaded after `code`."""
+    program = f"{code}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    output = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(json.loads(output.stdout))
+
+
+HEAVY = {"dspy", "numpy", "litellm", "pydantic", "asyncio", "rich"}
+
+
+@pytest.mark.parametrize("code", [
+    "import bridge",
+    "from bridge import Client",
+    "import bridge.worker.loop",
+    "import bridge.adapters.dspy",
+])
+def test_heavy_libraries_are_loaded_late(code):
+    """Neither `import bridge` nor what a worker needs to answer ping loads any of these."""
+    assert not loaded_after(code) & HEAVY
+
+
+def test_a_failed_import_of_the_compiled_modules_says_what_to_type(tmp_path):
+    """The package without its compiled half, as in a checkout that was not built."""
+    import shutil
+
+    shutil.copytree(PACKAGE, tmp_path / "bridge", ignore=shutil.ignore_patterns("*.so"))
+    result = subprocess.run(
+        [sys.executable, "-m", "bridge", "worker"], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode != 0
+    assert "pip install" in result.stderr
+    assert "Traceback" not in result.stderr

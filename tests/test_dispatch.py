@@ -1,0 +1,274 @@
+"""The dispatcher without any pipe: request bytes in, reply bytes out."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import msgspec
+import pytest
+
+from bridge import Adapter, Dispatcher
+from bridge.adapters.echo import adapter as echo
+from bridge.worker.control import control
+
+
+class Step(msgspec.Struct):
+    session_id: str | None = None
+    name: str = ""
+
+
+def make_adapter(gate: threading.Event, seen: list[str]) -> Adapter:
+    """change_slowly keeps its session's turn until `gate` is set; run_slowly gives it back."""
+    adapter = Adapter("steps")
+
+    @adapter.command("change_slowly", Step, lane="session")
+    def change_slowly(args, context):
+        gate.wait(30)
+        seen.append(args.name)
+        return {}
+
+    @adapter.command("change", Step, lane="session")
+    def change(args, context):
+        seen.append(args.name)
+        return {}
+
+    @adapter.command("run_slowly", Step, lane="session")
+    def run_slowly(args, context):
+        seen.append(args.name)
+        context.release()
+        gate.wait(30)
+        return {}
+
+    @adapter.command("read", Step)
+    def read(args, context):
+        return {"seen": list(seen)}
+
+    return adapter
+
+
+@pytest.fixture
+def gate():
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture
+def seen():
+    return []
+
+
+@pytest.fixture
+def steps(gate, seen):
+    dispatcher = Dispatcher(make_adapter(gate, seen))
+    dispatcher.add(control(dispatcher))
+    return dispatcher
+
+
+@pytest.fixture
+def dispatcher():
+    dispatcher = Dispatcher(echo, worker_id="w1")
+    dispatcher.add(control(dispatcher))
+    return dispatcher
+
+
+def call(dispatcher, command, args=None, request_id=1, timeout=30):
+    request = {"id": request_id, "command": command, "args": args or {}}
+    return json.loads(dispatcher.call(json.dumps(request).encode(), timeout))
+
+
+def in_background(dispatcher, *arguments):
+    """Start a call on a thread; a function that waits for its reply."""
+    replies = []
+    thread = threading.Thread(target=lambda: replies.append(call(dispatcher, *arguments)))
+    thread.start()
+
+    def reply():
+        thread.join(30)
+        return replies[0]
+
+    return reply
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_any_buffer_is_a_request(dispatcher, kind):
+    """Request bytes in, reply bytes out."""
+    reply = dispatcher.call(kind(b'{"id": 1, "command": "ping"}'))
+    assert isinstance(reply, bytes)
+    assert msgspec.json.decode(reply)["result"]["worker_id"] == "w1"
+
+
+def test_replies_are_in_the_format_of_their_request(dispatcher):
+    """MessagePack in, MessagePack out, with four keys in this order (0x84)."""
+    reply = dispatcher.call(msgspec.msgpack.encode({"id": 5, "command": "ping", "args": {}}))
+    assert reply[0] == 0x84
+    assert list(msgspec.msgpack.decode(reply)) == ["id", "success", "result", "timestamp"]
+
+
+def test_every_reply_starts_with_its_id(dispatcher):
+    """So that a router needs no full decode."""
+    for command in ("ping", "nope", "sleep"):
+        reply = dispatcher.call(json.dumps({"args": {}, "command": command, "id": 77}).encode())
+        assert reply.startswith(b'{"id":77,')
+
+
+def test_an_empty_request_is_answered(dispatcher):
+    """Heartbeats belong to the pipe; here an empty request is an error like others."""
+    assert json.loads(dispatcher.call(b""))["code"] == "invalid_frame"
+
+
+def test_missing_and_null_args_are_an_empty_map(dispatcher):
+    """As hosts send them."""
+    for request in (b'{"id": 1, "command": "sleep"}',
+                    b'{"id": 1, "command": "sleep", "args": null}',
+                    msgspec.msgpack.encode({"id": 1, "command": "sleep", "args": None})):
+        assert b"slept" in dispatcher.call(request)
+
+
+def test_negotiation(dispatcher):
+    """The preferred format where it is known, JSON where nothing is; in the request's format."""
+    def negotiate(**offer):
+        request = {"type": "protocol_negotiation", "timestamp": "now", **offer}
+        reply = json.loads(dispatcher.call(json.dumps(request).encode()))
+        assert reply["type"] == "protocol_selected"
+        assert reply["timestamp"]
+        return reply["protocol"]
+
+    assert negotiate(supported=["msgpack", "json"], preferred="msgpack") == "msgpack"
+    assert negotiate(supported=["msgpack", "json"], preferred="json") == "json"
+    assert negotiate(supported=["bert", "msgpack"], preferred="bert") == "msgpack"
+    assert negotiate(supported=["bert"]) == "json"
+    forced = Dispatcher(echo, protocol="json")
+    reply = forced.call(b'{"type": "protocol_negotiation", "preferred": "msgpack"}')
+    assert json.loads(reply)["protocol"] == "json"
+
+
+def test_later_calls_of_a_session_wait_for_its_changes(steps, gate, seen):
+    """Changes take effect in the order in which they arrived; other sessions do not wait."""
+    first = in_background(steps, "change_slowly", {"name": "first", "session_id": "a"}, 1)
+    while not steps.lanes.unfinished:
+        pass
+    second = in_background(steps, "change", {"name": "second", "session_id": "a"}, 2)
+    third = in_background(steps, "read", {"session_id": "a"}, 3)
+    assert call(steps, "change", {"name": "other", "session_id": "b"}, 4)["success"]
+    assert seen == ["other"]
+    gate.set()
+    assert first()["success"]
+    assert second()["success"]
+    assert set(third()["result"]["seen"]) >= {"other", "first"}
+    assert seen == ["other", "first", "second"]
+
+
+def test_calls_that_released_their_turn_run_side_by_side(steps, gate, seen):
+    """A long run does not keep its session."""
+    run = in_background(steps, "run_slowly", {"name": "run"}, 1)
+    while not seen:
+        pass
+    assert call(steps, "change", {"name": "change"}, 2)["success"]
+    assert call(steps, "ping", {}, 3)["success"]
+    gate.set()
+    assert run()["success"]
+
+
+def test_ending_sessions_waits_for_their_changes_only(steps, gate, seen):
+    """cleanup takes its turn behind a pending change; calls behind it get a new session."""
+    change = in_background(steps, "change_slowly", {"name": "old", "session_id": "a"}, 1)
+    while not steps.lanes.unfinished:
+        pass
+    cleanup = in_background(steps, "cleanup", {}, 2)
+    while len(steps.sessions):
+        pass
+    assert call(steps, "change", {"name": "new", "session_id": "a"}, 3)["success"]
+    assert seen == ["new"]
+    gate.set()
+    assert change()["success"]
+    assert cleanup()["result"] == {"status": "cleaned", "programs_removed": 0}
+
+
+def test_an_empty_worker_cleans_up_too(dispatcher):
+    """No session was ever opened."""
+    assert call(dispatcher, "cleanup")["result"]["programs_removed"] == 0
+    assert call(dispatcher, "cleanup_session", {"session_id": "x"})["result"] == {
+        "status": "cleaned", "session_id": "x", "programs_removed": 0}
+    assert call(dispatcher, "cleanup_session")["code"] == "invalid_args"
+
+
+def test_session_data(dispatcher):
+    """Set, merge, delete, read; the envelope's session wins over that in args."""
+    def update(**args):
+        return call(dispatcher, "update_session_data", {"session_id": "s", **args})
+
+    assert update(operation="set", key="a", value=[1])["result"]["status"] == "updated"
+    update(operation="merge", value={"b": 2, "c": 3})
+    update(operation="delete", key="c")
+    data = call(dispatcher, "get_session_data", {"session_id": "s"})["result"]
+    assert data == {"session_id": "s", "data": {"a": [1], "b": 2}}
+    assert call(dispatcher, "get_session_data", {"session_id": "s", "key": "b"})["result"][
+        "data"] == {"b": 2}
+    for wrong in ({"operation": "explode", "key": "a"}, {"operation": "set"},
+                  {"operation": "merge", "value": 1}):
+        assert update(**wrong)["code"] == "invalid_args"
+    request = {"id": 1, "command": "get_session_data", "session_id": "t",
+               "args": {"session_id": "s"}}
+    assert json.loads(dispatcher.call(json.dumps(request).encode()))["result"] == {
+        "session_id": "t", "data": {}}
+
+
+def test_describe_has_a_schema_for_every_command(dispatcher):
+    """Made from the types that the args are decoded to."""
+    commands = call(dispatcher, "describe")["result"]["commands"]
+    assert set(commands) == set(dispatcher.commands)
+    assert all(entry["help"] and entry["args"] for entry in commands.values())
+    assert commands["ping"]["idempotent"]
+    schema = commands["sleep"]["args"]
+    assert schema["$defs"]["SleepArgs"]["properties"]["seconds"]["type"] == "number"
+
+
+def test_statistics_count_calls_errors_and_bytes(dispatcher):
+    """Of each command, refused requests beside them; reset_state sets all back."""
+    request = b'{"id": 1, "command": "ping"}'
+    replies = [dispatcher.call(request) for _ in range(10)]
+    call(dispatcher, "sleep", {"seconds": "x"})
+    call(dispatcher, "nope")
+    stats = call(dispatcher, "get_stats")["result"]
+    ping = stats["commands"]["ping"]
+    assert (ping["calls"], ping["errors"]) == (10, 0)
+    assert ping["bytes_in"] == 10 * len(request)
+    assert ping["bytes_out"] == sum(map(len, replies))
+    latency = ping["latency_us"]
+    assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["max"]
+    assert (stats["command_count"], stats["error_count"], stats["refused_count"]) == (11, 2, 1)
+    assert stats["memory_usage"]["rss"] > 1 << 20
+    assert 0 < stats["memory_usage"]["percent"] < 100
+    reset = call(dispatcher, "reset_state")["result"]
+    assert (reset["status"], reset["errors_reset"]) == ("reset", 2)
+    assert reset["commands_reset"] >= 12
+    stats = call(dispatcher, "get_stats")["result"]
+    assert (stats["error_count"], "ping" in stats["commands"]) == (0, False)
+
+
+def test_a_late_reply_times_out_for_its_caller(dispatcher):
+    """And is not delivered to the next one."""
+    with pytest.raises(TimeoutError):
+        call(dispatcher, "sleep", {"seconds": 0.2}, 1, 0.01)
+    assert call(dispatcher, "sleep", {}, 2)["id"] == 2
+
+
+def test_two_commands_of_one_name_are_refused(dispatcher):
+    """When the table is made, not when a host calls."""
+    with pytest.raises(ValueError, match="two adapters have a command 'echo'"):
+        dispatcher.add(echo)
+    adapter = Adapter("twice")
+    adapter.command("a")(lambda args, context: {})
+    with pytest.raises(ValueError, match="already"):
+        adapter.command("a")(lambda args, context: {})
+
+
+def test_threads_are_bounded():
+    """More calls than threads wait for one; none is lost."""
+    dispatcher = Dispatcher(echo, threads=2)
+    replies = [in_background(dispatcher, "sleep", {"seconds": 0.05}, i) for i in range(6)]
+    assert [reply()["id"] for reply in replies] == list(range(6))
+    names = [t.name for t in threading.enumerate() if t.name.startswith("bridge-lane")]
+    assert len(names) >= 2
