@@ -13,7 +13,7 @@ import pytest
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from peer import Peer  # noqa: E402  # found through the line above
+from peer import Peer  # found through the line above
 
 
 @pytest.fixture

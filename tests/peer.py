@@ -42,8 +42,8 @@ class Peer:
         )
         os.close(worker_in)
         os.close(worker_out)
-        self.input = open(host_out, "wb", buffering=0)
-        self.output = open(host_in, "rb", buffering=0)
+        self.input = os.fdopen(host_out, "wb", buffering=0)
+        self.output = os.fdopen(host_in, "rb", buffering=0)
         self._buffer = b""
 
     def send_bytes(self, data: bytes) -> None:

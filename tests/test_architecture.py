@@ -15,8 +15,18 @@ import bridge
 PACKAGE = Path(bridge.__file__).parent
 # Lowest first. A module imports from its own floor and those below; the doors join everything.
 GROUND = {
-    "version", "errors", "salvage", "messages", "codec", "telemetry", "adapter", "framing",
-    "_framing", "_histogram", "_dispatch", "_watch",
+    "version",
+    "errors",
+    "salvage",
+    "messages",
+    "codec",
+    "telemetry",
+    "adapter",
+    "framing",
+    "_framing",
+    "_histogram",
+    "_dispatch",
+    "_watch",
 }
 
 
@@ -78,19 +88,23 @@ def loaded_after(code: str) -> set[str]:
     """Modules that a fresh interpreter has loaded after `code`."""
     program = f"{code}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
     output = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     return set(json.loads(output.stdout))
 
 
 HEAVY = {"dspy", "numpy", "litellm", "pydantic", "asyncio", "rich"}
 
 
-@pytest.mark.parametrize("code", [
-    "import bridge",
-    "from bridge import Client",
-    "import bridge.worker.loop",
-    "import bridge.adapters.dspy",
-])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import bridge",
+        "from bridge import Client",
+        "import bridge.worker.loop",
+        "import bridge.adapters.dspy",
+    ],
+)
 def test_heavy_libraries_are_loaded_late(code):
     """Neither `import bridge` nor what a worker needs to answer ping loads any of these."""
     assert not loaded_after(code) & HEAVY
@@ -102,7 +116,8 @@ def test_a_failed_import_of_the_compiled_modules_says_what_to_type(tmp_path):
 
     shutil.copytree(PACKAGE, tmp_path / "bridge", ignore=shutil.ignore_patterns("*.so"))
     result = subprocess.run(
-        [sys.executable, "-m", "bridge", "worker"], cwd=tmp_path, capture_output=True, text=True)
+        [sys.executable, "-m", "bridge", "worker"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert result.returncode != 0
     assert "pip install" in result.stderr
     assert "Traceback" not in result.stderr

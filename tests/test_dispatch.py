@@ -120,14 +120,17 @@ def test_an_empty_request_is_answered(dispatcher):
 
 def test_missing_and_null_args_are_an_empty_map(dispatcher):
     """As hosts send them."""
-    for request in (b'{"id": 1, "command": "sleep"}',
-                    b'{"id": 1, "command": "sleep", "args": null}',
-                    msgspec.msgpack.encode({"id": 1, "command": "sleep", "args": None})):
+    for request in (
+        b'{"id": 1, "command": "sleep"}',
+        b'{"id": 1, "command": "sleep", "args": null}',
+        msgspec.msgpack.encode({"id": 1, "command": "sleep", "args": None}),
+    ):
         assert b"slept" in dispatcher.call(request)
 
 
 def test_negotiation(dispatcher):
     """The preferred format where it is known, JSON where nothing is; in the request's format."""
+
     def negotiate(**offer):
         request = {"type": "protocol_negotiation", "timestamp": "now", **offer}
         reply = json.loads(dispatcher.call(json.dumps(request).encode()))
@@ -190,12 +193,16 @@ def test_an_empty_worker_cleans_up_too(dispatcher):
     """No session was ever opened."""
     assert call(dispatcher, "cleanup")["result"]["programs_removed"] == 0
     assert call(dispatcher, "cleanup_session", {"session_id": "x"})["result"] == {
-        "status": "cleaned", "session_id": "x", "programs_removed": 0}
+        "status": "cleaned",
+        "session_id": "x",
+        "programs_removed": 0,
+    }
     assert call(dispatcher, "cleanup_session")["code"] == "invalid_args"
 
 
 def test_session_data(dispatcher):
     """Set, merge, delete, read; the envelope's session wins over that in args."""
+
     def update(**args):
         return call(dispatcher, "update_session_data", {"session_id": "s", **args})
 
@@ -205,14 +212,24 @@ def test_session_data(dispatcher):
     data = call(dispatcher, "get_session_data", {"session_id": "s"})["result"]
     assert data == {"session_id": "s", "data": {"a": [1], "b": 2}}
     assert call(dispatcher, "get_session_data", {"session_id": "s", "key": "b"})["result"][
-        "data"] == {"b": 2}
-    for wrong in ({"operation": "explode", "key": "a"}, {"operation": "set"},
-                  {"operation": "merge", "value": 1}):
+        "data"
+    ] == {"b": 2}
+    for wrong in (
+        {"operation": "explode", "key": "a"},
+        {"operation": "set"},
+        {"operation": "merge", "value": 1},
+    ):
         assert update(**wrong)["code"] == "invalid_args"
-    request = {"id": 1, "command": "get_session_data", "session_id": "t",
-               "args": {"session_id": "s"}}
+    request = {
+        "id": 1,
+        "command": "get_session_data",
+        "session_id": "t",
+        "args": {"session_id": "s"},
+    }
     assert json.loads(dispatcher.call(json.dumps(request).encode()))["result"] == {
-        "session_id": "t", "data": {}}
+        "session_id": "t",
+        "data": {},
+    }
 
 
 def test_describe_has_a_schema_for_every_command(dispatcher):

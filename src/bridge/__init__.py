@@ -1,9 +1,9 @@
 """DSPy programs for any host, over a pipe.
 
-    from bridge import Client
+from bridge import Client
 
-    with Client.start() as client:
-        client.call("ping")
+with Client.start() as client:
+    client.call("ping")
 """
 
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,13 @@ _DOORS = {
 }
 
 __all__ = [
-    "Adapter", "BridgeError", "Client", "Context", "Dispatcher", "__version__", "errors",
+    "Adapter",
+    "BridgeError",
+    "Client",
+    "Context",
+    "Dispatcher",
+    "__version__",
+    "errors",
 ]
 
 

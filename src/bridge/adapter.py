@@ -1,13 +1,13 @@
 """An adapter is a set of commands: what a worker can do. This is the way to write one.
 
-    words = Adapter("words")
+words = Adapter("words")
 
-    class Text(msgspec.Struct):
-        text: str
+class Text(msgspec.Struct):
+    text: str
 
-    @words.command("count_words", Text)
-    def count_words(args: Text, context: Context) -> dict[str, int]:
-        return {"words": len(args.text.split())}
+@words.command("count_words", Text)
+def count_words(args: Text, context: Context) -> dict[str, int]:
+    return {"words": len(args.text.split())}
 """
 
 from __future__ import annotations

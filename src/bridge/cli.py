@@ -22,7 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parent = os.getppid()
     arguments = _parser().parse_args(argv)
     try:
-        return arguments.run(arguments, parent)
+        status: int = arguments.run(arguments, parent)
+        return status
     except ImportError as error:
         if (error.name or "").startswith("bridge._"):
             sys.exit(NOT_BUILT.format(name=error.name))
@@ -74,7 +75,9 @@ def _fds(text: str) -> tuple[int, int]:
         read_fd, write_fd = (int(part) for part in text.split(","))
         os.fstat(read_fd), os.fstat(write_fd)
     except (ValueError, OSError):
-        raise argparse.ArgumentTypeError(f"{text!r} is not two open descriptors, as in 3,4") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not two open descriptors, as in 3,4"
+        ) from None
     return read_fd, write_fd
 
 

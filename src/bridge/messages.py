@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from bridge.errors import BridgeError
+from bridge.telemetry import conceal
 
 Id = int | str
 
@@ -75,15 +76,22 @@ class Selection(msgspec.Struct, gc=False):
 
 
 def failure(request_id: Id | None, error: BridgeError, timestamp: str) -> Failure:
-    """`error` as the reply to the request `request_id` (None where its id is unknown)."""
+    """`error` as the reply to the request `request_id` (None where its id is unknown).
+
+    All text of errors passes here on its way out: known secrets do not.
+    """
+    details = {
+        name: conceal(value) if isinstance(value, str) else value
+        for name, value in error.details.items()
+    }
     return Failure(
         request_id,
         False,
-        error.message,
+        conceal(error.message),
         error.code,
         error.category,
         error.severity,
         error.recovery,
-        error.details,
+        details,
         timestamp,
     )

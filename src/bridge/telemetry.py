@@ -10,7 +10,6 @@ import sys
 
 import msgspec
 
-
 _secrets: set[str] = set()
 
 

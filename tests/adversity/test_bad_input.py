@@ -10,6 +10,7 @@ import threading
 
 import msgspec
 import pytest
+
 from peer import wait_until
 
 HEADER = struct.Struct(">I")
@@ -31,24 +32,36 @@ BROKEN = {
     "never used byte": (b"\xc1\x00", None, "invalid_frame"),
     "json cut off": (b'{"id": 7, "command": "ping", "args": {', 7, "invalid_frame"),
     "json with id behind the fault": (
-        b'{"args": {"a": NaN}, "command": "ping", "id": "x7"}', "x7", "invalid_frame"),
+        b'{"args": {"a": NaN}, "command": "ping", "id": "x7"}',
+        "x7",
+        "invalid_frame",
+    ),
     "json with an id inside args only": (b'{"args": {"id": 5}, !', None, "invalid_frame"),
     "json, two documents": (b'{"id": 7, "command": "ping"} {}', 7, "invalid_frame"),
     "json, infinity": (b'{"id": 7, "command": "ping", "args": -Infinity}', 7, "invalid_frame"),
     "json, command not UTF-8": (b'{"id": 7, "command": "p\xff"}', 7, "invalid_frame"),
     "msgpack cut off": (b"\x83\xa2id\x07\xa7comm", 7, "invalid_frame"),
     "msgpack, a length of 4 GiB": (
-        b"\x83\xa2id\x07\xa7command\xa4echo\xa4args\xdd\xff\xff\xff\xff", 7, "invalid_frame"),
+        b"\x83\xa2id\x07\xa7command\xa4echo\xa4args\xdd\xff\xff\xff\xff",
+        7,
+        "invalid_frame",
+    ),
     "msgpack, command not UTF-8": (b"\x82\xa2id\x07\xa7command\xa1\xff", 7, "invalid_frame"),
     "json 100 000 deep": (
         b'{"id": 7, "command": "echo", "args": ' + nested(100_000, b"[", b"]") + b"}",
-        7, "invalid_request"),
+        7,
+        "invalid_request",
+    ),
     "json 100 000 deep, id last": (
         b'{"args": ' + nested(10_000, b'{"a":', b"") + b"1" + b"}" * 10_000 + b', "id": 7}',
-        7, "invalid_request"),
+        7,
+        "invalid_request",
+    ),
     "msgpack 100 000 deep": (
         b"\x83\xa2id\x07\xa7command\xa4echo\xa4args" + nested(100_000, b"\x91") + b"\x01",
-        7, "invalid_request"),
+        7,
+        "invalid_request",
+    ),
     "id missing": (b'{"command": "ping"}', None, "invalid_request"),
     "id null": (b'{"id": null, "command": "ping"}', None, "invalid_request"),
     "id a float": (b'{"id": 1.5, "command": "ping"}', None, "invalid_request"),
@@ -61,11 +74,20 @@ BROKEN = {
     "unknown command": (b'{"id": 7, "command": "pong"}', 7, "unknown_command"),
     "args of a wrong type": (b'{"id": 7, "command": "sleep", "args": [1]}', 7, "invalid_args"),
     "an arg of a wrong type": (
-        b'{"id": 7, "command": "sleep", "args": {"seconds": "1"}}', 7, "invalid_args"),
+        b'{"id": 7, "command": "sleep", "args": {"seconds": "1"}}',
+        7,
+        "invalid_args",
+    ),
     "a number out of range": (
-        b'{"id": 7, "command": "echo_decoded", "args": {"a": 1e999}}', 7, "invalid_args"),
+        b'{"id": 7, "command": "echo_decoded", "args": {"a": 1e999}}',
+        7,
+        "invalid_args",
+    ),
     "json, args not UTF-8": (
-        b'{"id": 7, "command": "echo_decoded", "args": {"a": "\xff"}}', 7, "invalid_args"),
+        b'{"id": 7, "command": "echo_decoded", "args": {"a": "\xff"}}',
+        7,
+        "invalid_args",
+    ),
 }
 
 
@@ -78,7 +100,8 @@ def test_broken_requests_get_one_reply_and_the_stream_goes_on(peer, what):
     frame = next(frame for frame in frames if b'"next"' not in frame)
     reply = (msgspec.msgpack if frame[0] >= 0x80 else msgspec.json).decode(frame)
     assert (reply["id"], reply["success"], reply["code"]) == (request_id, False, code)
-    assert reply["error"] and "\n" not in reply["error"]
+    assert reply["error"]
+    assert "\n" not in reply["error"]
     assert (frame[0] >= 0x80) == (payload[0] in range(0x80, 0x90))
     assert any(b'"next"' in frame and b'"success":true' in frame for frame in frames)
     assert peer.is_alive()
@@ -90,11 +113,15 @@ def test_a_long_frame_is_thrown_away_and_the_stream_goes_on(start_peer):
     before = peer.call("get_stats")["result"]["memory_usage"]["rss"]
     size = 100 << 20
     sender = threading.Thread(
-        target=lambda: peer.send_bytes(HEADER.pack(size) + bytes(size) + ping(2)))
+        target=lambda: peer.send_bytes(HEADER.pack(size) + bytes(size) + ping(2))
+    )
     sender.start()
     reply = peer.receive()
     assert (reply["id"], reply["code"], reply["details"]["length"]) == (
-        None, "frame_too_large", size)
+        None,
+        "frame_too_large",
+        size,
+    )
     assert peer.receive()["id"] == 2
     sender.join()
     assert peer.call("get_stats")["result"]["memory_usage"]["rss"] - before < 4 << 20
@@ -148,7 +175,7 @@ def test_one_byte_at_a_time(peer):
 
 def test_ids_come_back_exactly(peer):
     """Ids past 2^53 and past 64 bits, negative ones, and strings of any content."""
-    for request_id in (0, -1, 2**53 + 1, 2**64 - 1, 2**80, "", "ü\n\"", "x" * 10_000):
+    for request_id in (0, -1, 2**53 + 1, 2**64 - 1, 2**80, "", 'ü\n"', "x" * 10_000):
         assert peer.call("ping", request_id=request_id)["id"] == request_id
         assert peer.call("nope", request_id=request_id)["id"] == request_id
 
@@ -175,9 +202,12 @@ def test_end_of_stream_while_work_is_open(peer):
 def test_a_reader_that_stops_reading_loses_nothing(peer):
     """8 MiB of replies wait in the pipe and in the writer's way; all come once it reads again."""
     payload = {"blob": "x" * 65536}
-    frames = [json.dumps({"id": i, "command": "echo", "args": payload}).encode() for i in range(128)]
+    frames = [
+        json.dumps({"id": i, "command": "echo", "args": payload}).encode() for i in range(128)
+    ]
     writer = threading.Thread(
-        target=lambda: [peer.send_frame(frame) for frame in frames], daemon=True)
+        target=lambda: [peer.send_frame(frame) for frame in frames], daemon=True
+    )
     writer.start()
     writer.join(0.5)  # blocked by now: neither pipe holds 8 MiB
     assert writer.is_alive()
@@ -193,7 +223,9 @@ def test_a_pipe_set_to_non_blocking_by_its_host(start_peer):
     peer = start_peer(blocking=False)
     assert peer.is_alive()
     payload = {"blob": "x" * (4 << 20)}
-    writer = threading.Thread(target=peer.send, args=({"id": 2, "command": "echo", "args": payload},))
+    writer = threading.Thread(
+        target=peer.send, args=({"id": 2, "command": "echo", "args": payload},)
+    )
     writer.start()
     assert peer.receive()["result"] == payload
     writer.join()
@@ -224,12 +256,14 @@ def test_a_handler_at_fault_is_answered(hostile, command, lane):
     code, text = FAULTS[command]
     reply = hostile.call(command + lane, {"size": 100_001}, request_id=9)
     assert (reply["id"], reply["success"], reply["code"]) == (9, False, code)
-    assert text in reply["error"] and "\n" not in reply["error"]
+    assert text in reply["error"]
+    assert "\n" not in reply["error"]
     assert hostile.is_alive()
 
 
 def test_numbers_that_one_format_carries_and_the_other_does_not(hostile):
     """NaN goes out in MessagePack, integers past 64 bits in JSON; never a silent null."""
+
     def ask_msgpack(command):
         hostile.send_frame(msgspec.msgpack.encode({"id": 1, "command": command}))
         return msgspec.msgpack.decode(hostile.receive_frame())

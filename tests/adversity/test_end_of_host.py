@@ -8,13 +8,15 @@ import subprocess
 import sys
 
 import pytest
+
 from peer import TESTS, is_running, wait_until
 
 # A host that starts a worker and a bystander which keeps the worker's pipe open, tells their
 # pids, and waits to be killed.
 HOST = """
 import os, subprocess, sys, time
-command = [sys.executable, "-m", "bridge", "worker", "--adapter", "hostile:adapter", "--grace", "0.2"]
+command = [sys.executable, "-m", "bridge", "worker", "--adapter", "hostile:adapter"]
+command += ["--grace", "0.2"]
 worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                           start_new_session=sys.argv[1] == "session")
 ping = b'{"id": 1, "command": "ping"}'
@@ -36,8 +38,11 @@ def start_host():
     def start(*arguments):
         path = os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")])
         host = subprocess.Popen(
-            [sys.executable, "-c", HOST, *arguments], stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "PYTHONPATH": path})
+            [sys.executable, "-c", HOST, *arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
         hosts.append(host)
         worker, bystander = map(int, host.stdout.readline().split())
         return host, worker, bystander
@@ -57,7 +62,7 @@ def test_kill_9_of_the_host_ends_the_worker(start_host):
 
 
 def test_the_parents_death_is_enough(start_host):
-    """Another process holds the pipe open, so that it never ends: the parent is gone all the same."""
+    """Another process holds the pipe open, so that it never ends; the parent is gone."""
     host, worker, bystander = start_host("session", "bystander")
     host.kill()
     wait_until(lambda: not is_running(worker), 10)

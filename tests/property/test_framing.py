@@ -89,7 +89,8 @@ def test_what_the_writers_send_is_the_same_bytes(messages):
         read_fd, write_fd = os.pipe()
         seen = []
         thread = threading.Thread(
-            target=lambda fd=read_fd, out=seen: out.extend(everything(framing.Reader(fd))))
+            target=lambda fd=read_fd, out=seen: out.extend(everything(framing.Reader(fd)))
+        )
         thread.start()
         for parts in messages:
             writer(write_fd).send(*parts)

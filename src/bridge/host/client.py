@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -59,10 +60,9 @@ class Client:
     Make one with `Client.start()`; as a context manager it stops its worker at the end.
     """
 
-    def __init__(
-        self, process: subprocess.Popen[bytes], format: Format, max_frame: int
-    ) -> None:
-        assert process.stdin is not None and process.stdout is not None
+    def __init__(self, process: subprocess.Popen[bytes], format: Format, max_frame: int) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
         self._process = process
         self._format = format
         self._formats = by_first_byte()
@@ -75,7 +75,8 @@ class Client:
         self._calls: dict[int, Call] = {}
         self._lock = threading.Lock()
         self._gone: errors.WorkerCrashed | None = None
-        threading.Thread(target=self._route, name="bridge-client", daemon=True).start()
+        self._router = threading.Thread(target=self._route, name="bridge-client", daemon=True)
+        self._router.start()
 
     @classmethod
     def start(
@@ -158,10 +159,8 @@ class Client:
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> int:
         """End the worker and wait for it, killing it after `timeout` seconds; its exit status."""
-        try:
+        with contextlib.suppress(errors.BridgeError):  # gone, or about to be: seen to below
             self.call("shutdown", timeout=timeout)
-        except errors.BridgeError:
-            pass  # gone, or about to be: what follows sees to it
         return self._reap(timeout)
 
     def kill(self) -> int:
@@ -238,10 +237,15 @@ class Client:
         return errors.WorkerCrashed(f"the worker ended with status {status}", exit_status=status)
 
     def _reap(self, timeout: float) -> int:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
         try:
-            return self._process.wait(timeout)
+            status = process.wait(timeout)
         except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            return self._process.wait()
+            os.killpg(process.pid, signal.SIGKILL)
+            status = process.wait()
+        self._router.join()  # it reads to the end of what the worker has sent
+        process.stdout.close()
+        return status

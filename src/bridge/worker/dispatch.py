@@ -20,7 +20,6 @@ from bridge._framing import DEFAULT_MAX_FRAME, Frame, Outbox
 from bridge.adapter import Adapter, CommandSpec
 from bridge.codec import Format, by_first_byte, by_name
 from bridge.messages import Failure, Id, Negotiation, Reply, Selection, failure
-from bridge.telemetry import conceal
 from bridge.worker.lanes import Lanes
 from bridge.worker.sessions import Session, Sessions
 
@@ -135,7 +134,9 @@ class Dispatcher:
         """The answer to a call whose handler raised."""
         if not isinstance(error, errors.BridgeError):
             log.warning(
-                "handler of %s failed", context.command.name, exc_info=error,
+                "handler of %s failed",
+                context.command.name,
+                exc_info=error,
                 extra={"request_id": context.id},
             )
             error = errors.HandlerError(_one_line(error), type=type(error).__name__)
@@ -230,4 +231,4 @@ def _one_line(error: BaseException) -> str:
         text = "(its text cannot be read)"
     name = type(error).__name__
     line = f"{name}: {text}" if text else name
-    return conceal(line[:1000].encode("utf-8", "replace").decode())
+    return line[:1000].encode("utf-8", "replace").decode()

@@ -86,8 +86,13 @@ def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options
     process.on_sigterm(stop)
     try:
         error = serve(
-            reader, writer, path.answer, writer.flush, refuse,
-            stopping=lambda: path.stopping, warm_up=lambda: _warm_up(dispatcher.adapter),
+            reader,
+            writer,
+            path.answer,
+            writer.flush,
+            refuse,
+            stopping=lambda: path.stopping,
+            warm_up=lambda: _warm_up(dispatcher.adapter),
         )
     except BrokenPipeError:
         return process.OK

@@ -72,7 +72,7 @@ def on_sigterm(stop: Callable[[], None]) -> None:
 def leave(status: int) -> NoReturn:
     """End the process now: exit hooks, children, then without waiting for any thread."""
     with contextlib.suppress(Exception):
-        atexit._run_exitfuncs()  # type: ignore[attr-defined]  # there is no public way
+        atexit._run_exitfuncs()  # there is no public way
         sys.stderr.flush()
     _watch.kill_children()
     os._exit(status)

@@ -41,9 +41,7 @@ class Sessions:
         session_id = self.default_id if session_id is None else session_id
         session = self._table.get(session_id)
         if session is None:
-            session = self._table[session_id] = Session(
-                session_id, self._new_state(), self._shared
-            )
+            session = self._table[session_id] = Session(session_id, self._new_state(), self._shared)
         return session
 
     def detach(self, session_id: str | None = None) -> list[Session]:

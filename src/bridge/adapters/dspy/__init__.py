@@ -6,7 +6,6 @@ import importlib.util
 import uuid
 from typing import TYPE_CHECKING, Any
 
-
 from bridge import errors
 from bridge.adapter import Adapter
 from bridge.adapters.dspy.messages import (
@@ -82,7 +81,7 @@ adapter.command("execute_gemini_program", ExecuteArgs, lane="session")(execute_p
 @adapter.command("list_programs", idempotent=True)
 def list_programs(args: None, context: Context) -> dict[str, Any]:
     """The session's programs."""
-    programs = list(context.session.state.programs.values())
+    programs: list[Program] = list(context.session.state.programs.values())
     listed = [{"id": p.id, **p.info(context.format)} for p in programs]
     return {"programs": listed, "total_count": len(listed)}
 
@@ -90,7 +89,8 @@ def list_programs(args: None, context: Context) -> dict[str, Any]:
 @adapter.command("get_program_info", ProgramArgs, idempotent=True)
 def get_program_info(args: ProgramArgs, context: Context) -> dict[str, Any]:
     """One program: its signature and how often it ran."""
-    return context.session.state.find(args.program_id).info(context.format)
+    program: Program = context.session.state.find(args.program_id)
+    return program.info(context.format)
 
 
 @adapter.command("delete_program", ProgramArgs, lane="session")
@@ -134,4 +134,3 @@ def _find_or_rebuild(args: ExecuteArgs, context: Context) -> Program:
 
 
 __all__ = ["adapter"]
-

@@ -18,8 +18,6 @@ import pydantic_core
 
 from bridge import errors
 from bridge.adapters.dspy.messages import LMSettings, RunOptions
-from bridge.adapters.dspy.offline.engine import OfflineReader
-from bridge.adapters.dspy.scripted import ScriptedAnswers
 from bridge.adapters.dspy.signatures import Field, Signature
 from bridge.adapters.dspy.state import Program
 
@@ -49,16 +47,20 @@ class Runner:
             raise errors.InvalidArgs(
                 f"inputs not declared by the signature: {', '.join(map(str, unknown))};"
                 f" declared: {', '.join(self.inputs) or 'none'}",
-                path=f"args.inputs.{unknown[0]}", unknown=unknown, declared=list(self.inputs),
+                path=f"args.inputs.{unknown[0]}",
+                unknown=unknown,
+                declared=list(self.inputs),
             )
         missing = [
-            name for name, check in self._checks.items()
+            name
+            for name, check in self._checks.items()
             if name not in inputs and not _is_valid(check, None)
         ]
         if missing:
             raise errors.InvalidArgs(
                 f"inputs missing: {', '.join(missing)}",
-                path=f"args.inputs.{missing[0]}", missing=missing,
+                path=f"args.inputs.{missing[0]}",
+                missing=missing,
             )
         return {
             field.safe_name: self._value(field, inputs.get(name))
@@ -67,9 +69,7 @@ class Runner:
 
     def outputs(self, prediction: Any) -> dict[str, Any]:
         """What the module answered, by the host's names, of types that every format carries."""
-        return {
-            self._names.get(name, name): _plain(value) for name, value in prediction.items()
-        }
+        return {self._names.get(name, name): _plain(value) for name, value in prediction.items()}
 
     def _value(self, field: Field, value: Any) -> Any:
         try:
@@ -79,7 +79,8 @@ class Runner:
             path = ".".join(map(str, ("args.inputs", field.name, *first["loc"])))
             raise errors.InvalidArgs(
                 f"{path}: expected {field.type_name}: {first['msg']}",
-                path=path, expected=field.type_name,
+                path=path,
+                expected=field.type_name,
             ) from None
 
 
@@ -89,7 +90,8 @@ def module(signature: Signature, program_type: str) -> Runner:
         raise errors.InvalidArgs(
             f"args.program_type: unknown program type {program_type!r};"
             f" known: {', '.join(PROGRAM_TYPES)}",
-            path="args.program_type", expected=" | ".join(PROGRAM_TYPES),
+            path="args.program_type",
+            expected=" | ".join(PROGRAM_TYPES),
         )
     return _runner(signature, program_type)
 
@@ -147,7 +149,7 @@ def lm_error(error: dspy.DSPyError) -> errors.LMError:
     return errors.LMError(message, **{name: v for name, v in facts.items() if v is not None})
 
 
-class _ChatAdapter(dspy.ChatAdapter):
+class _ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
     """DSPy's, with the text that depends on the signature alone made once a signature.
 
     A quarter of the cost of a call on an instant model. The class keeps DSPy's name, by which its
@@ -163,27 +165,40 @@ class _ChatAdapter(dspy.ChatAdapter):
 
 _ChatAdapter.__name__ = _ChatAdapter.__qualname__ = "ChatAdapter"
 _system_messages: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
-_adapter = _ChatAdapter()
+# A reply that does not parse is an error: DSPy's fallback would ask the model a second time.
+_adapter = _ChatAdapter(use_json_adapter_fallback=False)
 
 
 @lru_cache(maxsize=256)
 def _lm(settings: LMSettings) -> dspy.LM:
     """The model of these settings: one object, so that sessions share its connections."""
     common = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
-    try:
-        if settings.provider == "offline":
-            return dspy.LM(settings.model, engine=OfflineReader(), cache=False, **common)
-        if settings.provider == "scripted":
-            answers = json.loads(settings.answers or "[]")
-            return dspy.LM(settings.model, engine=ScriptedAnswers(answers), cache=False, **common)
-        return dspy.LM(
-            settings.model, cache=False, timeout=settings.timeout,
-            **_set(api_key=settings.api_key, api_base=settings.api_base), **common,
+    engine = _own_engine(settings)
+    if engine is not None:
+        connection = {"engine": engine}
+    else:
+        connection = _set(
+            api_key=settings.api_key, api_base=settings.api_base, timeout=settings.timeout
         )
+    try:
+        return dspy.LM(settings.model, cache=False, **connection, **common)
     except dspy.DSPyError as error:
         raise lm_error(error) from error
     except (ValueError, TypeError) as error:
         raise errors.InvalidArgs(f"args.model: {error}", path="args.model") from error
+
+
+def _own_engine(settings: LMSettings) -> Any:
+    """The model that answers in this process, for the providers that are ours."""
+    if settings.provider == "offline":
+        from bridge.adapters.dspy.offline import OfflineReader  # loads numpy
+
+        return OfflineReader()
+    if settings.provider == "scripted":
+        from bridge.adapters.dspy.scripted import ScriptedAnswers
+
+        return ScriptedAnswers(json.loads(settings.answers or "[]"))
+    return None
 
 
 def _chosen(program: Program, settings: LMSettings | None) -> LMSettings:

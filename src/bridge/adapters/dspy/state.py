@@ -91,7 +91,5 @@ class State:
             raise errors.InvalidArgs("Program ID is required", path="args.program_id")
         program = self.programs.get(program_id)
         if program is None:
-            raise errors.ProgramNotFound(
-                f"Program not found: {program_id}", program_id=program_id
-            )
+            raise errors.ProgramNotFound(f"Program not found: {program_id}", program_id=program_id)
         return program

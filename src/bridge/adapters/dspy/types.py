@@ -17,10 +17,12 @@ import datetime
 import decimal
 import re
 import uuid
-from collections.abc import Callable
 from functools import lru_cache
 from types import GenericAlias, NoneType
-from typing import Any, Literal, NamedTuple, NoReturn, Optional, Union, get_origin
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Optional, Union, get_origin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_LENGTH = 1000  # characters of one type name
 MAX_DEPTH = 16  # types inside types
@@ -167,10 +169,7 @@ class _Parser:
         if name not in _GENERIC and name not in _LITERAL:
             self._fail(f"no inner types allowed after {name}")
         closing = _BRACKETS[self._advance().text]
-        if name in _LITERAL:
-            parsed = _literal[tuple(self._values())]
-        else:
-            parsed = self._generic(token, name)
+        parsed = self._literal() if name in _LITERAL else self._generic(token, name)
         if not self._take(closing):
             self._fail(f"expected {closing!r}")
         return parsed
@@ -186,11 +185,11 @@ class _Parser:
             self._fail("the keys of a dict are no plain type", token)
         return build(*members)
 
-    def _values(self) -> list[Any]:
+    def _literal(self) -> Any:
         values = [self._value()]
         while self._take(",") or self._take("|"):
             values.append(self._value())
-        return values
+        return _literal[tuple(values)]
 
     def _value(self) -> Any:
         token = self._advance()

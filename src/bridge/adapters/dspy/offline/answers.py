@@ -7,10 +7,12 @@ The question word tells what to look for: a name for "who", a date for "when", a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from bridge.adapters.dspy.offline.reading import STOP, WORD, Reading, sentences, stem, stems
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
 
 NOT_FOUND = "not found in the inputs"
 _BONUS = 0.3  # what a preferred span has before others, in 1 / characters of distance
@@ -32,7 +34,7 @@ _ASKING = [
         (r"^\W*(?:is|are|was|were|do|does|did|can|could|has|have|had|will|should)\b", "decision"),
     )
 ]
-_NEGATION = re.compile(r"\b(?:not|no|never|cannot|nor|none|without)\b|n['’]t\b", re.IGNORECASE)
+_NEGATION = re.compile(r"\b(?:not|no|never|cannot|nor|none|without)\b|n['\u2019]t\b", re.IGNORECASE)
 _ASKS_OBJECT = re.compile(r"\b(?:do|does|did)\b|\b(?:after|for|of|from|by|with)\W*$")
 _ASKS_DOER = re.compile(rf"\bwho ((?!(?:{'|'.join(STOP)})\b)\w+)", re.IGNORECASE)
 _ASKS_IDENTITY = re.compile(
@@ -142,10 +144,10 @@ _DATE = re.compile(
     rf"\b(?:\d{{4}}-\d{{2}}-\d{{2}}|\d{{1,2}} {_MONTH}(?:,? \d{{4}})?|{_MONTH} \d{{1,2}}, \d{{4}}"
     rf"|{_MONTH} \d{{4}}|(?:1\d{{3}}|20\d{{2}})s?|\d+ (?:BC|AD))\b(?![,.]?\d)|\b\w+ century\b"
 )
-_NUMBER_WORDS = (
+_NUMBER_WORDS = WORD.findall(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
     "fifteen sixteen seventeen eighteen nineteen twenty"
-).split()
+)
 _SCALES = {
     "hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12,
 }  # fmt: skip
@@ -156,7 +158,7 @@ _NUMBER = re.compile(
     re.IGNORECASE,
 )
 _UNIT = re.compile(r" (?P<noun>[^\W\d_]+)(?: (?:an?|per) [^\W\d_]+)?")
-_NAME_PART = r"(?:[A-Z]\.|[A-Z][^\W_]*(?:['’-][^\W_]+)*)"
+_NAME_PART = r"(?:[A-Z]\.|[A-Z][^\W_]*(?:['\u2019-][^\W_]+)*)"
 _NAME = re.compile(rf"\b{_NAME_PART}(?: (?:(?:of|de|da|del|la|van|von|der|bin) )*{_NAME_PART})*")
 _NOT_A_NAME = re.compile(rf"(?:{_MONTH}|{'|'.join(word.capitalize() for word in STOP)})\b(?!\.) *")
 _BETWEEN_ITEMS = re.compile(r", |,? (?:and|or) ")
@@ -255,7 +257,7 @@ _FINDERS: dict[str, tuple[Callable[[_Clue], Span | None], ...]] = {
     "year": (_year,),
 }
 
-_CONTENT = rf"(?!(?:{'|'.join(STOP)})\b)[^\W_]+(?:['’-][^\W_]+)*"
+_CONTENT = rf"(?!(?:{'|'.join(STOP)})\b)(?:{WORD.pattern})"
 _CHUNK = re.compile(rf"(?:-(?=\d)|\b){_CONTENT}(?: (?:(?:and|of) )?{_CONTENT})*", re.IGNORECASE)
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dspy import lm15
 
 from bridge.adapters.dspy.offline import prompt
 from bridge.adapters.dspy.offline.answers import answer, names, numbers
-from bridge.adapters.dspy.offline.options import overlap
-from bridge.adapters.dspy.offline.reading import Reading, read, sentences
+from bridge.adapters.dspy.offline.reading import Reading, read, sentences, stems
 from bridge.adapters.dspy.offline.values import value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 MODEL = "offline/reader"
 _DELTA_WORDS = 4  # words in one piece of a streamed reply
@@ -100,7 +102,8 @@ def _task(texts: dict[str, str]) -> _Task:
 def _question_in(text: str) -> tuple[str, list[str]]:
     """The last question of a text (else its first sentence), and its other sentences."""
     parts = sentences(text)
-    question = next((part for part in reversed(parts) if part.endswith("?")), *parts[:1] or [""])
+    asking = [part for part in parts if part.endswith("?")] or parts[:1] or [""]
+    question = asking[-1]
     return question, [part for part in parts if part != question]
 
 
@@ -124,25 +127,34 @@ def _reading_for(name: str, output: prompt.Output, task: _Task) -> Reading:
     """Where no input asks, the name and the description of the output do."""
     passages = task.passages + task.observations
     asked = read(f"{name.replace('_', ' ')} {output.description}", passages)
-    decides = output.schema.get("type") in ("boolean", "integer", "number")
+    decides = output.schema.get("type") == "boolean"
     return asked if asked.found or decides else read("", passages)
 
 
 # Tools
 
-
-_WHOLE_QUESTION = frozenset({"query", "question", "q", "text", "input", "prompt", "search"})
+_ANY_TEXT = frozenset({"query", "question", "q", "text", "input", "prompt", "search"})
+_FORMULA = frozenset({"expression", "formula", "calculation", "equation"})
 _CALCULATION = re.compile(r"[\d(][\d\s.()]*[-+*/^%][\d\s.()+*/^%-]*[\d)]")
 
 
 def _next_step(tools: tuple[prompt.Tool, ...], task: _Task) -> dict[str, Any]:
-    """Call the tool that resembles the question most, once; then finish."""
+    """Call the tool that fits the question best, once; then finish."""
     if task.observations or not tools:
         return _step("Nothing is left to be looked up.", "finish", {})
     asked = " ".join([task.question, *task.passages])
-    tool = max(tools, key=lambda tool: overlap(asked, f"{tool.name} {tool.description}"))
-    thought = f"The tool {tool.name} resembles the question most."
+    tool = max(tools, key=lambda tool: _fit(tool, asked))
+    thought = f"The tool {tool.name} fits the question best."
     return _step(thought, tool.name, _arguments(tool, task.question or asked))
+
+
+def _fit(tool: prompt.Tool, asked: str) -> float:
+    """The shared words, those of the name twice; without any, a tool for any text comes first."""
+    takes = {name.lower() for name in tool.arguments}
+    if takes & _FORMULA and _CALCULATION.search(asked):
+        return math.inf
+    shared = 2 * len(stems(asked) & stems(tool.name)) + len(stems(asked) & stems(tool.description))
+    return shared or 0.5 * bool(takes & _ANY_TEXT)
 
 
 def _step(thought: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -169,7 +181,8 @@ def _argument(
         case "number":
             return next(figures, 0.0)
         case "string" if "enum" not in schema:
-            if calculation := _CALCULATION.search(asked):
+            calculation = _CALCULATION.search(asked)
+            if calculation and name.lower() in _FORMULA:
                 return calculation[0]
-            return asked if name.lower() in _WHOLE_QUESTION else next(proper, asked)
+            return asked if name.lower() in _ANY_TEXT else next(proper, asked)
     return value(schema, name, read("", [asked]))

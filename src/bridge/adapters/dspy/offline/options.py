@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.adapters.dspy.offline.answers import agrees, answer
 from bridge.adapters.dspy.offline.reading import MAXIMUM_FOUND, WORD, Reading, stem, stems
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SIGNS = {
     word: sign
@@ -29,7 +31,7 @@ _NEGATIVE = stems(
     "disappointed disappointing disgusting error fail failure hate horrible late lost nasty noisy "
     "painful poor refund regret rude sad slow terrible ugly unhappy useless waste worse worst wrong"
 )
-_TURNS = re.compile(r"^(?:not|no|never|neither|nor|without|hardly)$|n['’]t$")
+_TURNS = re.compile(r"^(?:not|no|never|neither|nor|without|hardly)$|n['\u2019]t$")
 _TRUTH = {"yes": True, "true": True, "no": False, "false": False}
 _UNDECIDED = frozenset({"other", "unknown", "none", "neutral", "unclear", "n/a"})
 
@@ -63,7 +65,7 @@ def _likeness(option: str, texts: Sequence[str], question: str) -> float:
 
 def overlap(text: str, other: str) -> float:
     """The share (0..1) of the words of `text` that stand in `other` too."""
-    wanted = frozenset(map(stem, WORD.findall(text.replace("_", " "))))
+    wanted = frozenset(map(stem, WORD.findall(text)))
     return len(wanted.intersection(map(stem, WORD.findall(other)))) / max(1, len(wanted))
 
 
@@ -79,4 +81,6 @@ def sentiment(text: str) -> int:
 
 
 def everything(reading: Reading) -> str:
-    return " ".join([reading.question, *(match.sentence for match in reading.matches)])
+    """The question and all sentences in the order in which they stand."""
+    ordered = sorted(reading.matches, key=lambda match: match.place)
+    return " ".join([reading.question, *(match.sentence for match in ordered)])

@@ -9,13 +9,16 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pydantic
 
 from bridge.adapters.dspy.types import TypeNameError, parse_type
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Schema = Mapping[str, Any]
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 MAXIMUM_FOUND = 20  # sentences looked into for an answer
 MAXIMUM_SENTENCE = 1000  # characters; longer ones are cut
@@ -43,8 +45,8 @@ class Reading(NamedTuple):
 
     @property
     def score(self) -> float:
-        """The score of the best sentence, 0.0 where none matches well enough."""
-        return self.found[0].score if self.found else 0.0
+        """The score of the best sentence, 0.0 where none matches well enough or nothing asks."""
+        return self.found[0].score if self.found and words(self.question) else 0.0
 
 
 def read(question: str, passages: Iterable[str]) -> Reading:
@@ -85,7 +87,7 @@ def _with_context(matrix: Any) -> Any:
 
 # Words and sentences
 
-WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W_]+(?:['’-][^\W_]+)*")
+WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W_]+(?:['\u2019-][^\W_]+)*")
 _SENTENCE_END = re.compile(
     r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\b[DMS][rst]\.)(?<!\bMrs\.)(?<!\be\.g\.)(?<!\bi\.e\.)"
     r"[\"'”)\]»]*\s+(?=[\"'“(\[«]?[^\Wa-z])|[\n«»]"
@@ -104,11 +106,13 @@ _IRREGULAR = {
     for form in forms.split()
 }  # fmt: skip
 STOP = frozenset(
-    "a about after all also although an and any are as at be because been before but by can could "
-    "did do does during each for from had has have he her his how i if in into is it its many may "
-    "me more most much my near no not of off on one only or other our over please she should so "
-    "some such than that the their them then there these they this those to under until up was "
-    "we were what when where which while who whom whose why will with would you your".split()
+    WORD.findall(
+        "a about after all also although an and any are as at be because been before but by can could "
+        "did do does during each for from had has have he her his how i if in into is it its many may "
+        "me more most much my near no not of off on one only or other our over please she should so "
+        "some such than that the their them then there these they this those to under until up was "
+        "we were what when where which while who whom whose why will with would you your"
+    )
 )
 
 
@@ -123,7 +127,7 @@ def sentences(text: str) -> list[str]:
 @lru_cache(maxsize=10_000)
 def stem(word: str) -> str:
     """The word without its most common English endings, in lower case."""
-    lower = word.lower().removesuffix("'s").removesuffix("’s")
+    lower = word.lower().removesuffix("'s").removesuffix("\u2019s")
     return _ENDING.sub("", _IRREGULAR.get(lower, lower))
 
 

@@ -11,8 +11,8 @@ import datetime
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bridge.adapters.dspy.offline.answers import (
     NOT_FOUND,
@@ -26,7 +26,9 @@ from bridge.adapters.dspy.offline.answers import (
 from bridge.adapters.dspy.offline.options import SIGNS, choose, everything, overlap, sentiment
 from bridge.adapters.dspy.offline.reading import Reading, words
 
-MAXIMUM_DEPTH = 6  # levels of a recursive schema
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
 MAXIMUM_ITEMS = 5  # of a list that takes the best few of many
 SUMMARY_SENTENCES = 2
 
@@ -35,14 +37,14 @@ Schema = Mapping[str, Any]
 
 def value(schema: Schema, name: str, reading: Reading) -> Any:
     """Return a value for the field `name` that is valid under `schema` (pydantic's subset)."""
-    return _value(_Field(name, reading, schema.get("$defs", {}), 0), schema)
+    return _value(_Field(name, reading, schema.get("$defs", {}), frozenset()), schema)
 
 
 class _Field(NamedTuple):
     name: str
     reading: Reading
     definitions: Schema
-    depth: int
+    open: frozenset[str]  # the references around this value: recursion ends at them
 
     @property
     def role(self) -> str:
@@ -71,7 +73,9 @@ _ROLES = {
 
 
 def _value(field: _Field, schema: Schema) -> Any:
-    schema = _resolved(field, schema)
+    if "$ref" in schema:
+        field = field._replace(open=field.open | {schema["$ref"]})
+        schema = _resolved(field, schema)
     if "const" in schema:
         return schema["const"]
     if "enum" in schema:
@@ -87,9 +91,9 @@ def _resolved(field: _Field, schema: Schema) -> Schema:
 
 def _any_of(field: _Field, schemas: Sequence[Schema]) -> Any:
     """The first alternative that what was found fits; null where nothing was found."""
-    nullable = {"type": "null"} in schemas
-    others = [schema for schema in schemas if schema != {"type": "null"}]
-    if nullable and (not others or not field.reading.found or field.depth > MAXIMUM_DEPTH):
+    null = {"type": "null"}
+    others = [each for each in schemas if each != null and each.get("$ref") not in field.open]
+    if null in schemas and not (others and field.reading.found):
         return None
     return _value(field, next((each for each in others if _fits(field, each)), others[0]))
 
@@ -126,6 +130,9 @@ def _text(field: _Field) -> str:
             best = reading.found[: SUMMARY_SENTENCES if role == "summary" else 1]
             ordered = sorted(best, key=lambda match: match.place)
             return " ".join(match.sentence for match in ordered) or NOT_FOUND
+    if role == "name" and question_kind(reading.question) not in ("", "name"):
+        # Not the question asks for a name, so it may be one that the question has.
+        return next(iter(names(answer(reading).sentence)), NOT_FOUND)
     return (_span(field, role) or NOT_FOUND) if role else answer(reading).text
 
 
@@ -199,10 +206,12 @@ def _score(reading: Reading) -> float:
 
 
 def _boolean(field: _Field, schema: Schema) -> bool:
+    wanted = [SIGNS[word] for word in field.name.lower().split("_") if word in SIGNS]
+    if wanted:
+        return sentiment(everything(field.reading)) in wanted
     if question_kind(field.reading.question) == "decision":
         return agrees(field.reading)
-    wanted = [SIGNS[word] for word in field.name.lower().split("_") if word in SIGNS]
-    return sentiment(everything(field.reading)) in wanted if wanted else bool(field.reading.found)
+    return bool(field.reading.found)
 
 
 # Lists and objects
@@ -211,25 +220,31 @@ def _boolean(field: _Field, schema: Schema) -> bool:
 def _array(field: _Field, schema: Schema) -> list[Any]:
     if "prefixItems" in schema:
         return [_value(field, item) for item in schema["prefixItems"]]
-    item = _resolved(field, schema.get("items", {}))
     least, most = schema.get("minItems", 0), schema.get("maxItems")
-    found = _items(field, item) if field.reading.found and field.depth <= MAXIMUM_DEPTH else []
+    ends = schema.get("items", {}).get("$ref") in field.open or not field.reading.found
+    found = [] if ends else _items(field, schema.get("items", {}))
     if schema.get("uniqueItems"):
         found = [one for place, one in enumerate(found) if one not in found[:place]]
-    missing = max(0, least - len(found))
-    return (found + [_value(field, item) for _ in range(missing)])[:most]
+    missing = [schema.get("items", {})] * max(0, least - len(found))
+    return (found + [_value(field, item) for item in missing])[:most]
 
 
-def _items(field: _Field, item: Schema) -> list[Any]:
+def _items(field: _Field, schema: Schema) -> list[Any]:
+    item = _resolved(field, schema)
     sentence = answer(field.reading).sentence
     if "enum" in item:
         mentioned = [option for option in item["enum"] if overlap(str(option), sentence)]
         return mentioned or [_value(field, item)]
     if item.get("type") in ("integer", "number"):
         return [round(one) if item["type"] == "integer" else one for one in numbers(sentence)]
-    if item.get("type", "string") == "string" and "format" not in item:
+    if _is_text(item):
         return _strings(field)
-    return [_value(field, item)]
+    return [_value(field, schema)]
+
+
+def _is_text(schema: Schema) -> bool:
+    untold = not {"$ref", "anyOf", "const", "format"} & schema.keys()
+    return untold and schema.get("type", "string") == "string"
 
 
 def _strings(field: _Field) -> list[str]:
@@ -245,7 +260,7 @@ def _strings(field: _Field) -> list[str]:
         case "":
             kind = question_kind(reading.question)
             several = _span(field, "things") if kind in ("", "thing", "things") else ""
-            return _BETWEEN.split(several or answer(reading).text)
+            return _BETWEEN.split(several) if several else [answer(reading).text]
     return [_text(field)]
 
 
@@ -255,10 +270,12 @@ _BETWEEN = re.compile(r",? (?:and|or) |, ")
 def _object(field: _Field, schema: Schema) -> dict[str, Any]:
     if "properties" in schema:
         return {
-            name: _value(field._replace(name=name, depth=field.depth + 1), each)
+            name: _value(field._replace(name=name), each)
             for name, each in schema["properties"].items()
         }
     inner = schema.get("additionalProperties")
+    if isinstance(inner, Mapping) and inner.get("$ref") in field.open:
+        return {}
     if isinstance(inner, Mapping):
         keys = schema.get("propertyNames")
         key = _value(field, {"type": "string", **keys}) if keys else "answer"

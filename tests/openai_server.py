@@ -1,0 +1,120 @@
+"""A small OpenAI-compatible server on loopback: real HTTP, streaming too, answers of our choice."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class OpenAIServer:
+    """answer(prompt) -> the completion's text; raise HTTPFault for an error status.
+
+    requests: the (headers, body) of each request that came.
+    """
+
+    def __init__(self, answer: Callable[[str], str], delay: float = 0.0) -> None:
+        self.requests: list[tuple[dict[str, str], dict[str, Any]]] = []
+        self.answer = answer
+        self.delay = delay
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                owner.respond(self)
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def __enter__(self) -> OpenAIServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def respond(self, handler: BaseHTTPRequestHandler) -> None:
+        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        self.requests.append((dict(handler.headers), body))
+        time.sleep(self.delay)
+        try:
+            text = self.answer(body["messages"][-1]["content"])
+        except HTTPFault as fault:
+            _send(handler, fault.status, {"error": {"message": str(fault)}}, fault.headers)
+            return
+        if body.get("stream"):
+            _stream(handler, text)
+        else:
+            _send(handler, 200, _completion(text), {})
+
+
+class HTTPFault(Exception):
+    def __init__(self, status: int, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def fields(**values: str) -> str:
+    """The reply of a model that keeps to DSPy's chat format."""
+    parts = [f"[[ ## {name} ## ]]\n{value}" for name, value in values.items()]
+    return "\n\n".join([*parts, "[[ ## completed ## ]]"])
+
+
+def _completion(text: str) -> dict[str, Any]:
+    message = {"role": "assistant", "content": text}
+    return {
+        "id": "c1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "test",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+    }
+
+
+def _send(handler, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
+    data = json.dumps(body).encode()
+    handler.send_response(status)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(data)))
+    for name, value in headers.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
+def _stream(handler, text: str) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Type", "text/event-stream")
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    words = text.split(" ")
+    for index, word in enumerate(words):
+        piece = word if index == 0 else f" {word}"
+        _event(handler, {"choices": [{"index": 0, "delta": {"content": piece}}]})
+    _event(handler, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    _chunk(handler, b"data: [DONE]\n\n")
+    _chunk(handler, b"")
+
+
+def _event(handler, body: dict[str, Any]) -> None:
+    body = {"id": "c1", "object": "chat.completion.chunk", "created": 0, "model": "test", **body}
+    _chunk(handler, b"data: " + json.dumps(body).encode() + b"\n\n")
+
+
+def _chunk(handler, data: bytes) -> None:
+    handler.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+    handler.wfile.flush()

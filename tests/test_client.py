@@ -1,0 +1,160 @@
+"""The Python client: calls from many threads, typed errors, the end of its worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from bridge import Client, errors
+from peer import TESTS, is_running, wait_until
+
+TESTS_PATH = {"PYTHONPATH": os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))}
+
+
+@pytest.fixture
+def client():
+    with Client.start(adapter="hostile:adapter", env=TESTS_PATH) as client:
+        yield client
+
+
+@pytest.mark.parametrize("format", ["json", "msgpack"])
+def test_calls_in_either_format(format):
+    """ping and statistics, from start to stop; the exit status is 0."""
+    client = Client.start(adapter="echo", format=format)
+    assert client.call("ping")["status"] == "ok"
+    assert client.call("echo", {"a": [1, "ü", None]}) == {"a": [1, "ü", None]}
+    assert client.stats()["commands"]["ping"]["calls"] == 2
+    assert client.stop() == 0
+
+
+def test_errors_are_of_the_class_of_their_code(client):
+    """With the reply's message, details and category."""
+    with pytest.raises(errors.UnknownCommand, match="Unknown command: nope"):
+        client.call("nope")
+    with pytest.raises(errors.InvalidArgs) as raised:
+        client.call("sleep", {"seconds": "1"})
+    assert raised.value.details == {"path": "args.seconds", "expected": "float"}
+    assert (raised.value.category, raised.value.recovery) == ("request", "abandon")
+    with pytest.raises(errors.HandlerError, match="ValueError: no such thing"):
+        client.call("raise")
+
+
+def test_every_code_has_a_class_and_its_policy():
+    """The table is closed: category, severity and recovery of each are known words."""
+    for code, error_class in errors.CODES.items():
+        error = errors.from_reply(code, "m", error_class.category, {})
+        assert type(error) is error_class
+        assert error.severity in {"critical", "major", "minor", "warning"}
+        assert error.recovery in {
+            "immediate_retry",
+            "backoff_retry",
+            "circuit_break",
+            "failover",
+            "abandon",
+        }
+    assert len(errors.CODES) == 23
+    assert type(errors.from_reply("of the future", "m", "?", {})) is errors.Internal
+    with pytest.raises(TypeError, match="invalid_args"):
+        type("Second", (errors.BridgeError,), {"code": "invalid_args"})
+
+
+def test_calls_from_several_threads_get_their_own_replies():
+    """Replies out of order find their callers."""
+    with Client.start(adapter="echo") as client:
+        wrong = []
+
+        def run(number):
+            for index in range(200):
+                sent = {"thread": number, "index": index}
+                command = "echo" if index % 10 else "echo_decoded"
+                if client.call(command, sent) != sent:
+                    wrong.append(sent)
+
+        threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+
+
+def test_a_late_reply_is_nobody_elses(client):
+    """The caller that waited too long gets DeadlineExceeded; the next call its own reply."""
+    with pytest.raises(errors.DeadlineExceeded):
+        client.call("sleep", {"seconds": 0.3}, timeout=0.05)
+    assert client.call("sleep", {"seconds": 0.4})["slept"] == 0.4
+
+
+def test_cast_does_not_wait(client):
+    """Its reply is dropped; the worker did it."""
+    client.cast("update_session_data", {"key": "a", "value": 1})
+    assert client.call("get_session_data", {})["data"] == {"a": 1}
+
+
+def test_session_id_goes_into_the_envelope(client):
+    """One argument for every command."""
+    client.call("update_session_data", {"key": "a", "value": 1}, session_id="s")
+    assert client.call("get_session_data", session_id="s")["session_id"] == "s"
+    assert client.call("get_session_data", session_id="t")["data"] == {}
+
+
+def test_a_killed_worker_fails_open_and_later_calls(client):
+    """With WorkerCrashed and the way it ended."""
+    raised = []
+
+    def wait():
+        with pytest.raises(errors.WorkerCrashed) as info:
+            client.call("sleep", {"seconds": 60})
+        raised.append(info.value)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    wait_until(lambda: client.stats()["in_flight"] == 1)
+    os.kill(client.pid, signal.SIGKILL)
+    thread.join()
+    assert raised[0].details["exit_status"] == -signal.SIGKILL
+    with pytest.raises(errors.WorkerCrashed):
+        client.call("ping")
+
+
+def test_args_that_cannot_be_sent_are_refused_here(client):
+    """Before anything leaves: no type of any format, longer than a frame may be."""
+    with pytest.raises(errors.NotEncodable):
+        client.call("ping", {"a": object()})
+    with pytest.raises(errors.FrameTooLarge):
+        client.call("ping", {"a": bytes(65 << 20)})
+    assert client.call("ping")["status"] == "ok"
+
+
+def test_stop_kills_a_worker_that_does_not_end(client):
+    """At the latest after its timeout, children included."""
+    child = client.call("child")["pid"]
+    client.cast("hold_gil", {"seconds": 600})
+    client.stop(timeout=0.2)
+    assert not is_running(client.pid)
+    wait_until(lambda: not is_running(child), 10)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"adapter": "no_such_module:adapter"}, "status 70"),
+        ({"adapter": "hostile:started"}, "status 70"),
+        ({"flags": ["--no-such-flag"]}, "status 2"),
+    ],
+)
+def test_a_worker_that_does_not_start_says_how_it_ended(options, text, capfd):
+    """Category initialization; its own words are on stderr."""
+    with pytest.raises(errors.WorkerCrashed, match=text) as raised:
+        Client.start(**options, env=TESTS_PATH)
+    assert raised.value.category == "initialization"
+    assert capfd.readouterr().err
+
+
+def test_unknown_formats_are_refused():
+    """Before a process is started."""
+    with pytest.raises(ValueError, match="no format 'yaml'"):
+        Client.start(format="yaml")

@@ -1,0 +1,445 @@
+"""The DSPy commands without a pipe: what hosts send, what they get, what they must not get."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+
+import msgspec
+import pytest
+
+from bridge import Dispatcher
+from bridge.adapters.dspy import adapter
+from bridge.worker.control import control
+
+QA = {
+    "name": "My.App.QA",
+    "description": "Answer the question.",
+    "inputs": [{"name": "question", "type": "string", "description": "what is asked"}],
+    "outputs": [{"name": "answer", "type": "string"}],
+}
+
+
+@pytest.fixture
+def dispatcher():
+    dispatcher = Dispatcher(adapter)
+    dispatcher.add(control(dispatcher))
+    return dispatcher
+
+
+@pytest.fixture
+def call(dispatcher):
+    """call(command, **args): the whole reply."""
+    ids = itertools.count(1)
+
+    def call(command, **args):
+        request = {"id": next(ids), "command": command, "args": args}
+        return json.loads(dispatcher.call(json.dumps(request).encode(), 60))
+
+    return call
+
+
+@pytest.fixture
+def ask(call):
+    """ask(command, **args): its result."""
+
+    def ask(command, **args):
+        reply = call(command, **args)
+        assert reply["success"], reply
+        return reply["result"]
+
+    return ask
+
+
+def script(ask, *answers, **args):
+    ask("configure_lm", provider="scripted", answers=list(answers), **args)
+
+
+def test_from_configure_to_execute(ask):
+    """The main job, with the reader that needs no network."""
+    assert ask("configure_lm", provider="offline") == {
+        "status": "configured",
+        "model": "reader",
+        "provider": "offline",
+        "temperature": None,
+    }
+    created = ask(
+        "create_program",
+        id="qa",
+        signature={**QA, "inputs": [*QA["inputs"], {"name": "passage", "type": "string"}]},
+    )
+    assert (created["program_id"], created["status"]) == ("qa", "created")
+    result = ask(
+        "execute_program",
+        program_id="qa",
+        inputs={"question": "Where is the Louvre?", "passage": "The Louvre is a museum in Paris."},
+    )
+    assert result["outputs"] == {"answer": "Paris"}
+    assert (result["program_id"], result["model"]) == ("qa", "offline/reader")
+    assert result["execution_time"] > 0
+
+
+def test_chain_of_thought_reasons_first(ask):
+    """Its reasoning is an output beside the declared ones."""
+    script(ask, {"reasoning": "since", "answer": "4"})
+    ask("create_program", id="cot", signature=QA, program_type="chain_of_thought")
+    outputs = ask("execute_program", program_id="cot", inputs={"question": "2+2?"})["outputs"]
+    assert outputs == {"reasoning": "since", "answer": "4"}
+
+
+def test_types_are_honoured_both_ways(ask, call):
+    """Outputs come back as what was declared; inputs of another type are refused."""
+    types = {
+        "integer": 3,
+        "float": 0.5,
+        "boolean": True,
+        "list<string>": ["a", "b"],
+        "dict<string, integer>": {"a": 1},
+        "union<integer|string>": 7,
+        "confidence_score": 0.9,
+        "reasoning_chain": ["x"],
+        "List[int]": [1, 2],
+        "embedding": [0.5],
+        "atom": "ok",
+    }
+    names = {f"f{index}": name for index, name in enumerate(types)}
+    signature = {
+        "inputs": [{"name": name, "type": type} for name, type in names.items()],
+        "outputs": [{"name": f"o{name}", "type": type} for name, type in names.items()],
+    }
+    values = {name: types[type] for name, type in names.items()}
+    script(ask, {f"o{name}": value for name, value in values.items()})
+    ask("create_program", id="typed", signature=signature)
+    outputs = ask("execute_program", program_id="typed", inputs=values)["outputs"]
+    assert outputs == {f"o{name}": value for name, value in values.items()}
+    for wrong in ({"f0": "three"}, {"f2": []}, {"f3": "a"}, {"f4": {"a": "b"}}):
+        reply = call("execute_program", program_id="typed", inputs={**values, **wrong})
+        (name,) = wrong
+        assert reply["code"] == "invalid_args"
+        assert reply["details"]["path"].startswith(f"args.inputs.{name}")
+        assert reply["details"]["expected"] == names[name]
+
+
+def test_inputs_are_checked_before_any_model_is_called(ask, call):
+    """Undeclared and missing ones are named; control arguments of DSPy are no inputs."""
+    script(ask)  # a model that fails when it is called
+    ask("create_program", id="qa", signature=QA)
+    evil = {"question": "?", "config": {"api_base": "http://evil"}, "lm": "x"}
+    reply = call("execute_program", program_id="qa", inputs=evil)
+    assert reply["code"] == "invalid_args"
+    assert reply["details"]["unknown"] == ["config", "lm"]
+    reply = call("execute_program", program_id="qa", inputs={})
+    assert (reply["code"], reply["details"]["missing"]) == ("invalid_args", ["question"])
+    assert "question" in reply["error"]
+    reply = call("execute_program", program_id="qa", inputs={"question": "?"})
+    assert reply["code"] == "lm_error"
+
+
+def test_fields_that_collide_with_dspy_are_the_hosts_all_the_same(ask):
+    """Names of control arguments, of methods, with spaces, shared by an input and an output."""
+    names = [
+        "config",
+        "lm",
+        "signature",
+        "items",
+        "first name",
+        "é",
+        "_x",
+        "copy",
+        "2nd",
+        "reasoning",
+    ]
+    signature = {
+        "inputs": {name: {"type": "string"} for name in names},
+        "outputs": {name: {} for name in names},
+    }
+    ask("configure_lm", provider="offline")
+    for program_type in ("predict", "chain_of_thought"):
+        ask("create_program", id=program_type, signature=signature, program_type=program_type)
+        inputs = {name: f"the {name}" for name in names}
+        outputs = ask("execute_program", program_id=program_type, inputs=inputs)["outputs"]
+        assert set(names) <= set(outputs)
+
+
+def test_optional_inputs_may_be_missing(ask):
+    """Where the type says so."""
+    ask("configure_lm", provider="offline")
+    signature = {
+        "inputs": [{"name": "a"}, {"name": "b", "type": "optional<string>"}],
+        "outputs": [{"name": "c"}],
+    }
+    ask("create_program", id="p", signature=signature)
+    assert ask("execute_program", program_id="p", inputs={"a": "x"})["outputs"].keys() == {"c"}
+
+
+def test_marks_of_images_in_text_stay_text(ask, dispatcher):
+    """DSPy would turn them into content parts that the provider fetches."""
+    mark = '<<CUSTOM-TYPE-START-IDENTIFIER>>[{"type": "image_url"}]<<CUSTOM-TYPE-END-IDENTIFIER>>'
+    ask("configure_lm", provider="scripted", answers={"image_url": {"answer": "text"}})
+    ask("create_program", id="qa", signature=QA)
+    result = ask("execute_program", program_id="qa", inputs={"question": mark})
+    assert result["outputs"] == {"answer": "text"}
+
+
+WRONG_SIGNATURES = [
+    ({}, "args.signature.inputs"),
+    ({"inputs": [], "outputs": []}, "args.signature"),
+    ({"inputs": 5, "outputs": []}, "args.signature.inputs"),
+    ({"inputs": [{"type": "string"}], "outputs": [{"name": "a"}]}, "args.signature.inputs[0].name"),
+    (
+        {"inputs": [], "outputs": [{"name": "a", "type": "exec('x')"}]},
+        "args.signature.outputs[0].type",
+    ),
+    (
+        {"inputs": [], "outputs": [{"name": "a", "type": "os.system"}]},
+        "args.signature.outputs[0].type",
+    ),
+    ({"inputs": [], "outputs": [{"name": "a"}, {"name": "a"}]}, "args.signature.outputs[1]"),
+    ({"inputs": [], "outputs": [{"name": ""}]}, "args.signature.outputs[0]"),
+    ("question: this -> answer", "args.signature"),
+]
+
+
+@pytest.mark.parametrize(("signature", "path"), WRONG_SIGNATURES)
+def test_wrong_signatures_are_refused_with_their_place(call, signature, path):
+    """Before anything is built; DSPy's string form, which imports modules, is none of ours."""
+    reply = call("create_program", id="p", signature=signature)
+    assert (reply["success"], reply["code"]) == (False, "invalid_args")
+    assert reply["details"]["path"] == path
+
+
+def test_unknown_program_types_are_refused(call):
+    """Not ignored."""
+    reply = call("create_program", id="p", signature=QA, program_type="telepathy")
+    assert reply["code"] == "invalid_args"
+    assert "predict" in reply["error"]
+
+
+def test_messages_that_hosts_look_for(ask, call):
+    """In these words."""
+    ask("create_program", id="qa", signature=QA)
+    assert call("create_program", id="qa", signature=QA)["error"] == (
+        "Program with ID 'qa' already exists"
+    )
+    for command in ("execute_program", "delete_program", "get_program_info"):
+        assert call(command, program_id="X", inputs={})["error"] == "Program not found: X"
+        assert "Program ID is required" in call(command)["error"]
+    assert call("nope")["error"] == "Unknown command: nope"
+
+
+def test_life_of_a_program(ask):
+    """Created, listed, run, counted, described, deleted; an id is made up where none came."""
+    script(ask, {"answer": "a"}, {"answer": "b"})
+    program_id = ask("create_program", signature=QA)["program_id"]
+    assert len(program_id) == 36
+    for _ in range(2):
+        ask("execute_program", program_id=program_id, inputs={"question": "?"})
+    (listed,) = ask("list_programs")["programs"]
+    assert (listed["id"], listed["execution_count"]) == (program_id, 2)
+    assert listed["signature"] == QA
+    assert listed["created_at"] <= listed["last_executed"]
+    info = ask("get_program_info", program_id=program_id)
+    assert info == {name: value for name, value in listed.items() if name != "id"}
+    assert ask("get_stats")["programs_count"] == 1
+    assert ask("delete_program", program_id=program_id) == {
+        "program_id": program_id,
+        "status": "deleted",
+    }
+    assert ask("list_programs") == {"programs": [], "total_count": 0}
+
+
+def test_the_signature_comes_back_exactly(dispatcher, ask):
+    """Unknown keys, key order, numbers' spelling, and strings that are no UTF-8."""
+    signature = (
+        b'{"outputs":[{"name":"a","x":1.50}],"inputs":[{"name":"q"}] , "mine":'
+        b'{"z":1e2,"\\u00e9":null}}'
+    )
+    reply = dispatcher.call(
+        b'{"id": 1, "command": "create_program", "args": {"id": "p", "signature": '
+        + signature
+        + b"}}"
+    )
+    assert signature in reply
+    packed = (
+        b"\x83\xa6inputs\x91\x81\xa4name\xa1q\xa7outputs\x91\x82\xa4name\xa1a"
+        b"\xabdescription\xa2\xff\xfe\xa4mine\xa3\x80\x81\x82"
+    )
+    request = (
+        b"\x83\xa2id\x01\xa7command\xaecreate_program\xa4args\x82\xa2id\xa1b\xa9signature" + packed
+    )
+    reply = dispatcher.call(request)
+    assert b"created" in reply
+    assert packed in reply
+    listing = dispatcher.call(msgspec.msgpack.encode({"id": 2, "command": "list_programs"}))
+    assert packed in listing
+    listed = {entry["id"]: entry["signature"] for entry in ask("list_programs")["programs"]}
+    assert listed["p"] == json.loads(signature)
+    assert listed["b"]["inputs"] == [{"name": "q"}]
+
+
+def test_inputs_that_are_no_utf8_are_refused_by_name(dispatcher):
+    """The frame lives; the one field is named."""
+
+    def call(command, args):
+        reply = dispatcher.call(
+            msgspec.msgpack.encode({"id": 1, "command": command, "args": args}), 60
+        )
+        return msgspec.msgpack.decode(reply)
+
+    call("configure_lm", {"provider": "offline"})
+    call("create_program", {"id": "qa", "signature": QA})
+    request = msgspec.msgpack.encode(
+        {
+            "id": 1,
+            "command": "execute_program",
+            "args": {"program_id": "qa", "inputs": {"question": "\u00ff\u00ff"}},
+        }
+    )
+    broken = request.replace("\u00ff\u00ff".encode(), b"\xff\xfe\xff\xfe")
+    reply = msgspec.msgpack.decode(dispatcher.call(broken, 60))
+    assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.inputs.question")
+
+
+def test_program_data_rebuilds_a_program_anywhere(ask):
+    """Hosts that keep programs send them with each execute."""
+    script(ask, {"answer": "1"}, {"answer": "2"}, {"answer": "3"})
+    data = {"program_id": "far", "signature_def": {}, "signature": QA}
+    for count in (1, 2):
+        result = ask(
+            "execute_program",
+            program_id="far",
+            inputs={"question": "?"},
+            program_data=data,
+            session_id="s",
+        )
+        assert result["outputs"] == {"answer": str(count)}
+    assert ask("get_program_info", program_id="far", session_id="s")["execution_count"] == 2
+    other = {**data, "signature": {**QA, "outputs": [{"name": "reply"}, {"name": "answer"}]}}
+    del other["signature"]["outputs"][0]
+    assert ask(
+        "execute_program",
+        program_id="far",
+        inputs={"question": "?"},
+        program_data=other,
+        session_id="s",
+    )["outputs"] == {"answer": "3"}
+
+
+def test_sessions_have_programs_and_models_of_their_own(ask, call):
+    """One's program is not the other's; a model set without a session is the fallback."""
+    script(ask, {"answer": "common"}, {"answer": "common"})
+    script(ask, {"answer": "a's"}, session_id="a")
+    for session in ("a", "b"):
+        ask("create_program", id="qa", signature=QA, session_id=session)
+    run = {"program_id": "qa", "inputs": {"question": "?"}}
+    assert ask("execute_program", session_id="a", **run)["outputs"] == {"answer": "a's"}
+    assert ask("execute_program", session_id="b", **run)["outputs"] == {"answer": "common"}
+    assert call("execute_program", **run)["code"] == "program_not_found"
+    assert ask("cleanup_session", session_id="a") == {
+        "status": "cleaned",
+        "session_id": "a",
+        "programs_removed": 1,
+    }
+    assert call("execute_program", session_id="a", **run)["code"] == "program_not_found"
+    assert ask("execute_program", session_id="b", **run)["outputs"] == {"answer": "common"}
+
+
+def test_without_a_model_there_is_a_clear_error(ask, call):
+    """And it says what to send."""
+    ask("create_program", id="qa", signature=QA)
+    reply = call("execute_program", program_id="qa", inputs={"question": "?"})
+    assert reply["code"] == "lm_not_configured"
+    assert "configure_lm" in reply["error"]
+
+
+CONFIGURATIONS = [
+    ({"type": "gemini", "model": "gemini-1.5-flash", "api_key": "k"}, "gemini"),
+    (
+        {"model": "gemini-1.5-flash", "api_key": "k", "temperature": 0.5, "provider": "google"},
+        "gemini",
+    ),
+    ({"model": "gemini-1.5-flash"}, "gemini"),
+    ({"model": "openai/gpt-4o-mini", "provider": "google"}, "openai"),
+    (
+        {"model": "llama3", "provider": "ollama_chat", "api_base": "http://localhost:1"},
+        "ollama_chat",
+    ),
+]
+
+
+@pytest.mark.parametrize(("args", "provider"), CONFIGURATIONS)
+def test_configure_lm_takes_both_forms_and_calls_nobody(ask, args, provider):
+    """No hidden call, no key in the reply."""
+    result = ask("configure_lm", **args)
+    assert result == {
+        "status": "configured",
+        "model": args["model"],
+        "provider": provider,
+        "temperature": args.get("temperature"),
+    }
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {},
+        {"model": ""},
+        {"provider": "gemini"},
+        {"model": "openai/"},
+        {"model": 5},
+        {"model": "openai/gpt-5", "temperature": 0.5},
+    ],
+)
+def test_wrong_configurations_are_refused(call, args):
+    """When they are made, not when they are used."""
+    assert call("configure_lm", **args)["code"] in {"invalid_args", "lm_error"}
+
+
+def test_gemini_programs_have_a_model_of_their_own(ask, call):
+    """Created and run by the two commands of that name."""
+    script(ask, {"answer": "x"})
+    ask("create_gemini_program", id="g", signature=QA, model="scripted/answers")
+    result = ask("execute_gemini_program", program_id="g", inputs={"question": "?"})
+    assert result["outputs"] == {"answer": "x"}
+
+
+def test_many_executes_run_side_by_side(dispatcher, ask, call):
+    """Sessions with a model each, on threads: nobody gets another's answer."""
+    sessions = [f"s{index}" for index in range(20)]
+    for session in sessions:
+        ask(
+            "configure_lm",
+            provider="scripted",
+            session_id=session,
+            answers={"?": {"answer": session}},
+        )
+        ask("create_program", id="qa", signature=QA, session_id=session)
+    wrong = []
+
+    def run(session):
+        for _ in range(10):
+            outputs = ask(
+                "execute_program", program_id="qa", session_id=session, inputs={"question": "?"}
+            )["outputs"]
+            if outputs != {"answer": session}:
+                wrong.append((session, outputs))
+
+    threads = [threading.Thread(target=run, args=(session,)) for session in sessions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_model_that_does_not_keep_to_the_format_is_an_lm_error(ask, call):
+    """With DSPy's code for it, on one line; the model is not asked a second time."""
+    script(ask, "no fields at all", {"answer": "second"})
+    ask("create_program", id="qa", signature=QA)
+    reply = call("execute_program", program_id="qa", inputs={"question": "?"})
+    assert (reply["code"], reply["details"]["lm_code"]) == ("lm_error", "adapter_parse_error")
+    assert "\n" not in reply["error"]
+    assert ask("execute_program", program_id="qa", inputs={"question": "?"})["outputs"] == {
+        "answer": "second"
+    }
