@@ -10,7 +10,7 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
-from typing import Any, Literal, Optional, Union
+from typing import Any, Literal
 
 import pydantic
 import pytest
@@ -40,6 +40,22 @@ class Person(pydantic.BaseModel):
     name: str
     born: int | None = None
     children: list[Person] = []
+
+
+class Cat(pydantic.BaseModel):
+    kind: Literal["cat"]
+    lives: int = pydantic.Field(gt=0, le=9)
+
+
+class Dog(pydantic.BaseModel):
+    kind: Literal["dog"]
+    size: float = pydantic.Field(ge=0, lt=1)
+
+
+class Owner(pydantic.BaseModel):
+    pet: Cat | Dog = pydantic.Field(discriminator="kind")
+    others: list[Dog] = pydantic.Field(min_length=2, max_length=2)
+    alias: str = pydantic.Field(max_length=5)
 
 
 def signature(instructions: str = "Do it.", /, *, inputs: dict[str, Any], **outputs: Any) -> Any:
@@ -81,15 +97,16 @@ TYPES = {
     "facts": dict[str, Any],
     "numbered": dict[int, str],
     "keyed": dict[Literal["k"], int],
-    "maybe": Optional[str],
-    "either": Union[int, str],
-    "maybe_option": Optional[Literal["x", "y"]],
+    "maybe": str | None,
+    "either": int | str,
+    "maybe_option": Literal["x", "y"] | None,
     "options": list[Literal["x", "y"]],
     "person": Person,
     "persons": list[Person],
+    "owner": Owner,
     "color": Color,
     "day": datetime.date,
-    "moment": Optional[datetime.datetime],
+    "moment": datetime.datetime | None,
     "price": decimal.Decimal,
     "pair": tuple[int, str],
     "distinct": set[int],
@@ -132,7 +149,7 @@ def test_types_take_their_value_from_the_text(adapter):
 def test_nothing_is_invented():
     """Without a matching sentence the text fields say so and optional ones stay empty."""
     program = dspy.ChainOfThought(
-        asking(answer=str, maybe=Optional[str], year=Optional[int], items=list[str], score=float)
+        asking(answer=str, maybe=str | None, year=int | None, items=list[str], score=float)
     )
     said = run(program, question="Who wrote Hamlet?", context="Bread is made of flour.")
     assert said == {
@@ -181,6 +198,22 @@ def test_options_are_matched_by_their_words():
     program = dspy.Predict(signature(inputs={"message": str}, topic=topics))
     assert run(program, message="The billing address is wrong.") == {"topic": "billing"}
     assert run(program, message="Hello there.") == {"topic": "other"}
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        ("Is the Louvre in Paris?", "yes"),
+        ("Is the Louvre in Rome?", "no"),
+        ("Is the Louvre not in Paris?", "no"),
+        ("Does Zorg sing?", "unknown"),
+    ],
+)
+def test_yes_or_no(question, said):
+    """A decision goes by the sentence: its names, its negation, or that there is none."""
+    program = dspy.Predict(asking(answer=Literal["yes", "no", "unknown"], holds=bool))
+    answered = run(program, question=question, context=LOUVRE)
+    assert answered == {"answer": said, "holds": said == "yes"}
 
 
 def test_lists_and_structured_inputs():

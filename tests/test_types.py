@@ -7,7 +7,7 @@ import decimal
 import sys
 import uuid
 from types import NoneType
-from typing import Any, Literal, Optional, Union
+from typing import Any, Literal
 
 import pydantic
 import pytest
@@ -47,10 +47,10 @@ NAMED = {
     "Dict[str, List[int]]": dict[str, list[int]],
     "map<string, any>": dict[str, Any],
     "dict<enum[a, b], float>": dict[Literal["a", "b"], float],
-    "optional<date>": Optional[datetime.date],
-    "union<integer|string>": Union[int, str],
-    "Union[int, str, NoneType]": Union[int, str, None],
-    "int | None": Optional[int],
+    "optional<date>": datetime.date | None,
+    "union<integer|string>": int | str,
+    "Union[int, str, NoneType]": int | str | None,
+    "int | None": int | None,
     " list < int > ": list[int],
     "Literal[\"a\", 'b', 3, True, None]": Literal["a", "b", 3, True, None],
     "Literal['it\\'s \"x\"', -1]": Literal['it\'s "x"', -1],

@@ -13,19 +13,16 @@ def count_words(args: Text, context: Context) -> dict[str, int]:
 from __future__ import annotations
 
 from collections.abc import Callable, Sized
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-if TYPE_CHECKING:
-    from bridge._dispatch import Context
+import msgspec
 
 Lane = Literal["inline", "thread", "session", "end_session", "end_all"]
-Handler = Callable[[Any, "Context"], Any]
+Handler = Callable[[Any, Any], Any]  # (args, Context)
 AnyHandler = TypeVar("AnyHandler", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True)
-class CommandSpec:
+class CommandSpec(msgspec.Struct, frozen=True):
     """A command as its adapter declares it.
 
     args: the type its args are decoded to (None: it takes none, whatever is sent).

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,13 +33,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="dspex-bridge", description="DSPy programs for any host, over a pipe."
+        prog="dspex-bridge",
+        description="DSPy programs for any host, over a pipe.",
+        formatter_class=_formatter,
     )
     parser.add_argument("--version", action="version", version=f"dspex-bridge {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_worker(commands.add_parser("worker", help="answer frames on a pipe (for hosts)"))
-    _add_demo(commands.add_parser("demo", help="ask a worker a few questions and show its answers"))
+    for name, add, help in (
+        ("worker", _add_worker, "answer frames on a pipe (for hosts)"),
+        ("demo", _add_demo, "ask a worker a few questions and show its answers"),
+    ):
+        add(commands.add_parser(name, help=help, formatter_class=_formatter))
     return parser
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    # A width, because argparse loads shutil to find one, and that at every start.
+    return argparse.HelpFormatter(prog, width=100)
 
 
 def _add_worker(parser: argparse.ArgumentParser) -> None:
@@ -93,6 +104,8 @@ def _worker(arguments: argparse.Namespace, parent: int) -> int:
             "a worker is started by a host and reads frames from a pipe, not from a terminal;"
             "\nfor a look at what it does: python -m bridge demo"
         )
+    with _hidden("typing_extensions"):
+        import msgspec  # noqa: F401  # importing it is the point
     from bridge.worker.loop import Options, run
 
     options = Options(
@@ -106,6 +119,23 @@ def _worker(arguments: argparse.Namespace, parent: int) -> int:
         log_level="ERROR" if arguments.quiet else arguments.log_level,
     )
     run(lambda: _load_adapter(arguments.adapter), options, parent)
+
+
+@contextlib.contextmanager
+def _hidden(module: str) -> Iterator[None]:
+    """Make an optional import of `module` fail meanwhile.
+
+    msgspec prefers typing_extensions to what Python 3.11 has itself; loading it would be a quarter
+    of a worker's start.
+    """
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]  # the documented way to block an import
+    try:
+        yield
+    finally:
+        del sys.modules[module]
 
 
 def _load_adapter(name: str) -> Adapter:

@@ -7,7 +7,6 @@ Nothing here recurses, so no depth of nesting matters.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -41,8 +40,8 @@ def json_id(message: Buffer) -> int | str | None:
 
 def _json_scalar(text: bytes) -> int | str | None:
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = msgspec.json.decode(text)
+    except (ValueError, msgspec.MsgspecError):
         return None
     return value if isinstance(value, int | str) else None
 

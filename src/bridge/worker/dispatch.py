@@ -6,7 +6,7 @@ takes a decision: what a broken request is answered, which thread runs a call, a
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -20,10 +20,9 @@ from bridge._framing import DEFAULT_MAX_FRAME, Frame, Outbox
 from bridge.adapter import Adapter, CommandSpec
 from bridge.codec import Format, by_first_byte, by_name
 from bridge.messages import Failure, Id, Negotiation, Reply, Selection, failure
+from bridge.telemetry import warn
 from bridge.worker.lanes import Lanes
 from bridge.worker.sessions import Session, Sessions
-
-log = logging.getLogger("bridge.worker")
 
 Deliver = Callable[[Outbox], None]
 
@@ -133,12 +132,8 @@ class Dispatcher:
     def fail(self, context: Context, error: BaseException) -> Failure:
         """The answer to a call whose handler raised."""
         if not isinstance(error, errors.BridgeError):
-            log.warning(
-                "handler of %s failed",
-                context.command.name,
-                exc_info=error,
-                extra={"request_id": context.id},
-            )
+            name = context.command.name
+            warn(f"handler of {name} failed", error=error, request_id=context.id)
             error = errors.HandlerError(_one_line(error), type=type(error).__name__)
         return failure(context.id, error, timestamp())
 
@@ -192,10 +187,8 @@ class Dispatcher:
         context.release()
         # Before the reply leaves: its reader may use the id again at once.
         del self._open_calls[context.id]
-        try:
+        with contextlib.suppress(OSError):  # the host is gone
             context.deliver(outbox)
-        except OSError as error:
-            log.debug("the host is gone: %s", error)
 
     def _negotiate(self, format: Format, frame: Any) -> Selection | None:
         try:

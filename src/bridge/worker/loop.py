@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import logging
 import threading
 from collections.abc import Callable
 from typing import NoReturn
@@ -19,8 +18,6 @@ from bridge.messages import failure
 from bridge.worker import process
 from bridge.worker.control import control
 from bridge.worker.dispatch import Dispatcher
-
-log = logging.getLogger("bridge.worker")
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -47,13 +44,12 @@ def run(load_adapter: Callable[[], Adapter], options: Options, parent: int) -> N
     """
     read_fd, write_fd = process.take_descriptors(*options.fds)
     process.set_environment()
-    telemetry.log_to_stderr(options.log_level)
     faulthandler.enable()
     process.watch_host(read_fd, write_fd, parent, options.grace)
     try:
         status = _serve(_dispatcher(load_adapter(), options), read_fd, write_fd, options)
-    except BaseException:
-        log.exception("the worker failed")
+    except BaseException as error:
+        telemetry.warn("the worker failed", error=error)
         status = process.INTERNAL_ERROR
     process.leave(status)
 
@@ -92,17 +88,19 @@ def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options
             writer.flush,
             refuse,
             stopping=lambda: path.stopping,
-            warm_up=lambda: _warm_up(dispatcher.adapter),
+            warm_up=lambda: _warm_up(dispatcher.adapter, options),
         )
     except BrokenPipeError:
         return process.OK
     dispatcher.lanes.drain(options.grace)
     if error is None:
         return process.OK
-    log.error("the stream broke: %s", error)
+    telemetry.warn(f"the stream broke: {error}")
     return process.PROTOCOL_ERROR
 
 
-def _warm_up(adapter: Adapter) -> None:
+def _warm_up(adapter: Adapter, options: Options) -> None:
+    """What a worker needs, but not for its first reply."""
+    telemetry.log_to_stderr(options.log_level)
     if adapter.warm_up is not None:
         threading.Thread(target=adapter.warm_up, name="bridge-warm-up", daemon=True).start()

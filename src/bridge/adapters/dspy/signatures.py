@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -93,8 +92,7 @@ class SignatureDefinition(msgspec.Struct):
     description: str | None = None
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(msgspec.Struct, frozen=True):
     """name: the host's. safe_name: DSPy's. type_name: as the host wrote it."""
 
     name: str
@@ -107,8 +105,7 @@ class Field:
         return parse_type(self.type_name)
 
 
-@dataclass(frozen=True)
-class Signature:
+class Signature(msgspec.Struct, frozen=True):
     """A checked signature; equal ones are one DSPy class."""
 
     name: str

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from bridge import errors
 from bridge._dispatch import timestamp
 from bridge.adapters.dspy.messages import LMSettings
-from bridge.adapters.dspy.signatures import Signature
 from bridge.codec import Format
+
+if TYPE_CHECKING:
+    from bridge.adapters.dspy.signatures import Signature
 
 
 class Program:
@@ -49,6 +51,7 @@ class Program:
     ) -> Program:
         """A program that is known to run. Raises InvalidArgs where its definition is wrong."""
         from bridge.adapters.dspy import runtime
+        from bridge.adapters.dspy.signatures import Signature
 
         signature = Signature.parse(definition, format)
         runtime.module(signature, program_type)

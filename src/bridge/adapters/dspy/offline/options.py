@@ -46,12 +46,12 @@ def choose(options: Sequence[Any], reading: Reading) -> Any:
     signs = {SIGNS[name]: option for name, option in reversed(named.items()) if name in SIGNS}
     if len(signs) > 1:
         return signs.get(sentiment(everything(reading)), options[0])
+    undecided = [option for name, option in named.items() if name in _UNDECIDED]
     truths = {_TRUTH[name]: option for name, option in named.items() if name in _TRUTH}
-    if len(truths) > 1:
+    if len(truths) > 1 and (reading.found or not undecided):
         return truths[agrees(reading)]
     texts = [answer(reading).text, *(match.sentence for match in reading.matches[:MAXIMUM_FOUND])]
     likeness = [_likeness(str(option), texts, reading.question) for option in options]
-    undecided = [option for name, option in named.items() if name in _UNDECIDED]
     if undecided and not any(likeness):
         return undecided[0]
     return options[likeness.index(max(likeness))]

@@ -107,11 +107,12 @@ _IRREGULAR = {
 }  # fmt: skip
 STOP = frozenset(
     WORD.findall(
-        "a about after all also although an and any are as at be because been before but by can could "
-        "did do does during each for from had has have he her his how i if in into is it its many may "
-        "me more most much my near no not of off on one only or other our over please she should so "
-        "some such than that the their them then there these they this those to under until up was "
-        "we were what when where which while who whom whose why will with would you your"
+        "a about after all also although an and any are as at be because been before but by can "
+        "could did do does during each for from had has have he her his how i if in into is it "
+        "its many may me more most much my near no not of off on one only or other our over "
+        "please she should so some such than that the their them then there these they this "
+        "those to under until up was we were what when where which while who whom whose why "
+        "will with would you your"
     )
 )
 

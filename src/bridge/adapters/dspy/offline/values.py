@@ -8,6 +8,7 @@ Where nothing was found the value is the emptiest one that the schema allows.
 from __future__ import annotations
 
 import datetime
+import math
 import re
 import uuid
 from collections import Counter
@@ -80,13 +81,14 @@ def _value(field: _Field, schema: Schema) -> Any:
         return schema["const"]
     if "enum" in schema:
         return choose(schema["enum"], field.reading)
-    if "anyOf" in schema:
-        return _any_of(field, schema["anyOf"])
-    return _BUILDERS[schema.get("type", "any")](field, schema)
+    if alternatives := schema.get("anyOf", schema.get("oneOf")):
+        return _any_of(field, alternatives)
+    return _BUILDERS.get(str(schema.get("type")), _string)(field, schema)
 
 
 def _resolved(field: _Field, schema: Schema) -> Schema:
-    return field.definitions[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    name = schema.get("$ref", "").rpartition("/")[2]
+    return field.definitions.get(name, {}) if name else schema
 
 
 def _any_of(field: _Field, schemas: Sequence[Schema]) -> Any:
@@ -186,9 +188,11 @@ _FORMATS: dict[str, Callable[[str], str]] = {
 
 def _number(field: _Field, schema: Schema) -> float:
     found = _score(field.reading) if field.role == "score" else _first_number(field)
-    low = schema.get("minimum", schema.get("exclusiveMinimum", found))
-    high = schema.get("maximum", schema.get("exclusiveMaximum", found))
-    return float(min(max(found, low), high))
+    if found <= schema.get("exclusiveMinimum", -math.inf):
+        found = schema["exclusiveMinimum"] + 1
+    if found >= schema.get("exclusiveMaximum", math.inf):
+        found = schema["exclusiveMaximum"] - 1
+    return float(min(max(found, schema.get("minimum", found)), schema.get("maximum", found)))
 
 
 def _integer(field: _Field, schema: Schema) -> int:
@@ -243,7 +247,7 @@ def _items(field: _Field, schema: Schema) -> list[Any]:
 
 
 def _is_text(schema: Schema) -> bool:
-    untold = not {"$ref", "anyOf", "const", "format"} & schema.keys()
+    untold = not {"$ref", "anyOf", "oneOf", "const", "format"} & schema.keys()
     return untold and schema.get("type", "string") == "string"
 
 
@@ -288,7 +292,6 @@ def _any(field: _Field, schema: Schema) -> dict[str, Any]:
 
 
 _BUILDERS: dict[str, Callable[[_Field, Schema], Any]] = {
-    "any": _string,
     "array": _array,
     "boolean": _boolean,
     "integer": _integer,
