@@ -23,7 +23,6 @@ cdef extern from *:
     #define _GNU_SOURCE
     #endif
     #include <stdio.h>
-    #include <string.h>
     #include <time.h>
     #ifdef CLOCK_REALTIME_COARSE
     #define BRIDGE_WALL_CLOCK CLOCK_REALTIME_COARSE  /* 4 ms apart, a fifth of the cost */
@@ -43,10 +42,20 @@ cdef extern from *:
         size_t length = strftime(text, 25, "%Y-%m-%dT%H:%M:%S", &parts);
         snprintf(text + length, 8, ".%03dZ", (int)(milliseconds % 1000));
     }
+    /* Without branches, so that compilers make vector code of it: on a short reply a search by
+       memmem costs as much as encoding it. */
+    static int bridge_holds_null(const char *text, Py_ssize_t size) {
+        int found = 0;
+        for (Py_ssize_t i = 0; i + 4 <= size; i++) {
+            found |= (text[i] == 'n') & (text[i + 1] == 'u') & (text[i + 2] == 'l')
+                     & (text[i + 3] == 'l');
+        }
+        return found;
+    }
     """
     int64_t bridge_wall() nogil
+    bint bridge_holds_null(const char *text, Py_ssize_t size) nogil
     void bridge_iso8601(int64_t milliseconds, char *text) nogil
-    void *memmem(const void *haystack, size_t size, const void *needle, size_t length) nogil
 
 
 cdef int64_t stamped = -1
@@ -63,6 +72,30 @@ cpdef str timestamp():
         stamp = text.decode("ascii")
         stamped = now
     return stamp
+
+
+cdef int64_t started = monotonic()
+
+
+cpdef double uptime():
+    """Seconds since this module was loaded, which is when the process began; to the ms."""
+    return ((monotonic() - started) // 1_000_000) / 1000.0
+
+
+@cython.final
+cdef class Codec:
+    """What the path needs of a format, in fields of its own: no look-up for each frame."""
+
+    cdef object format
+    cdef object decode
+    cdef object encode_into
+    cdef bint lossy
+
+    def __cinit__(self, format):
+        self.format = format
+        self.decode = format.decode_request
+        self.encode_into = format.encode_into
+        self.lossy = format.lossy
 
 
 @cython.final
@@ -94,13 +127,14 @@ cdef class Command:
 cdef class Context:
     """What a handler may know of the call that it answers.
 
-    id: as the host sent it. session_id: the envelope's, or else that in the args, or None. session: that of a call that is
-    not inline (sessions: all that it waited for). received_ns: monotonic. frame_bytes: of the request.
+    id: as the host sent it. session_id: the envelope's, or else that in the args, or None.
+    session: that of a call that is not inline (sessions: all that it waited for).
+    received_ns: monotonic. frame_bytes: of the request.
     """
 
     cdef readonly object request
     cdef readonly Command command
-    cdef readonly object format
+    cdef Codec codec
     cdef readonly object deliver
     cdef readonly int64_t received_ns
     cdef readonly Py_ssize_t frame_bytes
@@ -111,6 +145,10 @@ cdef class Context:
     @property
     def id(self):
         return self.request.id
+
+    @property
+    def format(self):
+        return self.codec.format
 
     @property
     def session_id(self):
@@ -147,7 +185,8 @@ cdef class Path:
     not. stopping: set it to end whoever serves frames to this path.
     """
 
-    cdef list formats
+    cdef list codecs
+    cdef Codec fallback
     cdef dict commands
     cdef dict open_calls
     cdef object policy
@@ -155,7 +194,9 @@ cdef class Path:
     cdef public object stopping
 
     def __init__(self, formats, commands, open_calls, policy, Py_ssize_t max_frame):
-        self.formats = list(formats)
+        codecs = {format: Codec(format) for format in {*formats} if format is not None}
+        self.codecs = [codecs.get(format) for format in formats]
+        self.fallback = codecs[JSON]
         self.commands = commands
         self.open_calls = open_calls
         self.policy = policy
@@ -166,19 +207,22 @@ cdef class Path:
         """Append the reply to `frame`, or hand the call on: its reply then comes through
         deliver(outbox), with another outbox, from another thread. Returns `stopping`."""
         cdef int64_t started = monotonic()
-        cdef object format = self.formats[frame.data[0]] if frame.length else None
         cdef object command, request, failure
         cdef Context context
+        cdef Codec codec = None
         try:
-            if format is None:
+            if frame.length:
+                codec = self.codecs[frame.data[0]]
+            if codec is None:
                 raise InvalidFrame("a frame of no known format")
-            request = format.decode_request(frame)
+            request = codec.decode(frame)
         except Exception as error:
-            self.put(outbox, format or JSON, self.policy.refuse(format, frame, error))
+            failure = self.policy.refuse(codec and codec.format, frame, error)
+            self.put(outbox, codec or self.fallback, failure)
             return self.stopping
         context = Context.__new__(Context)
         context.request = request
-        context.format = format
+        context.codec = codec
         context.deliver = deliver
         context.received_ns = started
         context.frame_bytes = frame.length
@@ -192,37 +236,36 @@ cdef class Path:
         else:
             failure = self.policy.defer(context)
         if failure is not None:
-            self.put(outbox, format, failure)
+            self.put(outbox, codec, failure)
         return self.stopping
 
     def run(self, Context context not None, Outbox outbox not None):
         """Run the handler and append its one reply, whatever the handler does."""
         cdef Command command = context.command
-        cdef object request = context.request
         cdef object message, args = None
         cdef Py_ssize_t size
         cdef bint failed = False
         try:
             if command.decode is not None:
-                args = command.decode(context.format, request.args)
-            message = Reply(request.id, True, command.run(args, context), timestamp())
+                args = command.decode(context.codec.format, context.request.args)
+            message = Reply(context.request.id, True, command.run(args, context), timestamp())
         except BaseException as error:
             failed = True
             message = self.policy.fail(context, error)
         try:
-            size = self.put(outbox, context.format, message)
+            size = self.put(outbox, context.codec, message)
         except BaseException as error:
             failed = True
-            size = self.put(outbox, context.format, self.policy.not_encodable(context, error))
+            size = self.put(outbox, context.codec, self.policy.not_encodable(context, error))
         command.recorder.add(monotonic() - context.received_ns, context.frame_bytes, size, failed)
 
-    cdef Py_ssize_t put(self, Outbox outbox, object format, object message) except -1:
+    cdef Py_ssize_t put(self, Outbox outbox, Codec codec, object message) except -1:
         cdef Py_ssize_t before = outbox.used
-        cdef Py_ssize_t size = outbox.add(format.encode_into, message, self.max_frame)
+        cdef Py_ssize_t size = outbox.add(codec.encode_into, message, self.max_frame)
         if size == 0:
             message = self.policy.too_large(message)
-            return outbox.add(format.encode_into, message, self.max_frame)
-        if format.lossy is not None and type(message) is Reply and holds(outbox, before, format.lossy):
+            return outbox.add(codec.encode_into, message, self.max_frame)
+        if codec.lossy and type(message) is Reply and holds_null(outbox, before):
             try:
                 refuse_non_finite(message.result)
             except BaseException:
@@ -231,6 +274,5 @@ cdef class Path:
         return size
 
 
-cdef bint holds(Outbox outbox, Py_ssize_t start, bytes wanted):
-    return memmem(PyByteArray_AS_STRING(outbox.data) + start, outbox.used - start,
-                  <char *>wanted, len(wanted)) is not NULL
+cdef bint holds_null(Outbox outbox, Py_ssize_t start):
+    return bridge_holds_null(PyByteArray_AS_STRING(outbox.data) + start, outbox.used - start)

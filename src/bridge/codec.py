@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import msgspec
@@ -20,7 +20,7 @@ class Format:
     first_bytes: those that begin a message in this format, disjoint from all other formats'.
     find_id: reads the id of a message that does not decode (None: it cannot).
     repair(message, replace): rewrites one whose strings are not all UTF-8, see `decode_args`.
-    lossy: what this format's encoder writes in place of values it cannot carry, without a word.
+    lossy: its encoder writes null for numbers that it cannot carry, without a word.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Format:
         first_bytes: bytes,
         find_id: Callable[[Any], int | str | None],
         repair: Callable[[bytes, bool], bytes],
-        lossy: bytes | None = None,
+        lossy: bool = False,
     ) -> None:
         self.name = name
         self.first_bytes = first_bytes
@@ -75,7 +75,7 @@ class Format:
 
 
 JSON = Format(
-    "json", msgspec.json, b"{ \t\r\n", salvage.json_id, salvage.json_repair, lossy=b"null"
+    "json", msgspec.json, b"{ \t\r\n", salvage.json_id, salvage.json_repair, lossy=True
 )
 MSGPACK = Format(
     "msgpack",
@@ -116,14 +116,21 @@ def _invalid_args(message: str, root: str) -> InvalidArgs:
 
 def refuse_non_finite(value: Any, path: str = "result") -> None:
     """Raise NotEncodable if `value` holds NaN or an infinity, which JSON cannot carry."""
-    if isinstance(value, float):
+    kind = type(value)
+    if kind in _HARMLESS:
+        return
+    if issubclass(kind, float):
         if not math.isfinite(value):
             raise NotEncodable(f"{path} is {value}, which JSON cannot carry", path=path)
-    elif isinstance(value, Mapping):
+    elif issubclass(kind, Mapping):
         for key, entry in value.items():
             refuse_non_finite(entry, f"{path}.{key}")
-    elif isinstance(value, msgspec.Struct):
+    elif issubclass(kind, msgspec.Struct):
         refuse_non_finite(msgspec.structs.asdict(value), path)
-    elif isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes):
+    elif issubclass(kind, Sequence | Set):
         for index, entry in enumerate(value):
             refuse_non_finite(entry, f"{path}[{index}]")
+
+
+# In which nothing can be, looked up first: most values of a reply are one of these.
+_HARMLESS = {str, int, bool, type(None), bytes, bytearray, memoryview, msgspec.Raw}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from bridge import errors
+from bridge._dispatch import uptime
 from bridge.adapter import Adapter
 from bridge.codec import FORMATS
 from bridge.version import __version__
@@ -46,14 +46,10 @@ class UpdateSessionDataArgs(msgspec.Struct):
 def control(dispatcher: Dispatcher) -> Adapter:
     """The control commands of `dispatcher`, as an adapter to be added to it."""
     adapter = Adapter("control")
-    started = time.monotonic()
     sessions = dispatcher.sessions
     available = cache(dispatcher.adapter.available)
     worker_id = msgspec.UNSET if dispatcher.worker_id is None else dispatcher.worker_id
     mode = dispatcher.mode
-
-    def uptime() -> float:
-        return round(time.monotonic() - started, 3)
 
     @adapter.command("ping", lane="inline", idempotent=True)
     def ping(args: None, context: Context) -> Pong:
