@@ -23,7 +23,7 @@ extensions = [
 setup(
     ext_modules=cythonize(
         extensions,
-        build_dir="build",
+        build_dir=None if TRACE else "build",  # coverage looks for the C file beside its source
         include_path=["src"],
         compiler_directives={
             "language_level": 3,

@@ -100,10 +100,12 @@ def _demo(arguments: argparse.Namespace, parent: int) -> int:
 
 def _worker(arguments: argparse.Namespace, parent: int) -> int:
     if os.isatty(arguments.fds[0]):
-        sys.exit(
+        print(
             "a worker is started by a host and reads frames from a pipe, not from a terminal;"
-            "\nfor a look at what it does: python -m bridge demo"
+            "\nfor a look at what it does: python -m bridge demo",
+            file=sys.stderr,
         )
+        return 2
     with _hidden("typing_extensions"):
         import msgspec  # noqa: F401  # importing it is the point
     from bridge.worker.loop import Options, run

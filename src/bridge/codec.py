@@ -74,9 +74,7 @@ class Format:
             raise InvalidArgs(f"{path} is nested too deeply", path=path) from None
 
 
-JSON = Format(
-    "json", msgspec.json, b"{ \t\r\n", salvage.json_id, salvage.json_repair, lossy=True
-)
+JSON = Format("json", msgspec.json, b"{ \t\r\n", salvage.json_id, salvage.json_repair, lossy=True)
 MSGPACK = Format(
     "msgpack",
     msgspec.msgpack,

@@ -1,0 +1,124 @@
+"""Laws of the formats: what goes in comes out, and broken messages still tell their id."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge import codec, salvage
+from bridge.errors import InvalidArgs, NotEncodable
+
+scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=20)
+values = st.recursive(
+    scalars | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+maps = st.dictionaries(st.text(max_size=8), values, max_size=5)
+ids = st.integers(-(2**63), 2**64 - 1) | st.text(max_size=30)
+
+
+@given(maps)
+def test_every_format_brings_a_map_back(value):
+    """By the format that its first byte names."""
+    table = codec.by_first_byte()
+    for format in codec.FORMATS:
+        data = format.encode(value)
+        if len(value) < 2**16:
+            assert table[data[0]] is format
+        assert format.decode(data) == value
+
+
+def test_first_bytes_belong_to_one_format():
+    """Otherwise a frame could be read in two ways."""
+    seen = [byte for format in codec.FORMATS for byte in format.first_bytes]
+    assert len(seen) == len(set(seen))
+    assert {format.name for format in codec.FORMATS} == {"json", "msgpack"}
+    assert codec.by_name("yaml") is None
+
+
+@given(ids, maps, st.booleans(), st.integers(0, 40))
+def test_the_id_of_a_broken_message_is_found(request_id, args, id_first, cut):
+    """Wherever it stands, whatever stands inside args, as long as it is there."""
+    message = {"id": request_id, "command": "x"} if id_first else {"command": "x"}
+    message["args"] = {**args, "id": "not this one"}
+    message["id"] = request_id
+    for format in codec.FORMATS:
+        data = format.encode(message)
+        assert format.find_id(data) == request_id
+        if not id_first:
+            continue
+        kept = len(format.encode({"id": request_id})) + 2
+        assert format.find_id(data[: max(kept, len(data) - cut)]) == request_id
+
+
+@given(st.binary(max_size=200))
+def test_rubbish_never_raises(data):
+    """It has no id, or one of an id's types."""
+    for find in (salvage.json_id, salvage.msgpack_id):
+        assert isinstance(find(data), int | str | None)
+    assert isinstance(salvage.msgpack_repair(data, True), bytes)
+
+
+@given(values)
+def test_repair_leaves_sound_messages_alone(value):
+    """Byte for byte, of all of MessagePack's shapes."""
+    data = msgspec.msgpack.encode(value)
+    assert salvage.msgpack_repair(data, False) == data
+    assert salvage.msgpack_repair(data, True) == data
+
+
+@pytest.mark.parametrize("size", [1, 31, 32, 255, 256, 65_536])
+def test_strings_that_are_no_utf8(size):
+    """They become bytes, or keep what can be read of them; the rest of the message stays."""
+    data = msgspec.msgpack.encode({"a": "x" * size, "b": [1]})
+    broken = data.replace(b"x", b"\xff")
+    assert codec.MSGPACK.decode_args(broken, dict) == {"a": b"\xff" * size, "b": [1]}
+    replaced = codec.MSGPACK.decode_args(broken, dict[str, object], replace=True)
+    assert replaced == {"a": "\ufffd" * size, "b": [1]}
+
+
+def test_json_that_is_no_utf8():
+    """JSON has no bytes: an error, or with `replace` what can be read."""
+    with pytest.raises(InvalidArgs, match="args is not valid json"):
+        codec.JSON.decode_args(msgspec.Raw(b'{"a": "\xff"}'), dict)
+    assert codec.JSON.decode_args(msgspec.Raw(b'{"a": "\xff"}'), dict, replace=True) == {
+        "a": "\ufffd"
+    }
+
+
+@given(values)
+def test_finite_values_pass(value):
+    """Of any shape."""
+    codec.refuse_non_finite(value)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_non_finite_numbers_are_found_wherever_they_are(number):
+    """In maps, lists, tuples, sets and structs; with their place."""
+
+    class Point(msgspec.Struct):
+        x: float
+
+    places = {
+        "result": number,
+        "result.a[1]": {"a": [0, number]},
+        "result[0].x": (Point(number),),
+        "result[0]": {number},
+    }
+    for place, value in places.items():
+        with pytest.raises(NotEncodable) as raised:
+            codec.refuse_non_finite(value)
+        assert raised.value.details == {"path": place}
+
+
+def test_the_oracle_agrees_that_json_has_no_nan():
+    """msgspec writes null without a word: the reason for the check."""
+    assert msgspec.json.encode(float("nan")) == b"null"
+    assert json.dumps(float("nan")) == "NaN"

@@ -1,0 +1,107 @@
+"""The documents are true: their examples run, their tables are complete."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bridge import Dispatcher, errors
+from bridge.adapters.dspy import adapter
+from bridge.worker.control import control
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+
+
+def blocks(language: str) -> list:
+    """The code blocks of that language in all documents."""
+    return [
+        pytest.param(code, id=f"{name}-{index}")
+        for name in DOCUMENTS
+        for index, code in enumerate(
+            re.findall(rf"^```{language}\n(.*?)^```", (ROOT / name).read_text(), re.M | re.S)
+        )
+    ]
+
+
+def contains(actual, expected) -> bool:
+    """Whether all that is expected is there; maps may hold more."""
+    if isinstance(expected, dict):
+        return isinstance(actual, dict) and all(
+            key in actual and contains(actual[key], value) for key, value in expected.items()
+        )
+    return actual == expected
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_blocks_run(code):
+    """As they stand."""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    said = re.findall(r"print\(.*\)\s+# (.*)", code)
+    assert result.stdout.splitlines()[: len(said)] == said
+
+
+@pytest.mark.skipif(shutil.which("elixir") is None, reason="Elixir is not installed")
+@pytest.mark.parametrize("code", blocks("elixir"))
+def test_elixir_blocks_run(code, tmp_path):
+    """As they stand, with BRIDGE_PYTHON set."""
+    script = tmp_path / "block.exs"
+    script.write_text(code)
+    result = subprocess.run(
+        ["elixir", str(script)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "BRIDGE_PYTHON": sys.executable, "ELIXIR_ERL_OPTIONS": "+fnu"},
+    )
+    assert result.returncode == 0, result.stderr
+    assert '"success":true' in result.stdout
+
+
+def test_the_protocols_examples_are_what_a_worker_answers():
+    """Each → gets its ←, in one conversation."""
+    dispatcher = Dispatcher(adapter)
+    dispatcher.add(control(dispatcher))
+    text = (ROOT / "docs" / "protocol.md").read_text()
+    pairs = re.findall(r"^→ `(.*)`\n← `(.*)`$", text, re.M)
+    assert len(pairs) >= 9
+    for request, expected in pairs:
+        reply = json.loads(dispatcher.call(request.encode(), 60))
+        assert contains(reply, json.loads(expected)), (request, reply)
+
+
+def test_the_protocols_tables_are_complete():
+    """Every code with its category, severity and recovery; every command of the worker."""
+    text = (ROOT / "docs" / "protocol.md").read_text()
+    for code, error_class in errors.CODES.items():
+        (row,) = re.findall(rf"^\| .*`{code}`.* \|$", text, re.M)
+        error = error_class("m")
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert cells[1:3] == [error.category, error.severity]
+        assert cells[3].startswith(error.recovery)
+    dispatcher = Dispatcher(adapter)
+    dispatcher.add(control(dispatcher))
+    for command in dispatcher.commands:
+        assert re.search(rf"^\| .*`{command}`.* \|", text, re.M), command
+
+
+@pytest.mark.parametrize("name", [*DOCUMENTS, "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(name):
+    """Within the repository."""
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text()):
+        assert (ROOT / name).parent.joinpath(target).exists(), target
+
+
+def test_make_targets_that_the_documents_name_exist():
+    """make demo, make test, and the others."""
+    makefile = (ROOT / "Makefile").read_text()
+    for name in (*DOCUMENTS, "CONTRIBUTING.md"):
+        for target in re.findall(r"^ *make ([a-z]+)", (ROOT / name).read_text(), re.M):
+            assert re.search(rf"^{target}:", makefile, re.M), target

@@ -1,0 +1,29 @@
+"""The examples do what they say."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from bridge import Client, errors
+
+
+def test_an_adapter_of_ones_own(repository):
+    """Started by its name, its commands stand beside the worker's."""
+    path = os.pathsep.join(
+        [str(repository / "examples" / "python"), os.environ.get("PYTHONPATH", "")]
+    )
+    with Client.start(adapter="own_adapter:adapter", env={"PYTHONPATH": path}) as client:
+        assert client.call("median", {"values": [3, 1, 2]}) == {"median": 2.0}
+        with pytest.raises(errors.InvalidArgs, match="no values"):
+            client.call("median", {"values": []})
+        with pytest.raises(errors.InvalidArgs) as raised:
+            client.call("median", {"values": [1, "x"]})
+        assert raised.value.details["path"] == "args.values[1]"
+        for count in (2, 4):
+            result = client.call("remember", {"values": [1, 2]}, session_id="s")
+            assert result == {"count": count}
+        described = client.call("describe")["commands"]["median"]
+        assert described["lane"] == "inline"
+        assert described["help"].startswith("The median")
