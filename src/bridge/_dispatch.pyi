@@ -1,5 +1,5 @@
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, final
+from typing import Any, Protocol, final, type_check_only
 
 import msgspec
 
@@ -9,6 +9,7 @@ from bridge.adapter import CommandSpec, Handler
 from bridge.codec import Format
 from bridge.messages import Failure, Id, Reply, Request, Selection
 
+@type_check_only
 class Policy(Protocol):
     def refuse(
         self, format: Format | None, frame: Frame, error: Exception

@@ -79,7 +79,7 @@ cdef class Recorder:
         cdef int index
         if wanted < 1:
             wanted = 1
-        for index in range(BUCKETS):
+        for index in range(BUCKETS - 1):
             seen += self.counts[index]
             if seen >= wanted:
                 return min(top_of(index), self.longest)
