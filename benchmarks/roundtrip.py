@@ -25,6 +25,7 @@ from bridge.version import __version__
 HERE = Path(__file__).parent
 BRIDGE = [sys.executable, "-P", "-m", "bridge", "worker", "--adapter", "echo"]
 PLAIN = [sys.executable, str(HERE / "plain_worker.py")]
+TWIN = [sys.executable, str(HERE / "twin_worker.py")]
 PASS = [sys.executable, "-c", "pass"]
 PING = {"id": 1, "command": "ping", "args": {}}
 SIZES = {"1 KiB": (1 << 10, 5000), "64 KiB": (1 << 16, 1000), "1 MiB": (1 << 20, 100)}
@@ -97,13 +98,16 @@ TARGETS = [
 
 def sections(echo: str, quick: bool) -> list[Section]:
     pings, cores = contenders(echo, PING), sorted(os.sched_getaffinity(0))
+    twin = Contender("bridge, plain framing", TWIN, JSON.encode(PING), b'"success":true')
     one, two = f"-p{cores[0]},{cores[0]}", f"-p{cores[0]},{cores[-1]}"
     starts = [*pings[:3], Contender("python -c pass", PASS)]
     cpu, sizes = ("cpu_us", "per_s"), ("p50_us", "p99_us", "mb_per_s", "cpu_us")
     every = [
-        Section("pinned", "ping, on one core with the host", "calls", 10000, [one], pings),
+        Section("pinned", "ping, on one core with the host", "calls", 10000, [one], [*pings, twin]),
         Section("unpinned", "ping, unpinned", "calls", 5000, [], pings),
-        Section("pipelined", IN_FLIGHT, "pipelined", 100_000, [f"-w{WINDOW}", two], pings, cpu),
+        Section(
+            "pipelined", IN_FLIGHT, "pipelined", 100_000, [f"-w{WINDOW}", two], [*pings, twin], cpu
+        ),
         Section("sparse", "ping, one every 1 ms", "calls", 500, ["-g1000"], pings),
         Section("sparse", "ping, one every 5 ms", "calls", 150, ["-g5000"], pings),
         *(

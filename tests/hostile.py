@@ -118,3 +118,8 @@ def child(args: Args, context: Any):
     """Starts a process that would outlive the worker."""
     process = subprocess.Popen(["sleep", "600"])
     return {"pid": process.pid}
+
+
+@adapter.command("environment", Args, lane="inline")
+def environment(args: Args, context: Any):
+    return dict(os.environ)

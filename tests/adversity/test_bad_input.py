@@ -332,3 +332,12 @@ def test_sigint_is_ignored(peer):
     peer.is_alive()
     peer.process.send_signal(signal.SIGINT)
     assert peer.is_alive()
+
+
+def test_a_workers_environment(start_peer):
+    """Bounded threads of numeric libraries, no price lists from the network; the operator wins."""
+    peer = start_peer(adapter="hostile:adapter", env={"OMP_NUM_THREADS": "3"})
+    environment = peer.call("environment")["result"]
+    assert environment["OPENBLAS_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "1"
+    assert environment["OMP_NUM_THREADS"] == "3"
+    assert environment["LITELLM_LOCAL_MODEL_COST_MAP"] == "True"
