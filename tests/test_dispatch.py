@@ -200,6 +200,14 @@ def test_an_empty_worker_cleans_up_too(dispatcher):
     assert call(dispatcher, "cleanup_session")["code"] == "invalid_args"
 
 
+def test_ten_thousand_sessions_end_at_once(dispatcher):
+    """cleanup waits for each of them; none is a step of recursion."""
+    for number in range(10_000):
+        dispatcher.sessions.open(f"s{number}")
+    assert call(dispatcher, "cleanup")["success"]
+    assert len(dispatcher.sessions) == 0
+
+
 def test_session_data(dispatcher):
     """Set, merge, delete, read; the envelope's session wins over that in args."""
 

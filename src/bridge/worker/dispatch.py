@@ -7,6 +7,7 @@ takes a decision: what a broken request is answered, which thread runs a call, a
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -172,11 +173,15 @@ class Dispatcher:
     def _enter(self, context: Context, sessions: list[Session]) -> None:
         """Start the call once it is its turn in every one of `sessions`."""
         start = partial(self.lanes.submit, partial(self._run, context))
-        for session in sessions[1:]:
-            start = partial(session.order.enter, start)
-        if sessions:
-            sessions[0].order.enter(start)
-        else:
+        turns = itertools.count(1)
+
+        def arrived() -> None:
+            if next(turns) == len(sessions):
+                start()
+
+        for session in sessions:
+            session.order.enter(arrived)
+        if not sessions:
             start()
 
     def _run(self, context: Context) -> None:
