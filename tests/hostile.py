@@ -123,3 +123,34 @@ def child(args: Args, context: Any):
 @adapter.command("environment", Args, lane="inline")
 def environment(args: Args, context: Any):
     return dict(os.environ)
+
+
+@adapter.command("wait_politely", Args)
+def wait_politely(args: Args, context: Any):
+    """Asks between its steps whether it should go on."""
+    end = time.monotonic() + args.seconds
+    while time.monotonic() < end:
+        context.check()
+        time.sleep(0.002)
+    return {"remaining": context.remaining}
+
+
+@adapter.command("emit", Args)
+def emit(args: Args, context: Any):
+    """As many events as `size`."""
+    for number in range(args.size):
+        context.emit("number", number)
+    return {"streaming": context.streaming}
+
+
+@adapter.command("ask_host", Args)
+def ask_host(args: Args, context: Any):
+    return {"answer": context.call_host("question", {"size": args.size})}
+
+
+@adapter.command("log", Args)
+def log(args: Args, context: Any):
+    import logging
+
+    logging.getLogger("hostile").warning("hello %s", args.size, extra={"request_id": context.id})
+    return {}

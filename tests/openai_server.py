@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,8 @@ class OpenAIServer:
         self.requests: list[tuple[dict[str, str], dict[str, Any]]] = []
         self.answer = answer
         self.delay = delay
+        self.before_word: Callable[[int], Any] = lambda index: None  # of a streamed answer
+        self.broken = 0  # streams that were not read to their end
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -55,9 +58,25 @@ class OpenAIServer:
             _send(handler, fault.status, {"error": {"message": str(fault)}}, fault.headers)
             return
         if body.get("stream"):
-            _stream(handler, text)
+            try:
+                self._stream(handler, text)
+            except OSError:
+                self.broken += 1
+                handler.close_connection = True
         else:
             _send(handler, 200, _completion(text), {})
+
+    def _stream(self, handler: BaseHTTPRequestHandler, text: str) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        for index, word in enumerate(re.findall(r"\s*\S+", text)):
+            self.before_word(index)
+            _event(handler, {"choices": [{"index": 0, "delta": {"content": word}}]})
+        _event(handler, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        _chunk(handler, b"data: [DONE]\n\n")
+        _chunk(handler, b"")
 
 
 class HTTPFault(Exception):
@@ -94,20 +113,6 @@ def _send(handler, status: int, body: dict[str, Any], headers: dict[str, str]) -
         handler.send_header(name, value)
     handler.end_headers()
     handler.wfile.write(data)
-
-
-def _stream(handler, text: str) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Type", "text/event-stream")
-    handler.send_header("Transfer-Encoding", "chunked")
-    handler.end_headers()
-    words = text.split(" ")
-    for index, word in enumerate(words):
-        piece = word if index == 0 else f" {word}"
-        _event(handler, {"choices": [{"index": 0, "delta": {"content": piece}}]})
-    _event(handler, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-    _chunk(handler, b"data: [DONE]\n\n")
-    _chunk(handler, b"")
 
 
 def _event(handler, body: dict[str, Any]) -> None:

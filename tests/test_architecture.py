@@ -93,7 +93,7 @@ def loaded_after(code: str) -> set[str]:
     return set(json.loads(output.stdout))
 
 
-HEAVY = {"dspy", "numpy", "litellm", "pydantic", "asyncio", "logging", "rich"}
+HEAVY = {"dspy", "numpy", "litellm", "pydantic", "asyncio", "rich"}
 FIRST_PING = """
 import bridge.worker.loop
 from bridge.adapters.dspy import adapter
@@ -102,6 +102,8 @@ from bridge.worker.dispatch import Dispatcher
 dispatcher = Dispatcher(adapter)
 dispatcher.add(control(dispatcher))
 assert b'"dspy_available":true' in dispatcher.call(b'{"id": 1, "command": "ping"}')
+import sys
+assert "logging" not in sys.modules
 """
 
 

@@ -71,7 +71,7 @@ def test_the_protocols_examples_are_what_a_worker_answers():
     dispatcher.add(control(dispatcher))
     text = (ROOT / "docs" / "protocol.md").read_text()
     pairs = re.findall(r"^→ `(.*)`\n← `(.*)`$", text, re.M)
-    assert len(pairs) >= 9
+    assert len(pairs) >= 12
     for request, expected in pairs:
         reply = json.loads(dispatcher.call(request.encode(), 60))
         assert contains(reply, json.loads(expected)), (request, reply)

@@ -25,6 +25,7 @@ _DOORS = {
     "Client": "bridge.host.client",
     "Context": "bridge._dispatch",
     "Dispatcher": "bridge.worker.dispatch",
+    "errors": "bridge.errors",
 }
 
 __all__ = [
@@ -50,7 +51,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     try:
-        return getattr(import_module(_DOORS[name]), name)
+        module = import_module(_DOORS[name])
+        return module if name == "errors" else getattr(module, name)
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.startswith("bridge._"):
             raise ImportError(NOT_BUILT.format(name=error.name)) from None

@@ -13,8 +13,8 @@ from bridge._framing cimport Frame, Outbox
 from bridge._histogram cimport Recorder, monotonic
 
 from bridge.codec import JSON, refuse_non_finite
-from bridge.errors import InvalidFrame
-from bridge.messages import Reply, Request
+from bridge.errors import CallEnded, InvalidFrame, ReplyTooLarge
+from bridge.messages import Event, Failure, Reply, TimedReply
 
 
 cdef extern from *:
@@ -56,6 +56,9 @@ cdef extern from *:
     int64_t bridge_wall() nogil
     bint bridge_holds_null(const char *text, Py_ssize_t size) nogil
     void bridge_iso8601(int64_t milliseconds, char *text) nogil
+
+
+cdef Py_ssize_t FRAME_MAX = 0xFFFFFFFF
 
 
 cdef int64_t stamped = -1
@@ -122,14 +125,17 @@ cdef class Command:
         self.recorder = Recorder()
 
 
+cdef class Path  # each of the two holds the other
+
+
 @cython.final
 @cython.freelist(64)
 cdef class Context:
-    """What a handler may know of the call that it answers.
+    """What a handler may know of the call that it answers, and what it may do about it.
 
     id: as the host sent it. session_id: the envelope's, or else that in the args, or None.
     session: that of a call that is not inline (sessions: all that it waited for).
-    received_ns: monotonic. frame_bytes: of the request.
+    received_ns, deadline_ns: monotonic; 0 is no deadline. frame_bytes: of the request.
     """
 
     cdef readonly object request
@@ -137,10 +143,21 @@ cdef class Context:
     cdef Codec codec
     cdef readonly object deliver
     cdef readonly int64_t received_ns
+    cdef public int64_t deadline_ns
+    cdef readonly int64_t started_ns
     cdef readonly Py_ssize_t frame_bytes
     cdef object named
     cdef public list sessions
-    cdef bint released
+    cdef public object ended
+    cdef public object paused
+    cdef public object slot
+    cdef public object job
+    cdef public object host
+    cdef public object waiting
+    cdef public object gate
+    cdef Path path
+    cdef bint has_turn
+    cdef readonly bint answered
 
     @property
     def id(self):
@@ -164,12 +181,80 @@ cdef class Context:
 
     @property
     def session(self):
-        return self.sessions[0]
+        return self.sessions[0] if self.sessions else None
+
+    @property
+    def streaming(self):
+        """Whether the host asked for events."""
+        return self.request.stream
+
+    @property
+    def remaining(self):
+        """Seconds until the deadline, not below 0; None without one."""
+        if not self.deadline_ns:
+            return None
+        return max(0.0, (self.deadline_ns - monotonic()) / 1e9)
+
+    def __init__(self):
+        raise TypeError("a Context is made by the dispatcher")
+
+    def claim(self):
+        """Whether the caller of this is the one to answer the call: true once. No event leaves
+        from then on."""
+        cdef bint first
+        if self.gate is None:
+            first = not self.answered
+            self.answered = True
+            return first
+        with self.gate:
+            first = not self.answered
+            self.answered = True
+        return first
+
+    def check(self):
+        """Raise CallEnded if the call is over. Long work asks between its steps."""
+        if self.ended is not None:
+            raise CallEnded(str(self.ended))
+
+    def emit(self, str event, data):
+        """Send an event, if the host asked for events and the call is not over.
+
+        Waits while the host has paused the stream. Raises CallEnded, ReplyTooLarge, and what the
+        encoder raises.
+        """
+        cdef Outbox outbox
+        cdef object message
+        if not self.request.stream:
+            return
+        self.check()
+        if self.paused is not None:
+            self.paused.wait()
+            self.check()
+        outbox = Outbox()
+        message = Event(self.request.id, event, data)
+        if not outbox.add(self.codec.encode_into, message, self.path.max_frame):
+            raise ReplyTooLarge(f"an event {event!r} is longer than {self.path.max_frame} bytes")
+        with self.gate:
+            if not self.answered:
+                self.deliver(outbox)
+        self.check()
+
+    def call_host(self, str command, args):
+        """The host's answer to `command`, waited for until the deadline.
+
+        Raises NotAllowed where the host did not offer it, what it failed with, CallEnded.
+        """
+        return self.host.call(self, command, args)
+
+    def take_turn(self):
+        """The call has its turn in all its sessions: from now on `release` ends it."""
+        self.has_turn = True
 
     def release(self):
         """End this call's turn in its session: the calls behind it go on beside it."""
-        if not self.released:
-            self.released = True
+        cdef bint had = self.has_turn
+        self.has_turn = False
+        if had:
             for session in self.sessions:
                 session.order.leave()
 
@@ -179,7 +264,7 @@ cdef class Path:
     """Answers frames. `formats`: 256 entries by first byte. `commands`: name -> Command, live.
     `open_calls`: the calls that other threads have, by id, live.
 
-    policy.refuse(format, frame, error), .reject(context), .fail(context, error),
+    policy.refuse(format, frame, error) (None: no reply), .reject(context), .fail(context, error),
     .not_encodable(context, error), .too_large(reply) make the reply for what went wrong;
     policy.defer(context) takes over a call that is not inline, or returns the reply that says why
     not. stopping: set it to end whoever serves frames to this path.
@@ -218,11 +303,13 @@ cdef class Path:
             request = codec.decode(frame)
         except Exception as error:
             failure = self.policy.refuse(codec and codec.format, frame, error)
-            self.put(outbox, codec or self.fallback, failure)
+            if failure is not None:
+                self.put(outbox, codec or self.fallback, failure)
             return self.stopping
         context = Context.__new__(Context)
         context.request = request
         context.codec = codec
+        context.path = self
         context.deliver = deliver
         context.received_ns = started
         context.frame_bytes = frame.length
@@ -240,34 +327,66 @@ cdef class Path:
         return self.stopping
 
     def run(self, Context context not None, Outbox outbox not None):
-        """Run the handler and append its one reply, whatever the handler does."""
+        """Run the handler and append its one reply, whatever the handler does. Nothing is
+        appended where somebody else has answered the call meanwhile."""
         cdef Command command = context.command
         cdef object message, args = None
         cdef Py_ssize_t size
         cdef bint failed = False
+        cdef int64_t decoded = 0
+        context.started_ns = monotonic() if context.request.timing else 0
         try:
             if command.decode is not None:
                 args = command.decode(context.codec.format, context.request.args)
+            if context.started_ns:
+                decoded = monotonic()
             message = Reply(context.request.id, True, command.run(args, context), timestamp())
         except BaseException as error:
             failed = True
             message = self.policy.fail(context, error)
+        if not context.claim():
+            return
         try:
+            if decoded and not failed:
+                message = self.timed(context, message, decoded)
             size = self.put(outbox, context.codec, message)
         except BaseException as error:
             failed = True
             size = self.put(outbox, context.codec, self.policy.not_encodable(context, error))
         command.recorder.add(monotonic() - context.received_ns, context.frame_bytes, size, failed)
 
+    def finish(self, Context context not None, Outbox outbox not None, message):
+        """Append `message` as the reply to a call that was claimed before its handler was done."""
+        cdef Py_ssize_t size = self.put(outbox, context.codec, message)
+        context.command.recorder.add(monotonic() - context.received_ns, context.frame_bytes, size,
+                                     True)
+
+    cdef object timed(self, Context context, object reply, int64_t decoded):
+        cdef int64_t ran = monotonic()
+        cdef Outbox trial = Outbox()
+        cdef Py_ssize_t size = self.put(trial, context.codec, reply)
+        return TimedReply(reply.id, True, reply.result, reply.timestamp, {
+            "queue_us": (context.started_ns - context.received_ns) / 1000,
+            "decode_us": (decoded - context.started_ns) / 1000,
+            "run_us": (ran - decoded) / 1000,
+            "encode_us": (monotonic() - ran) / 1000,
+            "bytes_in": context.frame_bytes,
+            "bytes_out": size,
+        })
+
     cdef Py_ssize_t put(self, Outbox outbox, Codec codec, object message) except -1:
         cdef Py_ssize_t before = outbox.used
         cdef Py_ssize_t size = outbox.add(codec.encode_into, message, self.max_frame)
         if size == 0:
             message = self.policy.too_large(message)
-            return outbox.add(codec.encode_into, message, self.max_frame)
-        if codec.lossy and type(message) is Reply and holds_null(outbox, before):
+            size = outbox.add(codec.encode_into, message, self.max_frame)
+            return size or outbox.add(codec.encode_into, self.policy.too_large(message), FRAME_MAX)
+        if codec.lossy and holds_null(outbox, before):
             try:
-                refuse_non_finite(message.result)
+                if type(message) is Reply or type(message) is TimedReply:
+                    refuse_non_finite(message.result)
+                elif type(message) is Failure:
+                    refuse_non_finite(message.details, "details")
             except BaseException:
                 outbox.undo(before)
                 raise

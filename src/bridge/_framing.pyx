@@ -11,7 +11,7 @@ from cpython.buffer cimport (PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release,
                              PyObject_GetBuffer)
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, EINTR, ENOMEM, EPIPE, errno
+from libc.errno cimport EAGAIN, ECONNRESET, EINTR, ENOMEM, EPIPE, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
@@ -67,9 +67,9 @@ cdef extern from *:
     }
 
     /* A host may have set O_NONBLOCK on the descriptor it shares with us. */
-    static void bridge_await(int fd, short events) {
+    static int bridge_await(int fd, short events) {
         struct pollfd entry = {fd, events, 0};
-        poll(&entry, 1, -1);
+        return poll(&entry, 1, -1);
     }
 
     /* 0, or the errno. Consumes `parts`: short writes move them along. */
@@ -106,7 +106,7 @@ cdef extern from *:
     bint slab_is_sole(bridge_slab *slab) nogil
     uint32_t bridge_load_be32(const unsigned char *p) nogil
     void bridge_store_be32(unsigned char *p, uint32_t value) nogil
-    void bridge_await(int fd, short events) nogil
+    int bridge_await(int fd, short events) nogil
     int bridge_writev_all(int fd, iovec *parts, int count) nogil
     int bridge_set_pipe_size(int fd, int bytes) nogil
 
@@ -302,10 +302,11 @@ cdef class Reader:
         self.error = errno
         if self.error == EINTR:
             return INTERRUPTED
+        if self.error == ECONNRESET:
+            return END
         if self.error != EAGAIN:
             return FAILED
-        bridge_await(self.fd, POLLIN)
-        return PENDING
+        return INTERRUPTED if bridge_await(self.fd, POLLIN) < 0 else PENDING
 
     cdef int wait(self, Writer heartbeats) noexcept nogil:
         """Read until there is something for Python; answers empty frames if given a writer."""

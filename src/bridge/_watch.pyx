@@ -55,10 +55,11 @@ cdef extern from *:
                && state != 'Z';
     }
 
-    /* SIGKILL to our children, and to our process group if we lead it. Repeated, because what is
+    /* SIGKILL to our children, and to our process group if it is our own. Repeated, because what is
        being killed may fork. Processes that left the group and lost their parent are not found. */
     static void bridge_kill_children(void) {
-        int self = getpid(), leads = getpgrp() == self;
+        /* A leader of its own session: in a shell's pipeline the group has other members. */
+        int self = getpid(), leads = getpgrp() == self && getsid(0) == self;
         for (int round = 0; round < 8; round++) {
             int killed = 0;
             DIR *processes = opendir("/proc");
@@ -142,6 +143,6 @@ def start(int read_fd, int write_fd, int wake_fd, int parent, int grace_ms):
 
 
 def kill_children():
-    """SIGKILL to all children, and to the whole process group if this process leads it."""
+    """SIGKILL to all children, and to the whole process group if this process leads a session."""
     with nogil:
         bridge_kill_children()

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-Lane = Literal["inline", "thread", "session", "end_session", "end_all"]
+Lane = Literal["inline", "thread", "session", "everyone", "end_session", "end_all"]
 Handler = Callable[[Any, Any], Any]  # (args, Context)
 AnyHandler = TypeVar("AnyHandler", bound=Callable[..., Any])
 
@@ -29,7 +29,8 @@ class CommandSpec(msgspec.Struct, frozen=True):
     lane: "inline" runs on the reading thread and must not wait for anything; "thread" runs beside
     all other calls, once the earlier changes of its session are made; "session" changes its
     session: the session's later calls wait until it returns or calls context.release();
-    "end_session" and "end_all" get the sessions that they end as context.sessions, already out of
+    "everyone" is the same, but without a session named it changes all of them; "end_session" and
+    "end_all" get the sessions that they end as context.sessions, already out of
     reach of later calls.
     idempotent: repeating it does no harm. help: the first line of the handler's docstring.
     """

@@ -1,4 +1,4 @@
-"""The command line: `python -m bridge worker`, `demo`, `describe`."""
+"""The command line: `python -m bridge worker`, `python -m bridge demo`."""
 
 from __future__ import annotations
 
@@ -61,8 +61,9 @@ def _add_worker(parser: argparse.ArgumentParser) -> None:
     add("--adapter", default="dspy", metavar="NAME", help="dspy, echo, or module:attr of your own")
     add("--fds", type=_fds, default=(0, 1), metavar="R,W", help="descriptors (default 0,1)")
     add("--threads", type=_positive, default=64, metavar="N", help="calls at once (default 64)")
-    add("--max-frame", type=_positive, default=64 << 20, metavar="BYTES", help="default 64 MiB")
-    add("--grace", type=float, default=2.0, metavar="SECONDS", help="for open calls at the end")
+    add("--queue", type=_positive, default=4096, metavar="N", help="calls that wait (default 4096)")
+    add("--max-frame", type=_frame_size, default=64 << 20, metavar="BYTES", help="default 64 MiB")
+    add("--grace", type=_seconds, default=2.0, metavar="SECONDS", help="for open calls at the end")
     add("--log-level", default="WARNING", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     add("--quiet", action="store_true", help="log errors only")
 
@@ -78,6 +79,20 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
+
+
+def _frame_size(text: str) -> int:
+    value = int(text)
+    if not 4096 <= value <= 1 << 30:
+        raise argparse.ArgumentTypeError(f"{text} is not between 4096 (4 KiB) and 1073741824")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 86400 (a day)")
     return value
 
 
@@ -106,6 +121,9 @@ def _worker(arguments: argparse.Namespace, parent: int) -> int:
             file=sys.stderr,
         )
         return 2
+    from bridge.worker import process
+
+    process.before_anything()
     with _hidden("typing_extensions"):
         import msgspec  # noqa: F401  # importing it is the point
     from bridge.worker.loop import Options, run
@@ -116,6 +134,7 @@ def _worker(arguments: argparse.Namespace, parent: int) -> int:
         protocol=arguments.protocol,
         fds=arguments.fds,
         threads=arguments.threads,
+        queue=arguments.queue,
         max_frame=arguments.max_frame,
         grace=arguments.grace,
         log_level="ERROR" if arguments.quiet else arguments.log_level,

@@ -53,19 +53,22 @@ class Format:
         return decode(data)
 
     def decode_args(
-        self, raw: msgspec.Raw, type: Any, *, path: str = "args", replace: bool = False
+        self, raw: msgspec.Raw, type: Any, *, path: str = "args", undecodable: str = "bytes"
     ) -> Any:
         """The args of a request as `type`; missing ones and null are an empty map.
 
-        Strings that are not UTF-8 become bytes where the format has bytes; with `replace` they
-        keep what can be read of them. Raises InvalidArgs, with the place below `path`.
+        undecodable: what becomes of strings that are not UTF-8: "bytes" (where the format has
+        them), "replace" (what can be read of them stays), "refuse". Raises InvalidArgs, with the
+        place below `path`.
         """
         data = self._no_args if raw in self._absent else raw
         try:
             try:
                 return self.decode(data, type)
             except UnicodeDecodeError:
-                return self.decode(self.repair(bytes(raw), replace), type)
+                if undecodable == "refuse":
+                    raise
+                return self.decode(self.repair(bytes(raw), undecodable == "replace"), type)
         except msgspec.ValidationError as error:
             raise _invalid_args(str(error), path) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -123,11 +126,11 @@ def refuse_non_finite(value: Any, path: str = "result") -> None:
     elif issubclass(kind, Mapping):
         for key, entry in value.items():
             refuse_non_finite(entry, f"{path}.{key}")
-    elif issubclass(kind, msgspec.Struct):
-        refuse_non_finite(msgspec.structs.asdict(value), path)
     elif issubclass(kind, Sequence | Set):
         for index, entry in enumerate(value):
             refuse_non_finite(entry, f"{path}[{index}]")
+    else:  # structs, dataclasses, dates, … : it was encoded, so it has a plain form
+        refuse_non_finite(msgspec.to_builtins(value), path)
 
 
 # In which nothing can be, looked up first: most values of a reply are one of these.

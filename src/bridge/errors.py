@@ -210,6 +210,13 @@ class Internal(BridgeError):
     code, category = "internal", "system"
 
 
+class CallEnded(BaseException):
+    """Raised inside a handler whose call is over: cancelled, late, or its host is gone.
+
+    No Exception, so that nothing on the way to the dispatcher takes it for a fault to go on from.
+    """
+
+
 def from_reply(code: str, message: str, category: str, details: dict[str, Any]) -> BridgeError:
     """The exception for the error half of a reply; unknown codes become Internal."""
     error = CODES.get(code, Internal)(message, **details)

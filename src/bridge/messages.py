@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from bridge.errors import BridgeError
-from bridge.telemetry import conceal
+from bridge.telemetry import conceal, conceal_in
 
 Id = int | str
 
@@ -15,13 +15,18 @@ Id = int | str
 class Request(msgspec.Struct, gc=False):
     """The envelope of a request; `args` stays undecoded until its command is known.
 
-    session_id: may also stand at the top of `args`; the one here wins.
+    session_id: may also stand at the top of `args`; the one here wins. timeout_ms: from the
+    moment the frame is read. stream: events are wanted. timing: so is where the time went.
     """
 
     id: Id
     command: str
     args: msgspec.Raw = msgspec.Raw()
     session_id: str | None = None
+    timeout_ms: float | None = None
+    stream: bool = False
+    timing: bool = False
+    traceparent: str | None = None
 
 
 class Reply(msgspec.Struct, gc=False):
@@ -47,6 +52,24 @@ class Failure(msgspec.Struct, gc=False):
     timestamp: str
 
 
+class TimedReply(Reply, gc=False):
+    """A reply that says what it took: queue_us, decode_us, run_us, encode_us, bytes_in, bytes_out.
+
+    encode_us and bytes_out are those of the reply without this.
+    """
+
+    timing: dict[str, float]
+
+
+class Event(msgspec.Struct, gc=False):
+    """Something of a call that is not its reply; only where the request asked with `stream`, or
+    for `log` events (id: that of the request logged about, if any) in `hello`."""
+
+    id: Id | None
+    event: str
+    data: Any
+
+
 class Answer(msgspec.Struct, gc=False):
     """Either of the two as a client reads it."""
 
@@ -57,6 +80,23 @@ class Answer(msgspec.Struct, gc=False):
     code: str = "internal"
     category: str = ""
     details: dict[str, Any] = {}
+
+
+class Incoming(msgspec.Struct, gc=False):
+    """What a client may get: a reply (success), an event (event), a host call (command)."""
+
+    id: Id | None
+    success: bool | None = None
+    result: Any = None
+    error: str = ""
+    code: str = "internal"
+    category: str = ""
+    details: dict[str, Any] = {}
+    timing: dict[str, float] = {}
+    event: str | None = None
+    data: Any = None
+    command: str | None = None
+    args: dict[str, Any] = {}
 
 
 class Negotiation(msgspec.Struct, gc=False):
@@ -80,10 +120,7 @@ def failure(request_id: Id | None, error: BridgeError, timestamp: str) -> Failur
 
     All text of errors passes here on its way out: known secrets do not.
     """
-    details = {
-        name: conceal(value) if isinstance(value, str) else value
-        for name, value in error.details.items()
-    }
+    details: dict[str, Any] = conceal_in(error.details)
     return Failure(
         request_id,
         False,

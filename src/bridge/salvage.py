@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 SEARCHED = 64 * 1024  # bytes of a broken message that are searched for its id
 
-_JSON_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]')
+# A quote that nothing closes is a token too, so that the search ends there.
+_JSON_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]|"', re.DOTALL)
 _JSON_ID = re.compile(rb'\s*:\s*(-?\d{1,40}(?=\s*[,}])|"(?:[^"\\]|\\.)*")')
 
 
@@ -31,6 +32,8 @@ def json_id(message: Buffer) -> int | str | None:
             depth += 1
         elif token[0] in b"}]":
             depth -= 1
+        elif token[0] == b'"':
+            return None
         elif depth == 1 and token[0] == b'"id"':
             value = _JSON_ID.match(message, token.end())
             if value:

@@ -8,17 +8,26 @@ first frame is answered.
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-_secrets: set[str] = set()
+KEPT = 1000  # secrets; the oldest are forgotten
+SHORTEST = 4  # characters; hiding shorter ones would blot out words
+
+# Never changed, only replaced: others read it meanwhile.
+_secrets: tuple[str, ...] = ()
+_changing = threading.Lock()
 
 
 def keep_secret(value: str) -> None:
-    """From now on `conceal` hides `value`; shorter than 8 characters it is taken for no secret."""
-    if len(value) >= 8:
-        _secrets.add(value)
+    """From now on `conceal` hides `value`, unless it is shorter than `SHORTEST`."""
+    global _secrets
+    with _changing:
+        if len(value) >= SHORTEST and value not in _secrets:
+            _secrets = (*_secrets, value)[-KEPT:]
 
 
 def conceal(text: str) -> str:
@@ -28,35 +37,67 @@ def conceal(text: str) -> str:
     return text
 
 
+def conceal_in(value: Any) -> Any:
+    """The same for all texts inside lists and maps."""
+    if isinstance(value, str):
+        return conceal(value)
+    if isinstance(value, dict):
+        return {key: conceal_in(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [conceal_in(entry) for entry in value]
+    return value
+
+
 def warn(message: str, *, error: BaseException | None = None, **extra: Any) -> None:
-    """Log a warning of the worker's own. extra: request_id."""
+    """Log a warning of the worker's own. extra: request_id, traceparent."""
     import logging
 
     logging.getLogger("bridge.worker").warning(message, exc_info=error, extra=extra)
 
 
+Send = Callable[[dict[str, Any]], None]
+_send: Send | None = None
+
+
+def forward(send: Send | None) -> None:
+    """Hand log lines to `send` from now on, as maps; None: write them to stderr."""
+    global _send
+    _send = send
+
+
 def log_to_stderr(level: str) -> None:
-    """Send this process's logs from `level` up ("DEBUG" to "CRITICAL") to stderr."""
+    """Send this process's logs from `level` up ("DEBUG" to "CRITICAL") to stderr, or to where
+    `forward` says."""
     import logging
 
-    class JsonLines(logging.Formatter):
-        """One object a line: time, level, logger, message, request_id, error."""
+    class Handler(logging.StreamHandler[Any]):
+        def emit(self, record: logging.LogRecord) -> None:
+            if _send is None:
+                super().emit(record)
+                return
+            try:
+                _send(self._fields(record))
+            except Exception:
+                super().emit(record)
 
         def format(self, record: logging.LogRecord) -> str:
+            if sys.stderr.isatty():
+                return conceal(super().format(record))
+            return msgspec.json.encode(self._fields(record)).decode()
+
+        def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
+            formatter = logging.Formatter()
             line = {
-                "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S"),
+                "time": formatter.formatTime(record, "%Y-%m-%dT%H:%M:%S"),
                 "level": record.levelname,
                 "logger": record.name,
-                "message": record.getMessage(),
+                "message": conceal(record.getMessage()),
             }
-            request_id = getattr(record, "request_id", None)
-            if request_id is not None:
-                line["request_id"] = request_id
+            for name in ("request_id", "traceparent"):
+                if getattr(record, name, None) is not None:
+                    line[name] = getattr(record, name)
             if record.exc_info:
-                line["error"] = self.formatException(record.exc_info)
-            return conceal(msgspec.json.encode(line).decode())
+                line["error"] = conceal(formatter.formatException(record.exc_info))
+            return line
 
-    handler = logging.StreamHandler(sys.stderr)
-    if not sys.stderr.isatty():
-        handler.setFormatter(JsonLines())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(level=level, handlers=[Handler(sys.stderr)], force=True)

@@ -80,7 +80,7 @@ def test_strings_that_are_no_utf8(size):
     data = msgspec.msgpack.encode({"a": "x" * size, "b": [1]})
     broken = data.replace(b"x", b"\xff")
     assert codec.MSGPACK.decode_args(broken, dict) == {"a": b"\xff" * size, "b": [1]}
-    replaced = codec.MSGPACK.decode_args(broken, dict[str, object], replace=True)
+    replaced = codec.MSGPACK.decode_args(broken, dict[str, object], undecodable="replace")
     assert replaced == {"a": "\ufffd" * size, "b": [1]}
 
 
@@ -88,7 +88,7 @@ def test_json_that_is_no_utf8():
     """JSON has no bytes: an error, or with `replace` what can be read."""
     with pytest.raises(InvalidArgs, match="args is not valid json"):
         codec.JSON.decode_args(msgspec.Raw(b'{"a": "\xff"}'), dict)
-    assert codec.JSON.decode_args(msgspec.Raw(b'{"a": "\xff"}'), dict, replace=True) == {
+    assert codec.JSON.decode_args(msgspec.Raw(b'{"a": "\xff"}'), dict, undecodable="replace") == {
         "a": "\ufffd"
     }
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import errno
 import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -18,40 +21,12 @@ import msgspec
 from bridge import errors
 from bridge._framing import DEFAULT_MAX_FRAME, Outbox, Reader, Writer, set_pipe_size
 from bridge.codec import Format, by_first_byte, by_name
-from bridge.messages import Answer
+from bridge.host.calls import Call, OnEvent, Stream
+from bridge.host.tools import Callables, Tools, described
+from bridge.messages import Incoming
 
+SLACK = 0.25  # seconds that a call waits beyond its timeout for the worker to say so itself
 STOP_TIMEOUT = 3.0  # seconds; a worker's own grace period is 2 s
-
-
-class Call:
-    """One open call: what its caller waits on."""
-
-    __slots__ = ("_answer", "_done", "_error")
-
-    def __init__(self) -> None:
-        self._done = threading.Event()
-        self._answer: Answer | None = None
-        self._error: errors.BridgeError | None = None
-
-    def answered(self, answer: Answer) -> None:
-        self._answer = answer
-        self._done.set()
-
-    def failed(self, error: errors.BridgeError) -> None:
-        self._error = error
-        self._done.set()
-
-    def result(self, timeout: float | None) -> Any:
-        """The command's result. Raises what it failed with, or TimeoutError."""
-        if not self._done.wait(timeout):
-            raise TimeoutError
-        if self._error is not None:
-            raise self._error
-        assert self._answer is not None
-        if self._answer.success:
-            return self._answer.result
-        answer = self._answer
-        raise errors.from_reply(answer.code, answer.error, answer.category, answer.details)
 
 
 class Client:
@@ -73,8 +48,12 @@ class Client:
             set_pipe_size(stream.fileno())
         self._ids = itertools.count(1)
         self._calls: dict[int, Call] = {}
+        self._tools = Tools()
         self._lock = threading.Lock()
-        self._gone: errors.WorkerCrashed | None = None
+        # Held while something is written, so that the descriptor is not closed meanwhile.
+        self._writing = threading.Lock()
+        self._gone: str | None = None  # why there is no worker any more
+        self._exit_status: int | None = None
         self._router = threading.Thread(target=self._route, name="bridge-client", daemon=True)
         self._router.start()
 
@@ -88,35 +67,45 @@ class Client:
         env: Mapping[str, str] | None = None,
         format: str = "msgpack",
         max_frame: int = DEFAULT_MAX_FRAME,
+        tools: Callables = (),
         timeout: float = 10.0,
     ) -> Client:
         """Start a worker, and wait until it answers.
 
         adapter: "dspy", "echo" or "module:attr". python: its interpreter. flags: further flags of
-        `python -m bridge worker`. env: added to this process's environment. timeout: seconds.
+        `python -m bridge worker`. env: added to this process's environment. tools: as for
+        `register_tools`. timeout: seconds.
         Raises WorkerCrashed (category initialization) with the way it ended.
         """
         chosen = by_name(format)
         if chosen is None:
             raise ValueError(f"no format {format!r}")
+        if not 4096 <= max_frame <= 1 << 30:
+            raise ValueError(f"max_frame is 4096 to 1073741824 bytes, not {max_frame}")
         command = [python, "-P", "-m", "bridge", "worker", "--adapter", adapter]
         command += ["--max-frame", str(max_frame), *flags]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            env={**os.environ, **(env or {})},
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                bufsize=0,
+                env={**os.environ, **(env or {})},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise _not_started(f"{python}: {error.strerror}") from error
         client = cls(process, chosen, max_frame)
         try:
             client.call("ping", timeout=timeout)
+            if tools:
+                client.register_tools(tools)
         except errors.BridgeError as error:
             client.kill()
-            failed = errors.WorkerCrashed(f"the worker did not start: {error}", **error.details)
-            failed.category = "initialization"
-            raise failed from error
+            raise _not_started(str(error), **error.details) from error
+        except BaseException:
+            client.kill()
+            raise
         return client
 
     @property
@@ -135,22 +124,79 @@ class Client:
         """The result of `command`. timeout: seconds, None to wait forever.
 
         Raises the class of bridge.errors that belongs to the reply's code; DeadlineExceeded when
-        the time is over (a later reply is dropped); WorkerCrashed when the worker is gone.
+        the time is over (the worker is told, a later reply is dropped); WorkerCrashed when the
+        worker is gone. A caller that gives up, by KeyboardInterrupt say, cancels the call.
         """
-        request_id, call = self._send(command, args, session_id)
+        call = self.submit(command, args, timeout=timeout, session_id=session_id)
         try:
-            return call.result(timeout)
-        except TimeoutError:
+            return call.result(None if timeout is None else timeout + SLACK)
+        except concurrent.futures.TimeoutError:
+            call.cancel()
             raise errors.DeadlineExceeded(
                 f"no reply to {command} within {timeout} s", timeout=timeout
             ) from None
+        except BaseException:
+            call.cancel()
+            raise
         finally:
-            self._calls.pop(request_id, None)
+            self._calls.pop(call.id, None)
+
+    def submit(
+        self,
+        command: str,
+        args: Any = None,
+        *,
+        timeout: float | None = None,
+        session_id: str | None = None,
+        on_event: OnEvent | None = None,
+        timing: bool = False,
+    ) -> Call:
+        """Start `command` and go on: a future of its result, with cancel().
+
+        timeout: seconds until the worker ends it. on_event(event, data): called on the client's
+        own thread for each event; it must not wait. timing: fill the future's `timing`.
+        """
+        envelope: dict[str, Any] = {}
+        if timeout is not None:
+            envelope["timeout_ms"] = timeout * 1000
+        if on_event is not None:
+            envelope["stream"] = True
+        if timing:
+            envelope["timing"] = True
+        return self._send(command, args, session_id, on_event, envelope)
+
+    def stream(
+        self,
+        command: str,
+        args: Any = None,
+        *,
+        timeout: float | None = None,
+        session_id: str | None = None,
+    ) -> Stream:
+        """Start `command` and iterate over its events."""
+        return Stream(
+            lambda put: self.submit(
+                command, args, timeout=timeout, session_id=session_id, on_event=put
+            ),
+            self,
+        )
+
+    def register_tools(self, tools: Callables, *, session_id: str | None = None) -> None:
+        """Offer plain functions to the session's programs, by their names.
+
+        Their annotations and docstrings are what the language model sees. They run on threads of
+        their own, at any time, and may call this client. Raises TypeError for what is no tool.
+        """
+        callables = list(tools)
+        declared = [described(function) for function in callables]
+        self.call("hello", {"offers": {"tools": True}})
+        done = self.call("register_tools", {"tools": declared}, session_id=session_id)
+        self._tools.add(done["session_id"], callables)
 
     def cast(self, command: str, args: Any = None, *, session_id: str | None = None) -> None:
         """Send `command` and do not wait; its reply is dropped. Raises WorkerCrashed."""
-        request_id, _ = self._send(command, args, session_id)
-        self._calls.pop(request_id, None)
+        call = self._send(command, args, session_id, None, {})
+        self._calls.pop(call.id, None)
 
     def stats(self) -> dict[str, Any]:
         """The worker's statistics: the result of `get_stats`."""
@@ -158,14 +204,34 @@ class Client:
         return result
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> int:
-        """End the worker and wait for it, killing it after `timeout` seconds; its exit status."""
-        with contextlib.suppress(errors.BridgeError):  # gone, or about to be: seen to below
-            self.call("shutdown", timeout=timeout)
-        return self._reap(timeout)
+        """End the worker: close its pipe, so that open calls get its grace period, and wait.
+
+        After `timeout` seconds it is killed, with its children. Its exit status. Calls after this
+        raise WorkerCrashed.
+        """
+        process, deadline = self._process, time.monotonic() + timeout
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with self._lock:
+            self._gone = self._gone or "the client was stopped"
+        # A worker that does not read holds up who writes to it, until it is gone.
+        if self._writing.acquire(timeout=timeout):
+            process.stdin.close()
+            self._writing.release()
+        try:
+            status = process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            status = process.wait()
+        with self._writing:
+            process.stdin.close()
+        self._router.join()  # it reads to the end of what the worker has sent
+        process.stdout.close()
+        return status
 
     def kill(self) -> int:
         """End the worker and its children at once; its exit status."""
-        return self._reap(0.0)
+        return self.stop(0.0)
 
     def __enter__(self) -> Client:
         return self
@@ -178,22 +244,38 @@ class Client:
     ) -> None:
         self.stop()
 
-    def _send(self, command: str, args: Any, session_id: str | None) -> tuple[int, Call]:
-        request_id, call = next(self._ids), Call()
-        request = {"id": request_id, "command": command, "args": {} if args is None else args}
+    def _send(
+        self,
+        command: str,
+        args: Any,
+        session_id: str | None,
+        on_event: OnEvent | None,
+        envelope: dict[str, Any],
+    ) -> Call:
+        call = Call(self, next(self._ids), on_event)
+        request = {"id": call.id, "command": command, "args": {} if args is None else args}
         if session_id is not None:
             request["session_id"] = session_id
-        outbox = self._encoded(request)
+        outbox = self._encoded(request | envelope)
         with self._lock:
             if self._gone is not None:
-                raise self._gone
-            self._calls[request_id] = call
+                raise self._crashed()
+            self._calls[call.id] = call
         try:
-            self._writer.flush(outbox)
+            self._write(outbox)
         except OSError as error:
-            self._calls.pop(request_id, None)
+            self._calls.pop(call.id, None)
+            self._lost()
             raise self._crashed() from error
-        return request_id, call
+        return call
+
+    def _write(self, outbox: Outbox) -> None:
+        """Send frames. Raises OSError, also where the pipe was closed meanwhile."""
+        assert self._process.stdin is not None
+        with self._writing:
+            if self._process.stdin.closed:
+                raise BrokenPipeError(errno.EPIPE, "the pipe to the worker is closed")
+            self._writer.flush(outbox)
 
     def _encoded(self, request: dict[str, Any]) -> Outbox:
         outbox = Outbox()
@@ -213,39 +295,68 @@ class Client:
                     self._deliver(frame)
         except (errors.BridgeError, OSError):
             pass  # the worker broke the stream: the same to every caller as its end
+        finally:
+            self._lost()
+            while self._calls:
+                with contextlib.suppress(KeyError, concurrent.futures.InvalidStateError):
+                    self._calls.popitem()[1].set_exception(self._crashed())
+
+    def _lost(self) -> None:
+        """The worker is gone, or about to be: find out how."""
+        reason = "the worker closed its pipe"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._exit_status = self._process.wait(1.0)
+            reason = f"the worker ended with status {self._exit_status}"
         with self._lock:
-            self._gone = self._crashed()
-            calls = list(self._calls.values())
-        for call in calls:
-            call.failed(self._gone)
+            self._gone = self._gone or reason
 
     def _deliver(self, frame: Any) -> None:
         format = self._formats[memoryview(frame)[0]]
         try:
-            answer: Answer = format.decode(frame, Answer)  # type: ignore[union-attr]
-        except (AttributeError, ValueError, msgspec.MsgspecError):
-            return  # not a reply: nobody waits for it
-        call = self._calls.get(answer.id)  # type: ignore[arg-type]  # ours are all integers
+            incoming: Incoming = format.decode(frame, Incoming)  # type: ignore[union-attr]
+        except (AttributeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+            self._unreadable(format, frame, error)
+            return
+        if incoming.command is not None:
+            thread = threading.Thread(target=self._answer, args=(incoming,), daemon=True)
+            thread.start()
+        elif incoming.event is not None:
+            call = self._calls.get(incoming.id)  # type: ignore[arg-type]  # ours are integers
+            if call is not None:
+                call.happen(incoming.event, incoming.data)
+        else:
+            call = self._calls.pop(incoming.id, None)  # type: ignore[arg-type]
+            if call is not None:
+                call.settle(incoming)
+
+    def _answer(self, question: Incoming) -> None:
+        """Answer a call of the worker's."""
+        try:
+            if question.command != "call_tool":
+                raise errors.UnknownCommand(f"Unknown command: {question.command}")
+            result = self._tools.call(question.args)
+            outbox = self._encoded({"id": question.id, "success": True, "result": result})
+        except Exception as raised:
+            error = raised
+            if not isinstance(error, errors.BridgeError):
+                error = errors.HandlerError(f"{type(raised).__name__}: {raised}")
+            outbox = self._encoded(
+                {"id": question.id, "success": False, "error": str(error), "code": error.code}
+            )
+        with contextlib.suppress(OSError):  # the worker is gone
+            self._write(outbox)
+
+    def _unreadable(self, format: Format | None, frame: Any, error: Exception) -> None:
+        """Fail the call that the frame answers, if that can be read of it."""
+        call = self._calls.pop(format.find_id(frame), None) if format else None  # type: ignore[arg-type]
         if call is not None:
-            call.answered(answer)
+            call.set_exception(errors.InvalidFrame(f"the reply does not decode: {error}"))
 
     def _crashed(self) -> errors.WorkerCrashed:
-        try:
-            status = self._process.wait(1.0)
-        except subprocess.TimeoutExpired:
-            return errors.WorkerCrashed("the worker closed its pipe")
-        return errors.WorkerCrashed(f"the worker ended with status {status}", exit_status=status)
+        return errors.WorkerCrashed(self._gone or "", exit_status=self._exit_status)
 
-    def _reap(self, timeout: float) -> int:
-        process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.close()
-        try:
-            status = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            status = process.wait()
-        self._router.join()  # it reads to the end of what the worker has sent
-        process.stdout.close()
-        return status
+
+def _not_started(reason: str, **details: Any) -> errors.WorkerCrashed:
+    error = errors.WorkerCrashed(f"the worker did not start: {reason}", **details)
+    error.category = "initialization"
+    return error

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bridge import errors
+from bridge import errors, telemetry
 from bridge._dispatch import uptime
+from bridge._framing import Outbox
 from bridge.adapter import Adapter
-from bridge.codec import FORMATS
+from bridge.codec import FORMATS, Format
+from bridge.messages import Event, Id
 from bridge.version import __version__
+from bridge.worker.calls import pause, resume
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
@@ -27,6 +31,18 @@ class Pong(msgspec.Struct, gc=False):
     uptime: float
     mode: str
     worker_id: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class HelloArgs(msgspec.Struct):
+    """offers: {"tools": true} to be called by programs, {"logs": true} to get log events."""
+
+    offers: dict[str, bool] = {}
+
+
+class CallArgs(msgspec.Struct):
+    """id: that of the call in question."""
+
+    id: Id
 
 
 class SessionDataArgs(msgspec.Struct):
@@ -56,6 +72,18 @@ def control(dispatcher: Dispatcher) -> Adapter:
         """Says that Python answers, and since when."""
         return Pong("ok", context.timestamp, available(), uptime(), mode, worker_id)
 
+    @adapter.command("hello", HelloArgs, lane="inline", idempotent=True)
+    def hello(args: HelloArgs, context: Context) -> dict[str, Any]:
+        """Says what the host offers: to be called (tools), to take logs instead of stderr."""
+        offers = frozenset(name for name, offered in args.offers.items() if offered)
+        dispatcher.host.offers = offers & {"tools", "logs"}
+        forward_logs(context if "logs" in offers else None)
+        return {
+            "version": __version__,
+            "adapter": dispatcher.adapter.name,
+            "accepted": sorted(dispatcher.host.offers),
+        }
+
     @adapter.command("describe", lane="inline", idempotent=True)
     def describe(args: None, context: Context) -> dict[str, Any]:
         """Every command with the JSON Schema of its args."""
@@ -81,7 +109,9 @@ def control(dispatcher: Dispatcher) -> Adapter:
             "command_count": sum(recorder.calls for recorder in used.values()),
             "error_count": sum(recorder.errors for recorder in used.values()) + dispatcher.refused,
             "refused_count": dispatcher.refused,
-            "in_flight": dispatcher.lanes.unfinished,
+            "in_flight": len(dispatcher.calls.open),
+            "threads_lost": dispatcher.lanes.lost,
+            "calls_written_off": dispatcher.lanes.written_off,
             "uptime": uptime(),
             "memory_usage": memory_usage(),
             "dspy_available": available(),
@@ -95,6 +125,21 @@ def control(dispatcher: Dispatcher) -> Adapter:
                 "threads": dispatcher.lanes.limit,
             },
         }
+
+    @adapter.command("cancel", CallArgs, lane="inline", idempotent=True)
+    def cancel(args: CallArgs, context: Context) -> dict[str, Any]:
+        """Ends an open call: its one reply is `cancelled`."""
+        return {"id": args.id, "cancelled": dispatcher.calls.cancel(args.id)}
+
+    @adapter.command("pause", CallArgs, lane="inline", idempotent=True)
+    def pause_events(args: CallArgs, context: Context) -> dict[str, Any]:
+        """Holds back the events of a call, and with them its work."""
+        return {"id": args.id, "paused": _each_open(dispatcher, args.id, pause)}
+
+    @adapter.command("resume", CallArgs, lane="inline", idempotent=True)
+    def resume_events(args: CallArgs, context: Context) -> dict[str, Any]:
+        """Lets the events of a call go on."""
+        return {"id": args.id, "resumed": _each_open(dispatcher, args.id, resume)}
 
     @adapter.command("cleanup", lane="end_all", idempotent=True)
     def cleanup(args: None, context: Context) -> dict[str, Any]:
@@ -128,10 +173,10 @@ def control(dispatcher: Dispatcher) -> Adapter:
     @adapter.command("get_session_data", SessionDataArgs, idempotent=True)
     def get_session_data(args: SessionDataArgs, context: Context) -> dict[str, Any]:
         """The session's data, or of it one key."""
-        data = context.session.data
+        data = dict(context.session.data)
         if args.key is not None:
-            data = {key: value for key, value in data.items() if key == args.key}
-        return {"session_id": context.session.id, "data": dict(data)}
+            data = {args.key: data[args.key]} if args.key in data else {}
+        return {"session_id": context.session.id, "data": data}
 
     @adapter.command("update_session_data", UpdateSessionDataArgs, lane="session", idempotent=True)
     def update_session_data(args: UpdateSessionDataArgs, context: Context) -> dict[str, Any]:
@@ -170,6 +215,25 @@ def memory_usage() -> dict[str, float]:
 
         vms, rss = 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"rss": rss, "vms": vms, "percent": round(100 * rss / total, 2)}
+
+
+def forward_logs(context: Context | None) -> None:
+    """Log to the host of that call from now on; None: to stderr."""
+    send = None if context is None else partial(_send_log, context.format, context.deliver)
+    telemetry.forward(send)
+
+
+def _send_log(format: Format, deliver: Callable[[Outbox], None], line: dict[str, Any]) -> None:
+    outbox = Outbox()
+    outbox.append(format.encode_into, Event(line.get("request_id"), "log", line))
+    deliver(outbox)
+
+
+def _each_open(dispatcher: Dispatcher, call_id: Id, do: Callable[[Context], None]) -> bool:
+    call = dispatcher.calls.open.get(call_id)
+    if call is not None:
+        do(call)
+    return call is not None
 
 
 def _describe(spec: Any) -> dict[str, Any]:

@@ -20,10 +20,14 @@ from bridge._dispatch import Command, Context, Path, timestamp
 from bridge._framing import DEFAULT_MAX_FRAME, Frame, Outbox
 from bridge.adapter import Adapter, CommandSpec
 from bridge.codec import Format, by_first_byte, by_name
-from bridge.messages import Failure, Id, Negotiation, Reply, Selection, failure
+from bridge.messages import Answer, Failure, Negotiation, Reply, Selection, failure
 from bridge.telemetry import warn
-from bridge.worker.lanes import Lanes
+from bridge.worker.calls import Calls, wake
+from bridge.worker.hostcalls import HostCalls
+from bridge.worker.lanes import Job, Lanes
 from bridge.worker.sessions import Session, Sessions
+
+RETRY_AFTER = 1.0  # seconds, told to who is refused: about the length of an LM call
 
 Deliver = Callable[[Outbox], None]
 
@@ -38,9 +42,10 @@ class Dispatcher:
     """Answers requests with the commands of `adapter` and those of `add`ed adapters.
 
     mode: "standalone" or "pool-worker", where calls without a session share "anonymous".
-    threads: how many calls run at once beside the inline ones. max_frame: bytes, also of replies.
-    protocol: the format it selects in negotiation whatever the host prefers; frames in the other
-    formats are answered all the same.
+    threads: how many calls run at once beside the inline ones. queue: how many more may wait for
+    a thread or for their turn before new ones are refused as overloaded. max_frame: bytes, also of
+    replies. protocol: the format that negotiation selects whatever the host prefers; frames in the
+    other formats are answered all the same.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class Dispatcher:
         mode: str = "standalone",
         worker_id: str | None = None,
         threads: int = 64,
+        queue: int = 4096,
         max_frame: int = DEFAULT_MAX_FRAME,
         protocol: str | None = None,
     ) -> None:
@@ -58,13 +64,16 @@ class Dispatcher:
         self.mode = mode
         self.worker_id = worker_id
         self.lanes = Lanes(threads)
+        self._queue = queue
+        self._arrival = threading.Lock()  # requests arrive one at a time, also without a pipe
         self.sessions = Sessions(
             "anonymous" if mode == "pool-worker" else "default", adapter.new_state
         )
         self.commands: dict[str, Command] = {}
         self.refused = 0  # frames that were no request, or named no command
-        self._open_calls: dict[Id, Context] = {}
-        self.path = Path(by_first_byte(), self.commands, self._open_calls, self, max_frame)
+        self.calls = Calls(self.end)
+        self.host = HostCalls()
+        self.path = Path(by_first_byte(), self.commands, self.calls.open, self, max_frame)
         self.add(adapter)
 
     def add(self, adapter: Adapter) -> None:
@@ -89,7 +98,8 @@ class Dispatcher:
             late.append(reply)
             done.set()
 
-        self.path.answer(Frame.of(request), outbox, deliver)
+        with self._arrival:
+            self.path.answer(Frame.of(request), outbox, deliver)
         if len(outbox):
             return outbox.payload()
         if not done.wait(timeout):
@@ -101,17 +111,25 @@ class Dispatcher:
     def defer(self, context: Context) -> Failure | None:
         """Queue a call behind its session's earlier ones, or say why not."""
         try:
-            sessions = self._sessions_of(context)
+            self._refuse_overload()
+            context.sessions = self._sessions_of(context)
         except Exception as error:
+            self.refused += 1
             return self.fail(context, error)
-        self._open_calls[context.id] = context
-        context.sessions = sessions
-        self._enter(context, sessions)
+        context.host = self.host
+        if context.streaming:
+            context.gate = threading.Lock()
+        self.calls.add(context)
+        self._enter(context)
         return None
 
-    def refuse(self, format: Format | None, frame: Any, error: Exception) -> Failure | Selection:
-        """The answer to a frame that did not decode as a request."""
+    def refuse(
+        self, format: Format | None, frame: Any, error: Exception
+    ) -> Failure | Selection | None:
+        """The answer to a frame that did not decode as a request; none to what is an answer."""
         if format is not None and isinstance(error, msgspec.ValidationError):
+            if self._resolve(format, frame):
+                return None
             selection = self._negotiate(format, frame)
             if selection is not None:
                 return selection
@@ -132,9 +150,16 @@ class Dispatcher:
 
     def fail(self, context: Context, error: BaseException) -> Failure:
         """The answer to a call whose handler raised."""
+        if isinstance(error, errors.CallEnded) and context.ended is not None:
+            error = context.ended
         if not isinstance(error, errors.BridgeError):
             name = context.command.name
-            warn(f"handler of {name} failed", error=error, request_id=context.id)
+            warn(
+                f"handler of {name} failed",
+                error=error,
+                request_id=context.id,
+                traceparent=context.request.traceparent,
+            )
             error = errors.HandlerError(_one_line(error), type=type(error).__name__)
         return failure(context.id, error, timestamp())
 
@@ -152,7 +177,9 @@ class Dispatcher:
         """The answer in place of one that is longer than a frame may be."""
         limit = self.path.max_frame
         error = errors.ReplyTooLarge(f"the reply is longer than {limit} bytes", limit=limit)
-        return failure(reply.id, error, timestamp())
+        # It may be the id that is too long.
+        request_id = None if isinstance(reply, Failure) else reply.id
+        return failure(request_id, error, timestamp())
 
     # Calls on threads.
 
@@ -162,49 +189,102 @@ class Dispatcher:
         if spec.lane == "end_all":
             return self.sessions.detach()
         if context.session_id is None:
-            args = context.format.decode_args(context.request.args, SessionArgs)
+            args = context.format.decode_args(
+                context.request.args, SessionArgs, undecodable="refuse"
+            )
             context.session_id = args.session_id
+        if spec.lane == "everyone" and context.session_id is None:
+            return self.sessions.everyone()
         if spec.lane != "end_session":
             return [self.sessions.open(context.session_id)]
         if context.session_id is None:
             raise errors.InvalidArgs("Session ID is required", path="args.session_id")
         return self.sessions.detach(context.session_id)
 
-    def _enter(self, context: Context, sessions: list[Session]) -> None:
-        """Start the call once it is its turn in every one of `sessions`."""
-        start = partial(self.lanes.submit, partial(self._run, context))
+    def _enter(self, context: Context) -> None:
+        """Start the call once it is its turn in every one of its sessions."""
+        context.job = Job(partial(self._run, context))
+        sessions = context.sessions
         turns = itertools.count(1)
 
         def arrived() -> None:
-            if next(turns) == len(sessions):
-                start()
+            if next(turns) >= len(sessions):
+                context.take_turn()
+                self.lanes.submit(context.job)
 
         for session in sessions:
             session.order.enter(arrived)
         if not sessions:
-            start()
+            arrived()
 
     def _run(self, context: Context) -> None:
         outbox = Outbox()
-        if context.command.spec.lane == "thread":
+        try:
+            if context.command.spec.lane == "thread":
+                context.release()
+            if not context.answered:
+                self.path.run(context, outbox)
+        except BaseException as error:  # a fault of ours must not cost the caller its reply
+            warn("a call broke the dispatcher", error=error, request_id=context.id)
+            internal = errors.Internal(f"a fault of the worker: {type(error).__name__}")
+            outbox = Outbox()
+            self.path.finish(context, outbox, failure(context.id, internal, timestamp()))
+        finally:
             context.release()
-        self.path.run(context, outbox)
+            self._reply(context, outbox)
+
+    def end(self, context: Context, error: errors.BridgeError) -> bool:
+        """Answer a call in place of its handler, which stops at its next step; whether it had
+        no reply yet."""
+        if not context.claim():
+            return False
+        context.ended = error
+        wake(context)
         context.release()
-        # Before the reply leaves: its reader may use the id again at once.
-        del self._open_calls[context.id]
+        self.lanes.write_off(context.job)
+        outbox = Outbox()
+        self.path.finish(context, outbox, failure(context.id, error, timestamp()))
+        self._reply(context, outbox)
+        return True
+
+    def _reply(self, context: Context, outbox: Outbox) -> None:
+        if not len(outbox):
+            return
+        self.calls.remove(context)
         with contextlib.suppress(OSError):  # the host is gone
             context.deliver(outbox)
 
+    def _refuse_overload(self) -> None:
+        waiting = len(self.calls.open)
+        if waiting >= self.lanes.limit + self._queue or self.lanes.lost > self.lanes.limit:
+            raise errors.Overloaded(
+                f"{waiting} calls are open, {self.lanes.lost} threads do not come back",
+                retry_after=RETRY_AFTER,
+            )
+
+    def _resolve(self, format: Format, frame: Any) -> bool:
+        """Whether the frame is an answer of the host; then it is handed on."""
+        answer = _decoded(format, frame, Answer)
+        if answer is None:
+            return False
+        self.host.resolve(answer)
+        return True
+
     def _negotiate(self, format: Format, frame: Any) -> Selection | None:
-        try:
-            offer = format.decode(frame, Negotiation)
-        except msgspec.ValidationError:
-            return None
-        if offer.type != "protocol_negotiation":
+        offer = _decoded(format, frame, Negotiation)
+        if offer is None or offer.type != "protocol_negotiation":
             return None
         known = [name for name in (self.protocol, offer.preferred, *offer.supported) if name]
         chosen = next((name for name in known if by_name(name)), "json")
         return Selection("protocol_selected", chosen, timestamp())
+
+
+def _decoded(format: Format, frame: Any, type: Any) -> Any:
+    """The frame as `type`, or None: it has failed to decode as something else already."""
+    try:
+        return format.decode(frame, type)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
 
 
 def _decode(type: Any, format: Format, raw: msgspec.Raw) -> Any:

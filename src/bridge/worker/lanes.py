@@ -7,28 +7,60 @@ from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 
-Job = Callable[[], None]
-
 STACK_BYTES = 8 << 20  # virtual; deep recursion in C crashes on smaller ones
 
 
+class Job:
+    """Something to run once. A job that is written off while it runs has lost its thread."""
+
+    __slots__ = ("_run", "lost", "running")
+
+    def __init__(self, run: Callable[[], None]) -> None:
+        self._run: Callable[[], None] | None = run
+        self.running = False
+        self.lost = False
+
+    def __call__(self) -> None:
+        run, self._run = self._run, None  # or an idle thread keeps the last request alive
+        if run is not None:
+            run()
+
+
 class Lanes:
-    """Up to `threads` threads, started as they are needed. Jobs must not raise."""
+    """Up to `threads` threads, started as they are needed, and as many again in place of lost
+    ones. Jobs must not raise."""
 
     def __init__(self, threads: int) -> None:
         self.limit = threads
         self._jobs: SimpleQueue[Job] = SimpleQueue()
         self._lock = threading.Condition()
-        self._threads = 0
+        self._threads = 0  # without the lost ones
         self._unfinished = 0
+        self._lost = 0
+        self._written_off = 0
 
     def submit(self, job: Job) -> None:
         """Run `job` on a thread, as soon as one is free."""
         with self._lock:
             self._unfinished += 1
-            if self._unfinished > self._threads and self._threads < self.limit:
-                self._start_thread()
-        self._jobs.put(job)
+            self._start_thread_if_needed()
+            stranded = not self._threads
+        if stranded:  # the system gives us no thread: late for others, but not lost
+            self._finish(job)
+        else:
+            self._jobs.put(job)
+
+    def write_off(self, job: Job) -> None:
+        """Nobody waits for `job` any more: another thread takes the place of the one it keeps."""
+        with self._lock:
+            if job.running and not job.lost:
+                job.lost = True
+                self._lost += 1
+                self._written_off += 1
+                self._threads -= 1
+                self._unfinished -= 1
+                self._start_thread_if_needed()
+                self._lock.notify_all()
 
     def drain(self, timeout: float) -> bool:
         """Wait until nothing is unfinished, at most `timeout` seconds; whether that came."""
@@ -37,28 +69,52 @@ class Lanes:
 
     @property
     def unfinished(self) -> int:
-        """Jobs submitted and not finished, running or not."""
+        """Jobs submitted and not finished, running or not; without those written off."""
         return self._unfinished
 
-    def _start_thread(self) -> None:
+    @property
+    def lost(self) -> int:
+        """Threads that jobs written off still keep."""
+        return self._lost
+
+    @property
+    def written_off(self) -> int:
+        """Jobs written off since the start."""
+        return self._written_off
+
+    def _start_thread_if_needed(self) -> None:
+        if self._unfinished <= self._threads or self._threads >= self.limit:
+            return
+        if self._lost > self.limit:
+            return
         self._threads += 1
         # daemon: a handler that never returns must not keep the process.
         previous = threading.stack_size(STACK_BYTES)
         try:
             name = f"bridge-lane-{self._threads}"
             threading.Thread(target=self._work, name=name, daemon=True).start()
+        except RuntimeError:
+            self._threads -= 1
         finally:
             threading.stack_size(previous)
 
     def _work(self) -> None:
-        while True:
-            job = self._jobs.get()
-            job()
-            del job  # or an idle thread keeps the last request alive
-            with self._lock:
-                self._unfinished -= 1
-                if not self._unfinished:
-                    self._lock.notify_all()
+        while self._finish(self._jobs.get()):
+            pass
+
+    def _finish(self, job: Job) -> bool:
+        """Run `job`; whether its thread is still one of ours."""
+        job.running = True
+        job()
+        with self._lock:
+            job.running = False
+            if job.lost:
+                self._lost -= 1
+                return False
+            self._unfinished -= 1
+            if not self._unfinished:
+                self._lock.notify_all()
+            return True
 
 
 class Order:
@@ -67,9 +123,9 @@ class Order:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._taken = False
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[Callable[[], None]] = deque()
 
-    def enter(self, start: Job) -> None:
+    def enter(self, start: Callable[[], None]) -> None:
         """Call `start` when it is its turn, perhaps at once; `leave` ends that turn."""
         with self._lock:
             if self._taken:

@@ -31,6 +31,7 @@ class Options(msgspec.Struct, frozen=True):
     protocol: str | None = None
     fds: tuple[int, int] = (0, 1)
     threads: int = 64
+    queue: int = 4096
     max_frame: int = DEFAULT_MAX_FRAME
     grace: float = 2.0
     log_level: str = "WARNING"
@@ -60,6 +61,7 @@ def _dispatcher(adapter: Adapter, options: Options) -> Dispatcher:
         mode=options.mode,
         worker_id=options.worker_id,
         threads=options.threads,
+        queue=options.queue,
         max_frame=options.max_frame,
         protocol=options.protocol,
     )
@@ -90,8 +92,9 @@ def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options
             stopping=lambda: path.stopping,
             warm_up=lambda: _warm_up(dispatcher.adapter, options),
         )
-    except BrokenPipeError:
+    except (BrokenPipeError, ConnectionResetError):
         return process.OK
+    dispatcher.calls.stop_all()
     dispatcher.lanes.drain(options.grace)
     if error is None:
         return process.OK

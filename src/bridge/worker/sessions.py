@@ -34,6 +34,7 @@ class Sessions:
         self.default_id = default_id
         self._new_state = new_state
         self._shared: dict[str, Any] = {}
+        self._to_come = Session("", new_state(), self._shared)
         self._table: dict[str, Session] = {}
 
     def open(self, session_id: str | None) -> Session:
@@ -42,7 +43,15 @@ class Sessions:
         session = self._table.get(session_id)
         if session is None:
             session = self._table[session_id] = Session(session_id, self._new_state(), self._shared)
+            self._wait_for_everyone(session)
         return session
+
+    def everyone(self) -> list[Session]:
+        """For a change that all sessions are to see: the default one first, all others, and the
+        one that stands for those to come."""
+        default = self.open(None)
+        others = [session for session in self._table.values() if session is not default]
+        return [default, *others, self._to_come]
 
     def detach(self, session_id: str | None = None) -> list[Session]:
         """Take one session, or all, out of the table. Calls that have them keep them; later
@@ -57,6 +66,16 @@ class Sessions:
 
     def __len__(self) -> int:
         return len(self._table)
+
+    def _wait_for_everyone(self, session: Session) -> None:
+        """The first turn of a new session comes when the changes for everyone are made."""
+
+        def made() -> None:
+            self._to_come.order.leave()
+            session.order.leave()
+
+        session.order.enter(lambda: None)
+        self._to_come.order.enter(made)
 
     @property
     def programs(self) -> int:

@@ -6,6 +6,8 @@ import importlib.util
 import uuid
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from bridge import errors
 from bridge.adapter import Adapter
 from bridge.adapters.dspy.messages import (
@@ -14,8 +16,10 @@ from bridge.adapters.dspy.messages import (
     CreateGeminiArgs,
     ExecuteArgs,
     ProgramArgs,
+    RegisterToolsArgs,
 )
 from bridge.adapters.dspy.state import Program, State
+from bridge.adapters.dspy.tools import Tool, checked
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
@@ -33,17 +37,20 @@ adapter = Adapter(
 )
 
 
-@adapter.command("configure_lm", ConfigureArgs, lane="session", idempotent=True)
+QUESTION_ANSWER = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}]}
+
+
+@adapter.command("configure_lm", ConfigureArgs, lane="everyone", idempotent=True)
 def configure_lm(args: ConfigureArgs, context: Context) -> dict[str, Any]:
     """Sets the session's language model; without a session, that of all sessions without one."""
     from bridge.adapters.dspy import runtime
 
     settings = args.settings()
-    runtime.check(settings)
+    model = runtime.Model(settings)
     if context.session_id is None:
-        context.session.shared["lm"] = settings
+        context.session.shared["model"] = model
     else:
-        context.session.state.lm = settings
+        context.session.state.model = model
     return {
         "status": "configured",
         "model": settings.name,
@@ -61,7 +68,20 @@ def create_program(args: CreateArgs, context: Context) -> dict[str, Any]:
 @adapter.command("create_gemini_program", CreateGeminiArgs, lane="session")
 def create_gemini_program(args: CreateGeminiArgs, context: Context) -> dict[str, Any]:
     """As create_program, for a model of its own."""
+    if not args.signature:
+        args.signature = msgspec.Raw(context.format.encode(QUESTION_ANSWER))
     return _create(args, context, model=args.model)
+
+
+@adapter.command("register_tools", RegisterToolsArgs, lane="session", idempotent=True)
+def register_tools(args: RegisterToolsArgs, context: Context) -> dict[str, Any]:
+    """Declares the host's tools for the session's programs; they are called as `call_tool`."""
+    context.session.state.tools = checked(args.tools)
+    return {
+        "status": "registered",
+        "session_id": context.session.id,
+        "tools": [tool.name for tool in args.tools],
+    }
 
 
 @adapter.command("execute_program", ExecuteArgs, lane="session")
@@ -70,9 +90,9 @@ def execute_program(args: ExecuteArgs, context: Context) -> dict[str, Any]:
     from bridge.adapters.dspy import runtime
 
     program = _find_or_rebuild(args, context)
-    settings = context.session.state.lm or context.session.shared.get("lm")
+    model = context.session.state.model or context.session.shared.get("model")
     context.release()
-    return runtime.execute(program, settings, args.inputs, args.options)
+    return runtime.execute(program, model, args.inputs, args.options, context)
 
 
 adapter.command("execute_gemini_program", ExecuteArgs, lane="session")(execute_program)
@@ -108,8 +128,15 @@ def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, 
         raise errors.ProgramExists(
             f"Program with ID '{program_id}' already exists", program_id=program_id
         )
-    program = Program.build(program_id, args.signature, context.format, args.program_type, model)
-    state.programs[program_id] = program
+    state.programs[program_id] = Program(
+        program_id,
+        args.signature,
+        context.format,
+        args.program_type,
+        model=model,
+        tools=_chosen_tools(args, state),
+        max_iters=args.max_iters,
+    )
     return {
         "program_id": program_id,
         "status": "created",
@@ -118,18 +145,33 @@ def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, 
     }
 
 
+def _chosen_tools(args: CreateArgs, state: State) -> tuple[Tool, ...]:
+    names = state.tools if args.tools is None else args.tools
+    unknown = [name for name in names if name not in state.tools]
+    if unknown:
+        raise errors.InvalidArgs(
+            f"args.tools: the session has no tool {', '.join(unknown)}", path="args.tools"
+        )
+    return tuple(state.tools[name] for name in names)
+
+
 def _find_or_rebuild(args: ExecuteArgs, context: Context) -> Program:
     """The session's program, or one from `program_data`, which hosts with many workers send."""
     state: State = context.session.state
     data = args.program_data
     if data is None or args.program_id is None or not data.definition():
         return state.find(args.program_id)
-    program = state.programs.get(args.program_id)
-    if program is None or program.definition != bytes(data.definition()):
-        program = Program.build(
-            args.program_id, data.definition(), context.format, data.program_type, None
-        )
-        state.programs[args.program_id] = program
+    known = state.programs.get(args.program_id)
+    if known is not None and known.is_defined_by(data.definition(), context.format):
+        return known
+    program = Program(
+        args.program_id,
+        data.definition(),
+        context.format,
+        data.program_type or (known.program_type if known else "predict"),
+        tools=tuple(state.tools.values()),
+    )
+    state.programs[args.program_id] = program
     return program
 
 

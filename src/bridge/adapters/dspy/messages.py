@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import msgspec
 
 from bridge import errors
+from bridge.adapters.dspy.tools import Tool
 from bridge.telemetry import keep_secret
 
 PROVIDERS = {"google": "gemini"}  # names that hosts use -> DSPy's
@@ -17,8 +17,7 @@ DEFAULT_PROVIDER = "gemini"
 class LMSettings(msgspec.Struct, frozen=True):
     """A language model. model: DSPy's full name, provider first. timeout: seconds.
 
-    Equal settings are one model. answers: of the provider `scripted`, as JSON; they are used up,
-    so each script has a number of its own.
+    answers: of the provider `scripted`, as JSON.
     """
 
     name: str
@@ -29,7 +28,6 @@ class LMSettings(msgspec.Struct, frozen=True):
     max_tokens: int | None = None
     timeout: float = 120.0
     answers: str | None = None
-    script: int | None = None
 
     @property
     def provider(self) -> str:
@@ -91,30 +89,40 @@ class ConfigureArgs(msgspec.Struct):
             self.temperature,
             self.max_tokens,
             self.timeout,
-            **({} if self.answers is None else _script(self.answers)),
+            None if self.answers is None else msgspec.json.encode(self.answers).decode(),
         )
 
 
-_scripts = itertools.count()
-
-
-def _script(answers: list[Any] | dict[str, Any]) -> dict[str, Any]:
-    return {"answers": msgspec.json.encode(answers).decode(), "script": next(_scripts)}
-
-
 class CreateArgs(msgspec.Struct):
-    """id: made up if missing. signature: see signatures.py. program_type: see runtime.py."""
+    """id: made up if missing. signature: see signatures.py. program_type: see runtime.py.
+
+    For `react`: tools, by name, of those that the session has registered (default: all of them);
+    max_iters: how many it may call (default 20, at most 100).
+    """
 
     signature: msgspec.Raw
     id: str | None = None
     program_type: str = "predict"
+    tools: list[str] | None = None
+    max_iters: int | None = None
     session_id: str | None = None
 
 
 class CreateGeminiArgs(CreateArgs):
-    """model: as in configure_lm; the program runs on it whatever its session's model is."""
+    """model: as in configure_lm; the program runs on it whatever its session's model is.
 
+    Some hosts send no signature here: then it is question -> answer.
+    """
+
+    signature: msgspec.Raw = msgspec.Raw()
     model: str | None = None
+
+
+class RegisterToolsArgs(msgspec.Struct):
+    """tools: the session's from now on, in place of earlier ones; made programs keep theirs."""
+
+    tools: list[Tool]
+    session_id: str | None = None
 
 
 class ProgramArgs(msgspec.Struct):
@@ -129,7 +137,7 @@ class ProgramData(msgspec.Struct):
 
     signature: msgspec.Raw = msgspec.Raw()
     signature_def: msgspec.Raw = msgspec.Raw()
-    program_type: str = "predict"
+    program_type: str | None = None
 
     def definition(self) -> msgspec.Raw:
         """The signature to build from; empty where there is none."""

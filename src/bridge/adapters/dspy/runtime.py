@@ -6,39 +6,54 @@ Never `dspy.configure`: every run has its own `dspy.context`, so sessions share 
 from __future__ import annotations
 
 import json
+import os
+import threading
 import time
 import weakref
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dspy
 import pydantic
 import pydantic_core
 
 from bridge import errors
+from bridge.adapters.dspy import streaming, tools
 from bridge.adapters.dspy.messages import LMSettings, RunOptions
 from bridge.adapters.dspy.signatures import Field, Signature
-from bridge.adapters.dspy.state import Program
+from bridge.adapters.dspy.tools import Tool
+from bridge.telemetry import keep_secret
 
-PROGRAM_TYPES: dict[str, Any] = {
-    "predict": dspy.Predict,
-    "chain_of_thought": dspy.ChainOfThought,
-}
+if TYPE_CHECKING:
+    from bridge._dispatch import Context
+    from bridge.adapters.dspy.state import Program
+
+PROGRAM_TYPES = ("predict", "chain_of_thought", "react")
+DEFAULT_ITERATIONS = 20
+MOST_ITERATIONS = 100
+CONNECTIONS = 4096  # of each model; the worker's threads are the limit that counts
+# An engine is made, and connections with it, for each timeout: few different ones.
+TIMEOUTS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # seconds
 
 # DSPy's response cache ignores key and endpoint of a model, so sessions would read each other's
 # answers; the one on disk holds pickles.
 dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
 
+# Providers repeat the key that they refuse.
+for _name, _value in os.environ.items():
+    if _name.endswith(("_API_KEY", "_TOKEN", "_SECRET", "_SECRET_KEY", "_ACCESS_KEY")):
+        keep_secret(_value)
+
 
 class Runner:
     """A DSPy module for a signature, with the checks of its inputs. Shared between threads."""
 
-    def __init__(self, signature: Signature, program_type: str) -> None:
-        self.module = PROGRAM_TYPES[program_type](_dspy_signature(signature))
+    def __init__(self, signature: Signature, module: Any) -> None:
+        self.module = module
         self.inputs = {field.name: field for field in signature.inputs}
         self._checks = {field.name: _check(field) for field in signature.inputs}
-        self._names = {field.safe_name: field.name for field in signature.outputs}
+        self.names = {field.safe_name: field.name for field in signature.outputs}
 
     def arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The module's arguments. Raises InvalidArgs naming what is undeclared, missing, wrong."""
@@ -68,8 +83,15 @@ class Runner:
         }
 
     def outputs(self, prediction: Any) -> dict[str, Any]:
-        """What the module answered, by the host's names, of types that every format carries."""
-        return {self._names.get(name, name): _plain(value) for name, value in prediction.items()}
+        """What the module answered, by the host's names, of types that every format carries.
+
+        Of what modules add by themselves only the reasoning; trajectories are events.
+        """
+        return {
+            self.names.get(name, name): _plain(value)
+            for name, value in prediction.items()
+            if name in self.names or name == "reasoning"
+        }
 
     def _value(self, field: Field, value: Any) -> Any:
         try:
@@ -84,8 +106,13 @@ class Runner:
             ) from None
 
 
-def module(signature: Signature, program_type: str) -> Runner:
-    """The runner of a program; equal ones share it. Raises InvalidArgs for an unknown type."""
+def runner(
+    signature: Signature,
+    program_type: str,
+    tools: tuple[Tool, ...] = (),
+    max_iters: int | None = None,
+) -> Runner:
+    """The runner of a program; equal ones without tools share it. Raises InvalidArgs."""
     if program_type not in PROGRAM_TYPES:
         raise errors.InvalidArgs(
             f"args.program_type: unknown program type {program_type!r};"
@@ -93,40 +120,96 @@ def module(signature: Signature, program_type: str) -> Runner:
             path="args.program_type",
             expected=" | ".join(PROGRAM_TYPES),
         )
-    return _runner(signature, program_type)
+    if program_type == "react":
+        return _react(signature, tools, max_iters)
+    return _predictor(signature, program_type)
 
 
 @lru_cache(maxsize=1024)
-def _runner(signature: Signature, program_type: str) -> Runner:
-    return Runner(signature, program_type)
+def _predictor(signature: Signature, program_type: str) -> Runner:
+    module = dspy.Predict if program_type == "predict" else dspy.ChainOfThought
+    return Runner(signature, module(_dspy_signature(signature)))
 
 
-def check(settings: LMSettings) -> None:
-    """Raise InvalidArgs or LMError where DSPy would not take these settings. Calls no model."""
-    _lm(settings)
+def _react(signature: Signature, tools: tuple[Tool, ...], max_iters: int | None) -> Runner:
+    iterations = DEFAULT_ITERATIONS if max_iters is None else max_iters
+    if not 1 <= iterations <= MOST_ITERATIONS:
+        raise errors.InvalidArgs(
+            f"args.max_iters: 1 to {MOST_ITERATIONS}, not {iterations}", path="args.max_iters"
+        )
+    module = dspy.ReAct(
+        _dspy_signature(signature), [_dspy_tool(tool) for tool in tools], max_iters=iterations
+    )
+    return Runner(signature, module)
+
+
+def _dspy_tool(tool: Tool) -> Any:
+    def call(**arguments: Any) -> Any:
+        run = streaming.running.get()
+        if run is None:
+            raise RuntimeError(f"{tool.name} was called outside of a run")
+        return tools.call(tool, run.context, arguments)
+
+    properties = tool.properties
+    return dspy.Tool(
+        call,
+        name=tool.name,
+        desc=tool.description,
+        args=properties,
+        arg_types=dict.fromkeys(properties, Any),
+    )
+
+
+class Model:
+    """A language model and its settings. Raises InvalidArgs or LMError where DSPy would not take
+    them; calls nobody.
+
+    Models of equal settings share one DSPy model, and with it the connections, as long as one of
+    them is kept; `scripted` ones do not, because their answers are used up.
+    """
+
+    def __init__(self, settings: LMSettings) -> None:
+        self.settings = settings
+        with _sharing:
+            shared = settings.provider != "scripted"
+            found = _shared.get(settings) if shared else None
+            self.lm = _made(settings) if found is None else found
+            if shared:
+                _shared[settings] = self.lm
+
+
+_shared: weakref.WeakValueDictionary[LMSettings, dspy.LM] = weakref.WeakValueDictionary()
+_sharing = threading.Lock()
 
 
 def execute(
     program: Program,
-    settings: LMSettings | None,
+    model: Model | None,
     inputs: dict[str, Any],
     options: RunOptions | None,
+    context: Context,
 ) -> dict[str, Any]:
     """Run `program`: {program_id, outputs, execution_time in s, model}.
 
-    Raises InvalidArgs before any model is called, LMNotConfigured, LMError.
+    Raises InvalidArgs before any model is called, LMNotConfigured, LMError, CallEnded.
     """
-    runner = module(program.signature, program.program_type)
+    runner = program.runner
     arguments = runner.arguments(inputs)
-    lm = _lm(_chosen(program, settings))
-    if options is not None:
-        arguments["config"] = _set_only(options)
+    lm = _in_time(_chosen(program, model).lm, context.remaining)
+    config = {} if options is None else _set_only(options)
+    if config and program.program_type == "react":
+        lm = lm.copy(**config)  # it takes no config of its own
+    elif config:
+        arguments["config"] = config
     started = time.monotonic()
+    token = streaming.running.set(streaming.Run(context, runner.names))
     try:
         with dspy.context(lm=lm, adapter=_adapter, trace=None, disable_history=True):
             prediction = runner.module(**arguments)
     except dspy.DSPyError as error:
         raise lm_error(error) from error
+    finally:
+        streaming.running.reset(token)
     program.executed()
     return {
         "program_id": program.id,
@@ -134,6 +217,16 @@ def execute(
         "execution_time": round(time.monotonic() - started, 6),
         "model": lm.model,
     }
+
+
+def _in_time(lm: dspy.LM, remaining: float | None) -> dspy.LM:
+    """`lm`, or one like it that does not wait much longer than the call has."""
+    if remaining is None or not isinstance(lm.engine, str):
+        return lm
+    timeout = next((each for each in TIMEOUTS if each >= remaining), None)
+    if timeout is None or timeout >= lm.kwargs["timeout"]:
+        return lm
+    return lm.copy(timeout=timeout)
 
 
 def lm_error(error: dspy.DSPyError) -> errors.LMError:
@@ -169,19 +262,19 @@ _system_messages: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionar
 _adapter = _ChatAdapter(use_json_adapter_fallback=False)
 
 
-@lru_cache(maxsize=256)
-def _lm(settings: LMSettings) -> dspy.LM:
-    """The model of these settings: one object, so that sessions share its connections."""
+def _made(settings: LMSettings) -> dspy.LM:
     common = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
     engine = _own_engine(settings)
     if engine is not None:
-        connection = {"engine": engine}
+        connection = {"engine": streaming.TappedEngine(engine)}
     else:
         connection = _set(
             api_key=settings.api_key, api_base=settings.api_base, timeout=settings.timeout
         )
     try:
-        return dspy.LM(settings.model, cache=False, **connection, **common)
+        lm = dspy.LM(settings.model, cache=False, **connection, **common)
+        lm._engine_store = streaming.NativeEngines(CONNECTIONS)
+        return lm
     except dspy.DSPyError as error:
         raise lm_error(error) from error
     except (ValueError, TypeError) as error:
@@ -201,16 +294,19 @@ def _own_engine(settings: LMSettings) -> Any:
     return None
 
 
-def _chosen(program: Program, settings: LMSettings | None) -> LMSettings:
+def _chosen(program: Program, model: Model | None) -> Model:
     if program.model is not None:
-        base = settings or LMSettings(program.model, f"gemini/{program.model}")
-        return base.with_model(program.model)
-    if settings is None:
+        base = model.settings if model else LMSettings(program.model, f"gemini/{program.model}")
+        settings = base.with_model(program.model)
+        if program.own_model is None or program.own_model.settings != settings:
+            program.own_model = Model(settings)
+        return program.own_model
+    if model is None:
         raise errors.LMNotConfigured(
             "no language model is configured: send configure_lm first"
             " (provider offline needs neither key nor network)"
         )
-    return settings
+    return model
 
 
 def _dspy_signature(signature: Signature) -> Any:

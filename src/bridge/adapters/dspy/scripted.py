@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from dspy import lm15
@@ -32,6 +34,14 @@ class ScriptedAnswers:
             finish_reason="stop",
             usage=usage,
         )
+
+    def stream(self, request: lm15.Request) -> Iterator[Any]:
+        """The same, word by word."""
+        response = self.complete(request)
+        yield lm15.StreamStartEvent(model=response.model)
+        for word in re.findall(r"\s*\S+", response.message.text or ""):
+            yield lm15.StreamDeltaEvent(delta=lm15.TextDelta(text=word))
+        yield lm15.StreamEndEvent(finish_reason="stop", usage=response.usage)
 
     def _answer(self, prompt: str) -> Any:
         if isinstance(self._answers, dict):

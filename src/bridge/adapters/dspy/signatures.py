@@ -18,50 +18,16 @@ from bridge.errors import InvalidArgs
 # Attributes of DSPy's signatures and modules, control arguments of its predictors, and what its
 # modules add as fields of their own: none of them can be a field's name.
 _TAKEN = frozenset(
-    [
-        "fields",
-        "signature",
-        "instructions",
-        "input_fields",
-        "output_fields",
-        "self",
-        "config",
-        "lm",
-        "demos",
-        "prediction",
-        "copy",
-        "json",
-        "dict",
-        "schema",
-        "validate",
-        "register",
-        "mro",
-        "insert",
-        "equals",
-        "construct",
-        "append",
-        "prepend",
-        "delete",
-        "with_instructions",
-        "with_updated_fields",
-        "dump_state",
-        "load_state",
-        "parse_obj",
-        "parse_raw",
-        "parse_file",
-        "from_orm",
-        "update_forward_refs",
-        "reasoning",
-        "trajectory",
-        "history",
-        "tools",
-        "termination_reason",
-        "completed",
-        "next_thought",
-        "next_tool_name",
-        "next_tool_args",
-        "observation",
-    ]
+    re.findall(
+        r"\w+",
+        """
+    fields signature instructions input_fields output_fields self config lm max_iters demos
+    prediction completions copy json dict schema validate register mro insert equals construct
+    append prepend delete with_instructions with_updated_fields dump_state load_state parse_obj
+    parse_raw parse_file from_orm update_forward_refs reasoning trajectory history tools
+    termination_reason completed next_thought next_tool_name next_tool_args observation
+    """,
+    )
 )
 _SAFE = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 MAX_FIELDS = 256
@@ -117,7 +83,9 @@ class Signature(msgspec.Struct, frozen=True):
     def parse(cls, definition: msgspec.Raw, format: Format) -> Signature:
         """From the wire. Raises InvalidArgs with the path of what is wrong."""
         path = "args.signature"
-        parsed = format.decode_args(definition, SignatureDefinition, path=path, replace=True)
+        parsed = format.decode_args(
+            definition, SignatureDefinition, path=path, undecodable="replace"
+        )
         taken: set[str] = set()
         inputs = _fields(parsed.inputs, f"{path}.inputs", taken)
         outputs = _fields(parsed.outputs, f"{path}.outputs", taken)

@@ -8,11 +8,11 @@ import msgspec
 
 from bridge import errors
 from bridge._dispatch import timestamp
-from bridge.adapters.dspy.messages import LMSettings
-from bridge.codec import Format
+from bridge.adapters.dspy.tools import Tool
+from bridge.codec import JSON, Format
 
 if TYPE_CHECKING:
-    from bridge.adapters.dspy.signatures import Signature
+    from bridge.adapters.dspy.runtime import Model
 
 
 class Program:
@@ -24,38 +24,37 @@ class Program:
     def __init__(
         self,
         program_id: str,
-        signature: Signature,
-        definition: bytes,
+        definition: msgspec.Raw,
         format: Format,
         program_type: str,
-        model: str | None,
+        *,
+        model: str | None = None,
+        tools: tuple[Tool, ...] = (),
+        max_iters: int | None = None,
     ) -> None:
+        """Raises InvalidArgs where the definition is wrong: what is made is known to run."""
+        from bridge.adapters.dspy import runtime
+        from bridge.adapters.dspy.signatures import Signature
+
         self.id = program_id
-        self.signature = signature
-        self.definition = definition
+        self.definition = bytes(definition)
         self.format = format
         self.program_type = program_type
         self.model = model
+        self.own_model: Model | None = None
+        self.signature = Signature.parse(definition, format)
+        self.runner = runtime.runner(self.signature, program_type, tools, max_iters)
         self.created_at = timestamp()
         self.execution_count = 0
         self.last_executed: str | None = None
 
-    @classmethod
-    def build(
-        cls,
-        program_id: str,
-        definition: msgspec.Raw,
-        format: Format,
-        program_type: str,
-        model: str | None,
-    ) -> Program:
-        """A program that is known to run. Raises InvalidArgs where its definition is wrong."""
-        from bridge.adapters.dspy import runtime
+    def is_defined_by(self, definition: msgspec.Raw, format: Format) -> bool:
+        """Whether that is the same signature, though its bytes may differ: hosts write what they
+        got in an order of their own."""
         from bridge.adapters.dspy.signatures import Signature
 
-        signature = Signature.parse(definition, format)
-        runtime.module(signature, program_type)
-        return cls(program_id, signature, bytes(definition), format, program_type, model)
+        same_bytes = format is self.format and bytes(definition) == self.definition
+        return same_bytes or Signature.parse(definition, format) == self.signature
 
     def executed(self) -> None:
         """Count a run."""
@@ -74,16 +73,20 @@ class Program:
         }
 
     def _definition_for(self, format: Format) -> Any:
+        """The definition itself, unless that would make the reply unreadable."""
         raw = msgspec.Raw(self.definition)
-        return raw if format is self.format else self.format.decode_args(raw, Any)
+        if format is self.format and (format is not JSON or _is_utf8(self.definition)):
+            return raw
+        return self.format.decode_args(raw, Any, undecodable="replace")
 
 
 class State:
-    """lm: None where the session has none of its own."""
+    """model: None where the session has none of its own. tools: the host's, by name."""
 
     def __init__(self) -> None:
         self.programs: dict[str, Program] = {}
-        self.lm: LMSettings | None = None
+        self.model: Model | None = None
+        self.tools: dict[str, Tool] = {}
 
     def __len__(self) -> int:
         return len(self.programs)
@@ -96,3 +99,11 @@ class State:
         if program is None:
             raise errors.ProgramNotFound(f"Program not found: {program_id}", program_id=program_id)
         return program
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,247 @@
+"""Programs that stream, use the host's tools, and are cancelled, against HTTP on loopback."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from bridge import Client, errors
+from openai_server import OpenAIServer, fields
+from peer import wait_until
+
+QA = {"inputs": [{"name": "question"}], "outputs": [{"name": "the answer"}, {"name": "score"}]}
+WEATHER = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}]}
+
+
+def next_step(thought, name, args):
+    return fields(next_thought=thought, next_tool_name=name, next_tool_args=args)
+
+
+def agent(prompt):
+    """A model that asks the tool once, then finishes, then answers from what the tool said."""
+    if "next_tool_name" not in prompt:
+        return fields(reasoning="the tool said so", answer="It is 21 degrees in Graz.")
+    if "observation_0" in prompt:
+        return next_step("done", "finish", "{}")
+    return next_step("ask", "temperature", '{"city": "Graz"}')
+
+
+@pytest.fixture
+def server():
+    with OpenAIServer(agent) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server):
+    with Client.start() as client:
+        settings = {"model": "openai/test", "api_base": server.url, "api_key": "sk-test-123456"}
+        client.call("configure_lm", settings, timeout=60)
+        yield client
+
+
+def create(client, signature, program_type="predict", **more):
+    args = {"id": "p", "signature": signature, "program_type": program_type, **more}
+    client.call("create_program", args, timeout=60)
+
+
+def chunks(events):
+    """The text of each field."""
+    text = {}
+    for event, data in events:
+        if event == "chunk":
+            text[data["field"]] = text.get(data["field"], "") + data["text"]
+    return text
+
+
+@pytest.mark.parametrize("program_type", ["predict", "chain_of_thought"])
+def test_an_answer_streams_field_by_field(client, server, program_type):
+    """Chunks by the host's names, without headers; together they are the whole result."""
+    answer = "one two [three] [[ four\n\n five"
+    said = {"reasoning": "because of this"} if program_type != "predict" else {}
+    server.answer = lambda prompt: fields(**said, the_answer=answer, score="0.5")
+    create(client, QA, program_type)
+    stream = client.stream("execute_program", {"program_id": "p", "inputs": {"question": "?"}})
+    events = list(stream)
+    outputs = stream.result()["outputs"]
+    assert outputs == {**said, "the answer": answer, "score": "0.5"}
+    assert chunks(events) == outputs
+    assert len([event for event, _ in events if event == "chunk"]) >= 5
+    assert events[0] == ("status", {"status": "lm_call", "model": "openai/test"})
+    assert server.requests[-1][1]["stream"] is True
+
+
+def test_the_first_chunk_comes_before_the_last_token(client, server):
+    """The model stands still in the middle of its answer: what it said by then is there."""
+    go_on = threading.Event()
+    server.answer = lambda prompt: fields(the_answer="first second third", score="1")
+    server.before_word = lambda index: index < 6 or go_on.wait(30)
+    create(client, QA)
+    stream = client.stream("execute_program", {"program_id": "p", "inputs": {"question": "?"}})
+    for event, _ in stream:
+        if event == "chunk":
+            break
+    go_on.set()
+    assert stream.result(30)["outputs"]["the answer"] == "first second third"
+
+
+def test_cancelling_a_stream_half_way_really_stops_it(client, server):
+    """The call is `cancelled`; the connection to the model is closed; no thread stays away."""
+    go_on = threading.Event()
+    server.answer = lambda prompt: fields(the_answer="word " * 1000, score="1")
+    server.before_word = lambda index: index < 50 or go_on.wait(0.01) or True
+    create(client, QA)
+    stream = client.stream("execute_program", {"program_id": "p", "inputs": {"question": "?"}})
+    iterator = iter(stream)
+    while next(iterator)[0] != "chunk":
+        pass
+    assert stream.cancel()
+    with pytest.raises(errors.Cancelled):
+        stream.result(30)
+    wait_until(lambda: client.stats()["threads_lost"] == 0)
+    wait_until(lambda: server.broken == 1)
+
+
+def test_react_uses_tools_written_in_the_host(client):
+    """Real HTTP for the model, a Python function for the tool; every step is an event."""
+    asked = []
+
+    def temperature(city: str, unit: str = "C") -> dict[str, object]:
+        """The temperature in a city."""
+        asked.append((city, unit))
+        return {"city": city, "degrees": 21}
+
+    client.register_tools([temperature])
+    create(client, WEATHER, "react")
+    stream = client.stream(
+        "execute_program", {"program_id": "p", "inputs": {"question": "How warm is Graz?"}}
+    )
+    events = list(stream)
+    assert asked == [("Graz", "C")]
+    assert stream.result()["outputs"]["answer"] == "It is 21 degrees in Graz."
+    kinds = [event for event, _ in events if event.startswith("tool")]
+    assert kinds == ["tool_call", "tool_result"]
+    called = dict(event for event in events if event[0].startswith("tool"))
+    assert called["tool_call"] == {"name": "temperature", "args": {"city": "Graz"}}
+    assert called["tool_result"]["result"] == {"city": "Graz", "degrees": 21}
+    assert chunks(events)["answer"] == "It is 21 degrees in Graz."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "observed"),
+    [
+        ("{}", "error: temperature needs the argument city"),
+        ('{"city": "Graz", "planet": "Mars"}', "error: temperature has no argument planet"),
+        ('{"city": "Atlantis"}', "error: LookupError: no such city"),
+    ],
+)
+def test_what_is_wrong_with_a_tool_call_is_one_line_for_the_model(
+    client, server, arguments, observed
+):
+    """Wrong arguments do not leave the worker; a failing tool shows no traceback."""
+    asked = []
+
+    def temperature(city: str) -> int:
+        asked.append(city)
+        raise LookupError("no such city\nwith a second line")
+
+    def answer(prompt):
+        if "next_tool_name" in prompt and "observation_0" not in prompt:
+            return next_step("ask", "temperature", arguments)
+        return agent(prompt)
+
+    server.answer = answer
+    client.register_tools([temperature])
+    create(client, WEATHER, "react")
+    client.call("execute_program", {"program_id": "p", "inputs": {"question": "?"}})
+    prompts = [body["messages"][-1]["content"] for _, body in server.requests]
+    assert observed in prompts[-1]
+    assert "Traceback" not in prompts[-1]
+    assert asked == (["Atlantis"] if "Atlantis" in arguments else [])
+
+
+def test_two_sessions_have_tools_of_one_name(client, server):
+    """Each session's program calls its own."""
+    said = {}
+    for session in ("a", "b"):
+
+        def temperature(city: str, session: str = session) -> str:
+            said[session] = city
+            return session
+
+        client.register_tools([temperature], session_id=session)
+        args = {"id": "p", "signature": WEATHER, "program_type": "react"}
+        client.call("create_program", args, session_id=session)
+    run = {"program_id": "p", "inputs": {"question": "?"}}
+    client.call("execute_program", run, session_id="b")
+    assert set(said) == {"b"}
+    client.call("execute_program", run, session_id="a")
+    assert set(said) == {"a", "b"}
+
+
+def test_a_tool_may_call_the_worker(client):
+    """Another program of the same worker, while the first one waits for the tool."""
+
+    def temperature(city: str) -> int:
+        data = client.call("get_session_data", session_id="weather")["data"]
+        return data[city]
+
+    client.call("update_session_data", {"key": "Graz", "value": 21}, session_id="weather")
+    client.register_tools([temperature])
+    create(client, WEATHER, "react")
+    result = client.call("execute_program", {"program_id": "p", "inputs": {"question": "?"}})
+    assert result["outputs"]["answer"] == "It is 21 degrees in Graz."
+
+
+def test_cancelling_an_agent_while_its_tool_runs(client):
+    """The reply is there at once; the model is not asked again."""
+    running, go_on = threading.Event(), threading.Event()
+
+    def temperature(city: str) -> int:
+        running.set()
+        go_on.wait(30)
+        return 21
+
+    client.register_tools([temperature])
+    create(client, WEATHER, "react")
+    call = client.submit("execute_program", {"program_id": "p", "inputs": {"question": "?"}})
+    assert running.wait(30)
+    assert call.cancel()
+    with pytest.raises(errors.Cancelled):
+        call.result(30)
+    wait_until(lambda: client.stats()["threads_lost"] == 0)
+    go_on.set()
+
+
+def test_a_deadline_ends_a_slow_model(client, server):
+    """deadline_exceeded at once, though the model takes its time."""
+    server.delay = 3
+    create(client, QA)
+    with pytest.raises(errors.DeadlineExceeded):
+        client.call(
+            "execute_program", {"program_id": "p", "inputs": {"question": "?"}}, timeout=0.2
+        )
+
+
+def test_wrong_tools_and_wrong_uses_of_them(client):
+    """Refused with their place, before any program is made."""
+    for tools, text in (
+        ([{"name": "finish"}], "cannot name a tool"),
+        ([{"name": "a b"}], "cannot name a tool"),
+        ([{"name": "a"}, {"name": "a"}], "a second tool"),
+        ([{"name": "a", "args": {"x": 5}}], "not a JSON Schema"),
+        ([{}], "missing required field"),
+    ):
+        with pytest.raises(errors.InvalidArgs, match=text):
+            client.call("register_tools", {"tools": tools})
+    with pytest.raises(errors.InvalidArgs, match="has no tool nothing"):
+        create(client, WEATHER, "react", tools=["nothing"])
+    with pytest.raises(errors.InvalidArgs, match="max_iters"):
+        create(client, WEATHER, "react", max_iters=1000)
+
+    def varied(*args: int) -> int:
+        return 0
+
+    with pytest.raises(TypeError, match="has no name of its own"):
+        client.register_tools([varied])
