@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
@@ -64,7 +65,8 @@ class OpenAIServer:
                 self.broken += 1
                 handler.close_connection = True
         else:
-            _send(handler, 200, _completion(text), {})
+            with contextlib.suppress(OSError):  # the caller did not wait
+                _send(handler, 200, _completion(text), {})
 
     def _stream(self, handler: BaseHTTPRequestHandler, text: str) -> None:
         handler.send_response(200)

@@ -158,3 +158,86 @@ def test_unknown_formats_are_refused():
     """Before a process is started."""
     with pytest.raises(ValueError, match="no format 'yaml'"):
         Client.start(format="yaml")
+
+
+def test_stop_while_others_call_never_writes_elsewhere(tmp_path):
+    """The pipe's descriptor number may be somebody else's as soon as it is closed."""
+    client = Client.start(adapter="echo")
+    files, stopping = [], threading.Event()
+
+    def call():
+        while not stopping.is_set():
+            try:
+                client.call("ping", timeout=1)
+            except errors.BridgeError:
+                files.append((tmp_path / f"f{len(files)}").open("wb"))
+                if len(files) > 200:
+                    return
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    client.stop()
+    stopping.set()
+    for thread in threads:
+        thread.join()
+    for file in files:
+        file.close()
+    assert all(path.stat().st_size == 0 for path in tmp_path.iterdir())
+    with pytest.raises(errors.WorkerCrashed, match="stopped"):
+        client.call("ping")
+
+
+def test_stop_ends_a_worker_that_does_not_read():
+    """Its pipe is full and a caller is stuck in it: stop kills it and the caller goes free."""
+    client = Client.start(adapter="hostile:adapter", env=TESTS_PATH)
+    os.kill(client.pid, signal.SIGSTOP)
+    thread = threading.Thread(target=flood, args=(client,))
+    thread.start()
+    thread.join(0.3)
+    assert thread.is_alive(), "the pipe should be full by now"
+    client.stop(timeout=0.2)
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def flood(client):
+    with pytest.raises(errors.WorkerCrashed):
+        send_blobs(client, 64)
+
+
+def send_blobs(client, count):
+    for _ in range(count):
+        client.cast("echo", {"blob": bytes(1 << 20)})
+
+
+def test_python_that_is_not_there():
+    """The same error as for a worker that does not start."""
+    with pytest.raises(errors.WorkerCrashed, match="/no/python") as raised:
+        Client.start(python="/no/python")
+    assert raised.value.category == "initialization"
+    with pytest.raises(ValueError, match="max_frame"):
+        Client.start(max_frame=-1)
+
+
+def test_futures_and_streams(client):
+    """submit goes on at once; cancel ends; streams hold the worker back, not the pipe."""
+    call = client.submit("sleep", {"seconds": 0.05}, timing=True)
+    assert call.result(10) == {"slept": 0.05}
+    assert call.timing["run_us"] >= 50_000
+    assert call.cancel() is False
+    call = client.submit("wait_politely", {"seconds": 60})
+    assert call.cancel() is True
+    with pytest.raises(errors.Cancelled):
+        call.result(10)
+    stream = client.stream("emit", {"size": 2000})
+    wait_until(lambda: client.call("get_stats")["in_flight"] == 1 and stream._paused)
+    assert [data for _, data in stream] == list(range(2000))
+    assert stream.result() == {"streaming": True}
+
+
+def test_a_caller_that_gives_up_cancels_its_call(client):
+    """Whatever ends its waiting."""
+    with pytest.raises(errors.DeadlineExceeded):
+        client.call("wait_politely", {"seconds": 60}, timeout=0.05)
+    wait_until(lambda: client.stats()["in_flight"] == 0)

@@ -443,3 +443,82 @@ def test_a_model_that_does_not_keep_to_the_format_is_an_lm_error(ask, call):
     assert ask("execute_program", program_id="qa", inputs={"question": "?"})["outputs"] == {
         "answer": "second"
     }
+
+
+def test_a_model_for_everyone_is_set_before_later_calls_of_any_session(dispatcher):
+    """Sent without waiting: configure without a session, then create and execute in one."""
+    done = threading.Event()
+    replies = {}
+
+    def deliver(outbox):
+        reply = json.loads(outbox.payload())
+        replies[reply["id"]] = reply
+        if len(replies) == 3:
+            done.set()
+
+    from bridge._framing import Frame, Outbox
+
+    for request_id, command, args in (
+        (1, "configure_lm", {"provider": "offline"}),
+        (2, "create_program", {"id": "p", "signature": QA, "session_id": "new"}),
+        (
+            3,
+            "execute_program",
+            {"program_id": "p", "inputs": {"question": "?"}, "session_id": "new"},
+        ),
+    ):
+        request = json.dumps({"id": request_id, "command": command, "args": args}).encode()
+        dispatcher.path.answer(Frame.of(request), Outbox(), deliver)
+    assert done.wait(60)
+    assert all(reply["success"] for reply in replies.values()), replies
+
+
+def test_program_data_in_another_order_is_the_same_program(ask):
+    """Elixir sorts the keys of what it got: type and counters stay."""
+    script(ask, {"reasoning": "r", "answer": "1"}, {"reasoning": "r", "answer": "2"})
+    ask("create_program", id="c", signature=QA, program_type="chain_of_thought")
+    ask("execute_program", program_id="c", inputs={"question": "?"})
+    reordered = dict(sorted(QA.items(), reverse=True))
+    outputs = ask(
+        "execute_program",
+        program_id="c",
+        inputs={"question": "?"},
+        program_data={"signature": reordered},
+    )["outputs"]
+    assert outputs == {"reasoning": "r", "answer": "2"}
+    assert ask("get_program_info", program_id="c")["execution_count"] == 2
+
+
+def test_every_attribute_of_dspys_classes_can_name_a_field(ask):
+    """Whatever DSPy uses its own names for, on either side, for every program type."""
+    import dspy
+
+    names = {
+        name
+        for cls in (dspy.Predict, dspy.Signature, dspy.Prediction, dspy.Example)
+        for name in dir(cls)
+    } | {"config", "lm", "completions", "max_iters", "demos", "n"}
+    names = sorted(names)[:240]
+    ask("configure_lm", provider="offline")
+    for program_type in ("predict", "chain_of_thought", "react"):
+        fields = [{"name": name} for name in names]
+        ask(
+            "create_program",
+            id=program_type,
+            program_type=program_type,
+            signature={"inputs": fields, "outputs": fields},
+        )
+        inputs = dict.fromkeys(names, "x")
+        outputs = ask("execute_program", program_id=program_type, inputs=inputs)["outputs"]
+        assert set(names) <= set(outputs)
+
+
+def test_json_listings_stay_readable(dispatcher, ask):
+    """A signature that is no UTF-8 comes back exactly, and spoils no listing."""
+    broken = b'{"inputs": [{"name": "q", "description": "\xff"}], "outputs": [{"name": "a"}]}'
+    reply = dispatcher.call(
+        b'{"id": 1, "command": "create_program", "args": {"id": "b", "signature": ' + broken + b"}}"
+    )
+    assert broken in reply
+    (listed,) = ask("list_programs")["programs"]
+    assert listed["signature"]["inputs"][0]["description"] == "\ufffd"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -15,17 +16,13 @@ from bridge.adapters.dspy.types import TypeNameError, parse_type
 from bridge.codec import Format
 from bridge.errors import InvalidArgs
 
-# Attributes of DSPy's signatures and modules, control arguments of its predictors, and what its
-# modules add as fields of their own: none of them can be a field's name.
-_TAKEN = frozenset(
+# Control arguments of DSPy's modules, and the fields that its modules and formats add themselves.
+_CONTROL = frozenset(
     re.findall(
         r"\w+",
         """
-    fields signature instructions input_fields output_fields self config lm max_iters demos
-    prediction completions copy json dict schema validate register mro insert equals construct
-    append prepend delete with_instructions with_updated_fields dump_state load_state parse_obj
-    parse_raw parse_file from_orm update_forward_refs reasoning trajectory history tools
-    termination_reason completed next_thought next_tool_name next_tool_args observation
+    args config kwargs lm demos module prediction max_iters new_signature n self reasoning
+    trajectory history tools termination_reason completed next_thought next_tool_name next_tool_args observation
     """,
     )
 )
@@ -125,13 +122,22 @@ def _checked(type_name: str, path: str) -> str:
     return type_name
 
 
+@cache
+def _taken() -> frozenset[str]:
+    """Names that no field can have: a field must not shadow an attribute of DSPy's classes."""
+    import dspy
+
+    classes = (dspy.Signature, type(dspy.Signature), dspy.Prediction, dspy.Predict)
+    return _CONTROL.union(*map(dir, classes))
+
+
 def _safe_name(name: str, taken: set[str]) -> str:
     """A name for DSPy, adding it to `taken`: inputs and outputs must not share one either."""
     safe = name if _SAFE.fullmatch(name) else re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")
     if not _SAFE.fullmatch(safe):
         safe = f"field_{safe}"[:56]
     stem, count = safe, 1
-    while safe in taken or safe in _TAKEN or safe.startswith("model_"):
+    while safe in taken or safe in _taken() or safe.startswith("model_"):
         count += 1
         safe = f"field_{stem}"[:56] if count == 2 else f"field_{stem}"[:56] + f"_{count}"
     taken.add(safe)
