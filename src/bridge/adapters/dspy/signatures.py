@@ -22,7 +22,8 @@ _CONTROL = frozenset(
         r"\w+",
         """
     args config kwargs lm demos module prediction max_iters new_signature n self reasoning
-    trajectory history tools termination_reason completed next_thought next_tool_name next_tool_args observation
+    trajectory history tools termination_reason completed observation next_thought
+    next_tool_name next_tool_args
     """,
     )
 )
