@@ -143,6 +143,29 @@ def emit(args: Args, context: Any):
     return {"streaming": context.streaming}
 
 
+@adapter.command("emit_inline", Args, lane="inline")
+def emit_inline(args: Args, context: Any):
+    context.emit("number", 1)
+    return {}
+
+
+@adapter.command("emit_not_finite", Args)
+def emit_not_finite(args: Args, context: Any):
+    context.emit("number", {"value": float("inf")})
+    return {}
+
+
+@adapter.command("emit_large", Args)
+def emit_large(args: Args, context: Any):
+    context.emit("text", "x" * args.size)
+    return {}
+
+
+@adapter.command("ask_host_inline", Args, lane="inline")
+def ask_host_inline(args: Args, context: Any):
+    return {"answer": context.call_host("question", {})}
+
+
 @adapter.command("ask_host", Args)
 def ask_host(args: Args, context: Any):
     return {"answer": context.call_host("question", {"size": args.size})}

@@ -13,7 +13,7 @@ from bridge._framing cimport Frame, Outbox
 from bridge._histogram cimport Recorder, monotonic
 
 from bridge.codec import JSON, refuse_non_finite
-from bridge.errors import CallEnded, InvalidFrame, ReplyTooLarge
+from bridge.errors import CallEnded, InvalidFrame, NotAllowed, ReplyTooLarge
 from bridge.messages import Event, Failure, Reply, TimedReply
 
 
@@ -219,8 +219,8 @@ cdef class Context:
     def emit(self, str event, data):
         """Send an event, if the host asked for events and the call is not over.
 
-        Waits while the host has paused the stream. Raises CallEnded, ReplyTooLarge, and what the
-        encoder raises.
+        Waits while the host has paused the stream. Raises CallEnded, ReplyTooLarge, NotEncodable,
+        and what the encoder raises.
         """
         cdef Outbox outbox
         cdef object message
@@ -234,6 +234,11 @@ cdef class Context:
         message = Event(self.request.id, event, data)
         if not outbox.add(self.codec.encode_into, message, self.path.max_frame):
             raise ReplyTooLarge(f"an event {event!r} is longer than {self.path.max_frame} bytes")
+        if self.codec.lossy and holds_null(outbox, 0):
+            refuse_non_finite(data, "data")
+        if self.gate is None:  # inline: nobody else can answer
+            self.deliver(outbox)
+            return
         with self.gate:
             if not self.answered:
                 self.deliver(outbox)
@@ -244,6 +249,8 @@ cdef class Context:
 
         Raises NotAllowed where the host did not offer it, what it failed with, CallEnded.
         """
+        if self.host is None:
+            raise NotAllowed("an inline command cannot wait for the host")
         return self.host.call(self, command, args)
 
     def take_turn(self):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 
+import msgspec
 import pytest
 
 from peer import wait_until
@@ -87,6 +88,9 @@ def test_deadlines(hostile):
             "deadline_exceeded",
         )
     assert hostile.call("wait_politely", timeout_ms=1e300)["result"]["remaining"] > 3600
+    nan = {"id": 3, "command": "sleep", "timeout_ms": float("nan")}
+    hostile.send_frame(msgspec.msgpack.encode(nan))
+    assert b"deadline_exceeded" in hostile.receive_frame()
     assert hostile.call("sleep", timeout_ms="soon")["code"] == "invalid_request"
 
 
@@ -147,6 +151,18 @@ def test_events_only_where_they_were_asked_for(hostile):
     frames = [hostile.receive() for _ in range(6)]
     assert frames[:5] == [{"id": 2, "event": "number", "data": n} for n in range(5)]
     assert frames[5]["result"] == {"streaming": True}
+
+
+def test_events_that_cannot_leave_fail_their_call(start_peer):
+    """Numbers that JSON has not, and events longer than a frame may be; inline ones may emit."""
+    peer = start_peer("--max-frame", "4096", adapter="hostile:adapter")
+    reply = peer.call("emit_not_finite", stream=True)
+    assert (reply["code"], reply["details"]["path"]) == ("not_encodable", "data.value")
+    assert peer.call("emit_large", {"size": 5000}, stream=True)["code"] == "reply_too_large"
+    send(peer, 3, "emit_inline", stream=True)
+    assert [peer.receive().get("event"), peer.receive().get("event")] == ["number", None]
+    peer.call("hello", {"offers": {"tools": True}})
+    assert peer.call("ask_host_inline")["code"] == "not_allowed"
 
 
 def test_a_paused_stream_waits_and_others_do_not(hostile):

@@ -36,7 +36,8 @@ class Calls:
         self.open[context.id] = context
         timeout = context.request.timeout_ms
         if timeout is not None:
-            timeout = min(max(timeout, 0.0), LONGEST_TIMEOUT_MS)
+            # NaN is not above 0 either.
+            timeout = min(timeout, LONGEST_TIMEOUT_MS) if timeout > 0 else 0.0
             context.deadline_ns = context.received_ns + int(timeout * MILLISECOND)
             self._watch(context)
 
@@ -108,5 +109,6 @@ def resume(context: Context) -> None:
 def wake(context: Context) -> None:
     """Let a handler that waits inside the worker see that its call is over."""
     resume(context)
-    if context.waiting is not None:
-        context.waiting.event.set()
+    waiting = context.waiting
+    if waiting is not None:
+        waiting.event.set()

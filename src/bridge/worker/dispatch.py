@@ -113,14 +113,16 @@ class Dispatcher:
         try:
             self._refuse_overload()
             context.sessions = self._sessions_of(context)
+            context.host = self.host
+            context.job = Job(partial(self._run, context))
+            if context.streaming:
+                context.gate = threading.Lock()
+            self.calls.add(context)
+            self._enter(context)
         except Exception as error:
             self.refused += 1
+            self.calls.remove(context)
             return self.fail(context, error)
-        context.host = self.host
-        if context.streaming:
-            context.gate = threading.Lock()
-        self.calls.add(context)
-        self._enter(context)
         return None
 
     def refuse(
@@ -203,7 +205,6 @@ class Dispatcher:
 
     def _enter(self, context: Context) -> None:
         """Start the call once it is its turn in every one of its sessions."""
-        context.job = Job(partial(self._run, context))
         sessions = context.sessions
         turns = itertools.count(1)
 
