@@ -43,10 +43,10 @@ QUESTION_ANSWER = {"inputs": [{"name": "question"}], "outputs": [{"name": "answe
 @adapter.command("configure_lm", ConfigureArgs, lane="everyone", idempotent=True)
 def configure_lm(args: ConfigureArgs, context: Context) -> dict[str, Any]:
     """Sets the session's language model; without a session, that of all sessions without one."""
-    from bridge.adapters.dspy import runtime
+    from bridge.adapters.dspy.models import Model
 
     settings = args.settings()
-    model = runtime.Model(settings)
+    model = Model(settings)
     if context.session_id is None:
         context.session.shared["model"] = model
     else:

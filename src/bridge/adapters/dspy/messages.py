@@ -153,6 +153,11 @@ class RunOptions(msgspec.Struct):
     temperature: float | None = None
     max_tokens: int | None = None
 
+    def given(self) -> dict[str, Any]:
+        """Those that are set."""
+        every = msgspec.structs.asdict(self)
+        return {name: value for name, value in every.items() if value is not None}
+
 
 class ExecuteArgs(msgspec.Struct):
     """inputs: exactly the signature's."""

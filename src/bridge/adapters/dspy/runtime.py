@@ -1,13 +1,10 @@
-"""The one module that imports DSPy: builds its modules and models, and runs them.
+"""Programs: from checked signatures to DSPy's modules, and their runs.
 
 Never `dspy.configure`: every run has its own `dspy.context`, so sessions share nothing.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import threading
 import time
 import weakref
 from collections.abc import Mapping
@@ -21,9 +18,9 @@ import pydantic_core
 from bridge import errors
 from bridge.adapters.dspy import streaming, tools
 from bridge.adapters.dspy.messages import LMSettings, RunOptions
+from bridge.adapters.dspy.models import Model, in_time, lm_error
 from bridge.adapters.dspy.signatures import Field, Signature
 from bridge.adapters.dspy.tools import Tool
-from bridge.telemetry import keep_secret
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
@@ -32,18 +29,6 @@ if TYPE_CHECKING:
 PROGRAM_TYPES = ("predict", "chain_of_thought", "react")
 DEFAULT_ITERATIONS = 20
 MOST_ITERATIONS = 100
-CONNECTIONS = 4096  # of each model; the worker's threads are the limit that counts
-# An engine is made, and connections with it, for each timeout: few different ones.
-TIMEOUTS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # seconds
-
-# DSPy's response cache ignores key and endpoint of a model, so sessions would read each other's
-# answers; the one on disk holds pickles.
-dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
-
-# Providers repeat the key that they refuse.
-for _name, _value in os.environ.items():
-    if _name.endswith(("_API_KEY", "_TOKEN", "_SECRET", "_SECRET_KEY", "_ACCESS_KEY")):
-        keep_secret(_value)
 
 
 class Runner:
@@ -160,28 +145,6 @@ def _dspy_tool(tool: Tool) -> Any:
     )
 
 
-class Model:
-    """A language model and its settings. Raises InvalidArgs or LMError where DSPy would not take
-    them; calls nobody.
-
-    Models of equal settings share one DSPy model, and with it the connections, as long as one of
-    them is kept; `scripted` ones do not, because their answers are used up.
-    """
-
-    def __init__(self, settings: LMSettings) -> None:
-        self.settings = settings
-        with _sharing:
-            shared = settings.provider != "scripted"
-            found = _shared.get(settings) if shared else None
-            self.lm = _made(settings) if found is None else found
-            if shared:
-                _shared[settings] = self.lm
-
-
-_shared: weakref.WeakValueDictionary[LMSettings, dspy.LM] = weakref.WeakValueDictionary()
-_sharing = threading.Lock()
-
-
 def execute(
     program: Program,
     model: Model | None,
@@ -195,8 +158,8 @@ def execute(
     """
     runner = program.runner
     arguments = runner.arguments(inputs)
-    lm = _in_time(_chosen(program, model).lm, context.remaining)
-    config = {} if options is None else _set_only(options)
+    lm = in_time(_chosen(program, model).lm, context.remaining)
+    config = {} if options is None else options.given()
     if config and program.program_type == "react":
         lm = lm.copy(**config)  # it takes no config of its own
     elif config:
@@ -219,35 +182,9 @@ def execute(
     }
 
 
-def _in_time(lm: dspy.LM, remaining: float | None) -> dspy.LM:
-    """`lm`, or one like it that does not wait much longer than the call has."""
-    if remaining is None or not isinstance(lm.engine, str):
-        return lm
-    timeout = next((each for each in TIMEOUTS if each >= remaining), None)
-    if timeout is None or timeout >= lm.kwargs["timeout"]:
-        return lm
-    return lm.copy(timeout=timeout)
-
-
-def lm_error(error: dspy.DSPyError) -> errors.LMError:
-    """DSPy's error as ours: its message without the advice, its code and status as details."""
-    facts = {
-        "lm_code": error.code,
-        "status": error.status,
-        "provider": error.provider,
-        "retry_after": error.retry_after,
-        "retryable": dspy.is_retryable_lm_error(error) or None,
-    }
-    message = " ".join(str(error).partition("\n\n")[0].split())[:1000]
-    return errors.LMError(message, **{name: v for name, v in facts.items() if v is not None})
-
-
 class _ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
-    """DSPy's, with the text that depends on the signature alone made once a signature.
-
-    A quarter of the cost of a call on an instant model. The class keeps DSPy's name, by which its
-    streaming knows what it can parse.
-    """
+    """DSPy's, with the text that depends on the signature alone made once a signature: DSPy makes
+    it anew for each call."""
 
     def format_system_message(self, signature: Any) -> str:
         text = _system_messages.get(signature)
@@ -256,42 +193,9 @@ class _ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
         return text
 
 
-_ChatAdapter.__name__ = _ChatAdapter.__qualname__ = "ChatAdapter"
 _system_messages: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 # A reply that does not parse is an error: DSPy's fallback would ask the model a second time.
 _adapter = _ChatAdapter(use_json_adapter_fallback=False)
-
-
-def _made(settings: LMSettings) -> dspy.LM:
-    common = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
-    engine = _own_engine(settings)
-    if engine is not None:
-        connection = {"engine": streaming.TappedEngine(engine)}
-    else:
-        connection = _set(
-            api_key=settings.api_key, api_base=settings.api_base, timeout=settings.timeout
-        )
-    try:
-        lm = dspy.LM(settings.model, cache=False, **connection, **common)
-        lm._engine_store = streaming.NativeEngines(CONNECTIONS)
-        return lm
-    except dspy.DSPyError as error:
-        raise lm_error(error) from error
-    except (ValueError, TypeError) as error:
-        raise errors.InvalidArgs(f"args.model: {error}", path="args.model") from error
-
-
-def _own_engine(settings: LMSettings) -> Any:
-    """The model that answers in this process, for the providers that are ours."""
-    if settings.provider == "offline":
-        from bridge.adapters.dspy.offline import OfflineReader  # loads numpy
-
-        return OfflineReader()
-    if settings.provider == "scripted":
-        from bridge.adapters.dspy.scripted import ScriptedAnswers
-
-        return ScriptedAnswers(json.loads(settings.answers or "[]"))
-    return None
 
 
 def _chosen(program: Program, model: Model | None) -> Model:
@@ -363,11 +267,3 @@ def _without_markers(value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     return pydantic_core.to_jsonable_python(value, inf_nan_mode="constants", fallback=str)
-
-
-def _set(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _set_only(options: RunOptions) -> dict[str, Any]:
-    return _set(temperature=options.temperature, max_tokens=options.max_tokens)

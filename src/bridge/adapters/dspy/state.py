@@ -12,7 +12,7 @@ from bridge.adapters.dspy.tools import Tool
 from bridge.codec import JSON, Format
 
 if TYPE_CHECKING:
-    from bridge.adapters.dspy.runtime import Model
+    from bridge.adapters.dspy.models import Model
 
 
 class Program:

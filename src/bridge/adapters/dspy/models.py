@@ -1,0 +1,107 @@
+"""Language models: from settings to DSPy's models, which sessions of equal settings share."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import weakref
+from typing import Any
+
+import dspy
+
+from bridge import errors
+from bridge.adapters.dspy import streaming
+from bridge.adapters.dspy.messages import LMSettings
+from bridge.telemetry import keep_secret
+
+CONNECTIONS = 4096  # of each model; the worker's threads are the limit that counts
+# An engine is made, and connections with it, for each timeout: few different ones.
+TIMEOUTS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # seconds
+
+# DSPy's response cache ignores key and endpoint of a model, so sessions would read each other's
+# answers; the one on disk holds pickles.
+dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+
+# Providers repeat the key that they refuse.
+for _name, _value in os.environ.items():
+    if _name.endswith(("_API_KEY", "_TOKEN", "_SECRET", "_SECRET_KEY", "_ACCESS_KEY")):
+        keep_secret(_value)
+
+
+class Model:
+    """A language model and its settings. Raises InvalidArgs or LMError where DSPy would not take
+    them; calls nobody.
+
+    Models of equal settings share one DSPy model, and with it the connections, as long as one of
+    them is kept; `scripted` ones do not, because their answers are used up.
+    """
+
+    def __init__(self, settings: LMSettings) -> None:
+        self.settings = settings
+        with _sharing:
+            shared = settings.provider != "scripted"
+            found = _shared.get(settings) if shared else None
+            self.lm = _made(settings) if found is None else found
+            if shared:
+                _shared[settings] = self.lm
+
+
+_shared: weakref.WeakValueDictionary[LMSettings, dspy.LM] = weakref.WeakValueDictionary()
+_sharing = threading.Lock()
+
+
+def in_time(lm: dspy.LM, remaining: float | None) -> dspy.LM:
+    """`lm`, or one like it that does not wait much longer than the call has."""
+    if remaining is None or not isinstance(lm.engine, str):
+        return lm
+    timeout = next((each for each in TIMEOUTS if each >= remaining), None)
+    if timeout is None or timeout >= lm.kwargs["timeout"]:
+        return lm
+    return lm.copy(timeout=timeout)
+
+
+def lm_error(error: dspy.DSPyError) -> errors.LMError:
+    """DSPy's error as ours: its message without the advice, its code and status as details."""
+    facts = {
+        "lm_code": error.code,
+        "status": error.status,
+        "provider": error.provider,
+        "retry_after": error.retry_after,
+        "retryable": dspy.is_retryable_lm_error(error) or None,
+    }
+    message = " ".join(str(error).partition("\n\n")[0].split())[:1000]
+    return errors.LMError(message, **{name: v for name, v in facts.items() if v is not None})
+
+
+def _made(settings: LMSettings) -> dspy.LM:
+    common = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
+    engine = _own_engine(settings)
+    connection: dict[str, Any]
+    if engine is not None:
+        connection = {"engine": streaming.TappedEngine(engine)}
+    else:
+        given = {"api_key": settings.api_key, "api_base": settings.api_base}
+        connection = {name: value for name, value in given.items() if value is not None}
+        connection["timeout"] = settings.timeout
+    try:
+        lm = dspy.LM(settings.model, cache=False, **connection, **common)
+        lm._engine_store = streaming.NativeEngines(CONNECTIONS)
+        return lm
+    except dspy.DSPyError as error:
+        raise lm_error(error) from error
+    except (ValueError, TypeError) as error:
+        raise errors.InvalidArgs(f"args.model: {error}", path="args.model") from error
+
+
+def _own_engine(settings: LMSettings) -> Any:
+    """The model that answers in this process, for the providers that are ours."""
+    if settings.provider == "offline":
+        from bridge.adapters.dspy.offline import OfflineReader  # loads numpy
+
+        return OfflineReader()
+    if settings.provider == "scripted":
+        from bridge.adapters.dspy.scripted import ScriptedAnswers
+
+        return ScriptedAnswers(json.loads(settings.answers or "[]"))
+    return None
