@@ -1,5 +1,5 @@
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, final, type_check_only
+from typing import Any, NoReturn, Protocol, final, type_check_only
 
 import msgspec
 
@@ -46,6 +46,7 @@ class Command:
 
 @final
 class Context:
+    def __init__(self, *args: Any, **kwargs: Any) -> NoReturn: ...
     session_id: str | None
     sessions: list[Any]
     ended: BridgeError | None
