@@ -77,12 +77,7 @@ cpdef str timestamp():
     return stamp
 
 
-cdef int64_t started = monotonic()
-
-
-cpdef double uptime():
-    """Seconds since this module was loaded, which is when the process began; to the ms."""
-    return ((monotonic() - started) // 1_000_000) / 1000.0
+cdef int64_t started = monotonic()  # of the process: this is loaded at its beginning
 
 
 @cython.final
@@ -178,6 +173,11 @@ cdef class Context:
     @property
     def timestamp(self):
         return timestamp()
+
+    @property
+    def uptime(self):
+        """Seconds from the start of the process to the arrival of the request, to the ms."""
+        return ((self.received_ns - started) // 1_000_000) / 1000.0
 
     @property
     def session(self):
@@ -298,7 +298,7 @@ cdef class Path:
     def answer(self, Frame frame not None, Outbox outbox not None, deliver):
         """Append the reply to `frame`, or hand the call on: its reply then comes through
         deliver(outbox), with another outbox, from another thread. Returns `stopping`."""
-        cdef int64_t started = monotonic()
+        cdef int64_t started = monotonic()  # of the process: this is loaded at its beginning
         cdef object command, request, failure
         cdef Context context
         cdef Codec codec = None

@@ -38,7 +38,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=_formatter,
     )
     parser.add_argument("--version", action="version", version=f"dspex-bridge {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    # A prog, because argparse else formats a usage message to make one.
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", prog=parser.prog
+    )
     for name, add, help in (
         ("worker", _add_worker, "answer frames on a pipe (for hosts)"),
         ("demo", _add_demo, "ask a worker a few questions and show its answers"),

@@ -102,17 +102,18 @@ def by_name(name: str) -> Format | None:
     return next((known for known in FORMATS if known.name == name), None)
 
 
-_EXPECTED = re.compile(r"Expected `(?P<expected>[^`]+)`")
-_PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
-_FIELD = re.compile(r"field `(?P<field>[^`]+)`")
+# Not compiled here: that would be a part of every worker's start.
+_EXPECTED = r"Expected `(?P<expected>[^`]+)`"
+_PATH = r" - at `\$(?P<path>[^`]*)`$"
+_FIELD = r"field `(?P<field>[^`]+)`"
 
 
 def _invalid_args(message: str, root: str) -> InvalidArgs:
     """msgspec's words with the path in the wire's terms: `args.signature.inputs[0]`."""
-    expected, path, field = (p.search(message) for p in (_EXPECTED, _PATH, _FIELD))
+    expected, path, field = (re.search(p, message) for p in (_EXPECTED, _PATH, _FIELD))
     where = root + (path["path"] if path else "") + (f".{field['field']}" if field else "")
     details = {"path": where, **({"expected": expected["expected"]} if expected else {})}
-    return InvalidArgs(f"{where}: {_PATH.sub('', message)}", **details)
+    return InvalidArgs(f"{where}: {re.sub(_PATH, '', message)}", **details)
 
 
 def refuse_non_finite(value: Any, path: str = "result") -> None:

@@ -6,27 +6,23 @@ that half into the same exception. Categories, severities and recoveries are the
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
-
-class Policy(NamedTuple):
-    """What a host should make of an error: how bad, and what to do about it."""
-
-    severity: str  # critical | major | minor | warning
-    recovery: str  # immediate_retry | backoff_retry | circuit_break | failover | abandon
-
+# What a host should make of an error: how bad (critical, major, minor, warning), and what to do
+# (immediate_retry, backoff_retry, circuit_break, failover, abandon).
+Policy = tuple[str, str]
 
 CATEGORIES: dict[str, Policy] = {
-    "initialization": Policy("critical", "immediate_retry"),
-    "connection": Policy("major", "backoff_retry"),
-    "communication": Policy("major", "immediate_retry"),
-    "timeout": Policy("major", "backoff_retry"),
-    "resource": Policy("minor", "abandon"),
-    "health_check": Policy("minor", "backoff_retry"),
-    "session": Policy("minor", "immediate_retry"),
-    "python": Policy("major", "abandon"),
-    "request": Policy("warning", "abandon"),
-    "system": Policy("critical", "abandon"),
+    "initialization": ("critical", "immediate_retry"),
+    "connection": ("major", "backoff_retry"),
+    "communication": ("major", "immediate_retry"),
+    "timeout": ("major", "backoff_retry"),
+    "resource": ("minor", "abandon"),
+    "health_check": ("minor", "backoff_retry"),
+    "session": ("minor", "immediate_retry"),
+    "python": ("major", "abandon"),
+    "request": ("warning", "abandon"),
+    "system": ("critical", "abandon"),
 }
 
 CODES: dict[str, type[BridgeError]] = {}
@@ -55,13 +51,13 @@ class BridgeError(Exception):
 
     @property
     def severity(self) -> str:
-        return (self.policy or CATEGORIES[self.category]).severity
+        return (self.policy or CATEGORIES[self.category])[0]
 
     @property
     def recovery(self) -> str:
         if "retry_after" in self.details or self.details.get("retryable"):
             return "backoff_retry"
-        return (self.policy or CATEGORIES[self.category]).recovery
+        return (self.policy or CATEGORIES[self.category])[1]
 
 
 class InvalidFrame(BridgeError):
@@ -153,7 +149,7 @@ class QuotaExceeded(BridgeError):
 class Overloaded(BridgeError):
     """The worker's queue is full."""
 
-    code, category, policy = "overloaded", "resource", Policy("major", "failover")
+    code, category, policy = "overloaded", "resource", ("major", "failover")
 
 
 class DeadlineExceeded(BridgeError):
@@ -201,7 +197,7 @@ class WorkerCrashed(BridgeError):
 class CircuitOpen(BridgeError):
     """Calls are held back after repeated failures."""
 
-    code, category, policy = "circuit_open", "resource", Policy("critical", "circuit_break")
+    code, category, policy = "circuit_open", "resource", ("critical", "circuit_break")
 
 
 class Internal(BridgeError):

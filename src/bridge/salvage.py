@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 SEARCHED = 64 * 1024  # bytes of a broken message that are searched for its id
 
 # A quote that nothing closes is a token too, so that the search ends there.
-_JSON_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]|"', re.DOTALL)
-_JSON_ID = re.compile(rb'\s*:\s*(-?\d{1,40}(?=\s*[,}])|"(?:[^"\\]|\\.)*")')
+_JSON_TOKEN = rb'(?s)"(?:[^"\\]|\\.)*"|[{}\[\]]|"'
+_JSON_ID = rb'\s*:\s*(-?\d{1,40}(?=\s*[,}])|"(?:[^"\\]|\\.)*")'
 
 
 def json_id(message: Buffer) -> int | str | None:
     """The value of the outermost key "id", if it is an integer or a string."""
     message = bytes(memoryview(message)[:SEARCHED])
     depth = 0
-    for token in _JSON_TOKEN.finditer(message):
+    for token in re.finditer(_JSON_TOKEN, message):
         if token[0] in b"{[":
             depth += 1
         elif token[0] in b"}]":
@@ -35,7 +35,7 @@ def json_id(message: Buffer) -> int | str | None:
         elif token[0] == b'"':
             return None
         elif depth == 1 and token[0] == b'"id"':
-            value = _JSON_ID.match(message, token.end())
+            value = re.match(_JSON_ID, message[token.end() :])
             if value:
                 return _json_scalar(value[1])
     return None

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bridge import errors, telemetry
-from bridge._dispatch import uptime
 from bridge._framing import Outbox
 from bridge.adapter import Adapter
 from bridge.codec import FORMATS, Format
@@ -70,7 +69,7 @@ def control(dispatcher: Dispatcher) -> Adapter:
     @adapter.command("ping", lane="inline", idempotent=True)
     def ping(args: None, context: Context) -> Pong:
         """Says that Python answers, and since when."""
-        return Pong("ok", context.timestamp, available(), uptime(), mode, worker_id)
+        return Pong("ok", context.timestamp, available(), context.uptime, mode, worker_id)
 
     @adapter.command("hello", HelloArgs, lane="inline", idempotent=True)
     def hello(args: HelloArgs, context: Context) -> dict[str, Any]:
@@ -112,7 +111,7 @@ def control(dispatcher: Dispatcher) -> Adapter:
             "in_flight": len(dispatcher.calls.open),
             "threads_lost": dispatcher.lanes.lost,
             "calls_written_off": dispatcher.lanes.written_off,
-            "uptime": uptime(),
+            "uptime": context.uptime,
             "memory_usage": memory_usage(),
             "dspy_available": available(),
             "commands": {name: recorder.summary() for name, recorder in used.items()},
