@@ -99,12 +99,13 @@ TARGETS = [
 def sections(echo: str, quick: bool) -> list[Section]:
     pings, cores = contenders(echo, PING), sorted(os.sched_getaffinity(0))
     twin = Contender("bridge, plain framing", TWIN, JSON.encode(PING), b'"success":true')
+    thread = bridge("bridge JSON, on a thread", JSON, {**PING, "command": "sleep"})
     one, two = f"-p{cores[0]},{cores[0]}", f"-p{cores[0]},{cores[-1]}"
     starts = [*pings[:3], Contender("python -c pass", PASS)]
     cpu, sizes = ("cpu_us", "per_s"), ("p50_us", "p99_us", "mb_per_s", "cpu_us")
     every = [
         Section("pinned", "ping, on one core with the host", "calls", 10000, [one], [*pings, twin]),
-        Section("unpinned", "ping, unpinned", "calls", 5000, [], pings),
+        Section("unpinned", "ping, unpinned", "calls", 5000, [], [*pings, thread]),
         Section(
             "pipelined", IN_FLIGHT, "pipelined", 100_000, [f"-w{WINDOW}", two], [*pings, twin], cpu
         ),

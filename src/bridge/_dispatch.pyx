@@ -236,6 +236,11 @@ cdef class Context:
             raise ReplyTooLarge(f"an event {event!r} is longer than {self.path.max_frame} bytes")
         if self.codec.lossy and holds_null(outbox, 0):
             refuse_non_finite(data, "data")
+        self.send(outbox)
+
+    def send(self, Outbox outbox not None):
+        """Deliver what belongs to the call and is not its reply: nothing leaves behind that.
+        Raises CallEnded."""
         if self.gate is None:  # inline: nobody else can answer
             self.deliver(outbox)
             return

@@ -115,8 +115,7 @@ class Dispatcher:
             context.sessions = self._sessions_of(context)
             context.host = self.host
             context.job = Job(partial(self._run, context))
-            if context.streaming:
-                context.gate = threading.Lock()
+            context.gate = threading.Lock()
             self.calls.add(context)
             self._enter(context)
         except Exception as error:

@@ -57,7 +57,7 @@ class HostCalls:
             outbox.append(context.format.encode_into, request)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise errors.NotEncodable(f"args of {command}: {error}") from error
-        context.deliver(outbox)
+        context.send(outbox)
 
 
 class Waiting:
