@@ -175,5 +175,5 @@ def ask_host(args: Args, context: Any):
 def log(args: Args, context: Any):
     import logging
 
-    logging.getLogger("hostile").warning("hello %s", args.size, extra={"request_id": context.id})
+    logging.getLogger("hostile").warning("hello %s", args.size)
     return {}

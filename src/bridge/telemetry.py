@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import msgspec
@@ -48,11 +50,26 @@ def conceal_in(value: Any) -> Any:
     return value
 
 
-def warn(message: str, *, error: BaseException | None = None, **extra: Any) -> None:
-    """Log a warning of the worker's own. extra: request_id, traceparent."""
+# What every line says that is logged in a call.
+_call: ContextVar[dict[str, Any]] = ContextVar("call", default={})  # noqa: B039  # never changed
+
+
+def warn(message: str, *, error: BaseException | None = None) -> None:
+    """Log a warning of the worker's own."""
     import logging
 
-    logging.getLogger("bridge.worker").warning(message, exc_info=error, extra=extra)
+    logging.getLogger("bridge.worker").warning(message, exc_info=error)
+
+
+@contextmanager
+def logging_call(request_id: Any, traceparent: str | None) -> Iterator[None]:
+    """All that is logged meanwhile, on this thread, says whose call it was."""
+    fields = {"request_id": request_id, "traceparent": traceparent}
+    token = _call.set({name: value for name, value in fields.items() if value is not None})
+    try:
+        yield
+    finally:
+        _call.reset(token)
 
 
 Send = Callable[[dict[str, Any]], None]
@@ -93,9 +110,7 @@ def log_to_stderr(level: str) -> None:
                 "logger": record.name,
                 "message": conceal(record.getMessage()),
             }
-            for name in ("request_id", "traceparent"):
-                if getattr(record, name, None) is not None:
-                    line[name] = getattr(record, name)
+            line.update(_call.get())
             if record.exc_info:
                 line["error"] = conceal(formatter.formatException(record.exc_info))
             return line

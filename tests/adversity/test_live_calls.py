@@ -259,14 +259,16 @@ def test_cancelling_a_call_that_waits_for_the_host(hostile):
 
 
 def test_logs_go_to_the_host_that_offered_to_take_them(hostile):
-    """As events with the request's id; to stderr again when the offer ends."""
+    """As events with the request's id and traceparent; to stderr again when the offer ends."""
     hostile.is_alive()
     hostile.call("hello", {"offers": {"logs": True}})
-    send(hostile, 7, "log", {"size": 1})
+    send(hostile, 7, "log", {"size": 1}, traceparent="00-0af7-b7ad-01")
     frames = [hostile.receive(), hostile.receive()]
     (event,) = [frame for frame in frames if "event" in frame]
     assert (event["id"], event["event"]) == (7, "log")
-    assert (event["data"]["level"], event["data"]["message"]) == ("WARNING", "hello 1")
+    data = event["data"]
+    assert (data["level"], data["message"]) == ("WARNING", "hello 1")
+    assert (data["request_id"], data["traceparent"]) == (7, "00-0af7-b7ad-01")
     hostile.call("hello", {"offers": {}})
     assert hostile.call("log", {"size": 2})["success"]
     hostile.close_input()

@@ -194,6 +194,24 @@ def test_a_tool_may_call_the_worker(client):
     assert result["outputs"]["answer"] == "It is 21 degrees in Graz."
 
 
+def test_host_calls_nest(client):
+    """A tool that runs an agent of its own, whose tool is asked in between."""
+    asked = []
+
+    def temperature(city: str) -> str:
+        asked.append(city)
+        if len(asked) == 1:
+            run = {"program_id": "p", "inputs": {"question": "And how warm is Graz?"}}
+            return client.call("execute_program", run)["outputs"]["answer"]
+        return "21"
+
+    client.register_tools([temperature])
+    create(client, WEATHER, "react")
+    result = client.call("execute_program", {"program_id": "p", "inputs": {"question": "?"}})
+    assert result["outputs"]["answer"] == "It is 21 degrees in Graz."
+    assert asked == ["Graz", "Graz"]
+
+
 def test_cancelling_an_agent_while_its_tool_runs(client):
     """The reply is there at once; the model is not asked again."""
     running, go_on = threading.Event(), threading.Event()

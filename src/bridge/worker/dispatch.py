@@ -21,7 +21,7 @@ from bridge._framing import DEFAULT_MAX_FRAME, Frame, Outbox
 from bridge.adapter import Adapter, CommandSpec
 from bridge.codec import Format, by_first_byte, by_name
 from bridge.messages import Answer, Failure, Negotiation, Reply, Selection, failure
-from bridge.telemetry import warn
+from bridge.telemetry import logging_call, warn
 from bridge.worker.calls import Calls, wake
 from bridge.worker.hostcalls import HostCalls
 from bridge.worker.lanes import Job, Lanes
@@ -155,12 +155,8 @@ class Dispatcher:
             error = context.ended
         if not isinstance(error, errors.BridgeError):
             name = context.command.name
-            warn(
-                f"handler of {name} failed",
-                error=error,
-                request_id=context.id,
-                traceparent=context.request.traceparent,
-            )
+            with logging_call(context.id, context.request.traceparent):
+                warn(f"handler of {name} failed", error=error)
             error = errors.HandlerError(_one_line(error), type=type(error).__name__)
         return failure(context.id, error, timestamp())
 
@@ -223,9 +219,10 @@ class Dispatcher:
             if context.command.spec.lane == "thread":
                 context.release()
             if not context.answered:
-                self.path.run(context, outbox)
+                with logging_call(context.id, context.request.traceparent):
+                    self.path.run(context, outbox)
         except BaseException as error:  # a fault of ours must not cost the caller its reply
-            warn("a call broke the dispatcher", error=error, request_id=context.id)
+            warn("a call broke the dispatcher", error=error)
             internal = errors.Internal(f"a fault of the worker: {type(error).__name__}")
             outbox = Outbox()
             self.path.finish(context, outbox, failure(context.id, internal, timestamp()))
