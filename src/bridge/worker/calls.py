@@ -48,6 +48,15 @@ class Calls:
         if context.slot is not None:
             context.slot[0] = None  # so that the clock keeps nothing alive until the deadline
 
+    def end_if_late(self, context: Context) -> None:
+        """End the call if its deadline has passed."""
+        if context.deadline_ns and now_ns() >= context.deadline_ns:
+            timeout = context.request.timeout_ms
+            self._end(
+                context,
+                errors.DeadlineExceeded(f"no result within {timeout:g} ms", timeout_ms=timeout),
+            )
+
     def cancel(self, call_id: Id) -> bool:
         """End an open call; whether there was one that had no reply yet."""
         context = self.open.get(call_id)
@@ -82,11 +91,7 @@ class Calls:
                 _, _, slot = heapq.heappop(self._deadlines)
             context = slot[0]
             if context is not None:
-                timeout = context.request.timeout_ms
-                self._end(
-                    context,
-                    errors.DeadlineExceeded(f"no result within {timeout:g} ms", timeout_ms=timeout),
-                )
+                self.end_if_late(context)
 
     def _until_next(self) -> float | None:
         if not self._deadlines:

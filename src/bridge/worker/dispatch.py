@@ -218,6 +218,7 @@ class Dispatcher:
         try:
             if context.command.spec.lane == "thread":
                 context.release()
+            self.calls.end_if_late(context)
             if not context.answered:
                 with logging_call(context.id, context.request.traceparent):
                     self.path.run(context, outbox)

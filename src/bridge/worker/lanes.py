@@ -13,11 +13,11 @@ STACK_BYTES = 8 << 20  # virtual; deep recursion in C crashes on smaller ones
 class Job:
     """Something to run once. A job that is written off while it runs has lost its thread."""
 
-    __slots__ = ("_run", "lost", "running")
+    __slots__ = ("_run", "lost", "thread")
 
     def __init__(self, run: Callable[[], None]) -> None:
         self._run: Callable[[], None] | None = run
-        self.running = False
+        self.thread = 0  # that runs it
         self.lost = False
 
     def __call__(self) -> None:
@@ -51,9 +51,12 @@ class Lanes:
             self._jobs.put(job)
 
     def write_off(self, job: Job) -> None:
-        """Nobody waits for `job` any more: another thread takes the place of the one it keeps."""
+        """Nobody waits for `job` any more: another thread takes the place of the one it keeps.
+
+        Nothing to do where it has none, or where that is the caller's: it is coming back.
+        """
         with self._lock:
-            if job.running and not job.lost:
+            if job.thread not in (0, threading.get_ident()) and not job.lost:
                 job.lost = True
                 self._lost += 1
                 self._written_off += 1
@@ -104,10 +107,10 @@ class Lanes:
 
     def _finish(self, job: Job) -> bool:
         """Run `job`; whether its thread is still one of ours."""
-        job.running = True
+        job.thread = threading.get_ident()
         job()
         with self._lock:
-            job.running = False
+            job.thread = 0
             if job.lost:
                 self._lost -= 1
                 return False
