@@ -121,8 +121,17 @@ class Raw:
         while self.open:
             self.take(30.0)
 
-    def probe(self, probe: bytes, seconds: float, calls: int = 0, refill: bool = False) -> Figures:
-        """Latencies of single probes, while `calls` executes are worked off, or kept in flight."""
+    def probe(
+        self,
+        probe: bytes,
+        seconds: float,
+        calls: int = 0,
+        refill: bool = False,
+        at: Raw | None = None,
+    ) -> Figures:
+        """Latencies of single probes, while `calls` executes are worked off, or kept in flight.
+
+        at: probe this worker instead."""
         self.refill, times, until = refill, [], now() + seconds
         for _ in range(calls):
             self.send("execute_program", EXECUTE)
@@ -132,7 +141,7 @@ class Raw:
             pause = now() + GAP
             while (rest := pause - now()) > 0:
                 self.take(rest)
-            times.append(self.time(probe))
+            times.append((at or self).time(probe))
         self.refill = False
         self.wait()
         return spread(times)
@@ -176,7 +185,11 @@ HEARTBEAT, PING = bytes(4), frame(0, "ping", {})
 
 def spread(seconds: Sequence[float]) -> Figures:
     """Latencies in µs."""
-    points = statistics.quantiles(seconds, n=100) if len(seconds) > 1 else [*seconds] * 99
+    points = (
+        statistics.quantiles(seconds, n=100, method="inclusive")
+        if len(seconds) > 1
+        else [*seconds] * 99
+    )
     figures = {"p50_us": points[49], "p90_us": points[89], "p99_us": points[98]}
     return {name: value * 1e6 for name, value in (figures | {"max_us": max(seconds)}).items()}
 

@@ -1,0 +1,280 @@
+"""How calls run side by side, beside baselines of the same run. `README.md` explains it.
+
+A contender is a callable that runs one round and returns its figures. The contenders of a section
+take turns, round by round; a figure is the median of its rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from concurrency_host import (
+    ADAPTER,
+    GAP,
+    HEARTBEAT,
+    INSTANT,
+    PING,
+    PROGRAM,
+    WIDTH,
+    Figures,
+    Peer,
+    Raw,
+    Target,
+    configured,
+    cpu_seconds,
+    first_event,
+    flood,
+    milliseconds,
+    once,
+    reached,
+    rss,
+    served,
+    spread,
+    switches,
+    together,
+    verdict,
+)
+from concurrency_peers import DELAY, SLOW, now
+from roundtrip import medians
+
+from bridge import Client
+from bridge.version import __version__
+
+Rows = dict[str, Figures]  # by contender
+Contenders = dict[str, Callable[[], Figures]]
+
+MANY = 1000  # threads
+
+
+class Section(NamedTuple):
+    title: str
+    contenders: Contenders
+    targets: Callable[[Rows], list[Target]]
+    rounds: int
+
+
+def load(quick: bool, stack: ExitStack) -> Section:
+    raw, peer = stack.enter_context(Raw("dspy")), stack.enter_context(Raw(ADAPTER))
+    client = stack.enter_context(configured(INSTANT))
+    for command, args in (("configure_lm", INSTANT), ("create_program", PROGRAM)):
+        raw.call(command, args)
+    seconds, queue = (1.0, 1000) if quick else (3.0, 4000)
+
+    def pings(busy: bool) -> Figures:
+        until, times = now() + seconds, []
+        done = flood(client, sys.maxsize if busy else 0, lambda: now() > until)
+        while now() < until:
+            time.sleep(GAP)
+            start = now()
+            client.call("ping")
+            times.append(now() - start)
+        assert done.wait(60.0)
+        return spread(times)
+
+    kept = partial(raw.probe, seconds=seconds, calls=WIDTH, refill=True)
+    queued = partial(raw.probe, seconds=60.0, calls=queue)
+    contenders: Contenders = {
+        "idle: ping, Python client": partial(pings, False),
+        "idle: ping": partial(raw.probe, PING, seconds),
+        "idle: heartbeat": partial(raw.probe, HEARTBEAT, seconds),
+        "64 kept in flight: ping, Python client": partial(pings, True),
+        "64 kept in flight: ping": partial(kept, PING),
+        "64 kept in flight: heartbeat": partial(kept, HEARTBEAT),
+        "64 threads, queue sent before: ping": partial(queued, PING),
+        "64 threads, queue sent before: heartbeat": partial(queued, HEARTBEAT),
+        "the same, at an idle worker beside it": partial(queued, HEARTBEAT, at=peer),
+        "GIL held: heartbeat": peer.held,
+        "GIL held: heartbeat behind a ping": partial(peer.held, PING),
+    }
+    still = ("64 threads, queue sent before: heartbeat", "GIL held: heartbeat")
+
+    def targets(rows: Rows) -> list[Target]:
+        return [Target(f"{name}, p99_us", rows[name]["p99_us"], 1000) for name in still]
+
+    return Section("latency, idle and under load", contenders, targets, 1 if quick else 3)
+
+
+def throughput(quick: bool, stack: ExitStack) -> Section:
+    client = stack.enter_context(configured(INSTANT))
+    peer = stack.enter_context(Peer("direct"))
+    calls = WIDTH * (16 if quick else 64)
+
+    def direct(call: str, threads: int) -> Figures:
+        done = peer.run(call, threads, calls)
+        return {"per_s": calls / done["s"], "cpu_us": done["cpu_s"] / calls * 1e6}
+
+    def through() -> Figures:
+        start, cpu = now(), cpu_seconds(client.pid)
+        assert flood(client, calls).wait(300.0)
+        took, cpu = now() - start, cpu_seconds(client.pid) - cpu
+        return {"per_s": calls / took, "cpu_us": cpu / calls * 1e6}
+
+    contenders: Contenders = {
+        "direct DSPy, 64 threads": partial(direct, "instant", WIDTH),
+        "direct DSPy, 64 threads, bridge's adapter": partial(
+            direct, "instant, bridge's adapter", WIDTH
+        ),
+        "direct DSPy, 1 thread": partial(direct, "instant", 1),
+        "bridge, 64 in flight": through,
+    }
+
+    def targets(rows: Rows) -> list[Target]:
+        rates = {name: row["per_s"] for name, row in rows.items()}
+        *baselines, bridge = rates
+        return [Target(f"of {b}", rates[bridge] / rates[b], 0.9, least=True) for b in baselines]
+
+    return Section("execute_program on an instant model", contenders, targets, 2 if quick else 5)
+
+
+def first_chunk(quick: bool, stack: ExitStack) -> Section:
+    port = stack.enter_context(Peer("serve")).line()
+    peer = stack.enter_context(Peer("direct", port))
+    client = stack.enter_context(configured(served(port, DELAY)))
+    calls = 5 if quick else 10
+
+    def direct(call: str) -> Figures:
+        return milliseconds(peer.run(call, 1, calls)["firsts"])
+
+    def through() -> Figures:
+        return milliseconds([first_event(client) for _ in range(calls)])
+
+    contenders: Contenders = {
+        "the model alone (http.client)": partial(direct, "first, bare"),
+        "DSPy's engine": partial(direct, "first, engine"),
+        "direct DSPy": partial(direct, "first, DSPy"),
+        "bridge, execute_program": through,
+    }
+
+    def targets(rows: Rows) -> list[Target]:
+        alone, _, dspy, bridge = (row["p50_ms"] for row in rows.values())
+        over = Target("bridge over the model alone, ms", bridge - alone, 1.0)
+        return [over, Target("bridge over direct DSPy, ms", bridge - dspy, 1.0)]
+
+    title = f"first chunk of a model that answers after {DELAY} ms"
+    return Section(title, contenders, targets, 3 if quick else 9)
+
+
+def in_flight(quick: bool, stack: ExitStack) -> Section:
+    port = stack.enter_context(Peer("serve")).line()
+    peer = stack.enter_context(Peer("direct", port))
+    threads = ["--threads", str(MANY)]
+    echo = stack.enter_context(Client.start(adapter="echo", flags=threads))
+    slow = stack.enter_context(Client.start(adapter=ADAPTER, flags=threads))
+    together(slow, "slow_lm", 1)
+    http = stack.enter_context(configured(served(port, SLOW), *threads))
+    contenders: Contenders = {}
+    for count in (1, MANY) if quick else (1, 10, 100, MANY):
+        for name, call, client, command in (
+            ("sleep", "sleep", echo, "sleep"),
+            ("DSPy, in process", "slow", slow, "slow_lm"),
+            ("DSPy, over HTTP", "http", http, "execute_program"),
+        ):
+            contenders[f"{name}, direct, {count}"] = partial(once, peer, call, count)
+            contenders[f"{name}, bridge, {count}"] = partial(together, client, command, count)
+
+    def targets(rows: Rows) -> list[Target]:
+        took = {name: row["s"] for name, row in rows.items()}
+        http = took[f"DSPy, over HTTP, bridge, {MANY}"] / took[f"DSPy, over HTTP, direct, {MANY}"]
+        ours = (f"{kind}, bridge, {MANY}" for kind in ("sleep", "DSPy, in process"))
+        absolute = [Target(f"{name}, s", took[name], 2.0) for name in ours]
+        return [*absolute, Target(f"DSPy, over HTTP, {MANY}, x direct", http, 1.2)]
+
+    title = f"calls at once of a model that answers after {SLOW} ms"
+    return Section(title, contenders, targets, 1 if quick else 3)
+
+
+def idle_thread(quick: bool, stack: ExitStack) -> Section:
+    count = 200 if quick else MANY
+
+    def parked(process: Any, run: Callable[[Any, int], object]) -> Figures:
+        with process() as it:
+            run(it, 1)
+            before = rss(it.pid)
+            run(it, count)
+            grown, cpu, wakes = rss(it.pid) - before, cpu_seconds(it.pid), switches(it.pid)
+            time.sleep(2.0)
+            cpu, wakes = cpu_seconds(it.pid) - cpu, switches(it.pid) - wakes
+            return {
+                "kib": grown / count / 1024,
+                "cpu_ms_per_s": cpu * 500,
+                "wakes_per_s": wakes / 2,
+            }
+
+    def worker(adapter: str) -> Callable[[], Client]:
+        return partial(Client.start, adapter=adapter, flags=["--threads", str(count)])
+
+    contenders: Contenders = {}
+    for name, call, adapter, command in (
+        ("after time.sleep", "sleep", "echo", "sleep"),
+        ("after DSPy", "slow", ADAPTER, "slow_lm"),
+    ):
+        run = partial(lambda call, peer, n: once(peer, call, n), call)
+        contenders[f"direct, {name}"] = partial(parked, partial(Peer, "direct"), run)
+        run = partial(lambda command, client, n: together(client, command, n), command)
+        contenders[f"bridge, {name}"] = partial(parked, worker(adapter), run)
+    title = f"each of {count} idle threads that ran once"
+    return Section(title, contenders, lambda _: [], 1 if quick else 2)
+
+
+SECTIONS = (load, throughput, first_chunk, in_flight, idle_thread)
+
+
+def measure(section: Section) -> dict[str, list[Figures]]:
+    samples: dict[str, list[Figures]] = {name: [] for name in section.contenders}
+    for _ in range(section.rounds):
+        for name, contender in section.contenders.items():
+            samples[name].append(contender())
+    return samples
+
+
+def table(section: Section, rows: Rows) -> str:
+    lines = [f"\n{section.title} (median of {section.rounds} rounds)"]
+    lines.append(" " * 44 + "".join(f"{name:>14}" for name in next(iter(rows.values()))))
+    for name, row in rows.items():
+        cells = (f"{value:14,.0f}" if value >= 1000 else f"{value:14.3f}" for value in row.values())
+        lines.append(f"{name:44}" + "".join(cells))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How calls run side by side.")
+    parser.add_argument("--json", metavar="FILE", help="write the figures of all rounds there")
+    parser.add_argument("--quick", action="store_true", help="fewer calls and rounds")
+    parser.add_argument("--only", metavar="SECTION", help="see benchmarks/README.md")
+    options = parser.parse_args()
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    os.environ |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "no_proxy": "127.0.0.1"}
+    machine = {"python": platform.python_version(), "cores": os.cpu_count()}
+    report: dict[str, Any] = {"bridge": __version__, **machine, "sections": [], "targets": []}
+    verdicts = []
+    for make in SECTIONS:
+        name = make.__name__
+        if options.only not in (None, name):
+            continue
+        with ExitStack() as stack:
+            section = make(options.quick, stack)
+            samples = measure(section)
+        rows = medians(samples)
+        print(table(section, rows), flush=True)
+        report["sections"].append({"name": name, "medians": rows, "rounds": samples})
+        for target in section.targets(rows):
+            verdicts.append(verdict(name, target))
+            report["targets"].append({**target._asdict(), "reached": reached(target)})
+    print("\nTargets", *verdicts, sep="\n")
+    if options.json:
+        Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
