@@ -1,0 +1,63 @@
+# cython: language_level=3
+"""How little a Python process can do for a frame: the floor under docs/performance.md's figures.
+
+    cythonize -i benchmarks/floor.pyx && cc -O2 -o host benchmarks/c/host.c
+    echo -n '{"id":1,"command":"ping","args":{}}' > ping
+    cd benchmarks && ../host calls -n10000 -p0,0 -e '"success"' python -c 'import floor; floor.main(0)' < ../ping
+
+main(0) writes a constant reply; main(1) decodes the request and encodes a reply with msgspec. One
+frame a read, none longer than the buffer: nothing here is a worker.
+"""
+
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
+from cpython.bytes cimport PyBytes_FromStringAndSize
+
+import msgspec
+
+
+cdef extern from "<unistd.h>" nogil:
+    ssize_t read(int fd, void *buffer, size_t size)
+    ssize_t write(int fd, const void *buffer, size_t size)
+
+
+class Request(msgspec.Struct, gc=False):
+    id: int | str
+    command: str
+    args: msgspec.Raw = msgspec.Raw()
+
+
+class Reply(msgspec.Struct, gc=False):
+    id: object
+    success: bool
+    result: object
+    timestamp: str
+
+
+def main(bint decoding):
+    cdef char buffer[65536]
+    cdef ssize_t got
+    cdef Py_ssize_t size
+    cdef unsigned char *header
+    cdef bytearray out = bytearray(512)
+    now = "2026-01-01T00:00:00.000Z"
+    pong = {"status": "ok", "timestamp": now, "dspy_available": False, "mode": "standalone"}
+    decode = msgspec.json.Decoder(Request).decode
+    encode_into = msgspec.json.Encoder().encode_into
+    constant = msgspec.json.encode(Reply(1, True, pong, now))
+    while True:
+        with nogil:
+            got = read(0, buffer, sizeof(buffer))
+        if got <= 0:
+            return
+        if decoding:
+            request = decode(PyBytes_FromStringAndSize(buffer + 4, got - 4))
+            encode_into(Reply(request.id, True, pong, now), out, 4)
+        else:
+            out[4:] = constant
+        size = PyByteArray_GET_SIZE(out) - 4
+        header = <unsigned char *>PyByteArray_AS_STRING(out)
+        header[0] = header[1] = 0
+        header[2] = size >> 8
+        header[3] = size & 0xFF
+        with nogil:
+            write(1, header, size + 4)
