@@ -115,13 +115,13 @@ def callable_of(name: str, port: int) -> Callable[[], Any]:
         return slow_program()
     if name == "first, bare":
         return partial(first_bare, http.client.HTTPConnection("127.0.0.1", port), port)
-    from bridge.adapters.dspy import runtime
+    from bridge.adapters.dspy import chat
     from bridge.adapters.dspy.scripted import ScriptedAnswers
 
     if name == "instant":
         return program(ScriptedAnswers(ANSWERS))
     if name == "instant, bridge's adapter":
-        return program(ScriptedAnswers(ANSWERS), adapter=runtime._adapter)
+        return program(ScriptedAnswers(ANSWERS), adapter=chat.adapter)
     if name == "http":
         return program("auto", f"openai/chat-{SLOW}", port)
     from dspy import lm15

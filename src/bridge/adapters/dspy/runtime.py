@@ -6,7 +6,6 @@ Never `dspy.configure`: every run has its own `dspy.context`, so sessions share 
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import pydantic
 import pydantic_core
 
 from bridge import errors
-from bridge.adapters.dspy import streaming, tools
+from bridge.adapters.dspy import chat, streaming, tools
 from bridge.adapters.dspy.messages import LMSettings, RunOptions
 from bridge.adapters.dspy.models import Model, in_time, lm_error
 from bridge.adapters.dspy.signatures import Field, Signature
@@ -167,7 +166,7 @@ def execute(
     started = time.monotonic()
     token = streaming.running.set(streaming.Run(context, runner.names))
     try:
-        with dspy.context(lm=lm, adapter=_adapter, trace=None, disable_history=True):
+        with dspy.context(lm=lm, adapter=chat.adapter, trace=None, disable_history=True):
             prediction = runner.module(**arguments)
     except dspy.DSPyError as error:
         raise lm_error(error) from error
@@ -180,22 +179,6 @@ def execute(
         "execution_time": round(time.monotonic() - started, 6),
         "model": lm.model,
     }
-
-
-class _ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
-    """DSPy's, with the text that depends on the signature alone made once a signature: DSPy makes
-    it anew for each call."""
-
-    def format_system_message(self, signature: Any) -> str:
-        text = _system_messages.get(signature)
-        if text is None:
-            text = _system_messages[signature] = super().format_system_message(signature)
-        return text
-
-
-_system_messages: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
-# A reply that does not parse is an error: DSPy's fallback would ask the model a second time.
-_adapter = _ChatAdapter(use_json_adapter_fallback=False)
 
 
 def _chosen(program: Program, model: Model | None) -> Model:
