@@ -135,7 +135,8 @@ class Raw:
         self.refill, times, until = refill, [], now() + seconds
         for _ in range(calls):
             self.send("execute_program", EXECUTE)
-        self.time(PING)  # all of them have been read
+        self.time(PING)  # all of them have been read,
+        self.time(HEARTBEAT)  # and the reader is back: nothing of a probe waits for Python
         least = 0 if refill or not calls else WIDTH
         while now() < until and self.open >= least:
             pause = now() + GAP

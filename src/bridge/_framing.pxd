@@ -2,8 +2,14 @@ from libc.stdint cimport uint64_t
 
 
 cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_mutex_t:
+    ctypedef struct pthread_rwlock_t:
         pass
+
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
 
 
 cdef extern from *:
@@ -51,6 +57,8 @@ cdef class Reader:
 
 cdef class Writer:
     cdef readonly int fd
-    cdef pthread_mutex_t lock
+    cdef size_t shared_up_to
+    cdef pthread_rwlock_t lock
 
-    cdef int put(self, const void *data, size_t size) noexcept nogil
+    cdef int put(self, iovec *parts, int count, size_t size) noexcept nogil
+    cdef int beat(self) noexcept nogil

@@ -2,7 +2,7 @@
 
 Bytes and descriptors only: what a frame means is decided by whoever is handed it. A `Reader` fills
 write-once slabs straight from the descriptor and hands out frames that are views of them; a
-`Writer` sends whole frames under a native mutex; `serve` joins both around an answering callable.
+`Writer` sends whole frames under a native lock; `serve` joins both around an answering callable.
 `framing.py` states the same wire in plain Python.
 """
 
@@ -19,12 +19,6 @@ from libc.string cimport memcpy, memmove
 from bridge.errors import FrameTooLarge, InvalidFrame
 
 
-cdef extern from "<sys/uio.h>" nogil:
-    struct iovec:
-        void *iov_base
-        size_t iov_len
-
-
 cdef extern from *:
     """
     #ifndef _GNU_SOURCE
@@ -34,7 +28,9 @@ cdef extern from *:
     #include <fcntl.h>
     #include <limits.h>
     #include <poll.h>
+    #include <pthread.h>
     #include <stdlib.h>
+    #include <sys/stat.h>
     #include <sys/uio.h>
     #include <unistd.h>
 
@@ -92,6 +88,23 @@ cdef extern from *:
         return 0;
     }
 
+    static int bridge_is_pipe(int fd) {
+        struct stat status;
+        return fstat(fd, &status) == 0 && S_ISFIFO(status.st_mode);
+    }
+
+    /* Long writes would wait forever for a moment without a short one. */
+    static int bridge_init_lock(pthread_rwlock_t *lock) {
+        pthread_rwlockattr_t attributes;
+        pthread_rwlockattr_init(&attributes);
+    #ifdef __GLIBC__
+        pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    #endif
+        int error = pthread_rwlock_init(lock, &attributes);
+        pthread_rwlockattr_destroy(&attributes);
+        return error;
+    }
+
     static int bridge_set_pipe_size(int fd, int bytes) {
     #ifdef F_SETPIPE_SZ
         return fcntl(fd, F_SETPIPE_SZ, bytes);
@@ -108,7 +121,13 @@ cdef extern from *:
     void bridge_store_be32(unsigned char *p, uint32_t value) nogil
     int bridge_await(int fd, short events) nogil
     int bridge_writev_all(int fd, iovec *parts, int count) nogil
+    bint bridge_is_pipe(int fd) nogil
+    int bridge_init_lock(pthread_rwlock_t *lock) nogil
     int bridge_set_pipe_size(int fd, int bytes) nogil
+
+
+cdef extern from "<limits.h>":
+    enum: PIPE_BUF
 
 
 cdef extern from "<unistd.h>" nogil:
@@ -120,10 +139,10 @@ cdef extern from "<poll.h>" nogil:
 
 
 cdef extern from "<pthread.h>" nogil:
-    int pthread_mutex_init(pthread_mutex_t *mutex, void *attributes)
-    int pthread_mutex_lock(pthread_mutex_t *mutex)
-    int pthread_mutex_unlock(pthread_mutex_t *mutex)
-    int pthread_mutex_destroy(pthread_mutex_t *mutex)
+    int pthread_rwlock_rdlock(pthread_rwlock_t *lock)
+    int pthread_rwlock_wrlock(pthread_rwlock_t *lock)
+    int pthread_rwlock_unlock(pthread_rwlock_t *lock)
+    int pthread_rwlock_destroy(pthread_rwlock_t *lock)
 
 
 cdef enum:
@@ -315,7 +334,7 @@ cdef class Reader:
             status = self.parse()
             if status == EMPTY and heartbeats is not None:
                 self.start += HEADER
-                if heartbeats.put(b"\0\0\0\0", HEADER) == EPIPE:
+                if heartbeats.beat() == EPIPE:
                     return END
             elif status == PENDING:
                 status = self.fill()
@@ -372,37 +391,52 @@ cdef class Reader:
 cdef class Writer:
     """Whole frames to the descriptor `fd`, from any thread.
 
-    The mutex is taken and released only without the GIL, so that a heartbeat never waits for
-    Python. A write that a signal interrupts goes on; the signal's handler runs behind it.
+    The lock is taken and released only without the GIL, so that a heartbeat never waits for
+    Python. A pipe keeps up to PIPE_BUF bytes of one write together, so such writes share the lock:
+    none waits for a thread that lost its core inside another. A longer one has it for itself. A
+    write that a signal interrupts goes on; the signal's handler runs behind it.
     """
 
     def __cinit__(self, int fd):
         self.fd = fd
-        pthread_mutex_init(&self.lock, NULL)
+        self.shared_up_to = PIPE_BUF if bridge_is_pipe(fd) else 0
+        if bridge_init_lock(&self.lock):
+            raise MemoryError()
 
     def __dealloc__(self):
-        pthread_mutex_destroy(&self.lock)
+        pthread_rwlock_destroy(&self.lock)
 
-    cdef int put(self, const void *data, size_t size) noexcept nogil:
-        """0, or the errno."""
-        cdef iovec part
+    cdef int put(self, iovec *parts, int count, size_t size) noexcept nogil:
+        """0, or the errno. Consumes `parts`, which are `size` bytes together."""
         cdef int error
-        part.iov_base = <void *>data
-        part.iov_len = size
-        pthread_mutex_lock(&self.lock)
-        error = bridge_writev_all(self.fd, &part, 1)
-        pthread_mutex_unlock(&self.lock)
+        if size <= self.shared_up_to:
+            pthread_rwlock_rdlock(&self.lock)
+        else:
+            pthread_rwlock_wrlock(&self.lock)
+        error = bridge_writev_all(self.fd, parts, count)
+        pthread_rwlock_unlock(&self.lock)
         return error
+
+    cdef int beat(self) noexcept nogil:
+        """Send an empty frame; 0, or the errno."""
+        cdef unsigned char header[HEADER]
+        cdef iovec part
+        bridge_store_be32(header, 0)
+        part.iov_base = header
+        part.iov_len = HEADER
+        return self.put(&part, 1, HEADER)
 
     def flush(self, Outbox outbox not None):
         """Send all frames of `outbox` and empty it. Raises OSError (BrokenPipeError)."""
-        cdef const void *data = PyByteArray_AS_STRING(outbox.data)
+        cdef iovec part
         cdef size_t size = outbox.used
         cdef int error
+        part.iov_base = PyByteArray_AS_STRING(outbox.data)
+        part.iov_len = size
         outbox.used = 0
         if size:
             with nogil:
-                error = self.put(data, size)
+                error = self.put(&part, 1, size)
             if error:
                 raise OSError(error, f"write to descriptor {self.fd} failed")
 
@@ -428,9 +462,7 @@ cdef class Writer:
             vector[0].iov_base = header
             vector[0].iov_len = HEADER
             with nogil:
-                pthread_mutex_lock(&self.lock)
-                error = bridge_writev_all(self.fd, vector, held + 1)
-                pthread_mutex_unlock(&self.lock)
+                error = self.put(vector, held + 1, HEADER + size)
         finally:
             while held:
                 held -= 1
