@@ -34,6 +34,7 @@ from concurrency_host import (
     cpu_seconds,
     first_event,
     flood,
+    lateness,
     milliseconds,
     once,
     reached,
@@ -164,6 +165,31 @@ def first_chunk(quick: bool, stack: ExitStack) -> Section:
     return Section(title, contenders, targets, 3 if quick else 9)
 
 
+def endings(quick: bool, stack: ExitStack) -> Section:
+    port = stack.enter_context(Peer("serve")).line()
+    threads = ["--threads", str(MANY)]  # each call that ends early keeps one for a while
+    echo = stack.enter_context(Client.start(adapter="echo", flags=threads))
+    http = stack.enter_context(configured(served(port, SLOW), *threads))
+    asleep, model = partial(lateness, echo, "sleep"), partial(lateness, http, "execute_program")
+    calls = 20 if quick else 100
+    contenders: Contenders = {
+        "deadline, a handler that sleeps": partial(asleep, calls, 1, False),
+        "deadline, 64 of them": partial(asleep, calls, WIDTH, False),
+        "deadline, a model over HTTP": partial(model, calls, 1, False),
+        "deadline, 64 of them over HTTP": partial(model, calls, WIDTH, False),
+        "cancel, a handler that sleeps": partial(asleep, calls, 1, True),
+        "cancel, 64 of them": partial(asleep, calls, WIDTH, True),
+        "cancel, a model over HTTP": partial(model, calls, 1, True),
+        "cancel, 64 of them over HTTP": partial(model, calls, WIDTH, True),
+    }
+
+    def targets(rows: Rows) -> list[Target]:
+        return [Target(f"{name}, p99_ms", row["p99_ms"], 5.0) for name, row in rows.items()]
+
+    title = "from the deadline, or from cancel(), to the caller's error"
+    return Section(title, contenders, targets, 1 if quick else 3)
+
+
 def in_flight(quick: bool, stack: ExitStack) -> Section:
     port = stack.enter_context(Peer("serve")).line()
     peer = stack.enter_context(Peer("direct", port))
@@ -226,7 +252,7 @@ def idle_thread(quick: bool, stack: ExitStack) -> Section:
     return Section(title, contenders, lambda _: [], 1 if quick else 2)
 
 
-SECTIONS = (load, throughput, first_chunk, in_flight, idle_thread)
+SECTIONS = (load, throughput, first_chunk, endings, in_flight, idle_thread)
 
 
 def measure(section: Section) -> dict[str, list[Figures]]:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -236,6 +237,34 @@ def first_event(client: Client) -> float:
     start = now()
     client.submit("execute_program", EXECUTE, on_event=on_event).result(60.0)
     return chunks[0] - start
+
+
+def lateness(client: Client, command: str, calls: int, width: int, cancel: bool) -> Figures:
+    """How long after its deadline, or after cancel(), a call ends; `width` calls are open, whose
+    ends are a millisecond apart."""
+    late: list[float] = []
+    code = "cancelled" if cancel else "deadline_exceeded"
+
+    def ended(due: list[float], _: Any) -> None:
+        late.append(now() - due[0])
+
+    while len(late) < calls:
+        open_calls = []
+        for index in range(width):
+            wait = 0.05 + index / 1000
+            args = EXECUTE if command == "execute_program" else {"seconds": wait + 0.5}
+            due = [now() + wait]
+            call = client.submit(command, args, timeout=None if cancel else wait)
+            call.add_done_callback(partial(ended, due))
+            open_calls.append((due, call))
+        for due, call in open_calls:
+            if cancel:
+                time.sleep(max(0.0, due[0] - now()))
+                due[0] = now()
+                call.cancel()
+            error: Any = call.exception(30.0)
+            assert error.code == code, error
+    return milliseconds(late)
 
 
 def together(client: Client, command: str, count: int) -> Figures:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from bridge import Adapter, Dispatcher
+from bridge._framing import Frame, Outbox
 from bridge.adapters.echo import adapter as echo
 from bridge.worker.control import control
 
@@ -297,3 +298,49 @@ def test_threads_are_bounded():
     assert [reply()["id"] for reply in replies] == list(range(6))
     names = [t.name for t in threading.enumerate() if t.name.startswith("bridge-lane")]
     assert len(names) >= 2
+
+
+def test_calls_behind_lost_threads_wait_for_one_of_them(gate):
+    """With every thread lost, a call runs on the first that comes back, on no thread of others."""
+    adapter = Adapter("lost")
+
+    @adapter.command("block", lane="session")
+    def block(args, context):
+        gate.wait(30)
+        return {}
+
+    @adapter.command("where", lane="session")
+    def where(args, context):
+        return {"thread": threading.current_thread().name}
+
+    dispatcher = Dispatcher(adapter, threads=1)
+    dispatcher.add(control(dispatcher))
+    replies: dict[int, dict] = {}
+    arrived = threading.Condition()
+
+    def deliver(outbox):
+        reply = json.loads(outbox.payload())
+        with arrived:
+            replies[reply["id"]] = reply
+            arrived.notify_all()
+
+    def send(request_id, command, **more):
+        request = {"id": request_id, "command": command, "session_id": "s", **more}
+        dispatcher.path.answer(Frame.of(json.dumps(request).encode()), Outbox(), deliver)
+
+    def wait_for(*ids):
+        with arrived:
+            assert arrived.wait_for(lambda: all(each in replies for each in ids), 30), replies
+
+    send(1, "block", timeout_ms=30)
+    send(2, "block", timeout_ms=60)
+    send(3, "where")
+    wait_for(1, 2)
+    assert [replies[each]["code"] for each in (1, 2)] == ["deadline_exceeded"] * 2
+    assert call(dispatcher, "get_stats")["result"]["threads_lost"] == 2
+    assert call(dispatcher, "where", request_id=4)["code"] == "overloaded"
+    assert 3 not in replies
+    gate.set()
+    wait_for(3)
+    assert replies[3]["result"]["thread"].startswith("bridge-lane-")
+    assert call(dispatcher, "where", request_id=5)["success"]

@@ -28,7 +28,7 @@ class Job:
 
 class Lanes:
     """Up to `threads` threads, started as they are needed, and as many again in place of lost
-    ones. Jobs must not raise."""
+    ones. When even those are lost, jobs wait until one comes back. Jobs must not raise."""
 
     def __init__(self, threads: int) -> None:
         self.limit = threads
@@ -44,7 +44,7 @@ class Lanes:
         with self._lock:
             self._unfinished += 1
             self._start_thread_if_needed()
-            stranded = not self._threads
+            stranded = not self._threads and not self._lost
         if stranded:  # the system gives us no thread: late for others, but not lost
             self._finish(job)
         else:
@@ -101,6 +101,13 @@ class Lanes:
         finally:
             threading.stack_size(previous)
 
+    def _takes_a_place(self) -> bool:
+        """Whether a thread that was lost is needed again; then it is one of ours."""
+        if self._unfinished <= self._threads or self._threads >= self.limit:
+            return False
+        self._threads += 1
+        return True
+
     def _work(self) -> None:
         while self._finish(self._jobs.get()):
             pass
@@ -113,7 +120,7 @@ class Lanes:
             job.thread = 0
             if job.lost:
                 self._lost -= 1
-                return False
+                return self._takes_a_place()
             self._unfinished -= 1
             if not self._unfinished:
                 self._lock.notify_all()
