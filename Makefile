@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find src -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.json')
+SOURCES := $(shell find src -name '*.py' -o -name '*.pyx' -o -name '*.pxi' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.json')
 PYTEST_FLAGS ?=
 
 .PHONY: demo test lint bench coverage clean
@@ -21,7 +21,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	MYPYPATH=src $(BIN)/python -m mypy.stubtest --ignore-missing-stub --allowlist tests/stubtest-allow.txt \
-	  bridge._dispatch bridge._framing bridge._histogram bridge._watch
+	  bridge._dispatch bridge._etf bridge._framing bridge._histogram bridge._watch
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/roundtrip.py $(BENCH_FLAGS)

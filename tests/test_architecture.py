@@ -26,6 +26,7 @@ GROUND = {
     "_framing",
     "_histogram",
     "_dispatch",
+    "_etf",
     "_watch",
 }
 

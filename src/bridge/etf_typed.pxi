@@ -1,0 +1,401 @@
+# Part of _etf.pyx: bytes to values of a type. What msgspec.convert does not see any more is read
+# by the type here: raw parts, bytes, and the structs that messages begin with.
+
+cdef enum:  # how a part of a message is read for its type
+    AS_RAW      # its bytes
+    AS_BYTES    # binaries in it are bytes
+    AS_LIST     # each item by `item`
+    AS_MAP      # each value by `item`
+    AS_STRUCT   # each value by `fields`
+
+
+@cython.final
+cdef class Plan:
+    """What a type says of how its parts are read; None is as without a type."""
+
+    cdef int kind
+    cdef Plan item
+    cdef dict fields
+
+
+cdef Plan plan_of(object wanted, dict seen):
+    """seen: the plans of structs, so that one that holds itself ends."""
+    cdef Plan plan
+    if wanted is Raw:
+        return plan_as(AS_RAW)
+    if wanted is bytes or wanted is bytearray or wanted is memoryview:
+        return plan_as(AS_BYTES)
+    if isinstance(wanted, msgspec.StructMeta):
+        if wanted not in seen:
+            plan = seen[wanted] = plan_as(AS_STRUCT)
+            plan.fields = {
+                field.encode_name: plan_of(field.type, seen)
+                for field in msgspec.structs.fields(wanted)
+                if not wanted.__struct_config__.array_like
+            }
+        return seen[wanted]
+    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin is typing.Annotated:
+        return plan_of(arguments[0], seen)
+    if origin is typing.Union or origin is types.UnionType:
+        plans = [plan_of(one, seen) for one in arguments if one is not types.NoneType]
+        return plans[0] if len(plans) == 1 else None
+    if not isinstance(origin, type):
+        return None
+    if issubclass(origin, abc.Mapping) and len(arguments) == 2:
+        kind = AS_MAP
+    elif issubclass(origin, abc.Collection) and arguments[1:] in ((), (...,)):
+        kind = AS_LIST
+    else:
+        return None
+    item = plan_of(arguments[1 if kind == AS_MAP else 0], seen)
+    if item is None:
+        return None
+    plan = plan_as(kind)
+    plan.item = item
+    return plan
+
+
+cdef Plan plan_as(int kind):
+    cdef Plan plan = Plan.__new__(Plan)
+    plan.kind = kind
+    return plan
+
+
+cdef enum:  # of which kinds the value of a field may be
+    INTEGERS = 1
+    TEXTS = 2
+    BOOLEANS = 4
+    FLOATS = 8
+    NOTHING = 16
+    RAWS = 32
+    MAPS = 64         # with keys that are text and any values
+    ANYTHING = 128
+    FIELDS = 32       # that a record may have
+
+cdef dict KINDS = {
+    int: INTEGERS, str: TEXTS, bool: BOOLEANS, float: FLOATS, types.NoneType: NOTHING, Raw: RAWS,
+    dict[str, typing.Any]: MAPS, typing.Any: ANYTHING,
+}
+
+
+@cython.final
+cdef class Record:
+    """A struct type with plain fields: made at once, without msgspec's look at each value."""
+
+    cdef object type
+    cdef dict places      # name on the wire -> index
+    cdef Py_ssize_t count
+    cdef int kinds[FIELDS]
+    cdef list defaults    # NODEFAULT: required
+    cdef list factories   # None: the default is the value
+
+
+cdef Record record_of(wanted):
+    """None where it needs more than a record does: then msgspec.convert makes it."""
+    cdef Record record = Record.__new__(Record)
+    if not isinstance(wanted, msgspec.StructMeta) or hasattr(wanted, "__post_init__"):
+        return None
+    config = wanted.__struct_config__
+    if config.array_like or config.forbid_unknown_fields or config.tag is not None:
+        return None
+    fields = msgspec.structs.fields(wanted)
+    if wanted.__match_args__ != wanted.__struct_fields__:  # some are given by name only
+        return None
+    if len(fields) > FIELDS:
+        return None
+    record.type = wanted
+    record.places = {field.encode_name: index for index, field in enumerate(fields)}
+    record.count = len(fields)
+    for index, field in enumerate(fields):
+        record.kinds[<int>index] = kinds_of(field.type)
+        if record.kinds[<int>index] == 0:
+            return None
+    record.defaults = [field.default for field in fields]
+    record.factories = [None if field.default_factory is NODEFAULT
+                        else field.default_factory for field in fields]
+    return record
+
+
+cdef object kinds_of(wanted):
+    """0: one that is not for a record."""
+    origin = typing.get_origin(wanted)
+    if origin is not typing.Union and origin is not types.UnionType:
+        return KINDS.get(wanted, 0)
+    kinds = [KINDS.get(one, 0) for one in typing.get_args(wanted)]
+    return sum(kinds) if all(kinds) and RAWS not in kinds else 0
+
+
+cdef object recorded(Cursor *cursor, Record record):
+    """The next term as the record; None where it does not fit in every way."""
+    cdef PyObject *values[FIELDS]
+    cdef Py_ssize_t index
+    for index in range(record.count):
+        values[index] = NULL
+    try:
+        if not read_fields(cursor, record, values) or not fill_in(record, values):
+            return None
+        return PyObject_Vectorcall(record.type, values, record.count, NULL)
+    finally:
+        for index in range(record.count):
+            Py_XDECREF(values[index])
+
+
+cdef bint read_fields(Cursor *cursor, Record record, PyObject **values) except -1:
+    """Whether it is a map whose values fit; `values` then holds a reference to each."""
+    cdef uint32_t size, pair
+    cdef const uint8_t *begin
+    cdef PyObject *place
+    cdef Py_ssize_t index
+    if cursor.end - cursor.at < 5 or cursor.at[0] != MAP:
+        return False
+    cursor.at += 1
+    size = take_32(cursor)
+    descend(cursor, 2 * <uint64_t>size)
+    for pair in range(size):
+        cursor.owed -= 2
+        name = key(cursor)
+        if type(name) is not str:
+            return False
+        place = PyDict_GetItemWithError(record.places, name)
+        if place is NULL:
+            skip(cursor, 1)
+            continue
+        index = <object>place
+        begin = cursor.at
+        if record.kinds[index] == RAWS:
+            skip(cursor, 1)
+            value = raw(cursor, begin)
+        else:
+            value = term(cursor)
+            if record.kinds[index] & (FLOATS | INTEGERS) == FLOATS and type(value) is int:
+                value = as_float(value)
+            if not fits(value, record.kinds[index]):
+                return False
+        if values[index] is not NULL:
+            return False
+        Py_INCREF(value)
+        values[index] = <PyObject *>value
+    cursor.levels += 1
+    return True
+
+
+cdef bint fill_in(Record record, PyObject **values) except -1:
+    """Defaults for what is missing; False where there is none."""
+    cdef Py_ssize_t index
+    for index in range(record.count):
+        if values[index] is NULL:
+            factory = record.factories[index]
+            value = record.defaults[index] if factory is None else factory()
+            if value is NODEFAULT:
+                return False
+            Py_INCREF(value)
+            values[index] = <PyObject *>value
+    return True
+
+
+cdef object as_float(object value):
+    try:
+        return float(value)
+    except OverflowError:
+        return value  # which does not fit
+
+
+cdef bint fits(object value, int kinds):
+    if kinds & ANYTHING:
+        return True
+    kind = type(value)
+    if kind is str:
+        return kinds & TEXTS
+    if kind is int:
+        return kinds & INTEGERS
+    if kind is float:
+        return kinds & FLOATS
+    if kind is bool:
+        return kinds & BOOLEANS
+    if value is None:
+        return kinds & NOTHING
+    if kind is dict and kinds & MAPS:
+        for name in <dict>value:
+            if type(name) is not str:
+                return False
+        return True
+    return False
+
+
+cdef object planned(Cursor *cursor, Plan plan):
+    """The next term, read as `plan` says where it has the shape for it."""
+    cdef const uint8_t *begin = cursor.at
+    if plan is None:
+        return term(cursor)
+    need(cursor, 1)
+    cdef int tag = begin[0]
+    if plan.kind == AS_RAW:
+        skip(cursor, 1)
+        return raw(cursor, begin)
+    if plan.kind == AS_BYTES and tag == BINARY:
+        cursor.at += 1
+        size = take_32(cursor)
+        return take(cursor, size)[:size]
+    if tag == MAP and (plan.kind == AS_MAP or plan.kind == AS_STRUCT):
+        return planned_mapping(cursor, plan)
+    if tag == LIST and plan.kind == AS_LIST:
+        return planned_sequence(cursor, plan.item)
+    return term(cursor)
+
+
+cdef object raw(Cursor *cursor, const uint8_t *begin):
+    """The term from `begin` to here; nil in the shortest of its forms, so that one can ask for it."""
+    cdef Py_ssize_t size = cursor.at - begin
+    if 5 <= size <= 6 and memcmp(cursor.at - 3, b"nil", 3) == 0:
+        if begin[0] in (SMALL_ATOM_UTF8, SMALL_ATOM_LATIN1, ATOM_UTF8, ATOM_LATIN1):
+            return Raw(b"w\x03nil")
+    if size <= COPIED or cursor.input is NULL:
+        return Raw(PyBytes_FromStringAndSize(<const char *>begin, size))
+    return Raw(view(cursor, begin, size))
+
+
+cdef object planned_mapping(Cursor *cursor, Plan plan):
+    cdef const uint8_t *begin = cursor.at
+    cdef uint32_t size, index
+    cdef Plan item = plan.item
+    cdef dict found = {}
+    cursor.at += 1
+    size = take_32(cursor)
+    descend(cursor, 2 * <uint64_t>size)
+    for index in range(size):
+        cursor.owed -= 2
+        name = key(cursor)
+        if plan.kind == AS_STRUCT:
+            item = plan.fields.get(name) if type(name) is str else None
+        if dict_set(found, name, planned(cursor, item)) < 0:
+            PyErr_Clear()
+            return unheld(cursor, begin, size - index - 1)
+    cursor.levels += 1
+    return found if <uint32_t>len(found) == size else opaque(cursor, begin, 0)
+
+
+cdef object planned_sequence(Cursor *cursor, Plan item):
+    cdef const uint8_t *begin = cursor.at
+    cdef uint32_t size, index
+    cdef list found = []
+    cursor.at += 1
+    size = take_32(cursor)
+    descend(cursor, <uint64_t>size + 1)
+    for index in range(size):
+        cursor.owed -= 1
+        found.append(planned(cursor, item))
+    return ended(cursor, begin, found)
+
+
+def find_id(message):
+    """The value of the outermost key "id" of a message that may be broken or cut off, if it is an
+    integer or text; else None."""
+    cdef Cursor cursor
+    cdef bytes data = bytes(message)
+    cdef uint64_t pairs
+    try:
+        if data[1:2] == b"P":
+            import zlib
+            data = zlib.decompressobj().decompress(data[6:], PEEKED)
+        else:
+            data = data[1:]
+        start(&cursor, <const uint8_t *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        cursor.plain = True
+        if take(&cursor, 1)[0] != MAP:
+            return None
+        pairs = take_32(&cursor)
+        while pairs:
+            if is_id(&cursor):
+                found = term(&cursor)
+                return found if type(found) in (int, str) else None
+            skip(&cursor, 1)
+            pairs -= 1
+    except Exception:  # of every kind that broken bytes raise
+        return None
+
+
+cdef bint is_id(Cursor *cursor) except -1:
+    """Whether the next term, a key, is "id" as text or as an atom; moves behind it."""
+    cdef const uint8_t *begin = cursor.at
+    skip(cursor, 1)
+    if cursor.at - begin > 7 or begin[0] not in (BINARY, SMALL_ATOM_UTF8, SMALL_ATOM_LATIN1,
+                                                 ATOM_UTF8, ATOM_LATIN1):
+        return False
+    cursor.at = begin
+    return term(cursor) == "id"
+
+
+cdef dict MODES = {"str": TEXT, "replace": REPLACE, "bytes": BYTES, "view": VIEW}
+
+
+@cython.final
+cdef class Decoder:
+    """Decodes messages as `type`.
+
+    binaries: "str" (bytes where they are not UTF-8), "replace" (str, with U+FFFD for what is not),
+    "bytes", or "view" (memoryviews of the input, which they keep alive; keys as with "str").
+
+    With a type other than Any, atoms are plain str, so that they may stand where it wants one.
+    """
+
+    cdef readonly object type
+    cdef int binaries
+    cdef bint typed
+    cdef Plan plan
+    cdef Record record
+    cdef bint is_planned
+
+    def __init__(self, type=typing.Any, *, str binaries="str"):
+        if binaries not in MODES:
+            raise ValueError(f"binaries are one of {', '.join(MODES)}, not {binaries!r}")
+        self.type = type
+        self.binaries = MODES[binaries]
+        self.typed = type is not typing.Any
+
+    def decode(self, data):
+        """The term in `data` (a buffer; the version byte in front may be missing).
+
+        Raises msgspec.DecodeError, msgspec.ValidationError where it is not of the type,
+        RecursionError.
+        """
+        cdef Py_buffer buffer
+        cdef Cursor cursor
+        cdef const uint8_t *begin
+        cdef object whole = None
+        if self.typed and not self.is_planned:
+            self.plan = plan_of(self.type, {})
+            self.record = record_of(self.type)
+            self.is_planned = True
+        PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE)
+        try:
+            start(&cursor, <const uint8_t *>buffer.buf, buffer.len)
+            if buffer.len and cursor.at[0] == VERSION:
+                cursor.at += 1
+            need(&cursor, 1)
+            if cursor.at[0] == COMPRESSED:
+                return self.decode(inflated(cursor.at + 1, cursor.end - cursor.at - 1))
+            cursor.binaries = self.binaries
+            cursor.plain = self.typed
+            if self.binaries == VIEW or (self.plan is not None and buffer.len > COPIED):
+                whole = PyMemoryView_FromObject(data)
+                cursor.input = <PyObject *>whole
+            if self.record is not None and self.binaries == TEXT:
+                begin = cursor.at
+                value = recorded(&cursor, self.record)
+                if value is not None:
+                    at_end(&cursor)
+                    return value
+                cursor.at = begin
+                cursor.levels = DEPTH
+                cursor.owed = 0
+            value = planned(&cursor, self.plan)
+            at_end(&cursor)
+        finally:
+            PyBuffer_Release(&buffer)
+        return convert(value, self.type) if self.typed else value
+
+
+def decode(data, *, type=typing.Any, binaries="str"):
+    """The term in `data` as `type`: see Decoder."""
+    return Decoder(type, binaries=binaries).decode(data)

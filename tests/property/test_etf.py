@@ -1,0 +1,158 @@
+"""Laws of ETF: what goes in comes out, and no bytes do harm."""
+
+from __future__ import annotations
+
+import gc
+import random
+import sys
+import tracemalloc
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridge import _etf
+from bridge._etf import Atom, Opaque, decode, encode
+from bridge.messages import Incoming, Request
+
+OPAQUE = [
+    Opaque(b"X" + b"w\x01n" + bytes(12)),
+    Opaque(b"M\x00\x00\x00\x01\x03\xe0"),
+    Opaque(b"l\x00\x00\x00\x01a\x01a\x02"),
+]
+keys = st.text(max_size=40) | st.integers(-(2**70), 2**70) | st.binary(max_size=5)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=40)
+    | st.binary(max_size=20).filter(lambda data: not is_text(data))
+    | st.sampled_from(OPAQUE)
+)
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(st.integers(0, 300), max_size=5)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.dictionaries(keys.filter(lambda key: not is_text(key)), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+MODES = ("str", "bytes", "view", "replace")
+
+
+class Nested(msgspec.Struct):
+    raw: msgspec.Raw = msgspec.Raw()
+    data: bytes = b""
+    more: list[Nested] = []
+    named: dict[str, Nested] = {}
+
+
+TYPED = [_etf.Decoder(type) for type in (Request, Incoming, Nested, dict[str, Any], list[int])]
+UNTYPED = [_etf.Decoder(binaries=mode) for mode in MODES]
+
+
+def is_text(value: Any) -> bool:
+    """Bytes that come back as str."""
+    try:
+        return isinstance(value, bytes) and value.decode() is not None
+    except UnicodeDecodeError:
+        return False
+
+
+def attempt(data: bytes) -> None:
+    """Decode in every way; the documented exceptions are the only ones."""
+    for decoder in (*TYPED, *UNTYPED):
+        try:
+            value = decoder.decode(data)
+        except (msgspec.DecodeError, RecursionError):
+            continue
+        if decoder in UNTYPED:
+            encode(value)
+    assert isinstance(_etf.find_id(data), int | str | None)
+
+
+@given(values)
+def test_values_come_back(value):
+    """Equal, and of the same types."""
+    assert repr(decode(encode(value))) == repr(value)
+
+
+@given(values)
+def test_bytes_come_back(value):
+    """What was written once is written the same way again."""
+    data = encode(value)
+    assert encode(decode(data)) == data
+    assert encode(Opaque(data[1:])) == data
+    assert encode(msgspec.Raw(data)) == data
+
+
+@given(st.text(max_size=300))
+def test_atoms_come_back(name):
+    """Those that are values of their own stay so."""
+    data = _etf.Encoder(atoms=[name]).encode(Atom(name))
+    assert decode(data) == {"true": True, "false": False, "nil": None}.get(name, name)
+
+
+@settings(max_examples=1000)
+@given(st.binary(max_size=200))
+def test_any_bytes(data):
+    """With and without a version byte."""
+    attempt(data)
+    attempt(b"\x83" + data)
+
+
+TAGS = bytes([70, 77, 80, *range(88, 91), *range(97, 122), 131])
+
+
+@settings(max_examples=2000)
+@given(st.lists(st.sampled_from(TAGS) | st.integers(0, 3), max_size=60).map(bytes))
+def test_bytes_that_are_mostly_tags(data):
+    """They get further than others."""
+    attempt(data)
+
+
+@settings(max_examples=100)
+@given(values, st.integers(0, 255))
+def test_every_prefix_and_every_change(value, byte):
+    """Of a sound message: cut off anywhere, changed in any one place."""
+    data = encode({"id": 1, "command": "x", "args": value})
+    for at in range(len(data)):
+        with pytest.raises(msgspec.DecodeError, match="truncated"):
+            decode(data[:at])
+        attempt(data[:at])
+        attempt(data[:at] + bytes([byte]) + data[at + 1 :])
+
+
+def test_nothing_is_kept():
+    """References and memory are the same after thousands of messages, broken ones too."""
+    chance = random.Random(3)
+    watched: list[Any] = [None, True, Atom, Opaque, msgspec.Raw, Request, (), ""]
+    seed = encode({"id": 1, "command": "x", "args": [1.5, (2, {"k": b"\xff"}), 2**70, *OPAQUE]})
+
+    def work() -> None:
+        for _ in range(1000):
+            data = bytearray(seed)
+            for _ in range(chance.randrange(3)):
+                data[chance.randrange(1, len(data))] = chance.choice(TAGS)
+            attempt(bytes(data))
+            for unfit in ([object()], {"a": float("nan")}, ["\ud800"]):
+                with pytest.raises((TypeError, ValueError)):
+                    encode(unfit)
+
+    work()
+    gc.collect()
+    tracemalloc.start()
+    before = [sys.getrefcount(each) for each in watched]
+    memory = tracemalloc.get_traced_memory()[0]
+    work()
+    gc.collect()
+    grown = tracemalloc.get_traced_memory()[0] - memory
+    tracemalloc.stop()
+    after = [sys.getrefcount(each) for each in watched]
+    assert grown < 100_000
+    assert all(abs(late - early) < 50 for early, late in zip(before, after, strict=True))
