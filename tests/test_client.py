@@ -20,8 +20,8 @@ def client():
         yield client
 
 
-@pytest.mark.parametrize("format", ["json", "msgpack"])
-def test_calls_in_either_format(format):
+@pytest.mark.parametrize("format", ["json", "msgpack", "etf"])
+def test_calls_in_every_format(format):
     """ping and statistics, from start to stop; the exit status is 0."""
     client = Client.start(adapter="echo", format=format)
     assert client.call("ping")["status"] == "ok"

@@ -11,6 +11,7 @@ import pytest
 
 from bridge import Dispatcher
 from bridge.adapters.dspy import adapter
+from bridge.codec import ETF
 from bridge.worker.control import control
 
 QA = {
@@ -276,6 +277,30 @@ def test_the_signature_comes_back_exactly(dispatcher, ask):
     listed = {entry["id"]: entry["signature"] for entry in ask("list_programs")["programs"]}
     assert listed["p"] == json.loads(signature)
     assert listed["b"]["inputs"] == [{"name": "q"}]
+
+
+def test_signatures_come_back_in_etf(ask, dispatcher):
+    """As terms, atoms and all; in listings for another format as text."""
+
+    def call(command, args):
+        return dispatcher.call(ETF.encode({"id": 1, "command": command, "args": args}), 60)
+
+    signature = ETF.encode({"inputs": [{"name": "q"}], "outputs": [{"name": "a"}], "mine": b"\xff"})
+    signature = signature.replace(b"m\0\0\0\4mine", b"w\4mine")[1:]
+    create = {"id": "p", "signature": msgspec.Raw(signature)}
+    assert signature in call("create_program", create)
+    assert signature in call("list_programs", {})
+    listed = ask("list_programs")["programs"][0]["signature"]
+    assert listed == {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}], "mine": "\ufffd"}
+    call("configure_lm", {"provider": "offline"})
+    run = {"program_id": "p", "inputs": {"q": b"\xff"}, "program_data": create}
+    reply = ETF.decode(call("execute_program", run))
+    assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.inputs.q")
+    run = {"program_id": "far", "inputs": {"q": "?"}, "program_data": create}
+    assert "outputs" in ETF.decode(call("execute_program", run))["result"]
+    data = {"signature": {}, "signature_def": {"inputs": {"q": {}}, "outputs": {"a": {}}}}
+    run = {"program_id": "farther", "inputs": {"q": "?"}, "program_data": data}
+    assert "outputs" in ETF.decode(call("execute_program", run))["result"]
 
 
 def test_inputs_that_are_no_utf8_are_refused_by_name(dispatcher):

@@ -11,6 +11,7 @@ import sys
 import msgspec
 import pytest
 
+from bridge import _etf
 from peer import wait_until
 
 TIMESTAMP = "2026-01-01T00:00:00.000000Z"
@@ -116,6 +117,21 @@ def test_a_messagepack_host(start_peer, flags):
         assert frame[0] != 0x83
         assert msgspec.msgpack.decode(frame)["id"] == 1
     assert peer.is_alive()  # in JSON: the format is that of each frame
+
+
+def test_an_etf_host(start_peer):
+    """Negotiation in JSON, then ETF; the worker answers the other formats all the same."""
+    peer = start_peer("--protocol", "etf")
+    offer = {"type": "protocol_negotiation", "supported": ["json"], "timestamp": TIMESTAMP}
+    assert peer.ask(offer)["protocol"] == "etf"
+    for command in ("ping", "nope"):
+        peer.send_frame(_etf.encode({"id": 1, "command": command, "args": {}}))
+        frame = peer.receive_frame()
+        assert frame[:2] == b"\x83t"
+        assert _etf.decode(frame)["id"] == 1
+    peer.send_frame(msgspec.msgpack.encode({"id": 1, "command": "ping", "args": {}}))
+    assert msgspec.msgpack.decode(peer.receive_frame())["success"]
+    assert peer.is_alive()
 
 
 def test_create_then_execute_without_waiting(start_peer):

@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t
 from bridge._framing cimport Frame, Outbox
 from bridge._histogram cimport Recorder, monotonic
 
-from bridge.codec import JSON, refuse_non_finite
+from bridge.codec import ETF, JSON, refuse_non_finite
 from bridge.errors import CallEnded, InvalidFrame, NotAllowed, ReplyTooLarge
 from bridge.messages import Event, Failure, Reply, TimedReply
 
@@ -232,8 +232,13 @@ cdef class Context:
             self.check()
         outbox = Outbox()
         message = Event(self.request.id, event, data)
-        if not outbox.add(self.codec.encode_into, message, self.path.max_frame):
-            raise ReplyTooLarge(f"an event {event!r} is longer than {self.path.max_frame} bytes")
+        try:
+            if not outbox.add(self.codec.encode_into, message, self.path.max_frame):
+                raise ReplyTooLarge(
+                    f"an event {event!r} is longer than {self.path.max_frame} bytes")
+        except ValueError:
+            refuse_non_finite(data, "data")
+            raise
         if self.codec.lossy and holds_null(outbox, 0):
             refuse_non_finite(data, "data")
         self.send(outbox)
@@ -283,6 +288,7 @@ cdef class Path:
     """
 
     cdef list codecs
+    cdef Codec etf
     cdef Codec fallback
     cdef dict commands
     cdef dict open_calls
@@ -293,6 +299,7 @@ cdef class Path:
     def __init__(self, formats, commands, open_calls, policy, Py_ssize_t max_frame):
         codecs = {format: Codec(format) for format in {*formats} if format is not None}
         self.codecs = [codecs.get(format) for format in formats]
+        self.etf = Codec(ETF)
         self.fallback = codecs[JSON]
         self.commands = commands
         self.open_calls = open_calls
@@ -308,8 +315,7 @@ cdef class Path:
         cdef Context context
         cdef Codec codec = None
         try:
-            if frame.length:
-                codec = self.codecs[frame.data[0]]
+            codec = self.codec_of(frame)
             if codec is None:
                 raise InvalidFrame("a frame of no known format")
             request = codec.decode(frame)
@@ -337,6 +343,12 @@ cdef class Path:
         if failure is not None:
             self.put(outbox, codec, failure)
         return self.stopping
+
+    cdef Codec codec_of(self, Frame frame):
+        """As `codec.format_of` says it."""
+        if frame.length > 1 and frame.data[0] == 0x83 and frame.data[1] in (b"t", b"P"):
+            return self.etf
+        return self.codecs[frame.data[0]] if frame.length else None
 
     def run(self, Context context not None, Outbox outbox not None):
         """Run the handler and append its one reply, whatever the handler does. Nothing is
@@ -388,21 +400,30 @@ cdef class Path:
 
     cdef Py_ssize_t put(self, Outbox outbox, Codec codec, object message) except -1:
         cdef Py_ssize_t before = outbox.used
-        cdef Py_ssize_t size = outbox.add(codec.encode_into, message, self.max_frame)
+        cdef Py_ssize_t size
+        try:
+            size = outbox.add(codec.encode_into, message, self.max_frame)
+        except ValueError:
+            refuse_non_finite_in(message)  # says where, if that is what it was
+            raise
         if size == 0:
             message = self.policy.too_large(message)
             size = outbox.add(codec.encode_into, message, self.max_frame)
             return size or outbox.add(codec.encode_into, self.policy.too_large(message), FRAME_MAX)
         if codec.lossy and holds_null(outbox, before):
             try:
-                if type(message) is Reply or type(message) is TimedReply:
-                    refuse_non_finite(message.result)
-                elif type(message) is Failure:
-                    refuse_non_finite(message.details, "details")
+                refuse_non_finite_in(message)
             except BaseException:
                 outbox.undo(before)
                 raise
         return size
+
+
+cdef object refuse_non_finite_in(object message):
+    if type(message) is Reply or type(message) is TimedReply:
+        refuse_non_finite(message.result)
+    elif type(message) is Failure:
+        refuse_non_finite(message.details, "details")
 
 
 cdef bint holds_null(Outbox outbox, Py_ssize_t start):

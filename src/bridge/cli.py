@@ -60,7 +60,7 @@ def _add_worker(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--mode", choices=["standalone", "pool-worker"], default="standalone")
     add("--worker-id", metavar="STR", help="returned by ping and shutdown")
-    add("--protocol", choices=["json", "msgpack"], help="what negotiation selects")
+    add("--protocol", choices=["json", "msgpack", "etf"], help="what negotiation selects")
     add("--adapter", default="dspy", metavar="NAME", help="dspy, echo, or module:attr of your own")
     add("--fds", type=_fds, default=(0, 1), metavar="R,W", help="descriptors (default 0,1)")
     add("--threads", type=_positive, default=64, metavar="N", help="calls at once (default 64)")

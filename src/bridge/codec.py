@@ -1,4 +1,4 @@
-"""The formats a frame may be in: a table, one entry each. The first byte of a frame tells which."""
+"""The formats a frame may be in: a table, one entry each. How a frame begins tells which."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from bridge import salvage
+from bridge import _etf, salvage
 from bridge.errors import InvalidArgs, NotEncodable
 from bridge.messages import Request
 
@@ -21,6 +21,7 @@ class Format:
     find_id: reads the id of a message that does not decode (None: it cannot).
     repair(message, replace): rewrites one whose strings are not all UTF-8, see `decode_args`.
     lossy: its encoder writes null for numbers that it cannot carry, without a word.
+    tells_text: strings and bytes differ in it. Where they do not, what is UTF-8 is a string.
     """
 
     def __init__(
@@ -31,17 +32,20 @@ class Format:
         find_id: Callable[[Any], int | str | None],
         repair: Callable[[bytes, bool], bytes],
         lossy: bool = False,
+        tells_text: bool = True,
     ) -> None:
         self.name = name
         self.first_bytes = first_bytes
         self.find_id = find_id
         self.repair = repair
         self.lossy = lossy
+        self.tells_text = tells_text
         self.decode_request: Callable[[Any], Request] = module.Decoder(Request).decode
         self.encode_into: Callable[[Any, bytearray, int], None] = module.Encoder().encode_into
         self.encode: Callable[[Any], bytes] = module.encode
         self._no_args: bytes = module.encode({})
-        self._absent = (msgspec.Raw(), msgspec.Raw(module.encode(None)))
+        (null,) = module.Decoder(list[msgspec.Raw]).decode(module.encode([None]))
+        self._absent = (msgspec.Raw(), null)
         self._decoder = module.Decoder
         self._decoders: dict[Any, Callable[[Any], Any]] = {}
 
@@ -63,6 +67,8 @@ class Format:
         """
         data = self._no_args if raw in self._absent else raw
         try:
+            if undecodable == "replace" and not self.tells_text:
+                data = self.repair(bytes(data), True)
             try:
                 return self.decode(data, type)
             except UnicodeDecodeError:
@@ -85,16 +91,31 @@ MSGPACK = Format(
     salvage.msgpack_id,
     salvage.msgpack_repair,
 )
-FORMATS = (JSON, MSGPACK)
+# A byte that begins a MessagePack map of three, too, which goes on with a string.
+ETF_BEGINNINGS = (b"\x83t", b"\x83P")  # of a map, of a compressed term
+ETF = Format("etf", _etf, b"", salvage.etf_id, salvage.etf_repair, tells_text=False)
+FORMATS = (JSON, MSGPACK, ETF)
+
+
+def format_of(message: Any) -> Format | None:
+    """The format that `message` (a buffer) is in, if any."""
+    beginning = bytes(memoryview(message)[:2])
+    if beginning in ETF_BEGINNINGS:
+        return ETF
+    return _BY_FIRST_BYTE[beginning[0]] if beginning else None
 
 
 def by_first_byte() -> list[Format | None]:
-    """256 entries: the format that a frame with that first byte is in, if any."""
+    """256 entries: the format that a frame with that first byte is in, if any; ETF aside, which
+    takes two."""
     table: list[Format | None] = [None] * 256
     for known in FORMATS:
         for byte in known.first_bytes:
             table[byte] = known
     return table
+
+
+_BY_FIRST_BYTE = by_first_byte()
 
 
 def by_name(name: str) -> Format | None:
@@ -117,13 +138,13 @@ def _invalid_args(message: str, root: str) -> InvalidArgs:
 
 
 def refuse_non_finite(value: Any, path: str = "result") -> None:
-    """Raise NotEncodable if `value` holds NaN or an infinity, which JSON cannot carry."""
+    """Raise NotEncodable if `value` holds NaN or an infinity, which JSON and ETF cannot carry."""
     kind = type(value)
     if kind in _HARMLESS:
         return
     if issubclass(kind, float):
         if not math.isfinite(value):
-            raise NotEncodable(f"{path} is {value}, which JSON cannot carry", path=path)
+            raise NotEncodable(f"{path} is {value}, which JSON and ETF cannot carry", path=path)
     elif issubclass(kind, Mapping):
         for key, entry in value.items():
             refuse_non_finite(entry, f"{path}.{key}")
@@ -135,4 +156,7 @@ def refuse_non_finite(value: Any, path: str = "result") -> None:
 
 
 # In which nothing can be, looked up first: most values of a reply are one of these.
-_HARMLESS = {str, int, bool, type(None), bytes, bytearray, memoryview, msgspec.Raw}
+_HARMLESS = {
+    *(str, int, bool, type(None), bytes, bytearray, memoryview),
+    *(msgspec.Raw, _etf.Atom, _etf.Opaque),
+}

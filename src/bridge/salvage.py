@@ -1,8 +1,8 @@
 """What can still be read of a message that does not decode.
 
-The id of a request whose envelope is broken, so that its error finds its caller; and MessagePack
-whose strings are not UTF-8 (some hosts pack all binaries as strings), with those turned to bin.
-Nothing here recurses, so no depth of nesting matters.
+The id of a request whose envelope is broken, so that its error finds its caller; and messages
+whose strings are not UTF-8 (some hosts pack all binaries as MessagePack strings), made readable.
+Nothing here recurses without a limit, so no depth of nesting matters.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
+
+from bridge import _etf
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -96,6 +98,17 @@ def msgpack_repair(message: bytes, replace: bool) -> bytes:
                 )
         parts.append(token)
     return b"".join(parts)
+
+
+def etf_id(message: Buffer) -> int | str | None:
+    """The value of the outermost key "id", if it is an integer or a string."""
+    return _etf.find_id(memoryview(message)[:SEARCHED])
+
+
+def etf_repair(message: bytes, replace: bool) -> bytes:
+    """`message` with U+FFFD in binaries that are not UTF-8, and its atoms as binaries; as it is
+    without `replace`."""
+    return _etf.encode(_etf.decode(message, binaries="replace")) if replace else message
 
 
 # First byte -> (bytes of the length or item count behind it, fixed bytes of body behind that).

@@ -7,10 +7,12 @@ import os
 import signal
 import struct
 import threading
+import zlib
 
 import msgspec
 import pytest
 
+from bridge import codec
 from peer import wait_until
 
 HEADER = struct.Struct(">I")
@@ -24,6 +26,10 @@ def ping(request_id) -> bytes:
 def nested(depth: int, opening: bytes, closing: bytes = b"") -> bytes:
     return opening * depth + closing * depth
 
+
+ID_7 = b"m\0\0\0\2ida\7"  # ETF
+COMMAND = b"m\0\0\0\7command"
+ECHO = b"m\0\0\0\x0cecho_decoded"
 
 BROKEN = {
     # what: (payload, id of the reply, code)
@@ -47,6 +53,25 @@ BROKEN = {
         "invalid_frame",
     ),
     "msgpack, command not UTF-8": (b"\x82\xa2id\x07\xa7command\xa1\xff", 7, "invalid_frame"),
+    "etf cut off": (b"\x83t\0\0\0\2" + ID_7 + COMMAND[:9], 7, "invalid_frame"),
+    "etf, a length of 4 GiB": (
+        b"\x83t\0\0\0\2" + ID_7 + b"w\4args" + b"l\xff\xff\xff\xff",
+        7,
+        "invalid_frame",
+    ),
+    "etf, a refused tag": (b"\x83t\0\0\0\2" + ID_7 + b"w\4argsy", 7, "invalid_frame"),
+    "etf, a bomb": (b"\x83P\xff\xff\xff\xff" + zlib.compress(bytes(9)), None, "invalid_frame"),
+    "etf, command not UTF-8": (
+        b"\x83t\0\0\0\2" + ID_7 + COMMAND + b"m\0\0\0\1\xff",
+        7,
+        "invalid_request",
+    ),
+    "etf 100 000 deep": (
+        b"\x83t\0\0\0\3" + ID_7 + COMMAND + ECHO + b"w\4args" + b"h\1" * 100_000 + b"j",
+        7,
+        "invalid_args",
+    ),
+    "etf, command a number": (b"\x83t\0\0\0\2" + ID_7 + COMMAND + b"a\5", 7, "invalid_request"),
     "json 100 000 deep": (
         b'{"id": 7, "command": "echo", "args": ' + nested(100_000, b"[", b"]") + b"}",
         7,
@@ -98,11 +123,11 @@ def test_broken_requests_get_one_reply_and_the_stream_goes_on(peer, what):
     peer.send_bytes(HEADER.pack(len(payload)) + payload + ping("next"))
     frames = [peer.receive_frame(), peer.receive_frame()]
     frame = next(frame for frame in frames if b'"next"' not in frame)
-    reply = (msgspec.msgpack if frame[0] >= 0x80 else msgspec.json).decode(frame)
+    reply = codec.format_of(frame).decode(frame)
     assert (reply["id"], reply["success"], reply["code"]) == (request_id, False, code)
     assert reply["error"]
     assert "\n" not in reply["error"]
-    assert (frame[0] >= 0x80) == (payload[0] in range(0x80, 0x90))
+    assert codec.format_of(frame) is (codec.format_of(payload) or codec.JSON)
     assert any(b'"next"' in frame and b'"success":true' in frame for frame in frames)
     assert peer.is_alive()
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import threading
 
-import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bridge import Context, Dispatcher, telemetry
+from bridge import Context, Dispatcher, codec, telemetry
 from bridge.adapters.echo import adapter as echo
 from bridge.worker.control import control
 
@@ -23,7 +22,7 @@ def dispatcher():
 
 
 def decoded(reply: bytes):
-    return (msgspec.msgpack if reply[0] >= 0x80 else msgspec.json).decode(reply)
+    return codec.format_of(reply).decode(reply)
 
 
 REQUESTS = [
@@ -33,11 +32,7 @@ REQUESTS = [
     {"id": 4, "command": "update_session_data", "args": {"key": "k", "session_id": "s"}},
     {"type": "protocol_negotiation", "supported": ["json"]},
 ]
-seeds = [
-    encode(request)
-    for request in REQUESTS
-    for encode in (msgspec.json.encode, msgspec.msgpack.encode)
-]
+seeds = [format.encode(request) for request in REQUESTS for format in codec.FORMATS]
 edits = st.lists(
     st.tuples(st.integers(0, 200), st.sampled_from(["set", "cut", "add"]), st.integers(0, 255)),
     min_size=1,

@@ -20,7 +20,7 @@ import msgspec
 
 from bridge import errors
 from bridge._framing import DEFAULT_MAX_FRAME, Outbox, Reader, Writer, set_pipe_size
-from bridge.codec import Format, by_first_byte, by_name
+from bridge.codec import Format, by_name, format_of
 from bridge.host.calls import Call, OnEvent, Stream
 from bridge.host.tools import Callables, Tools, described
 from bridge.messages import Incoming
@@ -40,7 +40,6 @@ class Client:
         assert process.stdout is not None
         self._process = process
         self._format = format
-        self._formats = by_first_byte()
         self._writer = Writer(process.stdin.fileno())
         self._reader = Reader(process.stdout.fileno(), max_frame)
         self._max_frame = max_frame
@@ -311,7 +310,7 @@ class Client:
             self._gone = self._gone or reason
 
     def _deliver(self, frame: Any) -> None:
-        format = self._formats[memoryview(frame)[0]]
+        format = format_of(frame)
         try:
             incoming: Incoming = format.decode(frame, Incoming)  # type: ignore[union-attr]
         except (AttributeError, ValueError, RecursionError, msgspec.MsgspecError) as error:

@@ -132,6 +132,10 @@ class ProgramArgs(msgspec.Struct):
     session_id: str | None = None
 
 
+# Empty, an empty map and null, in each format.
+_NOTHING = {b"", b"{}", b"null", b"\x80", b"\xc0", b"t\0\0\0\0", b"w\x03nil"}
+
+
 class ProgramData(msgspec.Struct):
     """What a host that keeps programs itself sends with each execute."""
 
@@ -142,7 +146,7 @@ class ProgramData(msgspec.Struct):
     def definition(self) -> msgspec.Raw:
         """The signature to build from; empty where there is none."""
         for raw in (self.signature, self.signature_def):
-            if bytes(raw).strip() not in (b"", b"{}", b"\x80", b"null", b"\xc0"):
+            if bytes(raw).strip() not in _NOTHING:
                 return raw
         return msgspec.Raw()
 
