@@ -208,6 +208,18 @@ def test_depth():
         encode(cyclic)
 
 
+def test_opaque_terms_in_opaque_terms():
+    """Each is copied with all that is in it; so there is an end to their size."""
+
+    def nested(levels: int, size: int) -> bytes:
+        binary = b"m" + size.to_bytes(4, "big") + bytes(size)
+        return b"l\x00\x00\x00\x01" * levels + binary + b"a\x01" * levels
+
+    assert isinstance(decode(nested(500, 100_000)), Opaque)
+    with pytest.raises(msgspec.DecodeError, match="too much in terms"):
+        decode(nested(500, 200_000))
+
+
 def compressed(data: bytes, announced: int | None = None) -> bytes:
     size = len(data) if announced is None else announced
     return b"\x83P" + size.to_bytes(4, "big") + zlib.compress(data)

@@ -185,6 +185,9 @@ cdef enum:
 
 # What a compressed term may announce to hold: no more than a frame.
 cdef uint64_t UNCOMPRESSED_MAX = 64 << 20  # bytes
+# What the opaque terms of a message may hold beyond four times its length: each that stands in
+# another is copied with it, which at 512 levels would take as many copies.
+cdef uint64_t OPAQUE_MAX = 64 << 20  # bytes
 
 MAX_DEPTH = DEPTH
 

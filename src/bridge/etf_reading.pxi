@@ -12,6 +12,7 @@ cdef struct Cursor:
     const uint8_t *end
     int levels            # that may still be opened
     uint64_t owed         # terms that the open containers still announce
+    uint64_t copied       # bytes, to opaque terms
     int binaries
     bint plain            # atoms are plain str
     PyObject *input       # a memoryview of the whole, borrowed; NULL until one is needed
@@ -23,6 +24,7 @@ cdef inline void start(Cursor *cursor, const uint8_t *data, Py_ssize_t size) noe
     cursor.end = data + size
     cursor.levels = DEPTH
     cursor.owed = 0
+    cursor.copied = 0
     cursor.binaries = TEXT
     cursor.plain = False
     cursor.input = NULL
@@ -160,6 +162,9 @@ cdef object opaque(Cursor *cursor, const uint8_t *begin, uint64_t pending):
     """The term that starts at `begin` and ends `pending` terms from here, as it is."""
     cdef Opaque term = Opaque.__new__(Opaque)
     skip(cursor, pending)
+    cursor.copied += cursor.at - begin
+    if cursor.copied > OPAQUE_MAX + 4 * <uint64_t>(cursor.end - cursor.begin):
+        malformed(cursor, "too much in terms that Python has no values for")
     term.data = PyBytes_FromStringAndSize(<const char *>begin, cursor.at - begin)
     return term
 
