@@ -1,0 +1,274 @@
+defmodule DSPex.PythonBridge.Bridge do
+  @moduledoc """
+  A Python worker and the way to it.
+
+      children = [{DSPex.PythonBridge.Bridge, []}]
+      Supervisor.start_link(children, strategy: :one_for_one)
+
+      {:ok, %{"status" => "ok"}} = DSPex.PythonBridge.Bridge.call(:ping)
+
+  A bridge is one worker. The functions here take the name or pid of a bridge as their first
+  argument; without one they mean the bridge that is called `DSPex.PythonBridge.Bridge`, which is
+  the name that `start_link/1` gives. Any number of processes may call at the same time.
+
+  ## When the worker ends
+
+  Every open call gets `{:error, error}` with the code `:worker_crashed` at once, and the bridge
+  ends too, so that its supervisor starts both anew. A call that comes meanwhile, and one that could
+  not be sent any more, waits for the new worker, within its timeout. What the worker knew
+  (programs, models, tools) is gone: the `:setup` and `:tools` options bring it back.
+
+  ## When a caller ends
+
+  Its open calls are cancelled in the worker within about 100 ms, and nothing else happens.
+
+  ## Names
+
+  A bridge's name is also the name of its ETS table. A call through a name costs the caller one
+  lookup; through a pid or `{:via, …}` it costs a message to the bridge more.
+  """
+
+  alias DSPex.PythonBridge.{
+    Call,
+    Connection,
+    Error,
+    EventStream,
+    Owner,
+    Protocol,
+    Statistics,
+    Tools
+  }
+
+  @type server :: GenServer.server() | Connection.t()
+  @type command :: Protocol.command()
+  @type args :: map() | keyword()
+  @type result :: {:ok, term()} | {:ok, term(), timing :: map()} | {:error, Error.t()}
+
+  @defaults [
+    name: __MODULE__,
+    python: nil,
+    adapter: "dspy",
+    args: [],
+    env: [],
+    threads: nil,
+    max_frame: 64 * 1024 * 1024,
+    format: :etf,
+    start_timeout: 10_000,
+    heartbeat_interval: 2_000,
+    logs: true,
+    tools: []
+  ]
+
+  defguardp is_command(term) when is_atom(term) or is_binary(term)
+  defguardp is_args(term) when is_map(term) or is_list(term)
+
+  @doc false
+  @spec child_spec(keyword()) :: Supervisor.child_spec()
+  def child_spec(options) do
+    %{
+      id: Keyword.get(options, :name, __MODULE__),
+      start: {__MODULE__, :start_link, [options]},
+      shutdown: 5_000
+    }
+  end
+
+  @doc """
+  Starts a worker, and returns when it has answered.
+
+  ## Options
+
+    * `:name` - default `DSPex.PythonBridge.Bridge`; `nil` for none
+    * `:python` - the interpreter; where else it is looked for: `DSPex.PythonBridge.Python`
+    * `:adapter` - the commands that the worker has: `"dspy"` (default), `"echo"`, `"module:attr"`
+    * `:args` - further flags of `python -m bridge worker`
+    * `:env` - environment variables for the worker, as a map or list of pairs; `nil` removes one
+    * `:threads` - calls that the worker runs at once, default 64
+    * `:max_frame` - bytes of the longest request and reply, default 64 MiB
+    * `:format` - `:etf` (default), or `:json` where there is a module for it
+    * `:tools` - tools of the default session, see `register_tools/3`
+    * `:setup` - a function that is called with the bridge when the worker has answered and before
+      `start_link/1` returns, also after each restart; raising makes the start fail
+    * `:logs` - whether the worker's logs go to `Logger` (default), or else to stderr
+    * `:start_timeout` - ms until the worker must have answered, default 10 000
+    * `:heartbeat_interval` - ms between heartbeats, default 2 000; `false` for none. A worker that
+      leaves three in a row unanswered is killed
+
+  Returns `{:error, {:shutdown, %DSPex.PythonBridge.Error{}}}` where the worker does not start; its
+  message says what to do.
+  """
+  @spec start_link(keyword()) :: GenServer.on_start()
+  def start_link(options \\ []) do
+    defaults = [{:setup, fn _bridge -> :ok end} | @defaults]
+    options |> Keyword.validate!(defaults) |> Owner.start_link()
+  end
+
+  @doc """
+  Calls the default bridge without args.
+
+      {:ok, %{"status" => "ok"}} = Bridge.call(:ping)
+  """
+  @spec call(command()) :: result()
+  def call(command), do: Call.run(__MODULE__, command, %{}, 30_000)
+
+  @doc """
+  `call(command, args)` on the default bridge, or `call(server, command)`.
+  """
+  @spec call(command(), args()) :: result()
+  @spec call(server(), command()) :: result()
+  def call(command, args) when is_args(args), do: Call.run(__MODULE__, command, args, 30_000)
+  def call(server, command), do: Call.run(server, command, %{}, 30_000)
+
+  @doc """
+  `call(command, args, timeout_or_options)` on the default bridge, or `call(server, command, args)`.
+  """
+  @spec call(command(), args(), Call.options()) :: result()
+  @spec call(server(), command(), args()) :: result()
+  def call(server, command, args)
+      when is_command(command) and command != :infinity and is_args(args) do
+    Call.run(server, command, args, 30_000)
+  end
+
+  def call(command, args, options), do: Call.run(__MODULE__, command, args, options)
+
+  @doc """
+  Calls a command of the worker and waits for its reply.
+
+  `options` is the timeout in ms, or a list:
+
+    * `:timeout` - ms, default 30 000, or `:infinity`. The worker knows it, and ends the call by
+      itself; a worker that says nothing is waited for 250 ms longer
+    * `:session_id` - the session that the call belongs to
+    * `:timing` - `true`: `{:ok, result, timing}` says where the time went, in µs
+    * `:traceparent` - goes into the worker's logs
+
+  The result has strings as keys. Errors come as `{:error, %DSPex.PythonBridge.Error{}}`; a call
+  that nobody can answer is `:deadline_exceeded` or `:worker_crashed`, never an exit.
+
+      {:ok, result} = Bridge.call(MyBridge, :execute_program, %{program_id: "qa", inputs: inputs}, 5_000)
+  """
+  @spec call(server(), command(), args(), Call.options()) :: result()
+  def call(server, command, args, options), do: Call.run(server, command, args, options)
+
+  @doc """
+  As `call/4`, in all its shapes, but returns the result alone and raises the error.
+  """
+  @spec call!(server(), command(), args(), Call.options()) :: term()
+  def call!(server, command, args, options),
+    do: server |> call(command, args, options) |> result!()
+
+  @doc false
+  def call!(command), do: command |> call() |> result!()
+  @doc false
+  def call!(command, args), do: command |> call(args) |> result!()
+  @doc false
+  def call!(command, args, options), do: command |> call(args, options) |> result!()
+
+  defp result!({:ok, result}), do: result
+  defp result!({:ok, result, timing}), do: {result, timing}
+  defp result!({:error, error}), do: raise(error)
+
+  @doc """
+  Sends a command whose reply nobody waits for: `cast(server, command, args)`,
+  `cast(command, args)` or `cast(command)`. `:ok` means that it was sent; an error reply is logged.
+  """
+  @spec cast(server(), command(), args()) :: :ok | {:error, Error.t()}
+  def cast(server, command, args), do: Call.cast(server, command, args)
+
+  @doc false
+  @spec cast(command(), args()) :: :ok | {:error, Error.t()}
+  def cast(command, args \\ %{}), do: Call.cast(__MODULE__, command, args)
+
+  @doc """
+  A call as a stream of what happens: `stream(server, command, args, options)`, or
+  `stream(command, args, options)` on the default bridge. Nothing is sent before it is enumerated.
+
+  The elements of `execute_program`, in the order in which they come:
+
+    * `{:status, %{"status" => "lm_call", "model" => model}}`
+    * `{:chunk, %{"field" => field, "text" => text}}`
+    * `{:tool_call, %{"name" => name, "args" => args}}`
+    * `{:tool_result, %{"name" => name, "result" => result}}`
+    * `{:result, result}`, the last one, with what `call/4` returns
+
+  Other events have their name as a string. An error raises `DSPex.PythonBridge.Error`. Taking less
+  than the whole stream cancels the call. A consumer that is more than 256 events behind makes the
+  worker wait. `options` as for `call/4`; the timeout is that of the whole stream.
+  """
+  @spec stream(server(), command(), args(), Call.options()) :: Enumerable.t()
+  def stream(server, command, args, options), do: EventStream.new(server, command, args, options)
+
+  @doc false
+  @spec stream(command(), args(), Call.options()) :: Enumerable.t()
+  @spec stream(server(), command(), args()) :: Enumerable.t()
+  def stream(server, command, args)
+      when is_command(command) and command != :infinity and is_args(args) do
+    EventStream.new(server, command, args, 30_000)
+  end
+
+  def stream(command, args, options), do: EventStream.new(__MODULE__, command, args, options)
+
+  @doc false
+  @spec stream(command(), args()) :: Enumerable.t()
+  def stream(command, args), do: EventStream.new(__MODULE__, command, args, 30_000)
+
+  @doc """
+  Declares Elixir functions that programs of type `react` may call; see `DSPex.Tool`.
+
+  Also `register_tools(tools)`, `(server, tools)` and `(tools, options)`. `options`: `:session_id`,
+  default `"default"`, and `:timeout`. Tools of the same name in two
+  sessions are two tools. A restarted worker has only those of the `:tools` option.
+  """
+  @spec register_tools(server(), [DSPex.Tool.t()], keyword()) :: result()
+  def register_tools(server, tools, options), do: Tools.register(server, tools, options)
+
+  @doc false
+  def register_tools(tools), do: Tools.register(__MODULE__, tools, [])
+
+  @doc false
+  def register_tools(tools, options) when is_list(tools) do
+    Tools.register(__MODULE__, tools, options)
+  end
+
+  def register_tools(server, tools), do: Tools.register(server, tools, [])
+
+  @doc """
+  The state and the statistics of a bridge, without asking it or its worker.
+
+    * `:status` - `:starting`, `:running`, `:stopping`, or `:not_running`
+    * `:worker_pid` - the operating system's id of the worker
+    * `:uptime` - ms since the worker was started
+    * `:open_calls`
+    * `:stats` - counted since the first start under this name: `:starts` and `:restarts`, `:calls`,
+      `:replies`, `:casts`, `:events`, `:tool_calls`, `:late_replies` (dropped), `:abandoned`
+      (cancelled because the caller was gone or late), and `:errors` by code
+
+  What the worker itself counts is `call(:get_stats)`.
+  """
+  @spec get_status(server()) :: map()
+  def get_status(server \\ __MODULE__) do
+    connection = Connection.fetch!(server)
+    [{:worker, status, os_pid, started}] = :ets.lookup(connection.table, :worker)
+    uptime = System.monotonic_time() - started
+
+    %{
+      status: status,
+      worker_pid: os_pid,
+      uptime: System.convert_time_unit(uptime, :native, :millisecond),
+      open_calls: :ets.select_count(connection.table, [{{:_, :_, :_, :_, :_}, [], [true]}]),
+      stats: Statistics.read(connection.counters)
+    }
+  rescue
+    _ in [ArgumentError, Error] -> %{status: :not_running}
+  end
+
+  @doc """
+  Stops a bridge and its worker: open calls get the worker's grace period of 2 s, then both are
+  gone. A bridge that does not run is stopped already. Exits when that takes more than `timeout` ms.
+  """
+  @spec stop(GenServer.server(), timeout()) :: :ok
+  def stop(server \\ __MODULE__, timeout \\ 5_000) do
+    GenServer.stop(server, :normal, timeout)
+  catch
+    :exit, reason when reason == :noproc or elem(reason, 0) == :noproc -> :ok
+  end
+end

@@ -1,0 +1,135 @@
+defmodule DSPex.PythonBridge.Connection do
+  @moduledoc """
+  What a caller needs to talk to a worker by itself: the port, the table of open calls, the
+  counters. The owner of the port makes one for each worker; callers look it up by the name.
+
+  The table is named as the server is and holds
+
+    * `{:connection, connection}`
+    * `{id, :open, reply_to, caller, flow}` for each open call; `flow` is `nil`, or the counters of
+      a stream
+    * `{:worker, status, os_pid, started}`
+    * `{{:tool, session_id, name}, function}` for each tool
+
+  It goes with its owner, so there is no connection to a worker that is gone.
+  """
+
+  alias DSPex.PythonBridge.{Error, Statistics}
+
+  @enforce_keys [:owner, :port, :table, :ids, :counters, :format, :max_frame, :telemetry]
+  defstruct @enforce_keys
+
+  @type t :: %__MODULE__{
+          owner: pid(),
+          port: port(),
+          table: :ets.table(),
+          ids: :atomics.atomics_ref(),
+          counters: Statistics.t(),
+          format: DSPex.PythonBridge.Protocol.format(),
+          max_frame: pos_integer(),
+          telemetry: boolean()
+        }
+
+  # How long a name may be without a process: a supervisor restarts a bridge within this time.
+  @restart_gap 200
+  # Between two looks at something that another process is about to change.
+  @pause 2
+
+  @doc """
+  The connection of a server: a name, a pid, `{:via, …}`, `{:global, …}`, or a connection itself.
+
+  While a bridge starts, a name's connection is there as soon as the port is open. A name without
+  a process is waited for, for as long as a supervisor may take to restart it, and not beyond
+  `deadline` (monotonic ms, or `:infinity`). Raises `DSPex.PythonBridge.Error`
+  (`:worker_crashed`, category `:initialization`) when there is none.
+  """
+  @spec fetch!(GenServer.server() | t(), integer() | :infinity) :: t()
+  def fetch!(server, deadline \\ :infinity)
+  def fetch!(%__MODULE__{} = connection, _deadline), do: connection
+
+  def fetch!(server, deadline) do
+    lookup(server) || find(server, deadline, now() + @restart_gap)
+  end
+
+  defp lookup(name) when is_atom(name) do
+    :ets.lookup_element(name, :connection, 2)
+  rescue
+    ArgumentError -> nil
+  end
+
+  defp lookup(_), do: nil
+
+  defp find(server, deadline, gap_end) do
+    connection = lookup(server) || ask(server, deadline)
+
+    cond do
+      connection -> connection
+      is_pid(server) or now() >= gap_end or remaining(deadline) == 0 -> raise not_running(server)
+      true -> Process.sleep(@pause) && find(server, deadline, gap_end)
+    end
+  end
+
+  # The owner answers as soon as its worker does; nil where there is none, or it ended meanwhile.
+  defp ask(server, deadline) do
+    case GenServer.whereis(server) do
+      nil ->
+        nil
+
+      pid when is_pid(pid) and node(pid) == node() ->
+        GenServer.call(pid, :connection, remaining(deadline))
+
+      _ ->
+        raise ArgumentError, "#{inspect(server)} is on another node: call the bridge there"
+    end
+  catch
+    :exit, {:timeout, _} ->
+      raise Error.new(:deadline_exceeded, "the worker did not start in time")
+
+    :exit, {_reason, {GenServer, :call, _}} ->
+      nil
+  end
+
+  defp not_running(server) do
+    error =
+      Error.new(
+        :worker_crashed,
+        "no bridge runs as #{inspect(server)}: put {DSPex.PythonBridge.Bridge, []} under a " <>
+          "supervisor, or call DSPex.PythonBridge.Bridge.start_link/1"
+      )
+
+    %{error | category: :initialization}
+  end
+
+  @doc "A new id for a request."
+  @spec next_id(t()) :: pos_integer()
+  def next_id(connection), do: :atomics.add_get(connection.ids, 1, 1)
+
+  @doc """
+  Hands a request to the port. Never waits beyond `deadline`: a port whose worker does not read is
+  `:busy` then. `:closed` when the worker is gone; in both cases nothing was sent.
+  """
+  @spec send(t(), iodata(), integer() | :infinity) :: :ok | :busy | :closed
+  def send(connection, request, deadline) do
+    if Port.command(connection.port, request, [:nosuspend]) do
+      :ok
+    else
+      if remaining(deadline) == 0 do
+        :busy
+      else
+        Process.sleep(@pause)
+        send(connection, request, deadline)
+      end
+    end
+  rescue
+    ArgumentError -> :closed
+  end
+
+  @doc "Monotonic time in ms, the unit of deadlines."
+  @spec now() :: integer()
+  def now, do: System.monotonic_time(:millisecond)
+
+  @doc "Milliseconds until a deadline, 0 when it is over."
+  @spec remaining(integer() | :infinity) :: timeout()
+  def remaining(:infinity), do: :infinity
+  def remaining(deadline), do: max(deadline - now(), 0)
+end

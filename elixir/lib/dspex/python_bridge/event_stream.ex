@@ -1,0 +1,100 @@
+defmodule DSPex.PythonBridge.EventStream do
+  @moduledoc """
+  A call whose events are wanted, as an Elixir stream in the process that enumerates it. The worker
+  is asked to wait when the consumer is far behind, and the call is cancelled when the consumer
+  stops early.
+  """
+
+  alias DSPex.PythonBridge.{Call, Connection, Error, Owner, Protocol}
+
+  @events ~w(status chunk tool_call tool_result)a
+          |> Map.new(&{Atom.to_string(&1), &1})
+
+  @enforce_keys [:connection, :id, :reply_to, :deadline, :flow]
+  defstruct [:connection, :id, :reply_to, :deadline, :flow, ended: false]
+
+  @doc "See `DSPex.PythonBridge.Bridge.stream/4`."
+  @spec new(
+          GenServer.server() | Connection.t(),
+          Protocol.command(),
+          map() | keyword(),
+          Call.options()
+        ) ::
+          Enumerable.t()
+  def new(server, command, args, options) do
+    {timeout, envelope} = Call.envelope(options)
+    envelope = [{"stream", true} | envelope]
+
+    Stream.resource(
+      fn -> start(server, command, Map.new(args), envelope, Call.deadline(timeout)) end,
+      &next/1,
+      &stop/1
+    )
+  end
+
+  defp start(server, command, args, envelope, deadline) do
+    connection = Connection.fetch!(server, deadline)
+    id = Connection.next_id(connection)
+    DSPex.PythonBridge.Statistics.count(connection.counters, :calls)
+    request = Call.request(connection, id, command, args, envelope)
+
+    stream = %__MODULE__{
+      connection: connection,
+      id: id,
+      reply_to: :erlang.monitor(:process, connection.owner, alias: :demonitor),
+      deadline: deadline,
+      flow: :atomics.new(2, [])
+    }
+
+    case Call.open(connection, id, stream.reply_to, request, deadline, stream.flow) do
+      :ok -> stream
+      :busy -> fail(stream, Call.late("the worker does not read; the call was not sent"))
+      :closed -> fail(stream, Error.new(:worker_crashed, "the worker is gone"))
+    end
+  end
+
+  defp next(%{ended: true} = stream), do: {:halt, stream}
+
+  defp next(%{reply_to: reply_to} = stream) do
+    receive do
+      {^reply_to, frame} -> frame |> Protocol.decode_message() |> element(stream)
+      {:DOWN, ^reply_to, _, _, reason} -> fail(stream, Call.crashed(reason))
+    after
+      Call.patience(stream.deadline) ->
+        stop(stream)
+        fail(stream, Call.late("the stream did not end in time"))
+    end
+  end
+
+  defp element({:ok, %{"event" => event, "data" => data}}, stream) do
+    waiting = :atomics.sub_get(stream.flow, 1, 1)
+
+    if waiting < Owner.resume_below() and :atomics.get(stream.flow, 2) == 1 do
+      Call.resume(stream.connection, stream.id, stream.flow)
+    end
+
+    {[{Map.get(@events, event, event), data}], stream}
+  end
+
+  defp element(reply, stream) do
+    case reply |> Call.result() |> Call.counted(stream.connection) do
+      {:ok, result} -> {[{:result, result}], ended(stream)}
+      {:ok, result, timing} -> {[{:timing, timing}, {:result, result}], ended(stream)}
+      {:error, error} -> ended(stream) && raise error
+    end
+  end
+
+  defp fail(stream, error) do
+    ended(stream)
+    Call.counted({:error, error}, stream.connection)
+    raise error
+  end
+
+  defp ended(stream) do
+    Call.forget(stream.connection, stream.id, stream.reply_to)
+    %{stream | ended: true}
+  end
+
+  defp stop(%{ended: true}), do: :ok
+  defp stop(stream), do: Call.abandon(stream.connection, stream.id, stream.reply_to)
+end

@@ -1,0 +1,216 @@
+defmodule DSPex.PythonBridge.Protocol do
+  @moduledoc """
+  Messages as bytes and back: requests, replies and frames. Pure; holds no process and no port.
+
+  The format is Erlang's external term format (`:etf`), or JSON (`:json`) where the application
+  has a module for it, see `DSPex.PythonBridge.JSON`. A worker answers in the format in which it
+  is asked.
+
+  ## Terms
+
+  Maps, lists, binaries, numbers, booleans and `nil` go as what they are. Atoms arrive as strings,
+  as keys and as values, so `%{question: "x"}` is `{"question": "x"}`. Tuples arrive as tuples. A
+  struct is a map with its fields and `"__struct__"`: write a `DateTime` as a string first. What
+  comes back has strings as keys, and of atoms only `true`, `false` and `nil`: nothing that a
+  worker sends makes an atom.
+  """
+
+  alias DSPex.PythonBridge.{Error, JSON}
+
+  @type format :: :etf | :json
+  @type id :: non_neg_integer() | String.t()
+  @type command :: atom() | String.t()
+
+  @etf 131
+
+  @doc """
+  A request as iodata, ready for a port with `{:packet, 4}` or for `frame_message/1`.
+
+  `envelope` holds the further keys of the envelope (`timeout_ms:`, `session_id:`, `stream:`, …)
+  and `format:`, default `:etf`. Raises `DSPex.PythonBridge.Error` (`:not_encodable`) for args
+  that the format cannot carry.
+
+      iex> request = DSPex.PythonBridge.Protocol.encode_request(1, :ping, %{})
+      iex> request |> IO.iodata_to_binary() |> :erlang.binary_to_term()
+      %{"id" => 1, "command" => "ping", "args" => %{}}
+  """
+  @spec encode_request(id(), command(), map(), keyword()) :: iodata()
+  def encode_request(id, command, args, envelope \\ []) do
+    {format, envelope} = Keyword.pop(envelope, :format, :etf)
+    encode(format, [{"id", id}, {"command", to_string(command)} | envelope], args)
+  end
+
+  # The id stands in front also in a request, because a worker looks for it in the first 64 KiB of
+  # an envelope that is broken; a map's own order would put the args before it.
+  @doc false
+  @spec encode(format(), [{String.t() | atom(), term()}], term()) :: iodata()
+  def encode(:etf, head, args) do
+    [<<@etf, first::binary>> | more] = :erlang.term_to_iovec(args)
+    head = etf_pairs(head, <<@etf, ?t, length(head) + 1::32>>)
+    [<<head::binary, ?m, 4::32, "args">>, first | more]
+  end
+
+  def encode(:json, head, args) do
+    head |> Map.new() |> Map.put("args", args) |> encode_json()
+  end
+
+  @doc false
+  @spec encode_answer(format(), map()) :: iodata()
+  def encode_answer(:etf, answer), do: :erlang.term_to_iovec(answer)
+  def encode_answer(:json, answer), do: encode_json(answer)
+
+  defp encode_json(message) do
+    JSON.encode!(message)
+  rescue
+    error ->
+      reraise Error.new(:not_encodable, "args are no JSON: #{Exception.message(error)}"),
+              __STACKTRACE__
+  end
+
+  defp etf_pairs([], encoded), do: encoded
+
+  defp etf_pairs([{key, value} | rest], encoded) do
+    key = if is_atom(key), do: Atom.to_string(key), else: key
+    etf_pairs(rest, etf_value(value, <<encoded::binary, ?m, byte_size(key)::32, key::binary>>))
+  end
+
+  defp etf_value(value, encoded) when is_integer(value) and value in 0..255 do
+    <<encoded::binary, ?a, value>>
+  end
+
+  defp etf_value(value, encoded) when is_integer(value) and value in 256..0x7FFFFFFF do
+    <<encoded::binary, ?b, value::32>>
+  end
+
+  defp etf_value(value, encoded) when is_binary(value) do
+    <<encoded::binary, ?m, byte_size(value)::32, value::binary>>
+  end
+
+  defp etf_value(value, encoded) do
+    <<@etf, value::binary>> = :erlang.term_to_binary(value)
+    <<encoded::binary, value::binary>>
+  end
+
+  @doc """
+  Reads a reply in either format.
+
+      iex> reply = :erlang.term_to_binary(%{"id" => 1, "success" => true, "result" => %{"a" => 1}})
+      iex> DSPex.PythonBridge.Protocol.decode_response(reply)
+      {:ok, 1, %{"a" => 1}}
+
+      iex> reply = %{"id" => 2, "success" => false, "error" => "no", "code" => "handler_error"}
+      iex> {:error, 2, error} =
+      ...>   DSPex.PythonBridge.Protocol.decode_response(:erlang.term_to_binary(reply))
+      iex> {error.code, error.message}
+      {:handler_error, "no"}
+
+      iex> DSPex.PythonBridge.Protocol.decode_response("neither")
+      {:error, :decode_error}
+  """
+  @spec decode_response(binary()) ::
+          {:ok, id(), term()}
+          | {:error, id() | nil, Error.t()}
+          | {:error, :decode_error | :malformed_response}
+  def decode_response(data) do
+    case decode_message(data) do
+      {:ok, %{"id" => id, "success" => true, "result" => result}} -> {:ok, id, result}
+      {:ok, %{"id" => id, "success" => false} = reply} -> {:error, id, Error.from_reply(reply)}
+      {:ok, _} -> {:error, :malformed_response}
+      :error -> {:error, :decode_error}
+    end
+  end
+
+  @doc """
+  Reads any message in either format: `{:ok, term}` or `:error`.
+  """
+  @spec decode_message(binary()) :: {:ok, term()} | :error
+  def decode_message(<<@etf, _::binary>> = data) do
+    {:ok, :erlang.binary_to_term(data, [:safe])}
+  rescue
+    ArgumentError -> :error
+  end
+
+  def decode_message(data) do
+    {:ok, JSON.decode!(data)}
+  rescue
+    _ -> :error
+  end
+
+  @doc """
+  What a frame is and whose, without reading more than its beginning: `{:reply, id}`,
+  `{:event, id}` or `{:log, id}`; `{:request, id}` for a worker that asks; `:heartbeat` for an
+  empty frame; `:unknown` for anything else. Messages begin with their `id`: that is promised.
+  """
+  @spec peek(binary()) ::
+          {:reply | :event | :log, id() | nil} | {:request, String.t()} | :heartbeat | :unknown
+  def peek(<<@etf, ?t, _::32, ?m, 2::32, "id", rest::binary>>), do: peek_etf(rest)
+  def peek(<<"{\"id\":", rest::binary>>), do: peek_json(rest)
+  def peek(<<>>), do: :heartbeat
+  def peek(_), do: :unknown
+
+  defp peek_etf(<<?a, id, rest::binary>>), do: {kind(rest), id}
+  defp peek_etf(<<?b, id::32-signed, rest::binary>>), do: {kind(rest), id}
+
+  defp peek_etf(<<?n, size, 0, id::little-size(size)-unit(8), rest::binary>>) do
+    {kind(rest), id}
+  end
+
+  defp peek_etf(<<?m, size::32, id::binary-size(size), rest::binary>>) do
+    if match?("w" <> _, id), do: {:request, id}, else: {kind(rest), id}
+  end
+
+  defp peek_etf(<<atom, 3, "nil", rest::binary>>) when atom in [?w, ?s], do: {kind(rest), nil}
+  defp peek_etf(<<?d, 3::16, "nil", rest::binary>>), do: {kind(rest), nil}
+  defp peek_etf(_), do: :unknown
+
+  defp kind(<<?m, 5::32, "event", ?m, 3::32, "log", _::binary>>), do: :log
+  defp kind(<<?m, 5::32, "event", _::binary>>), do: :event
+  defp kind(<<",\"event\":\"log\"", _::binary>>), do: :log
+  defp kind(<<",\"event\"", _::binary>>), do: :event
+  defp kind(_), do: :reply
+
+  defp peek_json(<<"null", rest::binary>>), do: {kind(rest), nil}
+  defp peek_json(<<"\"w", _::binary>> = text), do: {:request, json_string(text)}
+
+  defp peek_json(<<"\"", _::binary>> = text) do
+    id = json_string(text)
+    {kind(binary_part(text, byte_size(id) + 2, byte_size(text) - byte_size(id) - 2)), id}
+  end
+
+  defp peek_json(text) do
+    case Integer.parse(text) do
+      {id, rest} -> {kind(rest), id}
+      :error -> :unknown
+    end
+  end
+
+  # Only for ids of this client and of workers, which need no escapes.
+  defp json_string(<<"\"", text::binary>>), do: text |> :binary.split("\"") |> hd()
+
+  @doc """
+  A payload with its 4-byte length in front, for transports that do not frame by themselves.
+
+      iex> IO.iodata_to_binary(DSPex.PythonBridge.Protocol.frame_message("abc"))
+      <<0, 0, 0, 3, "abc">>
+  """
+  @spec frame_message(iodata()) :: iodata()
+  def frame_message(payload), do: [<<IO.iodata_length(payload)::32>>, payload]
+
+  @doc """
+  The first frame of a buffer: `{:ok, payload, rest}`, or `{:more, bytes}` with how many bytes are
+  missing at least.
+
+      iex> DSPex.PythonBridge.Protocol.unframe_message(<<0, 0, 0, 3, "abc", 0>>)
+      {:ok, "abc", <<0>>}
+
+      iex> DSPex.PythonBridge.Protocol.unframe_message(<<0, 0, 0, 3, "a">>)
+      {:more, 2}
+  """
+  @spec unframe_message(binary()) :: {:ok, binary(), binary()} | {:more, pos_integer()}
+  def unframe_message(<<size::32, payload::binary-size(size), rest::binary>>) do
+    {:ok, payload, rest}
+  end
+
+  def unframe_message(<<size::32, part::binary>>), do: {:more, size - byte_size(part)}
+  def unframe_message(part), do: {:more, 4 - byte_size(part)}
+end

@@ -1,0 +1,133 @@
+defmodule DSPex.PythonBridge.Python do
+  @moduledoc """
+  Finds the Python interpreter of the worker, and says what is wrong with one that does not work.
+
+  Looked at in this order; the first that is set or there is used:
+
+    1. the `:python` option
+    2. `config :dspex_bridge, python: "/path/to/python"`
+    3. the environment variable `BRIDGE_PYTHON`
+    4. a virtual environment: `VIRTUAL_ENV`, then `.venv` and `venv` below the current directory
+       and below `RELEASE_ROOT`
+    5. `python3`, then `python`, on `PATH`
+  """
+
+  @minimum {3, 11}
+
+  @doc """
+  The absolute path of the interpreter, and where it was found.
+
+  A path that is named (1 to 3) but not there is an error, not a reason to look further.
+  """
+  @spec find(String.t() | nil) :: {:ok, Path.t(), String.t()} | {:error, String.t()}
+  def find(option \\ nil) do
+    named = [
+      {option, "the :python option"},
+      {Application.get_env(:dspex_bridge, :python), "config :dspex_bridge, python:"},
+      {System.get_env("BRIDGE_PYTHON"), "BRIDGE_PYTHON"}
+    ]
+
+    case Enum.find(named, fn {path, _} -> path not in [nil, ""] end) do
+      {path, from} -> named(path, from)
+      nil -> search()
+    end
+  end
+
+  @doc """
+  The versions of an interpreter and of the package in it, or a line that says what is missing and
+  what to type. Starts the interpreter, which takes some hundred milliseconds.
+  """
+  @spec check(Path.t()) ::
+          {:ok, python :: String.t(), package :: String.t()} | {:error, String.t()}
+  def check(python) do
+    with {:ok, version} <- version(python),
+         {:ok, package} <- package(python) do
+      {:ok, version, package}
+    end
+  end
+
+  defp version(python) do
+    with {:ok, version} <-
+           run(python, ["-c", "import platform; print(platform.python_version())"]) do
+      [major, minor | _] =
+        version |> String.split(".") |> Enum.map(&(&1 |> Integer.parse() |> elem(0)))
+
+      if {major, minor} >= @minimum do
+        {:ok, version}
+      else
+        {:error, "#{python} is Python #{version}; the bridge needs 3.11 or newer"}
+      end
+    end
+  end
+
+  # -P: nothing from the current directory is imported, as in the worker.
+  defp package(python) do
+    case run(python, ["-P", "-c", "import bridge; print(bridge.__version__)"]) do
+      {:ok, version} ->
+        {:ok, version}
+
+      {:error, reason} ->
+        if reason =~ "No module named 'bridge'" do
+          {:error, "the Python package is missing: type   #{python} -m pip install dspex-bridge"}
+        else
+          {:error, "the Python package does not import: #{reason}"}
+        end
+    end
+  end
+
+  # The last line of what it prints, or why there is none.
+  defp run(python, arguments) do
+    {output, status} = System.cmd(python, arguments, stderr_to_stdout: true)
+    line = output |> String.split("\n", trim: true) |> List.last("")
+    if status == 0, do: {:ok, line}, else: {:error, "#{python} ended with #{status}: #{line}"}
+  rescue
+    error in ErlangError -> {:error, "#{python}: #{inspect(error.original)}"}
+  end
+
+  defp named(path, from) do
+    case executable(path) do
+      nil -> {:error, "no Python at #{path}, which #{from} names"}
+      path -> {:ok, path, from}
+    end
+  end
+
+  defp search do
+    environments =
+      [System.get_env("VIRTUAL_ENV")] ++
+        for root <- [".", System.get_env("RELEASE_ROOT")],
+            root != nil,
+            name <- [".venv", "venv"],
+            do: Path.join(root, name)
+
+    candidates =
+      for(environment <- environments, environment, do: Path.join(environment, "bin/python")) ++
+        ["python3", "python"]
+
+    case Enum.find_value(candidates, &found/1) do
+      nil ->
+        {:error,
+         "no Python found. Looked at the :python option, config :dspex_bridge, python:, " <>
+           "BRIDGE_PYTHON, #{Enum.join(candidates, ", ")} (PATH). " <>
+           "Type   python3 -m venv .venv && .venv/bin/pip install dspex-bridge"}
+
+      found ->
+        found
+    end
+  end
+
+  defp found(candidate) do
+    case executable(candidate) do
+      nil -> nil
+      path when candidate in ["python3", "python"] -> {:ok, path, "PATH"}
+      path -> {:ok, path, "a virtual environment"}
+    end
+  end
+
+  # Links are not followed: a virtual environment is one, and the interpreter finds it by its name.
+  defp executable(path) do
+    case System.find_executable(path) do
+      nil -> nil
+      found -> Path.expand(found)
+    end
+  end
+end

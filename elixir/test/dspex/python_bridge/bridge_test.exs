@@ -1,0 +1,204 @@
+defmodule DSPex.PythonBridge.BridgeTest do
+  use ExUnit.Case, async: true
+
+  import Workers
+  alias DSPex.PythonBridge.{Bridge, Error}
+
+  describe "call" do
+    setup do: {:ok, bridge: start_bridge()}
+
+    test "ping answers with a map of strings", %{bridge: bridge} do
+      assert {:ok, %{"status" => "ok"}} = Bridge.call(bridge, :ping)
+    end
+
+    test "args go out and come back", %{bridge: bridge} do
+      args = %{text: "ü", number: 1.5, list: [1, nil, true], nested: %{"a" => %{}}}
+
+      assert Bridge.call(bridge, "echo_decoded", args) ==
+               {:ok,
+                %{
+                  "text" => "ü",
+                  "number" => 1.5,
+                  "list" => [1, nil, true],
+                  "nested" => %{"a" => %{}}
+                }}
+
+      assert Bridge.call(bridge, :echo, a: 1) == {:ok, %{"a" => 1}}
+    end
+
+    test "an error has its code, policy and details", %{bridge: bridge} do
+      assert {:error,
+              %Error{code: :unknown_command, category: :request, recovery: :abandon} = error} =
+               Bridge.call(bridge, :pong, %{})
+
+      assert error.message == "Unknown command: pong"
+      assert_raise Error, "Unknown command: pong", fn -> Bridge.call!(bridge, :pong) end
+    end
+
+    test "the worker ends a late call", %{bridge: bridge} do
+      assert {:error, %Error{code: :deadline_exceeded}} =
+               Bridge.call(bridge, :sleep, %{seconds: 5}, 50)
+
+      assert {:ok, _} = Bridge.call(bridge, :sleep, %{seconds: 0.01}, :infinity)
+    end
+
+    test "timing comes beside the result", %{bridge: bridge} do
+      assert {:ok, %{"a" => 1}, %{"run_us" => _}} =
+               Bridge.call(bridge, :echo, %{a: 1}, timing: true)
+    end
+
+    test "any kind of name works", %{bridge: bridge} do
+      for server <- [bridge, Process.whereis(bridge), {bridge, node()}] do
+        assert {:ok, _} = Bridge.call(server, :ping)
+        assert {:ok, _} = Bridge.call(server, :ping, %{}, 1_000)
+      end
+    end
+
+    test "many at once get their own replies", %{bridge: bridge} do
+      1..200
+      |> Task.async_stream(fn n -> {n, Bridge.call!(bridge, :echo, %{n: n})["n"]} end,
+        max_concurrency: 50
+      )
+      |> Enum.each(fn {:ok, {asked, answered}} -> assert asked == answered end)
+    end
+
+    test "a request that is too large is not sent", %{bridge: bridge} do
+      blob = :binary.copy("x", 65 * 1024 * 1024)
+
+      assert {:error, %Error{code: :frame_too_large, details: %{"limit" => 67_108_864}}} =
+               Bridge.call(bridge, :echo, %{blob: blob})
+
+      assert Bridge.get_status(bridge).open_calls == 0
+    end
+
+    test "an unknown option is an error of the caller", %{bridge: bridge} do
+      assert_raise ArgumentError, ~r/:timeuot/, fn ->
+        Bridge.call(bridge, :ping, %{}, timeuot: 5)
+      end
+    end
+  end
+
+  test "sessions keep their data apart" do
+    bridge = start_bridge()
+
+    for session <- ["a", "b"] do
+      args = %{operation: "set", key: "who", value: session}
+      assert {:ok, _} = Bridge.call(bridge, :update_session_data, args, session_id: session)
+    end
+
+    assert {:ok, %{"data" => %{"who" => "a"}}} =
+             Bridge.call(bridge, :get_session_data, %{}, session_id: "a")
+  end
+
+  test "cast sends, and waits for nothing" do
+    bridge = start_bridge()
+    args = %{operation: "set", key: "k", value: 1, session_id: "s"}
+    assert Bridge.cast(bridge, :update_session_data, args) == :ok
+
+    assert {:ok, %{"data" => %{"k" => 1}}} =
+             Bridge.call(bridge, :get_session_data, session_id: "s")
+
+    assert Bridge.get_status(bridge).stats.casts == 1
+  end
+
+  test "the default bridge needs no name" do
+    start_supervised!({Bridge, options()})
+    assert {:ok, %{"status" => "ok"}} = Bridge.call(:ping)
+    assert {:ok, %{"a" => 1}} = Bridge.call(:echo, %{a: 1})
+    assert {:ok, %{"a" => 1}} = Bridge.call(:echo, %{a: 1}, 1_000)
+    assert %{"a" => 1} = Bridge.call!(:echo, %{a: 1})
+    assert :ok = Bridge.cast(:ping)
+    assert %{status: :running} = Bridge.get_status()
+  end
+
+  test "status and statistics" do
+    bridge = start_bridge()
+    Bridge.call(bridge, :ping)
+    Bridge.call(bridge, :pong)
+    status = Bridge.get_status(bridge)
+    assert %{status: :running, open_calls: 0, uptime: uptime} = status
+    assert uptime >= 0
+    assert os_alive?(status.worker_pid)
+    assert %{calls: 3, replies: 2, restarts: 0, errors: %{unknown_command: 1}} = status.stats
+    assert Bridge.get_status(:"no such bridge") == %{status: :not_running}
+  end
+
+  test "without a bridge a call says what to do" do
+    assert {:error, %Error{code: :worker_crashed, category: :initialization} = error} =
+             Bridge.call(:no_such_bridge, :ping, %{}, 50)
+
+    assert error.message =~ "start_link"
+  end
+
+  describe "start_link" do
+    setup do
+      Process.flag(:trap_exit, true)
+      :ok
+    end
+
+    test "says that Python is missing" do
+      assert {:error, {:shutdown, %Error{category: :initialization} = error}} =
+               Bridge.start_link(name: nil, python: "/no/such/python")
+
+      assert error.message =~ "no Python at /no/such/python"
+    end
+
+    test "says that the package is missing" do
+      # An interpreter that looks for packages nowhere.
+      bare = bare_python()
+      assert {:error, {:shutdown, error}} = Bridge.start_link(name: nil, python: bare)
+      assert error.message =~ "#{bare} -m pip install dspex-bridge"
+    end
+
+    test "says that the worker did not answer in time" do
+      assert {:error, {:shutdown, error}} =
+               Bridge.start_link(name: nil, python: script("exec sleep 60"), start_timeout: 100)
+
+      assert error.message =~ "did not start"
+    end
+
+    test "setup runs before it returns, and its failure is the start's" do
+      setup = fn bridge -> Bridge.call!(bridge, :echo, %{}) && send_to_test(:ready) end
+      Process.register(self(), :setup_test)
+      assert {:ok, pid} = Bridge.start_link(options(name: nil, setup: setup))
+      assert_received :ready
+      assert :ok = Bridge.stop(pid)
+
+      setup = fn bridge -> Bridge.call!(bridge, :pong) end
+      assert {:error, {:shutdown, error}} = Bridge.start_link(options(name: nil, setup: setup))
+      assert error.message =~ "Unknown command: pong"
+    end
+
+    defp send_to_test(message), do: send(:setup_test, message)
+
+    defp script(line) do
+      path = Path.join(System.tmp_dir!(), "bridge-python-#{System.unique_integer([:positive])}")
+      File.write!(path, "#!/bin/sh\n#{line}\n")
+      File.chmod!(path, 0o755)
+      on_exit(fn -> File.rm(path) end)
+      path
+    end
+
+    defp bare_python do
+      {:ok, python, _} = DSPex.PythonBridge.Python.find()
+      script(~s(exec "#{python}" -S "$@"))
+    end
+  end
+
+  test "stop ends the worker, and is harmless without one" do
+    {:ok, pid} = Bridge.start_link(options(name: nil))
+    worker = worker_pid(pid)
+    assert Bridge.stop(pid) == :ok
+    wait_until(fn -> not os_alive?(worker) end)
+    assert Bridge.stop(pid) == :ok
+    assert Bridge.stop(:no_such_bridge) == :ok
+  end
+
+  test "an open call gets its reply within the grace period of a stop" do
+    {:ok, pid} = Bridge.start_link(options(name: nil))
+    call = Task.async(fn -> Bridge.call(pid, :sleep, %{seconds: 0.3}) end)
+    wait_until(fn -> Bridge.get_status(pid).open_calls == 1 end)
+    assert Bridge.stop(pid) == :ok
+    assert {:ok, %{"slept" => _}} = Task.await(call)
+  end
+end

@@ -1,0 +1,17 @@
+alias DSPex.PythonBridge.Python
+
+with {:ok, python, from} <- Python.find(),
+     {:ok, _, _} <- Python.check(python) do
+  IO.puts("Workers run in #{python} (#{from})")
+else
+  {:error, reason} ->
+    IO.puts(
+      :stderr,
+      "The tests need a worker: #{reason}\nOr set BRIDGE_PYTHON to a Python with it."
+    )
+
+    System.halt(1)
+end
+
+Application.put_env(:dspex_bridge, :json, SmallJSON)
+ExUnit.start(capture_log: true)
