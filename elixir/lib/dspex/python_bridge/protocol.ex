@@ -11,8 +11,9 @@ defmodule DSPex.PythonBridge.Protocol do
   Maps, lists, binaries, numbers, booleans and `nil` go as what they are. Atoms arrive as strings,
   as keys and as values, so `%{question: "x"}` is `{"question": "x"}`. Tuples arrive as tuples. A
   struct is a map with its fields and `"__struct__"`: write a `DateTime` as a string first. What
-  comes back has strings as keys, and of atoms only `true`, `false` and `nil`: nothing that a
-  worker sends makes an atom.
+  comes back has strings as keys, and of atoms only `true`, `false` and `nil`, but for what comes
+  back byte for byte as it was sent, as the signature of a program does. Nothing that a worker
+  sends makes an atom.
   """
 
   alias DSPex.PythonBridge.{Error, JSON}

@@ -23,7 +23,7 @@ defmodule DSPex.PythonBridge.BridgeTest do
                   "nested" => %{"a" => %{}}
                 }}
 
-      assert Bridge.call(bridge, :echo, a: 1) == {:ok, %{"a" => 1}}
+      assert Bridge.call(bridge, :echo_decoded, a: 1) == {:ok, %{"a" => 1}}
     end
 
     test "an error has its code, policy and details", %{bridge: bridge} do
@@ -44,7 +44,7 @@ defmodule DSPex.PythonBridge.BridgeTest do
 
     test "timing comes beside the result", %{bridge: bridge} do
       assert {:ok, %{"a" => 1}, %{"run_us" => _}} =
-               Bridge.call(bridge, :echo, %{a: 1}, timing: true)
+               Bridge.call(bridge, :echo_decoded, %{a: 1}, timing: true)
     end
 
     test "any kind of name works", %{bridge: bridge} do
@@ -56,7 +56,7 @@ defmodule DSPex.PythonBridge.BridgeTest do
 
     test "many at once get their own replies", %{bridge: bridge} do
       1..200
-      |> Task.async_stream(fn n -> {n, Bridge.call!(bridge, :echo, %{n: n})["n"]} end,
+      |> Task.async_stream(fn n -> {n, Bridge.call!(bridge, :echo_decoded, %{n: n})["n"]} end,
         max_concurrency: 50
       )
       |> Enum.each(fn {:ok, {asked, answered}} -> assert asked == answered end)
@@ -104,9 +104,9 @@ defmodule DSPex.PythonBridge.BridgeTest do
   test "the default bridge needs no name" do
     start_supervised!({Bridge, options()})
     assert {:ok, %{"status" => "ok"}} = Bridge.call(:ping)
-    assert {:ok, %{"a" => 1}} = Bridge.call(:echo, %{a: 1})
-    assert {:ok, %{"a" => 1}} = Bridge.call(:echo, %{a: 1}, 1_000)
-    assert %{"a" => 1} = Bridge.call!(:echo, %{a: 1})
+    assert {:ok, %{"a" => 1}} = Bridge.call(:echo_decoded, %{a: 1})
+    assert {:ok, %{"a" => 1}} = Bridge.call(:echo_decoded, %{a: 1}, 1_000)
+    assert %{"a" => 1} = Bridge.call!(:echo_decoded, %{a: 1})
     assert :ok = Bridge.cast(:ping)
     assert %{status: :running} = Bridge.get_status()
   end
