@@ -19,7 +19,7 @@ defmodule Workers do
   end
 
   @doc "The format of the whole run: BRIDGE_TEST_FORMAT, or the default."
-  def format, do: "BRIDGE_TEST_FORMAT" |> System.get_env("etf") |> String.to_existing_atom()
+  def format, do: "BRIDGE_TEST_FORMAT" |> System.get_env("etf") |> String.to_atom()
 
   @doc "Waits for a condition, at most `timeout` ms."
   def wait_until(condition, timeout \\ 5_000) do

@@ -54,6 +54,7 @@ defmodule DSPex.PythonBridge.Owner do
   @impl true
   def init(options) do
     Process.flag(:trap_exit, true)
+    Process.flag(:message_queue_data, :off_heap)
     started = System.monotonic_time()
 
     with {:ok, python, _from} <- Python.find(options[:python]),

@@ -23,6 +23,8 @@ defmodule DSPex.PythonBridge.Protocol do
   @type command :: atom() | String.t()
 
   @etf 131
+  # Bytes up to which a term is encoded in one piece.
+  @copied 16_384
 
   @doc """
   A request as iodata, ready for a port with `{:packet, 4}` or for `frame_message/1`.
@@ -38,17 +40,16 @@ defmodule DSPex.PythonBridge.Protocol do
   @spec encode_request(id(), command(), map(), keyword()) :: iodata()
   def encode_request(id, command, args, envelope \\ []) do
     {format, envelope} = Keyword.pop(envelope, :format, :etf)
+    envelope = for {key, value} <- envelope, do: {Atom.to_string(key), value}
     encode(format, [{"id", id}, {"command", to_string(command)} | envelope], args)
   end
 
   # The id stands in front also in a request, because a worker looks for it in the first 64 KiB of
   # an envelope that is broken; a map's own order would put the args before it.
   @doc false
-  @spec encode(format(), [{String.t() | atom(), term()}], term()) :: iodata()
+  @spec encode(format(), [{String.t(), term()}], term()) :: iodata()
   def encode(:etf, head, args) do
-    [<<@etf, first::binary>> | more] = :erlang.term_to_iovec(args)
-    head = etf_pairs(head, <<@etf, ?t, length(head) + 1::32>>)
-    [<<head::binary, ?m, 4::32, "args">>, first | more]
+    [<<@etf, ?t, length(head) + 1::32>> | etf_pairs(head, args)]
   end
 
   def encode(:json, head, args) do
@@ -68,28 +69,30 @@ defmodule DSPex.PythonBridge.Protocol do
               __STACKTRACE__
   end
 
-  defp etf_pairs([], encoded), do: encoded
+  defp etf_pairs([], args), do: [<<?m, 4::32, "args">> | etf_term(args)]
+  defp etf_pairs([{key, value} | rest], args), do: [etf_pair(key, value) | etf_pairs(rest, args)]
 
-  defp etf_pairs([{key, value} | rest], encoded) do
-    key = if is_atom(key), do: Atom.to_string(key), else: key
-    etf_pairs(rest, etf_value(value, <<encoded::binary, ?m, byte_size(key)::32, key::binary>>))
+  # The usual kinds of values in one piece with their key.
+  defp etf_pair(key, value) when is_integer(value) and value in 0..0x7FFFFFFF do
+    <<?m, byte_size(key)::32, key::binary, ?b, value::32>>
   end
 
-  defp etf_value(value, encoded) when is_integer(value) and value in 0..255 do
-    <<encoded::binary, ?a, value>>
+  defp etf_pair(key, value) when is_binary(value) do
+    <<?m, byte_size(key)::32, key::binary, ?m, byte_size(value)::32, value::binary>>
   end
 
-  defp etf_value(value, encoded) when is_integer(value) and value in 256..0x7FFFFFFF do
-    <<encoded::binary, ?b, value::32>>
-  end
+  defp etf_pair(key, value), do: [<<?m, byte_size(key)::32, key::binary>> | etf_term(value)]
 
-  defp etf_value(value, encoded) when is_binary(value) do
-    <<encoded::binary, ?m, byte_size(value)::32, value::binary>>
-  end
-
-  defp etf_value(value, encoded) do
-    <<@etf, value::binary>> = :erlang.term_to_binary(value)
-    <<encoded::binary, value::binary>>
+  # A term without its version byte. Small ones are copied, which is faster; of large ones the
+  # binaries go to the port as they are.
+  defp etf_term(term) do
+    if :erlang.external_size(term) <= @copied do
+      <<@etf, encoded::binary>> = :erlang.term_to_binary(term)
+      [encoded]
+    else
+      [<<@etf, first::binary>> | more] = :erlang.term_to_iovec(term)
+      [first | more]
+    end
   end
 
   @doc """

@@ -1,0 +1,87 @@
+defmodule DSPex.PythonBridge.StreamTest do
+  use ExUnit.Case, async: true
+
+  import Workers
+  alias DSPex.PythonBridge.{Bridge, Error}
+
+  setup do: {:ok, bridge: start_bridge(adapter: "bridge_test_adapter:adapter")}
+
+  test "events come in order, the result last", %{bridge: bridge} do
+    events = Enum.to_list(Bridge.stream(bridge, :events, %{count: 3}))
+
+    assert events == [
+             {:chunk, %{"number" => 1}},
+             {:chunk, %{"number" => 2}},
+             {:chunk, %{"number" => 3}},
+             {:result, %{"sent" => 3}}
+           ]
+
+    assert Bridge.get_status(bridge).open_calls == 0
+  end
+
+  test "a stream can be enumerated again: each time it is a call", %{bridge: bridge} do
+    stream = Bridge.stream(bridge, :events, %{count: 1})
+    assert Enum.to_list(stream) == Enum.to_list(stream)
+  end
+
+  test "taking a part cancels the rest", %{bridge: bridge} do
+    assert [{:chunk, _}] = Enum.take(Bridge.stream(bridge, :events, %{count: 1, then: 60}), 1)
+    assert wait_until(fn -> Bridge.call!(bridge, :sent, %{})["sent"] == 1 end)
+    assert %{abandoned: 1} = Bridge.get_status(bridge).stats
+    refute_received _
+  end
+
+  test "an error is raised", %{bridge: bridge} do
+    assert_raise Error, "Unknown command: pong", fn ->
+      Enum.to_list(Bridge.stream(bridge, :pong, %{}))
+    end
+
+    assert_raise Error, fn ->
+      Enum.to_list(Bridge.stream(bridge, :events, %{count: 1, then: 60}, 50))
+    end
+  end
+
+  test "a slow consumer makes the worker wait, and loses nothing", %{bridge: bridge} do
+    parent = self()
+
+    consumer =
+      Task.async(fn ->
+        Bridge.stream(bridge, :events, %{count: 5_000})
+        |> Enum.map(fn element ->
+          if element == {:chunk, %{"number" => 1}} do
+            send(parent, :first)
+            receive do: (:go_on -> :ok)
+          end
+
+          element
+        end)
+      end)
+
+    assert_receive :first, 5_000
+    # The worker is asked to wait long before it has sent them all.
+    wait_until(fn -> settled?(fn -> Bridge.get_status(bridge).stats.events end) end)
+    assert Bridge.get_status(bridge).stats.events < 5_000
+    send(consumer.pid, :go_on)
+    elements = Task.await(consumer, 20_000)
+    assert length(elements) == 5_001
+
+    assert Enum.map(Enum.drop(elements, -1), fn {:chunk, data} -> data["number"] end) ==
+             Enum.to_list(1..5_000)
+  end
+
+  defp settled?(read) do
+    before = read.()
+    Process.sleep(100)
+    before > 0 and read.() == before
+  end
+
+  test "a worker that ends ends the stream", %{bridge: bridge} do
+    worker = worker_pid(bridge)
+
+    assert_raise Error, ~r/ended with status 137|is gone/, fn ->
+      bridge
+      |> Bridge.stream(:events, %{count: 1, then: 60})
+      |> Enum.each(fn {:chunk, _} -> signal(worker, :KILL) end)
+    end
+  end
+end

@@ -1,0 +1,94 @@
+"""Commands that misbehave, for the tests: workers are started with this folder on PYTHONPATH."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+import msgspec
+
+from bridge import Adapter, Context
+
+adapter = Adapter("misbehaving")
+ended = threading.Event()
+
+
+class Events(msgspec.Struct):
+    count: int
+    then: float = 0.0  # seconds
+
+
+class Ask(msgspec.Struct):
+    name: str
+    args: dict[str, Any] = {}
+
+
+@adapter.command("print", idempotent=True)
+def print_all(args: None, context: Context) -> dict[str, Any]:
+    """Writes to stdout in every way that there is."""
+    print("hello", flush=True)
+    os.write(1, b"hello\n")
+    sys.__stdout__.write("hello\n")
+    os.system("echo hello")
+    return {"printed": True}
+
+
+@adapter.command("never", idempotent=True)
+def never(args: None, context: Context) -> None:
+    """Never answers, and says when it was told to stop."""
+    try:
+        while True:
+            context.check()
+            time.sleep(0.005)
+    finally:
+        ended.set()
+
+
+@adapter.command("stopped", lane="inline", idempotent=True)
+def stopped(args: None, context: Context) -> dict[str, bool]:
+    """Whether `never` was told to stop."""
+    return {"stopped": ended.is_set()}
+
+
+@adapter.command("events", Events)
+def events(args: Events, context: Context) -> dict[str, int]:
+    """So many events, then a pause."""
+    sent = 0
+    try:
+        for sent in range(1, args.count + 1):
+            context.emit("chunk", {"number": sent})
+            context.check()
+        deadline = time.monotonic() + args.then
+        while time.monotonic() < deadline:
+            context.check()
+            time.sleep(0.005)
+    finally:
+        counted["sent"] = sent
+    return {"sent": sent}
+
+
+counted = {"sent": 0}
+
+
+@adapter.command("sent", lane="inline", idempotent=True)
+def sent(args: None, context: Context) -> dict[str, int]:
+    """How many events the last `events` call sent, once it has ended."""
+    return counted
+
+
+@adapter.command("ask", Ask)
+def ask(args: Ask, context: Context) -> dict[str, Any]:
+    """Asks the host for a tool of the call's session."""
+    question = {"name": args.name, "args": args.args, "session_id": context.session_id}
+    return {"answer": context.call_host("call_tool", question)}
+
+
+@adapter.command("log", idempotent=True)
+def log(args: None, context: Context) -> dict[str, Any]:
+    """Logs a warning."""
+    logging.getLogger("test").warning("careful with %s", "that")
+    return {}
