@@ -19,7 +19,8 @@ ended = threading.Event()
 
 class Events(msgspec.Struct):
     count: int
-    then: float = 0.0  # seconds
+    every: float = 0.0  # seconds between them
+    then: float = 0.0  # seconds behind the last
 
 
 class Ask(msgspec.Struct):
@@ -62,6 +63,7 @@ def events(args: Events, context: Context) -> dict[str, int]:
         for sent in range(1, args.count + 1):
             context.emit("chunk", {"number": sent})
             context.check()
+            time.sleep(args.every)
         deadline = time.monotonic() + args.then
         while time.monotonic() < deadline:
             context.check()

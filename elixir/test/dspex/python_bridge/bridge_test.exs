@@ -101,16 +101,6 @@ defmodule DSPex.PythonBridge.BridgeTest do
     assert Bridge.get_status(bridge).stats.casts == 1
   end
 
-  test "the default bridge needs no name" do
-    start_supervised!({Bridge, options()})
-    assert {:ok, %{"status" => "ok"}} = Bridge.call(:ping)
-    assert {:ok, %{"a" => 1}} = Bridge.call(:echo_decoded, %{a: 1})
-    assert {:ok, %{"a" => 1}} = Bridge.call(:echo_decoded, %{a: 1}, 1_000)
-    assert %{"a" => 1} = Bridge.call!(:echo_decoded, %{a: 1})
-    assert :ok = Bridge.cast(:ping)
-    assert %{status: :running} = Bridge.get_status()
-  end
-
   test "status and statistics" do
     bridge = start_bridge()
     Bridge.call(bridge, :ping)

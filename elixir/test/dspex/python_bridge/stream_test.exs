@@ -46,7 +46,7 @@ defmodule DSPex.PythonBridge.StreamTest do
 
     consumer =
       Task.async(fn ->
-        Bridge.stream(bridge, :events, %{count: 5_000})
+        Bridge.stream(bridge, :events, %{count: 1_000, every: 0.001})
         |> Enum.map(fn element ->
           if element == {:chunk, %{"number" => 1}} do
             send(parent, :first)
@@ -60,13 +60,13 @@ defmodule DSPex.PythonBridge.StreamTest do
     assert_receive :first, 5_000
     # The worker is asked to wait long before it has sent them all.
     wait_until(fn -> settled?(fn -> Bridge.get_status(bridge).stats.events end) end)
-    assert Bridge.get_status(bridge).stats.events < 5_000
+    assert Bridge.get_status(bridge).stats.events < 1_000
     send(consumer.pid, :go_on)
     elements = Task.await(consumer, 20_000)
-    assert length(elements) == 5_001
+    assert length(elements) == 1_001
 
     assert Enum.map(Enum.drop(elements, -1), fn {:chunk, data} -> data["number"] end) ==
-             Enum.to_list(1..5_000)
+             Enum.to_list(1..1_000)
   end
 
   defp settled?(read) do

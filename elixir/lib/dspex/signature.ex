@@ -1,0 +1,178 @@
+defmodule DSPex.Signature do
+  @moduledoc """
+  Signatures in the form that a worker takes, from a line of text or from a keyword list.
+
+  The worker knows the types (`docs/dspy.md` of the Python package lists them): `string`, `integer`,
+  `float`, `boolean`, `list<T>`, `dict<K, V>`, `optional<T>`, `union<A|B>`, `enum<"a"|"b">`, `any`,
+  `date`, `datetime` and more. What it does not know is `:invalid_args` with its place.
+  """
+
+  @type type ::
+          atom()
+          | String.t()
+          | {:list, type()}
+          | {:dict, type(), type()}
+          | {:optional, type()}
+          | {:union, [type()]}
+          | {:enum, [String.t()]}
+  @type field :: {atom() | String.t(), type() | {type(), description :: String.t()}}
+  @type wire :: %{required(String.t()) => term()}
+
+  @doc """
+  A signature.
+
+  As text: inputs, `->`, outputs, each `name` or `name: type`, with commas between them.
+
+      iex> DSPex.Signature.new("question -> answer: string, score: float")
+      %{
+        "inputs" => [%{"name" => "question", "type" => "string"}],
+        "outputs" => [
+          %{"name" => "answer", "type" => "string"},
+          %{"name" => "score", "type" => "float"}
+        ]
+      }
+
+  As a keyword list: `:inputs` and `:outputs` with a type for each field, or a type and what the
+  field is.
+
+      iex> DSPex.Signature.new(
+      ...>   inputs: [passages: {{:list, :string}, "where to look"}],
+      ...>   outputs: [kind: {:enum, ["yes", "no"]}, counts: {:dict, :string, :integer}]
+      ...> )
+      %{
+        "inputs" => [
+          %{"name" => "passages", "type" => "list<string>", "description" => "where to look"}
+        ],
+        "outputs" => [
+          %{"name" => "kind", "type" => ~s(enum<"yes"|"no">)},
+          %{"name" => "counts", "type" => "dict<string, integer>"}
+        ]
+      }
+
+  `:description` (the instructions to the model) and `:name` go with either.
+
+      iex> DSPex.Signature.new("text -> summary", description: "In one sentence.")["description"]
+      "In one sentence."
+
+  Raises ArgumentError with the place in the text.
+
+      iex> DSPex.Signature.new("question: -> answer")
+      ** (ArgumentError) no type after "question:" at column 1 of "question: -> answer"
+  """
+  @spec new(String.t() | keyword(), keyword()) :: wire()
+  def new(signature, options \\ [])
+
+  def new(text, options) when is_binary(text) do
+    case split(text, "->") do
+      [{inputs, _}, {outputs, column}] ->
+        wire(text_fields(inputs, 1, text), text_fields(outputs, column, text), options)
+
+      parts ->
+        raise ArgumentError, "one -> is needed, not #{length(parts) - 1}, in #{inspect(text)}"
+    end
+  end
+
+  def new(keywords, options) when is_list(keywords) do
+    options = Keyword.merge(keywords, options)
+    {inputs, options} = Keyword.pop(options, :inputs, [])
+    {outputs, options} = Keyword.pop(options, :outputs, [])
+    wire(Enum.map(inputs, &field/1), Enum.map(outputs, &field/1), options)
+  end
+
+  defp wire(_inputs, [], _options), do: raise(ArgumentError, "a signature needs an output")
+
+  defp wire(inputs, outputs, options) do
+    for {option, value} <- Keyword.validate!(options, [:description, :name]),
+        value != nil,
+        into: %{"inputs" => inputs, "outputs" => outputs} do
+      {Atom.to_string(option), to_string(value)}
+    end
+  end
+
+  defp field({name, {type, description}}) when is_binary(description) do
+    %{"name" => to_string(name), "type" => type(type), "description" => description}
+  end
+
+  defp field({name, type}), do: %{"name" => to_string(name), "type" => type(type)}
+
+  defp type(type) when is_binary(type) or is_atom(type), do: to_string(type)
+  defp type({:list, type}), do: "list<#{type(type)}>"
+  defp type({:optional, type}), do: "optional<#{type(type)}>"
+  defp type({:dict, key, value}), do: "dict<#{type(key)}, #{type(value)}>"
+  defp type({:union, types}), do: "union<#{Enum.map_join(types, "|", &type/1)}>"
+  defp type({:enum, values}), do: "enum<#{Enum.map_join(values, "|", &~s("#{&1}"))}>"
+  defp type(other), do: raise(ArgumentError, "#{inspect(other)} is no type of a field")
+
+  # Text: fields with the column at which they begin, so that errors can say where.
+
+  defp text_fields(part, column, text) do
+    if String.trim(part) == "" do
+      []
+    else
+      for {field, offset} <- split(part, ","), do: text_field(field, column + offset - 1, text)
+    end
+  end
+
+  defp text_field(field, column, text) do
+    column = column + String.length(field) - String.length(String.trim_leading(field))
+
+    case field |> String.trim() |> String.split(":", parts: 2) |> Enum.map(&String.trim/1) do
+      ["" | _] -> raise ArgumentError, "no name at column #{column} of #{inspect(text)}"
+      [name] -> %{"name" => name, "type" => "string"}
+      [name, ""] -> no_type(name, column, text)
+      [name, type] -> %{"name" => name, "type" => type}
+    end
+  end
+
+  defp no_type(name, column, text) do
+    raise ArgumentError, "no type after \"#{name}:\" at column #{column} of #{inspect(text)}"
+  end
+
+  # The parts between separators that stand outside of brackets and quotes, each with the column
+  # at which it begins.
+  defp split(text, separator), do: split(text, separator, 1, [], {"", 1}, text)
+
+  defp split("", _separator, _column, [], {part, begin}, _text), do: [{part, begin}]
+
+  defp split("", _separator, _column, [{open, at} | _], _part, text) do
+    raise ArgumentError, "no end to the #{open} at column #{at} of #{inspect(text)}"
+  end
+
+  defp split(rest, separator, column, open, {part, begin}, text) do
+    size = byte_size(separator)
+
+    case {rest, open} do
+      {<<^separator::binary-size(size), rest::binary>>, []} ->
+        [{part, begin} | split(rest, separator, column + size, [], {"", column + size}, text)]
+
+      {<<?", rest::binary>>, [{"\"", _} | outer]} ->
+        split(rest, separator, column + 1, outer, {part <> "\"", begin}, text)
+
+      {<<char::utf8, rest::binary>>, [{"\"", _} | _]} ->
+        split(rest, separator, column + 1, open, {<<part::binary, char::utf8>>, begin}, text)
+
+      {<<"->", rest::binary>>, _} ->
+        split(rest, separator, column + 2, open, {part <> "->", begin}, text)
+
+      {<<char::utf8, rest::binary>>, _} ->
+        open = nesting(<<char::utf8>>, column, open, text)
+        split(rest, separator, column + 1, open, {<<part::binary, char::utf8>>, begin}, text)
+    end
+  end
+
+  @closing %{">" => "<", "]" => "["}
+
+  defp nesting(char, column, open, _text) when char in ["<", "[", "\""],
+    do: [{char, column} | open]
+
+  defp nesting(char, column, open, text) when is_map_key(@closing, char) do
+    expected = @closing[char]
+
+    case open do
+      [{^expected, _} | outer] -> outer
+      _ -> raise ArgumentError, "a #{char} too many at column #{column} of #{inspect(text)}"
+    end
+  end
+
+  defp nesting(_char, _column, open, _text), do: open
+end

@@ -1,0 +1,97 @@
+defmodule DSPex.DSPyTest do
+  # Programs of the real DSPy with the offline model: one worker, whose import of it takes a second.
+  use ExUnit.Case, async: false
+
+  alias DSPex.Adapters.PythonPort
+  alias DSPex.PythonBridge.{Bridge, Error}
+  alias DSPex.{Signature, Tool}
+
+  setup_all do
+    temperature =
+      Tool.new(:temperature, "The temperature in a city.", [city: :string], fn %{"city" => city} ->
+        "It is 21 degrees in #{city}."
+      end)
+
+    setup = &Bridge.call!(&1, :configure_lm, %{provider: "offline"}, 5_000)
+    options = [adapter: "dspy", name: Bridge, tools: [temperature], setup: setup]
+    start_supervised!({Bridge, Workers.options(options)})
+    :ok
+  end
+
+  test "the port adapter makes, runs, lists and deletes programs" do
+    signature = Signature.new("question, passage -> answer, score: confidence_score")
+    assert PythonPort.health_check() == :ok
+    assert {:ok, "qa"} = PythonPort.create_program(%{id: "qa", signature: signature})
+
+    inputs = %{question: "Where is the Louvre?", passage: "The Louvre is in Paris."}
+
+    assert {:ok, %{"outputs" => %{"answer" => "Paris", "score" => score}}} =
+             PythonPort.execute_program("qa", inputs)
+
+    assert is_float(score)
+    assert {:ok, _} = PythonPort.execute_program("qa", inputs, %{temperature: 0})
+    assert {:ok, ["qa"]} = PythonPort.list_programs()
+    assert {:ok, %{"execution_count" => 2}} = PythonPort.get_program_info("qa")
+    assert {:ok, %{"programs_count" => count}} = PythonPort.get_stats()
+    assert count >= 1
+    assert PythonPort.delete_program("qa") == :ok
+    assert {:error, %Error{code: :program_not_found}} = PythonPort.execute_program("qa", inputs)
+  end
+
+  test "an agent calls an Elixir function, and its answer streams" do
+    Bridge.call!(:create_program, %{
+      id: "weather",
+      program_type: "react",
+      signature: Signature.new("question -> answer")
+    })
+
+    inputs = %{question: "What is the temperature in Graz?"}
+
+    events =
+      Enum.to_list(Bridge.stream(:execute_program, %{program_id: "weather", inputs: inputs}))
+
+    assert {:tool_call, %{"name" => "temperature", "args" => %{"city" => "Graz"}}} =
+             List.keyfind(events, :tool_call, 0)
+
+    assert {:tool_result, %{"result" => "It is 21 degrees in Graz."}} =
+             List.keyfind(events, :tool_result, 0)
+
+    assert {:result, %{"outputs" => %{"answer" => answer}}} = List.last(events)
+
+    streamed = for {:chunk, %{"field" => "answer", "text" => text}} <- events, into: "", do: text
+    assert streamed == answer
+    assert answer =~ "21"
+  end
+
+  test "two sessions have tools of the same name" do
+    for session <- ["warm", "cold"] do
+      tool =
+        Tool.new(:temperature, "The temperature in a city.", [city: :string], fn _ ->
+          "It is #{session} in Graz."
+        end)
+
+      assert {:ok, %{"tools" => ["temperature"]}} =
+               Bridge.register_tools([tool], session_id: session)
+
+      Bridge.call!(:configure_lm, %{provider: "offline"}, session_id: session)
+      config = %{id: "w", program_type: "react", signature: Signature.new("question -> answer")}
+      Bridge.call!(:create_program, config, session_id: session)
+    end
+
+    for session <- ["warm", "cold"] do
+      args = %{program_id: "w", inputs: %{question: "What is the temperature in Graz?"}}
+      events = Enum.to_list(Bridge.stream(:execute_program, args, session_id: session))
+      assert {:tool_result, %{"result" => result}} = List.keyfind(events, :tool_result, 0)
+      assert result == "It is #{session} in Graz."
+    end
+  end
+
+  test "a type that the worker does not know is an error with its place" do
+    config = %{signature: Signature.new("a: strnig -> b")}
+
+    assert {:error, %Error{code: :invalid_args, details: %{"path" => path}}} =
+             Bridge.call(:create_program, config)
+
+    assert path =~ "inputs"
+  end
+end
