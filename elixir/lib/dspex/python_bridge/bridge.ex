@@ -246,17 +246,23 @@ defmodule DSPex.PythonBridge.Bridge do
   """
   @spec get_status(server()) :: map()
   def get_status(server \\ __MODULE__) do
-    connection = Connection.fetch!(server)
-    [{:worker, status, os_pid, started}] = :ets.lookup(connection.table, :worker)
-    uptime = System.monotonic_time() - started
+    table = if is_atom(server), do: server, else: Connection.fetch!(server).table
 
-    %{
-      status: status,
-      worker_pid: os_pid,
-      uptime: System.convert_time_unit(uptime, :native, :millisecond),
-      open_calls: :ets.select_count(connection.table, [{{:_, :_, :_, :_, :_}, [], [true]}]),
-      stats: Statistics.read(connection.counters)
-    }
+    case :ets.lookup(table, :worker) do
+      [{:worker, status, os_pid, started, counters}] ->
+        uptime = System.monotonic_time() - started
+
+        %{
+          status: status,
+          worker_pid: os_pid,
+          uptime: System.convert_time_unit(uptime, :native, :millisecond),
+          open_calls: Connection.open_calls(table),
+          stats: Statistics.read(counters)
+        }
+
+      [] ->
+        %{status: :not_running}
+    end
   rescue
     _ in [ArgumentError, Error] -> %{status: :not_running}
   end

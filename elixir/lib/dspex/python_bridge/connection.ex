@@ -5,10 +5,10 @@ defmodule DSPex.PythonBridge.Connection do
 
   The table is named as the server is and holds
 
-    * `{:connection, connection}`
+    * `{:connection, connection}`, from when the worker is ready until it is stopped
     * `{id, :open, reply_to, caller, flow}` for each open call; `flow` is `nil`, or the counters of
       a stream
-    * `{:worker, status, os_pid, started}`
+    * `{:worker, status, os_pid, started, counters}`
     * `{{:tool, session_id, name}, function}` for each tool
 
   It goes with its owner, so there is no connection to a worker that is gone.
@@ -38,10 +38,10 @@ defmodule DSPex.PythonBridge.Connection do
   @doc """
   The connection of a server: a name, a pid, `{:via, …}`, `{:global, …}`, or a connection itself.
 
-  While a bridge starts, a name's connection is there as soon as the port is open. A name without
-  a process is waited for, for as long as a supervisor may take to restart it, and not beyond
-  `deadline` (monotonic ms, or `:infinity`). Raises `DSPex.PythonBridge.Error`
-  (`:worker_crashed`, category `:initialization`) when there is none.
+  A bridge that starts is waited for, and a name without a process for as long as a supervisor may
+  take to restart it, but neither beyond `deadline` (monotonic ms, or `:infinity`). Raises
+  `DSPex.PythonBridge.Error`: `:worker_crashed`, category `:initialization`, when there is no bridge
+  or it does not start; `:deadline_exceeded` when it takes too long.
   """
   @spec fetch!(GenServer.server() | t(), integer() | :infinity) :: t()
   def fetch!(server, deadline \\ :infinity)
@@ -99,6 +99,10 @@ defmodule DSPex.PythonBridge.Connection do
 
     %{error | category: :initialization}
   end
+
+  @doc "How many calls are open in a table."
+  @spec open_calls(:ets.table()) :: non_neg_integer()
+  def open_calls(table), do: :ets.select_count(table, [{{:_, :open, :_, :_, :_}, [], [true]}])
 
   @doc "A new id for a request."
   @spec next_id(t()) :: pos_integer()

@@ -115,8 +115,7 @@ defmodule DSPex.PythonBridge.Owner do
     }
 
     {:os_pid, os_pid} = Port.info(port, :os_pid) || {:os_pid, nil}
-    :ets.insert(connection.table, {:worker, :starting, os_pid, started})
-    :ets.insert(connection.table, {:connection, connection})
+    :ets.insert(connection.table, {:worker, :starting, os_pid, started, connection.counters})
     Statistics.count(connection.counters, :starts)
 
     %__MODULE__{
@@ -204,10 +203,15 @@ defmodule DSPex.PythonBridge.Owner do
   end
 
   defp started(state) do
-    :ets.insert(state.connection.table, {:worker, :running, state.os_pid, state.started})
+    :ets.insert(state.connection.table, {:connection, state.connection})
+    put_status(state, :running)
     duration = System.monotonic_time() - state.started
     metadata = %{name: state.name, os_pid: state.os_pid}
     Telemetry.worker(state.connection.telemetry, :started, %{duration: duration}, metadata)
+  end
+
+  defp put_status(state, status) do
+    :ets.update_element(state.connection.table, :worker, {2, status})
   end
 
   # Routing
@@ -354,7 +358,7 @@ defmodule DSPex.PythonBridge.Owner do
   end
 
   defp end_worker(%{connection: connection} = state) do
-    :ets.insert(connection.table, {:worker, :stopping, state.os_pid, state.started})
+    put_status(state, :stopping)
 
     request =
       Protocol.encode(connection.format, [{"id", "control"}, {"command", "shutdown"}], %{})

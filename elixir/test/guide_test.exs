@@ -1,0 +1,69 @@
+defmodule DSPex.GuideTest do
+  # The guide's words are kept: its example runs in a project that `mix new` makes.
+  use ExUnit.Case, async: true
+
+  @root File.cwd!()
+  @moduletag timeout: 120_000
+
+  defp blocks(language) do
+    guide = File.read!(Path.join(@root, "guides/getting_started.md"))
+    Regex.scan(~r/^```#{language}\n(.*?)^```/ms, guide, capture: :all_but_first) |> List.flatten()
+  end
+
+  test "from mix new to a streamed answer that used a tool" do
+    directory = Path.join(System.tmp_dir!(), "bridge-guide-#{System.unique_integer([:positive])}")
+    File.mkdir_p!(directory)
+    on_exit(fn -> File.rm_rf!(directory) end)
+    project = Path.join(directory, "weather")
+    {_, 0} = mix(["new", "weather"], directory)
+
+    [deps, example, setup | _] = blocks("elixir")
+    assert deps =~ "{:dspex_bridge, "
+    mix_exs = Path.join(project, "mix.exs")
+    with_dependency = "deps: [{:dspex_bridge, path: #{inspect(@root)}}]"
+    File.write!(mix_exs, File.read!(mix_exs) |> String.replace("deps: deps()", with_dependency))
+
+    File.write!(
+      Path.join(project, "example.exs"),
+      example <> "Bridge.stop()\n" <> setup <> restart()
+    )
+
+    {output, status} = mix(["run", "example.exs"], project)
+    assert status == 0, output
+    [shown] = blocks("text")
+    assert output =~ shown
+    assert output =~ "restarted: ok\n"
+
+    {output, status} = mix(["bridge.doctor"], project)
+    assert status == 0, output
+    assert output =~ "from BRIDGE_PYTHON"
+    assert output =~ "a worker starts and answers"
+
+    {output, status} = mix(["bridge.doctor", "--python", "/no/such/python"], project)
+    assert status == 1
+    assert output =~ "missing no Python at /no/such/python"
+  end
+
+  # The children of the guide, and a worker that is killed: the next one knows the program again.
+  defp restart do
+    """
+    {:ok, _} = Supervisor.start_link(children, strategy: :one_for_one)
+    System.cmd("kill", ["-9", to_string(Bridge.get_status().worker_pid)])
+    wait = fn wait -> if Bridge.get_status()[:stats][:restarts] == 2, do: :ok, else: wait.(wait) end
+    wait.(wait)
+    {:ok, %{"programs" => [_]}} = Bridge.call(:list_programs)
+    IO.puts("restarted: ok")
+    """
+  end
+
+  # In an environment as a user has it, with the worker's Python that these tests have.
+  defp mix(arguments, directory) do
+    {:ok, python, _} = DSPex.PythonBridge.Python.find()
+
+    System.cmd("mix", arguments,
+      cd: directory,
+      env: [{"MIX_ENV", "dev"}, {"BRIDGE_PYTHON", python}, {"MIX_BUILD_PATH", nil}],
+      stderr_to_stdout: true
+    )
+  end
+end
