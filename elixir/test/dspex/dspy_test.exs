@@ -30,7 +30,8 @@ defmodule DSPex.DSPyTest do
 
     assert is_float(score)
     assert {:ok, _} = PythonPort.execute_program("qa", inputs, %{temperature: 0})
-    assert {:ok, ["qa"]} = PythonPort.list_programs()
+    assert {:ok, programs} = PythonPort.list_programs()
+    assert "qa" in programs
     assert {:ok, %{"execution_count" => 2}} = PythonPort.get_program_info("qa")
     assert {:ok, %{"programs_count" => count}} = PythonPort.get_stats()
     assert count >= 1

@@ -168,15 +168,21 @@ defmodule DSPex.PythonBridge.Bridge do
   defp result!({:error, error}), do: raise(error)
 
   @doc """
-  Sends a command whose reply nobody waits for: `cast(server, command, args)`,
-  `cast(command, args)` or `cast(command)`. `:ok` means that it was sent; an error reply is logged.
+  Sends a command whose reply nobody waits for. `:ok` means that it was sent; an error reply is
+  logged. Also `cast(command)`, `cast(command, args)` and `cast(server, command)`.
   """
   @spec cast(server(), command(), args()) :: :ok | {:error, Error.t()}
   def cast(server, command, args), do: Call.cast(server, command, args)
 
   @doc false
+  @spec cast(command()) :: :ok | {:error, Error.t()}
+  def cast(command), do: Call.cast(__MODULE__, command, %{})
+
+  @doc false
   @spec cast(command(), args()) :: :ok | {:error, Error.t()}
-  def cast(command, args \\ %{}), do: Call.cast(__MODULE__, command, args)
+  @spec cast(server(), command()) :: :ok | {:error, Error.t()}
+  def cast(command, args) when is_args(args), do: Call.cast(__MODULE__, command, args)
+  def cast(server, command), do: Call.cast(server, command, %{})
 
   @doc """
   A call as a stream of what happens: `stream(server, command, args, options)`, or
@@ -209,7 +215,8 @@ defmodule DSPex.PythonBridge.Bridge do
 
   @doc false
   @spec stream(command(), args()) :: Enumerable.t()
-  def stream(command, args), do: EventStream.new(__MODULE__, command, args, 30_000)
+  def stream(command, args) when is_args(args),
+    do: EventStream.new(__MODULE__, command, args, 30_000)
 
   @doc """
   Declares Elixir functions that programs of type `react` may call; see `DSPex.Tool`.

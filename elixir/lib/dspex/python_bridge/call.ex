@@ -27,13 +27,19 @@ defmodule DSPex.PythonBridge.Call do
 
     if connection.telemetry do
       Telemetry.call(command, envelope, fn ->
-        run(connection, server, command, args, envelope, deadline)
+        attempt(connection, server, command, args, envelope, deadline)
       end)
     else
-      run(connection, server, command, args, envelope, deadline)
+      attempt(connection, server, command, args, envelope, deadline)
     end
   rescue
     error in Error -> {:error, error}
+  end
+
+  defp attempt(connection, server, command, args, envelope, deadline) do
+    run(connection, server, command, args, envelope, deadline)
+  rescue
+    error in Error -> counted({:error, error}, connection)
   end
 
   defp run(connection, server, command, args, envelope, deadline) do

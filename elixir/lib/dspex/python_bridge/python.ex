@@ -123,11 +123,10 @@ defmodule DSPex.PythonBridge.Python do
     end
   end
 
-  # Links are not followed: a virtual environment is one, and the interpreter finds it by its name.
-  defp executable(path) do
-    case System.find_executable(path) do
-      nil -> nil
-      found -> Path.expand(found)
-    end
+  # A bare name is looked for on PATH, anything else from the current directory. Links are not
+  # followed: a virtual environment is one, and the interpreter finds it by its name.
+  defp executable(name) do
+    path = if Path.basename(name) == name, do: name, else: Path.expand(name)
+    System.find_executable(path)
   end
 end
