@@ -33,6 +33,7 @@ defmodule DSPex.PythonBridge.Bridge do
     Connection,
     Error,
     EventStream,
+    OpenCall,
     Owner,
     Protocol,
     Statistics,
@@ -121,7 +122,7 @@ defmodule DSPex.PythonBridge.Bridge do
   @doc """
   `call(command, args, timeout_or_options)` on the default bridge, or `call(server, command, args)`.
   """
-  @spec call(command(), args(), Call.options()) :: result()
+  @spec call(command(), args(), OpenCall.options()) :: result()
   @spec call(server(), command(), args()) :: result()
   def call(server, command, args)
       when is_command(command) and command != :infinity and is_args(args) do
@@ -146,13 +147,13 @@ defmodule DSPex.PythonBridge.Bridge do
 
       {:ok, result} = Bridge.call(MyBridge, :execute_program, %{program_id: "qa", inputs: inputs}, 5_000)
   """
-  @spec call(server(), command(), args(), Call.options()) :: result()
+  @spec call(server(), command(), args(), OpenCall.options()) :: result()
   def call(server, command, args, options), do: Call.run(server, command, args, options)
 
   @doc """
   As `call/4`, in all its shapes, but returns the result alone and raises the error.
   """
-  @spec call!(server(), command(), args(), Call.options()) :: term()
+  @spec call!(server(), command(), args(), OpenCall.options()) :: term()
   def call!(server, command, args, options),
     do: server |> call(command, args, options) |> result!()
 
@@ -200,11 +201,11 @@ defmodule DSPex.PythonBridge.Bridge do
   than the whole stream cancels the call. A consumer that is more than 256 events behind makes the
   worker wait. `options` as for `call/4`; the timeout is that of the whole stream.
   """
-  @spec stream(server(), command(), args(), Call.options()) :: Enumerable.t()
+  @spec stream(server(), command(), args(), OpenCall.options()) :: Enumerable.t()
   def stream(server, command, args, options), do: EventStream.new(server, command, args, options)
 
   @doc false
-  @spec stream(command(), args(), Call.options()) :: Enumerable.t()
+  @spec stream(command(), args(), OpenCall.options()) :: Enumerable.t()
   @spec stream(server(), command(), args()) :: Enumerable.t()
   def stream(server, command, args)
       when is_command(command) and command != :infinity and is_args(args) do

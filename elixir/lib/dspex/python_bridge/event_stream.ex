@@ -5,7 +5,7 @@ defmodule DSPex.PythonBridge.EventStream do
   stops early.
   """
 
-  alias DSPex.PythonBridge.{Call, Connection, Error, Owner, Protocol}
+  alias DSPex.PythonBridge.{Connection, Error, OpenCall, Owner, Protocol, Statistics}
 
   @events ~w(status chunk tool_call tool_result)a
           |> Map.new(&{Atom.to_string(&1), &1})
@@ -18,15 +18,15 @@ defmodule DSPex.PythonBridge.EventStream do
           GenServer.server() | Connection.t(),
           Protocol.command(),
           map() | keyword(),
-          Call.options()
+          OpenCall.options()
         ) ::
           Enumerable.t()
   def new(server, command, args, options) do
-    {timeout, envelope} = Call.envelope(options)
+    {timeout, envelope} = OpenCall.envelope(options)
     envelope = [{"stream", true} | envelope]
 
     Stream.resource(
-      fn -> start(server, command, Map.new(args), envelope, Call.deadline(timeout)) end,
+      fn -> start(server, command, Map.new(args), envelope, OpenCall.deadline(timeout)) end,
       &next/1,
       &stop/1
     )
@@ -35,8 +35,8 @@ defmodule DSPex.PythonBridge.EventStream do
   defp start(server, command, args, envelope, deadline) do
     connection = Connection.fetch!(server, deadline)
     id = Connection.next_id(connection)
-    DSPex.PythonBridge.Statistics.count(connection.counters, :calls)
-    request = Call.request(connection, id, command, args, envelope)
+    Statistics.count(connection.counters, :calls)
+    request = OpenCall.request(connection, id, command, args, envelope)
 
     stream = %__MODULE__{
       connection: connection,
@@ -46,9 +46,9 @@ defmodule DSPex.PythonBridge.EventStream do
       flow: :atomics.new(2, [])
     }
 
-    case Call.open(connection, id, stream.reply_to, request, deadline, stream.flow) do
+    case OpenCall.open(connection, id, stream.reply_to, request, deadline, stream.flow) do
       :ok -> stream
-      :busy -> fail(stream, Call.late("the worker does not read; the call was not sent"))
+      :busy -> fail(stream, OpenCall.late("the worker does not read; the call was not sent"))
       :closed -> fail(stream, Error.new(:worker_crashed, "the worker is gone"))
     end
   end
@@ -58,11 +58,10 @@ defmodule DSPex.PythonBridge.EventStream do
   defp next(%{reply_to: reply_to} = stream) do
     receive do
       {^reply_to, frame} -> frame |> Protocol.decode_message() |> element(stream)
-      {:DOWN, ^reply_to, _, _, reason} -> fail(stream, Call.crashed(reason))
+      {:DOWN, ^reply_to, _, _, reason} -> fail(stream, OpenCall.crashed(reason))
     after
-      Call.patience(stream.deadline) ->
-        stop(stream)
-        fail(stream, Call.late("the stream did not end in time"))
+      OpenCall.patience(stream.deadline) ->
+        fail(stream, OpenCall.late("the stream did not end in time"))
     end
   end
 
@@ -70,31 +69,31 @@ defmodule DSPex.PythonBridge.EventStream do
     waiting = :atomics.sub_get(stream.flow, 1, 1)
 
     if waiting < Owner.resume_below() and :atomics.get(stream.flow, 2) == 1 do
-      Call.resume(stream.connection, stream.id, stream.flow)
+      OpenCall.resume(stream.connection, stream.id, stream.flow)
     end
 
     {[{Map.get(@events, event, event), data}], stream}
   end
 
   defp element(reply, stream) do
-    case reply |> Call.result() |> Call.counted(stream.connection) do
-      {:ok, result} -> {[{:result, result}], ended(stream)}
-      {:ok, result, timing} -> {[{:timing, timing}, {:result, result}], ended(stream)}
-      {:error, error} -> ended(stream) && raise error
+    case OpenCall.result(reply) do
+      {:error, error} ->
+        fail(stream, error)
+
+      result ->
+        OpenCall.counted(result, stream.connection)
+        {elements(result), %{stream | ended: true}}
     end
   end
 
+  defp elements({:ok, result}), do: [{:result, result}]
+  defp elements({:ok, result, timing}), do: [{:timing, timing}, {:result, result}]
+
   defp fail(stream, error) do
-    ended(stream)
-    Call.counted({:error, error}, stream.connection)
+    stop(stream)
+    OpenCall.counted({:error, error}, stream.connection)
     raise error
   end
 
-  defp ended(stream) do
-    Call.forget(stream.connection, stream.id, stream.reply_to)
-    %{stream | ended: true}
-  end
-
-  defp stop(%{ended: true}), do: :ok
-  defp stop(stream), do: Call.abandon(stream.connection, stream.id, stream.reply_to)
+  defp stop(stream), do: OpenCall.abandon(stream.connection, stream.id, stream.reply_to)
 end

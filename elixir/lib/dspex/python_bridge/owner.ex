@@ -14,6 +14,7 @@ defmodule DSPex.PythonBridge.Owner do
     Call,
     Connection,
     Error,
+    OpenCall,
     Protocol,
     Python,
     Statistics,
@@ -146,6 +147,9 @@ defmodule DSPex.PythonBridge.Owner do
       {:prepared, :ok} ->
         :ok
 
+      {exit, _} = failure when exit in [:exit_status, :exit] ->
+        {:error, reason(failure, python)}
+
       failure ->
         kill(state.os_pid)
         {:error, reason(failure, python)}
@@ -166,8 +170,12 @@ defmodule DSPex.PythonBridge.Owner do
     receive do
       {^port, {:data, frame}} ->
         case Protocol.peek(frame) do
-          {:reply, nil} -> {:refused, frame}
-          _ -> route(frame, state.connection) && await_prepared(state, monitor, parents)
+          {:reply, nil} ->
+            {:refused, frame}
+
+          _ ->
+            route(frame, state.connection)
+            await_prepared(state, monitor, parents)
         end
 
       {^port, {:exit_status, status}} ->
@@ -254,7 +262,6 @@ defmodule DSPex.PythonBridge.Owner do
     {:noreply, state}
   end
 
-  def handle_info({:EXIT, _pid, reason}, state), do: {:stop, reason, state}
   def handle_info(_message, state), do: {:noreply, state}
 
   @impl true
@@ -277,16 +284,17 @@ defmodule DSPex.PythonBridge.Owner do
       :heartbeat ->
         :heartbeat
 
-      {:reply, id} ->
-        unclaimed(id, frame)
+      {:reply, _id} ->
+        unclaimed(frame)
 
       :unknown ->
         Logger.warning("a frame of no known kind: #{inspect(frame, limit: 40)}")
     end
   end
 
-  defp reply([{_id, :open, reply_to, _caller, _flow}], frame, _connection),
-    do: send(reply_to, {reply_to, frame})
+  defp reply([{_id, :open, reply_to, _caller, _flow}], frame, _connection) do
+    send(reply_to, {reply_to, frame})
+  end
 
   defp reply([], _frame, connection), do: Statistics.count(connection.counters, :late_replies)
 
@@ -297,7 +305,7 @@ defmodule DSPex.PythonBridge.Owner do
     # Slot 1 is how many events wait, slot 2 whether the worker was asked to hold back. Only this
     # process sets it, after the request is sent, so that no resume can overtake its pause.
     if :atomics.add_get(flow, 1, 1) > @pause_above and :atomics.get(flow, 2) == 0 and
-         Call.notify(connection, "pause", id) do
+         OpenCall.notify(connection, "pause", id) do
       :atomics.put(flow, 2, 1)
     end
   end
@@ -305,7 +313,7 @@ defmodule DSPex.PythonBridge.Owner do
   defp event(_, _frame, _connection), do: :ok
 
   # Replies to casts and to this client's own notes; without an id, what the worker could not read.
-  defp unclaimed(_id, frame) do
+  defp unclaimed(frame) do
     with {:error, _, error} <- Protocol.decode_response(frame) do
       Logger.warning("the worker: #{error.code}: #{error.message}")
     end
@@ -332,11 +340,11 @@ defmodule DSPex.PythonBridge.Owner do
       not Process.alive?(caller) ->
         :ets.delete(connection.table, id)
         Statistics.count(connection.counters, :abandoned)
-        Call.notify(connection, "cancel", id)
+        OpenCall.notify(connection, "cancel", id)
 
       # The consumer may have come to its end just before the flag was set.
       flow != nil and :atomics.get(flow, 2) == 1 and :atomics.get(flow, 1) < @resume_below ->
-        Call.resume(connection, id, flow)
+        OpenCall.resume(connection, id, flow)
 
       true ->
         :ok
@@ -367,9 +375,10 @@ defmodule DSPex.PythonBridge.Owner do
 
     deadline = Connection.now() + @stop_timeout
 
-    with :ok <- Connection.send(connection, request, deadline),
-         :late <- await_end(connection, deadline) do
-      kill(state.os_pid)
+    case Connection.send(connection, request, deadline) do
+      :ok -> if await_end(connection, deadline) == :late, do: kill(state.os_pid)
+      :busy -> kill(state.os_pid)
+      :closed -> :ok
     end
   end
 
@@ -392,7 +401,7 @@ defmodule DSPex.PythonBridge.Owner do
 
   # The worker leads its process group, so its children go too.
   defp kill(nil), do: :ok
-  defp kill(os_pid), do: :os.cmd('kill -9 -#{os_pid} #{os_pid} 2>/dev/null')
+  defp kill(os_pid), do: :os.cmd(~c"kill -9 -#{os_pid} #{os_pid} 2>/dev/null")
 
   defp schedule(interval, message) when is_integer(interval) do
     Process.send_after(self(), message, interval)

@@ -6,29 +6,32 @@ defmodule DSPex.PythonBridge.Tools do
   bridge. What it raises becomes one line that the model is told.
   """
 
-  alias DSPex.PythonBridge.{Call, Connection, Protocol, Statistics}
+  alias DSPex.PythonBridge.{Call, Connection, Error, OpenCall, Protocol, Statistics}
   alias DSPex.Tool
 
   # Characters of an error's line.
   @line_limit 500
 
   @doc "Declares tools; see `DSPex.PythonBridge.Bridge.register_tools/3`."
-  @spec register(GenServer.server() | Connection.t(), [Tool.t()], Call.options()) ::
-          {:ok, term()} | {:error, DSPex.PythonBridge.Error.t()}
+  @spec register(GenServer.server() | Connection.t(), [Tool.t()], OpenCall.options()) ::
+          {:ok, term()} | {:error, Error.t()}
   def register(_server, [], _options), do: {:ok, %{}}
 
   def register(server, tools, options) do
     connection = Connection.fetch!(server)
-    session_id = Keyword.get(options, :session_id) || "default"
-
-    for %Tool{name: name, run: run} <- tools do
-      :ets.insert(connection.table, {{:tool, session_id, name}, run})
-    end
-
     declared = Enum.map(tools, &Map.take(&1, [:name, :description, :args]))
-    Call.run(connection, "register_tools", %{tools: declared}, options)
+    reply = Call.run(connection, "register_tools", %{tools: declared}, options)
+
+    # The worker says which session it was: without one it depends on the worker's mode.
+    with {:ok, %{"session_id" => session_id}} <- reply do
+      for %Tool{name: name, run: run} <- tools do
+        :ets.insert(connection.table, {{:tool, session_id, name}, run})
+      end
+
+      reply
+    end
   rescue
-    error in DSPex.PythonBridge.Error -> {:error, error}
+    error in Error -> {:error, error}
   end
 
   @doc "Answers a worker's request from a process of its own."
@@ -66,16 +69,24 @@ defmodule DSPex.PythonBridge.Tools do
   end
 
   defp reply(connection, answer) do
-    encoded =
-      try do
-        Protocol.encode_answer(connection.format, answer)
-      rescue
-        error ->
-          answer = failure(answer["id"], "not_encodable", Exception.message(error))
-          Protocol.encode_answer(connection.format, answer)
-      end
+    Connection.send(connection, encoded(connection, answer), :infinity)
+  end
 
-    Connection.send(connection, encoded, :infinity)
+  # What cannot be sent becomes an error that can: the program must not wait for nothing.
+  defp encoded(connection, %{"id" => id} = answer) do
+    encoded = Protocol.encode_answer(connection.format, answer)
+    size = IO.iodata_length(encoded)
+
+    if size > connection.max_frame do
+      line = "a result of #{size} bytes is longer than #{connection.max_frame} bytes"
+      Protocol.encode_answer(connection.format, failure(id, "reply_too_large", line))
+    else
+      encoded
+    end
+  rescue
+    error ->
+      answer = failure(id, "not_encodable", Exception.message(error))
+      Protocol.encode_answer(connection.format, answer)
   end
 
   defp failure(id, code, message) do

@@ -39,6 +39,11 @@ defmodule DSPex.PythonBridge.StreamTest do
     assert_raise Error, fn ->
       Enum.to_list(Bridge.stream(bridge, :events, %{count: 1, then: 60}, 50))
     end
+
+    # Neither is cancelled: both had their replies.
+    assert %{abandoned: 0, errors: errors} = Bridge.get_status(bridge).stats
+    assert errors == %{unknown_command: 1, deadline_exceeded: 1}
+    refute_received _
   end
 
   test "a slow consumer makes the worker wait, and loses nothing", %{bridge: bridge} do

@@ -45,6 +45,11 @@ defmodule DSPex.PythonBridge.ToolsTest do
     refute match?({:error, %Error{code: :deadline_exceeded}}, ask(bridge, "odd", timeout: 2_000))
   end
 
+  test "a result that is too large is an error", %{bridge: bridge} do
+    know(bridge, "large", fn _ -> :binary.copy("x", 65 * 1024 * 1024) end)
+    assert {:error, %Error{code: :reply_too_large}} = ask(bridge, "large", timeout: 5_000)
+  end
+
   test "sessions have tools of their own", %{bridge: bridge} do
     know(bridge, "who", "a", fn _ -> "a" end)
     know(bridge, "who", "b", fn _ -> "b" end)

@@ -1,0 +1,155 @@
+defmodule DSPex.PythonBridge.OpenCall do
+  @moduledoc """
+  An open call, seen from the process that made it: what `DSPex.PythonBridge.Call` and
+  `DSPex.PythonBridge.EventStream` share, from the options to the end.
+
+  A call is open while it has a row in the connection's table. Whoever takes the row ends it: the
+  owner when the reply comes, the caller when it waits no longer.
+  """
+
+  alias DSPex.PythonBridge.{Connection, Error, Protocol, Statistics}
+
+  # Milliseconds that a caller waits beyond its timeout, for the worker to say so itself.
+  @slack 250
+  @default_timeout 30_000
+  @envelope_options [:session_id, :timing, :traceparent]
+
+  @typedoc "A timeout in ms, or `:timeout`, `:session_id`, `:timing` and `:traceparent`."
+  @type options :: timeout() | keyword()
+
+  @doc "The timeout and the further keys of the envelope. Raises ArgumentError for unknown options."
+  @spec envelope(options()) :: {timeout(), [{String.t(), term()}]}
+  def envelope(:infinity), do: {:infinity, []}
+
+  def envelope(timeout) when is_integer(timeout) and timeout >= 0 do
+    {timeout, [{"timeout_ms", timeout}]}
+  end
+
+  def envelope(options) when is_list(options) do
+    {timeout, options} = Keyword.pop(options, :timeout, @default_timeout)
+    {timeout, head} = envelope(timeout)
+
+    further =
+      for {key, value} <- options, value != nil do
+        key in @envelope_options || raise ArgumentError, "unknown option #{inspect(key)}"
+        {Atom.to_string(key), value}
+      end
+
+    {timeout, head ++ further}
+  end
+
+  @doc "The moment when a timeout is over, in monotonic ms."
+  @spec deadline(timeout()) :: integer() | :infinity
+  def deadline(:infinity), do: :infinity
+  def deadline(timeout), do: Connection.now() + timeout
+
+  @doc "How many ms the reply is waited for."
+  @spec patience(integer() | :infinity) :: timeout()
+  def patience(:infinity), do: :infinity
+  def patience(deadline), do: Connection.remaining(deadline) + @slack
+
+  @doc "The encoded request. Raises `DSPex.PythonBridge.Error` for what cannot be sent."
+  @spec request(Connection.t(), Protocol.id(), Protocol.command(), map(), list()) :: iodata()
+  def request(connection, id, command, args, envelope) do
+    head = [{"id", id}, {"command", to_string(command)} | envelope]
+    request = Protocol.encode(connection.format, head, args)
+    size = IO.iodata_length(request)
+
+    if size > connection.max_frame do
+      raise Error.new(
+              :frame_too_large,
+              "a request of #{size} bytes is longer than the limit of #{connection.max_frame} bytes",
+              %{"length" => size, "limit" => connection.max_frame}
+            )
+    end
+
+    request
+  end
+
+  @doc "Opens the call and sends its request. `flow`: the counters of a stream."
+  @spec open(Connection.t(), integer(), reference(), iodata(), integer() | :infinity, term()) ::
+          :ok | :busy | :closed
+  def open(connection, id, reply_to, request, deadline, flow \\ nil) do
+    :ets.insert(connection.table, {id, :open, reply_to, self(), flow})
+    Connection.send(connection, request, deadline)
+  rescue
+    # The table went with its owner.
+    ArgumentError -> :closed
+  end
+
+  @doc "Ends a call that may be open: nobody waits for its reply, and the worker is told."
+  @spec abandon(Connection.t(), integer(), reference()) :: :ok
+  def abandon(connection, id, reply_to) do
+    if forget(connection, id, reply_to) == :open do
+      Statistics.count(connection.counters, :abandoned)
+      notify(connection, "cancel", id)
+    end
+
+    :ok
+  end
+
+  @doc "Sends `cancel`, `pause` or `resume` for a call, if the port takes it at once."
+  @spec notify(Connection.t(), String.t(), integer()) :: boolean()
+  def notify(connection, command, id) do
+    head = [{"id", "control"}, {"command", command}]
+    request = Protocol.encode(connection.format, head, %{"id" => id})
+    Connection.send(connection, request, Connection.now()) == :ok
+  end
+
+  @doc "Lets a stream's events go on. `flow` is its counters, see the owner."
+  @spec resume(Connection.t(), integer(), :atomics.atomics_ref()) :: boolean()
+  def resume(connection, id, flow) do
+    notify(connection, "resume", id) and :atomics.put(flow, 2, 0) == :ok
+  end
+
+  @doc "Ends a call on this side; says whether it was open still, without a reply on its way."
+  @spec forget(Connection.t(), integer(), reference()) :: :open | :ended
+  def forget(connection, id, reply_to) do
+    :erlang.demonitor(reply_to, [:flush])
+    flush(reply_to)
+    if :ets.take(connection.table, id) == [], do: :ended, else: :open
+  rescue
+    # The table went with its owner.
+    ArgumentError -> :ended
+  end
+
+  defp flush(reply_to) do
+    receive do
+      {^reply_to, _frame} -> flush(reply_to)
+    after
+      0 -> :ok
+    end
+  end
+
+  @doc "What `DSPex.PythonBridge.Bridge.call/4` returns for a decoded reply."
+  @spec result({:ok, term()} | :error) ::
+          {:ok, term()} | {:ok, term(), map()} | {:error, Error.t()}
+  def result({:ok, %{"success" => true, "result" => result, "timing" => timing}}) do
+    {:ok, result, timing}
+  end
+
+  def result({:ok, %{"success" => true, "result" => result}}), do: {:ok, result}
+  def result({:ok, %{"success" => false} = reply}), do: {:error, Error.from_reply(reply)}
+  def result(_), do: {:error, Error.new(:invalid_frame, "the reply does not decode")}
+
+  @doc "The error for an owner that ended with a reason."
+  @spec crashed(term()) :: Error.t()
+  def crashed({:shutdown, %Error{} = error}), do: error
+  def crashed(_reason), do: Error.new(:worker_crashed, "the bridge was stopped during the call")
+
+  @doc "The error of a call that nobody answers in time."
+  @spec late(String.t()) :: Error.t()
+  def late(message), do: Error.new(:deadline_exceeded, message)
+
+  @doc "The result, counted."
+  @spec counted(result, Connection.t()) :: result when result: tuple()
+  def counted({:error, error} = result, connection) do
+    Statistics.count(connection.counters, error.code)
+    result
+  end
+
+  def counted(result, connection) do
+    Statistics.count(connection.counters, :replies)
+    result
+  end
+end
