@@ -159,10 +159,12 @@ defmodule DSPex.AdversityTest do
     wait_until(fn -> not os_alive?(worker) end)
   end
 
-  test "a stopped bridge kills a worker that does not end" do
+  test "a stopped bridge kills a worker that does not end, nor read" do
     {:ok, pid} = Bridge.start_link(options(name: nil, heartbeat_interval: false))
     worker = worker_pid(pid)
     signal(worker, :STOP)
+    blob = :binary.copy("x", 12_000_000)
+    assert {:error, _} = Bridge.call(pid, :echo, %{"blob" => blob}, 50)
     assert Bridge.stop(pid) == :ok
     wait_until(fn -> not os_alive?(worker) end)
   end

@@ -19,12 +19,10 @@ defmodule DSPex.PythonBridge.Owner do
     Python,
     Statistics,
     Telemetry,
-    Tools
+    Tools,
+    WorkerPort
   }
 
-  # Bytes queued towards the worker before a sender finds the port busy. The default, 8 KiB, is
-  # less than one request.
-  @busy_limits {4 * 1024 * 1024, 8 * 1024 * 1024}
   # How often calls are looked at whose caller may be gone, ms.
   @sweep 100
   # Heartbeats without an answer before the worker is taken for dead.
@@ -59,8 +57,8 @@ defmodule DSPex.PythonBridge.Owner do
     started = System.monotonic_time()
 
     with {:ok, python, _from} <- Python.find(options[:python]),
-         {:ok, port} <- open_port(python, options),
-         state = new_state(port, options, started),
+         {:ok, port, os_pid} <- WorkerPort.open(python, options),
+         state = new_state(port, os_pid, options, started),
          :ok <- prepare(state, python, options) do
       schedule(state.heartbeat_interval, :heartbeat)
       schedule(@sweep, :sweep)
@@ -71,39 +69,7 @@ defmodule DSPex.PythonBridge.Owner do
     end
   end
 
-  defp open_port(python, options) do
-    {:ok,
-     Port.open({:spawn_executable, python}, [
-       :binary,
-       :exit_status,
-       :hide,
-       {:packet, 4},
-       {:busy_limits_port, @busy_limits},
-       {:busy_limits_msgq, :disabled},
-       {:args, arguments(options)},
-       {:env, environment(options[:env] || [])}
-     ])}
-  rescue
-    error in ErlangError -> {:error, "#{python}: #{inspect(error.original)}"}
-  end
-
-  # -P: nothing from the current directory is imported.
-  defp arguments(options) do
-    ["-P", "-m", "bridge", "worker", "--adapter", options[:adapter]] ++
-      flag("--max-frame", options[:max_frame]) ++
-      flag("--threads", options[:threads]) ++ options[:args]
-  end
-
-  defp flag(_name, nil), do: []
-  defp flag(name, value), do: [name, to_string(value)]
-
-  defp environment(variables) do
-    for {name, value} <- variables do
-      {to_charlist(to_string(name)), if(value, do: to_charlist(value), else: false)}
-    end
-  end
-
-  defp new_state(port, options, started) do
+  defp new_state(port, os_pid, options, started) do
     connection = %Connection{
       owner: self(),
       port: port,
@@ -115,7 +81,6 @@ defmodule DSPex.PythonBridge.Owner do
       telemetry: Telemetry.available?()
     }
 
-    {:os_pid, os_pid} = Port.info(port, :os_pid) || {:os_pid, nil}
     :ets.insert(connection.table, {:worker, :starting, os_pid, started, connection.counters})
     Statistics.count(connection.counters, :starts)
 
@@ -151,7 +116,7 @@ defmodule DSPex.PythonBridge.Owner do
         {:error, reason(failure, python)}
 
       failure ->
-        kill(state.os_pid)
+        WorkerPort.kill(state.os_pid)
         {:error, reason(failure, python)}
     end
   end
@@ -243,7 +208,7 @@ defmodule DSPex.PythonBridge.Owner do
   end
 
   def handle_info(:heartbeat, %{missed: missed} = state) when missed >= @missed_limit do
-    kill(state.os_pid)
+    WorkerPort.kill(state.os_pid)
     crashed(state, "the worker did not answer #{missed} heartbeats", %{"heartbeats" => missed})
   end
 
@@ -376,8 +341,8 @@ defmodule DSPex.PythonBridge.Owner do
     deadline = Connection.now() + @stop_timeout
 
     case Connection.send(connection, request, deadline) do
-      :ok -> if await_end(connection, deadline) == :late, do: kill(state.os_pid)
-      :busy -> kill(state.os_pid)
+      :ok -> if await_end(connection, deadline) == :late, do: WorkerPort.kill(state.os_pid)
+      :busy -> WorkerPort.kill(state.os_pid)
       :closed -> :ok
     end
   end
@@ -398,10 +363,6 @@ defmodule DSPex.PythonBridge.Owner do
       Connection.remaining(deadline) -> :late
     end
   end
-
-  # The worker leads its process group, so its children go too.
-  defp kill(nil), do: :ok
-  defp kill(os_pid), do: :os.cmd(~c"kill -9 -#{os_pid} #{os_pid} 2>/dev/null")
 
   defp schedule(interval, message) when is_integer(interval) do
     Process.send_after(self(), message, interval)
