@@ -14,8 +14,9 @@ defmodule DSPex.PythonBridge.Bridge do
   ## When the worker ends
 
   Every open call gets `{:error, error}` with the code `:worker_crashed` at once, and the bridge
-  ends too, so that its supervisor starts both anew. A call that comes meanwhile, and one that could
-  not be sent any more, waits for the new worker, within its timeout. What the worker knew
+  ends too, so that its supervisor starts both anew. A call by name that comes meanwhile, and one
+  that could not be sent any more, waits for the new worker, within its timeout; a pid has no
+  successor, so such a call fails. What the worker knew
   (programs, models, tools) is gone: the `:setup` and `:tools` options bring it back.
 
   ## When a caller ends
