@@ -1,6 +1,6 @@
 # Everything sets itself up: a virtual environment in .venv, the build, the installation.
-#   make demo    run the main job          make test    run every test
-#   make lint    ruff, mypy, stubs         make bench   the round-trip table
+#   make demo    run the main job          make test    run every test, Elixir's too
+#   make lint    ruff, mypy, stubs, mix    make bench   the round-trip table
 #   make coverage   lines of the compiled files that the tests run
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,20 +8,32 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find src -name '*.py' -o -name '*.pyx' -o -name '*.pxi' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.json')
 PYTEST_FLAGS ?=
 
-.PHONY: demo test lint bench coverage clean
+# Elixir's part of a target, where there is Elixir; then the recipes' "mix" is this project's.
+MIX := cd elixir && BRIDGE_PYTHON=$(abspath $(BIN))/python mix
+
+.PHONY: demo test lint bench coverage clean elixir
 
 demo: $(VENV)/.installed
 	@$(BIN)/python -m bridge demo $(DEMO_FLAGS)
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed elixir
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	@! command -v mix >/dev/null || { $(MIX) test $(MIX_FLAGS); }
 
-lint: $(VENV)/.installed
+# Installed where that may be done without asking; else a word on what is left out.
+elixir:
+	@command -v mix >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends elixir >/dev/null; } || \
+	  echo "Elixir is not installed, so its tests are left out (Debian: apt-get install elixir)" >&2
+
+lint: $(VENV)/.installed elixir
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	MYPYPATH=src $(BIN)/python -m mypy.stubtest --ignore-missing-stub --allowlist tests/stubtest-allow.txt \
 	  bridge._dispatch bridge._etf bridge._framing bridge._histogram bridge._watch
+	@! command -v mix >/dev/null || { $(MIX) format --check-formatted && mix compile --force --warnings-as-errors; }
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/roundtrip.py $(BENCH_FLAGS)
@@ -39,7 +51,7 @@ coverage: $(VENV)/.installed
 	  $(abspath $(BIN))/coverage combine -q && $(abspath $(BIN))/coverage report
 
 clean:
-	rm -rf build dist $(VENV)
+	rm -rf build dist $(VENV) elixir/_build
 
 # The build's own tools come from pyproject.toml, so that there is one list of them.
 $(VENV)/.tools: pyproject.toml

@@ -4,60 +4,8 @@
 #     BRIDGE_PYTHON=/path/to/venv/bin/python elixir examples/elixir/agent.exs
 #
 # BRIDGE_MODEL (openai/gpt-4o-mini, say), BRIDGE_API_BASE and OPENAI_API_KEY choose the model;
-# without BRIDGE_MODEL it is the embedded offline reader. Requests are JSON and written by hand
-# here, and a small module reads the replies, so that no package is needed.
-
-defmodule SmallJson do
-  # A string or nil as JSON.
-  def encode(nil), do: "null"
-  def encode(text), do: ~s("#{Regex.replace(~r/["\\\x00-\x1f]/, text, &escape/1)}")
-  defp escape(char), do: "\\u00" <> Base.encode16(char)
-
-  # Reads what is JSON; does not look for all that is not.
-  def decode(text) do
-    tokens = Regex.scan(~r/"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]]|[^\s,:{}\[\]]+/, text)
-    {value, []} = tokens |> List.flatten() |> value()
-    value
-  end
-
-  defp value([open | rest]) when open in ["{", "["], do: items(rest, [])
-  defp value([token | rest]), do: {scalar(token), rest}
-
-  defp items(["]" | rest], list), do: {Enum.reverse(list), rest}
-
-  defp items(["}" | rest], list) do
-    {list |> Enum.reverse() |> Enum.chunk_every(2) |> Map.new(&List.to_tuple/1), rest}
-  end
-
-  defp items(tokens, list) do
-    {value, rest} = value(tokens)
-    items(rest, [value | list])
-  end
-
-  defp scalar("true"), do: true
-  defp scalar("false"), do: false
-  defp scalar("null"), do: nil
-
-  defp scalar("\"" <> text) do
-    text = binary_part(text, 0, byte_size(text) - 1)
-    Regex.replace(~r/(?:\\u[0-9a-f]{4})+|\\./i, text, &unescape/1)
-  end
-
-  defp scalar(number) do
-    {value, ""} = if number =~ ~r/[.e]/i, do: Float.parse(number), else: Integer.parse(number)
-    value
-  end
-
-  # Neighbours are read together: a character past 0xFFFF is a pair of them.
-  defp unescape("\\u" <> _ = units) do
-    units = units |> String.replace("\\u", "") |> Base.decode16!(case: :mixed)
-    :unicode.characters_to_binary(units, :utf16)
-  end
-
-  defp unescape(<<?\\, char>>) do
-    Map.get(%{?b => "\b", ?f => "\f", ?n => "\n", ?r => "\r", ?t => "\t"}, char, <<char>>)
-  end
-end
+# without BRIDGE_MODEL it is the embedded offline reader. Requests and replies are Erlang terms, so
+# that no package is needed. elixir/ holds a client that does all of this, and more.
 
 defmodule Tools do
   # What the agent may call. The worker has looked at the arguments before they come here.
@@ -68,17 +16,18 @@ defmodule Worker do
   # The reply to a call, and the state that its events left: on_event makes a state of each
   # event, its data and the state before.
   def call(port, id, command, args, state \\ nil, on_event \\ nil) do
-    head = ~s("id": #{id}, "command": "#{command}", "stream": #{on_event != nil})
-    Port.command(port, ~s({#{head}, "args": #{args}}))
+    send_term(port, %{id: id, command: command, args: args, stream: on_event != nil})
     {reply, state} = await(port, id, state, on_event)
     if reply["code"] not in [nil, "cancelled"], do: raise("#{command} failed: #{reply["error"]}")
     {reply, state}
   end
 
+  def send_term(port, term), do: Port.command(port, :erlang.term_to_binary(term))
+
   defp await(port, id, state, on_event) do
     receive do
       {^port, {:data, frame}} ->
-        case SmallJson.decode(frame) do
+        case :erlang.binary_to_term(frame, [:safe]) do
           %{"id" => ^id, "success" => _} = reply ->
             {reply, state}
 
@@ -86,7 +35,7 @@ defmodule Worker do
             await(port, id, on_event.(event, data, state), on_event)
 
           %{"id" => asked, "command" => "call_tool", "call_id" => ^id, "args" => args} ->
-            Port.command(port, ~s({"id": #{SmallJson.encode(asked)}, #{answer(args)}}))
+            send_term(port, Map.put(answer(args), :id, asked))
             await(port, id, state, on_event)
 
           _of_another_call ->
@@ -102,9 +51,9 @@ defmodule Worker do
 
   # A slow tool would run in a process of its own, so that frames go on being read meanwhile.
   defp answer(%{"name" => name, "args" => args}) do
-    ~s("success": true, "result": #{SmallJson.encode(Tools.run(name, args))})
+    %{success: true, result: Tools.run(name, args)}
   rescue
-    error -> ~s("success": false, "error": #{SmallJson.encode(Exception.message(error))})
+    error -> %{success: false, error: Exception.message(error)}
   end
 end
 
@@ -124,30 +73,34 @@ port =
 
 model =
   if System.get_env("BRIDGE_MODEL") do
-    env = fn name -> name |> System.get_env() |> SmallJson.encode() end
-    api = ~s("api_base": #{env.("BRIDGE_API_BASE")}, "api_key": #{env.("OPENAI_API_KEY")})
-    ~s({"model": #{env.("BRIDGE_MODEL")}, #{api}})
+    %{
+      model: System.get_env("BRIDGE_MODEL"),
+      api_base: System.get_env("BRIDGE_API_BASE"),
+      api_key: System.get_env("OPENAI_API_KEY")
+    }
   else
-    ~s({"provider": "offline"})
+    %{provider: "offline"}
   end
 
-tool = ~s({
-  "name": "temperature", "description": "The temperature in a city.",
-  "args": {"city": {"type": "string"}}
-})
+tool = %{
+  name: "temperature",
+  description: "The temperature in a city.",
+  args: %{city: %{type: "string"}}
+}
 
-program = ~s({
-  "id": "agent", "program_type": "react",
-  "signature": {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}]}
-})
+program = %{
+  id: "agent",
+  program_type: "react",
+  signature: %{inputs: [%{name: "question"}], outputs: [%{name: "answer"}]}
+}
 
 run = fn city ->
-  ~s({"program_id": "agent", "inputs": {"question": "What is the temperature in #{city}?"}})
+  %{program_id: "agent", inputs: %{question: "What is the temperature in #{city}?"}}
 end
 
-Worker.call(port, 1, "hello", ~s({"offers": {"tools": true}}))
+Worker.call(port, 1, "hello", %{offers: %{tools: true}})
 Worker.call(port, 2, "configure_lm", model)
-Worker.call(port, 3, "register_tools", ~s({"tools": [#{tool}]}))
+Worker.call(port, 3, "register_tools", %{tools: [tool]})
 Worker.call(port, 4, "create_program", program)
 
 # The first run shows what happens; its state is how many chunks of the answer came.
@@ -175,7 +128,7 @@ IO.puts("\nanswer: #{reply["result"]["outputs"]["answer"]} (#{count} chunks)")
 # still come behind it, the reply to `cancel` or a last call of the tool, needs no answer.
 cancel = fn
   "chunk", _data, :running ->
-    Port.command(port, ~s({"id": 7, "command": "cancel", "args": {"id": 6}}))
+    Worker.send_term(port, %{id: 7, command: "cancel", args: %{id: 6}})
     :cancelling
 
   _event, _data, state ->
@@ -185,7 +138,7 @@ end
 {reply, _} = Worker.call(port, 6, "execute_program", run.("Vienna"), :running, cancel)
 IO.puts("second run: #{reply["code"] || "over before it was cancelled"}")
 
-Worker.call(port, 8, "shutdown", "{}")
+Worker.call(port, 8, "shutdown", %{})
 
 receive do
   {^port, {:exit_status, 0}} -> IO.puts("worker ended")

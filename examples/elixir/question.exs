@@ -2,7 +2,8 @@
 #
 #     BRIDGE_PYTHON=/path/to/venv/bin/python elixir examples/elixir/question.exs
 #
-# Requests are JSON and written by hand here, so that no package is needed.
+# Requests and replies are Erlang terms, so that no package is needed. elixir/ holds a client that
+# does all of this, and more.
 
 python =
   System.get_env("BRIDGE_PYTHON") || System.find_executable("python3") ||
@@ -19,12 +20,14 @@ port =
   ])
 
 call = fn id, command, args ->
-  Port.command(port, ~s({"id": #{id}, "command": "#{command}", "args": #{args}}))
+  Port.command(port, :erlang.term_to_binary(%{id: id, command: command, args: args}))
 
   receive do
-    {^port, {:data, reply}} ->
-      unless reply =~ ~s("success":true), do: raise("#{command} failed: #{reply}")
-      reply
+    {^port, {:data, frame}} ->
+      case :erlang.binary_to_term(frame, [:safe]) do
+        %{"id" => ^id, "success" => true, "result" => result} -> result
+        %{"error" => error} -> raise "#{command} failed: #{error}"
+      end
 
     {^port, {:exit_status, status}} ->
       raise "the worker ended with status #{status}: is dspex-bridge installed for #{python}?"
@@ -33,25 +36,23 @@ call = fn id, command, args ->
   end
 end
 
-signature = ~s({
-  "name": "PassageQuestion",
-  "inputs": [{"name": "question", "type": "string"}, {"name": "passage", "type": "string"}],
-  "outputs": [{"name": "answer", "type": "string"}]
-})
+signature = %{
+  name: "PassageQuestion",
+  inputs: [%{name: "question", type: "string"}, %{name: "passage", type: "string"}],
+  outputs: [%{name: "answer", type: "string"}]
+}
 
-inputs = ~s({
-  "question": "Which river flows through Vienna?",
-  "passage": "Vienna is the capital of Austria. The river Danube flows through Vienna."
-})
+inputs = %{
+  question: "Which river flows through Vienna?",
+  passage: "Vienna is the capital of Austria. The river Danube flows through Vienna."
+}
 
-call.(1, "configure_lm", ~s({"provider": "offline"}))
-call.(2, "create_program", ~s({"id": "qa", "signature": #{signature}}))
-reply = call.(3, "execute_program", ~s({"program_id": "qa", "inputs": #{inputs}}))
+call.(1, "configure_lm", %{provider: "offline"})
+call.(2, "create_program", %{id: "qa", signature: signature})
+result = call.(3, "execute_program", %{program_id: "qa", inputs: inputs})
+IO.puts("answer: #{result["outputs"]["answer"]}")
 
-[_, answer] = Regex.run(~r/"answer":"([^"]*)"/, reply)
-IO.puts("answer: #{answer}")
-
-call.(4, "shutdown", "{}")
+call.(4, "shutdown", %{})
 
 receive do
   {^port, {:exit_status, 0}} -> IO.puts("worker ended")

@@ -17,7 +17,7 @@ from peer import wait_until
 elixir = shutil.which("elixir")
 pytestmark = pytest.mark.skipif(elixir is None, reason="Elixir is not installed")
 
-# What the example's JSON reader has to undo is in it.
+# Quotes, a backslash and characters past ASCII come through unchanged.
 ANSWER = 'It is "21 degrees" in Graz, \\o/ or about 70 °F \U0001f324.'
 
 
