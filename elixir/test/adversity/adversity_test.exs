@@ -183,7 +183,7 @@ defmodule DSPex.AdversityTest do
         :binary,
         {:line, 200},
         {:args, ["-pa", Path.join(Mix.Project.app_path(), "ebin"), "-e", code]},
-        {:env, [{'PYTHONPATH', to_charlist(options()[:env][:PYTHONPATH])}]}
+        {:env, [{~c"PYTHONPATH", to_charlist(options()[:env][:PYTHONPATH])}]}
       ])
 
     assert_receive {^port, {:data, {:eol, "worker " <> worker}}}, 15_000

@@ -24,7 +24,7 @@ class Events(msgspec.Struct):
 
 
 class Ask(msgspec.Struct):
-    name: str
+    name: str | None = None
     args: dict[str, Any] = {}
 
 
@@ -84,9 +84,18 @@ def sent(args: None, context: Context) -> dict[str, int]:
 
 @adapter.command("ask", Ask)
 def ask(args: Ask, context: Context) -> dict[str, Any]:
-    """Asks the host for a tool of the call's session."""
-    question = {"name": args.name, "args": args.args, "session_id": context.session_id}
+    """Asks the host for a tool of the call's session; without a name, for none."""
+    question = {"args": args.args, "session_id": context.session_id}
+    if args.name is not None:
+        question["name"] = args.name
     return {"answer": context.call_host("call_tool", question)}
+
+
+@adapter.command("hold", idempotent=True)
+def hold(args: None, context: Context) -> dict[str, Any]:
+    """Waits for a second, and cannot be told to stop."""
+    time.sleep(1.0)
+    return {}
 
 
 @adapter.command("log", idempotent=True)

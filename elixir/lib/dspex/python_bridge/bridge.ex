@@ -16,8 +16,8 @@ defmodule DSPex.PythonBridge.Bridge do
   Every open call gets `{:error, error}` with the code `:worker_crashed` at once, and the bridge
   ends too, so that its supervisor starts both anew. A call by name that comes meanwhile, and one
   that could not be sent any more, waits for the new worker, within its timeout; a pid has no
-  successor, so such a call fails. What the worker knew
-  (programs, models, tools) is gone: the `:setup` and `:tools` options bring it back.
+  successor, so such a call fails, as does a stream or a cast that finds its worker gone. What the
+  worker knew (programs, models, tools) is gone: the `:setup` and `:tools` options bring it back.
 
   ## When a caller ends
 
@@ -60,6 +60,9 @@ defmodule DSPex.PythonBridge.Bridge do
     logs: true,
     tools: []
   ]
+
+  # How long a pid is waited for that is starting or stopping, ms.
+  @status_patience 1_000
 
   defguardp is_command(term) when is_atom(term) or is_binary(term)
   defguardp is_args(term) when is_map(term) or is_list(term)
@@ -196,7 +199,8 @@ defmodule DSPex.PythonBridge.Bridge do
     * `{:chunk, %{"field" => field, "text" => text}}`
     * `{:tool_call, %{"name" => name, "args" => args}}`
     * `{:tool_result, %{"name" => name, "result" => result}}`
-    * `{:result, result}`, the last one, with what `call/4` returns
+    * `{:timing, timing}`, where that was asked for
+    * `{:result, result}`, the last one
 
   Other events have their name as a string. An error raises `DSPex.PythonBridge.Error`. Taking less
   than the whole stream cancels the call. A consumer that is more than 256 events behind makes the
@@ -241,7 +245,8 @@ defmodule DSPex.PythonBridge.Bridge do
   def register_tools(server, tools), do: Tools.register(server, tools, [])
 
   @doc """
-  The state and the statistics of a bridge, without asking it or its worker.
+  The state and the statistics of a bridge, without asking its worker. By name it asks nobody, so it
+  answers while a bridge starts, too; a pid is asked, and is `:not_running` until it has started.
 
     * `:status` - `:starting`, `:running`, `:stopping`, or `:not_running`
     * `:worker_pid` - the operating system's id of the worker
@@ -255,7 +260,8 @@ defmodule DSPex.PythonBridge.Bridge do
   """
   @spec get_status(server()) :: map()
   def get_status(server \\ __MODULE__) do
-    table = if is_atom(server), do: server, else: Connection.fetch!(server).table
+    deadline = Connection.now() + @status_patience
+    table = if is_atom(server), do: server, else: Connection.fetch!(server, deadline).table
 
     case :ets.lookup(table, :worker) do
       [{:worker, status, os_pid, started, counters}] ->

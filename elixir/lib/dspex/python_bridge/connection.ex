@@ -60,16 +60,18 @@ defmodule DSPex.PythonBridge.Connection do
   defp lookup(_), do: nil
 
   defp find(server, deadline, gap_end) do
-    connection = lookup(server) || ask(server, deadline)
+    found = lookup(server) || ask(server, deadline)
+    # A process that ended has a successor to come, which may take its own time.
+    gap_end = if found == :ended, do: now() + @restart_gap, else: gap_end
 
     cond do
-      connection -> connection
+      is_struct(found) -> found
       is_pid(server) or now() >= gap_end or remaining(deadline) == 0 -> raise not_running(server)
       true -> Process.sleep(@pause) && find(server, deadline, gap_end)
     end
   end
 
-  # The owner answers as soon as its worker does; nil where there is none, or it ended meanwhile.
+  # The owner answers as soon as its worker does; nil where there is none, :ended where it is gone.
   defp ask(server, deadline) do
     case GenServer.whereis(server) do
       nil ->
@@ -86,7 +88,7 @@ defmodule DSPex.PythonBridge.Connection do
       raise Error.new(:deadline_exceeded, "the worker did not start in time")
 
     :exit, {_reason, {GenServer, :call, _}} ->
-      nil
+      :ended
   end
 
   defp not_running(server) do

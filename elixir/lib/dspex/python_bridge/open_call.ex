@@ -12,6 +12,8 @@ defmodule DSPex.PythonBridge.OpenCall do
   # Milliseconds that a caller waits beyond its timeout, for the worker to say so itself.
   @slack 250
   @default_timeout 30_000
+  # What `receive` can wait for, less the slack: 49 days. Longer timeouts count as this.
+  @longest_timeout 4_294_967_000
   @envelope_options [:session_id, :timing, :traceparent]
 
   @typedoc "A timeout in ms, or `:timeout`, `:session_id`, `:timing` and `:traceparent`."
@@ -41,7 +43,7 @@ defmodule DSPex.PythonBridge.OpenCall do
   @doc "The moment when a timeout is over, in monotonic ms."
   @spec deadline(timeout()) :: integer() | :infinity
   def deadline(:infinity), do: :infinity
-  def deadline(timeout), do: Connection.now() + timeout
+  def deadline(timeout), do: Connection.now() + min(timeout, @longest_timeout)
 
   @doc "How many ms the reply is waited for."
   @spec patience(integer() | :infinity) :: timeout()
@@ -97,9 +99,14 @@ defmodule DSPex.PythonBridge.OpenCall do
   end
 
   @doc "Lets a stream's events go on. `flow` is its counters, see the owner."
-  @spec resume(Connection.t(), integer(), :atomics.atomics_ref()) :: boolean()
+  @spec resume(Connection.t(), integer(), :atomics.atomics_ref()) :: :ok
   def resume(connection, id, flow) do
-    notify(connection, "resume", id) and :atomics.put(flow, 2, 0) == :ok
+    # The consumer and the owner may both try: a late one must not clear the mark of a new pause.
+    if :atomics.compare_exchange(flow, 2, 1, 2) == :ok do
+      :atomics.put(flow, 2, if(notify(connection, "resume", id), do: 0, else: 1))
+    end
+
+    :ok
   end
 
   @doc "Ends a call on this side; says whether it was open still, without a reply on its way."

@@ -35,7 +35,8 @@ defmodule DSPex.PythonBridge.Owner do
   @resume_below 128
 
   @enforce_keys [:connection, :name, :os_pid, :started]
-  defstruct [:connection, :name, :os_pid, :started, :heartbeat_interval, missed: 0]
+  # missed: heartbeats without an answer; nil before the worker has said anything.
+  defstruct [:connection, :name, :os_pid, :started, :heartbeat_interval, :missed]
 
   @doc false
   @spec start_link(keyword()) :: GenServer.on_start()
@@ -59,8 +60,8 @@ defmodule DSPex.PythonBridge.Owner do
     with {:ok, python, _from} <- Python.find(options[:python]),
          {:ok, port, os_pid} <- WorkerPort.open(python, options),
          state = new_state(port, os_pid, options, started),
-         :ok <- prepare(state, python, options) do
-      schedule(state.heartbeat_interval, :heartbeat)
+         schedule(state.heartbeat_interval, :heartbeat),
+         {:ok, state} <- prepare(state, python, options) do
       schedule(@sweep, :sweep)
       started(state)
       {:ok, state}
@@ -96,7 +97,8 @@ defmodule DSPex.PythonBridge.Owner do
   # Without concurrency flags: a worker reads on one thread, so the table is never busy enough for
   # finer locks to pay, and they cost every call 0.2 µs.
   defp new_table(name) when is_atom(name) and name != nil do
-    :ets.new(name, [:named_table, :public])
+    # By the name, an old connection would reach the table of the worker that came after its own.
+    name |> :ets.new([:named_table, :public]) |> :ets.whereis()
   end
 
   defp new_table(_), do: :ets.new(__MODULE__, [:public])
@@ -105,19 +107,25 @@ defmodule DSPex.PythonBridge.Owner do
   # own, as an ordinary caller, while this one routes.
   defp prepare(state, python, options) do
     connection = state.connection
-    {_pid, monitor} = spawn_monitor(fn -> exit({:prepared, prepared(connection, options)}) end)
+    {pid, monitor} = spawn_monitor(fn -> exit({:prepared, prepared(connection, options)}) end)
     {:links, links} = Process.info(self(), :links)
+    result = await_prepared(state, monitor, Enum.filter(links, &is_pid/1))
+    Process.exit(pid, :kill)
 
-    case await_prepared(state, monitor, Enum.filter(links, &is_pid/1)) do
-      {:prepared, :ok} ->
-        :ok
+    case result do
+      {:ok, state} ->
+        {:ok, state}
 
-      {exit, _} = failure when exit in [:exit_status, :exit] ->
-        {:error, reason(failure, python)}
+      {:exit_status, _} ->
+        {:error, reason(result, python)}
 
-      failure ->
+      {:parent, reason} ->
         WorkerPort.kill(state.os_pid)
-        {:error, reason(failure, python)}
+        exit(reason)
+
+      _ ->
+        WorkerPort.kill(state.os_pid)
+        {:error, reason(result, python)}
     end
   end
 
@@ -140,8 +148,11 @@ defmodule DSPex.PythonBridge.Owner do
 
           _ ->
             route(frame, state.connection)
-            await_prepared(state, monitor, parents)
+            await_prepared(heard(state), monitor, parents)
         end
+
+      :heartbeat ->
+        with {:ok, state} <- beat(state), do: await_prepared(state, monitor, parents)
 
       {^port, {:exit_status, status}} ->
         {:exit_status, status}
@@ -149,11 +160,14 @@ defmodule DSPex.PythonBridge.Owner do
       {:EXIT, ^port, reason} ->
         {:exit, reason}
 
+      {:DOWN, ^monitor, _, _, {:prepared, :ok}} ->
+        {:ok, state}
+
       {:DOWN, ^monitor, _, _, result} ->
         result
 
       {:EXIT, pid, reason} ->
-        if pid in parents, do: exit(reason), else: await_prepared(state, monitor, parents)
+        if pid in parents, do: {:parent, reason}, else: await_prepared(state, monitor, parents)
     end
   end
 
@@ -167,6 +181,7 @@ defmodule DSPex.PythonBridge.Owner do
     end
   end
 
+  defp reason({:dead, missed}, _), do: "it did not answer #{missed} heartbeats"
   defp reason(setup, _python), do: "its setup failed: #{Exception.format_exit(setup)}"
 
   defp not_started(%Error{} = error), do: not_started(error.message, error.details)
@@ -193,10 +208,8 @@ defmodule DSPex.PythonBridge.Owner do
 
   @impl true
   def handle_info({port, {:data, frame}}, %{connection: %{port: port}} = state) do
-    case route(frame, state.connection) do
-      :heartbeat -> {:noreply, %{state | missed: 0}}
-      _ -> {:noreply, state}
-    end
+    route(frame, state.connection)
+    {:noreply, heard(state)}
   end
 
   def handle_info({port, {:exit_status, status}}, %{connection: %{port: port}} = state) do
@@ -204,18 +217,20 @@ defmodule DSPex.PythonBridge.Owner do
   end
 
   def handle_info({:EXIT, port, reason}, %{connection: %{port: port}} = state) do
+    WorkerPort.kill(state.os_pid)
     crashed(state, "the worker is gone: #{inspect(reason)}", %{"reason" => inspect(reason)})
   end
 
-  def handle_info(:heartbeat, %{missed: missed} = state) when missed >= @missed_limit do
-    WorkerPort.kill(state.os_pid)
-    crashed(state, "the worker did not answer #{missed} heartbeats", %{"heartbeats" => missed})
-  end
-
   def handle_info(:heartbeat, state) do
-    _ = Connection.send(state.connection, "", Connection.now())
-    schedule(state.heartbeat_interval, :heartbeat)
-    {:noreply, %{state | missed: state.missed + 1}}
+    case beat(state) do
+      {:ok, state} ->
+        {:noreply, state}
+
+      {:dead, missed} ->
+        WorkerPort.kill(state.os_pid)
+
+        crashed(state, "the worker did not answer #{missed} heartbeats", %{"heartbeats" => missed})
+    end
   end
 
   def handle_info(:sweep, state) do
@@ -232,6 +247,21 @@ defmodule DSPex.PythonBridge.Owner do
   @impl true
   def handle_call(:connection, _from, state), do: {:reply, state.connection, state}
 
+  # One that is not sent, for the port is full, counts too: a worker that is alive reads it empty.
+  defp beat(%{missed: missed}) when is_integer(missed) and missed >= @missed_limit do
+    {:dead, missed}
+  end
+
+  defp beat(state) do
+    _ = Connection.send(state.connection, "", Connection.now())
+    schedule(state.heartbeat_interval, :heartbeat)
+    {:ok, %{state | missed: state.missed && state.missed + 1}}
+  end
+
+  # Whatever a worker sends shows that it lives.
+  defp heard(%{missed: 0} = state), do: state
+  defp heard(state), do: %{state | missed: 0}
+
   defp route(frame, connection) do
     case Protocol.peek(frame) do
       {:reply, id} when is_integer(id) ->
@@ -240,14 +270,14 @@ defmodule DSPex.PythonBridge.Owner do
       {:event, id} ->
         event(:ets.lookup(connection.table, id), frame, connection)
 
-      {:request, _id} ->
-        Tools.answer(connection, frame)
+      {:request, id} ->
+        Tools.answer(connection, id, frame)
 
       {:log, _id} ->
         log(Protocol.decode_message(frame))
 
       :heartbeat ->
-        :heartbeat
+        :ok
 
       {:reply, _id} ->
         unclaimed(frame)
@@ -267,8 +297,9 @@ defmodule DSPex.PythonBridge.Owner do
     send(reply_to, {reply_to, frame})
     Statistics.count(connection.counters, :events)
 
-    # Slot 1 is how many events wait, slot 2 whether the worker was asked to hold back. Only this
-    # process sets it, after the request is sent, so that no resume can overtake its pause.
+    # Slot 1 is how many events wait; slot 2 is 1 when the worker was asked to hold back, 2 while it
+    # is asked to go on. Only this process makes a 0 a 1, after the request is sent, so that no
+    # resume can overtake its pause.
     if :atomics.add_get(flow, 1, 1) > @pause_above and :atomics.get(flow, 2) == 0 and
          OpenCall.notify(connection, "pause", id) do
       :atomics.put(flow, 2, 1)

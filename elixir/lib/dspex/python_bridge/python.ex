@@ -49,13 +49,14 @@ defmodule DSPex.PythonBridge.Python do
   defp version(python) do
     with {:ok, version} <-
            run(python, ["-c", "import platform; print(platform.python_version())"]) do
-      [major, minor | _] =
-        version |> String.split(".") |> Enum.map(&(&1 |> Integer.parse() |> elem(0)))
+      case Regex.run(~r/^(\d+)\.(\d+)\./, version) do
+        [_, major, minor] ->
+          if {String.to_integer(major), String.to_integer(minor)} >= @minimum,
+            do: {:ok, version},
+            else: {:error, "#{python} is Python #{version}; the bridge needs 3.11 or newer"}
 
-      if {major, minor} >= @minimum do
-        {:ok, version}
-      else
-        {:error, "#{python} is Python #{version}; the bridge needs 3.11 or newer"}
+        nil ->
+          {:error, "#{python} does not answer as a Python: #{inspect(version)}"}
       end
     end
   end

@@ -34,39 +34,72 @@ defmodule DSPex.PythonBridge.Tools do
     error in Error -> {:error, error}
   end
 
-  @doc "Answers a worker's request from a process of its own."
-  @spec answer(Connection.t(), binary()) :: :ok
-  def answer(connection, frame) do
-    {:ok, _pid} = Task.start(fn -> run(connection, Protocol.decode_message(frame)) end)
+  @doc """
+  Answers a worker's request from a process of its own. The tool runs in another one, so that its
+  end is seen whatever ends it. It may outlive the call that it was for, but not the bridge.
+  """
+  @spec answer(Connection.t(), String.t(), binary()) :: :ok
+  def answer(connection, id, frame) do
+    spawn(fn ->
+      answer = answered(connection, Protocol.decode_message(frame))
+      if answer != :nobody, do: reply(connection, message(id, answer))
+    end)
+
     Statistics.count(connection.counters, :tool_calls)
   end
 
-  defp run(connection, {:ok, %{"id" => id, "command" => "call_tool", "args" => args}}) do
-    answer =
-      case call(connection.table, args) do
-        {:ok, result} -> %{"id" => id, "success" => true, "result" => result}
-        {:error, code, line} -> failure(id, code, line)
-      end
-
-    reply(connection, answer)
-  end
-
-  defp run(connection, {:ok, %{"id" => id, "command" => command}}) do
-    reply(connection, failure(id, "unknown_command", "Unknown command: #{command}"))
-  end
-
-  defp run(_connection, _unreadable), do: :ok
-
-  defp call(table, %{"name" => name, "args" => args} = call) do
-    case :ets.lookup(table, {:tool, call["session_id"] || "default", name}) do
-      [{_, function}] -> {:ok, function.(args)}
+  defp answered(
+         connection,
+         {:ok, %{"command" => "call_tool", "args" => %{"name" => name} = call}}
+       ) do
+    case :ets.lookup(connection.table, {:tool, call["session_id"] || "default", name}) do
+      [{_, function}] -> run(connection, function, call["args"] || %{})
       [] -> {:error, "unknown_command", "no tool #{inspect(name)}"}
     end
+  rescue
+    # The table went with its owner.
+    ArgumentError -> :nobody
+  end
+
+  defp answered(_connection, {:ok, %{"command" => "call_tool"}}) do
+    {:error, "invalid_args", "call_tool needs the name of a tool"}
+  end
+
+  defp answered(_connection, {:ok, %{"command" => command}}) do
+    {:error, "unknown_command", "Unknown command: #{command}"}
+  end
+
+  defp answered(_connection, _unreadable) do
+    {:error, "invalid_frame", "the request does not decode"}
+  end
+
+  defp run(connection, function, args) do
+    owner = Process.monitor(connection.owner)
+    {tool, running} = spawn_monitor(fn -> exit({:answer, called(function, args)}) end)
+
+    receive do
+      {:DOWN, ^running, _, _, {:answer, answer}} ->
+        answer
+
+      {:DOWN, ^running, _, _, reason} ->
+        {:error, "handler_error", "the tool's process ended: #{inspect(reason)}"}
+
+      {:DOWN, ^owner, _, _, _} ->
+        Process.exit(tool, :kill)
+        :nobody
+    end
+  end
+
+  defp called(function, args) do
+    {:ok, function.(args)}
   rescue
     error -> {:error, "handler_error", Exception.message(error)}
   catch
     kind, reason -> {:error, "handler_error", "#{kind}: #{inspect(reason)}"}
   end
+
+  defp message(id, {:ok, result}), do: %{"id" => id, "success" => true, "result" => result}
+  defp message(id, {:error, code, line}), do: failure(id, code, line)
 
   defp reply(connection, answer) do
     Connection.send(connection, encoded(connection, answer), :infinity)
