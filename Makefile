@@ -43,10 +43,10 @@ bench: $(VENV)/.installed
 coverage: $(VENV)/.installed
 	rm -rf build/trace && mkdir -p build/trace
 	cp -r pyproject.toml setup.py Makefile README.md LICENSE CHANGELOG.md CONTRIBUTING.md MANIFEST.in \
-	  src tests docs examples benchmarks build/trace
+	  src tests docs examples benchmarks elixir build/trace
 	cd build/trace && BRIDGE_TRACE=1 $(abspath $(BIN))/python setup.py -q build_ext --inplace
 	cd build/trace && export PYTHONPATH=$(abspath build/trace/src) COVERAGE_CORE=ctrace && \
-	  $(abspath $(BIN))/coverage run -m pytest $(PYTEST_FLAGS) --deselect tests/interop/test_packaging.py \
+	  $(abspath $(BIN))/coverage run -m pytest --timeout 900 $(PYTEST_FLAGS) --deselect tests/interop/test_packaging.py \
 	  --deselect tests/adversity/test_bad_input.py::test_heartbeats_while_a_handler_holds_the_gil; \
 	  $(abspath $(BIN))/coverage combine -q && $(abspath $(BIN))/coverage report
 

@@ -230,9 +230,9 @@ def test_futures_and_streams(client):
     assert call.cancel() is True
     with pytest.raises(errors.Cancelled):
         call.result(10)
-    stream = client.stream("emit", {"size": 2000})
+    stream = client.stream("emit", {"size": 20_000})
     wait_until(lambda: client.call("get_stats")["in_flight"] == 1 and stream._paused)
-    assert [data for _, data in stream] == list(range(2000))
+    assert [data for _, data in stream] == list(range(20_000))
     assert stream.result() == {"streaming": True}
 
 
