@@ -310,7 +310,7 @@ cdef class Path:
     def answer(self, Frame frame not None, Outbox outbox not None, deliver):
         """Append the reply to `frame`, or hand the call on: its reply then comes through
         deliver(outbox), with another outbox, from another thread. Returns `stopping`."""
-        cdef int64_t started = monotonic()  # of the process: this is loaded at its beginning
+        cdef int64_t arrived = monotonic()
         cdef object command, request, failure
         cdef Context context
         cdef Codec codec = None
@@ -329,7 +329,7 @@ cdef class Path:
         context.codec = codec
         context.path = self
         context.deliver = deliver
-        context.received_ns = started
+        context.received_ns = arrived
         context.frame_bytes = frame.length
         command = self.commands.get(request.command)
         context.command = <Command>command

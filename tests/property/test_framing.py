@@ -66,7 +66,7 @@ def split(stream, cuts):
     return [stream[a:b] for a, b in zip([0, *places], [*places, len(stream)], strict=True)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(sizes, st.lists(st.integers(0, 300_000), max_size=8), st.integers(0, 6))
 def test_any_split_of_any_stream_reads_as_the_twin_reads_it(sizes, cuts, cut_off):
     """Frames, too long ones, empty ones, a truncated end: the same from both readers."""
@@ -80,7 +80,7 @@ def test_any_split_of_any_stream_reads_as_the_twin_reads_it(sizes, cuts, cut_off
     assert seen[0] == seen[1]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.lists(st.integers(0, 100_000), max_size=5), max_size=5))
 def test_what_the_writers_send_is_the_same_bytes(messages):
     """Frames of several buffers, sent by either writer, read back whole."""

@@ -51,7 +51,7 @@ def mutated(seed: bytes, changes) -> bytes:
     return bytes(data)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000)
 @given(st.sampled_from(seeds), edits)
 def test_mutated_requests_get_one_reply(dispatcher, seed, changes):
     """Its id is the request's where that can be read, else null; `shutdown` is not among them."""
@@ -68,7 +68,7 @@ def decoded_answer(request: bytes) -> bool:
     return b"success" in request
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.binary(max_size=300))
 @example(b'{"id": null, x')
 @example(b'{"id": 1.5, "a": "\xff"}')
