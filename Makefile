@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find src -name '*.py' -o -name '*.pyx' -o -name '*.pxi' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.json')
 PYTEST_FLAGS ?=
 
-# Elixir's part of a target, where there is Elixir; then the recipes' "mix" is this project's.
+# mix for the Elixir client, with the worker of this checkout.
 MIX := cd elixir && BRIDGE_PYTHON=$(abspath $(BIN))/python mix
 
 .PHONY: demo test lint bench coverage clean elixir

@@ -86,9 +86,7 @@ class Lanes:
         return self._written_off
 
     def _start_thread_if_needed(self) -> None:
-        if self._unfinished <= self._threads or self._threads >= self.limit:
-            return
-        if self._lost > self.limit:
+        if not self._is_short() or self._lost > self.limit:
             return
         self._threads += 1
         # daemon: a handler that never returns must not keep the process.
@@ -103,10 +101,12 @@ class Lanes:
 
     def _takes_a_place(self) -> bool:
         """Whether a thread that was lost is needed again; then it is one of ours."""
-        if self._unfinished <= self._threads or self._threads >= self.limit:
-            return False
-        self._threads += 1
-        return True
+        is_needed = self._is_short()
+        self._threads += is_needed
+        return is_needed
+
+    def _is_short(self) -> bool:
+        return self._threads < min(self._unfinished, self.limit)
 
     def _work(self) -> None:
         while self._finish(self._jobs.get()):

@@ -247,11 +247,11 @@ defmodule DSPex.PythonBridge.Owner do
   @impl true
   def handle_call(:connection, _from, state), do: {:reply, state.connection, state}
 
-  # One that is not sent, for the port is full, counts too: a worker that is alive reads it empty.
   defp beat(%{missed: missed}) when is_integer(missed) and missed >= @missed_limit do
     {:dead, missed}
   end
 
+  # One that a full port does not take counts as missed too: a worker that lives reads, and answers.
   defp beat(state) do
     _ = Connection.send(state.connection, "", Connection.now())
     schedule(state.heartbeat_interval, :heartbeat)

@@ -32,6 +32,8 @@ defmodule DSPex.PythonBridge.Tools do
     end
   rescue
     error in Error -> {:error, error}
+    # The table went with its owner.
+    ArgumentError -> {:error, Error.new(:worker_crashed, "the worker is gone")}
   end
 
   @doc """
