@@ -22,6 +22,7 @@ GROUND = {
     "codec",
     "telemetry",
     "adapter",
+    "records",
     "framing",
     "_framing",
     "_histogram",

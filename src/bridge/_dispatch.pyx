@@ -129,7 +129,8 @@ cdef class Context:
     """What a handler may know of the call that it answers, and what it may do about it.
 
     id: as the host sent it. session_id: the envelope's, or else that in the args, or None.
-    session: that of a call that is not inline (sessions: all that it waited for).
+    session: that of a call that is not inline (sessions: all that it waited for). has_turn: none
+    of their later calls has started yet.
     received_ns, deadline_ns: monotonic; 0 is no deadline. frame_bytes: of the request.
     """
 
@@ -151,7 +152,7 @@ cdef class Context:
     cdef public object waiting
     cdef public object gate
     cdef Path path
-    cdef bint has_turn
+    cdef readonly bint has_turn
     cdef readonly bint answered
 
     @property

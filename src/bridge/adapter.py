@@ -12,12 +12,14 @@ def count_words(args: Text, context: Context) -> dict[str, int]:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
-Lane = Literal["inline", "thread", "session", "everyone", "end_session", "end_all"]
+from bridge.records import Records
+
+Lane = Literal["inline", "worker", "thread", "session", "everyone", "end_session", "end_all"]
 Handler = Callable[[Any, Any], Any]  # (args, Context)
 AnyHandler = TypeVar("AnyHandler", bound=Callable[..., Any])
 
@@ -26,9 +28,11 @@ class CommandSpec(msgspec.Struct, frozen=True):
     """A command as its adapter declares it.
 
     args: the type its args are decoded to (None: it takes none, whatever is sent).
-    lane: "inline" runs on the reading thread and must not wait for anything; "thread" runs beside
-    all other calls, once the earlier changes of its session are made; "session" changes its
-    session: the session's later calls wait until it returns or calls context.release();
+    lane: "inline" runs on the reading thread and must not wait for anything; "worker" runs beside
+    all other calls, without a session; "thread" does so too, once the earlier changes of its
+    session are made; "session" changes its session: the session's later calls wait until it
+    returns or calls context.release(), and what it changed in the session's records is stored
+    before its reply leaves (or when it calls context.session.commit(), as it must before release);
     "everyone" is the same, but without a session named it changes all of them; "end_session" and
     "end_all" get the sessions that they end as context.sessions, already out of
     reach of later calls.
@@ -46,8 +50,10 @@ class CommandSpec(msgspec.Struct, frozen=True):
 class Adapter:
     """Commands under one name.
 
-    new_state: makes what the adapter keeps for each session; its len() is the session's number of
-    programs. available: what `ping` reports as dspy_available; must not import it.
+    new_state(records): makes what the adapter keeps for a session, at its first use, from what
+    is left of the last time: what is to outlive the worker, or to count for the session's quota,
+    it puts into `records` and finds there again. Programs are records of the kind "program".
+    available: what `ping` reports as dspy_available; must not import it.
     warm_up: imports it; called on a thread of its own once the first frame is answered.
     """
 
@@ -55,7 +61,7 @@ class Adapter:
         self,
         name: str,
         *,
-        new_state: Callable[[], Sized] = dict,
+        new_state: Callable[[Records], Any] = lambda records: {},
         available: Callable[[], bool] = lambda: False,
         warm_up: Callable[[], None] | None = None,
     ) -> None:

@@ -67,6 +67,11 @@ def _add_worker(parser: argparse.ArgumentParser) -> None:
     add("--queue", type=_positive, default=4096, metavar="N", help="calls that wait (default 4096)")
     add("--max-frame", type=_frame_size, default=64 << 20, metavar="BYTES", help="default 64 MiB")
     add("--grace", type=_seconds, default=2.0, metavar="SECONDS", help="for open calls at the end")
+    add("--store", type=_store, metavar="sqlite:PATH", help="where durable sessions are kept")
+    add("--max-sessions", type=_positive, default=10_000, metavar="N", help="default 10000")
+    add("--session-ttl", type=_ttl, default=3600.0, metavar="SECONDS", help="idle; default 3600")
+    add("--session-programs", type=_positive, metavar="N", help="quota of each session")
+    add("--session-bytes", type=_positive, metavar="BYTES", help="quota of each session")
     add("--log-level", default="WARNING", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     add("--quiet", action="store_true", help="log errors only")
 
@@ -99,6 +104,20 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _ttl(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 31_536_000:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 31536000 (a year)")
+    return value
+
+
+def _store(text: str) -> str:
+    kind, _, path = text.partition(":")
+    if kind != "sqlite" or not path or path == ":memory:":
+        raise argparse.ArgumentTypeError(f"{text!r} is not sqlite:PATH")
+    return text
+
+
 def _fds(text: str) -> tuple[int, int]:
     try:
         read_fd, write_fd = (int(part) for part in text.split(","))
@@ -129,6 +148,7 @@ def _worker(arguments: argparse.Namespace, parent: int) -> int:
     process.before_anything()
     with _hidden("typing_extensions"):
         import msgspec  # noqa: F401  # importing it is the point
+    from bridge.records import Quota
     from bridge.worker.loop import Options, run
 
     options = Options(
@@ -140,6 +160,10 @@ def _worker(arguments: argparse.Namespace, parent: int) -> int:
         queue=arguments.queue,
         max_frame=arguments.max_frame,
         grace=arguments.grace,
+        store=arguments.store,
+        max_sessions=arguments.max_sessions,
+        session_ttl=arguments.session_ttl,
+        quota=Quota(arguments.session_programs, arguments.session_bytes),
         log_level="ERROR" if arguments.quiet else arguments.log_level,
     )
     run(lambda: _load_adapter(arguments.adapter), options, parent)

@@ -146,6 +146,12 @@ class QuotaExceeded(BridgeError):
     code, category = "quota_exceeded", "resource"
 
 
+class StoreFailed(BridgeError):
+    """The disk, or the file that durable sessions are kept in, fails."""
+
+    code, category, policy = "store_failed", "resource", ("major", "backoff_retry")
+
+
 class Overloaded(BridgeError):
     """The worker's queue is full."""
 

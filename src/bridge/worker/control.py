@@ -17,6 +17,7 @@ from bridge.codec import FORMATS, Format
 from bridge.messages import Event, Id
 from bridge.version import __version__
 from bridge.worker.calls import pause, resume
+from bridge.worker.session_commands import add_session_commands
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
@@ -42,20 +43,6 @@ class CallArgs(msgspec.Struct):
     """id: that of the call in question."""
 
     id: Id
-
-
-class SessionDataArgs(msgspec.Struct):
-    session_id: str | None = None
-    key: str | None = None
-
-
-class UpdateSessionDataArgs(msgspec.Struct):
-    """operation: "set" (also "put", "update"), "delete" (also "remove"), or "merge" (a map)."""
-
-    session_id: str | None = None
-    operation: str = "set"
-    key: str | None = None
-    value: Any = None
 
 
 def control(dispatcher: Dispatcher) -> Adapter:
@@ -142,12 +129,12 @@ def control(dispatcher: Dispatcher) -> Adapter:
 
     @adapter.command("cleanup", lane="end_all", idempotent=True)
     def cleanup(args: None, context: Context) -> dict[str, Any]:
-        """Drops all sessions with their programs."""
+        """Drops all sessions with their programs; durable ones stay in the store."""
         return {"status": "cleaned", "programs_removed": _programs(context)}
 
     @adapter.command("reset_state", lane="end_all", idempotent=True)
     def reset_state(args: None, context: Context) -> dict[str, Any]:
-        """Drops all sessions, and sets the counters back."""
+        """Drops all sessions, as cleanup does, and sets the counters back."""
         recorders = [command.recorder for command in dispatcher.commands.values()]
         result = {
             "status": "reset",
@@ -160,34 +147,6 @@ def control(dispatcher: Dispatcher) -> Adapter:
         dispatcher.refused = 0
         return result
 
-    @adapter.command("cleanup_session", lane="end_session", idempotent=True)
-    def cleanup_session(args: None, context: Context) -> dict[str, Any]:
-        """Drops one session with its programs; fine where there is none."""
-        return {
-            "status": "cleaned",
-            "session_id": context.session_id,
-            "programs_removed": _programs(context),
-        }
-
-    @adapter.command("get_session_data", SessionDataArgs, idempotent=True)
-    def get_session_data(args: SessionDataArgs, context: Context) -> dict[str, Any]:
-        """The session's data, or of it one key."""
-        data = dict(context.session.data)
-        if args.key is not None:
-            data = {args.key: data[args.key]} if args.key in data else {}
-        return {"session_id": context.session.id, "data": data}
-
-    @adapter.command("update_session_data", UpdateSessionDataArgs, lane="session", idempotent=True)
-    def update_session_data(args: UpdateSessionDataArgs, context: Context) -> dict[str, Any]:
-        """Sets, deletes or merges session data."""
-        _update(context.session.data, args)
-        return {
-            "status": "updated",
-            "session_id": context.session.id,
-            "operation": args.operation,
-            "key": args.key,
-        }
-
     @adapter.command("shutdown", lane="inline")
     def shutdown(args: None, context: Context) -> dict[str, Any]:
         """Ends the worker behind this reply; open calls get their grace period."""
@@ -199,6 +158,7 @@ def control(dispatcher: Dispatcher) -> Adapter:
             "sessions_cleaned": len(sessions),
         }
 
+    add_session_commands(adapter, dispatcher)
     return adapter
 
 
@@ -241,21 +201,4 @@ def _describe(spec: Any) -> dict[str, Any]:
 
 
 def _programs(context: Context) -> int:
-    return sum(len(session.state) for session in context.sessions)
-
-
-def _update(data: dict[str, Any], args: UpdateSessionDataArgs) -> None:
-    if args.operation == "merge":
-        if not isinstance(args.value, dict):
-            raise errors.InvalidArgs("merge needs a map as value", path="args.value")
-        data.update(args.value)
-    elif args.key is None:
-        raise errors.InvalidArgs(f"{args.operation} needs a key", path="args.key")
-    elif args.operation in ("set", "put", "update"):
-        data[args.key] = args.value
-    elif args.operation in ("delete", "remove"):
-        data.pop(args.key, None)
-    else:
-        raise errors.InvalidArgs(
-            f"unknown operation {args.operation!r}: set, delete or merge", path="args.operation"
-        )
+    return sum(session.programs for session in context.sessions)

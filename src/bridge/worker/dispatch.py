@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -21,13 +22,21 @@ from bridge._framing import DEFAULT_MAX_FRAME, Frame, Outbox
 from bridge.adapter import Adapter, CommandSpec
 from bridge.codec import Format, by_first_byte, by_name
 from bridge.messages import Answer, Failure, Negotiation, Reply, Selection, failure
+from bridge.records import Quota
 from bridge.telemetry import logging_call, warn
 from bridge.worker.calls import Calls, wake
 from bridge.worker.hostcalls import HostCalls
 from bridge.worker.lanes import Job, Lanes
 from bridge.worker.sessions import Session, Sessions
 
+if TYPE_CHECKING:
+    from bridge.adapter import Handler
+    from bridge.worker.store import Store
+
 RETRY_AFTER = 1.0  # seconds, told to who is refused: about the length of an LM call
+
+CHANGING = ("session", "everyone")  # lanes of commands that change what a session keeps
+LOADING = ("thread", *CHANGING)  # those of commands that need what it keeps
 
 Deliver = Callable[[Outbox], None]
 
@@ -45,7 +54,8 @@ class Dispatcher:
     threads: how many calls run at once beside the inline ones. queue: how many more may wait for
     a thread or for their turn before new ones are refused as overloaded. max_frame: bytes, also of
     replies. protocol: the format that negotiation selects whatever the host prefers; frames in the
-    other formats are answered all the same.
+    other formats are answered all the same. max_sessions, session_ttl (seconds), quota, store: see
+    Sessions.
     """
 
     def __init__(
@@ -58,6 +68,10 @@ class Dispatcher:
         queue: int = 4096,
         max_frame: int = DEFAULT_MAX_FRAME,
         protocol: str | None = None,
+        max_sessions: int = 10_000,
+        session_ttl: float = 3600.0,
+        quota: Quota | None = None,
+        store: Store | None = None,
     ) -> None:
         self.adapter = adapter
         self.protocol = protocol
@@ -66,12 +80,18 @@ class Dispatcher:
         self.lanes = Lanes(threads)
         self._queue = queue
         self._arrival = threading.Lock()  # requests arrive one at a time, also without a pipe
+        self.calls = Calls(self.end)
         self.sessions = Sessions(
-            "anonymous" if mode == "pool-worker" else "default", adapter.new_state
+            "anonymous" if mode == "pool-worker" else "default",
+            adapter.new_state,
+            self._sessions_in_use,
+            limit=max_sessions,
+            ttl=session_ttl,
+            quota=quota or Quota(),
+            store=store,
         )
         self.commands: dict[str, Command] = {}
         self.refused = 0  # frames that were no request, or named no command
-        self.calls = Calls(self.end)
         self.host = HostCalls()
         self.path = Path(by_first_byte(), self.commands, self.calls.open, self, max_frame)
         self.add(adapter)
@@ -83,7 +103,8 @@ class Dispatcher:
                 raise ValueError(f"two adapters have a command {spec.name!r}")
             decode = None if spec.args is None else partial(_decode, spec.args)
             inline = spec.lane == "inline"
-            self.commands[spec.name] = Command(spec.name, spec.handler, decode, inline, spec)
+            run = partial(_in_turn, spec.handler) if spec.lane in CHANGING else spec.handler
+            self.commands[spec.name] = Command(spec.name, run, decode, inline, spec)
 
     def call(self, request: Any, timeout: float | None = None) -> bytes:
         """The reply to `request` (a payload without its length; any buffer), waited for.
@@ -183,8 +204,10 @@ class Dispatcher:
     def _sessions_of(self, context: Context) -> list[Session]:
         """Those whose earlier calls come first; `end_…` lanes take theirs out of the table."""
         spec: CommandSpec = context.command.spec
+        if spec.lane == "worker":
+            return []
         if spec.lane == "end_all":
-            return self.sessions.detach()
+            return self.sessions.detach_all()
         if context.session_id is None:
             args = context.format.decode_args(
                 context.request.args, SessionArgs, undecodable="refuse"
@@ -216,9 +239,10 @@ class Dispatcher:
     def _run(self, context: Context) -> None:
         outbox = Outbox()
         try:
+            self.calls.end_if_late(context)
+            self._load(context)
             if context.command.spec.lane == "thread":
                 context.release()
-            self.calls.end_if_late(context)
             if not context.answered:
                 with logging_call(context.id, context.request.traceparent):
                     self.path.run(context, outbox)
@@ -231,6 +255,16 @@ class Dispatcher:
             context.release()
             self._reply(context, outbox)
 
+    def _load(self, context: Context) -> None:
+        """Have the call's session as it was stored; a call that cannot is over."""
+        session = context.session
+        if session is None or context.answered or context.command.spec.lane not in LOADING:
+            return
+        try:
+            session.load()
+        except errors.BridgeError as error:
+            self.end(context, error)
+
     def end(self, context: Context, error: errors.BridgeError) -> bool:
         """Answer a call in place of its handler, which stops at its next step; whether it had
         no reply yet."""
@@ -238,7 +272,11 @@ class Dispatcher:
             return False
         context.ended = error
         wake(context)
-        context.release()
+        # A handler that still changes a durable session must not leave half of it to be stored
+        # with the next call's changes.
+        session = context.session
+        if context.command.spec.lane != "session" or session is None or not session.is_durable:
+            context.release()
         self.lanes.write_off(context.job)
         outbox = Outbox()
         self.path.finish(context, outbox, failure(context.id, error, timestamp()))
@@ -249,6 +287,8 @@ class Dispatcher:
         if not len(outbox):
             return
         self.calls.remove(context)
+        if context.session is not None:
+            context.session.used = time.monotonic()
         with contextlib.suppress(OSError):  # the host is gone
             context.deliver(outbox)
 
@@ -259,6 +299,9 @@ class Dispatcher:
                 f"{waiting} calls are open, {self.lanes.lost} threads do not come back",
                 retry_after=RETRY_AFTER,
             )
+
+    def _sessions_in_use(self) -> set[Session]:
+        return {session for call in list(self.calls.open.values()) for session in call.sessions}
 
     def _resolve(self, format: Format, frame: Any) -> bool:
         """Whether the frame is an answer of the host; then it is handed on."""
@@ -283,6 +326,22 @@ def _decoded(format: Format, frame: Any, type: Any) -> Any:
         return format.decode(frame, type)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
+
+
+def _in_turn(handler: Handler, args: Any, context: Context) -> Any:
+    """Run a handler that changes its session; its changes are on disk when this returns, and none
+    of them where it raises."""
+    session: Session = context.session
+    try:
+        result = handler(args, context)
+        if context.has_turn:
+            session.commit()
+    except BaseException:
+        if context.has_turn:
+            session.undo()
+        raise
+    session.is_new = False
+    return result
 
 
 def _decode(type: Any, format: Format, raw: msgspec.Raw) -> Any:

@@ -130,15 +130,19 @@ class Lanes:
 class Order:
     """First come, first served: each job starts when the one before it has left."""
 
+    __slots__ = ("_lock", "_taken", "_waiting")
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._taken = False
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: deque[Callable[[], None]] | None = None  # there are many that never wait
 
     def enter(self, start: Callable[[], None]) -> None:
         """Call `start` when it is its turn, perhaps at once; `leave` ends that turn."""
         with self._lock:
             if self._taken:
+                if self._waiting is None:
+                    self._waiting = deque()
                 self._waiting.append(start)
                 return
             self._taken = True

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import faulthandler
+import sys
 import threading
 from collections.abc import Callable
-from typing import NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
@@ -15,15 +17,20 @@ from bridge._framing import DEFAULT_MAX_FRAME, Outbox, Reader, Writer, serve
 from bridge.adapter import Adapter
 from bridge.codec import JSON
 from bridge.messages import failure
+from bridge.records import Quota
 from bridge.worker import process
 from bridge.worker.control import control
 from bridge.worker.dispatch import Dispatcher
+
+if TYPE_CHECKING:
+    from bridge.worker.store import Store
 
 
 class Options(msgspec.Struct, frozen=True):
     """How to run a worker. grace: seconds that open calls get when the host is gone.
 
     fds: the descriptors to read from and write to. protocol: what negotiation selects.
+    store: "sqlite:PATH", where durable sessions are kept. session_ttl: seconds.
     """
 
     mode: str = "standalone"
@@ -34,6 +41,10 @@ class Options(msgspec.Struct, frozen=True):
     queue: int = 4096
     max_frame: int = DEFAULT_MAX_FRAME
     grace: float = 2.0
+    store: str | None = None
+    max_sessions: int = 10_000
+    session_ttl: float = 3600.0
+    quota: Quota = Quota()
     log_level: str = "WARNING"
 
 
@@ -49,6 +60,9 @@ def run(load_adapter: Callable[[], Adapter], options: Options, parent: int) -> N
     process.watch_host(read_fd, write_fd, parent, options.grace)
     try:
         status = _serve(_dispatcher(load_adapter(), options), read_fd, write_fd, options)
+    except errors.StoreFailed as error:
+        print(error, file=sys.stderr)
+        status = process.USAGE
     except BaseException as error:
         telemetry.warn("the worker failed", error=error)
         status = process.INTERNAL_ERROR
@@ -64,9 +78,22 @@ def _dispatcher(adapter: Adapter, options: Options) -> Dispatcher:
         queue=options.queue,
         max_frame=options.max_frame,
         protocol=options.protocol,
+        max_sessions=options.max_sessions,
+        session_ttl=options.session_ttl,
+        quota=options.quota,
+        store=_store(options.store),
     )
     dispatcher.add(control(dispatcher))
     return dispatcher
+
+
+def _store(place: str | None) -> Store | None:
+    """The store at "sqlite:PATH". Raises StoreFailed."""
+    if place is None:
+        return None
+    from bridge.worker.store import Store  # loads sqlite3
+
+    return Store(Path(place.removeprefix("sqlite:")))
 
 
 def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options) -> int:
@@ -96,6 +123,8 @@ def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options
         return process.OK
     dispatcher.calls.stop_all()
     dispatcher.lanes.drain(options.grace)
+    if dispatcher.sessions.store is not None:
+        dispatcher.sessions.store.close()
     if error is None:
         return process.OK
     telemetry.warn(f"the stream broke: {error}")

@@ -18,8 +18,9 @@ from bridge.adapters.dspy.messages import (
     ProgramArgs,
     RegisterToolsArgs,
 )
-from bridge.adapters.dspy.state import Program, State
+from bridge.adapters.dspy.state import Definition, Program, State
 from bridge.adapters.dspy.tools import Tool, checked
+from bridge.records import Kept
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
@@ -50,7 +51,7 @@ def configure_lm(args: ConfigureArgs, context: Context) -> dict[str, Any]:
     if context.session_id is None:
         context.session.shared["model"] = model
     else:
-        context.session.state.model = model
+        context.session.state.set_model(model)
     return {
         "status": "configured",
         "model": settings.name,
@@ -76,7 +77,7 @@ def create_gemini_program(args: CreateGeminiArgs, context: Context) -> dict[str,
 @adapter.command("register_tools", RegisterToolsArgs, lane="session", idempotent=True)
 def register_tools(args: RegisterToolsArgs, context: Context) -> dict[str, Any]:
     """Declares the host's tools for the session's programs; they are called as `call_tool`."""
-    context.session.state.tools = checked(args.tools)
+    context.session.state.set_tools(checked(args.tools))
     return {
         "status": "registered",
         "session_id": context.session.id,
@@ -91,6 +92,7 @@ def execute_program(args: ExecuteArgs, context: Context) -> dict[str, Any]:
 
     program = _find_or_rebuild(args, context)
     model = context.session.state.model or context.session.shared.get("model")
+    context.session.commit()
     context.release()
     return runtime.execute(program, model, args.inputs, args.options, context)
 
@@ -117,7 +119,7 @@ def get_program_info(args: ProgramArgs, context: Context) -> dict[str, Any]:
 def delete_program(args: ProgramArgs, context: Context) -> dict[str, Any]:
     """Drops a program; runs of it that are under way go on."""
     program = context.session.state.find(args.program_id)
-    del context.session.state.programs[program.id]
+    context.session.state.drop(program)
     return {"program_id": program.id, "status": "deleted"}
 
 
@@ -128,21 +130,28 @@ def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, 
         raise errors.ProgramExists(
             f"Program with ID '{program_id}' already exists", program_id=program_id
         )
-    state.programs[program_id] = Program(
-        program_id,
-        args.signature,
-        context.format,
+    definition = Definition(
+        Kept(bytes(args.signature), context.format.name),
         args.program_type,
         model=model,
         tools=_chosen_tools(args, state),
         max_iters=args.max_iters,
     )
+    _add(state, program_id, definition)
     return {
         "program_id": program_id,
         "status": "created",
         "signature": args.signature,
         "program_type": args.program_type,
     }
+
+
+def _add(state: State, program_id: str, definition: Definition) -> Program:
+    """Raises InvalidArgs for a wrong definition: what is made is known to run; QuotaExceeded."""
+    program = Program(program_id, definition)
+    program.runner  # noqa: B018  # making it is the check
+    state.add(program)
+    return program
 
 
 def _chosen_tools(args: CreateArgs, state: State) -> tuple[Tool, ...]:
@@ -164,15 +173,12 @@ def _find_or_rebuild(args: ExecuteArgs, context: Context) -> Program:
     known = state.programs.get(args.program_id)
     if known is not None and known.is_defined_by(data.definition(), context.format):
         return known
-    program = Program(
-        args.program_id,
-        data.definition(),
-        context.format,
-        data.program_type or (known.program_type if known else "predict"),
+    definition = Definition(
+        Kept(bytes(data.definition()), context.format.name),
+        data.program_type or (known.definition.program_type if known else "predict"),
         tools=tuple(state.tools.values()),
     )
-    state.programs[args.program_id] = program
-    return program
+    return _add(state, args.program_id, definition)
 
 
 __all__ = ["adapter"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
@@ -42,6 +43,59 @@ class LMSettings(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"LMSettings({self.model!r})"
+
+
+class StoredSettings(msgspec.Struct, frozen=True):
+    """LMSettings without secrets. had_secrets: they do not work without them."""
+
+    name: str
+    model: str
+    api_base: str | None
+    temperature: float | None
+    max_tokens: int | None
+    timeout: float
+    answers: str | None
+    had_secrets: bool
+
+    @classmethod
+    def of(cls, settings: LMSettings) -> StoredSettings:
+        base = _without_password(settings.api_base)
+        return cls(
+            settings.name,
+            settings.model,
+            base,
+            settings.temperature,
+            settings.max_tokens,
+            settings.timeout,
+            settings.answers,
+            settings.api_key is not None or base != settings.api_base,
+        )
+
+    def settings(self) -> LMSettings:
+        """Raises LMNotConfigured where secrets are missing."""
+        if self.had_secrets:
+            raise errors.LMNotConfigured(
+                f"the session came back with its model {self.name}, but keys are not stored:"
+                " send configure_lm again"
+            )
+        return LMSettings(
+            self.name,
+            self.model,
+            api_base=self.api_base,
+            temperature=self.temperature,
+            max_tokens=self.max_tokens,
+            timeout=self.timeout,
+            answers=self.answers,
+        )
+
+
+def _without_password(url: str | None) -> str | None:
+    """`url` without what stands before an @, or behind a ?: both are used for keys."""
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 def full_model(model: str, provider: str | None) -> str:
@@ -114,7 +168,7 @@ class CreateGeminiArgs(CreateArgs):
     Some hosts send no signature here: then it is question -> answer.
     """
 
-    signature: msgspec.Raw = msgspec.Raw()
+    signature: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     model: str | None = None
 
 
@@ -139,8 +193,8 @@ _NOTHING = {b"", b"{}", b"null", b"\x80", b"\xc0", b"t\0\0\0\0", b"w\x03nil"}
 class ProgramData(msgspec.Struct):
     """What a host that keeps programs itself sends with each execute."""
 
-    signature: msgspec.Raw = msgspec.Raw()
-    signature_def: msgspec.Raw = msgspec.Raw()
+    signature: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    signature_def: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     program_type: str | None = None
 
     def definition(self) -> msgspec.Raw:

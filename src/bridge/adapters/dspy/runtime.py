@@ -159,7 +159,7 @@ def execute(
     arguments = runner.arguments(inputs)
     lm = in_time(_chosen(program, model).lm, context.remaining)
     config = {} if options is None else options.given()
-    if config and program.program_type == "react":
+    if config and program.definition.program_type == "react":
         lm = lm.copy(**config)  # it takes no config of its own
     elif config:
         arguments["config"] = config
@@ -182,9 +182,10 @@ def execute(
 
 
 def _chosen(program: Program, model: Model | None) -> Model:
-    if program.model is not None:
-        base = model.settings if model else LMSettings(program.model, f"gemini/{program.model}")
-        settings = base.with_model(program.model)
+    own = program.definition.model
+    if own is not None:
+        base = model.settings if model else LMSettings(own, f"gemini/{own}")
+        settings = base.with_model(own)
         if program.own_model is None or program.own_model.settings != settings:
             program.own_model = Model(settings)
         return program.own_model

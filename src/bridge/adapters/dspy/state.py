@@ -2,59 +2,72 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from bridge import errors
 from bridge._dispatch import timestamp
+from bridge.adapters.dspy.messages import LMSettings, StoredSettings
 from bridge.adapters.dspy.tools import Tool
-from bridge.codec import JSON, Format
+from bridge.codec import Format
+from bridge.records import Kept, Records
 
 if TYPE_CHECKING:
     from bridge.adapters.dspy.models import Model
+    from bridge.adapters.dspy.runtime import Runner
+    from bridge.adapters.dspy.signatures import Signature
+
+
+class Definition(msgspec.Struct, frozen=True):
+    """What a program is made from, and made from again when its session comes back.
+
+    signature: as it came, so that it goes back unchanged.
+    """
+
+    signature: Kept
+    program_type: str
+    model: str | None = None
+    tools: tuple[Tool, ...] = ()
+    max_iters: int | None = None
+    created_at: str = msgspec.field(default_factory=timestamp)
 
 
 class Program:
-    """A program by its definition; the DSPy module for it is made by runtime.py.
+    """A program by its definition; the DSPy module for it is made by runtime.py, when it is
+    first needed."""
 
-    definition: the signature's own bytes, as they came, so that it goes back unchanged.
-    """
-
-    def __init__(
-        self,
-        program_id: str,
-        definition: msgspec.Raw,
-        format: Format,
-        program_type: str,
-        *,
-        model: str | None = None,
-        tools: tuple[Tool, ...] = (),
-        max_iters: int | None = None,
-    ) -> None:
-        """Raises InvalidArgs where the definition is wrong: what is made is known to run."""
-        from bridge.adapters.dspy import runtime
-        from bridge.adapters.dspy.signatures import Signature
-
+    def __init__(self, program_id: str, definition: Definition) -> None:
         self.id = program_id
-        self.definition = bytes(definition)
-        self.format = format
-        self.program_type = program_type
-        self.model = model
+        self.definition = definition
         self.own_model: Model | None = None
-        self.signature = Signature.parse(definition, format)
-        self.runner = runtime.runner(self.signature, program_type, tools, max_iters)
-        self.created_at = timestamp()
         self.execution_count = 0
         self.last_executed: str | None = None
 
-    def is_defined_by(self, definition: msgspec.Raw, format: Format) -> bool:
+    @cached_property
+    def signature(self) -> Signature:
+        """Raises InvalidArgs where the definition is wrong."""
+        from bridge.adapters.dspy.signatures import Signature
+
+        kept = self.definition.signature
+        return Signature.parse(msgspec.Raw(kept.data), kept.own_format)
+
+    @cached_property
+    def runner(self) -> Runner:
+        """Raises InvalidArgs where the definition is wrong."""
+        from bridge.adapters.dspy import runtime
+
+        made = self.definition
+        return runtime.runner(self.signature, made.program_type, made.tools, made.max_iters)
+
+    def is_defined_by(self, signature: msgspec.Raw, format: Format) -> bool:
         """Whether that is the same signature, though its bytes may differ: hosts write what they
         got in an order of their own."""
         from bridge.adapters.dspy.signatures import Signature
 
-        same_bytes = format is self.format and bytes(definition) == self.definition
-        return same_bytes or Signature.parse(definition, format) == self.signature
+        same = Kept(bytes(signature), format.name) == self.definition.signature
+        return same or Signature.parse(signature, format) == self.signature
 
     def executed(self) -> None:
         """Count a run."""
@@ -65,31 +78,65 @@ class Program:
         """What listings say of it, for a reply in `format`."""
         return {
             "program_id": self.id,
-            "signature": self._definition_for(format),
-            "program_type": self.program_type,
-            "created_at": self.created_at,
+            "signature": self.definition.signature.in_format(format),
+            "program_type": self.definition.program_type,
+            "created_at": self.definition.created_at,
             "execution_count": self.execution_count,
             "last_executed": self.last_executed,
         }
 
-    def _definition_for(self, format: Format) -> Any:
-        """The definition itself, unless that would make the reply unreadable."""
-        raw = msgspec.Raw(self.definition)
-        if format is self.format and (format is not JSON or _is_utf8(self.definition)):
-            return raw
-        return self.format.decode_args(raw, Any, undecodable="replace")
-
 
 class State:
-    """model: None where the session has none of its own. tools: the host's, by name."""
+    """programs, tools (the host's): by name. model: None where the session has none of its own.
 
-    def __init__(self) -> None:
-        self.programs: dict[str, Program] = {}
-        self.model: Model | None = None
-        self.tools: dict[str, Tool] = {}
+    All of it stands in the session's records, too; how often a program ran does not.
+    """
 
-    def __len__(self) -> int:
-        return len(self.programs)
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self.programs = {
+            name: Program(name, msgspec.msgpack.decode(value, type=Definition))
+            for name, value in records.of("program").items()
+        }
+        tools = records.of("tools").get("")
+        self.tools: dict[str, Tool] = (
+            {} if tools is None else msgspec.msgpack.decode(tools, type=dict[str, Tool])
+        )
+        self._model: Model | None = None
+
+    def add(self, program: Program) -> None:
+        """Raises QuotaExceeded."""
+        encoded = msgspec.msgpack.encode(program.definition)
+        self._records.put("program", program.id, encoded)
+        self.programs[program.id] = program
+
+    def drop(self, program: Program) -> None:
+        self._records.remove("program", program.id)
+        del self.programs[program.id]
+
+    def set_tools(self, tools: dict[str, Tool]) -> None:
+        """Raises QuotaExceeded."""
+        self._records.put("tools", "", msgspec.msgpack.encode(tools))
+        self.tools = tools
+
+    @property
+    def model(self) -> Model | None:
+        """Raises LMNotConfigured where it was stored, and its key with good reason was not."""
+        stored = self._records.of("model").get("")
+        if self._model is None and stored is not None:
+            from bridge.adapters.dspy.models import Model
+
+            whole: LMSettings | None = self._records.private.get("model")
+            settings = whole or msgspec.msgpack.decode(stored, type=StoredSettings).settings()
+            self._model = Model(settings)
+        return self._model
+
+    def set_model(self, model: Model) -> None:
+        """Raises QuotaExceeded."""
+        stored = StoredSettings.of(model.settings)
+        self._records.put("model", "", msgspec.msgpack.encode(stored))
+        self._records.private["model"] = model.settings
+        self._model = model
 
     def find(self, program_id: str | None) -> Program:
         """The program of that id. Raises InvalidArgs (None), ProgramNotFound."""
@@ -99,11 +146,3 @@ class State:
         if program is None:
             raise errors.ProgramNotFound(f"Program not found: {program_id}", program_id=program_id)
         return program
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

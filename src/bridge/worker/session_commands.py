@@ -1,0 +1,236 @@
+"""The control commands that are about sessions."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bridge import errors
+from bridge.records import Kept, Quota
+from bridge.worker.sessions import LONGEST_TTL, Session
+
+if TYPE_CHECKING:
+    from bridge._dispatch import Context
+    from bridge.adapter import Adapter
+    from bridge.worker.dispatch import Dispatcher
+
+LISTED = 1000  # sessions, unless the host wants more
+
+
+class CreateSessionArgs(msgspec.Struct):
+    """ttl_s: seconds without a call that it lives, at most a year. durable: kept in the store.
+
+    quota: {"programs", "bytes"}. What is missing stays as it is (a new session: as the worker was
+    started); null in a quota is none.
+    """
+
+    session_id: str | None = None
+    ttl_s: float | None = None
+    durable: bool | None = None
+    quota: Quota | None = None
+
+
+class SessionArgs(msgspec.Struct):
+    """session_id: required here."""
+
+    session_id: str | None = None
+
+
+class ListSessionsArgs(msgspec.Struct):
+    """limit: how many are listed, the last used first."""
+
+    limit: int = LISTED
+
+
+class SessionDataArgs(msgspec.Struct):
+    session_id: str | None = None
+    key: str | None = None
+
+
+class UpdateSessionDataArgs(msgspec.Struct):
+    """operation: "set" (also "put", "update"), "delete" (also "remove"), or "merge" (a map)."""
+
+    session_id: str | None = None
+    operation: str = "set"
+    key: str | None = None
+    value: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+
+
+def add_session_commands(adapter: Adapter, dispatcher: Dispatcher) -> None:
+    """Declare them on `adapter`, for the sessions of `dispatcher`."""
+    sessions = dispatcher.sessions
+
+    @adapter.command("create_session", CreateSessionArgs, lane="session", idempotent=True)
+    def create_session(args: CreateSessionArgs, context: Context) -> dict[str, Any]:
+        """Makes a session with settings of its own, or gives one that is there other settings."""
+        session: Session = context.session
+        _required(context)
+        ttl = session.ttl if args.ttl_s is None else _checked_ttl(args.ttl_s)
+        quota = session.records.quota if args.quota is None else _checked_quota(args.quota)
+        is_new = session.is_new
+        if args.durable is False and session.is_durable:
+            raise errors.InvalidArgs(
+                "args.durable: a durable session stays so; cleanup_session ends it",
+                path="args.durable",
+            )
+        sessions.configure(session, ttl, quota)
+        if args.durable:
+            session.make_durable()
+        status = "created" if is_new else "exists"
+        return {"status": status, **_described(session), "live": True}
+
+    @adapter.command("list_sessions", ListSessionsArgs, lane="worker", idempotent=True)
+    def list_sessions(args: ListSessionsArgs, context: Context) -> dict[str, Any]:
+        """The sessions of this worker, the last used first, and those that only the store has."""
+        live = sessions.latest()
+        known = {session.id for session in live}
+        stored = [] if sessions.store is None else sessions.store.list_sessions()
+        rest = [_as_stored(entry) for entry in stored if entry["session_id"] not in known]
+        limit = max(0, args.limit)
+        listed = [{**_described(session), "live": True} for session in live[:limit]]
+        return {
+            "sessions": (listed + rest)[:limit],
+            "total_count": len(live) + len(rest),
+            "limit": sessions.limit,
+            "expired": sessions.expired,
+            "evicted": sessions.evicted,
+        }
+
+    @adapter.command("get_session", SessionArgs, lane="worker", idempotent=True)
+    def get_session(args: SessionArgs, context: Context) -> dict[str, Any]:
+        """One session, not used by that. Unlike other commands this makes none."""
+        session_id = context.request.session_id or args.session_id
+        if session_id is None:
+            session_id = sessions.default_id
+        session = sessions.find(session_id)
+        if session is not None:
+            return {**_described(session), "live": True}
+        stored = [] if sessions.store is None else sessions.store.list_sessions(session_id)
+        if stored:
+            return _as_stored(stored[0])
+        why = sessions.why_gone(session_id)
+        raise errors.SessionNotFound(
+            f"session not found: {session_id[:100]}{f' ({why})' if why else ''}",
+            **({"was": why} if why else {}),
+        )
+
+    @adapter.command("cleanup_session", lane="end_session", idempotent=True)
+    def cleanup_session(args: None, context: Context) -> dict[str, Any]:
+        """Drops one session with its programs, also from the store; fine where there is none."""
+        removed = sum(session.programs for session in context.sessions)
+        if sessions.store is not None:
+            removed = max(removed, sessions.store.delete(context.session.id))
+        return {
+            "status": "cleaned",
+            "session_id": context.session_id,
+            "programs_removed": removed,
+        }
+
+    @adapter.command("get_session_data", SessionDataArgs, idempotent=True)
+    def get_session_data(args: SessionDataArgs, context: Context) -> dict[str, Any]:
+        """The session's data, or of it one key."""
+        kept = dict(context.session.records.of("data"))
+        if args.key is not None:
+            kept = {args.key: kept[args.key]} if args.key in kept else {}
+        data = {
+            key: msgspec.msgpack.decode(value, type=Kept).in_format(context.format)
+            for key, value in kept.items()
+        }
+        return {"session_id": context.session.id, "data": data}
+
+    @adapter.command("update_session_data", UpdateSessionDataArgs, lane="session", idempotent=True)
+    def update_session_data(args: UpdateSessionDataArgs, context: Context) -> dict[str, Any]:
+        """Sets, deletes or merges session data."""
+        _update(context, args)
+        return {
+            "status": "updated",
+            "session_id": context.session.id,
+            "operation": args.operation,
+            "key": args.key,
+        }
+
+
+def _required(context: Context) -> None:
+    if context.session_id is None:
+        raise errors.InvalidArgs("Session ID is required", path="args.session_id")
+
+
+def _checked_ttl(ttl: float) -> float:
+    if not 0 < ttl <= LONGEST_TTL:  # NaN neither
+        raise errors.InvalidArgs(
+            f"args.ttl_s: above 0 and at most {LONGEST_TTL:.0f} (a year), not {ttl:g}",
+            path="args.ttl_s",
+        )
+    return ttl
+
+
+def _checked_quota(quota: Quota) -> Quota:
+    for name, limit in (("programs", quota.programs), ("bytes", quota.bytes)):
+        if limit is not None and not 0 <= limit < 1 << 63:
+            path = f"args.quota.{name}"
+            raise errors.InvalidArgs(f"{path}: 0 to {(1 << 63) - 1}, not {limit}", path=path)
+    return quota
+
+
+def _described(session: Session) -> dict[str, Any]:
+    quota = session.records.quota
+    return {
+        "session_id": session.id,
+        "created_at": session.created_at,
+        "idle_s": round(max(0.0, time.monotonic() - session.used), 3),
+        "ttl_s": session.ttl,
+        "durable": session.is_durable,
+        "programs": session.programs,
+        "bytes": session.records.size,
+        "quota": {"programs": quota.programs, "bytes": quota.bytes},
+    }
+
+
+def _as_stored(entry: dict[str, Any]) -> dict[str, Any]:
+    return {**entry, "durable": True, "live": False}
+
+
+def _update(context: Context, args: UpdateSessionDataArgs) -> None:
+    if args.operation == "merge":
+        _put(context, _parts(context, args.value))
+    elif args.key is None:
+        raise errors.InvalidArgs(f"{args.operation} needs a key", path="args.key")
+    elif args.operation in ("set", "put", "update"):
+        _put(context, {args.key: args.value})
+    elif args.operation in ("delete", "remove"):
+        context.session.records.remove("data", args.key)
+    else:
+        raise errors.InvalidArgs(
+            f"unknown operation {args.operation!r}: set, delete or merge", path="args.operation"
+        )
+
+
+def _parts(context: Context, value: msgspec.Raw) -> dict[str, msgspec.Raw]:
+    try:
+        parts: dict[str, msgspec.Raw] = context.format.decode(value, dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, ValueError):
+        raise errors.InvalidArgs("merge needs a map as value", path="args.value") from None
+    return parts
+
+
+def _put(context: Context, values: dict[str, msgspec.Raw]) -> None:
+    """All of them or, over the quota, none."""
+    records = context.session.records
+    null = msgspec.Raw(context.format.encode(None))
+    kept = {
+        key: msgspec.msgpack.encode(Kept.of(raw or null, context.format))
+        for key, raw in values.items()
+    }
+    before = {key: records.of("data").get(key) for key in kept}
+    try:
+        for key, value in kept.items():
+            records.put("data", key, value)
+    except errors.QuotaExceeded:
+        for key, old in before.items():
+            if old is None:
+                records.remove("data", key)
+            else:
+                records.put("data", key, old)
+        raise

@@ -1,0 +1,345 @@
+"""Durable sessions in one SQLite file, which any number of workers may share.
+
+A session belongs to the worker that opened it last: opening raises its epoch, every write names
+the epoch that it was opened with, and one of an older epoch writes nothing. Epochs come from one
+counter of the file, so that one is never given twice, also not to a session of an old name.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from bridge import errors
+from bridge.records import Changes, Quota
+
+APPLICATION_ID = 0x64737062  # "dspb", in the file's header
+BUSY_TIMEOUT = 30.0  # seconds that another process may hold the file
+
+# One entry for each version of the file, which is the number of those that were run on it.
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE epochs (last INTEGER NOT NULL);
+    INSERT INTO epochs VALUES (0);
+    CREATE TABLE sessions (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        epoch INTEGER NOT NULL,
+        created_at TEXT NOT NULL,
+        ttl_s REAL NOT NULL,
+        programs INTEGER,
+        bytes INTEGER
+    );
+    CREATE TABLE records (
+        session INTEGER NOT NULL REFERENCES sessions (number) ON DELETE CASCADE,
+        kind TEXT NOT NULL,
+        name TEXT NOT NULL,
+        value BLOB NOT NULL,
+        crc32 INTEGER NOT NULL,
+        PRIMARY KEY (session, kind, name)
+    );
+    """,
+)
+
+T = TypeVar("T")
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What is known of a durable session besides its records. ttl: seconds."""
+
+    created_at: str
+    ttl: float
+    quota: Quota
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """A session and what it keeps, now owned by who opened it under `epoch`."""
+
+    epoch: int
+    settings: Settings
+    records: Changes
+
+
+class Store:
+    """Sessions in the file at `path`, made if missing.
+
+    All methods may be called from any thread, and return when what they changed is on disk. Calls
+    that come while the disk is busy share the next transaction. Raises StoreFailed: at once for a
+    file that is damaged, of a later version, or not to be written; from any method for a full or
+    failing disk, and then nothing of that call is written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._changed = threading.Condition()
+        self._waiting: list[_Task] = []
+        self._is_busy = False
+        self.transactions = 0
+        _refuse_lost(path)
+        try:
+            self._db = sqlite3.connect(
+                path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+            )
+            self._prepare()
+        except (sqlite3.Error, sqlite3.Warning) as error:
+            raise errors.StoreFailed(f"the store {path}: {error}") from error
+
+    def open(self, session_id: str) -> Opened | None:
+        """Take the session over from whoever has it; None where there is none of that id."""
+
+        def work(db: sqlite3.Connection) -> Opened | None:
+            row = db.execute(
+                "SELECT number, created_at, ttl_s, programs, bytes FROM sessions WHERE id = ?",
+                (session_id,),
+            ).fetchone()
+            if row is None:
+                return None
+            number, created_at, ttl, programs, size = row
+            records = _read(db, number)
+            epoch = _next_epoch(db)
+            db.execute("UPDATE sessions SET epoch = ? WHERE number = ?", (epoch, number))
+            return Opened(epoch, Settings(created_at, ttl, Quota(programs, size)), records)
+
+        return self._do(work)
+
+    def create(self, session_id: str, settings: Settings, records: Changes) -> int:
+        """Make a session; its epoch. Raises SessionLost where another worker has made one."""
+
+        def work(db: sqlite3.Connection) -> int:
+            if db.execute("SELECT 1 FROM sessions WHERE id = ?", (session_id,)).fetchone():
+                raise _lost(session_id)
+            epoch, quota = _next_epoch(db), settings.quota
+            (number,) = db.execute(
+                "INSERT INTO sessions (id, epoch, created_at, ttl_s, programs, bytes)"
+                " VALUES (?, ?, ?, ?, ?, ?) RETURNING number",
+                (session_id, epoch, settings.created_at, settings.ttl, quota.programs, quota.bytes),
+            ).fetchone()
+            _write(db, number, records)
+            return epoch
+
+        return self._do(work)
+
+    def write(self, session_id: str, epoch: int, changes: Changes) -> None:
+        """All of `changes`, or nothing. Raises SessionLost where the epoch is not the last."""
+        self._do(lambda db: _write(db, _owned(db, session_id, epoch), changes))
+
+    def configure(self, session_id: str, epoch: int, settings: Settings) -> None:
+        """Other settings. Raises SessionLost."""
+
+        def work(db: sqlite3.Connection) -> None:
+            number, quota = _owned(db, session_id, epoch), settings.quota
+            db.execute(
+                "UPDATE sessions SET ttl_s = ?, programs = ?, bytes = ? WHERE number = ?",
+                (settings.ttl, quota.programs, quota.bytes, number),
+            )
+
+        self._do(work)
+
+    def delete(self, session_id: str) -> int:
+        """Drop the session, whoever has it; how many programs it had."""
+
+        def work(db: sqlite3.Connection) -> int:
+            (programs,) = db.execute(
+                "SELECT count(*) FROM records JOIN sessions ON session = number"
+                " WHERE id = ? AND kind = 'program'",
+                (session_id,),
+            ).fetchone()
+            db.execute("DELETE FROM sessions WHERE id = ?", (session_id,))
+            return int(programs)
+
+        return self._do(work)
+
+    def list_sessions(self, session_id: str | None = None) -> list[dict[str, Any]]:
+        """Of each session (or that one) what can be said without opening it, ordered by id."""
+
+        def work(db: sqlite3.Connection) -> list[dict[str, Any]]:
+            rows = db.execute(
+                "SELECT id, created_at, ttl_s, count(*) FILTER (WHERE kind = 'program'),"
+                " coalesce(sum(length(name) + length(value)), 0)"
+                " FROM sessions LEFT JOIN records ON session = number"
+                " WHERE ?1 IS NULL OR id = ?1 GROUP BY number ORDER BY id",
+                (session_id,),
+            )
+            names = ("session_id", "created_at", "ttl_s", "programs", "bytes")
+            return [dict(zip(names, row, strict=True)) for row in rows]
+
+        return self._do(work)
+
+    def close(self) -> None:
+        """Nothing works afterwards. The last one to close leaves a single file behind."""
+        with self._changed:
+            while self._is_busy:
+                self._changed.wait()
+            self._db.close()
+
+    def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """The result of `work` once it is on disk, in a transaction with what others want."""
+        task = _Task(work)
+        with self._changed:
+            self._waiting.append(task)
+            while self._is_busy and not task.is_done:
+                self._changed.wait()
+            if task.is_done:
+                return task.outcome()  # type: ignore[no-any-return]
+            self._is_busy = True
+            batch, self._waiting = self._waiting, []
+        try:
+            self._commit(batch)
+        finally:
+            with self._changed:
+                self._is_busy = False
+                self._changed.notify_all()
+        return task.outcome()  # type: ignore[no-any-return]
+
+    def _commit(self, batch: list[_Task]) -> None:
+        try:
+            self._transaction(batch)
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0].fail(error)
+                return
+            # One that is too much for the disk must not cost the others their place.
+            for task in batch:
+                self._commit([task])
+            return
+        for task in batch:
+            task.is_done = True
+
+    def _transaction(self, batch: list[_Task]) -> None:
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            for task in batch:
+                task.run(db)
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        self.transactions += 1
+
+    def _prepare(self) -> None:
+        db = self._db
+        for pragma in ("foreign_keys = ON", "trusted_schema = OFF", "cell_size_check = ON"):
+            db.execute(f"PRAGMA {pragma}")
+        version = self._version()
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("BEGIN IMMEDIATE")  # also finds out whether the file can be written
+        try:
+            version = self._version()  # another worker may have made it meanwhile
+            for script in MIGRATIONS[version:]:
+                for statement in script.split(";"):
+                    db.execute(statement)
+            if version < len(MIGRATIONS):
+                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+
+    def _version(self) -> int:
+        """Raises StoreFailed for files that are not ours to change."""
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        (application,) = self._db.execute("PRAGMA application_id").fetchone()
+        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if application != APPLICATION_ID and (application or version or tables):
+            raise errors.StoreFailed(f"the store {self.path}: a database of something else")
+        if version > len(MIGRATIONS):
+            raise errors.StoreFailed(
+                f"the store {self.path}: of version {version}, and this program knows"
+                f" {len(MIGRATIONS)}; it was written by a later one"
+            )
+        return int(version)
+
+
+class _Task:
+    """What one caller wants of a transaction."""
+
+    __slots__ = ("_error", "_result", "_work", "is_done")
+
+    def __init__(self, work: Callable[[sqlite3.Connection], Any]) -> None:
+        self._work = work
+        self._result: Any = None
+        self._error: errors.BridgeError | None = None
+        self.is_done = False
+
+    def run(self, db: sqlite3.Connection) -> None:
+        """An error of the wire's table is an answer: it is raised before anything is written."""
+        self._error = None
+        try:
+            self._result = self._work(db)
+        except errors.BridgeError as error:
+            self._error = error
+
+    def fail(self, error: Exception) -> None:
+        self._error = errors.StoreFailed(f"the store failed: {error}")
+        self.is_done = True
+
+    def outcome(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+def _refuse_lost(path: Path) -> None:
+    """SQLite takes a missing or an empty file for a new one, and throws its journal away."""
+    journal = path.with_name(path.name + "-wal")
+    is_empty = not path.exists() or path.stat().st_size == 0
+    if is_empty and journal.exists() and journal.stat().st_size:
+        raise errors.StoreFailed(
+            f"the store {path}: the file is {'empty' if path.exists() else 'missing'}, but its"
+            f" journal {journal.name} is there; bring it back, or move the journal away"
+        )
+
+
+def _next_epoch(db: sqlite3.Connection) -> int:
+    (epoch,) = db.execute("UPDATE epochs SET last = last + 1 RETURNING last").fetchone()
+    return int(epoch)
+
+
+def _owned(db: sqlite3.Connection, session_id: str, epoch: int) -> int:
+    row = db.execute(
+        "SELECT number FROM sessions WHERE id = ? AND epoch = ?", (session_id, epoch)
+    ).fetchone()
+    if row is None:
+        raise _lost(session_id)
+    return int(row[0])
+
+
+def _read(db: sqlite3.Connection, number: int) -> Changes:
+    records: Changes = {}
+    for kind, name, value, crc32 in db.execute(
+        "SELECT kind, name, value, crc32 FROM records WHERE session = ? ORDER BY rowid", (number,)
+    ):
+        if zlib.crc32(value) != crc32:
+            raise errors.StoreFailed(f"the store is damaged: {kind} {name!r} is not what it was")
+        records[kind, name] = value
+    return records
+
+
+def _write(db: sqlite3.Connection, number: int, changes: Changes) -> None:
+    for (kind, name), value in changes.items():
+        if value is None:
+            db.execute(
+                "DELETE FROM records WHERE session = ? AND kind = ? AND name = ?",
+                (number, kind, name),
+            )
+        else:
+            db.execute(
+                "INSERT INTO records VALUES (?, ?, ?, ?, ?) ON CONFLICT (session, kind, name)"
+                " DO UPDATE SET value = excluded.value, crc32 = excluded.crc32",
+                (number, kind, name, value, zlib.crc32(value)),
+            )
+
+
+def _lost(session_id: str) -> errors.SessionLost:
+    return errors.SessionLost(f"session {session_id!r} belongs to another worker now")
