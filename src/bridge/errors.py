@@ -139,6 +139,10 @@ class SessionLost(BridgeError):
 
     code, category = "session_lost", "session"
 
+    @classmethod
+    def of(cls, session_id: str) -> SessionLost:
+        return cls(f"session {session_id!r} belongs to another worker now")
+
 
 class QuotaExceeded(BridgeError):
     """The session may not hold more."""

@@ -289,6 +289,7 @@ class Dispatcher:
         self.calls.remove(context)
         if context.session is not None:
             context.session.used = time.monotonic()
+            context.session.is_new = False
         with contextlib.suppress(OSError):  # the host is gone
             context.deliver(outbox)
 
@@ -340,7 +341,6 @@ def _in_turn(handler: Handler, args: Any, context: Context) -> Any:
         if context.has_turn:
             session.undo()
         raise
-    session.is_new = False
     return result
 
 

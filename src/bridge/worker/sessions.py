@@ -102,11 +102,20 @@ class Session:
         return len(self.records.of("program"))
 
     def load(self) -> None:
-        """Take the session over from the store, where it has one of that id. By the call that
-        has the turn. Raises SessionLost, StoreFailed."""
+        """Take the session over from the store, where it has one of that id; one that is here
+        already must not have been taken over by another worker. By the call that has the turn.
+        Raises SessionLost, StoreFailed."""
+        if self._store is None:
+            return
+        if (
+            self.is_durable
+            and self.failure is None
+            and not self._store.is_owner(self.id, self.epoch)
+        ):
+            self.failure = errors.SessionLost.of(self.id)
         if self.failure is not None:
             raise self.failure
-        if self._store is None or self.is_loaded:
+        if self.is_loaded:
             return
         opened = self._store.open(self.id)
         if opened is not None:

@@ -7,6 +7,7 @@ counter of the file, so that one is never given twice, also not to a session of 
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 import zlib
@@ -77,18 +78,23 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._changed = threading.Condition()
+        self._changing = threading.Lock()
+        self._reading = threading.Lock()
         self._waiting: list[_Task] = []
         self._is_busy = False
         self.transactions = 0
         _refuse_lost(path)
         try:
-            self._db = sqlite3.connect(
-                path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
-            )
+            self._db = self._connect()
             self._prepare()
+            self._reader = self._connect()
         except (sqlite3.Error, sqlite3.Warning) as error:
             raise errors.StoreFailed(f"the store {path}: {error}") from error
+
+    def is_owner(self, session_id: str, epoch: int) -> bool:
+        """Whether nobody has opened the session since it got that epoch."""
+        rows = self._read("SELECT 1 FROM sessions WHERE id = ? AND epoch = ?", (session_id, epoch))
+        return bool(rows)
 
     def open(self, session_id: str) -> Opened | None:
         """Take the session over from whoever has it; None where there is none of that id."""
@@ -101,7 +107,7 @@ class Store:
             if row is None:
                 return None
             number, created_at, ttl, programs, size = row
-            records = _read(db, number)
+            records = _records(db, number)
             epoch = _next_epoch(db)
             db.execute("UPDATE sessions SET epoch = ? WHERE number = ?", (epoch, number))
             return Opened(epoch, Settings(created_at, ttl, Quota(programs, size)), records)
@@ -113,7 +119,7 @@ class Store:
 
         def work(db: sqlite3.Connection) -> int:
             if db.execute("SELECT 1 FROM sessions WHERE id = ?", (session_id,)).fetchone():
-                raise _lost(session_id)
+                raise errors.SessionLost.of(session_id)
             epoch, quota = _next_epoch(db), settings.quota
             (number,) = db.execute(
                 "INSERT INTO sessions (id, epoch, created_at, ttl_s, programs, bytes)"
@@ -158,44 +164,65 @@ class Store:
     def list_sessions(self, session_id: str | None = None) -> list[dict[str, Any]]:
         """Of each session (or that one) what can be said without opening it, ordered by id."""
 
-        def work(db: sqlite3.Connection) -> list[dict[str, Any]]:
-            rows = db.execute(
-                "SELECT id, created_at, ttl_s, count(*) FILTER (WHERE kind = 'program'),"
-                " coalesce(sum(length(name) + length(value)), 0)"
-                " FROM sessions LEFT JOIN records ON session = number"
-                " WHERE ?1 IS NULL OR id = ?1 GROUP BY number ORDER BY id",
-                (session_id,),
-            )
-            names = ("session_id", "created_at", "ttl_s", "programs", "bytes")
-            return [dict(zip(names, row, strict=True)) for row in rows]
-
-        return self._do(work)
+        rows = self._read(
+            "SELECT id, created_at, ttl_s, count(*) FILTER (WHERE kind = 'program'),"
+            " coalesce(sum(length(name) + length(value)), 0)"
+            " FROM sessions LEFT JOIN records ON session = number"
+            " WHERE ?1 IS NULL OR id = ?1 GROUP BY number ORDER BY id",
+            (session_id,),
+        )
+        names = ("session_id", "created_at", "ttl_s", "programs", "bytes")
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
     def close(self) -> None:
         """Nothing works afterwards. The last one to close leaves a single file behind."""
-        with self._changed:
-            while self._is_busy:
-                self._changed.wait()
-            self._db.close()
+        with contextlib.suppress(errors.StoreFailed):  # closed already
+            self._do(lambda db: None)
+        with self._reading:
+            self._reader.close()
+        self._db.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(
+            self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+        )
+
+    def _read(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        """What is on disk; beside the writers, who are not waited for."""
+        try:
+            with self._reading:
+                return self._reader.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise _failed(error) from error
 
     def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """The result of `work` once it is on disk, in a transaction with what others want."""
         task = _Task(work)
-        with self._changed:
+        with self._changing:
             self._waiting.append(task)
-            while self._is_busy and not task.is_done:
-                self._changed.wait()
-            if task.is_done:
-                return task.outcome()  # type: ignore[no-any-return]
+            is_first = not self._is_busy
             self._is_busy = True
+        if not is_first:
+            task.wait()
+        if not task.is_done:
+            self._lead()
+        return task.outcome()  # type: ignore[no-any-return]
+
+    def _lead(self) -> None:
+        """Commit all that wait, then wake one of those that came meanwhile to do the same."""
+        with self._changing:
             batch, self._waiting = self._waiting, []
         try:
             self._commit(batch)
         finally:
-            with self._changed:
-                self._is_busy = False
-                self._changed.notify_all()
-        return task.outcome()  # type: ignore[no-any-return]
+            with self._changing:
+                self._is_busy = bool(self._waiting)
+                if self._is_busy:
+                    self._waiting[0].wake()
+            for task in batch:
+                if not task.is_done:  # what was raised is no Exception
+                    task.fail(RuntimeError("the transaction was broken off"))
+                task.wake()
 
     def _commit(self, batch: list[_Task]) -> None:
         try:
@@ -248,9 +275,10 @@ class Store:
 
     def _version(self) -> int:
         """Raises StoreFailed for files that are not ours to change."""
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        (application,) = self._db.execute("PRAGMA application_id").fetchone()
-        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        version, application, tables = self._db.execute(
+            "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_schema)"
+            " FROM pragma_user_version, pragma_application_id"
+        ).fetchone()
         if application != APPLICATION_ID and (application or version or tables):
             raise errors.StoreFailed(f"the store {self.path}: a database of something else")
         if version > len(MIGRATIONS):
@@ -264,13 +292,22 @@ class Store:
 class _Task:
     """What one caller wants of a transaction."""
 
-    __slots__ = ("_error", "_result", "_work", "is_done")
+    __slots__ = ("_error", "_result", "_turn", "_work", "is_done")
 
     def __init__(self, work: Callable[[sqlite3.Connection], Any]) -> None:
         self._work = work
         self._result: Any = None
         self._error: errors.BridgeError | None = None
+        self._turn = threading.Lock()
+        self._turn.acquire()
         self.is_done = False
+
+    def wait(self) -> None:
+        """Until it is done, or its turn to lead."""
+        self._turn.acquire()
+
+    def wake(self) -> None:
+        self._turn.release()
 
     def run(self, db: sqlite3.Connection) -> None:
         """An error of the wire's table is an answer: it is raised before anything is written."""
@@ -281,7 +318,7 @@ class _Task:
             self._error = error
 
     def fail(self, error: Exception) -> None:
-        self._error = errors.StoreFailed(f"the store failed: {error}")
+        self._error = _failed(error)
         self.is_done = True
 
     def outcome(self) -> Any:
@@ -293,12 +330,18 @@ class _Task:
 def _refuse_lost(path: Path) -> None:
     """SQLite takes a missing or an empty file for a new one, and throws its journal away."""
     journal = path.with_name(path.name + "-wal")
-    is_empty = not path.exists() or path.stat().st_size == 0
-    if is_empty and journal.exists() and journal.stat().st_size:
+    if not _size(path) and _size(journal):
         raise errors.StoreFailed(
-            f"the store {path}: the file is {'empty' if path.exists() else 'missing'}, but its"
-            f" journal {journal.name} is there; bring it back, or move the journal away"
+            f"the store {path}: the file is missing or empty, but its journal {journal.name} is"
+            " there; bring it back, or move the journal away"
         )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _next_epoch(db: sqlite3.Connection) -> int:
@@ -311,11 +354,11 @@ def _owned(db: sqlite3.Connection, session_id: str, epoch: int) -> int:
         "SELECT number FROM sessions WHERE id = ? AND epoch = ?", (session_id, epoch)
     ).fetchone()
     if row is None:
-        raise _lost(session_id)
+        raise errors.SessionLost.of(session_id)
     return int(row[0])
 
 
-def _read(db: sqlite3.Connection, number: int) -> Changes:
+def _records(db: sqlite3.Connection, number: int) -> Changes:
     records: Changes = {}
     for kind, name, value, crc32 in db.execute(
         "SELECT kind, name, value, crc32 FROM records WHERE session = ? ORDER BY rowid", (number,)
@@ -341,5 +384,5 @@ def _write(db: sqlite3.Connection, number: int, changes: Changes) -> None:
             )
 
 
-def _lost(session_id: str) -> errors.SessionLost:
-    return errors.SessionLost(f"session {session_id!r} belongs to another worker now")
+def _failed(error: Exception) -> errors.StoreFailed:
+    return errors.StoreFailed(f"the store failed: {error}")

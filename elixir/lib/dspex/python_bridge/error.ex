@@ -13,6 +13,7 @@ defmodule DSPex.PythonBridge.Error do
   |---|---|---|---|
   | `:invalid_frame` | communication | major | immediate_retry |
   | `:frame_too_large`, `:reply_too_large`, `:quota_exceeded` | resource | minor | abandon |
+  | `:store_failed` | resource | major | backoff_retry |
   | `:overloaded` | resource | major | failover |
   | `:circuit_open` | resource | critical | circuit_break |
   | `:invalid_request`, `:unknown_command`, `:invalid_args`, `:duplicate_id`, `:program_not_found`, `:program_exists`, `:lm_not_configured`, `:cancelled`, `:not_allowed` | request | warning | abandon |
@@ -28,6 +29,7 @@ defmodule DSPex.PythonBridge.Error do
     frame_too_large: {:resource, :minor, :abandon},
     reply_too_large: {:resource, :minor, :abandon},
     quota_exceeded: {:resource, :minor, :abandon},
+    store_failed: {:resource, :major, :backoff_retry},
     overloaded: {:resource, :major, :failover},
     circuit_open: {:resource, :critical, :circuit_break},
     invalid_request: {:request, :warning, :abandon},

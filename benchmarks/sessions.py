@@ -1,0 +1,90 @@
+"""What sessions cost: memory of empty ones, and a call in one among many, also while others expire.
+
+    python benchmarks/sessions.py [--json FILE]
+
+Through the dispatcher, without a pipe; each number of sessions in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from bridge import Dispatcher
+from bridge.adapters.dspy import adapter
+from bridge.worker.control import control, memory_usage
+
+NUMBERS = (1_000, 10_000, 100_000)
+CALLS = 2_000
+ROUNDS = 9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(figures_of(options.child)))
+        return
+    figures = {}
+    for number in NUMBERS:
+        command = [sys.executable, __file__, "--child", str(number)]
+        done = subprocess.run(command, capture_output=True, check=True)
+        figures[number] = json.loads(done.stdout)
+    base = figures[NUMBERS[0]]["call_us"]
+    for number, of in figures.items():
+        print(
+            f"{number:8} sessions: {of['bytes']:6.0f} bytes each;"
+            f" a call {of['call_us']:.1f} us ({of['call_us'] / base:.2f} x that among"
+            f" {NUMBERS[0]}), {of['expiring_us']:.1f} us while 16 others expire with each"
+        )
+    if options.json:
+        Path(options.json).write_text(json.dumps(figures, indent=1))
+
+
+def figures_of(number: int) -> dict[str, float]:
+    dispatcher = Dispatcher(adapter, max_sessions=2 * number, session_ttl=86_400.0)
+    dispatcher.add(control(dispatcher))
+
+    def create(first: int, ttl: float) -> None:
+        for each in range(first, first + number):
+            request = {
+                "id": each,
+                "command": "create_session",
+                "args": {"session_id": f"session-{each:08}", "ttl_s": ttl},
+            }
+            dispatcher.call(json.dumps(request).encode())
+
+    dispatcher.call(b'{"id": 1, "command": "create_session", "session_id": "first"}')
+    before = memory_usage()["rss"]
+    create(0, 86_400.0)
+    used = memory_usage()["rss"] - before
+    calls = min(CALLS, number // 32)  # each drops 16 of those whose time is over
+    call_us = a_call(dispatcher, calls)
+    create(number, 1.0)
+    time.sleep(2.1)  # they are looked at by the second
+    expired = dispatcher.sessions.expired
+    expiring_us = a_call(dispatcher, calls)
+    assert dispatcher.sessions.expired > expired
+    return {"bytes": used / number, "call_us": call_us, "expiring_us": expiring_us}
+
+
+def a_call(dispatcher: Dispatcher, calls: int) -> float:
+    request = b'{"id": 1, "command": "get_session_data", "session_id": "session-00000000"}'
+    rounds = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        for _ in range(calls // ROUNDS):
+            dispatcher.call(request)
+        rounds.append((time.perf_counter() - started) / (calls // ROUNDS) * 1e6)
+    return statistics.median(rounds)
+
+
+if __name__ == "__main__":
+    main()

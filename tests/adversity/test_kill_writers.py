@@ -1,0 +1,14 @@
+"""Kill -9 under load: no acknowledged change is lost, none is half."""
+
+from __future__ import annotations
+
+import kill_writers
+
+
+def test_workers_killed_while_they_write(tmp_path):
+    """A few seconds of what `kill_writers.py` does for as long as one likes."""
+    count = kill_writers.run(tmp_path / "store.db", 5.0, writers=16, rate=8.0)
+    assert count.is_clean, count
+    assert count.kills >= 5
+    assert count.acknowledged >= 50
+    assert count.checked >= 16

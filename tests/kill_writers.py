@@ -1,0 +1,201 @@
+"""Workers that share a store are killed while they write: is everything acknowledged there?
+
+    python tests/kill_writers.py --seconds 60 [--json FILE]
+
+Each writer has a durable session and writes one number into two keys of it, in one call, again
+and again, through whichever worker it finds. Whenever a worker was lost under it, and at the end,
+it reads both: they must be equal, not below the last number acknowledged, not above the last sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sqlite3
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from bridge import Client, errors
+
+
+@dataclass
+class Count:
+    """What happened. lost, half, invented: must stay 0."""
+
+    kills: int = 0
+    acknowledged: int = 0
+    unanswered: int = 0
+    taken_over: int = 0
+    checked: int = 0
+    lost: int = 0
+    half: int = 0
+    invented: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def is_clean(self) -> bool:
+        return not (self.lost or self.half or self.invented or self.faults)
+
+
+class Worker:
+    """A place with a worker in it: a new one whenever the last was killed."""
+
+    def __init__(self, store: Path) -> None:
+        self._flags = ("--store", f"sqlite:{store}")
+        self._changing = threading.Lock()
+        self.client = self._start()
+
+    def kill(self) -> None:
+        with self._changing:
+            self.client.kill()
+            self.client = self._start()
+
+    def _start(self) -> Client:
+        return Client.start(adapter="echo", flags=self._flags, timeout=60)
+
+
+class Writer:
+    def __init__(self, number: int, workers: list[Worker], count: Count, lock: threading.Lock):
+        self._session = f"writer {number}"
+        self._random = random.Random(number)
+        self._workers = workers
+        self._count, self._lock = count, lock
+        self._sent = self._acknowledged = -1
+        self._worker = workers[number % len(workers)]
+
+    def run(self, stop: threading.Event) -> None:
+        try:
+            while not stop.is_set():
+                self._step()
+            self._settled(self.check)
+        except Exception as error:
+            self._add(faults=[f"{self._session}: {error!r}"])
+
+    def _step(self) -> None:
+        if self._random.random() < 0.02:  # so that sessions change hands while both workers live
+            self._worker = self._random.choice(self._workers)
+        self._sent += 1
+        try:
+            self._write(self._sent)
+        except errors.WorkerCrashed:
+            self._add(unanswered=1)
+            self._worker = self._random.choice(self._workers)
+            self._settled(self.check)
+        except errors.SessionLost:
+            self._add(taken_over=1)
+        else:
+            self._acknowledged = self._sent
+            self._add(acknowledged=1)
+
+    def _write(self, number: int) -> None:
+        client = self._worker.client
+        if number == 0:
+            client.call("create_session", {"durable": True}, session_id=self._session, timeout=60)
+        change = {"operation": "merge", "value": {"a": number, "b": number}}
+        client.call("update_session_data", change, session_id=self._session, timeout=60)
+
+    def _settled(self, do) -> None:
+        while True:
+            try:
+                return do()
+            except errors.WorkerCrashed:
+                self._worker = self._random.choice(self._workers)
+
+    def check(self) -> None:
+        if self._acknowledged < 0:
+            self._sent = -1
+            return
+        # Another worker may have had the session since, so that what this one knows is old.
+        with suppress(errors.SessionLost):
+            self._worker.client.call(
+                "update_session_data",
+                {"key": "reader", "value": time.monotonic()},
+                session_id=self._session,
+                timeout=60,
+            )
+        data = self._worker.client.call("get_session_data", session_id=self._session, timeout=60)[
+            "data"
+        ]
+        a, b = data.get("a", -1), data.get("b", -1)
+        self._add(
+            checked=1,
+            half=int(a != b),
+            lost=int(a < self._acknowledged),
+            invented=int(a > self._sent),
+        )
+
+    def _add(self, **more) -> None:
+        with self._lock:
+            for name, value in more.items():
+                setattr(self._count, name, getattr(self._count, name) + value)
+
+
+def run(store: Path, seconds: float, *, writers: int = 32, places: int = 3, rate: float = 10.0):
+    """The Count of one run; rate: kills a second."""
+    count, lock, stop = Count(), threading.Lock(), threading.Event()
+    workers = [Worker(store) for _ in range(places)]
+    all_writers = [Writer(number, workers, count, lock) for number in range(writers)]
+    threads = [threading.Thread(target=writer.run, args=(stop,)) for writer in all_writers]
+    started = time.monotonic()
+    for thread in threads:
+        thread.start()
+
+    def kill(worker: Worker, turn: int) -> None:
+        due = started + (turn + 1) / rate
+        while not stop.wait(max(0.0, due - time.monotonic())):
+            worker.kill()
+            with lock:
+                count.kills += 1
+            due = max(due + places / rate, time.monotonic())
+
+    killers = [
+        threading.Thread(target=kill, args=(worker, turn)) for turn, worker in enumerate(workers)
+    ]
+    for killer in killers:
+        killer.start()
+    while time.monotonic() < started + seconds and not count.faults:
+        time.sleep(0.1)
+    stop.set()
+    for thread in (*killers, *threads):
+        thread.join()
+    for worker in workers:
+        worker.client.stop()
+    database = sqlite3.connect(store)
+    (verdict,) = database.execute("PRAGMA integrity_check").fetchone()
+    database.close()
+    if verdict != "ok":
+        count.faults.append(f"integrity_check: {verdict}")
+    return count
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--writers", type=int, default=32)
+    parser.add_argument("--workers", type=int, default=3, help="that share the store")
+    parser.add_argument("--rate", type=float, default=10.0, help="kills a second")
+    parser.add_argument("--json", metavar="FILE")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:  # a real disk, not a tmpfs
+        count = run(
+            Path(folder) / "store.db",
+            options.seconds,
+            writers=options.writers,
+            places=options.workers,
+            rate=options.rate,
+        )
+    for name, value in asdict(count).items():
+        print(f"{name:14}{value}")
+    if options.json:
+        Path(options.json).write_text(json.dumps(asdict(count), indent=1))
+    return 0 if count.is_clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
