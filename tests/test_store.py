@@ -468,18 +468,16 @@ def test_many_workers_make_one_store_at_once(path):
     """The file does not exist yet."""
     found = []
 
-    def start():
+    def start(name):
         try:
             store = Store(path)
-            store.create(
-                str(threading.get_ident()), store_module.Settings("", 1.0, store_module.Quota()), {}
-            )
+            store.create(name, store_module.Settings("", 1.0, store_module.Quota()), {})
             store.close()
             found.append("made")
         except errors.StoreFailed as error:
             found.append(str(error))
 
-    threads = [threading.Thread(target=start) for _ in range(8)]
+    threads = [threading.Thread(target=start, args=(str(n),)) for n in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
