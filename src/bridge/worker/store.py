@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -256,7 +257,7 @@ class Store:
         for pragma in ("foreign_keys = ON", "trusted_schema = OFF", "cell_size_check = ON"):
             db.execute(f"PRAGMA {pragma}")
         version = self._version()
-        db.execute("PRAGMA journal_mode = WAL")
+        self._use_journal()
         db.execute("PRAGMA synchronous = FULL")
         db.execute("BEGIN IMMEDIATE")  # also finds out whether the file can be written
         try:
@@ -272,6 +273,18 @@ class Store:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
+
+    def _use_journal(self) -> None:
+        """SQLite does not wait by itself for others that change to it at the same moment."""
+        deadline = time.monotonic() + BUSY_TIMEOUT
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     def _version(self) -> int:
         """Raises StoreFailed for files that are not ours to change."""
