@@ -75,6 +75,8 @@ def test_imports_go_downwards(module):
             assert target in ALLOWED[own] or package_itself, f"{module} imports {name}"
         if name.split(".")[0] in {"dspy", "litellm", "pydantic", "pydantic_core", "numpy"}:
             assert module.startswith("adapters.dspy."), f"{module} imports {name}"
+        if name.split(".")[0] == "prometheus_client":
+            assert module == "worker.metrics", f"{module} imports {name}"
 
 
 def test_the_compiled_path_knows_no_command():
@@ -95,7 +97,10 @@ def loaded_after(code: str) -> set[str]:
     return set(json.loads(output.stdout))
 
 
-HEAVY = {"dspy", "numpy", "litellm", "pydantic", "asyncio", "rich"}
+HEAVY = {
+    *("dspy", "numpy", "litellm", "pydantic", "asyncio", "rich"),
+    *("prometheus_client", "opentelemetry"),
+}
 FIRST_PING = """
 import bridge.worker.loop
 from bridge.adapters.dspy import adapter
@@ -107,11 +112,22 @@ assert b'"dspy_available":true' in dispatcher.call(b'{"id": 1, "command": "ping"
 import sys
 assert "logging" not in sys.modules
 """
+STATISTICS = f"""
+{FIRST_PING}
+assert b'"commands"' in dispatcher.call(b'{{"id": 1, "command": "get_stats"}}')
+everything = b'["commands", "sessions", "process", "histograms", "worker"]'
+request = b'{{"id": 1, "command": "get_stats", "args": {{"include": ' + everything + b'}}}}'
+assert b'"success":true' in dispatcher.call(request)
+request = b'{{"id": 1, "command": "get_stats", "args": {{"format": "prometheus"}}}}'
+assert b'"not_allowed"' in dispatcher.call(request)
+"""
 
 
-@pytest.mark.parametrize("code", ["import bridge", "from bridge import Client", FIRST_PING])
+@pytest.mark.parametrize(
+    "code", ["import bridge", "from bridge import Client", FIRST_PING, STATISTICS]
+)
 def test_heavy_libraries_are_loaded_late(code):
-    """Neither `import bridge` nor a worker's first ping loads any of these."""
+    """Neither `import bridge` nor a worker's first ping loads any of these, nor statistics."""
     assert not loaded_after(code) & HEAVY
 
 

@@ -54,7 +54,6 @@ def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(sessions_module, "time", clock)
     monkeypatch.setattr("bridge.worker.dispatch.time", clock)
-    monkeypatch.setattr("bridge.worker.session_commands.time", clock)
     return clock
 
 

@@ -13,6 +13,7 @@ from bridge.version import __version__
 if TYPE_CHECKING:
     from bridge import errors
     from bridge._dispatch import Context
+    from bridge._histogram import Histogram
     from bridge.adapter import Adapter
     from bridge.errors import BridgeError
     from bridge.host.client import Client
@@ -25,6 +26,7 @@ _DOORS = {
     "Client": "bridge.host.client",
     "Context": "bridge._dispatch",
     "Dispatcher": "bridge.worker.dispatch",
+    "Histogram": "bridge._histogram",
     "errors": "bridge.errors",
 }
 
@@ -34,6 +36,7 @@ __all__ = [
     "Client",
     "Context",
     "Dispatcher",
+    "Histogram",
     "__version__",
     "errors",
 ]

@@ -9,7 +9,7 @@ cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from libc.stdint cimport int64_t
 
-from bridge._framing cimport Frame, Outbox
+from bridge._framing cimport HEADER, Frame, Outbox
 from bridge._histogram cimport Recorder, monotonic
 
 from bridge.codec import ETF, JSON, refuse_non_finite
@@ -132,6 +132,7 @@ cdef class Context:
     session: that of a call that is not inline (sessions: all that it waited for). has_turn: none
     of their later calls has started yet.
     received_ns, deadline_ns: monotonic; 0 is no deadline. frame_bytes: of the request.
+    running: its handler has begun; before that it waits for its turn or for a thread.
     """
 
     cdef readonly object request
@@ -154,6 +155,7 @@ cdef class Context:
     cdef Path path
     cdef readonly bint has_turn
     cdef readonly bint answered
+    cdef readonly bint running
 
     @property
     def id(self):
@@ -264,6 +266,17 @@ cdef class Context:
             raise NotAllowed("an inline command cannot wait for the host")
         return self.host.call(self, command, args)
 
+    def count(self, str name not None, amount=1):
+        """Add `amount` to the counter `name` of the command and of the session: what an adapter
+        has to count (`lm_calls`, `input_tokens`, …) stands in the statistics of both.
+
+        Few names, known beforehand. Raises TypeError and ValueError where the amount is no finite
+        number from 0 up, or the name not letters, digits and underscores.
+        """
+        self.command.recorder.count(name, amount)
+        if self.sessions:
+            (<Recorder?>self.sessions[0].recorder).count(name, amount)
+
     def take_turn(self):
         """The call has its turn in all its sessions: from now on `release` ends it."""
         self.has_turn = True
@@ -356,9 +369,9 @@ cdef class Path:
         appended where somebody else has answered the call meanwhile."""
         cdef Command command = context.command
         cdef object message, args = None
-        cdef Py_ssize_t size
-        cdef bint failed = False
+        cdef Py_ssize_t before
         cdef int64_t decoded = 0
+        context.running = True
         context.started_ns = monotonic() if context.request.timing else 0
         try:
             if command.decode is not None:
@@ -367,39 +380,51 @@ cdef class Path:
                 decoded = monotonic()
             message = Reply(context.request.id, True, command.run(args, context), timestamp())
         except BaseException as error:
-            failed = True
+            decoded = 0
             message = self.policy.fail(context, error)
         if not context.claim():
             return
+        before = outbox.used
         try:
-            if decoded and not failed:
+            if decoded:
                 message = self.timed(context, message, decoded)
-            size = self.put(outbox, context.codec, message)
+            message = self.put(outbox, context.codec, message)
         except BaseException as error:
-            failed = True
-            size = self.put(outbox, context.codec, self.policy.not_encodable(context, error))
-        command.recorder.add(monotonic() - context.received_ns, context.frame_bytes, size, failed)
+            message = self.put(outbox, context.codec, self.policy.not_encodable(context, error))
+        self.record(context, outbox.used - before - HEADER, message)
 
     def finish(self, Context context not None, Outbox outbox not None, message):
         """Append `message` as the reply to a call that was claimed before its handler was done."""
-        cdef Py_ssize_t size = self.put(outbox, context.codec, message)
-        context.command.recorder.add(monotonic() - context.received_ns, context.frame_bytes, size,
-                                     True)
+        cdef Py_ssize_t before = outbox.used
+        message = self.put(outbox, context.codec, message)
+        self.record(context, outbox.used - before - HEADER, message)
+
+    cdef int record(self, Context context, Py_ssize_t size, object message) except -1:
+        """Count a call whose reply was `message`, of its command and of its session."""
+        cdef int64_t now = monotonic()
+        cdef int64_t took = now - context.received_ns
+        cdef str category = message.category if type(message) is Failure else None
+        context.command.recorder.add(now, took, context.frame_bytes, size, category)
+        if context.sessions:
+            (<Recorder?>context.sessions[0].recorder).add(now, took, context.frame_bytes, size,
+                                                          category)
+        return 0
 
     cdef object timed(self, Context context, object reply, int64_t decoded):
         cdef int64_t ran = monotonic()
         cdef Outbox trial = Outbox()
-        cdef Py_ssize_t size = self.put(trial, context.codec, reply)
+        self.put(trial, context.codec, reply)
         return TimedReply(reply.id, True, reply.result, reply.timestamp, {
             "queue_us": (context.started_ns - context.received_ns) / 1000,
             "decode_us": (decoded - context.started_ns) / 1000,
             "run_us": (ran - decoded) / 1000,
             "encode_us": (monotonic() - ran) / 1000,
             "bytes_in": context.frame_bytes,
-            "bytes_out": size,
+            "bytes_out": trial.used - HEADER,
         })
 
-    cdef Py_ssize_t put(self, Outbox outbox, Codec codec, object message) except -1:
+    cdef object put(self, Outbox outbox, Codec codec, object message):
+        """Append `message`, or what stands for one that is too large; what was appended."""
         cdef Py_ssize_t before = outbox.used
         cdef Py_ssize_t size
         try:
@@ -409,15 +434,17 @@ cdef class Path:
             raise
         if size == 0:
             message = self.policy.too_large(message)
-            size = outbox.add(codec.encode_into, message, self.max_frame)
-            return size or outbox.add(codec.encode_into, self.policy.too_large(message), FRAME_MAX)
+            if not outbox.add(codec.encode_into, message, self.max_frame):
+                message = self.policy.too_large(message)
+                outbox.add(codec.encode_into, message, FRAME_MAX)
+            return message
         if codec.lossy and holds_null(outbox, before):
             try:
                 refuse_non_finite_in(message)
             except BaseException:
                 outbox.undo(before)
                 raise
-        return size
+        return message
 
 
 cdef object refuse_non_finite_in(object message):

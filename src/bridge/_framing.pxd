@@ -21,6 +21,10 @@ cdef extern from *:
         unsigned char *data
 
 
+cdef enum:
+    HEADER = 4  # bytes
+
+
 cdef class Frame:
     cdef bridge_slab *slab
     cdef const unsigned char *data

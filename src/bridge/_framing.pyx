@@ -146,7 +146,6 @@ cdef extern from "<pthread.h>" nogil:
 
 
 cdef enum:
-    HEADER = 4                    # bytes
     SLAB = 64 * 1024              # bytes; measured best on a pipe of 64 KiB and of 1 MiB
     FLUSH_AT = 64 * 1024          # bytes of replies kept back while a read's frames are answered
     MAX_PARTS = 64                # buffers in one send

@@ -72,6 +72,7 @@ def _add_worker(parser: argparse.ArgumentParser) -> None:
     add("--session-ttl", type=_ttl, default=3600.0, metavar="SECONDS", help="idle; default 3600")
     add("--session-programs", type=_positive, metavar="N", help="quota of each session")
     add("--session-bytes", type=_positive, metavar="BYTES", help="quota of each session")
+    add("--telemetry", action="store_true", help="load what the extra `telemetry` installs")
     add("--log-level", default="WARNING", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     add("--quiet", action="store_true", help="log errors only")
 
@@ -165,6 +166,7 @@ def _worker(arguments: argparse.Namespace, parent: int) -> int:
         session_ttl=arguments.session_ttl,
         quota=Quota(arguments.session_programs, arguments.session_bytes),
         log_level="ERROR" if arguments.quiet else arguments.log_level,
+        telemetry=arguments.telemetry,
     )
     run(lambda: _load_adapter(arguments.adapter), options, parent)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,8 +14,10 @@ from bridge.adapter import Adapter
 from bridge.codec import FORMATS, Format
 from bridge.messages import Event, Id
 from bridge.version import __version__
+from bridge.worker import stats
 from bridge.worker.calls import pause, resume
 from bridge.worker.session_commands import add_session_commands
+from bridge.worker.stats import StatsArgs
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
@@ -49,7 +49,7 @@ def control(dispatcher: Dispatcher) -> Adapter:
     """The control commands of `dispatcher`, as an adapter to be added to it."""
     adapter = Adapter("control")
     sessions = dispatcher.sessions
-    available = cache(dispatcher.adapter.available)
+    available = dispatcher.available
     worker_id = msgspec.UNSET if dispatcher.worker_id is None else dispatcher.worker_id
     mode = dispatcher.mode
 
@@ -85,32 +85,10 @@ def control(dispatcher: Dispatcher) -> Adapter:
             "errors": {code: error.category for code, error in errors.CODES.items()},
         }
 
-    @adapter.command("get_stats", lane="inline", idempotent=True)
-    def get_stats(args: None, context: Context) -> dict[str, Any]:
+    @adapter.command("get_stats", StatsArgs, lane="inline", idempotent=True)
+    def get_stats(args: StatsArgs, context: Context) -> dict[str, Any]:
         """Calls, errors, bytes and latencies of each command; memory and uptime."""
-        used = {name: c.recorder for name, c in dispatcher.commands.items() if c.recorder.calls}
-        return {
-            "programs_count": sessions.programs,
-            "sessions_count": len(sessions),
-            "command_count": sum(recorder.calls for recorder in used.values()),
-            "error_count": sum(recorder.errors for recorder in used.values()) + dispatcher.refused,
-            "refused_count": dispatcher.refused,
-            "in_flight": len(dispatcher.calls.open),
-            "threads_lost": dispatcher.lanes.lost,
-            "calls_written_off": dispatcher.lanes.written_off,
-            "uptime": context.uptime,
-            "memory_usage": memory_usage(),
-            "dspy_available": available(),
-            "commands": {name: recorder.summary() for name, recorder in used.items()},
-            "worker": {
-                "version": __version__,
-                "python": platform.python_version(),
-                "pid": os.getpid(),
-                "mode": mode,
-                "adapter": dispatcher.adapter.name,
-                "threads": dispatcher.lanes.limit,
-            },
-        }
+        return stats.reply(dispatcher, args, context)
 
     @adapter.command("cancel", CallArgs, lane="inline", idempotent=True)
     def cancel(args: CallArgs, context: Context) -> dict[str, Any]:
@@ -140,11 +118,11 @@ def control(dispatcher: Dispatcher) -> Adapter:
             "status": "reset",
             "programs_cleared": _programs(context),
             "commands_reset": sum(recorder.calls for recorder in recorders),
-            "errors_reset": sum(recorder.errors for recorder in recorders) + dispatcher.refused,
+            "errors_reset": sum(each.errors for each in recorders) + dispatcher.refused.total(),
         }
         for recorder in recorders:
             recorder.reset()
-        dispatcher.refused = 0
+        dispatcher.refused.clear()
         return result
 
     @adapter.command("shutdown", lane="inline")
@@ -160,20 +138,6 @@ def control(dispatcher: Dispatcher) -> Adapter:
 
     add_session_commands(adapter, dispatcher)
     return adapter
-
-
-def memory_usage() -> dict[str, float]:
-    """rss and vms of this process in bytes, and rss in percent of the machine's memory."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    total = os.sysconf("SC_PHYS_PAGES") * page
-    try:
-        with open("/proc/self/statm") as statm:
-            vms, rss = (int(pages) * page for pages in statm.read().split()[:2])
-    except OSError:  # no procfs: the peak is what can be had
-        import resource
-
-        vms, rss = 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"rss": rss, "vms": vms, "percent": round(100 * rss / total, 2)}
 
 
 def forward_logs(context: Context | None) -> None:

@@ -10,8 +10,9 @@ import contextlib
 import itertools
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,6 +25,7 @@ from bridge.codec import Format, by_first_byte, by_name
 from bridge.messages import Answer, Failure, Negotiation, Reply, Selection, failure
 from bridge.records import Quota
 from bridge.telemetry import logging_call, warn
+from bridge.worker import extras
 from bridge.worker.calls import Calls, wake
 from bridge.worker.hostcalls import HostCalls
 from bridge.worker.lanes import Job, Lanes
@@ -74,6 +76,7 @@ class Dispatcher:
         store: Store | None = None,
     ) -> None:
         self.adapter = adapter
+        self.available = cache(adapter.available)
         self.protocol = protocol
         self.mode = mode
         self.worker_id = worker_id
@@ -91,7 +94,11 @@ class Dispatcher:
             store=store,
         )
         self.commands: dict[str, Command] = {}
-        self.refused = 0  # frames that were no request, or named no command
+        # Frames that became no call, by the category of the error: no request, no such command,
+        # a queue that is full.
+        self.refused: Counter[str] = Counter()
+        # The statistics as text, for (open calls, sessions, uptime); `extras` replaces it.
+        self.prometheus: Callable[..., dict[str, str]] = extras.switched_off
         self.host = HostCalls()
         self.path = Path(by_first_byte(), self.commands, self.calls.open, self, max_frame)
         self.add(adapter)
@@ -140,9 +147,8 @@ class Dispatcher:
             self.calls.add(context)
             self._enter(context)
         except Exception as error:
-            self.refused += 1
             self.calls.remove(context)
-            return self.fail(context, error)
+            return self._refused(self.fail(context, error))
         return None
 
     def refuse(
@@ -155,20 +161,18 @@ class Dispatcher:
             selection = self._negotiate(format, frame)
             if selection is not None:
                 return selection
-        self.refused += 1
         request_id = None if format is None else format.find_id(frame)
-        return failure(request_id, _envelope_error(error), timestamp())
+        return self._refused(failure(request_id, _envelope_error(error), timestamp()))
 
     def reject(self, context: Context) -> Failure:
         """The answer to a request whose command is unknown or whose id is taken."""
-        self.refused += 1
         name = context.request.command
         error: errors.BridgeError
         if name in self.commands:
             error = errors.DuplicateId(f"a call with id {context.id!r} is open already")
         else:
             error = errors.UnknownCommand(f"Unknown command: {name}", known=sorted(self.commands))
-        return failure(context.id, error, timestamp())
+        return self._refused(failure(context.id, error, timestamp()))
 
     def fail(self, context: Context, error: BaseException) -> Failure:
         """The answer to a call whose handler raised."""
@@ -198,6 +202,10 @@ class Dispatcher:
         # It may be the id that is too long.
         request_id = None if isinstance(reply, Failure) else reply.id
         return failure(request_id, error, timestamp())
+
+    def _refused(self, reply: Failure) -> Failure:
+        self.refused[reply.category] += 1
+        return reply
 
     # Calls on threads.
 

@@ -18,7 +18,7 @@ from bridge.adapter import Adapter
 from bridge.codec import JSON
 from bridge.messages import failure
 from bridge.records import Quota
-from bridge.worker import process
+from bridge.worker import extras, process
 from bridge.worker.control import control
 from bridge.worker.dispatch import Dispatcher
 
@@ -31,6 +31,7 @@ class Options(msgspec.Struct, frozen=True):
 
     fds: the descriptors to read from and write to. protocol: what negotiation selects.
     store: "sqlite:PATH", where durable sessions are kept. session_ttl: seconds.
+    telemetry: load the libraries of the extra of that name.
     """
 
     mode: str = "standalone"
@@ -46,6 +47,7 @@ class Options(msgspec.Struct, frozen=True):
     session_ttl: float = 3600.0
     quota: Quota = Quota()
     log_level: str = "WARNING"
+    telemetry: bool = False
 
 
 def run(load_adapter: Callable[[], Adapter], options: Options, parent: int) -> NoReturn:
@@ -84,6 +86,8 @@ def _dispatcher(adapter: Adapter, options: Options) -> Dispatcher:
         store=_store(options.store),
     )
     dispatcher.add(control(dispatcher))
+    if options.telemetry:
+        dispatcher.prometheus = extras.loading
     return dispatcher
 
 
@@ -117,7 +121,7 @@ def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options
             writer.flush,
             refuse,
             stopping=lambda: path.stopping,
-            warm_up=lambda: _warm_up(dispatcher.adapter, options),
+            warm_up=lambda: _warm_up(dispatcher, options),
         )
     except (BrokenPipeError, ConnectionResetError):
         return process.OK
@@ -131,8 +135,14 @@ def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options
     return process.PROTOCOL_ERROR
 
 
-def _warm_up(adapter: Adapter, options: Options) -> None:
+def _warm_up(dispatcher: Dispatcher, options: Options) -> None:
     """What a worker needs, but not for its first reply."""
     telemetry.log_to_stderr(options.log_level)
-    if adapter.warm_up is not None:
-        threading.Thread(target=adapter.warm_up, name="bridge-warm-up", daemon=True).start()
+    if options.telemetry:
+        _on_a_thread(lambda: extras.load(dispatcher))
+    if dispatcher.adapter.warm_up is not None:
+        _on_a_thread(dispatcher.adapter.warm_up)
+
+
+def _on_a_thread(warm_up: Callable[[], None]) -> None:
+    threading.Thread(target=warm_up, name="bridge-warm-up", daemon=True).start()

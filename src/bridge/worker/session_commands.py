@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -84,15 +83,15 @@ def add_session_commands(adapter: Adapter, dispatcher: Dispatcher) -> None:
     @adapter.command("list_sessions", ListSessionsArgs, lane="worker", idempotent=True)
     def list_sessions(args: ListSessionsArgs, context: Context) -> dict[str, Any]:
         """The sessions of this worker, the last used first, and those that only the store has."""
-        live = sessions.latest()
-        known = {session.id for session in live}
+        live, limit = len(sessions), max(0, args.limit)
         stored = [] if sessions.store is None else sessions.store.list_sessions()
-        rest = [_as_stored(entry) for entry in stored if entry["session_id"] not in known]
-        limit = max(0, args.limit)
-        listed = [{**_described(session), "live": True} for session in live[:limit]]
+        rest = [
+            _as_stored(entry) for entry in stored if sessions.find(entry["session_id"]) is None
+        ]
+        listed = [{**_described(each), "live": True} for each in sessions.latest(limit)]
         return {
             "sessions": (listed + rest)[:limit],
-            "total_count": len(live) + len(rest),
+            "total_count": live + len(rest),
             "limit": sessions.limit,
             "expired": sessions.expired,
             "evicted": sessions.evicted,
@@ -179,7 +178,7 @@ def _described(session: Session) -> dict[str, Any]:
     return {
         "session_id": session.id,
         "created_at": session.created_at,
-        "idle_s": round(max(0.0, time.monotonic() - session.used), 3),
+        "idle_s": session.idle,
         "ttl_s": session.ttl,
         "durable": session.is_durable,
         "programs": session.programs,

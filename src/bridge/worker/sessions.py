@@ -8,11 +8,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from bridge import errors
 from bridge._dispatch import timestamp
+from bridge._histogram import Recorder
 from bridge.records import Quota, Records
 from bridge.telemetry import warn
 from bridge.worker.lanes import Order
@@ -32,7 +34,7 @@ _making = threading.Lock()
 class Session:
     """records: what it keeps, for the store and the quota. state: what the adapter makes of them.
     order: its calls'. ttl: seconds. epoch: that it was opened with in the store; 0: it is not
-    durable.
+    durable. recorder: what is counted of its calls.
 
     shared: what the adapter keeps for all sessions of the worker; one dict, never replaced.
     was: why there is nothing left of an earlier session of that id: "expired" or "evicted".
@@ -51,6 +53,7 @@ class Session:
         "is_loaded",
         "is_new",
         "order",
+        "recorder",
         "records",
         "shared",
         "slot",
@@ -72,6 +75,7 @@ class Session:
         self.shared = shared
         self.records = Records(quota)
         self.order = Order()
+        self.recorder = Recorder()
         self.ttl = ttl
         self.created_at = timestamp()
         self.used = 0.0
@@ -100,6 +104,11 @@ class Session:
     @property
     def programs(self) -> int:
         return len(self.records.of("program"))
+
+    @property
+    def idle(self) -> float:
+        """Seconds since its last call ended or, if it is open, arrived; to the ms."""
+        return round(max(0.0, time.monotonic() - self.used), 3)
 
     def load(self) -> None:
         """Take the session over from the store, where it has one of that id; one that is here
@@ -278,9 +287,9 @@ class Sessions:
         is_over = session_id in self._table and self.find(session_id) is None
         return "expired" if is_over else self._gone.get(session_id)
 
-    def latest(self) -> list[Session]:
-        """All of them, the last used one first."""
-        return list(self._table.values())[::-1]
+    def latest(self, limit: int) -> list[Session]:
+        """At most so many of them, the last used one first."""
+        return list(islice(reversed(self._table.values()), limit))
 
     def configure(self, session: Session, ttl: float, quota: Quota) -> None:
         """Another time to live (seconds) and quota. Raises SessionLost, StoreFailed."""

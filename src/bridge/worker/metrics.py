@@ -1,0 +1,166 @@
+"""The statistics as Prometheus text. Only `extras` loads this: it imports prometheus_client.
+
+Nothing is counted here and nothing kept: the families are made of the recorders at each scrape.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+from bridge._histogram import Histogram
+from bridge.version import __version__
+from bridge.worker.sessions import Session
+from bridge.worker.stats import OpenCalls, process, used_commands
+
+if TYPE_CHECKING:
+    from bridge._dispatch import Command
+    from bridge.worker.dispatch import Dispatcher
+
+# Whole octaves of the histograms, so that the counts are exact: 4 µs to 9 minutes, in ns.
+BOUNDS = tuple(2**power - 1 for power in range(12, 40))
+
+
+def prometheus(
+    dispatcher: Dispatcher, calls: OpenCalls, sessions: Sequence[Session], uptime: float
+) -> dict[str, str]:
+    """{content_type, text}: of the worker, of each command, and of these sessions."""
+    registry = CollectorRegistry()
+    registry.register(Worker(dispatcher, uptime))
+    commands = used_commands(dispatcher, calls)
+    registry.register(Group("command", {each.name: each for each in commands}, calls))
+    if sessions:
+        registry.register(Group("session", {each.id: each for each in sessions}, calls))
+    text = generate_latest(registry).decode()
+    return {"content_type": CONTENT_TYPE_PLAIN_0_0_4, "text": text}
+
+
+class Group(Collector):
+    """What is counted of each command, or of each session. kind: which, and the label's name."""
+
+    def __init__(self, kind: str, rows: dict[str, Command | Session], calls: OpenCalls) -> None:
+        self._prefix = "bridge" if kind == "command" else f"bridge_{kind}"
+        self._labels = [kind]
+        self._rows = rows
+        self._calls = calls
+
+    def collect(self) -> Iterator[Metric]:
+        totals = {name: row.recorder.total() for name, row in self._rows.items()}
+        calls = self._counter("calls", "Calls that were answered, with a result or an error.")
+        received = self._counter("received_bytes", "Bytes of requests.")
+        sent = self._counter("sent_bytes", "Bytes of replies.")
+        for name, total in totals.items():
+            calls.add_metric([name], total.calls)
+            received.add_metric([name], total.bytes_in)
+            sent.add_metric([name], total.bytes_out)
+        yield from (calls, received, sent, self._errors(), self._duration(totals))
+        yield self._open("in_flight", "Calls without a reply yet.", self._calls.in_flight)
+        yield self._open(
+            "queued", "Of these, the ones that wait for a turn or a thread.", self._calls.queued
+        )
+        yield from self._counters().values()
+
+    def _counter(self, name: str, help: str) -> CounterMetricFamily:
+        return CounterMetricFamily(f"{self._prefix}_{name}", help, labels=self._labels)
+
+    def _errors(self) -> Metric:
+        family = CounterMetricFamily(
+            f"{self._prefix}_errors",
+            "Calls that were answered with an error.",
+            labels=[*self._labels, "category"],
+        )
+        for name, row in self._rows.items():
+            for category, errors in row.recorder.errors_by_category.items():
+                family.add_metric([name, category], errors)
+        return family
+
+    def _duration(self, totals: dict[str, Histogram]) -> Metric:
+        """Sessions are many: they get no buckets."""
+        name, help = f"{self._prefix}_call_duration_seconds", "From the request read to the reply."
+        if self._labels == ["session"]:
+            summary = SummaryMetricFamily(name, help, labels=self._labels)
+            for row, total in totals.items():
+                summary.add_metric([row], total.calls, total.sum_ns / 1e9)
+            return summary
+        histogram = HistogramMetricFamily(name, help, labels=self._labels)
+        for row, total in totals.items():
+            buckets = [(repr(bound / 1e9), float(total.calls_within(bound))) for bound in BOUNDS]
+            histogram.add_metric([row], [*buckets, ("+Inf", total.calls)], total.sum_ns / 1e9)
+        return histogram
+
+    def _open(self, name: str, help: str, counts: Counter[Command | Session]) -> Metric:
+        family = GaugeMetricFamily(f"{self._prefix}_calls_{name}", help, labels=self._labels)
+        for label, row in self._rows.items():
+            family.add_metric([label], counts[row])
+        return family
+
+    def _counters(self) -> dict[str, CounterMetricFamily]:
+        """What the adapter counts. A name of its own, so that it meets none of ours."""
+        families: dict[str, CounterMetricFamily] = {}
+        for label, row in self._rows.items():
+            for name, value in row.recorder.counters.items():
+                if name not in families:
+                    families[name] = self._counter(f"adapter_{name}", "Counted by the adapter.")
+                families[name].add_metric([label], value)
+        return families
+
+
+class Worker(Collector):
+    """What is not of one command: the process, its lanes, its sessions."""
+
+    def __init__(self, dispatcher: Dispatcher, uptime: float) -> None:
+        self._dispatcher = dispatcher
+        self._uptime = uptime
+
+    def collect(self) -> Iterator[Metric]:
+        dispatcher, numbers = self._dispatcher, process(self._uptime)
+        info = {
+            "version": __version__,
+            "adapter": dispatcher.adapter.name,
+            "mode": dispatcher.mode,
+            "worker_id": dispatcher.worker_id or "",
+        }
+        yield InfoMetricFamily("bridge_worker", "What the worker is.", value=info)
+        yield _counter(
+            "refused", "Frames that became no call.", "category", dict(dispatcher.refused)
+        )
+        lanes = dispatcher.lanes
+        yield _gauge("sessions", "Live sessions.", len(dispatcher.sessions))
+        yield _gauge("threads_lost", "Threads that calls written off still keep.", lanes.lost)
+        yield CounterMetricFamily(
+            "bridge_calls_written_off", "Calls whose thread did not come back.", lanes.written_off
+        )
+        yield _gauge("uptime_seconds", "Since the start of the process.", numbers["uptime"])
+        yield _gauge("process_resident_memory_bytes", "Memory in use.", numbers["rss"])
+        yield _gauge("process_virtual_memory_bytes", "Memory mapped.", numbers["vms"])
+        yield _gauge("process_threads", "Threads, those of libraries too.", numbers["threads"])
+        yield _gauge("process_open_fds", "Open descriptors.", numbers["fds"])
+        cpu = {"user": numbers["cpu_user"], "system": numbers["cpu_system"]}
+        yield _counter("process_cpu_seconds", "CPU time.", "mode", cpu)
+        for name, values in numbers["gc"].items():
+            by_generation = {str(generation): value for generation, value in enumerate(values)}
+            yield _counter(f"process_gc_{name}", f"gc: {name}.", "generation", by_generation)
+
+
+def _gauge(name: str, help: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"bridge_{name}", help, value)
+
+
+def _counter(name: str, help: str, label: str, values: dict[str, float]) -> Metric:
+    family = CounterMetricFamily(f"bridge_{name}", help, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family

@@ -1,0 +1,230 @@
+"""What `get_stats` answers: sections made of what the recorders of commands and sessions hold.
+
+Nothing here is paid by a call: it is added up when somebody asks.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+
+from bridge import errors
+from bridge._histogram import SLOT_NS, Histogram, Recorder, now_ns
+from bridge.version import __version__
+from bridge.worker.sessions import Session
+
+if TYPE_CHECKING:
+    from bridge._dispatch import Command, Context
+    from bridge.worker.dispatch import Dispatcher
+
+SECTIONS = ("commands", "sessions", "process", "histograms", "worker")
+FORMATS = ("map", "prometheus")
+WINDOWS = {"1m": 60, "5m": 300}  # seconds
+MOST_SESSIONS = 1000  # in one reply: some 10 ms of the reading thread
+
+
+class StatsArgs(msgspec.Struct):
+    """include: sections; null: those of always. session_id: the only session listed. limit: how
+    many are, the last used first. format: "map" or "prometheus"."""
+
+    include: list[str] | None = None
+    session_id: str | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MOST_SESSIONS)] = 100
+    format: str = "map"
+
+
+def reply(dispatcher: Dispatcher, args: StatsArgs, context: Context) -> dict[str, Any]:
+    """The result of `get_stats`. Raises InvalidArgs, NotAllowed and Overloaded."""
+    _refuse_unknown(args)
+    now = now_ns()
+    calls = OpenCalls(dispatcher.calls.open.values())
+    include = set(args.include or ())
+    sessions = []
+    if "sessions" in include:
+        sessions = listed(dispatcher, context.session_id or args.session_id, args.limit)
+    if args.format == "prometheus":
+        return dispatcher.prometheus(calls, sessions, context.uptime)
+    result: dict[str, Any] = {}
+    if args.include is None:
+        result = _overview(dispatcher, calls, context.uptime)
+        include = {"commands", "worker"}
+    raw = "histograms" in include
+    if "commands" in include or (raw and "sessions" not in include):
+        result["commands"] = {
+            command.name: _entry(command.recorder, calls, command, now, raw)
+            for command in used_commands(dispatcher, calls)
+        }
+    if "sessions" in include:
+        result["sessions"] = [
+            {
+                "session_id": session.id,
+                "idle_s": session.idle,
+                **_entry(session.recorder, calls, session, now, raw),
+            }
+            for session in sessions
+        ]
+    if "process" in include:
+        result["process"] = process(context.uptime)
+    if "worker" in include:
+        result["worker"] = _worker(dispatcher, calls)
+    return result
+
+
+class OpenCalls:
+    """The calls that have no reply yet, counted by command and by session.
+
+    in_flight: all of them. queued: of these, how many wait for their turn or for a thread.
+    """
+
+    def __init__(self, calls: Iterable[Context]) -> None:
+        self.in_flight: Counter[Command | Session] = Counter()
+        self.queued: Counter[Command | Session] = Counter()
+        self.total = self.total_queued = 0
+        for call in list(calls):  # other threads end calls meanwhile
+            waits = not call.running
+            self.total += 1
+            self.total_queued += waits
+            self.in_flight[call.command] += 1
+            self.queued[call.command] += waits
+            if call.session is not None:
+                self.in_flight[call.session] += 1
+                self.queued[call.session] += waits
+
+
+def used_commands(dispatcher: Dispatcher, calls: OpenCalls) -> list[Command]:
+    """Those with calls, open ones too."""
+    commands = list(dispatcher.commands.values())
+    return [command for command in commands if command.recorder.calls or calls.in_flight[command]]
+
+
+def listed(dispatcher: Dispatcher, session_id: str | None, limit: int) -> list[Session]:
+    """The sessions last used, at most `limit`; or the one of that id, if there is one."""
+    if session_id is None:
+        return dispatcher.sessions.latest(limit)
+    found = dispatcher.sessions.find(session_id)
+    return [] if found is None else [found]
+
+
+def memory_usage() -> dict[str, float]:
+    """rss and vms of this process in bytes, and rss in percent of the machine's memory."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    total = os.sysconf("SC_PHYS_PAGES") * page
+    try:
+        with open("/proc/self/statm") as statm:
+            vms, rss = (int(pages) * page for pages in statm.read().split()[:2])
+    except OSError:  # no procfs: the peak is what can be had
+        import resource
+
+        vms, rss = 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"rss": rss, "vms": vms, "percent": round(100 * rss / total, 2)}
+
+
+def process(uptime: float) -> dict[str, Any]:
+    """rss, vms (bytes), cpu_user, cpu_system, uptime (s), threads, fds, gc by generation.
+
+    threads: of the system, those of libraries too.
+    """
+    memory, times = memory_usage(), os.times()
+    try:
+        threads = len(os.listdir("/proc/self/task"))
+    except OSError:
+        threads = threading.active_count()
+    generations = gc.get_stats()
+    return {
+        "rss": memory["rss"],
+        "vms": memory["vms"],
+        "cpu_user": times.user,
+        "cpu_system": times.system,
+        "threads": threads,
+        "fds": len(os.listdir("/dev/fd")) - 1,  # without the one that lists them
+        "gc": {
+            name: [generation[name] for generation in generations]
+            for name in ("collections", "collected", "uncollectable")
+        },
+        "uptime": uptime,
+    }
+
+
+def _refuse_unknown(args: StatsArgs) -> None:
+    for index, section in enumerate(args.include or ()):
+        if section not in SECTIONS:
+            raise errors.InvalidArgs(
+                f"no section {section!r}: there are {', '.join(SECTIONS)}",
+                path=f"args.include[{index}]",
+                known=list(SECTIONS),
+            )
+    if args.format not in FORMATS:
+        raise errors.InvalidArgs(
+            f"no format {args.format!r}: there are {', '.join(FORMATS)}",
+            path="args.format",
+            known=list(FORMATS),
+        )
+
+
+def _overview(dispatcher: Dispatcher, calls: OpenCalls, uptime: float) -> dict[str, Any]:
+    """What stands beside the sections where none is chosen: the keys of the plain protocol."""
+    recorders = [command.recorder for command in dispatcher.commands.values()]
+    refused = dispatcher.refused.total()
+    return {
+        "programs_count": dispatcher.sessions.programs,
+        "sessions_count": len(dispatcher.sessions),
+        "command_count": sum(recorder.calls for recorder in recorders),
+        "error_count": sum(recorder.errors for recorder in recorders) + refused,
+        "refused_count": refused,
+        "in_flight": calls.total,
+        "threads_lost": dispatcher.lanes.lost,
+        "calls_written_off": dispatcher.lanes.written_off,
+        "uptime": uptime,
+        "memory_usage": memory_usage(),
+        "dspy_available": dispatcher.available(),
+    }
+
+
+def _worker(dispatcher: Dispatcher, calls: OpenCalls) -> dict[str, Any]:
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "pid": os.getpid(),
+        "mode": dispatcher.mode,
+        "adapter": dispatcher.adapter.name,
+        "threads": dispatcher.lanes.limit,
+        "threads_lost": dispatcher.lanes.lost,
+        "calls_written_off": dispatcher.lanes.written_off,
+        "in_flight": calls.total,
+        "queue_depth": calls.total_queued,
+        "sessions": len(dispatcher.sessions),
+        "refused": dict(dispatcher.refused),
+    }
+
+
+def _entry(
+    recorder: Recorder, calls: OpenCalls, key: Command | Session, now: int, raw: bool
+) -> dict[str, Any]:
+    return {
+        **_summary(recorder.total(), raw),
+        "errors_by_category": recorder.errors_by_category,
+        "counters": recorder.counters,
+        "in_flight": calls.in_flight[key],
+        "queue_depth": calls.queued[key],
+        "windows": {
+            name: {
+                "seconds": round(seconds + now % SLOT_NS / 1e9, 3),
+                **_summary(recorder.window(seconds, now), raw),
+            }
+            for name, seconds in WINDOWS.items()
+        },
+    }
+
+
+def _summary(histogram: Histogram, raw: bool) -> dict[str, Any]:
+    summary = histogram.summary()
+    if raw:
+        summary["histogram"] = histogram.to_dict()
+    return summary
