@@ -1,7 +1,10 @@
-"""What recording one call costs: two looks at the clock, and one entry into counters and histogram.
+"""What recording one call costs, all of it: two looks at the clock, and the entries into counters,
+histogram and window of its command and of its session.
 
-The compiled path does it in C; from Python the call itself comes on top, so these figures are an
-upper bound. Beside them: the same entry into a Python list and into a numpy array.
+The compiled path does it in C, so it is timed in C (`recording_loops.pyx`), less the loop itself.
+Latencies are log-normal around 20 ms. Beside it: the histogram alone in a Python list and in a
+numpy array, less a call that does nothing. Behind it: what `get_stats` takes of the reading thread,
+with 10 000 sessions, beside `ping`.
 """
 
 from __future__ import annotations
@@ -9,50 +12,167 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import timeit
+from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import numpy
 
-from bridge._histogram import Recorder, now_ns
+from bridge import Dispatcher, errors
+from bridge._dispatch import timestamp
+from bridge._histogram import Recorder
+from bridge.adapters.echo import adapter as echo
+from bridge.messages import Reply, failure
+from bridge.worker import extras
+from bridge.worker.control import control
+from bridge.worker.sessions import Session
 
-CALLS = 200_000
+CALLS = 100_000
 ROUNDS = 15
+ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
-    recorder, counts, array = Recorder(), [0] * 1152, numpy.zeros(1152, numpy.uint64)
-
-    def nothing(nanoseconds: int, bytes_in: int, bytes_out: int, failed: bool) -> None:
-        pass
-
-    def in_list(nanoseconds: int, bytes_in: int, bytes_out: int, failed: bool) -> None:
-        shift = max(0, nanoseconds.bit_length() - 6)
-        counts[(shift << 5) + (nanoseconds >> shift)] += 1
-
-    def in_array(nanoseconds: int, bytes_in: int, bytes_out: int, failed: bool) -> None:
-        shift = max(0, nanoseconds.bit_length() - 6)
-        array[(shift << 5) + (nanoseconds >> shift)] += 1
-
-    subjects = {
-        "a call that does nothing": lambda: nothing(12345, 100, 200, False),
-        "Recorder.record": lambda: recorder.record(12345, 100, 200, False),
-        "now_ns": now_ns,
-        "histogram in a Python list": lambda: in_list(12345, 100, 200, False),
-        "histogram in a numpy array": lambda: in_array(12345, 100, 200, False),
-    }
+    with tempfile.TemporaryDirectory() as folder:
+        loops = built(Path(folder))
+    times = numpy.random.default_rng(1).lognormal(16.8, 1.0, CALLS).astype(numpy.int64)
+    subjects = {**in_c(loops, times), **in_python(times.tolist())}
     rounds: dict[str, list[float]] = {name: [] for name in subjects}
     for _ in range(ROUNDS):
         for name, subject in subjects.items():
-            rounds[name].append(timeit.timeit(subject, number=CALLS) / CALLS * 1e9)
-    medians = {name: statistics.median(times) for name, times in rounds.items()}
-    for name, median in medians.items():
-        print(f"{name:30}{median:8.0f} ns")
+            rounds[name].append(timeit.timeit(subject, number=1) / CALLS * 1e9)
+    medians = {name: statistics.median(each) for name, each in rounds.items()}
+    shown = {
+        name: median - medians[baseline(name)]
+        for name, median in medians.items()
+        if baseline(name) != name
+    }
+    print(f"{'ns a call, less the loop':52}")
+    for name, figure in shown.items():
+        print(f"{name:52}{figure:8.1f}")
+    asked = asking()
+    print(f"\n{'ms a request, with 10 000 sessions':52}")
+    for name, figure in asked.items():
+        print(f"{name:52}{figure:8.3f}")
     if options.json:
-        Path(options.json).write_text(json.dumps({"ns": medians, "rounds": rounds}, indent=1))
+        figures = {"ns": shown, "with_loop_ns": medians, "rounds_ns": rounds, "asking_ms": asked}
+        Path(options.json).write_text(json.dumps(figures, indent=1))
+
+
+def in_c(loops: Any, times: Any) -> dict[str, Callable[[], Any]]:
+    reply = Reply(1, True, {}, timestamp())
+    failed = failure(1, errors.InvalidArgs("x"), timestamp())
+    one, many = sessions(1), sessions(10_000)
+    good, half = [reply, reply], [reply, failed]
+    return {
+        "loop: C": lambda: loops.nothing(times, good, one, Recorder()),
+        "C: two looks at the clock": lambda: loops.clocks(times, good, one, Recorder()),
+        "C: all of it": lambda: loops.all_of_it(times, good, one, Recorder()),
+        "C: all of it, 10 000 sessions in turns": lambda: loops.all_of_it(
+            times, good, many, Recorder()
+        ),
+        "C: all of it, every other call an error": lambda: loops.all_of_it(
+            times, half, one, Recorder()
+        ),
+    }
+
+
+def in_python(times: list[int]) -> dict[str, Callable[[], Any]]:
+    counts, array = [0] * 1152, numpy.zeros(1152, numpy.uint64)
+
+    def nothing(nanoseconds: int) -> None:
+        pass
+
+    def in_list(nanoseconds: int) -> None:
+        shift = max(0, nanoseconds.bit_length() - 6)
+        counts[(shift << 5) + (nanoseconds >> shift)] += 1
+
+    def in_array(nanoseconds: int) -> None:
+        shift = max(0, nanoseconds.bit_length() - 6)
+        array[(shift << 5) + (nanoseconds >> shift)] += 1
+
+    def each(function: Callable[[int], None]) -> Callable[[], None]:
+        def run() -> None:
+            for nanoseconds in times:
+                function(nanoseconds)
+
+        return run
+
+    return {
+        "loop: Python": each(nothing),
+        "Python: the histogram alone, in a list": each(in_list),
+        "Python: the histogram alone, in a numpy array": each(in_array),
+    }
+
+
+def asking() -> dict[str, float]:
+    dispatcher = Dispatcher(echo)
+    dispatcher.add(control(dispatcher))
+    extras.load(dispatcher)
+    for number in range(10_000):
+        session = dispatcher.sessions.open(f"s{number * 7919 % 10_000}")
+        session.recorder.record(number * 1000, 100, 200)
+    for command in dispatcher.commands.values():
+        for number in range(1000):
+            command.recorder.record(number * 1000, 100, 200)
+    questions: dict[str, tuple[str, dict[str, Any]]] = {
+        "ping": ("ping", {}),
+        "get_stats": ("get_stats", {}),
+        "commands": ("get_stats", {"include": ["commands"]}),
+        "commands, histograms": ("get_stats", {"include": ["commands", "histograms"]}),
+        "process": ("get_stats", {"include": ["process"]}),
+        "100 sessions": ("get_stats", {"include": ["sessions"]}),
+        "1000 sessions": ("get_stats", {"include": ["sessions"], "limit": 1000}),
+        "prometheus": ("get_stats", {"format": "prometheus"}),
+        "prometheus, 100 sessions": (
+            *("get_stats", {"format": "prometheus", "include": ["sessions"]}),
+        ),
+    }
+    print(f"\n({len(dispatcher.commands)} commands, all of them used)")
+    figures = {}
+    for name, (command, args) in questions.items():
+        request = json.dumps({"id": 1, "command": command, "args": args}).encode()
+        assert b'"success":true' in dispatcher.call(request)[:40]
+        times = timeit.repeat(lambda: dispatcher.call(request), number=1, repeat=50)  # noqa: B023
+        figures[name] = statistics.median(times) * 1000
+    return figures
+
+
+def baseline(name: str) -> str:
+    return name if name.startswith("loop") else f"loop: {name.partition(':')[0]}"
+
+
+def sessions(count: int) -> list[Session]:
+    return [Session(f"s{number}", {}, {}) for number in range(count)]
+
+
+def built(folder: Path) -> Any:
+    """`recording_loops.pyx`, compiled as setup.py compiles the package, and imported."""
+    from Cython.Build import cythonize
+    from setuptools import Distribution, Extension
+
+    source = Path(__file__).with_name("recording_loops.pyx")
+    extension = Extension("recording_loops", [str(source)], extra_compile_args=["-O3", "-g0"])
+    modules = cythonize(
+        [extension], include_path=[str(ROOT / "src")], build_dir=str(folder), quiet=True
+    )
+    command = Distribution({"ext_modules": modules}).get_command_obj("build_ext")
+    command.build_lib = command.build_temp = str(folder)
+    command.ensure_finalized()
+    command.run()
+    (library,) = folder.glob("recording_loops.*.so")
+    spec = spec_from_file_location("recording_loops", library)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 if __name__ == "__main__":

@@ -85,9 +85,7 @@ def add_session_commands(adapter: Adapter, dispatcher: Dispatcher) -> None:
         """The sessions of this worker, the last used first, and those that only the store has."""
         live, limit = len(sessions), max(0, args.limit)
         stored = [] if sessions.store is None else sessions.store.list_sessions()
-        rest = [
-            _as_stored(entry) for entry in stored if sessions.find(entry["session_id"]) is None
-        ]
+        rest = [_as_stored(entry) for entry in stored if sessions.find(entry["session_id"]) is None]
         listed = [{**_described(each), "live": True} for each in sessions.latest(limit)]
         return {
             "sessions": (listed + rest)[:limit],

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SECTIONS = ("commands", "sessions", "process", "histograms", "worker")
 FORMATS = ("map", "prometheus")
 WINDOWS = {"1m": 60, "5m": 300}  # seconds
-MOST_SESSIONS = 1000  # in one reply: some 10 ms of the reading thread
+MOST_SESSIONS = 1000  # in one reply: some 20 ms of the reading thread
 
 
 class StatsArgs(msgspec.Struct):

@@ -1,0 +1,50 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""What `recording.py` times: loops in C over the lines with which `_dispatch.Path` records a call."""
+
+from libc.stdint cimport int64_t, uint64_t
+
+from bridge._histogram cimport Recorder, monotonic
+
+from bridge.messages import Failure
+
+
+def nothing(int64_t[::1] times, list messages, list sessions, Recorder command):
+    """The loop itself: the numbers are looked at, so that the compiler keeps it."""
+    cdef Py_ssize_t i, count = times.shape[0]
+    cdef int64_t total = 0
+    cdef object message, session
+    for i in range(count):
+        message = messages[i & 1]
+        session = sessions[i % len(sessions)]
+        total += times[i]
+    return total
+
+
+def clocks(int64_t[::1] times, list messages, list sessions, Recorder command):
+    """Two looks at the clock besides."""
+    cdef Py_ssize_t i, count = times.shape[0]
+    cdef int64_t total = 0, arrived
+    cdef object message, session
+    for i in range(count):
+        arrived = monotonic()
+        message = messages[i & 1]
+        session = sessions[i % len(sessions)]
+        total += monotonic() - arrived + times[i]
+    return total
+
+
+def all_of_it(int64_t[::1] times, list messages, list sessions, Recorder command):
+    """The clock at the arrival, and `Path.record`: the clock, the command, the session."""
+    cdef Py_ssize_t i, count = times.shape[0]
+    cdef int64_t arrived, now, took
+    cdef str category
+    cdef object message, session
+    for i in range(count):
+        arrived = monotonic()
+        message = messages[i & 1]
+        session = sessions[i % len(sessions)]
+        now = monotonic()
+        took = now - arrived + times[i]
+        category = message.category if type(message) is Failure else None
+        command.add(now, took, 100, 200, category)
+        (<Recorder?>session.recorder).add(now, took, 100, 200, category)
