@@ -112,7 +112,7 @@ def in_python(times: list[int]) -> dict[str, Callable[[], Any]]:
 
 
 def asking() -> dict[str, float]:
-    dispatcher = Dispatcher(echo)
+    dispatcher = Dispatcher(echo, max_sessions=20_000)
     dispatcher.add(control(dispatcher))
     extras.load(dispatcher)
     for number in range(10_000):

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from bridge import Dispatcher
 from bridge.adapters.dspy import adapter
-from bridge.worker.control import control, memory_usage
+from bridge.worker.control import control
+from bridge.worker.stats import memory_usage
 
 NUMBERS = (1_000, 10_000, 100_000)
 CALLS = 2_000
