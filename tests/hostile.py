@@ -18,18 +18,23 @@ adapter = Adapter("hostile")
 started = threading.Event()
 
 
+class LogAsArgs(msgspec.Struct):
+    logger: str
+    level: str
+
+
 class Args(msgspec.Struct):
     lane: str = ""
     seconds: float = 0.0
     size: int = 0
 
 
-def both_lanes(name: str):
+def both_lanes(name: str, args: type = Args):
     """Declare a handler inline, and once more on a thread as NAME_on_thread."""
 
     def declare(handler):
-        adapter.command(name, Args, lane="inline")(handler)
-        adapter.command(f"{name}_on_thread", Args)(handler)
+        adapter.command(name, args, lane="inline")(handler)
+        adapter.command(f"{name}_on_thread", args)(handler)
         return handler
 
     return declare
@@ -125,6 +130,11 @@ def environment(args: Args, context: Any):
     return dict(os.environ)
 
 
+@adapter.command("modules", Args, lane="inline")
+def modules(args: Args, context: Any):
+    return sorted(sys.modules)
+
+
 @adapter.command("wait_politely", Args)
 def wait_politely(args: Args, context: Any):
     """Asks between its steps whether it should go on."""
@@ -169,6 +179,45 @@ def ask_host_inline(args: Args, context: Any):
 @adapter.command("ask_host", Args)
 def ask_host(args: Args, context: Any):
     return {"answer": context.call_host("question", {"size": args.size})}
+
+
+class SecretArgs(msgspec.Struct):
+    secret: str
+
+
+@both_lanes("leak", SecretArgs)
+def leak(args: SecretArgs, context: Any):
+    """Tries every way out with a secret that is known as one."""
+    import logging
+    import warnings
+
+    from bridge.telemetry import keep_secret
+
+    secret = args.secret
+    keep_secret(secret)
+    library = logging.getLogger(f"library.{secret}")
+    library.warning("asked with %s", secret, extra={"key": secret, "headers": {"auth": secret}})
+    warnings.warn(f"a warning about {secret}", stacklevel=1)
+    thread = threading.Thread(target=_fail, args=(secret,))
+    thread.start()
+    thread.join()
+    try:
+        _fail(secret)
+    except ValueError as error:
+        library.exception("failed")
+        raise RuntimeError(f"refused: {secret}") from error
+
+
+def _fail(secret: str):
+    raise ValueError(f"no such key: {secret}")
+
+
+@adapter.command("log_as", LogAsArgs)
+def log_as(args: LogAsArgs, context: Any):
+    import logging
+
+    logging.getLogger(args.logger).log(logging.getLevelName(args.level), "logged")
+    return {}
 
 
 @adapter.command("log", Args)

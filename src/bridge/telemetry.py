@@ -12,9 +12,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+if TYPE_CHECKING:
+    import logging
+
+    from bridge._dispatch import Context
 
 KEPT = 1000  # secrets; the oldest are forgotten
 SHORTEST = 4  # characters; hiding shorter ones would blot out words
@@ -44,14 +49,41 @@ def conceal_in(value: Any) -> Any:
     if isinstance(value, str):
         return conceal(value)
     if isinstance(value, dict):
-        return {key: conceal_in(entry) for key, entry in value.items()}
+        return {
+            conceal(key) if isinstance(key, str) else key: conceal_in(entry)
+            for key, entry in value.items()
+        }
     if isinstance(value, list | tuple):
         return [conceal_in(entry) for entry in value]
     return value
 
 
-# What every line says that is logged in a call.
-_call: ContextVar[dict[str, Any]] = ContextVar("call", default={})  # noqa: B039  # never changed
+_call: ContextVar[Context | None] = ContextVar("call", default=None)
+
+
+@contextmanager
+def logging_call(context: Context) -> Iterator[None]:
+    """All that is logged meanwhile, on this thread, says whose call it was."""
+    token = _call.set(context)
+    try:
+        yield
+    finally:
+        _call.reset(token)
+
+
+def call_facts(context: Context) -> dict[str, Any]:
+    """What logs and activities say of a call: request_id, session_id (None where it has none, or
+    several), command, traceparent."""
+    session_id, sessions = context.session_id, context.sessions
+    if session_id is None and sessions and len(sessions) == 1:
+        session_id = sessions[0].id
+    request = context.request
+    return {
+        "request_id": request.id,
+        "session_id": session_id,
+        "command": request.command,
+        "traceparent": request.traceparent,
+    }
 
 
 def warn(message: str, *, error: BaseException | None = None) -> None:
@@ -59,17 +91,6 @@ def warn(message: str, *, error: BaseException | None = None) -> None:
     import logging
 
     logging.getLogger("bridge.worker").warning(message, exc_info=error)
-
-
-@contextmanager
-def logging_call(request_id: Any, traceparent: str | None) -> Iterator[None]:
-    """All that is logged meanwhile, on this thread, says whose call it was."""
-    fields = {"request_id": request_id, "traceparent": traceparent}
-    token = _call.set({name: value for name, value in fields.items() if value is not None})
-    try:
-        yield
-    finally:
-        _call.reset(token)
 
 
 Send = Callable[[dict[str, Any]], None]
@@ -82,9 +103,22 @@ def forward(send: Send | None) -> None:
     _send = send
 
 
+_levels: dict[str | None, str] = {}  # set at run time, by the logger's name; None is the root
+
+
+def set_log_level(level: str, logger: str | None = None) -> None:
+    """Log from `level` up ("DEBUG" to "CRITICAL"), of that logger and those below it, or of all
+    that have no level of their own. From now on, or from `log_to_stderr` on if that is to come."""
+    _levels[logger] = level
+    if "logging" in sys.modules:
+        import logging
+
+        logging.getLogger(logger).setLevel(level)
+
+
 def log_to_stderr(level: str) -> None:
     """Send this process's logs from `level` up ("DEBUG" to "CRITICAL") to stderr, or to where
-    `forward` says."""
+    `forward` says; warnings of Python too."""
     import logging
 
     class Handler(logging.StreamHandler[Any]):
@@ -93,26 +127,68 @@ def log_to_stderr(level: str) -> None:
                 super().emit(record)
                 return
             try:
-                _send(self._fields(record))
+                _send(_line(record))
             except Exception:
                 super().emit(record)
 
         def format(self, record: logging.LogRecord) -> str:
             if sys.stderr.isatty():
                 return conceal(super().format(record))
-            return msgspec.json.encode(self._fields(record)).decode()
+            return msgspec.json.encode(_line(record)).decode()
 
-        def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
-            formatter = logging.Formatter()
-            line = {
-                "time": formatter.formatTime(record, "%Y-%m-%dT%H:%M:%S"),
-                "level": record.levelname,
-                "logger": record.name,
-                "message": conceal(record.getMessage()),
-            }
-            line.update(_call.get())
-            if record.exc_info:
-                line["error"] = conceal(formatter.formatException(record.exc_info))
-            return line
-
+    global _writing
+    _writing = True
     logging.basicConfig(level=level, handlers=[Handler(sys.stderr)], force=True)
+    logging.captureWarnings(True)
+    threading.excepthook = _thread_failed
+    for logger, chosen in _levels.items():
+        logging.getLogger(logger).setLevel(chosen)
+    for name in _libraries:
+        _take_over(name)
+
+
+def take_over_logs(library: str) -> None:
+    """Have a library that writes its logs itself write them as all others are written, by the
+    levels of all others; only where `log_to_stderr` is called."""
+    _libraries.append(library)
+    if _writing:
+        _take_over(library)
+
+
+def _thread_failed(raised: threading.ExceptHookArgs) -> None:
+    if raised.exc_type is not SystemExit:  # that is a thread's way to end
+        name = raised.thread.name if raised.thread else "a thread"
+        warn(f"{name} failed", error=raised.exc_value)
+
+
+_writing = False
+_libraries: list[str] = []
+
+
+def _take_over(library: str) -> None:
+    import logging
+
+    logger = logging.getLogger(library)
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(_levels.get(library, "NOTSET"))
+
+
+def _line(record: logging.LogRecord) -> dict[str, Any]:
+    """All that is logged passes here on its way out: known secrets do not."""
+    import logging
+
+    formatter = logging.Formatter()
+    line = {
+        "time": formatter.formatTime(record, "%Y-%m-%dT%H:%M:%S"),
+        "level": record.levelname,
+        "logger": record.name,
+        "message": record.getMessage(),
+    }
+    call = _call.get()
+    if call is not None:
+        line |= {name: fact for name, fact in call_facts(call).items() if fact is not None}
+    if record.exc_info:
+        line["error"] = formatter.formatException(record.exc_info)
+    concealed: dict[str, Any] = conceal_in(line)
+    return concealed

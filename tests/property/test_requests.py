@@ -114,8 +114,10 @@ def test_secrets_may_be_learned_while_others_are_hidden():
     telemetry.keep_secret("abc")
     telemetry.keep_secret("hush-hush")
     assert telemetry.conceal("abc hush-hush") == "abc ***"
-    assert telemetry.conceal_in({"a": ["hush-hush", {"b": ("x", 1)}]}) == {
-        "a": ["***", {"b": ["x", 1]}]
+    assert telemetry.conceal_in({"a": ["hush-hush", {"b": ("x", 1)}], "hush-hush": 1, 2: 3}) == {
+        "a": ["***", {"b": ["x", 1]}],
+        "***": 1,
+        2: 3,
     }
 
 

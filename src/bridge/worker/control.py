@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -43,6 +43,13 @@ class CallArgs(msgspec.Struct):
     """id: that of the call in question."""
 
     id: Id
+
+
+class LogLevelArgs(msgspec.Struct):
+    """logger: the one to set, with those below it; missing: all that have no level of their own."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+    logger: str | None = None
 
 
 def control(dispatcher: Dispatcher) -> Adapter:
@@ -104,6 +111,12 @@ def control(dispatcher: Dispatcher) -> Adapter:
     def resume_events(args: CallArgs, context: Context) -> dict[str, Any]:
         """Lets the events of a call go on."""
         return {"id": args.id, "resumed": _each_open(dispatcher, args.id, resume)}
+
+    @adapter.command("set_log_level", LogLevelArgs, lane="inline", idempotent=True)
+    def set_log_level(args: LogLevelArgs, context: Context) -> dict[str, Any]:
+        """Logs from that level up from now on."""
+        telemetry.set_log_level(args.level, args.logger or None)
+        return {"status": "set", "level": args.level, "logger": args.logger}
 
     @adapter.command("cleanup", lane="end_all", idempotent=True)
     def cleanup(args: None, context: Context) -> dict[str, Any]:

@@ -179,9 +179,8 @@ class Dispatcher:
         if isinstance(error, errors.CallEnded) and context.ended is not None:
             error = context.ended
         if not isinstance(error, errors.BridgeError):
-            name = context.command.name
-            with logging_call(context.id, context.request.traceparent):
-                warn(f"handler of {name} failed", error=error)
+            with logging_call(context):
+                warn(f"handler of {context.command.name} failed", error=error)
             error = errors.HandlerError(_one_line(error), type=type(error).__name__)
         return failure(context.id, error, timestamp())
 
@@ -252,10 +251,11 @@ class Dispatcher:
             if context.command.spec.lane == "thread":
                 context.release()
             if not context.answered:
-                with logging_call(context.id, context.request.traceparent):
+                with logging_call(context):
                     self.path.run(context, outbox)
         except BaseException as error:  # a fault of ours must not cost the caller its reply
-            warn("a call broke the dispatcher", error=error)
+            with logging_call(context):
+                warn("a call broke the dispatcher", error=error)
             internal = errors.Internal(f"a fault of the worker: {type(error).__name__}")
             outbox = Outbox()
             self.path.finish(context, outbox, failure(context.id, internal, timestamp()))

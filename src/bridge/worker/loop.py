@@ -69,6 +69,7 @@ def run(load_adapter: Callable[[], Adapter], options: Options, parent: int) -> N
         telemetry.warn("the worker failed", error=error)
         status = process.INTERNAL_ERROR
     process.leave(status)
+        telemetry.log_to_stderr(options.log_level)  # it may have failed before that
 
 
 def _dispatcher(adapter: Adapter, options: Options) -> Dispatcher:

@@ -1,0 +1,8 @@
+"""A module that fails when it is loaded, with a secret in its error."""
+
+import os
+
+from bridge.telemetry import keep_secret
+
+keep_secret(os.environ["NO_ADAPTER"])
+raise RuntimeError(f"no way with {os.environ['NO_ADAPTER']}")
