@@ -21,6 +21,7 @@ GROUND = {
     "messages",
     "codec",
     "telemetry",
+    "activity",
     "adapter",
     "records",
     "framing",

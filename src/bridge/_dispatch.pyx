@@ -80,6 +80,16 @@ cpdef str timestamp():
 cdef int64_t started = monotonic()  # of the process: this is loaded at its beginning
 
 
+cdef object observer = None
+
+
+def observe(begin):
+    """From now on call begin(context) when a call begins, and what that returned with the call's
+    failure, or None, when it ends, on the same thread; neither may raise. None: call nobody."""
+    global observer
+    observer = begin
+
+
 @cython.final
 cdef class Codec:
     """What the path needs of a format, in fields of its own: no look-up for each frame."""
@@ -110,6 +120,7 @@ cdef class Command:
     cdef readonly bint inline
     cdef readonly object spec
     cdef readonly Recorder recorder
+    cdef readonly dict counters
 
     def __init__(self, str name, run, decode, bint inline, spec):
         self.name = name
@@ -118,6 +129,7 @@ cdef class Command:
         self.inline = inline
         self.spec = spec
         self.recorder = Recorder()
+        self.counters = {}
 
 
 cdef class Path  # each of the two holds the other
@@ -154,6 +166,7 @@ cdef class Context:
     cdef public object gate
     cdef Path path
     cdef readonly bint has_turn
+    cdef bint observed
     cdef readonly bint answered
     cdef readonly bint running
 
@@ -201,9 +214,9 @@ cdef class Context:
     def __init__(self):
         raise TypeError("a Context is made by the dispatcher")
 
-    def claim(self):
+    def claim(self, error=None):
         """Whether the caller of this is the one to answer the call: true once. No event leaves
-        from then on."""
+        from then on. error: what ends the call before its handler is done."""
         cdef bint first
         if self.gate is None:
             first = not self.answered
@@ -212,7 +225,13 @@ cdef class Context:
         with self.gate:
             first = not self.answered
             self.answered = True
+            if first and error is not None:
+                self.ended = error
         return first
+
+    def count(self, str name, amount):
+        """Add `amount` to the counter `name` of the call's command."""
+        self.command.counters[name] = self.command.counters.get(name, 0) + amount
 
     def check(self):
         """Raise CallEnded if the call is over. Long work asks between its steps."""
@@ -355,6 +374,8 @@ cdef class Path:
         else:
             failure = self.policy.defer(context)
         if failure is not None:
+            if observer is not None:
+                observer(context)(failure)
             self.put(outbox, codec, failure)
         return self.stopping
 
@@ -367,6 +388,22 @@ cdef class Path:
     def run(self, Context context not None, Outbox outbox not None):
         """Run the handler and append its one reply, whatever the handler does. Nothing is
         appended where somebody else has answered the call meanwhile."""
+        if observer is None:
+            self.perform(context, outbox)
+            return
+        if context.observed:  # ended before it began
+            return
+        context.observed = True
+        end = observer(context)
+        try:
+            failure = self.perform(context, outbox)
+        except BaseException as error:
+            end(self.policy.fail(context, error))
+            raise
+        end(failure)
+
+    cdef object perform(self, Context context, Outbox outbox):
+        """The failure that the call ended with, or None."""
         cdef Command command = context.command
         cdef object message, args = None
         cdef Py_ssize_t before
@@ -383,7 +420,7 @@ cdef class Path:
             decoded = 0
             message = self.policy.fail(context, error)
         if not context.claim():
-            return
+            return self.policy.fail(context, context.ended)
         before = outbox.used
         try:
             if decoded:
@@ -392,12 +429,16 @@ cdef class Path:
         except BaseException as error:
             message = self.put(outbox, context.codec, self.policy.not_encodable(context, error))
         self.record(context, outbox.used - before - HEADER, message)
+        return message if type(message) is Failure else None
 
     def finish(self, Context context not None, Outbox outbox not None, message):
         """Append `message` as the reply to a call that was claimed before its handler was done."""
         cdef Py_ssize_t before = outbox.used
         message = self.put(outbox, context.codec, message)
         self.record(context, outbox.used - before - HEADER, message)
+        if observer is not None and not context.observed:
+            context.observed = True
+            observer(context)(message)
 
     cdef int record(self, Context context, Py_ssize_t size, object message) except -1:
         """Count a call whose reply was `message`, of its command and of its session."""

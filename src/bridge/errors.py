@@ -225,6 +225,7 @@ class CallEnded(BaseException):
 
 def from_reply(code: str, message: str, category: str, details: dict[str, Any]) -> BridgeError:
     """The exception for the error half of a reply; unknown codes become Internal."""
-    error = CODES.get(code, Internal)(message, **details)
+    error = CODES.get(code, Internal)(message)
+    error.details = details  # of any keys
     error.category = category if category in CATEGORIES else error.category
     return error

@@ -195,12 +195,13 @@ class Dispatcher:
         return failure(context.id, error, timestamp())
 
     def too_large(self, reply: Reply | Failure) -> Failure:
-        """The answer in place of one that is longer than a frame may be."""
+        """The answer in place of a failure that is longer than a frame may be: it may be the id
+        that is too long. Raises ReplyTooLarge for a result: its call has failed then."""
         limit = self.path.max_frame
         error = errors.ReplyTooLarge(f"the reply is longer than {limit} bytes", limit=limit)
-        # It may be the id that is too long.
-        request_id = None if isinstance(reply, Failure) else reply.id
-        return failure(request_id, error, timestamp())
+        if not isinstance(reply, Failure):
+            raise error
+        return failure(None, error, timestamp())
 
     def _refused(self, reply: Failure) -> Failure:
         self.refused[reply.category] += 1
@@ -276,9 +277,8 @@ class Dispatcher:
     def end(self, context: Context, error: errors.BridgeError) -> bool:
         """Answer a call in place of its handler, which stops at its next step; whether it had
         no reply yet."""
-        if not context.claim():
+        if not context.claim(error):
             return False
-        context.ended = error
         wake(context)
         # A handler that still changes a durable session must not leave half of it to be stored
         # with the next call's changes.
