@@ -23,6 +23,7 @@ class OpenAIServer:
         self.answer = answer
         self.delay = delay
         self.before_word: Callable[[int], Any] = lambda index: None  # of a streamed answer
+        self.finish_reason = "stop"
         self.broken = 0  # streams that were not read to their end
         owner = self
 
@@ -66,7 +67,7 @@ class OpenAIServer:
                 handler.close_connection = True
         else:
             with contextlib.suppress(OSError):  # the caller did not wait
-                _send(handler, 200, _completion(text), {})
+                _send(handler, 200, _completion(text, self.finish_reason), {})
 
     def _stream(self, handler: BaseHTTPRequestHandler, text: str) -> None:
         handler.send_response(200)
@@ -76,7 +77,9 @@ class OpenAIServer:
         for index, word in enumerate(re.findall(r"\s*\S+", text)):
             self.before_word(index)
             _event(handler, {"choices": [{"index": 0, "delta": {"content": word}}]})
-        _event(handler, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        end = {"index": 0, "delta": {}, "finish_reason": self.finish_reason}
+        _event(handler, {"choices": [end]})
+        _event(handler, {"choices": [], "usage": USAGE})
         _chunk(handler, b"data: [DONE]\n\n")
         _chunk(handler, b"")
 
@@ -94,15 +97,18 @@ def fields(**values: str) -> str:
     return "\n\n".join([*parts, "[[ ## completed ## ]]"])
 
 
-def _completion(text: str) -> dict[str, Any]:
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+
+
+def _completion(text: str, finish_reason: str) -> dict[str, Any]:
     message = {"role": "assistant", "content": text}
     return {
         "id": "c1",
         "object": "chat.completion",
         "created": 0,
         "model": "test",
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+        "choices": [{"index": 0, "message": message, "finish_reason": finish_reason}],
+        "usage": USAGE,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 
 import dspy
@@ -115,3 +116,44 @@ def test_streaming_over_http():
     assert prediction.answer == "one two three"
     assert len(chunks) > 2
     assert server.requests[0][1]["stream"] is True
+
+
+def test_a_provider_that_only_litellm_knows(start_peer):
+    """Stops, streams and counts like all others, and its key stays out of its logs; a library's
+    own log lines are JSON with the call's id."""
+    peer = start_peer(adapter="dspy")
+    with OpenAIServer(lambda prompt: fields(answer="one two", score="1")) as server:
+        server.finish_reason = "length"
+        args = {"model": "together_ai/some/model", "api_base": server.url, "api_key": KEY}
+        assert peer.call("configure_lm", args)["success"]
+        assert peer.call("create_program", {"id": "qa", "signature": SIGNATURE})["success"]
+        run = {"program_id": "qa", "inputs": {"question": "?"}}
+        reply = peer.call("execute_program", run, 5, timeout_ms=60_000)
+        assert reply["result"]["outputs"] == {"answer": "one two", "score": 1.0}
+        peer.send({"id": 6, "command": "execute_program", "args": run, "stream": True})
+        frames = [peer.receive()]
+        while "success" not in frames[-1]:
+            frames.append(peer.receive())
+        assert frames[-1]["result"]["outputs"]["answer"] == "one two"
+        chunks = [each["data"] for each in frames if each.get("event") == "chunk"]
+        answer = "".join(each["text"] for each in chunks if each["field"] == "answer")
+        assert answer == "one two"
+        assert len(chunks) > 2
+
+        def refused(prompt):
+            raise HTTPFault(401, f"Incorrect API key provided: {KEY}")
+
+        server.answer = refused
+        failed = peer.call("execute_program", run, 7)
+        assert (failed["code"], failed["details"]["status"]) == ("lm_error", 401)
+        assert KEY not in json.dumps(failed)
+    assert [body["model"] for _, body in server.requests] == ["some/model"] * 3
+    assert {headers["Authorization"] for headers, _ in server.requests} == {f"Bearer {KEY}"}
+    peer.close_input()
+    peer.wait()
+    stderr = peer.stderr()
+    assert KEY not in stderr
+    lines = [json.loads(line) for line in stderr.splitlines()]
+    (first, *_) = [line for line in lines if line["logger"] == "dspy.clients.lm"]
+    assert "truncated" in first["message"]
+    assert (first["request_id"], first["command"]) == (5, "execute_program")

@@ -47,7 +47,7 @@ def configure_lm(args: ConfigureArgs, context: Context) -> dict[str, Any]:
     from bridge.adapters.dspy.models import Model
 
     settings = args.settings()
-    model = Model(settings)
+    model = Model(settings, args.cache)
     if context.session_id is None:
         context.session.shared["model"] = model
     else:

@@ -13,6 +13,7 @@ from bridge.telemetry import keep_secret
 
 PROVIDERS = {"google": "gemini"}  # names that hosts use -> DSPy's
 DEFAULT_PROVIDER = "gemini"
+MOST_ANSWERS = 100_000  # in a session's cache; at some kB each these are hundreds of MB
 
 
 class LMSettings(msgspec.Struct, frozen=True):
@@ -111,6 +112,7 @@ class ConfigureArgs(msgspec.Struct):
 
     timeout: seconds for one answer of the provider. answers (`scripted`): a list of maps of
     output fields, used up in turn, or a map from a part of the prompt to such a map.
+    cache: how many answers each session keeps of this model.
     """
 
     model: str | None = None
@@ -122,10 +124,15 @@ class ConfigureArgs(msgspec.Struct):
     max_tokens: int | None = None
     timeout: float = 120.0
     answers: list[Any] | dict[str, Any] | None = None
+    cache: int = 0
     session_id: str | None = None
 
     def settings(self) -> LMSettings:
-        """These as settings. Raises InvalidArgs without a model."""
+        """These as settings. Raises InvalidArgs without a model, and for a cache out of bounds."""
+        if not 0 <= self.cache <= MOST_ANSWERS:
+            raise errors.InvalidArgs(
+                f"args.cache: 0 to {MOST_ANSWERS}, not {self.cache}", path="args.cache"
+            )
         provider = self.provider or self.type
         model = self.model or {"offline": "reader", "scripted": "answers"}.get(provider or "")
         if not model:

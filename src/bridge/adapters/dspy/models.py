@@ -6,14 +6,21 @@ import json
 import os
 import threading
 import weakref
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import dspy
+from dspy.clients.backend_selection import select_backend
+from dspy.clients.engines.litellm_engine import LiteLLMEngine
 
 from bridge import errors
 from bridge.adapters.dspy import streaming
+from bridge.adapters.dspy.answers import Answers
 from bridge.adapters.dspy.messages import LMSettings
-from bridge.telemetry import keep_secret
+from bridge.telemetry import keep_secret, take_over_logs
+
+if TYPE_CHECKING:
+    from bridge.adapters.dspy.state import State
 
 CONNECTIONS = 4096  # of each model; the worker's threads are the limit that counts
 # An engine is made, and connections with it, for each timeout: few different ones.
@@ -22,6 +29,8 @@ TIMEOUTS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # seconds
 # DSPy's response cache ignores key and endpoint of a model, so sessions would read each other's
 # answers; the one on disk holds pickles.
 dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+
+take_over_logs("dspy")
 
 # Providers repeat the key that they refuse.
 for _name, _value in os.environ.items():
@@ -35,16 +44,26 @@ class Model:
 
     Models of equal settings share one DSPy model, and with it the connections, as long as one of
     them is kept; `scripted` ones do not, because their answers are used up.
+    cache: how many answers are kept for each session.
     """
 
-    def __init__(self, settings: LMSettings) -> None:
+    def __init__(self, settings: LMSettings, cache: int = 0) -> None:
         self.settings = settings
+        self.cache = cache
+        self._answers: weakref.WeakKeyDictionary[State, Answers] = weakref.WeakKeyDictionary()
         with _sharing:
             shared = settings.provider != "scripted"
             found = _shared.get(settings) if shared else None
             self.lm = _made(settings) if found is None else found
             if shared:
                 _shared[settings] = self.lm
+
+    def answers(self, session: State) -> Answers | None:
+        """What the session keeps of this model's answers; no other session ever sees it."""
+        if not self.cache:
+            return None
+        with _sharing:
+            return self._answers.setdefault(session, Answers(self.cache))
 
 
 _shared: weakref.WeakValueDictionary[LMSettings, dspy.LM] = weakref.WeakValueDictionary()
@@ -53,12 +72,16 @@ _sharing = threading.Lock()
 
 def in_time(lm: dspy.LM, remaining: float | None) -> dspy.LM:
     """`lm`, or one like it that does not wait much longer than the call has."""
-    if remaining is None or not isinstance(lm.engine, str):
+    if not isinstance(lm.engine, str):
         return lm
-    timeout = next((each for each in TIMEOUTS if each >= remaining), None)
-    if timeout is None or timeout >= lm.kwargs["timeout"]:
-        return lm
-    return lm.copy(timeout=timeout)
+    timeout = _in_time(lm.kwargs["timeout"], remaining)
+    return lm if timeout == lm.kwargs["timeout"] else lm.copy(timeout=timeout)
+
+
+def _in_time(timeout: float, remaining: float | None) -> float:
+    if remaining is None:
+        return timeout
+    return min(timeout, next((each for each in TIMEOUTS if each >= remaining), timeout))
 
 
 def lm_error(error: dspy.DSPyError) -> errors.LMError:
@@ -79,19 +102,52 @@ def _made(settings: LMSettings) -> dspy.LM:
     engine = _own_engine(settings)
     connection: dict[str, Any]
     if engine is not None:
-        connection = {"engine": streaming.TappedEngine(engine)}
+        connection = {"engine": streaming.TappedEngine(engine, priced=False)}
     else:
         given = {"api_key": settings.api_key, "api_base": settings.api_base}
         connection = {name: value for name, value in given.items() if value is not None}
         connection["timeout"] = settings.timeout
     try:
         lm = dspy.LM(settings.model, cache=False, **connection, **common)
+        if engine is None and not select_backend(lm).native:
+            engine = streaming.TappedEngine(ThroughLiteLLM(connection))
+            return dspy.LM(settings.model, cache=False, engine=engine, **common)
         lm._engine_store = streaming.NativeEngines(CONNECTIONS)
         return lm
     except dspy.DSPyError as error:
         raise lm_error(error) from error
     except (ValueError, TypeError) as error:
         raise errors.InvalidArgs(f"args.model: {error}", path="args.model") from error
+
+
+class ThroughLiteLLM:
+    """The way to the providers that DSPy's own HTTP stack does not know. DSPy would go it by
+    itself, but for each request with an engine that nobody can tap."""
+
+    def __init__(self, connection: dict[str, Any]) -> None:
+        self._connection = connection
+
+    def complete(self, request: Any) -> Any:
+        return self._engine().complete(request)
+
+    def stream(self, request: Any) -> Any:
+        return self._engine().stream(request)
+
+    def _engine(self) -> LiteLLMEngine:
+        _load_litellm()
+        run = streaming.running.get()
+        remaining = None if run is None else run.context.remaining
+        timeout = _in_time(self._connection["timeout"], remaining)
+        return LiteLLMEngine(**{**self._connection, "timeout": timeout})
+
+
+@cache
+def _load_litellm() -> None:
+    import litellm
+
+    litellm.suppress_debug_info = True  # it would print beside the logs
+    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
+        take_over_logs(name)
 
 
 def _own_engine(settings: LMSettings) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import pydantic
 import pydantic_core
 
 from bridge import errors
+from bridge.activity import around
 from bridge.adapters.dspy import chat, streaming, tools
 from bridge.adapters.dspy.messages import LMSettings, RunOptions
 from bridge.adapters.dspy.models import Model, in_time, lm_error
@@ -157,21 +159,25 @@ def execute(
     """
     runner = program.runner
     arguments = runner.arguments(inputs)
-    lm = in_time(_chosen(program, model).lm, context.remaining)
+    chosen = _chosen(program, model)
+    lm = in_time(chosen.lm, context.remaining)
     config = {} if options is None else options.given()
     if config and program.definition.program_type == "react":
         lm = lm.copy(**config)  # it takes no config of its own
     elif config:
         arguments["config"] = config
     started = time.monotonic()
-    token = streaming.running.set(streaming.Run(context, runner.names))
-    try:
-        with dspy.context(lm=lm, adapter=chat.adapter, trace=None, disable_history=True):
-            prediction = runner.module(**arguments)
-    except dspy.DSPyError as error:
-        raise lm_error(error) from error
-    finally:
-        streaming.running.reset(token)
+    run = streaming.Run(context, runner.names, chosen.answers(context.session.state))
+    with _told(program):
+        token = streaming.running.set(run)
+        try:
+            with dspy.context(lm=lm, adapter=chat.adapter, trace=None, disable_history=True):
+                prediction = runner.module(**arguments)
+        except dspy.DSPyError as error:
+            raise lm_error(error) from error
+        finally:
+            streaming.running.reset(token)
+    run.succeeded()
     program.executed()
     return {
         "program_id": program.id,
@@ -181,14 +187,26 @@ def execute(
     }
 
 
+def _told(program: Program) -> AbstractContextManager[dict[str, Any]]:
+    return around(
+        "stage",
+        "invoke_workflow",
+        workflow=program.signature.name,
+        program_id=program.id,
+        program_type=program.definition.program_type,
+    )
+
+
 def _chosen(program: Program, model: Model | None) -> Model:
-    own = program.definition.model
-    if own is not None:
-        base = model.settings if model else LMSettings(own, f"gemini/{own}")
-        settings = base.with_model(own)
-        if program.own_model is None or program.own_model.settings != settings:
-            program.own_model = Model(settings)
-        return program.own_model
+    name = program.definition.model
+    if name is not None:
+        base = model.settings if model else LMSettings(name, f"gemini/{name}")
+        settings = base.with_model(name)
+        cache = model.cache if model else 0
+        own = program.own_model
+        if own is None or (own.settings, own.cache) != (settings, cache):
+            own = program.own_model = Model(settings, cache)
+        return own
     if model is None:
         raise errors.LMNotConfigured(
             "no language model is configured: send configure_lm first"

@@ -10,52 +10,124 @@ import re
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dspy import lm15
 
+from bridge.activity import around
+from bridge.adapters.dspy.prices import cost_usd
+
 if TYPE_CHECKING:
     from bridge._dispatch import Context
+    from bridge.adapters.dspy.answers import Answers
 
 running: ContextVar[Run | None] = ContextVar("running", default=None)
 
 
 class Run:
-    """One run of a program: its call, and the host's names of the fields that it streams."""
+    """One run of a program: its call, the host's names of the fields that it streams, and the
+    answers that its session keeps, if it does."""
 
-    def __init__(self, context: Context, names: dict[str, str]) -> None:
+    def __init__(
+        self, context: Context, names: dict[str, str], answers: Answers | None = None
+    ) -> None:
         self.context = context
         self.names = names
+        self.answers = answers
+        self._fresh: list[tuple[lm15.Request, lm15.Response]] = []
+
+    def got(self, request: lm15.Request, response: lm15.Response) -> None:
+        """The model has answered."""
+        if self.answers is not None:
+            self._fresh.append((request, response))
+
+    def succeeded(self) -> None:
+        """The program made something of the answers that it got: they are worth keeping."""
+        for request, response in self._fresh:
+            assert self.answers is not None
+            self.answers.keep(request, response)
 
 
 class TappedEngine:
-    """`engine`, stopping calls that are over, and streaming for those that want it."""
+    """`engine`, stopping calls that are over, streaming for those that want it, and telling what
+    each request to the model took.
 
-    def __init__(self, engine: Any) -> None:
+    priced: whether DSPy's price list may know what it costs.
+    """
+
+    def __init__(self, engine: Any, *, priced: bool = True) -> None:
         self._complete: Callable[[lm15.Request], lm15.Response] = engine.complete
         self._stream: Callable[[lm15.Request], Iterator[Any]] | None = getattr(
             engine, "stream", None
         )
+        self._priced = priced
 
     def complete(self, request: lm15.Request) -> lm15.Response:
         """As the engine's. Raises CallEnded besides."""
         run = running.get()
         if run is None:
-            return self._complete(request)
+            return self._told(request, self._complete, lambda name, amount: None)
         run.context.check()
-        if not run.context.streaming or self._stream is None:
-            return self._complete(request)
-        return self._streamed(self._stream(request), request, run)
+        known = None if run.answers is None else run.answers.find(request)
+        if known is not None:
+            return self._recalled(request, known, run)
+        ask = self._complete
+        if run.context.streaming and self._stream is not None:
+            ask = partial(self._streamed, self._stream, run)
+        response = self._told(request, ask, run.context.count)
+        run.got(request, response)
+        return response
 
-    def _streamed(self, events: Iterator[Any], request: lm15.Request, run: Run) -> lm15.Response:
+    def _told(
+        self,
+        request: lm15.Request,
+        ask: Callable[[lm15.Request], lm15.Response],
+        count: Callable[[str, float], None],
+    ) -> lm15.Response:
+        """What `ask` answers, told to listeners and counted."""
+        provider, _, model = request.model.partition("/")
+        with around("lm", "chat", provider=provider, model=model) as facts:
+            count("lm_calls", 1)
+            try:
+                response = ask(request)
+            except Exception:
+                count("lm_errors", 1)
+                raise
+            amounts = {
+                "input_tokens": response.usage.input_tokens,
+                "output_tokens": response.usage.output_tokens,
+                "cost_usd": cost_usd(request, response) if self._priced else None,
+            }
+            known = {name: amount for name, amount in amounts.items() if amount is not None}
+            for name, amount in known.items():
+                count(name, amount)
+            facts |= known
+            facts["finish_reason"] = response.finish_reason
+            facts["response_model"] = response.model
+        return response
+
+    def _recalled(self, request: lm15.Request, response: lm15.Response, run: Run) -> lm15.Response:
+        """An answer that was kept: for the host like one that has just come."""
+        run.context.count("cache_hits", 1)
+        if run.context.streaming:
+            run.context.emit("status", {"status": "cache_hit", "model": request.model})
+            fields = FieldSplitter()
+            self._emit(run, fields.feed(response.message.text or ""))
+            self._emit(run, fields.finish())
+        return response
+
+    def _streamed(
+        self, stream: Callable[[lm15.Request], Iterator[Any]], run: Run, request: lm15.Request
+    ) -> lm15.Response:
         run.context.emit("status", {"status": "lm_call", "model": request.model})
         fields = FieldSplitter()
-        with lm15.ResponseStream(events, request) as stream:
-            for text in stream:
+        with lm15.ResponseStream(stream(request), request) as parts:
+            for text in parts:
                 run.context.check()
                 self._emit(run, fields.feed(text))
             self._emit(run, fields.finish())
-            return stream.response
+            return parts.response
 
     def _emit(self, run: Run, pieces: Iterator[tuple[str, str]]) -> None:
         for field, text in pieces:

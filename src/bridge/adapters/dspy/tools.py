@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bridge import errors
+from bridge.activity import around
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
@@ -67,7 +68,8 @@ def call(tool: Tool, context: Context, arguments: dict[str, Any]) -> Any:
     context.emit("tool_call", {"name": tool.name, "args": arguments})
     args = {"name": tool.name, "args": arguments, "session_id": context.session.id}
     try:
-        result = context.call_host("call_tool", args)
+        with around("stage", "execute_tool", tool=tool.name):
+            result = context.call_host("call_tool", args)
     except errors.BridgeError as error:
         result = f"error: {str(error).partition(chr(10))[0][:300]}"
     context.emit("tool_result", {"name": tool.name, "result": result})

@@ -1,0 +1,25 @@
+"""What an answer of a language model cost."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from dspy.clients.costs import estimate_cost
+from dspy.clients.model_metadata import model_info
+
+
+def cost_usd(request: Any, response: Any) -> float | None:
+    """By DSPy's price list, in US dollars; None where that does not know the whole price."""
+    provider, _, model = request.model.partition("/")
+    if not _is_listed(provider, model, response.model):
+        return None
+    cost: float | None
+    cost, _ = estimate_cost(response, provider=provider, requested_model=model, request=request)
+    return cost
+
+
+@lru_cache(maxsize=1024)
+def _is_listed(provider: str, *models: str) -> bool:
+    # A model that is not listed is looked for in the whole list, which takes a millisecond.
+    return any(model_info(provider, model) for model in models)

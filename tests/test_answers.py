@@ -1,0 +1,230 @@
+"""`cache` of configure_lm: what is kept, for whom; and what calls of models are counted as."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+
+from bridge import Dispatcher
+from bridge._framing import Frame, Outbox
+from bridge.activity import listen
+from bridge.adapters.dspy import adapter
+from bridge.adapters.dspy.answers import Answers
+from bridge.worker.control import control
+
+SIGNATURE = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}
+
+
+@pytest.fixture
+def dispatcher():
+    dispatcher = Dispatcher(adapter)
+    dispatcher.add(control(dispatcher))
+    return dispatcher
+
+
+@pytest.fixture
+def call(dispatcher):
+    """call(command, session, **args): the whole reply."""
+    ids = itertools.count(1)
+
+    def call(command, session="s", **args):
+        request = {"id": next(ids), "command": command, "args": args}
+        if session:
+            request["session_id"] = session
+        return json.loads(dispatcher.call(json.dumps(request).encode(), 60))
+
+    return call
+
+
+@pytest.fixture
+def ask(call):
+    """ask(question, session, **more): the answer of the program p, or the error's code."""
+
+    def ask(question, session="s", **more):
+        inputs = {"q": question}
+        reply = call("execute_program", session, program_id="p", inputs=inputs, **more)
+        return reply["result"]["outputs"]["a"] if reply["success"] else reply["code"]
+
+    return ask
+
+
+@pytest.fixture
+def counters(dispatcher):
+    return dispatcher.commands["execute_program"].counters
+
+
+def script(call, count, session="s", **args):
+    """A model that counts its answers, and the program p."""
+    answers = [{"a": str(number)} for number in range(1, count + 1)]
+    reply = call("configure_lm", session, provider="scripted", answers=answers, **args)
+    assert reply["success"], reply
+    call("create_program", session or "default", id="p", signature=SIGNATURE)
+
+
+def test_an_equal_request_is_answered_from_the_cache(call, ask, counters):
+    """No model is called; other questions, settings and types are other requests."""
+    script(call, 9, cache=10)
+    assert [ask("x"), ask("x"), ask("y"), ask("x"), ask("y")] == ["1", "1", "2", "1", "2"]
+    assert ask("x", options={"temperature": 0.7}) == "3"
+    assert ask("x", options={"temperature": 0.7}) == "3"
+    assert ask("x", options={"max_tokens": 7}) == "4"
+    call("create_program", id="p2", signature={**SIGNATURE, "description": "Otherwise."})
+    assert call("execute_program", program_id="p2", inputs={"q": "x"})["result"]["outputs"] == {
+        "a": "5"
+    }
+    assert (counters["lm_calls"], counters["cache_hits"]) == (5, 4)
+
+
+def test_without_asking_for_it_nothing_is_kept(call, ask, counters):
+    """cache: 0 is the default."""
+    script(call, 2)
+    assert [ask("x"), ask("x")] == ["1", "2"]
+    assert "cache_hits" not in counters
+
+
+@pytest.mark.parametrize("cache", [-1, 100_001, "many", 1.5])
+def test_a_cache_out_of_bounds(call, cache):
+    """invalid_args with its place."""
+    reply = call("configure_lm", provider="offline", cache=cache)
+    assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.cache")
+
+
+def test_the_one_that_was_not_asked_for_the_longest_goes(call, ask):
+    """At the size that was asked for."""
+    script(call, 9, cache=2)
+    assert [ask("x"), ask("y"), ask("x"), ask("z")] == ["1", "2", "1", "3"]
+    assert [ask("x"), ask("y")] == ["1", "4"]
+
+
+def test_sessions_share_no_answers(call, ask):
+    """Not with equal settings, which share one DSPy model; not with the worker's own model."""
+    for session in ("a", "b"):
+        script(call, 9, session, cache=5)
+    assert [ask("x", "a"), ask("x", "a"), ask("y", "b"), ask("x", "b")] == ["1", "1", "1", "2"]
+    script(call, 9, None, cache=5)
+    call("create_program", "c", id="p", signature=SIGNATURE)
+    call("create_program", "d", id="p", signature=SIGNATURE)
+    assert [ask("x", "c"), ask("x", "c"), ask("x", "d"), ask("x", "d")] == ["1", "1", "2", "2"]
+
+
+def test_equal_models_share_no_answers(call, ask, dispatcher):
+    """The offline reader is one object for all of equal settings."""
+    for session in ("a", "b"):
+        call("configure_lm", session, provider="offline", cache=5)
+        call("create_program", session, id="p", signature=SIGNATURE)
+    a, b = (dispatcher.sessions.open(session).state for session in ("a", "b"))
+    assert a.model.lm is b.model.lm
+    counters = dispatcher.commands["execute_program"].counters
+    assert ask("x", "a") == ask("x", "b")
+    assert (counters["lm_calls"], counters.get("cache_hits", 0)) == (2, 0)
+
+
+def test_a_new_session_or_model_begins_with_nothing(call, ask):
+    """Of the same name, too."""
+    script(call, 9, None, cache=5)
+    call("create_program", "c", id="p", signature=SIGNATURE)
+    assert [ask("x", "c"), ask("x", "c")] == ["1", "1"]
+    call("cleanup_session", "c")
+    call("create_program", "c", id="p", signature=SIGNATURE)
+    assert ask("x", "c") == "2"
+    script(call, 9, "c", cache=5)
+    assert [ask("x", "c"), ask("x", "c")] == ["1", "1"]
+    script(call, 9, "c", cache=5)
+    assert ask("z", "c") == "1"
+
+
+def test_errors_are_not_kept(call, ask, counters):
+    """Neither the model's, nor an answer that the program could make nothing of."""
+    answers = ["not in the format", {"a": "good"}]
+    call("configure_lm", provider="scripted", answers=answers, cache=5)
+    call("create_program", id="p", signature=SIGNATURE)
+    assert [ask("x"), ask("x"), ask("x")] == ["lm_error", "good", "good"]
+    assert ask("y") == "lm_error", "all answers are used up"
+    assert (counters["lm_calls"], counters["lm_errors"], counters["cache_hits"]) == (3, 1, 1)
+
+
+def test_a_kept_answer_streams(call, dispatcher):
+    """Its fields come as chunks, behind a status that says where from."""
+    script(call, 2, cache=5)
+    streams = []
+    for request_id in (101, 102):
+        frames = []
+        request = {
+            "id": request_id,
+            "command": "execute_program",
+            "session_id": "s",
+            "stream": True,
+            "args": {"program_id": "p", "inputs": {"q": "x"}},
+        }
+        deliver = frames.append
+        frame = Frame.of(json.dumps(request).encode())
+        dispatcher.path.answer(frame, Outbox(), deliver)
+        while not frames or b'"success"' not in frames[-1].payload():
+            pass
+        streams.append([json.loads(each.payload()) for each in frames])
+    for stream, status in zip(streams, ("lm_call", "cache_hit"), strict=True):
+        assert stream[0]["data"] == {"status": status, "model": "scripted/answers"}
+        chunks = [each["data"] for each in stream if each.get("event") == "chunk"]
+        assert {each["field"] for each in chunks} == {"a"}
+        assert "".join(each["text"] for each in chunks) == "1"
+        assert stream[-1]["result"]["outputs"] == {"a": "1"}
+
+
+def test_calls_of_models_are_counted_and_told(call, ask, counters):
+    """With tokens; a price only where DSPy knows one; a hit is no call."""
+
+    class Listener:
+        def __init__(self):
+            self.told = []
+
+        def started(self, activity):
+            pass
+
+        def complete(self, activity):
+            if activity.kind == "lm":
+                self.told.append(activity.facts)
+
+        def failed(self, activity, error):
+            if activity.kind == "lm":
+                self.told.append(type(error).__name__)
+
+    script(call, 1, cache=5)
+    listener = Listener()
+    stop = listen(listener)
+    try:
+        assert [ask("x"), ask("x"), ask("y")] == ["1", "1", "lm_error"]
+    finally:
+        stop()
+    told, failed = listener.told
+    assert (told["provider"], told["model"], told["finish_reason"]) == (
+        "scripted",
+        "answers",
+        "stop",
+    )
+    assert told["input_tokens"] == counters["input_tokens"] > 0
+    assert told["output_tokens"] == counters["output_tokens"] > 0
+    assert "cost_usd" not in counters
+    assert failed == "InvalidRequestError"
+    assert {name: counters[name] for name in ("lm_calls", "lm_errors", "cache_hits")} == {
+        "lm_calls": 2,
+        "lm_errors": 1,
+        "cache_hits": 1,
+    }
+
+
+def test_kept_answers_of_requests():
+    """The least recently used goes first; a request is what it holds, not which object it is."""
+    from dspy import lm15
+
+    def request(text, **config):
+        return lm15.Request("m/x", (lm15.Message.user(text),), config=lm15.Config(**config))
+
+    answers = Answers(2)
+    answers.keep(request("a"), 1)
+    answers.keep(request("b"), 2)
+    assert answers.find(request("a")) == 1
+    answers.keep(request("c"), 3)
+    assert [answers.find(request(text)) for text in "abc"] == [1, None, 3]
+    assert answers.find(request("a", temperature=0.5)) is None
