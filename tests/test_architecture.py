@@ -78,6 +78,8 @@ def test_imports_go_downwards(module):
             assert module.startswith("adapters.dspy."), f"{module} imports {name}"
         if name.split(".")[0] == "prometheus_client":
             assert module == "worker.metrics", f"{module} imports {name}"
+        if name.split(".")[0] == "opentelemetry":
+            assert module == "worker.tracing", f"{module} imports {name}"
 
 
 def test_the_compiled_path_knows_no_command():

@@ -72,8 +72,8 @@ def _add_worker(parser: argparse.ArgumentParser) -> None:
     add("--session-ttl", type=_ttl, default=3600.0, metavar="SECONDS", help="idle; default 3600")
     add("--session-programs", type=_positive, metavar="N", help="quota of each session")
     add("--session-bytes", type=_positive, metavar="BYTES", help="quota of each session")
-    add("--telemetry", action="store_true", help="load what the extra `telemetry` installs")
-    add("--log-level", default="WARNING", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    add("--telemetry", action="store_true", help="OpenTelemetry spans, Prometheus text")
+    add("--log-level", default="WARNING", choices=["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])
     add("--quiet", action="store_true", help="log errors only")
 
 

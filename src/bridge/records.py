@@ -41,7 +41,7 @@ class Records:
         self.size = 0
         self.is_stored = False
         self._kept: dict[str, dict[str, bytes]] | None = None
-        self._before: Changes = {}
+        self._before: Changes | None = None  # of what is not stored yet
         self._private: dict[str, Any] | None = None
 
     def of(self, kind: str) -> Mapping[str, bytes]:
@@ -70,7 +70,7 @@ class Records:
 
     def changes(self) -> Changes:
         """What is not stored yet, of records that are."""
-        return {key: self.of(key[0]).get(key[1]) for key in self._before}
+        return {key: self.of(key[0]).get(key[1]) for key in self._before or ()}
 
     def all(self) -> Changes:
         """Everything, as the change that makes it."""
@@ -83,12 +83,12 @@ class Records:
     def stored(self) -> None:
         """A store has what there is; from now on changes are noted for it."""
         self.is_stored = True
-        self._before = {}
+        self._before = None
 
     def undo(self) -> bool:
         """Take back what is not stored yet; whether there was any."""
-        before, self._before = self._before, {}
-        for (kind, name), value in before.items():
+        before, self._before = self._before, None
+        for (kind, name), value in (before or {}).items():
             self._set(kind, name, value)
         return bool(before)
 
@@ -101,6 +101,8 @@ class Records:
 
     def _note(self, kind: str, name: str, before: bytes | None) -> None:
         if self.is_stored:
+            if self._before is None:
+                self._before = {}
             self._before.setdefault((kind, name), before)
 
     def _set(self, kind: str, name: str, value: bytes | None) -> None:

@@ -98,6 +98,12 @@ def hold(args: None, context: Context) -> dict[str, Any]:
     return {}
 
 
+@adapter.command("envelope", idempotent=True)
+def envelope(args: None, context: Context) -> dict[str, Any]:
+    """What came beside the args."""
+    return {"session_id": context.session_id, "traceparent": context.request.traceparent}
+
+
 @adapter.command("log", idempotent=True)
 def log(args: None, context: Context) -> dict[str, Any]:
     """Logs a warning."""

@@ -119,14 +119,18 @@ class Client:
         *,
         timeout: float | None = 30.0,
         session_id: str | None = None,
+        traceparent: str | None = None,
     ) -> Any:
-        """The result of `command`. timeout: seconds, None to wait forever.
+        """The result of `command`. timeout: seconds, None to wait forever. traceparent: of the
+        caller's span, as W3C Trace Context writes it.
 
         Raises the class of bridge.errors that belongs to the reply's code; DeadlineExceeded when
         the time is over (the worker is told, a later reply is dropped); WorkerCrashed when the
         worker is gone. A caller that gives up, by KeyboardInterrupt say, cancels the call.
         """
-        call = self.submit(command, args, timeout=timeout, session_id=session_id)
+        call = self.submit(
+            command, args, timeout=timeout, session_id=session_id, traceparent=traceparent
+        )
         try:
             return call.result(None if timeout is None else timeout + SLACK)
         except concurrent.futures.TimeoutError:
@@ -149,11 +153,13 @@ class Client:
         session_id: str | None = None,
         on_event: OnEvent | None = None,
         timing: bool = False,
+        traceparent: str | None = None,
     ) -> Call:
         """Start `command` and go on: a future of its result, with cancel().
 
         timeout: seconds until the worker ends it. on_event(event, data): called on the client's
         own thread for each event; it must not wait. timing: fill the future's `timing`.
+        traceparent: as for `call`.
         """
         envelope: dict[str, Any] = {}
         if timeout is not None:
@@ -162,6 +168,8 @@ class Client:
             envelope["stream"] = True
         if timing:
             envelope["timing"] = True
+        if traceparent is not None:
+            envelope["traceparent"] = traceparent
         return self._send(command, args, session_id, on_event, envelope)
 
     def stream(
@@ -171,11 +179,17 @@ class Client:
         *,
         timeout: float | None = None,
         session_id: str | None = None,
+        traceparent: str | None = None,
     ) -> Stream:
-        """Start `command` and iterate over its events."""
+        """Start `command` and iterate over its events. The options are those of `submit`."""
         return Stream(
             lambda put: self.submit(
-                command, args, timeout=timeout, session_id=session_id, on_event=put
+                command,
+                args,
+                timeout=timeout,
+                session_id=session_id,
+                on_event=put,
+                traceparent=traceparent,
             ),
             self,
         )

@@ -33,6 +33,7 @@ def load(dispatcher: Dispatcher) -> None:
     """Load the libraries and hand them to `dispatcher`; for a thread of its own. What fails, as a
     rule because it is not installed, is logged and refused from then on."""
     try:
+        from bridge.worker import tracing
         from bridge.worker.metrics import prometheus
     except Exception as error:
         message = f"--telemetry: {error}; the extra is installed with: {INSTALL}"
@@ -40,6 +41,7 @@ def load(dispatcher: Dispatcher) -> None:
         dispatcher.prometheus = partial(_refuse, message)
     else:
         dispatcher.prometheus = partial(prometheus, dispatcher)
+        tracing.start()
 
 
 def _refuse(message: str, *_: Any) -> NoReturn:

@@ -127,32 +127,34 @@ class Lanes:
             return True
 
 
+_ordering = threading.Lock()  # one for all, because there are many orders; held for a moment only
+
+
 class Order:
     """First come, first served: each job starts when the one before it has left."""
 
-    __slots__ = ("_lock", "_taken", "_waiting")
+    __slots__ = ("_is_taken", "_waiting")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._taken = False
-        self._waiting: deque[Callable[[], None]] | None = None  # there are many that never wait
+        self._is_taken = False
+        self._waiting: deque[Callable[[], None]] | None = None
 
     def enter(self, start: Callable[[], None]) -> None:
         """Call `start` when it is its turn, perhaps at once; `leave` ends that turn."""
-        with self._lock:
-            if self._taken:
+        with _ordering:
+            if self._is_taken:
                 if self._waiting is None:
                     self._waiting = deque()
                 self._waiting.append(start)
                 return
-            self._taken = True
+            self._is_taken = True
         start()
 
     def leave(self) -> None:
         """End the turn of the job that has it."""
-        with self._lock:
+        with _ordering:
             if not self._waiting:
-                self._taken = False
+                self._is_taken = False
                 return
             start = self._waiting.popleft()
         start()

@@ -31,7 +31,7 @@ class Options(msgspec.Struct, frozen=True):
 
     fds: the descriptors to read from and write to. protocol: what negotiation selects.
     store: "sqlite:PATH", where durable sessions are kept. session_ttl: seconds.
-    telemetry: load the libraries of the extra of that name.
+    telemetry: spans of calls whose traceparent is sampled, and Prometheus text.
     """
 
     mode: str = "standalone"
@@ -66,10 +66,10 @@ def run(load_adapter: Callable[[], Adapter], options: Options, parent: int) -> N
         print(error, file=sys.stderr)
         status = process.USAGE
     except BaseException as error:
+        telemetry.log_to_stderr(options.log_level)  # it may have failed before that
         telemetry.warn("the worker failed", error=error)
         status = process.INTERNAL_ERROR
     process.leave(status)
-        telemetry.log_to_stderr(options.log_level)  # it may have failed before that
 
 
 def _dispatcher(adapter: Adapter, options: Options) -> Dispatcher:

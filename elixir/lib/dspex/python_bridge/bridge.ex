@@ -144,7 +144,8 @@ defmodule DSPex.PythonBridge.Bridge do
       itself; a worker that says nothing is waited for 250 ms longer
     * `:session_id` - the session that the call belongs to
     * `:timing` - `true`: `{:ok, result, timing}` says where the time went, in µs
-    * `:traceparent` - goes into the worker's logs
+    * `:traceparent` - the caller's span, as W3C Trace Context writes it: goes into the worker's
+      logs, and with `--telemetry` the worker continues its trace
 
   The result has strings as keys. Errors come as `{:error, %DSPex.PythonBridge.Error{}}`; a call
   that nobody can answer is `:deadline_exceeded` or `:worker_crashed`, never an exit.

@@ -47,6 +47,16 @@ defmodule DSPex.PythonBridge.BridgeTest do
                Bridge.call(bridge, :echo_decoded, %{a: 1}, timing: true)
     end
 
+    test "a traceparent goes with calls and streams" do
+      bridge = start_bridge(adapter: "bridge_test_adapter:adapter")
+      parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+      options = [traceparent: parent, session_id: "s"]
+      expected = %{"session_id" => "s", "traceparent" => parent}
+      assert Bridge.call(bridge, :envelope, %{}, options) == {:ok, expected}
+      assert Enum.to_list(Bridge.stream(bridge, :envelope, %{}, options)) == [result: expected]
+      assert {:ok, %{"traceparent" => nil}} = Bridge.call(bridge, :envelope)
+    end
+
     test "any kind of name works", %{bridge: bridge} do
       for server <- [bridge, Process.whereis(bridge), {bridge, node()}] do
         assert {:ok, _} = Bridge.call(server, :ping)

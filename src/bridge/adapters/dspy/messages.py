@@ -47,7 +47,8 @@ class LMSettings(msgspec.Struct, frozen=True):
 
 
 class StoredSettings(msgspec.Struct, frozen=True):
-    """LMSettings without secrets. had_secrets: they do not work without them."""
+    """LMSettings without secrets, and how many answers are kept. had_secrets: they do not work
+    without them."""
 
     name: str
     model: str
@@ -57,9 +58,10 @@ class StoredSettings(msgspec.Struct, frozen=True):
     timeout: float
     answers: str | None
     had_secrets: bool
+    cache: int
 
     @classmethod
-    def of(cls, settings: LMSettings) -> StoredSettings:
+    def of(cls, settings: LMSettings, cache: int) -> StoredSettings:
         base = _without_password(settings.api_base)
         return cls(
             settings.name,
@@ -70,6 +72,7 @@ class StoredSettings(msgspec.Struct, frozen=True):
             settings.timeout,
             settings.answers,
             settings.api_key is not None or base != settings.api_base,
+            cache,
         )
 
     def settings(self) -> LMSettings:

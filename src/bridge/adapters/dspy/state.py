@@ -126,14 +126,14 @@ class State:
         if self._model is None and stored is not None:
             from bridge.adapters.dspy.models import Model
 
+            kept = msgspec.msgpack.decode(stored, type=StoredSettings)
             whole: LMSettings | None = self._records.private.get("model")
-            settings = whole or msgspec.msgpack.decode(stored, type=StoredSettings).settings()
-            self._model = Model(settings)
+            self._model = Model(whole or kept.settings(), kept.cache)
         return self._model
 
     def set_model(self, model: Model) -> None:
         """Raises QuotaExceeded."""
-        stored = StoredSettings.of(model.settings)
+        stored = StoredSettings.of(model.settings, model.cache)
         self._records.put("model", "", msgspec.msgpack.encode(stored))
         self._records.private["model"] = model.settings
         self._model = model
