@@ -52,7 +52,7 @@ def ask(call):
 
 @pytest.fixture
 def counters(dispatcher):
-    return dispatcher.commands["execute_program"].counters
+    return lambda: dispatcher.commands["execute_program"].recorder.counters
 
 
 def script(call, count, session="s", **args):
@@ -74,14 +74,14 @@ def test_an_equal_request_is_answered_from_the_cache(call, ask, counters):
     assert call("execute_program", program_id="p2", inputs={"q": "x"})["result"]["outputs"] == {
         "a": "5"
     }
-    assert (counters["lm_calls"], counters["cache_hits"]) == (5, 4)
+    assert (counters()["lm_calls"], counters()["cache_hits"]) == (5, 4)
 
 
 def test_without_asking_for_it_nothing_is_kept(call, ask, counters):
     """cache: 0 is the default."""
     script(call, 2)
     assert [ask("x"), ask("x")] == ["1", "2"]
-    assert "cache_hits" not in counters
+    assert "cache_hits" not in counters()
 
 
 @pytest.mark.parametrize("cache", [-1, 100_001, "many", 1.5])
@@ -116,8 +116,8 @@ def test_equal_models_share_no_answers(call, ask, dispatcher):
         call("create_program", session, id="p", signature=SIGNATURE)
     a, b = (dispatcher.sessions.open(session).state for session in ("a", "b"))
     assert a.model.lm is b.model.lm
-    counters = dispatcher.commands["execute_program"].counters
     assert ask("x", "a") == ask("x", "b")
+    counters = dispatcher.commands["execute_program"].recorder.counters
     assert (counters["lm_calls"], counters.get("cache_hits", 0)) == (2, 0)
 
 
@@ -142,7 +142,7 @@ def test_errors_are_not_kept(call, ask, counters):
     call("create_program", id="p", signature=SIGNATURE)
     assert [ask("x"), ask("x"), ask("x")] == ["lm_error", "good", "good"]
     assert ask("y") == "lm_error", "all answers are used up"
-    assert (counters["lm_calls"], counters["lm_errors"], counters["cache_hits"]) == (3, 1, 1)
+    assert (counters()["lm_calls"], counters()["lm_errors"], counters()["cache_hits"]) == (3, 1, 1)
 
 
 def test_a_kept_answer_streams(call, dispatcher):
@@ -203,11 +203,11 @@ def test_calls_of_models_are_counted_and_told(call, ask, counters):
         "answers",
         "stop",
     )
-    assert told["input_tokens"] == counters["input_tokens"] > 0
-    assert told["output_tokens"] == counters["output_tokens"] > 0
-    assert "cost_usd" not in counters
+    assert told["input_tokens"] == counters()["input_tokens"] > 0
+    assert told["output_tokens"] == counters()["output_tokens"] > 0
+    assert "cost_usd" not in counters()
     assert failed == "InvalidRequestError"
-    assert {name: counters[name] for name in ("lm_calls", "lm_errors", "cache_hits")} == {
+    assert {name: counters()[name] for name in ("lm_calls", "lm_errors", "cache_hits")} == {
         "lm_calls": 2,
         "lm_errors": 1,
         "cache_hits": 1,

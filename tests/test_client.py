@@ -55,7 +55,7 @@ def test_every_code_has_a_class_and_its_policy():
             "failover",
             "abandon",
         }
-    assert len(errors.CODES) == 23
+    assert len(errors.CODES) == 24
     assert type(errors.from_reply("of the future", "m", "?", {})) is errors.Internal
     with pytest.raises(TypeError, match="invalid_args"):
         type("Second", (errors.BridgeError,), {"code": "invalid_args"})

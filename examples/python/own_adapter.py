@@ -33,7 +33,10 @@ def median(args: Numbers, context: Context) -> dict[str, float]:
 
 @adapter.command("remember", Numbers, lane="session")
 def remember(args: Numbers, context: Context) -> dict[str, Any]:
-    """Adds numbers to the session's: in the order in which the calls came."""
-    numbers = context.session.data.setdefault("numbers", [])
-    numbers.extend(args.values)
+    """Adds numbers to the session's: in the order in which the calls came. Being records, they count
+    for its quota, and of a durable session they are on disk before the reply leaves."""
+    records = context.session.records
+    numbers = msgspec.json.decode(records.of("numbers").get("all", b"[]"))
+    numbers += args.values
+    records.put("numbers", "all", msgspec.json.encode(numbers))
     return {"count": len(numbers)}

@@ -120,7 +120,6 @@ cdef class Command:
     cdef readonly bint inline
     cdef readonly object spec
     cdef readonly Recorder recorder
-    cdef readonly dict counters
 
     def __init__(self, str name, run, decode, bint inline, spec):
         self.name = name
@@ -129,7 +128,6 @@ cdef class Command:
         self.inline = inline
         self.spec = spec
         self.recorder = Recorder()
-        self.counters = {}
 
 
 cdef class Path  # each of the two holds the other
@@ -228,10 +226,6 @@ cdef class Context:
             if first and error is not None:
                 self.ended = error
         return first
-
-    def count(self, str name, amount):
-        """Add `amount` to the counter `name` of the call's command."""
-        self.command.counters[name] = self.command.counters.get(name, 0) + amount
 
     def check(self):
         """Raise CallEnded if the call is over. Long work asks between its steps."""
