@@ -1,5 +1,5 @@
-"""What listeners cost: a ping through the dispatcher, without a pipe, with nobody listening and with
-some who do; and a stage."""
+"""What listeners cost: a ping through the dispatcher, without a pipe, with nobody listening and
+with some who do; and a stage."""
 
 from __future__ import annotations
 

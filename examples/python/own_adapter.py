@@ -33,8 +33,10 @@ def median(args: Numbers, context: Context) -> dict[str, float]:
 
 @adapter.command("remember", Numbers, lane="session")
 def remember(args: Numbers, context: Context) -> dict[str, Any]:
-    """Adds numbers to the session's: in the order in which the calls came. Being records, they count
-    for its quota, and of a durable session they are on disk before the reply leaves."""
+    """Adds numbers to the session's: in the order in which the calls came.
+
+    Records count for the session's quota; a durable one's are on disk before the reply leaves.
+    """
     records = context.session.records
     numbers = msgspec.json.decode(records.of("numbers").get("all", b"[]"))
     numbers += args.values
