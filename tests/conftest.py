@@ -44,3 +44,9 @@ def peer(start_peer: Callable[..., Peer]) -> Peer:
 @pytest.fixture
 def repository() -> Path:
     return Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository_tests() -> str:
+    """The folder that the tests' own adapters are imported from."""
+    return str(Path(__file__).parent)

@@ -14,7 +14,9 @@ from bridge._histogram cimport Recorder, monotonic
 
 from bridge.codec import ETF, JSON, refuse_non_finite
 from bridge.errors import CallEnded, InvalidFrame, NotAllowed, ReplyTooLarge
+from bridge._framing import buffers_of, envelope_of
 from bridge.messages import Event, Failure, Reply, TimedReply
+from bridge.tensors import collecting, set_apart
 
 
 cdef extern from *:
@@ -110,7 +112,8 @@ cdef class Codec:
 cdef class Command:
     """A row of the command table.
 
-    run(args, context): the handler. decode(format, raw): its args, or None where it takes none.
+    run(args, context): the handler. decode(format, raw, buffers): its args, or None where it takes
+    none.
     inline: runs where the frame was read. spec: what the policy knows of it besides.
     """
 
@@ -141,7 +144,8 @@ cdef class Context:
     id: as the host sent it. session_id: the envelope's, or else that in the args, or None.
     session: that of a call that is not inline (sessions: all that it waited for). has_turn: none
     of their later calls has started yet.
-    received_ns, deadline_ns: monotonic; 0 is no deadline. frame_bytes: of the request.
+    received_ns, deadline_ns: monotonic; 0 is no deadline. frame_bytes: of the request. buffers:
+    those of a multipart request, a tuple of frames; else None.
     running: its handler has begun; before that it waits for its turn or for a thread.
     """
 
@@ -153,6 +157,8 @@ cdef class Context:
     cdef public int64_t deadline_ns
     cdef readonly int64_t started_ns
     cdef readonly Py_ssize_t frame_bytes
+    cdef readonly tuple buffers
+    cdef bint passes_buffers
     cdef object named
     cdef public list sessions
     cdef public object ended
@@ -249,7 +255,7 @@ cdef class Context:
         outbox = Outbox()
         message = Event(self.request.id, event, data)
         try:
-            if not outbox.add(self.codec.encode_into, message, self.path.max_frame):
+            if not self.path.add(outbox, self, self.codec, message):
                 raise ReplyTooLarge(
                     f"an event {event!r} is longer than {self.path.max_frame} bytes")
         except ValueError:
@@ -258,6 +264,19 @@ cdef class Context:
         if self.codec.lossy and holds_null(outbox, 0):
             refuse_non_finite(data, "data")
         self.send(outbox)
+
+    def pass_buffers(self):
+        """The reply carries the request's buffers, in their places: for a result that is, or holds,
+        the args undecoded."""
+        self.passes_buffers = True
+
+    def encoded(self, message):
+        """`message` in the call's format, as a frame in an outbox. Raises what the encoder raises,
+        ReplyTooLarge."""
+        cdef Outbox outbox = Outbox()
+        if not self.path.add(outbox, self, self.codec, message):
+            raise ReplyTooLarge(f"a message is longer than {self.path.max_frame} bytes")
+        return outbox
 
     def send(self, Outbox outbox not None):
         """Deliver what belongs to the call and is not its reply: nothing leaves behind that.
@@ -308,10 +327,11 @@ cdef class Path:
     """Answers frames. `formats`: 256 entries by first byte. `commands`: name -> Command, live.
     `open_calls`: the calls that other threads have, by id, live.
 
-    policy.refuse(format, frame, error) (None: no reply), .reject(context), .fail(context, error),
+    policy.refuse(format, frame, buffers, error) (None: no reply), .reject(context), .fail(context, error),
     .not_encodable(context, error), .too_large(reply) make the reply for what went wrong;
     policy.defer(context) takes over a call that is not inline, or returns the reply that says why
-    not. stopping: set it to end whoever serves frames to this path.
+    not. stopping: set it to end whoever serves frames to this path. sets_apart: whether replies to
+    usual frames may be multipart ones too.
     """
 
     cdef list codecs
@@ -322,6 +342,7 @@ cdef class Path:
     cdef object policy
     cdef readonly Py_ssize_t max_frame
     cdef public object stopping
+    cdef public bint sets_apart
 
     def __init__(self, formats, commands, open_calls, policy, Py_ssize_t max_frame):
         codecs = {format: Codec(format) for format in {*formats} if format is not None}
@@ -333,6 +354,7 @@ cdef class Path:
         self.policy = policy
         self.max_frame = max_frame
         self.stopping = False
+        self.sets_apart = False
 
     def answer(self, Frame frame not None, Outbox outbox not None, deliver):
         """Append the reply to `frame`, or hand the call on: its reply then comes through
@@ -341,15 +363,21 @@ cdef class Path:
         cdef object command, request, failure
         cdef Context context
         cdef Codec codec = None
+        cdef Frame envelope = frame
+        cdef tuple buffers = None
         try:
-            codec = self.codec_of(frame)
+            if is_multipart(frame):
+                envelope = envelope_of(frame)
+            codec = self.codec_of(envelope)
             if codec is None:
                 raise InvalidFrame("a frame of no known format")
-            request = codec.decode(frame)
+            if envelope is not frame:
+                buffers = buffers_of(frame)
+            request = codec.decode(envelope)
         except Exception as error:
-            failure = self.policy.refuse(codec and codec.format, frame, error)
+            failure = self.policy.refuse(codec and codec.format, envelope, buffers, error)
             if failure is not None:
-                self.put(outbox, codec or self.fallback, failure)
+                self.put(outbox, None, codec or self.fallback, failure)
             return self.stopping
         context = Context.__new__(Context)
         context.request = request
@@ -358,6 +386,7 @@ cdef class Path:
         context.deliver = deliver
         context.received_ns = arrived
         context.frame_bytes = frame.length
+        context.buffers = buffers
         command = self.commands.get(request.command)
         context.command = <Command>command
         if command is None or (self.open_calls and request.id in self.open_calls):
@@ -370,7 +399,7 @@ cdef class Path:
         if failure is not None:
             if observer is not None:
                 observer(context)(failure)
-            self.put(outbox, codec, failure)
+            self.put(outbox, context, codec, failure)
         return self.stopping
 
     cdef Codec codec_of(self, Frame frame):
@@ -406,7 +435,7 @@ cdef class Path:
         context.started_ns = monotonic() if context.request.timing else 0
         try:
             if command.decode is not None:
-                args = command.decode(context.codec.format, context.request.args)
+                args = command.decode(context.codec.format, context.request.args, context.buffers)
             if context.started_ns:
                 decoded = monotonic()
             message = Reply(context.request.id, True, command.run(args, context), timestamp())
@@ -415,21 +444,22 @@ cdef class Path:
             message = self.policy.fail(context, error)
         if not context.claim():
             return self.policy.fail(context, context.ended)
-        before = outbox.used
+        before = outbox.used + outbox.apart
         try:
             if decoded:
                 message = self.timed(context, message, decoded)
-            message = self.put(outbox, context.codec, message)
+            message = self.put(outbox, context, context.codec, message)
         except BaseException as error:
-            message = self.put(outbox, context.codec, self.policy.not_encodable(context, error))
-        self.record(context, outbox.used - before - HEADER, message)
+            message = self.put(outbox, context, context.codec,
+                               self.policy.not_encodable(context, error))
+        self.record(context, outbox.used + outbox.apart - before - HEADER, message)
         return message if type(message) is Failure else None
 
     def finish(self, Context context not None, Outbox outbox not None, message):
         """Append `message` as the reply to a call that was claimed before its handler was done."""
-        cdef Py_ssize_t before = outbox.used
-        message = self.put(outbox, context.codec, message)
-        self.record(context, outbox.used - before - HEADER, message)
+        cdef Py_ssize_t before = outbox.used + outbox.apart
+        message = self.put(outbox, context, context.codec, message)
+        self.record(context, outbox.used + outbox.apart - before - HEADER, message)
         if observer is not None and not context.observed:
             context.observed = True
             observer(context)(message)
@@ -448,22 +478,22 @@ cdef class Path:
     cdef object timed(self, Context context, object reply, int64_t decoded):
         cdef int64_t ran = monotonic()
         cdef Outbox trial = Outbox()
-        self.put(trial, context.codec, reply)
+        self.put(trial, context, context.codec, reply)
         return TimedReply(reply.id, True, reply.result, reply.timestamp, {
             "queue_us": (context.started_ns - context.received_ns) / 1000,
             "decode_us": (decoded - context.started_ns) / 1000,
             "run_us": (ran - decoded) / 1000,
             "encode_us": (monotonic() - ran) / 1000,
             "bytes_in": context.frame_bytes,
-            "bytes_out": trial.used - HEADER,
+            "bytes_out": trial.used + trial.apart - HEADER,
         })
 
-    cdef object put(self, Outbox outbox, Codec codec, object message):
+    cdef object put(self, Outbox outbox, Context context, Codec codec, object message):
         """Append `message`, or what stands for one that is too large; what was appended."""
         cdef Py_ssize_t before = outbox.used
         cdef Py_ssize_t size
         try:
-            size = outbox.add(codec.encode_into, message, self.max_frame)
+            size = self.add(outbox, context, codec, message)
         except ValueError:
             refuse_non_finite_in(message)  # says where, if that is what it was
             raise
@@ -481,12 +511,32 @@ cdef class Path:
                 raise
         return message
 
+    cdef Py_ssize_t add(self, Outbox outbox, Context context, Codec codec,
+                        object message) except -1:
+        """Append `message`; bytes of its payload, or 0 if it is too long. Its long binaries and
+        its arrays stand apart where the host takes that."""
+        cdef list buffers
+        if (context is None or (context.buffers is None and not self.sets_apart)
+                or type(message) is Failure):
+            return outbox.add(codec.encode_into, message, self.max_frame)
+        buffers = list(context.buffers) if context.passes_buffers and context.buffers else []
+        if type(message) is Reply or type(message) is TimedReply:
+            message.result = set_apart(message.result)
+        elif type(message) is Event:
+            message.data = set_apart(message.data)
+        return outbox.add_multipart(collecting(codec.encode_into, buffers), message, buffers,
+                                    self.max_frame)
+
 
 cdef object refuse_non_finite_in(object message):
     if type(message) is Reply or type(message) is TimedReply:
         refuse_non_finite(message.result)
     elif type(message) is Failure:
         refuse_non_finite(message.details, "details")
+
+
+cdef inline bint is_multipart(Frame frame) noexcept:
+    return frame.length > 0 and frame.data[0] == 0xC1
 
 
 cdef bint holds_null(Outbox outbox, Py_ssize_t start):

@@ -30,13 +30,21 @@ cdef class Frame:
     cdef const unsigned char *data
     cdef Py_ssize_t length
 
+    cdef Frame part(self, Py_ssize_t start, Py_ssize_t length)
+
 
 cdef class Outbox:
     cdef bytearray data
-    cdef Py_ssize_t used
+    cdef Py_ssize_t used    # bytes of it
+    cdef Py_ssize_t apart   # bytes that are sent from elsewhere, between those
+    cdef list buffers       # None, or of each: where in `data` it belongs, and a memoryview
 
     cdef Py_ssize_t add(self, object encode_into, object message, Py_ssize_t limit) except -1
-    cdef void undo(self, Py_ssize_t used)
+    cdef Py_ssize_t add_multipart(self, object encode_into, object message, list buffers,
+                                  Py_ssize_t limit) except -1
+    cdef Py_ssize_t close(self, Py_ssize_t size)
+    cdef void clear(self)
+    cdef int undo(self, Py_ssize_t used) except -1
     cdef int add_empty(self) except -1
 
 
@@ -65,4 +73,5 @@ cdef class Writer:
     cdef pthread_rwlock_t lock
 
     cdef int put(self, iovec *parts, int count, size_t size) noexcept nogil
+    cdef int put_all(self, list parts) except -1
     cdef int beat(self) noexcept nogil

@@ -14,7 +14,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, ECONNRESET, EINTR, ENOMEM, EPIPE, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memmove
+from libc.string cimport memcpy, memmove, memset
 
 from bridge.errors import FrameTooLarge, InvalidFrame
 
@@ -34,15 +34,21 @@ cdef extern from *:
     #include <sys/uio.h>
     #include <unistd.h>
 
+    enum { BRIDGE_ALIGNMENT = 64, BRIDGE_HEADER = 4 };
+
+    /* The payload of a frame that begins a slab is aligned. */
     struct bridge_slab {
         int references;
         size_t size;
+        unsigned char padding[BRIDGE_ALIGNMENT - BRIDGE_HEADER - 2 * sizeof(size_t)];
         unsigned char data[];
     };
 
     static bridge_slab *slab_new(size_t size) {
-        bridge_slab *slab = malloc(sizeof(bridge_slab) + size);
-        if (slab) { slab->references = 1; slab->size = size; }
+        void *slab;
+        if (posix_memalign(&slab, BRIDGE_ALIGNMENT, sizeof(bridge_slab) + size)) return NULL;
+        ((bridge_slab *)slab)->references = 1;
+        ((bridge_slab *)slab)->size = size;
         return slab;
     }
     static void slab_hold(bridge_slab *slab) {
@@ -148,7 +154,11 @@ cdef extern from "<pthread.h>" nogil:
 cdef enum:
     SLAB = 64 * 1024              # bytes; measured best on a pipe of 64 KiB and of 1 MiB
     FLUSH_AT = 64 * 1024          # bytes of replies kept back while a read's frames are answered
-    MAX_PARTS = 64                # buffers in one send
+    MULTIPART = 0xC1              # begins a multipart frame; then: the version, two zeros,
+    VERSION = 1
+    PREFIX = 12                   # bytes: and the number of buffers, the envelope's length,
+    ENTRY = 4                     # and the length of each buffer
+    ALIGNMENT = 64                # bytes, of each buffer, from the start of the payload
 
 # Announced lengths up to here are skipped; beyond it the stream is not one of ours.
 cdef uint64_t TRUSTED = 1 << 30   # bytes
@@ -177,6 +187,15 @@ cdef class Frame:
     def __len__(self):
         return self.length
 
+    cdef Frame part(self, Py_ssize_t start, Py_ssize_t length):
+        """A view of some of it."""
+        cdef Frame part = Frame.__new__(Frame)
+        slab_hold(self.slab)
+        part.slab = self.slab
+        part.data = self.data + start
+        part.length = length
+        return part
+
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, <void *>self.data, self.length, 1, flags)
 
@@ -187,20 +206,72 @@ cdef class Frame:
         cdef Frame frame = Frame.__new__(Frame)
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            frame.slab = slab_new(view.len)
+            frame.slab = slab_new(HEADER + view.len)
             if frame.slab is NULL:
                 raise MemoryError()
-            memcpy(frame.slab.data, view.buf, view.len)
-            frame.data = frame.slab.data
+            frame.data = frame.slab.data + HEADER
+            memcpy(<void *>frame.data, view.buf, view.len)
             frame.length = view.len
         finally:
             PyBuffer_Release(&view)
         return frame
 
 
+def is_multipart(Frame frame not None):
+    """Whether it is an envelope with buffers behind it."""
+    return frame.length > 0 and frame.data[0] == MULTIPART
+
+
+def envelope_of(Frame frame not None):
+    """The envelope of a multipart frame, as a frame. Raises InvalidFrame."""
+    cdef Py_ssize_t start
+    cdef uint64_t count, length
+    if frame.length < PREFIX or frame.data[1] != VERSION or frame.data[2] or frame.data[3]:
+        raise InvalidFrame("a multipart frame begins with C1 01 00 00, a count and a length")
+    count = bridge_load_be32(frame.data + 4)
+    length = bridge_load_be32(frame.data + 8)
+    if PREFIX + ENTRY * count + length > <uint64_t>frame.length:
+        raise InvalidFrame(f"{count} buffers and an envelope of {length} bytes are more than a"
+                           f" frame of {frame.length} bytes")
+    start = PREFIX + ENTRY * count
+    return frame.part(start, length)
+
+
+def buffers_of(Frame frame not None):
+    """The buffers of a multipart frame, a tuple of frames. Raises InvalidFrame."""
+    cdef Frame envelope = envelope_of(frame)
+    cdef Py_ssize_t end = envelope.data - frame.data + envelope.length
+    cdef uint64_t start, length
+    cdef Py_ssize_t index, count = bridge_load_be32(frame.data + 4)
+    cdef list buffers = []
+    for index in range(count):
+        start = aligned(end)
+        length = bridge_load_be32(frame.data + PREFIX + ENTRY * index)
+        if start + length > <uint64_t>frame.length:
+            raise InvalidFrame(f"buffer {index} of {length} bytes ends behind its frame")
+        buffers.append(frame.part(start, length))
+        end = start + length
+    if end != frame.length:
+        raise InvalidFrame(f"{frame.length - end} bytes behind the last buffer")
+    return tuple(buffers)
+
+
+cdef object raw(object buffer):
+    """Its bytes, as a memoryview. Raises TypeError where they do not lie side by side."""
+    view = memoryview(buffer)
+    if view.nbytes == 0:
+        return memoryview(b"")
+    return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
+
+
+cdef inline Py_ssize_t aligned(Py_ssize_t offset) noexcept:
+    return (offset + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+
+
 @cython.final
 cdef class Outbox:
-    """Frames to be sent, one behind the other in one buffer.
+    """Frames to be sent, one behind the other in one buffer; buffers of multipart frames stay
+    where they are, and are sent from there.
 
     The bytearray is not emptied between uses: msgspec takes its length as room to write in, and
     shrinking it would give the memory back each time.
@@ -209,25 +280,73 @@ cdef class Outbox:
     def __cinit__(self):
         self.data = bytearray(512)
         self.used = 0
+        self.apart = 0
+        self.buffers = None
 
     def __len__(self):
-        return self.used
+        return self.used + self.apart
 
     cdef Py_ssize_t add(self, object encode_into, object message, Py_ssize_t limit) except -1:
         """Append `message` as a frame; bytes of its payload, or 0 if longer than `limit`."""
         cdef Py_ssize_t size
-        cdef unsigned char *header
         encode_into(message, self.data, self.used + HEADER)
         size = PyByteArray_GET_SIZE(self.data) - self.used - HEADER
-        if size > limit:
-            return 0
-        header = <unsigned char *>PyByteArray_AS_STRING(self.data) + self.used
-        bridge_store_be32(header, <uint32_t>size)
+        return self.close(size) if size <= limit else 0
+
+    cdef Py_ssize_t add_multipart(self, object encode_into, object message, list buffers,
+                                  Py_ssize_t limit) except -1:
+        """The same of a message whose encoding adds to `buffers` what stands apart; where there is
+        nothing in it in the end, the frame is a usual one."""
+        cdef Py_ssize_t start = self.used + HEADER, size, prefix, end, length, index
+        cdef unsigned char *at
+        cdef uint64_t total
+        encode_into(message, self.data, start)
+        if not buffers:
+            size = PyByteArray_GET_SIZE(self.data) - start
+            return self.close(size) if size <= limit else 0
+        size = PyByteArray_GET_SIZE(self.data) - start
+        prefix = PREFIX + ENTRY * len(buffers)
+        end = prefix + size
+        total = end
+        views = [raw(buffer) for buffer in buffers]
+        for view in views:
+            total = aligned(total) + <uint64_t>len(view)
+            if total > <uint64_t>limit:
+                return 0
+        PyByteArray_Resize(self.data, start + prefix + size + ALIGNMENT * len(views))
+        at = <unsigned char *>PyByteArray_AS_STRING(self.data) + start
+        memmove(at + prefix, at, size)
+        memcpy(at, b"\xc1\x01\0\0", 4)
+        bridge_store_be32(at + 4, <uint32_t>len(views))
+        bridge_store_be32(at + 8, <uint32_t>size)
+        bridge_store_be32(at - HEADER, <uint32_t>total)
+        if self.buffers is None:
+            self.buffers = []
+        self.used = start + end
+        total = end
+        for index, view in enumerate(views):
+            length = len(view)
+            bridge_store_be32(at + PREFIX + ENTRY * index, <uint32_t>length)
+            memset(at + (self.used - start), 0, aligned(total) - total)
+            self.used += aligned(total) - total
+            total = aligned(total) + length
+            if length:
+                self.buffers.append((self.used, view))
+                self.apart += length
+        return total
+
+    cdef Py_ssize_t close(self, Py_ssize_t size):
+        bridge_store_be32(<unsigned char *>PyByteArray_AS_STRING(self.data) + self.used,
+                          <uint32_t>size)
         self.used += HEADER + size
         return size
 
-    cdef void undo(self, Py_ssize_t used):
+    cdef int undo(self, Py_ssize_t used) except -1:
+        """Back to so many bytes."""
         self.used = used
+        while self.buffers and self.buffers[-1][0] > used:
+            self.apart -= len(self.buffers.pop()[1])
+        return 0
 
     cdef int add_empty(self) except -1:
         if PyByteArray_GET_SIZE(self.data) < self.used + HEADER:
@@ -240,9 +359,30 @@ cdef class Outbox:
         """Append what `encode_into(message, bytearray, offset)` writes, as one frame."""
         self.add(encode_into, message, 0xFFFFFFFF)
 
+    def append_multipart(self, encode_into, message, list buffers not None):
+        """Append it as a multipart frame with what is in `buffers`, and what encoding adds there;
+        a usual frame where that is nothing in the end."""
+        if not self.add_multipart(encode_into, message, buffers, 0xFFFFFFFF):
+            raise OverflowError("a frame holds at most 4294967295 bytes")
+
     def payload(self):
         """The payload of the only frame in here, as bytes."""
-        return bytes(memoryview(self.data)[HEADER:self.used])
+        return b"".join(self.parts())[HEADER:]
+
+    def parts(self):
+        """All there is to be sent, as a list of memoryviews."""
+        cdef Py_ssize_t done = 0
+        cdef list parts = []
+        whole = memoryview(self.data)
+        for place, view in self.buffers or ():
+            parts += (whole[done:place], view)
+            done = place
+        parts.append(whole[done:self.used])
+        return parts
+
+    cdef void clear(self):
+        self.used = self.apart = 0
+        self.buffers = None
 
 
 @cython.final
@@ -430,6 +570,11 @@ cdef class Writer:
         cdef iovec part
         cdef size_t size = outbox.used
         cdef int error
+        if outbox.buffers is not None:
+            parts = outbox.parts()
+            outbox.clear()
+            self.put_all(parts)
+            return
         part.iov_base = PyByteArray_AS_STRING(outbox.data)
         part.iov_len = size
         outbox.used = 0
@@ -441,33 +586,39 @@ cdef class Writer:
 
     def send(self, *parts):
         """Send the buffers `parts` as one frame, in one writev. Raises OSError, ValueError."""
-        cdef Py_buffer views[MAX_PARTS]
-        cdef iovec vector[MAX_PARTS + 1]
-        cdef unsigned char header[HEADER]
-        cdef uint64_t size = 0
-        cdef int held = 0, error = 0
-        if len(parts) > MAX_PARTS:
-            raise ValueError(f"a frame has at most {MAX_PARTS} parts, not {len(parts)}")
+        views = [raw(part) for part in parts]
+        size = sum(map(len, views))
+        if size > 0xFFFFFFFF:
+            raise ValueError(f"a frame holds at most 4294967295 bytes, not {size}")
+        self.put_all([size.to_bytes(HEADER, "big"), *views])
+
+    cdef int put_all(self, list parts) except -1:
+        """Send buffers one behind the other, in one writev. Raises OSError."""
+        cdef Py_ssize_t count = len(parts), held = 0
+        cdef Py_buffer *views = <Py_buffer *>malloc(count * sizeof(Py_buffer))
+        cdef iovec *vector = <iovec *>malloc(count * sizeof(iovec))
+        cdef size_t size = 0
+        cdef int error = 0
         try:
+            if views is NULL or vector is NULL:
+                raise MemoryError()
             for part in parts:
                 PyObject_GetBuffer(part, &views[held], PyBUF_SIMPLE)
-                vector[held + 1].iov_base = views[held].buf
-                vector[held + 1].iov_len = views[held].len
+                vector[held].iov_base = views[held].buf
+                vector[held].iov_len = views[held].len
                 size += views[held].len
                 held += 1
-            if size > 0xFFFFFFFF:
-                raise ValueError(f"a frame holds at most 4294967295 bytes, not {size}")
-            bridge_store_be32(header, <uint32_t>size)
-            vector[0].iov_base = header
-            vector[0].iov_len = HEADER
             with nogil:
-                error = self.put(vector, held + 1, HEADER + size)
+                error = self.put(vector, <int>count, size)
         finally:
             while held:
                 held -= 1
                 PyBuffer_Release(&views[held])
+            free(views)
+            free(vector)
         if error:
             raise OSError(error, f"write to descriptor {self.fd} failed")
+        return 0
 
 
 def set_pipe_size(int fd, int size=PIPE_SIZE):
@@ -498,7 +649,7 @@ def serve(Reader reader not None, Writer writer not None, answer, deliver, refus
             else:
                 reader.start += HEADER
                 outbox.add_empty()
-            if outbox.used > FLUSH_AT:
+            if outbox.used + outbox.apart > FLUSH_AT:
                 writer.flush(outbox)
             status = reader.parse()
         if status == INTERRUPTED:

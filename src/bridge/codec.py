@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from bridge import _etf, salvage
+from bridge import _etf, salvage, tensors
 from bridge.errors import InvalidArgs, NotEncodable
 from bridge.messages import Request
 
@@ -28,6 +28,7 @@ class Format:
         self,
         name: str,
         module: Any,
+        encoder: Any,
         first_bytes: bytes,
         find_id: Callable[[Any], int | str | None],
         repair: Callable[[bytes, bool], bytes],
@@ -41,10 +42,10 @@ class Format:
         self.lossy = lossy
         self.tells_text = tells_text
         self.decode_request: Callable[[Any], Request] = module.Decoder(Request).decode
-        self.encode_into: Callable[[Any, bytearray, int], None] = module.Encoder().encode_into
-        self.encode: Callable[[Any], bytes] = module.encode
-        self._no_args: bytes = module.encode({})
-        (null,) = module.Decoder(list[msgspec.Raw]).decode(module.encode([None]))
+        self.encode_into: Callable[[Any, bytearray, int], None] = encoder.encode_into
+        self.encode: Callable[[Any], bytes] = encoder.encode
+        self._no_args: bytes = encoder.encode({})
+        (null,) = module.Decoder(list[msgspec.Raw]).decode(encoder.encode([None]))
         self._absent = (msgspec.Raw(), null)
         self._decoder = module.Decoder
         self._decoders: dict[Any, Callable[[Any], Any]] = {}
@@ -57,10 +58,18 @@ class Format:
         return decode(data)
 
     def decode_args(
-        self, raw: msgspec.Raw, type: Any, *, path: str = "args", undecodable: str = "bytes"
+        self,
+        raw: msgspec.Raw,
+        type: Any,
+        *,
+        path: str = "args",
+        undecodable: str = "bytes",
+        buffers: Sequence[Any] | None = None,
+        arrays: bool = False,
     ) -> Any:
         """The args of a request as `type`; missing ones and null are an empty map.
 
+        buffers: those of the frame, if it is a multipart one. arrays: the type holds some.
         undecodable: what becomes of strings that are not UTF-8: "bytes" (where the format has
         them), "replace" (what can be read of them stays), "refuse". Raises InvalidArgs, with the
         place below `path`.
@@ -69,6 +78,8 @@ class Format:
         try:
             if undecodable == "replace" and not self.tells_text:
                 data = self.repair(bytes(data), True)
+            if (arrays or buffers is not None) and type is not msgspec.Raw:
+                return tensors.convert(tensors.resolve(self.decode(data), buffers), type)
             try:
                 return self.decode(data, type)
             except UnicodeDecodeError:
@@ -83,17 +94,34 @@ class Format:
             raise InvalidArgs(f"{path} is nested too deeply", path=path) from None
 
 
-JSON = Format("json", msgspec.json, b"{ \t\r\n", salvage.json_id, salvage.json_repair, lossy=True)
+JSON = Format(
+    "json",
+    msgspec.json,
+    msgspec.json.Encoder(enc_hook=tensors.encode_hook),
+    b"{ \t\r\n",
+    salvage.json_id,
+    salvage.json_repair,
+    lossy=True,
+)
 MSGPACK = Format(
     "msgpack",
     msgspec.msgpack,
+    msgspec.msgpack.Encoder(enc_hook=tensors.encode_hook),
     bytes([*range(0x80, 0x90), 0xDE, 0xDF]),
     salvage.msgpack_id,
     salvage.msgpack_repair,
 )
 # A byte that begins a MessagePack map of three, too, which goes on with a string.
 ETF_BEGINNINGS = (b"\x83t", b"\x83P")  # of a map, of a compressed term
-ETF = Format("etf", _etf, b"", salvage.etf_id, salvage.etf_repair, tells_text=False)
+ETF = Format(
+    "etf",
+    _etf,
+    _etf.Encoder(tensors.ATOMS, enc_hook=tensors.encode_etf_hook),
+    b"",
+    salvage.etf_id,
+    salvage.etf_repair,
+    tells_text=False,
+)
 FORMATS = (JSON, MSGPACK, ETF)
 
 
@@ -140,7 +168,7 @@ def _invalid_args(message: str, root: str) -> InvalidArgs:
 def refuse_non_finite(value: Any, path: str = "result") -> None:
     """Raise NotEncodable if `value` holds NaN or an infinity, which JSON and ETF cannot carry."""
     kind = type(value)
-    if kind in _HARMLESS:
+    if kind in _HARMLESS or kind.__module__ == "numpy":  # arrays carry any number
         return
     if issubclass(kind, float):
         if not math.isfinite(value):
@@ -158,5 +186,5 @@ def refuse_non_finite(value: Any, path: str = "result") -> None:
 # In which nothing can be, looked up first: most values of a reply are one of these.
 _HARMLESS = {
     *(str, int, bool, type(None), bytes, bytearray, memoryview),
-    *(msgspec.Raw, _etf.Atom, _etf.Opaque),
+    *(msgspec.Raw, _etf.Atom, _etf.Opaque, tensors.Tensor, tensors.Apart),
 }

@@ -381,15 +381,37 @@ cdef object fixed(Cursor *cursor, uint32_t size):
     """A tuple."""
     cdef uint32_t index
     cdef tuple found
+    cdef bint is_tensor = size == 4 and names_a_tensor(cursor)
     descend(cursor, size)
     found = PyTuple_New(size)
     for index in range(size):
         cursor.owed -= 1
-        item = term(cursor)
+        item = numbers(cursor) if is_tensor and index == 3 else term(cursor)
         Py_INCREF(item)
         PyTuple_SET_ITEM(found, index, item)
     cursor.levels += 1
     return found
+
+
+cdef bint names_a_tensor(Cursor *cursor) noexcept:
+    """Whether the atom `tensor` is next, in one of its forms."""
+    cdef Py_ssize_t size = cursor.end - cursor.at
+    if size >= 8 and (cursor.at[0] == SMALL_ATOM_UTF8 or cursor.at[0] == SMALL_ATOM_LATIN1):
+        return memcmp(cursor.at + 1, b"\x06tensor", 7) == 0
+    return size >= 9 and cursor.at[0] == ATOM_LATIN1 and memcmp(cursor.at + 1, b"\0\x06tensor",
+                                                                8) == 0
+
+
+cdef object numbers(Cursor *cursor):
+    """The data of a tensor: no text, though its bytes may look like that."""
+    cdef const uint8_t *begin = cursor.at
+    cdef uint32_t size
+    if cursor.end - begin < 5 or begin[0] != BINARY:
+        return term(cursor)
+    cursor.at += 1
+    size = take_32(cursor)
+    take(cursor, size)
+    return begin[5:5 + size] if cursor.input is NULL else view(cursor, begin + 5, size)
 
 
 cdef object inflated(const uint8_t *data, Py_ssize_t size):

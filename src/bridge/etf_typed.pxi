@@ -377,7 +377,7 @@ cdef class Decoder:
                 return self.decode(inflated(cursor.at + 1, cursor.end - cursor.at - 1))
             cursor.binaries = self.binaries
             cursor.plain = self.typed
-            if self.binaries == VIEW or (self.plan is not None and buffer.len > COPIED):
+            if self.binaries == VIEW or buffer.len > COPIED:
                 whole = PyMemoryView_FromObject(data)
                 cursor.input = <PyObject *>whole
             if self.record is not None and self.binaries == TEXT:

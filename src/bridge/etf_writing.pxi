@@ -280,13 +280,16 @@ cdef tuple BUFFERS = (bytes, bytearray, memoryview)
 @cython.final
 cdef class Encoder:
     """Encodes values. atoms: which Atom goes out as an atom; any other is a binary, so that the
-    other end may decode with `:safe`."""
+    other end may decode with `:safe`. enc_hook(value): what to encode in place of a value of a type
+    unknown here; raises TypeError for what it does not know either."""
 
     cdef readonly frozenset atoms
+    cdef readonly object enc_hook
     cdef bytearray scratch  # None while it is written to
 
-    def __init__(self, atoms=()):
+    def __init__(self, atoms=(), enc_hook=None):
         self.atoms = frozenset(atoms)
+        self.enc_hook = enc_hook
 
     def encode(self, value):
         """`value` as bytes, the version byte first.
@@ -376,9 +379,17 @@ cdef class Encoder:
         elif isinstance(value, (list, set, frozenset)):
             plain = list(value)
         else:
-            plain = to_builtins(value, builtin_types=BUFFERS)
+            plain = self.plain(value)
         self.put(sink, plain)
         return leave(sink)
+
+    cdef object plain(self, object value):
+        try:
+            return to_builtins(value, builtin_types=BUFFERS)
+        except TypeError:
+            if self.enc_hook is None:
+                raise
+            return self.enc_hook(value)
 
     cdef int put_dict(self, Sink *sink, dict items) except -1:
         cdef Py_ssize_t size = PyDict_Size(items), place = 0, written = 0

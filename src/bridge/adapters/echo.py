@@ -25,6 +25,7 @@ adapter = Adapter("echo")
 @adapter.command("echo", msgspec.Raw, lane="inline", idempotent=True)
 def echo(args: msgspec.Raw, context: Context) -> msgspec.Raw:
     """The args, byte for byte."""
+    context.pass_buffers()
     return args
 
 

@@ -19,11 +19,22 @@ from typing import Any
 import msgspec
 
 from bridge import errors
-from bridge._framing import DEFAULT_MAX_FRAME, Outbox, Reader, Writer, set_pipe_size
+from bridge._framing import (
+    DEFAULT_MAX_FRAME,
+    Frame,
+    Outbox,
+    Reader,
+    Writer,
+    buffers_of,
+    envelope_of,
+    is_multipart,
+    set_pipe_size,
+)
 from bridge.codec import Format, by_name, format_of
 from bridge.host.calls import Call, OnEvent, Stream
 from bridge.host.tools import Callables, Tools, described
 from bridge.messages import Incoming
+from bridge.tensors import collecting, resolve, set_apart
 
 SLACK = 0.25  # seconds that a call waits beyond its timeout for the worker to say so itself
 STOP_TIMEOUT = 3.0  # seconds; a worker's own grace period is 2 s
@@ -96,7 +107,7 @@ class Client:
             raise _not_started(f"{python}: {error.strerror}") from error
         client = cls(process, chosen, max_frame)
         try:
-            client.call("ping", timeout=timeout)
+            client.call("hello", {"offers": {"buffers": True}}, timeout=timeout)
             if tools:
                 client.register_tools(tools)
         except errors.BridgeError as error:
@@ -202,7 +213,7 @@ class Client:
         """
         callables = list(tools)
         declared = [described(function) for function in callables]
-        self.call("hello", {"offers": {"tools": True}})
+        self.call("hello", {"offers": {"tools": True, "buffers": True}})
         done = self.call("register_tools", {"tools": declared}, session_id=session_id)
         self._tools.add(done["session_id"], callables)
 
@@ -292,8 +303,11 @@ class Client:
 
     def _encoded(self, request: dict[str, Any]) -> Outbox:
         outbox = Outbox()
+        buffers: list[Any] = []
         try:
-            outbox.append(self._format.encode_into, request)
+            outbox.append_multipart(
+                collecting(self._format.encode_into, buffers), set_apart(request), buffers
+            )
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise errors.NotEncodable(f"args are no {self._format.name}: {error}") from error
         if len(outbox) - 4 > self._max_frame:
@@ -324,11 +338,16 @@ class Client:
             self._gone = self._gone or reason
 
     def _deliver(self, frame: Any) -> None:
-        format = format_of(frame)
+        envelope, format = frame, None
         try:
-            incoming: Incoming = format.decode(frame, Incoming)  # type: ignore[union-attr]
+            if is_multipart(frame):
+                envelope = envelope_of(frame)
+            format = format_of(envelope)
+            incoming: Incoming = format.decode(envelope, Incoming)  # type: ignore[union-attr]
+            if envelope is not frame:
+                _resolve(incoming, buffers_of(frame))
         except (AttributeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-            self._unreadable(format, frame, error)
+            self._unreadable(format, envelope, error)
             return
         if incoming.command is not None:
             thread = threading.Thread(target=self._answer, args=(incoming,), daemon=True)
@@ -367,6 +386,12 @@ class Client:
 
     def _crashed(self) -> errors.WorkerCrashed:
         return errors.WorkerCrashed(self._gone or "", exit_status=self._exit_status)
+
+
+def _resolve(incoming: Incoming, buffers: tuple[Frame, ...]) -> None:
+    incoming.result = resolve(incoming.result, buffers)
+    incoming.data = resolve(incoming.data, buffers)
+    incoming.args = resolve(incoming.args, buffers)
 
 
 def _not_started(reason: str, **details: Any) -> errors.WorkerCrashed:

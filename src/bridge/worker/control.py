@@ -34,7 +34,8 @@ class Pong(msgspec.Struct, gc=False):
 
 
 class HelloArgs(msgspec.Struct):
-    """offers: {"tools": true} to be called by programs, {"logs": true} to get log events."""
+    """offers: {"tools": true} to be called by programs, {"logs": true} to get log events,
+    {"buffers": true} to get multipart frames."""
 
     offers: dict[str, bool] = {}
 
@@ -69,7 +70,8 @@ def control(dispatcher: Dispatcher) -> Adapter:
     def hello(args: HelloArgs, context: Context) -> dict[str, Any]:
         """Says what the host offers: to be called (tools), to take logs instead of stderr."""
         offers = frozenset(name for name, offered in args.offers.items() if offered)
-        dispatcher.host.offers = offers & {"tools", "logs"}
+        dispatcher.host.offers = offers & {"tools", "logs", "buffers"}
+        dispatcher.path.sets_apart = "buffers" in offers
         forward_logs(context if "logs" in offers else None)
         return {
             "version": __version__,

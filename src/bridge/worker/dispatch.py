@@ -25,6 +25,7 @@ from bridge.codec import Format, by_first_byte, by_name
 from bridge.messages import Answer, Failure, Negotiation, Reply, Selection, failure
 from bridge.records import Quota
 from bridge.telemetry import logging_call, warn
+from bridge.tensors import is_about_arrays, resolve
 from bridge.worker import extras
 from bridge.worker.calls import Calls, wake
 from bridge.worker.hostcalls import HostCalls
@@ -108,7 +109,9 @@ class Dispatcher:
         for spec in adapter.commands.values():
             if spec.name in self.commands:
                 raise ValueError(f"two adapters have a command {spec.name!r}")
-            decode = None if spec.args is None else partial(_decode, spec.args)
+            decode = None
+            if spec.args is not None:
+                decode = partial(_decode, spec.args, is_about_arrays(spec.args))
             inline = spec.lane == "inline"
             run = partial(_in_turn, spec.handler) if spec.lane in CHANGING else spec.handler
             self.commands[spec.name] = Command(spec.name, run, decode, inline, spec)
@@ -152,11 +155,15 @@ class Dispatcher:
         return None
 
     def refuse(
-        self, format: Format | None, frame: Any, error: Exception
+        self,
+        format: Format | None,
+        frame: Any,
+        buffers: tuple[Frame, ...] | None,
+        error: Exception,
     ) -> Failure | Selection | None:
         """The answer to a frame that did not decode as a request; none to what is an answer."""
         if format is not None and isinstance(error, msgspec.ValidationError):
-            if self._resolve(format, frame):
+            if self._resolve(format, frame, buffers):
                 return None
             selection = self._negotiate(format, frame)
             if selection is not None:
@@ -312,11 +319,16 @@ class Dispatcher:
     def _sessions_in_use(self) -> set[Session]:
         return {session for call in list(self.calls.open.values()) for session in call.sessions}
 
-    def _resolve(self, format: Format, frame: Any) -> bool:
+    def _resolve(self, format: Format, frame: Any, buffers: tuple[Frame, ...] | None) -> bool:
         """Whether the frame is an answer of the host; then it is handed on."""
         answer = _decoded(format, frame, Answer)
         if answer is None:
             return False
+        if buffers is not None:
+            try:
+                answer.result = resolve(answer.result, buffers)
+            except msgspec.ValidationError as error:
+                answer.success, answer.error = False, str(error)
         self.host.resolve(answer)
         return True
 
@@ -352,8 +364,14 @@ def _in_turn(handler: Handler, args: Any, context: Context) -> Any:
     return result
 
 
-def _decode(type: Any, format: Format, raw: msgspec.Raw) -> Any:
-    return format.decode_args(raw, type)
+def _decode(
+    type: Any,
+    arrays: bool,
+    format: Format,
+    raw: msgspec.Raw,
+    buffers: tuple[Frame, ...] | None,
+) -> Any:
+    return format.decode_args(raw, type, buffers=buffers, arrays=arrays)
 
 
 def _envelope_error(error: Exception) -> errors.BridgeError:

@@ -8,7 +8,6 @@ from typing import Any
 
 from bridge import errors
 from bridge._dispatch import Context
-from bridge._framing import Outbox
 from bridge.messages import Answer
 
 
@@ -52,9 +51,8 @@ class HostCalls:
 
     def _send(self, context: Context, request_id: str, command: str, args: dict[str, Any]) -> None:
         request = {"id": request_id, "command": command, "args": args, "call_id": context.id}
-        outbox = Outbox()
         try:
-            outbox.append(context.format.encode_into, request)
+            outbox = context.encoded(request)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise errors.NotEncodable(f"args of {command}: {error}") from error
         context.send(outbox)

@@ -1,0 +1,413 @@
+"""Arrays and large binaries on the wire: their names, their forms, and where their bytes stand.
+
+In JSON and MessagePack a tensor is {"$tensor": {"type": "f32", "shape": [2, 3], "data": …}}, in ETF
+{tensor, {f, 32}, {2, 3}, Data}. The data is a binary (base64 in JSON) or, in a multipart frame, a
+reference to one of its buffers: {"$buffer": 0}. Little-endian, row by row.
+
+numpy is loaded when the first array is made or met.
+"""
+
+from __future__ import annotations
+
+import binascii
+import math
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bridge._etf import Atom
+
+if TYPE_CHECKING:
+    import numpy
+
+APART = 4096  # bytes; longer binaries stand apart in a multipart frame
+
+_RAW = ("bf16", "f8", "f8_e4m3fn")
+# Name on the wire -> bytes of an element, numpy's type. numpy has no bf16 and no f8: their bits.
+TYPES: dict[str, tuple[int, str]] = {
+    **{
+        f"{kind}{8 * size}": (size, f"<{code}{size}")
+        for kind, code, sizes in (
+            ("s", "i", (1, 2, 4, 8)),
+            ("u", "u", (1, 2, 4, 8)),
+            ("f", "f", (2, 4, 8)),
+            ("c", "c", (8, 16)),
+        )
+        for size in sizes
+    },
+    "bool": (1, "?"),
+    "bf16": (2, "<u2"),
+    "f8": (1, "<u1"),
+    "f8_e4m3fn": (1, "<u1"),
+}
+_NAMES = {
+    "b1": "bool",
+    **{code[1:]: name for name, (_, code) in TYPES.items() if name not in ("bool", *_RAW)},
+}
+MOST_DIMENSIONS = 64  # numpy's
+# What an encoder may write as atoms.
+ATOMS = ("tensor", "s", "u", "f", "c", "bool", "bf", "f8", "f8_e4m3fn")
+
+
+class Tensor:
+    """An array of any type of the wire, those that numpy does not have too.
+
+    type: a key of TYPES. shape: sizes. data: any buffer of just the right length; held, not
+    copied. Raises ValueError.
+    """
+
+    __slots__ = ("data", "shape", "type")
+
+    def __init__(self, type: str, shape: Sequence[int], data: Any) -> None:
+        if not isinstance(type, str) or type not in TYPES:
+            raise ValueError(f"no tensor type {type!r}; known: {', '.join(TYPES)}")
+        if len(shape) > MOST_DIMENSIONS:
+            raise ValueError(f"{len(shape)} dimensions are more than {MOST_DIMENSIONS}")
+        for size in shape:
+            if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+                raise ValueError(f"a shape is of whole numbers from 0 up, not {size!r}")
+        self.type = type
+        self.shape = tuple(shape)
+        self.data = data
+        wanted, given = math.prod(self.shape) * TYPES[type][0], memoryview(data).nbytes
+        if wanted != given:
+            raise ValueError(f"{type}{list(shape)} takes {wanted} bytes, not {given}")
+
+    @classmethod
+    def of(cls, array: numpy.ndarray[Any, Any]) -> Tensor:
+        """The array, without a copy where it lies row by row in little-endian order. Raises
+        ValueError for types that have no name on the wire (text, objects, dates, records)."""
+        import numpy
+
+        name = _NAMES.get(array.dtype.str[1:])
+        if name is None:
+            raise ValueError(f"an array of {array.dtype} has no form on the wire")
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        rows = numpy.asarray(little, order="C")
+        return cls(name, rows.shape, rows.reshape(-1).view(numpy.uint8).data)
+
+    def numpy(self) -> numpy.ndarray[Any, Any]:
+        """An array of the same bytes, read-only if they are; copied only where they are not
+        aligned. Of bf16 and f8 the bits, as unsigned integers."""
+        import numpy
+
+        array: numpy.ndarray[Any, Any]
+        array = numpy.ndarray(self.shape, TYPES[self.type][1], self.data)
+        if not array.flags.aligned:
+            is_writeable, array = array.flags.writeable, array.copy()
+            array.flags.writeable = is_writeable
+        return array
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.type!r}, {self.shape})"
+
+
+class Collector(threading.local):
+    """Where binaries of the message go that this thread encodes: None, or the list of those that
+    stand apart from it."""
+
+    buffers: list[Any] | None = None
+
+
+_collector = Collector()
+Encode = Callable[[Any, bytearray, int], None]
+
+
+def collecting(encode_into: Encode, buffers: list[Any]) -> Encode:
+    """`encode_into`, putting what is to stand apart into `buffers` and references in its place."""
+
+    def encode(message: Any, room: bytearray, offset: int) -> None:
+        before, _collector.buffers = _collector.buffers, buffers
+        try:
+            encode_into(message, room, offset)
+        finally:
+            _collector.buffers = before
+
+    return encode
+
+
+def encode_hook(value: Any) -> Any:
+    """What encoders of JSON and MessagePack make of a tensor. Raises TypeError for what is none."""
+    if isinstance(value, Apart):
+        return value.form()
+    tensor = _tensor(value)
+    if tensor is None:
+        return _plain(value)
+    form = {"type": tensor.type, "shape": tensor.shape, "data": _data(tensor.data)}
+    return {"$tensor": form}
+
+
+def encode_etf_hook(value: Any) -> Any:
+    """The same of ETF's."""
+    if isinstance(value, Apart):
+        return value.form()
+    tensor = _tensor(value)
+    if tensor is None:
+        return _plain(value)
+    return (Atom("tensor"), _etf_type(tensor.type), tensor.shape, _data(tensor.data))
+
+
+class Apart:
+    """A binary that stands apart wherever that is possible."""
+
+    __slots__ = ("buffer",)
+
+    def __init__(self, buffer: Any) -> None:
+        self.buffer = buffer
+
+    def form(self) -> Any:
+        return _data(self.buffer)
+
+
+def set_apart(value: Any) -> Any:
+    """`value` with its long binaries in maps, lists and tuples as Apart; itself without any."""
+    kind = type(value)
+    if kind in (bytes, bytearray, memoryview):
+        return Apart(value) if memoryview(value).nbytes > APART else value
+    if kind is dict:
+        changed = {key: entry for key, old in value.items() if (entry := set_apart(old)) is not old}
+        return {**value, **changed} if changed else value
+    if kind is list or kind is tuple:
+        entries = [set_apart(entry) for entry in value]
+        is_same = all(new is old for new, old in zip(entries, value, strict=True))
+        return value if is_same else kind(entries)
+    return value
+
+
+def resolve(value: Any, buffers: Sequence[Any] | None, path: str = "$") -> Any:
+    """`value` with arrays, and memoryviews of `buffers`, in place of what stands for them on the
+    wire; Tensors of types that numpy does not have. Raises msgspec.ValidationError, with the place.
+    """
+    kind = type(value)
+    if kind is dict:
+        if len(value) == 1:
+            ((name, form),) = value.items()
+            if name == "$buffer":
+                return _buffer(form, buffers, path)
+            if name == "$tensor":
+                return _from_form(form, buffers, path)
+        return {name: resolve(entry, buffers, f"{path}.{name}") for name, entry in value.items()}
+    if kind is list:
+        return [resolve(entry, buffers, f"{path}[{index}]") for index, entry in enumerate(value)]
+    if kind is tuple:
+        if len(value) == 4 and value[0] == "tensor":
+            return _from_term(value, buffers, path)
+        return tuple(
+            resolve(entry, buffers, f"{path}[{index}]") for index, entry in enumerate(value)
+        )
+    return value
+
+
+def convert(value: Any, type: Any) -> Any:
+    """What `resolve` has made, as `type`, whose arrays may have constraints (`array`). Raises
+    msgspec.ValidationError, with the place."""
+    made = msgspec.convert(value, type, dec_hook=_as)
+    check = _check_of(type)
+    if check is not None:
+        check(made, "$", {})
+    return made
+
+
+def array(type: str | None, *shape: int | str | None) -> msgspec.Meta:
+    """A constraint of an array among the args: Annotated[numpy.ndarray, array("f32", None, 768)].
+
+    type: of TYPES, or None for any. shape: of each dimension its size, None for any, or a name:
+    dimensions of one name are of one size. None given: any shape.
+    """
+    if type is not None and type not in TYPES:
+        raise ValueError(f"no tensor type {type!r}; known: {', '.join(TYPES)}")
+    return msgspec.Meta(extra={"tensor": (type, shape)})
+
+
+def is_about_arrays(type: Any) -> bool:
+    """Whether values of that type hold arrays or Tensors."""
+    if type is None or type is msgspec.Raw:
+        return False
+    return any(_is_array(found) for found in _parts(msgspec.inspect.type_info(type), set()))
+
+
+def _parts(info: Any, seen: set[type]) -> Iterator[Any]:
+    """A type and all that its values may hold."""
+    yield info
+    if isinstance(info, msgspec.inspect.StructType) and info.cls not in seen:
+        seen.add(info.cls)
+        for field in info.fields:
+            yield from _parts(field.type, seen)
+    for name in ("type", "item_type", "key_type", "value_type"):
+        inner = getattr(info, name, None)
+        if isinstance(inner, msgspec.inspect.Type):
+            yield from _parts(inner, seen)
+    for name in ("types", "item_types"):
+        for inner in getattr(info, name, ()):
+            yield from _parts(inner, seen)
+
+
+def _is_array(info: Any) -> bool:
+    if not isinstance(info, msgspec.inspect.CustomType):
+        return False
+    return info.cls is Tensor or (info.cls.__module__, info.cls.__name__) == ("numpy", "ndarray")
+
+
+Sizes = dict[str, int]
+Check = Callable[[Any, str, Sizes], None]
+
+
+@cache
+def _check_of(type: Any) -> Check | None:
+    return _check(msgspec.inspect.type_info(type))
+
+
+def _check(info: Any) -> Check | None:
+    """What looks after the constraints below a type; None where there are none. Recursive types
+    have none."""
+    inspect = msgspec.inspect
+    if isinstance(info, inspect.Metadata):
+        wanted = (info.extra or {}).get("tensor")
+        return _check(info.type) if wanted is None else partial(_holds, *wanted)
+    if isinstance(info, inspect.StructType):
+        found = {field.name: _check(field.type) for field in info.fields}
+        fields = {name: check for name, check in found.items() if check is not None}
+        return partial(_check_fields, fields) if fields else None
+    if isinstance(info, inspect.ListType | inspect.VarTupleType):
+        item = _check(info.item_type)
+        return None if item is None else partial(_check_items, item)
+    if isinstance(info, inspect.DictType):
+        item = _check(info.value_type)
+        return None if item is None else partial(_check_entries, item)
+    if isinstance(info, inspect.UnionType):
+        inner = [check for each in info.types if (check := _check(each)) is not None]
+        return inner[0] if inner else None
+    return None
+
+
+def _check_fields(fields: dict[str, Check], value: Any, path: str, sizes: Sizes) -> None:
+    for name, check in fields.items():
+        check(getattr(value, name), f"{path}.{name}", sizes)
+
+
+def _check_items(item: Check, value: Any, path: str, sizes: Sizes) -> None:
+    for index, entry in enumerate(value or ()):
+        item(entry, f"{path}[{index}]", sizes)
+
+
+def _check_entries(item: Check, value: Any, path: str, sizes: Sizes) -> None:
+    for name, entry in (value or {}).items():
+        item(entry, f"{path}.{name}", sizes)
+
+
+def _holds(
+    type: str | None, shape: tuple[int | str | None, ...], value: Any, path: str, sizes: Sizes
+) -> None:
+    tensor = _tensor(value)
+    if tensor is None:  # it may be missing
+        return
+    known = dict(sizes)
+    fits = not shape or len(shape) == len(tensor.shape)
+    for wanted, size in zip(shape, tensor.shape, strict=False):
+        if isinstance(wanted, str):
+            wanted = sizes.setdefault(wanted, size)
+        fits = fits and wanted in (None, size)
+    if not fits or type not in (None, tensor.type):
+        bound = ["_" if w is None else f"{w}={known[w]}" if w in known else w for w in shape]
+        expected = f"{type or 'any type'}[{', '.join(map(str, bound)) if shape else '…'}]"
+        raise _invalid(f"Expected `{expected}`, got `{tensor.type}{list(tensor.shape)}`", path)
+
+
+def _as(type: type, value: Any) -> Any:
+    """msgspec's question what a value is as a type that it does not know."""
+    if type is Tensor:
+        tensor = _tensor(value)
+    elif (type.__module__, type.__name__) == ("numpy", "ndarray"):
+        tensor = value if isinstance(value, Tensor) else None
+        if _is_numpy(value):
+            return value
+    else:
+        raise NotImplementedError(f"args of type {type.__name__}")
+    if tensor is None:
+        raise ValueError(f"Expected `tensor`, got `{value.__class__.__name__}`")
+    return tensor if type is Tensor else tensor.numpy()
+
+
+def _buffer(index: Any, buffers: Sequence[Any] | None, path: str) -> memoryview:
+    if buffers is None:
+        raise _invalid("a reference to a buffer in a frame that has none", path)
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(buffers):
+        raise _invalid(f"no buffer {str(index)[:20]}: the frame has {len(buffers)}", path)
+    return memoryview(buffers[index])
+
+
+def _from_form(form: Any, buffers: Sequence[Any] | None, path: str) -> Any:
+    if not isinstance(form, dict) or not {"type", "shape", "data"} <= form.keys():
+        raise _invalid("a $tensor has type, shape and data", path)
+    return _made(form["type"], form["shape"], form["data"], buffers, path)
+
+
+def _from_term(term: tuple[Any, ...], buffers: Sequence[Any] | None, path: str) -> Any:
+    _, type, shape, data = term
+    if isinstance(type, tuple) and len(type) == 2:
+        kind, bits = type
+        type = str(kind) if kind in TYPES else f"{kind}{bits}"
+    return _made(type, list(shape) if isinstance(shape, tuple) else shape, data, buffers, path)
+
+
+def _made(type: Any, shape: Any, data: Any, buffers: Sequence[Any] | None, path: str) -> Any:
+    if isinstance(data, dict) and data.keys() == {"$buffer"}:
+        data = _buffer(data["$buffer"], buffers, path)
+    elif isinstance(data, str):
+        try:
+            data = binascii.a2b_base64(data, strict_mode=True)
+        except ValueError as error:
+            raise _invalid(f"the data of a tensor is not base64: {error}", path) from None
+    elif not isinstance(data, bytes | memoryview):
+        raise _invalid("the data of a tensor is no binary", path)
+    if not isinstance(shape, list):
+        raise _invalid("the shape of a tensor is a list of sizes", path)
+    try:
+        tensor = Tensor(type, shape, data)
+        return tensor if type in _RAW else tensor.numpy()
+    except ValueError as error:
+        raise _invalid(str(error), path) from None
+
+
+def _invalid(message: str, path: str) -> msgspec.ValidationError:
+    return msgspec.ValidationError(f"{message} - at `{path}`")
+
+
+def _tensor(value: Any) -> Tensor | None:
+    if isinstance(value, Tensor):
+        return value
+    return Tensor.of(value) if _is_numpy(value) else None
+
+
+def _is_numpy(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray)
+
+
+def _plain(value: Any) -> Any:
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.generic):
+        return value.item()
+    raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
+
+
+def _data(buffer: Any) -> Any:
+    buffers = _collector.buffers
+    if buffers is None:
+        return memoryview(buffer)
+    buffers.append(buffer)
+    return {"$buffer": len(buffers) - 1}
+
+
+def _etf_type(name: str) -> tuple[Atom, int]:
+    """As Nx calls it."""
+    if name == "bool":
+        return Atom("u"), 8
+    if name == "f8_e4m3fn":
+        return Atom(name), 8
+    kind = name.rstrip("0123456789")
+    return Atom(kind), int(name[len(kind) :])

@@ -1,0 +1,93 @@
+"""An adapter with arrays, for tests and benchmarks: what comes goes back, or is looked at."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+import numpy
+
+from bridge import Adapter, Context
+from bridge.tensors import Tensor, array
+
+adapter = Adapter("arrays")
+
+
+class OneArray(msgspec.Struct):
+    x: numpy.ndarray
+
+
+class OneTensor(msgspec.Struct):
+    x: Tensor
+
+
+class Product(msgspec.Struct):
+    a: Annotated[numpy.ndarray, array("f32", "n", "k")]
+    b: Annotated[numpy.ndarray, array("f32", "k", "m")]
+
+
+class Many(msgspec.Struct):
+    rows: list[Annotated[numpy.ndarray, array("f64", 3)]] = []
+    maybe: Annotated[numpy.ndarray, array(None, 2, None)] | None = None
+    named: dict[str, numpy.ndarray] = {}
+
+
+class Binary(msgspec.Struct):
+    data: bytes = b""
+    view: memoryview = memoryview(b"")
+
+
+@adapter.command("back", OneArray, lane="inline")
+def back(args: OneArray, context: Context) -> dict[str, Any]:
+    """The array."""
+    return {"x": args.x}
+
+
+@adapter.command("back_on_a_thread", OneArray)
+def back_on_a_thread(args: OneArray, context: Context) -> dict[str, Any]:
+    """The array, from another thread; as an event first."""
+    context.emit("array", {"x": args.x})
+    return {"x": args.x}
+
+
+@adapter.command("tensor_back", OneTensor)
+def tensor_back(args: OneTensor, context: Context) -> dict[str, Any]:
+    """The tensor."""
+    return {"x": args.x}
+
+
+@adapter.command("anything", dict[str, Any])
+def anything(args: dict[str, Any], context: Context) -> dict[str, Any]:
+    """The args, and their types."""
+    return {"args": args, "types": {name: type(value).__name__ for name, value in args.items()}}
+
+
+@adapter.command("matmul", Product)
+def matmul(args: Product, context: Context) -> dict[str, Any]:
+    """The product of two matrices."""
+    return {"product": args.a @ args.b}
+
+
+@adapter.command("many", Many)
+def many(args: Many, context: Context) -> dict[str, Any]:
+    """How many arrays of each kind."""
+    return {"rows": len(args.rows), "maybe": args.maybe is not None, "named": len(args.named)}
+
+
+@adapter.command("binary", Binary)
+def binary(args: Binary, context: Context) -> dict[str, Any]:
+    """Both, the other way round."""
+    return {"data": args.view, "view": args.data}
+
+
+@adapter.command("facts", OneArray)
+def facts(args: OneArray, context: Context) -> dict[str, Any]:
+    """What there is to know of an array."""
+    x = args.x
+    return {
+        "dtype": str(x.dtype),
+        "shape": list(x.shape),
+        "writeable": bool(x.flags.writeable),
+        "owns": bool(x.flags.owndata),
+        "address": x.ctypes.data % 64,
+    }

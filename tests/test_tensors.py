@@ -1,0 +1,395 @@
+"""Arrays and binaries on the wire: in every format, apart or not, and those that lie."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+import subprocess
+import sys
+
+import msgspec
+import numpy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays_of
+
+import arrays
+from bridge import Client, Dispatcher, _etf, errors
+from bridge._framing import Frame, buffers_of, envelope_of, is_multipart
+from bridge.tensors import APART, TYPES, Tensor, resolve
+from bridge.worker.control import control
+
+FORMATS = ("json", "msgpack", "etf")
+
+
+@pytest.fixture(scope="module", params=FORMATS)
+def client(request, repository_tests):
+    with Client.start(
+        adapter="arrays:adapter", format=request.param, env={"PYTHONPATH": repository_tests}
+    ) as client:
+        yield client
+
+
+@pytest.fixture
+def dispatcher():
+    dispatcher = Dispatcher(arrays.adapter, max_frame=1 << 20)
+    dispatcher.add(control(dispatcher))
+    return dispatcher
+
+
+def frame_of(envelope, *buffers, **lies):
+    """A multipart frame as the protocol states it; lies: what to write in place of the truth."""
+    text = envelope if isinstance(envelope, bytes) else json.dumps(envelope).encode()
+    count, length = lies.get("count", len(buffers)), lies.get("length", len(text))
+    lengths = lies.get("lengths", [len(buffer) for buffer in buffers])
+    frame = lies.get("magic", b"\xc1\x01\0\0") + struct.pack(">II", count, length)
+    frame += struct.pack(f">{len(lengths)}I", *lengths) + text
+    for buffer in buffers:
+        frame += bytes(-len(frame) % 64) + bytes(buffer)
+    return frame + lies.get("tail", b"")
+
+
+def request(command, args, **more):
+    return {"id": 1, "command": command, "args": args, **more}
+
+
+def tensor(kind, shape, data):
+    return {"$tensor": {"type": kind, "shape": shape, "data": data}}
+
+
+DTYPES = ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16", "?"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 3), (2, 3, 4), (1,) * 32])
+def test_arrays_come_back_as_they_were(client, dtype, shape):
+    """All types, any shape; read-only, for as long as anyone holds them. Truth values are u8 in
+    ETF, because Nx has no type for them."""
+    size = int(numpy.prod(shape))
+    x = numpy.frombuffer(
+        numpy.random.default_rng(1).bytes(size * numpy.dtype(dtype).itemsize), dtype
+    ).reshape(shape)
+    if dtype == "?":
+        x = numpy.ones(shape, bool)
+    for command in ("back", "back_on_a_thread"):
+        y = client.call(command, {"x": x})["x"]
+        if dtype == "?" and y.dtype == "u1":
+            y = y.view(bool)
+        assert (y.dtype, y.shape, y.tobytes()) == (x.dtype, x.shape, x.tobytes())
+        assert not y.flags.writeable
+
+
+def test_what_does_not_lie_right_is_copied_once(client):
+    """Strided, reversed, by columns, big-endian."""
+    x = numpy.arange(24, dtype="f4").reshape(4, 6)
+    for y in (x[:, ::2], x[::-1], x.T, numpy.asfortranarray(x), x.astype(">f4"), x[1:2, 3]):
+        back = client.call("back", {"x": y})["x"]
+        assert back.dtype == "<f4"
+        assert numpy.array_equal(back, y)
+
+
+def test_bits_of_no_number_survive(client):
+    """Payloads of NaN, signalling ones too."""
+    bits = numpy.array([0x7FC00001, 0x7F800001, 0xFFFFFFFF, 0x80000000], "u4").view("f4")
+    assert client.call("back", {"x": bits})["x"].tobytes() == bits.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["bf16", "f8", "f8_e4m3fn"])
+def test_types_that_numpy_does_not_have(client, kind):
+    """As Tensors; an adapter that wants arrays gets the bits."""
+    data = bytes(range(8))
+    x = Tensor(kind, (2, 4 // TYPES[kind][0]), data[: 2 * (4 // TYPES[kind][0]) * TYPES[kind][0]])
+    y = client.call("tensor_back", {"x": x})["x"]
+    assert (y.type, y.shape, bytes(y.data)) == (x.type, x.shape, bytes(x.data))
+    assert client.call("facts", {"x": x})["dtype"] == ("uint16" if kind == "bf16" else "uint8")
+
+
+def test_large_arrays_are_aligned_and_not_copied(client):
+    """On the worker's side and on ours: views of the frame."""
+    x = numpy.zeros(100_000, "u2")
+    facts = client.call("facts", {"x": x})
+    assert (facts["address"], facts["owns"], facts["writeable"]) == (0, False, False)
+    y = client.call("back", {"x": x})["x"]
+    assert y.ctypes.data % 64 == 0
+    assert not y.flags.owndata
+
+
+def test_long_binaries_stand_apart(client):
+    """Bytes and memoryviews of over 4 KiB, both ways, into fields of either type."""
+    for size in (APART + 1, 100_000):
+        a, b = bytes(size), bytes([255]) * (size + 1)
+        back = client.call("binary", {"data": a, "view": memoryview(b)})
+        assert (bytes(back["data"]), bytes(back["view"])) == (b, a)
+    back = client.call("anything", {"x": bytes(APART + 1), "s": "x" * 10_000})
+    assert back["types"] == {"x": "memoryview", "s": "str"}
+    assert len(back["args"]["x"]) == APART + 1
+
+
+def test_arrays_inside_anything_are_arrays(client):
+    """Lists, maps, events."""
+    x = numpy.arange(3.0)
+    back = client.call("anything", {"x": [x, {"y": x}], "n": numpy.float32(1.5)})["args"]
+    assert numpy.array_equal(back["x"][0], x)
+    assert numpy.array_equal(back["x"][1]["y"], x)
+    assert back["n"] == 1.5
+    events = list(client.stream("back_on_a_thread", {"x": x}))
+    assert [name for name, _ in events] == ["array"]
+    assert numpy.array_equal(events[0][1]["x"], x)
+
+
+def test_constraints_of_types_and_shapes(client):
+    """invalid_args with the path, what was wanted, and what came."""
+    a, b = numpy.ones((2, 3), "f4"), numpy.ones((3, 4), "f4")
+    assert client.call("matmul", {"a": a, "b": b})["product"].tolist() == [[3.0] * 4] * 2
+    rows = [numpy.zeros(3), numpy.zeros(3)]
+    counted = client.call("many", {"rows": rows, "maybe": numpy.zeros((2, 9)), "named": {"x": a}})
+    assert counted == {"rows": 2, "maybe": True, "named": 1}
+    assert client.call("many") == {"rows": 0, "maybe": False, "named": 0}
+    for args, path, expected in (
+        ({"a": a, "b": a}, "args.b", "f32[k=3, m]"),
+        ({"a": a.astype("f8"), "b": b}, "args.a", "f32[n=2, k=3]"),
+        ({"a": a[0], "b": b}, "args.a", "f32[n=3, k]"),
+        ({"a": a, "b": "text"}, "args.b", "tensor"),
+        ({"a": a}, "args.b", None),
+    ):
+        with pytest.raises(errors.InvalidArgs) as raised:
+            client.call("matmul", args)
+        assert raised.value.details["path"] == path
+        assert raised.value.details.get("expected") == expected
+    for args, path in (
+        ({"rows": [numpy.zeros(3), numpy.zeros(4)]}, "args.rows[1]"),
+        ({"maybe": numpy.zeros(2)}, "args.maybe"),
+        ({"named": {"x": 5}}, "args.named[...]"),
+    ):
+        with pytest.raises(errors.InvalidArgs) as raised:
+            client.call("many", args)
+        assert raised.value.details["path"] == path
+
+
+def test_what_has_no_form_is_refused_before_it_leaves(client):
+    """Objects, text, dates, records."""
+    for x in (
+        numpy.array([object()]),
+        numpy.array(["text"]),
+        numpy.array(["2020-01-01"], "M8[D]"),
+        numpy.zeros(2, [("a", "i4")]),
+    ):
+        with pytest.raises(errors.NotEncodable):
+            client.call("back", {"x": x})
+
+
+def test_a_plain_host_plays_too(dispatcher):
+    """base64 in JSON, bin in MessagePack, a tuple in ETF; the reply is in the same form."""
+    x = numpy.arange(6, dtype="<f4").reshape(2, 3)
+    form = tensor("f32", [2, 3], base64.b64encode(x.tobytes()).decode())
+    reply = json.loads(dispatcher.call(json.dumps(request("back", {"x": form})).encode(), 30))
+    assert reply["result"]["x"] == form
+    form = tensor("f32", [2, 3], x.tobytes())
+    message = msgspec.msgpack.encode(request("back", {"x": form}))
+    assert msgspec.msgpack.decode(dispatcher.call(message, 30))["result"]["x"] == form
+    term = (_etf.Atom("tensor"), (_etf.Atom("f"), 32), (2, 3), x.tobytes())
+    encoder = _etf.Encoder({"tensor", "f"})
+    reply = _etf.decode(dispatcher.call(encoder.encode(request("back", {"x": term})), 30))
+    assert reply["result"]["x"] == term
+    for size in (4, 100_000):  # bytes that look like text are none
+        term = (_etf.Atom("tensor"), (_etf.Atom("u"), 8), (size,), b"a" * size)
+        reply = _etf.decode(dispatcher.call(encoder.encode(request("back", {"x": term})), 30))
+        assert bytes(reply["result"]["x"][3]) == b"a" * size
+
+
+def test_a_multipart_request_gets_a_multipart_reply(dispatcher):
+    """Without hello; other replies to it are usual frames."""
+    data = bytes(range(64))
+    envelope = request("back", {"x": tensor("u8", [64], {"$buffer": 1})})
+    reply = Frame.of(dispatcher.call(frame_of(envelope, b"unused", data), 30))
+    assert is_multipart(reply)
+    assert [bytes(buffer) for buffer in buffers_of(reply)] == [data]
+    message = json.loads(bytes(envelope_of(reply)))
+    assert message["result"] == {"x": tensor("u8", [64], {"$buffer": 0})}
+    reply = dispatcher.call(frame_of(request("ping", {}), data), 30)
+    assert json.loads(reply)["success"]
+
+
+def test_echo_passes_buffers_on_undecoded():
+    """In their places, byte for byte."""
+    from bridge.adapters.echo import adapter
+
+    dispatcher = Dispatcher(adapter)
+    args = {"x": {"$buffer": 1}, "y": {"$buffer": 0}}
+    reply = Frame.of(dispatcher.call(frame_of(request("echo", args), b"one", b"two"), 30))
+    assert json.loads(bytes(envelope_of(reply)))["result"] == args
+    assert [bytes(buffer) for buffer in buffers_of(reply)] == [b"one", b"two"]
+
+
+GOOD = request("back", {"x": tensor("u8", [4], {"$buffer": 0})})
+
+
+@pytest.mark.parametrize(
+    "lies",
+    [
+        {"magic": b"\xc1\x02\0\0"},
+        {"magic": b"\xc1\x01\0\x01"},
+        {"count": 2**32 - 1},
+        {"count": 2**31},
+        {"count": 2},
+        {"length": 2**32 - 1},
+        {"length": 10_000},
+        {"length": 0},
+        {"lengths": [5]},
+        {"lengths": [2**32 - 1]},
+        {"lengths": [3]},
+        {"tail": b"more"},
+    ],
+)
+def test_a_table_that_lies(dispatcher, lies):
+    """One reply, with the id where the envelope can be read; and the worker goes on."""
+    reply = json.loads(dispatcher.call(frame_of(GOOD, b"data", **lies), 30))
+    assert not reply["success"]
+    assert reply["code"] in ("invalid_frame", "invalid_request")
+    if "lengths" in lies or "tail" in lies:
+        assert reply["id"] == 1
+    assert json.loads(dispatcher.call(b'{"id": 2, "command": "ping"}'))["success"]
+
+
+@pytest.mark.parametrize("cut", range(0, 200, 7))
+def test_a_frame_that_is_cut_off(dispatcher, cut):
+    """Anywhere."""
+    whole = frame_of(GOOD, b"data")
+    reply = json.loads(dispatcher.call(whole[: min(cut, len(whole) - 1)], 30))
+    assert not reply["success"]
+
+
+@pytest.mark.parametrize(
+    ("x", "path"),
+    [
+        ({"$buffer": 1}, "args.x"),
+        ({"$buffer": -1}, "args.x"),
+        ({"$buffer": 2**70}, "args.x"),
+        ({"$buffer": "0"}, "args.x"),
+        ({"$buffer": True}, "args.x"),
+        ({"$buffer": 0}, "args.x"),
+        (tensor("u8", [4], {"$buffer": 9}), "args.x"),
+        (tensor("u9", [4], {"$buffer": 0}), "args.x"),
+        (tensor(None, [4], {"$buffer": 0}), "args.x"),
+        (tensor(["u8"], [4], {"$buffer": 0}), "args.x"),
+        (tensor("u8", [5], {"$buffer": 0}), "args.x"),
+        (tensor("u8", [-4], {"$buffer": 0}), "args.x"),
+        (tensor("u8", [-2, -2], {"$buffer": 0}), "args.x"),
+        (tensor("u8", [4.0], {"$buffer": 0}), "args.x"),
+        (tensor("u8", [True, 4], {"$buffer": 0}), "args.x"),
+        (tensor("u8", [2**40, 2**40], {"$buffer": 0}), "args.x"),
+        (tensor("u8", [2**64, 0], {"$buffer": 0}), "args.x"),
+        (tensor("u8", [1] * 65, {"$buffer": 0}), "args.x"),
+        (tensor("u8", 4, {"$buffer": 0}), "args.x"),
+        (tensor("u8", [4], "not base64!"), "args.x"),
+        (tensor("u8", [4], "AAAA"), "args.x"),
+        (tensor("u8", [4], [1, 2, 3, 4]), "args.x"),
+        ({"$tensor": {"type": "u8"}}, "args.x"),
+        ({"$tensor": 5}, "args.x"),
+        ([1, 2], "args.x"),
+        (None, "args.x"),
+    ],
+)
+@pytest.mark.parametrize("command", ["back", "tensor_back"])
+def test_tensors_that_lie(dispatcher, x, path, command):
+    """invalid_args with the path."""
+    reply = json.loads(dispatcher.call(frame_of(request(command, {"x": x}), b"data"), 30))
+    assert (reply["id"], reply["code"]) == (1, "invalid_args"), reply
+    assert reply["details"]["path"].startswith(path)
+    assert len(reply["error"]) < 400
+
+
+def test_a_reference_in_a_usual_frame_leads_nowhere(dispatcher):
+    """There are no buffers."""
+    reply = json.loads(dispatcher.call(json.dumps(GOOD).encode(), 30))
+    assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.x")
+
+
+def test_a_reply_that_is_too_large_is_an_error(dispatcher):
+    """Its buffers count."""
+    x = {"$tensor": {"type": "u8", "shape": [2**20 - 300], "data": {"$buffer": 0}}}
+    whole = frame_of(request("anything", {"x": x, "y": x}), bytes(2**20 - 300))
+    reply = json.loads(dispatcher.call(whole, 30))
+    assert (reply["id"], reply["code"]) == (1, "reply_too_large")
+
+
+def test_an_array_may_be_kept(dispatcher):
+    """It holds its frame: nothing is overwritten under it."""
+    kept = []
+
+    @arrays.adapter.command(f"keep_{id(kept)}", arrays.OneArray)
+    def keep(args, context):
+        kept.append(args.x)
+        return {}
+
+    dispatcher = Dispatcher(arrays.adapter)
+    for number in range(50):
+        data = bytes([number]) * 3000
+        x = tensor("u8", [3000], {"$buffer": 0})
+        dispatcher.call(frame_of(request(f"keep_{id(kept)}", {"x": x}), data), 30)
+    assert [set(x.tolist()) for x in kept] == [{number} for number in range(50)]
+    del arrays.adapter.commands[f"keep_{id(kept)}"]
+
+
+tensors = st.one_of(
+    arrays_of.arrays(st.sampled_from(DTYPES), arrays_of.array_shapes(min_dims=0, min_side=0)),
+    st.binary(max_size=50),
+)
+values = st.recursive(
+    st.none() | st.integers(-(2**60), 2**60) | st.text(max_size=5) | tensors,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", max_size=3), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(values, st.sampled_from(FORMATS))
+def test_every_value_survives_a_frame(value, name):
+    """Encoded and resolved again, whatever it holds and however it lies."""
+    from bridge._framing import Outbox
+    from bridge.codec import by_name
+    from bridge.tensors import Apart, collecting
+
+    format, outbox, buffers = by_name(name), Outbox(), []
+    message = {"value": in_parts(value, Apart), "x": Apart(b"one at least")}
+    outbox.append_multipart(collecting(format.encode_into, buffers), message, buffers)
+    frame = Frame.of(outbox.payload())
+    assert all((memoryview(b).nbytes == 0) or len(b) for b in buffers_of(frame))
+    back = resolve(format.decode(bytes(envelope_of(frame))), buffers_of(frame))
+    assert same(back["value"], value)
+
+
+def in_parts(value, apart):
+    """Binaries apart: in JSON and ETF they would come back as text."""
+    if isinstance(value, bytes):
+        return apart(value)
+    if isinstance(value, list):
+        return [in_parts(entry, apart) for entry in value]
+    if isinstance(value, dict):
+        return {key: in_parts(entry, apart) for key, entry in value.items()}
+    return value
+
+
+def same(a, b):
+    if isinstance(b, numpy.ndarray):
+        return (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+    if isinstance(b, bytes):
+        return bytes(a) == b
+    if isinstance(b, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in b)
+    return a == b
+
+
+def test_numpy_is_loaded_by_the_first_array_only():
+    """A worker that never meets one does not pay for it."""
+    code = (
+        "import sys, json; from bridge import Client; c = Client.start(adapter='echo');"
+        "c.call('echo', {'x': bytes(10_000)}); c.stop(); print('numpy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
