@@ -67,6 +67,7 @@ class Writer:
         self._workers = workers
         self._count, self._lock = count, lock
         self._sent = self._acknowledged = -1
+        self._is_durable = False
         self._worker = workers[number % len(workers)]
 
     def run(self, stop: threading.Event) -> None:
@@ -95,8 +96,9 @@ class Writer:
 
     def _write(self, number: int) -> None:
         client = self._worker.client
-        if number == 0:
+        if not self._is_durable:
             client.call("create_session", {"durable": True}, session_id=self._session, timeout=60)
+            self._is_durable = True
         change = {"operation": "merge", "value": {"a": number, "b": number}}
         client.call("update_session_data", change, session_id=self._session, timeout=60)
 

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from bridge import Adapter, Dispatcher
+from bridge._framing import Frame, Outbox
 from bridge.records import Quota
 from bridge.worker import sessions as sessions_module
 from bridge.worker.control import control
@@ -330,3 +331,127 @@ def test_data_goes_back_as_it_came(make):
     assert reply["result"]["data"] == {"k": [1, "x", None]}
     ask(dispatcher, "update_session_data", "b", key="k")
     assert ask(dispatcher, "get_session_data", "b")["data"] == {"k": None}
+
+
+def test_thousands_of_new_sessions_wait_for_one_change_for_all(make):
+    """None is a step of recursion; every call gets its reply."""
+    dispatcher = make()
+    gate = threading.Event()
+
+    @dispatcher.adapter.command("change_all", lane="everyone")
+    def change_all(args, context):
+        """Waits for the gate."""
+        return {"opened": gate.wait(WAIT)}
+
+    other = Dispatcher(dispatcher.adapter, max_sessions=5000)
+    other.add(control(other))
+    changed = in_background(other, "change_all", None)
+    replies = []
+
+    def deliver(outbox):
+        replies.append(outbox.payload())
+
+    for number in range(3000):
+        request = {"id": f"n{number}", "command": "get_session_data", "session_id": f"s{number}"}
+        other.path.answer(Frame.of(json.dumps(request).encode()), Outbox(), deliver)
+    gate.set()
+    assert changed()["opened"]
+    assert other.lanes.drain(WAIT)
+    assert len(replies) == 3000
+    assert ask(other, "get_session_data", "one more")["data"] == {}
+
+
+def test_a_call_for_everyone_that_is_cancelled_gives_its_places_back(make):
+    """It waits for one slow session; the others go on."""
+    dispatcher = make()
+
+    @dispatcher.adapter.command("change_slowly", lane="session")
+    def change_slowly(args, context):
+        """Waits for the gate."""
+        return {"opened": dispatcher.adapter.gate.wait(WAIT)}
+
+    @dispatcher.adapter.command("change_all", lane="everyone")
+    def change_all(args, context):
+        """Changes nothing."""
+        return {}
+
+    other = Dispatcher(dispatcher.adapter)
+    other.add(control(other))
+    ask(other, "get_session_data", "free")
+    slow = in_background(other, "change_slowly", "slow")
+    request = {"id": "all", "command": "change_all", "timeout_ms": 50}
+    reply = json.loads(other.call(json.dumps(request).encode(), WAIT))
+    assert reply["code"] == "deadline_exceeded"
+    for name in ("free", "new", None):
+        assert ask(other, "get_session_data", name)["data"] == {}
+    dispatcher.adapter.gate.set()
+    assert slow()["opened"]
+    assert ask(other, "change_all") == {}
+
+
+def test_a_merge_over_a_lowered_quota_changes_nothing(make):
+    """All of it or none."""
+    dispatcher = make()
+    ask(dispatcher, "update_session_data", "a", operation="merge", value={"x": "1" * 50})
+    ask(dispatcher, "create_session", "a", quota={"bytes": 10})
+    reply = call(
+        dispatcher,
+        "update_session_data",
+        "a",
+        operation="merge",
+        value={"x": "short", "y": "2" * 60},
+    )
+    assert reply["code"] == "quota_exceeded"
+    assert ask(dispatcher, "get_session_data", "a")["data"] == {"x": "1" * 50}
+
+
+def test_a_create_session_that_is_refused_changes_nothing(make):
+    """durable needs a store."""
+    dispatcher = make()
+    reply = call(dispatcher, "create_session", "a", durable=True, ttl_s=5, quota={"programs": 0})
+    assert reply["code"] == "not_allowed"
+    session = ask(dispatcher, "get_session", session_id="a")
+    assert (session["ttl_s"], session["quota"]["programs"]) == (3600, None)
+
+
+def test_sessions_that_are_over_are_not_listed(make, clock):
+    """Also before a call drops them; in statistics neither."""
+    dispatcher = make(session_ttl=10)
+    ask(dispatcher, "get_session_data", "a")
+    clock.now += 11
+    assert ask(dispatcher, "list_sessions") == {
+        "sessions": [],
+        "total_count": 0,
+        "limit": 10_000,
+        "expired": 0,
+        "evicted": 0,
+    }
+    assert ask(dispatcher, "get_stats", include=["sessions"])["sessions"] == []
+
+
+def test_a_single_session_beside_the_default_one(make):
+    """The limit is of sessions that have a name."""
+    dispatcher = make(max_sessions=1)
+    for name in (None, "a", None, "b", "a", None):
+        assert ask(dispatcher, "get_session_data", name)["data"] == {}
+    assert ask(dispatcher, "list_sessions")["evicted"] == 2
+
+
+def test_what_is_over_leaves_nothing_to_look_at(make):
+    """Sessions that are cleaned up, evicted, configured again and again."""
+    dispatcher = make(max_sessions=10)
+    for number in range(300):
+        ask(dispatcher, "create_session", f"s{number % 50}", ttl_s=1000 + number)
+        if number % 3 == 0:
+            ask(dispatcher, "cleanup_session", f"s{number % 50}")
+    waiting = dispatcher.sessions._expiry._slots.values()
+    assert sum(map(len, waiting)) == len(dispatcher.sessions)
+
+
+def test_the_default_session_says_how_long_it_was_not_used(make, clock):
+    """It is looked at like any other, which is no use of it."""
+    dispatcher = make(session_ttl=10)
+    ask(dispatcher, "put")
+    clock.now += 25
+    ask(dispatcher, "get_session_data", "a")
+    assert ask(dispatcher, "get_session", session_id="default")["idle_s"] == 25

@@ -25,7 +25,11 @@ class Policy(Protocol):
     def not_encodable(self, context: Context, error: BaseException) -> Failure: ...
     def too_large(self, reply: Reply | Failure) -> Failure: ...
 
-Decode = Callable[[Format, msgspec.Raw, tuple[Frame, ...] | None], Any]
+@type_check_only
+class Decode(Protocol):
+    def __call__(
+        self, format: Format, raw: msgspec.Raw, buffers: tuple[Frame, ...] | None, /
+    ) -> Any: ...
 
 @final
 class Command:
@@ -58,6 +62,7 @@ class Context:
     ended: BridgeError | None
     deadline_ns: int
     # What the dispatcher keeps with the call.
+    places: Any
     paused: Any
     slot: Any
     job: Any
@@ -106,7 +111,6 @@ class Context:
     def send(self, outbox: Outbox) -> None: ...
     def call_host(self, command: str, args: dict[str, Any]) -> Any: ...
     def count(self, name: str, amount: float = 1) -> None: ...
-    def take_turn(self) -> None: ...
     def release(self) -> None: ...
 
 @final

@@ -142,8 +142,8 @@ cdef class Context:
     """What a handler may know of the call that it answers, and what it may do about it.
 
     id: as the host sent it. session_id: the envelope's, or else that in the args, or None.
-    session: that of a call that is not inline (sessions: all that it waited for). has_turn: none
-    of their later calls has started yet.
+    session: that of a call that is not inline (sessions: all that it waited for). places: in their
+    orders.
     received_ns, deadline_ns: monotonic; 0 is no deadline. frame_bytes: of the request. buffers:
     those of a multipart request, a tuple of frames; else None.
     running: its handler has begun; before that it waits for its turn or for a thread.
@@ -169,7 +169,7 @@ cdef class Context:
     cdef public object waiting
     cdef public object gate
     cdef Path path
-    cdef readonly bint has_turn
+    cdef public object places
     cdef bint observed
     cdef readonly bint answered
     cdef readonly bint running
@@ -309,17 +309,15 @@ cdef class Context:
         if self.sessions:
             (<Recorder?>self.sessions[0].recorder).count(name, amount)
 
-    def take_turn(self):
-        """The call has its turn in all its sessions: from now on `release` ends it."""
-        self.has_turn = True
+    @property
+    def has_turn(self):
+        """Whether it is its turn in all its sessions: none of their later calls has started."""
+        return self.places is not None and self.places.has_turn
 
     def release(self):
         """End this call's turn in its session: the calls behind it go on beside it."""
-        cdef bint had = self.has_turn
-        self.has_turn = False
-        if had:
-            for session in self.sessions:
-                session.order.leave()
+        if self.places is not None:
+            self.places.leave()
 
 
 @cython.final

@@ -400,7 +400,8 @@ cdef class Recorder:
             if not (name.isidentifier() and name.isascii()) or name.endswith("_total"):
                 raise ValueError(f"{name!r}: not the name of a counter (_total comes by itself)")
             known = 0
-        self.by_name[name] = known + amount
+        if known + amount < INFINITE:  # a sum that is no number could not be told
+            self.by_name[name] = known + amount
         return 0
 
     def record(self, int64_t nanoseconds, uint64_t bytes_in=0, uint64_t bytes_out=0,

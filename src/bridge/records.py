@@ -27,11 +27,18 @@ class Quota(msgspec.Struct, frozen=True):
     bytes: int | None = None
 
 
+class Settings(msgspec.Struct, frozen=True):
+    """What a store knows of a session besides its records. ttl: seconds."""
+
+    created_at: str
+    ttl: float
+    quota: Quota
+
+
 class Records:
     """Values of bytes by kind and name. Changed only by the call that has the session's turn.
 
-    quota: see Quota. size: bytes of all names and values. private: what lives in memory only, as
-    secrets do, and is not counted.
+    quota: see Quota. size: bytes of all names and values.
     """
 
     __slots__ = ("_before", "_kept", "_private", "is_stored", "quota", "size")
@@ -41,32 +48,38 @@ class Records:
         self.size = 0
         self.is_stored = False
         self._kept: dict[str, dict[str, bytes]] | None = None
-        self._before: Changes | None = None  # of what is not stored yet
-        self._private: dict[str, Any] | None = None
+        self._private: dict[Key, Any] | None = None
+        self._before: dict[Key, tuple[bytes | None, Any]] | None = None  # of what is not stored yet
 
     def of(self, kind: str) -> Mapping[str, bytes]:
         """Values by name, oldest first; live."""
         return NOTHING if self._kept is None else self._kept.get(kind, NOTHING)
 
-    def put(self, kind: str, name: str, value: bytes) -> None:
-        """Keep `value`. Raises QuotaExceeded, and then nothing is changed."""
-        before = self.of(kind).get(name)
-        self._check(kind, name, value, before)
-        self._note(kind, name, before)
-        self._set(kind, name, value)
+    def private(self, kind: str, name: str) -> Any:
+        """What was put beside the value; None where it has come out of a store."""
+        return None if self._private is None else self._private.get((kind, name))
+
+    def put(self, kind: str, name: str, value: bytes, private: Any = None) -> None:
+        """Keep `value`, and beside it something that lives in memory only, as secrets do.
+
+        Raises QuotaExceeded, and then nothing is changed.
+        """
+        self.put_all(kind, {name: value})
+        if private is not None:
+            self._private = {**(self._private or {}), (kind, name): private}
+
+    def put_all(self, kind: str, values: Mapping[str, bytes]) -> None:
+        """The same of several values: all or, over the quota, none."""
+        self._check(kind, values)
+        for name, value in values.items():
+            self._note(kind, name)
+            self._set(kind, name, value)
 
     def remove(self, kind: str, name: str) -> None:
         """Keep it no longer; fine where there is none."""
-        before = self.of(kind).get(name)
-        if before is not None:
-            self._note(kind, name, before)
+        if name in self.of(kind):
+            self._note(kind, name)
             self._set(kind, name, None)
-
-    @property
-    def private(self) -> dict[str, Any]:
-        if self._private is None:
-            self._private = {}
-        return self._private
 
     def changes(self) -> Changes:
         """What is not stored yet, of records that are."""
@@ -88,8 +101,10 @@ class Records:
     def undo(self) -> bool:
         """Take back what is not stored yet; whether there was any."""
         before, self._before = self._before, None
-        for (kind, name), value in (before or {}).items():
+        for (kind, name), (value, private) in (before or {}).items():
             self._set(kind, name, value)
+            if private is not None:
+                self._private = {**(self._private or {}), (kind, name): private}
         return bool(before)
 
     def load(self, kept: Changes, quota: Quota) -> None:
@@ -99,10 +114,11 @@ class Records:
             self._set(kind, name, value)
         self.stored()
 
-    def _note(self, kind: str, name: str, before: bytes | None) -> None:
+    def _note(self, kind: str, name: str) -> None:
         if self.is_stored:
             if self._before is None:
                 self._before = {}
+            before = self.of(kind).get(name), self.private(kind, name)
             self._before.setdefault((kind, name), before)
 
     def _set(self, kind: str, name: str, value: bytes | None) -> None:
@@ -112,21 +128,25 @@ class Records:
         before = values.pop(name, None) if value is None else values.get(name)
         if value is not None:
             values[name] = value
+        if self._private is not None:
+            self._private.pop((kind, name), None)
         self.size += _size(name, value) - _size(name, before)
 
-    def _check(self, kind: str, name: str, value: bytes, before: bytes | None) -> None:
-        grown = self.size + _size(name, value) - _size(name, before)
+    def _check(self, kind: str, values: Mapping[str, bytes]) -> None:
+        before = self.of(kind)
+        grown = self.size + sum(
+            _size(name, value) - _size(name, before.get(name)) for name, value in values.items()
+        )
         # Who is over a quota that was lowered may still shrink.
         if self.quota.bytes is not None and grown > max(self.quota.bytes, self.size):
             raise _exceeded("bytes", self.quota.bytes, grown)
-        if kind == "program" and before is None and self.quota.programs is not None:
-            programs = len(self.of(kind)) + 1
-            if programs > self.quota.programs:
-                raise _exceeded("programs", self.quota.programs, programs)
+        programs = len(before.keys() | values.keys()) if kind == "program" else 0
+        if self.quota.programs is not None and programs > max(self.quota.programs, len(before)):
+            raise _exceeded("programs", self.quota.programs, programs)
 
 
 def _size(name: str, value: bytes | None) -> int:
-    return 0 if value is None else len(name) + len(value)
+    return 0 if value is None else len(name.encode()) + len(value)
 
 
 def _exceeded(what: str, limit: int, wanted: int) -> QuotaExceeded:

@@ -21,26 +21,31 @@ if TYPE_CHECKING:
 
     from bridge._dispatch import Context
 
-KEPT = 1000  # secrets; the oldest are forgotten
+KEPT = 20_000  # secrets; of more sessions' keys the oldest are forgotten, the process's own never
+MOST_LOGGERS = 100  # that have a level of their own by `set_log_level`
 SHORTEST = 4  # characters; hiding shorter ones would blot out words
 
-# Never changed, only replaced: others read it meanwhile.
-_secrets: tuple[str, ...] = ()
+_own: dict[str, None] = {}
+_secrets: dict[str, None] = {}  # oldest first
 _changing = threading.Lock()
 
 
-def keep_secret(value: str) -> None:
-    """From now on `conceal` hides `value`, unless it is shorter than `SHORTEST`."""
-    global _secrets
+def keep_secret(value: str, *, own: bool = False) -> None:
+    """From now on `conceal` hides `value`, unless it is shorter than `SHORTEST`. own: it is the
+    process's, from its environment."""
     with _changing:
-        if len(value) >= SHORTEST and value not in _secrets:
-            _secrets = (*_secrets, value)[-KEPT:]
+        if len(value) >= SHORTEST and value not in _own:
+            _secrets.pop(value, None)
+            (_own if own else _secrets)[value] = None
+            if len(_secrets) > KEPT:
+                del _secrets[next(iter(_secrets))]
 
 
 def conceal(text: str) -> str:
     """`text` with every known secret as `***`."""
-    for secret in _secrets:
-        text = text.replace(secret, "***")
+    for secret in (*_own, *_secrets):
+        if secret in text:
+            text = text.replace(secret, "***")
     return text
 
 
@@ -108,7 +113,12 @@ _levels: dict[str | None, str] = {}  # set at run time, by the logger's name; No
 
 def set_log_level(level: str, logger: str | None = None) -> None:
     """Log from `level` up ("DEBUG" to "CRITICAL"), of that logger and those below it, or of all
-    that have no level of their own. From now on, or from `log_to_stderr` on if that is to come."""
+    that have no level of their own. From now on, or from `log_to_stderr` on if that is to come.
+
+    Raises ValueError for more names than `MOST_LOGGERS`: loggers are never given back.
+    """
+    if logger not in _levels and len(_levels) >= MOST_LOGGERS:
+        raise ValueError(f"levels are kept of at most {MOST_LOGGERS} loggers")
     _levels[logger] = level
     if "logging" in sys.modules:
         import logging

@@ -58,7 +58,7 @@ def test_records_are_a_map_with_a_way_back(todo, quota):
 
 
 def size_of(model):
-    return sum(len(name) + len(value) for (_, name), value in model.items())
+    return sum(len(name.encode()) + len(value) for (_, name), value in model.items())
 
 
 def apply(model, changes):

@@ -117,7 +117,10 @@ def control(dispatcher: Dispatcher) -> Adapter:
     @adapter.command("set_log_level", LogLevelArgs, lane="inline", idempotent=True)
     def set_log_level(args: LogLevelArgs, context: Context) -> dict[str, Any]:
         """Logs from that level up from now on."""
-        telemetry.set_log_level(args.level, args.logger or None)
+        try:
+            telemetry.set_log_level(args.level, args.logger or None)
+        except ValueError as error:
+            raise errors.InvalidArgs(f"args.logger: {error}", path="args.logger") from None
         return {"status": "set", "level": args.level, "logger": args.logger}
 
     @adapter.command("cleanup", lane="end_all", idempotent=True)

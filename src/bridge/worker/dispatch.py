@@ -7,7 +7,6 @@ takes a decision: what a broken request is answered, which thread runs a call, a
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
 import time
 from collections import Counter
@@ -29,7 +28,7 @@ from bridge.tensors import is_about_arrays, resolve
 from bridge.worker import extras
 from bridge.worker.calls import Calls, wake
 from bridge.worker.hostcalls import HostCalls
-from bridge.worker.lanes import Job, Lanes
+from bridge.worker.lanes import Job, Lanes, Places
 from bridge.worker.sessions import Session, Sessions
 
 if TYPE_CHECKING:
@@ -147,8 +146,12 @@ class Dispatcher:
             context.host = self.host
             context.job = Job(partial(self._run, context))
             context.gate = threading.Lock()
+            context.places = Places(
+                [session.order for session in context.sessions],
+                partial(self.lanes.submit, context.job),
+            )
             self.calls.add(context)
-            self._enter(context)
+            context.places.enter()
         except Exception as error:
             self.calls.remove(context)
             return self._refused(self.fail(context, error))
@@ -236,21 +239,6 @@ class Dispatcher:
             raise errors.InvalidArgs("Session ID is required", path="args.session_id")
         return self.sessions.detach(context.session_id)
 
-    def _enter(self, context: Context) -> None:
-        """Start the call once it is its turn in every one of its sessions."""
-        sessions = context.sessions
-        turns = itertools.count(1)
-
-        def arrived() -> None:
-            if next(turns) >= len(sessions):
-                context.take_turn()
-                self.lanes.submit(context.job)
-
-        for session in sessions:
-            session.order.enter(arrived)
-        if not sessions:
-            arrived()
-
     def _run(self, context: Context) -> None:
         outbox = Outbox()
         try:
@@ -268,8 +256,10 @@ class Dispatcher:
             outbox = Outbox()
             self.path.finish(context, outbox, failure(context.id, internal, timestamp()))
         finally:
-            context.release()
-            self._reply(context, outbox)
+            try:
+                context.release()
+            finally:
+                self._reply(context, outbox)
 
     def _load(self, context: Context) -> None:
         """Have the call's session as it was stored; a call that cannot is over."""
@@ -277,7 +267,7 @@ class Dispatcher:
         if session is None or context.answered or context.command.spec.lane not in LOADING:
             return
         try:
-            session.load()
+            self.sessions.load(session)
         except errors.BridgeError as error:
             self.end(context, error)
 
@@ -287,10 +277,7 @@ class Dispatcher:
         if not context.claim(error):
             return False
         wake(context)
-        # A handler that still changes a durable session must not leave half of it to be stored
-        # with the next call's changes.
-        session = context.session
-        if context.command.spec.lane != "session" or session is None or not session.is_durable:
+        if not self._still_changes(context):
             context.release()
         self.lanes.write_off(context.job)
         outbox = Outbox()
@@ -298,13 +285,19 @@ class Dispatcher:
         self._reply(context, outbox)
         return True
 
+    def _still_changes(self, context: Context) -> bool:
+        """Whether the handler of an ended call keeps its turn until it is back: half of what it
+        changes must not be stored with the next call's changes."""
+        is_stored = self.sessions.store is not None and context.command.spec.lane in LOADING
+        return is_stored and context.has_turn
+
     def _reply(self, context: Context, outbox: Outbox) -> None:
         if not len(outbox):
             return
-        self.calls.remove(context)
-        if context.session is not None:
+        if context.session is not None:  # first: what has open calls does not expire
             context.session.used = time.monotonic()
             context.session.is_new = False
+        self.calls.remove(context)
         with contextlib.suppress(OSError):  # the host is gone
             context.deliver(outbox)
 
@@ -317,7 +310,9 @@ class Dispatcher:
             )
 
     def _sessions_in_use(self) -> set[Session]:
-        return {session for call in list(self.calls.open.values()) for session in call.sessions}
+        """Those that calls have; not those that a change for everyone passes through."""
+        calls = list(self.calls.open.values())
+        return {call.session for call in calls if call.session is not None}
 
     def _resolve(self, format: Format, frame: Any, buffers: tuple[Frame, ...] | None) -> bool:
         """Whether the frame is an answer of the host; then it is handed on."""
@@ -350,8 +345,8 @@ def _decoded(format: Format, frame: Any, type: Any) -> Any:
 
 
 def _in_turn(handler: Handler, args: Any, context: Context) -> Any:
-    """Run a handler that changes its session; its changes are on disk when this returns, and none
-    of them where it raises."""
+    """Run a handler that changes its session. Of a durable one the changes are on disk when this
+    returns, and taken back where it raises."""
     session: Session = context.session
     try:
         result = handler(args, context)

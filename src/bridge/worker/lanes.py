@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from queue import SimpleQueue
 
 STACK_BYTES = 8 << 20  # virtual; deep recursion in C crashes on smaller ones
@@ -133,11 +134,13 @@ _ordering = threading.Lock()  # one for all, because there are many orders; held
 class Order:
     """First come, first served: each job starts when the one before it has left."""
 
-    __slots__ = ("_is_taken", "_waiting")
+    __slots__ = ("_ended", "_is_passing", "_is_taken", "_waiting")
 
     def __init__(self) -> None:
         self._is_taken = False
         self._waiting: deque[Callable[[], None]] | None = None
+        self._ended = 0  # turns that are over, and not passed on yet
+        self._is_passing = False
 
     def enter(self, start: Callable[[], None]) -> None:
         """Call `start` when it is its turn, perhaps at once; `leave` ends that turn."""
@@ -151,10 +154,65 @@ class Order:
         start()
 
     def leave(self) -> None:
-        """End the turn of the job that has it."""
+        """End the turn of the job that has it. One that starts by that and leaves at once does not
+        start the next itself: there may be thousands of them."""
         with _ordering:
-            if not self._waiting:
-                self._is_taken = False
+            self._ended += 1
+            if self._is_passing:
                 return
-            start = self._waiting.popleft()
-        start()
+            self._is_passing = True
+        while (start := self._next()) is not None:
+            start()
+
+    def _next(self) -> Callable[[], None] | None:
+        with _ordering:
+            while self._ended:
+                self._ended -= 1
+                if self._waiting:
+                    return self._waiting.popleft()
+                self._is_taken = False
+            self._is_passing = False
+            return None
+
+
+class Places:
+    """A call's places in the orders of its sessions. start(): called when it has the turn in all
+    of them."""
+
+    __slots__ = ("_held", "_is_over", "_orders", "_start", "has_turn")
+
+    def __init__(self, orders: Sequence[Order], start: Callable[[], None]) -> None:
+        self._orders = orders
+        self._start = start
+        self._held: list[Order] = []
+        self._is_over = False
+        self.has_turn = False
+
+    def enter(self) -> None:
+        """Take the places."""
+        for order in self._orders:
+            order.enter(partial(self._arrived, order))
+        if not self._orders:
+            self._start()
+
+    def leave(self) -> None:
+        """Give back those that are held, and the others as they come: `start` is not called any
+        more. Once, or again."""
+        with _ordering:
+            self._is_over = True
+            self.has_turn = False
+            held, self._held = self._held, []
+        for order in held:
+            order.leave()
+
+    def _arrived(self, order: Order) -> None:
+        with _ordering:
+            is_over = self._is_over
+            if not is_over:
+                self._held.append(order)
+                self.has_turn = len(self._held) == len(self._orders)
+            starts = self.has_turn
+        if is_over:
+            order.leave()
+        elif starts:
+            self._start()

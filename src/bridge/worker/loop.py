@@ -129,7 +129,9 @@ def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options
     dispatcher.calls.stop_all()
     dispatcher.lanes.drain(options.grace)
     if dispatcher.sessions.store is not None:
-        dispatcher.sessions.store.close()
+        closing = threading.Thread(target=dispatcher.sessions.store.close, daemon=True)
+        closing.start()
+        closing.join(options.grace)  # whatever is acknowledged is on disk
     if error is None:
         return process.OK
     telemetry.warn(f"the stream broke: {error}")

@@ -74,22 +74,28 @@ def add_session_commands(adapter: Adapter, dispatcher: Dispatcher) -> None:
                 "args.durable: a durable session stays so; cleanup_session ends it",
                 path="args.durable",
             )
-        sessions.configure(session, ttl, quota)
-        if args.durable:
-            session.make_durable()
+        sessions.configure(session, ttl, quota, bool(args.durable))
         status = "created" if is_new else "exists"
         return {"status": status, **_described(session), "live": True}
 
     @adapter.command("list_sessions", ListSessionsArgs, lane="worker", idempotent=True)
     def list_sessions(args: ListSessionsArgs, context: Context) -> dict[str, Any]:
         """The sessions of this worker, the last used first, and those that only the store has."""
-        live, limit = len(sessions), max(0, args.limit)
-        stored = [] if sessions.store is None else sessions.store.list_sessions()
-        rest = [_as_stored(entry) for entry in stored if sessions.find(entry["session_id"]) is None]
-        listed = [{**_described(each), "live": True} for each in sessions.latest(limit)]
+        limit, store, live = max(0, args.limit), sessions.store, sessions.live()
+        shown = live[:limit]
+        rest: list[dict[str, Any]] = []
+        total = len(live)
+        if store is not None:
+            shown = [
+                one for one in shown if not one.is_durable or store.is_owner(one.id, one.epoch)
+            ]
+            rows, stored = store.list_sessions(limit)
+            here = {session.id for session in shown}
+            rest = [_as_stored(row) for row in rows if row["session_id"] not in here]
+            total = stored + sum(not session.is_durable for session in live)
         return {
-            "sessions": (listed + rest)[:limit],
-            "total_count": live + len(rest),
+            "sessions": ([{**_described(one), "live": True} for one in shown] + rest)[:limit],
+            "total_count": total,
             "limit": sessions.limit,
             "expired": sessions.expired,
             "evicted": sessions.evicted,
@@ -102,11 +108,11 @@ def add_session_commands(adapter: Adapter, dispatcher: Dispatcher) -> None:
         if session_id is None:
             session_id = sessions.default_id
         session = sessions.find(session_id)
-        if session is not None:
+        stored = None if sessions.store is None else sessions.store.find(session_id)
+        if session is not None and session.epoch == (stored or {}).get("epoch", 0):
             return {**_described(session), "live": True}
-        stored = [] if sessions.store is None else sessions.store.list_sessions(session_id)
-        if stored:
-            return _as_stored(stored[0])
+        if stored is not None:
+            return _as_stored(stored)
         why = sessions.why_gone(session_id)
         raise errors.SessionNotFound(
             f"session not found: {session_id[:100]}{f' ({why})' if why else ''}",
@@ -185,8 +191,9 @@ def _described(session: Session) -> dict[str, Any]:
     }
 
 
-def _as_stored(entry: dict[str, Any]) -> dict[str, Any]:
-    return {**entry, "durable": True, "live": False}
+def _as_stored(row: dict[str, Any]) -> dict[str, Any]:
+    told = {name: value for name, value in row.items() if name != "epoch"}
+    return {**told, "durable": True, "live": False}
 
 
 def _update(context: Context, args: UpdateSessionDataArgs) -> None:
@@ -220,14 +227,4 @@ def _put(context: Context, values: dict[str, msgspec.Raw]) -> None:
         key: msgspec.msgpack.encode(Kept.of(raw or null, context.format))
         for key, raw in values.items()
     }
-    before = {key: records.of("data").get(key) for key in kept}
-    try:
-        for key, value in kept.items():
-            records.put("data", key, value)
-    except errors.QuotaExceeded:
-        for key, old in before.items():
-            if old is None:
-                records.remove("data", key)
-            else:
-                records.put("data", key, old)
-        raise
+    records.put_all("data", kept)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -15,12 +16,12 @@ from weakref import WeakValueDictionary
 from bridge import errors
 from bridge._dispatch import timestamp
 from bridge._histogram import Recorder
-from bridge.records import Quota, Records
+from bridge.records import Quota, Records, Settings
 from bridge.telemetry import warn
 from bridge.worker.lanes import Order
 
 if TYPE_CHECKING:
-    from bridge.worker.store import Settings, Store
+    from bridge.worker.store import Store
 
 LONGEST_ID = 512  # characters
 LONGEST_TTL = 31_536_000.0  # seconds: a year
@@ -37,7 +38,6 @@ class Session:
     durable. recorder: what is counted of its calls.
 
     shared: what the adapter keeps for all sessions of the worker; one dict, never replaced.
-    was: why there is nothing left of an earlier session of that id: "expired" or "evicted".
     is_new: no call has ended in it yet, and no store had it.
     """
 
@@ -59,7 +59,6 @@ class Session:
         "slot",
         "ttl",
         "used",
-        "was",
     )
 
     def __init__(
@@ -82,7 +81,6 @@ class Session:
         self.slot = 0
         self.epoch = 0
         self.failure: errors.SessionLost | None = None
-        self.was: str | None = None
         self.is_new = True
         self.is_loaded = store is None
         self._store = store
@@ -110,6 +108,11 @@ class Session:
         """Seconds since its last call ended or, if it is open, arrived; to the ms."""
         return round(max(0.0, time.monotonic() - self.used), 3)
 
+    @property
+    def is_late(self) -> bool:
+        """Whether its time to live is over, unless it has an open call."""
+        return time.monotonic() - self.used >= self.ttl
+
     def load(self) -> None:
         """Take the session over from the store, where it has one of that id; one that is here
         already must not have been taken over by another worker. By the call that has the turn.
@@ -133,47 +136,40 @@ class Session:
             self.ttl = opened.settings.ttl
             self.records.load(opened.records, opened.settings.quota)
             self.is_new = False
-            self.was = None
         self.is_loaded = True
 
-    def make_durable(self) -> None:
-        """Write all of it to the store, and from now on each change.
+    def make_durable(self, ttl: float, quota: Quota) -> None:
+        """Write all of it to the store, with these settings, and from now on each change.
 
         Raises NotAllowed in a worker without a store, SessionLost, StoreFailed.
         """
-        if self.is_durable:
-            return
         if self._store is None:
             raise errors.NotAllowed("this worker keeps no sessions: start it with --store")
-        self.epoch = self._store.create(self.id, self._settings(), self.records.all())
+        settings = Settings(self.created_at, ttl, quota)
+        with self._noting():
+            self.epoch = self._store.create(self.id, settings, self.records.all())
         self.records.stored()
+        self.ttl, self.records.quota = ttl, quota
 
     def configure(self, ttl: float, quota: Quota) -> None:
         """Another time to live (seconds) and quota. Raises SessionLost, StoreFailed."""
-        before = self.ttl, self.records.quota
+        is_same = (self.ttl, self.records.quota) == (ttl, quota)
+        if self._store is not None and self.is_durable and not is_same:
+            with self._noting():
+                settings = Settings(self.created_at, ttl, quota)
+                self._store.configure(self.id, self.epoch, settings)
         self.ttl, self.records.quota = ttl, quota
-        if self._store is not None and self.is_durable and before != (ttl, quota):
-            try:
-                self._store.configure(self.id, self.epoch, self._settings())
-            except errors.BridgeError as error:
-                self.ttl, self.records.quota = before
-                self._note(error)
-                raise
 
     def commit(self) -> None:
-        """Have all changes on disk. Where that fails they are taken back.
+        """Have all changes on disk.
 
         By the call that has the turn. Raises SessionLost, StoreFailed.
         """
         changes = self.records.changes()
         if not changes or self._store is None:
             return
-        try:
+        with self._noting():
             self._store.write(self.id, self.epoch, changes)
-        except errors.BridgeError as error:
-            self.undo()
-            self._note(error)
-            raise
         self.records.stored()
 
     def undo(self) -> None:
@@ -181,14 +177,15 @@ class Session:
         if self.records.undo():
             self._state = None
 
-    def _note(self, error: errors.BridgeError) -> None:
-        if isinstance(error, errors.SessionLost):
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Once it is another worker's, calls that have this session still are told; those to come
+        open it again."""
+        try:
+            yield
+        except errors.SessionLost as error:
             self.failure = error
-
-    def _settings(self) -> Settings:
-        from bridge.worker.store import Settings
-
-        return Settings(self.created_at, self.ttl, self.records.quota)
+            raise
 
 
 class Sessions:
@@ -235,14 +232,14 @@ class Sessions:
         Raises InvalidArgs for what cannot be an id, Overloaded where all have open calls.
         """
         session_id = self.default_id if session_id is None else session_id
-        now = time.monotonic()
+        now, in_use = time.monotonic(), _Once(self._in_use)
         for each in self._expiry.due(now, AT_ONCE):
-            self._expire(each, now)
+            self._expire(each, now, in_use)
         session = self._table.get(session_id)
-        if session is not None and not self._is_over(session, now):
+        if session is not None and not self._is_over(session, in_use):
             self._table.move_to_end(session_id)
         else:
-            session = self._add(session_id, now)
+            session = self._add(session_id, now, in_use)
         session.used = now
         return session
 
@@ -263,6 +260,7 @@ class Sessions:
                 return []
             session = self._new(session_id)
         self._gone.pop(session_id, None)
+        self._expiry.remove(session)
         self._note_ending(session)
         return [session]
 
@@ -271,30 +269,42 @@ class Sessions:
         detached = list(self._table.values())
         self._table.clear()
         self._gone.clear()
+        self._expiry = Expiry()
         for session in detached:
             self._note_ending(session)
         return detached
 
+    def load(self, session: Session) -> None:
+        """Have it as it is stored: see `Session.load`."""
+        ttl = session.ttl
+        session.load()
+        if session.ttl != ttl:
+            self._expiry.add(session, session.used)
+
     def find(self, session_id: str) -> Session | None:
         """The live session of that id, not used by that."""
         session = self._table.get(session_id)
-        if session is None or self._is_over(session, time.monotonic()):
-            return None
-        return session
+        return None if session is None or self._is_over(session, _Once(self._in_use)) else session
 
     def why_gone(self, session_id: str) -> str | None:
         """ "expired" or "evicted", where that is known."""
         is_over = session_id in self._table and self.find(session_id) is None
         return "expired" if is_over else self._gone.get(session_id)
 
-    def latest(self, limit: int) -> list[Session]:
-        """At most so many of them, the last used one first."""
-        return list(islice(reversed(self._table.values()), limit))
+    def live(self, limit: int | None = None) -> list[Session]:
+        """All of them, or at most so many; the last used one first."""
+        in_use = _Once(self._in_use)
+        every = list(reversed(self._table.values()))
+        return list(islice((one for one in every if not self._is_over(one, in_use)), limit))
 
-    def configure(self, session: Session, ttl: float, quota: Quota) -> None:
-        """Another time to live (seconds) and quota. Raises SessionLost, StoreFailed."""
-        session.configure(ttl, quota)
-        self._expiry.add(session)
+    def configure(self, session: Session, ttl: float, quota: Quota, durable: bool) -> None:
+        """Another time to live (seconds) and quota; durable: and a place in the store, if it has
+        none yet. Raises NotAllowed, SessionLost, StoreFailed; then nothing is changed."""
+        if durable and not session.is_durable:
+            session.make_durable(ttl, quota)
+        else:
+            session.configure(ttl, quota)
+        self._expiry.add(session, session.used)
 
     def __len__(self) -> int:
         return len(self._table)
@@ -307,47 +317,45 @@ class Sessions:
     def _new(self, session_id: str) -> Session:
         return Session(session_id, self._new_state, self._shared, self.ttl, self.quota, self.store)
 
-    def _add(self, session_id: str, now: float) -> Session:
+    def _add(self, session_id: str, now: float, in_use: _Once) -> Session:
         if session_id not in self._table:
             _check_id(session_id)
-            self._make_room()
+            self._make_room(in_use)
         before = self._table.pop(session_id, None)
         session = self._new(session_id)
         if before is not None:
             self._drop(before, "expired")
-        session.was = self._gone.pop(session_id, None)
+        self._gone.pop(session_id, None)
         session.used = now
         self._table[session_id] = session
-        self._expiry.add(session)
+        self._expiry.add(session, now)
         self._wait_for(self._to_come, session)
         ending = self._ending.get(session_id)
         if ending is not None:
             self._wait_for(ending, session)
         return session
 
-    def _is_over(self, session: Session, now: float) -> bool:
+    def _is_over(self, session: Session, in_use: _Once) -> bool:
         """Whether calls to come get another one."""
         if session.failure is not None:
             return True
-        idle = now - session.used
-        return (
-            idle >= session.ttl and session.id != self.default_id and session not in self._in_use()
-        )
+        if not session.is_late or session.id == self.default_id:
+            return False
+        # Again, because its last call may have ended in between.
+        return session not in in_use() and session.is_late
 
-    def _expire(self, session_id: str, now: float) -> None:
+    def _expire(self, session_id: str, now: float, in_use: _Once) -> None:
         session = self._table.get(session_id)
         if session is None or session.slot > now:
             return
-        if self._is_over(session, now):
+        if self._is_over(session, in_use):
             del self._table[session_id]
             self._drop(session, "expired")
-            return
-        if now - session.used >= session.ttl:  # in use
-            session.used = now
-        self._expiry.add(session)
+        else:
+            self._expiry.add(session, now if session.is_late else session.used)
 
-    def _make_room(self) -> None:
-        used = len(self._table) + 1
+    def _make_room(self, in_use: _Once) -> None:
+        used = len(self._table) + 1 - (self.default_id in self._table)
         if used < WARN_AT * self.limit:
             self._has_warned = False
         elif not self._has_warned:
@@ -355,10 +363,9 @@ class Sessions:
             warn(f"{used} sessions of at most {self.limit}; then the least recently used give way")
         if used <= self.limit:
             return
-        in_use = self._in_use()
         for _ in range(len(self._table)):
             session_id, session = next(iter(self._table.items()))
-            if session not in in_use and session_id != self.default_id:
+            if session not in in_use() and session_id != self.default_id:
                 del self._table[session_id]
                 self._drop(session, "evicted")
                 return
@@ -367,6 +374,7 @@ class Sessions:
 
     def _drop(self, session: Session, why: str) -> None:
         """It is out of the table already."""
+        self._expiry.remove(session)
         if session.failure is not None:
             self._note_ending(session)
             return
@@ -393,6 +401,21 @@ class Sessions:
         session.order.enter(lambda: other.order.enter(made))
 
 
+class _Once:
+    """Asks when it is first called, and keeps the answer."""
+
+    __slots__ = ("_answer", "_ask")
+
+    def __init__(self, ask: Callable[[], Collection[Session]]) -> None:
+        self._ask = ask
+        self._answer: Collection[Session] | None = None
+
+    def __call__(self) -> Collection[Session]:
+        if self._answer is None:
+            self._answer = self._ask()
+        return self._answer
+
+
 class Expiry:
     """Finds sessions whose time may be over, at a cost that does not grow with their number.
 
@@ -402,20 +425,26 @@ class Expiry:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._slots: dict[int, list[str]] = {}
+        self._slots: dict[int, set[str]] = {}
         self._seconds: list[int] = []
         self._due: list[str] = []
 
-    def add(self, session: Session) -> None:
-        """Look at it when its time to live is over, counted from its last use."""
-        second = math.ceil(session.used + session.ttl)
-        session.slot = second
+    def add(self, session: Session, since: float) -> None:
+        """Look at it when its time to live is over, counted from `since`."""
+        second = math.ceil(since + session.ttl)
         with self._lock:
+            self._leave_slot(session)
+            session.slot = second
             ids = self._slots.get(second)
             if ids is None:
-                ids = self._slots[second] = []
+                ids = self._slots[second] = set()
                 heapq.heappush(self._seconds, second)
-            ids.append(session.id)
+            ids.add(session.id)
+
+    def remove(self, session: Session) -> None:
+        """Look at it no more."""
+        with self._lock:
+            self._leave_slot(session)
 
     def due(self, now: float, most: int) -> Iterator[str]:
         """Up to `most` ids of sessions to be looked at by now."""
@@ -426,6 +455,12 @@ class Expiry:
                 self._due += self._slots.pop(heapq.heappop(self._seconds))
         for _ in range(min(most, len(self._due))):
             yield self._due.pop()
+
+    def _leave_slot(self, session: Session) -> None:
+        self._slots.get(session.slot, _EMPTY).discard(session.id)
+
+
+_EMPTY: set[str] = set()
 
 
 def _check_id(session_id: str) -> None:

@@ -107,7 +107,7 @@ def used_commands(dispatcher: Dispatcher, calls: OpenCalls) -> list[Command]:
 def listed(dispatcher: Dispatcher, session_id: str | None, limit: int) -> list[Session]:
     """The sessions last used, at most `limit`; or the one of that id, if there is one."""
     if session_id is None:
-        return dispatcher.sessions.latest(limit)
+        return dispatcher.sessions.live(limit)
     found = dispatcher.sessions.find(session_id)
     return [] if found is None else [found]
 

@@ -8,6 +8,7 @@ counter of the file, so that one is never given twice, also not to a session of 
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
 import time
@@ -19,10 +20,15 @@ from typing import Any, TypeVar
 import msgspec
 
 from bridge import errors
-from bridge.records import Changes, Quota
+from bridge.records import Changes, Quota, Settings
 
 APPLICATION_ID = 0x64737062  # "dspb", in the file's header
 BUSY_TIMEOUT = 30.0  # seconds that another process may hold the file
+# Errors that no smaller transaction would be spared.
+OF_THE_FILE = {
+    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT),
+    *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB),
+}
 
 # One entry for each version of the file, which is the number of those that were run on it.
 MIGRATIONS: tuple[str, ...] = (
@@ -52,14 +58,6 @@ MIGRATIONS: tuple[str, ...] = (
 T = TypeVar("T")
 
 
-class Settings(msgspec.Struct, frozen=True):
-    """What is known of a durable session besides its records. ttl: seconds."""
-
-    created_at: str
-    ttl: float
-    quota: Quota
-
-
 class Opened(msgspec.Struct, frozen=True):
     """A session and what it keeps, now owned by who opened it under `epoch`."""
 
@@ -86,11 +84,14 @@ class Store:
         self.transactions = 0
         _refuse_lost(path)
         try:
+            # Its owner's alone: SQLite would make it by the umask.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             self._db = self._connect()
             self._prepare()
             self._reader = self._connect()
-        except (sqlite3.Error, sqlite3.Warning) as error:
-            raise errors.StoreFailed(f"the store {path}: {error}") from error
+        except (sqlite3.Error, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise errors.StoreFailed(f"the store {path}: {reason}") from error
 
     def is_owner(self, session_id: str, epoch: int) -> bool:
         """Whether nobody has opened the session since it got that epoch."""
@@ -99,6 +100,10 @@ class Store:
 
     def open(self, session_id: str) -> Opened | None:
         """Take the session over from whoever has it; None where there is none of that id."""
+
+        # Most sessions are not durable, and must not wait for those who write.
+        if not self._read("SELECT 1 FROM sessions WHERE id = ?", (session_id,)):
+            return None
 
         def work(db: sqlite3.Connection) -> Opened | None:
             row = db.execute(
@@ -162,18 +167,31 @@ class Store:
 
         return self._do(work)
 
-    def list_sessions(self, session_id: str | None = None) -> list[dict[str, Any]]:
-        """Of each session (or that one) what can be said without opening it, ordered by id."""
+    def find(self, session_id: str) -> dict[str, Any] | None:
+        """What can be said of a session without opening it: session_id, epoch, created_at, ttl_s,
+        programs, bytes."""
+        rows = self._list("WHERE id = ?", (session_id,))
+        return rows[0] if rows else None
 
-        rows = self._read(
-            "SELECT id, created_at, ttl_s, count(*) FILTER (WHERE kind = 'program'),"
-            " coalesce(sum(length(name) + length(value)), 0)"
-            " FROM sessions LEFT JOIN records ON session = number"
-            " WHERE ?1 IS NULL OR id = ?1 GROUP BY number ORDER BY id",
-            (session_id,),
+    def list_sessions(self, limit: int) -> tuple[list[dict[str, Any]], int]:
+        """The same of at most `limit` sessions, by id; and how many there are."""
+        ((total,),) = self._read("SELECT count(*) FROM sessions", ())
+        return self._list("ORDER BY id LIMIT ?", (limit,)), total
+
+    def _list(self, which: str, values: tuple[Any, ...]) -> list[dict[str, Any]]:
+        """On a connection of its own: it may take long."""
+        query = (
+            "SELECT id, epoch, created_at, ttl_s, count(*) FILTER (WHERE kind = 'program'),"
+            " coalesce(sum(length(CAST(name AS BLOB)) + length(value)), 0)"
+            f" FROM (SELECT * FROM sessions {which}) LEFT JOIN records ON session = number"
+            " GROUP BY number ORDER BY id"
         )
-        names = ("session_id", "created_at", "ttl_s", "programs", "bytes")
-        return [dict(zip(names, row, strict=True)) for row in rows]
+        names = ("session_id", "epoch", "created_at", "ttl_s", "programs", "bytes")
+        try:
+            with contextlib.closing(self._connect()) as db:
+                return [dict(zip(names, row, strict=True)) for row in db.execute(query, values)]
+        except sqlite3.Error as error:
+            raise _failed(error) from error
 
     def close(self) -> None:
         """Nothing works afterwards. The last one to close leaves a single file behind."""
@@ -229,12 +247,15 @@ class Store:
         try:
             self._transaction(batch)
         except Exception as error:
-            if len(batch) == 1:
-                batch[0].fail(error)
+            # One that is too much for the disk must not cost the others their place; a disk that
+            # fails, or a file that others hold, does so for all.
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+            if len(batch) > 1 and code not in OF_THE_FILE:
+                for task in batch:
+                    self._commit([task])
                 return
-            # One that is too much for the disk must not cost the others their place.
             for task in batch:
-                self._commit([task])
+                task.fail(error)
             return
         for task in batch:
             task.is_done = True

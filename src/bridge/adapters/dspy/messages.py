@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import msgspec
 
 from bridge import errors
 from bridge.adapters.dspy.tools import Tool
-from bridge.telemetry import keep_secret
+from bridge.telemetry import conceal, keep_secret
 
 PROVIDERS = {"google": "gemini"}  # names that hosts use -> DSPy's
 DEFAULT_PROVIDER = "gemini"
@@ -62,7 +62,7 @@ class StoredSettings(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, settings: LMSettings, cache: int) -> StoredSettings:
-        base = _without_password(settings.api_base)
+        base = _without_secrets(settings.api_base)
         return cls(
             settings.name,
             settings.model,
@@ -80,7 +80,7 @@ class StoredSettings(msgspec.Struct, frozen=True):
         if self.had_secrets:
             raise errors.LMNotConfigured(
                 f"the session came back with its model {self.name}, but keys are not stored:"
-                " send configure_lm again"
+                " send configure_lm again, with its session_id"
             )
         return LMSettings(
             self.name,
@@ -93,13 +93,28 @@ class StoredSettings(msgspec.Struct, frozen=True):
         )
 
 
-def _without_password(url: str | None) -> str | None:
+def _without_secrets(url: str | None) -> str | None:
     """`url` without what stands before an @, or behind a ?: both are used for keys."""
     if url is None:
         return None
     parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+    return conceal(urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")))
+
+
+def _check_base(url: str) -> None:
+    """Its secrets are known from now on. Raises InvalidArgs for what is no address."""
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
+        secrets = [parts.netloc.rpartition("@")[0], parts.password or "", parts.query]
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise errors.InvalidArgs(
+            "args.api_base: an address is wanted, as in https://host/v1", path="args.api_base"
+        )
+    for secret in (*secrets, *(value for _, value in parse_qsl(parts.query))):
+        keep_secret(secret)
 
 
 def full_model(model: str, provider: str | None) -> str:
@@ -145,6 +160,8 @@ class ConfigureArgs(msgspec.Struct):
             )
         if self.api_key:
             keep_secret(self.api_key)
+        if self.api_base is not None:
+            _check_base(self.api_base)
         return LMSettings(
             model,
             full_model(model, provider),

@@ -35,7 +35,7 @@ take_over_logs("dspy")
 # Providers repeat the key that they refuse.
 for _name, _value in os.environ.items():
     if _name.endswith(("_API_KEY", "_TOKEN", "_SECRET", "_SECRET_KEY", "_ACCESS_KEY")):
-        keep_secret(_value)
+        keep_secret(_value, own=True)
 
 
 class Model:

@@ -127,15 +127,14 @@ class State:
             from bridge.adapters.dspy.models import Model
 
             kept = msgspec.msgpack.decode(stored, type=StoredSettings)
-            whole: LMSettings | None = self._records.private.get("model")
+            whole: LMSettings | None = self._records.private("model", "")
             self._model = Model(whole or kept.settings(), kept.cache)
         return self._model
 
     def set_model(self, model: Model) -> None:
         """Raises QuotaExceeded."""
         stored = StoredSettings.of(model.settings, model.cache)
-        self._records.put("model", "", msgspec.msgpack.encode(stored))
-        self._records.private["model"] = model.settings
+        self._records.put("model", "", msgspec.msgpack.encode(stored), model.settings)
         self._model = model
 
     def find(self, program_id: str | None) -> Program:
