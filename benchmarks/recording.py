@@ -28,7 +28,7 @@ from bridge.adapters.echo import adapter as echo
 from bridge.messages import Reply, failure
 from bridge.worker import extras
 from bridge.worker.control import control
-from bridge.worker.sessions import Session
+from bridge.worker.session import Session
 
 CALLS = 100_000
 ROUNDS = 15

@@ -115,3 +115,15 @@ def test_a_level_that_is_none(hostile, args):
     reply = hostile.call("set_log_level", args)
     assert reply["code"] == "invalid_args"
     assert reply["details"]["path"].startswith("args")
+
+
+def test_the_process_s_own_secrets_are_never_forgotten():
+    """Others are, the oldest first, when there are more than any worker has sessions."""
+    from bridge import telemetry
+
+    telemetry.keep_secret("the operator's own", own=True)
+    for number in range(telemetry.KEPT + 1):
+        telemetry.keep_secret(f"secret of {number}.")
+    text = f"the operator's own, secret of 0., secret of {telemetry.KEPT}."
+    assert telemetry.conceal(text) == "***, secret of 0., ***"
+    telemetry._secrets.clear()

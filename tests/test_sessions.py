@@ -12,7 +12,6 @@ import pytest
 from bridge import Adapter, Dispatcher
 from bridge._framing import Frame, Outbox
 from bridge.records import Quota
-from bridge.worker import sessions as sessions_module
 from bridge.worker.control import control
 
 WAIT = 30.0
@@ -53,8 +52,8 @@ def clock(monkeypatch):
             return self.now
 
     clock = Clock()
-    monkeypatch.setattr(sessions_module, "time", clock)
-    monkeypatch.setattr("bridge.worker.dispatch.time", clock)
+    for module in ("session", "sessions", "dispatch"):
+        monkeypatch.setattr(f"bridge.worker.{module}.time", clock)
     return clock
 
 

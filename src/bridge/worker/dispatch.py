@@ -29,7 +29,8 @@ from bridge.worker import extras
 from bridge.worker.calls import Calls, wake
 from bridge.worker.hostcalls import HostCalls
 from bridge.worker.lanes import Job, Lanes, Places
-from bridge.worker.sessions import Session, Sessions
+from bridge.worker.session import Session
+from bridge.worker.sessions import Sessions
 
 if TYPE_CHECKING:
     from bridge.adapter import Handler

@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 
 from bridge._histogram import Histogram
 from bridge.version import __version__
-from bridge.worker.sessions import Session
+from bridge.worker.session import Session
 from bridge.worker.stats import OpenCalls, process, used_commands
 
 if TYPE_CHECKING:

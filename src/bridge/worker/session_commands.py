@@ -8,7 +8,8 @@ import msgspec
 
 from bridge import errors
 from bridge.records import Kept, Quota
-from bridge.worker.sessions import LONGEST_TTL, Session
+from bridge.worker.session import Session
+from bridge.worker.sessions import LONGEST_TTL
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context

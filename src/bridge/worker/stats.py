@@ -18,7 +18,7 @@ import msgspec
 from bridge import errors
 from bridge._histogram import SLOT_NS, Histogram, Recorder, now_ns
 from bridge.version import __version__
-from bridge.worker.sessions import Session
+from bridge.worker.session import Session
 
 if TYPE_CHECKING:
     from bridge._dispatch import Command, Context
