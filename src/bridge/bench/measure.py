@@ -1,0 +1,247 @@
+"""A whole run: starts a process for each format, lets them take turns, gathers what they say."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from bridge.bench import beam, formats, payloads, report
+from bridge.bench.statistics import estimate
+
+PATIENCE = 60.0  # seconds for one answer; a format that takes longer is N/A
+# A setting of this shell must not slow one contender down.
+ENVIRONMENT = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith("PYTHON") or name in ("PYTHONPATH", "PYTHONHOME")
+}
+SUBJECT = [sys.executable, "-P", "-m", "bridge.bench.subject"]
+Tell = Callable[[int, int, str], None]  # steps done, steps in all, what comes next
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """formats, payloads: names of built-in ones; formats also `module:attr`. data: paths of files
+    and folders. starts: how often every process is started anew, each giving one sample (the
+    median of its rounds); with one start its rounds are the samples. budget: seconds for each step
+    of a round. core: all measured processes run on it (None: wherever the scheduler puts them).
+    beam: from a BEAM too, where elixir is installed.
+    """
+
+    formats: tuple[str, ...] = (*formats.BUILTIN, *formats.BRIDGE)
+    payloads: tuple[str, ...] = tuple(payloads.BUILTIN)
+    data: tuple[str, ...] = ()
+    starts: int = 9
+    rounds: int = 1
+    budget: float = 0.03
+    core: int | None = -1  # the last that this process may use
+    beam: bool = True
+    quick: bool = False
+
+
+QUICK: dict[str, Any] = {"starts": 1, "rounds": 5, "budget": 0.004, "quick": True}
+
+
+def run(options: Options, tell: Tell = lambda done, of, what: None) -> report.Report:
+    """Measure. Raises ValueError with one line for an unknown format, KeyError for an unknown
+    payload, BadData."""
+    kinds = _named(options.formats)
+    chosen = payloads.load(options.payloads, options.data)
+    core = max(os.sched_getaffinity(0)) if options.core == -1 else options.core
+    started, machine = time.monotonic(), report.machine()
+    beams = beam.names() if options.beam else []
+    runner = _Run(options, {label: spec for label, (spec, _) in kinds.items()}, beams, chosen, core, tell)
+    for start in range(options.starts):
+        runner.start(start)
+    machine["load_after"] = list(os.getloadavg())
+    infos = [_info(label, kind) for label, (_, kind) in kinds.items()]
+    infos += [beam.info(name) for name in beams]
+    settings: dict[str, Any] = msgspec.to_builtins(options)
+    settings |= {"core": core}
+    return report.Report(
+        made=report.now(),
+        seconds=time.monotonic() - started,
+        quick=options.quick,
+        options=settings,
+        machine=machine,
+        formats=infos,
+        payloads=[report.PayloadInfo(p.name, p.about, len(p.messages)) for p in chosen],
+        cells=runner.cells(),
+        notes=[] if beams or not options.beam else ["elixir is not installed: no BEAM measured"],
+    )
+
+
+def _named(specs: tuple[str, ...]) -> dict[str, tuple[str, type[formats.Format]]]:
+    """The formats by the names that tables show."""
+    found: dict[str, tuple[str, type[formats.Format]]] = {}
+    for spec in specs:
+        kind = formats.load(spec)
+        label = kind.name or spec.rpartition(":")[2]
+        if label in found:
+            raise ValueError(f"two formats are called {label}: {found[label][0]} and {spec}")
+        found[label] = spec, kind
+    return found
+
+
+def _info(label: str, kind: type[formats.Format]) -> report.FormatInfo:
+    group = "bridge" if kind.through_bridge else "typed" if kind.typed else "untyped"
+    versions = report.versions_of(kind.packages)
+    return report.FormatInfo(label, kind.about, group, kind.flags, versions)
+
+
+class _Run:
+    def __init__(
+        self,
+        options: Options,
+        specs: dict[str, str],
+        beams: list[str],
+        chosen: list[payloads.Payload],
+        core: int | None,
+        tell: Tell,
+    ) -> None:
+        self.options, self.formats, self.core = options, specs, core
+        names = self.names = [*specs, *beams]
+        self.payloads = chosen
+        self.facts: dict[tuple[str, str], dict[str, Any]] = {}
+        self.samples: dict[tuple[str, str], dict[str, list[float]]] = {}
+        self.tell = tell
+        self.done = 0
+        self.steps = options.starts * len(chosen) * len(names) * (1 + options.rounds)
+        # Which goes first and which after which is another in each round.
+        self.order = random.Random(0)
+
+    def start(self, start: int) -> None:
+        """Start all processes, and let each measure each payload `rounds` times, in turns."""
+        with contextlib.ExitStack() as stack:
+            subjects = {name: stack.enter_context(self._process(name)) for name in self.names}
+            for name, subject in subjects.items():
+                for index, payload in enumerate(self.payloads):
+                    self._step(f"checks {name}")
+                    self._prepare(subject, (name, payload.name), index, first=start == 0)
+            found: dict[tuple[str, str], list[dict[str, float]]] = {}
+            for _ in range(self.options.rounds):
+                for index, payload in enumerate(self.payloads):
+                    for name in self.order.sample(self.names, len(self.names)):
+                        self._step(f"{payload.name} as {name}")
+                        key = (name, payload.name)
+                        if (times := self._round(subjects[name], key, index)) is not None:
+                            found.setdefault(key, []).append(times)
+        for key, rounds in found.items():
+            self._keep(key, rounds)
+
+    def _step(self, what: str) -> None:
+        self.tell(self.done, self.steps, what)
+        self.done += 1
+
+    def _prepare(self, subject: _Process, key: tuple[str, str], index: int, first: bool) -> None:
+        if "reason" in self.facts.get(key, {}):
+            return
+        answer = subject.ask(
+            {"do": "prepare", "payload": key[1], "index": index, "memory": first}
+        )
+        self.facts[key] = answer if first or "reason" in answer else self.facts[key]
+
+    def _round(
+        self, subject: _Process, key: tuple[str, str], index: int
+    ) -> dict[str, float] | None:
+        if "reason" in self.facts[key]:
+            return None
+        answer = subject.ask(
+            {"do": "round", "payload": key[1], "index": index, "budget": self.options.budget}
+        )
+        if "reason" in answer:
+            self.facts[key] = answer
+            return None
+        times: dict[str, float] = answer["times"]
+        return times
+
+    def _keep(self, key: tuple[str, str], rounds: list[dict[str, float]]) -> None:
+        series = self.samples.setdefault(key, {})
+        for step in rounds[0]:
+            figures = [times[step] for times in rounds]
+            if self.options.starts > 1:
+                figures = [estimate(figures).median]
+            series.setdefault(step, []).extend(figures)
+
+    def cells(self) -> list[report.Cell]:
+        found = []
+        for name in self.names:
+            for payload in self.payloads:
+                facts = self.facts[name, payload.name]
+                cell = report.Cell(name, payload.name)
+                found.append(cell)
+                if "reason" in facts:
+                    cell.reason = facts["reason"]
+                    continue
+                cell.typed_reason, cell.bytes = facts.get("typed_reason"), facts["bytes"]
+                cell.zstd, cell.memory = facts.get("zstd"), facts.get("memory")
+                series = self.samples[name, payload.name]
+                cell.times = {step: estimate(figures) for step, figures in series.items()}
+        return found
+
+    @contextlib.contextmanager
+    def _process(self, name: str) -> Iterator[_Process]:
+        with contextlib.ExitStack() as stack:
+            if name in beam.FORMATS:
+                folder = stack.enter_context(beam.files(self.payloads))
+                command = beam.command(name, folder, self.options.data)
+            else:
+                command = [*SUBJECT, self.formats[name], *self.options.data]
+            process = _Process(command, self.core)
+            stack.callback(process.end)
+            yield process
+
+
+class _Process:
+    """A process that obeys orders, a line of JSON each."""
+
+    def __init__(self, command: list[str], core: int | None) -> None:
+        allowed = os.sched_getaffinity(0)
+        if core is not None:
+            os.sched_setaffinity(0, {core})  # of this thread, and so of what it starts
+        try:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT
+            )
+        finally:
+            os.sched_setaffinity(0, allowed)
+        self.over: dict[str, Any] | None = None
+
+    def ask(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Its answer; a reason if it has ended or does not answer."""
+        if self.over is not None:
+            return self.over
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(msgspec.json.encode(order) + b"\n")
+            self.process.stdin.flush()
+        if not select.select([self.process.stdout], [], [], PATIENCE)[0]:
+            self.process.kill()
+            self.over = {"reason": f"no answer within {PATIENCE:.0f} s"}
+            return self.over
+        line = self.process.stdout.readline()
+        if not line:
+            self.over = {"reason": f"its process ended with status {self.process.wait()}"}
+            return self.over
+        answer: dict[str, Any] = msgspec.json.decode(line)
+        return answer
+
+    def end(self) -> None:
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()

@@ -1,0 +1,148 @@
+"""Protobuf messages of an inferred schema: the descriptors that protoc would write, made at run time,
+and the way between plain values and messages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+from bridge.bench.formats import Unsuitable
+from bridge.bench.schema import Schema
+
+Field = descriptor_pb2.FieldDescriptorProto
+PACKAGE = "bridge_bench"
+TYPES = {
+    "bool": Field.TYPE_BOOL,
+    "int": Field.TYPE_INT64,
+    "float": Field.TYPE_DOUBLE,
+    "str": Field.TYPE_STRING,
+    "bytes": Field.TYPE_BYTES,
+}
+# A list has no message of its own in protobuf: where one is wanted, it is the one field of one.
+WRAPPED = "entries"
+
+Convert = Callable[[Any], Any]
+
+
+def message(schema: Schema) -> tuple[Any, Convert, Convert]:
+    """The message class of `schema`, a message of a value, and back. Raises Unsuitable."""
+    file = descriptor_pb2.FileDescriptorProto(
+        name=f"{PACKAGE}.proto", package=PACKAGE, syntax="proto3"
+    )
+    if schema.kinds == ["list"]:
+        schema = Schema(fields={WRAPPED: schema})
+        wrapped = True
+    else:
+        wrapped = False
+    if schema.kinds != ["record"] or schema.nullable:
+        raise Unsuitable("protobuf's messages are records")
+    _declare(file, schema, "Message")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file) if hasattr(pool, "Add") else pool.AddSerializedFile(file.SerializeToString())
+    kind = message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{PACKAGE}.Message"))
+    prepare, read = _preparer(schema), _reader(schema)
+    if wrapped:
+        entries = _preparer(schema.fields[WRAPPED]) if schema.fields else None
+        if entries is None:
+            return kind, lambda value: kind(entries=value), lambda native: read(native)[WRAPPED]
+        return (
+            kind,
+            lambda value: kind(entries=entries(value)),
+            lambda native: read(native)[WRAPPED],
+        )
+    if prepare is None:
+        return kind, lambda value: kind(**value), read
+    return kind, lambda value: kind(**prepare(value)), read
+
+
+def _declare(file: Any, schema: Schema, name: str) -> None:
+    record = file.message_type.add(name=name)
+    for number, (key, field) in enumerate((schema.fields or {}).items(), 1):
+        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", key):
+            raise Unsuitable(f"the key {key!r} is no name of a protobuf field")
+        entry = record.field.add(name=key, number=number, label=Field.LABEL_OPTIONAL)
+        one = field
+        if field.kinds == ["list"]:
+            if field.nullable or key in schema.optional:
+                raise Unsuitable(f"{key!r} is a list or nothing: protobuf cannot tell from empty")
+            entry.label = Field.LABEL_REPEATED
+            assert field.items is not None
+            one = field.items
+            if one.nullable:
+                raise Unsuitable(f"null among the entries of {key!r}")
+        elif not field.kinds and not field.nullable:
+            raise Unsuitable(f"nothing is known of {key!r}")
+        elif (field.nullable or key in schema.optional) and field.kinds != ["record"]:
+            # As protoc writes `optional`: a oneof of its own.
+            entry.proto3_optional = True
+            entry.oneof_index = len(record.oneof_decl)
+            record.oneof_decl.add(name=f"_{key}")
+        _set_type(file, entry, one, f"{name}_{key}")
+
+
+def _set_type(file: Any, entry: Any, schema: Schema, name: str) -> None:
+    if len(schema.kinds) > 1:
+        raise Unsuitable(f"{entry.name!r} is {' or '.join(schema.kinds)}")
+    kind = schema.kinds[0] if schema.kinds else "str"  # always null, or a list always empty
+    if kind in TYPES:
+        entry.type = TYPES[kind]
+        if kind == "int" and schema.negative:
+            entry.type = Field.TYPE_SINT64
+        return
+    entry.type, entry.type_name = Field.TYPE_MESSAGE, f".{PACKAGE}.{name}"
+    _declare(file, Schema(fields={WRAPPED: schema}) if kind == "list" else schema, name)
+
+
+def _preparer(schema: Schema) -> Convert | None:
+    """A value as a message's constructor takes it: lists in lists wrapped. None: as it is."""
+    if schema.fields is not None:
+        changes = {k: p for k, field in schema.fields.items() if (p := _preparer(field))}
+        if not changes:
+            return None
+        return lambda value: {
+            key: changes[key](entry) if key in changes and entry is not None else entry
+            for key, entry in value.items()
+        }
+    if schema.items is not None:
+        entry = _preparer(schema.items)
+        if schema.items.kinds == ["list"]:
+            wrap = entry or (lambda value: value)
+            return lambda value: [{WRAPPED: wrap(inner)} for inner in value]
+        return None if entry is None else lambda value: [entry(inner) for inner in value]
+    return None
+
+
+def _reader(schema: Schema) -> Convert:
+    """Reads every value of a message, field by field."""
+    if schema.fields is None:
+        return lambda value: value
+    plain, present = [], []
+    for key, field in schema.fields.items():
+        sometimes = field.nullable or key in schema.optional
+        entry = (key, _field_reader(field), key in schema.optional)
+        (present if sometimes else plain).append(entry)
+
+    def read(native: Any) -> dict[str, Any]:
+        value = {key: convert(getattr(native, key)) for key, convert, _ in plain}
+        for key, convert, may_miss in present:
+            if native.HasField(key):
+                value[key] = convert(getattr(native, key))
+            elif not may_miss:
+                value[key] = None
+        return value
+
+    return read
+
+
+def _field_reader(schema: Schema) -> Convert:
+    if schema.items is None:
+        return _reader(schema)
+    if schema.items.fields is None and schema.items.items is None:
+        return list
+    entry = _field_reader(schema.items)
+    if schema.items.kinds == ["list"]:
+        return lambda values: [entry(getattr(inner, WRAPPED)) for inner in values]
+    return lambda values: [entry(inner) for inner in values]

@@ -1,0 +1,237 @@
+"""What a run found, as it is written to JSON and read again; and what changed between two."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bridge.bench.statistics import Estimate, differ
+from bridge.version import __version__
+
+VERSION = 1  # of the file; one that is read must have it
+DRIFT = 0.05  # see statistics.differ
+
+# What a cell's `times` hold, all in ns per message. Those of a round trip begin with `trip_`.
+STEPS = {
+    "encode": "native to bytes",
+    "decode": "bytes to native",
+    "typed": "bytes to an object of a declared type",
+    "build": "value to native, where natives are not Python's objects",
+    "read": "native to value, where natives are not Python's objects",
+    "trip_total": "a round trip to a worker and back",
+    "trip_build": "its share of both processes' build",
+    "trip_encode": "of both processes' encode",
+    "trip_pipe": "of the pipes, the framing, the switch of processes",
+    "trip_decode": "of both processes' decode",
+    "trip_read": "of both processes' read",
+}
+PARTS = ("trip_build", "trip_encode", "trip_pipe", "trip_decode", "trip_read")
+
+
+class FormatInfo(msgspec.Struct):
+    """group: "untyped", "typed"; "bridge" (a worker of this project) and "beam" (the host is a
+    BEAM), whose round trips hold other work and stand apart."""
+
+    name: str
+    about: str
+    group: str
+    flags: str
+    versions: dict[str, str]
+
+
+class PayloadInfo(msgspec.Struct):
+    name: str
+    about: str
+    messages: int
+
+
+class Cell(msgspec.Struct):
+    """One format with one payload. reason: why it is N/A; then there are no figures.
+
+    bytes, zstd, memory: of a message, on average; see `subject.Case`.
+    typed_reason: why `typed` is not among the times.
+    """
+
+    format: str
+    payload: str
+    reason: str | None = None
+    typed_reason: str | None = None
+    bytes: float | None = None
+    zstd: float | None = None
+    memory: float | None = None
+    times: dict[str, Estimate] = {}
+
+    def median(self, step: str) -> float | None:
+        return self.times[step].median if step in self.times else None
+
+    @property
+    def total(self) -> float | None:
+        """What decides: ns of the whole round trip."""
+        return self.median("trip_total")
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """One run. machine, options: in words and numbers, as recorded."""
+
+    version: int = VERSION
+    bridge: str = __version__
+    made: str
+    seconds: float
+    quick: bool
+    options: dict[str, Any]
+    machine: dict[str, Any]
+    formats: list[FormatInfo]
+    payloads: list[PayloadInfo]
+    cells: list[Cell]
+    notes: list[str] = []
+
+    def cell(self, format: str, payload: str) -> Cell | None:
+        return next((c for c in self.cells if (c.format, c.payload) == (format, payload)), None)
+
+    def group(self, *names: str) -> list[FormatInfo]:
+        return [format for format in self.formats if format.group in names]
+
+    def save(self, path: str | Path) -> None:
+        """Raises OSError."""
+        text = msgspec.json.format(msgspec.json.encode(_rounded(msgspec.to_builtins(self))), indent=1)
+        Path(path).write_bytes(text + b"\n")
+
+
+def load(path: str | Path) -> Report:
+    """A report that `save` wrote. Raises ValueError with one line that names the file."""
+    try:
+        report = msgspec.json.decode(Path(path).read_bytes(), type=Report)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a report of this benchmark: {error}") from None
+    if report.version != VERSION:
+        raise ValueError(f"{path}: a report of version {report.version}, and this reads {VERSION}")
+    return report
+
+
+def _rounded(value: Any) -> Any:
+    """Times and bytes to a tenth: what is beyond is noise, and half the file."""
+    if isinstance(value, float):
+        return round(value, 1)
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    return [_rounded(entry) for entry in value] if isinstance(value, list) else value
+
+
+class Change(msgspec.Struct):
+    """What is really different. ratio: new by old; None where a cell became N/A or ceased to be."""
+
+    format: str
+    payload: str
+    step: str
+    old: float | None
+    new: float | None
+    ratio: float | None = None
+    reason: str = ""
+
+
+class Comparison(msgspec.Struct):
+    """compared: pairs of figures that both reports have. unlike: what else differs between the
+    runs (machine, versions), so that the changes may be of that."""
+
+    changes: list[Change]
+    compared: int
+    unlike: list[str]
+
+
+def compare(old: Report, new: Report, threshold: float = DRIFT) -> Comparison:
+    """Which differences are real, by `statistics.differ`; sizes and memory are left to the eye,
+    but for N/A."""
+    changes, compared = [], 0
+    for cell in new.cells:
+        before = old.cell(cell.format, cell.payload)
+        if before is None:
+            continue
+        if (before.reason is None) != (cell.reason is None):
+            reason = cell.reason or f"no longer N/A ({before.reason})"
+            changes.append(Change(cell.format, cell.payload, "N/A", None, None, None, reason))
+        for step in sorted(before.times.keys() & cell.times.keys()):
+            was, now = before.times[step], cell.times[step]
+            compared += 1
+            if was.median and differ(was, now, threshold):
+                ratio = now.median / was.median
+                changes.append(
+                    Change(cell.format, cell.payload, step, was.median, now.median, ratio)
+                )
+    return Comparison(changes, compared, _unlike(old, new))
+
+
+def _unlike(old: Report, new: Report) -> list[str]:
+    pairs = [
+        *((key, old.machine.get(key), new.machine.get(key)) for key in ("cpu", "cores", "system")),
+        *((key, old.machine.get(key), new.machine.get(key)) for key in ("python", "build", "otp")),
+        *(("quick", old.quick, new.quick), ("bridge", old.bridge, new.bridge)),
+        *((key, old.options.get(key), new.options.get(key)) for key in ("core", "budget")),
+    ]
+    versions = [{n: v for f in r.formats for n, v in f.versions.items()} for r in (old, new)]
+    pairs += [(name, versions[0][name], v) for name, v in versions[1].items() if name in versions[0]]
+    return [f"{name}: {was} → {now}" for name, was, now in pairs if was != now]
+
+
+def versions_of(packages: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def machine() -> dict[str, Any]:
+    """What a figure depends on besides the library."""
+    arguments = sysconfig.get_config_var("CONFIG_ARGS") or ""
+    return {
+        "cpu": _first("/proc/cpuinfo", "model name") or platform.machine(),
+        "cores": os.cpu_count(),
+        "cores_allowed": sorted(os.sched_getaffinity(0)),
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "virtual": "hypervisor" in (_first("/proc/cpuinfo", "flags") or ""),
+        "memory_mib": int((_first("/proc/meminfo", "MemTotal") or "0").split()[0]) >> 10,
+        "system": platform.platform(),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "build": "PGO" if "--enable-optimizations" in arguments else "without PGO",
+        "gil": getattr(sys, "_is_gil_enabled", lambda: True)(),
+        "otp": _otp(),
+        "load_before": list(os.getloadavg()),
+    }
+
+
+def _otp() -> str | None:
+    if not shutil.which("elixir"):
+        return None
+    code = 'IO.puts("Elixir #{System.version()}, OTP #{System.otp_release()}")'
+    done = subprocess.run(["elixir", "-e", code], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None
+
+
+def _first(path: str, name: str) -> str | None:
+    lines = (_read(path) or "").splitlines()
+    return next((ln.partition(":")[2].strip() for ln in lines if ln.startswith(name)), None)

@@ -1,0 +1,154 @@
+"""The shape of a payload, found by looking at it. From it come the types, messages and schemas that one
+would write by hand for the formats that want them: msgspec's structs here, the others in `formats.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import keyword
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+SCALARS: dict[type, str] = {
+    type(None): "null",
+    bool: "bool",
+    int: "int",
+    float: "float",
+    str: "str",
+    bytes: "bytes",
+}
+PYTHON: dict[str, Any] = {name: kind for kind, name in SCALARS.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """What a value may be: any of some scalars, a list, a record. Nothing at all: nothing is known.
+
+    items: what the entries of its lists may be, None where it is never a list.
+    fields: of its records by key, None where it is never one. optional: keys that may be missing.
+    negative: whether an integer below 0 occurs.
+    """
+
+    scalars: frozenset[str] = frozenset()
+    items: Schema | None = None
+    fields: dict[str, Schema] | None = None
+    optional: frozenset[str] = frozenset()
+    negative: bool = False
+
+    @property
+    def nullable(self) -> bool:
+        return "null" in self.scalars
+
+    @property
+    def kinds(self) -> list[str]:
+        """What it may be besides null: names of SCALARS, "list", "record"."""
+        found = sorted(self.scalars - {"null"})
+        found += ["list"] if self.items is not None else []
+        return found + (["record"] if self.fields is not None else [])
+
+
+NOTHING = Schema()
+
+
+def infer(value: Any) -> Schema:
+    """The schema of one value. Raises TypeError for what no format has: sets, dates, other keys."""
+    kind = type(value)
+    if kind in SCALARS:
+        negative = kind is int and value < 0
+        return Schema(frozenset({SCALARS[kind]}), negative=negative)
+    if kind is list:
+        return Schema(items=of_all(value))
+    if kind is dict:
+        if not all(type(key) is str for key in value):
+            raise TypeError("keys that are no strings")
+        return Schema(fields={key: infer(entry) for key, entry in value.items()})
+    raise TypeError(f"a value of type {kind.__name__}")
+
+
+def of_all(values: Iterable[Any]) -> Schema:
+    """The schema that all of `values` have."""
+    return functools.reduce(merge, map(infer, values), NOTHING)
+
+
+def merge(one: Schema, other: Schema) -> Schema:
+    """What is one or the other."""
+    if one == other:
+        return one
+    return Schema(
+        one.scalars | other.scalars,
+        _either(one.items, other.items),
+        *_merged_fields(one, other),
+        one.negative or other.negative,
+    )
+
+
+def _either(one: Schema | None, other: Schema | None) -> Schema | None:
+    return merge(one, other) if one is not None and other is not None else one or other
+
+
+def _merged_fields(one: Schema, other: Schema) -> tuple[dict[str, Schema] | None, frozenset[str]]:
+    if one.fields is None or other.fields is None:
+        holder = other if one.fields is None else one
+        return holder.fields, holder.optional
+    fields = {
+        key: merge(one.fields.get(key, NOTHING), other.fields.get(key, NOTHING))
+        for key in {**one.fields, **other.fields}
+    }
+    in_one_only = one.fields.keys() ^ other.fields.keys()
+    return fields, one.optional | other.optional | in_one_only
+
+
+def msgspec_type(schema: Schema, name: str = "Message") -> Any:
+    """The type that one would declare for it: structs for records, `| None`, UNSET for missing
+    keys. Not checked here: msgspec refuses some unions when a decoder is made of them."""
+    parts = [PYTHON[scalar] for scalar in sorted(schema.scalars)]
+    if schema.items is not None:
+        parts.append(list[msgspec_type(schema.items, f"{name}_entry")])  # type: ignore[misc]
+    if schema.fields is not None:
+        parts.append(_struct(schema, name))
+    return functools.reduce(lambda one, other: one | other, parts) if parts else Any
+
+
+def _struct(schema: Schema, name: str) -> Any:
+    names, fields = {}, []
+    for index, (key, field) in enumerate((schema.fields or {}).items()):
+        proper = key.isidentifier() and not keyword.iskeyword(key) and not key.startswith("__")
+        attribute = key if proper else f"field_{index}"
+        names[attribute] = key
+        kind = msgspec_type(field, f"{name}_{attribute}")
+        if key in schema.optional:
+            fields.append((attribute, kind | msgspec.UnsetType, msgspec.UNSET))
+        else:
+            fields.append((attribute, kind))  # type: ignore[arg-type]
+    renamed = names if any(k != v for k, v in names.items()) else None
+    return msgspec.defstruct(name, fields, rename=renamed, kw_only=True)
+
+
+def difference(expected: Any, actual: Any, path: str = "$") -> str | None:
+    """Where two plain values first differ, in words; None: nowhere. 1, 1.0 and True differ, and
+    so do bytes and text; the order of keys does not count."""
+    if type(expected) is not type(actual):
+        return f"{path}: {_short(expected)} became {_short(actual)}"
+    if isinstance(expected, dict):
+        for key in expected:
+            if key not in actual:
+                return f"{path}: the key {_short(key)} is gone"
+            if found := difference(expected[key], actual[key], f"{path}.{key}"):
+                return found
+        more = [key for key in actual if key not in expected]
+        return f"{path}: a key {_short(more[0])} appeared" if more else None
+    if isinstance(expected, list):
+        if len(expected) != len(actual):
+            return f"{path}: {len(expected)} entries became {len(actual)}"
+        pairs = enumerate(zip(expected, actual, strict=True))
+        return next(
+            (f for i, (one, other) in pairs if (f := difference(one, other, f"{path}[{i}]"))), None
+        )
+    return None if expected == actual else f"{path}: {_short(expected)} became {_short(actual)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text[:24]}…" if len(text) > 40 else text
