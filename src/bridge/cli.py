@@ -1,4 +1,4 @@
-"""The command line: `python -m bridge worker`, `python -m bridge demo`."""
+"""The command line: `python -m bridge worker`, `… demo`, `… bench`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ ADAPTERS = {"dspy": "bridge.adapters.dspy:adapter", "echo": "bridge.adapters.ech
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv` (default: the process's); the exit status."""
     parent = os.getppid()
-    arguments = _parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = _parser(argv).parse_args(argv)
     try:
         status: int = arguments.run(arguments, parent)
         return status
@@ -31,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """With the flags of only those commands that `argv` names: a worker's start pays for each."""
     parser = argparse.ArgumentParser(
         prog="dspex-bridge",
         description="DSPy programs for any host, over a pipe.",
@@ -45,8 +47,11 @@ def _parser() -> argparse.ArgumentParser:
     for name, add, help in (
         ("worker", _add_worker, "answer frames on a pipe (for hosts)"),
         ("demo", _add_demo, "ask a worker a few questions and show its answers"),
+        ("bench", _add_bench, "compare serialization formats over a real pipe"),
     ):
-        add(commands.add_parser(name, help=help, formatter_class=_formatter))
+        command = commands.add_parser(name, help=help, formatter_class=_formatter)
+        if name in argv:
+            add(command)
     return parser
 
 
@@ -82,6 +87,13 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", help="e.g. gemini/gemini-2.0-flash; default: by the API key found, else offline")
     add("--api-base", help="base URL of the provider")
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    from bridge.bench.command import add_arguments, main
+
+    parser.set_defaults(run=lambda arguments, parent: main(arguments))
+    add_arguments(parser)
 
 
 def _positive(text: str) -> int:

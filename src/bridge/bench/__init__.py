@@ -10,6 +10,14 @@ from bridge.bench.payloads import BadData, Payload
 from bridge.bench.report import Report, compare, load
 
 __all__ = [
-    *("QUICK", "BadData", "Format", "Options", "Payload", "Report", "Unsuitable"),
-    *("compare", "load", "run"),
+    "QUICK",
+    "BadData",
+    "Format",
+    "Options",
+    "Payload",
+    "Report",
+    "Unsuitable",
+    "compare",
+    "load",
+    "run",
 ]

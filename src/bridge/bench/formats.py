@@ -199,10 +199,10 @@ class ProtobufStruct(Format):
     def __init__(self, payload: Payload) -> None:
         from google.protobuf import json_format, struct_pb2
 
-        parse, to_dict, value = json_format.ParseDict, json_format.MessageToDict, struct_pb2.Value
-        self.build = lambda given: parse(given, value())  # type: ignore[method-assign]
+        parse, to_dict, kind = json_format.ParseDict, json_format.MessageToDict, struct_pb2.Value
+        self.build = lambda value: parse(value, kind())  # type: ignore[method-assign]
         self.read = to_dict  # type: ignore[method-assign]
-        self.encode, self.decode = value.SerializeToString, value.FromString
+        self.encode, self.decode = kind.SerializeToString, kind.FromString
 
 
 class Protobuf(Format):
@@ -215,7 +215,7 @@ class Protobuf(Format):
         from bridge.bench.protobuf import message
 
         kind, build, read = message(payload.schema)
-        self.build, self.read = build, read  # type: ignore[method-assign]
+        self.build, self.read = build, read  # type: ignore[method-assign,assignment]
         self.encode, self.decode = kind.SerializeToString, kind.FromString
 
 
@@ -243,13 +243,13 @@ class Arrow(Format):
             return self.pa.RecordBatch.from_pylist(value, schema=self.schema)
         return self.pa.record_batch([self.pa.array(value, self.column)], schema=self.schema)
 
-    def encode(self, native: Any) -> Any:  # type: ignore[override]
+    def encode(self, native: Any) -> Any:
         sink = self.pa.BufferOutputStream()
         with self.pa.ipc.new_stream(sink, self.schema) as stream:
             stream.write_batch(native)
         return sink.getvalue()
 
-    def decode(self, data: Any) -> Any:  # type: ignore[override]
+    def decode(self, data: Any) -> Any:
         return self.pa.ipc.open_stream(data).read_next_batch()
 
     def read(self, native: Any) -> Any:
@@ -264,7 +264,13 @@ def _arrow_type(pa: Any, schema: Schema) -> Any:
         return pa.list_(_arrow_type(pa, schema.items))
     if schema.fields is not None:
         return pa.struct([(key, _arrow_type(pa, field)) for key, field in schema.fields.items()])
-    names = {"int": "int64", "float": "float64", "str": "string", "bytes": "binary", "bool": "bool_"}
+    names = {
+        "int": "int64",
+        "float": "float64",
+        "str": "string",
+        "bytes": "binary",
+        "bool": "bool_",
+    }
     return getattr(pa, names[kind])()
 
 
@@ -296,7 +302,9 @@ def _avro_schema(schema: Schema, name: str) -> Any:
         branches.append({"type": "array", "items": _avro_schema(schema.items, f"{name}_entry")})
     if schema.fields is not None:
         if schema.optional:
-            raise Unsuitable(f"some records have no {min(schema.optional)!r}: Avro's have all fields")
+            raise Unsuitable(
+                f"some records have no {min(schema.optional)!r}: Avro's have all fields"
+            )
         fields = [
             {"name": key, "type": _avro_schema(field, f"{name}_{key}")}
             for key, field in schema.fields.items()
@@ -310,7 +318,15 @@ BUILTIN: dict[str, type[Format]] = {
     kind.name: kind
     for kind in (
         *(Json, Orjson, MsgspecJson, MessagePack, Ormsgpack, MsgspecMessagePack, Cbor, Etf, Pickle),
-        *(ProtobufStruct, MsgspecJsonTyped, MsgspecMessagePackTyped, EtfTyped, Protobuf, Avro, Arrow),
+        *(
+            ProtobufStruct,
+            MsgspecJsonTyped,
+            MsgspecMessagePackTyped,
+            EtfTyped,
+            Protobuf,
+            Avro,
+            Arrow,
+        ),
     )
 }
 
@@ -327,7 +343,7 @@ class BridgeEtf(Etf):
     name, about, through_bridge = "bridge-etf", "a worker of this project, echo adapter", True
 
 
-# Not other formats but the same over the whole of this project's worker: envelope, dispatch, statistics.
+# The same formats over the whole of this project's worker: envelope, dispatch, statistics.
 BRIDGE: dict[str, type[Format]] = {
     kind.name: kind for kind in (BridgeJson, BridgeMessagePack, BridgeEtf)
 }

@@ -8,6 +8,7 @@ import random
 import select
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,7 @@ import msgspec
 
 from bridge.bench import beam, formats, payloads, report
 from bridge.bench.statistics import estimate
+from bridge.bench.subject import last_line
 
 PATIENCE = 60.0  # seconds for one answer; a format that takes longer is N/A
 # A setting of this shell must not slow one contender down.
@@ -58,7 +60,9 @@ def run(options: Options, tell: Tell = lambda done, of, what: None) -> report.Re
     core = max(os.sched_getaffinity(0)) if options.core == -1 else options.core
     started, machine = time.monotonic(), report.machine()
     beams = beam.names() if options.beam else []
-    runner = _Run(options, {label: spec for label, (spec, _) in kinds.items()}, beams, chosen, core, tell)
+    runner = _Run(
+        options, {label: spec for label, (spec, _) in kinds.items()}, beams, chosen, core, tell
+    )
     for start in range(options.starts):
         runner.start(start)
     machine["load_after"] = list(os.getloadavg())
@@ -144,9 +148,7 @@ class _Run:
     def _prepare(self, subject: _Process, key: tuple[str, str], index: int, first: bool) -> None:
         if "reason" in self.facts.get(key, {}):
             return
-        answer = subject.ask(
-            {"do": "prepare", "payload": key[1], "index": index, "memory": first}
-        )
+        answer = subject.ask({"do": "prepare", "payload": key[1], "index": index, "memory": first})
         self.facts[key] = answer if first or "reason" in answer else self.facts[key]
 
     def _round(
@@ -204,12 +206,17 @@ class _Process:
     """A process that obeys orders, a line of JSON each."""
 
     def __init__(self, command: list[str], core: int | None) -> None:
+        self.said = tempfile.TemporaryFile()  # what it prints
         allowed = os.sched_getaffinity(0)
         if core is not None:
             os.sched_setaffinity(0, {core})  # of this thread, and so of what it starts
         try:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.said,
+                env=ENVIRONMENT,
             )
         finally:
             os.sched_setaffinity(0, allowed)
@@ -230,7 +237,8 @@ class _Process:
             return self.over
         line = self.process.stdout.readline()
         if not line:
-            self.over = {"reason": f"its process ended with status {self.process.wait()}"}
+            status = self.process.wait()
+            self.over = {"reason": f"its process ended ({status}): {last_line(self.said)}"}
             return self.over
         answer: dict[str, Any] = msgspec.json.decode(line)
         return answer
@@ -245,3 +253,4 @@ class _Process:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.said.close()

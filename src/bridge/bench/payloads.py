@@ -43,13 +43,17 @@ class Payload:
 
 
 # The hundred-odd commonest words of English prose, in the order of their frequency.
-WORDS = """the of and to a in is that it was for on are as with his they at be this from have or by one had
-not but what all were when we there can an your which their said if do will each about how up out them then
-she many some so these would other into has more her two like him see time could no make than first been its
-who now people my made over did down only way find use may water long little very after words called just
-where most know pipe worker format frame reply question answer passage model session program decode encode
-Vienna Danube Salzburg Mozart penicillin laboratory mould bacteria discovery hospital professor experiment
-library museum architecture century bridge river mountain railway station university science history""".split()
+PROSE = """
+the of and to a in is that it was for on are as with his they at be this from have or by one had
+not but what all were when we there can an your which their said if do will each about how up
+out them then she many some so these would other into has more her two like him see time could
+no make than first been its who now people my made over did down only way find use may water
+long little very after words called just where most know pipe worker format frame reply question
+answer passage model session program decode encode Vienna Danube Salzburg Mozart penicillin
+laboratory mould bacteria discovery hospital professor experiment library museum architecture
+century bridge river mountain railway station university science history
+"""
+WORDS = PROSE.split()
 SPOKEN = (
     "Wien liegt an der schönen blauen Donau, und Žižek wohnt in Ljubljana.",
     "Η γρήγορη αλεπού πηδάει πάνω από το τεμπέλικο σκυλί.",
@@ -148,7 +152,9 @@ def floats(count: int) -> Callable[[random.Random], Any]:
 
 def ints(rng: random.Random) -> Any:
     # As many digits one as the other: small ones, and some of up to 53 bits.
-    return [rng.randrange(-(2 ** rng.randrange(1, 54)), 2 ** rng.randrange(1, 54)) for _ in range(4096)]
+    return [
+        rng.randrange(-(2 ** rng.randrange(1, 54)), 2 ** rng.randrange(1, 54)) for _ in range(4096)
+    ]
 
 
 def unicode(rng: random.Random) -> Any:

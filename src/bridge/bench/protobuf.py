@@ -1,5 +1,5 @@
-"""Protobuf messages of an inferred schema: the descriptors that protoc would write, made at run time,
-and the way between plain values and messages."""
+"""Protobuf messages of an inferred schema: the descriptors that protoc would write, made at run
+time, and the way between plain values and messages."""
 
 from __future__ import annotations
 
@@ -32,29 +32,22 @@ def message(schema: Schema) -> tuple[Any, Convert, Convert]:
     file = descriptor_pb2.FileDescriptorProto(
         name=f"{PACKAGE}.proto", package=PACKAGE, syntax="proto3"
     )
-    if schema.kinds == ["list"]:
+    wrapped = schema.kinds == ["list"]
+    if wrapped:
         schema = Schema(fields={WRAPPED: schema})
-        wrapped = True
-    else:
-        wrapped = False
     if schema.kinds != ["record"] or schema.nullable:
         raise Unsuitable("protobuf's messages are records")
     _declare(file, schema, "Message")
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file) if hasattr(pool, "Add") else pool.AddSerializedFile(file.SerializeToString())
+    pool.AddSerializedFile(file.SerializeToString())
     kind = message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{PACKAGE}.Message"))
-    prepare, read = _preparer(schema), _reader(schema)
+    prepare, read = _preparer(schema) or (lambda value: value), _reader(schema)
     if wrapped:
-        entries = _preparer(schema.fields[WRAPPED]) if schema.fields else None
-        if entries is None:
-            return kind, lambda value: kind(entries=value), lambda native: read(native)[WRAPPED]
         return (
             kind,
-            lambda value: kind(entries=entries(value)),
+            lambda value: kind(**prepare({WRAPPED: value})),
             lambda native: read(native)[WRAPPED],
         )
-    if prepare is None:
-        return kind, lambda value: kind(**value), read
     return kind, lambda value: kind(**prepare(value)), read
 
 
@@ -119,7 +112,8 @@ def _reader(schema: Schema) -> Convert:
     """Reads every value of a message, field by field."""
     if schema.fields is None:
         return lambda value: value
-    plain, present = [], []
+    plain: list[tuple[str, Convert, bool]] = []
+    present: list[tuple[str, Convert, bool]] = []
     for key, field in schema.fields.items():
         sometimes = field.nullable or key in schema.optional
         entry = (key, _field_reader(field), key in schema.optional)

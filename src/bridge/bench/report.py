@@ -103,7 +103,9 @@ class Report(msgspec.Struct, kw_only=True):
 
     def save(self, path: str | Path) -> None:
         """Raises OSError."""
-        text = msgspec.json.format(msgspec.json.encode(_rounded(msgspec.to_builtins(self))), indent=1)
+        text = msgspec.json.format(
+            msgspec.json.encode(_rounded(msgspec.to_builtins(self))), indent=1
+        )
         Path(path).write_bytes(text + b"\n")
 
 
@@ -180,7 +182,9 @@ def _unlike(old: Report, new: Report) -> list[str]:
         *((key, old.options.get(key), new.options.get(key)) for key in ("core", "budget")),
     ]
     versions = [{n: v for f in r.formats for n, v in f.versions.items()} for r in (old, new)]
-    pairs += [(name, versions[0][name], v) for name, v in versions[1].items() if name in versions[0]]
+    pairs += [
+        (name, versions[0][name], v) for name, v in versions[1].items() if name in versions[0]
+    ]
     return [f"{name}: {was} → {now}" for name, was, now in pairs if was != now]
 
 

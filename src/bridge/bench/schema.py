@@ -1,5 +1,6 @@
-"""The shape of a payload, found by looking at it. From it come the types, messages and schemas that one
-would write by hand for the formats that want them: msgspec's structs here, the others in `formats.py`."""
+"""The shape of a payload, found by looking at it. From it come the types, messages and schemas that
+one would write by hand for the formats that want them: msgspec's structs here, Avro's and Arrow's
+in `formats.py`, protobuf's in `protobuf.py`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The process that has one format, and only that one, loaded: it checks it, times it, and talks to a
-worker of the same format. The parent tells it what to do next, so that all formats take turns.
+"""The process that has one format loaded, and no other: it checks it, times it, and talks to a
+worker of the same format. The parent says what to do next, so that all formats take turns.
 
     python -m bridge.bench.subject FORMAT [FILE…]
 
@@ -15,9 +15,10 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -28,6 +29,7 @@ from bridge.bench.schema import difference
 BATCHES = 5  # a round's figure is the median of so many, each the mean over its calls
 HELD = 8 << 20  # bytes of messages that are held to see what one takes of memory
 MOST_HELD = 20_000
+LONGEST = 0.2  # seconds of that
 PYTHON = [sys.executable, "-P", "-m"]
 
 Times = dict[str, float]
@@ -65,7 +67,8 @@ class Subject:
         case = self.cases[name]
         gc.collect()
         times = {} if self.kind.through_bridge else case.times(budget)
-        assert self.pipe is not None
+        if self.pipe is None:
+            self.pipe = self.open()
         guess = sum(self.pipe.trips(case, 10).values()) / 1e9
         calls = max(15, min(20_000, int(2 * budget / guess)))
         trip = self.pipe.trips(case, calls)
@@ -96,7 +99,12 @@ class Case:
         behind it. Why there is none, if so."""
         if self.format.typed:
             return None  # that is its `decode`
-        decode, read, kind, convert = self.format.decode, self.format.read, self.type, msgspec.convert
+        decode, read, kind, convert = (
+            self.format.decode,
+            self.format.read,
+            self.type,
+            msgspec.convert,
+        )
         try:
             for value, data in zip(self.values, self.encoded, strict=True):
                 made = convert(read(decode(data)), kind)
@@ -128,8 +136,7 @@ class Case:
         readable, writable = os.pipe()
         if (pid := os.fork()) == 0:
             try:
-                grown = self._growth(repeats)
-                os.write(writable, str(grown / (repeats * len(self.values))).encode())
+                os.write(writable, str(self._growth(repeats) / len(self.values)).encode())
             finally:
                 os._exit(0)
         os.close(writable)
@@ -138,13 +145,16 @@ class Case:
         os.waitpid(pid, 0)
         return float(text) if text else None
 
-    def _growth(self, repeats: int) -> int:
+    def _growth(self, repeats: int) -> float:
         # Once before: a fork's first use of the library maps its code anew.
+        started = time.monotonic()
         kept = [self._kept(native) for native in self.natives]
+        took = time.monotonic() - started
+        repeats = max(1, min(repeats, int(LONGEST / took)))
         before = _resident("VmRSS")
         for _ in range(repeats):
             kept += [self._kept(native) for native in self.natives]
-        return max(0, _resident("VmHWM") - before)
+        return max(0, _resident("VmHWM") - before) / repeats
 
     def _kept(self, native: Any) -> Any:
         data = self.format.encode(native)
@@ -174,9 +184,11 @@ class Pipe:
     """A worker of the same format, behind two pipes."""
 
     def __init__(self, command: list[str]) -> None:
+        self.said = tempfile.TemporaryFile()  # what the worker prints
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, bufsize=0
         )
+        self.talking = False  # within a conversation of so many messages
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         streams = self.process.stdin.fileno(), self.process.stdout.fileno()
@@ -195,9 +207,15 @@ class Pipe:
         answer = msgspec.json.decode(self._receive())
         if "reason" in answer:
             raise formats.Unsuitable(f"in the worker: {answer['reason']}")
+        self.talking = True
         format = case.format
         decode, read, build, encode = format.decode, format.read, format.build, format.encode
-        foreign, now, send, receive = format.foreign, time.perf_counter_ns, self.writer.send, self._receive
+        foreign, now, send, receive = (
+            format.foreign,
+            time.perf_counter_ns,
+            self.writer.send,
+            self._receive,
+        )
         steps: list[tuple[int, ...]] = []
         inputs = case.values if foreign else case.natives
         for index in range(calls):
@@ -224,8 +242,11 @@ class Pipe:
                 if found := difference(expected, value if foreign else read(native)):
                     raise formats.Unsuitable(f"comes back changed from the worker: {found}")
         theirs = msgspec.json.decode(self._receive())
+        self.talking = False
         names = ("build", "encode", "decode", "read", "total")
-        mine = {n: statistics.median(t) for n, t in zip(names, zip(*steps, strict=True), strict=True)}
+        mine = {
+            n: statistics.median(t) for n, t in zip(names, zip(*steps, strict=True), strict=True)
+        }
         parts = {step: mine[step] + theirs[step] for step in names[:-1]}
         pipe = max(0.0, mine["total"] - sum(parts.values()))
         return {**parts, "pipe": pipe, "total": mine["total"]}
@@ -233,7 +254,8 @@ class Pipe:
     def _receive(self) -> Any:
         frame = self.reader.read()
         if frame is None:
-            raise formats.Unsuitable(f"the worker ended with status {self.process.wait()}")
+            status = self.process.wait()
+            raise formats.Unsuitable(f"its worker ended ({status}): {last_line(self.said)}")
         return frame
 
     def close(self) -> None:
@@ -241,6 +263,7 @@ class Pipe:
             assert stream is not None
             stream.close()
         self.process.wait()
+        self.said.close()
 
 
 class BridgePipe(Pipe):
@@ -264,7 +287,9 @@ class BridgePipe(Pipe):
             if check and (found := difference(value, reply["result"]["value"])):
                 raise formats.Unsuitable(f"comes back changed from the worker: {found}")
         names = ("encode", "pipe", "decode", "total")
-        return {n: statistics.median(t) for n, t in zip(names, zip(*steps, strict=True), strict=True)}
+        return {
+            n: statistics.median(t) for n, t in zip(names, zip(*steps, strict=True), strict=True)
+        }
 
 
 def timed(call: Callable[[Any], Any], inputs: list[Any], budget: float) -> float:
@@ -294,6 +319,13 @@ def reason_of(error: BaseException) -> str:
     return text if isinstance(error, formats.Unsuitable) else f"{type(error).__name__}: {text}"
 
 
+def last_line(file: IO[bytes]) -> str:
+    """Of what a process wrote into it; of a traceback, the error."""
+    file.seek(0)
+    lines = file.read().decode(errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "without a word")
+
+
 def _resident(field: str) -> int:
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) << 10 for line in status if line.startswith(field))
@@ -313,10 +345,11 @@ def main(arguments: Sequence[str]) -> None:
                 answer = subject.round(order["payload"], order["budget"])
         except Exception as error:
             answer = {"reason": reason_of(error)}
-            if subject.pipe is not None and not isinstance(error, ImportError):
-                subject.pipe.process.kill()  # it may wait for messages that do not come
+            if subject.pipe is not None and subject.pipe.talking:
+                # Its worker may wait for messages that do not come.
+                subject.pipe.process.kill()
                 subject.pipe.close()
-                subject.pipe = subject.open()
+                subject.pipe = None
         answers.write(msgspec.json.encode(answer) + b"\n")
     if subject.pipe is not None:
         subject.pipe.close()

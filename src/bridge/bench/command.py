@@ -1,0 +1,120 @@
+"""`python -m bridge bench`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bridge.bench.measure import Options
+
+MISSING = "bench needs {name}, which is not installed: pip install 'dspex-bridge[bench]'"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags. Nothing heavy is imported for them."""
+    add = parser.add_argument
+    add("--quick", action="store_true", help="all of it in less than a minute, and marked as such")
+    add("--json", metavar="FILE", help="write the report there")
+    add("--html", metavar="FILE", help="write it as one HTML file that needs no network")
+    add("--plots", metavar="DIR", help="write its pictures there, PNG and SVG")
+    add("--compare", metavar="OLD.json", help="say which differences to that report are real")
+    add("--load", metavar="RUN.json", help="measure nothing: show that report")
+    add(
+        "--data",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="your own JSON or JSON lines,"
+        " a file or a folder; then only that is measured, unless --payloads is given",
+    )
+    add("--format", metavar="MODULE:ATTR", action="append", default=[], help="a format of your own")
+    add("--formats", metavar="A,B", type=_names, help="only these")
+    add("--payloads", metavar="A,B", type=_names, help="only these (and --data)")
+    add("--starts", type=_count, metavar="N", help="starts of every process: samples (default 9)")
+    add("--core", default="last", metavar="N", help="pin to it; 'none': do not pin (default: last)")
+    add("--no-beam", action="store_true", help="leave the BEAM out")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run it; the exit status: 0, 2 with a line on stderr, 130 where Ctrl-C ended it."""
+    try:
+        return _run(arguments)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "bridge":
+            raise
+        print(MISSING.format(name=error.name), file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("bench: interrupted", file=sys.stderr)
+        return 130
+    return 2
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from bridge.bench import page, plots, report, terminal
+    from bridge.bench.measure import run
+
+    old = report.load(arguments.compare) if arguments.compare else None
+    for path in (arguments.json, arguments.html):
+        if path and not Path(path).absolute().parent.is_dir():
+            raise ValueError(f"{path}: no such folder")  # now, not after minutes
+    if arguments.load:
+        found = report.load(arguments.load)
+    else:
+        options = _options(arguments)
+        with terminal.progress() as tell:
+            found = run(options, tell)
+    comparison = report.compare(old, found) if old else None
+    if arguments.json:
+        found.save(arguments.json)
+    if arguments.html:
+        page.save(found, arguments.html, comparison)
+    if arguments.plots:
+        plots.save(found, arguments.plots)
+    terminal.show(found)
+    if comparison:
+        terminal.show_changes(comparison)
+    return 0
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    from bridge.bench import payloads
+    from bridge.bench.measure import QUICK, Options
+
+    changed: dict[str, Any] = dict(QUICK) if arguments.quick else {}
+    defaults = Options()
+    changed["formats"] = (*(arguments.formats or defaults.formats), *arguments.format)
+    chosen = arguments.payloads or (() if arguments.data else defaults.payloads)
+    unknown = [name for name in chosen if name not in payloads.BUILTIN]
+    if unknown:
+        known = ", ".join(payloads.BUILTIN)
+        raise ValueError(f"no payload {unknown[0]!r}; there are {known}, and --data PATH")
+    changed |= {"payloads": chosen, "data": tuple(arguments.data), "beam": not arguments.no_beam}
+    if arguments.starts:
+        changed["starts"] = arguments.starts
+    if arguments.core != "last":
+        changed["core"] = None if arguments.core == "none" else _core(arguments.core)
+    return Options(**changed)
+
+
+def _core(text: str) -> int:
+    allowed = sorted(os.sched_getaffinity(0))
+    if not text.isdigit() or int(text) not in allowed:
+        raise ValueError(f"--core {text}: not one of {', '.join(map(str, allowed))}, or none")
+    return int(text)

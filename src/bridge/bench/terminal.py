@@ -1,0 +1,97 @@
+"""The progress bar and the tables."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from bridge.bench import words
+from bridge.bench.measure import Tell
+from bridge.bench.report import Comparison, Report
+
+COLUMNS = ("bytes", "zstd", "memory", "encode", "decode", "typed", "round trip", "±")
+LEFT_OUT = ("zstd", "memory", "typed")  # where the terminal is narrower than
+ALL_COLUMNS = 108
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Tell]:
+    """A bar on stderr that the yielded function moves."""
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, TextColumn("{task.description}"), console=console) as bar:
+        task = bar.add_task("")
+        yield lambda done, of, what: bar.update(task, completed=done, total=of, description=what)
+
+
+def show(report: Report, console: Console | None = None) -> None:
+    """A table for each payload, and what the figures are of."""
+    console = console or Console()
+    for payload in report.payloads:
+        console.print(_table(report, payload.name, payload.about, console.width))
+        for reason, formats in words.not_available(report, payload.name).items():
+            console.print(f"  N/A {escape(', '.join(formats))}: {escape(reason)}", style="dim")
+        console.print()
+    if report.quick:
+        console.print("A quick run.", style="bold")
+    console.print(escape(words.method(report)))
+    console.print(
+        "* quickest, or not to be told from it. ± 95 % interval of the round trip's median."
+    )
+    console.print(escape(words.machine(report)), style="dim")
+    for note in report.notes:
+        console.print(escape(note), style="dim")
+
+
+def _table(report: Report, payload: str, about: str, width: int) -> Table:
+    table = Table(title=f"{escape(payload)}: {escape(about)}", title_justify="left", box=None)
+    table.add_column("", no_wrap=True)
+    columns = COLUMNS if width >= ALL_COLUMNS else [c for c in COLUMNS if c not in LEFT_OUT]
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    first = words.fastest(words.measured(report, payload, "untyped", "typed"))
+    for group, title in words.GROUPS.items():
+        cells = words.measured(report, payload, group)
+        if cells:
+            table.add_row(f"[dim]{title}[/dim]")
+        for cell in cells:
+            marked = cell.format in first and group in ("untyped", "typed")
+            figures = words.row(cell)
+            table.add_row(
+                f"{'*' if marked else ' '} {escape(cell.format)}",
+                *(figures[column] for column in columns),
+                style="bold" if marked else "",
+            )
+    return table
+
+
+def show_changes(comparison: Comparison, console: Console | None = None) -> None:
+    """What is really different, the largest first."""
+    console = console or Console()
+    for line in comparison.unlike:
+        console.print(f"not alike: {escape(line)}", style="yellow")
+    console.print(
+        f"{comparison.compared} figures compared, {len(comparison.changes)} really different"
+        " (95 % intervals apart, and by 5 % or more)"
+    )
+    table = Table(box=None)
+    for column in ("format", "payload", "what"):
+        table.add_column(column, no_wrap=True)
+    for column in ("before", "now", ""):
+        table.add_column(column, justify="right", no_wrap=True)
+    for change in sorted(
+        comparison.changes, key=lambda c: -max(c.ratio or 9e9, 1 / (c.ratio or 9e9))
+    ):
+        table.add_row(
+            *map(escape, (change.format, change.payload, change.step)),
+            words.time(change.old),
+            words.time(change.new),
+            f"{words.TIMES} {change.ratio:.2f}" if change.ratio else escape(change.reason),
+        )
+    if comparison.changes:
+        console.print(table)

@@ -1,0 +1,107 @@
+"""How figures are written, the same in the terminal, in plots and in the page."""
+
+from __future__ import annotations
+
+from bridge.bench.report import PARTS, STEPS, Cell, FormatInfo, Report
+from bridge.bench.statistics import Estimate
+
+TIMES = "\N{MULTIPLICATION SIGN}"
+PART_NAMES = {part: part.removeprefix("trip_") for part in PARTS}
+GROUPS = {
+    "untyped": "without a schema",
+    "typed": "schema or types",
+    "bridge": "bridge worker",  # its work counts as pipe
+    "beam": "BEAM as host",
+}
+assert set(PARTS) < set(STEPS)
+
+
+def time(ns: float | None) -> str:
+    """µs below a millisecond, else ms: `0.07 µs`, `12.3 µs`, `1.43 ms`."""
+    if ns is None:
+        return ""
+    value, unit = (ns / 1e3, "µs") if ns < 1e6 else (ns / 1e6, "ms")
+    digits = 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:.{digits}f} {unit}"
+
+
+def size(count: float | None) -> str:
+    """`54 B`, `12.4 kB`, `1.05 MB`, of powers of ten."""
+    if count is None:
+        return ""
+    if count < 1000:
+        return f"{count:.0f} B"
+    value, unit = (count / 1e3, "kB") if count < 1e6 else (count / 1e6, "MB")
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
+
+
+def spread(estimate: Estimate | None) -> str:
+    """The farther end of the interval, as a share of the median."""
+    if estimate is None or not estimate.median:
+        return ""
+    reach = max(estimate.high - estimate.median, estimate.median - estimate.low)
+    return f"±{100 * reach / estimate.median:.0f} %"
+
+
+def row(cell: Cell) -> dict[str, str]:
+    """Its figures by the column of a table."""
+    return {
+        **{"bytes": size(cell.bytes), "zstd": size(cell.zstd), "memory": size(cell.memory)},
+        **{step: time(cell.median(step)) for step in ("encode", "decode", "typed")},
+        **{"round trip": time(cell.total), "±": spread(cell.times["trip_total"])},
+    }
+
+
+def measured(report: Report, payload: str, *groups: str) -> list[Cell]:
+    """What has a round trip, the quickest first."""
+    names = {format.name for format in (report.group(*groups) if groups else report.formats)}
+    cells = [c for c in report.cells if c.payload == payload and c.format in names and c.total]
+    return sorted(cells, key=lambda cell: cell.total or 0)
+
+
+def fastest(cells: list[Cell]) -> set[str]:
+    """The formats that cannot be told from the quickest: their intervals meet."""
+    if not cells:
+        return set()
+    limit = cells[0].times["trip_total"].high
+    return {cell.format for cell in cells if cell.times["trip_total"].low <= limit}
+
+
+def not_available(report: Report, payload: str) -> dict[str, list[str]]:
+    """Formats by the reason why they are N/A."""
+    found: dict[str, list[str]] = {}
+    for cell in report.cells:
+        if cell.payload == payload and cell.reason:
+            found.setdefault(cell.reason, []).append(cell.format)
+    return found
+
+
+def machine(report: Report) -> str:
+    """One line."""
+    m, core = report.machine, report.options.get("core")
+    load = ", ".join(f"{x:.1f}" for x in (m["load_before"][0], m.get("load_after", [0])[0]))
+    parts = [
+        f"{m['cpu']}, {m['cores']} cores" + (", virtual" if m.get("virtual") else ""),
+        m["system"],
+        f"{m['python']} {m['build']}",
+        *([m["otp"]] if m.get("otp") else []),
+        f"all on core {core}" if core is not None else "not pinned",
+        f"load before and after: {load}",
+    ]
+    return "; ".join(parts)
+
+
+def method(report: Report) -> str:
+    """One line on how many samples there are."""
+    starts, rounds = report.options["starts"], report.options["rounds"]
+    if report.quick or starts == 1:
+        return (
+            f"{rounds} rounds of one start of each process. The intervals do not hold what differs"
+            " from start to start: good for a look, not for a claim."
+        )
+    return f"{starts} starts of each process, {rounds} rounds each; one sample a start."
+
+
+def about(info: FormatInfo) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in info.versions.items())
+    return "; ".join(part for part in (info.about, info.flags, versions) if part)
