@@ -49,7 +49,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     quick: bool = False
 
 
-QUICK: dict[str, Any] = {"starts": 1, "rounds": 5, "budget": 0.004, "quick": True}
+QUICK: dict[str, Any] = {"starts": 1, "rounds": 5, "budget": 0.003, "quick": True}
 
 
 def run(options: Options, tell: Tell = lambda done, of, what: None) -> report.Report:
@@ -206,7 +206,7 @@ class _Process:
     """A process that obeys orders, a line of JSON each."""
 
     def __init__(self, command: list[str], core: int | None) -> None:
-        self.said = tempfile.TemporaryFile()  # what it prints
+        self.said = tempfile.TemporaryFile()  # noqa: SIM115  # what it prints; `end` closes it
         allowed = os.sched_getaffinity(0)
         if core is not None:
             os.sched_setaffinity(0, {core})  # of this thread, and so of what it starts

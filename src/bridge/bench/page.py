@@ -176,7 +176,8 @@ def _changes(comparison: Comparison) -> str:
     unlike = "".join(f"<li>not alike: {escape(line)}</li>" for line in comparison.unlike)
     return (
         f"<h2>Against the earlier run</h2><p>{comparison.compared} figures compared,"
-        f" {len(comparison.changes)} really different.</p><ul class='small'>{unlike}</ul>"
+        f" {len(comparison.changes)} really different: intervals apart, and by"
+        f" {comparison.threshold:.0%} or more.</p><ul class='small'>{unlike}</ul>"
         "<div class='wide'><table><thead><tr><th>format</th><th>payload</th><th>what</th>"
         f"<th>before</th><th>now</th><th></th></tr></thead><tbody>{rows}</tbody></table></div>"
     )

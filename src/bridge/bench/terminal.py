@@ -24,9 +24,18 @@ def progress() -> Iterator[Tell]:
     """A bar on stderr that the yielded function moves."""
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(*columns, TextColumn("{task.description}"), console=console) as bar:
-        task = bar.add_task("")
-        yield lambda done, of, what: bar.update(task, completed=done, total=of, description=what)
+    bar = Progress(*columns, TextColumn("{task.description}"), console=console)
+    task = bar.add_task("")
+
+    def tell(done: int, of: int, what: str) -> None:
+        bar.start()  # not before there is something to show; again is nothing
+        bar.update(task, completed=done, total=of, description=what)
+
+    try:
+        yield tell
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def show(report: Report, console: Console | None = None) -> None:
@@ -77,7 +86,7 @@ def show_changes(comparison: Comparison, console: Console | None = None) -> None
         console.print(f"not alike: {escape(line)}", style="yellow")
     console.print(
         f"{comparison.compared} figures compared, {len(comparison.changes)} really different"
-        " (95 % intervals apart, and by 5 % or more)"
+        f" (95 % intervals apart, and by {comparison.threshold:.0%} or more)"
     )
     table = Table(box=None)
     for column in ("format", "payload", "what"):

@@ -1,0 +1,453 @@
+"""The benchmark of formats: what it measures is equal, what it cannot measure is N/A, its page
+stands alone, its statistics hold. Through real processes and pipes, in tiny runs."""
+
+from __future__ import annotations
+
+import contextlib
+import html.parser
+import importlib.metadata
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy
+import pytest
+
+from bridge.bench import BadData, Options, Payload, compare, formats, load, payloads, run
+from bridge.bench.page import html as page
+from bridge.bench.report import Cell, FormatInfo, PayloadInfo, Report
+from bridge.bench.schema import difference, infer, merge, msgspec_type, of_all
+from bridge.bench.statistics import differ, estimate
+from bridge.bench.subject import Case, reason_of
+
+TINY = {"starts": 1, "rounds": 3, "budget": 0.0005, "quick": True}
+HERE = Path(__file__).parent
+
+
+def bench(*arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "bridge", "bench", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=cwd,
+    )
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    """A tiny run of every format, the user's own too, and of a BEAM where there is one."""
+    own = [f"bench_formats:{name}" for name in OWN]
+    chosen = {"formats": (*formats.BUILTIN, *formats.BRIDGE, *own)}
+    with contextlib.chdir(HERE):
+        return run(Options(**TINY, **chosen, payloads=("ping", "rows", "floats-768")))
+
+
+# What each of them is N/A for, on `ping`.
+OWN = {
+    "Literal": None,
+    "Rounding": "comes back changed: $.id: 17 became 17.0",
+    "Raising": "RuntimeError: no such luck",
+    "Refusing": "not on a Sunday",
+    "Missing": "a_library_that_is_not_there is not installed",
+    "Dying": "its worker ended (7)",
+    "Failing": "its worker ended (1): ValueError: worse over there",
+    "Fickle": "comes back changed from the worker: $: a key 'more' appeared",
+}
+SUITABLE = {
+    "arrow": {"rows", "telemetry", "floats-768", "floats-1536", "ints-4096"},
+    "protobuf-struct": {"floats-768", "floats-1536", "unicode"},
+}
+NO_BYTES = {"json", "orjson", "msgspec-json", "protobuf-struct", "bridge-json"}
+
+
+@pytest.mark.parametrize("payload", payloads.BUILTIN)
+@pytest.mark.parametrize("format", formats.BUILTIN)
+def test_each_format_brings_each_payload_back_or_says_why_not(format, payload):
+    """Which pairs are N/A is pinned, and each has a reason of one line."""
+    expected = payload in SUITABLE.get(format, payloads.BUILTIN)
+    expected = expected and not (payload == "blob" and format in NO_BYTES)
+    reason = reason_against(format, payloads.builtin(payload))
+    assert (reason is None) == expected, reason
+    assert reason is None or (5 < len(reason) < 250 and "\n" not in reason)
+
+
+def reason_against(format: str, payload: Payload) -> str | None:
+    """Why the pair is N/A, if it is."""
+    try:
+        case = Case(formats.load(format), payload)
+        case.check()
+    except Exception as error:
+        return reason_of(error)
+    assert case.check_typed() is None
+    assert case.sizes()["bytes"] > 0
+    return None
+
+
+def test_payloads_are_the_same_each_time():
+    """Their seeds are fixed, in whatever process."""
+    code = (
+        "from bridge.bench import payloads as p; import pickle, hashlib; print(hashlib.sha256(b''"
+    )
+    code += ".join(pickle.dumps(p.builtin(n).messages) for n in p.BUILTIN)).hexdigest())"
+    found = {subprocess.check_output([sys.executable, "-c", code]) for _ in range(2)}
+    assert len(found) == 1
+
+
+def test_a_run_measures_what_it_says(report):
+    """Every format has every figure or a reason; the parts of a round trip make its whole."""
+    names = {info.name for info in report.formats}
+    assert names >= {*formats.BUILTIN, *formats.BRIDGE, "literal"}
+    for cell in report.cells:
+        if cell.reason is not None:
+            assert not cell.times
+            continue
+        assert cell.bytes > 0
+        assert cell.total > 0
+        parts = [step for step in cell.times if step.startswith("trip_") and step != "trip_total"]
+        assert sum(cell.median(step) for step in parts) == pytest.approx(cell.total, rel=0.5)
+        own = report.formats[[info.name for info in report.formats].index(cell.format)]
+        if own.group in ("untyped", "typed"):
+            assert {"encode", "decode", "typed"} <= cell.times.keys()
+            assert cell.memory > 0
+            assert cell.zstd > 0
+        for figure in cell.times.values():
+            assert figure.low <= figure.median <= figure.high
+            assert len(figure.samples) == 3
+    foreign = report.cell("protobuf", "rows")
+    assert foreign.median("build") > 0
+    assert foreign.median("read") > 0
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_format_of_ones_own_is_measured_or_has_its_reason(report, name):
+    """Whether it raises, refuses, changes data, or ends its worker: N/A, and all others go on."""
+    cell = report.cell(name.lower(), "ping")
+    assert (cell.reason is None) == (OWN[name] is None)
+    assert (OWN[name] or "") in (cell.reason or "")
+    if name == "Literal":
+        assert cell.bytes == len(repr(payloads.builtin("ping").messages[0]))
+
+
+def test_changed_data_is_never_a_figure():
+    """3 that comes back as 3.0 is changed, with the place."""
+    reason = reason_against("bench_formats:Rounding", Payload("numbers", "", [{"a": 3}]))
+    assert reason == "comes back changed: $.a: 3 became 3.0"
+
+
+@pytest.mark.skipif(shutil.which("elixir") is None, reason="Elixir is not installed")
+def test_a_beam_is_measured(report):
+    """ETF from the BEAM has a round trip; JSON too, or the reason why there is none."""
+    assert report.cell("beam-etf", "rows").total > 0
+    cell = report.cell("beam-json", "rows")
+    assert cell.total if cell.reason is None else "has no JSON" in cell.reason
+
+
+def test_the_report_records_what_figures_depend_on(report, tmp_path):
+    """Versions, flags, machine, options; and it is read back as it was written."""
+    report.save(tmp_path / "run.json")
+    raw = json.loads((tmp_path / "run.json").read_bytes())
+    assert raw["quick"] is True
+    assert raw["options"]["rounds"] == 3
+    assert raw["machine"]["cores"] == os.cpu_count()
+    assert {"cpu", "system", "python", "build", "load_before", "load_after"} <= raw[
+        "machine"
+    ].keys()
+    versions = {f["name"]: f["versions"] for f in raw["formats"]}
+    assert versions["orjson"] == {"orjson": importlib.metadata.version("orjson")}
+    assert next(f for f in raw["formats"] if f["name"] == "pickle")["flags"] == "protocol 5"
+    again = load(tmp_path / "run.json")
+    assert [cell.format for cell in again.cells] == [cell.format for cell in report.cells]
+    assert compare(report, again).changes == []
+
+
+class Elements(html.parser.HTMLParser):
+    """Collects what a page would load, and its ids."""
+
+    def __init__(self):
+        super().__init__()
+        self.loads, self.ids, self.tags = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in {"src", "href", "xlink:href", "srcset", "action", "poster"}:
+                self.loads.append(value)
+            if name == "id":
+                self.ids.append(value)
+
+
+def test_the_page_stands_alone(report):
+    """Nothing is loaded, nothing runs; each id stands once; all payloads are there."""
+    text = page(report)
+    found = Elements()
+    found.feed(text)
+    assert all(link.startswith("#") or link == "data:," for link in found.loads)
+    assert all(link[1:] in found.ids for link in found.loads if link.startswith("#"))
+    assert len(found.ids) == len(set(found.ids))
+    for url in re.findall(r"https?://[^\"'\s<)]+", text.partition('<script type="application')[0]):
+        assert url.startswith("http://www.w3.org/")  # names of XML, which nothing loads
+    assert "@import" not in text
+    assert "url(http" not in text
+    assert found.tags.count("script") == 1  # the data
+    assert found.tags.count("svg") == 2 * len(report.payloads)
+    assert 'name="viewport"' in text
+    data = re.search(r'<script type="application/json" id="report">(.*)</script>', text, re.S)[1]
+    assert msgspec.json.decode(data, type=Report).made == report.made
+    assert "A quick run" in text
+
+
+def test_the_page_escapes_what_users_name(report):
+    """A payload or a reason is text."""
+    evil = "</script><script>alert(1)</script>"
+    cells = [Cell("f", evil, reason=evil)]
+    info = [FormatInfo("f", evil, "untyped", evil, {})]
+    other = msgspec.structs.replace(
+        report, formats=info, payloads=[PayloadInfo(evil, evil, 1)], cells=cells
+    )
+    found = Elements()
+    found.feed(page(other))
+    assert found.tags.count("script") == 1
+
+
+def synthetic(seed: int, **shift: float) -> Report:
+    """A report of ten formats, 1000 ns each with 2 % noise, times `shift` by name."""
+    rng = random.Random(seed)
+    names = [f"f{index}" for index in range(10)]
+    cells = []
+    for name in names:
+        middle = 1000 * shift.get(name, 1.0)
+        samples = [rng.gauss(middle, 0.02 * middle) for _ in range(9)]
+        cells.append(Cell(name, "p", bytes=1.0, times={"trip_total": estimate(samples)}))
+    return Report(
+        **{"made": "", "seconds": 1.0, "quick": False, "options": {"starts": 9}, "machine": {}},
+        formats=[FormatInfo(name, "", "untyped", "", {}) for name in names],
+        payloads=[PayloadInfo("p", "", 1)],
+        cells=cells,
+    )
+
+
+def test_comparing_tells_a_real_difference_from_noise():
+    """In a hundred pairs of runs the slower format is told each time, and no other."""
+    for seed in range(100):
+        found = compare(synthetic(seed), synthetic(seed + 1000, f3=1.15))
+        assert found.compared == 10
+        assert [change.format for change in found.changes] == ["f3"]
+        assert found.changes[0].ratio == pytest.approx(1.15, abs=0.06)
+        assert compare(synthetic(seed), synthetic(seed + 1000)).changes == []
+
+
+def test_comparing_says_what_else_is_unlike():
+    """Another machine, another version, a cell that became N/A."""
+    old, new = synthetic(1), synthetic(1)
+    old.machine, new.machine = {"cpu": "old"}, {"cpu": "new"}
+    old.formats[0].versions, new.formats[0].versions = {"x": "1"}, {"x": "2"}
+    new.cells[0] = Cell("f0", "p", reason="broken")
+    found = compare(old, new)
+    assert found.unlike == ["cpu: old → new", "x: 1 → 2"]
+    assert [(change.step, change.reason) for change in found.changes] == [("N/A", "broken")]
+
+
+def test_one_start_claims_less():
+    """Intervals of one start do not hold what differs from start to start."""
+    old, new = synthetic(1), synthetic(2, f3=1.15)
+    new.options = {"starts": 1}
+    assert compare(old, new).changes == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 8, 9, 15])
+def test_estimates_are_what_drawing_gives(count):
+    """The median is numpy's; the interval's ends are those of a hundred thousand resamples."""
+    rng = numpy.random.default_rng(count)
+    samples = rng.normal(100, 10, count)
+    found = estimate(list(samples))
+    assert found.median == pytest.approx(numpy.median(samples))
+    drawn = numpy.sort(rng.choice(samples, (100_000, count)), axis=1)
+    lower, upper = drawn[:, (count - 1) // 2], drawn[:, count // 2]
+    assert found.low == numpy.percentile(lower, 2.5, method="inverted_cdf")
+    assert found.high == numpy.percentile(upper, 97.5, method="inverted_cdf")
+
+
+def test_differing_needs_both():
+    """Intervals apart, and more than the threshold."""
+    base = estimate([100, 101, 102])
+    assert differ(base, estimate([110, 111, 112]), 0.05)
+    assert differ(base, estimate([90, 91, 92]), 0.05)
+    assert not differ(base, estimate([103, 104, 105]), 0.05)
+    assert not differ(base, estimate([100, 150, 160]), 0.05)
+
+
+def test_schemas_are_inferred():
+    """Records are merged, missing keys and nulls told apart, types accept what they came from."""
+    rows = [{"a": 1, "b": None}, {"a": 2.5, "b": "x", "some-key": [1, -2]}]
+    schema = of_all(rows)
+    assert schema.fields["a"].kinds == ["float", "int"]
+    assert schema.fields["b"].nullable
+    assert schema.optional == {"some-key"}
+    assert schema.fields["some-key"].items.negative
+    kind = msgspec_type(schema)
+    for row in rows:
+        assert difference(row, msgspec.to_builtins(msgspec.convert(row, kind))) is None
+    assert merge(infer(1), infer(1)) == infer(1)
+    for value in ({1: 2}, {1, 2}):
+        with pytest.raises(TypeError):
+            infer(value)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        (1, 1.0, "$: 1 became 1.0"),
+        (1, True, "$: 1 became True"),
+        ("a", b"a", "$: 'a' became b'a'"),
+        ({"a": [1, 2]}, {"a": [1, 3]}, "$.a[1]: 2 became 3"),
+        ({"a": 1}, {}, "$: the key 'a' is gone"),
+        ({}, {"a": 1}, "$: a key 'a' appeared"),
+        ([1], [1, 2], "$: 1 entries became 2"),
+    ],
+)
+def test_a_difference_has_its_place(one, other, words):
+    """And equal values have none."""
+    assert difference(one, other) == words
+    assert difference(one, one) is None
+
+
+SHAPES = {
+    "optional": [{"a": 1}, {"b": None}, {"a": None, "b": "x"}],
+    "nested lists": [{"m": [[1, 2], [], [3]]}],
+    "lists in lists": [[[1, 2], [3]]],
+    "lists of lists of records": [{"m": [[{"a": 1}], [{"a": -2}]]}],
+    "mixed": [{"v": [1, "a", None, 2.5]}],
+    "nothing": [None],
+    "empty": [{}],
+    "empty list": [{"a": []}],
+    "scalar": ["text"],
+    "odd keys": [{"a-b": 1, "class": 2, "": 3, "é": 4}],
+    "big numbers": [{"n": 2**70}],
+    "surrogate": [{"s": "\ud800"}],
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("format", formats.BUILTIN)
+def test_odd_shapes_come_back_or_are_refused(format, shape):
+    """Whatever the user's data look like: equal, or N/A in one line. The standard library's carry
+    all of it, but JSON no lone surrogate."""
+    reason = reason_against(format, Payload(shape, "", SHAPES[shape]))
+    assert reason is None or (reason and "\n" not in reason)
+    if format in ("json", "pickle"):
+        assert (reason is None) == (shape != "surrogate" or format == "pickle")
+
+
+def written(folder: Path, name: str, data: bytes) -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+def test_data_of_ones_own(tmp_path):
+    """JSON is one message, JSON lines one each, a folder all of its files."""
+    written(tmp_path, "a.json", b'\xef\xbb\xbf{"x": 1}')
+    written(tmp_path, "b.jsonl", b'{"x": 1}\n\n{"y": [2]}\n')
+    written(tmp_path, "c.json", b'{"x": 1}\n{"x": 2}\n')
+    written(tmp_path, "ignored.txt", b"no")
+    found = {p.name: p.messages for p in payloads.from_paths([str(tmp_path)])}
+    assert found["a.json"] == [{"x": 1}]
+    assert found["b.jsonl"] == [{"x": 1}, {"y": [2]}]
+    assert found["c.json"] == [{"x": 1}, {"x": 2}]
+    assert len(found) == 3
+    many = written(tmp_path, "many.jsonl", b"1\n" * 1500)
+    assert len(payloads.from_file(many).messages) == payloads.MAX_LINES
+    assert "the first 1000 of 1500" in payloads.from_file(many).about
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("empty.json", b"", "the file is empty"),
+        ("blank.jsonl", b" \n\n", "the file is empty"),
+        ("text.json", b"hello", "not JSON"),
+        ("torn.json", b'{"a": [1, 2', "not JSON"),
+        ("torn.jsonl", b'{"a": 1}\n{"a": ', "line 2 is not JSON"),
+        ("latin.json", b'"\xe9"', "not JSON"),
+        ("picture.json", b"\x89PNG\r\n\x1a\n\x00\x00", "not JSON"),
+        ("nan.json", b"[NaN]", "not JSON"),
+    ],
+)
+def test_bad_files_are_told(tmp_path, name, data, words):
+    """The file's name and what is wrong with it."""
+    path = written(tmp_path, name, data)
+    with pytest.raises(BadData, match=f"{re.escape(name)}.*{words}"):
+        payloads.from_file(path)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    """Two gigabytes, of which none is read: the message says what to do."""
+    path = tmp_path / "huge.json"
+    with path.open("wb") as file:
+        file.truncate(2 << 30)
+    result = bench("--data", str(path))
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"bench: {path}: 2,147 MB, and a payload is at most 64 MiB")
+    assert "head -n" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data", "no/such/file.json"], "no such file"),
+        (["--data", "."], "no file in it ends in"),
+        (["--formats", "xml"], "no format 'xml'; there are json, orjson"),
+        (["--payloads", "pong"], "no payload 'pong'; there are ping"),
+        (["--format", "bench_formats:not_a_format"], "not a subclass of bridge.bench.Format"),
+        (["--format", "bench_formats:nothing"], "AttributeError"),
+        (["--format", "no_such_module:x"], "ModuleNotFoundError"),
+        (["--compare", "bench_formats.py"], "not a report of this benchmark"),
+        (["--load", "none.json"], "No such file"),
+        (["--json", "no/such/folder/x.json"], "no such folder"),
+        (["--core", "999"], "not one of"),
+        (["--formats", "json,json"], "two formats are called json"),
+    ],
+)
+def test_wrong_usage_is_one_line(tmp_path, arguments, words):
+    """And exit status 2, before anything is measured."""
+    shutil.copy(HERE / "bench_formats.py", tmp_path)
+    (tmp_path / "folder").mkdir()
+    result = bench(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert words in line
+
+
+def test_without_the_extra_it_says_what_to_type(tmp_path):
+    """One line, where rich is not installed."""
+    (tmp_path / "rich.py").write_text("raise ModuleNotFoundError('no', name='rich')")
+    result = bench("--quick", cwd=tmp_path)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line == "bench needs rich, which is not installed: pip install 'dspex-bridge[bench]'"
+
+
+def test_the_command_measures_writes_and_compares(tmp_path):
+    """The user's own data and format, all the files, then a second run against the first."""
+    shutil.copy(HERE / "bench_formats.py", tmp_path)
+    written(tmp_path, "mine.jsonl", b'{"x": 1}\n{"x": 2, "y": null}\n')
+    common = ["--quick", "--data", "mine.jsonl", "--formats", "json,orjson", "--no-beam"]
+    first = bench(
+        *common, "--format", "bench_formats:Literal",
+        "--json", "one.json", "--html", "one.html", "--plots", "plots", cwd=tmp_path,
+    )  # fmt: skip
+    assert first.returncode == 0, first.stderr
+    for expected in ("mine.jsonl", "2 messages", "orjson", "literal", "A quick run", "round trip"):
+        assert expected in first.stdout
+    assert (tmp_path / "one.html").read_text().count("<svg") == 2
+    assert {path.suffix for path in (tmp_path / "plots").iterdir()} == {".png", ".svg"}
+    second = bench("--load", "one.json", "--compare", "one.json", cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert re.search(r"\d\d figures compared, 0 really different", second.stdout)
