@@ -53,6 +53,11 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
+# What only the benchmark of formats compares, or shows them with.
+OF_BENCH = {
+    *("rich", "matplotlib", "orjson", "msgpack", "ormsgpack", "cbor2", "google", "pyarrow"),
+    *("fastavro", "zstandard"),
+}
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))
@@ -82,6 +87,8 @@ def test_imports_go_downwards(module):
             assert module == "worker.metrics", f"{module} imports {name}"
         if name.split(".")[0] == "opentelemetry":
             assert module == "worker.tracing", f"{module} imports {name}"
+        if name.split(".")[0] in OF_BENCH:
+            assert module.startswith("bench."), f"{module} imports {name}"
 
 
 def test_the_compiled_path_knows_no_command():
@@ -103,8 +110,9 @@ def loaded_after(code: str) -> set[str]:
 
 
 HEAVY = {
-    *("dspy", "numpy", "litellm", "pydantic", "asyncio", "rich"),
-    *("prometheus_client", "opentelemetry"),
+    *("dspy", "numpy", "litellm", "pydantic", "asyncio"),
+    *("prometheus_client", "opentelemetry", "bridge.bench"),
+    *OF_BENCH,
 }
 FIRST_PING = """
 import bridge.worker.loop
@@ -128,8 +136,11 @@ assert b'"not_allowed"' in dispatcher.call(request)
 """
 
 
+FLAGS = "from bridge.cli import _parser; _parser(['worker']).parse_args(['worker'])"
+
+
 @pytest.mark.parametrize(
-    "code", ["import bridge", "from bridge import Client", FIRST_PING, STATISTICS]
+    "code", ["import bridge", "from bridge import Client", FLAGS, FIRST_PING, STATISTICS]
 )
 def test_heavy_libraries_are_loaded_late(code):
     """Neither `import bridge` nor a worker's first ping loads any of these, nor statistics."""

@@ -24,9 +24,10 @@ def run(*arguments, **options):
 
 def test_help_and_version():
     """Each command is named."""
-    assert {"worker", "demo"} <= set(run("--help").stdout.split())
+    assert {"worker", "demo", "bench"} <= set(run("--help").stdout.split())
     assert run("--version").stdout.strip() == f"dspex-bridge {__version__}"
     assert "--adapter" in run("worker", "--help").stdout
+    assert "--quick" in run("bench", "--help").stdout
 
 
 @pytest.mark.parametrize(

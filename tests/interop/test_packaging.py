@@ -49,7 +49,7 @@ def test_the_sdist_holds_sources_and_the_wheel_what_runs(built):
     for name in ("_framing", "_dispatch", "_histogram", "_watch"):
         assert f"bridge/{name}.pyi" in files
         assert [file for file in files if file.startswith(f"bridge/{name}.cpython")]
-    assert {"bridge/py.typed", "bridge/demo/questions.json"} <= files
+    assert {"bridge/py.typed", "bridge/demo/questions.json", "bridge/bench/beam.exs"} <= files
     assert not [name for name in files if name.endswith((".c", ".pyx")) or "tests" in name]
 
 

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", metavar="FILE", help="write the report there")
     add("--html", metavar="FILE", help="write it as one HTML file that needs no network")
     add("--plots", metavar="DIR", help="write its pictures there, PNG and SVG")
+    add("--markdown", metavar="FILE", help="write its tables there")
     add("--compare", metavar="OLD.json", help="say which differences to that report are real")
     add("--load", metavar="RUN.json", help="measure nothing: show that report")
     add(
@@ -67,11 +68,11 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from bridge.bench import page, plots, report, terminal
+    from bridge.bench import markdown, page, plots, report, terminal
     from bridge.bench.measure import run
 
     old = report.load(arguments.compare) if arguments.compare else None
-    for path in (arguments.json, arguments.html):
+    for path in (arguments.json, arguments.html, arguments.markdown):
         if path and not Path(path).absolute().parent.is_dir():
             raise ValueError(f"{path}: no such folder")  # now, not after minutes
     if arguments.load:
@@ -85,6 +86,8 @@ def _run(arguments: argparse.Namespace) -> int:
         found.save(arguments.json)
     if arguments.html:
         page.save(found, arguments.html, comparison)
+    if arguments.markdown:
+        Path(arguments.markdown).write_text(markdown.tables(found), encoding="utf-8")
     if arguments.plots:
         plots.save(found, arguments.plots)
     terminal.show(found)

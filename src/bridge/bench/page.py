@@ -5,8 +5,6 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-import msgspec
-
 from bridge.bench import plots, words
 from bridge.bench.report import Cell, Comparison, PayloadInfo, Report
 
@@ -64,7 +62,7 @@ def save(report: Report, path: str | Path, comparison: Comparison | None = None)
 
 def html(report: Report, comparison: Comparison | None = None) -> str:
     """The whole page."""
-    raw = msgspec.json.encode(report).decode().replace("</", "<\\/")
+    raw = report.encode().decode().replace("</", "<\\/")
     links = "".join(
         f'<a href="#p{index}">{escape(payload.name)}</a>'
         for index, payload in enumerate(report.payloads)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from bridge.bench import words
 from bridge.bench.report import PARTS, Cell, Report
 
-WIDTH = 4.4  # inches, about 420 CSS pixels
+WIDTH = 3.7  # inches, about 355 CSS pixels
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
@@ -73,7 +73,7 @@ def split(report: Report, payload: str) -> Figure:
             ncols=5,
             frameon=False,
             handlelength=0.9,
-            columnspacing=0.9,
+            columnspacing=0.7,
             handletextpad=0.4,
         )
     return figure
@@ -82,8 +82,8 @@ def split(report: Report, payload: str) -> Figure:
 def size_and_speed(report: Report, payload: str) -> Figure:
     """Bytes of a message against the time of a round trip; the names stand in a column beside."""
     cells = words.measured(report, payload, "untyped", "typed")
-    figure = Figure(figsize=(WIDTH, 3.4))
-    axes = figure.add_axes((0.14, 0.14, 0.46, 0.8))
+    figure = Figure(figsize=(WIDTH, 3.6))
+    axes = figure.add_axes((0.16, 0.16, 0.36, 0.8))
     unit, divisor = _unit(cells)
     points = [(cell.bytes or 0, (cell.total or 0) / divisor, cell.format) for cell in cells]
     axes.set(xscale="log", yscale="log", xlabel="bytes of a message", ylabel=f"round trip, {unit}")
@@ -116,7 +116,7 @@ def _beside(axes: Any, points: list[tuple[float, float, str]]) -> None:
             xytext=(1.06, place),
             textcoords="axes fraction",
             va="center",
-            fontsize=8,
+            fontsize=8.5,
             color=_family(name),
             annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": _family(name), "lw": 0.4, "alpha": 0.6},
@@ -139,7 +139,7 @@ def heat(report: Report) -> Figure:
             axes.add_patch(_square(column, row, ratio))
             text = "N/A" if ratio is None else f"{ratio:.1f}"
             colour = "#999999" if ratio is None else "white" if dark(ratio) else "black"
-            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+            axes.text(column, row, text, ha="center", va="center", fontsize=8.5, color=colour)
     axes.set_xlim(-0.5, len(names) - 0.5)
     axes.set_ylim(len(formats) - 0.5, -0.5)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")

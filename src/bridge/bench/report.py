@@ -103,12 +103,16 @@ class Report(msgspec.Struct, kw_only=True):
     def group(self, *names: str) -> list[FormatInfo]:
         return [format for format in self.formats if format.group in names]
 
+    def encode(self) -> bytes:
+        """JSON, a line for each cell."""
+        whole = _rounded(msgspec.to_builtins(self))
+        cells = b",\n".join(msgspec.json.encode(cell) for cell in whole.pop("cells"))
+        head = msgspec.json.format(msgspec.json.encode(whole), indent=1).removesuffix(b"\n}")
+        return head + b',\n "cells": [\n' + cells + b"\n]}\n"
+
     def save(self, path: str | Path) -> None:
         """Raises OSError."""
-        text = msgspec.json.format(
-            msgspec.json.encode(_rounded(msgspec.to_builtins(self))), indent=1
-        )
-        Path(path).write_bytes(text + b"\n")
+        Path(path).write_bytes(self.encode())
 
 
 def load(path: str | Path) -> Report:

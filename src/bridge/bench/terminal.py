@@ -14,9 +14,9 @@ from bridge.bench import words
 from bridge.bench.measure import Tell
 from bridge.bench.report import Comparison, Report
 
-COLUMNS = ("bytes", "zstd", "memory", "encode", "decode", "typed", "round trip", "±")
-LEFT_OUT = ("zstd", "memory", "typed")  # where the terminal is narrower than
-ALL_COLUMNS = 108
+COLUMNS = ("bytes", "zstd", "memory", *words.CALLS, "round trip", "±")
+LEFT_OUT = ("zstd", "memory", "build", "read", "typed")  # where the terminal is narrower than
+ALL_COLUMNS = 128
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ GROUPS = {
     "bridge": "bridge worker",  # its work counts as pipe
     "beam": "BEAM as host",
 }
+CALLS = ("build", "encode", "decode", "read", "typed")
 assert set(PARTS) < set(STEPS)
 
 
@@ -47,7 +48,7 @@ def row(cell: Cell) -> dict[str, str]:
     """Its figures by the column of a table."""
     return {
         **{"bytes": size(cell.bytes), "zstd": size(cell.zstd), "memory": size(cell.memory)},
-        **{step: time(cell.median(step)) for step in ("encode", "decode", "typed")},
+        **{step: time(cell.median(step)) for step in CALLS},
         **{"round trip": time(cell.total), "±": spread(cell.times["trip_total"])},
     }
 

@@ -1,0 +1,66 @@
+"""Looks at a report of the benchmark in headless Chromium, as a phone and as a desktop shows it.
+
+Not a test of the suite: it needs Debian's chromium, which is large. It fails on any message on the
+console and where the page is wider than the screen; the screenshots are for the eye.
+
+    python tests/page_in_browser.py docs/formats/report.html [FOLDER]
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+WIDTHS = {"phone": 360, "desktop": 1100}  # CSS pixels
+HEIGHT = 2400
+CHROMIUM = [
+    *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
+    *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
+    *("--disable-sync", "--hide-scrollbars", "--enable-logging=stderr"),
+    *("--allow-file-access-from-files", "--virtual-time-budget=5000"),
+]
+# Chromium's windows are at least 500 pixels wide; a frame within one is as narrow as it should be.
+FRAME = """<!doctype html><body style="margin:0"><iframe src="{url}" style="border:0"
+width="{width}" height="{height}"></iframe><script>onload = () => {{
+const page = document.querySelector("iframe").contentDocument.documentElement;
+document.title = page.scrollWidth + " " + page.querySelectorAll("svg").length;
+}}</script></body>"""
+
+
+def browse(page: Path, *flags: str) -> tuple[str, list[str]]:
+    """What it prints, and what the console says."""
+    with tempfile.TemporaryDirectory() as profile:
+        done = subprocess.run(
+            [*CHROMIUM, f"--user-data-dir={profile}", *flags, page.absolute().as_uri()],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+def main(report: Path, folder: Path) -> int:
+    """The exit status."""
+    wrong = 0
+    for name, width in WIDTHS.items():
+        frame = folder / f"{name}.html"
+        frame.write_text(FRAME.format(url=report.absolute().as_uri(), width=width, height=HEIGHT))
+        picture = folder / f"{name}.png"
+        size = f"--window-size={max(width, 500)},{HEIGHT}"
+        _, said = browse(frame, size, f"--screenshot={picture}")
+        dom, more = browse(frame, size, "--dump-dom")
+        found = re.search(r"<title>(\d+) (\d+)</title>", dom)
+        wide, pictures = (int(found[1]), int(found[2])) if found else (0, 0)
+        print(f"{name}: {width} px, page {wide} px, {pictures} pictures, {picture}")
+        print(*said, *more, sep="\n")
+        wrong += bool(said or more) + (wide != width) + (not pictures)
+    return min(wrong, 1)
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[2] if len(sys.argv) > 2 else tempfile.mkdtemp())
+    sys.exit(main(Path(sys.argv[1]), target))
