@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+from pathlib import Path
 
 from bridge.bench import Format, Unsuitable
 
@@ -79,6 +80,19 @@ class Fickle(Literal):
 
     def encode(self, native):
         return super().encode({**native, "more": 1} if is_worker() else native)
+
+
+class Hanging(Literal):
+    """Its worker does not come back, and says in `pid` who it was."""
+
+    name = "hanging"
+
+    def decode(self, data):
+        if is_worker():
+            Path("pid").write_text(str(os.getpid()))
+            while True:
+                pass
+        return super().decode(data)
 
 
 def is_worker() -> bool:

@@ -13,13 +13,14 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
 import numpy
 import pytest
 
-from bridge.bench import BadData, Options, Payload, compare, formats, load, payloads, run
+from bridge.bench import BadData, Options, Payload, compare, formats, load, measure, payloads, run
 from bridge.bench.page import html as page
 from bridge.bench.report import Cell, FormatInfo, PayloadInfo, Report
 from bridge.bench.schema import difference, infer, merge, msgspec_type, of_all
@@ -133,6 +134,22 @@ def test_a_format_of_ones_own_is_measured_or_has_its_reason(report, name):
     assert (OWN[name] or "") in (cell.reason or "")
     if name == "Literal":
         assert cell.bytes == len(repr(payloads.builtin("ping").messages[0]))
+
+
+def test_a_format_that_hangs_is_given_up(tmp_path, monkeypatch):
+    """With its worker, and the next one is measured."""
+    monkeypatch.setattr(measure, "PATIENCE", 3.0)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(HERE / "bench_formats.py", tmp_path)
+    chosen = {"formats": ("bench_formats:Hanging", "json"), "payloads": ("ping",)}
+    found = run(Options(**TINY, **chosen, beam=False))
+    assert found.cell("hanging", "ping").reason == "no answer within 3 s"
+    assert found.cell("json", "ping").total > 0
+    status = Path("/proc", (tmp_path / "pid").read_text(), "status")
+    deadline = time.monotonic() + 10
+    while status.exists() and "(zombie)" not in status.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_changed_data_is_never_a_figure():

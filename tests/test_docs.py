@@ -123,3 +123,17 @@ def test_make_targets_that_the_documents_name_exist():
     for name in (*DOCUMENTS, "CONTRIBUTING.md"):
         for target in re.findall(r"^ *make ([a-z]+)", (ROOT / name).read_text(), re.M):
             assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+def test_the_tables_of_formats_are_those_of_the_run():
+    """docs/formats.md shows docs/formats/run.json, all of it, and a full run."""
+    from bridge.bench import load
+    from bridge.bench.markdown import tables
+    from bridge.bench.words import machine
+
+    report = load(ROOT / "docs" / "formats" / "run.json")
+    text = (ROOT / "docs" / "formats.md").read_text()
+    assert tables(report) in text
+    assert machine(report) in text
+    assert not report.quick
+    assert report.options["starts"] >= 9

@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -217,6 +218,7 @@ class _Process:
                 stdout=subprocess.PIPE,
                 stderr=self.said,
                 env=ENVIRONMENT,
+                process_group=0,  # to be ended with its worker
             )
         finally:
             os.sched_setaffinity(0, allowed)
@@ -232,7 +234,7 @@ class _Process:
             self.process.stdin.write(msgspec.json.encode(order) + b"\n")
             self.process.stdin.flush()
         if not select.select([self.process.stdout], [], [], PATIENCE)[0]:
-            self.process.kill()
+            self._kill()
             self.over = {"reason": f"no answer within {PATIENCE:.0f} s"}
             return self.over
         line = self.process.stdout.readline()
@@ -251,6 +253,9 @@ class _Process:
         try:
             self.process.wait(5)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            self._kill()
         self.said.close()
+
+    def _kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()

@@ -20,6 +20,7 @@ STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
     "font.size": 9,
+    "text.parse_math": False,  # a file's name may hold a dollar
     "svg.fonttype": "none",
     "svg.hashsalt": "bridge",
     "axes.spines.top": False,
