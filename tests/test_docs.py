@@ -125,15 +125,24 @@ def test_make_targets_that_the_documents_name_exist():
             assert re.search(rf"^{target}:", makefile, re.M), target
 
 
+def cells_of(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
 def test_the_tables_of_formats_are_those_of_the_run():
-    """docs/formats.md shows docs/formats/run.json, all of it, and a full run."""
-    from bridge.bench import load
-    from bridge.bench.markdown import tables
-    from bridge.bench.words import machine
+    """docs/formats.md shows docs/formats/run.json, a full run, and docs/performance.md a part."""
+    from bridge.bench import load, markdown, words
 
     report = load(ROOT / "docs" / "formats" / "run.json")
-    text = (ROOT / "docs" / "formats.md").read_text()
-    assert tables(report) in text
-    assert machine(report) in text
     assert not report.quick
     assert report.options["starts"] >= 9
+    text = (ROOT / "docs" / "formats.md").read_text()
+    assert markdown.tables(report) in text
+    assert words.machine(report) in text
+    performance = (ROOT / "docs" / "performance.md").read_text()
+    table = re.search(r"^## Formats$.*?\n((?:\|.*\n)+)", performance, re.M | re.S)[1]
+    (_, *payloads), _, *rows = map(cells_of, table.splitlines())
+    assert len(rows) > 10
+    for name, *shown in rows:
+        totals = [report.cell(name, payload).total for payload in payloads]
+        assert shown == [words.time(total) if total else "N/A" for total in totals]

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--format", metavar="MODULE:ATTR", action="append", default=[], help="a format of your own")
     add("--formats", metavar="A,B", type=_names, help="only these")
     add("--payloads", metavar="A,B", type=_names, help="only these (and --data)")
-    add("--starts", type=_count, metavar="N", help="starts of every process: samples (default 9)")
+    add("--starts", type=_count, metavar="N", help="starts of every process: samples (default 11)")
     add("--core", default="last", metavar="N", help="pin to it; 'none': do not pin (default: last)")
     add("--no-beam", action="store_true", help="leave the BEAM out")
 

@@ -12,44 +12,36 @@ Show = Callable[[Cell], str]
 
 def tables(report: Report) -> str:
     """Round trips, sizes, and the libraries' calls alone, by format and payload."""
-    parts = [
-        ("Round trip", "of the median; bold: the quickest, or not to be told from it", _total),
+    own = ("untyped", "typed")
+    return "\n".join(
         (
-            "Bytes of a message",
-            "after zstd",
-            lambda c: f"{words.size(c.bytes)} ({words.size(c.zstd)})",
-        ),
-        ("Encode / decode", "the library's calls alone", _calls),
-    ]
-    return "\n".join(f"{title} ({of}):\n\n{_table(report, show)}" for title, of, show in parts)
-
-
-def _total(cell: Cell) -> str:
-    return words.time(cell.total)
+            "Round trip; bold: the quickest, or not to be told from it:\n",
+            _table(report, lambda cell: words.time(cell.total), (*words.GROUPS,), marked=True),
+            "Bytes of a message, and after zstd:\n",
+            _table(report, lambda cell: f"{words.size(cell.bytes)}, {words.size(cell.zstd)}", own),
+            "Encode and decode, the library's calls alone:\n",
+            _table(report, _calls, (*own, "beam")),
+        )
+    )
 
 
 def _calls(cell: Cell) -> str:
-    times = [words.time(cell.median(step)) for step in ("encode", "decode")]
-    return " / ".join(times) if all(times) else ""
+    return " + ".join(words.time(cell.median(step)) for step in ("encode", "decode"))
 
 
-def _table(report: Report, show: Show) -> str:
+def _table(report: Report, show: Show, groups: tuple[str, ...], marked: bool = False) -> str:
     names = [payload.name for payload in report.payloads]
-    lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     best = {
-        payload: words.fastest(words.measured(report, payload, "untyped", "typed"))
+        (format, payload)
         for payload in names
+        for format in words.fastest(words.measured(report, payload, "untyped", "typed"))
     }
-    for info in report.formats:
-        cells = [report.cell(info.name, payload) for payload in names]
-        shown = [
-            "N/A"
-            if cell is None or cell.reason
-            else f"**{show(cell)}**"
-            if show is _total and cell.format in best[cell.payload]
-            else show(cell)
-            for cell in cells
-        ]
-        if any(text not in ("N/A", "") for text in shown):
-            lines.append(f"| {info.name} | {' | '.join(shown)} |")
+    lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for info in report.group(*groups):
+        shown = []
+        for payload in names:
+            cell = report.cell(info.name, payload)
+            text = show(cell) if cell and cell.total else "N/A"
+            shown.append(f"**{text}**" if marked and (info.name, payload) in best else text)
+        lines.append(f"| {info.name} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"

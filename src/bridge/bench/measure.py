@@ -42,7 +42,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     formats: tuple[str, ...] = (*formats.BUILTIN, *formats.BRIDGE)
     payloads: tuple[str, ...] = tuple(payloads.BUILTIN)
     data: tuple[str, ...] = ()
-    starts: int = 9
+    starts: int = 11
     rounds: int = 1
     budget: float = 0.03
     core: int | None = -1  # the last that this process may use

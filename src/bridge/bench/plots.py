@@ -84,14 +84,16 @@ def size_and_speed(report: Report, payload: str) -> Figure:
     """Bytes of a message against the time of a round trip; the names stand in a column beside."""
     cells = words.measured(report, payload, "untyped", "typed")
     figure = Figure(figsize=(WIDTH, 3.6))
-    axes = figure.add_axes((0.16, 0.16, 0.36, 0.8))
+    axes = figure.add_axes((0.17, 0.21, 0.35, 0.76))
     unit, divisor = _unit(cells)
     points = [(cell.bytes or 0, (cell.total or 0) / divisor, cell.format) for cell in cells]
-    axes.set(xscale="log", yscale="log", xlabel="bytes of a message", ylabel=f"round trip, {unit}")
+    axes.set(xlabel="bytes of a message", ylabel=f"round trip, {unit}")
     for x, y, name in points:
         axes.plot(x, y, "o", color=_family(name), markersize=5, alpha=0.85)
-    _plain_ticks(axes)
     if points:
+        _scale(axes.xaxis, [x for x, _, _ in points])
+        _scale(axes.yaxis, [y for _, y, _ in points])
+        axes.tick_params(axis="x", labelrotation=45)
         _beside(axes, points)
     return figure
 
@@ -99,8 +101,8 @@ def size_and_speed(report: Report, payload: str) -> Figure:
 def _beside(axes: Any, points: list[tuple[float, float, str]]) -> None:
     axes.margins(0.12)
     axes.autoscale_view()
-    low, high = (math.log10(limit) for limit in axes.get_ylim())
-    height = [(math.log10(y) - low) / (high - low) for _, y, _ in points]
+    to_axes = axes.transData + axes.transAxes.inverted()
+    height = [to_axes.transform((x, y))[1] for x, y, _ in points]
     # From the lowest up, each at least a line above the last; then down again from the top.
     step = min(0.058, 1.0 / len(points))
     places: list[float] = []
@@ -120,7 +122,10 @@ def _beside(axes: Any, points: list[tuple[float, float, str]]) -> None:
             fontsize=8.5,
             color=_family(name),
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": _family(name), "lw": 0.4, "alpha": 0.6},
+            arrowprops={
+                **{"arrowstyle": "-", "color": _family(name), "lw": 0.4, "alpha": 0.6},
+                **{"relpos": (0, 0.5), "shrinkA": 1},
+            },
         )
 
 
@@ -185,14 +190,21 @@ def _unit(cells: list[Cell]) -> tuple[str, float]:
     return ("ms", 1e6) if longest >= 2e6 else ("µs", 1e3)
 
 
-def _plain_ticks(axes: Any) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+def _scale(axis: Any, values: list[float]) -> None:
+    """Logarithmic where the values are far apart; plain numbers at the ticks."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7), numticks=12))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}".replace(",", " ")))
-        axis.set_minor_formatter(NullFormatter())
-    axes.tick_params(axis="x", labelrotation=45)
+    if min(values) > 0 and max(values) > 3 * min(values):
+        axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
+    else:
+        axis.set_major_locator(MaxNLocator(5))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _plain(value: float) -> str:
+    return f"{value:g}" if value < 1000 else f"{value:,.0f}".replace(",", " ")
 
 
 def svg(draw: Any, *arguments: Any, prefix: str) -> str:
