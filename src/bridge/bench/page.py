@@ -43,7 +43,7 @@ METHOD = (
     "Formats take turns, in another order in each round. A sample is a start of all processes"
     " (a round, in a quick run); the figure is the median, the interval the 95 % bootstrap"
     " interval of the median, computed exactly. All processes share one core, so that waking a"
-    " sleeping core is in none of the figures; across cores each trip takes some 20 to 40 µs"
+    " sleeping core is in none of the figures; across cores each trip takes some 20 to 45 µs"
     " more, whatever the format.",
     "encode and decode are the library's calls alone, warm. typed: to an object of a declared"
     " type, by the library itself or by msgspec.convert behind it. zstd: each message on its"

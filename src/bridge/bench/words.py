@@ -47,9 +47,9 @@ def spread(estimate: Estimate | None) -> str:
 def row(cell: Cell) -> dict[str, str]:
     """Its figures by the column of a table."""
     return {
+        **{"round trip": time(cell.total), "±": spread(cell.times["trip_total"])},
         **{"bytes": size(cell.bytes), "zstd": size(cell.zstd), "memory": size(cell.memory)},
         **{step: time(cell.median(step)) for step in CALLS},
-        **{"round trip": time(cell.total), "±": spread(cell.times["trip_total"])},
     }
 
 
@@ -100,7 +100,7 @@ def method(report: Report) -> str:
             f"{rounds} rounds of one start of each process. The intervals do not hold what differs"
             " from start to start: good for a look, not for a claim."
         )
-    return f"{starts} starts of each process, {rounds} rounds each; one sample a start."
+    return f"{starts} starts of each process, each a sample."
 
 
 def about(info: FormatInfo) -> str:
