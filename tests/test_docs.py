@@ -140,7 +140,7 @@ def test_the_tables_of_formats_are_those_of_the_run():
     assert markdown.tables(report) in text
     assert words.machine(report) in text
     performance = (ROOT / "docs" / "performance.md").read_text()
-    table = re.search(r"^## Formats$.*?\n((?:\|.*\n)+)", performance, re.M | re.S)[1]
+    table = re.search(r"^## Formats$[^|]*((?:\|.*\n)+)", performance, re.M)[1]
     (_, *payloads), _, *rows = map(cells_of, table.splitlines())
     assert len(rows) > 10
     for name, *shown in rows:

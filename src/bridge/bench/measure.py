@@ -35,8 +35,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """formats, payloads: names of built-in ones; formats also `module:attr`. data: paths of files
     and folders. starts: how often every process is started anew, each giving one sample (the
     median of its rounds); with one start its rounds are the samples. budget: seconds for each step
-    of a round. core: all measured processes run on it (None: wherever the scheduler puts them).
-    beam: from a BEAM too, where elixir is installed.
+    of a round. limit: seconds after which no further round begins, but for the first FEWEST.
+    core: all measured processes run on it (None: wherever the scheduler puts them). beam: from a
+    BEAM too, where elixir is installed.
     """
 
     formats: tuple[str, ...] = (*formats.BUILTIN, *formats.BRIDGE)
@@ -45,12 +46,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     starts: int = 11
     rounds: int = 1
     budget: float = 0.03
+    limit: float | None = None
     core: int | None = -1  # the last that this process may use
     beam: bool = True
     quick: bool = False
 
 
-QUICK: dict[str, Any] = {"starts": 1, "rounds": 5, "budget": 0.003, "quick": True}
+QUICK: dict[str, Any] = {"starts": 1, "rounds": 5, "budget": 0.003, "limit": 45.0, "quick": True}
+FEWEST = 3  # rounds of a start, whatever the limit
 
 
 def run(options: Options, tell: Tell = lambda done, of, what: None) -> report.Report:
@@ -64,6 +67,8 @@ def run(options: Options, tell: Tell = lambda done, of, what: None) -> report.Re
     runner = _Run(
         options, {label: spec for label, (spec, _) in kinds.items()}, beams, chosen, core, tell
     )
+    if options.beam and not beams:
+        runner.notes.append("elixir is not installed: no BEAM measured")
     for start in range(options.starts):
         runner.start(start)
     machine["load_after"] = list(os.getloadavg())
@@ -80,7 +85,7 @@ def run(options: Options, tell: Tell = lambda done, of, what: None) -> report.Re
         formats=infos,
         payloads=[report.PayloadInfo(p.name, p.about, len(p.messages)) for p in chosen],
         cells=runner.cells(),
-        notes=[] if beams or not options.beam else ["elixir is not installed: no BEAM measured"],
+        notes=runner.notes,
     )
 
 
@@ -118,7 +123,8 @@ class _Run:
         self.facts: dict[tuple[str, str], dict[str, Any]] = {}
         self.samples: dict[tuple[str, str], dict[str, list[float]]] = {}
         self.tell = tell
-        self.done = 0
+        self.notes: list[str] = []
+        self.began, self.done = time.monotonic(), 0
         self.steps = options.starts * len(chosen) * len(names) * (1 + options.rounds)
         # Which goes first and which after which is another in each round.
         self.order = random.Random(0)
@@ -132,7 +138,10 @@ class _Run:
                     self._step(f"checks {name}")
                     self._prepare(subject, (name, payload.name), index, first=start == 0)
             found: dict[tuple[str, str], list[dict[str, float]]] = {}
-            for _ in range(self.options.rounds):
+            for count in range(self.options.rounds):
+                if count >= FEWEST and self._late():
+                    self.notes.append(f"the machine is busy: {count} rounds within the time")
+                    break
                 for index, payload in enumerate(self.payloads):
                     for name in self.order.sample(self.names, len(self.names)):
                         self._step(f"{payload.name} as {name}")
@@ -141,6 +150,10 @@ class _Run:
                             found.setdefault(key, []).append(times)
         for key, rounds in found.items():
             self._keep(key, rounds)
+
+    def _late(self) -> bool:
+        limit = self.options.limit
+        return limit is not None and time.monotonic() - self.began > limit
 
     def _step(self, what: str) -> None:
         self.tell(self.done, self.steps, what)

@@ -27,9 +27,9 @@ from bridge.bench import formats, payloads
 from bridge.bench.schema import difference
 
 BATCHES = 5  # a round's figure is the median of so many, each the mean over its calls
-HELD = 8 << 20  # bytes of messages that are held to see what one takes of memory
+HELD = 4 << 20  # bytes of messages that are held to see what one takes of memory
 MOST_HELD = 20_000
-LONGEST = 0.2  # seconds of that
+LONGEST = 0.1  # seconds of that
 PYTHON = [sys.executable, "-P", "-m"]
 
 Times = dict[str, float]
