@@ -9,12 +9,12 @@ cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from libc.stdint cimport int64_t
 
-from bridge._framing cimport HEADER, Frame, Outbox
+from bridge._framing cimport HEADER, Frame, Outbox, is_multipart, is_plain
 from bridge._histogram cimport Recorder, monotonic
 
+from bridge._framing import buffers_of, envelope_of
 from bridge.codec import ETF, JSON, refuse_non_finite
 from bridge.errors import CallEnded, InvalidFrame, NotAllowed, ReplyTooLarge
-from bridge._framing import buffers_of, envelope_of
 from bridge.messages import Event, Failure, Reply, TimedReply
 from bridge.tensors import collecting, set_apart
 
@@ -513,17 +513,16 @@ cdef class Path:
                         object message) except -1:
         """Append `message`; bytes of its payload, or 0 if it is too long. Its long binaries and
         its arrays stand apart where the host takes that."""
-        cdef list buffers
+        cdef list buffers = []
         if (context is None or (context.buffers is None and not self.sets_apart)
                 or type(message) is Failure):
             return outbox.add(codec.encode_into, message, self.max_frame)
-        buffers = list(context.buffers) if context.passes_buffers and context.buffers else []
-        if type(message) is Reply or type(message) is TimedReply:
-            message.result = set_apart(message.result)
-        elif type(message) is Event:
-            message.data = set_apart(message.data)
-        return outbox.add_multipart(collecting(codec.encode_into, buffers), message, buffers,
-                                    self.max_frame)
+        if context.passes_buffers and context.buffers:
+            buffers.extend(context.buffers)
+        elif is_plain(message):
+            return outbox.add(codec.encode_into, message, self.max_frame)
+        return outbox.add_multipart(collecting(codec.encode_into, buffers), set_apart(message),
+                                    buffers, self.max_frame)
 
 
 cdef object refuse_non_finite_in(object message):
@@ -531,10 +530,6 @@ cdef object refuse_non_finite_in(object message):
         refuse_non_finite(message.result)
     elif type(message) is Failure:
         refuse_non_finite(message.details, "details")
-
-
-cdef inline bint is_multipart(Frame frame) noexcept:
-    return frame.length > 0 and frame.data[0] == 0xC1
 
 
 cdef bint holds_null(Outbox outbox, Py_ssize_t start):

@@ -33,6 +33,10 @@ cdef class Frame:
     cdef Frame part(self, Py_ssize_t start, Py_ssize_t length)
 
 
+cpdef bint is_multipart(Frame frame) except -1
+cpdef bint is_plain(object value) except -1
+
+
 cdef class Outbox:
     cdef bytearray data
     cdef Py_ssize_t used    # bytes of it

@@ -5,6 +5,8 @@ from typing_extensions import Buffer
 
 PIPE_SIZE: int
 DEFAULT_MAX_FRAME: int
+MOST_BUFFERS: int
+APART: int
 
 @final
 class Frame:
@@ -14,6 +16,7 @@ class Frame:
     def of(data: Buffer) -> Frame: ...
 
 def is_multipart(frame: Frame) -> bool: ...
+def is_plain(value: Any) -> bool: ...
 def envelope_of(frame: Frame) -> Frame: ...
 def buffers_of(frame: Frame) -> tuple[Frame, ...]: ...
 

@@ -10,11 +10,14 @@ cimport cython
 from cpython.buffer cimport (PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release,
                              PyObject_GetBuffer)
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
+from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, ECONNRESET, EINTR, ENOMEM, EPIPE, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset
+
+from msgspec import Raw, Struct
 
 from bridge.errors import FrameTooLarge, InvalidFrame
 
@@ -132,6 +135,11 @@ cdef extern from *:
     int bridge_set_pipe_size(int fd, int bytes) nogil
 
 
+cdef extern from "<Python.h>":
+    int Py_EnterRecursiveCall(const char *where) except -1
+    void Py_LeaveRecursiveCall()
+
+
 cdef extern from "<limits.h>":
     enum: PIPE_BUF
 
@@ -159,6 +167,11 @@ cdef enum:
     PREFIX = 12                   # bytes: and the number of buffers, the envelope's length,
     ENTRY = 4                     # and the length of each buffer
     ALIGNMENT = 64                # bytes, of each buffer, from the start of the payload
+
+# Of a frame, so that what stands for them is small beside the longest frame.
+MOST_BUFFERS = 65_536
+APART = 4096                      # bytes; a longer binary is worth a buffer
+cdef Py_ssize_t most_buffers = MOST_BUFFERS, apart = APART
 
 # Announced lengths up to here are skipped; beyond it the stream is not one of ours.
 cdef uint64_t TRUSTED = 1 << 30   # bytes
@@ -217,7 +230,7 @@ cdef class Frame:
         return frame
 
 
-def is_multipart(Frame frame not None):
+cpdef bint is_multipart(Frame frame) except -1:
     """Whether it is an envelope with buffers behind it."""
     return frame.length > 0 and frame.data[0] == MULTIPART
 
@@ -230,6 +243,8 @@ def envelope_of(Frame frame not None):
         raise InvalidFrame("a multipart frame begins with C1 01 00 00, a count and a length")
     count = bridge_load_be32(frame.data + 4)
     length = bridge_load_be32(frame.data + 8)
+    if count > <uint64_t>most_buffers:
+        raise InvalidFrame(f"{count} buffers are more than {MOST_BUFFERS}")
     if PREFIX + ENTRY * count + length > <uint64_t>frame.length:
         raise InvalidFrame(f"{count} buffers and an envelope of {length} bytes are more than a"
                            f" frame of {frame.length} bytes")
@@ -257,11 +272,46 @@ def buffers_of(Frame frame not None):
 
 
 cdef object raw(object buffer):
-    """Its bytes, as a memoryview. Raises TypeError where they do not lie side by side."""
+    """Its bytes, as a memoryview; copied only where they do not lie side by side."""
     view = memoryview(buffer)
     if view.nbytes == 0:
         return memoryview(b"")
-    return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
+    if not view.c_contiguous:
+        return memoryview(view.tobytes())
+    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+
+
+cpdef bint is_plain(object value) except -1:
+    """Whether encoding `value` meets nothing that is worth a buffer: no binary longer than APART,
+    and nothing of a type that only an encoder's hook may know."""
+    kind = type(value)
+    if (value is None or kind is str or kind is int or kind is float or kind is bool
+            or kind is Raw):
+        return True
+    if kind is bytes:
+        return PyBytes_GET_SIZE(value) <= apart
+    if kind is bytearray or kind is memoryview:
+        return memoryview(value).nbytes <= apart
+    Py_EnterRecursiveCall(b" while looking for arrays")
+    try:
+        if kind is dict:
+            for entry in (<dict>value).values():
+                if not is_plain(entry):
+                    return False
+            return True
+        if kind is list or kind is tuple:
+            for entry in value:
+                if not is_plain(entry):
+                    return False
+            return True
+        if isinstance(value, Struct):
+            for name in kind.__struct_fields__:
+                if not is_plain(getattr(value, name)):
+                    return False
+            return True
+        return False
+    finally:
+        Py_LeaveRecursiveCall()
 
 
 cdef inline Py_ssize_t aligned(Py_ssize_t offset) noexcept:

@@ -168,7 +168,7 @@ def _invalid_args(message: str, root: str) -> InvalidArgs:
 def refuse_non_finite(value: Any, path: str = "result") -> None:
     """Raise NotEncodable if `value` holds NaN or an infinity, which JSON and ETF cannot carry."""
     kind = type(value)
-    if kind in _HARMLESS or kind.__module__ == "numpy":  # arrays carry any number
+    if kind in _HARMLESS:
         return
     if issubclass(kind, float):
         if not math.isfinite(value):
@@ -180,7 +180,7 @@ def refuse_non_finite(value: Any, path: str = "result") -> None:
         for index, entry in enumerate(value):
             refuse_non_finite(entry, f"{path}[{index}]")
     else:  # structs, dataclasses, dates, … : it was encoded, so it has a plain form
-        refuse_non_finite(msgspec.to_builtins(value), path)
+        refuse_non_finite(msgspec.to_builtins(value, enc_hook=tensors.without_arrays), path)
 
 
 # In which nothing can be, looked up first: most values of a reply are one of these.

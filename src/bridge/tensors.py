@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bridge._etf import Atom
+from bridge._framing import APART, MOST_BUFFERS
 
 if TYPE_CHECKING:
     import numpy
-
-APART = 4096  # bytes; longer binaries stand apart in a multipart frame
 
 _RAW = ("bf16", "f8", "f8_e4m3fn")
 # Name on the wire -> bytes of an element, numpy's type. numpy has no bf16 and no f8: their bits.
@@ -49,8 +48,23 @@ _NAMES = {
     **{code[1:]: name for name, (_, code) in TYPES.items() if name not in ("bool", *_RAW)},
 }
 MOST_DIMENSIONS = 64  # numpy's
+LARGEST_SIZE = 2**63 - 1  # of a dimension
+
+
+def _nx(name: str) -> tuple[str, int]:
+    """The type as Nx calls it, which has none for truth values."""
+    if name == "bool":
+        return "u", 8
+    if name == "f8_e4m3fn":
+        return name, 8
+    kind = name.rstrip("0123456789")
+    return kind, int(name[len(kind) :])
+
+
+_TERMS = {name: _nx(name) for name in TYPES}
+_FROM_TERMS = {term: name for name, term in _TERMS.items() if name != "bool"}
 # What an encoder may write as atoms.
-ATOMS = ("tensor", "s", "u", "f", "c", "bool", "bf", "f8", "f8_e4m3fn")
+ATOMS = ("tensor", *sorted({kind for kind, _ in _TERMS.values()}))
 
 
 class Tensor:
@@ -64,18 +78,19 @@ class Tensor:
 
     def __init__(self, type: str, shape: Sequence[int], data: Any) -> None:
         if not isinstance(type, str) or type not in TYPES:
-            raise ValueError(f"no tensor type {type!r}; known: {', '.join(TYPES)}")
+            raise ValueError(f"no tensor type {_shown(type)}; known: {', '.join(TYPES)}")
         if len(shape) > MOST_DIMENSIONS:
             raise ValueError(f"{len(shape)} dimensions are more than {MOST_DIMENSIONS}")
         for size in shape:
-            if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-                raise ValueError(f"a shape is of whole numbers from 0 up, not {size!r}")
+            is_whole = isinstance(size, int) and not isinstance(size, bool)
+            if not is_whole or not 0 <= size <= LARGEST_SIZE:
+                raise ValueError(f"a shape is of sizes from 0 to 2^63-1, not {_shown(size)}")
         self.type = type
         self.shape = tuple(shape)
         self.data = data
         wanted, given = math.prod(self.shape) * TYPES[type][0], memoryview(data).nbytes
         if wanted != given:
-            raise ValueError(f"{type}{list(shape)} takes {wanted} bytes, not {given}")
+            raise ValueError(f"{self} does not take {given} bytes")
 
     @classmethod
     def of(cls, array: numpy.ndarray[Any, Any]) -> Tensor:
@@ -103,7 +118,7 @@ class Tensor:
         return array
 
     def __repr__(self) -> str:
-        return f"Tensor({self.type!r}, {self.shape})"
+        return f"{self.type}[{_dimensions(self.shape)}]"
 
 
 class Collector(threading.local):
@@ -148,7 +163,16 @@ def encode_etf_hook(value: Any) -> Any:
     tensor = _tensor(value)
     if tensor is None:
         return _plain(value)
-    return (Atom("tensor"), _etf_type(tensor.type), tensor.shape, _data(tensor.data))
+    kind, bits = _TERMS[tensor.type]
+    return (Atom("tensor"), (Atom(kind), bits), tensor.shape, _data(tensor.data))
+
+
+def without_arrays(value: Any) -> Any:
+    """None for what stands apart or is an array, the number for one of numpy's. Raises TypeError
+    for the rest."""
+    if isinstance(value, Apart | Tensor) or _is_numpy(value):
+        return None
+    return _plain(value)
 
 
 class Apart:
@@ -164,13 +188,18 @@ class Apart:
 
 
 def set_apart(value: Any) -> Any:
-    """`value` with its long binaries in maps, lists and tuples as Apart; itself without any."""
+    """`value` with its long binaries in maps, lists, tuples and structs as Apart; itself without
+    any."""
     kind = type(value)
     if kind in (bytes, bytearray, memoryview):
         return Apart(value) if memoryview(value).nbytes > APART else value
     if kind is dict:
         changed = {key: entry for key, old in value.items() if (entry := set_apart(old)) is not old}
         return {**value, **changed} if changed else value
+    if issubclass(kind, msgspec.Struct):
+        fields = {name: getattr(value, name) for name in kind.__struct_fields__}
+        changed = {name: entry for name, old in fields.items() if (entry := set_apart(old)) is not old}
+        return msgspec.structs.replace(value, **changed) if changed else value
     if kind is list or kind is tuple:
         entries = [set_apart(entry) for entry in value]
         is_same = all(new is old for new, old in zip(entries, value, strict=True))
@@ -271,7 +300,7 @@ def _check(info: Any) -> Check | None:
     if isinstance(info, inspect.StructType):
         found = {field.name: _check(field.type) for field in info.fields}
         fields = {name: check for name, check in found.items() if check is not None}
-        return partial(_check_fields, fields) if fields else None
+        return partial(_check_fields, info.cls, fields) if fields else None
     if isinstance(info, inspect.ListType | inspect.VarTupleType):
         item = _check(info.item_type)
         return None if item is None else partial(_check_items, item)
@@ -280,22 +309,31 @@ def _check(info: Any) -> Check | None:
         return None if item is None else partial(_check_entries, item)
     if isinstance(info, inspect.UnionType):
         inner = [check for each in info.types if (check := _check(each)) is not None]
-        return inner[0] if inner else None
+        return partial(_check_each, inner) if inner else None
     return None
 
 
-def _check_fields(fields: dict[str, Check], value: Any, path: str, sizes: Sizes) -> None:
-    for name, check in fields.items():
-        check(getattr(value, name), f"{path}.{name}", sizes)
+# Of a union a value is one type only, so a check passes what is of another.
+def _check_each(checks: list[Check], value: Any, path: str, sizes: Sizes) -> None:
+    for check in checks:
+        check(value, path, sizes)
+
+
+def _check_fields(
+    type: type, fields: dict[str, Check], value: Any, path: str, sizes: Sizes
+) -> None:
+    if isinstance(value, type):
+        for name, check in fields.items():
+            check(getattr(value, name), f"{path}.{name}", sizes)
 
 
 def _check_items(item: Check, value: Any, path: str, sizes: Sizes) -> None:
-    for index, entry in enumerate(value or ()):
+    for index, entry in enumerate(value if isinstance(value, list | tuple) else ()):
         item(entry, f"{path}[{index}]", sizes)
 
 
 def _check_entries(item: Check, value: Any, path: str, sizes: Sizes) -> None:
-    for name, entry in (value or {}).items():
+    for name, entry in value.items() if isinstance(value, dict) else ():
         item(entry, f"{path}.{name}", sizes)
 
 
@@ -303,7 +341,7 @@ def _holds(
     type: str | None, shape: tuple[int | str | None, ...], value: Any, path: str, sizes: Sizes
 ) -> None:
     tensor = _tensor(value)
-    if tensor is None:  # it may be missing
+    if tensor is None:
         return
     known = dict(sizes)
     fits = not shape or len(shape) == len(tensor.shape)
@@ -313,8 +351,8 @@ def _holds(
         fits = fits and wanted in (None, size)
     if not fits or type not in (None, tensor.type):
         bound = ["_" if w is None else f"{w}={known[w]}" if w in known else w for w in shape]
-        expected = f"{type or 'any type'}[{', '.join(map(str, bound)) if shape else '…'}]"
-        raise _invalid(f"Expected `{expected}`, got `{tensor.type}{list(tensor.shape)}`", path)
+        expected = f"{type or 'any'}[{_dimensions(bound) if shape else '…'}]"
+        raise _invalid(f"Expected `{expected}`, got `{tensor}`", path)
 
 
 def _as(type: type, value: Any) -> Any:
@@ -336,7 +374,7 @@ def _buffer(index: Any, buffers: Sequence[Any] | None, path: str) -> memoryview:
     if buffers is None:
         raise _invalid("a reference to a buffer in a frame that has none", path)
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(buffers):
-        raise _invalid(f"no buffer {str(index)[:20]}: the frame has {len(buffers)}", path)
+        raise _invalid(f"no buffer {_shown(index)}: the frame has {len(buffers)}", path)
     return memoryview(buffers[index])
 
 
@@ -350,7 +388,8 @@ def _from_term(term: tuple[Any, ...], buffers: Sequence[Any] | None, path: str) 
     _, type, shape, data = term
     if isinstance(type, tuple) and len(type) == 2:
         kind, bits = type
-        type = str(kind) if kind in TYPES else f"{kind}{bits}"
+        if isinstance(kind, str) and isinstance(bits, int):
+            type = _FROM_TERMS.get((kind, bits), f"{{{_shown(kind)}, {_shown(bits)}}}")
     return _made(type, list(shape) if isinstance(shape, tuple) else shape, data, buffers, path)
 
 
@@ -369,12 +408,25 @@ def _made(type: Any, shape: Any, data: Any, buffers: Sequence[Any] | None, path:
     try:
         tensor = Tensor(type, shape, data)
         return tensor if type in _RAW else tensor.numpy()
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise _invalid(str(error), path) from None
 
 
 def _invalid(message: str, path: str) -> msgspec.ValidationError:
     return msgspec.ValidationError(f"{message} - at `{path}`")
+
+
+def _dimensions(sizes: Sequence[Any]) -> str:
+    return ", ".join(map(str, sizes[:8])) + (", …" if len(sizes) > 8 else "")
+
+
+def _shown(value: Any) -> str:
+    """What an error says of a value, however large it is."""
+    if isinstance(value, str):
+        return repr(str(value[:40]))
+    if isinstance(value, int) and value.bit_length() <= 64:
+        return repr(value)
+    return f"that {type(value).__name__}"
 
 
 def _tensor(value: Any) -> Tensor | None:
@@ -397,17 +449,7 @@ def _plain(value: Any) -> Any:
 
 def _data(buffer: Any) -> Any:
     buffers = _collector.buffers
-    if buffers is None:
+    if buffers is None or len(buffers) >= MOST_BUFFERS:
         return memoryview(buffer)
     buffers.append(buffer)
     return {"$buffer": len(buffers) - 1}
-
-
-def _etf_type(name: str) -> tuple[Atom, int]:
-    """As Nx calls it."""
-    if name == "bool":
-        return Atom("u"), 8
-    if name == "f8_e4m3fn":
-        return Atom(name), 8
-    kind = name.rstrip("0123456789")
-    return Atom(kind), int(name[len(kind) :])

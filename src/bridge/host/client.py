@@ -28,6 +28,7 @@ from bridge._framing import (
     buffers_of,
     envelope_of,
     is_multipart,
+    is_plain,
     set_pipe_size,
 )
 from bridge.codec import Format, by_name, format_of
@@ -305,9 +306,11 @@ class Client:
         outbox = Outbox()
         buffers: list[Any] = []
         try:
-            outbox.append_multipart(
-                collecting(self._format.encode_into, buffers), set_apart(request), buffers
-            )
+            if is_plain(request):
+                outbox.append(self._format.encode_into, request)
+            else:
+                encode_into = collecting(self._format.encode_into, buffers)
+                outbox.append_multipart(encode_into, set_apart(request), buffers)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise errors.NotEncodable(f"args are no {self._format.name}: {error}") from error
         if len(outbox) - 4 > self._max_frame:
