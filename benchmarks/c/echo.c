@@ -1,5 +1,7 @@
 /* The floor: what pipes and two processes cost. Every whole frame that one read(2) brought goes
-   back in one write(2), unread. Frame: 4-byte big-endian length, then the payload. */
+   back in one write(2), unread. Frame: 4-byte big-endian length, then the payload.
+
+   echo [BYTES]   with BYTES, a frame of so many answers each frame instead: one way in, or out. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,7 +33,20 @@ static void write_all(const unsigned char *data, size_t size) {
     }
 }
 
-int main(void) {
+/* Answers each of the whole frames with `answer`. */
+static void answer_all(const unsigned char *data, size_t whole, const unsigned char *answer) {
+    for (size_t done = 0; done < whole; done += frame_size(data + done))
+        write_all(answer, frame_size(answer));
+}
+
+static unsigned char *answer_of(size_t size) {
+    unsigned char *answer = calloc(1, HEADER + size);
+    for (int i = 0; answer && i < HEADER; i++) answer[i] = size >> 8 * (HEADER - 1 - i);
+    return answer;
+}
+
+int main(int count, char **arguments) {
+    unsigned char *answer = count > 1 ? answer_of(strtoul(arguments[1], NULL, 10)) : NULL;
     size_t room = FIRST_ROOM, have = 0, whole, next;
     unsigned char *data = malloc(room);
     for (;;) {
@@ -39,7 +54,8 @@ int main(void) {
         if (got <= 0) return got < 0;
         have += got;
         whole = whole_frames(data, have, &next);
-        if (whole) write_all(data, whole);
+        if (answer) answer_all(data, whole, answer);
+        else if (whole) write_all(data, whole);
         have -= whole;
         if (whole && have) memmove(data, data + whole, have);
         if (next > room) data = realloc(data, room = next);

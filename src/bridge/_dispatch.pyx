@@ -9,7 +9,7 @@ cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from libc.stdint cimport int64_t
 
-from bridge._framing cimport HEADER, Frame, Outbox, is_multipart, is_plain
+from bridge._framing cimport HEADER, Frame, Outbox, apart_in, is_multipart
 from bridge._histogram cimport Recorder, monotonic
 
 from bridge._framing import buffers_of, envelope_of
@@ -519,7 +519,7 @@ cdef class Path:
             return outbox.add(codec.encode_into, message, self.max_frame)
         if context.passes_buffers and context.buffers:
             buffers.extend(context.buffers)
-        elif is_plain(message):
+        elif not apart_in(message):
             return outbox.add(codec.encode_into, message, self.max_frame)
         return outbox.add_multipart(collecting(codec.encode_into, buffers), set_apart(message),
                                     buffers, self.max_frame)

@@ -1,4 +1,4 @@
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 
 cdef extern from "<pthread.h>" nogil:
@@ -18,6 +18,7 @@ cdef extern from *:
     """
     ctypedef struct bridge_slab:
         size_t size
+        size_t room
         unsigned char *data
 
 
@@ -34,14 +35,14 @@ cdef class Frame:
 
 
 cpdef bint is_multipart(Frame frame) except -1
-cpdef bint is_plain(object value) except -1
+cpdef int apart_in(object value) except -1
 
 
 cdef class Outbox:
     cdef bytearray data
     cdef Py_ssize_t used    # bytes of it
     cdef Py_ssize_t apart   # bytes that are sent from elsewhere, between those
-    cdef list buffers       # None, or of each: where in `data` it belongs, and a memoryview
+    cdef list buffers       # None, or of each: where in `data` it belongs, it, its bytes
 
     cdef Py_ssize_t add(self, object encode_into, object message, Py_ssize_t limit) except -1
     cdef Py_ssize_t add_multipart(self, object encode_into, object message, list buffers,
@@ -56,6 +57,8 @@ cdef class Reader:
     cdef readonly int fd
     cdef readonly uint64_t max_frame
     cdef bridge_slab *slab
+    cdef bridge_slab *spare    # NULL, or that of the last long frame
+    cdef int64_t spare_until   # ms, monotonic
     cdef size_t start
     cdef size_t end
     cdef uint64_t skipping
@@ -65,6 +68,9 @@ cdef class Reader:
     cdef int parse(self) noexcept nogil
     cdef int fill(self) noexcept nogil
     cdef int reserve(self, size_t need) noexcept nogil
+    cdef bridge_slab *fresh(self, size_t need) noexcept nogil
+    cdef void put_aside(self, bridge_slab *slab) noexcept nogil
+    cdef void await_with_spare(self) noexcept nogil
     cdef int wait(self, Writer heartbeats) noexcept nogil
     cdef Frame take(self)
     cdef void skip(self) noexcept

@@ -13,7 +13,7 @@ from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyBy
 from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, ECONNRESET, EINTR, ENOMEM, EPIPE, errno
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset
 
@@ -33,32 +33,55 @@ cdef extern from *:
     #include <poll.h>
     #include <pthread.h>
     #include <stdlib.h>
+    #include <sys/mman.h>
     #include <sys/stat.h>
     #include <sys/uio.h>
+    #include <time.h>
     #include <unistd.h>
 
     enum { BRIDGE_ALIGNMENT = 64, BRIDGE_HEADER = 4 };
+    enum { BRIDGE_MAPPED_FROM = 1 << 20, BRIDGE_HUGE_PAGE = 1 << 21 }; /* bytes */
 
-    /* The payload of a frame that begins a slab is aligned. */
+    /* The payload of a frame that begins a slab is aligned. `room` bytes can be used, `size` are:
+       a slab that is used again may be a little longer than its frame. */
     struct bridge_slab {
         int references;
-        size_t size;
-        unsigned char padding[BRIDGE_ALIGNMENT - BRIDGE_HEADER - 2 * sizeof(size_t)];
+        size_t size, room;
+        unsigned char padding[BRIDGE_ALIGNMENT - BRIDGE_HEADER - 3 * sizeof(size_t)];
         unsigned char data[];
     };
 
-    static bridge_slab *slab_new(size_t size) {
-        void *slab;
-        if (posix_memalign(&slab, BRIDGE_ALIGNMENT, sizeof(bridge_slab) + size)) return NULL;
-        ((bridge_slab *)slab)->references = 1;
-        ((bridge_slab *)slab)->size = size;
-        return slab;
+    /* Zeroing fresh memory page by page takes longer than filling it from a pipe. Only whole huge
+       pages, so that no more than the slab becomes resident. */
+    static void *bridge_map(size_t size) {
+        void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (at == MAP_FAILED) return NULL;
+    #ifdef MADV_HUGEPAGE
+        uintptr_t mask = BRIDGE_HUGE_PAGE - 1;
+        uintptr_t begin = ((uintptr_t)at + mask) & ~mask, end = ((uintptr_t)at + size) & ~mask;
+        if (begin < end) madvise((void *)begin, end - begin, MADV_HUGEPAGE);
+    #endif
+        return at;
+    }
+    static bridge_slab *slab_new(size_t room) {
+        void *at;
+        size_t size = sizeof(bridge_slab) + room;
+        if (size < room) return NULL;
+        if (room >= BRIDGE_MAPPED_FROM) at = bridge_map(size);
+        else if (posix_memalign(&at, BRIDGE_ALIGNMENT, size)) at = NULL;
+        if (at) *(bridge_slab *)at = (bridge_slab){.references = 1, .size = room, .room = room};
+        return at;
+    }
+    static void slab_free(bridge_slab *slab) {
+        if (slab->room >= BRIDGE_MAPPED_FROM) munmap(slab, sizeof(bridge_slab) + slab->room);
+        else free(slab);
     }
     static void slab_hold(bridge_slab *slab) {
         __atomic_add_fetch(&slab->references, 1, __ATOMIC_RELAXED);
     }
     static void slab_release(bridge_slab *slab) {
-        if (slab && __atomic_sub_fetch(&slab->references, 1, __ATOMIC_ACQ_REL) == 0) free(slab);
+        if (slab && __atomic_sub_fetch(&slab->references, 1, __ATOMIC_ACQ_REL) == 0)
+            slab_free(slab);
     }
     static int slab_is_sole(bridge_slab *slab) {
         return __atomic_load_n(&slab->references, __ATOMIC_ACQUIRE) == 1;
@@ -71,10 +94,16 @@ cdef extern from *:
         p[0] = value >> 24; p[1] = value >> 16; p[2] = value >> 8; p[3] = value;
     }
 
-    /* A host may have set O_NONBLOCK on the descriptor it shares with us. */
-    static int bridge_await(int fd, short events) {
+    /* A host may have set O_NONBLOCK on the descriptor it shares with us. 0 when `ms` are over. */
+    static int bridge_await(int fd, short events, int ms) {
         struct pollfd entry = {fd, events, 0};
-        return poll(&entry, 1, -1);
+        return poll(&entry, 1, ms);
+    }
+
+    static int64_t bridge_now_ms(void) {
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
     }
 
     /* 0, or the errno. Consumes `parts`: short writes move them along. */
@@ -84,7 +113,7 @@ cdef extern from *:
             if (sent < 0) {
                 if (errno == EINTR) continue;
                 if (errno != EAGAIN && errno != EWOULDBLOCK) return errno;
-                bridge_await(fd, POLLOUT);
+                bridge_await(fd, POLLOUT, -1);
                 continue;
             }
             while (count > 0 && (size_t)sent >= parts->iov_len) {
@@ -128,7 +157,8 @@ cdef extern from *:
     bint slab_is_sole(bridge_slab *slab) nogil
     uint32_t bridge_load_be32(const unsigned char *p) nogil
     void bridge_store_be32(unsigned char *p, uint32_t value) nogil
-    int bridge_await(int fd, short events) nogil
+    int bridge_await(int fd, short events, int ms) nogil
+    int64_t bridge_now_ms() nogil
     int bridge_writev_all(int fd, iovec *parts, int count) nogil
     bint bridge_is_pipe(int fd) nogil
     int bridge_init_lock(pthread_rwlock_t *lock) nogil
@@ -161,6 +191,7 @@ cdef extern from "<pthread.h>" nogil:
 
 cdef enum:
     SLAB = 64 * 1024              # bytes; measured best on a pipe of 64 KiB and of 1 MiB
+    KEPT_MS = 1000                # that a long frame's memory is kept for one of about that length
     FLUSH_AT = 64 * 1024          # bytes of replies kept back while a read's frames are answered
     MULTIPART = 0xC1              # begins a multipart frame; then: the version, two zeros,
     VERSION = 1
@@ -178,6 +209,10 @@ cdef uint64_t TRUSTED = 1 << 30   # bytes
 # Of each pipe; unprivileged users share a total of 64 MiB.
 PIPE_SIZE = 1 << 20               # bytes
 DEFAULT_MAX_FRAME = 64 << 20      # bytes
+
+# Of `apart_in`.
+LONG = 1
+OTHER = 2
 
 cdef enum:
     FRAME, EMPTY, TOO_LARGE, UNTRUSTED, PENDING, END, TRUNCATED, INTERRUPTED, FAILED
@@ -271,45 +306,45 @@ def buffers_of(Frame frame not None):
     return tuple(buffers)
 
 
-cdef object raw(object buffer):
-    """Its bytes, as a memoryview; copied only where they do not lie side by side."""
-    view = memoryview(buffer)
-    if view.nbytes == 0:
-        return memoryview(b"")
-    if not view.c_contiguous:
-        return memoryview(view.tobytes())
-    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+cdef tuple raw(object buffer):
+    """A buffer and how many bytes it has; copied only where they do not lie side by side."""
+    cdef Py_buffer view
+    try:
+        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+    except (BufferError, ValueError):  # numpy's arrays raise the latter
+        return raw(memoryview(buffer).tobytes())
+    try:
+        return buffer, view.len
+    finally:
+        PyBuffer_Release(&view)
 
 
-cpdef bint is_plain(object value) except -1:
-    """Whether encoding `value` meets nothing that is worth a buffer: no binary longer than APART,
-    and nothing of a type that only an encoder's hook may know."""
+cpdef int apart_in(object value) except -1:
+    """What in `value` is worth a buffer: 0 is nothing, LONG a binary longer than APART, OTHER what
+    only an encoder's hook knows, such as an array; or both, added."""
+    cdef int found = 0
     kind = type(value)
     if (value is None or kind is str or kind is int or kind is float or kind is bool
             or kind is Raw):
-        return True
+        return 0
     if kind is bytes:
-        return PyBytes_GET_SIZE(value) <= apart
+        return LONG if PyBytes_GET_SIZE(value) > apart else 0
     if kind is bytearray or kind is memoryview:
-        return memoryview(value).nbytes <= apart
+        return LONG if memoryview(value).nbytes > apart else 0
     Py_EnterRecursiveCall(b" while looking for arrays")
     try:
         if kind is dict:
             for entry in (<dict>value).values():
-                if not is_plain(entry):
-                    return False
-            return True
-        if kind is list or kind is tuple:
+                found |= apart_in(entry)
+        elif kind is list or kind is tuple:
             for entry in value:
-                if not is_plain(entry):
-                    return False
-            return True
-        if isinstance(value, Struct):
+                found |= apart_in(entry)
+        elif isinstance(value, Struct):
             for name in kind.__struct_fields__:
-                if not is_plain(getattr(value, name)):
-                    return False
-            return True
-        return False
+                found |= apart_in(getattr(value, name))
+        else:
+            found = OTHER
+        return found
     finally:
         Py_LeaveRecursiveCall()
 
@@ -358,30 +393,29 @@ cdef class Outbox:
         prefix = PREFIX + ENTRY * len(buffers)
         end = prefix + size
         total = end
-        views = [raw(buffer) for buffer in buffers]
-        for view in views:
-            total = aligned(total) + <uint64_t>len(view)
+        parts = [raw(buffer) for buffer in buffers]
+        for _, length in parts:
+            total = aligned(total) + <uint64_t>length
             if total > <uint64_t>limit:
                 return 0
-        PyByteArray_Resize(self.data, start + prefix + size + ALIGNMENT * len(views))
+        PyByteArray_Resize(self.data, start + prefix + size + ALIGNMENT * len(parts))
         at = <unsigned char *>PyByteArray_AS_STRING(self.data) + start
         memmove(at + prefix, at, size)
         memcpy(at, b"\xc1\x01\0\0", 4)
-        bridge_store_be32(at + 4, <uint32_t>len(views))
+        bridge_store_be32(at + 4, <uint32_t>len(parts))
         bridge_store_be32(at + 8, <uint32_t>size)
         bridge_store_be32(at - HEADER, <uint32_t>total)
         if self.buffers is None:
             self.buffers = []
         self.used = start + end
         total = end
-        for index, view in enumerate(views):
-            length = len(view)
+        for index, (part, length) in enumerate(parts):
             bridge_store_be32(at + PREFIX + ENTRY * index, <uint32_t>length)
             memset(at + (self.used - start), 0, aligned(total) - total)
             self.used += aligned(total) - total
             total = aligned(total) + length
             if length:
-                self.buffers.append((self.used, view))
+                self.buffers.append((self.used, part, length))
                 self.apart += length
         return total
 
@@ -395,7 +429,7 @@ cdef class Outbox:
         """Back to so many bytes."""
         self.used = used
         while self.buffers and self.buffers[-1][0] > used:
-            self.apart -= len(self.buffers.pop()[1])
+            self.apart -= self.buffers.pop()[2]
         return 0
 
     cdef int add_empty(self) except -1:
@@ -420,12 +454,12 @@ cdef class Outbox:
         return b"".join(self.parts())[HEADER:]
 
     def parts(self):
-        """All there is to be sent, as a list of memoryviews."""
+        """All there is to be sent, as a list of buffers."""
         cdef Py_ssize_t done = 0
         cdef list parts = []
         whole = memoryview(self.data)
-        for place, view in self.buffers or ():
-            parts += (whole[done:place], view)
+        for place, part, _ in self.buffers or ():
+            parts += (whole[done:place], part)
             done = place
         parts.append(whole[done:self.used])
         return parts
@@ -451,6 +485,7 @@ cdef class Reader:
 
     def __dealloc__(self):
         slab_release(self.slab)
+        slab_release(self.spare)
 
     cdef int parse(self) noexcept nogil:
         """What the bytes at hand begin with. Does no I/O."""
@@ -481,15 +516,45 @@ cdef class Reader:
         if slab_is_sole(self.slab) and need <= self.slab.size <= SLAB:
             memmove(self.slab.data, self.slab.data + self.start, have)
         else:
-            fresh = slab_new(max(need, SLAB))
+            fresh = self.fresh(need)
             if fresh is NULL:
                 return -1
             memcpy(fresh.data, self.slab.data + self.start, have)
-            slab_release(self.slab)
+            self.put_aside(self.slab)
             self.slab = fresh
         self.start = 0
         self.end = have
         return 0
+
+    cdef bridge_slab *fresh(self, size_t need) noexcept nogil:
+        """A slab for `need` bytes, the spare one if it is about as long; NULL without memory."""
+        cdef bridge_slab *spare = self.spare
+        if need <= SLAB:
+            return slab_new(SLAB)
+        self.spare = NULL
+        if (spare is not NULL and slab_is_sole(spare)
+                and need <= spare.room <= need + need // 8):
+            spare.size = need
+            return spare
+        slab_release(spare)
+        return slab_new(need)
+
+    cdef void put_aside(self, bridge_slab *slab) noexcept nogil:
+        """Let go of a slab; a long one is kept for a moment, because the kernel takes as long to
+        find fresh memory as a pipe to fill it."""
+        if slab.size > SLAB:
+            slab_release(self.spare)
+            self.spare = slab
+            self.spare_until = bridge_now_ms() + KEPT_MS
+        else:
+            slab_release(slab)
+
+    cdef void await_with_spare(self) noexcept nogil:
+        """Wait for bytes; gives the spare slab back when they do not come in time."""
+        cdef int64_t left = self.spare_until - bridge_now_ms()
+        if left <= 0 or bridge_await(self.fd, POLLIN, <int>left) == 0:
+            slab_release(self.spare)
+            self.spare = NULL
 
     cdef int fill(self) noexcept nogil:
         """One read(2), behind `parse` has said PENDING: PENDING, or why there is no more."""
@@ -501,6 +566,8 @@ cdef class Reader:
         if self.reserve(need) < 0:
             self.error = ENOMEM
             return FAILED
+        if self.spare is not NULL and have == 0:
+            self.await_with_spare()
         got = read(self.fd, self.slab.data + self.end, self.slab.size - self.end)
         if got > 0:
             self.end += got
@@ -514,7 +581,7 @@ cdef class Reader:
             return END
         if self.error != EAGAIN:
             return FAILED
-        return INTERRUPTED if bridge_await(self.fd, POLLIN) < 0 else PENDING
+        return INTERRUPTED if bridge_await(self.fd, POLLIN, -1) < 0 else PENDING
 
     cdef int wait(self, Writer heartbeats) noexcept nogil:
         """Read until there is something for Python; answers empty frames if given a writer."""
@@ -636,11 +703,11 @@ cdef class Writer:
 
     def send(self, *parts):
         """Send the buffers `parts` as one frame, in one writev. Raises OSError, ValueError."""
-        views = [raw(part) for part in parts]
-        size = sum(map(len, views))
+        known = [raw(part) for part in parts]
+        size = sum(length for _, length in known)
         if size > 0xFFFFFFFF:
             raise ValueError(f"a frame holds at most 4294967295 bytes, not {size}")
-        self.put_all([size.to_bytes(HEADER, "big"), *views])
+        self.put_all([size.to_bytes(HEADER, "big"), *(part for part, _ in known)])
 
     cdef int put_all(self, list parts) except -1:
         """Send buffers one behind the other, in one writev. Raises OSError."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bridge._etf import Atom
-from bridge._framing import APART, MOST_BUFFERS
+from bridge._framing import APART, LONG, MOST_BUFFERS, apart_in
 
 if TYPE_CHECKING:
     import numpy
@@ -43,9 +43,14 @@ TYPES: dict[str, tuple[int, str]] = {
     "f8": (1, "<u1"),
     "f8_e4m3fn": (1, "<u1"),
 }
+# By dtype.str, where the bytes are as they are on the wire.
 _NAMES = {
-    "b1": "bool",
-    **{code[1:]: name for name, (_, code) in TYPES.items() if name not in ("bool", *_RAW)},
+    "|b1": "bool",
+    **{
+        code.replace("<", "|") if size == 1 else code: name
+        for name, (size, code) in TYPES.items()
+        if name not in ("bool", *_RAW)
+    },
 }
 MOST_DIMENSIONS = 64  # numpy's
 LARGEST_SIZE = 2**63 - 1  # of a dimension
@@ -65,6 +70,10 @@ _TERMS = {name: _nx(name) for name in TYPES}
 _FROM_TERMS = {term: name for name, term in _TERMS.items() if name != "bool"}
 # What an encoder may write as atoms.
 ATOMS = ("tensor", *sorted({kind for kind, _ in _TERMS.values()}))
+
+
+# "$", or what a value is part of and its name or place there.
+Path = str | tuple[Any, Any]
 
 
 class Tensor:
@@ -96,14 +105,16 @@ class Tensor:
     def of(cls, array: numpy.ndarray[Any, Any]) -> Tensor:
         """The array, without a copy where it lies row by row in little-endian order. Raises
         ValueError for types that have no name on the wire (text, objects, dates, records)."""
-        import numpy
-
-        name = _NAMES.get(array.dtype.str[1:])
+        name = _NAMES.get(array.dtype.str)
         if name is None:
-            raise ValueError(f"an array of {array.dtype} has no form on the wire")
-        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        rows = numpy.asarray(little, order="C")
-        return cls(name, rows.shape, rows.reshape(-1).view(numpy.uint8).data)
+            name = _NAMES.get(f"<{array.dtype.str[1:]}")
+            if name is None:
+                raise ValueError(f"an array of {array.dtype} has no form on the wire")
+            array = array.astype(array.dtype.newbyteorder("<"), order="C")
+        tensor = cls.__new__(cls)
+        tensor.type, tensor.shape = name, array.shape
+        tensor.data = array if array.flags.c_contiguous else array.copy(order="C")
+        return tensor
 
     def numpy(self) -> numpy.ndarray[Any, Any]:
         """An array of the same bytes, read-only if they are; copied only where they are not
@@ -190,24 +201,28 @@ class Apart:
 def set_apart(value: Any) -> Any:
     """`value` with its long binaries in maps, lists, tuples and structs as Apart; itself without
     any."""
+    return _wrapped(value) if apart_in(value) & LONG else value
+
+
+def _wrapped(value: Any) -> Any:
     kind = type(value)
     if kind in (bytes, bytearray, memoryview):
         return Apart(value) if memoryview(value).nbytes > APART else value
     if kind is dict:
-        changed = {key: entry for key, old in value.items() if (entry := set_apart(old)) is not old}
+        changed = {key: entry for key, old in value.items() if (entry := _wrapped(old)) is not old}
         return {**value, **changed} if changed else value
     if issubclass(kind, msgspec.Struct):
         fields = {name: getattr(value, name) for name in kind.__struct_fields__}
-        changed = {name: entry for name, old in fields.items() if (entry := set_apart(old)) is not old}
+        changed = {name: entry for name, old in fields.items() if (entry := _wrapped(old)) is not old}
         return msgspec.structs.replace(value, **changed) if changed else value
     if kind is list or kind is tuple:
-        entries = [set_apart(entry) for entry in value]
+        entries = [_wrapped(entry) for entry in value]
         is_same = all(new is old for new, old in zip(entries, value, strict=True))
         return value if is_same else kind(entries)
     return value
 
 
-def resolve(value: Any, buffers: Sequence[Any] | None, path: str = "$") -> Any:
+def resolve(value: Any, buffers: Sequence[Any] | None, path: Path = "$") -> Any:
     """`value` with arrays, and memoryviews of `buffers`, in place of what stands for them on the
     wire; Tensors of types that numpy does not have. Raises msgspec.ValidationError, with the place.
     """
@@ -219,14 +234,14 @@ def resolve(value: Any, buffers: Sequence[Any] | None, path: str = "$") -> Any:
                 return _buffer(form, buffers, path)
             if name == "$tensor":
                 return _from_form(form, buffers, path)
-        return {name: resolve(entry, buffers, f"{path}.{name}") for name, entry in value.items()}
+        return {name: resolve(entry, buffers, (path, name)) for name, entry in value.items()}
     if kind is list:
-        return [resolve(entry, buffers, f"{path}[{index}]") for index, entry in enumerate(value)]
+        return [resolve(entry, buffers, (path, index)) for index, entry in enumerate(value)]
     if kind is tuple:
         if len(value) == 4 and value[0] == "tensor":
             return _from_term(value, buffers, path)
         return tuple(
-            resolve(entry, buffers, f"{path}[{index}]") for index, entry in enumerate(value)
+            resolve(entry, buffers, (path, index)) for index, entry in enumerate(value)
         )
     return value
 
@@ -282,7 +297,7 @@ def _is_array(info: Any) -> bool:
 
 
 Sizes = dict[str, int]
-Check = Callable[[Any, str, Sizes], None]
+Check = Callable[[Any, Path, Sizes], None]
 
 
 @cache
@@ -314,31 +329,31 @@ def _check(info: Any) -> Check | None:
 
 
 # Of a union a value is one type only, so a check passes what is of another.
-def _check_each(checks: list[Check], value: Any, path: str, sizes: Sizes) -> None:
+def _check_each(checks: list[Check], value: Any, path: Path, sizes: Sizes) -> None:
     for check in checks:
         check(value, path, sizes)
 
 
 def _check_fields(
-    type: type, fields: dict[str, Check], value: Any, path: str, sizes: Sizes
+    type: type, fields: dict[str, Check], value: Any, path: Path, sizes: Sizes
 ) -> None:
     if isinstance(value, type):
         for name, check in fields.items():
-            check(getattr(value, name), f"{path}.{name}", sizes)
+            check(getattr(value, name), (path, name), sizes)
 
 
-def _check_items(item: Check, value: Any, path: str, sizes: Sizes) -> None:
+def _check_items(item: Check, value: Any, path: Path, sizes: Sizes) -> None:
     for index, entry in enumerate(value if isinstance(value, list | tuple) else ()):
-        item(entry, f"{path}[{index}]", sizes)
+        item(entry, (path, index), sizes)
 
 
-def _check_entries(item: Check, value: Any, path: str, sizes: Sizes) -> None:
+def _check_entries(item: Check, value: Any, path: Path, sizes: Sizes) -> None:
     for name, entry in value.items() if isinstance(value, dict) else ():
-        item(entry, f"{path}.{name}", sizes)
+        item(entry, (path, name), sizes)
 
 
 def _holds(
-    type: str | None, shape: tuple[int | str | None, ...], value: Any, path: str, sizes: Sizes
+    type: str | None, shape: tuple[int | str | None, ...], value: Any, path: Path, sizes: Sizes
 ) -> None:
     tensor = _tensor(value)
     if tensor is None:
@@ -370,7 +385,7 @@ def _as(type: type, value: Any) -> Any:
     return tensor if type is Tensor else tensor.numpy()
 
 
-def _buffer(index: Any, buffers: Sequence[Any] | None, path: str) -> memoryview:
+def _buffer(index: Any, buffers: Sequence[Any] | None, path: Path) -> memoryview:
     if buffers is None:
         raise _invalid("a reference to a buffer in a frame that has none", path)
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(buffers):
@@ -378,13 +393,13 @@ def _buffer(index: Any, buffers: Sequence[Any] | None, path: str) -> memoryview:
     return memoryview(buffers[index])
 
 
-def _from_form(form: Any, buffers: Sequence[Any] | None, path: str) -> Any:
+def _from_form(form: Any, buffers: Sequence[Any] | None, path: Path) -> Any:
     if not isinstance(form, dict) or not {"type", "shape", "data"} <= form.keys():
         raise _invalid("a $tensor has type, shape and data", path)
     return _made(form["type"], form["shape"], form["data"], buffers, path)
 
 
-def _from_term(term: tuple[Any, ...], buffers: Sequence[Any] | None, path: str) -> Any:
+def _from_term(term: tuple[Any, ...], buffers: Sequence[Any] | None, path: Path) -> Any:
     _, type, shape, data = term
     if isinstance(type, tuple) and len(type) == 2:
         kind, bits = type
@@ -393,7 +408,7 @@ def _from_term(term: tuple[Any, ...], buffers: Sequence[Any] | None, path: str) 
     return _made(type, list(shape) if isinstance(shape, tuple) else shape, data, buffers, path)
 
 
-def _made(type: Any, shape: Any, data: Any, buffers: Sequence[Any] | None, path: str) -> Any:
+def _made(type: Any, shape: Any, data: Any, buffers: Sequence[Any] | None, path: Path) -> Any:
     if isinstance(data, dict) and data.keys() == {"$buffer"}:
         data = _buffer(data["$buffer"], buffers, path)
     elif isinstance(data, str):
@@ -412,8 +427,12 @@ def _made(type: Any, shape: Any, data: Any, buffers: Sequence[Any] | None, path:
         raise _invalid(str(error), path) from None
 
 
-def _invalid(message: str, path: str) -> msgspec.ValidationError:
-    return msgspec.ValidationError(f"{message} - at `{path}`")
+def _invalid(message: str, path: Path) -> msgspec.ValidationError:
+    place = ""
+    while isinstance(path, tuple):
+        path, key = path
+        place = (f"[{key}]" if isinstance(key, int) else f".{key}") + place
+    return msgspec.ValidationError(f"{message} - at `{path}{place}`")
 
 
 def _dimensions(sizes: Sequence[Any]) -> str:

@@ -25,10 +25,10 @@ from bridge._framing import (
     Outbox,
     Reader,
     Writer,
+    apart_in,
     buffers_of,
     envelope_of,
     is_multipart,
-    is_plain,
     set_pipe_size,
 )
 from bridge.codec import Format, by_name, format_of
@@ -306,7 +306,7 @@ class Client:
         outbox = Outbox()
         buffers: list[Any] = []
         try:
-            if is_plain(request):
+            if not apart_in(request):
                 outbox.append(self._format.encode_into, request)
             else:
                 encode_into = collecting(self._format.encode_into, buffers)
@@ -323,6 +323,7 @@ class Client:
             while (frame := self._reader.read()) is not None:
                 if len(frame):
                     self._deliver(frame)
+                del frame  # it may be large, and the next may be long in coming
         except (errors.BridgeError, OSError):
             pass  # the worker broke the stream: the same to every caller as its end
         finally:
