@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Annotated, Any
 
 import msgspec
@@ -30,6 +31,10 @@ class Many(msgspec.Struct):
     rows: list[Annotated[numpy.ndarray, array("f64", 3)]] = []
     maybe: Annotated[numpy.ndarray, array(None, 2, None)] | None = None
     named: dict[str, numpy.ndarray] = {}
+
+
+class Size(msgspec.Struct):
+    size: int  # bytes
 
 
 class Binary(msgspec.Struct):
@@ -91,3 +96,33 @@ def facts(args: OneArray, context: Context) -> dict[str, Any]:
         "owns": bool(x.flags.owndata),
         "address": x.ctypes.data % 64,
     }
+
+
+made_arrays: list[numpy.ndarray] = []
+
+
+@adapter.command("make", Size, lane="inline")
+def make(args: Size, context: Context) -> dict[str, Any]:
+    """Makes an array for `made`."""
+    made_arrays[:] = [numpy.ones(args.size // 4, "f4")]
+    return {}
+
+
+@adapter.command("made", lane="inline")
+def made(args: None, context: Context) -> dict[str, Any]:
+    """The array that `make` has made."""
+    return {"x": made_arrays[0]}
+
+
+@adapter.command("traced", lane="inline")
+def traced(args: None, context: Context) -> dict[str, int]:
+    """The peak of Python's memory since it was last asked for, beside what it was then; bytes."""
+    if not tracemalloc.is_tracing():
+        tracemalloc.start()
+    peak = tracemalloc.get_traced_memory()[1] - traced_before[0]
+    tracemalloc.reset_peak()
+    traced_before[0] = tracemalloc.get_traced_memory()[0]
+    return {"peak": peak}
+
+
+traced_before = [0]

@@ -431,6 +431,22 @@ def same(a, b):
     return a == b
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_peak_of_memory(format, repository_tests):
+    """An array of 64 MiB costs who gets it 64 MiB, who sends it nothing: 1 MiB is left for all
+    else, resident and of Python's own."""
+    done = subprocess.run(
+        [sys.executable, f"{repository_tests}/array_memory.py", format],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for way in json.loads(done.stdout).values():
+        for end in way.values():
+            assert end["resident"] <= 1 << 20, done.stdout
+            assert end["python"] <= 1 << 20, done.stdout
+
+
 def test_numpy_is_loaded_by_the_first_array_only():
     """A worker that never meets one does not pay for it."""
     code = (

@@ -9,6 +9,10 @@ import threading
 from bridge.errors import FrameTooLarge, InvalidFrame
 
 HEADER = struct.Struct(">I")
+MULTIPART = struct.Struct(">4sII")  # a multipart frame begins so: how many buffers, the envelope's
+MAGIC = b"\xc1\x01\0\0"  # length; then the length of each buffer, 4 bytes, and the envelope
+ALIGNMENT = 64  # bytes: from the frame's start, of each buffer
+MOST_BUFFERS = 65_536
 TRUSTED = 1 << 30  # bytes; a longer announcement is not skipped: the stream is not one of ours
 
 
@@ -66,3 +70,32 @@ class Writer:
         with self._lock:
             while frame:
                 frame = frame[os.write(self.fd, frame) :]
+
+
+def joined(envelope: bytes, *buffers: bytes) -> bytes:
+    """A multipart frame."""
+    frame = MULTIPART.pack(MAGIC, len(buffers), len(envelope))
+    frame += b"".join(HEADER.pack(len(buffer)) for buffer in buffers) + envelope
+    for buffer in buffers:
+        frame += bytes(-len(frame) % ALIGNMENT) + buffer
+    return frame
+
+
+def parted(frame: bytes) -> tuple[bytes, list[bytes]]:
+    """The envelope of a multipart frame, and its buffers. Raises InvalidFrame."""
+    if len(frame) < MULTIPART.size or not frame.startswith(MAGIC):
+        raise InvalidFrame("no multipart frame")
+    _, count, length = MULTIPART.unpack_from(frame)
+    begin = MULTIPART.size + HEADER.size * count
+    if count > MOST_BUFFERS or begin + length > len(frame):
+        raise InvalidFrame("the envelope is longer than the frame")
+    end, buffers = begin + length, []
+    for (size,) in HEADER.iter_unpack(frame[MULTIPART.size : begin]):
+        start = end + -end % ALIGNMENT
+        end = start + size
+        if end > len(frame):
+            raise InvalidFrame("a buffer ends behind the frame")
+        buffers.append(frame[start:end])
+    if end != len(frame):
+        raise InvalidFrame("there are bytes behind the last buffer")
+    return frame[begin : begin + length], buffers

@@ -177,3 +177,67 @@ def test_pipe_sizes_are_best_effort():
     os.close(write_fd)
     with open(os.devnull) as null:
         assert _framing.set_pipe_size(null.fileno()) == -1
+
+
+@given(st.lists(st.tuples(st.integers(70_000, 3_000_000), st.booleans()), max_size=8))
+@settings(max_examples=20)
+def test_long_frames_that_are_held_are_not_overwritten(frames):
+    """The memory of one that nobody holds may serve the next of about its length."""
+    contents = [content(size, number) for number, (size, _) in enumerate(frames)]
+    with pipe_of([framing.HEADER.pack(len(data)) + data for data in contents]) as fd:
+        reader, held = _framing.Reader(fd), []
+        for data, (_, is_held) in zip(contents, frames, strict=True):
+            frame = reader.read()
+            assert bytes(frame) == data
+            if is_held:
+                held.append((frame, data))
+            del frame
+    assert all(bytes(frame) == data for frame, data in held)
+
+
+buffer_lists = st.lists(st.one_of(st.binary(max_size=200), st.binary(max_size=5000)), max_size=5)
+
+
+def write_text(text, room, offset):
+    """An encoder: of bytes as they are."""
+    room[offset:] = text
+
+
+@given(st.binary(min_size=1, max_size=300), buffer_lists)
+def test_multipart_frames_are_the_same_in_both(text, buffers):
+    """Byte for byte, and read by either. Without buffers the compiled one sends usual frames."""
+    frame = framing.joined(text, *buffers)
+    outbox = _framing.Outbox()
+    outbox.append_multipart(write_text, text, list(buffers))
+    assert outbox.payload() == (frame if buffers else text)
+    assert framing.parted(frame) == (text, buffers)
+    assert compiled_parts(frame) == (text, buffers)
+
+
+@given(
+    st.binary(max_size=100),
+    buffer_lists,
+    st.integers(0, 30),
+    st.sampled_from([0, 1, 5, 64, 255, 65536, 65537, 2**31, 2**32 - 1]),
+    st.integers(-70, 70),
+)
+def test_multipart_frames_that_lie_are_refused_by_both(text, buffers, place, number, more):
+    """Whatever stands in the table, and however much is cut off or added."""
+    frame = bytearray(framing.joined(text, *buffers))
+    frame[place : place + 4] = number.to_bytes(4, "big")
+    frame = bytes(frame[:more] if more < 0 else frame + bytes(more))
+    outcomes = []
+    for parts in (framing.parted, compiled_parts):
+        try:
+            outcomes.append(parts(frame))
+        except InvalidFrame:
+            outcomes.append(InvalidFrame)
+    assert outcomes[0] == outcomes[1]
+
+
+def compiled_parts(data):
+    frame = _framing.Frame.of(data)
+    if not _framing.is_multipart(frame):
+        raise InvalidFrame("it begins otherwise")
+    envelope, buffers = _framing.envelope_of(frame), _framing.buffers_of(frame)
+    return bytes(envelope), [bytes(buffer) for buffer in buffers]
