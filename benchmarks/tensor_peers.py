@@ -1,6 +1,6 @@
 """What `tensors.py` measures: the commands of a worker, and workers that speak something else.
 
-    python benchmarks/tensor_peers.py pickle|pyarrow      a worker behind stdin and stdout
+python benchmarks/tensor_peers.py pickle|pyarrow      a worker behind stdin and stdout
 """
 
 from __future__ import annotations

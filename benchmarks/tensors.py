@@ -148,7 +148,9 @@ def forms(echo: str, size: int) -> dict[str, tuple[Call, Callable[[], None]]]:
         return {"$tensor": {"type": "f32", "shape": [size // 4], "data": data}}
 
     if size <= LISTS_UP_TO:
-        plain("JSON list", JSON, "values_back", numpy.ndarray.tolist, lambda v: numpy.array(v, "f4"))
+        plain(
+            "JSON list", JSON, "values_back", numpy.ndarray.tolist, lambda v: numpy.array(v, "f4")
+        )
     if size <= TEXT_UP_TO:
         plain(
             "JSON base64",

@@ -33,6 +33,11 @@ class Many(msgspec.Struct):
     named: dict[str, numpy.ndarray] = {}
 
 
+class Noted(msgspec.Struct):
+    x: numpy.ndarray
+    note: str
+
+
 class Size(msgspec.Struct):
     size: int  # bytes
 
@@ -85,6 +90,12 @@ def binary(args: Binary, context: Context) -> dict[str, Any]:
     return {"data": args.view, "view": args.data}
 
 
+@adapter.command("noted", Noted)
+def noted(args: Noted, context: Context) -> dict[str, Any]:
+    """The note."""
+    return {"note": args.note}
+
+
 @adapter.command("facts", OneArray)
 def facts(args: OneArray, context: Context) -> dict[str, Any]:
     """What there is to know of an array."""
@@ -126,3 +137,11 @@ def traced(args: None, context: Context) -> dict[str, int]:
 
 
 traced_before = [0]
+
+
+@adapter.command("ask", dict[str, Any])
+def ask(args: dict[str, Any], context: Context) -> dict[str, Any]:
+    """What the host's tool `double` makes of the args."""
+    call = {"name": "double", "args": args, "session_id": context.session_id or "default"}
+    answer = context.call_host("call_tool", call)
+    return {"x": answer, "type": type(answer).__name__}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import numpy
 import pytest
 
 from bridge import Client, errors
@@ -27,3 +28,17 @@ def test_an_adapter_of_ones_own(repository):
         described = client.call("describe")["commands"]["median"]
         assert described["lane"] == "inline"
         assert described["help"].startswith("The median")
+
+
+def test_arrays_as_args_and_results(repository):
+    """Multiplied; others are refused with their place before the command runs."""
+    path = os.pathsep.join(
+        [str(repository / "examples" / "python"), os.environ.get("PYTHONPATH", "")]
+    )
+    a, b = numpy.arange(6, dtype="f4").reshape(2, 3), numpy.ones((3, 4), "f4")
+    with Client.start(adapter="matrices:adapter", env={"PYTHONPATH": path}) as client:
+        product = client.call("multiply", {"a": a, "b": b})["product"]
+        assert product.tolist() == (a @ b).tolist()
+        with pytest.raises(errors.InvalidArgs, match=r"Expected `f32\[k=3, m\]`, got") as raised:
+            client.call("multiply", {"a": a, "b": a})
+        assert raised.value.details["path"] == "args.b"

@@ -428,7 +428,7 @@ cdef class Outbox:
     cdef int undo(self, Py_ssize_t used) except -1:
         """Back to so many bytes."""
         self.used = used
-        while self.buffers and self.buffers[-1][0] > used:
+        while self.buffers and self.buffers[len(self.buffers) - 1][0] > used:
             self.apart -= self.buffers.pop()[2]
         return 0
 

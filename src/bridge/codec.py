@@ -79,7 +79,8 @@ class Format:
             if undecodable == "replace" and not self.tells_text:
                 data = self.repair(bytes(data), True)
             if (arrays or buffers is not None) and type is not msgspec.Raw:
-                return tensors.convert(tensors.resolve(self.decode(data), buffers), type)
+                value = tensors.resolve(self.decode(data), buffers)
+                return tensors.convert(value, type, tells_text=self.tells_text)
             try:
                 return self.decode(data, type)
             except UnicodeDecodeError:

@@ -213,7 +213,9 @@ def _wrapped(value: Any) -> Any:
         return {**value, **changed} if changed else value
     if issubclass(kind, msgspec.Struct):
         fields = {name: getattr(value, name) for name in kind.__struct_fields__}
-        changed = {name: entry for name, old in fields.items() if (entry := _wrapped(old)) is not old}
+        changed = {
+            name: entry for name, old in fields.items() if (entry := _wrapped(old)) is not old
+        }
         return msgspec.structs.replace(value, **changed) if changed else value
     if kind is list or kind is tuple:
         entries = [_wrapped(entry) for entry in value]
@@ -234,21 +236,24 @@ def resolve(value: Any, buffers: Sequence[Any] | None, path: Path = "$") -> Any:
                 return _buffer(form, buffers, path)
             if name == "$tensor":
                 return _from_form(form, buffers, path)
-        return {name: resolve(entry, buffers, (path, name)) for name, entry in value.items()}
+        return {
+            str(name) if type(name) is Atom else name: resolve(entry, buffers, (path, name))
+            for name, entry in value.items()
+        }
     if kind is list:
         return [resolve(entry, buffers, (path, index)) for index, entry in enumerate(value)]
     if kind is tuple:
         if len(value) == 4 and value[0] == "tensor":
             return _from_term(value, buffers, path)
-        return tuple(
-            resolve(entry, buffers, (path, index)) for index, entry in enumerate(value)
-        )
-    return value
+        return tuple(resolve(entry, buffers, (path, index)) for index, entry in enumerate(value))
+    return str(value) if kind is Atom else value  # msgspec knows no text by descent
 
 
-def convert(value: Any, type: Any) -> Any:
-    """What `resolve` has made, as `type`, whose arrays may have constraints (`array`). Raises
-    msgspec.ValidationError, with the place."""
+def convert(value: Any, type: Any, *, tells_text: bool = True) -> Any:
+    """What `resolve` has made, as `type`, whose arrays may have constraints (`array`). tells_text:
+    text in `value` is no binary. Raises msgspec.ValidationError, with the place."""
+    if not tells_text:
+        value = _bytes_of(type)(value)
     made = msgspec.convert(value, type, dec_hook=_as)
     check = _check_of(type)
     if check is not None:
@@ -303,6 +308,52 @@ Check = Callable[[Any, Path, Sizes], None]
 @cache
 def _check_of(type: Any) -> Check | None:
     return _check(msgspec.inspect.type_info(type))
+
+
+@cache
+def _bytes_of(type: Any) -> Callable[[Any], Any]:
+    """What makes bytes of text wherever a type wants them."""
+    return _to_bytes(msgspec.inspect.type_info(type)) or (lambda value: value)
+
+
+def _to_bytes(info: Any) -> Callable[[Any], Any] | None:
+    inspect = msgspec.inspect
+    if isinstance(info, inspect.BytesType | inspect.ByteArrayType | inspect.MemoryViewType):
+        return lambda value: value.encode() if isinstance(value, str) else value
+    if isinstance(info, inspect.Metadata):
+        return _to_bytes(info.type)
+    if isinstance(info, inspect.UnionType):
+        if any(isinstance(each, inspect.StrType) for each in info.types):
+            return None
+        return next((found for each in info.types if (found := _to_bytes(each))), None)
+    if isinstance(info, inspect.StructType):
+        found = {field.encode_name: _to_bytes(field.type) for field in info.fields}
+        fields = {name: change for name, change in found.items() if change is not None}
+        return partial(_change_fields, fields) if fields else None
+    if isinstance(info, inspect.ListType | inspect.VarTupleType):
+        item = _to_bytes(info.item_type)
+        return None if item is None else partial(_change_items, item)
+    if isinstance(info, inspect.DictType):
+        item = _to_bytes(info.value_type)
+        return None if item is None else partial(_change_entries, item)
+    return None
+
+
+Change = Callable[[Any], Any]
+
+
+def _change_fields(fields: dict[str, Change], value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {name: fields[name](old) if name in fields else old for name, old in value.items()}
+
+
+def _change_items(item: Change, value: Any) -> Any:
+    return [item(old) for old in value] if isinstance(value, list) else value
+
+
+def _change_entries(item: Change, value: Any) -> Any:
+    return {name: item(old) for name, old in value.items()} if isinstance(value, dict) else value
 
 
 def _check(info: Any) -> Check | None:

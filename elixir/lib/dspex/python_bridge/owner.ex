@@ -130,7 +130,7 @@ defmodule DSPex.PythonBridge.Owner do
   end
 
   defp prepared(connection, options) do
-    offers = %{tools: true, logs: options[:logs]}
+    offers = %{tools: true, logs: options[:logs], buffers: connection.format == :etf}
 
     with {:ok, _} <- Call.run(connection, "hello", %{offers: offers}, options[:start_timeout]),
          {:ok, _} <- Tools.register(connection, options[:tools], []) do

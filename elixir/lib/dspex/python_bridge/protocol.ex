@@ -14,15 +14,23 @@ defmodule DSPex.PythonBridge.Protocol do
   comes back has strings as keys, and of atoms only `true`, `false` and `nil`, but for what comes
   back byte for byte as it was sent, as the signature of a program does. Nothing that a worker
   sends makes an atom.
+
+  Tensors, `{:tensor, type, shape, binary}`, go and come as `DSPex.PythonBridge.Multipart` says,
+  in `:etf` alone.
   """
 
-  alias DSPex.PythonBridge.{Error, JSON}
+  alias DSPex.PythonBridge.{Error, JSON, Multipart}
 
   @type format :: :etf | :json
   @type id :: non_neg_integer() | String.t()
   @type command :: atom() | String.t()
 
   @etf 131
+  # The byte that begins a multipart frame.
+  @multipart 0xC1
+  @apart Multipart.apart()
+  # Tensors in a reply are atoms in part, which `:safe` wants to be there.
+  @tensor_atoms [:tensor | Multipart.kinds()]
   # Bytes up to which a term is encoded in one piece.
   @copied 16_384
 
@@ -49,7 +57,8 @@ defmodule DSPex.PythonBridge.Protocol do
   @doc false
   @spec encode(format(), [{String.t(), term()}], term()) :: iodata()
   def encode(:etf, head, args) do
-    [<<@etf, ?t, length(head) + 1::32>> | etf_pairs(head, args)]
+    {args, buffers} = etf_args(args)
+    Multipart.frame([<<@etf, ?t, length(head) + 1::32>> | etf_pairs(head, args)], buffers)
   end
 
   def encode(:json, head, args) do
@@ -58,18 +67,40 @@ defmodule DSPex.PythonBridge.Protocol do
 
   @doc false
   @spec encode_answer(format(), map()) :: iodata()
-  def encode_answer(:etf, answer), do: :erlang.term_to_iovec(answer)
+  def encode_answer(:etf, answer) do
+    {answer, buffers} = Multipart.set_apart(answer)
+    Multipart.frame(:erlang.term_to_iovec(answer), buffers)
+  end
+
   def encode_answer(:json, answer), do: encode_json(answer)
 
   defp encode_json(message) do
     JSON.encode!(message)
   rescue
     error ->
-      reraise Error.new(:not_encodable, "args are no JSON: #{Exception.message(error)}"),
-              __STACKTRACE__
+      reason =
+        if Multipart.tensor?(message),
+          do: "tensors go in the format :etf alone",
+          else: Exception.message(error)
+
+      reraise Error.new(:not_encodable, "args are no JSON: #{reason}"), __STACKTRACE__
   end
 
-  defp etf_pairs([], args), do: [<<?m, 4::32, "args">> | etf_term(args)]
+  # Args without their version byte, and what stands apart. They are looked through only where they
+  # are long, or small and with the name of a tensor in them.
+  defp etf_args(args) do
+    with true <- :erlang.external_size(args) <= @apart,
+         <<@etf, encoded::binary>> = :erlang.term_to_binary(args),
+         :nomatch <- :binary.match(encoded, "tensor") do
+      {[encoded], []}
+    else
+      _ ->
+        {args, buffers} = Multipart.set_apart(args)
+        {etf_term(args), buffers}
+    end
+  end
+
+  defp etf_pairs([], args), do: [<<?m, 4::32, "args">> | args]
   defp etf_pairs([{key, value} | rest], args), do: [etf_pair(key, value) | etf_pairs(rest, args)]
 
   # The usual kinds of values in one piece with their key.
@@ -134,6 +165,15 @@ defmodule DSPex.PythonBridge.Protocol do
     ArgumentError -> :error
   end
 
+  def decode_message(<<@multipart, _::binary>> = data) do
+    with {:ok, envelope, buffers} <- Multipart.parts(data),
+         {:ok, message} <- decode_message(envelope) do
+      {:ok, Multipart.resolve(message, buffers)}
+    end
+  rescue
+    ArgumentError -> :error
+  end
+
   def decode_message(data) do
     {:ok, JSON.decode!(data)}
   rescue
@@ -149,6 +189,13 @@ defmodule DSPex.PythonBridge.Protocol do
           {:reply | :event | :log, id() | nil} | {:request, String.t()} | :heartbeat | :unknown
   def peek(<<@etf, ?t, _::32, ?m, 2::32, "id", rest::binary>>), do: peek_etf(rest)
   def peek(<<"{\"id\":", rest::binary>>), do: peek_json(rest)
+
+  def peek(
+        <<@multipart, 1, 0::16, count::32, _::32, _::binary-size(count)-unit(32), rest::binary>>
+      ) do
+    peek(rest)
+  end
+
   def peek(<<>>), do: :heartbeat
   def peek(_), do: :unknown
 
@@ -217,4 +264,8 @@ defmodule DSPex.PythonBridge.Protocol do
 
   def unframe_message(<<size::32, part::binary>>), do: {:more, size - byte_size(part)}
   def unframe_message(part), do: {:more, 4 - byte_size(part)}
+
+  @doc false
+  @spec tensor_atoms() :: [atom()]
+  def tensor_atoms, do: @tensor_atoms
 end

@@ -1,0 +1,27 @@
+"""Arrays as args and results, without a copy on either way:
+
+python -m bridge worker --adapter matrices:adapter     (with this folder on PYTHONPATH)
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+import numpy
+
+from bridge import Adapter, Context
+from bridge.tensors import array
+
+adapter = Adapter("matrices")
+
+
+class Product(msgspec.Struct):
+    a: Annotated[numpy.ndarray, array("f32", "n", "k")]
+    b: Annotated[numpy.ndarray, array("f32", "k", "m")]
+
+
+@adapter.command("multiply", Product, idempotent=True)
+def multiply(args: Product, context: Context) -> dict[str, numpy.ndarray]:
+    """The product of two matrices; others are refused before it runs."""
+    return {"product": args.a @ args.b}
