@@ -1,8 +1,8 @@
 """What an array costs on the wire, from an array here to an array here, beside C's bandwidth.
 
 Every contender is a process behind two pipes that this one talks to through the same reader and
-writer (`bridge._framing`); they take turns, round by round, and a figure is the median of the rounds' medians.
-`README.md` explains it.
+writer (`bridge._framing`); they take turns, round by round, and a figure is the median of the
+rounds' medians. `README.md` explains it.
 
     python benchmarks/tensors.py [--quick] [--json FILE] [--only echo|in|out|forms|memory]
 """

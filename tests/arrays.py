@@ -33,6 +33,12 @@ class Many(msgspec.Struct):
     named: dict[str, numpy.ndarray] = {}
 
 
+class Tree(msgspec.Struct):
+    leaf: Annotated[numpy.ndarray, array(None, None)] | None = None
+    left: Tree | None = None
+    right: list[Tree] = []
+
+
 class Noted(msgspec.Struct):
     x: numpy.ndarray
     note: str
@@ -94,6 +100,12 @@ def binary(args: Binary, context: Context) -> dict[str, Any]:
 def noted(args: Noted, context: Context) -> dict[str, Any]:
     """The note."""
     return {"note": args.note}
+
+
+@adapter.command("tree", Tree)
+def tree(args: Tree, context: Context) -> dict[str, Any]:
+    """What the leaf is."""
+    return {"leaf": type(args.leaf).__name__, "has_left": args.left is not None}
 
 
 @adapter.command("facts", OneArray)

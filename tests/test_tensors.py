@@ -177,6 +177,25 @@ def test_constraints_of_types_and_shapes(client):
         assert raised.value.details["path"] == path
 
 
+def test_describe_tells_the_constraints(client):
+    """In the schema of the args, beside the form of a tensor in JSON."""
+    commands = client.call("describe")["commands"]
+    a = commands["matmul"]["args"]["$defs"]["Product"]["properties"]["a"]
+    assert a["description"] == "tensor f32[n, k]"
+    assert a["required"] == ["$tensor"]
+    assert commands["tensor_back"]["args"]["$defs"]["OneTensor"]["required"] == ["x"]
+
+
+def test_types_within_themselves(client):
+    """A constraint holds at the top of them."""
+    x = numpy.zeros(3)
+    back = client.call("tree", {"leaf": x, "left": {"leaf": x}, "right": [{"leaf": x}]})
+    assert back == {"leaf": "ndarray", "has_left": True}
+    with pytest.raises(errors.InvalidArgs) as raised:
+        client.call("tree", {"leaf": x.reshape(3, 1)})
+    assert raised.value.details["path"] == "args.leaf"
+
+
 def test_what_has_no_form_is_refused_before_it_leaves(client):
     """Objects, text, dates, records."""
     for x in (

@@ -253,11 +253,9 @@ def convert(value: Any, type: Any, *, tells_text: bool = True) -> Any:
     """What `resolve` has made, as `type`, whose arrays may have constraints (`array`). tells_text:
     text in `value` is no binary. Raises msgspec.ValidationError, with the place."""
     if not tells_text:
-        value = _bytes_of(type)(value)
+        value = _visitor(type, _bytes)(value, "$", {})
     made = msgspec.convert(value, type, dec_hook=_as)
-    check = _check_of(type)
-    if check is not None:
-        check(made, "$", {})
+    _visitor(type, _constraints)(value, "$", {})
     return made
 
 
@@ -269,7 +267,20 @@ def array(type: str | None, *shape: int | str | None) -> msgspec.Meta:
     """
     if type is not None and type not in TYPES:
         raise ValueError(f"no tensor type {type!r}; known: {', '.join(TYPES)}")
-    return msgspec.Meta(extra={"tensor": (type, shape)})
+    return msgspec.Meta(
+        extra={"tensor": (type, shape)},
+        extra_json_schema={"description": f"tensor {_wanted(type, shape, {})}"},
+    )
+
+
+def schema(type: Any) -> dict[str, Any]:
+    """The JSON Schema of an array's form. Raises NotImplementedError for other types."""
+    if type is not Tensor and not _is_ndarray(type):
+        raise NotImplementedError(f"args of type {type}")
+    sizes = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+    form = {"type": {"enum": [*TYPES]}, "shape": sizes, "data": {}}
+    tensor = {"type": "object", "properties": form, "required": [*form]}
+    return {"type": "object", "properties": {"$tensor": tensor}, "required": ["$tensor"]}
 
 
 def is_about_arrays(type: Any) -> bool:
@@ -298,117 +309,111 @@ def _parts(info: Any, seen: set[type]) -> Iterator[Any]:
 def _is_array(info: Any) -> bool:
     if not isinstance(info, msgspec.inspect.CustomType):
         return False
-    return info.cls is Tensor or (info.cls.__module__, info.cls.__name__) == ("numpy", "ndarray")
+    return info.cls is Tensor or _is_ndarray(info.cls)
+
+
+def _is_ndarray(type: Any) -> bool:
+    return (type.__module__, type.__name__) == ("numpy", "ndarray")
 
 
 Sizes = dict[str, int]
-Check = Callable[[Any, Path, Sizes], None]
+Visit = Callable[[Any, Path, Sizes], Any]
+Leaf = Callable[[Any], Visit | None]
+
+
+def _as_it_is(value: Any, path: Path, sizes: Sizes) -> Any:
+    return value
 
 
 @cache
-def _check_of(type: Any) -> Check | None:
-    return _check(msgspec.inspect.type_info(type))
+def _visitor(type: Any, leaf: Leaf) -> Visit:
+    """What goes through a value that is to become `type`, to every part of it for whose type
+    `leaf` has a visit, and makes of the part what that returns."""
+    return _visit(msgspec.inspect.type_info(type), leaf, ()) or _as_it_is
 
 
-@cache
-def _bytes_of(type: Any) -> Callable[[Any], Any]:
-    """What makes bytes of text wherever a type wants them."""
-    return _to_bytes(msgspec.inspect.type_info(type)) or (lambda value: value)
-
-
-def _to_bytes(info: Any) -> Callable[[Any], Any] | None:
+def _visit(info: Any, leaf: Leaf, above: tuple[type, ...]) -> Visit | None:
+    """None where there is nothing to visit. Types within themselves are not gone into twice."""
     inspect = msgspec.inspect
-    if isinstance(info, inspect.BytesType | inspect.ByteArrayType | inspect.MemoryViewType):
-        return lambda value: value.encode() if isinstance(value, str) else value
+    visit = leaf(info)
+    if visit is not None:
+        return visit
     if isinstance(info, inspect.Metadata):
-        return _to_bytes(info.type)
-    if isinstance(info, inspect.UnionType):
-        if any(isinstance(each, inspect.StrType) for each in info.types):
-            return None
-        return next((found for each in info.types if (found := _to_bytes(each))), None)
+        return _visit(info.type, leaf, above)
     if isinstance(info, inspect.StructType):
-        found = {field.encode_name: _to_bytes(field.type) for field in info.fields}
-        fields = {name: change for name, change in found.items() if change is not None}
-        return partial(_change_fields, fields) if fields else None
+        if info.cls in above:
+            return None
+        within = {f.encode_name: _visit(f.type, leaf, (*above, info.cls)) for f in info.fields}
+        fields = {name: inner for name, inner in within.items() if inner is not None}
+        return partial(_visit_fields, fields) if fields else None
     if isinstance(info, inspect.ListType | inspect.VarTupleType):
-        item = _to_bytes(info.item_type)
-        return None if item is None else partial(_change_items, item)
+        item = _visit(info.item_type, leaf, above)
+        return None if item is None else partial(_visit_items, item)
     if isinstance(info, inspect.DictType):
-        item = _to_bytes(info.value_type)
-        return None if item is None else partial(_change_entries, item)
+        item = _visit(info.value_type, leaf, above)
+        return None if item is None else partial(_visit_entries, item)
+    if isinstance(info, inspect.UnionType):
+        inner = [found for each in info.types if (found := _visit(each, leaf, above)) is not None]
+        return partial(_visit_each, inner) if inner else None
     return None
 
 
-Change = Callable[[Any], Any]
-
-
-def _change_fields(fields: dict[str, Change], value: Any) -> Any:
+# A visit leaves alone what is not of its type: of a union it may be of another.
+def _visit_fields(fields: dict[str, Visit], value: Any, path: Path, sizes: Sizes) -> Any:
     if not isinstance(value, dict):
         return value
-    return {name: fields[name](old) if name in fields else old for name, old in value.items()}
+    return {
+        name: fields[name](part, (path, name), sizes) if name in fields else part
+        for name, part in value.items()
+    }
 
 
-def _change_items(item: Change, value: Any) -> Any:
-    return [item(old) for old in value] if isinstance(value, list) else value
+def _visit_items(item: Visit, value: Any, path: Path, sizes: Sizes) -> Any:
+    if not isinstance(value, list | tuple):
+        return value
+    return [item(part, (path, index), sizes) for index, part in enumerate(value)]
 
 
-def _change_entries(item: Change, value: Any) -> Any:
-    return {name: item(old) for name, old in value.items()} if isinstance(value, dict) else value
+def _visit_entries(item: Visit, value: Any, path: Path, sizes: Sizes) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {name: item(part, (path, name), sizes) for name, part in value.items()}
 
 
-def _check(info: Any) -> Check | None:
-    """What looks after the constraints below a type; None where there are none. Recursive types
-    have none."""
+def _visit_each(visits: list[Visit], value: Any, path: Path, sizes: Sizes) -> Any:
+    for visit in visits:
+        value = visit(value, path, sizes)
+    return value
+
+
+def _bytes(info: Any) -> Visit | None:
+    """Makes bytes of text where a type wants bytes."""
     inspect = msgspec.inspect
-    if isinstance(info, inspect.Metadata):
-        wanted = (info.extra or {}).get("tensor")
-        return _check(info.type) if wanted is None else partial(_holds, *wanted)
-    if isinstance(info, inspect.StructType):
-        found = {field.name: _check(field.type) for field in info.fields}
-        fields = {name: check for name, check in found.items() if check is not None}
-        return partial(_check_fields, info.cls, fields) if fields else None
-    if isinstance(info, inspect.ListType | inspect.VarTupleType):
-        item = _check(info.item_type)
-        return None if item is None else partial(_check_items, item)
-    if isinstance(info, inspect.DictType):
-        item = _check(info.value_type)
-        return None if item is None else partial(_check_entries, item)
-    if isinstance(info, inspect.UnionType):
-        inner = [check for each in info.types if (check := _check(each)) is not None]
-        return partial(_check_each, inner) if inner else None
+    if isinstance(info, inspect.BytesType | inspect.ByteArrayType | inspect.MemoryViewType):
+        return _to_bytes
+    if isinstance(info, inspect.UnionType):  # where either will do, text is text
+        return _as_it_is if any(isinstance(t, inspect.StrType) for t in info.types) else None
     return None
 
 
-# Of a union a value is one type only, so a check passes what is of another.
-def _check_each(checks: list[Check], value: Any, path: Path, sizes: Sizes) -> None:
-    for check in checks:
-        check(value, path, sizes)
+def _to_bytes(value: Any, path: Path, sizes: Sizes) -> Any:
+    return value.encode() if isinstance(value, str) else value
 
 
-def _check_fields(
-    type: type, fields: dict[str, Check], value: Any, path: Path, sizes: Sizes
-) -> None:
-    if isinstance(value, type):
-        for name, check in fields.items():
-            check(getattr(value, name), (path, name), sizes)
-
-
-def _check_items(item: Check, value: Any, path: Path, sizes: Sizes) -> None:
-    for index, entry in enumerate(value if isinstance(value, list | tuple) else ()):
-        item(entry, (path, index), sizes)
-
-
-def _check_entries(item: Check, value: Any, path: Path, sizes: Sizes) -> None:
-    for name, entry in value.items() if isinstance(value, dict) else ():
-        item(entry, (path, name), sizes)
+def _constraints(info: Any) -> Visit | None:
+    """Raises for arrays that are not as `array` says."""
+    if not isinstance(info, msgspec.inspect.Metadata):
+        return None
+    wanted = (info.extra or {}).get("tensor")
+    return None if wanted is None else partial(_holds, *wanted)
 
 
 def _holds(
     type: str | None, shape: tuple[int | str | None, ...], value: Any, path: Path, sizes: Sizes
-) -> None:
+) -> Any:
     tensor = _tensor(value)
     if tensor is None:
-        return
+        return value
     known = dict(sizes)
     fits = not shape or len(shape) == len(tensor.shape)
     for wanted, size in zip(shape, tensor.shape, strict=False):
@@ -416,16 +421,21 @@ def _holds(
             wanted = sizes.setdefault(wanted, size)
         fits = fits and wanted in (None, size)
     if not fits or type not in (None, tensor.type):
-        bound = ["_" if w is None else f"{w}={known[w]}" if w in known else w for w in shape]
-        expected = f"{type or 'any'}[{_dimensions(bound) if shape else '…'}]"
-        raise _invalid(f"Expected `{expected}`, got `{tensor}`", path)
+        raise _invalid(f"Expected `{_wanted(type, shape, known)}`, got `{tensor}`", path)
+    return value
+
+
+def _wanted(type: str | None, shape: tuple[int | str | None, ...], known: Sizes) -> str:
+    """A constraint in words: f32[n, k=3, _]."""
+    sizes = ["_" if w is None else f"{w}={known[w]}" if w in known else w for w in shape]
+    return f"{type or 'any'}[{_dimensions(sizes) if shape else '…'}]"
 
 
 def _as(type: type, value: Any) -> Any:
     """msgspec's question what a value is as a type that it does not know."""
     if type is Tensor:
         tensor = _tensor(value)
-    elif (type.__module__, type.__name__) == ("numpy", "ndarray"):
+    elif _is_ndarray(type):
         tensor = value if isinstance(value, Tensor) else None
         if _is_numpy(value):
             return value

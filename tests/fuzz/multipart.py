@@ -17,7 +17,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import arrays  # found through the line above
-
 from bridge import Dispatcher, _etf, framing
 from bridge._framing import Frame, buffers_of, envelope_of, is_multipart
 from bridge.codec import ETF, JSON, MSGPACK, format_of
