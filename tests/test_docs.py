@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from bridge import Dispatcher, errors
+from bridge import Dispatcher, errors, framing
 from bridge.adapters.dspy import adapter
+from bridge.adapters.echo import adapter as echo
 from bridge.worker.control import control
 
 ROOT = Path(__file__).parent.parent
@@ -86,6 +87,21 @@ def test_the_protocols_examples_are_what_a_worker_answers():
     for request, expected in pairs:
         reply = json.loads(dispatcher.call(request.encode(), 60))
         assert contains(reply, json.loads(expected)), (request, reply)
+
+
+def test_the_protocols_multipart_frame_is_one():
+    """Byte for byte; echo sends its envelope's args and its buffers back."""
+    text = (ROOT / "docs" / "protocol.md").read_text()
+    (block,) = re.findall(r"^```frame\n(.*?)^```", text, re.M | re.S)
+    lines = [re.sub(r"00 x (\d+)", lambda m: "00" * int(m[1]), line) for line in block.splitlines()]
+    frame = bytes.fromhex("".join(lines))
+    assert int.from_bytes(frame[:4], "big") == len(frame) - 4
+    envelope, buffers = framing.parted(frame[4:])
+    assert f"`{envelope.decode()}` and the buffers" in text
+    assert buffers == [b"ab", b"c"]
+    reply, returned = framing.parted(Dispatcher(echo).call(frame[4:]))
+    assert json.loads(reply)["result"] == json.loads(envelope)["args"]
+    assert returned == buffers
 
 
 def test_the_protocols_tables_are_complete():

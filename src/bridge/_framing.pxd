@@ -70,7 +70,7 @@ cdef class Reader:
     cdef int reserve(self, size_t need) noexcept nogil
     cdef bridge_slab *fresh(self, size_t need) noexcept nogil
     cdef void put_aside(self, bridge_slab *slab) noexcept nogil
-    cdef void await_with_spare(self) noexcept nogil
+    cdef int await_with_spare(self) noexcept nogil
     cdef int wait(self, Writer heartbeats) noexcept nogil
     cdef Frame take(self)
     cdef void skip(self) noexcept

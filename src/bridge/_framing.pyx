@@ -549,12 +549,14 @@ cdef class Reader:
         else:
             slab_release(slab)
 
-    cdef void await_with_spare(self) noexcept nogil:
-        """Wait for bytes; gives the spare slab back when they do not come in time."""
+    cdef int await_with_spare(self) noexcept nogil:
+        """Wait for bytes; gives the spare slab back when they do not come in time. As poll(2)."""
         cdef int64_t left = self.spare_until - bridge_now_ms()
-        if left <= 0 or bridge_await(self.fd, POLLIN, <int>left) == 0:
+        cdef int ready = bridge_await(self.fd, POLLIN, <int>left) if left > 0 else 0
+        if ready == 0:
             slab_release(self.spare)
             self.spare = NULL
+        return ready
 
     cdef int fill(self) noexcept nogil:
         """One read(2), behind `parse` has said PENDING: PENDING, or why there is no more."""
@@ -566,8 +568,8 @@ cdef class Reader:
         if self.reserve(need) < 0:
             self.error = ENOMEM
             return FAILED
-        if self.spare is not NULL and have == 0:
-            self.await_with_spare()
+        if self.spare is not NULL and have == 0 and self.await_with_spare() < 0:
+            return INTERRUPTED
         got = read(self.fd, self.slab.data + self.end, self.slab.size - self.end)
         if got > 0:
             self.end += got

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 
 import numpy
@@ -193,6 +194,29 @@ def test_long_frames_that_are_held_are_not_overwritten(frames):
                 held.append((frame, data))
             del frame
     assert all(bytes(frame) == data for frame, data in held)
+
+
+def test_a_signal_behind_a_long_frame_is_seen_at_once():
+    """Also while its memory is kept for the next one."""
+    read_fd, write_fd = os.pipe()
+    reader = _framing.Reader(read_fd)
+    writer = threading.Thread(target=_framing.Writer(write_fd).send, args=(bytes(2_000_000),))
+    writer.start()
+    assert len(reader.read()) == 2_000_000
+    writer.join()
+
+    def on_alarm(*_):
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGALRM, on_alarm)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(InterruptedError):
+            reader.read()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        os.close(read_fd)
+        os.close(write_fd)
 
 
 buffer_lists = st.lists(st.one_of(st.binary(max_size=200), st.binary(max_size=5000)), max_size=5)
