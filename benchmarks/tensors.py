@@ -47,7 +47,7 @@ except ImportError:
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = [KIB, 64 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB]
-LISTS_UP_TO = 16 * MIB  # what takes seconds beyond
+LISTS_UP_TO = 4 * MIB  # what takes seconds beyond
 TEXT_UP_TO = 64 * MIB
 TARGET = 0.9  # of C's bandwidth, from 1 MiB up
 SPARE = 1.0  # MiB that a receiver may take beside the payload

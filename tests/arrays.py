@@ -33,6 +33,16 @@ class Many(msgspec.Struct):
     named: dict[str, numpy.ndarray] = {}
 
 
+class Point(msgspec.Struct, array_like=True):
+    name: str
+    x: Annotated[numpy.ndarray, array("f64", 3)]
+
+
+class Places(msgspec.Struct):
+    pair: tuple[str, Annotated[numpy.ndarray, array("f64", "n")]] | None = None
+    point: Point | None = None
+
+
 class Tree(msgspec.Struct):
     leaf: Annotated[numpy.ndarray, array(None, None)] | None = None
     left: Tree | None = None
@@ -100,6 +110,12 @@ def binary(args: Binary, context: Context) -> dict[str, Any]:
 def noted(args: Noted, context: Context) -> dict[str, Any]:
     """The note."""
     return {"note": args.note}
+
+
+@adapter.command("places", Places)
+def places(args: Places, context: Context) -> dict[str, Any]:
+    """The array of the pair."""
+    return {"x": args.pair and args.pair[1]}
 
 
 @adapter.command("tree", Tree)

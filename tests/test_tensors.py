@@ -186,6 +186,19 @@ def test_describe_tells_the_constraints(client):
     assert commands["tensor_back"]["args"]["$defs"]["OneTensor"]["required"] == ["x"]
 
 
+def test_constraints_hold_at_places(client):
+    """In tuples, and in structs that are lists on the wire."""
+    x = numpy.zeros(3)
+    assert client.call("places", {"pair": ("a", x), "point": ["b", x]})["x"].shape == (3,)
+    for args, path in (
+        ({"pair": ("a", x.reshape(1, 3))}, "args.pair[1]"),
+        ({"point": ["b", x[:2]]}, "args.point[1]"),
+    ):
+        with pytest.raises(errors.InvalidArgs) as raised:
+            client.call("places", args)
+        assert raised.value.details["path"] == path
+
+
 def test_types_within_themselves(client):
     """A constraint holds at the top of them."""
     x = numpy.zeros(3)
@@ -203,6 +216,7 @@ def test_what_has_no_form_is_refused_before_it_leaves(client):
         numpy.array(["text"]),
         numpy.array(["2020-01-01"], "M8[D]"),
         numpy.zeros(2, [("a", "i4")]),
+        numpy.ma.array([1, 2], mask=[0, 1]),
     ):
         with pytest.raises(errors.NotEncodable):
             client.call("back", {"x": x})

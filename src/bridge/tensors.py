@@ -13,7 +13,7 @@ import binascii
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +105,9 @@ class Tensor:
     def of(cls, array: numpy.ndarray[Any, Any]) -> Tensor:
         """The array, without a copy where it lies row by row in little-endian order. Raises
         ValueError for types that have no name on the wire (text, objects, dates, records)."""
+        module = sys.modules["numpy"]
+        if type(array) is not module.ndarray and isinstance(array, module.ma.MaskedArray):
+            raise ValueError("a masked array has no form on the wire")
         name = _NAMES.get(array.dtype.str)
         if name is None:
             name = _NAMES.get(f"<{array.dtype.str[1:]}")
@@ -287,29 +290,7 @@ def is_about_arrays(type: Any) -> bool:
     """Whether values of that type hold arrays or Tensors."""
     if type is None or type is msgspec.Raw:
         return False
-    return any(_is_array(found) for found in _parts(msgspec.inspect.type_info(type), set()))
-
-
-def _parts(info: Any, seen: set[type]) -> Iterator[Any]:
-    """A type and all that its values may hold."""
-    yield info
-    if isinstance(info, msgspec.inspect.StructType) and info.cls not in seen:
-        seen.add(info.cls)
-        for field in info.fields:
-            yield from _parts(field.type, seen)
-    for name in ("type", "item_type", "key_type", "value_type"):
-        inner = getattr(info, name, None)
-        if isinstance(inner, msgspec.inspect.Type):
-            yield from _parts(inner, seen)
-    for name in ("types", "item_types"):
-        for inner in getattr(info, name, ()):
-            yield from _parts(inner, seen)
-
-
-def _is_array(info: Any) -> bool:
-    if not isinstance(info, msgspec.inspect.CustomType):
-        return False
-    return info.cls is Tensor or _is_ndarray(info.cls)
+    return _visit(msgspec.inspect.type_info(type), _arrays, ()) is not None
 
 
 def _is_ndarray(type: Any) -> bool:
@@ -340,12 +321,17 @@ def _visit(info: Any, leaf: Leaf, above: tuple[type, ...]) -> Visit | None:
         return visit
     if isinstance(info, inspect.Metadata):
         return _visit(info.type, leaf, above)
-    if isinstance(info, inspect.StructType):
+    if isinstance(info, inspect.StructType | inspect.DataclassType | inspect.TypedDictType):
         if info.cls in above:
             return None
-        within = {f.encode_name: _visit(f.type, leaf, (*above, info.cls)) for f in info.fields}
-        fields = {name: inner for name, inner in within.items() if inner is not None}
-        return partial(_visit_fields, fields) if fields else None
+        visits = [_visit(field.type, leaf, (*above, info.cls)) for field in info.fields]
+        if getattr(info, "array_like", False):
+            return _visits(_visit_places, enumerate(visits))
+        names = [field.encode_name for field in info.fields]
+        return _visits(_visit_fields, zip(names, visits, strict=True))
+    if isinstance(info, inspect.TupleType):
+        visits = [_visit(item, leaf, above) for item in info.item_types]
+        return _visits(_visit_places, enumerate(visits))
     if isinstance(info, inspect.ListType | inspect.VarTupleType):
         item = _visit(info.item_type, leaf, above)
         return None if item is None else partial(_visit_items, item)
@@ -358,6 +344,12 @@ def _visit(info: Any, leaf: Leaf, above: tuple[type, ...]) -> Visit | None:
     return None
 
 
+def _visits(visit: Any, parts: Iterable[tuple[Any, Visit | None]]) -> Visit | None:
+    """`visit` with those of its parts that there are."""
+    found = {key: inner for key, inner in parts if inner is not None}
+    return partial(visit, found) if found else None
+
+
 # A visit leaves alone what is not of its type: of a union it may be of another.
 def _visit_fields(fields: dict[str, Visit], value: Any, path: Path, sizes: Sizes) -> Any:
     if not isinstance(value, dict):
@@ -366,6 +358,15 @@ def _visit_fields(fields: dict[str, Visit], value: Any, path: Path, sizes: Sizes
         name: fields[name](part, (path, name), sizes) if name in fields else part
         for name, part in value.items()
     }
+
+
+def _visit_places(places: dict[int, Visit], value: Any, path: Path, sizes: Sizes) -> Any:
+    if not isinstance(value, list | tuple):
+        return value
+    return [
+        places[index](part, (path, index), sizes) if index in places else part
+        for index, part in enumerate(value)
+    ]
 
 
 def _visit_items(item: Visit, value: Any, path: Path, sizes: Sizes) -> Any:
@@ -384,6 +385,12 @@ def _visit_each(visits: list[Visit], value: Any, path: Path, sizes: Sizes) -> An
     for visit in visits:
         value = visit(value, path, sizes)
     return value
+
+
+def _arrays(info: Any) -> Visit | None:
+    """Says where arrays are."""
+    is_custom = isinstance(info, msgspec.inspect.CustomType)
+    return _as_it_is if is_custom and (info.cls is Tensor or _is_ndarray(info.cls)) else None
 
 
 def _bytes(info: Any) -> Visit | None:

@@ -68,7 +68,7 @@ defmodule DSPex.PythonBridge.Multipart do
   defp walk(map, found) when is_map(map) do
     Enum.reduce(:maps.to_list(map), {map, found}, fn {key, value}, {map, found} ->
       case walk(value, found) do
-        {^value, found} -> {map, found}
+        {_same, ^found} -> {map, found}
         {value, found} -> {%{map | key => value}, found}
       end
     end)
