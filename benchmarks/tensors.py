@@ -47,8 +47,9 @@ except ImportError:
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = [KIB, 64 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB]
-LISTS_UP_TO = 4 * MIB  # what takes seconds beyond
-TEXT_UP_TO = 64 * MIB
+OTHER_SIZES = [KIB, 64 * KIB, MIB, 16 * MIB, 64 * MIB]  # for forms, of which some take seconds
+LISTS_UP_TO = MIB
+TEXT_UP_TO = 16 * MIB
 TARGET = 0.9  # of C's bandwidth, from 1 MiB up
 SPARE = 1.0  # MiB that a receiver may take beside the payload
 WORKER = [sys.executable, "-P", "-m", "bridge", "worker", "--adapter", "tensor_peers:adapter"]
@@ -182,25 +183,27 @@ def forms(echo: str, size: int) -> dict[str, tuple[Call, Callable[[], None]]]:
     return calls
 
 
-def measure(calls: dict[str, tuple[Call, Callable[[], None]]], size: int, quick: bool) -> Any:
+def measure(
+    calls: dict[str, tuple[Call, Callable[[], None]]], size: int, rounds: int
+) -> dict[str, list[float]]:
     """Seconds of a call, by contender: the median of each round, the first calls left out."""
-    count = max(5, min(200, 128 * MIB // size)) // (2 if quick else 1)
+    count = max(4, min(200, 128 * MIB // size)) // (1 if rounds > 3 else 2)
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(3 if quick else 7):
+    for _ in range(rounds):
         for name, (call, _) in calls.items():
-            samples[name].append(statistics.median(timed(call, count)[count // 4 :]))
+            samples[name].append(statistics.median(timed(call, count)))
     for _, stop in calls.values():
         stop()
     return samples
 
 
 def timed(call: Call, count: int) -> list[float]:
-    took = []
-    for _ in range(count + count // 4):
+    warm_up, took = max(1, count // 4), []
+    for _ in range(warm_up + count):
         started = time.perf_counter()
         call()
         took.append(time.perf_counter() - started)
-    return took
+    return took[warm_up:]
 
 
 def memory(size: int) -> dict[str, dict[str, float]]:
@@ -279,9 +282,12 @@ def main() -> None:
             if options.only not in (None, section):
                 continue
             medians: dict[int, dict[str, float]] = {}
+            of_forms = section == "forms"
             for size in sizes:
-                calls = forms(echo, size) if section == "forms" else one_way(echo, size, section)
-                samples = measure(calls, size, options.quick)
+                if of_forms and size not in OTHER_SIZES:
+                    continue
+                calls = forms(echo, size) if of_forms else one_way(echo, size, section)
+                samples = measure(calls, size, 3 if options.quick or of_forms else 7)
                 medians[size] = {name: statistics.median(each) for name, each in samples.items()}
                 report["seconds"].setdefault(section, {})[sized(size)] = samples
                 if section != "forms" and size >= MIB:

@@ -4,11 +4,13 @@ defmodule DSPex.PythonBridge.Multipart do
 
   A tensor is `{:tensor, type, shape, binary}`, as `Nx` has them: `{:tensor, {:f, 32}, {2, 3},
   binary}`, little-endian, row by row. It may stand anywhere in the args of a call, in what a tool
-  returns, in results and in events. So may binaries, of which those longer than 4 KiB that are no
-  text stand apart too; a worker takes binaries that are UTF-8 for text, `{:tensor, {:u, 8}, …}`
-  never. What comes back is not copied: the binaries
-  are parts of the frame that they came in, which lives as long as one of them
-  (`:binary.copy/1` lets go of it).
+  returns, in results and in events.
+
+  Other binaries of more than 4 KiB stand apart too where they are no text. A worker takes any
+  binary that is UTF-8 for text; bytes that may look like it go as a tensor of `{:u, 8}`.
+
+  What comes back is not copied: its binaries are parts of the frame that they came in, which lives
+  as long as one of them. `:binary.copy/1` lets go of it.
   """
 
   @magic <<0xC1, 1, 0, 0>>
