@@ -9,7 +9,8 @@ import msgspec
 import numpy
 
 from bridge import Adapter, Context
-from bridge.tensors import Tensor, array
+from bridge.array_args import array
+from bridge.tensors import Tensor
 
 adapter = Adapter("arrays")
 

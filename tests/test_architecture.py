@@ -25,6 +25,7 @@ GROUND = {
     "adapter",
     "records",
     "tensors",
+    "array_args",
     "framing",
     "_framing",
     "_histogram",

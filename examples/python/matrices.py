@@ -11,7 +11,7 @@ import msgspec
 import numpy
 
 from bridge import Adapter, Context
-from bridge.tensors import array
+from bridge.array_args import array
 
 adapter = Adapter("matrices")
 

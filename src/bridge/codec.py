@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from bridge import _etf, salvage, tensors
+from bridge import _etf, array_args, salvage, tensors
 from bridge.errors import InvalidArgs, NotEncodable
 from bridge.messages import Request
 
@@ -80,7 +80,7 @@ class Format:
                 data = self.repair(bytes(data), True)
             if (arrays or buffers is not None) and type is not msgspec.Raw:
                 value = tensors.resolve(self.decode(data), buffers)
-                return tensors.convert(value, type, tells_text=self.tells_text)
+                return array_args.convert(value, type, tells_text=self.tells_text)
             try:
                 return self.decode(data, type)
             except UnicodeDecodeError:

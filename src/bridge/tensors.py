@@ -13,8 +13,7 @@ import binascii
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -132,7 +131,7 @@ class Tensor:
         return array
 
     def __repr__(self) -> str:
-        return f"{self.type}[{_dimensions(self.shape)}]"
+        return f"{self.type}[{dimensions(self.shape)}]"
 
 
 class Collector(threading.local):
@@ -163,7 +162,7 @@ def encode_hook(value: Any) -> Any:
     """What encoders of JSON and MessagePack make of a tensor. Raises TypeError for what is none."""
     if isinstance(value, Apart):
         return value.form()
-    tensor = _tensor(value)
+    tensor = tensor_of(value)
     if tensor is None:
         return _plain(value)
     form = {"type": tensor.type, "shape": tensor.shape, "data": _data(tensor.data)}
@@ -174,7 +173,7 @@ def encode_etf_hook(value: Any) -> Any:
     """The same of ETF's."""
     if isinstance(value, Apart):
         return value.form()
-    tensor = _tensor(value)
+    tensor = tensor_of(value)
     if tensor is None:
         return _plain(value)
     kind, bits = _TERMS[tensor.type]
@@ -184,7 +183,7 @@ def encode_etf_hook(value: Any) -> Any:
 def without_arrays(value: Any) -> Any:
     """None for what stands apart or is an array, the number for one of numpy's. Raises TypeError
     for the rest."""
-    if isinstance(value, Apart | Tensor) or _is_numpy(value):
+    if isinstance(value, Apart | Tensor) or is_array(value):
         return None
     return _plain(value)
 
@@ -252,218 +251,17 @@ def resolve(value: Any, buffers: Sequence[Any] | None, path: Path = "$") -> Any:
     return str(value) if kind is Atom else value  # msgspec knows no text by descent
 
 
-def convert(value: Any, type: Any, *, tells_text: bool = True) -> Any:
-    """What `resolve` has made, as `type`, whose arrays may have constraints (`array`). tells_text:
-    text in `value` is no binary. Raises msgspec.ValidationError, with the place."""
-    if not tells_text:
-        value = _visitor(type, _bytes)(value, "$", {})
-    made = msgspec.convert(value, type, dec_hook=_as)
-    _visitor(type, _constraints)(value, "$", {})
-    return made
-
-
-def array(type: str | None, *shape: int | str | None) -> msgspec.Meta:
-    """A constraint of an array among the args: Annotated[numpy.ndarray, array("f32", None, 768)].
-
-    type: of TYPES, or None for any. shape: of each dimension its size, None for any, or a name:
-    dimensions of one name are of one size. None given: any shape.
-    """
-    if type is not None and type not in TYPES:
-        raise ValueError(f"no tensor type {type!r}; known: {', '.join(TYPES)}")
-    return msgspec.Meta(
-        extra={"tensor": (type, shape)},
-        extra_json_schema={"description": f"tensor {_wanted(type, shape, {})}"},
-    )
-
-
-def schema(type: Any) -> dict[str, Any]:
-    """The JSON Schema of an array's form. Raises NotImplementedError for other types."""
-    if type is not Tensor and not _is_ndarray(type):
-        raise NotImplementedError(f"args of type {type}")
-    sizes = {"type": "array", "items": {"type": "integer", "minimum": 0}}
-    form = {"type": {"enum": [*TYPES]}, "shape": sizes, "data": {}}
-    tensor = {"type": "object", "properties": form, "required": [*form]}
-    return {"type": "object", "properties": {"$tensor": tensor}, "required": ["$tensor"]}
-
-
-def is_about_arrays(type: Any) -> bool:
-    """Whether values of that type hold arrays or Tensors."""
-    if type is None or type is msgspec.Raw:
-        return False
-    return _visit(msgspec.inspect.type_info(type), _arrays, ()) is not None
-
-
-def _is_ndarray(type: Any) -> bool:
-    return (type.__module__, type.__name__) == ("numpy", "ndarray")
-
-
-Sizes = dict[str, int]
-Visit = Callable[[Any, Path, Sizes], Any]
-Leaf = Callable[[Any], Visit | None]
-
-
-def _as_it_is(value: Any, path: Path, sizes: Sizes) -> Any:
-    return value
-
-
-@cache
-def _visitor(type: Any, leaf: Leaf) -> Visit:
-    """What goes through a value that is to become `type`, to every part of it for whose type
-    `leaf` has a visit, and makes of the part what that returns."""
-    return _visit(msgspec.inspect.type_info(type), leaf, ()) or _as_it_is
-
-
-def _visit(info: Any, leaf: Leaf, above: tuple[type, ...]) -> Visit | None:
-    """None where there is nothing to visit. Types within themselves are not gone into twice."""
-    inspect = msgspec.inspect
-    visit = leaf(info)
-    if visit is not None:
-        return visit
-    if isinstance(info, inspect.Metadata):
-        return _visit(info.type, leaf, above)
-    if isinstance(info, inspect.StructType | inspect.DataclassType | inspect.TypedDictType):
-        if info.cls in above:
-            return None
-        visits = [_visit(field.type, leaf, (*above, info.cls)) for field in info.fields]
-        if getattr(info, "array_like", False):
-            return _visits(_visit_places, enumerate(visits))
-        names = [field.encode_name for field in info.fields]
-        return _visits(_visit_fields, zip(names, visits, strict=True))
-    if isinstance(info, inspect.TupleType):
-        visits = [_visit(item, leaf, above) for item in info.item_types]
-        return _visits(_visit_places, enumerate(visits))
-    if isinstance(info, inspect.ListType | inspect.VarTupleType):
-        item = _visit(info.item_type, leaf, above)
-        return None if item is None else partial(_visit_items, item)
-    if isinstance(info, inspect.DictType):
-        item = _visit(info.value_type, leaf, above)
-        return None if item is None else partial(_visit_entries, item)
-    if isinstance(info, inspect.UnionType):
-        inner = [found for each in info.types if (found := _visit(each, leaf, above)) is not None]
-        return partial(_visit_each, inner) if inner else None
-    return None
-
-
-def _visits(visit: Any, parts: Iterable[tuple[Any, Visit | None]]) -> Visit | None:
-    """`visit` with those of its parts that there are."""
-    found = {key: inner for key, inner in parts if inner is not None}
-    return partial(visit, found) if found else None
-
-
-# A visit leaves alone what is not of its type: of a union it may be of another.
-def _visit_fields(fields: dict[str, Visit], value: Any, path: Path, sizes: Sizes) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {
-        name: fields[name](part, (path, name), sizes) if name in fields else part
-        for name, part in value.items()
-    }
-
-
-def _visit_places(places: dict[int, Visit], value: Any, path: Path, sizes: Sizes) -> Any:
-    if not isinstance(value, list | tuple):
-        return value
-    return [
-        places[index](part, (path, index), sizes) if index in places else part
-        for index, part in enumerate(value)
-    ]
-
-
-def _visit_items(item: Visit, value: Any, path: Path, sizes: Sizes) -> Any:
-    if not isinstance(value, list | tuple):
-        return value
-    return [item(part, (path, index), sizes) for index, part in enumerate(value)]
-
-
-def _visit_entries(item: Visit, value: Any, path: Path, sizes: Sizes) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {name: item(part, (path, name), sizes) for name, part in value.items()}
-
-
-def _visit_each(visits: list[Visit], value: Any, path: Path, sizes: Sizes) -> Any:
-    for visit in visits:
-        value = visit(value, path, sizes)
-    return value
-
-
-def _arrays(info: Any) -> Visit | None:
-    """Says where arrays are."""
-    is_custom = isinstance(info, msgspec.inspect.CustomType)
-    return _as_it_is if is_custom and (info.cls is Tensor or _is_ndarray(info.cls)) else None
-
-
-def _bytes(info: Any) -> Visit | None:
-    """Makes bytes of text where a type wants bytes."""
-    inspect = msgspec.inspect
-    if isinstance(info, inspect.BytesType | inspect.ByteArrayType | inspect.MemoryViewType):
-        return _to_bytes
-    if isinstance(info, inspect.UnionType):  # where either will do, text is text
-        return _as_it_is if any(isinstance(t, inspect.StrType) for t in info.types) else None
-    return None
-
-
-def _to_bytes(value: Any, path: Path, sizes: Sizes) -> Any:
-    return value.encode() if isinstance(value, str) else value
-
-
-def _constraints(info: Any) -> Visit | None:
-    """Raises for arrays that are not as `array` says."""
-    if not isinstance(info, msgspec.inspect.Metadata):
-        return None
-    wanted = (info.extra or {}).get("tensor")
-    return None if wanted is None else partial(_holds, *wanted)
-
-
-def _holds(
-    type: str | None, shape: tuple[int | str | None, ...], value: Any, path: Path, sizes: Sizes
-) -> Any:
-    tensor = _tensor(value)
-    if tensor is None:
-        return value
-    known = dict(sizes)
-    fits = not shape or len(shape) == len(tensor.shape)
-    for wanted, size in zip(shape, tensor.shape, strict=False):
-        if isinstance(wanted, str):
-            wanted = sizes.setdefault(wanted, size)
-        fits = fits and wanted in (None, size)
-    if not fits or type not in (None, tensor.type):
-        raise _invalid(f"Expected `{_wanted(type, shape, known)}`, got `{tensor}`", path)
-    return value
-
-
-def _wanted(type: str | None, shape: tuple[int | str | None, ...], known: Sizes) -> str:
-    """A constraint in words: f32[n, k=3, _]."""
-    sizes = ["_" if w is None else f"{w}={known[w]}" if w in known else w for w in shape]
-    return f"{type or 'any'}[{_dimensions(sizes) if shape else '…'}]"
-
-
-def _as(type: type, value: Any) -> Any:
-    """msgspec's question what a value is as a type that it does not know."""
-    if type is Tensor:
-        tensor = _tensor(value)
-    elif _is_ndarray(type):
-        tensor = value if isinstance(value, Tensor) else None
-        if _is_numpy(value):
-            return value
-    else:
-        raise NotImplementedError(f"args of type {type.__name__}")
-    if tensor is None:
-        raise ValueError(f"Expected `tensor`, got `{value.__class__.__name__}`")
-    return tensor if type is Tensor else tensor.numpy()
-
-
 def _buffer(index: Any, buffers: Sequence[Any] | None, path: Path) -> memoryview:
     if buffers is None:
-        raise _invalid("a reference to a buffer in a frame that has none", path)
+        raise invalid("a reference to a buffer in a frame that has none", path)
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(buffers):
-        raise _invalid(f"no buffer {_shown(index)}: the frame has {len(buffers)}", path)
+        raise invalid(f"no buffer {_shown(index)}: the frame has {len(buffers)}", path)
     return memoryview(buffers[index])
 
 
 def _from_form(form: Any, buffers: Sequence[Any] | None, path: Path) -> Any:
     if not isinstance(form, dict) or not {"type", "shape", "data"} <= form.keys():
-        raise _invalid("a $tensor has type, shape and data", path)
+        raise invalid("a $tensor has type, shape and data", path)
     return _made(form["type"], form["shape"], form["data"], buffers, path)
 
 
@@ -483,19 +281,20 @@ def _made(type: Any, shape: Any, data: Any, buffers: Sequence[Any] | None, path:
         try:
             data = binascii.a2b_base64(data, strict_mode=True)
         except ValueError as error:
-            raise _invalid(f"the data of a tensor is not base64: {error}", path) from None
+            raise invalid(f"the data of a tensor is not base64: {error}", path) from None
     elif not isinstance(data, bytes | memoryview):
-        raise _invalid("the data of a tensor is no binary", path)
+        raise invalid("the data of a tensor is no binary", path)
     if not isinstance(shape, list):
-        raise _invalid("the shape of a tensor is a list of sizes", path)
+        raise invalid("the shape of a tensor is a list of sizes", path)
     try:
         tensor = Tensor(type, shape, data)
         return tensor if type in _RAW else tensor.numpy()
     except (ValueError, OverflowError) as error:
-        raise _invalid(str(error), path) from None
+        raise invalid(str(error), path) from None
 
 
-def _invalid(message: str, path: Path) -> msgspec.ValidationError:
+def invalid(message: str, path: Path) -> msgspec.ValidationError:
+    """What msgspec would raise at that place."""
     place = ""
     while isinstance(path, tuple):
         path, key = path
@@ -503,7 +302,8 @@ def _invalid(message: str, path: Path) -> msgspec.ValidationError:
     return msgspec.ValidationError(f"{message} - at `{path}{place}`")
 
 
-def _dimensions(sizes: Sequence[Any]) -> str:
+def dimensions(sizes: Sequence[Any]) -> str:
+    """In words; not all of very many."""
     return ", ".join(map(str, sizes[:8])) + (", …" if len(sizes) > 8 else "")
 
 
@@ -516,13 +316,15 @@ def _shown(value: Any) -> str:
     return f"that {type(value).__name__}"
 
 
-def _tensor(value: Any) -> Tensor | None:
+def tensor_of(value: Any) -> Tensor | None:
+    """An array as a Tensor, a Tensor as it is, None for the rest. Raises ValueError."""
     if isinstance(value, Tensor):
         return value
-    return Tensor.of(value) if _is_numpy(value) else None
+    return Tensor.of(value) if is_array(value) else None
 
 
-def _is_numpy(value: Any) -> bool:
+def is_array(value: Any) -> bool:
+    """Whether it is one of numpy's, which is not loaded for that."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(value, numpy.ndarray)
 

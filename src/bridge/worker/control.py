@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from bridge import errors, telemetry, tensors
+from bridge import array_args, errors, telemetry
 from bridge._framing import Outbox
 from bridge.adapter import Adapter
 from bridge.codec import FORMATS, Format
@@ -180,7 +180,7 @@ def _each_open(dispatcher: Dispatcher, call_id: Id, do: Callable[[Context], None
 def _describe(spec: Any) -> dict[str, Any]:
     schema = {"type": "object"}
     if spec.args:
-        schema = msgspec.json.schema(spec.args, schema_hook=tensors.schema) or schema
+        schema = msgspec.json.schema(spec.args, schema_hook=array_args.schema) or schema
     return {"help": spec.help, "lane": spec.lane, "idempotent": spec.idempotent, "args": schema}
 
 

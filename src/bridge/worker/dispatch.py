@@ -20,11 +20,12 @@ from bridge import errors
 from bridge._dispatch import Command, Context, Path, timestamp
 from bridge._framing import DEFAULT_MAX_FRAME, Frame, Outbox
 from bridge.adapter import Adapter, CommandSpec
+from bridge.array_args import is_about_arrays
 from bridge.codec import Format, by_first_byte, by_name
 from bridge.messages import Answer, Failure, Negotiation, Reply, Selection, failure
 from bridge.records import Quota
 from bridge.telemetry import logging_call, warn
-from bridge.tensors import is_about_arrays, resolve
+from bridge.tensors import resolve
 from bridge.worker import extras
 from bridge.worker.calls import Calls, wake
 from bridge.worker.hostcalls import HostCalls
