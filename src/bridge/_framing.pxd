@@ -83,5 +83,5 @@ cdef class Writer:
     cdef pthread_rwlock_t lock
 
     cdef int put(self, iovec *parts, int count, size_t size) noexcept nogil
-    cdef int put_all(self, list parts) except -1
+    cdef int put_all(self, parts, bint as_frame) except -1
     cdef int beat(self) noexcept nogil

@@ -192,6 +192,7 @@ cdef extern from "<pthread.h>" nogil:
 cdef enum:
     SLAB = 64 * 1024              # bytes; measured best on a pipe of 64 KiB and of 1 MiB
     KEPT_MS = 1000                # that a long frame's memory is kept for one of about that length
+    FEW = 64                      # buffers that a write has room for on the stack
     FLUSH_AT = 64 * 1024          # bytes of replies kept back while a read's frames are answered
     MULTIPART = 0xC1              # begins a multipart frame; then: the version, two zeros,
     VERSION = 1
@@ -692,7 +693,7 @@ cdef class Writer:
         if outbox.buffers is not None:
             parts = outbox.parts()
             outbox.clear()
-            self.put_all(parts)
+            self.put_all(parts, False)
             return
         part.iov_base = PyByteArray_AS_STRING(outbox.data)
         part.iov_len = size
@@ -705,36 +706,45 @@ cdef class Writer:
 
     def send(self, *parts):
         """Send the buffers `parts` as one frame, in one writev. Raises OSError, ValueError."""
-        known = [raw(part) for part in parts]
-        size = sum(length for _, length in known)
-        if size > 0xFFFFFFFF:
-            raise ValueError(f"a frame holds at most 4294967295 bytes, not {size}")
-        self.put_all([size.to_bytes(HEADER, "big"), *(part for part, _ in known)])
+        self.put_all(parts, True)
 
-    cdef int put_all(self, list parts) except -1:
-        """Send buffers one behind the other, in one writev. Raises OSError."""
+    cdef int put_all(self, parts, bint as_frame) except -1:
+        """Send buffers one behind the other, in one writev; as_frame: behind their length. Raises
+        OSError, and ValueError where a frame cannot be that long."""
+        cdef Py_buffer few_views[FEW]
+        cdef iovec few_parts[FEW + 1]
+        cdef Py_buffer *views = few_views
+        cdef iovec *vector = few_parts
+        cdef unsigned char header[HEADER]
         cdef Py_ssize_t count = len(parts), held = 0
-        cdef Py_buffer *views = <Py_buffer *>malloc(count * sizeof(Py_buffer))
-        cdef iovec *vector = <iovec *>malloc(count * sizeof(iovec))
-        cdef size_t size = 0
+        cdef uint64_t size = 0
         cdef int error = 0
+        if count > FEW:
+            views = <Py_buffer *>malloc(count * sizeof(Py_buffer))
+            vector = <iovec *>malloc((count + 1) * sizeof(iovec))
         try:
             if views is NULL or vector is NULL:
                 raise MemoryError()
             for part in parts:
                 PyObject_GetBuffer(part, &views[held], PyBUF_SIMPLE)
-                vector[held].iov_base = views[held].buf
-                vector[held].iov_len = views[held].len
+                vector[held + 1].iov_base = views[held].buf
+                vector[held + 1].iov_len = views[held].len
                 size += views[held].len
                 held += 1
+            vector[0].iov_base = header
+            vector[0].iov_len = HEADER if as_frame else 0
+            if as_frame and size > 0xFFFFFFFF:
+                raise ValueError(f"a frame holds at most 4294967295 bytes, not {size}")
+            bridge_store_be32(header, <uint32_t>size)
             with nogil:
-                error = self.put(vector, <int>count, size)
+                error = self.put(vector, <int>count + 1, size + vector[0].iov_len)
         finally:
             while held:
                 held -= 1
                 PyBuffer_Release(&views[held])
-            free(views)
-            free(vector)
+            if count > FEW:
+                free(views)
+                free(vector)
         if error:
             raise OSError(error, f"write to descriptor {self.fd} failed")
         return 0
