@@ -47,6 +47,7 @@ cdef class Outbox:
     cdef Py_ssize_t add(self, object encode_into, object message, Py_ssize_t limit) except -1
     cdef Py_ssize_t add_multipart(self, object encode_into, object message, list buffers,
                                   Py_ssize_t limit) except -1
+    cdef Py_ssize_t encode(self, object encode_into, object message) except -1
     cdef Py_ssize_t close(self, Py_ssize_t size)
     cdef void clear(self)
     cdef int undo(self, Py_ssize_t used) except -1

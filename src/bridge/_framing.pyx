@@ -193,6 +193,7 @@ cdef enum:
     SLAB = 64 * 1024              # bytes; measured best on a pipe of 64 KiB and of 1 MiB
     KEPT_MS = 1000                # that a long frame's memory is kept for one of about that length
     FEW = 64                      # buffers that a write has room for on the stack
+    MAPPED = 128 * 1024           # bytes: from here on malloc asks the system for pages
     FLUSH_AT = 64 * 1024          # bytes of replies kept back while a read's frames are answered
     MULTIPART = 0xC1              # begins a multipart frame; then: the version, two zeros,
     VERSION = 1
@@ -374,10 +375,18 @@ cdef class Outbox:
 
     cdef Py_ssize_t add(self, object encode_into, object message, Py_ssize_t limit) except -1:
         """Append `message` as a frame; bytes of its payload, or 0 if longer than `limit`."""
-        cdef Py_ssize_t size
-        encode_into(message, self.data, self.used + HEADER)
-        size = PyByteArray_GET_SIZE(self.data) - self.used - HEADER
+        cdef Py_ssize_t size = self.encode(encode_into, message)
         return self.close(size) if size <= limit else 0
+
+    cdef Py_ssize_t encode(self, object encode_into, object message) except -1:
+        """Write `message` behind the room for a header; its bytes."""
+        cdef Py_ssize_t room = PyByteArray_GET_SIZE(self.data)
+        encode_into(message, self.data, self.used + HEADER)
+        if room >= MAPPED and PyByteArray_GET_SIZE(self.data) < MAPPED:
+            # What is cut down from pages of its own stays such pages, and the system would resize
+            # them with each later message: 8 us.
+            self.data = bytearray(self.data)
+        return PyByteArray_GET_SIZE(self.data) - self.used - HEADER
 
     cdef Py_ssize_t add_multipart(self, object encode_into, object message, list buffers,
                                   Py_ssize_t limit) except -1:
@@ -386,11 +395,9 @@ cdef class Outbox:
         cdef Py_ssize_t start = self.used + HEADER, size, prefix, end, length, index
         cdef unsigned char *at
         cdef uint64_t total
-        encode_into(message, self.data, start)
+        size = self.encode(encode_into, message)
         if not buffers:
-            size = PyByteArray_GET_SIZE(self.data) - start
             return self.close(size) if size <= limit else 0
-        size = PyByteArray_GET_SIZE(self.data) - start
         prefix = PREFIX + ENTRY * len(buffers)
         end = prefix + size
         total = end
