@@ -7,6 +7,7 @@ the policy it was made with (`worker/dispatch.py`).
 
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING
+from libc.math cimport isfinite
 from libc.stdint cimport int64_t
 
 from bridge._framing cimport HEADER, Frame, Outbox, apart_in, is_multipart
@@ -58,6 +59,11 @@ cdef extern from *:
     int64_t bridge_wall() nogil
     bint bridge_holds_null(const char *text, Py_ssize_t size) nogil
     void bridge_iso8601(int64_t milliseconds, char *text) nogil
+
+
+cdef extern from "<Python.h>":
+    int Py_EnterRecursiveCall(const char *where) except -1
+    void Py_LeaveRecursiveCall()
 
 
 cdef Py_ssize_t FRAME_MAX = 0xFFFFFFFF
@@ -527,9 +533,34 @@ cdef class Path:
 
 cdef object refuse_non_finite_in(object message):
     if type(message) is Reply or type(message) is TimedReply:
-        refuse_non_finite(message.result)
+        if not is_plain(message.result):
+            refuse_non_finite(message.result)
     elif type(message) is Failure:
         refuse_non_finite(message.details, "details")
+
+
+cdef bint is_plain(object value) except -1:
+    """Whether it is certain that no number in it is infinite or NaN."""
+    kind = type(value)
+    if value is None or kind is str or kind is int or kind is bool or kind is bytes:
+        return True
+    if kind is float:
+        return isfinite(<double>value)
+    Py_EnterRecursiveCall(b" while looking for numbers")
+    try:
+        if kind is dict:
+            for entry in (<dict>value).values():
+                if not is_plain(entry):
+                    return False
+            return True
+        if kind is list:
+            for entry in <list>value:
+                if not is_plain(entry):
+                    return False
+            return True
+        return False
+    finally:
+        Py_LeaveRecursiveCall()
 
 
 cdef bint holds_null(Outbox outbox, Py_ssize_t start):
