@@ -13,11 +13,12 @@ extensions = [
     Extension(
         f"bridge.{name}",
         [f"src/bridge/{name}.pyx"],
+        include_dirs=["capi"],
         extra_compile_args=["-O3", "-g0"],  # some Pythons' own flags carry -g: thrice the size
         define_macros=[("CYTHON_TRACE_NOGIL", "1")] if TRACE else [],
         extra_link_args=[] if sys.platform == "darwin" else ["-pthread"],
     )
-    for name in ("_dispatch", "_etf", "_framing", "_histogram", "_watch")
+    for name in ("_dispatch", "_embed", "_etf", "_framing", "_histogram", "_watch")
 ]
 
 setup(

@@ -13,9 +13,9 @@ from libc.stdint cimport int64_t
 from bridge._framing cimport HEADER, Frame, Outbox, apart_in, is_multipart
 from bridge._histogram cimport Recorder, monotonic
 
-from bridge._framing import buffers_of, envelope_of
 from bridge.codec import ETF, JSON, refuse_non_finite
 from bridge.errors import CallEnded, InvalidFrame, NotAllowed, ReplyTooLarge
+from bridge._framing import EVENT, HOST_CALL, buffers_of, envelope_of
 from bridge.messages import Event, Failure, Reply, TimedReply
 from bridge.tensors import collecting, set_apart
 
@@ -259,6 +259,7 @@ cdef class Context:
             self.paused.wait()
             self.check()
         outbox = Outbox()
+        outbox.kind = EVENT
         message = Event(self.request.id, event, data)
         try:
             if not self.path.add(outbox, self, self.codec, message):
@@ -277,9 +278,10 @@ cdef class Context:
         self.passes_buffers = True
 
     def encoded(self, message):
-        """`message` in the call's format, as a frame in an outbox. Raises what the encoder raises,
-        ReplyTooLarge."""
+        """`message` to the host in the call's format, as a frame in an outbox. Raises what the
+        encoder raises, ReplyTooLarge."""
         cdef Outbox outbox = Outbox()
+        outbox.kind = HOST_CALL
         if not self.path.add(outbox, self, self.codec, message):
             raise ReplyTooLarge(f"a message is longer than {self.path.max_frame} bytes")
         return outbox

@@ -9,6 +9,9 @@ MOST_BUFFERS: int
 APART: int
 LONG: int
 OTHER: int
+REPLY: int
+EVENT: int
+HOST_CALL: int
 
 @final
 class Frame:
@@ -24,6 +27,7 @@ def buffers_of(frame: Frame) -> tuple[Frame, ...]: ...
 
 @final
 class Outbox:
+    kind: int
     def __len__(self) -> int: ...
     def append(self, encode_into: Callable[[Any, bytearray, int], None], message: Any) -> None: ...
     def append_multipart(

@@ -47,7 +47,9 @@ cdef extern from *:
     struct bridge_slab {
         int references;
         size_t size, room;
-        unsigned char padding[BRIDGE_ALIGNMENT - BRIDGE_HEADER - 3 * sizeof(size_t)];
+        void (*release)(void *);  /* of bytes that are somebody else's, instead of `data` */
+        void *context;
+        unsigned char padding[BRIDGE_ALIGNMENT - BRIDGE_HEADER - 5 * sizeof(size_t)];
         unsigned char data[];
     };
 
@@ -73,6 +75,7 @@ cdef extern from *:
         return at;
     }
     static void slab_free(bridge_slab *slab) {
+        if (slab->release) slab->release(slab->context);
         if (slab->room >= BRIDGE_MAPPED_FROM) munmap(slab, sizeof(bridge_slab) + slab->room);
         else free(slab);
     }
@@ -82,6 +85,10 @@ cdef extern from *:
     static void slab_release(bridge_slab *slab) {
         if (slab && __atomic_sub_fetch(&slab->references, 1, __ATOMIC_ACQ_REL) == 0)
             slab_free(slab);
+    }
+    static void slab_entrust(bridge_slab *slab, void (*release)(void *), void *context) {
+        slab->release = release;
+        slab->context = context;
     }
     static int slab_is_sole(bridge_slab *slab) {
         return __atomic_load_n(&slab->references, __ATOMIC_ACQUIRE) == 1;
@@ -154,6 +161,7 @@ cdef extern from *:
     bridge_slab *slab_new(size_t size) nogil
     void slab_hold(bridge_slab *slab) nogil
     void slab_release(bridge_slab *slab) nogil
+    void slab_entrust(bridge_slab *slab, void (*release)(void *) noexcept nogil, void *context) nogil
     bint slab_is_sole(bridge_slab *slab) nogil
     uint32_t bridge_load_be32(const unsigned char *p) nogil
     void bridge_store_be32(unsigned char *p, uint32_t value) nogil
@@ -216,6 +224,9 @@ DEFAULT_MAX_FRAME = 64 << 20      # bytes
 LONG = 1
 OTHER = 2
 
+# What is in an outbox.
+REPLY, EVENT, HOST_CALL = 0, 1, 2
+
 cdef enum:
     FRAME, EMPTY, TOO_LARGE, UNTRUSTED, PENDING, END, TRUNCATED, INTERRUPTED, FAILED
 
@@ -265,6 +276,24 @@ cdef class Frame:
         finally:
             PyBuffer_Release(&view)
         return frame
+
+
+cdef Frame frame_over(const void *data, Py_ssize_t length, void (*release)(void *) noexcept nogil,
+                      void *context):
+    """A frame of bytes that stay where they are until release(context) is called, once, by whoever
+    drops the last view of them; of a copy, where there is no release."""
+    cdef Frame frame = Frame.__new__(Frame)
+    frame.slab = slab_new(HEADER if release is not NULL else HEADER + length)
+    if frame.slab is NULL:
+        raise MemoryError()
+    frame.length = length
+    if release is not NULL:
+        slab_entrust(frame.slab, release, context)
+        frame.data = <const unsigned char *>data
+    else:
+        frame.data = frame.slab.data + HEADER
+        memcpy(<void *>frame.data, data, length)
+    return frame
 
 
 cpdef bint is_multipart(Frame frame) except -1:

@@ -168,7 +168,6 @@ def _worker(arguments: argparse.Namespace, parent: int) -> int:
         mode=arguments.mode,
         worker_id=arguments.worker_id,
         protocol=arguments.protocol,
-        fds=arguments.fds,
         threads=arguments.threads,
         queue=arguments.queue,
         max_frame=arguments.max_frame,
@@ -180,7 +179,7 @@ def _worker(arguments: argparse.Namespace, parent: int) -> int:
         log_level="ERROR" if arguments.quiet else arguments.log_level,
         telemetry=arguments.telemetry,
     )
-    run(lambda: _load_adapter(arguments.adapter), options, parent)
+    run(lambda: load_adapter(arguments.adapter), options, arguments.fds, parent)
 
 
 @contextlib.contextmanager
@@ -200,8 +199,9 @@ def _hidden(module: str) -> Iterator[None]:
         del sys.modules[module]
 
 
-def _load_adapter(name: str) -> Adapter:
-    """The adapter that the operator named; a name from the wire never comes here."""
+def load_adapter(name: str) -> Adapter:
+    """The adapter that the operator named; a name from the wire never comes here. Raises
+    ImportError, AttributeError, TypeError, and whatever its module raises."""
     import importlib
 
     from bridge.adapter import Adapter

@@ -30,6 +30,7 @@ class Calls:
         self._deadlines: list[tuple[int, int, list[Context | None]]] = []
         self._numbers = itertools.count()
         self._clock: threading.Thread | None = None
+        self._stopped = False
 
     def add(self, context: Context) -> None:
         """Take `context` in, with its deadline if it has one."""
@@ -70,6 +71,17 @@ class Calls:
             context.ended = errors.Cancelled("the host is gone")
             wake(context)
 
+    def stop(self, timeout: float) -> bool:
+        """End the clock; whether it has ended within `timeout` seconds."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+            clock = self._clock
+        if clock is None:
+            return True
+        clock.join(timeout)
+        return not clock.is_alive()
+
     def _watch(self, context: Context) -> None:
         context.slot = [context]
         with self._changed:
@@ -87,7 +99,11 @@ class Calls:
         while True:
             with self._changed:
                 while not self._deadlines or self._deadlines[0][0] > now_ns():
+                    if self._stopped:
+                        return
                     self._changed.wait(self._until_next())
+                if self._stopped:
+                    return
                 _, _, slot = heapq.heappop(self._deadlines)
             context = slot[0]
             if context is not None:

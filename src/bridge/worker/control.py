@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from bridge import array_args, errors, telemetry
-from bridge._framing import Outbox
+from bridge._framing import EVENT, Outbox
 from bridge.adapter import Adapter
 from bridge.codec import FORMATS, Format
 from bridge.messages import Event, Id
@@ -166,6 +166,7 @@ def forward_logs(context: Context | None) -> None:
 
 def _send_log(format: Format, deliver: Callable[[Outbox], None], line: dict[str, Any]) -> None:
     outbox = Outbox()
+    outbox.kind = EVENT
     outbox.append(format.encode_into, Event(line.get("request_id"), "log", line))
     deliver(outbox)
 

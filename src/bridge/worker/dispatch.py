@@ -84,7 +84,7 @@ class Dispatcher:
         self.worker_id = worker_id
         self.lanes = Lanes(threads)
         self._queue = queue
-        self._arrival = threading.Lock()  # requests arrive one at a time, also without a pipe
+        self.arrival = threading.Lock()  # requests arrive one at a time, also without a pipe
         self.calls = Calls(self.end)
         self.sessions = Sessions(
             "anonymous" if mode == "pool-worker" else "default",
@@ -130,7 +130,7 @@ class Dispatcher:
             late.append(reply)
             done.set()
 
-        with self._arrival:
+        with self.arrival:
             self.path.answer(Frame.of(request), outbox, deliver)
         if len(outbox):
             return outbox.payload()

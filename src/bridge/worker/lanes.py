@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -33,12 +34,14 @@ class Lanes:
 
     def __init__(self, threads: int) -> None:
         self.limit = threads
-        self._jobs: SimpleQueue[Job] = SimpleQueue()
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._lock = threading.Condition()
         self._threads = 0  # without the lost ones
+        self._alive: set[threading.Thread] = set()  # with them
         self._unfinished = 0
         self._lost = 0
         self._written_off = 0
+        self._stopped = False
 
     def submit(self, job: Job) -> None:
         """Run `job` on a thread, as soon as one is free."""
@@ -71,6 +74,19 @@ class Lanes:
         with self._lock:
             return self._lock.wait_for(lambda: self._unfinished == 0, timeout)
 
+    def stop(self, timeout: float) -> int:
+        """End the threads, when nothing will be submitted any more; how many are still there after
+        `timeout` seconds, because their jobs do not come back."""
+        ending = time.monotonic() + timeout
+        with self._lock:
+            self._stopped = True
+            threads = list(self._alive)
+        for _ in threads:
+            self._jobs.put(None)
+        for thread in threads:
+            thread.join(max(0.0, ending - time.monotonic()))
+        return sum(thread.is_alive() for thread in threads)
+
     @property
     def unfinished(self) -> int:
         """Jobs submitted and not finished, running or not; without those written off."""
@@ -87,22 +103,25 @@ class Lanes:
         return self._written_off
 
     def _start_thread_if_needed(self) -> None:
-        if not self._is_short() or self._lost > self.limit:
+        if self._stopped or not self._is_short() or self._lost > self.limit:
             return
         self._threads += 1
         # daemon: a handler that never returns must not keep the process.
         previous = threading.stack_size(STACK_BYTES)
         try:
             name = f"bridge-lane-{self._threads}"
-            threading.Thread(target=self._work, name=name, daemon=True).start()
+            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            self._alive.add(thread)
+            thread.start()
         except RuntimeError:
+            self._alive.discard(thread)
             self._threads -= 1
         finally:
             threading.stack_size(previous)
 
     def _takes_a_place(self) -> bool:
         """Whether a thread that was lost is needed again; then it is one of ours."""
-        is_needed = self._is_short()
+        is_needed = not self._stopped and self._is_short()
         self._threads += is_needed
         return is_needed
 
@@ -110,8 +129,11 @@ class Lanes:
         return self._threads < min(self._unfinished, self.limit)
 
     def _work(self) -> None:
-        while self._finish(self._jobs.get()):
+        while (job := self._jobs.get()) is not None and self._finish(job):
             pass
+        with self._lock:
+            self._threads -= job is None
+            self._alive.discard(threading.current_thread())
 
     def _finish(self, job: Job) -> bool:
         """Run `job`; whether its thread is still one of ours."""

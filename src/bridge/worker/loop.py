@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Options(msgspec.Struct, frozen=True):
     """How to run a worker. grace: seconds that open calls get when the host is gone.
 
-    fds: the descriptors to read from and write to. protocol: what negotiation selects.
+    protocol: what negotiation selects.
     store: "sqlite:PATH", where durable sessions are kept. session_ttl: seconds.
     telemetry: spans of calls whose traceparent is sampled, and Prometheus text.
     """
@@ -37,7 +37,6 @@ class Options(msgspec.Struct, frozen=True):
     mode: str = "standalone"
     worker_id: str | None = None
     protocol: str | None = None
-    fds: tuple[int, int] = (0, 1)
     threads: int = 64
     queue: int = 4096
     max_frame: int = DEFAULT_MAX_FRAME
@@ -50,18 +49,20 @@ class Options(msgspec.Struct, frozen=True):
     telemetry: bool = False
 
 
-def run(load_adapter: Callable[[], Adapter], options: Options, parent: int) -> NoReturn:
+def run(
+    load_adapter: Callable[[], Adapter], options: Options, fds: tuple[int, int], parent: int
+) -> NoReturn:
     """Serve until the host is gone or says so, then end the process.
 
-    load_adapter(): called once the descriptors are safe from what it prints.
+    fds: the descriptors to read from and write to. load_adapter(): called once the descriptors are safe from what it prints.
     parent: os.getppid() as early as it could be asked.
     """
-    read_fd, write_fd = process.take_descriptors(*options.fds)
+    read_fd, write_fd = process.take_descriptors(*fds)
     process.set_environment()
     faulthandler.enable()
     process.watch_host(read_fd, write_fd, parent, options.grace)
     try:
-        status = _serve(_dispatcher(load_adapter(), options), read_fd, write_fd, options)
+        status = _serve(dispatcher_of(load_adapter(), options), read_fd, write_fd, options)
     except errors.StoreFailed as error:
         print(error, file=sys.stderr)
         status = process.USAGE
@@ -72,7 +73,8 @@ def run(load_adapter: Callable[[], Adapter], options: Options, parent: int) -> N
     process.leave(status)
 
 
-def _dispatcher(adapter: Adapter, options: Options) -> Dispatcher:
+def dispatcher_of(adapter: Adapter, options: Options) -> Dispatcher:
+    """A worker's dispatcher, with the commands that every worker has. Raises StoreFailed."""
     dispatcher = Dispatcher(
         adapter,
         mode=options.mode,
@@ -128,14 +130,20 @@ def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options
         return process.OK
     dispatcher.calls.stop_all()
     dispatcher.lanes.drain(options.grace)
-    if dispatcher.sessions.store is not None:
-        closing = threading.Thread(target=dispatcher.sessions.store.close, daemon=True)
-        closing.start()
-        closing.join(options.grace)  # whatever is acknowledged is on disk
+    close_store(dispatcher, options.grace)
     if error is None:
         return process.OK
     telemetry.warn(f"the stream broke: {error}")
     return process.PROTOCOL_ERROR
+
+
+def close_store(dispatcher: Dispatcher, timeout: float) -> None:
+    """Close its store, if it has one, and wait for that at most `timeout` seconds: whatever is
+    acknowledged is on disk."""
+    if dispatcher.sessions.store is not None:
+        closing = threading.Thread(target=dispatcher.sessions.store.close, daemon=True)
+        closing.start()
+        closing.join(timeout)
 
 
 def _warm_up(dispatcher: Dispatcher, options: Options) -> None:

@@ -1,0 +1,574 @@
+/* libbridge: Python's start, threads that Python never saw, and waiting. What a request is, and what
+   becomes of it, is in the package: bridge/_embed.pyx, bridge/embed.py. */
+
+#define _GNU_SOURCE  /* dladdr, RTLD_NOLOAD */
+#include "embed.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+struct bridge {
+    PyObject *handle;         /* bridge.embed.Handle; NULL once it is closed. With the GIL */
+    PyObject *door;
+    const bridge_embed *embed;
+    uint64_t calls;           /* numbered so far. With the GIL */
+    struct bridge *next;
+};
+
+/* Handles are never freed, so that a call after close is an error and no crash. */
+static bridge *handles;
+
+static pthread_mutex_t starting = PTHREAD_MUTEX_INITIALIZER;  /* what stands up to the next line */
+static int is_started;
+static char start_failure[512];
+static char started_with[4096];
+
+static int is_ours;    /* Python was started here, not by the host */
+static int is_forked;  /* this is a child of the process that has Python */
+static pthread_key_t thread_end;
+
+static _Thread_local struct {
+    int code;
+    char text[1024];
+} last;
+static _Thread_local int callbacks;  /* that run on this thread, in one another */
+
+static int fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static int fail(int code, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(last.text, sizeof last.text, format, arguments);
+    va_end(arguments);
+    return last.code = code;
+}
+
+const char *bridge_error(void) { return last.text; }
+
+int bridge_error_code(void) { return last.code; }
+
+const char *bridge_version(void) { return BRIDGE_VERSION; }
+
+/* The GIL. A thread that Python does not know gets a state at its first call and keeps it to its
+   end: making one for each call would cost more than a ping. */
+
+static PyThreadState *current_state(void) {
+#if PY_VERSION_HEX >= 0x030d0000
+    return PyThreadState_GetUnchecked();
+#else
+    return _PyThreadState_UncheckedGet();
+#endif
+}
+
+static void take_gil(void) {
+    PyThreadState *state = PyGILState_GetThisThreadState();
+    if (state) {
+        PyEval_RestoreThread(state);
+    } else {
+        PyGILState_Ensure();
+        pthread_setspecific(thread_end, &thread_end);
+    }
+}
+
+static void drop_gil(void) { PyEval_SaveThread(); }
+
+/* A caller that has the GIL gives it up for as long as it is in here: what to give to `step_back`. */
+static PyThreadState *step_out(void) {
+    PyThreadState *state = is_forked ? NULL : PyGILState_GetThisThreadState();
+    return state && state == current_state() ? PyEval_SaveThread() : NULL;
+}
+
+static void step_back(PyThreadState *held) {
+    if (held) PyEval_RestoreThread(held);
+}
+
+static void at_thread_end(void *unused) {
+    PyThreadState *state = PyGILState_GetThisThreadState();
+    (void)unused;
+    if (is_forked || state == NULL || !Py_IsInitialized()) return;
+    PyEval_RestoreThread(state);
+    PyGILState_Release(PyGILState_UNLOCKED);
+}
+
+static void at_fork(void) { is_forked = 1; }
+
+/* The start of Python. */
+
+/* Python's error as the last one; it is gone then. */
+static int fail_with_python(int code, const char *what) {
+    PyObject *type, *value, *traceback, *text;
+    const char *message = NULL;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (type && PyErr_GivenExceptionMatches(type, PyExc_MemoryError)) code = BRIDGE_MEMORY;
+    if (type && PyErr_GivenExceptionMatches(type, PyExc_ValueError)) code = BRIDGE_INVALID;
+    text = value ? PyObject_Str(value) : NULL;
+    if (text) message = PyUnicode_AsUTF8(text);
+    if (code == BRIDGE_INVALID && message && *message) {
+        fail(code, "%s", message);
+    } else {
+        fail(code, "%s%s: %s", what, type ? ((PyTypeObject *)type)->tp_name : "an error",
+             message ? message : "(its text cannot be read)");
+    }
+    Py_XDECREF(text);
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+    PyErr_Clear();
+    return code;
+}
+
+static int exists(const char *directory, const char *name, char *path, size_t size) {
+    int length = snprintf(path, size, "%s/%s", directory, name);
+    return length > 0 && (size_t)length < size && access(path, F_OK) == 0;
+}
+
+/* Where the package is looked for: what is asked for, or else what the environment says. */
+static const char *chosen_python(const char *python) {
+    const char *places[] = {python, getenv("BRIDGE_PYTHON"), getenv("VIRTUAL_ENV"),
+                            BRIDGE_DEFAULT_PYTHON};
+    size_t i;
+    for (i = 0; i < sizeof places / sizeof *places; i++) {
+        if (places[i] && *places[i]) return places[i];
+    }
+    return NULL;
+}
+
+/* Set `config` to the Python at `python`: an executable, an environment, or a home. 0, or failed. */
+static int set_place(PyConfig *config, const char *python, PyStatus *status) {
+    char path[4096];
+    struct stat found;
+    char library[64];
+    *status = PyStatus_Ok();
+    if (python == NULL) return 0;
+    if (stat(python, &found) < 0) {
+        return fail(BRIDGE_PYTHON, "no Python at %s: %s", python, strerror(errno));
+    }
+    if (!S_ISDIR(found.st_mode)) {
+        if (access(python, X_OK) < 0) return fail(BRIDGE_PYTHON, "%s is no executable", python);
+        *status = PyConfig_SetBytesString(config, &config->executable, python);
+        return 0;
+    }
+    snprintf(library, sizeof library, "lib/python%d.%d/encodings", PY_MAJOR_VERSION,
+             PY_MINOR_VERSION);
+    if (exists(python, "pyvenv.cfg", path, sizeof path)) {
+        if (!exists(python, "bin/python", path, sizeof path)) {
+            return fail(BRIDGE_PYTHON, "the environment %s has no bin/python", python);
+        }
+        *status = PyConfig_SetBytesString(config, &config->executable, path);
+    } else if (exists(python, library, path, sizeof path)) {
+        *status = PyConfig_SetBytesString(config, &config->home, python);
+    } else {
+        return fail(BRIDGE_PYTHON, "%s is no home of Python %d.%d: it has no %s", python,
+                    PY_MAJOR_VERSION, PY_MINOR_VERSION, library);
+    }
+    return 0;
+}
+
+/* Extension modules look for Python's symbols where everybody can see them; a host that has loaded
+   this library for itself alone has hidden them. */
+static void show_symbols(void) {
+    Dl_info info;
+    union { PyStatus (*function)(const PyConfig *); void *address; } start = {
+        Py_InitializeFromConfig};
+    if (dladdr(start.address, &info) && info.dli_fname) {
+        dlopen(info.dli_fname, RTLD_NOW | RTLD_GLOBAL | RTLD_NOLOAD);
+    }
+}
+
+/* Start Python, isolated: no signal handlers, no locale, no environment variables of Python's, no
+   directory of the user's. A failure is text, and stays: half a Python cannot be started again. */
+static int start_python(const char *python) {
+    PyPreConfig before;
+    PyConfig config;
+    PyStatus status;
+    int code;
+    PyPreConfig_InitIsolatedConfig(&before);
+    before.utf8_mode = 1;
+    PyConfig_InitIsolatedConfig(&config);
+    show_symbols();
+    status = Py_PreInitialize(&before);
+    if (PyStatus_Exception(status)) goto failed;
+    code = set_place(&config, python, &status);
+    if (code) {
+        PyConfig_Clear(&config);
+        return code;
+    }
+    if (PyStatus_Exception(status)) goto failed;
+    status = Py_InitializeFromConfig(&config);
+    if (PyStatus_Exception(status)) goto failed;
+    PyConfig_Clear(&config);
+    return BRIDGE_OK;
+failed:
+    PyConfig_Clear(&config);
+    snprintf(start_failure, sizeof start_failure,
+             "Python %d.%d does not start%s%s (%s); this process has to begin anew to try another",
+             PY_MAJOR_VERSION, PY_MINOR_VERSION, python ? " at " : "", python ? python : "",
+             status.err_msg ? status.err_msg : "no reason given");
+    return fail(BRIDGE_PYTHON, "%s", start_failure);
+}
+
+/* Have a Python; called with `starting`. Leaves without the GIL what came with it. */
+static int have_python(const char *python) {
+    int code;
+    if (is_started) {
+        if (python && is_ours && strcmp(python, started_with)) {
+            return fail(BRIDGE_INVALID, "Python runs in this process already, from %s",
+                        started_with);
+        }
+        return BRIDGE_OK;
+    }
+    if (*start_failure) return fail(BRIDGE_PYTHON, "%s", start_failure);
+    if (Py_IsInitialized()) {
+        show_symbols();
+    } else {
+        python = chosen_python(python);
+        code = start_python(python);
+        if (code) return code;
+        snprintf(started_with, sizeof started_with, "%s", python ? python : "");
+        is_ours = 1;
+        PyEval_SaveThread();
+    }
+    if (pthread_key_create(&thread_end, at_thread_end) || pthread_atfork(NULL, NULL, at_fork)) {
+        return fail(BRIDGE_MEMORY, "no memory for another thread key");
+    }
+    is_started = 1;
+    return BRIDGE_OK;
+}
+
+static void run(bridge_callback callback, void *context, bridge_kind kind, bridge_bytes *bytes) {
+    callbacks++;
+    callback(context, kind, bytes);
+    callbacks--;
+}
+
+/* What the handle of `options` needs. With the GIL; 0, or failed. */
+static int open_handle(bridge *handle, const char *options) {
+    static int is_prepared;
+    PyObject *module, *done;
+    char what[256];
+    module = PyImport_ImportModule("bridge.embed");
+    if (module == NULL) {
+        snprintf(what, sizeof what, "Python %d.%d at %.180s has no working package bridge: ",
+                 PY_MAJOR_VERSION, PY_MINOR_VERSION, is_ours ? started_with : "the host's");
+        return fail_with_python(BRIDGE_PYTHON, what);
+    }
+    handle->embed = PyCapsule_Import(BRIDGE_EMBED_CAPSULE, 0);
+    if (handle->embed == NULL) {
+        Py_DECREF(module);
+        return fail_with_python(BRIDGE_PYTHON, "the package is not of this library's version: ");
+    }
+    if (is_ours && !is_prepared) {
+        is_prepared = 1;
+        done = PyObject_CallMethod(module, "prepare", NULL);
+        if (done == NULL) PyErr_Clear();
+        Py_XDECREF(done);
+    }
+    handle->handle = PyObject_CallMethod(module, "open", "si", options ? options : "", is_ours);
+    Py_DECREF(module);
+    if (handle->handle == NULL) return fail_with_python(BRIDGE_FAILED, "");
+    handle->door = PyObject_GetAttrString(handle->handle, "door");
+    if (handle->door == NULL || handle->embed->attach(handle->door, run) < 0) {
+        Py_CLEAR(handle->door);
+        Py_CLEAR(handle->handle);
+        return fail_with_python(BRIDGE_FAILED, "");
+    }
+    handle->next = handles;
+    handles = handle;
+    return BRIDGE_OK;
+}
+
+bridge *bridge_open(const char *python, const char *options) {
+    PyThreadState *held;
+    bridge *handle;
+    int code;
+    if (is_forked) {
+        fail(BRIDGE_FORKED, "this process is a fork of one that has Python");
+        return NULL;
+    }
+    handle = calloc(1, sizeof *handle);
+    if (handle == NULL) {
+        fail(BRIDGE_MEMORY, "no memory for a handle");
+        return NULL;
+    }
+    held = step_out();
+    pthread_mutex_lock(&starting);
+    code = have_python(python);
+    pthread_mutex_unlock(&starting);
+    if (!code) {
+        take_gil();
+        code = open_handle(handle, options);
+        drop_gil();
+    }
+    if (code) {
+        free(handle);
+        handle = NULL;
+    }
+    step_back(held);
+    return handle;
+}
+
+/* Calls. */
+
+static void drop(const bridge_request *request) {
+    if (request->release) request->release(request->context);
+}
+
+/* Whether a request can be handed on; else it is dropped. */
+static int accepts(const bridge *handle, const bridge_request *request) {
+    int code = BRIDGE_OK;
+    if (handle == NULL) {
+        code = fail(BRIDGE_INVALID, "the handle is NULL");
+    } else if (request->data == NULL && request->size) {
+        code = fail(BRIDGE_INVALID, "the request's data is NULL");
+    } else if (is_forked) {
+        code = fail(BRIDGE_FORKED, "this process is a fork of the one that opened the handle");
+    }
+    if (code) drop(request);
+    return code;
+}
+
+/* Hand a request to the package; where its reply is (BRIDGE_LATER, …), or -1 and the last error. */
+static int answer(bridge *handle, const bridge_request *request, uint64_t *number,
+                  bridge_callback callback, void *context, int streams, bridge_bytes *reply) {
+    PyObject *door;
+    int place = BRIDGE_ENDED;
+    take_gil();
+    door = handle->door;
+    if (door) {
+        *number = ++handle->calls;
+        Py_INCREF(door);
+        place = handle->embed->answer(door, request, *number, callback, context, streams, reply);
+        Py_DECREF(door);
+        if (place < 0) fail_with_python(BRIDGE_FAILED, "");
+    } else {
+        drop(request);
+    }
+    drop_gil();
+    if (place != BRIDGE_ENDED) return place;
+    fail(BRIDGE_CLOSED, "the handle is closed");
+    return -1;
+}
+
+typedef struct {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    int is_done;
+    bridge_bytes reply;
+} waiting;
+
+static void wake(void *context, bridge_kind kind, bridge_bytes *bytes) {
+    waiting *waiting = context;
+    (void)kind;
+    pthread_mutex_lock(&waiting->lock);
+    waiting->reply = *bytes;
+    memset(bytes, 0, sizeof *bytes);
+    waiting->is_done = 1;
+    pthread_cond_signal(&waiting->changed);
+    pthread_mutex_unlock(&waiting->lock);
+}
+
+static void start_waiting(waiting *waiting) {
+    pthread_condattr_t attributes;
+    memset(waiting, 0, sizeof *waiting);
+    pthread_mutex_init(&waiting->lock, NULL);
+    pthread_condattr_init(&attributes);
+#ifndef __APPLE__
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+#endif
+    pthread_cond_init(&waiting->changed, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
+
+static void end_waiting(waiting *waiting) {
+    pthread_cond_destroy(&waiting->changed);
+    pthread_mutex_destroy(&waiting->lock);
+}
+
+/* Wait for the reply, until `until` or without an end; whether it is there. */
+static int wait_until(waiting *waiting, const struct timespec *until) {
+    int error = 0, is_done;
+    pthread_mutex_lock(&waiting->lock);
+    while (!waiting->is_done && error != ETIMEDOUT) {
+        error = until ? pthread_cond_timedwait(&waiting->changed, &waiting->lock, until)
+                      : pthread_cond_wait(&waiting->changed, &waiting->lock);
+    }
+    is_done = waiting->is_done;
+    pthread_mutex_unlock(&waiting->lock);
+    return is_done;
+}
+
+static struct timespec in_ms(int64_t milliseconds) {
+    struct timespec until;
+    const int64_t most = INT64_C(86400000);  /* a day, as on the wire */
+    if (milliseconds > most) milliseconds = most;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += (time_t)(milliseconds / 1000);
+    until.tv_nsec += (long)(milliseconds % 1000) * 1000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000;
+    }
+    return until;
+}
+
+/* Ask the package to end a call: `method(number[, timeout_ms])`. A closed handle has ended it. */
+static int end_call(bridge *handle, const char *method, uint64_t number, int64_t timeout_ms) {
+    PyObject *python, *done;
+    int code = BRIDGE_OK;
+    take_gil();
+    python = handle->handle;
+    if (python) {
+        Py_INCREF(python);
+        done = timeout_ms < 0 ? PyObject_CallMethod(python, method, "K", (unsigned long long)number)
+                              : PyObject_CallMethod(python, method, "KL", (unsigned long long)number,
+                                                    (long long)timeout_ms);
+        if (done == NULL) code = fail_with_python(BRIDGE_FAILED, "");
+        Py_XDECREF(done);
+        Py_DECREF(python);
+    } else {
+        code = fail(BRIDGE_CLOSED, "the handle is closed");
+    }
+    drop_gil();
+    return code;
+}
+
+int bridge_call(bridge *handle, bridge_request request, int64_t timeout_ms, bridge_bytes *reply) {
+    PyThreadState *held;
+    waiting waiting;
+    struct timespec until;
+    uint64_t number;
+    int place, code = accepts(handle, &request);
+    if (reply == NULL) {
+        if (!code) drop(&request);
+        return fail(BRIDGE_INVALID, "there is no place for the reply");
+    }
+    memset(reply, 0, sizeof *reply);
+    if (code) return code;
+    held = step_out();
+    start_waiting(&waiting);
+    if (timeout_ms >= 0) until = in_ms(timeout_ms);
+    place = answer(handle, &request, &number, wake, &waiting, 0, reply);
+    if (place == BRIDGE_LATER) {
+        if (timeout_ms >= 0 && !wait_until(&waiting, &until)) {
+            end_call(handle, "late", number, timeout_ms);
+        }
+        wait_until(&waiting, NULL);
+        *reply = waiting.reply;
+    }
+    end_waiting(&waiting);
+    step_back(held);
+    return place < 0 ? last.code : BRIDGE_OK;
+}
+
+int bridge_submit(bridge *handle, bridge_request request, bridge_callback callback, void *context,
+                  uint64_t *call) {
+    PyThreadState *held;
+    bridge_bytes reply = {NULL, 0, NULL};
+    uint64_t number;
+    int place, code = accepts(handle, &request);
+    if (callback == NULL) {
+        if (!code) drop(&request);
+        return fail(BRIDGE_INVALID, "the callback is NULL");
+    }
+    if (code) return code;
+    held = step_out();
+    place = answer(handle, &request, call ? call : &number, callback, context, 1, &reply);
+    if (place == BRIDGE_REPLIED) {
+        run(callback, context, BRIDGE_REPLY, &reply);
+        bridge_free(&reply);
+    }
+    step_back(held);
+    return place < 0 ? last.code : BRIDGE_OK;
+}
+
+/* Whether there is a handle to do something with. */
+static int is_there(const bridge *handle) {
+    if (handle == NULL) return fail(BRIDGE_INVALID, "the handle is NULL");
+    if (is_forked) return fail(BRIDGE_FORKED, "this process is a fork of the one that opened the handle");
+    return BRIDGE_OK;
+}
+
+int bridge_cancel(bridge *handle, uint64_t call) {
+    PyThreadState *held;
+    int code = is_there(handle);
+    if (code) return code;
+    held = step_out();
+    code = end_call(handle, "cancel", call, -1);
+    step_back(held);
+    return code;
+}
+
+int bridge_listen(bridge *handle, bridge_callback callback, void *context) {
+    PyThreadState *held;
+    int code = is_there(handle);
+    if (code) return code;
+    held = step_out();
+    take_gil();
+    if (handle->door == NULL) {
+        code = fail(BRIDGE_CLOSED, "the handle is closed");
+    } else if (handle->embed->listen(handle->door, callback, context) < 0) {
+        code = fail_with_python(BRIDGE_FAILED, "");
+    }
+    drop_gil();
+    step_back(held);
+    return code;
+}
+
+void bridge_free(bridge_bytes *bytes) {
+    PyThreadState *held;
+    bridge_bytes freed;
+    if (bytes == NULL) return;
+    freed = *bytes;
+    memset(bytes, 0, sizeof *bytes);
+    if (freed.owner == NULL) {
+        free((void *)freed.data);
+    } else if (!is_forked) {
+        held = step_out();
+        take_gil();
+        Py_DECREF((PyObject *)freed.owner);
+        drop_gil();
+        step_back(held);
+    }
+}
+
+/* End what the handle has. With the GIL. */
+static int end_handle(PyObject *python) {
+    PyObject *done = PyObject_CallMethod(python, "close", NULL);
+    long left = done ? PyLong_AsLong(done) : -1;
+    Py_XDECREF(done);
+    if (PyErr_Occurred()) return fail_with_python(BRIDGE_FAILED, "");
+    if (left == 0) return BRIDGE_OK;
+    return fail(BRIDGE_BUSY, "the handle is closed; %ld of its threads have not come back", left);
+}
+
+int bridge_close(bridge *handle) {
+    PyThreadState *held;
+    PyObject *python, *door;
+    int code = is_there(handle);
+    if (code) return code;
+    if (callbacks) return fail(BRIDGE_BUSY, "a callback cannot close a handle");
+    held = step_out();
+    take_gil();
+    python = handle->handle;
+    if (python) {
+        door = handle->door;
+        handle->handle = handle->door = NULL;
+        code = end_handle(python);
+        handle->embed->listen(door, NULL, NULL);
+        Py_DECREF(door);
+        Py_DECREF(python);
+    } else {
+        code = fail(BRIDGE_CLOSED, "the handle is closed already");
+    }
+    drop_gil();
+    step_back(held);
+    return code;
+}

@@ -1,0 +1,130 @@
+"""The door for hosts in the same process: what capi/bridge.c calls besides the way of a request."""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+import msgspec
+
+from bridge import errors, telemetry
+from bridge._dispatch import Context, timestamp
+from bridge._embed import Call, Door
+from bridge._framing import Outbox
+from bridge.cli import load_adapter
+from bridge.codec import JSON
+from bridge.messages import failure
+from bridge.worker import extras, loop, process
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=31_536_000)]
+
+
+class Options(loop.Options, frozen=True, forbid_unknown_fields=True):
+    """Those of a worker, within the bounds of its command line, and what to answer with.
+
+    adapter: "dspy", "echo", "module:attribute". path: directories that modules are imported from,
+    before all others; they stay on sys.path.
+    """
+
+    threads: Count = 64
+    queue: Count = 4096
+    max_frame: Annotated[int, msgspec.Meta(ge=4096, le=1 << 30)] = 64 << 20
+    grace: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 2.0
+    store: Annotated[str, msgspec.Meta(pattern="^sqlite:.")] | None = None
+    max_sessions: Count = 10_000
+    session_ttl: Seconds = 3600.0
+    adapter: str = "dspy"
+    path: tuple[str, ...] = ()
+
+
+def prepare() -> None:
+    """Make this interpreter the host's guest; once, where it runs nothing else. What is printed
+    goes to stderr, nothing reads stdin, and libraries get a worker's environment variables."""
+    sys.stdout = sys.__stdout__ = sys.stderr  # type: ignore[misc]
+    sys.stdin = sys.__stdin__ = io.StringIO()  # type: ignore[misc]
+    process.set_environment()
+
+
+def open(options: str, is_ours: bool) -> Handle:
+    """A handle. is_ours: the interpreter runs nothing else, so that logs are ours to direct.
+
+    Raises ValueError for options that are none and adapters that do not load, StoreFailed.
+    """
+    try:
+        chosen = msgspec.json.decode(options or "{}", type=Options)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"options: {error}") from None
+    sys.path[:0] = [place for place in chosen.path if place not in sys.path]
+    try:
+        adapter = load_adapter(chosen.adapter)
+    except Exception as error:
+        raise ValueError(f"adapter {chosen.adapter}: {error}") from error
+    if is_ours:
+        telemetry.log_to_stderr(chosen.log_level)
+    return Handle(loop.dispatcher_of(adapter, chosen), chosen)
+
+
+class Handle:
+    """A dispatcher, its door, and its end."""
+
+    def __init__(self, dispatcher: loop.Dispatcher, options: Options) -> None:
+        self._dispatcher = dispatcher
+        self._grace = options.grace
+        self.door = Door(
+            dispatcher.path.answer, _refuse, dispatcher.arrival, dispatcher.path.max_frame
+        )
+        self._helpers: list[threading.Thread] = []
+        if options.telemetry:
+            self._on_a_thread(lambda: extras.load(dispatcher))
+        if dispatcher.adapter.warm_up is not None:
+            self._on_a_thread(dispatcher.adapter.warm_up)
+
+    def cancel(self, number: int) -> bool:
+        """End the call of that number; whether it had no reply yet."""
+        return self._end(number, errors.Cancelled("the caller cancelled the call"))
+
+    def late(self, number: int, timeout_ms: int) -> bool:
+        """The same, because its caller waits no longer."""
+        error = errors.DeadlineExceeded(
+            f"no result within {timeout_ms} ms", timeout_ms=float(timeout_ms)
+        )
+        return self._end(number, error)
+
+    def close(self) -> int:
+        """End every call and every thread; how many threads do not come back."""
+        dispatcher, grace = self._dispatcher, self._grace
+        dispatcher.calls.stop_all()
+        dispatcher.lanes.drain(grace)
+        for context in list(dispatcher.calls.open.values()):
+            dispatcher.end(context, errors.Cancelled("the host has closed the library"))
+        ending = time.monotonic() + max(grace, 1.0)  # ended handlers still take their next step
+        left = dispatcher.lanes.stop(max(0.0, ending - time.monotonic()))
+        left += not dispatcher.calls.stop(max(0.0, ending - time.monotonic()))
+        for helper in self._helpers:  # imports, which end by themselves
+            helper.join()
+        loop.close_store(dispatcher, grace)
+        return left
+
+    def _end(self, number: int, error: errors.BridgeError) -> bool:
+        context = self._context_of(number)
+        return context is not None and self._dispatcher.end(context, error)
+
+    def _context_of(self, number: int) -> Context | None:
+        for context in list(self._dispatcher.calls.open.values()):
+            if isinstance(context.deliver, Call) and context.deliver.number == number:
+                return context
+        return None
+
+    def _on_a_thread(self, run: Callable[[], None]) -> None:
+        helper = threading.Thread(target=run, name="bridge-warm-up", daemon=True)
+        helper.start()
+        self._helpers.append(helper)
+
+
+def _refuse(error: errors.BridgeError, outbox: Outbox) -> None:
+    outbox.append(JSON.encode_into, failure(None, error, timestamp()))
