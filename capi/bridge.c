@@ -7,6 +7,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -189,6 +190,7 @@ static int start_python(const char *python) {
     PyPreConfig before;
     PyConfig config;
     PyStatus status;
+    struct sigaction interrupt;
     int code;
     PyPreConfig_InitIsolatedConfig(&before);
     before.utf8_mode = 1;
@@ -205,6 +207,11 @@ static int start_python(const char *python) {
     status = Py_InitializeFromConfig(&config);
     if (PyStatus_Exception(status)) goto failed;
     PyConfig_Clear(&config);
+    /* The module takes SIGINT when it is first imported, whatever the configuration says. */
+    sigaction(SIGINT, NULL, &interrupt);
+    Py_XDECREF(PyImport_ImportModule("_signal"));
+    PyErr_Clear();
+    sigaction(SIGINT, &interrupt, NULL);
     return BRIDGE_OK;
 failed:
     PyConfig_Clear(&config);
@@ -321,6 +328,17 @@ static void drop(const bridge_request *request) {
     if (request->release) request->release(request->context);
 }
 
+/* An empty payload is a heartbeat, which gets an empty reply without Python. */
+static int is_heartbeat(const bridge_request *request) {
+    if (request->size) return 0;
+    drop(request);
+    return 1;
+}
+
+static int is_open(const bridge *handle) {
+    return __atomic_load_n(&handle->door, __ATOMIC_RELAXED) != NULL;
+}
+
 /* Whether a request can be handed on; else it is dropped. */
 static int accepts(const bridge *handle, const bridge_request *request) {
     int code = BRIDGE_OK;
@@ -330,6 +348,8 @@ static int accepts(const bridge *handle, const bridge_request *request) {
         code = fail(BRIDGE_INVALID, "the request's data is NULL");
     } else if (is_forked) {
         code = fail(BRIDGE_FORKED, "this process is a fork of the one that opened the handle");
+    } else if (!is_open(handle)) {
+        code = fail(BRIDGE_CLOSED, "the handle is closed");
     }
     if (code) drop(request);
     return code;
@@ -451,7 +471,7 @@ int bridge_call(bridge *handle, bridge_request request, int64_t timeout_ms, brid
         return fail(BRIDGE_INVALID, "there is no place for the reply");
     }
     memset(reply, 0, sizeof *reply);
-    if (code) return code;
+    if (code || is_heartbeat(&request)) return code;
     held = step_out();
     start_waiting(&waiting);
     if (timeout_ms >= 0) until = in_ms(timeout_ms);
@@ -479,6 +499,10 @@ int bridge_submit(bridge *handle, bridge_request request, bridge_callback callba
         return fail(BRIDGE_INVALID, "the callback is NULL");
     }
     if (code) return code;
+    if (is_heartbeat(&request)) {
+        run(callback, context, BRIDGE_REPLY, &reply);
+        return BRIDGE_OK;
+    }
     held = step_out();
     place = answer(handle, &request, call ? call : &number, callback, context, 1, &reply);
     if (place == BRIDGE_REPLIED) {
@@ -560,7 +584,8 @@ int bridge_close(bridge *handle) {
     python = handle->handle;
     if (python) {
         door = handle->door;
-        handle->handle = handle->door = NULL;
+        handle->handle = NULL;
+        __atomic_store_n(&handle->door, NULL, __ATOMIC_RELAXED);
         code = end_handle(python);
         handle->embed->listen(door, NULL, NULL);
         Py_DECREF(door);

@@ -1,21 +1,676 @@
+/* The library through its header, a test for each argument: `test_bridge NAME`. Each runs in a process
+   of its own, because Python starts once. */
+
+#define _GNU_SOURCE
+#include "bridge.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <locale.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "bridge.h"
-int main(void) {
-    bridge *b = bridge_open(NULL, "{\"adapter\": \"echo\"}");
-    bridge_bytes r;
-    if (!b) { fprintf(stderr, "%d %s\n", bridge_error_code(), bridge_error()); return 1; }
-    if (bridge_call(b, bridge_text("{\"id\": 1, \"command\": \"ping\"}"), -1, &r)) { fprintf(stderr, "%s\n", bridge_error()); return 1; }
-    printf("%.*s\n", (int)r.size, (const char *)r.data);
-    bridge_free(&r);
-    if (bridge_call(b, bridge_text("{\"id\": 1, \"command\": \"sleep\", \"args\":{\"seconds\":0.1}}"), -1, &r)) { fprintf(stderr, "%s\n", bridge_error()); return 1; }
-    printf("%.*s\n", (int)r.size, (const char *)r.data);
-    bridge_free(&r);
-    if (bridge_call(b, bridge_text("{\"id\": 1, \"command\": \"sleep\", \"args\":{\"seconds\":1}}"), 10, &r)) { fprintf(stderr, "%s\n", bridge_error()); return 1; }
-    printf("%.*s\n", (int)r.size, (const char *)r.data);
-    bridge_free(&r);
-    int c = bridge_close(b);
-    printf("close %d %s; then %d\n", c, c ? bridge_error() : "", bridge_close(b));
-    return 0;
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define CHECK(condition)                                                                          \
+    do {                                                                                          \
+        if (!(condition)) {                                                                       \
+            fprintf(stderr, "%s:%d: not so: %s (last error %d: %s)\n", __FILE__, __LINE__,        \
+                    #condition, bridge_error_code(), bridge_error());                             \
+            _exit(1);                                                                             \
+        }                                                                                         \
+    } while (0)
+
+enum { FOREVER = -1, SECONDS_TO_WAIT = 30 };
+
+static bridge *opened(const char *options) {
+    bridge *handle = bridge_open(NULL, options);
+    CHECK(handle != NULL);
+    return handle;
+}
+
+static bridge *with_echo(void) { return opened("{\"adapter\": \"echo\"}"); }
+
+static bridge *with_commands(const char *more) {
+    char options[512];
+    snprintf(options, sizeof options, "{\"adapter\": \"commands:adapter\", \"path\": [\"%s\"]%s}",
+             TESTS, more);
+    return opened(options);
+}
+
+static int holds(const bridge_bytes *bytes, const char *text) {
+    return memmem(bytes->data, bytes->size, text, strlen(text)) != NULL;
+}
+
+/* Whether the reply to `request` holds `text`. */
+static int says(bridge *handle, const char *request, const char *text) {
+    bridge_bytes reply;
+    int is_so;
+    CHECK(bridge_call(handle, bridge_text(request), FOREVER, &reply) == BRIDGE_OK);
+    is_so = holds(&reply, text);
+    if (!is_so) fprintf(stderr, "%.*s\n", (int)reply.size, (const char *)reply.data);
+    bridge_free(&reply);
+    return is_so;
+}
+
+static int pings(bridge *handle) {
+    return says(handle, "{\"id\": 1, \"command\": \"ping\"}", "\"status\":\"ok\"");
+}
+
+/* What came of a call, and of those after it. */
+typedef struct {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    int replies, events, host_calls, empty;
+    char last[4096];
+    bridge *handle;
+} box;
+
+#define BOX {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0, 0, 0, "", NULL}
+
+static void collect(void *context, bridge_kind kind, bridge_bytes *bytes) {
+    box *box = context;
+    pthread_mutex_lock(&box->lock);
+    CHECK(kind == BRIDGE_REPLY || kind == BRIDGE_EVENT || kind == BRIDGE_HOST_CALL);
+    box->events += kind == BRIDGE_EVENT;
+    box->host_calls += kind == BRIDGE_HOST_CALL;
+    box->empty += bytes->size == 0;
+    if (kind == BRIDGE_REPLY) box->replies++;
+    if (bytes->size) {
+        snprintf(box->last, sizeof box->last, "%.*s", (int)bytes->size, (const char *)bytes->data);
+    }
+    pthread_cond_broadcast(&box->changed);
+    pthread_mutex_unlock(&box->lock);
+}
+
+static void await(box *box, const int *count, int at_least) {
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += SECONDS_TO_WAIT;
+    pthread_mutex_lock(&box->lock);
+    while (*count < at_least) {
+        CHECK(pthread_cond_timedwait(&box->changed, &box->lock, &until) == 0);
+    }
+    pthread_mutex_unlock(&box->lock);
+}
+
+static int threads(void) {
+    DIR *tasks = opendir("/proc/self/task");
+    int count = -2;
+    while (readdir(tasks)) count++;
+    closedir(tasks);
+    return count;
+}
+
+/* The system takes a moment to forget a thread that has been joined. */
+static int falls_to(int (*count)(void), int wanted) {
+    int tries;
+    for (tries = 0; count() > wanted && tries < 1000; tries++) usleep(10000);
+    return count() == wanted;
+}
+
+static void open_ping_close(void) {
+    bridge *handle = with_echo();
+    CHECK(strlen(bridge_version()) >= 5);
+    CHECK(pings(handle));
+    CHECK(says(handle, "{\"id\": 2, \"command\": \"sleep\"}", "\"slept\":0.0"));
+    CHECK(says(handle, "{\"id\": 3, \"command\": \"pong\"}", "\"unknown_command\""));
+    CHECK(says(handle, "{\"id\": 4, \"command\": \"get_stats\"}", "\"command_count\":2"));
+    CHECK(bridge_close(handle) == BRIDGE_OK);
+}
+
+/* JSON, MessagePack, ETF, multipart, and nonsense. */
+static void formats(void) {
+    static const char msgpack[] = "\x82\xa2id\x07\xa7" "command\xa4" "ping";
+    static const char etf[] = "\x83t\0\0\0\2m\0\0\0\2idm\0\0\0\1am\0\0\0\7commandm\0\0\0\4ping";
+    static const char multipart[] = "\xc1\1\0\0\0\0\0\1\0\0\0\x4e\0\0\0\3"
+        "{\"id\": 1, \"command\": \"echo\", \"args\": {\"a\": {\"__buffer__\": 0}}}               abc";
+    bridge *handle = with_echo();
+    bridge_request request = {msgpack, sizeof msgpack - 1, NULL, NULL};
+    bridge_bytes reply;
+    CHECK(bridge_call(handle, request, FOREVER, &reply) == BRIDGE_OK);
+    CHECK(!memcmp(reply.data, "\x84\xa2id\x07\xa7success\xc3", 14));
+    bridge_free(&reply);
+    request.data = etf;
+    request.size = sizeof etf - 1;
+    CHECK(bridge_call(handle, request, FOREVER, &reply) == BRIDGE_OK);
+    CHECK(!memcmp(reply.data, "\x83t\0\0\0\4m\0\0\0\2idm\0\0\0\1a", 19));
+    bridge_free(&reply);
+    request.data = multipart;
+    request.size = sizeof multipart - 1;
+    CHECK(bridge_call(handle, request, FOREVER, &reply) == BRIDGE_OK);
+    CHECK(holds(&reply, "\"invalid_frame\"") || holds(&reply, "abc"));
+    bridge_free(&reply);
+    CHECK(says(handle, "nonsense", "\"invalid_frame\""));
+    CHECK(says(handle, "{\"id\": 5}", "\"invalid_request\""));
+    CHECK(bridge_close(handle) == BRIDGE_OK);
+}
+
+static int releases;
+
+static void count_release(void *context) {
+    CHECK(context == &releases);
+    releases++;
+}
+
+/* NULL wherever it could be; no length, and far too much of it. */
+static void bad_arguments(void) {
+    bridge *handle = with_echo();
+    bridge_request ping = bridge_text("{\"id\": 1, \"command\": \"ping\"}");
+    bridge_request request = {NULL, 1, count_release, &releases};
+    bridge_bytes reply;
+    box box = BOX;
+    CHECK(bridge_call(NULL, ping, FOREVER, &reply) == BRIDGE_INVALID);
+    CHECK(bridge_call(handle, ping, FOREVER, NULL) == BRIDGE_INVALID);
+    CHECK(bridge_call(NULL, ping, FOREVER, NULL) == BRIDGE_INVALID);
+    CHECK(bridge_call(handle, request, FOREVER, &reply) == BRIDGE_INVALID && releases == 1);
+    CHECK(bridge_submit(handle, request, collect, &box, NULL) == BRIDGE_INVALID && releases == 2);
+    CHECK(bridge_submit(handle, ping, NULL, NULL, NULL) == BRIDGE_INVALID);
+    CHECK(bridge_submit(NULL, ping, collect, &box, NULL) == BRIDGE_INVALID);
+    CHECK(bridge_cancel(NULL, 1) == BRIDGE_INVALID);
+    CHECK(bridge_listen(NULL, collect, &box) == BRIDGE_INVALID);
+    CHECK(bridge_close(NULL) == BRIDGE_INVALID);
+    CHECK(strstr(bridge_error(), "NULL") != NULL);
+    CHECK(bridge_listen(handle, NULL, NULL) == BRIDGE_OK);
+    CHECK(bridge_cancel(handle, 12345) == BRIDGE_OK);
+    bridge_free(NULL);
+    memset(&reply, 0, sizeof reply);
+    bridge_free(&reply);
+
+    CHECK(bridge_call(handle, bridge_text(NULL), FOREVER, &reply) == BRIDGE_OK); /* a heartbeat */
+    CHECK(reply.size == 0);
+    bridge_free(&reply);
+    CHECK(bridge_submit(handle, bridge_text(""), collect, &box, NULL) == BRIDGE_OK);
+    CHECK(box.replies == 1 && box.empty == 1);
+    request.data = "{";
+    request.size = (size_t)1 << 32;
+    CHECK(bridge_call(handle, request, FOREVER, &reply) == BRIDGE_OK && releases == 3);
+    CHECK(holds(&reply, "\"frame_too_large\"") && holds(&reply, "4294967296"));
+    bridge_free(&reply);
+    bridge_free(&reply);
+    request.size = SIZE_MAX;
+    CHECK(bridge_submit(handle, request, collect, &box, NULL) == BRIDGE_OK && releases == 4);
+    CHECK(strstr(box.last, "frame_too_large") && box.replies == 2);
+    CHECK(pings(handle));
+    CHECK(bridge_close(handle) == BRIDGE_OK);
+}
+
+static void bad_options(void) {
+    static const char *refused[][2] = {
+        {"{\"adapter\": \"no_such_module:adapter\"}", "no_such_module"},
+        {"{\"adapter\": \"json:loads\"}", "not a bridge.Adapter"},
+        {"{\"threads\": 0}", "$.threads"},
+        {"{\"thread\": 1}", "unknown field `thread`"},
+        {"{\"fds\": [0, 1]}", "unknown field `fds`"},
+        {"{\"store\": \"postgres:x\"}", "$.store"},
+        {"[]", "Expected `object`"},
+        {"{", "truncated"},
+    };
+    bridge *handle;
+    size_t i;
+    for (i = 0; i < sizeof refused / sizeof *refused; i++) {
+        CHECK(bridge_open(NULL, refused[i][0]) == NULL);
+        CHECK(bridge_error_code() == BRIDGE_INVALID);
+        CHECK(strstr(bridge_error(), refused[i][1]) != NULL);
+    }
+    CHECK(bridge_open(NULL, "{\"adapter\": \"echo\", \"store\": \"sqlite:/no/where.db\"}") == NULL);
+    CHECK(bridge_error_code() == BRIDGE_FAILED);
+    handle = with_echo();
+    CHECK(bridge_open("/some/other/python", NULL) == NULL);
+    CHECK(bridge_error_code() == BRIDGE_INVALID && strstr(bridge_error(), "already"));
+    CHECK(pings(handle));
+    CHECK(bridge_close(handle) == BRIDGE_OK);
+}
+
+static void after_close(void) {
+    bridge_request request = {"{}", 2, count_release, &releases};
+    bridge *handle = with_echo(), *other = with_echo();
+    bridge_bytes reply, kept;
+    box box = BOX;
+    CHECK(bridge_call(handle, bridge_text("{\"id\": 1, \"command\": \"ping\"}"), -1, &kept) == 0);
+    CHECK(bridge_close(handle) == BRIDGE_OK);
+    CHECK(bridge_call(handle, request, FOREVER, &reply) == BRIDGE_CLOSED && releases == 1);
+    CHECK(reply.size == 0);
+    CHECK(bridge_submit(handle, request, collect, &box, NULL) == BRIDGE_CLOSED && releases == 2);
+    CHECK(box.replies == 0);
+    CHECK(bridge_cancel(handle, 1) == BRIDGE_CLOSED);
+    CHECK(bridge_listen(handle, collect, &box) == BRIDGE_CLOSED);
+    CHECK(bridge_close(handle) == BRIDGE_CLOSED);
+    CHECK(holds(&kept, "\"ok\""));
+    bridge_free(&kept);
+    CHECK(pings(other)); /* beside it */
+    CHECK(bridge_close(other) == BRIDGE_OK);
+    handle = with_echo(); /* again */
+    CHECK(pings(handle));
+    CHECK(says(handle, "{\"id\": 1, \"command\": \"shutdown\"}", "shutting_down"));
+    CHECK(bridge_call(handle, bridge_text("{}"), FOREVER, &reply) == BRIDGE_CLOSED);
+    CHECK(bridge_close(handle) == BRIDGE_OK);
+}
+
+static void *call_until_closed(void *context) {
+    box *box = context;
+    bridge_bytes reply;
+    int id = 0, code = 0;
+    char request[80];
+    while (!code) {
+        snprintf(request, sizeof request, "{\"id\": \"%lx-%d\", \"command\": \"wait\"}",
+                 (unsigned long)pthread_self(), id++);
+        code = bridge_call(box->handle, bridge_text(request), FOREVER, &reply);
+        if (!code) {
+            collect(box, BRIDGE_REPLY, &reply);
+            CHECK(holds(&reply, "\"cancelled\""));
+            bridge_free(&reply);
+        }
+    }
+    CHECK(code == BRIDGE_CLOSED);
+    return NULL;
+}
+
+/* 100 submitted and 8 waited for; each gets its one reply. */
+static void close_with_calls_in_flight(void) {
+    bridge *handle = with_commands(", \"threads\": 16");
+    int before = threads(), i;
+    pthread_t callers[8];
+    char request[80];
+    box box = BOX, calls = BOX;
+    calls.handle = handle;
+    for (i = 0; i < 8; i++) pthread_create(&callers[i], NULL, call_until_closed, &calls);
+    for (i = 0; i < 100; i++) {
+        snprintf(request, sizeof request, "{\"id\": %d, \"command\": \"wait\"}", i);
+        CHECK(bridge_submit(handle, bridge_text(request), collect, &box, NULL) == BRIDGE_OK);
+    }
+    CHECK(bridge_close(handle) == BRIDGE_OK);
+    for (i = 0; i < 8; i++) pthread_join(callers[i], NULL);
+    CHECK(box.replies == 100 && strstr(box.last, "\"cancelled\""));
+    CHECK(falls_to(threads, before));
+}
+
+static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+
+static void block(void *context, bridge_kind kind, bridge_bytes *bytes) {
+    collect(context, kind, bytes);
+    pthread_mutex_lock(&gate);
+    pthread_mutex_unlock(&gate);
+}
+
+/* A handler and a callback that do not come back cost a close its grace period and no more. */
+static void close_with_what_does_not_come_back(void) {
+    bridge *handle = with_commands(", \"grace\": 0.1"), *other = with_commands("");
+    int before = threads();
+    box stubborn = BOX, blocked = BOX;
+    CHECK(bridge_submit(handle, bridge_text("{\"id\": 1, \"command\": \"stubborn\"}"), collect,
+                        &stubborn, NULL) == BRIDGE_OK);
+    pthread_mutex_lock(&gate);
+    CHECK(bridge_submit(handle,
+                        bridge_text("{\"id\": 2, \"command\": \"count\", \"stream\": true,"
+                                    " \"args\": {\"n\": 3}}"),
+                        block, &blocked, NULL) == BRIDGE_OK);
+    await(&blocked, &blocked.events, 1);
+    CHECK(says(handle, "{\"id\": 3, \"command\": \"ping\"}", "ok")); /* only that call is held up */
+    CHECK(bridge_close(handle) == BRIDGE_BUSY);
+    CHECK(strstr(bridge_error(), "have not come back"));
+    CHECK(stubborn.replies == 1 && strstr(stubborn.last, "\"cancelled\""));
+    CHECK(bridge_close(handle) == BRIDGE_CLOSED);
+    CHECK(blocked.replies == 0); /* one after the other */
+    pthread_mutex_unlock(&gate);
+    await(&blocked, &blocked.replies, 1);
+    CHECK(says(other, "{\"id\": 1, \"command\": \"let_go\"}", "\"success\":true"));
+    CHECK(falls_to(threads, before));
+    CHECK(stubborn.replies == 1);
+    CHECK(bridge_close(other) == BRIDGE_OK);
+}
+
+static void call_back_in(void *context, bridge_kind kind, bridge_bytes *bytes) {
+    box *box = context;
+    CHECK(bridge_close(box->handle) == BRIDGE_BUSY && strstr(bridge_error(), "callback"));
+    CHECK(pings(box->handle));
+    CHECK(says(box->handle, "{\"id\": \"in\", \"command\": \"count\", \"args\": {\"n\": 1}}", "1"));
+    collect(context, kind, bytes);
+}
+
+static void callbacks_that_call_back_in(void) {
+    bridge *handle = with_commands("");
+    box box = BOX;
+    box.handle = handle;
+    CHECK(bridge_submit(handle, bridge_text("{\"id\": 1, \"command\": \"ping\"}"), call_back_in,
+                        &box, NULL) == BRIDGE_OK);
+    CHECK(box.replies == 1);
+    CHECK(bridge_submit(handle,
+                        bridge_text("{\"id\": 2, \"command\": \"count\", \"stream\": true,"
+                                    " \"args\": {\"n\": 3}}"),
+                        call_back_in, &box, NULL) == BRIDGE_OK);
+    await(&box, &box.replies, 2);
+    CHECK(box.events == 3);
+    CHECK(bridge_submit(handle,
+                        bridge_text("{\"id\": 2, \"command\": \"count_inline\", \"stream\": true,"
+                                    " \"args\": {\"n\": 3}}"),
+                        call_back_in, &box, NULL) == BRIDGE_OK);
+    CHECK(box.replies == 3 && box.events == 6);
+    CHECK(bridge_close(handle) == BRIDGE_OK);
+}
+
+static void answer_host_calls(void *context, bridge_kind kind, bridge_bytes *bytes) {
+    box *box = context;
+    char id[32] = "", answer[128];
+    bridge_bytes reply;
+    if (kind == BRIDGE_HOST_CALL) {
+        CHECK(sscanf(bytes->data, "{\"id\":\"%31[^\"]", id) == 1);
+        snprintf(answer, sizeof answer, "{\"id\": \"%s\", \"success\": true, \"result\": 21}", id);
+        CHECK(bridge_call(box->handle, bridge_text(answer), FOREVER, &reply) == BRIDGE_OK);
+        CHECK(reply.size == 0 && reply.data == NULL);
+        bridge_free(&reply);
+    }
+    collect(context, kind, bytes);
+}
+
+static void events_and_host_calls(void) {
+    bridge *handle = with_commands("");
+    box box = BOX, listener = BOX;
+    box.handle = listener.handle = handle;
+    CHECK(says(handle, "{\"id\": 1, \"command\": \"ask\"}", "\"not_allowed\""));
+    CHECK(says(handle, "{\"id\": 1, \"command\": \"hello\", \"args\": {\"offers\": {\"tools\": true}}}",
+               "tools"));
+    CHECK(bridge_submit(handle, bridge_text("{\"id\": 2, \"command\": \"ask\"}"), answer_host_calls,
+                        &box, NULL) == BRIDGE_OK);
+    await(&box, &box.replies, 1);
+    CHECK(box.host_calls == 1 && strstr(box.last, "\"result\":21"));
+    CHECK(bridge_listen(handle, answer_host_calls, &listener) == BRIDGE_OK);
+    CHECK(says(handle, "{\"id\": 3, \"command\": \"ask\"}", "\"result\":21"));
+    CHECK(says(handle, "{\"id\": 4, \"command\": \"count\", \"stream\": true, \"args\": {\"n\": 5}}",
+               "\"result\":5"));
+    CHECK(listener.host_calls == 1 && listener.events == 5 && listener.replies == 0);
+    CHECK(bridge_submit(handle, bridge_text("{\"id\": \"w9\", \"success\": true}"), collect, &box,
+                        NULL) == BRIDGE_OK); /* an answer that nobody waits for */
+    CHECK(box.replies == 2 && box.empty == 1);
+    CHECK(says(handle, "{\"id\": 5, \"command\": \"hello\", \"args\": {\"offers\": {\"logs\": true}}}",
+               "logs"));
+    CHECK(says(handle, "{\"id\": 6, \"command\": \"count\", \"stream\": true, \"args\": {\"n\": 1},"
+               " \"session_id\": \"\"}", "session"));
+    CHECK(bridge_listen(handle, NULL, NULL) == BRIDGE_OK);
+    CHECK(says(handle, "{\"id\": 7, \"command\": \"count\", \"stream\": true, \"args\": {\"n\": 5}}",
+               "\"result\":5"));
+    CHECK(bridge_close(handle) == BRIDGE_OK);
+}
+
+static void deadlines_and_cancelling(void) {
+    bridge *handle = with_commands("");
+    uint64_t call = 0;
+    bridge_bytes reply;
+    box box = BOX;
+    CHECK(bridge_call(handle, bridge_text("{\"id\": 1, \"command\": \"wait\"}"), 20, &reply) == 0);
+    CHECK(holds(&reply, "\"deadline_exceeded\"") && holds(&reply, "\"timeout_ms\":20"));
+    bridge_free(&reply);
+    CHECK(bridge_call(handle, bridge_text("{\"id\": 1, \"command\": \"ping\"}"), 0, &reply) == 0);
+    CHECK(holds(&reply, "\"ok\""));
+    bridge_free(&reply);
+    CHECK(bridge_call(handle, bridge_text("{\"id\": 1, \"command\": \"count\", \"args\": {\"n\": 0}}"),
+                      INT64_MAX, &reply) == BRIDGE_OK);
+    bridge_free(&reply);
+    CHECK(says(handle, "{\"id\": 1, \"command\": \"wait\", \"timeout_ms\": 20}",
+               "\"deadline_exceeded\""));
+    CHECK(bridge_submit(handle, bridge_text("{\"id\": 2, \"command\": \"wait\"}"), collect, &box,
+                        &call) == BRIDGE_OK);
+    CHECK(call != 0 && bridge_cancel(handle, call) == BRIDGE_OK);
+    await(&box, &box.replies, 1);
+    CHECK(strstr(box.last, "\"cancelled\""));
+    CHECK(bridge_cancel(handle, call) == BRIDGE_OK);
+    CHECK(bridge_submit(handle, bridge_text("{\"id\": 3, \"command\": \"wait\"}"), collect, &box,
+                        &call) == BRIDGE_OK);
+    CHECK(says(handle, "{\"id\": 4, \"command\": \"cancel\", \"args\": {\"id\": 3}}",
+               "\"cancelled\":true")); /* as on the wire */
+    await(&box, &box.replies, 2);
+    CHECK(bridge_close(handle) == BRIDGE_OK);
+}
+
+/* Bytes are not copied, and are the host's again when the last view of them is gone. */
+static void requests_without_a_copy(void) {
+    static const char envelope[] = "{\"id\": 1, \"command\": \"keep\"}";
+    static char frame[256];
+    bridge *handle = with_commands("");
+    bridge_request request = {frame, 0, count_release, &releases};
+    bridge_bytes reply;
+    memcpy(frame, "\xc1\1\0\0\0\0\0\1\0\0\0", 11);
+    frame[11] = (char)(sizeof envelope - 1);
+    frame[15] = 5;
+    memcpy(frame + 16, envelope, sizeof envelope - 1);
+    memcpy(frame + 64, "early", 5);
+    request.size = 69;
+    CHECK(bridge_call(handle, request, FOREVER, &reply) == BRIDGE_OK);
+    CHECK(holds(&reply, "\"success\":true") && releases == 0);
+    bridge_free(&reply);
+    memcpy(frame + 64, "later", 5);
+    CHECK(says(handle, "{\"id\": 2, \"command\": \"kept\"}", "\"later\"") && releases == 1);
+    request.release = NULL;
+    CHECK(bridge_call(handle, request, FOREVER, &reply) == BRIDGE_OK);
+    bridge_free(&reply);
+    memset(frame, 0, sizeof frame);
+    CHECK(says(handle, "{\"id\": 2, \"command\": \"kept\"}", "\"later\"") && releases == 1);
+    request.data = "{\"id\": 3, \"command\": \"count\", \"args\": {\"n\": 2}}";
+    request.size = strlen(request.data);
+    request.release = count_release;
+    CHECK(bridge_call(handle, request, FOREVER, &reply) == BRIDGE_OK);
+    bridge_free(&reply);
+    CHECK(bridge_close(handle) == BRIDGE_OK && releases == 2);
+}
+
+typedef struct {
+    bridge *handle;
+    int number;
+} worker;
+
+static void *call_many(void *context) {
+    worker *worker = context;
+    char request[120], expected[60];
+    int i;
+    for (i = 0; i < 200; i++) {
+        snprintf(request, sizeof request, "{\"id\": \"%d-%d\", \"command\": \"%s\"}", worker->number, i,
+                 i % 4 ? "ping" : "sleep");
+        snprintf(expected, sizeof expected, "{\"id\":\"%d-%d\",\"success\":true", worker->number, i);
+        CHECK(says(worker->handle, request, expected));
+    }
+    return NULL;
+}
+
+/* Threads that Python never saw get their own replies, and go without a trace. */
+static void many_threads(void) {
+    bridge *handle = with_echo();
+    pthread_t callers[16];
+    worker workers[16];
+    int i;
+    for (i = 0; i < 16; i++) {
+        workers[i] = (worker){handle, i};
+        pthread_create(&callers[i], NULL, call_many, &workers[i]);
+    }
+    for (i = 0; i < 16; i++) pthread_join(callers[i], NULL);
+    CHECK(bridge_close(handle) == BRIDGE_OK);
+}
+
+static void *open_and_close(void *unused) {
+    bridge *handle = with_echo();
+    (void)unused;
+    CHECK(pings(handle));
+    CHECK(bridge_close(handle) == BRIDGE_OK);
+    return NULL;
+}
+
+/* Opened at the same moment, and where the thread that started Python is gone. */
+static void many_opens(void) {
+    pthread_t threads[8];
+    int i;
+    for (i = 0; i < 8; i++) pthread_create(&threads[i], NULL, open_and_close, NULL);
+    for (i = 0; i < 8; i++) pthread_join(threads[i], NULL);
+    for (i = 0; i < 20; i++) open_and_close(NULL);
+}
+
+static void forks(void) {
+    bridge *handle = with_echo();
+    bridge_request request = {"{}", 2, count_release, &releases};
+    bridge_bytes reply, kept;
+    int status;
+    pid_t child;
+    CHECK(bridge_call(handle, bridge_text("{\"id\": 1, \"command\": \"ping\"}"), -1, &kept) == 0);
+    child = fork();
+    if (child == 0) {
+        CHECK(bridge_call(handle, request, FOREVER, &reply) == BRIDGE_FORKED && releases == 1);
+        CHECK(bridge_submit(handle, request, collect, NULL, NULL) == BRIDGE_FORKED);
+        CHECK(bridge_cancel(handle, 1) == BRIDGE_FORKED);
+        CHECK(bridge_open(NULL, "{}") == NULL && bridge_error_code() == BRIDGE_FORKED);
+        CHECK(bridge_close(handle) == BRIDGE_FORKED);
+        bridge_free(&kept);
+        exit(0); /* with whatever hooks there are */
+    }
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    bridge_free(&kept);
+    CHECK(pings(handle));
+    CHECK(bridge_close(handle) == BRIDGE_OK);
+}
+
+static int signal_handlers(void) {
+    int number, count = 0;
+    for (number = 1; number < 32; number++) {
+        struct sigaction action;
+        if (sigaction(number, NULL, &action) == 0) count += action.sa_handler != SIG_DFL;
+    }
+    return count;
+}
+
+static void surprises(void) {
+    char cwd[4096], now[4096], locale[200], *printed;
+    int pipe_[2], before = threads(), handlers, saved = dup(1);
+    ssize_t size;
+    char bytes[100];
+    bridge *handle;
+    setlocale(LC_ALL, "C");
+    snprintf(locale, sizeof locale, "%s", setlocale(LC_ALL, NULL));
+    CHECK(getcwd(cwd, sizeof cwd) && pipe(pipe_) == 0);
+    handlers = signal_handlers();
+    dup2(pipe_[1], 1);
+    dup2(pipe_[0], 0);
+    CHECK(write(pipe_[1], "mine", 4) == 4);
+    handle = with_commands("");
+    CHECK(says(handle, "{\"id\": 1, \"command\": \"print\"}", "\"success\":true"));
+    CHECK(bridge_close(handle) == BRIDGE_OK);
+    size = read(0, bytes, sizeof bytes);
+    CHECK(size == 4 && !memcmp(bytes, "mine", 4));
+    dup2(saved, 1);
+    CHECK(signal_handlers() == handlers);
+    CHECK(!strcmp(setlocale(LC_ALL, NULL), locale));
+    CHECK(getcwd(now, sizeof now) && !strcmp(cwd, now));
+    CHECK(falls_to(threads, before));
+    printed = getenv("BRIDGE_TEST");
+    CHECK(printed && !strcmp(printed, "1"));
+}
+
+/* A host that frees nothing and closes nothing. */
+static void never_freed(void) {
+    static box box = BOX;
+    bridge *handle = with_commands("");
+    bridge_bytes reply;
+    int i;
+    for (i = 0; i < 100; i++) {
+        CHECK(bridge_call(handle, bridge_text("{\"id\": 1, \"command\": \"ping\"}"), -1, &reply) == 0);
+    }
+    CHECK(bridge_submit(handle, bridge_text("{\"id\": 2, \"command\": \"wait\"}"), collect, &box,
+                        NULL) == BRIDGE_OK);
+    CHECK(bridge_submit(handle, bridge_text("{\"id\": 3, \"command\": \"stubborn\"}"), collect, &box,
+                        NULL) == BRIDGE_OK);
+}
+
+static void fails_to_open(const char *python, const char *why) {
+    CHECK(bridge_open(python, "{\"adapter\": \"echo\"}") == NULL);
+    CHECK(bridge_error_code() == BRIDGE_PYTHON);
+    CHECK(strstr(bridge_error(), why) != NULL);
+}
+
+/* What is seen to be no Python leaves the next one its chance. */
+static void no_python(void) {
+    bridge *handle;
+    fails_to_open("/no/such/python", "no Python at /no/such/python");
+    fails_to_open("/etc/passwd", "no executable");
+    fails_to_open("/tmp", "no home of Python");
+    handle = with_echo();
+    CHECK(pings(handle));
+    CHECK(bridge_close(handle) == BRIDGE_OK);
+}
+
+static void put(const char *path, const char *text) {
+    FILE *file = fopen(path, "w");
+    CHECK(file != NULL);
+    fputs(text, file);
+    fclose(file);
+}
+
+/* An environment without the package. */
+static void no_package(void) {
+    char directory[] = "/tmp/bridge-XXXXXX", path[4200], text[4200];
+    CHECK(mkdtemp(directory));
+    snprintf(path, sizeof path, "%s/bin", directory);
+    CHECK(mkdir(path, 0700) == 0);
+    snprintf(path, sizeof path, "%s/bin/python", directory);
+    CHECK(symlink(BASE_PYTHON, path) == 0);
+    snprintf(path, sizeof path, "%s/pyvenv.cfg", directory);
+    snprintf(text, sizeof text, "home = %.*s\n", (int)(strrchr(BASE_PYTHON, '/') - BASE_PYTHON),
+             BASE_PYTHON);
+    put(path, text);
+    fails_to_open(directory, "has no working package bridge");
+    CHECK(strstr(bridge_error(), "No module named 'bridge'"));
+    fails_to_open(NULL, "No module named 'bridge'");
+}
+
+/* A home whose standard library is an empty folder. */
+static void broken_python(void) {
+    char directory[] = "/tmp/bridge-XXXXXX", path[4200];
+    const char *part, *parts[] = {"lib", "lib/" PYTHON, "lib/" PYTHON "/encodings"};
+    size_t i;
+    CHECK(mkdtemp(directory));
+    for (i = 0; i < 3; i++) {
+        part = parts[i];
+        snprintf(path, sizeof path, "%s/%s", directory, part);
+        CHECK(mkdir(path, 0700) == 0);
+    }
+    fails_to_open(directory, "does not start");
+    fails_to_open(NULL, "has to begin anew");
+}
+
+static const struct {
+    const char *name;
+    void (*run)(void);
+} tests[] = {
+#define TEST(name) {#name, name}
+    TEST(open_ping_close),
+    TEST(formats),
+    TEST(bad_arguments),
+    TEST(bad_options),
+    TEST(after_close),
+    TEST(close_with_calls_in_flight),
+    TEST(close_with_what_does_not_come_back),
+    TEST(callbacks_that_call_back_in),
+    TEST(events_and_host_calls),
+    TEST(deadlines_and_cancelling),
+    TEST(requests_without_a_copy),
+    TEST(many_threads),
+    TEST(many_opens),
+    TEST(forks),
+    TEST(surprises),
+    TEST(never_freed),
+    TEST(no_python),
+    TEST(no_package),
+    TEST(broken_python),
+};
+
+int main(int count, char **arguments) {
+    size_t i;
+    for (i = 0; i < sizeof tests / sizeof *tests; i++) {
+        if (count > 1 && !strcmp(arguments[1], tests[i].name)) {
+            tests[i].run();
+            return 0;
+        }
+    }
+    fprintf(stderr, "no test %s\n", count > 1 ? arguments[1] : "is named");
+    return 2;
 }

@@ -290,12 +290,16 @@ cdef class Context:
         """Deliver what belongs to the call and is not its reply: nothing leaves behind that.
         Raises CallEnded."""
         if self.gate is None:  # inline: nobody else can answer
-            self.deliver(outbox)
-            return
-        with self.gate:
-            if not self.answered:
-                self.deliver(outbox)
-        self.check()
+            rest = self.deliver(outbox)
+        else:
+            rest = None
+            with self.gate:
+                if not self.answered:
+                    rest = self.deliver(outbox)
+        if rest is not None:
+            rest()
+        if self.gate is not None:
+            self.check()
 
     def call_host(self, str command, args):
         """The host's answer to `command`, waited for until the deadline.
@@ -364,7 +368,8 @@ cdef class Path:
 
     def answer(self, Frame frame not None, Outbox outbox not None, deliver):
         """Append the reply to `frame`, or hand the call on: its reply then comes through
-        deliver(outbox), with another outbox, from another thread. Returns `stopping`."""
+        deliver(outbox), with another outbox, from another thread. What that returns, if anything,
+        is called when no lock is held. Returns `stopping`."""
         cdef int64_t arrived = monotonic()
         cdef object command, request, failure
         cdef Context context

@@ -6,13 +6,15 @@ from bridge.errors import BridgeError
 
 interface_1: Any
 
+_Deliver = Callable[[Outbox], Callable[[], None] | None]
+
 @final
 class Door:
     @property
     def ended(self) -> bool: ...
     def __init__(
         self,
-        answer: Callable[[Frame, Outbox, Callable[[Outbox], None]], bool],
+        answer: Callable[[Frame, Outbox, _Deliver], bool],
         refuse: Callable[[BridgeError, Outbox], None],
         arrival: Any,
         max_frame: int,
@@ -22,4 +24,5 @@ class Door:
 class Call:
     @property
     def number(self) -> int: ...
-    def __call__(self, outbox: Outbox) -> None: ...
+    def __call__(self, outbox: Outbox) -> Callable[[], None] | None: ...
+    def deliver_all(self) -> None: ...

@@ -95,7 +95,11 @@ cdef class Door:
 
 @cython.final
 cdef class Call:
-    """Where what comes of a request is delivered. number: the caller's for it."""
+    """Where what comes of a request is delivered, one after the other. number: the caller's for it.
+
+    A callback may block: it is called when no lock is held, and holds up what comes behind it, but
+    not who brings that.
+    """
 
     cdef Door door
     cdef readonly uint64_t number
@@ -103,6 +107,8 @@ cdef class Call:
     cdef bridge_callback callback  # NULL behind the reply
     cdef void *context
     cdef bint streams
+    cdef list queue
+    cdef bint is_delivering
 
     def __init__(self):
         raise TypeError("a Call is made by its door")
@@ -110,8 +116,20 @@ cdef class Call:
     def __call__(self, Outbox outbox not None):
         if self.door.arriving == PyThread_get_thread_ident():
             self.door.kept_back.append((self, outbox))
-        else:
-            self.deliver(outbox)
+            return None
+        self.queue.append(outbox)
+        return self.deliver_all
+
+    def deliver_all(self):
+        """Deliver what is in the queue, unless another thread is at it."""
+        if self.is_delivering:
+            return
+        self.is_delivering = True
+        try:
+            while self.queue:  # nobody else has the GIL between this and the end
+                self.deliver(self.queue.pop(0))
+        finally:
+            self.is_delivering = False
 
     cdef int deliver(self, Outbox outbox) except -1:
         cdef bridge_run run = self.run
@@ -186,6 +204,7 @@ cdef int answer(PyObject *door_, const bridge_request *request, uint64_t number,
         call.number = number
         call.context = context
         call.streams = streams
+        call.queue = []
         arrive(door, frame, outbox, call, callback)
     if not len(outbox):
         return BRIDGE_LATER
@@ -215,13 +234,16 @@ cdef int arrive(Door door, Frame frame, Outbox outbox, Call call, bridge_callbac
             raise
         finally:
             door.arriving = 0
-            if len(outbox):
-                call.callback = NULL
             if door.kept_back:
                 kept_back, door.kept_back = door.kept_back, []
-    if kept_back is not None:
-        for other, message in kept_back:
-            (<Call>other).deliver(message)
+    try:
+        if kept_back is not None:
+            for other, message in kept_back:
+                (<Call>other).queue.append(message)
+                (<Call>other).deliver_all()
+    finally:
+        if len(outbox):  # the caller of this has the reply
+            call.callback = NULL
     return 0
 
 

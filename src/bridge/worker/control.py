@@ -21,7 +21,7 @@ from bridge.worker.stats import StatsArgs
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
-    from bridge.worker.dispatch import Dispatcher
+    from bridge.worker.dispatch import Deliver, Dispatcher
 
 
 class Pong(msgspec.Struct, gc=False):
@@ -164,11 +164,13 @@ def forward_logs(context: Context | None) -> None:
     telemetry.forward(send)
 
 
-def _send_log(format: Format, deliver: Callable[[Outbox], None], line: dict[str, Any]) -> None:
+def _send_log(format: Format, deliver: Deliver, line: dict[str, Any]) -> None:
     outbox = Outbox()
     outbox.kind = EVENT
     outbox.append(format.encode_into, Event(line.get("request_id"), "log", line))
-    deliver(outbox)
+    rest = deliver(outbox)
+    if rest is not None:
+        rest()
 
 
 def _each_open(dispatcher: Dispatcher, call_id: Id, do: Callable[[Context], None]) -> bool:

@@ -42,7 +42,8 @@ RETRY_AFTER = 1.0  # seconds, told to who is refused: about the length of an LM 
 CHANGING = ("session", "everyone")  # lanes of commands that change what a session keeps
 LOADING = ("thread", *CHANGING)  # those of commands that need what it keeps
 
-Deliver = Callable[[Outbox], None]
+# What it returns, if anything, is called when no lock is held: a host's callback may block.
+Deliver = Callable[[Outbox], Callable[[], None] | None]
 
 
 class SessionArgs(msgspec.Struct, gc=False):
@@ -301,7 +302,9 @@ class Dispatcher:
             context.session.is_new = False
         self.calls.remove(context)
         with contextlib.suppress(OSError):  # the host is gone
-            context.deliver(outbox)
+            rest = context.deliver(outbox)
+            if rest is not None:
+                rest()
 
     def _refuse_overload(self) -> None:
         waiting = len(self.calls.open)

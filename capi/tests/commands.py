@@ -1,0 +1,84 @@
+"""Commands that do to a host what handlers can do."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import msgspec
+
+from bridge import Adapter, Context
+
+adapter = Adapter("commands")
+kept: list[Any] = []
+let_go = threading.Event()
+
+
+class Count(msgspec.Struct):
+    n: int
+
+
+@adapter.command("wait")
+def wait(args: None, context: Context) -> None:
+    """Until the call is ended."""
+    while True:
+        context.check()
+        time.sleep(0.002)
+
+
+@adapter.command("stubborn")
+def stubborn(args: None, context: Context) -> None:
+    """Until `let_go`, whatever becomes of the call."""
+    let_go.wait()
+
+
+@adapter.command("let_go", lane="inline")
+def let_go_(args: None, context: Context) -> None:
+    let_go.set()
+
+
+@adapter.command("count", Count)
+def count(args: Count, context: Context) -> int:
+    """Events 0 to n - 1."""
+    for number in range(args.n):
+        context.emit("number", number)
+    return args.n
+
+
+@adapter.command("count_inline", Count, lane="inline")
+def count_inline(args: Count, context: Context) -> int:
+    """The same on the caller's thread."""
+    return count(args, context)
+
+
+@adapter.command("ask")
+def ask(args: None, context: Context) -> Any:
+    """What the host answers."""
+    return context.call_host("call_tool", {"name": "temperature"})
+
+
+@adapter.command("keep", msgspec.Raw, lane="inline")
+def keep(args: msgspec.Raw, context: Context) -> None:
+    """Keeps a view of the request."""
+    kept.extend(map(memoryview, context.buffers))
+
+
+@adapter.command("kept", lane="inline")
+def first_of_kept(args: None, context: Context) -> str:
+    """What is kept, which is given back."""
+    text = bytes(kept[0]).decode()
+    kept.clear()
+    return text
+
+
+@adapter.command("print", lane="inline")
+def print_(args: None, context: Context) -> None:
+    """What user code prints, and reads."""
+    import os
+    import sys
+
+    print("printed")
+    sys.stdout.flush()
+    assert sys.stdin.read() == ""
+    os.environ["BRIDGE_TEST"] = "1"
