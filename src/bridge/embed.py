@@ -19,6 +19,7 @@ from bridge.cli import load_adapter
 from bridge.codec import JSON
 from bridge.messages import failure
 from bridge.worker import extras, loop, process
+from bridge.worker.dispatch import Dispatcher
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=31_536_000)]
@@ -45,8 +46,8 @@ class Options(loop.Options, frozen=True, forbid_unknown_fields=True):
 def prepare() -> None:
     """Make this interpreter the host's guest; once, where it runs nothing else. What is printed
     goes to stderr, nothing reads stdin, and libraries get a worker's environment variables."""
-    sys.stdout = sys.__stdout__ = sys.stderr  # type: ignore[misc]
-    sys.stdin = sys.__stdin__ = io.StringIO()  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = sys.stderr  # type: ignore[misc, assignment]
+    sys.stdin = sys.__stdin__ = io.StringIO()  # type: ignore[misc, assignment]
     process.set_environment()
 
 
@@ -72,7 +73,7 @@ def open(options: str, is_ours: bool) -> Handle:
 class Handle:
     """A dispatcher, its door, and its end."""
 
-    def __init__(self, dispatcher: loop.Dispatcher, options: Options) -> None:
+    def __init__(self, dispatcher: Dispatcher, options: Options) -> None:
         self._dispatcher = dispatcher
         self._grace = options.grace
         self.door = Door(

@@ -54,8 +54,8 @@ def run(
 ) -> NoReturn:
     """Serve until the host is gone or says so, then end the process.
 
-    fds: the descriptors to read from and write to. load_adapter(): called once the descriptors are safe from what it prints.
-    parent: os.getppid() as early as it could be asked.
+    load_adapter(): called once the descriptors are safe from what it prints. fds: those to read
+    from and to write to. parent: os.getppid() as early as it could be asked.
     """
     read_fd, write_fd = process.take_descriptors(*fds)
     process.set_environment()

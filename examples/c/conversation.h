@@ -1,0 +1,52 @@
+/* What the hosts in C and C++ say: a program of type react with a tool of theirs, and its answer in
+   chunks. Each prints every message that it gets, so that one can see that they get the same. */
+
+#ifndef CONVERSATION_H
+#define CONVERSATION_H
+
+#include <stdio.h>
+#include <string.h>
+
+static const char *const preparations[] = {
+    "{\"id\": 1, \"command\": \"hello\", \"args\": {\"offers\": {\"tools\": true}}}",
+    "{\"id\": 2, \"command\": \"configure_lm\", \"args\": {\"provider\": \"offline\"}}",
+    "{\"id\": 3, \"command\": \"register_tools\", \"args\": {\"tools\": [{\"name\": \"temperature\","
+    " \"description\": \"The temperature in a city.\", \"args\": {\"city\": {\"type\": \"string\"}}}]}}",
+    "{\"id\": 4, \"command\": \"create_program\", \"args\": {\"id\": \"weather\", \"program_type\":"
+    " \"react\", \"signature\": {\"inputs\": [{\"name\": \"question\"}],"
+    " \"outputs\": [{\"name\": \"answer\"}]}}}",
+};
+enum { PREPARATIONS = sizeof preparations / sizeof *preparations };
+
+static const char question[] =
+    "{\"id\": 5, \"command\": \"execute_program\", \"stream\": true, \"args\": {\"program_id\":"
+    " \"weather\", \"inputs\": {\"question\": \"What is the temperature in Graz?\"}}}";
+
+static void print_message(const void *data, size_t size) {
+    printf("%.*s\n", (int)size, (const char *)data);
+    fflush(stdout);
+}
+
+/* The string behind "name":" in a message; a host of your own has a JSON library. */
+static void find_string(const void *data, size_t size, const char *name, char *text, size_t room) {
+    char message[4096], key[64];
+    const char *start;
+    size_t length;
+    snprintf(message, sizeof message, "%.*s", (int)size, (const char *)data);
+    snprintf(key, sizeof key, "\"%s\":\"", name);
+    start = strstr(message, key);
+    start = start ? start + strlen(key) : "";
+    length = strcspn(start, "\"");
+    snprintf(text, room, "%.*s", (int)length, start);
+}
+
+/* The tool: what to send for a call into the host. */
+static void answer_tool(const void *data, size_t size, char *answer, size_t room) {
+    char id[64], city[64];
+    find_string(data, size, "id", id, sizeof id);
+    find_string(data, size, "city", city, sizeof city);
+    snprintf(answer, room,
+             "{\"id\": \"%s\", \"success\": true, \"result\": \"It is 21 degrees in %s.\"}", id, city);
+}
+
+#endif
