@@ -194,6 +194,9 @@ static int start_python(const char *python) {
     int code;
     PyPreConfig_InitIsolatedConfig(&before);
     before.utf8_mode = 1;
+#ifdef BRIDGE_SANITIZED
+    before.allocator = PYMEM_ALLOCATOR_MALLOC;  /* what Python keeps in its own arenas is not seen */
+#endif
     PyConfig_InitIsolatedConfig(&config);
     show_symbols();
     status = Py_PreInitialize(&before);
