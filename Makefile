@@ -5,18 +5,19 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find src -name '*.py' -o -name '*.pyx' -o -name '*.pxi' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.json')
+SOURCES := $(shell find src capi -name '*.py' -o -name '*.pyx' -o -name '*.pxi' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.json' \
+  -o -name '*.[ch]' -o -name '*.hpp' -o -name '*.cmake' -o -name '*.in' -o -name CMakeLists.txt)
 PYTEST_FLAGS ?=
 
 # mix for the Elixir client, with the worker of this checkout.
 MIX := cd elixir && BRIDGE_PYTHON=$(abspath $(BIN))/python mix
 
-.PHONY: demo test lint bench coverage clean elixir
+.PHONY: demo test lint bench coverage clean elixir hosts
 
 demo: $(VENV)/.installed
 	@$(BIN)/python -m bridge demo $(DEMO_FLAGS)
 
-test: $(VENV)/.installed elixir
+test: $(VENV)/.installed elixir hosts
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 	@! command -v mix >/dev/null || { $(MIX) test $(MIX_FLAGS); }
 
@@ -27,12 +28,19 @@ elixir:
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends elixir >/dev/null; } || \
 	  echo "Elixir is not installed, so its tests are left out (Debian: apt-get install elixir)" >&2
 
+# What the C library and the hosts in C, C++ and JavaScript are built and run with.
+hosts:
+	@{ command -v cmake && command -v node; } >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends cmake g++ nodejs >/dev/null; } || \
+	  echo "CMake or Node is not installed, so the tests of hosts in C or JavaScript are left out (Debian: apt-get install cmake g++ nodejs)" >&2
+
 lint: $(VENV)/.installed elixir
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	MYPYPATH=src $(BIN)/python -m mypy.stubtest --ignore-missing-stub --allowlist tests/stubtest-allow.txt \
-	  bridge._dispatch bridge._etf bridge._framing bridge._histogram bridge._watch
+	  bridge._dispatch bridge._embed bridge._etf bridge._framing bridge._histogram bridge._watch
 	@! command -v mix >/dev/null || { $(MIX) format --check-formatted && mix compile --force --warnings-as-errors; }
 
 bench: $(VENV)/.installed
@@ -43,10 +51,11 @@ bench: $(VENV)/.installed
 coverage: $(VENV)/.installed
 	rm -rf build/trace && mkdir -p build/trace
 	cp -r pyproject.toml setup.py Makefile README.md LICENSE CHANGELOG.md CONTRIBUTING.md MANIFEST.in \
-	  src tests docs examples benchmarks elixir build/trace
+	  CMakeLists.txt capi src tests docs examples benchmarks elixir build/trace
 	cd build/trace && BRIDGE_TRACE=1 $(abspath $(BIN))/python setup.py -q build_ext --inplace
 	cd build/trace && export PYTHONPATH=$(abspath build/trace/src) COVERAGE_CORE=ctrace && \
 	  $(abspath $(BIN))/coverage run -m pytest --timeout 900 $(PYTEST_FLAGS) --deselect tests/interop/test_packaging.py \
+	  --deselect tests/interop/test_capi.py \
 	  --deselect tests/interop/test_etf_elixir.py \
 	  --deselect tests/adversity/test_bad_input.py::test_heartbeats_while_a_handler_holds_the_gil; \
 	  $(abspath $(BIN))/coverage combine -q && $(abspath $(BIN))/coverage report

@@ -4,7 +4,7 @@ import os
 import sys
 
 from Cython.Build import cythonize
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
 # Line tracing for coverage of the compiled files; slows them several times over.
 TRACE = os.environ.get("BRIDGE_TRACE") == "1"
@@ -22,6 +22,9 @@ extensions = [
 ]
 
 setup(
+    # The C library's sources are data of the package: `python -m bridge --cmake-dir`.
+    packages=[*find_packages("src"), "bridge.capi"],
+    package_dir={"": "src", "bridge.capi": "capi"},
     ext_modules=cythonize(
         extensions,
         build_dir=None if TRACE else "build",  # coverage looks for the C file beside its source

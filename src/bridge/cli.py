@@ -40,6 +40,12 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         formatter_class=_formatter,
     )
     parser.add_argument("--version", action="version", version=f"dspex-bridge {__version__}")
+    parser.add_argument(
+        "--cmake-dir",
+        action="version",
+        version=os.path.join(os.path.dirname(__file__), "capi", "cmake"),
+        help="print the folder for -Dbridge_DIR=… of a C or C++ host's build, and exit",
+    )
     # A prog, because argparse else formats a usage message to make one.
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", prog=parser.prog

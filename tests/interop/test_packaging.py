@@ -36,11 +36,13 @@ def built(tmp_path_factory):
 
 @pytest.mark.timeout(600)
 def test_the_sdist_holds_sources_and_the_wheel_what_runs(built):
-    """No generated C, no sources of compiled modules in the wheel; stubs and data in it."""
+    """No generated C, no sources of compiled modules in the wheel; in it stubs, data, and the C
+    library's sources."""
     sdist, wheel = built
     with tarfile.open(sdist) as archive:
         sources = {name.partition("/")[2] for name in archive.getnames()}
     assert {"setup.py", "Makefile", "LICENSE", "README.md", "tests/conftest.py"} <= sources
+    assert {"CMakeLists.txt", "capi/bridge.c", "capi/tests/test_bridge.c"} <= sources
     assert {"src/bridge/_framing.pyx", "src/bridge/_framing.pxd", "src/bridge/py.typed"} <= sources
     assert not [
         name for name in sources if name.startswith("src/") and name.endswith((".c", ".so"))
@@ -50,6 +52,9 @@ def test_the_sdist_holds_sources_and_the_wheel_what_runs(built):
         assert f"bridge/{name}.pyi" in files
         assert [file for file in files if file.startswith(f"bridge/{name}.cpython")]
     assert {"bridge/py.typed", "bridge/demo/questions.json", "bridge/bench/beam.exs"} <= files
+    capi = {"bridge.h", "bridge.hpp", "bridge.c", "embed.h", "CMakeLists.txt"}
+    assert {f"bridge/capi/{name}" for name in {*capi, "cmake/bridge-config.cmake"}} <= files
+    files -= {"bridge/capi/bridge.c"}
     assert not [name for name in files if name.endswith((".c", ".pyx")) or "tests" in name]
 
 
