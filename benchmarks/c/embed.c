@@ -2,6 +2,7 @@
    request of 64 MiB with and without a copy. Prints JSON: ns for each, medians of rounds.
    Arguments: the Python environment, rounds. */
 
+#define _GNU_SOURCE /* memmem */
 #include <Python.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -58,8 +59,7 @@ static double per_ping_of_threads(void) {
     return (now() - start) / PINGS;
 }
 
-/* A Python function with one argument that returns it: what the smallest of hosts of Python pays.
-   gil: take and give back the GIL around each call, as a host's threads have to. */
+/* A Python function with one argument that returns it. gil: take and give back the GIL around each call, as a host's threads have to. */
 static double per_bare_call(int gil) {
     PyGILState_STATE state = PyGILState_Ensure();
     PyObject *globals = PyDict_New(), *function, *argument, *arguments, *result;

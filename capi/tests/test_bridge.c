@@ -205,6 +205,7 @@ static void bad_options(void) {
         {"{\"adapter\": \"no_such_module:adapter\"}", "no_such_module"},
         {"{\"adapter\": \"json:loads\"}", "not a bridge.Adapter"},
         {"{\"threads\": 0}", "$.threads"},
+        {"{\"mode\": \"x\"}", "$.mode"},
         {"{\"thread\": 1}", "unknown field `thread`"},
         {"{\"fds\": [0, 1]}", "unknown field `fds`"},
         {"{\"store\": \"postgres:x\"}", "$.store"},

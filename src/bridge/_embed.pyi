@@ -10,8 +10,7 @@ _Deliver = Callable[[Outbox], Callable[[], None] | None]
 
 @final
 class Door:
-    @property
-    def ended(self) -> bool: ...
+    ended: bool
     def __init__(
         self,
         answer: Callable[[Frame, Outbox, _Deliver], bool],

@@ -71,7 +71,7 @@ cdef class Door:
 
     answer(frame, outbox, deliver) -> whether it was told to end: as `Path.answer`. refuse(error,
     outbox): the same for what is too long. arrival: the lock that orders requests; nothing is
-    delivered while it is held.
+    delivered while it is held. ended: whether it answers no more; set with the lock.
     """
 
     cdef object answer
@@ -80,7 +80,7 @@ cdef class Door:
     cdef uint64_t max_frame
     cdef unsigned long arriving  # the thread that has the lock
     cdef list kept_back          # what came on that thread meanwhile
-    cdef readonly bint ended
+    cdef public bint ended
     cdef bridge_run run
     cdef bridge_callback listener
     cdef void *context
@@ -183,10 +183,6 @@ cdef int answer(PyObject *door_, const bridge_request *request, uint64_t number,
     cdef Frame frame
     cdef Call call
     cdef void *copy
-    if door.ended:
-        if request.release is not NULL:
-            request.release(request.context)
-        return BRIDGE_ENDED
     if request.size > door.max_frame:
         if request.release is not NULL:
             request.release(request.context)
@@ -205,7 +201,8 @@ cdef int answer(PyObject *door_, const bridge_request *request, uint64_t number,
         call.context = context
         call.streams = streams
         call.queue = []
-        arrive(door, frame, outbox, call, callback)
+        if not arrive(door, frame, outbox, call, callback):
+            return BRIDGE_ENDED
     if not len(outbox):
         return BRIDGE_LATER
     reply.owner = NULL
@@ -221,9 +218,13 @@ cdef int answer(PyObject *door_, const bridge_request *request, uint64_t number,
     return BRIDGE_REPLIED
 
 
-cdef int arrive(Door door, Frame frame, Outbox outbox, Call call, bridge_callback callback) except -1:
+cdef int arrive(Door door, Frame frame, Outbox outbox, Call call,
+                bridge_callback callback) except -1:
+    """Whether the door still answers; then it has, or will."""
     cdef list kept_back = None
     with door.arrival:
+        if door.ended:
+            return 0
         door.arriving = PyThread_get_thread_ident()
         call.callback = callback  # from here on it owes its reply
         try:
@@ -244,7 +245,7 @@ cdef int arrive(Door door, Frame frame, Outbox outbox, Call call, bridge_callbac
     finally:
         if len(outbox):  # the caller of this has the reply
             call.callback = NULL
-    return 0
+    return 1
 
 
 cdef int attach(PyObject *door_, bridge_run run) except -1:

@@ -292,7 +292,11 @@ cdef Frame frame_over(const void *data, Py_ssize_t length, void (*release)(void 
         frame.data = <const unsigned char *>data
     else:
         frame.data = frame.slab.data + HEADER
-        memcpy(<void *>frame.data, data, length)
+        if length > SLAB:
+            with nogil:
+                memcpy(<void *>frame.data, data, length)
+        else:
+            memcpy(<void *>frame.data, data, length)
     return frame
 
 

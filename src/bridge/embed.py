@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -19,6 +19,7 @@ from bridge.cli import load_adapter
 from bridge.codec import JSON
 from bridge.messages import failure
 from bridge.worker import extras, loop, process
+from bridge.worker.control import forward_logs
 from bridge.worker.dispatch import Dispatcher
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -32,6 +33,8 @@ class Options(loop.Options, frozen=True, forbid_unknown_fields=True):
     before all others; they stay on sys.path.
     """
 
+    mode: Literal["standalone", "pool-worker"] = "standalone"
+    protocol: Literal["json", "msgpack", "etf"] | None = None
     threads: Count = 64
     queue: Count = 4096
     max_frame: Annotated[int, msgspec.Meta(ge=4096, le=1 << 30)] = 64 << 20
@@ -39,6 +42,7 @@ class Options(loop.Options, frozen=True, forbid_unknown_fields=True):
     store: Annotated[str, msgspec.Meta(pattern="^sqlite:.")] | None = None
     max_sessions: Count = 10_000
     session_ttl: Seconds = 3600.0
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "WARNING"
     adapter: str = "dspy"
     path: tuple[str, ...] = ()
 
@@ -99,6 +103,11 @@ class Handle:
     def close(self) -> int:
         """End every call and every thread; how many threads do not come back."""
         dispatcher, grace = self._dispatcher, self._grace
+        if dispatcher.arrival.acquire(timeout=max(grace, 1.0)):  # else an inline handler is stuck
+            self.door.ended = True
+            dispatcher.arrival.release()
+        if "logs" in dispatcher.host.offers:
+            forward_logs(None)
         dispatcher.calls.stop_all()
         dispatcher.lanes.drain(grace)
         for context in list(dispatcher.calls.open.values()):
