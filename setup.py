@@ -36,5 +36,5 @@ setup(
             "embedsignature": True,
             "linetrace": TRACE,
         },
-    )
+    ),
 )

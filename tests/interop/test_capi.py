@@ -1,9 +1,10 @@
-"""libbridge, built by CMake as a user builds it; its own tests, in capi/tests, run by ctest here."""
+"""libbridge, built by CMake as a user builds it; its own tests in capi/tests, run by ctest here."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -140,3 +141,26 @@ def test_clang_has_nothing_to_say(tmp_path):
     """Its warnings are errors too."""
     configure(ROOT, tmp_path, "-DCMAKE_C_COMPILER=clang", "-DCMAKE_CXX_COMPILER=clang++")
     run(cmake, "--build", tmp_path, "-j2")
+
+
+def code_blocks() -> list:
+    """The C of all documents."""
+    return [
+        pytest.param(code, id=f"{path.name}-{index}")
+        for path in (ROOT / "README.md", ROOT / "docs" / "embedding.md")
+        for index, code in enumerate(re.findall(r"^```c\n(.*?)^```", path.read_text(), re.M | re.S))
+    ]
+
+
+@pytest.mark.parametrize("code", code_blocks())
+def test_c_blocks_of_the_documents_run(built, tmp_path, code):
+    """As they stand, and say what their comments say."""
+    (tmp_path / "block.c").write_text(code)
+    library = built / "capi"
+    run(
+        *("cc", "-Wall", "-Wextra", "-Werror", "-o", tmp_path / "block", tmp_path / "block.c"),
+        *(f"-I{ROOT / 'capi'}", f"-L{library}", "-lbridge", f"-Wl,-rpath,{library}"),
+    )
+    said = re.findall(r"// (\{.*)", code)
+    assert said
+    assert run(tmp_path / "block").splitlines() == said
