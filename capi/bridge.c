@@ -102,26 +102,31 @@ static void at_fork(void) { is_forked = 1; }
 
 /* The start of Python. */
 
-/* Python's error as the last one; it is gone then. */
+/* Python's error as the last one; it is gone then. A ValueError is what was said wrong. */
 static int fail_with_python(int code, const char *what) {
-    PyObject *type, *value, *traceback, *text;
+    PyObject *error, *text;
     const char *message = NULL;
-    PyErr_Fetch(&type, &value, &traceback);
-    PyErr_NormalizeException(&type, &value, &traceback);
-    if (type && PyErr_GivenExceptionMatches(type, PyExc_MemoryError)) code = BRIDGE_MEMORY;
-    if (type && PyErr_GivenExceptionMatches(type, PyExc_ValueError)) code = BRIDGE_INVALID;
-    text = value ? PyObject_Str(value) : NULL;
+#if PY_VERSION_HEX >= 0x030c0000
+    error = PyErr_GetRaisedException();
+#else
+    PyObject *type, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+#endif
+    if (error == NULL) return fail(code, "%san error that nobody raised", what);
+    text = PyObject_Str(error);
     if (text) message = PyUnicode_AsUTF8(text);
-    if (code == BRIDGE_INVALID && message && *message) {
-        fail(code, "%s", message);
+    if (message == NULL) message = "its text cannot be read";
+    if (PyObject_IsInstance(error, PyExc_ValueError) == 1) {
+        fail(code = BRIDGE_INVALID, "%s", message);
     } else {
-        fail(code, "%s%s: %s", what, type ? ((PyTypeObject *)type)->tp_name : "an error",
-             message ? message : "(its text cannot be read)");
+        if (PyObject_IsInstance(error, PyExc_MemoryError) == 1) code = BRIDGE_MEMORY;
+        fail(code, "%s%s: %s", what, Py_TYPE(error)->tp_name, message);
     }
     Py_XDECREF(text);
-    Py_XDECREF(type);
-    Py_XDECREF(value);
-    Py_XDECREF(traceback);
+    Py_DECREF(error);
     PyErr_Clear();
     return code;
 }

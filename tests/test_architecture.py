@@ -30,6 +30,7 @@ GROUND = {
     "_framing",
     "_histogram",
     "_dispatch",
+    "_embed",
     "_etf",
     "_watch",
 }

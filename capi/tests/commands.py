@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from typing import Any
@@ -70,6 +71,12 @@ def first_of_kept(args: None, context: Context) -> str:
     text = bytes(kept[0]).decode()
     kept.clear()
     return text
+
+
+@adapter.command("log", lane="inline")
+def log(args: None, context: Context) -> None:
+    """A line of the log."""
+    logging.getLogger("commands").warning("said")
 
 
 @adapter.command("print", lane="inline")

@@ -1,0 +1,37 @@
+defmodule DSPex.PythonBridge.VectorsTest do
+  use ExUnit.Case, async: true
+
+  alias DSPex.PythonBridge.Protocol
+
+  @vectors Path.expand("../../../../tests/vectors", __DIR__)
+
+  for %{"format" => format, "name" => name} = entry <-
+        @vectors
+        |> Path.join("index.json")
+        |> File.read!()
+        |> SmallJSON.decode!()
+        |> Map.get("vectors"),
+      format == "etf" or name == "heartbeat",
+      not String.starts_with?(name, "multipart") do
+    @entry entry
+
+    test "#{name}: what a worker says is read as the index has it" do
+      for {file, value} <- Enum.zip(@entry["replies"], @entry["values"]) do
+        <<length::32, payload::binary-size(length)>> = File.read!(Path.join(@vectors, file))
+
+        if value == nil do
+          assert payload == ""
+        else
+          assert Protocol.decode_message(payload) == {:ok, value}
+        end
+      end
+    end
+  end
+
+  test "a request says what the vector's does" do
+    <<_::32, expected::binary>> = File.read!(Path.join(@vectors, "frames/execute.etf.request"))
+    %{"id" => id, "command" => command, "args" => args} = :erlang.binary_to_term(expected)
+    ours = id |> Protocol.encode_request(command, args) |> IO.iodata_to_binary()
+    assert :erlang.binary_to_term(ours) == :erlang.binary_to_term(expected)
+  end
+end
