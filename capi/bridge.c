@@ -147,6 +147,31 @@ static const char *chosen_python(const char *python) {
     return NULL;
 }
 
+/* Whether the environment that has `python` is of the version that this library is built with; else
+   nothing of it would be found. Without a word about it in pyvenv.cfg it is. */
+static int is_of_our_version(const char *python, int is_directory) {
+    char path[4200], line[256];
+    const char *slash = strrchr(python, '/');
+    int major, minor, is_so = 1;
+    FILE *file;
+    snprintf(path, sizeof path, is_directory ? "%.*s/pyvenv.cfg" : "%.*s/../pyvenv.cfg",
+             (int)(is_directory ? strlen(python) : slash ? (size_t)(slash - python) : 0), python);
+    file = fopen(path, "re");
+    while (file && fgets(line, sizeof line, file)) {
+        if (sscanf(line, "version = %d.%d", &major, &minor) == 2 ||
+            sscanf(line, "version_info = %d.%d", &major, &minor) == 2) {
+            is_so = major == PY_MAJOR_VERSION && minor == PY_MINOR_VERSION;
+            break;
+        }
+    }
+    if (file) fclose(file);
+    if (!is_so) {
+        fail(BRIDGE_PYTHON, "%s is of Python %d.%d, and this library is built with %d.%d", python,
+             major, minor, PY_MAJOR_VERSION, PY_MINOR_VERSION);
+    }
+    return is_so;
+}
+
 /* Set `config` to the Python at `python`: an executable, an environment, or a home. 0, or failed. */
 static int set_place(PyConfig *config, const char *python, PyStatus *status) {
     char path[4096];
@@ -157,6 +182,7 @@ static int set_place(PyConfig *config, const char *python, PyStatus *status) {
     if (stat(python, &found) < 0) {
         return fail(BRIDGE_PYTHON, "no Python at %s: %s", python, strerror(errno));
     }
+    if (!is_of_our_version(python, S_ISDIR(found.st_mode))) return last.code;
     if (!S_ISDIR(found.st_mode)) {
         if (access(python, X_OK) < 0) return fail(BRIDGE_PYTHON, "%s is no executable", python);
         *status = PyConfig_SetBytesString(config, &config->executable, python);

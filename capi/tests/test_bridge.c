@@ -581,22 +581,29 @@ static void fails_to_open(const char *python, const char *why) {
     CHECK(strstr(bridge_error(), why) != NULL);
 }
 
+static void put(const char *path, const char *text) {
+    FILE *file = fopen(path, "w");
+    CHECK(file != NULL);
+    fputs(text, file);
+    fclose(file);
+}
+
 /* What is seen to be no Python leaves the next one its chance. */
 static void no_python(void) {
+    char directory[] = "/tmp/bridge-XXXXXX", path[4200];
     bridge *handle;
+    CHECK(mkdtemp(directory));
+    snprintf(path, sizeof path, "%s/pyvenv.cfg", directory);
+    put(path, "home = /usr/bin\nversion = 3.2.1\n");
+    fails_to_open(directory, "is of Python 3.2");
+    put(path, "home = /usr/bin\n");
+    fails_to_open(directory, "no bin/python");
     fails_to_open("/no/such/python", "no Python at /no/such/python");
     fails_to_open("/etc/passwd", "no executable");
     fails_to_open("/tmp", "no home of Python");
     handle = with_echo();
     CHECK(pings(handle));
     CHECK(bridge_close(handle) == BRIDGE_OK);
-}
-
-static void put(const char *path, const char *text) {
-    FILE *file = fopen(path, "w");
-    CHECK(file != NULL);
-    fputs(text, file);
-    fclose(file);
 }
 
 /* An environment without the package. */

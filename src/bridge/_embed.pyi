@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 from bridge._framing import Frame, Outbox
 from bridge.errors import BridgeError
@@ -23,5 +23,6 @@ class Door:
 class Call:
     @property
     def number(self) -> int: ...
+    def __init__(self, *args: Any, **kwargs: Any) -> NoReturn: ...
     def __call__(self, outbox: Outbox) -> Callable[[], None] | None: ...
     def deliver_all(self) -> None: ...
