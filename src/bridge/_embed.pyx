@@ -137,14 +137,14 @@ cdef class Call:
         cdef void *context = self.context
         cdef bridge_bytes bytes
         cdef bridge_kind kind = <bridge_kind>outbox.kind
-        if kind == BRIDGE_REPLY:
-            self.callback = NULL
-        elif callback is NULL or not self.streams:
+        if kind != BRIDGE_REPLY and (callback is NULL or not self.streams):
             callback = self.door.listener
             context = self.door.context
         if callback is NULL:
             return 0
         hand_over(outbox, &bytes)
+        if kind == BRIDGE_REPLY:
+            self.callback = NULL
         with nogil:
             run(callback, context, kind, &bytes)
         Py_XDECREF(<PyObject *>bytes.owner)
