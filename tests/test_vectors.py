@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -54,6 +55,15 @@ def test_a_worker_answers_them(start_peer, adapter, format):
         peer.send_bytes((VECTORS / entry["request"]).read_bytes())
         for expected in payloads(entry["replies"]):
             assert steady(peer.receive_frame()) == expected, entry["name"]
+
+
+def test_the_protocol_quotes_them():
+    """The bytes in docs/protocol.md are those of the files."""
+    text = (VECTORS.parent.parent / "docs" / "protocol.md").read_text()
+    rows = re.findall(r"^\| `(frames/.*)` \| `(.*)` \|$", text, re.M)
+    assert len(rows) >= 5
+    for name, quoted in rows:
+        assert bytes.fromhex(quoted) == (VECTORS / name).read_bytes(), name
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry["name"])

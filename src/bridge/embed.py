@@ -13,7 +13,7 @@ import msgspec
 
 from bridge import errors, telemetry
 from bridge._dispatch import Context, timestamp
-from bridge._embed import Call, Door
+from bridge._embed import Door
 from bridge._framing import Outbox
 from bridge.cli import load_adapter
 from bridge.codec import JSON
@@ -125,10 +125,8 @@ class Handle:
         return context is not None and self._dispatcher.end(context, error)
 
     def _context_of(self, number: int) -> Context | None:
-        for context in list(self._dispatcher.calls.open.values()):
-            if isinstance(context.deliver, Call) and context.deliver.number == number:
-                return context
-        return None
+        calls = list(self._dispatcher.calls.open.values())
+        return next((call for call in calls if getattr(call.deliver, "number", 0) == number), None)
 
     def _on_a_thread(self, run: Callable[[], None]) -> None:
         helper = threading.Thread(target=run, name="bridge-warm-up", daemon=True)
