@@ -24,6 +24,7 @@ GROUND = {
     "activity",
     "adapter",
     "records",
+    "_apart",
     "tensors",
     "array_args",
     "framing",

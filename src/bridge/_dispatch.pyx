@@ -10,11 +10,13 @@ from cpython.bytearray cimport PyByteArray_AS_STRING
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t
 
-from bridge._framing cimport HEADER, Frame, Outbox, apart_in, is_multipart
+from bridge._apart cimport apart_in
+from bridge._framing cimport HEADER, Frame, Outbox, is_multipart
 from bridge._histogram cimport Recorder, monotonic
 
+from bridge._apart import FORGED, LONG, OTHER
 from bridge.codec import ETF, JSON, refuse_non_finite
-from bridge.errors import CallEnded, InvalidFrame, NotAllowed, ReplyTooLarge
+from bridge.errors import CallEnded, InvalidFrame, NotAllowed, NotEncodable, ReplyTooLarge
 from bridge._framing import EVENT, HOST_CALL, buffers_of, envelope_of
 from bridge.messages import Event, Failure, Reply, TimedReply
 from bridge.tensors import collecting, set_apart
@@ -527,13 +529,19 @@ cdef class Path:
         """Append `message`; bytes of its payload, or 0 if it is too long. Its long binaries and
         its arrays stand apart where the host takes that."""
         cdef list buffers = []
+        cdef int found
         if (context is None or (context.buffers is None and not self.sets_apart)
                 or type(message) is Failure):
             return outbox.add(codec.encode_into, message, self.max_frame)
         if context.passes_buffers and context.buffers:
             buffers.extend(context.buffers)
-        elif not apart_in(message):
-            return outbox.add(codec.encode_into, message, self.max_frame)
+        else:
+            found = apart_in(message)
+            if not found & (LONG | OTHER):
+                return outbox.add(codec.encode_into, message, self.max_frame)
+            if found & FORGED:
+                raise NotEncodable("a map of $buffer or $tensor alone, or a tuple that begins with"
+                                   " tensor, cannot stand beside arrays: it is how they are named")
         return outbox.add_multipart(collecting(codec.encode_into, buffers), set_apart(message),
                                     buffers, self.max_frame)
 

@@ -35,7 +35,6 @@ cdef class Frame:
 
 
 cpdef bint is_multipart(Frame frame) except -1
-cpdef int apart_in(object value) except -1
 cdef Frame frame_over(const void *data, Py_ssize_t length, void (*release)(void *) noexcept nogil,
                       void *context)
 
@@ -43,8 +42,8 @@ cdef Frame frame_over(const void *data, Py_ssize_t length, void (*release)(void 
 cdef class Outbox:
     cdef bytearray data
     cdef Py_ssize_t used    # bytes of it
-    cdef Py_ssize_t apart   # bytes that are sent from elsewhere, between those
-    cdef list buffers       # None, or of each: where in `data` it belongs, it, its bytes
+    cdef readonly Py_ssize_t apart   # bytes that are sent from elsewhere, between those
+    cdef list buffers       # None, or of each: where in `data` it belongs, and a view of it
     cdef public int kind    # REPLY, EVENT, HOST_CALL: for those who deliver each in its way
 
     cdef Py_ssize_t add(self, object encode_into, object message, Py_ssize_t limit) except -1

@@ -10,14 +10,12 @@ cimport cython
 from cpython.buffer cimport (PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release,
                              PyObject_GetBuffer)
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
-from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, ECONNRESET, EINTR, ENOMEM, EPIPE, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset
 
-from msgspec import Raw, Struct
 
 from bridge.errors import FrameTooLarge, InvalidFrame
 
@@ -173,11 +171,6 @@ cdef extern from *:
     int bridge_set_pipe_size(int fd, int bytes) nogil
 
 
-cdef extern from "<Python.h>":
-    int Py_EnterRecursiveCall(const char *where) except -1
-    void Py_LeaveRecursiveCall()
-
-
 cdef extern from "<limits.h>":
     enum: PIPE_BUF
 
@@ -211,18 +204,13 @@ cdef enum:
 
 # Of a frame, so that what stands for them is small beside the longest frame.
 MOST_BUFFERS = 65_536
-APART = 4096                      # bytes; a longer binary is worth a buffer
-cdef Py_ssize_t most_buffers = MOST_BUFFERS, apart = APART
+cdef Py_ssize_t most_buffers = MOST_BUFFERS
 
 # Announced lengths up to here are skipped; beyond it the stream is not one of ours.
 cdef uint64_t TRUSTED = 1 << 30   # bytes
 # Of each pipe; unprivileged users share a total of 64 MiB.
 PIPE_SIZE = 1 << 20               # bytes
 DEFAULT_MAX_FRAME = 64 << 20      # bytes
-
-# Of `apart_in`.
-LONG = 1
-OTHER = 2
 
 # What is in an outbox.
 REPLY, EVENT, HOST_CALL = 0, 1, 2
@@ -341,47 +329,11 @@ def buffers_of(Frame frame not None):
     return tuple(buffers)
 
 
-cdef tuple raw(object buffer):
-    """A buffer and how many bytes it has; copied only where they do not lie side by side."""
-    cdef Py_buffer view
-    try:
-        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
-    except (BufferError, ValueError):  # numpy's arrays raise the latter
-        return raw(memoryview(buffer).tobytes())
-    try:
-        return buffer, view.len
-    finally:
-        PyBuffer_Release(&view)
-
-
-cpdef int apart_in(object value) except -1:
-    """What in `value` is worth a buffer: 0 is nothing, LONG a binary longer than APART, OTHER what
-    only an encoder's hook knows, such as an array; or both, added."""
-    cdef int found = 0
-    kind = type(value)
-    if (value is None or kind is str or kind is int or kind is float or kind is bool
-            or kind is Raw):
-        return 0
-    if kind is bytes:
-        return LONG if PyBytes_GET_SIZE(value) > apart else 0
-    if kind is bytearray or kind is memoryview:
-        return LONG if memoryview(value).nbytes > apart else 0
-    Py_EnterRecursiveCall(b" while looking for arrays")
-    try:
-        if kind is dict:
-            for entry in (<dict>value).values():
-                found |= apart_in(entry)
-        elif kind is list or kind is tuple:
-            for entry in value:
-                found |= apart_in(entry)
-        elif isinstance(value, Struct):
-            for name in kind.__struct_fields__:
-                found |= apart_in(getattr(value, name))
-        else:
-            found = OTHER
-        return found
-    finally:
-        Py_LeaveRecursiveCall()
+cdef object raw(object buffer):
+    """A view of a buffer, which keeps it from changing its size; of a copy where its bytes do not
+    lie side by side."""
+    view = memoryview(buffer)
+    return view if view.c_contiguous else memoryview(view.tobytes())
 
 
 cdef inline Py_ssize_t aligned(Py_ssize_t offset) noexcept:
@@ -435,7 +387,8 @@ cdef class Outbox:
         end = prefix + size
         total = end
         parts = [raw(buffer) for buffer in buffers]
-        for _, length in parts:
+        for part in parts:
+            length = part.nbytes
             total = aligned(total) + <uint64_t>length
             if total > <uint64_t>limit:
                 return 0
@@ -450,13 +403,14 @@ cdef class Outbox:
             self.buffers = []
         self.used = start + end
         total = end
-        for index, (part, length) in enumerate(parts):
+        for index, part in enumerate(parts):
+            length = part.nbytes
             bridge_store_be32(at + PREFIX + ENTRY * index, <uint32_t>length)
             memset(at + (self.used - start), 0, aligned(total) - total)
             self.used += aligned(total) - total
             total = aligned(total) + length
             if length:
-                self.buffers.append((self.used, part, length))
+                self.buffers.append((self.used, part))
                 self.apart += length
         return total
 
@@ -470,7 +424,7 @@ cdef class Outbox:
         """Back to so many bytes."""
         self.used = used
         while self.buffers and self.buffers[len(self.buffers) - 1][0] > used:
-            self.apart -= self.buffers.pop()[2]
+            self.apart -= self.buffers.pop()[1].nbytes
         return 0
 
     cdef int add_empty(self) except -1:
@@ -499,7 +453,7 @@ cdef class Outbox:
         cdef Py_ssize_t done = 0
         cdef list parts = []
         whole = memoryview(self.data)
-        for place, part, _ in self.buffers or ():
+        for place, part in self.buffers or ():
             parts += (whole[done:place], part)
             done = place
         parts.append(whole[done:self.used])
@@ -818,7 +772,8 @@ def serve(Reader reader not None, Writer writer not None, answer, deliver, refus
             else:
                 reader.start += HEADER
                 outbox.add_empty()
-            if outbox.used + outbox.apart > FLUSH_AT:
+            # What stands apart is sent before the next handler can change it.
+            if outbox.used > FLUSH_AT or outbox.apart:
                 writer.flush(outbox)
             status = reader.parse()
         if status == INTERRUPTED:

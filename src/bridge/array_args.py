@@ -7,22 +7,38 @@ class Product(msgspec.Struct):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import cache, partial
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
+from msgspec import inspect
 
-from bridge.tensors import TYPES, Path, Tensor, dimensions, invalid, is_array, tensor_of
+from bridge import _apart
+from bridge._apart import Found
+from bridge.tensors import TYPES, Tensor, dimensions, found, invalid, opened, tensor_of
+
+Sizes = dict[str, int]
 
 
-def convert(value: Any, type: Any, *, tells_text: bool = True) -> Any:
-    """What `resolve` has made, as `type`, whose arrays may have constraints (`array`). tells_text:
-    text in `value` is no binary. Raises msgspec.ValidationError, with the place."""
+def convert(
+    value: Any,
+    type: Any,
+    buffers: Sequence[Any] | None,
+    *,
+    str_keys: bool = False,
+    tells_text: bool = True,
+) -> Any:
+    """A decoded value, whose references are to `buffers`, as `type`, whose arrays may have
+    constraints (`array`). str_keys: keys are text, whatever they stand for. tells_text: text in
+    `value` is no binary. Raises msgspec.ValidationError, with the place."""
+    resolved = found(value, buffers, Found)
     if not tells_text:
-        value = _visitor(type, _bytes)(value, "$", {})
-    made = msgspec.convert(value, type, dec_hook=_as)
-    _visitor(type, _constraints)(value, "$", {})
+        resolved = _with_bytes(type_of(type), resolved)
+    made = msgspec.convert(resolved, type, dec_hook=_as, str_keys=str_keys)
+    made = _apart.opened(made, opened)
+    if _has(type, _is_constraint):
+        _check(type_of(type), made, "$", {})
     return made
 
 
@@ -52,139 +68,133 @@ def schema(type: Any) -> dict[str, Any]:
 
 def is_about_arrays(type: Any) -> bool:
     """Whether values of that type hold arrays or Tensors."""
-    if type is None or type is msgspec.Raw:
-        return False
-    return _visit(msgspec.inspect.type_info(type), _arrays, ()) is not None
+    return type is not None and type is not msgspec.Raw and _has(type, _is_array)
+
+
+def keeps_bytes(type: Any) -> bool:
+    """Whether values of that type hold undecoded parts, which cannot refer to anything."""
+    return type is not None and _has(type, lambda info: isinstance(info, inspect.RawType))
+
+
+@cache
+def type_of(type: Any) -> Any:
+    """What msgspec knows of a type."""
+    return inspect.type_info(type)
+
+
+def _has(type: Any, wanted: Any) -> bool:
+    return any(wanted(info) for info in _all(type_of(type), set()))
+
+
+def _all(info: Any, seen: set[int]) -> Iterator[Any]:
+    """A type and all that its values may hold."""
+    if id(info) in seen:
+        return
+    seen.add(id(info))
+    yield info
+    for part in _parts(info):
+        yield from _all(part, seen)
+
+
+def _parts(info: Any) -> Iterable[Any]:
+    if hasattr(info, "fields"):  # structs, dataclasses, typed dicts, named tuples
+        return [field.type for field in info.fields]
+    several = [*getattr(info, "types", ()), *getattr(info, "item_types", ())]
+    one = [getattr(info, name, None) for name in ("type", "item_type", "key_type", "value_type")]
+    return [*several, *(part for part in one if isinstance(part, inspect.Type))]
 
 
 def _is_ndarray(type: Any) -> bool:
     return (type.__module__, type.__name__) == ("numpy", "ndarray")
 
 
-Sizes = dict[str, int]
-Visit = Callable[[Any, Path, Sizes], Any]
-Leaf = Callable[[Any], Visit | None]
+def _is_array(info: Any) -> bool:
+    is_custom = isinstance(info, inspect.CustomType)
+    return is_custom and (info.cls is Tensor or _is_ndarray(info.cls))
 
 
-def _as_it_is(value: Any, path: Path, sizes: Sizes) -> Any:
-    return value
+def _is_constraint(info: Any) -> bool:
+    return isinstance(info, inspect.Metadata) and "tensor" in (info.extra or {})
 
 
-@cache
-def _visitor(type: Any, leaf: Leaf) -> Visit:
-    """What goes through a value that is to become `type`, to every part of it for whose type
-    `leaf` has a visit, and makes of the part what that returns."""
-    return _visit(msgspec.inspect.type_info(type), leaf, ()) or _as_it_is
+def _as(type: type, value: Any) -> Any:
+    """msgspec's question what a value is as a type that it does not know."""
+    if type is not Tensor and not _is_ndarray(type):
+        raise NotImplementedError(f"args of type {type.__name__}")
+    if not isinstance(value, Found):
+        raise ValueError(f"Expected `tensor`, got `{value.__class__.__name__}`")
+    tensor: Tensor = value.tensor
+    return tensor if type is Tensor else tensor.numpy()
 
 
-def _visit(info: Any, leaf: Leaf, above: tuple[type, ...]) -> Visit | None:
-    """None where there is nothing to visit. Types within themselves are not gone into twice."""
-    inspect = msgspec.inspect
-    visit = leaf(info)
-    if visit is not None:
-        return visit
-    if isinstance(info, inspect.Metadata):
-        return _visit(info.type, leaf, above)
-    if isinstance(info, inspect.StructType | inspect.DataclassType | inspect.TypedDictType):
-        if info.cls in above:
-            return None
-        visits = [_visit(field.type, leaf, (*above, info.cls)) for field in info.fields]
-        if getattr(info, "array_like", False):
-            return _visits(_visit_places, enumerate(visits))
-        names = [field.encode_name for field in info.fields]
-        return _visits(_visit_fields, zip(names, visits, strict=True))
-    if isinstance(info, inspect.TupleType):
-        visits = [_visit(item, leaf, above) for item in info.item_types]
-        return _visits(_visit_places, enumerate(visits))
-    if isinstance(info, inspect.ListType | inspect.VarTupleType):
-        item = _visit(info.item_type, leaf, above)
-        return None if item is None else partial(_visit_items, item)
-    if isinstance(info, inspect.DictType):
-        item = _visit(info.value_type, leaf, above)
-        return None if item is None else partial(_visit_entries, item)
-    if isinstance(info, inspect.UnionType):
-        inner = [found for each in info.types if (found := _visit(each, leaf, above)) is not None]
-        return partial(_visit_each, inner) if inner else None
-    return None
-
-
-def _visits(visit: Any, parts: Iterable[tuple[Any, Visit | None]]) -> Visit | None:
-    """`visit` with those of its parts that there are."""
-    found = {key: inner for key, inner in parts if inner is not None}
-    return partial(visit, found) if found else None
-
-
-# A visit leaves alone what is not of its type: of a union it may be of another.
-def _visit_fields(fields: dict[str, Visit], value: Any, path: Path, sizes: Sizes) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {
-        name: fields[name](part, (path, name), sizes) if name in fields else part
-        for name, part in value.items()
-    }
-
-
-def _visit_places(places: dict[int, Visit], value: Any, path: Path, sizes: Sizes) -> Any:
-    if not isinstance(value, list | tuple):
-        return value
-    return [
-        places[index](part, (path, index), sizes) if index in places else part
-        for index, part in enumerate(value)
-    ]
-
-
-def _visit_items(item: Visit, value: Any, path: Path, sizes: Sizes) -> Any:
-    if not isinstance(value, list | tuple):
-        return value
-    return [item(part, (path, index), sizes) for index, part in enumerate(value)]
-
-
-def _visit_entries(item: Visit, value: Any, path: Path, sizes: Sizes) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {name: item(part, (path, name), sizes) for name, part in value.items()}
-
-
-def _visit_each(visits: list[Visit], value: Any, path: Path, sizes: Sizes) -> Any:
-    for visit in visits:
-        value = visit(value, path, sizes)
-    return value
-
-
-def _arrays(info: Any) -> Visit | None:
-    """Says where arrays are."""
-    is_custom = isinstance(info, msgspec.inspect.CustomType)
-    return _as_it_is if is_custom and (info.cls is Tensor or _is_ndarray(info.cls)) else None
-
-
-def _bytes(info: Any) -> Visit | None:
-    """Makes bytes of text where a type wants bytes."""
-    inspect = msgspec.inspect
+def _with_bytes(info: Any, value: Any) -> Any:
+    """`value` with bytes in place of text where a type wants bytes."""
     if isinstance(info, inspect.BytesType | inspect.ByteArrayType | inspect.MemoryViewType):
-        return _to_bytes
+        return value.encode() if isinstance(value, str) else value
+    if isinstance(info, inspect.Metadata):
+        return _with_bytes(info.type, value)
     if isinstance(info, inspect.UnionType):  # where either will do, text is text
-        return _as_it_is if any(isinstance(t, inspect.StrType) for t in info.types) else None
-    return None
+        if not any(isinstance(each, inspect.StrType) for each in info.types):
+            for each in info.types:
+                value = _with_bytes(each, value)
+    elif isinstance(value, dict):
+        if isinstance(info, inspect.DictType):
+            return {key: _with_bytes(info.value_type, entry) for key, entry in value.items()}
+        fields = {field.encode_name: field.type for field in getattr(info, "fields", ())}
+        return {
+            key: _with_bytes(fields[key], entry) if key in fields else entry
+            for key, entry in value.items()
+        }
+    elif isinstance(value, list | tuple):
+        if isinstance(info, inspect.ListType | inspect.VarTupleType):
+            return [_with_bytes(info.item_type, entry) for entry in value]
+        if isinstance(info, inspect.TupleType):
+            types = zip(info.item_types, value, strict=False)
+            return [_with_bytes(each, entry) for each, entry in types]
+    return value
 
 
-def _to_bytes(value: Any, path: Path, sizes: Sizes) -> Any:
-    return value.encode() if isinstance(value, str) else value
+def _check(info: Any, value: Any, place: str, sizes: Sizes) -> None:
+    """Raise for arrays in `value`, which is of that type, that are not as `array` says."""
+    if isinstance(info, inspect.Metadata):
+        if _is_constraint(info):
+            type, shape = (info.extra or {})["tensor"]
+            _hold(type, shape, value, place, sizes)
+        else:
+            _check(info.type, value, place, sizes)
+    elif isinstance(info, inspect.UnionType):
+        for each in info.types:
+            _check(each, value, place, sizes)
+    elif hasattr(info, "fields"):
+        if isinstance(value, dict) and isinstance(info, inspect.TypedDictType):
+            for field in info.fields:
+                if field.name in value:
+                    _check(field.type, value[field.name], f"{place}.{field.name}", sizes)
+        elif value.__class__ is info.cls:
+            is_list = getattr(info, "array_like", False)
+            first = 0 if getattr(info, "tag", None) is None else 1
+            for index, field in enumerate(info.fields, first):
+                key = f"[{index}]" if is_list else f".{field.encode_name}"
+                _check(field.type, getattr(value, field.name), place + key, sizes)
+    elif isinstance(info, inspect.DictType):
+        if isinstance(value, dict):
+            for key, entry in value.items():
+                _check(info.value_type, entry, f"{place}.{key}", sizes)
+    elif isinstance(info, inspect.TupleType):
+        if isinstance(value, tuple):
+            for index, (each, entry) in enumerate(zip(info.item_types, value, strict=False)):
+                _check(each, entry, f"{place}[{index}]", sizes)
+    elif hasattr(info, "item_type") and isinstance(value, list | tuple):
+        for index, entry in enumerate(value):
+            _check(info.item_type, entry, f"{place}[{index}]", sizes)
 
 
-def _constraints(info: Any) -> Visit | None:
-    """Raises for arrays that are not as `array` says."""
-    if not isinstance(info, msgspec.inspect.Metadata):
-        return None
-    wanted = (info.extra or {}).get("tensor")
-    return None if wanted is None else partial(_holds, *wanted)
-
-
-def _holds(
-    type: str | None, shape: tuple[int | str | None, ...], value: Any, path: Path, sizes: Sizes
-) -> Any:
+def _hold(
+    type: str | None, shape: tuple[int | str | None, ...], value: Any, place: str, sizes: Sizes
+) -> None:
     tensor = tensor_of(value)
     if tensor is None:
-        return value
+        return
     known = dict(sizes)
     fits = not shape or len(shape) == len(tensor.shape)
     for wanted, size in zip(shape, tensor.shape, strict=False):
@@ -192,26 +202,10 @@ def _holds(
             wanted = sizes.setdefault(wanted, size)
         fits = fits and wanted in (None, size)
     if not fits or type not in (None, tensor.type):
-        raise invalid(f"Expected `{_wanted(type, shape, known)}`, got `{tensor}`", path)
-    return value
+        raise invalid(f"Expected `{_wanted(type, shape, known)}`, got `{tensor}`", place)
 
 
 def _wanted(type: str | None, shape: tuple[int | str | None, ...], known: Sizes) -> str:
     """A constraint in words: f32[n, k=3, _]."""
     sizes = ["_" if w is None else f"{w}={known[w]}" if w in known else w for w in shape]
     return f"{type or 'any'}[{dimensions(sizes) if shape else '…'}]"
-
-
-def _as(type: type, value: Any) -> Any:
-    """msgspec's question what a value is as a type that it does not know."""
-    if type is Tensor:
-        tensor = tensor_of(value)
-    elif _is_ndarray(type):
-        tensor = value if isinstance(value, Tensor) else None
-        if is_array(value):
-            return value
-    else:
-        raise NotImplementedError(f"args of type {type.__name__}")
-    if tensor is None:
-        raise ValueError(f"Expected `tensor`, got `{value.__class__.__name__}`")
-    return tensor if type is Tensor else tensor.numpy()

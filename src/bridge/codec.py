@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from bridge import _etf, array_args, salvage, tensors
+from bridge import _apart, _etf, array_args, salvage, tensors
 from bridge.errors import InvalidArgs, NotEncodable
 from bridge.messages import Request
 
@@ -78,21 +78,35 @@ class Format:
         try:
             if undecodable == "replace" and not self.tells_text:
                 data = self.repair(bytes(data), True)
-            if (arrays or buffers is not None) and type is not msgspec.Raw:
-                value = tensors.resolve(self.decode(data), buffers)
-                return array_args.convert(value, type, tells_text=self.tells_text)
-            try:
-                return self.decode(data, type)
-            except UnicodeDecodeError:
-                if undecodable == "refuse":
-                    raise
-                return self.decode(self.repair(bytes(raw), undecodable == "replace"), type)
+            as_it_is = type is msgspec.Raw or buffers is None or not _refers(data)
+            if as_it_is and not arrays:
+                return self._decode_repaired(data, type, undecodable)
+            value = self._decode_repaired(data, Any, undecodable)
+            if array_args.keeps_bytes(type):  # then the bytes have to hold all
+                return self.decode(self.encode(tensors.resolve(value, buffers)), type)
+            return array_args.convert(
+                value, type, buffers, str_keys=self.lossy, tells_text=self.tells_text
+            )
         except msgspec.ValidationError as error:
             raise _invalid_args(str(error), path) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidArgs(f"{path} is not valid {self.name}: {error}", path=path) from None
         except RecursionError:
             raise InvalidArgs(f"{path} is nested too deeply", path=path) from None
+
+    def _decode_repaired(self, data: Any, type: Any, undecodable: str) -> Any:
+        try:
+            return self.decode(data, type)
+        except UnicodeDecodeError:
+            if undecodable == "refuse":
+                raise
+            return self.decode(self.repair(bytes(data), undecodable == "replace"), type)
+
+
+def _refers(data: Any) -> bool:
+    """Whether there may be a reference to a buffer in encoded args."""
+    encoded = bytes(data)
+    return _apart.BUFFER.encode() in encoded or b"\\u" in encoded  # which may hide one in JSON
 
 
 JSON = Format(

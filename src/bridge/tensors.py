@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bridge import _apart
+from bridge._apart import APART, LONG, Misplaced, apart_in
 from bridge._etf import Atom
-from bridge._framing import APART, LONG, MOST_BUFFERS, apart_in
+from bridge._framing import MOST_BUFFERS
 
 if TYPE_CHECKING:
     import numpy
@@ -69,10 +71,6 @@ _TERMS = {name: _nx(name) for name in TYPES}
 _FROM_TERMS = {term: name for name, term in _TERMS.items() if name != "bool"}
 # What an encoder may write as atoms.
 ATOMS = ("tensor", *sorted({kind for kind, _ in _TERMS.values()}))
-
-
-# "$", or what a value is part of and its name or place there.
-Path = str | tuple[Any, Any]
 
 
 class Tensor:
@@ -213,7 +211,8 @@ def _wrapped(value: Any) -> Any:
     if kind is dict:
         changed = {key: entry for key, old in value.items() if (entry := _wrapped(old)) is not old}
         return {**value, **changed} if changed else value
-    if issubclass(kind, msgspec.Struct):
+    # One that checks its fields would find Apart in them.
+    if issubclass(kind, msgspec.Struct) and not hasattr(kind, "__post_init__"):
         fields = {name: getattr(value, name) for name in kind.__struct_fields__}
         changed = {
             name: entry for name, old in fields.items() if (entry := _wrapped(old)) is not old
@@ -226,80 +225,83 @@ def _wrapped(value: Any) -> Any:
     return value
 
 
-def resolve(value: Any, buffers: Sequence[Any] | None, path: Path = "$") -> Any:
+def resolve(value: Any, buffers: Sequence[Any] | None) -> Any:
     """`value` with arrays, and memoryviews of `buffers`, in place of what stands for them on the
     wire; Tensors of types that numpy does not have. Raises msgspec.ValidationError, with the place.
     """
-    kind = type(value)
-    if kind is dict:
-        if len(value) == 1:
-            ((name, form),) = value.items()
-            if name == "$buffer":
-                return _buffer(form, buffers, path)
-            if name == "$tensor":
-                return _from_form(form, buffers, path)
-        return {
-            str(name) if type(name) is Atom else name: resolve(entry, buffers, (path, name))
-            for name, entry in value.items()
-        }
-    if kind is list:
-        return [resolve(entry, buffers, (path, index)) for index, entry in enumerate(value)]
-    if kind is tuple:
-        if len(value) == 4 and value[0] == "tensor":
-            return _from_term(value, buffers, path)
-        return tuple(resolve(entry, buffers, (path, index)) for index, entry in enumerate(value))
-    return str(value) if kind is Atom else value  # msgspec knows no text by descent
+    return found(value, buffers, opened)
 
 
-def _buffer(index: Any, buffers: Sequence[Any] | None, path: Path) -> memoryview:
+def found(value: Any, buffers: Sequence[Any] | None, make: Callable[[Tensor], Any]) -> Any:
+    """The same with make(tensor) in place of arrays."""
+
+    def put_back(name: str, form: Any) -> Any:
+        if name == _apart.BUFFER:
+            return _buffer(form, buffers)
+        tensor = _from_form(form, buffers) if name == _apart.TENSOR else _from_term(form, buffers)
+        try:
+            return make(tensor)
+        except (ValueError, OverflowError) as error:
+            raise Misplaced(str(error)) from None
+
+    try:
+        return _apart.resolve(value, put_back)
+    except Misplaced as error:
+        place = "$"
+        for key in reversed(error.path):
+            place += f"[{key}]" if isinstance(key, int) else f".{key}"
+        raise invalid(str(error), place) from None
+
+
+def opened(tensor: Tensor) -> Any:
+    """As an adapter gets it where no type says what it wants."""
+    return tensor if tensor.type in _RAW else tensor.numpy()
+
+
+def _buffer(index: Any, buffers: Sequence[Any] | None) -> memoryview:
     if buffers is None:
-        raise invalid("a reference to a buffer in a frame that has none", path)
+        raise Misplaced("a reference to a buffer in a frame that has none")
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(buffers):
-        raise invalid(f"no buffer {_shown(index)}: the frame has {len(buffers)}", path)
+        raise Misplaced(f"no buffer {_shown(index)}: the frame has {len(buffers)}")
     return memoryview(buffers[index])
 
 
-def _from_form(form: Any, buffers: Sequence[Any] | None, path: Path) -> Any:
+def _from_form(form: Any, buffers: Sequence[Any] | None) -> Tensor:
     if not isinstance(form, dict) or not {"type", "shape", "data"} <= form.keys():
-        raise invalid("a $tensor has type, shape and data", path)
-    return _made(form["type"], form["shape"], form["data"], buffers, path)
+        raise Misplaced("a $tensor has type, shape and data")
+    return _made(form["type"], form["shape"], form["data"], buffers)
 
 
-def _from_term(term: tuple[Any, ...], buffers: Sequence[Any] | None, path: Path) -> Any:
+def _from_term(term: tuple[Any, ...], buffers: Sequence[Any] | None) -> Tensor:
     _, type, shape, data = term
     if isinstance(type, tuple) and len(type) == 2:
         kind, bits = type
         if isinstance(kind, str) and isinstance(bits, int):
             type = _FROM_TERMS.get((kind, bits), f"{{{_shown(kind)}, {_shown(bits)}}}")
-    return _made(type, list(shape) if isinstance(shape, tuple) else shape, data, buffers, path)
+    return _made(type, list(shape) if isinstance(shape, tuple) else shape, data, buffers)
 
 
-def _made(type: Any, shape: Any, data: Any, buffers: Sequence[Any] | None, path: Path) -> Any:
+def _made(type: Any, shape: Any, data: Any, buffers: Sequence[Any] | None) -> Tensor:
     if isinstance(data, dict) and data.keys() == {"$buffer"}:
-        data = _buffer(data["$buffer"], buffers, path)
+        data = _buffer(data["$buffer"], buffers)
     elif isinstance(data, str):
         try:
             data = binascii.a2b_base64(data, strict_mode=True)
         except ValueError as error:
-            raise invalid(f"the data of a tensor is not base64: {error}", path) from None
+            raise Misplaced(f"the data of a tensor is not base64: {error}") from None
     elif not isinstance(data, bytes | memoryview):
-        raise invalid("the data of a tensor is no binary", path)
+        raise Misplaced("the data of a tensor is no binary")
     if not isinstance(shape, list):
-        raise invalid("the shape of a tensor is a list of sizes", path)
+        raise Misplaced("the shape of a tensor is a list of sizes")
     try:
-        tensor = Tensor(type, shape, data)
-        return tensor if type in _RAW else tensor.numpy()
+        return Tensor(type, shape, data)
     except (ValueError, OverflowError) as error:
-        raise invalid(str(error), path) from None
+        raise Misplaced(str(error)) from None
 
 
-def invalid(message: str, path: Path) -> msgspec.ValidationError:
+def invalid(message: str, place: str) -> msgspec.ValidationError:
     """What msgspec would raise at that place."""
-    place = ""
-    while isinstance(path, tuple):
-        path, key = path
-        place = (f"[{key}]" if isinstance(key, int) else f".{key}") + place
-    return msgspec.ValidationError(f"{message} - at `{path}{place}`")
+    return msgspec.ValidationError(f"{message} - at `{place}`")
 
 
 def dimensions(sizes: Sequence[Any]) -> str:

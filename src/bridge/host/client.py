@@ -19,13 +19,13 @@ from typing import Any
 import msgspec
 
 from bridge import errors
+from bridge._apart import FORGED, LONG, OTHER, apart_in
 from bridge._framing import (
     DEFAULT_MAX_FRAME,
     Frame,
     Outbox,
     Reader,
     Writer,
-    apart_in,
     buffers_of,
     envelope_of,
     is_multipart,
@@ -38,6 +38,7 @@ from bridge.messages import Incoming
 from bridge.tensors import collecting, resolve, set_apart
 
 SLACK = 0.25  # seconds that a call waits beyond its timeout for the worker to say so itself
+LONGEST_ERROR = 1000  # characters of what a tool raises
 STOP_TIMEOUT = 3.0  # seconds; a worker's own grace period is 2 s
 
 
@@ -306,8 +307,11 @@ class Client:
         outbox = Outbox()
         buffers: list[Any] = []
         try:
-            if not apart_in(request):
+            found = apart_in(request)
+            if not found & (LONG | OTHER):
                 outbox.append(self._format.encode_into, request)
+            elif found & FORGED:
+                raise ValueError("a map of $buffer or $tensor alone is how arrays are named")
             else:
                 encode_into = collecting(self._format.encode_into, buffers)
                 outbox.append_multipart(encode_into, set_apart(request), buffers)
@@ -376,8 +380,9 @@ class Client:
             error = raised
             if not isinstance(error, errors.BridgeError):
                 error = errors.HandlerError(f"{type(raised).__name__}: {raised}")
+            text = str(error)[:LONGEST_ERROR].encode("utf-8", "replace").decode()
             outbox = self._encoded(
-                {"id": question.id, "success": False, "error": str(error), "code": error.code}
+                {"id": question.id, "success": False, "error": text, "code": error.code}
             )
         with contextlib.suppress(OSError):  # the worker is gone
             self._write(outbox)

@@ -22,7 +22,7 @@ from bridge._framing import DEFAULT_MAX_FRAME, Frame, Outbox
 from bridge.adapter import Adapter, CommandSpec
 from bridge.array_args import is_about_arrays
 from bridge.codec import Format, by_first_byte, by_name
-from bridge.messages import Answer, Failure, Negotiation, Reply, Selection, failure
+from bridge.messages import Answer, Failure, Id, Negotiation, Reply, Selection, failure
 from bridge.records import Quota
 from bridge.telemetry import logging_call, warn
 from bridge.tensors import resolve
@@ -175,6 +175,9 @@ class Dispatcher:
             if selection is not None:
                 return selection
         request_id = None if format is None else format.find_id(frame)
+        if self.host.is_asked(request_id):
+            self.host.resolve(_no_answer(request_id, error))
+            return None
         return self._refused(failure(request_id, _envelope_error(error), timestamp()))
 
     def reject(self, context: Context) -> Failure:
@@ -259,10 +262,14 @@ class Dispatcher:
             outbox = Outbox()
             self.path.finish(context, outbox, failure(context.id, internal, timestamp()))
         finally:
+            # The next call must not change what this one's reply is still to be sent from.
+            sends_first = outbox.apart and context.command.spec.lane in CHANGING
             try:
-                context.release()
+                if not sends_first:
+                    context.release()
             finally:
                 self._reply(context, outbox)
+                context.release()
 
     def _load(self, context: Context) -> None:
         """Have the call's session as it was stored; a call that cannot is over."""
@@ -327,8 +334,8 @@ class Dispatcher:
         if buffers is not None:
             try:
                 answer.result = resolve(answer.result, buffers)
-            except msgspec.ValidationError as error:
-                answer.success, answer.error = False, str(error)
+            except (msgspec.ValidationError, RecursionError) as error:
+                answer = _no_answer(answer.id, error)
         self.host.resolve(answer)
         return True
 
@@ -339,6 +346,12 @@ class Dispatcher:
         known = [name for name in (self.protocol, offer.preferred, *offer.supported) if name]
         chosen = next((name for name in known if by_name(name)), "json")
         return Selection("protocol_selected", chosen, timestamp())
+
+
+def _no_answer(request_id: Id | None, error: Exception) -> Answer:
+    """In place of an answer of the host that cannot be read."""
+    text = f"the host's answer cannot be read: {error}"
+    return Answer(request_id, False, error=text, code=errors.InvalidFrame.code)
 
 
 def _decoded(format: Format, frame: Any, type: Any) -> Any:

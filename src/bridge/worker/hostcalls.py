@@ -42,6 +42,10 @@ class HostCalls:
             context.waiting = None
             self._waiting.pop(request_id, None)
 
+    def is_asked(self, request_id: Any) -> bool:
+        """Whether an answer to that is waited for."""
+        return request_id in self._waiting
+
     def resolve(self, answer: Answer) -> None:
         """Hand an answer to whoever waits for it; one that nobody waits for is dropped."""
         waiting = self._waiting.get(answer.id)  # type: ignore[arg-type]  # others are not found
