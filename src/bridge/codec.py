@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
@@ -12,6 +13,8 @@ import msgspec
 from bridge import _apart, _etf, array_args, salvage, tensors
 from bridge.errors import InvalidArgs, NotEncodable
 from bridge.messages import Request
+
+_preparing = threading.Lock()
 
 
 class Format:
@@ -54,8 +57,15 @@ class Format:
         """`data` (a buffer) as `type`. Raises what msgspec raises."""
         decode = self._decoders.get(type)
         if decode is None:
-            decode = self._decoders[type] = self._decoder(type).decode
+            decode = self._prepare(type)
         return decode(data)
+
+    def _prepare(self, type: Any) -> Callable[[Any], Any]:
+        """The decoder of `type`, made. msgspec completes what it knows of a type, for all formats
+        together, step by step where other threads see it already: so one at a time."""
+        with _preparing:
+            msgspec.msgpack.Decoder(type)
+            return self._decoders.setdefault(type, self._decoder(type).decode)
 
     def decode_args(
         self,
@@ -84,6 +94,8 @@ class Format:
             value = self._decode_repaired(data, Any, undecodable)
             if array_args.keeps_bytes(type):  # then the bytes have to hold all
                 return self.decode(self.encode(tensors.resolve(value, buffers)), type)
+            if type not in self._decoders:
+                self._prepare(type)
             return array_args.convert(
                 value, type, buffers, str_keys=self.lossy, tells_text=self.tells_text
             )

@@ -47,6 +47,9 @@ class Options(loop.Options, frozen=True, forbid_unknown_fields=True):
     path: tuple[str, ...] = ()
 
 
+_options = msgspec.json.Decoder(Options).decode  # here, where one thread at a time comes
+
+
 def prepare() -> None:
     """Make this interpreter the host's guest; once, where it runs nothing else. What is printed
     goes to stderr, nothing reads stdin, and libraries get a worker's environment variables."""
@@ -61,7 +64,7 @@ def open(options: str, is_ours: bool) -> Handle:
     Raises ValueError for options that are none and adapters that do not load, StoreFailed.
     """
     try:
-        chosen = msgspec.json.decode(options or "{}", type=Options)
+        chosen = _options(options or "{}")
     except msgspec.MsgspecError as error:
         raise ValueError(f"options: {error}") from None
     sys.path[:0] = [place for place in chosen.path if place not in sys.path]

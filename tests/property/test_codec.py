@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import msgspec
 import pytest
@@ -121,3 +123,29 @@ def test_the_oracle_agrees_that_json_has_no_nan():
     """msgspec writes null without a word: the reason for the check."""
     assert msgspec.json.encode(float("nan")) == b"null"
     assert json.dumps(float("nan")) == "NaN"
+
+
+FIRST_USES = """
+import sys, threading
+import msgspec
+from bridge.codec import FORMATS
+
+sys.setswitchinterval(1e-6)
+for round in range(100):
+    inner = msgspec.defstruct("Inner", [(f"f{i}", list[int], []) for i in range(20)])
+    outer = msgspec.defstruct("Outer", [(f"f{i}", dict[str, inner], {}) for i in range(20)])
+    start = threading.Barrier(12)
+    def use(format):
+        data = format.encode({"f19": {"a": {"f19": [1]}}})
+        start.wait()
+        assert format.decode(data, outer).f19["a"].f19 == [1]
+    threads = [threading.Thread(target=use, args=[FORMATS[i % 3]]) for i in range(12)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+"""
+
+
+def test_many_threads_may_be_the_first_to_use_a_type():
+    """msgspec alone crashes where two threads find out about a type at the same moment."""
+    result = subprocess.run([sys.executable, "-c", FIRST_USES], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")

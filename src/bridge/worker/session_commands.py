@@ -58,6 +58,9 @@ class UpdateSessionDataArgs(msgspec.Struct):
     value: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
 
 
+_kept = msgspec.msgpack.Decoder(Kept).decode
+
+
 def add_session_commands(adapter: Adapter, dispatcher: Dispatcher) -> None:
     """Declare them on `adapter`, for the sessions of `dispatcher`."""
     sessions = dispatcher.sessions
@@ -138,10 +141,7 @@ def add_session_commands(adapter: Adapter, dispatcher: Dispatcher) -> None:
         kept = dict(context.session.records.of("data"))
         if args.key is not None:
             kept = {args.key: kept[args.key]} if args.key in kept else {}
-        data = {
-            key: msgspec.msgpack.decode(value, type=Kept).in_format(context.format)
-            for key, value in kept.items()
-        }
+        data = {key: _kept(value).in_format(context.format) for key, value in kept.items()}
         return {"session_id": context.session.id, "data": data}
 
     @adapter.command("update_session_data", UpdateSessionDataArgs, lane="session", idempotent=True)

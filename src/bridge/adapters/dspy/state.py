@@ -34,6 +34,12 @@ class Definition(msgspec.Struct, frozen=True):
     created_at: str = msgspec.field(default_factory=timestamp)
 
 
+# Made here, where one thread at a time comes: see codec.Format.
+_definition = msgspec.msgpack.Decoder(Definition).decode
+_tools = msgspec.msgpack.Decoder(dict[str, Tool]).decode
+_settings = msgspec.msgpack.Decoder(StoredSettings).decode
+
+
 class Program:
     """A program by its definition; the DSPy module for it is made by runtime.py, when it is
     first needed."""
@@ -95,13 +101,10 @@ class State:
     def __init__(self, records: Records) -> None:
         self._records = records
         self.programs = {
-            name: Program(name, msgspec.msgpack.decode(value, type=Definition))
-            for name, value in records.of("program").items()
+            name: Program(name, _definition(value)) for name, value in records.of("program").items()
         }
         tools = records.of("tools").get("")
-        self.tools: dict[str, Tool] = (
-            {} if tools is None else msgspec.msgpack.decode(tools, type=dict[str, Tool])
-        )
+        self.tools: dict[str, Tool] = {} if tools is None else _tools(tools)
         self._model: Model | None = None
 
     def add(self, program: Program) -> None:
@@ -126,7 +129,7 @@ class State:
         if self._model is None and stored is not None:
             from bridge.adapters.dspy.models import Model
 
-            kept = msgspec.msgpack.decode(stored, type=StoredSettings)
+            kept = _settings(stored)
             whole: LMSettings | None = self._records.private("model", "")
             self._model = Model(whole or kept.settings(), kept.cache)
         return self._model
