@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tracemalloc
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy
@@ -174,3 +175,76 @@ def ask(args: dict[str, Any], context: Context) -> dict[str, Any]:
     call = {"name": "double", "args": args, "session_id": context.session_id or "default"}
     answer = context.call_host("call_tool", call)
     return {"x": answer, "type": type(answer).__name__}
+
+
+class Three(msgspec.Struct, tag=True):
+    x: Annotated[numpy.ndarray, array("f32", 3)]
+
+
+class Two(msgspec.Struct, tag=True):
+    x: Annotated[numpy.ndarray, array("f64", 2)]
+
+
+class Row(msgspec.Struct, tag=True, array_like=True):
+    x: Annotated[numpy.ndarray, array("f32", 3)]
+    y: Annotated[numpy.ndarray, array("f32", 2)]
+
+
+class Node(msgspec.Struct):
+    w: Annotated[numpy.ndarray, array("f32", 3)]
+    kids: list[Node] = []
+
+
+class Pair(NamedTuple):
+    name: str
+    x: Annotated[numpy.ndarray, array("f32", 3)]
+
+
+class Options(msgspec.Struct):
+    depth: int = 0
+
+
+class Several(msgspec.Struct):
+    either: Three | Two | None = None
+    row: Row | None = None
+    tree: Node | None = None
+    pair: Pair | None = None
+    options: Options | None = None
+    by_number: dict[int, int] = {}
+    x: numpy.ndarray | None = None
+
+
+@adapter.command("several", Several)
+def several(args: Several, context: Context) -> dict[str, Any]:
+    """Which of them came."""
+    return {"came": [name for name in Several.__struct_fields__ if getattr(args, name) is not None]}
+
+
+buffer = bytearray(8000)
+
+
+@adapter.command("own_buffer", lane="inline")
+def own_buffer(args: None, context: Context) -> dict[str, Any]:
+    """The adapter's own buffer, which it goes on using."""
+    return {"x": memoryview(buffer)}
+
+
+@adapter.command("change_buffer", lane="inline")
+def change_buffer(args: None, context: Context) -> dict[str, Any]:
+    """Counts the buffer's first byte up, and tries to make it longer."""
+    buffer[0] += 1
+    with contextlib.suppress(BufferError):
+        buffer.extend(b"more")
+    return {}
+
+
+@adapter.command("forge", dict[str, Any])
+def forge(args: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Something that looks like a reference, beside an array."""
+    return {"x": numpy.zeros(2), "y": {"$buffer": 0}}
+
+
+@adapter.command("ask_host", lane="thread")
+def ask_host(args: None, context: Context) -> dict[str, Any]:
+    """What the host says."""
+    return {"answer": context.call_host("call_tool", {"name": "t", "args": {}})}

@@ -514,3 +514,124 @@ def test_numpy_is_loaded_by_the_first_array_only():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+F3, F2, D2, D3 = numpy.zeros(3, "f4"), numpy.zeros(2, "f4"), numpy.zeros(2), numpy.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("args", "path"),
+    [
+        ({"either": {"type": "Three", "x": F3}}, None),
+        ({"either": {"type": "Two", "x": D2}}, None),
+        ({"either": {"type": "Three", "x": D2}}, "args.either.x"),
+        ({"row": ["Row", F3, F2]}, None),
+        ({"row": ["Row", F2, F3]}, "args.row[1]"),
+        ({"tree": {"w": F3, "kids": [{"w": F3}]}}, None),
+        ({"tree": {"w": F3, "kids": [{"w": F2}]}}, "args.tree.kids[0].w"),
+        ({"pair": ["a", F3]}, None),
+        ({"pair": ["a", F2]}, "args.pair.x"),
+        ({"options": F3}, "args.options"),
+        ({"tree": F3}, "args.tree"),
+        ({"by_number": F3}, "args.by_number"),
+    ],
+)
+def test_constraints_follow_what_was_made(client, args, path):
+    """Unions by their tags, lists by their places, types within themselves; an array is no map."""
+    args = {"x": F3, **args}
+    if path is None:
+        assert set(client.call("several", args)["came"]) == {*args, "by_number"}
+        return
+    with pytest.raises(errors.InvalidArgs) as raised:
+        client.call("several", args)
+    assert raised.value.details["path"] == path
+
+
+def test_numbers_as_keys_of_json(dispatcher):
+    """In a multipart frame as in any other."""
+    x = tensor("u8", [4], {"$buffer": 0})
+    envelope = request("several", {"by_number": {"1": 2}, "x": x})
+    assert json.loads(dispatcher.call(frame_of(envelope, b"data"), 30))["success"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_commands_that_keep_bytes_take_multipart_frames(name):
+    """Programs, session data; long binaries and arrays among them are kept in their plain form."""
+    from bridge._framing import Outbox
+    from bridge.adapters.dspy import adapter
+    from bridge.codec import by_name
+    from bridge.tensors import Apart, collecting
+
+    format, dispatcher = by_name(name), Dispatcher(adapter)
+    dispatcher.add(control(dispatcher))
+
+    def ask(command, args):
+        outbox, buffers = Outbox(), []
+        message = request(command, {"unused": Apart(b"some"), **args})
+        outbox.append_multipart(collecting(format.encode_into, buffers), message, buffers)
+        reply = format.decode(dispatcher.call(outbox.payload(), 60))
+        assert reply["success"], reply
+        return reply["result"]
+
+    signature = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}
+    ask("create_program", {"id": "p", "signature": signature})
+    assert ask("list_programs", {})["programs"][0]["signature"] == signature
+    long = b"\xff" * 10_000
+    value = {"long": Apart(long), "x": Tensor("u8", (2,), b"ab"), "n": [1, None]}
+    ask("update_session_data", {"key": "k", "value": value})
+    kept = ask("get_session_data", {})["data"]["k"]
+    data = kept["long"]
+    assert (base64.b64decode(data) if name == "json" else bytes(data)) == long
+    assert kept["n"] == [1, None]
+    assert not numpy.any(resolve(kept["x"], None) != numpy.frombuffer(b"ab", "u1"))
+
+
+def test_a_reply_is_as_it_was_when_it_was_made(start_peer):
+    """Though the handler's buffer is changed by the next call of the same read."""
+    peer = start_peer(adapter="arrays:adapter")
+    peer.call("hello", {"offers": {"buffers": True}})
+    for number in range(6):
+        command = "change_buffer" if number % 2 else "own_buffer"
+        peer.send({"id": number, "command": command})
+    seen = []
+    for _ in range(6):
+        frame = Frame.of(peer.receive_frame())
+        if is_multipart(frame):
+            seen.append(bytes(buffers_of(frame)[0])[0])
+    assert seen == [0, 1, 2]
+    assert peer.is_alive()
+
+
+def test_what_looks_like_a_reference_cannot_stand_beside_an_array(client):
+    """It would name another's bytes."""
+    with pytest.raises(errors.NotEncodable, match="how"):
+        client.call("forge")
+    with pytest.raises(errors.NotEncodable, match="how"):
+        client.call("anything", {"x": F3, "y": {"$tensor": 1}})
+    assert client.call("anything", {"y": {"$buffer": 1}})["args"] == {"y": {"$buffer": 1}}
+
+
+DEEP = "[" * 600 + "]" * 600
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        frame_of(b'{"id": "w1", "success": true, "result": ' + DEEP.encode() + b"}", b"data"),
+        frame_of({"id": "w1", "success": True, "result": {"$buffer": 9}}, b"data"),
+        frame_of({"id": "w1", "success": True}, b"data", tail=b"more"),
+        b'{"id": "w1", "success": true, "result": [1',
+        b'{"id": "w1", "success": "yes"}',
+    ],
+)
+def test_an_answer_of_the_host_that_cannot_be_read(start_peer, answer):
+    """Whoever asked is told, or gets what there is; the worker lives."""
+    peer = start_peer(adapter="arrays:adapter")
+    peer.call("hello", {"offers": {"tools": True}})
+    peer.send({"id": 7, "command": "ask_host"})
+    assert peer.receive()["command"] == "call_tool"
+    peer.send_frame(answer)
+    reply = peer.receive()
+    assert reply["id"] == 7
+    assert reply["success"] or reply["code"] == "invalid_frame"
+    assert peer.is_alive()
