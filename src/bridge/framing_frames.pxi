@@ -1,0 +1,121 @@
+# Part of _framing.pyx: payloads, and what multipart ones are made of.
+
+@cython.final
+@cython.freelist(256)
+cdef class Frame:
+    """One payload: a read-only buffer over the slab it arrived in, kept alive by this object.
+
+    The bytes never move and are never overwritten while a frame or a view of it is held.
+    """
+
+    def __cinit__(self):
+        self.slab = NULL
+
+    def __dealloc__(self):
+        slab_release(self.slab)
+
+    def __len__(self):
+        return self.length
+
+    cdef Frame part(self, Py_ssize_t start, Py_ssize_t length):
+        """A view of some of it."""
+        cdef Frame part = Frame.__new__(Frame)
+        slab_hold(self.slab)
+        part.slab = self.slab
+        part.data = self.data + start
+        part.length = length
+        return part
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, <void *>self.data, self.length, 1, flags)
+
+    @staticmethod
+    def of(data):
+        """A frame that holds a copy of `data` (any buffer), for callers that have no pipe."""
+        cdef Py_buffer view
+        cdef Frame frame = Frame.__new__(Frame)
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            frame.slab = slab_new(HEADER + view.len)
+            if frame.slab is NULL:
+                raise MemoryError()
+            frame.data = frame.slab.data + HEADER
+            memcpy(<void *>frame.data, view.buf, view.len)
+            frame.length = view.len
+        finally:
+            PyBuffer_Release(&view)
+        return frame
+
+
+cdef Frame frame_over(const void *data, Py_ssize_t length, void (*release)(void *) noexcept nogil,
+                      void *context):
+    """A frame of bytes that stay where they are until release(context) is called, once, by whoever
+    drops the last view of them; of a copy, where there is no release."""
+    cdef Frame frame = Frame.__new__(Frame)
+    frame.slab = slab_new(HEADER if release is not NULL else HEADER + length)
+    if frame.slab is NULL:
+        raise MemoryError()
+    frame.length = length
+    if release is not NULL:
+        slab_entrust(frame.slab, release, context)
+        frame.data = <const unsigned char *>data
+    else:
+        frame.data = frame.slab.data + HEADER
+        if length > SLAB:
+            with nogil:
+                memcpy(<void *>frame.data, data, length)
+        else:
+            memcpy(<void *>frame.data, data, length)
+    return frame
+
+
+cpdef bint is_multipart(Frame frame) except -1:
+    """Whether it is an envelope with buffers behind it."""
+    return frame.length > 0 and frame.data[0] == MULTIPART
+
+
+def envelope_of(Frame frame not None):
+    """The envelope of a multipart frame, as a frame. Raises InvalidFrame."""
+    cdef Py_ssize_t start
+    cdef uint64_t count, length
+    if frame.length < PREFIX or frame.data[1] != VERSION or frame.data[2] or frame.data[3]:
+        raise InvalidFrame("a multipart frame begins with C1 01 00 00, a count and a length")
+    count = bridge_load_be32(frame.data + 4)
+    length = bridge_load_be32(frame.data + 8)
+    if count > <uint64_t>most_buffers:
+        raise InvalidFrame(f"{count} buffers are more than {MOST_BUFFERS}")
+    if PREFIX + ENTRY * count + length > <uint64_t>frame.length:
+        raise InvalidFrame(f"{count} buffers and an envelope of {length} bytes are more than a"
+                           f" frame of {frame.length} bytes")
+    start = PREFIX + ENTRY * count
+    return frame.part(start, length)
+
+
+def buffers_of(Frame frame not None):
+    """The buffers of a multipart frame, a tuple of frames. Raises InvalidFrame."""
+    cdef Frame envelope = envelope_of(frame)
+    cdef Py_ssize_t end = envelope.data - frame.data + envelope.length
+    cdef uint64_t start, length
+    cdef Py_ssize_t index, count = bridge_load_be32(frame.data + 4)
+    cdef list buffers = []
+    for index in range(count):
+        start = aligned(end)
+        length = bridge_load_be32(frame.data + PREFIX + ENTRY * index)
+        if start + length > <uint64_t>frame.length:
+            raise InvalidFrame(f"buffer {index} of {length} bytes ends behind its frame")
+        buffers.append(frame.part(start, length))
+        end = start + length
+    if end != frame.length:
+        raise InvalidFrame(f"{frame.length - end} bytes behind the last buffer")
+    return tuple(buffers)
+
+
+cdef object raw(object buffer):
+    """A view of a buffer, which keeps it from changing its size; of a copy where its bytes do not
+    lie side by side."""
+    view = memoryview(buffer)
+    return view if view.c_contiguous else memoryview(view.tobytes())
+
+
+cdef inline Py_ssize_t aligned(Py_ssize_t offset) noexcept:
+    return (offset + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT

@@ -1,0 +1,124 @@
+# Part of _framing.pyx: frames to be sent.
+
+@cython.final
+cdef class Outbox:
+    """Frames to be sent, one behind the other in one buffer; buffers of multipart frames stay
+    where they are, and are sent from there.
+
+    The bytearray is not emptied between uses: msgspec takes its length as room to write in, and
+    shrinking it would give the memory back each time.
+    """
+
+    def __cinit__(self):
+        self.data = bytearray(512)
+        self.used = 0
+        self.apart = 0
+        self.buffers = None
+
+    def __len__(self):
+        return self.used + self.apart
+
+    cdef Py_ssize_t add(self, object encode_into, object message, Py_ssize_t limit) except -1:
+        """Append `message` as a frame; bytes of its payload, or 0 if longer than `limit`."""
+        cdef Py_ssize_t size = self.encode(encode_into, message)
+        return self.close(size) if size <= limit else 0
+
+    cdef Py_ssize_t encode(self, object encode_into, object message) except -1:
+        """Write `message` behind the room for a header; its bytes."""
+        cdef Py_ssize_t room = PyByteArray_GET_SIZE(self.data)
+        encode_into(message, self.data, self.used + HEADER)
+        if room >= MAPPED and PyByteArray_GET_SIZE(self.data) < MAPPED:
+            # What is cut down from pages of its own stays such pages, and the system would resize
+            # them with each later message: 8 us.
+            self.data = bytearray(self.data)
+        return PyByteArray_GET_SIZE(self.data) - self.used - HEADER
+
+    cdef Py_ssize_t add_multipart(self, object encode_into, object message, list buffers,
+                                  Py_ssize_t limit) except -1:
+        """The same of a message whose encoding adds to `buffers` what stands apart; where there is
+        nothing in it in the end, the frame is a usual one."""
+        cdef Py_ssize_t start = self.used + HEADER, size, prefix, end, length, index
+        cdef unsigned char *at
+        cdef uint64_t total
+        size = self.encode(encode_into, message)
+        if not buffers:
+            return self.close(size) if size <= limit else 0
+        prefix = PREFIX + ENTRY * len(buffers)
+        end = prefix + size
+        total = end
+        parts = [raw(buffer) for buffer in buffers]
+        for part in parts:
+            length = part.nbytes
+            total = aligned(total) + <uint64_t>length
+            if total > <uint64_t>limit:
+                return 0
+        PyByteArray_Resize(self.data, start + prefix + size + ALIGNMENT * len(parts))
+        at = <unsigned char *>PyByteArray_AS_STRING(self.data) + start
+        memmove(at + prefix, at, size)
+        memcpy(at, b"\xc1\x01\0\0", 4)
+        bridge_store_be32(at + 4, <uint32_t>len(parts))
+        bridge_store_be32(at + 8, <uint32_t>size)
+        bridge_store_be32(at - HEADER, <uint32_t>total)
+        if self.buffers is None:
+            self.buffers = []
+        self.used = start + end
+        total = end
+        for index, part in enumerate(parts):
+            length = part.nbytes
+            bridge_store_be32(at + PREFIX + ENTRY * index, <uint32_t>length)
+            memset(at + (self.used - start), 0, aligned(total) - total)
+            self.used += aligned(total) - total
+            total = aligned(total) + length
+            if length:
+                self.buffers.append((self.used, part))
+                self.apart += length
+        return total
+
+    cdef Py_ssize_t close(self, Py_ssize_t size):
+        bridge_store_be32(<unsigned char *>PyByteArray_AS_STRING(self.data) + self.used,
+                          <uint32_t>size)
+        self.used += HEADER + size
+        return size
+
+    cdef int undo(self, Py_ssize_t used) except -1:
+        """Back to so many bytes."""
+        self.used = used
+        while self.buffers and self.buffers[len(self.buffers) - 1][0] > used:
+            self.apart -= self.buffers.pop()[1].nbytes
+        return 0
+
+    cdef int add_empty(self) except -1:
+        if PyByteArray_GET_SIZE(self.data) < self.used + HEADER:
+            PyByteArray_Resize(self.data, self.used + HEADER)
+        bridge_store_be32(<unsigned char *>PyByteArray_AS_STRING(self.data) + self.used, 0)
+        self.used += HEADER
+        return 0
+
+    def append(self, encode_into, message):
+        """Append what `encode_into(message, bytearray, offset)` writes, as one frame."""
+        self.add(encode_into, message, 0xFFFFFFFF)
+
+    def append_multipart(self, encode_into, message, list buffers not None):
+        """Append it as a multipart frame with what is in `buffers`, and what encoding adds there;
+        a usual frame where that is nothing in the end."""
+        if not self.add_multipart(encode_into, message, buffers, 0xFFFFFFFF):
+            raise OverflowError("a frame holds at most 4294967295 bytes")
+
+    def payload(self):
+        """The payload of the only frame in here, as bytes."""
+        return b"".join(self.parts())[HEADER:]
+
+    def parts(self):
+        """All there is to be sent, as a list of buffers."""
+        cdef Py_ssize_t done = 0
+        cdef list parts = []
+        whole = memoryview(self.data)
+        for place, part in self.buffers or ():
+            parts += (whole[done:place], part)
+            done = place
+        parts.append(whole[done:self.used])
+        return parts
+
+    cdef void clear(self):
+        self.used = self.apart = 0
+        self.buffers = None

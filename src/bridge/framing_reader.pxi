@@ -1,0 +1,176 @@
+# Part of _framing.pyx: bytes to frames.
+
+@cython.final
+cdef class Reader:
+    """Frames from the descriptor `fd`, which stays its owner's to close.
+
+    max_frame: bytes; a longer announcement is refused before anything is allocated for it.
+    """
+
+    def __cinit__(self, int fd, uint64_t max_frame=DEFAULT_MAX_FRAME):
+        self.fd = fd
+        self.max_frame = max_frame
+        self.slab = slab_new(SLAB)
+        if self.slab is NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        slab_release(self.slab)
+        slab_release(self.spare)
+
+    cdef int parse(self) noexcept nogil:
+        """What the bytes at hand begin with. Does no I/O."""
+        cdef size_t have
+        if self.skipping:
+            have = min(<uint64_t>(self.end - self.start), self.skipping)
+            self.start += have
+            self.skipping -= have
+            if self.skipping:
+                return PENDING
+        have = self.end - self.start
+        if have < HEADER:
+            return PENDING
+        self.announced = bridge_load_be32(self.slab.data + self.start)
+        if self.announced > self.max_frame:
+            return TOO_LARGE if self.announced <= TRUSTED else UNTRUSTED
+        if have < HEADER + self.announced:
+            return PENDING
+        return FRAME if self.announced else EMPTY
+
+    cdef int reserve(self, size_t need) noexcept nogil:
+        """Room for `need` bytes from `start` on, and for one more byte; 0, or -1 without memory."""
+        cdef size_t have = self.end - self.start
+        cdef bridge_slab *fresh
+        if self.start + need <= self.slab.size and self.end < self.slab.size:
+            if have or not slab_is_sole(self.slab) or self.slab.size > SLAB:
+                return 0
+        if slab_is_sole(self.slab) and need <= self.slab.size <= SLAB:
+            memmove(self.slab.data, self.slab.data + self.start, have)
+        else:
+            fresh = self.fresh(need)
+            if fresh is NULL:
+                return -1
+            memcpy(fresh.data, self.slab.data + self.start, have)
+            self.put_aside(self.slab)
+            self.slab = fresh
+        self.start = 0
+        self.end = have
+        return 0
+
+    cdef bridge_slab *fresh(self, size_t need) noexcept nogil:
+        """A slab for `need` bytes, the spare one if it is about as long; NULL without memory."""
+        cdef bridge_slab *spare = self.spare
+        if need <= SLAB:
+            return slab_new(SLAB)
+        self.spare = NULL
+        if (spare is not NULL and slab_is_sole(spare)
+                and need <= spare.room <= need + need // 8):
+            spare.size = need
+            return spare
+        slab_release(spare)
+        return slab_new(need)
+
+    cdef void put_aside(self, bridge_slab *slab) noexcept nogil:
+        """Let go of a slab; a long one is kept for a moment, because the kernel takes as long to
+        find fresh memory as a pipe to fill it."""
+        if slab.size > SLAB:
+            slab_release(self.spare)
+            self.spare = slab
+            self.spare_until = bridge_now_ms() + KEPT_MS
+        else:
+            slab_release(slab)
+
+    cdef int await_with_spare(self) noexcept nogil:
+        """Wait for bytes; gives the spare slab back when they do not come in time. As poll(2)."""
+        cdef int64_t left = self.spare_until - bridge_now_ms()
+        cdef int ready = bridge_await(self.fd, POLLIN, <int>left) if left > 0 else 0
+        if ready == 0:
+            slab_release(self.spare)
+            self.spare = NULL
+        return ready
+
+    cdef int fill(self) noexcept nogil:
+        """One read(2), behind `parse` has said PENDING: PENDING, or why there is no more."""
+        cdef ssize_t got
+        cdef size_t have = self.end - self.start
+        cdef size_t need = HEADER
+        if have >= HEADER and not self.skipping:
+            need = HEADER + self.announced
+        if self.reserve(need) < 0:
+            self.error = ENOMEM
+            return FAILED
+        if self.spare is not NULL and have == 0 and self.await_with_spare() < 0:
+            return INTERRUPTED
+        got = read(self.fd, self.slab.data + self.end, self.slab.size - self.end)
+        if got > 0:
+            self.end += got
+            return PENDING
+        if got == 0:
+            return TRUNCATED if have or self.skipping else END
+        self.error = errno
+        if self.error == EINTR:
+            return INTERRUPTED
+        if self.error == ECONNRESET:
+            return END
+        if self.error != EAGAIN:
+            return FAILED
+        return INTERRUPTED if bridge_await(self.fd, POLLIN, -1) < 0 else PENDING
+
+    cdef int wait(self, Writer heartbeats) noexcept nogil:
+        """Read until there is something for Python; answers empty frames if given a writer."""
+        cdef int status
+        while True:
+            status = self.parse()
+            if status == EMPTY and heartbeats is not None:
+                self.start += HEADER
+                if heartbeats.beat() == EPIPE:
+                    return END
+            elif status == PENDING:
+                status = self.fill()
+                if status != PENDING:
+                    return status
+            else:
+                return status
+
+    cdef Frame take(self):
+        """The frame that `parse` has found."""
+        cdef Frame frame = Frame.__new__(Frame)
+        slab_hold(self.slab)
+        frame.slab = self.slab
+        frame.data = self.slab.data + self.start + HEADER
+        frame.length = self.announced
+        self.start += HEADER + self.announced
+        return frame
+
+    cdef void skip(self) noexcept:
+        self.start += HEADER
+        self.skipping = self.announced
+
+    def read(self):
+        """The next frame (an empty one is a heartbeat), or None at the end of the stream.
+
+        Raises FrameTooLarge (the next call goes on behind it, unless it announced more than
+        1 GiB), InvalidFrame if the stream ends inside a frame, OSError.
+        """
+        cdef int status
+        while True:
+            with nogil:
+                status = self.wait(None)
+            if status == FRAME or status == EMPTY:
+                return self.take()
+            if status == END:
+                return None
+            if status == INTERRUPTED:
+                PyErr_CheckSignals()
+                continue
+            raise self.fault(status)
+
+    cdef object fault(self, int status):
+        if status == TOO_LARGE or status == UNTRUSTED:
+            error = FrameTooLarge.announced(self.announced, self.max_frame)
+            if status == TOO_LARGE:
+                self.skip()
+            return error
+        if status == TRUNCATED:
+            return InvalidFrame(f"stream ended inside a frame, behind {self.end - self.start} bytes")
+        return OSError(self.error, f"read from descriptor {self.fd} failed")
