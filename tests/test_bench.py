@@ -25,7 +25,7 @@ from bridge.bench.page import html as page
 from bridge.bench.report import Cell, FormatInfo, PayloadInfo, Report
 from bridge.bench.schema import difference, infer, merge, msgspec_type, of_all
 from bridge.bench.statistics import differ, estimate
-from bridge.bench.subject import Case, reason_of
+from bridge.bench.subject import Case, Pipe, reason_of
 
 TINY = {"starts": 1, "rounds": 3, "budget": 0.0005, "quick": True}
 HERE = Path(__file__).parent
@@ -89,6 +89,60 @@ def reason_against(format: str, payload: Payload) -> str | None:
     assert case.check_typed() is None
     assert case.sizes()["bytes"] > 0
     return None
+
+
+def utf8_is_known(text: str) -> bool:
+    """Whether CPython holds it: then the object is larger than the same one made anew."""
+    return sys.getsizeof(text) > sys.getsizeof("".join(list(text)))
+
+
+class Watching(formats.MsgspecMessagePack):
+    """Counts the calls that were given text whose UTF-8 is known already."""
+
+    def __init__(self, payload):
+        super().__init__(payload)
+        self.calls, self.known, encode = 0, 0, self.encode
+
+        def watched(native):
+            self.calls += 1
+            self.known += any(map(utf8_is_known, native.values()))
+            return encode(native)
+
+        self.encode = watched
+
+
+class WatchingForeign(Watching):
+    """Where `build` is what text goes into."""
+
+    foreign = True
+
+    def __init__(self, payload):
+        super().__init__(payload)
+        self.build, self.encode = self.encode, bytes
+        self.read, self.decode = self.decode, bytes
+
+
+@pytest.mark.parametrize("kind", [Watching, WatchingForeign])
+def test_text_is_encoded_from_new_strings(kind):
+    """By itself and in round trips: no library copies UTF-8 that an earlier call has left behind.
+    Of ASCII there is none to leave."""
+    payload = payloads.builtin("unicode")
+    case = Case(kind, payload)
+    warm = payload.messages[0]
+    assert any(map(utf8_is_known, warm.values()))  # or this test would see nothing
+    watch = case.format
+    watch.calls = watch.known = 0
+    case.times(0.0005)
+    assert watch.calls > 10
+    assert watch.known == 0
+    pipe = Pipe([sys.executable, "-m", "bridge.bench.worker", "msgspec-msgpack"])
+    try:
+        pipe.trips(case, 5, check=True)
+    finally:
+        pipe.close()
+    assert watch.known == 0
+    plain = Case(kind, Payload("plain", "", [{"a": "b"}]))
+    assert plain.native(0) is plain.native(1)
 
 
 def test_payloads_are_the_same_each_time():

@@ -45,7 +45,9 @@ METHOD = (
     " interval of the median, computed exactly. All processes share one core, so that waking a"
     " sleeping core is in none of the figures; across cores each trip takes some 20 to 45 µs"
     " more, whatever the format.",
-    "encode and decode are the library's calls alone, warm. typed: to an object of a declared"
+    "encode and decode are the library's calls alone, warm; text outside ASCII is encoded from"
+    " strings made anew for each call, because CPython keeps the UTF-8 of one that was asked for it."
+    " typed: to an object of a declared"
     " type, by the library itself or by msgspec.convert behind it. zstd: each message on its"
     " own, level 3. memory: what one message takes at the most while it is encoded and decoded"
     " and all is kept.",

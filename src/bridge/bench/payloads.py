@@ -33,6 +33,11 @@ class Payload:
     messages: list[Any]
 
     @functools.cached_property
+    def ascii(self) -> bool:
+        """Whether all text in it is ASCII: see `subject.Case.value`."""
+        return ascii(self.messages) == repr(self.messages)
+
+    @functools.cached_property
     def schema(self) -> Schema:
         return of_all(self.messages)
 
