@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import html.parser
 import importlib.metadata
+import io
 import json
 import os
 import random
@@ -19,8 +20,21 @@ from pathlib import Path
 import msgspec
 import numpy
 import pytest
+from rich.console import Console
 
-from bridge.bench import BadData, Options, Payload, compare, formats, load, measure, payloads, run
+from bridge.bench import (
+    BadData,
+    Options,
+    Payload,
+    compare,
+    formats,
+    load,
+    measure,
+    payloads,
+    run,
+    terminal,
+    words,
+)
 from bridge.bench.page import html as page
 from bridge.bench.report import Cell, FormatInfo, PayloadInfo, Report
 from bridge.bench.schema import difference, infer, merge, msgspec_type, of_all
@@ -226,6 +240,11 @@ def test_the_report_records_what_figures_depend_on(report, tmp_path):
     raw = json.loads((tmp_path / "run.json").read_bytes())
     assert raw["quick"] is True
     assert raw["options"]["rounds"] == 3
+    assert raw["method"] == 2
+    assert raw["machine"]["zstandard"] == importlib.metadata.version("zstandard")
+    assert [p["digest"] for p in raw["payloads"]] == [
+        payloads.builtin(p["name"]).digest for p in raw["payloads"]
+    ]
     assert raw["machine"]["cores"] == os.cpu_count()
     assert {"cpu", "system", "python", "build", "load_before", "load_after"} <= raw[
         "machine"
@@ -321,8 +340,72 @@ def test_comparing_says_what_else_is_unlike():
     old.formats[0].versions, new.formats[0].versions = {"x": "1"}, {"x": "2"}
     new.cells[0] = Cell("f0", "p", reason="broken")
     found = compare(old, new)
-    assert found.unlike == ["cpu: old → new", "x: 1 → 2"]
+    unknown = "whether the messages are the same is not known: p"
+    assert found.unlike == ["cpu: old → new", "x: 1 → 2", unknown]
     assert [(change.step, change.reason) for change in found.changes] == [("N/A", "broken")]
+
+
+def of_payload(report: Report, **facts) -> Report:
+    """With other facts of its payload."""
+    (payload,) = report.payloads
+    return msgspec.structs.replace(report, payloads=[msgspec.structs.replace(payload, **facts)])
+
+
+def test_comparing_says_how_else_it_was_measured():
+    """Starts, rounds, and the load where a process more wanted to run."""
+    old, new = (of_payload(synthetic(1), digest="a") for _ in range(2))
+    old.options, new.options = {"starts": 9, "rounds": 1}, {"starts": 3, "rounds": 2}
+    old.machine = {"load_before": [0.2, 0, 0], "load_after": [1.0, 0, 0]}
+    new.machine = {"load_before": [0.9, 0, 0], "load_after": [4.0, 0, 0]}
+    assert compare(old, new).unlike == ["starts: 9 → 3", "rounds: 1 → 2", "load_after: 1.0 → 4.0"]
+
+
+def test_other_messages_are_not_compared():
+    """Of one name, by their hash; by count or bytes where an older report has no hash."""
+    old, new = synthetic(1), synthetic(1, f3=2.0)
+    same = compare(of_payload(old, digest="a"), of_payload(new, digest="a"))
+    assert [change.format for change in same.changes] == ["f3"]
+    assert same.unlike == []
+    longer = msgspec.structs.replace(
+        new, cells=[msgspec.structs.replace(cell, bytes=2.0) for cell in new.cells]
+    )
+    for was, now in [
+        (of_payload(old, digest="a"), of_payload(new, digest="b")),
+        (old, of_payload(new, messages=2)),
+        (old, longer),
+    ]:
+        found = compare(was, now)
+        assert (found.compared, found.changes) == (0, [])
+        assert found.unlike == ["p: other messages, not compared"]
+
+
+def test_bytes_that_a_library_changed_are_told():
+    """Of the same messages: the times are compared, and the sizes named."""
+    old, new = (of_payload(synthetic(1), digest="a") for _ in range(2))
+    new.cells[0].bytes = 3.0
+    found = compare(old, new)
+    assert found.compared == 10
+    assert found.unlike == ["bytes of p as f0: 1.0 → 3.0"]
+
+
+@pytest.mark.parametrize(("plain", "compared"), [(True, 10), (False, 0)])
+def test_text_that_was_measured_in_another_way_is_not_compared(plain, compared):
+    """Reports from before: what is all ASCII is compared, other text is not."""
+    new = of_payload(msgspec.structs.replace(synthetic(1), method=2), digest="a", ascii=plain)
+    found = compare(synthetic(1), new)
+    assert found.compared == compared
+    assert found.unlike[0] == "method: 1 → 2"
+    assert ("p: its text was encoded in another way, not compared" in found.unlike) != plain
+
+
+def test_messages_have_their_hash(tmp_path):
+    """It tells types and order apart, and is the same for the same."""
+    texts = [b'{"a":1,"b":"x"}', b'{"b":"x","a":1}', b'{"a":1.0,"b":"x"}', b'{"a":1,"b":"\\u00e9"}']
+    made = [payloads.from_file(written(tmp_path, "m.json", text)) for text in texts]
+    assert len({payload.digest for payload in made}) == len(texts)
+    again = payloads.from_file(written(tmp_path, "m.json", b" " + texts[0]))
+    assert again.digest == made[0].digest
+    assert [payload.ascii for payload in made] == [True, True, True, False]
 
 
 def test_one_start_claims_less():
@@ -503,6 +586,95 @@ def test_without_the_extra_it_says_what_to_type(tmp_path):
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert line == "bench needs rich, which is not installed: pip install 'dspex-bridge[bench]'"
+
+
+def test_without_zstandard_only_its_sizes_are_left_out(tmp_path):
+    """All else is measured, and a note says why they are missing."""
+    code = "raise ModuleNotFoundError('no', name='zstandard')"
+    (tmp_path / "zstandard.py").write_text(code)
+    code = (
+        "import sys, importlib.metadata as m; real = m.version\n"
+        "def version(name):\n"
+        "    if name == 'zstandard': raise m.PackageNotFoundError(name)\n"
+        "    return real(name)\n"
+        "m.version = version\n"
+        "from bridge.bench import Options, run\n"
+        "from bridge.bench.markdown import tables\n"
+        "found = run(Options(starts=1, rounds=1, budget=0.0005, formats=('json',),"
+        " payloads=('ping',), beam=False))\n"
+        "found.save(sys.argv[1])\n"
+        "print(tables(found))\n"
+    )
+    path = tmp_path / "run.json"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        capture_output=True, text=True, timeout=60, check=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    found = load(path)
+    cell = found.cell("json", "ping")
+    assert (cell.reason, cell.zstd) == (None, None)
+    assert cell.total > 0
+    assert found.notes == ["zstandard is not installed: no sizes after zstd"]
+    assert found.machine["zstandard"] == "not installed"
+    assert "| json | 54 B |" in done.stdout
+    assert page(found)
+
+
+def test_a_run_that_measured_nothing_fails(tmp_path):
+    """After its tables, which have the reasons."""
+    shutil.copy(HERE / "bench_formats.py", tmp_path)
+    common = ["--quick", "--payloads", "blob", "--formats", "json", "--no-beam"]
+    result = bench(*common, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "N/A json" in result.stdout
+    assert "bench: nothing was measured" in result.stderr
+
+
+def test_progress_ends(monkeypatch):
+    """Whatever was left out, the last that is told is all of it."""
+    told = []
+    chosen = {"formats": ("json",), "payloads": ("ping", "blob"), "beam": False}
+    options = Options(**{**TINY, "rounds": 9}, **chosen, limit=0.0)
+    found = run(options, lambda *step: told.append(step))
+    assert found.notes == ["the machine is busy: 3 rounds within the time"]
+    assert told[0][:2] == (0, 20)
+    assert told[-1] == (20, 20, "done")
+    assert told[-2][0] < 19
+
+
+@pytest.mark.parametrize(
+    ("width", "columns"),
+    [
+        (40, ["round trip"]),
+        (60, ["bytes", "round trip", "±"]),
+        (80, ["bytes", "encode", "decode", "round trip", "±"]),
+        (128, list(terminal.COLUMNS)),
+    ],
+)
+def test_tables_fit_the_terminal(report, width, columns):
+    """Whole names and whole figures, in as many columns as there is room for."""
+    console = Console(width=width, record=True, file=io.StringIO())
+    terminal.show(report, console)
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    head = next(line for line in text.splitlines() if "round trip" in line)
+    assert re.split(r"\s{2,}|(?<=\w) (?=±)", head.strip()) == columns
+    assert "…" not in text
+    cell = report.cell("msgspec-msgpack-typed", "rows")
+    (line,) = re.findall(rf"msgspec-msgpack-typed.*{re.escape(words.time(cell.total))}.*", text)
+    assert line.split()[1:]
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_changes_fit_the_terminal(width):
+    """On a narrow one the ratio alone."""
+    console = Console(width=width, record=True, file=io.StringIO())
+    terminal.show_changes(compare(synthetic(1), synthetic(2, f3=2.0)), console)
+    text = console.export_text()
+    assert "…" not in text
+    assert re.search(r"f3 +p +trip_total .*× \d\.\d\d", text)
+    assert ("before" in text) == (width == 80)
 
 
 def test_the_command_measures_writes_and_compares(tmp_path):

@@ -52,7 +52,8 @@ def _count(text: str) -> int:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Run it; the exit status: 0, 2 with a line on stderr, 130 where Ctrl-C ended it."""
+    """Run it; the exit status: 0; 1 where all is N/A, and 2, with a line on stderr; 130 where Ctrl-C
+    ended it."""
     try:
         return _run(arguments)
     except ModuleNotFoundError as error:
@@ -93,6 +94,11 @@ def _run(arguments: argparse.Namespace) -> int:
     terminal.show(found)
     if comparison:
         terminal.show_changes(comparison)
+    if not any(cell.total for cell in found.cells):
+        print(
+            "bench: nothing was measured: every pair of format and payload is N/A", file=sys.stderr
+        )
+        return 1
     return 0
 
 

@@ -18,11 +18,15 @@ def tables(report: Report) -> str:
             "Round trip; bold: the quickest, or not to be told from it:\n",
             _table(report, lambda cell: words.time(cell.total), (*words.GROUPS,), marked=True),
             "Bytes of a message, and after zstd:\n",
-            _table(report, lambda cell: f"{words.size(cell.bytes)}, {words.size(cell.zstd)}", own),
+            _table(report, _sizes, own),
             "Encode and decode, the library's calls alone:\n",
             _table(report, _calls, (*own, "beam")),
         )
     )
+
+
+def _sizes(cell: Cell) -> str:
+    return ", ".join(words.size(count) for count in (cell.bytes, cell.zstd) if count is not None)
 
 
 def _calls(cell: Cell) -> str:

@@ -28,7 +28,7 @@ ENVIRONMENT = {
     if not name.startswith("PYTHON") or name in ("PYTHONPATH", "PYTHONHOME")
 }
 SUBJECT = [sys.executable, "-P", "-m", "bridge.bench.subject"]
-Tell = Callable[[int, int, str], None]  # steps done, steps in all, what comes next
+Tell = Callable[[int, int, str], None]  # steps done, steps in all, what comes next; "done" at last
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,21 +69,27 @@ def run(options: Options, tell: Tell = lambda done, of, what: None) -> report.Re
     )
     if options.beam and not beams:
         runner.notes.append("elixir is not installed: no BEAM measured")
+    if machine["zstandard"] == report.NOT_INSTALLED:
+        runner.notes.append("zstandard is not installed: no sizes after zstd")
     for start in range(options.starts):
         runner.start(start)
+    tell(runner.steps, runner.steps, "done")
     machine["load_after"] = list(os.getloadavg())
     infos = [_info(label, kind) for label, (_, kind) in kinds.items()]
     infos += [beam.info(name) for name in beams]
     settings: dict[str, Any] = msgspec.to_builtins(options)
     settings |= {"core": core}
     return report.Report(
+        method=report.METHOD,
         made=report.now(),
         seconds=time.monotonic() - started,
         quick=options.quick,
         options=settings,
         machine=machine,
         formats=infos,
-        payloads=[report.PayloadInfo(p.name, p.about, len(p.messages)) for p in chosen],
+        payloads=[
+            report.PayloadInfo(p.name, p.about, len(p.messages), p.digest, p.ascii) for p in chosen
+        ],
         cells=runner.cells(),
         notes=runner.notes,
     )

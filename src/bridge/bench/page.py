@@ -46,11 +46,10 @@ METHOD = (
     " sleeping core is in none of the figures; across cores each trip takes some 20 to 45 µs"
     " more, whatever the format.",
     "encode and decode are the library's calls alone, warm; text outside ASCII is encoded from"
-    " strings made anew for each call, because CPython keeps the UTF-8 of one that was asked for it."
-    " typed: to an object of a declared"
-    " type, by the library itself or by msgspec.convert behind it. zstd: each message on its"
-    " own, level 3. memory: what one message takes at the most while it is encoded and decoded"
-    " and all is kept.",
+    " strings made anew for each call: CPython keeps the UTF-8 of one that was asked for it."
+    " typed: to an object of a declared type, by the library itself or by msgspec.convert"
+    " behind it. zstd: each message on its own, level 3. memory: what one message takes at the most"
+    " while it is encoded and decoded and all is kept.",
     "Not shown: a language model's answer takes a second or more, and the choice of a format"
     " then is noise; neither are other languages' libraries, machines with other caches, or"
     " messages unlike these: measure your own with --data.",

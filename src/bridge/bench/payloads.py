@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import random
 import struct
 from collections.abc import Callable, Sequence
@@ -36,6 +37,11 @@ class Payload:
     def ascii(self) -> bool:
         """Whether all text in it is ASCII: see `subject.Case.value`."""
         return ascii(self.messages) == repr(self.messages)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the messages, types and order of keys included; the same in each Python."""
+        return hashlib.sha256(ascii(self.messages).encode()).hexdigest()
 
     @functools.cached_property
     def schema(self) -> Schema:

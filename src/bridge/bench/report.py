@@ -19,6 +19,7 @@ from bridge.bench.statistics import Estimate, differ
 from bridge.version import __version__
 
 VERSION = 1  # of the file; one that is read must have it
+METHOD = 2  # of measuring; 1 encoded text outside ASCII from strings whose UTF-8 was known already
 # See statistics.differ. A process has its own luck with addresses and hashes, which intervals of
 # one start do not hold: equal runs of one start each differed by up to a fifth.
 DRIFT, DRIFT_OF_ONE_START = 0.05, 0.25
@@ -37,6 +38,7 @@ STEPS = {
     "trip_decode": "of both processes' decode",
     "trip_read": "of both processes' read",
 }
+NOT_INSTALLED = "not installed"  # in the place of a version
 PARTS = ("trip_build", "trip_encode", "trip_pipe", "trip_decode", "trip_read")
 
 
@@ -52,9 +54,13 @@ class FormatInfo(msgspec.Struct):
 
 
 class PayloadInfo(msgspec.Struct):
+    """digest, ascii: as of `payloads.Payload`; None in reports of METHOD 1, which have neither."""
+
     name: str
     about: str
     messages: int
+    digest: str | None = None
+    ascii: bool | None = None
 
 
 class Cell(msgspec.Struct):
@@ -86,6 +92,7 @@ class Report(msgspec.Struct, kw_only=True):
     """One run. machine, options: in words and numbers, as recorded."""
 
     version: int = VERSION
+    method: int = 1  # METHOD, but in reports from before there was another
     bridge: str = __version__
     made: str
     seconds: float
@@ -150,8 +157,9 @@ class Change(msgspec.Struct):
 
 
 class Comparison(msgspec.Struct):
-    """compared: pairs of figures that both reports have. unlike: what else differs between the
-    runs (machine, versions), so that the changes may be of that. threshold: see `differ`."""
+    """compared: pairs of figures that both reports have and that are of one thing. unlike: what
+    else differs between the runs (machine, versions, options), so that the changes may be of that;
+    and which payloads were not compared, and why. threshold: see `differ`."""
 
     changes: list[Change]
     compared: int
@@ -160,13 +168,15 @@ class Comparison(msgspec.Struct):
 
 
 def compare(old: Report, new: Report) -> Comparison:
-    """Which differences of times are real, by `statistics.differ`, and what is N/A in one only."""
+    """Which differences of times are real, by `statistics.differ`, and what is N/A in one only.
+    Payloads whose messages differ, or text that was measured in another way, are not compared."""
     once = 1 in (old.options.get("starts"), new.options.get("starts"))
     threshold = DRIFT_OF_ONE_START if once else DRIFT
     changes, compared = [], 0
+    unlike, apart = _unlike_payloads(old, new)
     for cell in new.cells:
         before = old.cell(cell.format, cell.payload)
-        if before is None:
+        if before is None or cell.payload in apart:
             continue
         if (before.reason is None) != (cell.reason is None):
             reason = cell.reason or f"no longer N/A ({before.reason})"
@@ -179,21 +189,69 @@ def compare(old: Report, new: Report) -> Comparison:
                 changes.append(
                     Change(cell.format, cell.payload, step, was.median, now.median, ratio)
                 )
-    return Comparison(changes, compared, threshold, _unlike(old, new))
+    return Comparison(changes, compared, threshold, [*_unlike(old, new), *unlike])
+
+
+def _unlike_payloads(old: Report, new: Report) -> tuple[list[str], set[str]]:
+    """What to say of them, and the names of those that cannot be compared."""
+    said, apart, unknown = [], set(), []
+    earlier = {payload.name: payload for payload in old.payloads}
+    for payload in new.payloads:
+        name = payload.name
+        if (before := earlier.get(name)) is None:
+            continue
+        sizes = {
+            cell.format: (was.bytes, cell.bytes)
+            for cell in new.cells
+            if cell.payload == name and (was := old.cell(cell.format, name)) is not None
+            if was.bytes is not None and cell.bytes is not None
+        }
+        # A file has them rounded, see `_rounded`.
+        other = {n: (f"{a:.1f}", f"{b:.1f}") for n, (a, b) in sizes.items() if abs(a - b) > 0.1}
+        known = before.digest is not None and payload.digest is not None
+        differs = before.digest != payload.digest
+        if not known:
+            # A library may have changed its bytes, but not all of them did.
+            differs = before.messages != payload.messages or (
+                bool(sizes) and len(other) == len(sizes)
+            )
+        if differs:
+            apart.add(name)
+            said.append(f"{name}: other messages, not compared")
+        elif old.method != new.method and True not in (before.ascii, payload.ascii):
+            apart.add(name)
+            said.append(f"{name}: its text was encoded in another way, not compared")
+        else:
+            said += [f"bytes of {name} as {n}: {a} → {b}" for n, (a, b) in other.items()]
+            unknown += [] if known else [name]
+    if unknown:
+        said.append(f"whether the messages are the same is not known: {', '.join(unknown)}")
+    return said, apart
 
 
 def _unlike(old: Report, new: Report) -> list[str]:
-    pairs = [
+    pairs: list[tuple[str, Any, Any]] = [
+        ("method", old.method, new.method),
         *((key, old.machine.get(key), new.machine.get(key)) for key in ("cpu", "cores", "system")),
         *((key, old.machine.get(key), new.machine.get(key)) for key in ("python", "build", "otp")),
         *(("quick", old.quick, new.quick), ("bridge", old.bridge, new.bridge)),
         *((key, old.options.get(key), new.options.get(key)) for key in ("core", "budget")),
+        *((key, old.options.get(key), new.options.get(key)) for key in ("starts", "rounds")),
+        *((key, *_loads(old, new, key)) for key in ("load_before", "load_after")),
     ]
     versions = [{n: v for f in r.formats for n, v in f.versions.items()} for r in (old, new)]
+    for known, report in zip(versions, (old, new), strict=True):
+        known |= {n: v for n, v in report.machine.items() if n == "zstandard"}
     pairs += [
         (name, versions[0][name], v) for name, v in versions[1].items() if name in versions[0]
     ]
     return [f"{name}: {was} → {now}" for name, was, now in pairs if was != now]
+
+
+def _loads(old: Report, new: Report, key: str) -> tuple[str, str]:
+    """Of the last minute; twice the same where less than one process more wanted to run."""
+    was, now = ((report.machine.get(key) or [0.0])[0] for report in (old, new))
+    return (f"{was:.1f}", f"{now:.1f}") if abs(was - now) >= 1 else ("", "")
 
 
 def versions_of(packages: tuple[str, ...]) -> dict[str, str]:
@@ -202,7 +260,7 @@ def versions_of(packages: tuple[str, ...]) -> dict[str, str]:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
+            found[package] = NOT_INSTALLED
     return found
 
 
@@ -225,6 +283,7 @@ def machine() -> dict[str, Any]:
         "build": "PGO" if "--enable-optimizations" in arguments else "without PGO",
         "gil": getattr(sys, "_is_gil_enabled", lambda: True)(),
         "otp": _otp(),
+        **versions_of(("zstandard",)),  # of all sizes after zstd
         "load_before": list(os.getloadavg()),
     }
 

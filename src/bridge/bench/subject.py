@@ -10,6 +10,7 @@ Orders and answers are JSON, a line each: `{"do": "prepare", "payload": name}` i
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import pickle
@@ -139,15 +140,16 @@ class Case:
         return None
 
     def sizes(self) -> dict[str, float]:
-        """Bytes of a message, as it is and after zstd (level 3), each on its own."""
-        import zstandard
-
-        compress = zstandard.ZstdCompressor(level=3).compress
+        """Bytes of a message, as it is and, where zstandard is installed, after zstd (level 3), each
+        on its own."""
         count = len(self.encoded)
-        return {
-            "bytes": sum(map(len, self.encoded)) / count,
-            "zstd": sum(len(compress(data)) for data in self.encoded) / count,
-        }
+        sizes = {"bytes": sum(map(len, self.encoded)) / count}
+        with contextlib.suppress(ModuleNotFoundError):
+            import zstandard
+
+            compress = zstandard.ZstdCompressor(level=3).compress
+            sizes["zstd"] = sum(len(compress(data)) for data in self.encoded) / count
+        return sizes
 
     def memory(self) -> float | None:
         """Bytes of resident memory that one message takes at the most while it is encoded and
@@ -348,8 +350,8 @@ def timed(call: Callable[[Any], Any], inputs: list[Any], budget: float) -> float
 def timed_once(
     call: Callable[[Any], Any], make: Callable[[int], Any], count: int, size: int, budget: float
 ) -> float:
-    """As `timed`, with inputs `make(0)` to `make(count - 1)` and again, each used once: they are made
-    outside the clock, `size` at a time."""
+    """As `timed`, with inputs that are used once: `make(0)` to `make(count - 1)`, and so again,
+    made outside the clock, `size` at a time."""
     now = time.perf_counter_ns
 
     def mean(limit: float) -> float:

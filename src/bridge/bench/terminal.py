@@ -15,8 +15,10 @@ from bridge.bench.measure import Tell
 from bridge.bench.report import Comparison, Report
 
 COLUMNS = ("bytes", "zstd", "memory", *words.CALLS, "round trip", "±")
-LEFT_OUT = ("zstd", "memory", "build", "read", "typed")  # where the terminal is narrower than
-ALL_COLUMNS = 128
+FEWER = ("bytes", "encode", "decode", "round trip", "±")
+# What a terminal has room for, by the least width that it needs, beside the longest name.
+ROOM = {128: COLUMNS, 70: FEWER, 54: ("bytes", "round trip", "±"), 0: ("round trip",)}
+NARROW = 70  # below it changes are ratios without the figures
 
 
 @contextlib.contextmanager
@@ -60,7 +62,7 @@ def show(report: Report, console: Console | None = None) -> None:
 def _table(report: Report, payload: str, about: str, width: int) -> Table:
     table = Table(title=f"{escape(payload)}: {escape(about)}", title_justify="left", box=None)
     table.add_column("", no_wrap=True)
-    columns = COLUMNS if width >= ALL_COLUMNS else [c for c in COLUMNS if c not in LEFT_OUT]
+    columns = next(columns for least, columns in ROOM.items() if width >= least)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     first = words.fastest(words.measured(report, payload, "untyped", "typed"))
@@ -89,17 +91,17 @@ def show_changes(comparison: Comparison, console: Console | None = None) -> None
         f" (95 % intervals apart, and by {comparison.threshold:.0%} or more)"
     )
     table = Table(box=None)
+    narrow = console.width < NARROW
     for column in ("format", "payload", "what"):
-        table.add_column(column, no_wrap=True)
-    for column in ("before", "now", ""):
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, no_wrap=not narrow, overflow="fold")
+    for column in ("",) if narrow else ("before", "now", ""):
+        table.add_column(column, justify="right", no_wrap=not narrow)
     for change in sorted(
         comparison.changes, key=lambda c: -max(c.ratio or 9e9, 1 / (c.ratio or 9e9))
     ):
         table.add_row(
             *map(escape, (change.format, change.payload, change.step)),
-            words.time(change.old),
-            words.time(change.new),
+            *(() if narrow else (words.time(change.old), words.time(change.new))),
             f"{words.TIMES} {change.ratio:.2f}" if change.ratio else escape(change.reason),
         )
     if comparison.changes:
