@@ -673,7 +673,7 @@ def test_changes_fit_the_terminal(width):
     terminal.show_changes(compare(synthetic(1), synthetic(2, f3=2.0)), console)
     text = console.export_text()
     assert "…" not in text
-    assert re.search(r"f3 +p +trip_total .*× \d\.\d\d", text)
+    assert re.search(r"f3 +p +trip_total .*\u00d7 \d\.\d\d", text)
     assert ("before" in text) == (width == 80)
 
 

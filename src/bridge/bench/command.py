@@ -52,8 +52,8 @@ def _count(text: str) -> int:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Run it; the exit status: 0; 1 where all is N/A, and 2, with a line on stderr; 130 where Ctrl-C
-    ended it."""
+    """Run it; the exit status: 0; 1 where all is N/A, and 2, with a line on stderr; 130 where
+    Ctrl-C ended it."""
     try:
         return _run(arguments)
     except ModuleNotFoundError as error:

@@ -140,8 +140,8 @@ class Case:
         return None
 
     def sizes(self) -> dict[str, float]:
-        """Bytes of a message, as it is and, where zstandard is installed, after zstd (level 3), each
-        on its own."""
+        """Bytes of a message, as it is and, where zstandard is installed, after zstd (level 3),
+        each on its own."""
         count = len(self.encoded)
         sizes = {"bytes": sum(map(len, self.encoded)) / count}
         with contextlib.suppress(ModuleNotFoundError):
