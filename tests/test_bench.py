@@ -255,6 +255,7 @@ def test_the_report_records_what_figures_depend_on(report, tmp_path):
     again = load(tmp_path / "run.json")
     assert [cell.format for cell in again.cells] == [cell.format for cell in report.cells]
     assert compare(report, again).changes == []
+    assert compare(report, again).unlike == []
 
 
 class Elements(html.parser.HTMLParser):
@@ -631,7 +632,7 @@ def test_a_run_that_measured_nothing_fails(tmp_path):
     assert "bench: nothing was measured" in result.stderr
 
 
-def test_progress_ends(monkeypatch):
+def test_progress_ends():
     """Whatever was left out, the last that is told is all of it."""
     told = []
     chosen = {"formats": ("json",), "payloads": ("ping", "blob"), "beam": False}
@@ -673,7 +674,7 @@ def test_changes_fit_the_terminal(width):
     terminal.show_changes(compare(synthetic(1), synthetic(2, f3=2.0)), console)
     text = console.export_text()
     assert "…" not in text
-    assert re.search(r"f3 +p +trip_total .*\u00d7 \d\.\d\d", text)
+    assert re.search(rf"f3 +p +trip_total .*{words.TIMES} \d\.\d\d", text)
     assert ("before" in text) == (width == 80)
 
 

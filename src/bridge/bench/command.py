@@ -52,7 +52,7 @@ def _count(text: str) -> int:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Run it; the exit status: 0; 1 where all is N/A, and 2, with a line on stderr; 130 where
+    """Run it; the exit status: 0; 1 (all is N/A) and 2, with a line on stderr; 130 where
     Ctrl-C ended it."""
     try:
         return _run(arguments)

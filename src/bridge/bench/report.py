@@ -112,8 +112,8 @@ class Report(msgspec.Struct, kw_only=True):
 
     def encode(self) -> bytes:
         """JSON, a line for each cell."""
-        whole = _rounded(msgspec.to_builtins(self))
-        cells = b",\n".join(msgspec.json.encode(cell) for cell in whole.pop("cells"))
+        whole = msgspec.to_builtins(self)
+        cells = b",\n".join(msgspec.json.encode(_rounded(cell)) for cell in whole.pop("cells"))
         head = msgspec.json.format(msgspec.json.encode(whole), indent=1).removesuffix(b"\n}")
         return head + b',\n "cells": [\n' + cells + b"\n]}\n"
 
@@ -235,10 +235,15 @@ def _unlike(old: Report, new: Report) -> list[str]:
         *((key, old.machine.get(key), new.machine.get(key)) for key in ("cpu", "cores", "system")),
         *((key, old.machine.get(key), new.machine.get(key)) for key in ("python", "build", "otp")),
         *(("quick", old.quick, new.quick), ("bridge", old.bridge, new.bridge)),
-        *((key, old.options.get(key), new.options.get(key)) for key in ("core", "budget")),
-        *((key, old.options.get(key), new.options.get(key)) for key in ("starts", "rounds")),
+        *(
+            (key, old.options.get(key), new.options.get(key))
+            for key in ("core", "starts", "rounds")
+        ),
         *((key, *_loads(old, new, key)) for key in ("load_before", "load_after")),
     ]
+    budgets = old.options.get("budget"), new.options.get("budget")
+    if all(budgets):  # files of METHOD 1 have it rounded to nothing
+        pairs.append(("budget", *budgets))
     versions = [{n: v for f in r.formats for n, v in f.versions.items()} for r in (old, new)]
     for known, report in zip(versions, (old, new), strict=True):
         known |= {n: v for n, v in report.machine.items() if n == "zstandard"}
