@@ -391,6 +391,30 @@ static void events_and_host_calls(void) {
     CHECK(bridge_close(handle) == BRIDGE_OK);
 }
 
+static void *log_a_line(void *handle) {
+    CHECK(says(handle, "{\"id\": \"log\", \"command\": \"log\"}", "\"success\":true"));
+    return NULL;
+}
+
+/* A listener that has a line of the log and does not return holds up nobody else who logs. */
+static void logs_while_a_listener_blocks(void) {
+    bridge *handle = with_commands("");
+    box box = BOX;
+    pthread_t first;
+    CHECK(bridge_listen(handle, block, &box) == BRIDGE_OK);
+    CHECK(says(handle, "{\"id\": 1, \"command\": \"hello\", \"args\": {\"offers\": {\"logs\": true}}}",
+               "logs"));
+    pthread_mutex_lock(&gate);
+    pthread_create(&first, NULL, log_a_line, handle);
+    await(&box, &box.events, 1);
+    log_a_line(handle);
+    CHECK(pings(handle));
+    pthread_mutex_unlock(&gate);
+    pthread_join(first, NULL);
+    await(&box, &box.events, 2);
+    CHECK(bridge_close(handle) == BRIDGE_OK);
+}
+
 static void deadlines_and_cancelling(void) {
     bridge *handle = with_commands("");
     uint64_t call = 0;
@@ -652,6 +676,7 @@ static const struct {
     TEST(close_with_what_does_not_come_back),
     TEST(callbacks_that_call_back_in),
     TEST(events_and_host_calls),
+    TEST(logs_while_a_listener_blocks),
     TEST(deadlines_and_cancelling),
     TEST(requests_without_a_copy),
     TEST(many_threads),

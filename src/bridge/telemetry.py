@@ -132,14 +132,16 @@ def log_to_stderr(level: str) -> None:
     import logging
 
     class Handler(logging.StreamHandler[Any]):
-        def emit(self, record: logging.LogRecord) -> None:
-            if _send is None:
-                super().emit(record)
-                return
-            try:
-                _send(_line(record))
-            except Exception:
-                super().emit(record)
+        def handle(self, record: logging.LogRecord) -> Any:
+            # Not in `emit`: that has the lock of all who log, and `send` may run a host's code.
+            send = _send
+            if send is not None and (kept := self.filter(record)):
+                try:
+                    send(_line(kept if isinstance(kept, logging.LogRecord) else record))
+                    return True
+                except Exception:
+                    pass
+            return super().handle(record)
 
         def format(self, record: logging.LogRecord) -> str:
             if sys.stderr.isatty():
