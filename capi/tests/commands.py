@@ -14,6 +14,7 @@ from bridge import Adapter, Context
 adapter = Adapter("commands")
 kept: list[Any] = []
 let_go = threading.Event()
+is_stuck = threading.Event()
 
 
 class Count(msgspec.Struct):
@@ -32,6 +33,19 @@ def wait(args: None, context: Context) -> None:
 def stubborn(args: None, context: Context) -> None:
     """Until `let_go`, whatever becomes of the call."""
     let_go.wait()
+
+
+@adapter.command("stubborn_inline", lane="inline")
+def stubborn_inline(args: None, context: Context) -> None:
+    """The same on the caller's thread."""
+    is_stuck.set()
+    let_go.wait()
+
+
+@adapter.command("until_stuck")
+def until_stuck(args: None, context: Context) -> None:
+    """Until `stubborn_inline` runs."""
+    is_stuck.wait()
 
 
 @adapter.command("let_go", lane="inline")

@@ -319,6 +319,33 @@ static void close_with_what_does_not_come_back(void) {
     CHECK(bridge_close(other) == BRIDGE_OK);
 }
 
+static void *call_stubborn_inline(void *handle) {
+    CHECK(says(handle, "{\"id\": 1, \"command\": \"stubborn_inline\"}", "\"id\":1"));
+    return NULL;
+}
+
+static void *call_behind_it(void *handle) {
+    bridge_bytes reply;
+    const char *request = "{\"id\": 2, \"command\": \"count\", \"args\": {\"n\": 0}}";
+    CHECK(bridge_call(handle, bridge_text(request), FOREVER, &reply) == BRIDGE_CLOSED);
+    return NULL;
+}
+
+/* The same for an inline handler; who waits behind it is not let in any more. */
+static void close_with_an_inline_handler_that_does_not_come_back(void) {
+    bridge *handle = with_commands(", \"grace\": 0.1"), *other = with_commands("");
+    pthread_t stubborn, behind;
+    pthread_create(&stubborn, NULL, call_stubborn_inline, handle);
+    CHECK(says(other, "{\"id\": 1, \"command\": \"until_stuck\"}", "\"success\":true"));
+    pthread_create(&behind, NULL, call_behind_it, handle);
+    usleep(50000); /* to be there, which changes nothing where it is not */
+    CHECK(bridge_close(handle) == BRIDGE_BUSY);
+    CHECK(says(other, "{\"id\": 2, \"command\": \"let_go\"}", "\"success\":true"));
+    pthread_join(stubborn, NULL);
+    pthread_join(behind, NULL);
+    CHECK(bridge_close(other) == BRIDGE_OK);
+}
+
 static void call_back_in(void *context, bridge_kind kind, bridge_bytes *bytes) {
     box *box = context;
     CHECK(bridge_close(box->handle) == BRIDGE_BUSY && strstr(bridge_error(), "callback"));
@@ -674,6 +701,7 @@ static const struct {
     TEST(after_close),
     TEST(close_with_calls_in_flight),
     TEST(close_with_what_does_not_come_back),
+    TEST(close_with_an_inline_handler_that_does_not_come_back),
     TEST(callbacks_that_call_back_in),
     TEST(events_and_host_calls),
     TEST(logs_while_a_listener_blocks),

@@ -71,7 +71,7 @@ cdef class Door:
 
     answer(frame, outbox, deliver) -> whether it was told to end: as `Path.answer`. refuse(error,
     outbox): the same for what is too long. arrival: the lock that orders requests; nothing is
-    delivered while it is held. ended: whether it answers no more; set with the lock.
+    delivered while it is held. ended: whether it answers no more; who waits for the lock is not answered either.
     """
 
     cdef object answer

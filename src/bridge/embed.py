@@ -106,9 +106,8 @@ class Handle:
     def close(self) -> int:
         """End every call and every thread; how many threads do not come back."""
         dispatcher, grace = self._dispatcher, self._grace
-        if dispatcher.arrival.acquire(timeout=max(grace, 1.0)):  # else an inline handler is stuck
-            self.door.ended = True
-            dispatcher.arrival.release()
+        self.door.ended = True
+        is_stuck = not self._inline_ends(max(grace, 1.0))
         if "logs" in dispatcher.host.offers:
             forward_logs(None)
         dispatcher.calls.stop_all()
@@ -121,7 +120,15 @@ class Handle:
         for helper in self._helpers:  # imports, which end by themselves
             helper.join()
         loop.close_store(dispatcher, grace)
-        return left
+        return left + (is_stuck and not self._inline_ends(0.0))
+
+    def _inline_ends(self, timeout: float) -> bool:
+        """Wait for the inline handler that runs, if one does; whether it has come back."""
+        arrival = self._dispatcher.arrival
+        has_ended: bool = arrival.acquire(timeout=timeout)
+        if has_ended:
+            arrival.release()
+        return has_ended
 
     def _end(self, number: int, error: errors.BridgeError) -> bool:
         context = self._context_of(number)

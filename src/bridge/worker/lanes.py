@@ -44,15 +44,16 @@ class Lanes:
         self._stopped = False
 
     def submit(self, job: Job) -> None:
-        """Run `job` on a thread, as soon as one is free."""
+        """Run `job` on a thread, as soon as one is free; behind a `stop` on the caller's."""
         with self._lock:
             self._unfinished += 1
             self._start_thread_if_needed()
-            stranded = not self._threads and not self._lost
-        if stranded:  # the system gives us no thread: late for others, but not lost
+            # Also where the system gives us no thread: late for others, but not lost.
+            stranded = self._stopped or not (self._threads or self._lost)
+            if not stranded:
+                self._jobs.put(job)
+        if stranded:
             self._finish(job)
-        else:
-            self._jobs.put(job)
 
     def write_off(self, job: Job) -> None:
         """Nobody waits for `job` any more: another thread takes the place of the one it keeps.
@@ -75,14 +76,14 @@ class Lanes:
             return self._lock.wait_for(lambda: self._unfinished == 0, timeout)
 
     def stop(self, timeout: float) -> int:
-        """End the threads, when nothing will be submitted any more; how many are still there after
-        `timeout` seconds, because their jobs do not come back."""
+        """End the threads, behind what is submitted; how many are still there after `timeout`
+        seconds, because their jobs do not come back."""
         ending = time.monotonic() + timeout
         with self._lock:
             self._stopped = True
             threads = list(self._alive)
-        for _ in threads:
-            self._jobs.put(None)
+            for _ in threads:
+                self._jobs.put(None)
         for thread in threads:
             thread.join(max(0.0, ending - time.monotonic()))
         return sum(thread.is_alive() for thread in threads)
