@@ -74,7 +74,7 @@ static void take_gil(void) {
         PyEval_RestoreThread(state);
     } else {
         PyGILState_Ensure();
-        pthread_setspecific(thread_end, &thread_end);
+        pthread_setspecific(thread_end, PyGILState_GetThisThreadState());
     }
 }
 
@@ -90,12 +90,12 @@ static void step_back(PyThreadState *held) {
     if (held) PyEval_RestoreThread(held);
 }
 
-static void at_thread_end(void *unused) {
-    PyThreadState *state = PyGILState_GetThisThreadState();
-    (void)unused;
-    if (is_forked || state == NULL || !Py_IsInitialized()) return;
+/* Python's own word for the thread's state may be gone before this is called. */
+static void at_thread_end(void *state) {
+    if (is_forked || !Py_IsInitialized()) return;
     PyEval_RestoreThread(state);
-    PyGILState_Release(PyGILState_UNLOCKED);
+    PyThreadState_Clear(state);
+    PyThreadState_DeleteCurrent();
 }
 
 static void at_fork(void) { is_forked = 1; }

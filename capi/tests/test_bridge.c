@@ -2,6 +2,8 @@
    of its own, because Python starts once. */
 
 #define _GNU_SOURCE
+#include <Python.h>
+
 #include "bridge.h"
 
 #include <dirent.h>
@@ -521,18 +523,28 @@ static void *call_many(void *context) {
     return NULL;
 }
 
+static int python_threads(void) {
+    PyGILState_STATE held = PyGILState_Ensure();
+    PyThreadState *state = PyInterpreterState_ThreadHead(PyInterpreterState_Main());
+    int count = 0;
+    for (; state; state = PyThreadState_Next(state)) count++;
+    PyGILState_Release(held);
+    return count;
+}
+
 /* Threads that Python never saw get their own replies, and go without a trace. */
 static void many_threads(void) {
     bridge *handle = with_echo();
     pthread_t callers[16];
     worker workers[16];
-    int i;
+    int i, before = python_threads();
     for (i = 0; i < 16; i++) {
         workers[i] = (worker){handle, i};
         pthread_create(&callers[i], NULL, call_many, &workers[i]);
     }
     for (i = 0; i < 16; i++) pthread_join(callers[i], NULL);
     CHECK(bridge_close(handle) == BRIDGE_OK);
+    CHECK(falls_to(python_threads, before));
 }
 
 static void *open_and_close(void *unused) {
