@@ -20,6 +20,7 @@ struct bridge {
     PyObject *door;
     const bridge_embed *embed;
     uint64_t calls;           /* numbered so far. With the GIL */
+    int running;              /* callbacks, and submits, which may call one. Atomic */
     struct bridge *next;
 };
 
@@ -284,10 +285,25 @@ static int have_python(const char *python) {
     return BRIDGE_OK;
 }
 
+static void enter(bridge *handle) { __atomic_add_fetch(&handle->running, 1, __ATOMIC_SEQ_CST); }
+
+static void leave(bridge *handle) { __atomic_sub_fetch(&handle->running, 1, __ATOMIC_SEQ_CST); }
+
 static void run(bridge_callback callback, void *context, bridge_kind kind, bridge_bytes *bytes) {
     callbacks++;
     callback(context, kind, bytes);
     callbacks--;
+}
+
+/* The same for the package: called with the GIL, so that a close that has it sees it counted. */
+static void run_for(void *handle, bridge_callback callback, void *context, bridge_kind kind,
+                    bridge_bytes *bytes) {
+    PyThreadState *held;
+    enter(handle);
+    held = PyEval_SaveThread();
+    run(callback, context, kind, bytes);
+    PyEval_RestoreThread(held);
+    leave(handle);
 }
 
 /* What the handle of `options` needs. With the GIL; 0, or failed. */
@@ -316,7 +332,7 @@ static int open_handle(bridge *handle, const char *options) {
     Py_DECREF(module);
     if (handle->handle == NULL) return fail_with_python(BRIDGE_FAILED, "");
     handle->door = PyObject_GetAttrString(handle->handle, "door");
-    if (handle->door == NULL || handle->embed->attach(handle->door, run) < 0) {
+    if (handle->door == NULL || handle->embed->attach(handle->door, run_for, handle) < 0) {
         Py_CLEAR(handle->door);
         Py_CLEAR(handle->handle);
         return fail_with_python(BRIDGE_FAILED, "");
@@ -370,7 +386,7 @@ static int is_heartbeat(const bridge_request *request) {
 }
 
 static int is_open(const bridge *handle) {
-    return __atomic_load_n(&handle->door, __ATOMIC_RELAXED) != NULL;
+    return __atomic_load_n(&handle->door, __ATOMIC_SEQ_CST) != NULL;
 }
 
 /* Whether a request can be handed on; else it is dropped. */
@@ -522,7 +538,8 @@ int bridge_call(bridge *handle, bridge_request request, int64_t timeout_ms, brid
     return place < 0 ? last.code : BRIDGE_OK;
 }
 
-int bridge_submit(bridge *handle, bridge_request request, bridge_callback callback, void *context,
+/* bridge_submit, with the handle entered. */
+static int submit(bridge *handle, bridge_request request, bridge_callback callback, void *context,
                   uint64_t *call) {
     PyThreadState *held;
     bridge_bytes reply = {NULL, 0, NULL};
@@ -545,6 +562,15 @@ int bridge_submit(bridge *handle, bridge_request request, bridge_callback callba
     }
     step_back(held);
     return place < 0 ? last.code : BRIDGE_OK;
+}
+
+int bridge_submit(bridge *handle, bridge_request request, bridge_callback callback, void *context,
+                  uint64_t *call) {
+    int code;
+    if (handle) enter(handle);
+    code = submit(handle, request, callback, context, call);
+    if (handle) leave(handle);
+    return code;
 }
 
 /* Whether there is a handle to do something with. */
@@ -597,14 +623,30 @@ void bridge_free(bridge_bytes *bytes) {
     }
 }
 
-/* End what the handle has. With the GIL. */
-static int end_handle(PyObject *python) {
-    PyObject *done = PyObject_CallMethod(python, "close", NULL);
-    long left = done ? PyLong_AsLong(done) : -1;
+static int is_running(const bridge *handle) {
+    return __atomic_load_n(&handle->running, __ATOMIC_SEQ_CST);
+}
+
+/* End what the closed `handle` had. With the GIL. */
+static int end_handle(bridge *handle, PyObject *python, PyObject *door) {
+    PyObject *done;
+    long left, waits;
+    done = PyObject_CallMethod(python, "close", NULL);
+    left = done ? PyLong_AsLong(done) : -1;
+    Py_XDECREF(done);
+    handle->embed->listen(door, NULL, NULL);
+    done = left ? NULL : PyObject_GetAttrString(python, "patience_ms");
+    waits = done ? PyLong_AsLong(done) : 0;
     Py_XDECREF(done);
     if (PyErr_Occurred()) return fail_with_python(BRIDGE_FAILED, "");
-    if (left == 0) return BRIDGE_OK;
-    return fail(BRIDGE_BUSY, "the handle is closed; %ld of its threads have not come back", left);
+    while (is_running(handle) && waits-- > 0) {
+        drop_gil();
+        usleep(1000);
+        take_gil();
+    }
+    if (left == 0 && !is_running(handle)) return BRIDGE_OK;
+    return fail(BRIDGE_BUSY, "the handle is closed; %ld of its threads and %d callbacks have not come back",
+                left, is_running(handle));
 }
 
 int bridge_close(bridge *handle) {
@@ -619,9 +661,8 @@ int bridge_close(bridge *handle) {
     if (python) {
         door = handle->door;
         handle->handle = NULL;
-        __atomic_store_n(&handle->door, NULL, __ATOMIC_RELAXED);
-        code = end_handle(python);
-        handle->embed->listen(door, NULL, NULL);
+        __atomic_store_n(&handle->door, NULL, __ATOMIC_SEQ_CST);
+        code = end_handle(handle, python, door);
         Py_DECREF(door);
         Py_DECREF(python);
     } else {

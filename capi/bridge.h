@@ -107,8 +107,10 @@ BRIDGE_API int bridge_listen(bridge *handle, bridge_callback callback, void *con
 BRIDGE_API void bridge_free(bridge_bytes *bytes);
 
 /* Close a handle. Open calls are told to stop, and those that have not replied within the option
-   `grace` (seconds, 2) are answered `cancelled`. Then the handle's threads end. BRIDGE_BUSY: some
-   did not, because a handler or a callback has not returned; the handle is closed all the same.
+   `grace` (seconds, 2) are answered `cancelled`. Then the handle's threads end, and its callbacks
+   on whatever thread. BRIDGE_BUSY: some did not, because a handler or a callback has not returned
+   within another `grace` (at least a second); the handle is closed all the same. Behind BRIDGE_OK
+   no callback of the handle runs, and none will.
    A handle stays valid for ever: whoever calls it afterwards gets BRIDGE_CLOSED. */
 BRIDGE_API int bridge_close(bridge *handle);
 

@@ -13,14 +13,14 @@
 /* Where a reply is. */
 enum { BRIDGE_LATER, BRIDGE_REPLIED, BRIDGE_ENDED };
 
-/* Calls a callback. */
-typedef void (*bridge_run)(bridge_callback callback, void *context, bridge_kind kind,
+/* Calls a callback; itself called with the GIL. */
+typedef void (*bridge_run)(void *handle, bridge_callback callback, void *context, bridge_kind kind,
                            bridge_bytes *bytes);
 
 /* All are called with the GIL; -1 is a Python error. */
 typedef struct bridge_embed {
-    /* Before all others: `run` calls all callbacks, without the GIL, with bytes that they may take. */
-    int (*attach)(PyObject *door, bridge_run run);
+    /* Before all others: `run` calls all callbacks, with `handle` and bytes that they may take. */
+    int (*attach)(PyObject *door, bridge_run run, void *handle);
     /* Hand a request to `door`. BRIDGE_REPLIED: the reply is in `reply`. BRIDGE_LATER: the callback
        gets it, or has it. BRIDGE_ENDED: the door answers no more. Events and calls into the host go
        to the callback if `streams`, else to the listener. `release` of the request is called in any

@@ -288,6 +288,11 @@ static void close_with_calls_in_flight(void) {
 
 static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
 
+static void *log_a_line(void *handle) {
+    CHECK(says(handle, "{\"id\": \"log\", \"command\": \"log\"}", "\"success\":true"));
+    return NULL;
+}
+
 static void block(void *context, bridge_kind kind, bridge_bytes *bytes) {
     collect(context, kind, bytes);
     pthread_mutex_lock(&gate);
@@ -318,6 +323,49 @@ static void close_with_what_does_not_come_back(void) {
     CHECK(says(other, "{\"id\": 1, \"command\": \"let_go\"}", "\"success\":true"));
     CHECK(falls_to(threads, before));
     CHECK(stubborn.replies == 1);
+    CHECK(bridge_close(other) == BRIDGE_OK);
+}
+
+static void *submit_ping(void *context) {
+    box *box = context;
+    const char *ping = "{\"id\": 1, \"command\": \"ping\"}";
+    CHECK(bridge_submit(box->handle, bridge_text(ping), block, box, NULL) == BRIDGE_OK);
+    return NULL;
+}
+
+static void *submit_heartbeat(void *context) {
+    box *box = context;
+    CHECK(bridge_submit(box->handle, bridge_text(""), block, box, NULL) == BRIDGE_OK);
+    return NULL;
+}
+
+/* Callbacks on threads of the host, and those of a log that another handle writes. */
+static void close_while_a_callback_runs(void) {
+    void *(*submits[])(void *) = {submit_ping, submit_heartbeat};
+    bridge *other = with_commands("");
+    pthread_t submitter;
+    size_t i;
+    for (i = 0; i < 3; i++) {
+        box box = BOX;
+        box.handle = with_commands(", \"grace\": 0.1");
+        pthread_mutex_lock(&gate);
+        if (i < 2) {
+            pthread_create(&submitter, NULL, submits[i], &box);
+            await(&box, &box.replies, 1);
+        } else {
+            CHECK(bridge_listen(box.handle, block, &box) == BRIDGE_OK);
+            CHECK(says(box.handle, "{\"id\": 1, \"command\": \"hello\", \"args\": {\"offers\":"
+                                   " {\"logs\": true}}}", "logs"));
+            pthread_create(&submitter, NULL, log_a_line, other);
+            await(&box, &box.events, 1);
+        }
+        CHECK(bridge_close(box.handle) == BRIDGE_BUSY);
+        pthread_mutex_unlock(&gate);
+        pthread_join(submitter, NULL);
+        box.handle = with_echo();
+        submit_ping(&box);
+        CHECK(bridge_close(box.handle) == BRIDGE_OK);
+    }
     CHECK(bridge_close(other) == BRIDGE_OK);
 }
 
@@ -418,11 +466,6 @@ static void events_and_host_calls(void) {
     CHECK(says(handle, "{\"id\": 7, \"command\": \"count\", \"stream\": true, \"args\": {\"n\": 5}}",
                "\"result\":5"));
     CHECK(bridge_close(handle) == BRIDGE_OK);
-}
-
-static void *log_a_line(void *handle) {
-    CHECK(says(handle, "{\"id\": \"log\", \"command\": \"log\"}", "\"success\":true"));
-    return NULL;
 }
 
 /* A listener that has a line of the log and does not return holds up nobody else who logs. */
@@ -713,6 +756,7 @@ static const struct {
     TEST(after_close),
     TEST(close_with_calls_in_flight),
     TEST(close_with_what_does_not_come_back),
+    TEST(close_while_a_callback_runs),
     TEST(close_with_an_inline_handler_that_does_not_come_back),
     TEST(callbacks_that_call_back_in),
     TEST(events_and_host_calls),

@@ -42,10 +42,11 @@ cdef extern from "embed.h":
 
     ctypedef void (*bridge_callback)(void *, bridge_kind, bridge_bytes *) noexcept nogil
 
-    ctypedef void (*bridge_run)(bridge_callback, void *, bridge_kind, bridge_bytes *) noexcept nogil
+    ctypedef void (*bridge_run)(void *, bridge_callback, void *, bridge_kind,
+                                bridge_bytes *) noexcept
 
     ctypedef struct bridge_embed:
-        int (*attach)(PyObject *, bridge_run) except -1
+        int (*attach)(PyObject *, bridge_run, void *) except -1
         int (*answer)(PyObject *, const bridge_request *, uint64_t, bridge_callback, void *, int,
                       bridge_bytes *) except -1
         int (*listen)(PyObject *, bridge_callback, void *) except -1
@@ -82,6 +83,7 @@ cdef class Door:
     cdef list kept_back          # what came on that thread meanwhile
     cdef public bint ended
     cdef bridge_run run
+    cdef void *handle
     cdef bridge_callback listener
     cdef void *context
 
@@ -104,6 +106,7 @@ cdef class Call:
     cdef Door door
     cdef readonly uint64_t number
     cdef bridge_run run
+    cdef void *handle
     cdef bridge_callback callback  # NULL behind the reply
     cdef void *context
     cdef bint streams
@@ -132,7 +135,6 @@ cdef class Call:
             self.is_delivering = False
 
     cdef int deliver(self, Outbox outbox) except -1:
-        cdef bridge_run run = self.run
         cdef bridge_callback callback = self.callback
         cdef void *context = self.context
         cdef bridge_bytes bytes
@@ -145,8 +147,7 @@ cdef class Call:
         hand_over(outbox, &bytes)
         if kind == BRIDGE_REPLY:
             self.callback = NULL
-        with nogil:
-            run(callback, context, kind, &bytes)
+        self.run(self.handle, callback, context, kind, &bytes)
         Py_XDECREF(<PyObject *>bytes.owner)
         return 0
 
@@ -155,8 +156,7 @@ cdef class Call:
         if self.callback is not NULL:  # nobody is left who could reply
             none.data = none.owner = NULL
             none.size = 0
-            with nogil:
-                self.run(self.callback, self.context, BRIDGE_REPLY, &none)
+            self.run(self.handle, self.callback, self.context, BRIDGE_REPLY, &none)
 
 
 cdef int hand_over(Outbox outbox, bridge_bytes *bytes) except -1:
@@ -197,6 +197,7 @@ cdef int answer(PyObject *door_, const bridge_request *request, uint64_t number,
         call = Call.__new__(Call)
         call.door = door
         call.run = door.run
+        call.handle = door.handle
         call.number = number
         call.context = context
         call.streams = streams
@@ -248,9 +249,10 @@ cdef int arrive(Door door, Frame frame, Outbox outbox, Call call,
     return 1
 
 
-cdef int attach(PyObject *door_, bridge_run run) except -1:
+cdef int attach(PyObject *door_, bridge_run run, void *handle) except -1:
     cdef Door door = <Door>door_
     door.run = run
+    door.handle = handle
     return 0
 
 

@@ -83,6 +83,7 @@ class Handle:
     def __init__(self, dispatcher: Dispatcher, options: Options) -> None:
         self._dispatcher = dispatcher
         self._grace = options.grace
+        self.patience_ms = int(max(options.grace, 1.0) * 1000)  # for what ends a moment later
         self.door = Door(
             dispatcher.path.answer, _refuse, dispatcher.arrival, dispatcher.path.max_frame
         )
