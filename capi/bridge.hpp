@@ -87,8 +87,8 @@ class Bridge {
     Bridge(const Bridge &) = delete;
     Bridge &operator=(const Bridge &) = delete;
     ~Bridge() {
-        const int status = bridge_close(handle_);
-        if (status == BRIDGE_BUSY) static_cast<void>(listeners_.release());  // one may still run
+        if (bridge_close(handle_) == BRIDGE_OK) has_ended_ = true;
+        if (!has_ended_) static_cast<void>(listeners_.release());  // one may still run
     }
 
     Bytes call(Request request, std::optional<std::chrono::milliseconds> timeout = {}) {
@@ -97,8 +97,9 @@ class Bridge {
         return Bytes(&reply);
     }
 
-    /// The number to cancel it by.
+    /// The number to cancel it by. An empty `callback` is BRIDGE_INVALID.
     std::uint64_t submit(Request request, Callback callback) {
+        if (!callback) check(bridge_submit(handle_, request.take(), nullptr, nullptr, nullptr));
         auto kept = std::make_unique<Callback>(std::move(callback));
         std::uint64_t number = 0;
         check(bridge_submit(handle_, request.take(), once, kept.get(), &number));
@@ -108,14 +109,19 @@ class Bridge {
 
     void cancel(std::uint64_t number) { check(bridge_cancel(handle_, number)); }
 
+    /// An empty `callback`: nobody.
     void listen(Callback callback) {
+        if (!callback) return check(bridge_listen(handle_, nullptr, nullptr));
         const std::lock_guard<std::mutex> lock(listening_);
         listeners_->push_back(std::move(callback));
         check(bridge_listen(handle_, many, &listeners_->back()));
     }
 
     /// Closes now, to learn how that went; what is called afterwards throws.
-    void close() { check(bridge_close(handle_)); }
+    void close() {
+        check(bridge_close(handle_));
+        has_ended_ = true;
+    }
 
   private:
     static void check(int status) {
@@ -130,6 +136,7 @@ class Bridge {
     }
 
     bridge *handle_;
+    bool has_ended_ = false;  // a close was OK: nothing runs any more
     std::mutex listening_;
     // Earlier ones stay: they may be running when another takes their place.
     std::unique_ptr<std::deque<Callback>> listeners_ = std::make_unique<std::deque<Callback>>();

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <future>
 #include <iostream>
+#include <thread>
 
 #define CHECK(condition)                                                                  \
     do {                                                                                  \
@@ -63,9 +64,36 @@ static void calls() {
     CHECK(holds(reply, "\"cancelled\""));
     worker.listen([](bridge_kind, libbridge::Bytes) {});
     worker.listen(nullptr);
+    CHECK(failure_of([&] { worker.submit("{}", nullptr); }) == BRIDGE_INVALID);
 }
 
-int main() {
+// What a listener holds stays for as long as it runs, whatever became of the handle.
+static void listener_that_outlives_its_handle() {
+    std::promise<void> begun, over;
+    std::thread calling;
+    {
+        libbridge::Bridge worker(R"({"adapter": "commands:adapter", "grace": 0.1, "path": [")" TESTS
+                                 R"("]})");
+        worker.listen([&, text = std::string(100, 'x')](bridge_kind, libbridge::Bytes) {
+            begun.set_value();
+            over.get_future().wait();
+            CHECK(text == std::string(100, 'x'));
+        });
+        calling = std::thread([&] {
+            worker.call(R"({"id": 1, "command": "count", "stream": true, "args": {"n": 1}})");
+        });
+        begun.get_future().wait();
+        CHECK(failure_of([&] { worker.close(); }) == BRIDGE_BUSY);
+    }
+    over.set_value();
+    calling.join();
+}
+
+int main(int count, char **) {
+    if (count > 1) {
+        listener_that_outlives_its_handle();
+        return 0;
+    }
     calls();
     errors();
 }
