@@ -231,6 +231,7 @@ static int start_python(const char *python) {
 #endif
     PyConfig_InitIsolatedConfig(&config);
     show_symbols();
+    sigaction(SIGINT, NULL, &interrupt);
     status = Py_PreInitialize(&before);
     if (PyStatus_Exception(status)) goto failed;
     code = set_place(&config, python, &status);
@@ -242,8 +243,8 @@ static int start_python(const char *python) {
     status = Py_InitializeFromConfig(&config);
     if (PyStatus_Exception(status)) goto failed;
     PyConfig_Clear(&config);
-    /* The module takes SIGINT when it is first imported, whatever the configuration says. */
-    sigaction(SIGINT, NULL, &interrupt);
+    /* The module takes SIGINT when it is first imported, whatever the configuration says; what an
+       environment runs at its start may have done so. */
     Py_XDECREF(PyImport_ImportModule("_signal"));
     PyErr_Clear();
     sigaction(SIGINT, &interrupt, NULL);

@@ -712,10 +712,19 @@ static void no_python(void) {
     CHECK(bridge_close(handle) == BRIDGE_OK);
 }
 
-/* An environment without the package. */
+/* An environment without the package, that runs something at its start. */
 static void no_package(void) {
+    const char *folders[] = {"lib", "lib/" PYTHON, "lib/" PYTHON "/site-packages"};
     char directory[] = "/tmp/bridge-XXXXXX", path[4200], text[4200];
+    int handlers = signal_handlers();
+    size_t i;
     CHECK(mkdtemp(directory));
+    for (i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/%s", directory, folders[i]);
+        CHECK(mkdir(path, 0700) == 0);
+    }
+    snprintf(path, sizeof path, "%s/lib/" PYTHON "/site-packages/start.pth", directory);
+    put(path, "import signal, os; os.environ['BRIDGE_TEST'] = '2'\n");
     snprintf(path, sizeof path, "%s/bin", directory);
     CHECK(mkdir(path, 0700) == 0);
     snprintf(path, sizeof path, "%s/bin/python", directory);
@@ -726,6 +735,8 @@ static void no_package(void) {
     put(path, text);
     fails_to_open(directory, "has no working package bridge");
     CHECK(strstr(bridge_error(), "No module named 'bridge'"));
+    CHECK(getenv("BRIDGE_TEST") && !strcmp(getenv("BRIDGE_TEST"), "2"));
+    CHECK(signal_handlers() == handlers);
     fails_to_open(NULL, "No module named 'bridge'");
 }
 
