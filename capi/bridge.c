@@ -99,7 +99,18 @@ static void at_thread_end(void *state) {
     PyThreadState_DeleteCurrent();
 }
 
-static void at_fork(void) { is_forked = 1; }
+/* In the child, which also has no use for a Python that half starts: its lock stays taken. */
+static void at_fork(void) {
+    is_forked = is_started || pthread_mutex_trylock(&starting);
+    if (!is_forked) pthread_mutex_unlock(&starting);
+}
+
+static int preparation;
+
+static void prepare(void) {
+    preparation = pthread_key_create(&thread_end, at_thread_end);
+    if (!preparation) preparation = pthread_atfork(NULL, NULL, at_fork);
+}
 
 /* The start of Python. */
 
@@ -279,9 +290,6 @@ static int have_python(const char *python) {
         is_ours = 1;
         PyEval_SaveThread();
     }
-    if (pthread_key_create(&thread_end, at_thread_end) || pthread_atfork(NULL, NULL, at_fork)) {
-        return fail(BRIDGE_MEMORY, "no memory for another thread key");
-    }
     is_started = 1;
     return BRIDGE_OK;
 }
@@ -344,9 +352,15 @@ static int open_handle(bridge *handle, const char *options) {
 }
 
 bridge *bridge_open(const char *python, const char *options) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     PyThreadState *held;
     bridge *handle;
     int code;
+    pthread_once(&once, prepare);
+    if (preparation) {
+        fail(BRIDGE_MEMORY, "no memory for another thread key");
+        return NULL;
+    }
     if (is_forked) {
         fail(BRIDGE_FORKED, "this process is a fork of one that has Python");
         return NULL;

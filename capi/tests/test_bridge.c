@@ -630,6 +630,28 @@ static void forks(void) {
     CHECK(bridge_close(handle) == BRIDGE_OK);
 }
 
+/* At any moment of the first open: the child has its answer, whichever. */
+static void forks_while_python_starts(void) {
+    pthread_t opener;
+    pid_t children[20];
+    int i, status;
+    pthread_create(&opener, NULL, open_and_close, NULL);
+    for (i = 0; i < 20; i++) {
+        children[i] = fork();
+        if (children[i] == 0) {
+            alarm(SECONDS_TO_WAIT);
+            CHECK(bridge_open(NULL, "{\"adapter\": \"echo\"}") ||
+                  bridge_error_code() == BRIDGE_FORKED);
+            _exit(0);
+        }
+        usleep(2000);
+    }
+    pthread_join(opener, NULL);
+    for (i = 0; i < 20; i++) {
+        CHECK(waitpid(children[i], &status, 0) == children[i] && status == 0);
+    }
+}
+
 static int signal_handlers(void) {
     int number, count = 0;
     for (number = 1; number < 32; number++) {
@@ -777,6 +799,7 @@ static const struct {
     TEST(many_threads),
     TEST(many_opens),
     TEST(forks),
+    TEST(forks_while_python_starts),
     TEST(surprises),
     TEST(never_freed),
     TEST(no_python),
