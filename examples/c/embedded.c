@@ -13,7 +13,7 @@ typedef struct {
     bridge *handle;
     pthread_mutex_t lock;
     pthread_cond_t done;
-    int is_done;
+    int is_done, is_answered;
 } asking;
 
 static void need(int status) {
@@ -33,13 +33,14 @@ static void on_message(void *context, bridge_kind kind, bridge_bytes *bytes) {
     } else if (kind == BRIDGE_REPLY) {
         pthread_mutex_lock(&asking->lock);
         asking->is_done = 1;
+        asking->is_answered = is_answered(bytes->data, bytes->size);
         pthread_cond_signal(&asking->done);
         pthread_mutex_unlock(&asking->lock);
     }
 }
 
 int main(void) {
-    asking asking = {NULL, PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0};
+    asking asking = {NULL, PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0};
     bridge_bytes reply;
     int i;
     asking.handle = bridge_open(NULL, "{\"adapter\": \"dspy\"}");
@@ -54,5 +55,5 @@ int main(void) {
     while (!asking.is_done) pthread_cond_wait(&asking.done, &asking.lock);
     pthread_mutex_unlock(&asking.lock);
     need(bridge_close(asking.handle));
-    return 0;
+    return !asking.is_answered;
 }

@@ -48,11 +48,11 @@ static char *receive_frame(size_t *size) {
     return data;
 }
 
-/* Send a request and print what comes of it, up to its reply. */
-static void ask(const char *request) {
+/* Send a request and print what comes of it, up to its reply; whether that is an answer. */
+static int ask(const char *request) {
     char answer[256], *message;
     size_t size;
-    int is_reply = 0;
+    int is_reply = 0, has_answer = 0;
     send_frame(request);
     while (!is_reply) {
         message = receive_frame(&size);
@@ -62,14 +62,16 @@ static void ask(const char *request) {
             answer_tool(message, size, answer, sizeof answer);
             send_frame(answer);
         }
+        has_answer = is_reply && is_answered(message, size);
         free(message);
     }
+    return has_answer;
 }
 
 int main(void) {
     const char *python = getenv("BRIDGE_PYTHON") ? getenv("BRIDGE_PYTHON") : "python3";
     pid_t worker;
-    int i, status;
+    int i, status, has_answer;
     if (pipe(to_worker) < 0 || pipe(from_worker) < 0) fail("pipe");
     worker = fork();
     if (worker < 0) fail("fork");
@@ -83,8 +85,8 @@ int main(void) {
     close(to_worker[0]);
     close(from_worker[1]);
     for (i = 0; i < PREPARATIONS; i++) ask(preparations[i]);
-    ask(question);
+    has_answer = ask(question);
     close(to_worker[1]); /* its end */
     if (waitpid(worker, &status, 0) != worker || status) fail("the worker's end");
-    return 0;
+    return !has_answer;
 }

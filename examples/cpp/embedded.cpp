@@ -15,7 +15,7 @@ int main() try {
     libbridge::Bridge worker(R"({"adapter": "dspy"})");
     for (const char *request : preparations) print(worker.call(request));
 
-    std::promise<void> done;
+    std::promise<bool> done;  // whether with an answer
     worker.submit(question, [&](bridge_kind kind, libbridge::Bytes bytes) {
         print(bytes);
         if (kind == BRIDGE_HOST_CALL) {
@@ -23,11 +23,12 @@ int main() try {
             answer_tool(bytes.view().data(), bytes.view().size(), answer, sizeof answer);
             worker.call(answer);
         } else if (kind == BRIDGE_REPLY) {
-            done.set_value();
+            done.set_value(is_answered(bytes.view().data(), bytes.view().size()));
         }
     });
-    done.get_future().wait();
+    const bool has_answer = done.get_future().get();
     worker.close();
+    return !has_answer;
 } catch (const std::exception &error) {
     std::cerr << "bridge: " << error.what() << '\n';
     return 1;

@@ -85,8 +85,9 @@ async function main() {
   const signature = { inputs: [{ name: "question" }], outputs: [{ name: "answer" }] };
   await worker.call("create_program", { id: "weather", program_type: "react", signature });
   const inputs = { question: "What is the temperature in Graz?" };
-  await worker.call("execute_program", { program_id: "weather", inputs }, () => {});
-  process.exitCode = await worker.stop();
+  const ask = { program_id: "weather", inputs };
+  const { outputs } = await worker.call("execute_program", ask, () => {});
+  process.exitCode = (await worker.stop()) || Number(!outputs.answer.includes("21 degrees"));
 }
 
 main().catch((error) => {
