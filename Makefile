@@ -30,10 +30,11 @@ elixir:
 
 # What the C library and the hosts in C, C++ and JavaScript are built and run with.
 hosts:
-	@{ command -v cmake && command -v node; } >/dev/null || \
+	@{ command -v cmake && cmake --version | awk '/version/ { split($$3, v, "."); exit v[1] * 100 + v[2] < 320 }' && \
+	  command -v c++ && command -v node; } >/dev/null 2>&1 || \
 	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends cmake g++ nodejs >/dev/null; } || \
-	  echo "CMake or Node is not installed, so the tests of hosts in C or JavaScript are left out (Debian: apt-get install cmake g++ nodejs)" >&2
+	  echo "CMake (3.20 or newer), a C++ compiler or Node is not installed, so the tests of hosts in C or JavaScript are left out (Debian: apt-get install cmake g++ nodejs)" >&2
 
 lint: $(VENV)/.installed elixir
 	$(BIN)/ruff format --check .
