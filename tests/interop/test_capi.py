@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+
 def is_recent(cmake: str | None) -> bool:
     """Whether it is there, of the version that CMakeLists.txt asks for."""
     if cmake is None:
