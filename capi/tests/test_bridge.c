@@ -517,6 +517,37 @@ static void deadlines_and_cancelling(void) {
     CHECK(bridge_close(handle) == BRIDGE_OK);
 }
 
+typedef struct {
+    box box;
+    uint64_t number;
+} numbered;
+
+static void *submit_wait(void *context) {
+    numbered *call = context;
+    CHECK(bridge_submit(call->box.handle, bridge_text("{\"id\": 2, \"command\": \"wait\"}"),
+                        collect, &call->box, &call->number) == BRIDGE_OK);
+    return NULL;
+}
+
+/* As soon as there is a number, though the call has to wait for an inline handler. */
+static void cancel_before_the_call_arrives(void) {
+    bridge *handle = with_commands(""), *other = with_commands("");
+    numbered call = {BOX, 0};
+    pthread_t stubborn, submitter;
+    call.box.handle = handle;
+    pthread_create(&stubborn, NULL, call_stubborn_inline, handle);
+    CHECK(says(other, "{\"id\": 1, \"command\": \"until_stuck\"}", "\"success\":true"));
+    pthread_create(&submitter, NULL, submit_wait, &call);
+    while (!__atomic_load_n(&call.number, __ATOMIC_ACQUIRE)) usleep(1000);
+    CHECK(bridge_cancel(handle, call.number) == BRIDGE_OK);
+    CHECK(says(other, "{\"id\": 2, \"command\": \"let_go\"}", "\"success\":true"));
+    pthread_join(stubborn, NULL);
+    pthread_join(submitter, NULL);
+    await(&call.box, &call.box.replies, 1);
+    CHECK(strstr(call.box.last, "\"cancelled\""));
+    CHECK(bridge_close(handle) == BRIDGE_OK && bridge_close(other) == BRIDGE_OK);
+}
+
 /* Bytes are not copied, and are the host's again when the last view of them is gone. */
 static void requests_without_a_copy(void) {
     static const char envelope[] = "{\"id\": 1, \"command\": \"keep\"}";
@@ -795,6 +826,7 @@ static const struct {
     TEST(events_and_host_calls),
     TEST(logs_while_a_listener_blocks),
     TEST(deadlines_and_cancelling),
+    TEST(cancel_before_the_call_arrives),
     TEST(requests_without_a_copy),
     TEST(many_threads),
     TEST(many_opens),

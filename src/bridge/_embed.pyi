@@ -11,11 +11,14 @@ _Deliver = Callable[[Outbox], Callable[[], None] | None]
 @final
 class Door:
     ended: bool
+    @property
+    def coming(self) -> dict[int, bool]: ...
     def __init__(
         self,
         answer: Callable[[Frame, Outbox, _Deliver], bool],
         refuse: Callable[[BridgeError, Outbox], None],
         arrival: Any,
+        cancel: Callable[[int], object],
         max_frame: int,
     ) -> None: ...
 

@@ -72,27 +72,31 @@ cdef class Door:
 
     answer(frame, outbox, deliver) -> whether it was told to end: as `Path.answer`. refuse(error,
     outbox): the same for what is too long. arrival: the lock that orders requests; nothing is
-    delivered while it is held. ended: whether it answers no more; who waits for the lock is not answered either.
+    delivered while it is held. cancel(number): ends a call. ended: whether it answers no more; who waits for the lock is not answered either.
     """
 
     cdef object answer
     cdef object refuse
     cdef object arrival
+    cdef object cancel
     cdef uint64_t max_frame
     cdef unsigned long arriving  # the thread that has the lock
     cdef list kept_back          # what came on that thread meanwhile
+    cdef readonly dict coming    # whether each submitted call that has not arrived is cancelled
     cdef public bint ended
     cdef bridge_run run
     cdef void *handle
     cdef bridge_callback listener
     cdef void *context
 
-    def __init__(self, answer, refuse, arrival, uint64_t max_frame):
+    def __init__(self, answer, refuse, arrival, cancel, uint64_t max_frame):
+        self.cancel = cancel
         self.answer = answer
         self.refuse = refuse
         self.arrival = arrival
         self.max_frame = max_frame
         self.kept_back = []
+        self.coming = {}
 
 
 @cython.final
@@ -202,8 +206,18 @@ cdef int answer(PyObject *door_, const bridge_request *request, uint64_t number,
         call.context = context
         call.streams = streams
         call.queue = []
-        if not arrive(door, frame, outbox, call, callback):
-            return BRIDGE_ENDED
+        if not streams:  # nobody has its number
+            if not arrive(door, frame, outbox, call, callback):
+                return BRIDGE_ENDED
+        else:
+            door.coming[number] = False
+            try:
+                if not arrive(door, frame, outbox, call, callback):
+                    return BRIDGE_ENDED
+            finally:
+                is_cancelled = door.coming.pop(number)
+            if is_cancelled:
+                door.cancel(number)
     if not len(outbox):
         return BRIDGE_LATER
     reply.owner = NULL

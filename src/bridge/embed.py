@@ -85,7 +85,11 @@ class Handle:
         self._grace = options.grace
         self.patience_ms = int(max(options.grace, 1.0) * 1000)  # for what ends a moment later
         self.door = Door(
-            dispatcher.path.answer, _refuse, dispatcher.arrival, dispatcher.path.max_frame
+            dispatcher.path.answer,
+            _refuse,
+            dispatcher.arrival,
+            self.cancel,
+            dispatcher.path.max_frame,
         )
         self._helpers: list[threading.Thread] = []
         if options.telemetry:
@@ -94,7 +98,9 @@ class Handle:
             self._on_a_thread(dispatcher.adapter.warm_up)
 
     def cancel(self, number: int) -> bool:
-        """End the call of that number; whether it had no reply yet."""
+        """End the call of that number, now or when it arrives; whether it had no reply yet."""
+        if number in self.door.coming:
+            self.door.coming[number] = True
         return self._end(number, errors.Cancelled("the caller cancelled the call"))
 
     def late(self, number: int, timeout_ms: int) -> bool:
