@@ -99,7 +99,8 @@ BRIDGE_API int bridge_submit(bridge *handle, bridge_request request, bridge_call
 BRIDGE_API int bridge_cancel(bridge *handle, uint64_t call);
 
 /* Have what belongs to no bridge_submit: events and calls into the host of bridge_call, and log
-   lines after a `hello` that offers logs. One for each handle; NULL: nobody. The one before may
+   lines after a `hello` that offers logs: all of this process, for the last handle that has sent
+   one. One for each handle; NULL: nobody. The one before may
    still be running when this returns. */
 BRIDGE_API int bridge_listen(bridge *handle, bridge_callback callback, void *context);
 

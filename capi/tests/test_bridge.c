@@ -468,6 +468,25 @@ static void events_and_host_calls(void) {
     CHECK(bridge_close(handle) == BRIDGE_OK);
 }
 
+/* They go to the last handle that asked; what becomes of the others changes nothing. */
+static void logs_of_several_handles(void) {
+    static const char hello[] = "{\"id\": 1, \"command\": \"hello\", \"args\": {\"offers\":"
+                                " {\"logs\": true}}}";
+    bridge *first = with_commands(""), *second = with_commands("");
+    box box = BOX;
+    CHECK(bridge_listen(second, collect, &box) == BRIDGE_OK);
+    CHECK(says(first, hello, "logs") && says(second, hello, "logs"));
+    log_a_line(first);
+    await(&box, &box.events, 1);
+    CHECK(says(first, "{\"id\": 2, \"command\": \"hello\"}", "\"accepted\":[]"));
+    log_a_line(first);
+    await(&box, &box.events, 2);
+    CHECK(bridge_close(first) == BRIDGE_OK);
+    log_a_line(second);
+    await(&box, &box.events, 3);
+    CHECK(bridge_close(second) == BRIDGE_OK);
+}
+
 /* A listener that has a line of the log and does not return holds up nobody else who logs. */
 static void logs_while_a_listener_blocks(void) {
     bridge *handle = with_commands("");
@@ -825,6 +844,7 @@ static const struct {
     TEST(callbacks_that_call_back_in),
     TEST(events_and_host_calls),
     TEST(logs_while_a_listener_blocks),
+    TEST(logs_of_several_handles),
     TEST(deadlines_and_cancelling),
     TEST(cancel_before_the_call_arrives),
     TEST(requests_without_a_copy),

@@ -115,8 +115,7 @@ class Handle:
         dispatcher, grace = self._dispatcher, self._grace
         self.door.ended = True
         is_stuck = not self._inline_ends(max(grace, 1.0))
-        if "logs" in dispatcher.host.offers:
-            forward_logs(None)
+        forward_logs(dispatcher, None)
         dispatcher.calls.stop_all()
         dispatcher.lanes.drain(grace)
         for context in list(dispatcher.calls.open.values()):

@@ -100,12 +100,15 @@ def warn(message: str, *, error: BaseException | None = None) -> None:
 
 Send = Callable[[dict[str, Any]], None]
 _send: Send | None = None
+_asker: object = None
 
 
-def forward(send: Send | None) -> None:
-    """Hand log lines to `send` from now on, as maps; None: write them to stderr."""
-    global _send
-    _send = send
+def forward(send: Send | None, asker: object) -> None:
+    """Hand log lines to `send` from now on, as maps; None: write them to stderr, unless another
+    asker has them by now. There is one such place in a process."""
+    global _send, _asker
+    if send is not None or asker is _asker:
+        _send, _asker = send, None if send is None else asker
 
 
 _levels: dict[str | None, str] = {}  # set at run time, by the logger's name; None is the root

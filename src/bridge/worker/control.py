@@ -72,7 +72,7 @@ def control(dispatcher: Dispatcher) -> Adapter:
         offers = frozenset(name for name, offered in args.offers.items() if offered)
         dispatcher.host.offers = offers & {"tools", "logs", "buffers"}
         dispatcher.path.sets_apart = "buffers" in offers
-        forward_logs(context if "logs" in offers else None)
+        forward_logs(dispatcher, context if "logs" in offers else None)
         return {
             "version": __version__,
             "adapter": dispatcher.adapter.name,
@@ -158,10 +158,11 @@ def control(dispatcher: Dispatcher) -> Adapter:
     return adapter
 
 
-def forward_logs(context: Context | None) -> None:
-    """Log to the host of that call from now on; None: to stderr."""
+def forward_logs(dispatcher: Dispatcher, context: Context | None) -> None:
+    """Log to the host of that call of `dispatcher` from now on; None: to stderr, if they went to
+    a host of it."""
     send = None if context is None else partial(_send_log, context.format, context.deliver)
-    telemetry.forward(send)
+    telemetry.forward(send, dispatcher)
 
 
 def _send_log(format: Format, deliver: Deliver, line: dict[str, Any]) -> None:
