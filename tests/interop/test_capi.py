@@ -35,7 +35,7 @@ ROOT = Path(__file__).parent.parent.parent
 CONSUMER = """
 cmake_minimum_required(VERSION 3.20)
 project(host LANGUAGES CXX)
-find_package(bridge CONFIG REQUIRED)
+find_package(bridge 0.1 CONFIG REQUIRED)
 add_executable(host host.cpp)
 target_compile_features(host PRIVATE cxx_std_17)
 target_link_libraries(host PRIVATE bridge::bridge)
