@@ -566,6 +566,7 @@ static int submit(bridge *handle, bridge_request request, bridge_callback callba
     }
     if (code) return code;
     if (is_heartbeat(&request)) {
+        if (call) *call = 0;  /* nothing to cancel */
         run(callback, context, BRIDGE_REPLY, &reply);
         return BRIDGE_OK;
     }

@@ -66,7 +66,8 @@ typedef enum bridge_kind {
 
 /* Called without Python's GIL, on the thread that has the message: that of bridge_submit, also
    before it returns, or one of the library's. It may call everything but bridge_close, and holds up
-   its own call and that thread while it runs. `bytes` are freed behind it; to keep them, take the
+   its own call and that thread while it runs: it must not wait without an end for a call that needs
+   the last of the handle's threads, or for a deadline that is told on its own thread. `bytes` are freed behind it; to keep them, take the
    struct and leave zeros in its place. */
 typedef void (*bridge_callback)(void *context, bridge_kind kind, bridge_bytes *bytes);
 
@@ -85,7 +86,8 @@ BRIDGE_API bridge *bridge_open(const char *python, const char *options);
 /* Send a request and wait for its reply, which is the caller's to free. Of a payload that gets no
    reply (the answer to a call into the host) the reply is zeros.
    timeout_ms: when it is over, the call is ended and the reply is `deadline_exceeded`; negative:
-   never. Events, and calls into the host, go to the handle's listener. */
+   never. While an inline handler of another thread's call runs, a request waits for it, and that
+   is not counted. Events, and calls into the host, go to the handle's listener. */
 BRIDGE_API int bridge_call(bridge *handle, bridge_request request, int64_t timeout_ms,
                            bridge_bytes *reply);
 

@@ -159,6 +159,7 @@ static void bad_arguments(void) {
     bridge_request ping = bridge_text("{\"id\": 1, \"command\": \"ping\"}");
     bridge_request request = {NULL, 1, count_release, &releases};
     bridge_bytes reply;
+    uint64_t number = 7;
     box box = BOX;
     CHECK(bridge_call(NULL, ping, FOREVER, &reply) == BRIDGE_INVALID);
     CHECK(bridge_call(handle, ping, FOREVER, NULL) == BRIDGE_INVALID);
@@ -180,8 +181,8 @@ static void bad_arguments(void) {
     CHECK(bridge_call(handle, bridge_text(NULL), FOREVER, &reply) == BRIDGE_OK); /* a heartbeat */
     CHECK(reply.size == 0);
     bridge_free(&reply);
-    CHECK(bridge_submit(handle, bridge_text(""), collect, &box, NULL) == BRIDGE_OK);
-    CHECK(box.replies == 1 && box.empty == 1);
+    CHECK(bridge_submit(handle, bridge_text(""), collect, &box, &number) == BRIDGE_OK);
+    CHECK(box.replies == 1 && box.empty == 1 && number == 0);
     request.data = "{";
     request.size = (size_t)1 << 32;
     CHECK(bridge_call(handle, request, FOREVER, &reply) == BRIDGE_OK && releases == 3);
