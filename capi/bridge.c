@@ -614,8 +614,10 @@ int bridge_listen(bridge *handle, bridge_callback callback, void *context) {
     take_gil();
     if (handle->door == NULL) {
         code = fail(BRIDGE_CLOSED, "the handle is closed");
-    } else if (handle->embed->listen(handle->door, callback, context) < 0) {
-        code = fail_with_python(BRIDGE_FAILED, "");
+    } else {
+        int ended = handle->embed->listen(handle->door, callback, context);
+        if (ended < 0) code = fail_with_python(BRIDGE_FAILED, "");
+        if (ended > 0) code = fail(BRIDGE_CLOSED, "the handle was shut down");
     }
     drop_gil();
     step_back(held);

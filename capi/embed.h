@@ -27,6 +27,7 @@ typedef struct bridge_embed {
        case. */
     int (*answer)(PyObject *door, const bridge_request *request, uint64_t number,
                   bridge_callback callback, void *context, int streams, bridge_bytes *reply);
+    /* BRIDGE_ENDED, or 0. */
     int (*listen)(PyObject *door, bridge_callback callback, void *context);
 } bridge_embed;
 

@@ -246,6 +246,7 @@ static void after_close(void) {
     CHECK(pings(handle));
     CHECK(says(handle, "{\"id\": 1, \"command\": \"shutdown\"}", "shutting_down"));
     CHECK(bridge_call(handle, bridge_text("{}"), FOREVER, &reply) == BRIDGE_CLOSED);
+    CHECK(bridge_listen(handle, collect, &box) == BRIDGE_CLOSED);
     CHECK(bridge_close(handle) == BRIDGE_OK);
 }
 

@@ -274,7 +274,7 @@ cdef int listen(PyObject *door_, bridge_callback callback, void *context) except
     cdef Door door = <Door>door_
     door.listener = callback
     door.context = context
-    return 0
+    return BRIDGE_ENDED if door.ended else 0
 
 
 cdef bridge_embed _interface
