@@ -428,9 +428,10 @@ static int answer(bridge *handle, const bridge_request *request, uint64_t *numbe
     take_gil();
     door = handle->door;
     if (door) {
-        *number = ++handle->calls;
+        uint64_t call = ++handle->calls;
+        __atomic_store_n(number, call, __ATOMIC_RELEASE);  /* another thread may look for it */
         Py_INCREF(door);
-        place = handle->embed->answer(door, request, *number, callback, context, streams, reply);
+        place = handle->embed->answer(door, request, call, callback, context, streams, reply);
         Py_DECREF(door);
         if (place < 0) fail_with_python(BRIDGE_FAILED, "");
     } else {

@@ -93,7 +93,8 @@ BRIDGE_API int bridge_call(bridge *handle, bridge_request request, int64_t timeo
 
 /* Send a request; all that comes of it goes to `callback`: events and calls into the host, and then
    one BRIDGE_REPLY, with zeros of what gets none. Where this fails, it is not called.
-   call: NULL, or where to put a number for bridge_cancel before the request is sent. */
+   call: NULL, or where to put a number for bridge_cancel before the request is sent, in one atomic
+   write: another thread may read it there, atomically, to cancel a submit that has not returned. */
 BRIDGE_API int bridge_submit(bridge *handle, bridge_request request, bridge_callback callback,
                              void *context, uint64_t *call);
 
