@@ -26,6 +26,7 @@ from bridge._dispatch import timestamp
 from bridge._histogram import Recorder
 from bridge.adapters.echo import adapter as echo
 from bridge.messages import Reply, failure
+from bridge.records import Quota
 from bridge.worker import extras
 from bridge.worker.control import control
 from bridge.worker.session import Session
@@ -149,7 +150,10 @@ def baseline(name: str) -> str:
 
 
 def sessions(count: int) -> list[Session]:
-    return [Session(f"s{number}", {}, {}) for number in range(count)]
+    return [
+        Session(f"s{number}", lambda records: {}, {}, 3600.0, Quota(), None)
+        for number in range(count)
+    ]
 
 
 def built(folder: Path) -> Any:
