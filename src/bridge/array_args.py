@@ -73,7 +73,7 @@ def is_about_arrays(type: Any) -> bool:
 
 def keeps_bytes(type: Any) -> bool:
     """Whether values of that type hold undecoded parts, which cannot refer to anything."""
-    return type is not None and _has(type, lambda info: isinstance(info, inspect.RawType))
+    return type is not None and _has(type, _is_raw)
 
 
 @cache
@@ -82,6 +82,7 @@ def type_of(type: Any) -> Any:
     return inspect.type_info(type)
 
 
+@cache
 def _has(type: Any, wanted: Any) -> bool:
     return any(wanted(info) for info in _all(type_of(type), set()))
 
@@ -106,6 +107,10 @@ def _parts(info: Any) -> Iterable[Any]:
 
 def _is_ndarray(type: Any) -> bool:
     return (type.__module__, type.__name__) == ("numpy", "ndarray")
+
+
+def _is_raw(info: Any) -> bool:
+    return isinstance(info, inspect.RawType)
 
 
 def _is_array(info: Any) -> bool:

@@ -8,6 +8,7 @@ import msgspec
 
 from bridge import errors
 from bridge.records import Kept, Quota
+from bridge.worker.dispatch import SessionArgs
 from bridge.worker.session import Session
 from bridge.worker.sessions import LONGEST_TTL
 
@@ -30,12 +31,6 @@ class CreateSessionArgs(msgspec.Struct):
     ttl_s: float | None = None
     durable: bool | None = None
     quota: Quota | None = None
-
-
-class SessionArgs(msgspec.Struct):
-    """session_id: required here."""
-
-    session_id: str | None = None
 
 
 class ListSessionsArgs(msgspec.Struct):
