@@ -27,6 +27,7 @@ GROUND = {
     "_apart",
     "tensors",
     "array_args",
+    "empty_maps",
     "framing",
     "_framing",
     "_histogram",

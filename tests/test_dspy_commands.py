@@ -185,7 +185,7 @@ def test_marks_of_images_in_text_stay_text(ask, dispatcher):
 
 WRONG_SIGNATURES = [
     ({}, "args.signature.inputs"),
-    ({"inputs": [], "outputs": []}, "args.signature"),
+    ({"inputs": [], "outputs": []}, "args.signature.outputs"),
     ({"inputs": 5, "outputs": []}, "args.signature.inputs"),
     ({"inputs": [{"type": "string"}], "outputs": [{"name": "a"}]}, "args.signature.inputs[0].name"),
     (

@@ -266,7 +266,7 @@ def test_without_include_the_plain_keys_are_there(host):
     assert result.keys() == {
         *("programs_count", "sessions_count", "command_count", "error_count", "refused_count"),
         *("in_flight", "threads_lost", "calls_written_off", "uptime", "memory_usage"),
-        *("dspy_available", "commands", "worker"),
+        *("dspy_available", "gemini_available", "commands", "worker"),
     }
     assert host.call("get_stats", {"include": None})["result"].keys() == result.keys()
     assert host.stats() == {}

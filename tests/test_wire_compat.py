@@ -38,7 +38,8 @@ def test_a_single_host(start_peer):
     peer = start_peer("--mode", "standalone", "--worker-id", "w1", adapter="dspy")
     pong = ask(peer, 1, "ping")
     assert pong.keys() == {
-        *("status", "timestamp", "dspy_available", "uptime", "mode", "worker_id")
+        *("status", "timestamp", "dspy_available", "gemini_available"),
+        *("uptime", "mode", "worker_id"),
     }
     assert (pong["status"], pong["mode"], pong["worker_id"]) == ("ok", "standalone", "w1")
     assert ask(peer, 2, "ping", {"health_check": True})["dspy_available"] is True
@@ -63,7 +64,7 @@ def test_a_single_host(start_peer):
     stats = ask(peer, 10, "get_stats")
     assert stats.keys() >= {
         *("programs_count", "command_count", "error_count", "uptime"),
-        *("memory_usage", "dspy_available"),
+        *("memory_usage", "dspy_available", "gemini_available"),
     }
     assert stats["memory_usage"].keys() == {"rss", "vms", "percent"}
     assert (stats["programs_count"], stats["error_count"]) == (2, 0)

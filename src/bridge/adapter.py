@@ -53,7 +53,8 @@ class Adapter:
     new_state(records): makes what the adapter keeps for a session, at its first use, from what
     is left of the last time: what is to outlive the worker, or to count for the session's quota,
     it puts into `records` and finds there again. Programs are records of the kind "program".
-    available: what `ping` reports as dspy_available; must not import it.
+    available(name): whether what `ping` reports as `{name}_available` (dspy, gemini) is there;
+    must not import it. Asked once in a worker's life.
     warm_up: imports it; called on a thread of its own once the first frame is answered.
     """
 
@@ -62,7 +63,7 @@ class Adapter:
         name: str,
         *,
         new_state: Callable[[Records], Any] = lambda records: {},
-        available: Callable[[], bool] = lambda: False,
+        available: Callable[[str], bool] = lambda name: False,
         warm_up: Callable[[], None] | None = None,
     ) -> None:
         self.name = name

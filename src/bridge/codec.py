@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from bridge import _apart, _etf, array_args, salvage, tensors
+from bridge.empty_maps import EmptyMaps
 from bridge.errors import InvalidArgs, NotEncodable
 from bridge.messages import Request
 
@@ -48,8 +49,9 @@ class Format:
         self.encode_into: Callable[[Any, bytearray, int], None] = encoder.encode_into
         self.encode: Callable[[Any], bytes] = encoder.encode
         self._no_args: bytes = encoder.encode({})
-        (null,) = module.Decoder(list[msgspec.Raw]).decode(encoder.encode([None]))
-        self._absent = (msgspec.Raw(), null)
+        nothing = module.Decoder(list[msgspec.Raw]).decode(encoder.encode([None, []]))
+        self._absent = (msgspec.Raw(), *nothing)
+        self._empty_maps = EmptyMaps(self.decode, encoder.encode)
         self._decoder = module.Decoder
         self._decoders: dict[Any, Callable[[Any], Any]] = {}
 
@@ -77,7 +79,8 @@ class Format:
         buffers: Sequence[Any] | None = None,
         arrays: bool = False,
     ) -> Any:
-        """The args of a request as `type`; missing ones and null are an empty map.
+        """The args of a request as `type`; missing ones and null are an empty map, and so is an
+        empty list where the type has a map.
 
         buffers: those of the frame, if it is a multipart one. arrays: the type holds some.
         undecodable: what becomes of strings that are not UTF-8: "bytes" (where the format has
@@ -88,23 +91,39 @@ class Format:
         try:
             if undecodable == "replace" and not self.tells_text:
                 data = self.repair(bytes(data), True)
-            as_it_is = type is msgspec.Raw or buffers is None or not _refers(data)
-            if as_it_is and not arrays:
-                return self._decode_repaired(data, type, undecodable)
-            value = self._decode_repaired(data, Any, undecodable)
-            if array_args.keeps_bytes(type):  # then the bytes have to hold all
-                return self.decode(self.encode(tensors.resolve(value, buffers)), type)
-            if type not in self._decoders:
-                self._prepare(type)
-            return array_args.convert(
-                value, type, buffers, str_keys=self.lossy, tells_text=self.tells_text
-            )
+            try:
+                return self._decode_as(data, type, undecodable, buffers, arrays)
+            except msgspec.ValidationError:
+                replaced = self._empty_maps.replaced(data, type)
+                if replaced is None:
+                    raise
+                return self._decode_as(replaced, type, undecodable, buffers, arrays)
         except msgspec.ValidationError as error:
             raise _invalid_args(str(error), path) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidArgs(f"{path} is not valid {self.name}: {error}", path=path) from None
         except RecursionError:
             raise InvalidArgs(f"{path} is nested too deeply", path=path) from None
+
+    def _decode_as(
+        self,
+        data: Any,
+        type: Any,
+        undecodable: str,
+        buffers: Sequence[Any] | None,
+        arrays: bool,
+    ) -> Any:
+        as_it_is = type is msgspec.Raw or buffers is None or not _refers(data)
+        if as_it_is and not arrays:
+            return self._decode_repaired(data, type, undecodable)
+        value = self._decode_repaired(data, Any, undecodable)
+        if array_args.keeps_bytes(type):  # then the bytes have to hold all
+            return self.decode(self.encode(tensors.resolve(value, buffers)), type)
+        if type not in self._decoders:
+            self._prepare(type)
+        return array_args.convert(
+            value, type, buffers, str_keys=self.lossy, tells_text=self.tells_text
+        )
 
     def _decode_repaired(self, data: Any, type: Any, undecodable: str) -> Any:
         try:

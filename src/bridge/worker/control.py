@@ -28,6 +28,7 @@ class Pong(msgspec.Struct, gc=False):
     status: str
     timestamp: str
     dspy_available: bool
+    gemini_available: bool
     uptime: float
     mode: str
     worker_id: str | msgspec.UnsetType = msgspec.UNSET
@@ -57,14 +58,14 @@ def control(dispatcher: Dispatcher) -> Adapter:
     """The control commands of `dispatcher`, as an adapter to be added to it."""
     adapter = Adapter("control")
     sessions = dispatcher.sessions
-    available = dispatcher.available
+    dspy, gemini = dispatcher.available("dspy"), dispatcher.available("gemini")
     worker_id = msgspec.UNSET if dispatcher.worker_id is None else dispatcher.worker_id
     mode = dispatcher.mode
 
     @adapter.command("ping", lane="inline", idempotent=True)
     def ping(args: None, context: Context) -> Pong:
         """Says that Python answers, and since when."""
-        return Pong("ok", context.timestamp, available(), context.uptime, mode, worker_id)
+        return Pong("ok", context.timestamp, dspy, gemini, context.uptime, mode, worker_id)
 
     @adapter.command("hello", HelloArgs, lane="inline", idempotent=True)
     def hello(args: HelloArgs, context: Context) -> dict[str, Any]:

@@ -237,7 +237,8 @@ class Dispatcher:
                 context.request.args, SessionArgs, undecodable="refuse"
             )
             context.session_id = args.session_id
-        if spec.lane == "everyone" and context.session_id is None:
+        if spec.lane == "everyone" and context.session_id in (None, self.sessions.default_id):
+            context.session_id = None
             return self.sessions.everyone()
         if spec.lane != "end_session":
             return [self.sessions.open(context.session_id)]

@@ -183,7 +183,8 @@ def _overview(dispatcher: Dispatcher, calls: OpenCalls, uptime: float) -> dict[s
         "calls_written_off": dispatcher.lanes.written_off,
         "uptime": uptime,
         "memory_usage": memory_usage(),
-        "dspy_available": dispatcher.available(),
+        "dspy_available": dispatcher.available("dspy"),
+        "gemini_available": dispatcher.available("gemini"),
     }
 
 

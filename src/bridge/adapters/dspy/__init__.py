@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import msgspec
 from bridge import errors
 from bridge.adapter import Adapter
 from bridge.adapters.dspy.messages import (
+    GEMINI_KEYS,
     ConfigureArgs,
     CreateArgs,
     CreateGeminiArgs,
@@ -24,16 +26,24 @@ from bridge.records import Kept
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
+    from bridge.adapters.dspy.models import Model
 
 
 def _warm_up() -> None:
     from bridge.adapters.dspy import runtime  # noqa: F401  # importing it is the point
 
 
+def _available(name: str) -> bool:
+    """Whether DSPy is installed ("dspy"), or the environment has a key for Gemini ("gemini")."""
+    if name == "gemini":
+        return any(os.environ.get(key, "").strip() for key in GEMINI_KEYS)
+    return importlib.util.find_spec("dspy") is not None
+
+
 adapter = Adapter(
     "dspy",
     new_state=State,
-    available=lambda: importlib.util.find_spec("dspy") is not None,
+    available=_available,
     warm_up=_warm_up,
 )
 
@@ -71,7 +81,10 @@ def create_gemini_program(args: CreateGeminiArgs, context: Context) -> dict[str,
     """As create_program, for a model of its own."""
     if not args.signature:
         args.signature = msgspec.Raw(context.format.encode(QUESTION_ANSWER))
-    return _create(args, context, model=args.model)
+    created = _create(args, context, model=args.model)
+    model: Model | None = context.session.state.model or context.session.shared.get("model")
+    name = args.model or (model.settings.name if model else None)
+    return {**created, "type": "gemini", "model_name": name}
 
 
 @adapter.command("register_tools", RegisterToolsArgs, lane="session", idempotent=True)

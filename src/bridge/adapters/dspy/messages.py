@@ -13,6 +13,7 @@ from bridge.telemetry import conceal, keep_secret
 
 PROVIDERS = {"google": "gemini"}  # names that hosts use -> DSPy's
 DEFAULT_PROVIDER = "gemini"
+GEMINI_KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY")  # in the environment, as LiteLLM reads them
 MOST_ANSWERS = 100_000  # in a session's cache; at some kB each these are hundreds of MB
 
 
@@ -213,8 +214,12 @@ class ProgramArgs(msgspec.Struct):
     session_id: str | None = None
 
 
-# Empty, an empty map and null, in each format.
-_NOTHING = {b"", b"{}", b"null", b"\x80", b"\xc0", b"t\0\0\0\0", b"w\x03nil"}
+# Empty, an empty map, an empty list and null, in each format.
+_NOTHING = {
+    *(b"", b"{}", b"[]", b"null"),
+    *(b"\x80", b"\x90", b"\xc0"),
+    *(b"t\0\0\0\0", b"j", b"w\x03nil"),
+}
 
 
 class ProgramData(msgspec.Struct):

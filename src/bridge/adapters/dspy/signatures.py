@@ -88,7 +88,8 @@ class Signature(msgspec.Struct, frozen=True):
         inputs = _fields(parsed.inputs, f"{path}.inputs", taken)
         outputs = _fields(parsed.outputs, f"{path}.outputs", taken)
         if not outputs:
-            raise InvalidArgs(f"{path}.outputs: at least one output is needed", path=path)
+            path = f"{path}.outputs"
+            raise InvalidArgs(f"{path}: at least one output is needed", path=path)
         return cls(parsed.name or "Signature", parsed.description or "", inputs, outputs)
 
 
