@@ -13,8 +13,8 @@ from hypothesis import settings
 # What every worker sets for itself; here for the tests that run DSPy in this process.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 # Workers report whether there is a key for Gemini: the same on every machine.
-for name in ("GEMINI_API_KEY", "GOOGLE_API_KEY"):
-    os.environ.pop(name, None)
+os.environ.pop("GEMINI_API_KEY", None)
+os.environ.pop("GOOGLE_API_KEY", None)
 sys.path.insert(0, str(Path(__file__).parent))
 
 from peer import Peer  # found through the line above
