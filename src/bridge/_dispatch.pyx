@@ -154,7 +154,8 @@ cdef class Context:
     orders.
     received_ns, deadline_ns: monotonic; 0 is no deadline. frame_bytes: of the request. buffers:
     those of a multipart request, a tuple of frames; else None.
-    running: its handler has begun; before that it waits for its turn or for a thread.
+    running: its handler has begun; before that it waits for its turn or for a thread. stepped_ns:
+    when it last asked whether it should go on, monotonic.
     """
 
     cdef readonly object request
@@ -164,6 +165,7 @@ cdef class Context:
     cdef readonly int64_t received_ns
     cdef public int64_t deadline_ns
     cdef readonly int64_t started_ns
+    cdef readonly int64_t stepped_ns
     cdef readonly Py_ssize_t frame_bytes
     cdef readonly tuple buffers
     cdef bint passes_buffers
@@ -243,6 +245,7 @@ cdef class Context:
 
     def check(self):
         """Raise CallEnded if the call is over. Long work asks between its steps."""
+        self.stepped_ns = monotonic()
         if self.ended is not None:
             raise CallEnded(str(self.ended))
 
@@ -250,15 +253,15 @@ cdef class Context:
         """Send an event, if the host asked for events and the call is not over.
 
         Waits while the host has paused the stream. Raises CallEnded, ReplyTooLarge, NotEncodable,
-        and what the encoder raises.
+        Overloaded where too many calls wait for the host, and what the encoder raises.
         """
         cdef Outbox outbox
         cdef object message
         if not self.request.stream:
             return
         self.check()
-        if self.paused is not None:
-            self.paused.wait()
+        if self.paused is not None and not self.paused.is_set():
+            self.path.policy.await_resume(self)
             self.check()
         outbox = Outbox()
         outbox.kind = EVENT
@@ -342,7 +345,7 @@ cdef class Path:
     policy.refuse(format, frame, buffers, error) (None: no reply), .reject(context), .fail(context, error),
     .not_encodable(context, error), .too_large(reply) make the reply for what went wrong;
     policy.defer(context) takes over a call that is not inline, or returns the reply that says why
-    not. stopping: set it to end whoever serves frames to this path. sets_apart: whether replies to
+    not. policy.await_resume(context) waits until a paused call may go on. stopping: set it to end whoever serves frames to this path. sets_apart: whether replies to
     usual frames may be multipart ones too.
     """
 

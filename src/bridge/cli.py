@@ -76,6 +76,10 @@ def _add_worker(parser: argparse.ArgumentParser) -> None:
     add("--fds", type=_fds, default=(0, 1), metavar="R,W", help="descriptors (default 0,1)")
     add("--threads", type=_positive, default=64, metavar="N", help="calls at once (default 64)")
     add("--queue", type=_positive, default=4096, metavar="N", help="calls that wait (default 4096)")
+    add("--queue-bytes", type=_positive, default=256 << 20, metavar="BYTES", help="default 256 MiB")
+    add("--waiting", type=_positive, default=1024, metavar="N", help="for the host (default 1024)")
+    add("--stuck-after", type=_seconds, default=300.0, metavar="SECONDS", help="0: never")
+    add("--when-stuck", choices=["report", "exit"], default="report", help="log it, or exit 75")
     add("--max-frame", type=_frame_size, default=64 << 20, metavar="BYTES", help="default 64 MiB")
     add("--grace", type=_seconds, default=2.0, metavar="SECONDS", help="for open calls at the end")
     add("--store", type=_store, metavar="sqlite:PATH", help="where durable sessions are kept")
@@ -176,6 +180,10 @@ def _worker(arguments: argparse.Namespace, parent: int) -> int:
         protocol=arguments.protocol,
         threads=arguments.threads,
         queue=arguments.queue,
+        queue_bytes=arguments.queue_bytes,
+        waiting=arguments.waiting,
+        stuck_after=arguments.stuck_after,
+        when_stuck=arguments.when_stuck,
         max_frame=arguments.max_frame,
         grace=arguments.grace,
         store=arguments.store,

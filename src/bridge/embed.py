@@ -37,6 +37,10 @@ class Options(loop.Options, frozen=True, forbid_unknown_fields=True):
     protocol: Literal["json", "msgpack", "etf"] | None = None
     threads: Count = 64
     queue: Count = 4096
+    queue_bytes: Count = 256 << 20
+    waiting: Count = 1024
+    when_stuck: Literal["report"] = "report"  # a host's process is not ours to end
+    stuck_after: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 300.0
     max_frame: Annotated[int, msgspec.Meta(ge=4096, le=1 << 30)] = 64 << 20
     grace: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 2.0
     store: Annotated[str, msgspec.Meta(pattern="^sqlite:.")] | None = None

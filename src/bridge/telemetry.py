@@ -98,6 +98,13 @@ def warn(message: str, *, error: BaseException | None = None) -> None:
     logging.getLogger("bridge.worker").warning(message, exc_info=error)
 
 
+def report(message: str, *, error: BaseException | None = None) -> None:
+    """Log why the worker ends, whatever the level."""
+    import logging
+
+    logging.getLogger("bridge.worker").critical(message, exc_info=error)
+
+
 Send = Callable[[dict[str, Any]], None]
 _send: Send | None = None
 _asker: object = None

@@ -19,11 +19,14 @@ LONGEST_TIMEOUT_MS = 86_400_000.0  # a day; longer ones count as this
 class Calls:
     """The open calls by id, and the clock that ends them.
 
-    end(context, error): answers a call in place of its handler.
+    bytes: of the frames that brought them. end(context, error): answers a call in place of its
+    handler.
     """
 
     def __init__(self, end: Callable[[Context, errors.BridgeError], bool]) -> None:
         self.open: dict[Id, Context] = {}
+        self.bytes = 0
+        self._counting = threading.Lock()
         self._end = end
         self._changed = threading.Condition()
         # (deadline, a number that no other has, [the call, or None once it is over])
@@ -34,7 +37,9 @@ class Calls:
 
     def add(self, context: Context) -> None:
         """Take `context` in, with its deadline if it has one."""
-        self.open[context.id] = context
+        with self._counting:
+            self.open[context.id] = context
+            self.bytes += context.frame_bytes
         timeout = context.request.timeout_ms
         if timeout is not None:
             # NaN is not above 0 either.
@@ -44,8 +49,10 @@ class Calls:
 
     def remove(self, context: Context) -> None:
         """The call is over. Before its reply leaves: its reader may use the id again at once."""
-        if self.open.get(context.id) is context:
-            del self.open[context.id]
+        with self._counting:
+            if self.open.get(context.id) is context:
+                del self.open[context.id]
+                self.bytes -= context.frame_bytes
         if context.slot is not None:
             context.slot[0] = None  # so that the clock keeps nothing alive until the deadline
 
@@ -119,6 +126,8 @@ def pause(context: Context) -> None:
     """Hold back the call's events from now on."""
     if context.paused is None or context.paused.is_set():
         context.paused = threading.Event()
+        if context.answered:  # `wake` came before there was something to wake
+            context.paused.set()
 
 
 def resume(context: Context) -> None:

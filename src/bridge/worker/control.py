@@ -32,6 +32,7 @@ class Pong(msgspec.Struct, gc=False):
     uptime: float
     mode: str
     worker_id: str | msgspec.UnsetType = msgspec.UNSET
+    stuck_s: float | msgspec.UnsetType = msgspec.UNSET
 
 
 class HelloArgs(msgspec.Struct):
@@ -65,7 +66,8 @@ def control(dispatcher: Dispatcher) -> Adapter:
     @adapter.command("ping", lane="inline", idempotent=True)
     def ping(args: None, context: Context) -> Pong:
         """Says that Python answers, and since when."""
-        return Pong("ok", context.timestamp, dspy, gemini, context.uptime, mode, worker_id)
+        stuck = round(dispatcher.stuck_s, 1) or msgspec.UNSET
+        return Pong("ok", context.timestamp, dspy, gemini, context.uptime, mode, worker_id, stuck)
 
     @adapter.command("hello", HelloArgs, lane="inline", idempotent=True)
     def hello(args: HelloArgs, context: Context) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import msgspec
 from bridge import errors
 from bridge._dispatch import Command, Context, Path, timestamp
 from bridge._framing import DEFAULT_MAX_FRAME, Frame, Outbox
+from bridge._histogram import now_ns
 from bridge.adapter import Adapter, CommandSpec
 from bridge.array_args import is_about_arrays
 from bridge.codec import Format, by_first_byte, by_name
@@ -29,15 +30,13 @@ from bridge.tensors import resolve
 from bridge.worker import extras
 from bridge.worker.calls import Calls, wake
 from bridge.worker.hostcalls import HostCalls
-from bridge.worker.lanes import Job, Lanes, Places
+from bridge.worker.lanes import RETRY_AFTER, Job, Lanes, Places
 from bridge.worker.session import Session
 from bridge.worker.sessions import Sessions
 
 if TYPE_CHECKING:
     from bridge.adapter import Handler
     from bridge.worker.store import Store
-
-RETRY_AFTER = 1.0  # seconds, told to who is refused: about the length of an LM call
 
 CHANGING = ("session", "everyone")  # lanes of commands that change what a session keeps
 LOADING = ("thread", *CHANGING)  # those of commands that need what it keeps
@@ -56,11 +55,16 @@ class Dispatcher:
     """Answers requests with the commands of `adapter` and those of `add`ed adapters.
 
     mode: "standalone" or "pool-worker", where calls without a session share "anonymous".
-    threads: how many calls run at once beside the inline ones. queue: how many more may wait for
-    a thread or for their turn before new ones are refused as overloaded. max_frame: bytes, also of
-    replies. protocol: the format that negotiation selects whatever the host prefers; frames in the
-    other formats are answered all the same. max_sessions, session_ttl (seconds), quota, store: see
-    Sessions.
+    threads: how many calls run at once beside the inline ones. waiting: how many calls may wait
+    for the host at once, because their stream is paused or they asked it something; they do not
+    count as threads.
+    queue: how many more may wait for a thread or for their turn before new ones are refused as
+    overloaded. queue_bytes: how long the requests of all open calls may be together; one alone may
+    be longer.
+    stuck_after: seconds without progress on any thread after which a full worker counts as stuck;
+    0: never. max_frame: bytes, also of replies. protocol: the format that negotiation selects
+    whatever the host prefers; frames in the other formats are answered all the same.
+    max_sessions, session_ttl (seconds), quota, store: see Sessions.
     """
 
     def __init__(
@@ -71,6 +75,9 @@ class Dispatcher:
         worker_id: str | None = None,
         threads: int = 64,
         queue: int = 4096,
+        queue_bytes: int = 256 << 20,
+        waiting: int = 1024,
+        stuck_after: float = 300.0,
         max_frame: int = DEFAULT_MAX_FRAME,
         protocol: str | None = None,
         max_sessions: int = 10_000,
@@ -83,8 +90,10 @@ class Dispatcher:
         self.protocol = protocol
         self.mode = mode
         self.worker_id = worker_id
-        self.lanes = Lanes(threads)
+        self.lanes = Lanes(threads, waiting)
         self._queue = queue
+        self.queue_bytes = queue_bytes
+        self.stuck_after = stuck_after
         self.arrival = threading.Lock()  # requests arrive one at a time, also without a pipe
         self.calls = Calls(self.end)
         self.sessions = Sessions(
@@ -102,7 +111,7 @@ class Dispatcher:
         self.refused: Counter[str] = Counter()
         # The statistics as text, for (open calls, sessions, uptime); `extras` replaces it.
         self.prometheus: Callable[..., dict[str, str]] = extras.switched_off
-        self.host = HostCalls()
+        self.host = HostCalls(self.lanes)
         self.path = Path(by_first_byte(), self.commands, self.calls.open, self, max_frame)
         self.add(adapter)
 
@@ -144,7 +153,7 @@ class Dispatcher:
     def defer(self, context: Context) -> Failure | None:
         """Queue a call behind its session's earlier ones, or say why not."""
         try:
-            self._refuse_overload()
+            self._refuse_overload(context)
             context.sessions = self._sessions_of(context)
             context.host = self.host
             context.job = Job(partial(self._run, context))
@@ -314,13 +323,37 @@ class Dispatcher:
             if rest is not None:
                 rest()
 
-    def _refuse_overload(self) -> None:
-        waiting = len(self.calls.open)
-        if waiting >= self.lanes.limit + self._queue or self.lanes.lost > self.lanes.limit:
-            raise errors.Overloaded(
-                f"{waiting} calls are open, {self.lanes.lost} threads do not come back",
-                retry_after=RETRY_AFTER,
-            )
+    def await_resume(self, context: Context) -> None:
+        """Wait until the host lets a paused stream go on, or the call is over."""
+        with self.lanes.waiting_for_host(context.job):
+            context.paused.wait()
+
+    @property
+    def stuck_s(self) -> float:
+        """Seconds for which no thread was free and none made progress, once these are
+        `stuck_after`; else 0. Calls that wait for the host do not count."""
+        lanes, now = self.lanes, now_ns()
+        limit = int(self.stuck_after * 1e9)
+        if not limit or not lanes.is_full or now - lanes.progressed_ns < limit:
+            return 0.0
+        steps = (call.stepped_ns for call in list(self.calls.open.values()) if call.running)
+        idle = now - max(lanes.progressed_ns, *steps, 0)
+        return idle / 1e9 if idle >= limit else 0.0
+
+    def _refuse_overload(self, context: Context) -> None:
+        open_calls, held, lost = len(self.calls.open), self.calls.bytes, self.lanes.lost
+        if open_calls >= self.lanes.limit + self.lanes.waiting + self._queue:
+            why = f"{open_calls} calls are open"
+        elif lost > self.lanes.limit:
+            why = f"{lost} threads do not come back"
+        elif held and held + context.frame_bytes > self.queue_bytes:
+            why = f"the requests of {open_calls} open calls have {held} bytes (--queue-bytes)"
+        else:
+            return
+        details = {"retry_after": RETRY_AFTER}
+        if stuck := self.stuck_s:
+            details["stuck_s"] = round(stuck, 1)
+        raise errors.Overloaded(why, **details)
 
     def _sessions_in_use(self) -> set[Session]:
         """Those that calls have; not those that a change for everyone passes through."""

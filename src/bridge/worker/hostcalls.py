@@ -9,12 +9,15 @@ from typing import Any
 from bridge import errors
 from bridge._dispatch import Context
 from bridge.messages import Answer
+from bridge.worker.lanes import Lanes
 
 
 class HostCalls:
-    """offers: what the host said in `hello` that it answers; nothing else is asked of it."""
+    """offers: what the host said in `hello` that it answers; nothing else is asked of it. lanes:
+    those of the calls that ask; while they wait, others run in their place."""
 
-    def __init__(self) -> None:
+    def __init__(self, lanes: Lanes) -> None:
+        self._lanes = lanes
         self.offers: frozenset[str] = frozenset()
         self._numbers = itertools.count(1)
         self._waiting: dict[str, Waiting] = {}
@@ -22,8 +25,8 @@ class HostCalls:
     def call(self, context: Context, command: str, args: dict[str, Any]) -> Any:
         """Ask the host and wait for its answer, at most until the call's own deadline.
 
-        Raises NotAllowed where the host offered no tools, the error that it answered with, and
-        CallEnded when the call is over first.
+        Raises NotAllowed where the host offered no tools, Overloaded where too many calls wait for
+        the host, the error that it answered with, and CallEnded when the call is over first.
         """
         if "tools" not in self.offers:
             raise errors.NotAllowed(
@@ -35,7 +38,8 @@ class HostCalls:
         try:
             context.check()
             self._send(context, request_id, command, args)
-            waiting.event.wait(context.remaining)
+            with self._lanes.waiting_for_host(context.job):
+                waiting.event.wait(context.remaining)
             context.check()
             return waiting.result(command)
         finally:

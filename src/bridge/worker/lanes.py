@@ -5,22 +5,31 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
 
+from bridge import errors
+from bridge._histogram import now_ns
+
+RETRY_AFTER = 1.0  # seconds, told to who is refused: about the length of an LM call
 STACK_BYTES = 8 << 20  # virtual; deep recursion in C crashes on smaller ones
 
 
 class Job:
-    """Something to run once. A job that is written off while it runs has lost its thread."""
+    """Something to run once. A job that is written off while it runs has lost its thread.
 
-    __slots__ = ("_run", "lost", "thread")
+    waits: how many of its threads wait for the host.
+    """
+
+    __slots__ = ("_run", "lost", "thread", "waits")
 
     def __init__(self, run: Callable[[], None]) -> None:
         self._run: Callable[[], None] | None = run
         self.thread = 0  # that runs it
         self.lost = False
+        self.waits = 0
 
     def __call__(self) -> None:
         run, self._run = self._run, None  # or an idle thread keeps the last request alive
@@ -30,26 +39,34 @@ class Job:
 
 class Lanes:
     """Up to `threads` threads, started as they are needed, and as many again in place of lost
-    ones. When even those are lost, jobs wait until one comes back. Jobs must not raise."""
+    ones. When even those are lost, jobs wait until one comes back. Jobs must not raise.
 
-    def __init__(self, threads: int) -> None:
+    waiting: how many jobs may wait for the host at once; their threads are not counted.
+    """
+
+    def __init__(self, threads: int, waiting: int) -> None:
         self.limit = threads
+        self.waiting_limit = waiting
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._lock = threading.Condition()
         self._threads = 0  # without the lost ones
         self._alive: set[threading.Thread] = set()  # with them
         self._unfinished = 0
+        self._waiting = 0  # of the unfinished jobs, those that wait for the host
         self._lost = 0
         self._written_off = 0
+        self._progressed_ns = 0
         self._stopped = False
 
     def submit(self, job: Job) -> None:
         """Run `job` on a thread, as soon as one is free; behind a `stop` on the caller's."""
         with self._lock:
             self._unfinished += 1
+            if self._unfinished - self._waiting == self.limit:
+                self._progressed_ns = now_ns()
             self._start_thread_if_needed()
             # Also where the system gives us no thread: late for others, but not lost.
-            stranded = self._stopped or not (self._threads or self._lost)
+            stranded = self._stopped or not (self._threads or self._lost or self._waiting)
             if not stranded:
                 self._jobs.put(job)
         if stranded:
@@ -65,10 +82,43 @@ class Lanes:
                 job.lost = True
                 self._lost += 1
                 self._written_off += 1
-                self._threads -= 1
+                self._progressed_ns = now_ns()
+                if job.waits:
+                    self._waiting -= 1
+                else:
+                    self._threads -= 1
                 self._unfinished -= 1
                 self._start_thread_if_needed()
                 self._lock.notify_all()
+
+    @contextmanager
+    def waiting_for_host(self, job: Job) -> Iterator[None]:
+        """Another thread takes the place of the job's meanwhile. When the job goes on, there may
+        be more than `limit` threads for a while.
+
+        Raises Overloaded where too many jobs wait already.
+        """
+        with self._lock:
+            if self._waiting >= self.waiting_limit:
+                raise errors.Overloaded(
+                    f"{self._waiting} calls wait for the host already (--waiting)",
+                    limit=self.waiting_limit,
+                    retry_after=RETRY_AFTER,
+                )
+            job.waits += 1
+            if job.waits == 1 and not job.lost:
+                self._waiting += 1
+                self._threads -= 1
+                self._start_thread_if_needed()
+        try:
+            yield
+        finally:
+            with self._lock:
+                job.waits -= 1
+                if not job.waits and not job.lost:
+                    self._waiting -= 1
+                    self._threads += 1
+                    self._progressed_ns = now_ns()
 
     def drain(self, timeout: float) -> bool:
         """Wait until nothing is unfinished, at most `timeout` seconds; whether that came."""
@@ -92,6 +142,21 @@ class Lanes:
     def unfinished(self) -> int:
         """Jobs submitted and not finished, running or not; without those written off."""
         return self._unfinished
+
+    @property
+    def waiting(self) -> int:
+        """Jobs whose threads wait for the host."""
+        return self._waiting
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a job submitted now would have to wait for another one's thread."""
+        return self._lost > self.limit or self._unfinished - self._waiting >= self.limit
+
+    @property
+    def progressed_ns(self) -> int:
+        """When a thread last came back or became busy as the last one; monotonic."""
+        return self._progressed_ns
 
     @property
     def lost(self) -> int:
@@ -127,7 +192,7 @@ class Lanes:
         return is_needed
 
     def _is_short(self) -> bool:
-        return self._threads < min(self._unfinished, self.limit)
+        return self._threads < min(self._unfinished - self._waiting, self.limit)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None and self._finish(job):
@@ -142,13 +207,16 @@ class Lanes:
         job()
         with self._lock:
             job.thread = 0
+            self._progressed_ns = now_ns()
             if job.lost:
                 self._lost -= 1
                 return self._takes_a_place()
             self._unfinished -= 1
             if not self._unfinished:
                 self._lock.notify_all()
-            return True
+            is_needed = self._threads <= self.limit  # else it went on behind the one in its place
+            self._threads -= not is_needed
+            return is_needed
 
 
 _ordering = threading.Lock()  # one for all, because there are many orders; held for a moment only

@@ -18,7 +18,7 @@ from bridge.adapter import Adapter
 from bridge.codec import JSON
 from bridge.messages import failure
 from bridge.records import Quota
-from bridge.worker import extras, process
+from bridge.worker import extras, process, watchdog
 from bridge.worker.control import control
 from bridge.worker.dispatch import Dispatcher
 
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 
 class Options(msgspec.Struct, frozen=True):
-    """How to run a worker. grace: seconds that open calls get when the host is gone.
+    """How to run a worker; what is not said here is said of Dispatcher.
+
+    grace: seconds that open calls get when the host is gone.
+    when_stuck: "report", or "exit" with a status of its own.
 
     protocol: what negotiation selects.
     store: "sqlite:PATH", where durable sessions are kept. session_ttl: seconds.
@@ -39,6 +42,10 @@ class Options(msgspec.Struct, frozen=True):
     protocol: str | None = None
     threads: int = 64
     queue: int = 4096
+    queue_bytes: int = 256 << 20
+    waiting: int = 1024
+    stuck_after: float = 300.0
+    when_stuck: str = "report"
     max_frame: int = DEFAULT_MAX_FRAME
     grace: float = 2.0
     store: str | None = None
@@ -81,6 +88,9 @@ def dispatcher_of(adapter: Adapter, options: Options) -> Dispatcher:
         worker_id=options.worker_id,
         threads=options.threads,
         queue=options.queue,
+        queue_bytes=options.queue_bytes,
+        waiting=options.waiting,
+        stuck_after=options.stuck_after,
         max_frame=options.max_frame,
         protocol=options.protocol,
         max_sessions=options.max_sessions,
@@ -149,6 +159,8 @@ def close_store(dispatcher: Dispatcher, timeout: float) -> None:
 def _warm_up(dispatcher: Dispatcher, options: Options) -> None:
     """What a worker needs, but not for its first reply."""
     telemetry.log_to_stderr(options.log_level)
+    if options.stuck_after:
+        watchdog.start(dispatcher, exits=options.when_stuck == "exit")
     if options.telemetry:
         _on_a_thread(lambda: extras.load(dispatcher))
     if dispatcher.adapter.warm_up is not None:

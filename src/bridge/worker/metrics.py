@@ -143,6 +143,11 @@ class Worker(Collector):
         yield CounterMetricFamily(
             "bridge_calls_written_off", "Calls whose thread did not come back.", lanes.written_off
         )
+        yield _gauge("calls_waiting_for_host", "Paused, or asking the host.", lanes.waiting)
+        yield _gauge("queue_bytes", "Of the requests of open calls.", dispatcher.calls.bytes)
+        yield _gauge(
+            "stuck_seconds", "Without progress on any thread; 0: it works.", dispatcher.stuck_s
+        )
         yield _gauge("uptime_seconds", "Since the start of the process.", numbers["uptime"])
         yield _gauge("process_resident_memory_bytes", "Memory in use.", numbers["rss"])
         yield _gauge("process_virtual_memory_bytes", "Memory mapped.", numbers["vms"])

@@ -16,7 +16,7 @@ from bridge._watch import kill_children
 from bridge._watch import start as start_watch
 
 # Exit statuses. 0 is also: end of the stream, shutdown, SIGTERM.
-OK, USAGE, PROTOCOL_ERROR, INTERNAL_ERROR = 0, 2, 65, 70
+OK, USAGE, PROTOCOL_ERROR, INTERNAL_ERROR, STUCK = 0, 2, 65, 70, 75
 
 FIRST_PRIVATE = 3  # the lowest descriptor that is not stdin, stdout or stderr
 
@@ -90,6 +90,13 @@ def before_anything() -> None:
 def on_sigterm(stop: Callable[[], None]) -> None:
     """Call `stop` on SIGTERM from now on."""
     signal.signal(signal.SIGTERM, lambda *_: stop())
+
+
+def end_at_once(status: int) -> NoReturn:
+    """End the process and its children without any exit hook, which a thread that hangs may hold
+    up."""
+    kill_children()
+    os._exit(status)
 
 
 def leave(status: int) -> NoReturn:

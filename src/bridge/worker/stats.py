@@ -200,6 +200,9 @@ def _worker(dispatcher: Dispatcher, calls: OpenCalls) -> dict[str, Any]:
         "calls_written_off": dispatcher.lanes.written_off,
         "in_flight": calls.total,
         "queue_depth": calls.total_queued,
+        "queue_bytes": dispatcher.calls.bytes,
+        "waiting_for_host": dispatcher.lanes.waiting,
+        "stuck_s": round(dispatcher.stuck_s, 1),
         "sessions": len(dispatcher.sessions),
         "refused": dict(dispatcher.refused),
     }

@@ -1,0 +1,57 @@
+"""Looks after a worker whose threads all hang: says so in the log, and ends it where asked to."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from bridge import telemetry
+from bridge._histogram import now_ns
+from bridge.worker import process
+
+if TYPE_CHECKING:
+    from bridge.worker.dispatch import Dispatcher
+
+MOST_NAMED = 5  # calls in one line
+
+
+def start(dispatcher: Dispatcher, *, exits: bool) -> None:
+    """Watch from now on, on a thread of its own. exits: end the process when it is stuck."""
+    threading.Thread(
+        target=_watch, args=(dispatcher, exits), name="bridge-watchdog", daemon=True
+    ).start()
+
+
+def _watch(dispatcher: Dispatcher, exits: bool) -> None:
+    while True:
+        time.sleep(dispatcher.stuck_after / 4)
+        stuck = dispatcher.stuck_s
+        if not stuck:
+            continue
+        message = describe(dispatcher, stuck)
+        if exits:
+            telemetry.report(f"{message}; the worker ends")
+            process.end_at_once(process.STUCK)
+        telemetry.warn(message)
+        while dispatcher.stuck_s >= stuck:  # said once
+            stuck = dispatcher.stuck_s
+            time.sleep(dispatcher.stuck_after / 4)
+        telemetry.warn("the threads make progress again")
+
+
+def describe(dispatcher: Dispatcher, stuck: float) -> str:
+    """One line about a stuck worker: how many threads, since when, and the oldest calls."""
+    running = [call for call in list(dispatcher.calls.open.values()) if call.running]
+    running.sort(key=lambda call: call.received_ns)
+    now = now_ns()
+    oldest = [
+        f"{call.command.name} {call.id!r} ({(now - call.received_ns) / 1e9:.0f} s)"
+        for call in running[:MOST_NAMED]
+    ]
+    lanes = dispatcher.lanes
+    named = f"; the oldest calls: {', '.join(oldest)}" if oldest else ""
+    return (
+        f"stuck: none of {lanes.limit} threads is free and none has made progress for"
+        f" {stuck:.0f} s; {lanes.lost} more are with calls that are over{named}"
+    )
