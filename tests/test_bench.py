@@ -325,13 +325,39 @@ def synthetic(seed: int, **shift: float) -> Report:
 
 
 def test_comparing_tells_a_real_difference_from_noise():
-    """In a hundred pairs of runs the slower format is told each time, and no other."""
-    for seed in range(100):
-        found = compare(synthetic(seed), synthetic(seed + 1000, f3=1.15))
-        assert found.compared == 10
+    """Of three runs of each build, a hundred times: the slower format is named, and no other."""
+    for seed in range(0, 300, 3):
+        old = [synthetic(seed + run) for run in range(3)]
+        slower = [synthetic(1000 + seed + run, f3=1.15) for run in range(3)]
+        found = compare(old, slower)
+        assert (found.compared, found.runs) == (10, (3, 3))
         assert [change.format for change in found.changes] == ["f3"]
         assert found.changes[0].ratio == pytest.approx(1.15, abs=0.06)
-        assert compare(synthetic(seed), synthetic(seed + 1000)).changes == []
+        assert (found.uncertain, found.exit_status) == ([], 3)
+        assert compare(slower, old).exit_status == 0  # quicker is no failure
+        same = compare(old, [synthetic(1000 + seed + run) for run in range(3)])
+        assert (same.changes, same.uncertain, same.exit_status) == ([], [], 0)
+
+
+def test_runs_of_one_build_that_differ_hide_smaller_differences():
+    """What equal runs show in one format counts for the same step of the others."""
+    old = [synthetic(1), synthetic(2, f0=1.4), synthetic(3)]
+    new = [synthetic(4, f3=1.3), synthetic(5, f3=1.3), synthetic(6, f3=1.3)]
+    assert compare(old, new).changes == []
+    new = [synthetic(4, f3=1.6), synthetic(5, f3=1.6), synthetic(6, f3=1.6)]
+    assert [change.format for change in compare(old, new).changes] == ["f3"]
+
+
+@pytest.mark.parametrize(("olds", "news"), [(1, 1), (3, 1), (2, 3)])
+def test_too_few_runs_cannot_tell(olds, news):
+    """A difference between one run each is one that may be, with a status of its own."""
+    old = [synthetic(run) for run in range(olds)]
+    found = compare(old, [synthetic(100 + run, f3=1.15) for run in range(news)])
+    assert found.changes == []
+    assert [change.format for change in found.uncertain] == ["f3"]
+    assert found.exit_status == 4
+    assert "cannot tell from fewer than 3 runs" in words.verdict(found)
+    assert compare(old, [synthetic(100)] * news).exit_status == 0
 
 
 def test_comparing_says_what_else_is_unlike():
@@ -344,6 +370,10 @@ def test_comparing_says_what_else_is_unlike():
     unknown = "whether the messages are the same is not known: p"
     assert found.unlike == ["cpu: old → new", "x: 1 → 2", unknown]
     assert [(change.step, change.reason) for change in found.changes] == [("N/A", "broken")]
+    assert found.exit_status == 3
+    back = compare(new, old)
+    assert [change.reason for change in back.changes] == ["no longer N/A (broken)"]
+    assert back.exit_status == 0
 
 
 def of_payload(report: Report, **facts) -> Report:
@@ -365,7 +395,7 @@ def test_other_messages_are_not_compared():
     """Of one name, by their hash; by count or bytes where an older report has no hash."""
     old, new = synthetic(1), synthetic(1, f3=2.0)
     same = compare(of_payload(old, digest="a"), of_payload(new, digest="a"))
-    assert [change.format for change in same.changes] == ["f3"]
+    assert [change.format for change in same.uncertain] == ["f3"]
     assert same.unlike == []
     longer = msgspec.structs.replace(
         new, cells=[msgspec.structs.replace(cell, bytes=2.0) for cell in new.cells]
@@ -413,7 +443,7 @@ def test_one_start_claims_less():
     """Intervals of one start do not hold what differs from start to start."""
     old, new = synthetic(1), synthetic(2, f3=1.15)
     new.options = {"starts": 1}
-    assert compare(old, new).changes == []
+    assert compare(old, new).uncertain == []
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 8, 9, 15])
@@ -694,4 +724,17 @@ def test_the_command_measures_writes_and_compares(tmp_path):
     assert {path.suffix for path in (tmp_path / "plots").iterdir()} == {".png", ".svg"}
     second = bench("--load", "one.json", "--compare", "one.json", cwd=tmp_path)
     assert second.returncode == 0, second.stderr
-    assert re.search(r"\d\d figures compared, 0 really different", second.stdout)
+    assert re.search(r"\d\d figures compared, of 1 old and 1 new runs: 0 really", second.stdout)
+
+
+@pytest.mark.parametrize(("runs", "factor", "status"), [(3, 1.5, 3), (3, 0.5, 0), (1, 1.5, 4)])
+def test_the_exit_status_says_whether_something_is_slower(tmp_path, runs, factor, status):
+    """For a pipeline: 3 slower, 4 cannot tell, else 0."""
+    names = [[f"{side}{run}.json" for run in range(runs)] for side in ("old", "new")]
+    for seed, name in enumerate(names[0]):
+        synthetic(seed).save(tmp_path / name)
+    for seed, name in enumerate(names[1]):
+        synthetic(100 + seed, f3=factor).save(tmp_path / name)
+    done = bench("--load", *names[1], "--compare", *names[0], cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (status, "")
+    assert "f3" in done.stdout

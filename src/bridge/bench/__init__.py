@@ -4,10 +4,11 @@
 one's own is a subclass of `Format`, named `module:attr`. `python -m bridge bench` is the same.
 """
 
+from bridge.bench.comparison import compare
 from bridge.bench.formats import Format, Unsuitable
 from bridge.bench.measure import QUICK, Options, run
 from bridge.bench.payloads import BadData, Payload
-from bridge.bench.report import Report, compare, load
+from bridge.bench.report import Report, load
 
 __all__ = [
     "QUICK",

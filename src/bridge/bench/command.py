@@ -22,8 +22,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--html", metavar="FILE", help="write it as one HTML file that needs no network")
     add("--plots", metavar="DIR", help="write its pictures there, PNG and SVG")
     add("--markdown", metavar="FILE", help="write its tables there")
-    add("--compare", metavar="OLD.json", help="say which differences to that report are real")
-    add("--load", metavar="RUN.json", help="measure nothing: show that report")
+    add(
+        "--compare",
+        metavar="OLD.json",
+        nargs="+",
+        help="say which differences to the runs of an old build are real; exit status 3 where"
+        " something is really slower, 4 where that cannot be told from so few runs",
+    )
+    add(
+        "--load",
+        metavar="RUN.json",
+        nargs="+",
+        help="measure nothing: show that report (the first; --compare takes all of them)",
+    )
     add(
         "--data",
         metavar="PATH",
@@ -52,8 +63,8 @@ def _count(text: str) -> int:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Run it; the exit status: 0; 1 (all is N/A) and 2, with a line on stderr; 130 where
-    Ctrl-C ended it."""
+    """Run it; the exit status: 0; 1 (all is N/A) and 2, with a line on stderr; 3 and 4 of
+    `Comparison.exit_status`; 130 where Ctrl-C ended it."""
     try:
         return _run(arguments)
     except ModuleNotFoundError as error:
@@ -69,37 +80,38 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from bridge.bench import markdown, page, plots, report, terminal
+    from bridge.bench import comparison, markdown, page, plots, report, terminal
     from bridge.bench.measure import run
 
-    old = report.load(arguments.compare) if arguments.compare else None
+    old = [report.load(path) for path in arguments.compare or ()]
     for path in (arguments.json, arguments.html, arguments.markdown):
         if path and not Path(path).absolute().parent.is_dir():
             raise ValueError(f"{path}: no such folder")  # now, not after minutes
     if arguments.load:
-        found = report.load(arguments.load)
+        new = [report.load(path) for path in arguments.load]
     else:
         options = _options(arguments)
         with terminal.progress() as tell:
-            found = run(options, tell)
-    comparison = report.compare(old, found) if old else None
+            new = [run(options, tell)]
+    found = new[0]
+    compared = comparison.compare(old, new) if old else None
     if arguments.json:
         found.save(arguments.json)
     if arguments.html:
-        page.save(found, arguments.html, comparison)
+        page.save(found, arguments.html, compared)
     if arguments.markdown:
         Path(arguments.markdown).write_text(markdown.tables(found), encoding="utf-8")
     if arguments.plots:
         plots.save(found, arguments.plots)
     terminal.show(found)
-    if comparison:
-        terminal.show_changes(comparison)
+    if compared:
+        terminal.show_changes(compared)
     if not any(cell.total for cell in found.cells):
         print(
             "bench: nothing was measured: every pair of format and payload is N/A", file=sys.stderr
         )
         return 1
-    return 0
+    return compared.exit_status if compared else 0
 
 
 def _options(arguments: argparse.Namespace) -> Options:

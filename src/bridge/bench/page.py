@@ -6,7 +6,8 @@ from html import escape
 from pathlib import Path
 
 from bridge.bench import plots, words
-from bridge.bench.report import Cell, Comparison, PayloadInfo, Report
+from bridge.bench.comparison import Comparison
+from bridge.bench.report import Cell, PayloadInfo, Report
 
 TITLE = "Serialization formats over a real pipe"
 STYLE = """
@@ -170,13 +171,12 @@ def _changes(comparison: Comparison) -> str:
         f"<tr><td>{escape(c.format)}</td><td>{escape(c.payload)}</td><td>{escape(c.step)}</td>"
         f"<td>{words.time(c.old)}</td><td>{words.time(c.new)}</td>"
         f"<td>{f'{words.TIMES} {c.ratio:.2f}' if c.ratio else escape(c.reason)}</td></tr>"
-        for c in comparison.changes
+        for c in (*comparison.changes, *comparison.uncertain)
     )
     unlike = "".join(f"<li>not alike: {escape(line)}</li>" for line in comparison.unlike)
     return (
-        f"<h2>Against the earlier run</h2><p>{comparison.compared} figures compared,"
-        f" {len(comparison.changes)} really different: intervals apart, and by"
-        f" {comparison.threshold:.0%} or more.</p><ul class='small'>{unlike}</ul>"
+        f"<h2>Against earlier runs</h2><p>{words.verdict(comparison)}.</p>"
+        f"<ul class='small'>{unlike}</ul>"
         "<div class='wide'><table><thead><tr><th>format</th><th>payload</th><th>what</th>"
         f"<th>before</th><th>now</th><th></th></tr></thead><tbody>{rows}</tbody></table></div>"
     )

@@ -1,4 +1,4 @@
-"""What a run found, as it is written to JSON and read again; and what changed between two."""
+"""What a run found, as it is written to JSON and read again."""
 
 from __future__ import annotations
 
@@ -15,14 +15,11 @@ from typing import Any
 
 import msgspec
 
-from bridge.bench.statistics import Estimate, differ
+from bridge.bench.statistics import Estimate
 from bridge.version import __version__
 
 VERSION = 1  # of the file; one that is read must have it
 METHOD = 2  # of measuring; 1 encoded text outside ASCII from strings whose UTF-8 was known already
-# See statistics.differ. A process has its own luck with addresses and hashes, which intervals of
-# one start do not hold: equal runs of one start each differed by up to a fifth.
-DRIFT, DRIFT_OF_ONE_START = 0.05, 0.25
 
 # What a cell's `times` hold, all in ns per message. Those of a round trip begin with `trip_`.
 STEPS = {
@@ -142,121 +139,6 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(entry) for key, entry in value.items()}
     return [_rounded(entry) for entry in value] if isinstance(value, list) else value
-
-
-class Change(msgspec.Struct):
-    """What is really different. ratio: new by old; None where a cell became N/A or ceased to be."""
-
-    format: str
-    payload: str
-    step: str
-    old: float | None
-    new: float | None
-    ratio: float | None = None
-    reason: str = ""
-
-
-class Comparison(msgspec.Struct):
-    """compared: pairs of figures that both reports have and that are of one thing. unlike: what
-    else differs between the runs (machine, versions, options), so that the changes may be of that;
-    and which payloads were not compared, and why. threshold: see `differ`."""
-
-    changes: list[Change]
-    compared: int
-    threshold: float
-    unlike: list[str]
-
-
-def compare(old: Report, new: Report) -> Comparison:
-    """Which differences of times are real, by `statistics.differ`, and what is N/A in one only.
-    Payloads whose messages differ, or text that was measured in another way, are not compared."""
-    once = 1 in (old.options.get("starts"), new.options.get("starts"))
-    threshold = DRIFT_OF_ONE_START if once else DRIFT
-    changes, compared = [], 0
-    unlike, apart = _unlike_payloads(old, new)
-    for cell in new.cells:
-        before = old.cell(cell.format, cell.payload)
-        if before is None or cell.payload in apart:
-            continue
-        if (before.reason is None) != (cell.reason is None):
-            reason = cell.reason or f"no longer N/A ({before.reason})"
-            changes.append(Change(cell.format, cell.payload, "N/A", None, None, None, reason))
-        for step in sorted(before.times.keys() & cell.times.keys()):
-            was, now = before.times[step], cell.times[step]
-            compared += 1
-            if was.median and differ(was, now, threshold):
-                ratio = now.median / was.median
-                changes.append(
-                    Change(cell.format, cell.payload, step, was.median, now.median, ratio)
-                )
-    return Comparison(changes, compared, threshold, [*_unlike(old, new), *unlike])
-
-
-def _unlike_payloads(old: Report, new: Report) -> tuple[list[str], set[str]]:
-    """What to say of them, and the names of those that cannot be compared."""
-    said, apart, unknown = [], set(), []
-    earlier = {payload.name: payload for payload in old.payloads}
-    for payload in new.payloads:
-        name = payload.name
-        if (before := earlier.get(name)) is None:
-            continue
-        sizes = {
-            cell.format: (was.bytes, cell.bytes)
-            for cell in new.cells
-            if cell.payload == name and (was := old.cell(cell.format, name)) is not None
-            if was.bytes is not None and cell.bytes is not None
-        }
-        # A file has them rounded, see `_rounded`.
-        other = {n: (f"{a:.1f}", f"{b:.1f}") for n, (a, b) in sizes.items() if abs(a - b) > 0.1}
-        known = before.digest is not None and payload.digest is not None
-        differs = before.digest != payload.digest
-        if not known:
-            # A library may have changed its bytes, but not all of them did.
-            differs = before.messages != payload.messages or (
-                bool(sizes) and len(other) == len(sizes)
-            )
-        if differs:
-            apart.add(name)
-            said.append(f"{name}: other messages, not compared")
-        elif old.method != new.method and True not in (before.ascii, payload.ascii):
-            apart.add(name)
-            said.append(f"{name}: its text was encoded in another way, not compared")
-        else:
-            said += [f"bytes of {name} as {n}: {a} → {b}" for n, (a, b) in other.items()]
-            unknown += [] if known else [name]
-    if unknown:
-        said.append(f"whether the messages are the same is not known: {', '.join(unknown)}")
-    return said, apart
-
-
-def _unlike(old: Report, new: Report) -> list[str]:
-    pairs: list[tuple[str, Any, Any]] = [
-        ("method", old.method, new.method),
-        *((key, old.machine.get(key), new.machine.get(key)) for key in ("cpu", "cores", "system")),
-        *((key, old.machine.get(key), new.machine.get(key)) for key in ("python", "build", "otp")),
-        *(("quick", old.quick, new.quick), ("bridge", old.bridge, new.bridge)),
-        *(
-            (key, old.options.get(key), new.options.get(key))
-            for key in ("core", "starts", "rounds")
-        ),
-        *((key, *_loads(old, new, key)) for key in ("load_before", "load_after")),
-    ]
-    budgets = old.options.get("budget"), new.options.get("budget")
-    if all(budgets):  # files of METHOD 1 have it rounded to nothing
-        pairs.append(("budget", *budgets))
-    versions = [{n: v for f in r.formats for n, v in f.versions.items()} for r in (old, new)]
-    for known, report in zip(versions, (old, new), strict=True):
-        known |= {n: v for n, v in report.machine.items() if n == "zstandard"}
-    pairs += [
-        (name, versions[0][name], v) for name, v in versions[1].items() if name in versions[0]
-    ]
-    return [f"{name}: {was} → {now}" for name, was, now in pairs if was != now]
-
-
-def _loads(old: Report, new: Report, key: str) -> tuple[str, str]:
-    """Of the last minute; twice the same where less than one process more wanted to run."""
-    was, now = ((report.machine.get(key) or [0.0])[0] for report in (old, new))
-    return (f"{was:.1f}", f"{now:.1f}") if abs(was - now) >= 1 else ("", "")
 
 
 def versions_of(packages: tuple[str, ...]) -> dict[str, str]:

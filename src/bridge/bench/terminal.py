@@ -11,8 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from bridge.bench import words
+from bridge.bench.comparison import Comparison
 from bridge.bench.measure import Tell
-from bridge.bench.report import Comparison, Report
+from bridge.bench.report import Report
 
 COLUMNS = ("bytes", "zstd", "memory", *words.CALLS, "round trip", "±")
 FEWER = ("bytes", "encode", "decode", "round trip", "±")
@@ -82,27 +83,23 @@ def _table(report: Report, payload: str, about: str, width: int) -> Table:
 
 
 def show_changes(comparison: Comparison, console: Console | None = None) -> None:
-    """What is really different, the largest first."""
+    """What is really different, or may be, the largest first."""
     console = console or Console()
     for line in comparison.unlike:
         console.print(f"not alike: {escape(line)}", style="yellow")
-    console.print(
-        f"{comparison.compared} figures compared, {len(comparison.changes)} really different"
-        f" (95 % intervals apart, and by {comparison.threshold:.0%} or more)"
-    )
+    console.print(words.verdict(comparison))
+    changes = [*comparison.changes, *comparison.uncertain]
     table = Table(box=None)
     narrow = console.width < NARROW
     for column in ("format", "payload", "what"):
         table.add_column(column, no_wrap=not narrow, overflow="fold")
     for column in ("",) if narrow else ("before", "now", ""):
         table.add_column(column, justify="right", no_wrap=not narrow)
-    for change in sorted(
-        comparison.changes, key=lambda c: -max(c.ratio or 9e9, 1 / (c.ratio or 9e9))
-    ):
+    for change in sorted(changes, key=lambda c: -max(c.ratio or 9e9, 1 / (c.ratio or 9e9))):
         table.add_row(
             *map(escape, (change.format, change.payload, change.step)),
             *(() if narrow else (words.time(change.old), words.time(change.new))),
             f"{words.TIMES} {change.ratio:.2f}" if change.ratio else escape(change.reason),
         )
-    if comparison.changes:
+    if changes:
         console.print(table)

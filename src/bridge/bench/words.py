@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bridge.bench.comparison import RUNS, Comparison
 from bridge.bench.report import PARTS, STEPS, Cell, FormatInfo, Report
 from bridge.bench.statistics import Estimate
 
@@ -46,6 +47,24 @@ def spread(estimate: Estimate | None) -> str:
         return ""
     reach = max(estimate.high - estimate.median, estimate.median - estimate.low)
     return f"±{100 * reach / estimate.median:.0f} %"
+
+
+def verdict(comparison: Comparison) -> str:
+    """What a comparison found, in a sentence or two, without the figures."""
+    old, new = comparison.runs
+    found = (
+        f"{comparison.compared} figures compared, of {old} old and {new} new runs:"
+        f" {len(comparison.changes)} really different"
+    )
+    if min(old, new) >= RUNS:
+        return (
+            f"{found} (every new run apart from every old one by more than runs of one build are,"
+            f" and by {comparison.threshold:.0%} or more)"
+        )
+    return (
+        f"{found}, {len(comparison.uncertain)} that may be: cannot tell from fewer than {RUNS}"
+        " runs of each build"
+    )
 
 
 def row(cell: Cell) -> dict[str, str]:
