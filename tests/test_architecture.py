@@ -28,6 +28,7 @@ GROUND = {
     "tensors",
     "array_args",
     "empty_maps",
+    "unknown_args",
     "framing",
     "_framing",
     "_histogram",

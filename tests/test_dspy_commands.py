@@ -224,7 +224,7 @@ def test_messages_that_hosts_look_for(ask, call):
         "Program with ID 'qa' already exists"
     )
     for command in ("execute_program", "delete_program", "get_program_info"):
-        assert call(command, program_id="X", inputs={})["error"] == "Program not found: X"
+        assert call(command, program_id="X")["error"] == "Program not found: X"
         assert "Program ID is required" in call(command)["error"]
     assert call("nope")["error"] == "Unknown command: nope"
 
@@ -251,9 +251,9 @@ def test_life_of_a_program(ask):
 
 
 def test_the_signature_comes_back_exactly(dispatcher, ask):
-    """Unknown keys, key order, numbers' spelling, and strings that are no UTF-8."""
+    """Keys of the host, key order, numbers' spelling, and strings that are no UTF-8."""
     signature = (
-        b'{"outputs":[{"name":"a","x":1.50}],"inputs":[{"name":"q"}] , "mine":'
+        b'{"outputs":[{"name":"a","constraints":1.50}],"inputs":[{"name":"q"}] , "metadata":'
         b'{"z":1e2,"\\u00e9":null}}'
     )
     reply = dispatcher.call(
@@ -264,7 +264,7 @@ def test_the_signature_comes_back_exactly(dispatcher, ask):
     assert signature in reply
     packed = (
         b"\x83\xa6inputs\x91\x81\xa4name\xa1q\xa7outputs\x91\x82\xa4name\xa1a"
-        b"\xabdescription\xa2\xff\xfe\xa4mine\xa3\x80\x81\x82"
+        b"\xabdescription\xa2\xff\xfe\xa8metadata\xa3\x80\x81\x82"
     )
     request = (
         b"\x83\xa2id\x01\xa7command\xaecreate_program\xa4args\x82\xa2id\xa1b\xa9signature" + packed
@@ -285,13 +285,15 @@ def test_signatures_come_back_in_etf(ask, dispatcher):
     def call(command, args):
         return dispatcher.call(ETF.encode({"id": 1, "command": command, "args": args}), 60)
 
-    signature = ETF.encode({"inputs": [{"name": "q"}], "outputs": [{"name": "a"}], "mine": b"\xff"})
-    signature = signature.replace(b"m\0\0\0\4mine", b"w\4mine")[1:]
+    signature = ETF.encode(
+        {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}], "metadata": b"\xff"}
+    )
+    signature = signature.replace(b"m\0\0\0\x08metadata", b"w\x08metadata")[1:]
     create = {"id": "p", "signature": msgspec.Raw(signature)}
     assert signature in call("create_program", create)
     assert signature in call("list_programs", {})
     listed = ask("list_programs")["programs"][0]["signature"]
-    assert listed == {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}], "mine": "\ufffd"}
+    assert listed == {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}], "metadata": "\ufffd"}
     call("configure_lm", {"provider": "offline"})
     run = {"program_id": "p", "inputs": {"q": b"\xff"}, "program_data": create}
     reply = ETF.decode(call("execute_program", run))

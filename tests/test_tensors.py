@@ -567,14 +567,14 @@ def test_commands_that_keep_bytes_take_multipart_frames(name):
 
     def ask(command, args):
         outbox, buffers = Outbox(), []
-        message = request(command, {"unused": Apart(b"some"), **args})
+        message = request(command, args)
         outbox.append_multipart(collecting(format.encode_into, buffers), message, buffers)
         reply = format.decode(dispatcher.call(outbox.payload(), 60))
         assert reply["success"], reply
         return reply["result"]
 
     signature = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}
-    ask("create_program", {"id": "p", "signature": signature})
+    ask("create_program", {"id": "p", "signature": signature, "modules": Apart(b"some")})
     assert ask("list_programs", {})["programs"][0]["signature"] == signature
     long = b"\xff" * 10_000
     value = {"long": Apart(long), "x": Tensor("u8", (2,), b"ab"), "n": [1, None]}

@@ -13,7 +13,7 @@ def count_words(args: Text, context: Context) -> dict[str, int]:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -23,11 +23,23 @@ Lane = Literal["inline", "worker", "thread", "session", "everyone", "end_session
 Handler = Callable[[Any, Any], Any]  # (args, Context)
 AnyHandler = TypeVar("AnyHandler", bound=Callable[..., Any])
 
+# The type of an argument that some hosts send and that has no effect. Declared with the default
+# None beside the others; it is not among the known arguments that an error lists.
+Ignored = Annotated[Any, msgspec.Meta(description="Ignored.", extra={"ignored": True})]
+
+
+class NoArgs(msgspec.Struct):
+    """The args of a command that takes none."""
+
+
+class Unchecked(msgspec.Struct):
+    """As the args of a command: whatever is sent is ignored unread, the handler gets None."""
+
 
 class CommandSpec(msgspec.Struct, frozen=True):
     """A command as its adapter declares it.
 
-    args: the type its args are decoded to (None: it takes none, whatever is sent).
+    args: the type its args are decoded to, None for `Unchecked`.
     lane: "inline" runs on the reading thread and must not wait for anything; "worker" runs beside
     all other calls, without a session; "thread" does so too, once the earlier changes of its
     session are made; "session" changes its session: the session's later calls wait until it
@@ -82,17 +94,38 @@ class Adapter:
     ) -> Callable[[AnyHandler], AnyHandler]:
         """Declare the decorated handler(args, context) as the command `name`.
 
-        args: the type that the wire's args are decoded to, usually a msgspec.Struct; None: they
-        are not looked at. The handler returns what every format can encode, a dict as a rule, and
-        raises bridge.errors for errors with a code; whatever else it raises is answered as
-        `handler_error`.
+        args: the type that the wire's args are decoded to, usually a msgspec.Struct; None: it
+        takes none. Arguments that a Struct does not have are refused as `invalid_args`, but for
+        `session_id`, which every command may be sent. A Struct inside another one follows its own
+        `forbid_unknown_fields`. The handler returns what every format can encode, a dict as a
+        rule, and raises bridge.errors for errors with a code; whatever else it raises is answered
+        as `handler_error`.
         """
 
         def declare(handler: AnyHandler) -> AnyHandler:
             if name in self.commands:
                 raise ValueError(f"adapter {self.name!r} has the command {name!r} already")
             help = (handler.__doc__ or "").strip().partition("\n")[0]
-            self.commands[name] = CommandSpec(name, handler, args, lane, idempotent, help)
+            wanted = _strict(NoArgs if args is None else args)
+            self.commands[name] = CommandSpec(name, handler, wanted, lane, idempotent, help)
             return handler
 
         return declare
+
+
+def _strict(args: type) -> type | None:
+    """`args` without unknown fields but with a session_id; None for Unchecked."""
+    if args is Unchecked:
+        return None
+    if not isinstance(args, msgspec.StructMeta) or args.__struct_config__.array_like:
+        return args
+    session_id = ("session_id", str | None, msgspec.field(name="session_id", default=None))
+    return msgspec.defstruct(
+        args.__name__,
+        [] if "session_id" in args.__struct_fields__ else [session_id],
+        bases=(args,),
+        # Not the type's own, so that schemas of types that hold themselves can name both.
+        module=f"{args.__module__}.args",
+        namespace={"__doc__": args.__doc__},
+        forbid_unknown_fields=True,
+    )

@@ -14,6 +14,7 @@ from bridge import _apart, _etf, array_args, salvage, tensors
 from bridge.empty_maps import EmptyMaps
 from bridge.errors import InvalidArgs, NotEncodable
 from bridge.messages import Request
+from bridge.unknown_args import unknown_args
 
 _preparing = threading.Lock()
 
@@ -99,7 +100,7 @@ class Format:
                     raise
                 return self._decode_as(replaced, type, undecodable, buffers, arrays)
         except msgspec.ValidationError as error:
-            raise _invalid_args(str(error), path) from None
+            raise self._unknown(data, type, path) or _invalid_args(str(error), path) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidArgs(f"{path} is not valid {self.name}: {error}", path=path) from None
         except RecursionError:
@@ -124,6 +125,14 @@ class Format:
         return array_args.convert(
             value, type, buffers, str_keys=self.lossy, tells_text=self.tells_text
         )
+
+    def _unknown(self, data: Any, type: Any, path: str) -> InvalidArgs | None:
+        """The error for keys in the args that the type does not have, if there are any."""
+        try:
+            value = self._decode_repaired(data, Any, "bytes")
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return None
+        return unknown_args(value, type, path)
 
     def _decode_repaired(self, data: Any, type: Any, undecodable: str) -> Any:
         try:

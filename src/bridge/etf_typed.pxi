@@ -86,6 +86,7 @@ cdef class Record:
     cdef object type
     cdef dict places      # name on the wire -> index
     cdef Py_ssize_t count
+    cdef bint forbids_unknown
     cdef int kinds[FIELDS]
     cdef list defaults    # NODEFAULT: required
     cdef list factories   # None: the default is the value
@@ -97,7 +98,7 @@ cdef Record record_of(wanted):
     if not isinstance(wanted, msgspec.StructMeta) or hasattr(wanted, "__post_init__"):
         return None
     config = wanted.__struct_config__
-    if config.array_like or config.forbid_unknown_fields or config.tag is not None:
+    if config.array_like or config.tag is not None:
         return None
     fields = msgspec.structs.fields(wanted)
     if wanted.__match_args__ != wanted.__struct_fields__:  # some are given by name only
@@ -107,6 +108,7 @@ cdef Record record_of(wanted):
     record.type = wanted
     record.places = {field.encode_name: index for index, field in enumerate(fields)}
     record.count = len(fields)
+    record.forbids_unknown = config.forbid_unknown_fields
     for index, field in enumerate(fields):
         record.kinds[<int>index] = kinds_of(field.type)
         if record.kinds[<int>index] == 0:
@@ -159,6 +161,8 @@ cdef bint read_fields(Cursor *cursor, Record record, PyObject **values) except -
             return False
         place = PyDict_GetItemWithError(record.places, name)
         if place is NULL:
+            if record.forbids_unknown:
+                return False
             skip(cursor, 1)
             continue
         index = <object>place

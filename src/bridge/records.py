@@ -17,7 +17,7 @@ Changes = dict[Key, bytes | None]  # None: removed
 NOTHING: Mapping[str, bytes] = MappingProxyType({})
 
 
-class Quota(msgspec.Struct, frozen=True):
+class Quota(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How much a session may keep; None: as much as it likes.
 
     programs: records of the kind "program". bytes: names and values of all records together.

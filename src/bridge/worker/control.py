@@ -10,7 +10,7 @@ import msgspec
 
 from bridge import array_args, errors, telemetry
 from bridge._framing import EVENT, Outbox
-from bridge.adapter import Adapter
+from bridge.adapter import Adapter, Ignored, NoArgs, Unchecked
 from bridge.codec import FORMATS, Format
 from bridge.messages import Event, Id
 from bridge.version import __version__
@@ -48,6 +48,12 @@ class CallArgs(msgspec.Struct):
     id: Id
 
 
+class ShutdownArgs(msgspec.Struct):
+    """worker_id: existing hosts send it."""
+
+    worker_id: Ignored = None
+
+
 class LogLevelArgs(msgspec.Struct):
     """logger: the one to set, with those below it; missing: all that have no level of their own."""
 
@@ -63,7 +69,7 @@ def control(dispatcher: Dispatcher) -> Adapter:
     worker_id = msgspec.UNSET if dispatcher.worker_id is None else dispatcher.worker_id
     mode = dispatcher.mode
 
-    @adapter.command("ping", lane="inline", idempotent=True)
+    @adapter.command("ping", Unchecked, lane="inline", idempotent=True)
     def ping(args: None, context: Context) -> Pong:
         """Says that Python answers, and since when."""
         stuck = round(dispatcher.stuck_s, 1) or msgspec.UNSET
@@ -83,7 +89,7 @@ def control(dispatcher: Dispatcher) -> Adapter:
         }
 
     @adapter.command("describe", lane="inline", idempotent=True)
-    def describe(args: None, context: Context) -> dict[str, Any]:
+    def describe(args: NoArgs, context: Context) -> dict[str, Any]:
         """Every command with the JSON Schema of its args."""
         return {
             "version": __version__,
@@ -127,12 +133,12 @@ def control(dispatcher: Dispatcher) -> Adapter:
         return {"status": "set", "level": args.level, "logger": args.logger}
 
     @adapter.command("cleanup", lane="end_all", idempotent=True)
-    def cleanup(args: None, context: Context) -> dict[str, Any]:
+    def cleanup(args: NoArgs, context: Context) -> dict[str, Any]:
         """Drops all sessions with their programs; durable ones stay in the store."""
         return {"status": "cleaned", "programs_removed": _programs(context)}
 
     @adapter.command("reset_state", lane="end_all", idempotent=True)
-    def reset_state(args: None, context: Context) -> dict[str, Any]:
+    def reset_state(args: NoArgs, context: Context) -> dict[str, Any]:
         """Drops all sessions, as cleanup does, and sets the counters back."""
         recorders = [command.recorder for command in dispatcher.commands.values()]
         result = {
@@ -146,8 +152,8 @@ def control(dispatcher: Dispatcher) -> Adapter:
         dispatcher.refused.clear()
         return result
 
-    @adapter.command("shutdown", lane="inline")
-    def shutdown(args: None, context: Context) -> dict[str, Any]:
+    @adapter.command("shutdown", ShutdownArgs, lane="inline")
+    def shutdown(args: ShutdownArgs, context: Context) -> dict[str, Any]:
         """Ends the worker behind this reply; open calls get their grace period."""
         dispatcher.path.stopping = True
         return {

@@ -239,6 +239,9 @@ class Dispatcher:
         spec: CommandSpec = context.command.spec
         if spec.lane == "worker":
             return []
+        # What ends sessions must not do so by args that it refuses.
+        if spec.lane in ("end_all", "end_session") and context.command.decode is not None:
+            context.command.decode(context.format, context.request.args, context.buffers)
         if spec.lane == "end_all":
             return self.sessions.detach_all()
         if context.session_id is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bridge import errors
+from bridge.adapter import NoArgs
 from bridge.records import Kept, Quota
 from bridge.worker.dispatch import SessionArgs
 from bridge.worker.session import Session
@@ -119,7 +120,7 @@ def add_session_commands(adapter: Adapter, dispatcher: Dispatcher) -> None:
         )
 
     @adapter.command("cleanup_session", lane="end_session", idempotent=True)
-    def cleanup_session(args: None, context: Context) -> dict[str, Any]:
+    def cleanup_session(args: NoArgs, context: Context) -> dict[str, Any]:
         """Drops one session with its programs, also from the store; fine where there is none."""
         removed = sum(session.programs for session in context.sessions)
         if sessions.store is not None:

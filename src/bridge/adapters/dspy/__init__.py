@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bridge import errors
-from bridge.adapter import Adapter
+from bridge.adapter import Adapter, NoArgs
 from bridge.adapters.dspy.messages import (
     GEMINI_KEYS,
     ConfigureArgs,
@@ -114,7 +114,7 @@ adapter.command("execute_gemini_program", ExecuteArgs, lane="session")(execute_p
 
 
 @adapter.command("list_programs", idempotent=True)
-def list_programs(args: None, context: Context) -> dict[str, Any]:
+def list_programs(args: NoArgs, context: Context) -> dict[str, Any]:
     """The session's programs."""
     programs: list[Program] = list(context.session.state.programs.values())
     listed = [{"id": p.id, **p.info(context.format)} for p in programs]

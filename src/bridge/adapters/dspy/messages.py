@@ -8,7 +8,8 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 import msgspec
 
 from bridge import errors
-from bridge.adapters.dspy.tools import Tool
+from bridge.adapter import Ignored
+from bridge.adapters.dspy.tools import ToolDefinition
 from bridge.telemetry import conceal, keep_secret
 
 PROVIDERS = {"google": "gemini"}  # names that hosts use -> DSPy's
@@ -188,6 +189,8 @@ class CreateArgs(msgspec.Struct):
     tools: list[str] | None = None
     max_iters: int | None = None
     session_id: str | None = None
+    modules: Ignored = None  # of hosts that send their own program's configuration
+    pool_name: Ignored = None
 
 
 class CreateGeminiArgs(CreateArgs):
@@ -203,7 +206,7 @@ class CreateGeminiArgs(CreateArgs):
 class RegisterToolsArgs(msgspec.Struct):
     """tools: the session's from now on, in place of earlier ones; made programs keep theirs."""
 
-    tools: list[Tool]
+    tools: list[ToolDefinition]
     session_id: str | None = None
 
 
@@ -223,7 +226,7 @@ _NOTHING = {
 
 
 class ProgramData(msgspec.Struct):
-    """What a host that keeps programs itself sends with each execute."""
+    """What a host that keeps programs itself sends with each execute, its own keys among it."""
 
     signature: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     signature_def: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
@@ -237,16 +240,20 @@ class ProgramData(msgspec.Struct):
         return msgspec.Raw()
 
 
-class RunOptions(msgspec.Struct):
+class RunOptions(msgspec.Struct, forbid_unknown_fields=True):
     """What one run changes of its language model's settings."""
 
     temperature: float | None = None
     max_tokens: int | None = None
+    pool_name: Ignored = None  # of hosts that send the options of their pool, too
+    session_id: Ignored = None
+    timeout: Ignored = None
+    pool_timeout: Ignored = None
 
     def given(self) -> dict[str, Any]:
         """Those that are set."""
-        every = msgspec.structs.asdict(self)
-        return {name: value for name, value in every.items() if value is not None}
+        settings = {"temperature": self.temperature, "max_tokens": self.max_tokens}
+        return {name: value for name, value in settings.items() if value is not None}
 
 
 class ExecuteArgs(msgspec.Struct):

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from bridge.adapter import Ignored
 from bridge.adapters.dspy.types import TypeNameError, parse_type
 from bridge.codec import Format
 from bridge.errors import InvalidArgs
@@ -31,14 +32,15 @@ _SAFE = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 MAX_FIELDS = 256
 
 
-class FieldDefinition(msgspec.Struct):
+class FieldDefinition(msgspec.Struct, forbid_unknown_fields=True):
     """A field of the map form, where the key is the name."""
 
     type: str | None = None
     description: str | None = None
+    constraints: Ignored = None
 
 
-class NamedDefinition(FieldDefinition, kw_only=True):
+class NamedDefinition(FieldDefinition, kw_only=True, forbid_unknown_fields=True):
     """A field of the list form."""
 
     name: str
@@ -47,13 +49,15 @@ class NamedDefinition(FieldDefinition, kw_only=True):
 Definitions = list[NamedDefinition] | dict[str, FieldDefinition]
 
 
-class SignatureDefinition(msgspec.Struct):
-    """{"name", "description", "inputs", "outputs"}; other keys are the host's own."""
+class SignatureDefinition(msgspec.Struct, forbid_unknown_fields=True):
+    """{"name", "description", "inputs", "outputs"}; module and metadata are the host's own."""
 
     inputs: Definitions
     outputs: Definitions
     name: str | None = None
     description: str | None = None
+    module: Ignored = None
+    metadata: Ignored = None
 
 
 class Field(msgspec.Struct, frozen=True):

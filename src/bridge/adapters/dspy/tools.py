@@ -11,9 +11,30 @@ import msgspec
 
 from bridge import errors
 from bridge.activity import around
+from bridge.adapter import Ignored
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
+
+
+class ToolDefinition(msgspec.Struct, forbid_unknown_fields=True):
+    """A tool as hosts send it; what a server of the Model Context Protocol lists is one, too."""
+
+    name: str
+    description: str | None = None
+    args: dict[str, Any] | None = None
+    input_schema: dict[str, Any] | None = msgspec.field(name="inputSchema", default=None)
+    output_schema: Ignored = msgspec.field(name="outputSchema", default=None)
+    title: Ignored = None
+    annotations: Ignored = None
+    icons: Ignored = None
+    execution: Ignored = None
+    meta: Ignored = msgspec.field(name="_meta", default=None)
+
+    def tool(self) -> Tool:
+        """The tool that this defines."""
+        args = self.input_schema if self.args is None else self.args
+        return Tool(self.name, self.description or "", args or {})
 
 
 class Tool(msgspec.Struct, frozen=True):
@@ -42,10 +63,10 @@ class Tool(msgspec.Struct, frozen=True):
         }
 
 
-def checked(tools: list[Tool]) -> dict[str, Tool]:
+def checked(definitions: list[ToolDefinition]) -> dict[str, Tool]:
     """The tools by name. Raises InvalidArgs for names that are taken, twice there, or no words."""
     found: dict[str, Tool] = {}
-    for index, tool in enumerate(tools):
+    for index, tool in enumerate(each.tool() for each in definitions):
         path = f"args.tools[{index}]"
         if not tool.name.isidentifier() or tool.name in ("finish", "submit"):
             raise errors.InvalidArgs(f"{path}.name: {tool.name!r} cannot name a tool", path=path)
