@@ -14,6 +14,8 @@ from bridge._apart cimport apart_in
 from bridge._framing cimport HEADER, Frame, Outbox, is_multipart
 from bridge._histogram cimport Recorder, monotonic
 
+import threading
+
 from bridge._apart import FORGED, LONG, OTHER
 from bridge.codec import ETF, JSON, refuse_non_finite
 from bridge.errors import CallEnded, InvalidFrame, NotAllowed, NotEncodable, ReplyTooLarge
@@ -141,6 +143,15 @@ cdef class Command:
         self.recorder = Recorder()
 
 
+class Sleep:
+    """A wait for nothing but time. event: ends it early."""
+
+    __slots__ = ("event",)
+
+    def __init__(self):
+        self.event = threading.Event()
+
+
 cdef class Path  # each of the two holds the other
 
 
@@ -248,6 +259,17 @@ cdef class Context:
         self.stepped_ns = monotonic()
         if self.ended is not None:
             raise CallEnded(str(self.ended))
+
+    def wait(self, seconds):
+        """Wait that long. Raises CallEnded as soon as the call is over."""
+        cdef object sleep = Sleep()
+        self.waiting = sleep
+        try:
+            self.check()
+            sleep.event.wait(seconds)
+            self.check()
+        finally:
+            self.waiting = None
 
     def emit(self, str event, data):
         """Send an event, if the host asked for events and the call is not over.

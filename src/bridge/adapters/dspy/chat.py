@@ -1,28 +1,56 @@
-"""DSPy's chat format, with what depends on the signature alone made once a signature.
+"""DSPy's chat format: prompts in which values stay text, replies read as they are streamed.
 
-DSPy makes all of it anew for each call, which is a third of what a call of it costs.
+What depends on the signature alone is made once a signature: DSPy makes it anew for each call,
+which is a third of what a call of it costs.
 """
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 import dspy
+import pydantic
+from dspy.adapters.utils import apply_output_field_defaults, format_field_value, parse_value
+
+from bridge.adapters.dspy import streaming
+from bridge.adapters.dspy.replies import read_fields
 
 # By signature: it lives as long as its programs.
 Texts = weakref.WeakKeyDictionary[Any, str]
 
+_HEADER = re.compile(r"^([ \t]*\[)(?=\[ ## \w+ ## \]\])", re.MULTILINE)
+
+
+class Formatted(str):
+    """Text in the chat format, made by `ChatAdapter`: its headers are no part of any value."""
+
 
 class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
-    """Sends what `dspy.ChatAdapter` sends, to the letter."""
+    """Sends what `dspy.ChatAdapter` sends, except where a value holds what DSPy or a model would
+    take for structure: its marks for images and files, or the header of a field."""
 
     def __init__(self) -> None:
         # A reply that does not parse is an error: the fallback would ask the model a second time.
         super().__init__(use_json_adapter_fallback=False)
         self._system: Texts = Texts()
         self._requirements: Texts = Texts()
+
+    def __call__(
+        self,
+        lm: Any,
+        lm_kwargs: dict[str, Any],
+        signature: Any,
+        demos: list[dict[str, Any]],
+        inputs: dict[str, Any],
+    ) -> list[dict[str, Any]]:
+        run = streaming.running.get()
+        if run is not None:
+            run.fields = tuple(signature.output_fields)
+        values: list[dict[str, Any]] = super().__call__(lm, lm_kwargs, signature, demos, inputs)
+        return values
 
     def format_system_message(self, signature: Any) -> str:
         return _once(self._system, signature, super().format_system_message)
@@ -38,17 +66,49 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
         suffix: str = "",
         main_request: bool = False,
     ) -> str:
-        names = [name for name in signature.input_fields if name in inputs]
-        if not all(type(inputs[name]) is str for name in names):
-            text: str = super().format_user_message_content(
-                signature, inputs, prefix, suffix, main_request
-            )
-            return text
-        # Text stands as it is; DSPy finds that out with a pydantic model made for each value.
-        parts = [prefix, *(f"[[ ## {name} ## ]]\n{inputs[name]}" for name in names)]
+        """Every value that reaches a prompt passes here: inputs, tool results, examples."""
+        parts = [prefix]
+        for name, field in signature.input_fields.items():
+            if name in inputs:
+                parts.append(f"[[ ## {name} ## ]]\n{_value_text(field, inputs[name])}")
         if main_request:
             parts.append(self.user_message_output_requirements(signature))
-        return "\n\n".join([*parts, suffix]).strip()
+        text = "\n\n".join([*parts, suffix]).strip()
+        # DSPy makes content parts of what stands between its marks, so that the provider would
+        # fetch what a text names. No type of a signature has a value that needs them.
+        return Formatted(text.replace("<<CUSTOM-TYPE-", "< <CUSTOM-TYPE-"))
+
+    def parse(self, signature: Any, completion: str) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        for name, text in read_fields(completion, signature.output_fields).texts.items():
+            try:
+                fields[name] = parse_value(text, signature.output_fields[name].annotation)
+            except Exception as error:  # of several parsers, on text that anybody may have written
+                raise _unreadable(signature, completion, name, error) from error
+        fields = apply_output_field_defaults(signature, fields)
+        if fields.keys() != signature.output_fields.keys():
+            raise dspy.AdapterParseError(type(self).__name__, signature, completion)
+        return fields
+
+
+def _value_text(field: Any, value: Any) -> str:
+    if isinstance(value, Formatted):
+        return value
+    # DSPy finds out that a text is one with a pydantic model made for each value.
+    text = value if type(value) is str else format_field_value(field, value)
+    return _HEADER.sub(r"\1 ", text)
+
+
+def _unreadable(signature: Any, reply: str, name: str, error: Exception) -> dspy.AdapterParseError:
+    if isinstance(error, pydantic.ValidationError):
+        reason = error.errors(include_url=False, include_input=False)[0]["msg"]
+    elif isinstance(error, RecursionError):
+        reason = "nested too deeply"
+    else:
+        reason = str(error)
+    failure = dspy.AdapterParseError("ChatAdapter", signature, reply)
+    failure.field, failure.reason = name, reason
+    return failure
 
 
 def _once(known: Texts, signature: Any, make: Callable[[Any], str]) -> str:

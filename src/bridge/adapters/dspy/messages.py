@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
@@ -17,9 +18,32 @@ DEFAULT_PROVIDER = "gemini"
 GEMINI_KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY")  # in the environment, as LiteLLM reads them
 MOST_ANSWERS = 100_000  # in a session's cache; at some kB each these are hundreds of MB
 
+# Of settings of a model and of a run; what a provider allows may be less.
+RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0, 2),
+    "max_tokens": (1, 2**31 - 1),
+    "timeout": (0.001, 86_400),
+    "retries": (0, 10),
+    "retry_wait": (0, 60),
+    "retry_cap": (0, 600),
+    "cache": (0, MOST_ANSWERS),
+}
+
+
+def check_ranges(settings: Mapping[str, Any], path: str) -> None:
+    """Raise InvalidArgs for a number that is out of its range, or none at all (NaN)."""
+    for name, (least, most) in RANGES.items():
+        value = settings.get(name)
+        if value is not None and not least <= value <= most:
+            expected = f"a number from {least} to {most}"
+            raise errors.InvalidArgs(
+                f"{path}.{name}: expected {expected}", path=f"{path}.{name}", expected=expected
+            )
+
 
 class LMSettings(msgspec.Struct, frozen=True):
-    """A language model. model: DSPy's full name, provider first. timeout: seconds.
+    """A language model. model: DSPy's full name, provider first. timeout: seconds. retries, and the
+    first and the longest wait before one in seconds: see retries.py.
 
     answers: of the provider `scripted`, as JSON.
     """
@@ -32,6 +56,9 @@ class LMSettings(msgspec.Struct, frozen=True):
     max_tokens: int | None = None
     timeout: float = 120.0
     answers: str | None = None
+    retries: int = 2
+    retry_wait: float = 0.5
+    retry_cap: float = 10.0
 
     @property
     def provider(self) -> str:
@@ -42,7 +69,15 @@ class LMSettings(msgspec.Struct, frozen=True):
         full = full_model(model, None)
         if full.partition("/")[0] == self.provider:
             return msgspec.structs.replace(self, name=model, model=full)
-        return LMSettings(model, full, temperature=self.temperature, max_tokens=self.max_tokens)
+        return LMSettings(
+            model,
+            full,
+            temperature=self.temperature,
+            max_tokens=self.max_tokens,
+            retries=self.retries,
+            retry_wait=self.retry_wait,
+            retry_cap=self.retry_cap,
+        )
 
     def __repr__(self) -> str:
         return f"LMSettings({self.model!r})"
@@ -61,6 +96,9 @@ class StoredSettings(msgspec.Struct, frozen=True):
     answers: str | None
     had_secrets: bool
     cache: int
+    retries: int = 2
+    retry_wait: float = 0.5
+    retry_cap: float = 10.0
 
     @classmethod
     def of(cls, settings: LMSettings, cache: int) -> StoredSettings:
@@ -75,6 +113,9 @@ class StoredSettings(msgspec.Struct, frozen=True):
             settings.answers,
             settings.api_key is not None or base != settings.api_base,
             cache,
+            settings.retries,
+            settings.retry_wait,
+            settings.retry_cap,
         )
 
     def settings(self) -> LMSettings:
@@ -92,6 +133,9 @@ class StoredSettings(msgspec.Struct, frozen=True):
             max_tokens=self.max_tokens,
             timeout=self.timeout,
             answers=self.answers,
+            retries=self.retries,
+            retry_wait=self.retry_wait,
+            retry_cap=self.retry_cap,
         )
 
 
@@ -132,7 +176,8 @@ class ConfigureArgs(msgspec.Struct):
 
     timeout: seconds for one answer of the provider. answers (`scripted`): a list of maps of
     output fields, used up in turn, or a map from a part of the prompt to such a map.
-    cache: how many answers each session keeps of this model.
+    cache: how many answers each session keeps of this model. retries: how often a request that
+    failed is sent again; retry_wait, retry_cap: the first and the longest wait before, in seconds.
     """
 
     model: str | None = None
@@ -145,14 +190,14 @@ class ConfigureArgs(msgspec.Struct):
     timeout: float = 120.0
     answers: list[Any] | dict[str, Any] | None = None
     cache: int = 0
+    retries: int = 2
+    retry_wait: float = 0.5
+    retry_cap: float = 10.0
     session_id: str | None = None
 
     def settings(self) -> LMSettings:
-        """These as settings. Raises InvalidArgs without a model, and for a cache out of bounds."""
-        if not 0 <= self.cache <= MOST_ANSWERS:
-            raise errors.InvalidArgs(
-                f"args.cache: 0 to {MOST_ANSWERS}, not {self.cache}", path="args.cache"
-            )
+        """These as settings. Raises InvalidArgs without a model, and for numbers out of range."""
+        check_ranges(msgspec.structs.asdict(self), "args")
         provider = self.provider or self.type
         model = self.model or {"offline": "reader", "scripted": "answers"}.get(provider or "")
         if not model:
@@ -173,6 +218,9 @@ class ConfigureArgs(msgspec.Struct):
             self.max_tokens,
             self.timeout,
             None if self.answers is None else msgspec.json.encode(self.answers).decode(),
+            self.retries,
+            self.retry_wait,
+            self.retry_cap,
         )
 
 
@@ -251,8 +299,9 @@ class RunOptions(msgspec.Struct, forbid_unknown_fields=True):
     pool_timeout: Ignored = None
 
     def given(self) -> dict[str, Any]:
-        """Those that are set."""
+        """Those that are set. Raises InvalidArgs for numbers out of range."""
         settings = {"temperature": self.temperature, "max_tokens": self.max_tokens}
+        check_ranges(settings, "args.options")
         return {name: value for name, value in settings.items() if value is not None}
 
 

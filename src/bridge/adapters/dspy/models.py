@@ -16,7 +16,9 @@ from dspy.clients.engines.litellm_engine import LiteLLMEngine
 from bridge import errors
 from bridge.adapters.dspy import streaming
 from bridge.adapters.dspy.answers import Answers
+from bridge.adapters.dspy.failures import lm_error
 from bridge.adapters.dspy.messages import LMSettings
+from bridge.adapters.dspy.retries import Retries
 from bridge.telemetry import keep_secret, take_over_logs
 
 if TYPE_CHECKING:
@@ -84,21 +86,9 @@ def _in_time(timeout: float, remaining: float | None) -> float:
     return min(timeout, next((each for each in TIMEOUTS if each >= remaining), timeout))
 
 
-def lm_error(error: dspy.DSPyError) -> errors.LMError:
-    """DSPy's error as ours: its message without the advice, its code and status as details."""
-    facts = {
-        "lm_code": error.code,
-        "status": error.status,
-        "provider": error.provider,
-        "retry_after": error.retry_after,
-        "retryable": dspy.is_retryable_lm_error(error) or None,
-    }
-    message = " ".join(str(error).partition("\n\n")[0].split())[:1000]
-    return errors.LMError(message, **{name: v for name, v in facts.items() if v is not None})
-
-
 def _made(settings: LMSettings) -> dspy.LM:
     common = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
+    retries = Retries(settings.retries, settings.retry_wait, settings.retry_cap)
     engine = _own_engine(settings)
     connection: dict[str, Any]
     if engine is not None:
@@ -108,16 +98,25 @@ def _made(settings: LMSettings) -> dspy.LM:
         connection = {name: value for name, value in given.items() if value is not None}
         connection["timeout"] = settings.timeout
     try:
-        lm = dspy.LM(settings.model, cache=False, **connection, **common)
-        if engine is None and not select_backend(lm).native:
-            engine = streaming.TappedEngine(ThroughLiteLLM(connection))
-            return dspy.LM(settings.model, cache=False, engine=engine, **common)
-        lm._engine_store = streaming.NativeEngines(CONNECTIONS)
+        lm = _lm(settings.model, **connection, **common)
+        if engine is not None:
+            return lm
+        if not select_backend(lm).native:
+            engine = streaming.TappedEngine(ThroughLiteLLM(connection), retries=retries)
+            return _lm(settings.model, engine=engine, **common)
+        # By the name "lm15" it never falls back to an engine that is not wrapped.
+        lm = _lm(settings.model, engine="lm15", **connection, **common)
+        lm._engine_store = streaming.NativeEngines(CONNECTIONS, retries)
         return lm
     except dspy.DSPyError as error:
         raise lm_error(error) from error
     except (ValueError, TypeError) as error:
         raise errors.InvalidArgs(f"args.model: {error}", path="args.model") from error
+
+
+def _lm(model: str, **settings: Any) -> dspy.LM:
+    # DSPy's own retries sleep where no cancel and no deadline can end it.
+    return dspy.LM(model, cache=False, num_retries=0, **settings)
 
 
 class ThroughLiteLLM:

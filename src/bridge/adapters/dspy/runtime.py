@@ -6,7 +6,6 @@ Never `dspy.configure`: every run has its own `dspy.context`, so sessions share 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -18,8 +17,9 @@ import pydantic_core
 from bridge import errors
 from bridge.activity import around
 from bridge.adapters.dspy import chat, streaming, tools
+from bridge.adapters.dspy.failures import lm_error, unreadable
 from bridge.adapters.dspy.messages import LMSettings, RunOptions
-from bridge.adapters.dspy.models import Model, in_time, lm_error
+from bridge.adapters.dspy.models import Model, in_time
 from bridge.adapters.dspy.signatures import Field, Signature
 from bridge.adapters.dspy.tools import Tool
 
@@ -40,6 +40,7 @@ class Runner:
         self.inputs = {field.name: field for field in signature.inputs}
         self._checks = {field.name: _check(field) for field in signature.inputs}
         self.names = {field.safe_name: field.name for field in signature.outputs}
+        self._host_names = set(self.names.values())
 
     def arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The module's arguments. Raises InvalidArgs naming what is undeclared, missing, wrong."""
@@ -71,17 +72,18 @@ class Runner:
     def outputs(self, prediction: Any) -> dict[str, Any]:
         """What the module answered, by the host's names, of types that every format carries.
 
-        Of what modules add by themselves only the reasoning; trajectories are events.
+        Of what modules add by themselves only the reasoning, unless an output of the host's has
+        that name; trajectories are events.
         """
         return {
             self.names.get(name, name): _plain(value)
             for name, value in prediction.items()
-            if name in self.names or name == "reasoning"
+            if name in self.names or (name == "reasoning" and name not in self._host_names)
         }
 
     def _value(self, field: Field, value: Any) -> Any:
         try:
-            return _without_markers(self._checks[field.name].validate_python(value))
+            return self._checks[field.name].validate_python(value)
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             path = ".".join(map(str, ("args.inputs", field.name, *first["loc"])))
@@ -153,7 +155,8 @@ def execute(
     options: RunOptions | None,
     context: Context,
 ) -> dict[str, Any]:
-    """Run `program`: {program_id, outputs, execution_time in s, model}.
+    """Run `program`: {program_id, outputs, execution_time in s, model}, and truncated where a reply
+    was cut off.
 
     Raises InvalidArgs before any model is called, LMNotConfigured, LMError, CallEnded.
     """
@@ -173,18 +176,25 @@ def execute(
         try:
             with dspy.context(lm=lm, adapter=chat.adapter, trace=None, disable_history=True):
                 prediction = runner.module(**arguments)
+        except streaming.OwnError as error:
+            raise error.error from error.error.__cause__
+        except dspy.AdapterParseError as error:
+            raise unreadable(error, run.reply, run.names, truncated=run.truncated) from error
         except dspy.DSPyError as error:
-            raise lm_error(error) from error
+            raise lm_error(error, run.attempts) from error
         finally:
             streaming.running.reset(token)
     run.succeeded()
     program.executed()
-    return {
+    result = {
         "program_id": program.id,
         "outputs": runner.outputs(prediction),
         "execution_time": round(time.monotonic() - started, 6),
         "model": lm.model,
     }
+    if run.truncated:
+        result["truncated"] = True
+    return result
 
 
 def _told(program: Program) -> AbstractContextManager[dict[str, Any]]:
@@ -253,18 +263,6 @@ def _is_valid(check: pydantic.TypeAdapter[Any], value: Any) -> bool:
     except pydantic.ValidationError:
         return False
     return True
-
-
-def _without_markers(value: Any) -> Any:
-    """`value` with DSPy's marks for images and files broken up: in text from a host they would
-    make the provider fetch what the text names."""
-    if isinstance(value, str):
-        return value.replace("<<CUSTOM-TYPE-", "< <CUSTOM-TYPE-")
-    if isinstance(value, Mapping):
-        return {_without_markers(key): _without_markers(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_markers(entry) for entry in value]
-    return value
 
 
 def _plain(value: Any) -> Any:

@@ -39,7 +39,7 @@ class ScriptedAnswers:
         """The same, word by word."""
         response = self.complete(request)
         yield lm15.StreamStartEvent(model=response.model)
-        for word in re.findall(r"\s*\S+", response.message.text or ""):
+        for word in re.findall(r"\s*\S+|\s+", response.message.text or ""):
             yield lm15.StreamDeltaEvent(delta=lm15.TextDelta(text=word))
         yield lm15.StreamEndEvent(finish_reason="stop", usage=response.usage)
 

@@ -1,33 +1,44 @@
-"""Between DSPy and its engines: where a call is stopped, and its answer streams out field by field.
+"""Between DSPy and its engines: where a call is stopped, a request sent again, a reply streamed.
 
-DSPy's own streaming wants an event loop; this works on plain threads. The engine of each model is
-tapped: a call whose host wants events reads the engine's stream instead of its whole answer.
+DSPy's own streaming needs an event loop; this works on plain threads. The engine of each model is
+wrapped: a call whose host wants events reads the engine's stream instead of its whole answer.
 """
 
 from __future__ import annotations
 
-import re
+import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
+import dspy
 from dspy import lm15
 
 from bridge.activity import around
+from bridge.adapters.dspy.failures import refusal
 from bridge.adapters.dspy.prices import cost_usd
+from bridge.adapters.dspy.replies import FieldReader, well_formed
+from bridge.adapters.dspy.retries import NO_RETRIES, Retries
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
     from bridge.adapters.dspy.answers import Answers
 
 running: ContextVar[Run | None] = ContextVar("running", default=None)
+log = logging.getLogger("bridge.lm")
 
 
 class Run:
-    """One run of a program: its call, the host's names of the fields that it streams, and the
-    answers that its session keeps, if it does."""
+    """One run of a program: its call, the host's names of its output fields, and the answers that
+    its session keeps, if it does.
+
+    fields: those that the request under way asks for, by DSPy's names. reply: the text of the last
+    response. truncated: whether some response was cut off. attempts: how often the last request
+    was sent.
+    """
 
     def __init__(
         self, context: Context, names: dict[str, str], answers: Answers | None = None
@@ -35,65 +46,118 @@ class Run:
         self.context = context
         self.names = names
         self.answers = answers
+        self.fields: tuple[str, ...] = ()
+        self.reply = ""
+        self.truncated = False
+        self.attempts = 1
+        self.has_streamed = False  # text of the request under way
+        self.refusal = ""  # text of it that came outside of the response
         self._fresh: list[tuple[lm15.Request, lm15.Response]] = []
 
     def got(self, request: lm15.Request, response: lm15.Response) -> None:
-        """The model has answered."""
+        """Take in what the model answered. Raises OwnError where it refused to."""
+        self.reply = response.message.text or ""
+        self.truncated = self.truncated or response.finish_reason == "length"
+        refused = refusal(response, self.refusal)
+        if refused is not None:
+            raise OwnError(refused)
         if self.answers is not None:
             self._fresh.append((request, response))
 
     def succeeded(self) -> None:
-        """The program made something of the answers that it got: they are worth keeping."""
+        """Keep the answers: the program made something of them."""
         for request, response in self._fresh:
             assert self.answers is not None
             self.answers.keep(request, response)
 
+    def reader(self) -> FieldReader:
+        """A reader of the fields that stream. A field that a module adds does not, where one of
+        the host's has its name."""
+        hosts = set(self.names.values())
+        return FieldReader(
+            field for field in self.fields if field in self.names or field not in hosts
+        )
+
+    def emit_text(self, pieces: list[tuple[str, str]]) -> None:
+        """Stream what a reader returned."""
+        for field, text in pieces:
+            self.has_streamed = True
+            self.context.emit("chunk", {"field": self.names.get(field, field), "text": text})
+
+
+class OwnError(BaseException):
+    """Carries `error` past DSPy, which takes each Exception in an engine for the provider's."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
 
 class TappedEngine:
-    """`engine`, stopping calls that are over, streaming for those that want it, and telling what
-    each request to the model took.
+    """`engine`, stopping calls that are over, sending requests again that failed, streaming for
+    those that want it, and recording what each request to the model took.
 
     priced: whether DSPy's price list may know what it costs.
     """
 
-    def __init__(self, engine: Any, *, priced: bool = True) -> None:
+    def __init__(self, engine: Any, *, priced: bool = True, retries: Retries = NO_RETRIES) -> None:
         self._complete: Callable[[lm15.Request], lm15.Response] = engine.complete
         self._stream: Callable[[lm15.Request], Iterator[Any]] | None = getattr(
             engine, "stream", None
         )
         self._priced = priced
+        self._retries = retries
 
     def complete(self, request: lm15.Request) -> lm15.Response:
-        """As the engine's. Raises CallEnded besides."""
+        """As the engine's. Raises CallEnded and OwnError besides."""
         run = running.get()
         if run is None:
-            return self._told(request, self._complete, lambda name, amount: None)
+            return self._complete(request)
+        try:
+            return self._answered(request, run)
+        except (lm15.LM15Error, dspy.DSPyError):
+            raise
+        except Exception as error:
+            raise OwnError(error) from error
+
+    def _answered(self, request: lm15.Request, run: Run) -> lm15.Response:
         run.context.check()
         known = None if run.answers is None else run.answers.find(request)
         if known is not None:
-            return self._recalled(request, known, run)
-        ask = self._complete
-        if run.context.streaming and self._stream is not None:
-            ask = partial(self._streamed, self._stream, run)
-        response = self._told(request, ask, run.context.count)
+            self._recall(request, known, run)
+            return known
+        run.has_streamed, run.refusal = False, ""
+        for attempt in count(1):
+            run.attempts = attempt
+            try:
+                response = self._attempt(request, run)
+                break
+            except lm15.LM15Error as error:
+                wait = self._retries.wait(error, attempt, run.context.remaining)
+                # What a host has shown cannot be taken back.
+                if wait is None or run.has_streamed:
+                    raise
+                self._pause(request, run, error, wait)
         run.got(request, response)
         return response
 
-    def _told(
-        self,
-        request: lm15.Request,
-        ask: Callable[[lm15.Request], lm15.Response],
-        count: Callable[[str, float], None],
-    ) -> lm15.Response:
-        """What `ask` answers, told to listeners and counted."""
+    def _attempt(self, request: lm15.Request, run: Run) -> lm15.Response:
+        """Send the request once; listeners, counters and logs learn of it."""
         provider, _, model = request.model.partition("/")
+        count = run.context.count
         with around("lm", "chat", provider=provider, model=model) as facts:
             count("lm_calls", 1)
             try:
-                response = ask(request)
-            except Exception:
+                if run.context.streaming and self._stream is not None:
+                    response = self._streamed(self._stream, request, run)
+                else:
+                    with _engine_errors():
+                        response = _well_formed(self._complete(request))
+            except Exception as error:
                 count("lm_errors", 1)
+                log.debug("%s: attempt %d failed: %s", request.model, run.attempts, error)
                 raise
+            log.debug("%s: attempt %d: %s", request.model, run.attempts, response.finish_reason)
             amounts = {
                 "input_tokens": response.usage.input_tokens,
                 "output_tokens": response.usage.output_tokens,
@@ -107,89 +171,84 @@ class TappedEngine:
             facts["response_model"] = response.model
         return response
 
-    def _recalled(self, request: lm15.Request, response: lm15.Response, run: Run) -> lm15.Response:
+    def _pause(self, request: lm15.Request, run: Run, error: lm15.LM15Error, wait: float) -> None:
+        """Wait before the next attempt. Raises CallEnded when the call is over."""
+        log.debug("%s: attempt %d in %.3f s", request.model, run.attempts + 1, wait)
+        run.context.count("lm_retries", 1)
+        status = {"status": "lm_retry", "model": request.model, "attempt": run.attempts + 1}
+        reason = {"wait": round(wait, 3), "lm_code": error.code}
+        run.context.emit("status", status | reason)
+        run.context.wait(wait)
+
+    def _recall(self, request: lm15.Request, response: lm15.Response, run: Run) -> None:
         """An answer that was kept: for the host like one that has just come."""
         run.context.count("cache_hits", 1)
+        run.reply = response.message.text or ""
+        run.truncated = run.truncated or response.finish_reason == "length"
         if run.context.streaming:
             run.context.emit("status", {"status": "cache_hit", "model": request.model})
-            fields = FieldSplitter()
-            self._emit(run, fields.feed(response.message.text or ""))
-            self._emit(run, fields.finish())
-        return response
+            fields = run.reader()
+            run.emit_text([*fields.feed(run.reply), *fields.finish()])
 
     def _streamed(
-        self, stream: Callable[[lm15.Request], Iterator[Any]], run: Run, request: lm15.Request
+        self, stream: Callable[[lm15.Request], Iterator[Any]], request: lm15.Request, run: Run
     ) -> lm15.Response:
         run.context.emit("status", {"status": "lm_call", "model": request.model})
-        fields = FieldSplitter()
-        with lm15.ResponseStream(stream(request), request) as parts:
-            for text in parts:
+        fields = run.reader()
+        half = ""  # of a character whose other half has not come
+        with _engine_errors():
+            parts = lm15.ResponseStream(stream(request), request)
+        with parts:
+            texts = iter(parts)
+            while True:
+                with _engine_errors():
+                    text = next(texts, None)
+                    if text is None:
+                        response = _well_formed(parts.response)
+                        break
                 run.context.check()
-                self._emit(run, fields.feed(text))
-            self._emit(run, fields.finish())
-            return parts.response
-
-    def _emit(self, run: Run, pieces: Iterator[tuple[str, str]]) -> None:
-        for field, text in pieces:
-            if field != "completed":
-                run.context.emit("chunk", {"field": run.names.get(field, field), "text": text})
+                text = half + text
+                half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+                run.emit_text(fields.feed(well_formed(text[: len(text) - len(half)])))
+            run.emit_text([*fields.feed(well_formed(half)), *fields.finish()])
+        return response
 
 
 class NativeEngines(dict[Any, Any]):
-    """The store in which a `dspy.LM` keeps the engines it makes: each is tapped on its way in, and
+    """The store in which a `dspy.LM` keeps the engines it makes: each is wrapped on its way in, and
     allowed as many connections as there may be calls (DSPy's limit is 100)."""
 
-    def __init__(self, connections: int) -> None:
+    def __init__(self, connections: int, retries: Retries = NO_RETRIES) -> None:
         super().__init__()
         self._connections = connections
+        self._retries = retries
 
     def __setitem__(self, key: Any, engine: Any) -> None:
         config = replace(engine.config, max_connections=self._connections)
         engine.__init__(config, model_type=engine.model_type)
-        engine.complete = TappedEngine(engine).complete
+        engine.complete = TappedEngine(engine, retries=self._retries).complete
         super().__setitem__(key, engine)
 
 
-_HEADER = re.compile(r"\[\[ ## (\w+) ## \]\]\s*")
-_LONGEST_HEADER = 100  # characters; what could be one is held back
+@contextmanager
+def _engine_errors() -> Iterator[None]:
+    """Whatever an engine raises is its provider's, or that of the way to it."""
+    try:
+        yield
+    except (lm15.LM15Error, dspy.DSPyError, ImportError):
+        raise
+    except Exception as error:
+        raise lm15.LM15Error(f"{type(error).__name__}: {error}", code="unexpected") from error
 
 
-class FieldSplitter:
-    """DSPy's chat format, piece by piece: the text of each field without headers between."""
-
-    def __init__(self) -> None:
-        self._field = ""
-        self._held = ""
-
-    def feed(self, text: str) -> Iterator[tuple[str, str]]:
-        """(field, text) of all that is certain by now."""
-        self._held += text
-        while header := _HEADER.search(self._held):
-            # More white space may follow the header; it belongs to no field.
-            if header.end() == len(self._held):
-                break
-            yield from self._piece(self._held[: header.start()].rstrip())
-            self._field, self._held = header[1], self._held[header.end() :]
-        keep = self._uncertain()
-        certain, self._held = self._held[:keep], self._held[keep:]
-        yield from self._piece(certain)
-
-    def finish(self) -> Iterator[tuple[str, str]]:
-        """What was held back."""
-        header = _HEADER.search(self._held)
-        rest = self._held[: header.start()] if header else self._held
-        self._held = ""
-        yield from self._piece(rest.rstrip())
-
-    def _piece(self, text: str) -> Iterator[tuple[str, str]]:
-        if self._field and text:
-            yield self._field, text
-
-    def _uncertain(self) -> int:
-        """Where the white space, or the header, begins that the text may be ending in."""
-        start = self._held.rfind("[[")
-        if start < 0 and self._held.endswith("["):
-            start = len(self._held) - 1
-        if start < 0 or len(self._held) - start > _LONGEST_HEADER:
-            start = len(self._held)
-        return len(self._held[:start].rstrip())
+def _well_formed(response: lm15.Response) -> lm15.Response:
+    """`response` with text that every encoding can hold."""
+    parts = [
+        replace(part, text=well_formed(part.text)) if isinstance(part, lm15.TextPart) else part
+        for part in response.message.parts
+    ]
+    if all(
+        new is old or new == old for new, old in zip(parts, response.message.parts, strict=True)
+    ):
+        return response
+    return replace(response, message=replace(response.message, parts=tuple(parts)))

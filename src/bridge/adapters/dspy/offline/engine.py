@@ -46,7 +46,7 @@ class OfflineReader:
     def stream(self, request: lm15.Request) -> Iterator[lm15.StreamEvent]:
         """Yield the same reply: a start event, deltas of a few words, an end event with usage."""
         response = self.complete(request)
-        words = re.findall(r"\s*\S+", response.message.text or "")
+        words = re.findall(r"\s*\S+|\s+", response.message.text or "")
         yield lm15.StreamStartEvent(model=response.model)
         for first in range(0, len(words), _DELTA_WORDS):
             piece = "".join(words[first : first + _DELTA_WORDS])

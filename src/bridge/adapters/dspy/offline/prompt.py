@@ -141,7 +141,8 @@ _TOOL = re.compile(
     re.MULTILINE,
 )
 _STEP = re.compile(
-    r"\[\[ ## (tool_name|observation)_\d+ ## \]\]\n(.*?)(?=\n\n\[\[ ## |\Z)", re.DOTALL
+    r"^\[\[ ## (tool_name|observation)_\d+ ## \]\]\n(.*?)(?=\n\n\[\[ ## |\Z)",
+    re.DOTALL | re.MULTILINE,
 )
 
 

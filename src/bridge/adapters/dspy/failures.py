@@ -1,0 +1,106 @@
+"""What goes wrong with a language model, as errors that a host can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import dspy
+from dspy import lm15
+
+from bridge import errors
+from bridge.adapters.dspy.replies import read_fields, well_formed
+from bridge.telemetry import conceal
+
+LONGEST_REPLY = 4096  # bytes of a model's reply, or of its refusal, in an error
+_LONGEST_MESSAGE = 1000  # characters
+_MOST_FIELDS = 32  # names that a reply made up
+
+# What providers call it when they withhold an answer instead of giving one.
+_REFUSALS = {
+    "content_filter",
+    "content_policy_violation",
+    "promptFeedback",
+    "SAFETY",
+    "RECITATION",
+    "BLOCKLIST",
+    "PROHIBITED_CONTENT",
+    "SPII",
+}
+
+
+def lm_error(error: dspy.DSPyError, attempts: int = 1) -> errors.LMError:
+    """DSPy's error as ours: its message without the advice, its code and status as details.
+    attempts: how often the request was sent."""
+    is_refusal = error.provider_code in _REFUSALS
+    facts = {
+        "lm_code": "refusal" if is_refusal else error.code,
+        "refusal": cut(error.message) if is_refusal else None,
+        "reason": error.provider_code if is_refusal else None,
+        "status": error.status,
+        "provider": error.provider,
+        "retry_after": error.retry_after,
+        "retryable": dspy.is_retryable_lm_error(error) or None,
+        "attempts": attempts if attempts > 1 else None,
+    }
+    message = _line(str(error).partition("\n\n")[0])
+    return errors.LMError(message, **{name: v for name, v in facts.items() if v is not None})
+
+
+def refusal(response: lm15.Response, text: str) -> errors.LMError | None:
+    """The error for a response that withholds its answer; None where it is one. text: of a refusal
+    that came beside the response."""
+    text += "".join(part.text for part in response.message.parts_of(lm15.RefusalPart))
+    if not text and response.finish_reason != "content_filter":
+        return None
+    text = text or response.message.text or ""
+    reason = "content_filter" if response.finish_reason == "content_filter" else "refusal"
+    return errors.LMError(
+        _line(f"[{response.model}] the model refused to answer" + (f": {text}" if text else "")),
+        lm_code="refusal",
+        refusal=cut(text),
+        reason=reason,
+    )
+
+
+def unreadable(
+    error: dspy.AdapterParseError, reply: str, names: Mapping[str, str], *, truncated: bool
+) -> errors.LMError:
+    """The error for a reply without the fields that are wanted, or with one of another type.
+    names: the host's names of fields, by DSPy's."""
+    wanted = list(error.signature.output_fields)
+    headers = dict.fromkeys(read_fields(reply, wanted).headers)
+    found = [name for name in headers if name != "completed"][:_MOST_FIELDS]
+    missing = [name for name in wanted if name not in headers]
+    field, reason = getattr(error, "field", None), getattr(error, "reason", "")
+    expected, present, absent = (
+        [names.get(name, name) for name in each] for each in (wanted, found, missing)
+    )
+    if field is not None:
+        field = names.get(field, field)
+        told = f"the field {field} of the model's reply is not of its type: {reason}"
+    elif not reply.strip():
+        told = "the model's reply is empty"
+    else:
+        told = f"the model's reply has no field {', '.join(absent)}"
+    told += f"; expected: {', '.join(expected)}; found: {', '.join(present) or 'none'}"
+    if truncated:
+        told += "; the reply was cut off at max_tokens"
+    details = {"field": field, "truncated": truncated or None}
+    return errors.LMError(
+        _line(told),
+        lm_code=error.code,
+        expected=expected,
+        found=present,
+        reply=cut(reply),
+        **{name: value for name, value in details.items() if value is not None},
+    )
+
+
+def cut(text: str) -> str:
+    """`text` without secrets, and no longer than an error may carry."""
+    # Redacted first: half a secret would not be recognized.
+    return conceal(well_formed(text)).encode()[:LONGEST_REPLY].decode(errors="ignore")
+
+
+def _line(text: str) -> str:
+    return conceal(well_formed(" ".join(text.split())))[:_LONGEST_MESSAGE]

@@ -1,0 +1,136 @@
+"""Replies of models in DSPy's chat format, read once for streams and results.
+
+A field begins with the header `[[ ## name ## ]]` at the start of a line. A header anywhere else is
+text. Of several sections of one name the first counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_LONGEST_NAME = 100
+_HEADER = re.compile(rf"^[ \t]*\[\[ ## (\w{{1,{_LONGEST_NAME}}}) ## \]\]", re.MULTILINE)
+_BLANKS = " \t"
+_WHITE_SPACE = " \t\r\n"
+
+
+def _prefix_pattern() -> str:
+    """A pattern for every beginning of a header that is not the whole one."""
+    parts = [r"\[", r"\[", " ", "#", "#", " ", rf"\w{{1,{_LONGEST_NAME}}}", " ", "#", "#", " "]
+    pattern = r"\]?"
+    for part in reversed(parts[1:]):
+        pattern = f"(?:{part}{pattern})?"
+    return parts[0] + pattern
+
+
+_HEADER_PREFIX = re.compile(_prefix_pattern())
+
+
+class FieldReader:
+    """Takes a reply apart into the texts of its fields, piece by piece.
+
+    names: the fields to read; the sections of all others are dropped. texts: each field's text so
+    far. headers: the names of all sections, in order. White space around a text is no part of it,
+    except for the indentation of its first line.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.headers: list[str] = []
+        self._names = frozenset(names)
+        self._pieces: dict[str, list[str]] = {}
+        self._field: str | None = None
+        self._begun = False  # whether the field has text yet
+        self._spaces: list[str] = []  # white space that belongs to the text if more text follows
+        self._held = ""  # the beginning of a line that may become a header
+        self._at_line_start = True
+
+    @property
+    def texts(self) -> dict[str, str]:
+        return {name: "".join(pieces) for name, pieces in self._pieces.items()}
+
+    def feed(self, text: str) -> list[tuple[str, str]]:
+        """Read on. Returns (field, text) for all text that is certain by now."""
+        text = self._held + text
+        self._held = ""
+        new: list[tuple[str, str]] = []
+        begin = 0
+        for header in _HEADER.finditer(text):
+            if header.start() == 0 and not self._at_line_start:
+                continue
+            self._add(text[begin : header.start()], new)
+            self._open(header[1])
+            begin = header.end()
+            self._at_line_start = False
+        line = text.rfind("\n", begin) + 1
+        if line or (begin == 0 and self._at_line_start):
+            start = _skip_blanks(text, max(line, begin))
+            self._at_line_start = start == len(text)
+            if _HEADER_PREFIX.fullmatch(text, start):
+                self._at_line_start = True
+                self._held = text[start:]
+                text = text[:start]
+        self._add(text[begin:], new)
+        return new
+
+    def finish(self) -> list[tuple[str, str]]:
+        """End the reply. Returns what was held back."""
+        new: list[tuple[str, str]] = []
+        self._add(self._held, new)
+        self._held = ""
+        return new
+
+    def _open(self, name: str) -> None:
+        self.headers.append(name)
+        self._spaces = []
+        self._begun = False
+        self._field = name if name in self._names and name not in self._pieces else None
+        if self._field is not None:
+            self._pieces[self._field] = []
+
+    def _add(self, text: str, new: list[tuple[str, str]]) -> None:
+        if self._field is None or not text:
+            return
+        body = text.rstrip(_WHITE_SPACE)
+        if not body:
+            self._spaces.append(text)
+            return
+        spaces, self._spaces = "".join(self._spaces), [text[len(body) :]]
+        if self._begun:
+            body = spaces + body
+        else:
+            self._begun = True
+            body = _without_blank_lines(spaces + body)
+        self._pieces[self._field].append(body)
+        new.append((self._field, body))
+
+
+def read_fields(reply: str, names: Iterable[str]) -> FieldReader:
+    """Read a whole reply."""
+    reader = FieldReader(names)
+    reader.feed(reply)
+    reader.finish()
+    return reader
+
+
+def well_formed(text: str) -> str:
+    """Join the halves of characters that arrived apart; a half without the other is U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def _skip_blanks(text: str, start: int) -> int:
+    while start < len(text) and text[start] in _BLANKS:
+        start += 1
+    return start
+
+
+def _without_blank_lines(text: str) -> str:
+    """`text`, which follows a header, without the blank lines, and the blanks behind the header,
+    that it begins with."""
+    start = len(text) - len(text.lstrip(_WHITE_SPACE))
+    line = text.rfind("\n", 0, start) + 1
+    return text[line or start :]

@@ -1,0 +1,197 @@
+"""A provider on loopback that says just what a test wants, in the shapes of three protocols."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+KEY = "sk-loopback-0123456789"
+
+
+class ModelServer:
+    """respond(body) -> (status, headers, body): a map is sent as JSON, bytes as they are, a list
+    of either as server-sent events; None closes the connection.
+
+    requests: the bodies that came.
+    """
+
+    def __init__(self, respond: Callable[[dict[str, Any]], Any]) -> None:
+        self.respond = respond
+        self.requests: list[dict[str, Any]] = []
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                owner._answer(self)
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def __enter__(self) -> ModelServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def _answer(self, handler: BaseHTTPRequestHandler) -> None:
+        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        self.requests.append(body)
+        response = self.respond(body)
+        if response is None:
+            handler.close_connection = True
+            return
+        status, headers, said = response
+        is_stream = isinstance(said, list)
+        data = b"".join(map(_event, said)) if is_stream else _encoded(said)
+        kind = "text/event-stream" if is_stream else "application/json"
+        handler.send_response(status)
+        handler.send_header("Content-Type", kind)
+        handler.send_header("Content-Length", str(len(data)))
+        for name, value in headers.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(data)
+
+
+def _encoded(said: Any) -> bytes:
+    return said if isinstance(said, bytes) else json.dumps(said).encode()
+
+
+def _event(said: Any) -> bytes:
+    kind = f"event: {said['type']}\n" if isinstance(said, dict) and "type" in said else ""
+    return kind.encode() + b"data: " + _encoded(said) + b"\n\n"
+
+
+class OpenAI:
+    """Chat completions."""
+
+    model = "openai/test-model"
+    path = "/v1"
+
+    @staticmethod
+    def whole(text: str | None, finish: str = "stop", **more: Any) -> dict[str, Any]:
+        message = {"role": "assistant", "content": text, **more}
+        choice = {"index": 0, "message": message, "finish_reason": finish}
+        return {"id": "1", "object": "chat.completion", "model": "test-model", "choices": [choice]}
+
+    @staticmethod
+    def events(texts: Iterable[str], finish: str = "stop", **more: Any) -> list[Any]:
+        deltas = [{"content": text} for text in texts] + [{name: more[name]} for name in more]
+        chunks = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
+        chunks.append({"index": 0, "delta": {}, "finish_reason": finish})
+        head = {"id": "1", "object": "chat.completion.chunk", "model": "test-model"}
+        return [*({**head, "choices": [chunk]} for chunk in chunks), b"[DONE]"]
+
+    @staticmethod
+    def contents(body: dict[str, Any]) -> list[Any]:
+        """What stands for the text of each message."""
+        return [message["content"] for message in body["messages"]]
+
+
+class Anthropic:
+    """Messages."""
+
+    model = "anthropic/claude-3-5-haiku-latest"
+    path = "/v1"
+
+    @staticmethod
+    def whole(text: str | None, finish: str = "end_turn") -> dict[str, Any]:
+        content = [] if text is None else [{"type": "text", "text": text}]
+        return {
+            "id": "1",
+            "type": "message",
+            "role": "assistant",
+            "model": "claude",
+            "content": content,
+            "stop_reason": finish,
+            "usage": {"input_tokens": 1, "output_tokens": 1},
+        }
+
+    @classmethod
+    def events(cls, texts: Iterable[str], finish: str = "end_turn") -> list[Any]:
+        start = {**cls.whole(None), "stop_reason": None}
+        deltas = [
+            {
+                "type": "content_block_delta",
+                "index": 0,
+                "delta": {"type": "text_delta", "text": text},
+            }
+            for text in texts
+        ]
+        return [
+            {"type": "message_start", "message": start},
+            {
+                "type": "content_block_start",
+                "index": 0,
+                "content_block": {"type": "text", "text": ""},
+            },
+            *deltas,
+            {"type": "content_block_stop", "index": 0},
+            {
+                "type": "message_delta",
+                "delta": {"stop_reason": finish},
+                "usage": {"output_tokens": 1},
+            },
+            {"type": "message_stop"},
+        ]
+
+    @staticmethod
+    def contents(body: dict[str, Any]) -> list[Any]:
+        system = body["system"]
+        parts = [system] if isinstance(system, str) else _texts(system, {"type", "text"})
+        for message in body["messages"]:
+            content = message["content"]
+            parts += [content] if isinstance(content, str) else _texts(content, {"type", "text"})
+        return parts
+
+
+class Gemini:
+    """generateContent."""
+
+    model = "gemini/gemini-2.0-flash"
+    path = "/v1beta"
+
+    @staticmethod
+    def whole(text: str | None, finish: str = "STOP") -> dict[str, Any]:
+        content = {"role": "model", "parts": [] if text is None else [{"text": text}]}
+        return {
+            "candidates": [{"content": content, "finishReason": finish, "index": 0}],
+            "usageMetadata": {"promptTokenCount": 1, "candidatesTokenCount": 1},
+            "modelVersion": "gemini",
+        }
+
+    @classmethod
+    def events(cls, texts: Iterable[str], finish: str = "STOP") -> list[Any]:
+        events = [cls.whole(text) for text in texts]
+        for event in events:
+            del event["candidates"][0]["finishReason"]
+        return [*events, cls.whole("", finish)]
+
+    @staticmethod
+    def contents(body: dict[str, Any]) -> list[Any]:
+        system = body.get("systemInstruction") or body["system_instruction"]
+        parts = _texts(system["parts"], {"text"})
+        for message in body["contents"]:
+            parts += _texts(message["parts"], {"text"})
+        return parts
+
+
+PROTOCOLS = [OpenAI, Anthropic, Gemini]
+
+
+def _texts(parts: list[dict[str, Any]], keys: set[str]) -> list[Any]:
+    """The texts of parts that are text, the others as they are."""
+    return [part["text"] if part.keys() <= keys else part for part in parts]
