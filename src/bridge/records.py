@@ -70,10 +70,24 @@ class Records:
 
     def put_all(self, kind: str, values: Mapping[str, bytes]) -> None:
         """The same of several values: all or, over the quota, none."""
-        self._check(kind, values)
+        self.check(kind, values)
         for name, value in values.items():
             self._note(kind, name)
             self._set(kind, name, value)
+
+    def check(self, kind: str, values: Mapping[str, bytes]) -> None:
+        """Raise QuotaExceeded if `put_all` would."""
+        before = self.of(kind)
+        grown = self.size + sum(
+            _size(name, value) - _size(name, before.get(name)) for name, value in values.items()
+        )
+        # Who is over a quota that was lowered may still shrink.
+        if self.quota.bytes is not None and grown > max(self.quota.bytes, self.size):
+            raise _exceeded("bytes", self.quota.bytes, grown)
+        if kind == "program" and self.quota.programs is not None:
+            programs = len(before) + sum(name not in before for name in values)
+            if programs > max(self.quota.programs, len(before)):
+                raise _exceeded("programs", self.quota.programs, programs)
 
     def remove(self, kind: str, name: str) -> None:
         """Keep it no longer; fine where there is none."""
@@ -131,18 +145,6 @@ class Records:
         if self._private is not None:
             self._private.pop((kind, name), None)
         self.size += _size(name, value) - _size(name, before)
-
-    def _check(self, kind: str, values: Mapping[str, bytes]) -> None:
-        before = self.of(kind)
-        grown = self.size + sum(
-            _size(name, value) - _size(name, before.get(name)) for name, value in values.items()
-        )
-        # Who is over a quota that was lowered may still shrink.
-        if self.quota.bytes is not None and grown > max(self.quota.bytes, self.size):
-            raise _exceeded("bytes", self.quota.bytes, grown)
-        programs = len(before.keys() | values.keys()) if kind == "program" else 0
-        if self.quota.programs is not None and programs > max(self.quota.programs, len(before)):
-            raise _exceeded("programs", self.quota.programs, programs)
 
 
 def _size(name: str, value: bytes | None) -> int:

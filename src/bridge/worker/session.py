@@ -31,6 +31,7 @@ class Session:
 
     __slots__ = (
         "__weakref__",
+        "_inherited",
         "_new_state",
         "_state",
         "_store",
@@ -57,6 +58,7 @@ class Session:
         ttl: float,
         quota: Quota,
         store: Store | None,
+        inherited: Callable[[], Any],
     ) -> None:
         self.id = session_id
         self.shared = shared
@@ -72,6 +74,7 @@ class Session:
         self.is_new = True
         self.is_loaded = store is None
         self._store = store
+        self._inherited = inherited
         self._new_state = new_state
         self._state: Any = None
 
@@ -82,6 +85,14 @@ class Session:
                 if self._state is None:
                     self._state = self._new_state(self.records)
         return self._state
+
+    @property
+    def inherited(self) -> Any:
+        """The default session's state, to be read only; None in the default session itself.
+
+        It is as of now: another thread may be changing it. Raises StoreFailed.
+        """
+        return self._inherited()
 
     @property
     def is_durable(self) -> bool:

@@ -152,7 +152,26 @@ class Sessions:
         return sum(session.programs for session in list(self._table.values()))
 
     def _new(self, session_id: str) -> Session:
-        return Session(session_id, self._new_state, self._shared, self.ttl, self.quota, self.store)
+        is_default = session_id == self.default_id
+        inherited = _nothing if is_default else self._default_state
+        return Session(
+            session_id, self._new_state, self._shared, self.ttl, self.quota, self.store, inherited
+        )
+
+    def _default_state(self) -> Any:
+        """The default session's state, which the others inherit.
+
+        The session is not opened in the store for that: it stays with the worker that has it.
+        """
+        default = self._table.get(self.default_id)
+        if self.store is None:
+            return self._new_state(Records(self.quota)) if default is None else default.state
+        is_here = default is not None and default.is_loaded and default.failure is None
+        if default is None or not is_here:
+            return self._new_state(self.store.records(self.default_id))
+        if default.is_durable and not self.store.is_owner(default.id, default.epoch):
+            return self._new_state(self.store.records(self.default_id))
+        return default.state
 
     def _add(self, session_id: str, now: float, in_use: _Once) -> Session:
         if session_id not in self._table:
@@ -251,6 +270,10 @@ class _Once:
         if self._answer is None:
             self._answer = self._ask()
         return self._answer
+
+
+def _nothing() -> None:
+    return None
 
 
 def _check_id(session_id: str) -> None:

@@ -13,14 +13,14 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from bridge import errors
-from bridge.records import Changes, Quota, Settings
+from bridge.records import Changes, Quota, Records, Settings
 
 APPLICATION_ID = 0x64737062  # "dspb", in the file's header
 BUSY_TIMEOUT = 30.0  # seconds that another process may hold the file
@@ -56,6 +56,7 @@ MIGRATIONS: tuple[str, ...] = (
 )
 
 T = TypeVar("T")
+Read = Callable[[str, tuple[Any, ...]], list[tuple[Any, ...]]]
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -166,6 +167,10 @@ class Store:
             return int(programs)
 
         return self._do(work)
+
+    def records(self, session_id: str) -> StoredRecords:
+        """The records of a session as they are on disk, read without opening it."""
+        return StoredRecords(session_id, self._read)
 
     def find(self, session_id: str) -> dict[str, Any] | None:
         """What can be said of a session without opening it: session_id, epoch, created_at, ttl_s,
@@ -323,6 +328,59 @@ class Store:
         return int(version)
 
 
+class StoredRecords(Records):
+    """The records of a session that may be another worker's. Cannot be changed."""
+
+    __slots__ = ("_read", "_session_id")
+
+    def __init__(self, session_id: str, read: Read) -> None:
+        super().__init__(Quota())
+        self._session_id = session_id
+        self._read = read
+
+    def of(self, kind: str) -> Mapping[str, bytes]:
+        """The values of that kind, each read when it is asked for. Raises StoreFailed."""
+        return _StoredValues(self._session_id, kind, self._read)
+
+    def put_all(self, kind: str, values: Mapping[str, bytes]) -> None:
+        """Raises NotAllowed."""
+        raise errors.NotAllowed(f"session {self._session_id!r} can only be read here")
+
+    def remove(self, kind: str, name: str) -> None:
+        """Raises NotAllowed."""
+        self.put_all(kind, {})
+
+
+class _StoredValues(Mapping[str, bytes]):
+    __slots__ = ("_read", "_where")
+
+    def __init__(self, session_id: str, kind: str, read: Read) -> None:
+        self._where = (session_id, kind)
+        self._read = read
+
+    def __getitem__(self, name: str) -> bytes:
+        rows = self._read(
+            "SELECT value, crc32 FROM records JOIN sessions ON session = number"
+            " WHERE id = ? AND kind = ? AND name = ?",
+            (*self._where, name),
+        )
+        if not rows:
+            raise KeyError(name)
+        ((value, crc32),) = rows
+        return _checked(self._where[1], name, value, crc32)
+
+    def __iter__(self) -> Iterator[str]:
+        rows = self._read(
+            "SELECT name FROM records JOIN sessions ON session = number"
+            " WHERE id = ? AND kind = ? ORDER BY records.rowid",
+            self._where,
+        )
+        return iter([name for (name,) in rows])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
 class _Task:
     """What one caller wants of a transaction."""
 
@@ -397,10 +455,14 @@ def _records(db: sqlite3.Connection, number: int) -> Changes:
     for kind, name, value, crc32 in db.execute(
         "SELECT kind, name, value, crc32 FROM records WHERE session = ? ORDER BY rowid", (number,)
     ):
-        if zlib.crc32(value) != crc32:
-            raise errors.StoreFailed(f"the store is damaged: {kind} {name!r} is not what it was")
-        records[kind, name] = value
+        records[kind, name] = _checked(kind, name, value, crc32)
     return records
+
+
+def _checked(kind: str, name: str, value: bytes, crc32: int) -> bytes:
+    if zlib.crc32(value) != crc32:
+        raise errors.StoreFailed(f"the store is damaged: {kind} {name!r} is not what it was")
+    return value
 
 
 def _write(db: sqlite3.Connection, number: int, changes: Changes) -> None:

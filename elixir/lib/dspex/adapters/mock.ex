@@ -38,12 +38,16 @@ defmodule DSPex.Adapters.Mock do
     run(:create_program, fn state ->
       id = value(config, :id) || "mock_program_#{state.created + 1}"
       signature = value(config, :signature)
+      if_exists = to_string(value(config, :if_exists) || "error")
 
       cond do
         signature == nil ->
           {failure(:invalid_args, "Program signature is required"), state}
 
-        is_map_key(state.programs, id) ->
+        is_map_key(state.programs, id) and if_exists == "keep" ->
+          {{:ok, id}, state}
+
+        is_map_key(state.programs, id) and if_exists == "error" ->
           {failure(:program_exists, "Program with ID '#{id}' already exists"), state}
 
         true ->

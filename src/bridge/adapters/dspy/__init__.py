@@ -115,31 +115,78 @@ adapter.command("execute_gemini_program", ExecuteArgs, lane="session")(execute_p
 
 @adapter.command("list_programs", idempotent=True)
 def list_programs(args: NoArgs, context: Context) -> dict[str, Any]:
-    """The session's programs."""
-    programs: list[Program] = list(context.session.state.programs.values())
-    listed = [{"id": p.id, **p.info(context.format)} for p in programs]
-    return {"programs": listed, "total_count": len(listed)}
+    """Lists the session's programs, and the ids of those it inherits from the default session."""
+    state: State = context.session.state
+    inherited: State | None = context.session.inherited
+    programs = state.programs
+    listed = [{"id": p.id, **p.info(context.format)} for p in programs.values()]
+    result = {"programs": listed, "total_count": len(listed)}
+    if inherited is not None:
+        result["inherited"] = [name for name in inherited.program_ids if name not in programs]
+    return result
 
 
 @adapter.command("get_program_info", ProgramArgs, idempotent=True)
 def get_program_info(args: ProgramArgs, context: Context) -> dict[str, Any]:
     """One program: its signature and how often it ran."""
-    program: Program = context.session.state.find(args.program_id)
-    return program.info(context.format)
+    program = _find(args.program_id, context)
+    info = program.info(context.format)
+    if context.session.state.get(program.id) is None:
+        info["inherited"] = True
+    return info
 
 
 @adapter.command("delete_program", ProgramArgs, lane="session")
 def delete_program(args: ProgramArgs, context: Context) -> dict[str, Any]:
     """Drops a program; runs of it that are under way go on."""
-    program = context.session.state.find(args.program_id)
-    context.session.state.drop(program)
+    program = _find(args.program_id, context)
+    state: State = context.session.state
+    if state.get(program.id) is None:
+        raise errors.ProgramNotFound(
+            f"Program not found: {program.id} (in session {context.session.id!r}; the default"
+            " session has one, which is deleted without a session_id)",
+            program_id=program.id,
+            session_id=context.session.id,
+            inherited=True,
+        )
+    state.remove(program)
     return {"program_id": program.id, "status": "deleted"}
+
+
+def _find(program_id: str | None, context: Context) -> Program:
+    """The session's program of that id, or else the default session's.
+
+    Raises InvalidArgs (None), ProgramNotFound.
+    """
+    if program_id is None:
+        raise errors.InvalidArgs("Program ID is required", path="args.program_id")
+    program = _visible(program_id, context)
+    if program is None:
+        # Nothing is said of other sessions: they may be other users'.
+        is_default = context.session.inherited is None
+        where = "" if is_default else f" (in session {context.session.id!r} or the default session)"
+        raise errors.ProgramNotFound(
+            f"Program not found: {program_id}{where}",
+            program_id=program_id,
+            session_id=context.session.id,
+        )
+    return program
+
+
+def _visible(program_id: str, context: Context) -> Program | None:
+    state: State = context.session.state
+    program = state.get(program_id)
+    if program is None:
+        inherited: State | None = context.session.inherited
+        program = None if inherited is None else inherited.get(program_id)
+    return program
 
 
 def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, Any]:
     state: State = context.session.state
     program_id = args.id if args.id is not None else str(uuid.uuid4())
-    if program_id in state.programs:
+    existing = state.get(program_id)
+    if existing is not None and args.if_exists == "error":
         raise errors.ProgramExists(
             f"Program with ID '{program_id}' already exists", program_id=program_id
         )
@@ -147,13 +194,22 @@ def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, 
         Kept(bytes(args.signature), context.format.name),
         args.program_type,
         model=model,
-        tools=_chosen_tools(args, state),
+        tools=_chosen_tools(args, context),
         max_iters=args.max_iters,
     )
+    if existing is not None and args.if_exists == "keep":
+        Program(program_id, definition).runner  # noqa: B018  # making it is the check
+        return {
+            "program_id": program_id,
+            "status": "exists",
+            "signature": existing.definition.signature.in_format(context.format),
+            "program_type": existing.definition.program_type,
+            "same_definition": existing.has_definition(definition),
+        }
     _add(state, program_id, definition)
     return {
         "program_id": program_id,
-        "status": "created",
+        "status": "created" if existing is None else "replaced",
         "signature": args.signature,
         "program_type": args.program_type,
     }
@@ -162,36 +218,45 @@ def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, 
 def _add(state: State, program_id: str, definition: Definition) -> Program:
     """Raises InvalidArgs for a wrong definition: what is made is known to run; QuotaExceeded."""
     program = Program(program_id, definition)
+    state.check(program)  # first: a module takes much more memory than its definition
     program.runner  # noqa: B018  # making it is the check
     state.add(program)
     return program
 
 
-def _chosen_tools(args: CreateArgs, state: State) -> tuple[Tool, ...]:
-    names = state.tools if args.tools is None else args.tools
-    unknown = [name for name in names if name not in state.tools]
+def _chosen_tools(args: CreateArgs, context: Context) -> tuple[Tool, ...]:
+    tools = _visible_tools(context)
+    names = tools if args.tools is None else args.tools
+    unknown = [name for name in names if name not in tools]
     if unknown:
         raise errors.InvalidArgs(
-            f"args.tools: the session has no tool {', '.join(unknown)}", path="args.tools"
+            f"args.tools: no tool {', '.join(unknown)} is registered in this session or the"
+            " default session",
+            path="args.tools",
         )
-    return tuple(state.tools[name] for name in names)
+    return tuple(tools[name] for name in names)
+
+
+def _visible_tools(context: Context) -> dict[str, Tool]:
+    """The session's tools, and those of the default session that have other names."""
+    inherited: State | None = context.session.inherited
+    return {**({} if inherited is None else inherited.tools), **context.session.state.tools}
 
 
 def _find_or_rebuild(args: ExecuteArgs, context: Context) -> Program:
     """The session's program, or one from `program_data`, which hosts with many workers send."""
-    state: State = context.session.state
     data = args.program_data
     if data is None or args.program_id is None or not data.definition():
-        return state.find(args.program_id)
-    known = state.programs.get(args.program_id)
+        return _find(args.program_id, context)
+    known = _visible(args.program_id, context)
     if known is not None and known.is_defined_by(data.definition(), context.format):
         return known
     definition = Definition(
         Kept(bytes(data.definition()), context.format.name),
         data.program_type or (known.definition.program_type if known else "predict"),
-        tools=tuple(state.tools.values()),
+        tools=tuple(_visible_tools(context).values()),
     )
-    return _add(state, args.program_id, definition)
+    return _add(context.session.state, args.program_id, definition)
 
 
 __all__ = ["adapter"]

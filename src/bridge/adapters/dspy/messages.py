@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import msgspec
@@ -227,8 +227,12 @@ class ConfigureArgs(msgspec.Struct):
 class CreateArgs(msgspec.Struct):
     """id: made up if missing. signature: see signatures.py. program_type: see runtime.py.
 
-    For `react`: tools, by name, of those that the session has registered (default: all of them);
+    For `react`: tools, by name, of those registered in the session or the default session (default:
+    all of them);
     max_iters: how many it may call (default 20, at most 100).
+
+    if_exists: what happens where the session has a program of that id: "error"; "keep" it as it is;
+    "replace" it.
     """
 
     signature: msgspec.Raw
@@ -236,6 +240,7 @@ class CreateArgs(msgspec.Struct):
     program_type: str = "predict"
     tools: list[str] | None = None
     max_iters: int | None = None
+    if_exists: Literal["error", "keep", "replace"] = "error"
     session_id: str | None = None
     modules: Ignored = None  # of hosts that send their own program's configuration
     pool_name: Ignored = None

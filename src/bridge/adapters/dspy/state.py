@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bridge import errors
 from bridge._dispatch import timestamp
 from bridge.adapters.dspy.messages import LMSettings, StoredSettings
 from bridge.adapters.dspy.tools import Tool
@@ -52,6 +51,11 @@ class Program:
         self.last_executed: str | None = None
 
     @cached_property
+    def encoded(self) -> bytes:
+        """The definition as the session's records hold it."""
+        return msgspec.msgpack.encode(self.definition)
+
+    @cached_property
     def signature(self) -> Signature:
         """Raises InvalidArgs where the definition is wrong."""
         from bridge.adapters.dspy.signatures import Signature
@@ -75,6 +79,21 @@ class Program:
         same = Kept(bytes(signature), format.name) == self.definition.signature
         return same or Signature.parse(signature, format) == self.signature
 
+    def has_definition(self, other: Definition) -> bool:
+        """Whether a program made from `other` would be the same one. Raises InvalidArgs."""
+        from bridge.adapters.dspy.runtime import DEFAULT_ITERATIONS
+
+        mine = self.definition
+        if (mine.program_type, mine.model) != (other.program_type, other.model):
+            return False
+        if mine.program_type == "react":
+            iterations = [each.max_iters or DEFAULT_ITERATIONS for each in (mine, other)]
+            tools = [{tool.name: tool for tool in each.tools} for each in (mine, other)]
+            if iterations[0] != iterations[1] or tools[0] != tools[1]:
+                return False
+        signature = other.signature
+        return self.is_defined_by(msgspec.Raw(signature.data), signature.own_format)
+
     def executed(self) -> None:
         """Count a run."""
         self.execution_count += 1
@@ -93,38 +112,73 @@ class Program:
 
 
 class State:
-    """programs, tools (the host's): by name. model: None where the session has none of its own.
+    """The programs, tools and language model of a session, as its records hold them.
 
-    All of it stands in the session's records, too; how often a program ran does not.
+    How often a program ran is not recorded. Programs are decoded when they are first needed.
     """
 
     def __init__(self, records: Records) -> None:
         self._records = records
-        self.programs = {
-            name: Program(name, _definition(value)) for name, value in records.of("program").items()
-        }
-        tools = records.of("tools").get("")
-        self.tools: dict[str, Tool] = {} if tools is None else _tools(tools)
+        self._programs: dict[str, Program] = {}
+        self._tools: tuple[bytes | None, dict[str, Tool]] = (None, {})
         self._model: Model | None = None
 
-    def add(self, program: Program) -> None:
-        """Raises QuotaExceeded."""
-        encoded = msgspec.msgpack.encode(program.definition)
-        self._records.put("program", program.id, encoded)
-        self.programs[program.id] = program
+    def get(self, program_id: str) -> Program | None:
+        """Return the program of that id, if there is one."""
+        encoded = self._records.of("program").get(program_id)
+        if encoded is None:
+            return None
+        program = self._programs.get(program_id)
+        # Another thread may have changed the records since the program was decoded.
+        if program is None or program.encoded is not encoded:
+            program = Program(program_id, _definition(encoded))
+            program.encoded = encoded
+            self._programs[program_id] = program
+        return program
 
-    def drop(self, program: Program) -> None:
+    @property
+    def program_ids(self) -> list[str]:
+        """The ids of all programs, oldest first."""
+        return list(self._records.of("program"))
+
+    @property
+    def programs(self) -> dict[str, Program]:
+        """All programs by id, oldest first."""
+        found = ((name, self.get(name)) for name in self.program_ids)
+        return {name: program for name, program in found if program is not None}
+
+    def check(self, program: Program) -> None:
+        """Raise QuotaExceeded if the session has no room for `program`."""
+        self._records.check("program", {program.id: program.encoded})
+
+    def add(self, program: Program) -> None:
+        """Add `program`, in place of one of the same id. Raises QuotaExceeded."""
+        self._records.put("program", program.id, program.encoded)
+        self._programs[program.id] = program
+
+    def remove(self, program: Program) -> None:
+        """Remove `program`."""
         self._records.remove("program", program.id)
-        del self.programs[program.id]
+        self._programs.pop(program.id, None)
+
+    @property
+    def tools(self) -> dict[str, Tool]:
+        """The host's tools by name."""
+        encoded = self._records.of("tools").get("")
+        if self._tools[0] is not encoded:
+            self._tools = (encoded, {} if encoded is None else _tools(encoded))
+        return self._tools[1]
 
     def set_tools(self, tools: dict[str, Tool]) -> None:
-        """Raises QuotaExceeded."""
+        """Replace all tools. Raises QuotaExceeded."""
         self._records.put("tools", "", msgspec.msgpack.encode(tools))
-        self.tools = tools
 
     @property
     def model(self) -> Model | None:
-        """Raises LMNotConfigured where it was stored, and its key with good reason was not."""
+        """The session's own model, if it has one.
+
+        Raises LMNotConfigured where it was stored, and its key with good reason was not.
+        """
         stored = self._records.of("model").get("")
         if self._model is None and stored is not None:
             from bridge.adapters.dspy.models import Model
@@ -139,12 +193,3 @@ class State:
         stored = StoredSettings.of(model.settings, model.cache)
         self._records.put("model", "", msgspec.msgpack.encode(stored), model.settings)
         self._model = model
-
-    def find(self, program_id: str | None) -> Program:
-        """The program of that id. Raises InvalidArgs (None), ProgramNotFound."""
-        if program_id is None:
-            raise errors.InvalidArgs("Program ID is required", path="args.program_id")
-        program = self.programs.get(program_id)
-        if program is None:
-            raise errors.ProgramNotFound(f"Program not found: {program_id}", program_id=program_id)
-        return program
