@@ -57,7 +57,7 @@ def run(dispatcher, session_id=None, program_id="p"):
 
 SAME = [
     {},
-    {"signature": {**QA, "inputs": [{"name": "question", "type": "string"}], "extra": 1}},
+    {"signature": {**QA, "inputs": [{"name": "question", "type": "string"}], "module": "M"}},
     {"signature": {"outputs": {"answer": {}}, "inputs": {"question": {}}}},
 ]
 DIFFERENT = [

@@ -360,32 +360,43 @@ def test_thousands_of_new_sessions_wait_for_one_change_for_all(make):
     assert ask(other, "get_session_data", "one more")["data"] == {}
 
 
-def test_a_call_for_everyone_that_is_cancelled_gives_its_places_back(make):
-    """It waits for one slow session; the others go on."""
+def test_a_change_for_all_that_is_late_changes_nothing_and_holds_nobody_up(make):
+    """Though its handler goes on: calls behind it, and the next change, do not wait for that."""
     dispatcher = make()
+    gate, returned = threading.Event(), threading.Event()
 
-    @dispatcher.adapter.command("change_slowly", lane="session")
+    @dispatcher.adapter.command("change_slowly", lane="everyone")
     def change_slowly(args, context):
         """Waits for the gate."""
-        return {"opened": dispatcher.adapter.gate.wait(WAIT)}
-
-    @dispatcher.adapter.command("change_all", lane="everyone")
-    def change_all(args, context):
-        """Changes nothing."""
+        context.shared["by"] = "the late one"
+        gate.wait(WAIT)
+        returned.set()
         return {}
+
+    @dispatcher.adapter.command("change", lane="everyone")
+    def change(args, context):
+        """Says what it found."""
+        found = context.shared.get("by")
+        context.shared["by"] = "the next one"
+        return {"found": found}
+
+    @dispatcher.adapter.command("look")
+    def look(args, context):
+        """Says what it sees."""
+        return {"by": context.shared.get("by")}
 
     other = Dispatcher(dispatcher.adapter)
     other.add(control(other))
-    ask(other, "get_session_data", "free")
-    slow = in_background(other, "change_slowly", "slow")
-    request = {"id": "all", "command": "change_all", "timeout_ms": 50}
+    request = {"id": "all", "command": "change_slowly", "timeout_ms": 50}
     reply = json.loads(other.call(json.dumps(request).encode(), WAIT))
     assert reply["code"] == "deadline_exceeded"
-    for name in ("free", "new", None):
-        assert ask(other, "get_session_data", name)["data"] == {}
-    dispatcher.adapter.gate.set()
-    assert slow()["opened"]
-    assert ask(other, "change_all") == {}
+    assert ask(other, "look", "a") == {"by": None}
+    assert ask(other, "change") == {"found": None}
+    gate.set()
+    assert returned.wait(WAIT)
+    assert other.lanes.drain(WAIT)
+    for name in ("a", "new", None):
+        assert ask(other, "look", name) == {"by": "the next one"}
 
 
 def test_a_merge_over_a_lowered_quota_changes_nothing(make):

@@ -595,10 +595,8 @@ def test_sessions_that_are_not_durable_do_not_wait_for_the_store(open_worker, lo
     ask(worker, "update_session_data", "known", key="k", value=1)
     with lock():
         stuck = in_background(worker, "update_session_data", key="k", value=1)
-        everyone = in_background(
-            worker, "configure_lm", None, timeout_ms=100, provider="scripted", answers=[]
-        )
-        assert everyone()["code"] == "deadline_exceeded"
+        everyone = in_background(worker, "configure_lm", None, provider="scripted", answers=[])
+        assert everyone()["success"]
         for name in ("known", "new"):
             assert in_background(worker, "get_session_data", name, timeout_ms=20_000)()["success"]
     assert stuck()["success"]

@@ -67,6 +67,7 @@ class Context:
     def __init__(self, *args: Any, **kwargs: Any) -> NoReturn: ...
     session_id: str | None
     sessions: list[Any]
+    shared: dict[str, Any]
     ended: BridgeError | None
     deadline_ns: int
     # What the dispatcher keeps with the call.

@@ -162,7 +162,7 @@ cdef class Context:
 
     id: as the host sent it. session_id: the envelope's, or else that in the args, or None.
     session: that of a call that is not inline (sessions: all that it waited for). places: in their
-    orders.
+    orders. shared: what the adapter keeps for all sessions, a dict as it was when the call arrived.
     received_ns, deadline_ns: monotonic; 0 is no deadline. frame_bytes: of the request. buffers:
     those of a multipart request, a tuple of frames; else None.
     running: its handler has begun; before that it waits for its turn or for a thread. stepped_ns:
@@ -182,6 +182,7 @@ cdef class Context:
     cdef bint passes_buffers
     cdef object named
     cdef public list sessions
+    cdef public object shared
     cdef public object ended
     cdef public object paused
     cdef public object slot

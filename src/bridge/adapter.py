@@ -45,9 +45,9 @@ class CommandSpec(msgspec.Struct, frozen=True):
     session are made; "session" changes its session: the session's later calls wait until it
     returns or calls context.release(), and what it changed in the session's records is stored
     before its reply leaves (or when it calls context.session.commit(), as it must before release);
-    "everyone" is the same, but without a session named it changes all of them; "end_session" and
-    "end_all" get the sessions that they end as context.sessions, already out of
-    reach of later calls.
+    "everyone" is the same where a session is named; else it changes `context.shared`, a dict that
+    all sessions see from their next call on, and no session; "end_session" and "end_all" get the
+    sessions that they end as context.sessions, already out of reach of later calls.
     idempotent: repeating it does no harm. help: the first line of the handler's docstring.
     """
 

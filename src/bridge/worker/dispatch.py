@@ -124,7 +124,9 @@ class Dispatcher:
             if spec.args is not None:
                 decode = partial(_decode, spec.args, is_about_arrays(spec.args))
             inline = spec.lane == "inline"
-            run = partial(_in_turn, spec.handler) if spec.lane in CHANGING else spec.handler
+            run = spec.handler
+            if spec.lane in CHANGING:
+                run = partial(_in_turn, self.sessions, spec.handler)
             self.commands[spec.name] = Command(spec.name, run, decode, inline, spec)
 
     def call(self, request: Any, timeout: float | None = None) -> bytes:
@@ -158,10 +160,7 @@ class Dispatcher:
             context.host = self.host
             context.job = Job(partial(self._run, context))
             context.gate = threading.Lock()
-            context.places = Places(
-                [session.order for session in context.sessions],
-                partial(self.lanes.submit, context.job),
-            )
+            context.places = self._places(context)
             self.calls.add(context)
             context.places.enter()
         except Exception as error:
@@ -234,6 +233,25 @@ class Dispatcher:
 
     # Calls on threads.
 
+    def _places(self, context: Context) -> Places:
+        """Where the call waits for the ones before it. No session ever waits for another one: a
+        change for all waits for no session, and what ends sessions holds none up."""
+        start = partial(self.lanes.submit, context.job)
+        lane, changes = context.command.spec.lane, self.sessions.changes
+        orders = [session.order for session in context.sessions]
+        if _is_for_all(context):
+            return Places([changes], start)
+        if lane == "end_all":
+            return Places([], start, orders)
+        if lane not in LOADING or not changes.is_taken:
+            context.shared = self.sessions.shared
+            return Places(orders, start)
+
+        def see() -> None:
+            context.shared = self.sessions.shared
+
+        return Places(orders, start, [changes], see)
+
     def _sessions_of(self, context: Context) -> list[Session]:
         """Those whose earlier calls come first; `end_…` lanes take theirs out of the table."""
         spec: CommandSpec = context.command.spec
@@ -251,7 +269,6 @@ class Dispatcher:
             context.session_id = args.session_id
         if spec.lane == "everyone" and context.session_id in (None, self.sessions.default_id):
             context.session_id = None
-            return self.sessions.everyone()
         if spec.lane != "end_session":
             return [self.sessions.open(context.session_id)]
         if context.session_id is None:
@@ -289,6 +306,8 @@ class Dispatcher:
         session = context.session
         if session is None or context.answered or context.command.spec.lane not in LOADING:
             return
+        if _is_for_all(context):
+            return
         try:
             self.sessions.load(session)
         except errors.BridgeError as error:
@@ -312,7 +331,7 @@ class Dispatcher:
         """Whether the handler of an ended call keeps its turn until it is back: half of what it
         changes must not be stored with the next call's changes."""
         is_stored = self.sessions.store is not None and context.command.spec.lane in LOADING
-        return is_stored and context.has_turn
+        return is_stored and context.has_turn and not _is_for_all(context)
 
     def _reply(self, context: Context, outbox: Outbox) -> None:
         if not len(outbox):
@@ -359,7 +378,7 @@ class Dispatcher:
         raise errors.Overloaded(why, **details)
 
     def _sessions_in_use(self) -> set[Session]:
-        """Those that calls have; not those that a change for everyone passes through."""
+        """Those that calls have."""
         calls = list(self.calls.open.values())
         return {call.session for call in calls if call.session is not None}
 
@@ -399,9 +418,16 @@ def _decoded(format: Format, frame: Any, type: Any) -> Any:
         return None
 
 
-def _in_turn(handler: Handler, args: Any, context: Context) -> Any:
+def _is_for_all(context: Context) -> bool:
+    """Whether the call changes what all sessions share, and no session."""
+    return context.command.spec.lane == "everyone" and context.session_id is None
+
+
+def _in_turn(sessions: Sessions, handler: Handler, args: Any, context: Context) -> Any:
     """Run a handler that changes its session. Of a durable one the changes are on disk when this
     returns, and taken back where it raises."""
+    if _is_for_all(context):
+        return _change_for_all(sessions, handler, args, context)
     session: Session = context.session
     try:
         result = handler(args, context)
@@ -411,6 +437,17 @@ def _in_turn(handler: Handler, args: Any, context: Context) -> Any:
         if context.has_turn:
             session.undo()
         raise
+    return result
+
+
+def _change_for_all(sessions: Sessions, handler: Handler, args: Any, context: Context) -> Any:
+    """Run a handler that changes what all sessions share: a copy of it, which counts from then on
+    if the handler returns before the call is over."""
+    context.shared = dict(sessions.shared)
+    result = handler(args, context)
+    with context.gate:
+        if not context.answered:
+            sessions.shared = context.shared
     return result
 
 

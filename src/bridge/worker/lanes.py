@@ -233,6 +233,11 @@ class Order:
         self._ended = 0  # turns that are over, and not passed on yet
         self._is_passing = False
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether a job has its turn, or waits for it."""
+        return self._is_taken
+
     def enter(self, start: Callable[[], None]) -> None:
         """Call `start` when it is its turn, perhaps at once; `leave` ends that turn."""
         with _ordering:
@@ -267,22 +272,34 @@ class Order:
 
 
 class Places:
-    """A call's places in the orders of its sessions. start(): called when it has the turn in all
-    of them."""
+    """A call's places in the orders of what it changes and needs.
 
-    __slots__ = ("_held", "_is_over", "_orders", "_start", "has_turn")
+    held: orders in which the calls behind it wait until it leaves. passed: those in which it waits
+    for the calls before it, and holds up nobody. on_pass(): called whenever it passed one of them.
+    start(): called when it has the turn in all of them.
+    """
 
-    def __init__(self, orders: Sequence[Order], start: Callable[[], None]) -> None:
-        self._orders = orders
+    __slots__ = ("_held", "_is_over", "_missing", "_on_pass", "_orders", "_start", "has_turn")
+
+    def __init__(
+        self,
+        held: Sequence[Order],
+        start: Callable[[], None],
+        passed: Sequence[Order] = (),
+        on_pass: Callable[[], None] | None = None,
+    ) -> None:
+        self._orders = [*((order, True) for order in held), *((order, False) for order in passed)]
+        self._missing = len(self._orders)
         self._start = start
+        self._on_pass = on_pass
         self._held: list[Order] = []
         self._is_over = False
         self.has_turn = False
 
     def enter(self) -> None:
         """Take the places."""
-        for order in self._orders:
-            order.enter(partial(self._arrived, order))
+        for order, holds in self._orders:
+            order.enter(partial(self._arrived, order, holds))
         if not self._orders:
             self._start()
 
@@ -296,14 +313,18 @@ class Places:
         for order in held:
             order.leave()
 
-    def _arrived(self, order: Order) -> None:
+    def _arrived(self, order: Order, holds: bool) -> None:
+        if not holds and self._on_pass is not None:
+            self._on_pass()
         with _ordering:
             is_over = self._is_over
             if not is_over:
-                self._held.append(order)
-                self.has_turn = len(self._held) == len(self._orders)
+                if holds:
+                    self._held.append(order)
+                self._missing -= 1
+                self.has_turn = not self._missing
             starts = self.has_turn
-        if is_over:
+        if is_over or not holds:
             order.leave()
-        elif starts:
+        if starts and not is_over:
             self._start()

@@ -25,7 +25,6 @@ class Session:
     order: its calls'. ttl: seconds. epoch: that it was opened with in the store; 0: it is not
     durable. recorder: what is counted of its calls.
 
-    shared: what the adapter keeps for all sessions of the worker; one dict, never replaced.
     is_new: no call has ended in it yet, and no store had it.
     """
 
@@ -44,7 +43,6 @@ class Session:
         "order",
         "recorder",
         "records",
-        "shared",
         "slot",
         "ttl",
         "used",
@@ -54,14 +52,12 @@ class Session:
         self,
         session_id: str,
         new_state: Callable[[Records], Any],
-        shared: dict[str, Any],
         ttl: float,
         quota: Quota,
         store: Store | None,
         inherited: Callable[[], Any],
     ) -> None:
         self.id = session_id
-        self.shared = shared
         self.records = Records(quota)
         self.order = Order()
         self.recorder = Recorder()

@@ -13,6 +13,7 @@ from bridge import errors
 from bridge.records import Quota, Records
 from bridge.telemetry import warn
 from bridge.worker.expiry import Expiry
+from bridge.worker.lanes import Order
 from bridge.worker.session import Session
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ class Sessions:
     ttl: seconds that a session lives without a call, unless it has its own. quota: the same.
     store: where durable sessions are; what expires or gives way stays there.
     in_use(): those that have open calls.
+
+    shared: what the adapter keeps for all sessions; never changed, only replaced. changes: the
+    order of calls that replace it.
     """
 
     def __init__(
@@ -51,17 +55,17 @@ class Sessions:
         self.ttl = ttl
         self.quota = quota
         self.store = store
+        self.changes = Order()
+        self.shared: dict[str, Any] = {}
         self.expired = 0
         self.evicted = 0
         self._new_state = new_state
         self._in_use = in_use
-        self._shared: dict[str, Any] = {}
         self._table: OrderedDict[str, Session] = OrderedDict()  # the last used one at the end
         self._ending: WeakValueDictionary[str, Session] = WeakValueDictionary()
         self._gone: OrderedDict[str, str] = OrderedDict()
         self._expiry = Expiry()
         self._has_warned = False
-        self._to_come = self._new("")
 
     def open(self, session_id: str | None) -> Session:
         """The session of that id (None: the default one).
@@ -79,13 +83,6 @@ class Sessions:
             session = self._add(session_id, now, in_use)
         session.used = now
         return session
-
-    def everyone(self) -> list[Session]:
-        """For a change that all sessions are to see: the default one first, all others, and the
-        one that stands for those to come."""
-        default = self.open(None)
-        others = [session for session in self._table.values() if session is not default]
-        return [default, *others, self._to_come]
 
     def detach(self, session_id: str) -> list[Session]:
         """Take one session out of the table. Calls that have it keep it; later calls get a new
@@ -154,9 +151,7 @@ class Sessions:
     def _new(self, session_id: str) -> Session:
         is_default = session_id == self.default_id
         inherited = _nothing if is_default else self._default_state
-        return Session(
-            session_id, self._new_state, self._shared, self.ttl, self.quota, self.store, inherited
-        )
+        return Session(session_id, self._new_state, self.ttl, self.quota, self.store, inherited)
 
     def _default_state(self) -> Any:
         """The default session's state, which the others inherit.
@@ -185,7 +180,6 @@ class Sessions:
         session.used = now
         self._table[session_id] = session
         self._expiry.add(session, now)
-        self._wait_for(self._to_come, session)
         ending = self._ending.get(session_id)
         if ending is not None:
             self._wait_for(ending, session)

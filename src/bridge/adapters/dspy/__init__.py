@@ -59,7 +59,7 @@ def configure_lm(args: ConfigureArgs, context: Context) -> dict[str, Any]:
     settings = args.settings()
     model = Model(settings, args.cache)
     if context.session_id is None:
-        context.session.shared["model"] = model
+        context.shared["model"] = model
     else:
         context.session.state.set_model(model)
     return {
@@ -82,7 +82,7 @@ def create_gemini_program(args: CreateGeminiArgs, context: Context) -> dict[str,
     if not args.signature:
         args.signature = msgspec.Raw(context.format.encode(QUESTION_ANSWER))
     created = _create(args, context, model=args.model)
-    model: Model | None = context.session.state.model or context.session.shared.get("model")
+    model: Model | None = context.session.state.model or context.shared.get("model")
     name = args.model or (model.settings.name if model else None)
     return {**created, "type": "gemini", "model_name": name}
 
@@ -104,7 +104,7 @@ def execute_program(args: ExecuteArgs, context: Context) -> dict[str, Any]:
     from bridge.adapters.dspy import runtime
 
     program = _find_or_rebuild(args, context)
-    model = context.session.state.model or context.session.shared.get("model")
+    model = context.session.state.model or context.shared.get("model")
     context.session.commit()
     context.release()
     return runtime.execute(program, model, args.inputs, args.options, context)
