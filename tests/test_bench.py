@@ -180,11 +180,13 @@ def test_a_run_measures_what_it_says(report):
         assert cell.bytes > 0
         assert cell.total > 0
         parts = [step for step in cell.times if step.startswith("trip_") and step != "trip_total"]
-        assert sum(cell.median(step) for step in parts) == pytest.approx(cell.total, rel=0.5)
+        for index, total in enumerate(cell.times["trip_total"].samples):
+            shares = sum(cell.times[step].samples[index] for step in parts)
+            assert shares == pytest.approx(total, rel=0.5)
         own = report.formats[[info.name for info in report.formats].index(cell.format)]
         if own.group in ("untyped", "typed"):
             assert {"encode", "decode", "typed"} <= cell.times.keys()
-            assert cell.memory > 0
+            assert cell.memory >= 0
             assert cell.zstd > 0
         for figure in cell.times.values():
             assert figure.low <= figure.median <= figure.high
@@ -307,7 +309,7 @@ def test_the_page_escapes_what_users_name(report):
     assert found.tags.count("script") == 1
 
 
-def synthetic(seed: int, **shift: float) -> Report:
+def synthetic(seed: int | str, **shift: float) -> Report:
     """A report of ten formats, 1000 ns each with 2 % noise, times `shift` by name."""
     rng = random.Random(seed)
     names = [f"f{index}" for index in range(10)]
@@ -317,7 +319,13 @@ def synthetic(seed: int, **shift: float) -> Report:
         samples = [rng.gauss(middle, 0.02 * middle) for _ in range(9)]
         cells.append(Cell(name, "p", bytes=1.0, times={"trip_total": estimate(samples)}))
     return Report(
-        **{"made": "", "seconds": 1.0, "quick": False, "options": {"starts": 9}, "machine": {}},
+        **{
+            "made": "",
+            "seconds": 1.0,
+            "quick": False,
+            "options": {"starts": 9, "rounds": 5},
+            "machine": {},
+        },
         formats=[FormatInfo(name, "", "untyped", "", {}) for name in names],
         payloads=[PayloadInfo("p", "", 1)],
         cells=cells,
@@ -728,13 +736,14 @@ def test_the_command_measures_writes_and_compares(tmp_path):
 
 
 @pytest.mark.parametrize(("runs", "factor", "status"), [(3, 1.5, 3), (3, 0.5, 0), (1, 1.5, 4)])
-def test_the_exit_status_says_whether_something_is_slower(tmp_path, runs, factor, status):
+def test_the_exit_status_says_whether_something_is_slower(report, tmp_path, runs, factor, status):
     """For a pipeline: 3 slower, 4 cannot tell, else 0."""
-    names = [[f"{side}{run}.json" for run in range(runs)] for side in ("old", "new")]
-    for seed, name in enumerate(names[0]):
-        synthetic(seed).save(tmp_path / name)
-    for seed, name in enumerate(names[1]):
-        synthetic(100 + seed, f3=factor).save(tmp_path / name)
-    done = bench("--load", *names[1], "--compare", *names[0], cwd=tmp_path)
+    names = {side: [f"{side}{run}.json" for run in range(runs)] for side in ("old", "new")}
+    for side, shift in (("old", 1.0), ("new", factor)):
+        for name in names[side]:
+            made = synthetic(name, f3=shift)
+            facts = {**report.machine, "load_before": [0.0]}
+            msgspec.structs.replace(made, machine=facts).save(tmp_path / name)
+    done = bench("--load", *names["new"], "--compare", *names["old"], cwd=tmp_path)
     assert (done.returncode, done.stderr) == (status, "")
     assert "f3" in done.stdout
