@@ -4,31 +4,45 @@
 
 const { spawn } = require("node:child_process");
 
+const LAST_BYTES_MS = 200; // for what the worker wrote before it ended
+
 class Worker {
   constructor(python = process.env.BRIDGE_PYTHON || "python3", tools = {}) {
     this.tools = tools;
     this.calls = new Map(); // by id: { resolve, reject, onEvent }
     this.nextId = 1;
     this.unread = Buffer.alloc(0);
+    this.ended = undefined; // the error of every call, once the worker is gone
     this.child = spawn(python, ["-P", "-m", "bridge", "worker"], {
       stdio: ["pipe", "pipe", "inherit"],
     });
     this.child.stdout.on("data", (bytes) => this.read(bytes));
+    this.child.stdin.on("error", () => {}); // the worker is ending: "exit" says how
     this.child.on("error", (error) => this.end(error));
-    this.child.on("close", () => this.end(new Error("the worker is gone")));
+    // Not "close": it waits for whoever else holds the pipe, a child of the worker for instance.
+    this.child.on("exit", (status, signal) => {
+      const error = new Error(`the worker is gone (${signal || `exit status ${status}`})`);
+      setTimeout(() => this.end(error), LAST_BYTES_MS);
+    });
   }
 
   /** The result of a command; onEvent(name, data) gets what comes before it. */
   call(command, args = {}, onEvent) {
-    const id = this.nextId++;
-    this.send({ id, command, args, stream: onEvent !== undefined });
-    return new Promise((resolve, reject) => this.calls.set(id, { resolve, reject, onEvent }));
+    return new Promise((resolve, reject) => {
+      if (this.ended) throw this.ended;
+      const id = this.nextId++;
+      this.send({ id, command, args, stream: onEvent !== undefined });
+      this.calls.set(id, { resolve, reject, onEvent });
+    });
   }
 
-  /** Ends the worker; resolves to its exit status. */
+  /** Ends the worker; resolves to its exit status (null: a signal ended it, or it never ran). */
   stop() {
     this.child.stdin.end();
-    return new Promise((resolve) => this.child.once("exit", resolve));
+    return new Promise((resolve) => {
+      if (this.ended) resolve(this.child.exitCode);
+      else this.onEnd = () => resolve(this.child.exitCode);
+    });
   }
 
   send(message) {
@@ -53,11 +67,22 @@ class Worker {
     const message = JSON.parse(text);
     if (message.command !== undefined) return this.answer(message);
     const call = this.calls.get(message.id);
-    if (message.event !== undefined) return call?.onEvent?.(message.event, message.data);
+    if (message.event !== undefined) return this.hand(message, call);
     this.calls.delete(message.id);
     if (message.success) return call?.resolve(message.result);
     const error = new Error(message.error);
     call?.reject(Object.assign(error, { code: message.code, details: message.details }));
+  }
+
+  /** An event, to its call; one that its listener cannot take fails that call alone. */
+  hand({ id, event, data }, call) {
+    try {
+      call?.onEvent?.(event, data);
+    } catch (error) {
+      this.calls.delete(id);
+      call.reject(error);
+      this.call("cancel", { id }).catch(() => {});
+    }
   }
 
   async answer({ id, args }) {
@@ -69,8 +94,11 @@ class Worker {
   }
 
   end(error) {
-    for (const { reject } of this.calls.values()) reject(error);
+    this.ended ??= error;
+    for (const { reject } of this.calls.values()) reject(this.ended);
     this.calls.clear();
+    this.child.stdout?.destroy();
+    this.onEnd?.();
   }
 }
 
@@ -90,7 +118,11 @@ async function main() {
   process.exitCode = (await worker.stop()) || Number(!outputs.answer.includes("21 degrees"));
 }
 
-main().catch((error) => {
-  console.error(error.message);
-  process.exit(1);
-});
+if (require.main === module) {
+  main().catch((error) => {
+    console.error(error.message);
+    process.exit(1);
+  });
+}
+
+module.exports = { Worker };
