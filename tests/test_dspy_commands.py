@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from bridge import Dispatcher
+from bridge._etf import Opaque
 from bridge.adapters.dspy import adapter
-from bridge.codec import ETF
+from bridge.codec import ETF, MSGPACK
 from bridge.worker.control import control
 
 QA = {
@@ -181,6 +182,35 @@ def test_marks_of_images_in_text_stay_text(ask, dispatcher):
     ask("create_program", id="qa", signature=QA)
     result = ask("execute_program", program_id="qa", inputs={"question": mark})
     assert result["outputs"] == {"answer": "text"}
+
+
+WITHOUT_TEXT_FORM = [
+    # format, an input, its path, what is there
+    (MSGPACK, msgspec.msgpack.Ext(5, b"x"), "args.inputs.q", "a MessagePack extension"),
+    (MSGPACK, [1, {"x": b"\xff"}], "args.inputs.q[1].x", "binary data"),
+    (MSGPACK, {"a b": [[float("nan")]]}, "args.inputs.q.a b[0][0]", "nan"),
+    (MSGPACK, float("-inf"), "args.inputs.q", "-inf"),
+    (ETF, [{"x": Opaque(b"\x58w\1n" + bytes(12))}], "args.inputs.q[0].x", "an Erlang term"),
+    (ETF, {"x": [b"\xff"]}, "args.inputs.q.x[0]", "binary data"),
+]
+
+
+@pytest.mark.parametrize("type", ["any", "string", "list", "dict<string, any>", "integer"])
+@pytest.mark.parametrize(("format", "value", "path", "kind"), WITHOUT_TEXT_FORM)
+def test_inputs_without_a_text_form_are_refused(dispatcher, ask, type, format, value, path, kind):
+    """By their path, whatever the field's type is: no prompt ever shows what Python calls them."""
+    script(ask)  # a model that fails when it is called
+    signature = {"inputs": [{"name": "q", "type": type}], "outputs": [{"name": "a"}]}
+    ask("create_program", id="p", signature=signature)
+    run = {
+        "id": 1,
+        "command": "execute_program",
+        "args": {"program_id": "p", "inputs": {"q": value}},
+    }
+    reply = format.decode(dispatcher.call(format.encode(run), 60))
+    assert (reply["code"], reply["details"]["path"]) == ("invalid_args", path)
+    assert reply["error"].startswith(f"{path}: {kind}")
+    assert reply["error"].endswith("has no text form for a prompt")
 
 
 WRONG_SIGNATURES = [
@@ -527,6 +557,7 @@ def test_every_attribute_of_dspys_classes_can_name_a_field(ask):
     } | {"config", "lm", "completions", "max_iters", "demos", "n"}
     names = sorted(names)[:240]
     ask("configure_lm", provider="offline")
+    ask("register_tools", tools=[{"name": "look"}])
     for program_type in ("predict", "chain_of_thought", "react"):
         fields = [{"name": name} for name in names]
         ask(

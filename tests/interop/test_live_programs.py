@@ -245,14 +245,17 @@ def test_a_deadline_ends_a_slow_model(client, server):
 def test_wrong_tools_and_wrong_uses_of_them(client):
     """Refused with their place, before any program is made."""
     for tools, text in (
-        ([{"name": "finish"}], "cannot name a tool"),
-        ([{"name": "a b"}], "cannot name a tool"),
+        ([{"name": " "}], "name has 1 to 200 characters"),
         ([{"name": "a"}, {"name": "a"}], "a second tool"),
         ([{"name": "a", "args": {"x": 5}}], "not a JSON Schema"),
         ([{}], "missing required field"),
     ):
         with pytest.raises(errors.InvalidArgs, match=text):
             client.call("register_tools", {"tools": tools})
+    with pytest.raises(errors.InvalidArgs, match="react needs tools, and the session has none"):
+        create(client, WEATHER, "react")
+    with pytest.raises(errors.InvalidArgs, match="only for programs of type react"):
+        create(client, WEATHER, "predict", max_iters=3)
     with pytest.raises(errors.InvalidArgs, match="has no tool nothing"):
         create(client, WEATHER, "react", tools=["nothing"])
     with pytest.raises(errors.InvalidArgs, match="max_iters"):

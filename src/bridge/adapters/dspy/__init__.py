@@ -90,11 +90,16 @@ def create_gemini_program(args: CreateGeminiArgs, context: Context) -> dict[str,
 @adapter.command("register_tools", RegisterToolsArgs, lane="session", idempotent=True)
 def register_tools(args: RegisterToolsArgs, context: Context) -> dict[str, Any]:
     """Declares the host's tools for the session's programs; they are called as `call_tool`."""
-    context.session.state.set_tools(checked(args.tools))
+    state: State = context.session.state
+    before, given = state.tools, checked(args.tools)
+    state.set_tools(given if args.replace else before | given)
     return {
         "status": "registered",
         "session_id": context.session.id,
-        "tools": [tool.name for tool in args.tools],
+        "tools": list(state.tools),
+        "added": [name for name in given if name not in before],
+        "replaced": [name for name in given if name in before],
+        "removed": [name for name in before if name not in state.tools],
     }
 
 
@@ -190,6 +195,12 @@ def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, 
         raise errors.ProgramExists(
             f"Program with ID '{program_id}' already exists", program_id=program_id
         )
+    if args.program_type != "react":
+        for name in ("tools", "max_iters"):
+            if getattr(args, name) is not None:
+                raise errors.InvalidArgs(
+                    f"args.{name}: only for programs of type react", path=f"args.{name}"
+                )
     definition = Definition(
         Kept(bytes(args.signature), context.format.name),
         args.program_type,

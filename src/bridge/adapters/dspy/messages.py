@@ -257,9 +257,11 @@ class CreateGeminiArgs(CreateArgs):
 
 
 class RegisterToolsArgs(msgspec.Struct):
-    """tools: the session's from now on, in place of earlier ones; made programs keep theirs."""
+    """tools: added to those of the session, in place of earlier ones of the same names; programs
+    that are made keep theirs. replace: the session has no others from now on."""
 
     tools: list[ToolDefinition]
+    replace: bool = False
     session_id: str | None = None
 
 

@@ -21,7 +21,9 @@ from bridge.adapters.dspy.failures import lm_error, unreadable
 from bridge.adapters.dspy.messages import LMSettings, RunOptions
 from bridge.adapters.dspy.models import Model, in_time
 from bridge.adapters.dspy.signatures import Field, Signature
-from bridge.adapters.dspy.tools import Tool
+from bridge.adapters.dspy.text_form import without_text_form
+from bridge.adapters.dspy.tool_schema import ToolSchema
+from bridge.adapters.dspy.tools import Tool, model_names
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
@@ -82,11 +84,21 @@ class Runner:
         }
 
     def _value(self, field: Field, value: Any) -> Any:
+        unreadable = without_text_form(value, f"args.inputs.{field.name}")
+        if unreadable is not None:
+            path, kind = unreadable
+            raise errors.InvalidArgs(
+                f"{path}: {kind} has no text form for a prompt",
+                path=path,
+                expected=field.type_name,
+            )
         try:
             return self._checks[field.name].validate_python(value)
         except pydantic.ValidationError as error:
             first = error.errors()[0]
-            path = ".".join(map(str, ("args.inputs", field.name, *first["loc"])))
+            path = f"args.inputs.{field.name}" + "".join(
+                f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]
+            )
             raise errors.InvalidArgs(
                 f"{path}: expected {field.type_name}: {first['msg']}",
                 path=path,
@@ -125,26 +137,44 @@ def _react(signature: Signature, tools: tuple[Tool, ...], max_iters: int | None)
         raise errors.InvalidArgs(
             f"args.max_iters: 1 to {MOST_ITERATIONS}, not {iterations}", path="args.max_iters"
         )
-    module = dspy.ReAct(
-        _dspy_signature(signature), [_dspy_tool(tool) for tool in tools], max_iters=iterations
-    )
+    if not tools:
+        raise errors.InvalidArgs(
+            "args.tools: react needs tools, and the session has none: send register_tools first,"
+            " with the same session_id",
+            path="args.tools",
+        )
+    names = model_names(tools, ("finish",))  # which is DSPy's own
+    made = [_dspy_tool(tool, name) for tool, name in zip(tools, names, strict=True)]
+    module = dspy.ReAct(_dspy_signature(signature), made, max_iters=iterations)
     return Runner(signature, module)
 
 
-def _dspy_tool(tool: Tool) -> Any:
-    def call(**arguments: Any) -> Any:
+class HostTool(dspy.Tool):  # type: ignore[misc]  # DSPy is not typed
+    """A tool whose arguments may have any names: `dspy.Tool` has parameters of its own beside
+    them, and shows the model a traceback where they are wrong."""
+
+    def __call__(self, /, **arguments: Any) -> Any:
+        return self.func(arguments)
+
+
+def _dspy_tool(tool: Tool, name: str) -> Any:
+    schema = ToolSchema.of(tool.args)
+
+    def call(arguments: dict[str, Any]) -> Any:
         run = streaming.running.get()
         if run is None:
             raise RuntimeError(f"{tool.name} was called outside of a run")
-        return tools.call(tool, run.context, arguments)
+        return tools.call(tool, schema, run.context, arguments)
 
-    properties = tool.properties
-    return dspy.Tool(
+    description = tool.description
+    if name != tool.name:
+        description = f"{tool.name}: {description}" if description else tool.name
+    return HostTool(
         call,
-        name=tool.name,
-        desc=tool.description,
-        args=properties,
-        arg_types=dict.fromkeys(properties, Any),
+        name=name,
+        desc=description,
+        args=schema.properties,
+        arg_types=dict.fromkeys(schema.properties, Any),
     )
 
 

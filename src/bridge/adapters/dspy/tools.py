@@ -5,6 +5,7 @@ Nothing here imports DSPy: runtime.py makes a DSPy tool of each.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,13 +13,22 @@ import msgspec
 from bridge import errors
 from bridge.activity import around
 from bridge.adapter import Ignored
+from bridge.adapters.dspy.text_form import without_text_form
+from bridge.adapters.dspy.tool_schema import ToolSchema
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
 
+MAX_NAME = 200  # characters of a tool's name
+MAX_ERROR = 300  # characters of what the model is told of an error
+
 
 class ToolDefinition(msgspec.Struct, forbid_unknown_fields=True):
-    """A tool as hosts send it; what a server of the Model Context Protocol lists is one, too."""
+    """A tool as hosts send it; what a server of the Model Context Protocol lists is one, too.
+
+    args: JSON Schema of each argument by name, or one schema of the object that holds them all.
+    inputSchema: the same under the protocol's name.
+    """
 
     name: str
     description: str | None = None
@@ -31,77 +41,85 @@ class ToolDefinition(msgspec.Struct, forbid_unknown_fields=True):
     execution: Ignored = None
     meta: Ignored = msgspec.field(name="_meta", default=None)
 
-    def tool(self) -> Tool:
-        """The tool that this defines."""
-        args = self.input_schema if self.args is None else self.args
-        return Tool(self.name, self.description or "", args or {})
+    def tool(self, path: str) -> Tool:
+        """The tool that this defines, at `path` of the args. Raises InvalidArgs."""
+        if not self.name.strip() or len(self.name) > MAX_NAME:
+            raise errors.InvalidArgs(
+                f"{path}.name: a tool's name has 1 to {MAX_NAME} characters", path=f"{path}.name"
+            )
+        if self.args and self.input_schema is not None:
+            raise errors.InvalidArgs(
+                f"{path}: args and inputSchema are the same: send one of them", path=path
+            )
+        place = f"{path}.args" if self.input_schema is None else f"{path}.inputSchema"
+        tool = Tool(self.name, self.description or "", self.args or self.input_schema or {})
+        ToolSchema.of(tool.args).check(place)
+        return tool
 
 
 class Tool(msgspec.Struct, frozen=True):
-    """name: a word. args: JSON Schema of each argument by name, or one object schema of all."""
+    """name: the host's. args: as in ToolDefinition."""
 
     name: str
     description: str = ""
     args: dict[str, Any] = {}
 
-    @property
-    def properties(self) -> dict[str, Any]:
-        """The schema of each argument."""
-        whole = self.args.get("properties")
-        return whole if isinstance(whole, dict) else self.args
-
-    @property
-    def required(self) -> set[str]:
-        """The arguments that a call must have: those listed, or all without a default."""
-        listed = self.args.get("required")
-        if isinstance(self.args.get("properties"), dict):
-            return set(listed) if isinstance(listed, list) else set()
-        return {
-            name
-            for name, schema in self.args.items()
-            if not (isinstance(schema, dict) and "default" in schema)
-        }
-
 
 def checked(definitions: list[ToolDefinition]) -> dict[str, Tool]:
-    """The tools by name. Raises InvalidArgs for names that are taken, twice there, or no words."""
+    """The tools by name. Raises InvalidArgs for wrong names and schemas, and for a name twice."""
     found: dict[str, Tool] = {}
-    for index, tool in enumerate(each.tool() for each in definitions):
+    for index, definition in enumerate(definitions):
         path = f"args.tools[{index}]"
-        if not tool.name.isidentifier() or tool.name in ("finish", "submit"):
-            raise errors.InvalidArgs(f"{path}.name: {tool.name!r} cannot name a tool", path=path)
+        tool = definition.tool(path)
         if tool.name in found:
             raise errors.InvalidArgs(f"{path}.name: a second tool {tool.name!r}", path=path)
-        if not all(isinstance(schema, dict) for schema in tool.properties.values()):
-            raise errors.InvalidArgs(f"{path}.args: not a JSON Schema for each argument", path=path)
         found[tool.name] = tool
     return found
 
 
-def call(tool: Tool, context: Context, arguments: dict[str, Any]) -> Any:
+def model_names(tools: Iterable[Tool], taken: Iterable[str]) -> list[str]:
+    """The name by which a model calls each tool: the host's own where providers accept it and it
+    is not among `taken`, else one like it."""
+    found: list[str] = []
+    names = [*tools]
+    used = {*taken, *(tool.name for tool in names if _is_accepted(tool.name))}
+    for tool in names:
+        name = tool.name
+        if not _is_accepted(name) or name in taken:
+            stem = "".join(char if _is_accepted(char) else "_" for char in name)[:50]
+            name, count = stem, 1
+            while name in used:
+                count += 1
+                name = f"{stem}_{count}"
+        used.add(name)
+        found.append(name)
+    return found
+
+
+def _is_accepted(name: str) -> bool:
+    # What OpenAI, Anthropic and Gemini all take.
+    word = name.replace("_", "").replace("-", "")
+    return 0 < len(name) <= 64 and name.isascii() and (word.isalnum() or not word)
+
+
+def call(tool: Tool, schema: ToolSchema, context: Context, arguments: dict[str, Any]) -> Any:
     """What the tool says, for the language model: its result, or one line on what went wrong.
 
-    Missing and unknown arguments do not leave the worker. Raises CallEnded.
+    Arguments that are missing, unknown or wrong do not leave the worker. Raises CallEnded.
     """
-    wrong = _wrong(tool, arguments)
+    wrong = schema.wrong(arguments)
     if wrong:
-        return f"error: {wrong}"
+        return f"error: {tool.name} {wrong}"
     context.emit("tool_call", {"name": tool.name, "args": arguments})
     args = {"name": tool.name, "args": arguments, "session_id": context.session.id}
     try:
         with around("stage", "execute_tool", tool=tool.name):
             result = context.call_host("call_tool", args)
     except errors.BridgeError as error:
-        result = f"error: {str(error).partition(chr(10))[0][:300]}"
+        result = f"error: {str(error).partition(chr(10))[0][:MAX_ERROR]}"
+    unreadable = without_text_form(result, "result")
+    if unreadable is not None:
+        place, kind = unreadable
+        result = f"error: {tool.name} returned what has no text form: {place} is {kind}"
     context.emit("tool_result", {"name": tool.name, "result": result})
     return result
-
-
-def _wrong(tool: Tool, arguments: dict[str, Any]) -> str:
-    unknown = [name for name in arguments if name not in tool.properties]
-    missing = sorted(tool.required - arguments.keys())
-    if unknown:
-        return f"{tool.name} has no argument {', '.join(unknown)}"
-    if missing:
-        return f"{tool.name} needs the argument {', '.join(missing)}"
-    return ""

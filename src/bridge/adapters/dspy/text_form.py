@@ -1,0 +1,47 @@
+"""Which values a prompt can show: those of JSON, and dates, times, decimals and UUIDs."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import math
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+_SCALARS = (str, int, datetime.date, datetime.time, decimal.Decimal, uuid.UUID, type(None))
+
+
+def without_text_form(value: Any, path: str) -> tuple[str, str] | None:
+    """The first place in `value`, which stands at `path`, that a prompt cannot show, and what is
+    there in words; None where it can show everything."""
+    waiting = [(path, value)]
+    while waiting:
+        place, current = waiting.pop()
+        if isinstance(current, Mapping):
+            for key in current:
+                if not isinstance(key, str | int | float | None):
+                    return place, f"a map with a key of type {type(key).__name__}"
+            entries = [(f"{place}.{key}", entry) for key, entry in current.items()]
+            waiting += reversed(entries)
+        elif isinstance(current, list | tuple):
+            items = [(f"{place}[{index}]", item) for index, item in enumerate(current)]
+            waiting += reversed(items)
+        elif isinstance(current, float):
+            if not math.isfinite(current):
+                return place, str(current)
+        elif not isinstance(current, _SCALARS):
+            return place, _KINDS.get(type(current).__name__, type(current).__name__)
+    return None
+
+
+_KINDS = {
+    "Ext": "a MessagePack extension",
+    "Opaque": "an Erlang term without a form in JSON (a pid, reference, function or port)",
+    "bytes": "binary data",
+    "bytearray": "binary data",
+    "memoryview": "binary data",
+    "Frame": "binary data",
+    "ndarray": "an array",
+    "Tensor": "an array",
+}

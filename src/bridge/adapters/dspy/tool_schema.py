@@ -1,0 +1,164 @@
+"""The JSON Schema of a tool's arguments: in either form that hosts write, as one object schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from bridge import errors
+
+MAX_MESSAGE = 200  # characters of what is wrong with an argument
+MAX_DEPTH = 20  # references and compositions around the arguments
+_COMPOSITIONS = ("allOf", "anyOf", "oneOf")
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+_DEFINITIONS = ("$defs", "definitions")
+
+
+class ToolSchema(msgspec.Struct, frozen=True):
+    """properties: the schema of each argument, with the definitions that it refers to. required:
+    the arguments that a call must have. is_open: whether it may have others. whole: the schema of
+    the object that holds them all."""
+
+    properties: dict[str, Any]
+    required: frozenset[str]
+    is_open: bool
+    whole: dict[str, Any]
+
+    @classmethod
+    def of(cls, args: dict[str, Any]) -> ToolSchema:
+        """That of a tool's `args`: an object schema, or a schema of each argument by name."""
+        if not _is_object_schema(args):
+            needed = frozenset(name for name, schema in args.items() if not _has_default(schema))
+            whole = {"type": "object", "properties": args, "required": sorted(needed)}
+            return cls(args, needed, False, whole)
+        properties, required, is_open = _arguments(args, args, 0)
+        definitions = {key: args[key] for key in _DEFINITIONS if key in args}
+        shown = {
+            name: {**schema, **definitions} if _refers(schema) else schema
+            for name, schema in properties.items()
+        }
+        return cls(shown, frozenset(required), is_open, args)
+
+    def check(self, path: str) -> None:
+        """Raise InvalidArgs where it is no JSON Schema, or refers to something outside of it."""
+        for reference in _references(self.whole):
+            if not reference.startswith("#"):
+                raise errors.InvalidArgs(
+                    f"{path}: a reference to {reference[:100]!r}: only those within the schema"
+                    " (#/$defs/…) are followed",
+                    path=path,
+                )
+        wrong = [name for name, schema in self.properties.items() if not isinstance(schema, dict)]
+        if wrong:
+            raise errors.InvalidArgs(
+                f"{path}: not a JSON Schema for each argument: {wrong[0]}", path=path
+            )
+        # Imported here because sessions without tools do without it.
+        from jsonschema import SchemaError
+        from jsonschema.validators import validator_for
+
+        try:
+            validator_for(self.whole).check_schema(self.whole)
+        except SchemaError as error:
+            place = "".join(f".{part}" for part in error.absolute_path)
+            raise errors.InvalidArgs(
+                f"{path}: no JSON Schema: {place[1:]}: {error.message[:MAX_MESSAGE]}", path=path
+            ) from None
+
+    def wrong(self, arguments: dict[str, Any]) -> str:
+        """What is wrong with the arguments of a call, in one line; empty where nothing is."""
+        unknown = [name for name in arguments if name not in self.properties]
+        missing = sorted(self.required - arguments.keys())
+        if unknown and not self.is_open:
+            return f"has no argument {', '.join(unknown)}"
+        if missing:
+            return f"needs the argument {', '.join(missing)}"
+        from jsonschema.exceptions import best_match
+        from jsonschema.validators import validator_for
+        from referencing.exceptions import Unresolvable
+
+        try:
+            error = best_match(validator_for(self.whole)(self.whole).iter_errors(arguments))
+        except (Unresolvable, RecursionError):
+            return ""  # a reference that leads nowhere: the host looks at its arguments itself
+        if error is None:
+            return ""
+        place = ".".join(map(str, error.absolute_path)) or "the arguments"
+        return f"cannot take {place}: {' '.join(error.message.split())[:MAX_MESSAGE]}"
+
+
+def _is_object_schema(args: dict[str, Any]) -> bool:
+    """Whether it is a schema of all arguments; by-name schemas are maps, whatever their names."""
+    kind = args.get("type")
+    if kind == "object" or (isinstance(kind, list) and "object" in kind):
+        return True
+    if isinstance(args.get("$ref"), str) or isinstance(args.get("additionalProperties"), bool):
+        return True
+    if any(isinstance(args.get(key), list) for key in (*_COMPOSITIONS, "required")):
+        return True
+    properties = args.get("properties")
+    return isinstance(properties, dict) and all(
+        isinstance(schema, dict | bool) for schema in properties.values()
+    )
+
+
+def _arguments(
+    schema: Any, root: dict[str, Any], depth: int
+) -> tuple[dict[str, Any], set[str], bool]:
+    """(properties, required, whether there may be others), through references and compositions."""
+    if not isinstance(schema, dict) or depth > MAX_DEPTH:
+        return {}, set(), False
+    found = schema.get("properties")
+    properties = {
+        name: ({} if each is True else {"not": {}} if each is False else each)
+        for name, each in (found.items() if isinstance(found, dict) else ())
+    }
+    listed = schema.get("required")
+    required = {*listed} if isinstance(listed, list) else set()
+    is_open = schema.get("additionalProperties", False) is not False
+    is_open = is_open or bool(schema.get("patternProperties"))
+    parts = [_target(schema["$ref"], root)] if isinstance(schema.get("$ref"), str) else []
+    all_of = schema.get("allOf")
+    for part in [*parts, *(all_of if isinstance(all_of, list) else ())]:
+        more, needed, others = _arguments(part, root, depth + 1)
+        properties, required, is_open = more | properties, required | needed, is_open or others
+    for key in ("anyOf", "oneOf"):
+        choices = schema.get(key)
+        if isinstance(choices, list) and choices:
+            found_in = [_arguments(choice, root, depth + 1) for choice in choices]
+            for more, _, others in found_in:
+                properties, is_open = more | properties, is_open or others
+            required |= set.intersection(*(needed for _, needed, _ in found_in))
+    return properties, required, is_open
+
+
+def _target(reference: str, root: dict[str, Any]) -> Any:
+    """What a reference within the schema (#/$defs/Name) leads to; None for others."""
+    current: Any = root
+    for part in reference.removeprefix("#").split("/")[1:]:
+        key = part.replace("~1", "/").replace("~0", "~")
+        current = current.get(key) if isinstance(current, dict) else None
+    return current
+
+
+def _references(schema: Any) -> Iterator[str]:
+    waiting = [schema]
+    while waiting:
+        current = waiting.pop()
+        if isinstance(current, dict):
+            for key in _REFERENCES:
+                if isinstance(current.get(key), str):
+                    yield current[key]
+            waiting += current.values()
+        elif isinstance(current, list):
+            waiting += current
+
+
+def _refers(schema: Any) -> bool:
+    return next(_references(schema), None) is not None
+
+
+def _has_default(schema: Any) -> bool:
+    return isinstance(schema, dict) and "default" in schema

@@ -1,0 +1,285 @@
+"""Tools of the host: how they are declared, what the model sees of them, what reaches the host."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import msgspec
+import pytest
+
+from bridge import Dispatcher
+from bridge._framing import Frame, Outbox
+from bridge.adapters.dspy import adapter
+from bridge.codec import ETF, JSON, MSGPACK
+from bridge.worker.control import control
+
+QA = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}]}
+CITY = {"city": {"type": "string"}}
+ALL = {"type": "object", "properties": CITY, "required": ["city"]}
+
+
+class Host:
+    """A dispatcher's host that answers `call_tool` with what `tool(name, args)` returns."""
+
+    def __init__(self, format=JSON):
+        self.format = format
+        self.dispatcher = Dispatcher(adapter)
+        self.dispatcher.add(control(self.dispatcher))
+        self.called = []
+        self.tool = lambda name, args: "fine"
+        self.reply("hello", offers={"tools": True})
+
+    def reply(self, command, **args):
+        request = self.format.encode({"id": 1, "command": command, "args": args})
+        frames = []
+        outbox = Outbox()
+        done = threading.Event()
+
+        def deliver(late):
+            message = self.format.decode(late.payload())
+            if message.get("command") == "call_tool":
+                self.answer(message)
+            elif "success" in message:
+                frames.append(message)
+                done.set()
+
+        self.dispatcher.path.answer(Frame.of(request), outbox, deliver)
+        if len(outbox):
+            return self.format.decode(outbox.payload())
+        assert done.wait(60)
+        return frames[0]
+
+    def answer(self, message):
+        call = message["args"]
+        self.called.append((call["name"], call["args"]))
+        result = self.tool(call["name"], call["args"])
+        answer = {"id": message["id"], "success": True, "result": result}
+        self.dispatcher.path.answer(Frame.of(self.format.encode(answer)), Outbox(), None)
+
+    def ask(self, command, **args):
+        reply = self.reply(command, **args)
+        assert reply["success"], reply
+        return reply["result"]
+
+    def run(self, steps, tools, signature=QA, inputs=None):
+        """A react program whose model takes `steps`, (tool, args) each; the last prompt."""
+        answers = [
+            {"next_thought": "so", "next_tool_name": name, "next_tool_args": args}
+            for name, args in [*steps, ("finish", {})]
+        ]
+        done = {"reasoning": "so", **{field["name"]: "done" for field in signature["outputs"]}}
+        self.ask("register_tools", tools=tools, replace=True)
+        self.ask("configure_lm", provider="scripted", answers=[*answers, done])
+        self.ask("create_program", id="p", signature=signature, program_type="react")
+        result = self.ask(
+            "execute_program", program_id="p", inputs=inputs or {"question": "Where?"}
+        )
+        self.ask("delete_program", program_id="p")
+        return result["outputs"]
+
+
+@pytest.fixture
+def host():
+    return Host()
+
+
+@pytest.fixture
+def prompts(monkeypatch):
+    """The texts of all requests that reach a scripted model."""
+    from bridge.adapters.dspy.scripted import ScriptedAnswers
+
+    seen = []
+    complete = ScriptedAnswers.complete
+
+    def recorded(self, request):
+        texts = [part.text for message in request.messages for part in message.parts]
+        seen.append("\n".join([str(request.system or ""), *texts]))
+        return complete(self, request)
+
+    monkeypatch.setattr(ScriptedAnswers, "complete", recorded)
+    return seen
+
+
+def test_tools_are_added_and_replaced_by_name(host):
+    """The reply says which; `replace` leaves no others."""
+
+    def register(*names, **more):
+        reply = host.ask("register_tools", tools=[{"name": name} for name in names], **more)
+        return {key: reply[key] for key in ("tools", "added", "replaced", "removed")}
+
+    assert register("a", "b") == {
+        "tools": ["a", "b"],
+        "added": ["a", "b"],
+        "replaced": [],
+        "removed": [],
+    }
+    assert register("b", "c") == {
+        "tools": ["a", "b", "c"],
+        "added": ["c"],
+        "replaced": ["b"],
+        "removed": [],
+    }
+    assert register("d", "a", replace=True) == {
+        "tools": ["d", "a"],
+        "added": ["d"],
+        "replaced": ["a"],
+        "removed": ["b", "c"],
+    }
+    assert register(replace=True)["removed"] == ["d", "a"]
+
+
+def test_react_needs_tools(host):
+    """It is refused where there are none, and where none are chosen."""
+    for more in ({}, {"tools": []}):
+        reply = host.reply("create_program", signature=QA, program_type="react", **more)
+        assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.tools")
+    host.ask("register_tools", tools=[{"name": "a"}])
+    reply = host.reply("create_program", signature=QA, program_type="react", tools=[])
+    assert reply["code"] == "invalid_args"
+    host.ask("create_program", signature=QA, program_type="react")
+
+
+@pytest.mark.parametrize("program_type", ["predict", "chain_of_thought"])
+@pytest.mark.parametrize("more", [{"tools": []}, {"max_iters": 3}])
+def test_other_programs_take_no_tools(host, program_type, more):
+    """Rather than ignoring them."""
+    reply = host.reply("create_program", signature=QA, program_type=program_type, **more)
+    (name,) = more
+    assert (reply["code"], reply["details"]["path"]) == ("invalid_args", f"args.{name}")
+
+
+PERSON = {"$defs": {"City": {"type": "string", "minLength": 2}}, "type": "object"}
+SCHEMAS = [
+    # a tool's schema, arguments of a call, what the model is told instead of the result
+    ({}, {}, None),
+    ({}, {"x": 1}, "has no argument x"),
+    ({"type": "object"}, {}, None),
+    ({"type": "object"}, {"x": 1}, "has no argument x"),
+    ({"type": "object", "properties": {}}, {}, None),
+    ({"type": "object", "properties": {}, "required": []}, {}, None),
+    ({"type": "object", "additionalProperties": False}, {"x": 1}, "has no argument x"),
+    ({"type": "object", "additionalProperties": True}, {"x": 1}, None),
+    ({"type": "object", "additionalProperties": {"type": "integer"}}, {"x": 1}, None),
+    (
+        {"type": "object", "additionalProperties": {"type": "integer"}},
+        {"x": "a"},
+        "cannot take x: 'a' is not of type 'integer'",
+    ),
+    (CITY, {"city": "Graz"}, None),
+    (CITY, {}, "needs the argument city"),
+    (CITY, {"city": 5}, "cannot take city: 5 is not of type 'string'"),
+    (ALL, {"city": "Graz"}, None),
+    (ALL, {}, "needs the argument city"),
+    ({"type": "object", "properties": CITY}, {}, None),
+    ({"type": "object", "properties": {"x": True}}, {"x": [1]}, None),
+    # names that are keywords of JSON Schema, too
+    ({"type": {"type": "string"}}, {"type": "a"}, None),
+    ({"properties": {"type": "object"}}, {"properties": {}}, None),
+    ({"required": {"type": "boolean"}}, {"required": True}, None),
+    # names that Python or DSPy would take
+    ({"self": {}, "instance": {}}, {"self": 1, "instance": 2}, None),
+    ({"class": {}, "a-b": {}, "": {}, "name": {}}, {"class": 1, "a-b": 2, "": 3, "name": 4}, None),
+    ({"args": {}, "kwargs": {}, "func": {}}, {"args": 1, "kwargs": 2, "func": 3}, None),
+    # references and compositions
+    (
+        {**PERSON, "properties": {"city": {"$ref": "#/$defs/City"}}},
+        {"city": "G"},
+        "cannot take city: 'G' is too short",
+    ),
+    ({**PERSON, "properties": {"city": {"$ref": "#/$defs/City"}}}, {"city": "Graz"}, None),
+    ({"$ref": "#/$defs/A", "$defs": {"A": ALL}}, {}, "needs the argument city"),
+    ({"allOf": [ALL, {"properties": {"n": {"type": "integer"}}}]}, {"city": "Graz", "n": 1}, None),
+    ({"anyOf": [ALL, {"properties": {"n": {}}, "required": ["n"]}]}, {"n": 1}, None),
+    ({"city": {"anyOf": [{"type": "string"}, {"type": "null"}]}}, {"city": None}, None),
+    ({"city": {"anyOf": [{"type": "string"}, {"type": "null"}]}}, {"city": 1}, "cannot take city"),
+    ({"$schema": "http://json-schema.org/draft-07/schema#", **ALL}, {"city": "Graz"}, None),
+]
+
+
+@pytest.mark.parametrize("form", ["args", "inputSchema"])
+@pytest.mark.parametrize(("schema", "arguments", "wrong"), SCHEMAS)
+def test_schemas_of_arguments(host, prompts, schema, arguments, wrong, form):
+    """As MCP servers and hosts write them; what is wrong is one line, and stays in the worker."""
+    host.run([("t", arguments)], [{"name": "t", "description": None, form: schema}])
+    if wrong is None:
+        assert host.called == [("t", arguments)]
+        assert "[[ ## observation_0 ## ]]\nfine" in prompts[1]
+    else:
+        assert host.called == []
+        assert f"[[ ## observation_0 ## ]]\nerror: t {wrong}" in prompts[1]
+    assert "Traceback" not in prompts[-1]
+
+
+@pytest.mark.parametrize(
+    ("tool", "text"),
+    [
+        ({"name": ""}, "1 to 200 characters"),
+        ({"name": "n" * 201}, "1 to 200 characters"),
+        ({"name": "t", "args": {"x": 5}}, "not a JSON Schema"),
+        ({"name": "t", "args": {"x": {"type": "strng"}}}, "no JSON Schema"),
+        ({"name": "t", "args": {"type": "object", "properties": {"x": 5}}}, "JSON Schema"),
+        ({"name": "t", "args": {"x": {"$ref": "http://127.0.0.1/a"}}}, "only those within"),
+        ({"name": "t", "args": {"x": {"items": [{"$ref": "file:///etc"}]}}}, "only those within"),
+        ({"name": "t", "args": CITY, "inputSchema": ALL}, "args and inputSchema are the same"),
+    ],
+)
+def test_wrong_declarations(host, tool, text):
+    """With their place; nothing is fetched."""
+    reply = host.reply("register_tools", tools=[{"name": "first"}, tool])
+    assert (reply["success"], reply.get("code")) == (False, "invalid_args"), reply
+    assert reply["details"]["path"].startswith("args.tools[1]")
+    assert text in reply["error"]
+
+
+NAMES = {  # the host's name -> the model's
+    "plain": "plain",
+    "with-dash": "with-dash",
+    "server.tool": "server_tool",
+    "server/tool": "server_tool_2",
+    "two words": "two_words",
+    "größe": "gr__e",
+    "finish": "finish_2",
+    "self": "self",
+    "class": "class",
+    "x" * 100: "x" * 50,
+    "über": "_ber",
+}
+
+
+def test_names_of_tools(host, prompts):
+    """Providers take the model's names; the host is called by its own, which the prompt shows."""
+    tools = [{"name": name, "description": "It."} for name in NAMES]
+    assert host.run([(name, {}) for name in NAMES.values()], tools) == {
+        "reasoning": "so",
+        "answer": "done",
+    }
+    assert [name for name, _ in host.called] == list(NAMES)
+    for index, (own, name) in enumerate(NAMES.items(), 1):
+        shown = "It." if own == name else f"{own}: It."
+        assert f"({index}) {name}, whose description is <desc>{shown}</desc>" in prompts[0]
+
+
+@pytest.mark.parametrize(
+    ("format", "result", "place"),
+    [
+        (MSGPACK, {"a": [1, msgspec.msgpack.Ext(5, b"x")]}, "result.a[1] is a MessagePack ext"),
+        (MSGPACK, b"\xff\xfe", "result is binary data"),
+        (MSGPACK, {"x": float("nan")}, "result.x is nan"),
+        (ETF, {"x": [b"\xff"]}, "result.x[0] is binary data"),
+    ],
+)
+def test_results_without_a_text_form(prompts, format, result, place):
+    """The model is told where, and never shown what Python calls it."""
+    host = Host(format)
+    host.tool = lambda name, args: result
+    host.run([("t", {})], [{"name": "t"}])
+    assert f"error: t returned what has no text form: {place}" in prompts[1]
+
+
+def test_results_go_as_json(host, prompts):
+    """Maps and lists, which is what the program's next step reads."""
+    host.tool = lambda name, args: {"a": [1, None, "é"], "b": True}
+    host.run([("t", {})], [{"name": "t"}])
+    (line,) = [line for line in prompts[1].splitlines() if line.startswith('{"a"')]
+    assert json.loads(line) == {"a": [1, None, "é"], "b": True}
