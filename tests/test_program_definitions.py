@@ -113,12 +113,12 @@ def test_keep_says_so_where_the_existing_program_is_a_different_one(open_worker,
 def test_keep_compares_tools_iterations_and_models(open_worker):
     """Of react programs and of Gemini programs."""
     worker = open_worker()
-    ask(worker, "register_tools", tools=[TOOL])
+    ask(worker, "register_tools", tools=[TOOL, {"name": "other"}])
     react = {"program_type": "react", "if_exists": "keep"}
     create(worker, **react)
     assert create(worker, **react, max_iters=20)["result"]["same_definition"]
     assert not create(worker, **react, max_iters=3)["result"]["same_definition"]
-    assert not create(worker, **react, tools=[])["result"]["same_definition"]
+    assert not create(worker, **react, tools=["other"])["result"]["same_definition"]
     ask(worker, "create_gemini_program", id="g", signature=QA, model="gemini-a")
     for model, is_same in (("gemini-a", True), ("gemini-b", False)):
         args = {"id": "g", "signature": QA, "model": model, "if_exists": "keep"}

@@ -256,7 +256,7 @@ def test_wrong_tools_and_wrong_uses_of_them(client):
         create(client, WEATHER, "react")
     with pytest.raises(errors.InvalidArgs, match="only for programs of type react"):
         create(client, WEATHER, "predict", max_iters=3)
-    with pytest.raises(errors.InvalidArgs, match="has no tool nothing"):
+    with pytest.raises(errors.InvalidArgs, match="no tool nothing"):
         create(client, WEATHER, "react", tools=["nothing"])
     with pytest.raises(errors.InvalidArgs, match="max_iters"):
         create(client, WEATHER, "react", max_iters=1000)
