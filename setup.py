@@ -18,7 +18,16 @@ extensions = [
         define_macros=[("CYTHON_TRACE_NOGIL", "1")] if TRACE else [],
         extra_link_args=[] if sys.platform == "darwin" else ["-pthread"],
     )
-    for name in ("_apart", "_dispatch", "_embed", "_etf", "_framing", "_histogram", "_watch")
+    for name in (
+        "_apart",
+        "_companion",
+        "_dispatch",
+        "_embed",
+        "_etf",
+        "_framing",
+        "_histogram",
+        "_watch",
+    )
 ]
 
 setup(

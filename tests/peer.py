@@ -25,8 +25,12 @@ class Peer:
         adapter: str = "echo",
         env: dict[str, str] | None = None,
         blocking: bool = True,
+        command: list[str] | None = None,
+        stderr: Any = subprocess.PIPE,
     ):
-        command = [sys.executable, "-P", "-m", "bridge", "worker", "--adapter", adapter, *flags]
+        """command: starts the worker in another way. stderr: as for Popen."""
+        if command is None:
+            command = [sys.executable, "-P", "-m", "bridge", "worker", "--adapter", adapter, *flags]
         paths = [TESTS, *filter(None, [os.environ.get("PYTHONPATH")])]
         worker_in, host_out = os.pipe()
         host_in, worker_out = os.pipe()
@@ -36,7 +40,7 @@ class Peer:
             command,
             stdin=worker_in,
             stdout=worker_out,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             start_new_session=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(env or {})},
         )
@@ -100,7 +104,8 @@ class Peer:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.process.stderr.close()
+        if self.process.stderr is not None:
+            self.process.stderr.close()
 
     def _exactly(self, size: int, deadline: float) -> bytes | None:
         end = time.monotonic() + deadline

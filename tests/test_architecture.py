@@ -25,6 +25,7 @@ GROUND = {
     "adapter",
     "records",
     "_apart",
+    "_companion",
     "tensors",
     "array_args",
     "empty_maps",

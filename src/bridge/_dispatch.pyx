@@ -13,6 +13,7 @@ from libc.stdint cimport int64_t
 from bridge._apart cimport apart_in
 from bridge._framing cimport HEADER, Frame, Outbox, is_multipart
 from bridge._histogram cimport Recorder, monotonic
+from bridge._watch cimport in_fork
 
 import threading
 
@@ -368,7 +369,8 @@ cdef class Path:
     policy.refuse(format, frame, buffers, error) (None: no reply), .reject(context), .fail(context, error),
     .not_encodable(context, error), .too_large(reply) make the reply for what went wrong;
     policy.defer(context) takes over a call that is not inline, or returns the reply that says why
-    not. policy.await_resume(context) waits until a paused call may go on. stopping: set it to end whoever serves frames to this path. sets_apart: whether replies to
+    not. policy.await_resume(context) waits until a paused call may go on. policy.end_fork(error) ends the
+    child of a fork that comes back from a handler. stopping: set it to end whoever serves frames to this path. sets_apart: whether replies to
     usual frames may be multipart ones too.
     """
 
@@ -479,8 +481,12 @@ cdef class Path:
                 decoded = monotonic()
             message = Reply(context.request.id, True, command.run(args, context), timestamp())
         except BaseException as error:
+            if in_fork():
+                self.policy.end_fork(error)
             decoded = 0
             message = self.policy.fail(context, error)
+        if in_fork():
+            self.policy.end_fork(None)
         if not context.claim():
             return self.policy.fail(context, context.ended)
         before = outbox.used + outbox.apart

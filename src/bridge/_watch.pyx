@@ -1,8 +1,8 @@
 """A native thread that ends the process when its host is gone.
 
 It needs neither the GIL nor the interpreter, so it also works while a handler holds the GIL
-forever. It sees the end of either pipe, the death of the parent, and a wake-up byte (a signal that
-Python has taken); from then on the process has a grace period to end by itself.
+forever. It sees the end of either pipe, the death of the parent, and a SIGTERM that Python has
+taken; from then on the process has a grace period to end by itself.
 """
 
 cdef extern from *:
@@ -12,6 +12,7 @@ cdef extern from *:
     #endif
     #include <dirent.h>
     #include <errno.h>
+    #include <fcntl.h>
     #include <poll.h>
     #include <pthread.h>
     #include <signal.h>
@@ -33,6 +34,9 @@ cdef extern from *:
         int read_fd, write_fd, wake_fd, parent, grace_ms;
         pthread_t main_thread;
     } bridge_watch;
+
+    static int watch_leads, watch_spared;
+    static int watch_guarded[8], watch_guards, watch_null = -1, watch_in_fork;
 
     static int64_t watch_now_ms(void) {
         struct timespec now;
@@ -58,17 +62,16 @@ cdef extern from *:
     /* SIGKILL to our children, and to our process group if it is our own. Repeated, because what is
        being killed may fork. Processes that left the group and lost their parent are not found. */
     static void bridge_kill_children(void) {
-        /* A leader of its own session: in a shell's pipeline the group has other members. */
-        int self = getpid(), leads = getpgrp() == self && getsid(0) == self;
+        int self = getpid();
         for (int round = 0; round < 8; round++) {
             int killed = 0;
             DIR *processes = opendir("/proc");
             if (!processes) return;
             for (struct dirent *entry; (entry = readdir(processes));) {
                 int pid = atoi(entry->d_name), parent, group;
-                if (pid <= 1 || pid == self) continue;
+                if (pid <= 1 || pid == self || pid == watch_spared) continue;
                 if (!watch_relatives(entry->d_name, &parent, &group)) continue;
-                if (parent == self || (leads && group == self)) {
+                if (parent == self || (watch_leads && group == self)) {
                     killed += kill(pid, SIGKILL) == 0;
                 }
             }
@@ -77,12 +80,62 @@ cdef extern from *:
         }
     }
 
+    /* Make the process the leader of a group of its own, where it may; whether it is. One that a
+       shell has made a leader may have other members of a pipeline in its group. */
+    static int bridge_lead_group(void) {
+        int self = getpid();
+        if (getpgrp() == self) return getsid(0) == self;
+        return setpgid(0, 0) == 0;
+    }
+
+    /* A signal to the child must not reach the worker through the descriptor that both have. */
+    static __thread sigset_t watch_mask;
+    static void watch_before_fork(void) {
+        sigset_t all;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &watch_mask);
+    }
+    static void watch_after_fork(void) { pthread_sigmask(SIG_SETMASK, &watch_mask, NULL); }
+
+    /* In the child of a fork, whoever made it: what it writes to those goes nowhere, and nobody
+       waits for it to close them. */
+    static void watch_in_child(void) {
+        watch_in_fork = 1;
+        watch_leads = watch_spared = 0;
+        for (int i = 0; i < watch_guards; i++) dup2(watch_null, watch_guarded[i]);
+        signal(SIGTERM, SIG_DFL);
+        signal(SIGHUP, SIG_DFL);
+        watch_after_fork();
+    }
+
+    static int bridge_guard(int fd) {
+        if (watch_null < 0) {
+            watch_null = open("/dev/null", O_RDWR | O_CLOEXEC);
+            if (watch_null < 0) return errno;
+            int error = pthread_atfork(watch_before_fork, watch_after_fork, watch_in_child);
+            if (error) return error;
+        }
+        if (watch_guards == sizeof watch_guarded / sizeof *watch_guarded) return ENOSPC;
+        watch_guarded[watch_guards++] = fd;
+        return 0;
+    }
+
     static int watch_open_parent(int parent) {
     #ifdef SYS_pidfd_open
         return (int)syscall(SYS_pidfd_open, parent, 0);
     #else
         return -1;
     #endif
+    }
+
+    /* Python writes the number of each signal that it takes. */
+    static int watch_saw_sigterm(int wake_fd) {
+        unsigned char numbers[64];
+        ssize_t got;
+        int saw = 0;
+        while ((got = read(wake_fd, numbers, sizeof numbers)) > 0)
+            for (ssize_t i = 0; i < got; i++) saw |= numbers[i] == SIGTERM;
+        return saw;
     }
 
     static void *bridge_watch_main(void *argument) {
@@ -95,11 +148,14 @@ cdef extern from *:
         };
         /* Without a pidfd the parent is looked at twice a second. */
         int timeout = parent_fd < 0 ? PARENT_CHECK_MS : -1;
-        while (getppid() == watch.parent) {
+        int signalled = 0;
+        while (getppid() == watch.parent && !signalled) {
             int ready = poll(entries, 4, timeout);
-            if (ready > 0 || (ready < 0 && errno != EINTR)) break;
+            if (ready < 0 && errno != EINTR) break;
+            if (ready <= 0) continue;
+            if (entries[0].revents || entries[1].revents || entries[3].revents) break;
+            signalled = watch_saw_sigterm(watch.wake_fd);
         }
-        int signalled = entries[2].revents != 0;
         int64_t deadline = watch_now_ms() + watch.grace_ms;
         while (watch_now_ms() < deadline) {
             poll(NULL, 0, NUDGE_MS);
@@ -127,14 +183,46 @@ cdef extern from *:
         return error;
     }
     """
+    int watch_leads
+    int watch_spared
+    int watch_in_fork
+    int bridge_lead_group()
+    int bridge_guard(int fd)
     int bridge_start_watch(int read_fd, int write_fd, int wake_fd, int parent, int grace_ms)
     void bridge_kill_children() nogil
+
+
+cdef bint in_fork() noexcept:
+    return watch_in_fork
+
+
+def lead_group():
+    """Have a process group of one's own, where that is possible; whether it is so: then
+    `kill_children` kills all of it."""
+    global watch_leads
+    watch_leads = bridge_lead_group()
+    return bool(watch_leads)
+
+
+def spare(int pid):
+    """Have `kill_children` leave that one."""
+    global watch_spared
+    watch_spared = pid
+
+
+def guard(int fd):
+    """Put /dev/null in the place of the descriptor in every child that is forked from now on (at
+    most 8 descriptors). Raises OSError."""
+    cdef int error = bridge_guard(fd)
+    if error:
+        raise OSError(error, "the descriptor cannot be guarded")
 
 
 def start(int read_fd, int write_fd, int wake_fd, int parent, int grace_ms):
     """Watch from now on, called from the main thread. Raises OSError.
 
-    parent: the parent's pid at the start of the process. wake_fd: readable once a signal came.
+    parent: the parent's pid at the start of the process. wake_fd: not blocking; brings the numbers
+    of signals that came.
     After `grace_ms` the process and its children are gone, with exit status 0.
     """
     cdef int error = bridge_start_watch(read_fd, write_fd, wake_fd, parent, grace_ms)
@@ -143,6 +231,6 @@ def start(int read_fd, int write_fd, int wake_fd, int parent, int grace_ms):
 
 
 def kill_children():
-    """SIGKILL to all children, and to the whole process group if this process leads a session."""
+    """SIGKILL to all children, and to the whole process group where it is this process's own."""
     with nogil:
         bridge_kill_children()

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -27,7 +27,7 @@ from bridge.messages import Answer, Failure, Id, Negotiation, Reply, Selection, 
 from bridge.records import Quota
 from bridge.telemetry import logging_call, warn
 from bridge.tensors import resolve
-from bridge.worker import extras
+from bridge.worker import extras, process
 from bridge.worker.calls import Calls, wake
 from bridge.worker.hostcalls import HostCalls
 from bridge.worker.lanes import RETRY_AFTER, Job, Lanes, Places
@@ -349,6 +349,15 @@ class Dispatcher:
         """Wait until the host lets a paused stream go on, or the call is over."""
         with self.lanes.waiting_for_host(context.job):
             context.paused.wait()
+
+    def end_fork(self, error: BaseException | None) -> NoReturn:
+        """End the child of a fork that comes back from a handler: the worker answers the call."""
+        process.end_fork(error)
+
+    def forked(self) -> None:
+        """In the child of a fork: every call is over there."""
+        for context in list(self.calls.open.values()):
+            context.ended = errors.Cancelled("this is a child of the worker")
 
     @property
     def stuck_s(self) -> float:

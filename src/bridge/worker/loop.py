@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -65,6 +66,7 @@ def run(
     from and to write to. parent: os.getppid() as early as it could be asked.
     """
     read_fd, write_fd = process.take_descriptors(*fds)
+    process.start_companion()
     process.set_environment()
     faulthandler.enable()
     process.watch_host(read_fd, write_fd, parent, options.grace)
@@ -126,6 +128,7 @@ def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options
             outbox.append(JSON.encode_into, failure(None, error, timestamp()))
 
     process.on_sigterm(stop)
+    os.register_at_fork(after_in_child=dispatcher.forked)
     try:
         error = serve(
             reader,

@@ -21,6 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
+from bridge._companion import lines_lost
 from bridge._histogram import Histogram
 from bridge.version import __version__
 from bridge.worker.session import Session
@@ -147,6 +148,9 @@ class Worker(Collector):
         yield _gauge("queue_bytes", "Of the requests of open calls.", dispatcher.calls.bytes)
         yield _gauge(
             "stuck_seconds", "Without progress on any thread; 0: it works.", dispatcher.stuck_s
+        )
+        yield CounterMetricFamily(
+            "bridge_log_lines_lost", "Lines on stderr that nobody read.", lines_lost()
         )
         yield _gauge("uptime_seconds", "Since the start of the process.", numbers["uptime"])
         yield _gauge("process_resident_memory_bytes", "Memory in use.", numbers["rss"])

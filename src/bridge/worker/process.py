@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import faulthandler
 import fcntl
 import os
 import signal
@@ -11,12 +12,15 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+import bridge._companion as _companion  # not `from bridge`: an error names what is missing
+import bridge._watch as _watch
 from bridge._framing import set_pipe_size
-from bridge._watch import kill_children
-from bridge._watch import start as start_watch
 
 # Exit statuses. 0 is also: end of the stream, shutdown, SIGTERM.
 OK, USAGE, PROTOCOL_ERROR, INTERNAL_ERROR, STUCK = 0, 2, 65, 70, 75
+
+# Signals that handlers and libraries rely on, and that a host may have ignored.
+RESET = (signal.SIGCHLD, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGUSR2)
 
 FIRST_PRIVATE = 3  # the lowest descriptor that is not stdin, stdout or stderr
 
@@ -77,14 +81,60 @@ def watch_host(read_fd: int, write_fd: int, parent: int, grace: float) -> None:
     """
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
+    os.set_blocking(wake_read, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    start_watch(read_fd, write_fd, wake_read, parent, int(grace * 1000))
+    for fd in (read_fd, write_fd, wake_write):
+        _watch.guard(fd)
+    os.register_at_fork(after_in_child=_reset_signals)
+    _watch.start(read_fd, write_fd, wake_read, parent, int(grace * 1000))
+
+
+def start_companion() -> None:
+    """Have a process group of our own, and beside it the process that outlives this one."""
+    leads = _watch.lead_group()
+    try:
+        pid, control = _companion.start(leads)
+    except OSError as error:
+        print(f"{error}: children may outlive this worker", file=sys.stderr)
+        return
+    _watch.spare(pid)
+    _watch.guard(control)
 
 
 def before_anything() -> None:
-    """Until there is something to drain, SIGTERM just ends; SIGINT is the host's business."""
+    """Until there is something to drain, SIGTERM just ends; SIGINT is the host's business, SIGHUP
+    its terminal's. SIGUSR1 writes the stacks of all threads to stderr. What the host blocks or
+    ignores counts no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # a terminal's background may write to it
     signal.signal(signal.SIGTERM, lambda *_: os._exit(OK))
+    signal.signal(signal.SIGHUP, lambda *_: None)  # no SIG_IGN: children would inherit that
+    faulthandler.register(signal.SIGUSR1, file=2)
+    for number in RESET:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _reset_signals() -> None:
+    """In the child of a fork, have Python know that SIGTERM and SIGHUP end it."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def end_fork(error: BaseException | None) -> NoReturn:
+    """End the child of a fork whose handler has returned or raised, as a process of its own."""
+    status = 0 if error is None else 1
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        import traceback
+
+        traceback.print_exception(error)
+    with contextlib.suppress(Exception):
+        sys.stderr.flush()
+    os._exit(status & 0xFF)
 
 
 def on_sigterm(stop: Callable[[], None]) -> None:
@@ -95,8 +145,7 @@ def on_sigterm(stop: Callable[[], None]) -> None:
 def end_at_once(status: int) -> NoReturn:
     """End the process and its children without any exit hook, which a thread that hangs may hold
     up."""
-    kill_children()
-    os._exit(status)
+    _end(status)
 
 
 def leave(status: int) -> NoReturn:
@@ -104,5 +153,10 @@ def leave(status: int) -> NoReturn:
     with contextlib.suppress(Exception):
         atexit._run_exitfuncs()  # there is no public way
         sys.stderr.flush()
-    kill_children()
+    _end(status)
+
+
+def _end(status: int) -> NoReturn:
+    _watch.kill_children()
+    _companion.finish()
     os._exit(status)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from bridge import errors
+from bridge._companion import lines_lost
 from bridge._histogram import SLOT_NS, Histogram, Recorder, now_ns
 from bridge.version import __version__
 from bridge.worker.session import Session
@@ -203,6 +204,7 @@ def _worker(dispatcher: Dispatcher, calls: OpenCalls) -> dict[str, Any]:
         "queue_bytes": dispatcher.calls.bytes,
         "waiting_for_host": dispatcher.lanes.waiting,
         "stuck_s": round(dispatcher.stuck_s, 1),
+        "log_lines_lost": lines_lost(),
         "sessions": len(dispatcher.sessions),
         "refused": dict(dispatcher.refused),
     }

@@ -1,0 +1,301 @@
+"""A small process beside the worker, which needs no Python and lives a moment longer.
+
+It passes on what the worker and its children write to stderr, so that nobody waits for a host that
+does not read it: beyond a buffer, lines are dropped and counted. When the worker is gone, however
+that came, it kills the worker's process group.
+"""
+
+from libc.stdint cimport uint64_t
+
+
+cdef extern from *:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <limits.h>
+    #include <poll.h>
+    #include <signal.h>
+    #include <stdint.h>
+    #include <stdio.h>
+    #include <stdlib.h>
+    #include <string.h>
+    #include <sys/mman.h>
+    #include <sys/socket.h>
+    #include <sys/stat.h>
+    #include <sys/wait.h>
+    #include <time.h>
+    #include <unistd.h>
+    #ifdef __linux__
+    #include <sys/prctl.h>
+    #include <sys/syscall.h>
+    #endif
+
+    enum {
+        PENDING_BYTES = 1 << 20,   /* that wait for a host which does not read */
+        NOTICE_BYTES = 256,        /* room for the line that says how many were lost */
+        FLUSH_MS = 1000,           /* for what is pending at the end */
+        CHECK_MS = 500,            /* without a pidfd the parent is looked at twice a second */
+        HIGHEST_FD = 65536
+    };
+
+    typedef struct {
+        int relay, control, output, worker_fd, kind;
+        int leads;                 /* the worker's group holds nobody else's processes */
+        pid_t worker;
+        volatile uint64_t *lost;
+        uint64_t reported;
+        int dropping;              /* the rest of the present line is dropped as well */
+        size_t start, end;
+    } companion;
+
+    static char companion_pending[PENDING_BYTES];
+    static volatile uint64_t *companion_lost;
+    static pid_t companion_pid;
+    static int companion_control = -1;
+
+    static int64_t companion_now_ms(void) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    }
+
+    static void companion_close_all_but(const int *kept, int count) {
+        for (int fd = 0; fd < HIGHEST_FD; fd++) {
+            int keep = 0, next = HIGHEST_FD;
+            for (int i = 0; i < count; i++) {
+                keep |= kept[i] == fd;
+                if (kept[i] > fd && kept[i] < next) next = kept[i];
+            }
+            if (keep) continue;
+    #ifdef SYS_close_range
+            if (syscall(SYS_close_range, fd, next == HIGHEST_FD ? ~0U : (unsigned)next - 1, 0) == 0) {
+                fd = next - 1;
+                continue;
+            }
+    #endif
+            close(fd);
+        }
+    }
+
+    /* A pipe of ours with flags of its own: those of the one we got are the host's too. */
+    static int companion_reopened(int fd) {
+        char path[32];
+        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+        int own = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+        return own < 0 ? fd : own;
+    }
+
+    static void companion_append(companion *self, const char *data, size_t size, size_t room) {
+        if (self->end + size > room) {
+            memmove(companion_pending, companion_pending + self->start, self->end - self->start);
+            self->end -= self->start;
+            self->start = 0;
+        }
+        memcpy(companion_pending + self->end, data, size);
+        self->end += size;
+    }
+
+    static size_t companion_free(companion *self) {
+        return PENDING_BYTES - NOTICE_BYTES - (self->end - self->start);
+    }
+
+    /* By lines: one that has no room is dropped, and what was taken of it is ended. */
+    static void companion_take(companion *self, const char *data, size_t size) {
+        while (size) {
+            const char *newline = memchr(data, '\\n', size);
+            size_t length = newline ? (size_t)(newline - data) + 1 : size;
+            if (!self->dropping && length < companion_free(self)) {
+                companion_append(self, data, length, PENDING_BYTES - NOTICE_BYTES);
+            } else {
+                if (!self->dropping) {
+                    ++*self->lost;
+                    if (self->end > self->start && companion_pending[self->end - 1] != '\\n')
+                        companion_append(self, "\\n", 1, PENDING_BYTES);
+                }
+                self->dropping = !newline;
+            }
+            data += length;
+            size -= length;
+        }
+    }
+
+    static void companion_report(companion *self) {
+        uint64_t lost = *self->lost - self->reported;
+        if (!lost || self->dropping) return;
+        char text[NOTICE_BYTES], stamp[32];
+        time_t now = time(NULL);
+        struct tm parts;
+        localtime_r(&now, &parts);
+        strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", &parts);
+        int size = snprintf(text, sizeof text,
+            "{\\"time\\":\\"%s\\",\\"level\\":\\"WARNING\\",\\"logger\\":\\"bridge.worker\\","
+            "\\"message\\":\\"%llu log lines lost, because stderr was not read\\"}\\n",
+            stamp, (unsigned long long)lost);
+        companion_append(self, text, (size_t)size, PENDING_BYTES);
+        self->reported = *self->lost;
+    }
+
+    /* Everything there is at the moment; 0 when no writer is left. */
+    static int companion_read(companion *self) {
+        char data[65536];
+        for (int round = 0; round < 64; round++) {
+            ssize_t got = read(self->relay, data, sizeof data);
+            if (got == 0) return 0;
+            if (got < 0) return errno == EAGAIN || errno == EINTR;
+            companion_take(self, data, (size_t)got);
+        }
+        return 1;
+    }
+
+    static void companion_write(companion *self) {
+        while (self->end > self->start && self->output >= 0) {
+            size_t size = self->end - self->start;
+            if (size > PIPE_BUF) size = PIPE_BUF;
+            const char *from = companion_pending + self->start;
+            ssize_t sent = self->kind == S_IFSOCK
+                ? send(self->output, from, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+                : write(self->output, from, size);
+            if (sent < 0 && errno == EINTR) continue;
+            if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+            if (sent < 0) { close(self->output); self->output = -1; }
+            else self->start += (size_t)sent;
+            if (!(fcntl(self->output, F_GETFL) & O_NONBLOCK) && self->kind != S_IFSOCK) break;
+        }
+        if (self->output < 0) self->start = self->end = 0;
+        if (self->end - self->start < PENDING_BYTES / 2) companion_report(self);
+    }
+
+    static int companion_step(companion *self, int timeout) {
+        int pending = self->end > self->start;
+        struct pollfd entries[4] = {
+            {self->worker_fd, POLLIN, 0}, {self->control, POLLIN, 0},
+            {self->relay, POLLIN, 0}, {pending ? self->output : -1, POLLOUT, 0},
+        };
+        if (poll(entries, 4, timeout) < 0) return errno == EINTR;
+        if (entries[2].revents && !companion_read(self)) {
+            close(self->relay);
+            self->relay = -1;
+        }
+        if (self->end > self->start && (entries[3].revents || !pending)) companion_write(self);
+        if (entries[1].revents) {
+            char byte;
+            if (read(self->control, &byte, 1) == 1) return 0;
+            close(self->control);  /* the worker is ending */
+            self->control = -1;
+        }
+        return !entries[0].revents && getppid() == self->worker;
+    }
+
+    static void companion_main(companion *self) {
+        sigset_t all;
+        sigfillset(&all);
+        sigprocmask(SIG_SETMASK, &all, NULL);
+        setsid();
+        if (chdir("/")) {}
+    #ifdef PR_SET_NAME
+        prctl(PR_SET_NAME, "bridge-companion");
+    #endif
+        if (self->kind == S_IFIFO) self->output = companion_reopened(self->output);
+    #ifdef SYS_pidfd_open
+        self->worker_fd = (int)syscall(SYS_pidfd_open, self->worker, 0);
+    #endif
+        int kept[] = {self->relay, self->control, self->output, self->worker_fd};
+        companion_close_all_but(kept, 4);
+        while (companion_step(self, self->worker_fd < 0 ? CHECK_MS : -1)) {}
+        if (self->leads && getppid() != self->worker) kill(-self->worker, SIGKILL);
+        int64_t deadline = companion_now_ms() + FLUSH_MS;
+        if (self->relay >= 0) companion_read(self);
+        self->dropping = 0;
+        self->worker_fd = self->control = -1;
+        companion_write(self);
+        companion_report(self);
+        while (self->end > self->start && self->output >= 0) {
+            int64_t left = deadline - companion_now_ms();
+            if (left <= 0) break;
+            struct pollfd entry = {self->output, POLLOUT, 0};
+            if (poll(&entry, 1, (int)left) > 0) companion_write(self);
+        }
+        _exit(0);
+    }
+
+    /* 0 or an errno. The descriptors 1 and 2 become a pipe to it, if stderr is one that may fill. */
+    static int companion_start(int leads) {
+        struct stat status;
+        int relay[2] = {-1, -1}, control[2] = {-1, -1};
+        int kind = fstat(2, &status) ? 0 : (int)(status.st_mode & S_IFMT);
+        int relays = kind == S_IFIFO || kind == S_IFSOCK;
+        void *shared = mmap(NULL, sizeof(uint64_t), PROT_READ | PROT_WRITE,
+                            MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        if (shared == MAP_FAILED) return errno;
+        pid_t worker = getpid();
+        if (pipe2(control, O_CLOEXEC) || (relays && pipe2(relay, O_CLOEXEC))) goto failed;
+        companion_pid = fork();
+        if (companion_pid < 0) goto failed;
+        if (companion_pid == 0) {
+            if (relays) fcntl(relay[0], F_SETFL, O_NONBLOCK);
+            companion self = {
+                .relay = relay[0], .control = control[0], .output = relays ? dup(2) : -1,
+                .worker_fd = -1, .kind = kind, .leads = leads, .worker = worker, .lost = shared,
+            };
+            companion_main(&self);
+        }
+        companion_lost = shared;
+        companion_control = control[1];
+        close(control[0]);
+        if (relays) {
+            dup2(relay[1], 1);
+            dup2(relay[1], 2);
+            close(relay[0]);
+            close(relay[1]);
+        }
+        return 0;
+    failed:;
+        int error = errno;
+        companion_pid = 0;
+        munmap(shared, sizeof(uint64_t));
+        for (int i = 0; i < 2; i++) { close(relay[i]); close(control[i]); }
+        return error;
+    }
+
+    /* Waits until what was written to stderr has left, or could not within a second. */
+    static void companion_finish(void) {
+        if (!companion_pid || companion_control < 0) return;
+        int64_t deadline = companion_now_ms() + 2 * FLUSH_MS;
+        if (write(companion_control, "", 1) != 1) return;
+        while (waitpid(companion_pid, NULL, WNOHANG) == 0 && companion_now_ms() < deadline)
+            poll(NULL, 0, 1);
+    }
+
+    static uint64_t companion_lines_lost(void) { return companion_lost ? *companion_lost : 0; }
+    """
+    int companion_start(int leads)
+    void companion_finish() nogil
+    uint64_t companion_lines_lost()
+    int companion_pid
+    int companion_control
+
+
+def start(bint leads):
+    """Start it, from a process that has no other thread: its pid, and the descriptor that `finish`
+    writes to. Raises OSError.
+
+    leads: all of this process's group are its own children, to be killed with it.
+    """
+    cdef int error = companion_start(leads)
+    if error:
+        raise OSError(error, "the process beside the worker did not start")
+    return companion_pid, companion_control
+
+
+def finish():
+    """Have all that was written to stderr delivered, within a second; nothing is behind this."""
+    with nogil:
+        companion_finish()
+
+
+def lines_lost():
+    """How many lines on stderr were dropped because nobody read them."""
+    return companion_lines_lost()

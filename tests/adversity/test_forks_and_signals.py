@@ -1,0 +1,211 @@
+"""Children of a worker, its signals, and its end by any of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from peer import is_running, wait_until
+
+LANES = ["", "_on_thread"]
+
+
+@pytest.fixture
+def worker(start_peer):
+    peer = start_peer("--grace", "0.2", adapter="processes:adapter")
+    assert peer.is_alive()
+    return peer
+
+
+@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize(
+    ("way", "status"), [("return", 0), ("raise", 1), ("exit", 7), ("emit", None), ("c", 0)]
+)
+def test_a_forked_child_that_comes_back_answers_nothing(worker, lane, way, status):
+    """It ends as a process of its own; the parent's reply is the only one."""
+    worker.send(
+        {"id": 1, "command": f"fork_and_return{lane}", "args": {"way": way}, "stream": True}
+    )
+    frames = [worker.receive()]
+    while "event" in frames[-1]:
+        frames.append(worker.receive())
+    assert frames[-1]["result"]["who"] == "parent"
+    assert status in (frames[-1]["result"]["status"], None)
+    assert sum("success" in frame for frame in frames) == 1
+    events = [frame for frame in frames if "event" in frame]
+    assert len(events) == 0
+    assert worker.is_alive()
+    worker.close_input()
+    assert worker.receive_frame() is None
+    assert worker.wait() == 0
+
+
+@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("way", ["fork", "c", "multiprocessing"])
+def test_a_forked_child_that_lives_holds_no_pipe(worker, lane, way):
+    """The worker's death is seen at once though the child lives, and then the child is killed."""
+    child = worker.call(f"fork_and_live{lane}", {"way": way})["result"]["pid"]
+    assert is_running(child)
+    worker.process.kill()
+    assert worker.receive_frame() is None
+    wait_until(lambda: not is_running(child))
+    worker.stderr()
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_sigterm_to_a_forked_child_ends_it_alone(worker, lane):
+    """As multiprocessing's terminate() expects."""
+    for _ in range(5):
+        assert worker.call(f"terminate_fork{lane}")["result"] == {"status": -signal.SIGTERM}
+    assert worker.is_alive()
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_children_have_none_of_the_pipes(worker, lane):
+    """Nor anything else of the worker but stderr, which is a pipe too."""
+    text = worker.call(f"descriptors{lane}")["result"]["text"]
+    pipes = dict(re.findall(r"(\d+) -> (pipe:\[\d+\])", text))
+    own = {os.readlink(f"/proc/self/fd/{end.fileno()}") for end in (worker.input, worker.output)}
+    assert set(pipes) == {"1", "2"}
+    assert not own & set(pipes.values())
+
+
+FATAL = ["SIGKILL", "SIGQUIT", "SIGUSR2", "SIGALRM", "SIGABRT", "SIGSEGV", "SIGXCPU", "SIGRTMIN"]
+
+
+@pytest.mark.parametrize("name", FATAL)
+def test_children_and_theirs_go_with_a_worker_that_a_signal_ends(worker, name):
+    """At once, without a word from Python."""
+    pids = worker.call("child_on_thread")["result"]["pids"]
+    worker.process.send_signal(getattr(signal, name))
+    assert worker.wait() == -getattr(signal, name)
+    for pid in pids:
+        wait_until(lambda pid=pid: not is_running(pid))
+
+
+def test_children_go_with_a_worker_that_is_in_its_hosts_group(start_peer):
+    """It makes a group of its own; the host's is not touched."""
+    code = (
+        "import subprocess, sys\n"
+        "p = subprocess.Popen([sys.executable, '-m', 'bridge', 'worker', '--adapter',"
+        " 'processes:adapter'])\n"
+        "print(p.pid, file=sys.stderr, flush=True)\n"
+        "sys.exit(p.wait() != -9)"
+    )
+    peer = start_peer(adapter="processes:adapter", command=[sys.executable, "-c", code])
+    pids = peer.call("child_on_thread")["result"]["pids"]
+    os.kill(int(peer.process.stderr.readline()), signal.SIGKILL)
+    assert peer.wait() == 0
+    for pid in pids:
+        wait_until(lambda pid=pid: not is_running(pid))
+
+
+def test_sighup_does_nothing(worker):
+    """Also many of them, while calls run."""
+    worker.send({"id": 1, "command": "terminate_fork_on_thread"})
+    for _ in range(50):
+        worker.process.send_signal(signal.SIGHUP)
+    assert worker.receive()["success"]
+    assert worker.is_alive()
+    worker.close_input()
+    assert worker.wait() == 0
+
+
+def test_sigusr1_writes_the_stacks_of_all_threads(worker):
+    """And the worker goes on."""
+    worker.process.send_signal(signal.SIGUSR1)
+    assert worker.is_alive()
+    worker.close_input()
+    assert worker.wait() == 0
+    text = worker.stderr()
+    assert "most recent call first" in text
+    assert "loop.py" in text
+
+
+def test_a_signal_that_a_library_handles_does_not_end_the_worker(worker):
+    """Longer than the grace period."""
+    assert worker.call("take_signal")["success"]
+    assert worker.call("terminate_fork_on_thread")["success"]
+    with pytest.raises(subprocess.TimeoutExpired):
+        worker.process.wait(0.6)
+    assert worker.is_alive()
+
+
+def test_what_the_host_blocks_or_ignores_does_not_count(start_peer):
+    """SIGTERM ends a worker whose host blocks everything, and children can be waited for."""
+    numbers = sorted(set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP})
+    code = (
+        "import os, signal, sys\n"
+        f"numbers = {[int(number) for number in numbers]}\n"
+        "for number in (signal.SIGCHLD, signal.SIGALRM, signal.SIGHUP, signal.SIGUSR1,"
+        " signal.SIGTERM):\n"
+        "    signal.signal(number, signal.SIG_IGN)\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, numbers)\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'bridge', 'worker', '--adapter',"
+        " 'processes:adapter'])"
+    )
+    peer = start_peer(adapter="processes:adapter", command=[sys.executable, "-c", code])
+    result = peer.call("signals")["result"]
+    assert result["blocked"] == []
+    assert {signal.SIGCHLD, signal.SIGALRM, signal.SIGTERM}.isdisjoint(result["ignored"])
+    assert peer.call("terminate_fork_on_thread")["result"] == {"status": -signal.SIGTERM}
+    peer.process.send_signal(signal.SIGUSR1)
+    peer.process.send_signal(signal.SIGTERM)
+    assert peer.wait() == 0
+    assert "most recent call first" in peer.stderr()
+
+
+WAYS = ["log", "print", "stderr", "warning", "write", "c", "child", "faulthandler"]
+
+
+@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_host_that_does_not_read_stderr_freezes_nothing(worker, lane, way):
+    """4 MB by every way to stderr; lost lines are counted, and the log says how many."""
+    assert worker.call(f"shout{lane}", {"way": way, "size": 4000})["success"]
+    worker.send_frame(b"")
+    assert worker.receive_frame() == b""
+    assert worker.is_alive()
+    stats = worker.call("get_stats", {"include": ["worker"]})["result"]["worker"]
+    assert stats["log_lines_lost"] > 0
+    worker.close_input()
+    text = worker.process.stderr.read().decode()
+    assert worker.wait() == 0
+    lines = text.splitlines()
+    notices = [json.loads(line) for line in lines if "log lines lost" in line]
+    counted = [int(notice["message"].split()[0]) for notice in notices]
+    if way not in ("warning", "faulthandler"):  # those have more lines than one each
+        assert sum(counted) + len(lines) - len(notices) == 4000
+    assert {notice["level"] for notice in notices} == {"WARNING"}
+
+
+@pytest.mark.parametrize("way", ["exit", "segfault", "kill"])
+def test_what_a_worker_writes_last_is_not_lost(worker, way):
+    """However it ends."""
+    worker.send({"id": 1, "command": "last_words_on_thread", "args": {"way": way}})
+    expected = {"exit": 9, "segfault": -signal.SIGSEGV, "kill": -signal.SIGKILL}[way]
+    assert worker.wait() == expected
+    text = worker.stderr()
+    assert text.startswith("last words\n")
+    assert ("Segmentation fault" in text) == (way == "segfault")
+
+
+def test_stderr_that_is_a_file_a_socket_or_closed(start_peer, tmp_path):
+    """All that is logged arrives, where there is somewhere to arrive."""
+    with open(tmp_path / "log", "wb") as log:
+        peer = start_peer(adapter="processes:adapter", stderr=log)
+        assert peer.call("shout_on_thread", {"way": "log", "size": 3000})["success"]
+        peer.close_input()
+        assert peer.wait() == 0
+    assert (tmp_path / "log").read_text().count("\n") == 3000
+    peer = start_peer(adapter="processes:adapter")
+    peer.process.stderr.close()
+    assert peer.call("shout_on_thread", {"way": "log", "size": 3000})["success"]
+    assert peer.call("shout_on_thread", {"way": "print", "size": 3000})["success"]
+    assert peer.is_alive()
