@@ -17,6 +17,7 @@ from bridge import errors
 from bridge.adapters.dspy import streaming
 from bridge.adapters.dspy.answers import Answers
 from bridge.adapters.dspy.failures import lm_error
+from bridge.adapters.dspy.litellm_errors import litellm_errors
 from bridge.adapters.dspy.messages import LMSettings
 from bridge.adapters.dspy.retries import Retries
 from bridge.telemetry import keep_secret, take_over_logs
@@ -127,10 +128,12 @@ class ThroughLiteLLM:
         self._connection = connection
 
     def complete(self, request: Any) -> Any:
-        return self._engine().complete(request)
+        with litellm_errors():
+            return self._engine().complete(request)
 
     def stream(self, request: Any) -> Any:
-        return self._engine().stream(request)
+        with litellm_errors():
+            yield from self._engine().stream(request)
 
     def _engine(self) -> LiteLLMEngine:
         _load_litellm()

@@ -20,8 +20,6 @@ _FINAL_CAUSES = (
     socket.gaierror,
     ssl.SSLError,
 )
-# Of httpx, which litellm uses; by name, because nothing else needs to import it.
-_FINAL_NAMES = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ReadTimeout", "WriteTimeout"}
 
 
 class Retries(msgspec.Struct, frozen=True):
@@ -64,13 +62,11 @@ def is_transient(error: lm15.LM15Error) -> bool:
         | lm15.StreamAssemblyError,
     ):
         return bool(error.status == 409)
-    return not any(
-        isinstance(cause, _FINAL_CAUSES) or type(cause).__name__ in _FINAL_NAMES
-        for cause in _causes(error)
-    )
+    return not any(isinstance(cause, _FINAL_CAUSES) for cause in causes(error))
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield what `error` was raised from, the nearest first."""
     seen: set[int] = set()
     cause = error.__cause__ or error.__context__
     while cause is not None and id(cause) not in seen:

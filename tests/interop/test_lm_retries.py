@@ -1,0 +1,273 @@
+"""Requests to a model that fail: which are sent again, what ends the wait, what the caller learns.
+No time is measured: requests are counted, and a wait that does not end is a timeout of the test."""
+
+from __future__ import annotations
+
+import datetime
+import email.utils
+import json
+import socket
+import threading
+
+import pytest
+
+from bridge import Client, errors
+from model_server import KEY, PROTOCOLS, ModelServer, OpenAI
+from openai_server import fields
+from peer import wait_until
+
+ANSWER = OpenAI.whole(fields(a="1"))
+FAILED = {"error": {"message": "not now", "type": "failed", "code": "failed"}}
+
+
+class LiteLLM(OpenAI):
+    """A provider that is reached through litellm only."""
+
+    model = "together_ai/some/model"
+
+
+@pytest.fixture(scope="module")
+def client():
+    with Client.start() as client:
+        signature = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}
+        client.call("create_program", {"id": "p", "signature": signature}, timeout=60)
+        yield client
+
+
+def configure(client, url, protocol=OpenAI, **settings):
+    settings = {"retry_wait": 0, **settings}
+    model = {"model": protocol.model, "api_base": url + protocol.path, "api_key": KEY}
+    client.call("configure_lm", {**model, **settings}, timeout=60)
+
+
+ARGS = {"program_id": "p", "inputs": {"q": "?"}}
+
+
+def failing(times, status=503, headers=None, answer=ANSWER):
+    """Fails that often, then answers."""
+    left = iter(range(times))
+
+    def respond(body):
+        return (
+            (status, headers or {}, FAILED) if next(left, None) is not None else (200, {}, answer)
+        )
+
+    return respond
+
+
+def counters(client):
+    return client.stats()["commands"]["execute_program"]["counters"]
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504, 529])
+@pytest.mark.parametrize("protocol", [*PROTOCOLS, LiteLLM], ids=lambda protocol: protocol.__name__)
+def test_transient_failures_are_tried_again(client, protocol, status):
+    """Twice by default, and no library adds attempts of its own."""
+    answer = protocol.whole(fields(a="1"))
+    with ModelServer(failing(2, status, answer=answer)) as server:
+        configure(client, server.url, protocol)
+        before = counters(client) if "execute_program" in client.stats()["commands"] else {}
+        assert client.call("execute_program", ARGS, timeout=60)["outputs"] == {"a": "1"}
+        assert len(server.requests) == 3
+        after = counters(client)
+        for name, amount in {"lm_calls": 3, "lm_errors": 2, "lm_retries": 2}.items():
+            assert after[name] - before.get(name, 0) == amount
+        server.respond = failing(100, status)
+        with pytest.raises(errors.LMError) as raised:
+            client.call("execute_program", ARGS, timeout=60)
+        assert len(server.requests) == 6
+    assert raised.value.details["status"] == status
+    assert raised.value.details["attempts"] == 3
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 413, 422])
+@pytest.mark.parametrize("protocol", [*PROTOCOLS, LiteLLM], ids=lambda protocol: protocol.__name__)
+def test_refused_requests_are_not(client, protocol, status):
+    """They would be refused again."""
+    with ModelServer(failing(100, status)) as server:
+        configure(client, server.url, protocol)
+        with pytest.raises(errors.LMError) as raised:
+            client.call("execute_program", ARGS, timeout=60)
+        assert len(server.requests) == 1
+    assert raised.value.details["status"] == status
+    assert "attempts" not in raised.value.details
+
+
+@pytest.mark.parametrize("protocol", [OpenAI, LiteLLM], ids=lambda protocol: protocol.__name__)
+def test_retries_can_be_chosen(client, protocol):
+    with ModelServer(failing(100)) as server:
+        for retries, requests in ((0, 1), (1, 2), (4, 5)):
+            server.requests.clear()
+            configure(client, server.url, protocol, retries=retries)
+            with pytest.raises(errors.LMError):
+                client.call("execute_program", ARGS, timeout=60)
+            assert len(server.requests) == requests
+
+
+@pytest.mark.parametrize("protocol", [OpenAI, LiteLLM], ids=lambda protocol: protocol.__name__)
+def test_a_connection_that_breaks_is_tried_again(client, protocol):
+    with ModelServer(lambda body: None) as server:
+        configure(client, server.url, protocol)
+        with pytest.raises(errors.LMError) as raised:
+            client.call("execute_program", ARGS, timeout=60)
+        # A connection that was left open by an earlier request is tried once more at once.
+        assert 3 <= len(server.requests) <= 4
+    assert raised.value.details["attempts"] == 3
+
+
+@pytest.mark.parametrize("protocol", [*PROTOCOLS, LiteLLM], ids=lambda protocol: protocol.__name__)
+def test_an_address_where_nobody_listens_is_reported_at_once(client, protocol):
+    """Not tried again: the waits would be an hour each."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        configure(client, url, protocol, retries=10, retry_wait=60, retry_cap=600)
+        with pytest.raises(errors.LMError) as raised:
+            client.call("execute_program", ARGS, timeout=60)
+    assert raised.value.details["lm_code"] == "transport"
+    assert "attempts" not in raised.value.details
+
+
+@pytest.mark.parametrize("protocol", [OpenAI, LiteLLM], ids=lambda protocol: protocol.__name__)
+def test_a_timeout_of_the_model_is_not_tried_again(client, protocol):
+    go_on = threading.Event()
+    with ModelServer(lambda body: go_on.wait(30) and (200, {}, ANSWER)) as server:
+        configure(client, server.url, protocol, timeout=0.5, retries=10)
+        with pytest.raises(errors.LMError):
+            client.call("execute_program", ARGS, timeout=60)
+        go_on.set()
+        assert len(server.requests) == 1
+
+
+def far_future():
+    return email.utils.format_datetime(
+        datetime.datetime(2099, 1, 1, tzinfo=datetime.UTC), usegmt=True
+    )
+
+
+@pytest.mark.parametrize("protocol", [*PROTOCOLS, LiteLLM], ids=lambda protocol: protocol.__name__)
+@pytest.mark.parametrize("hint", ["3600", far_future()])
+def test_a_long_retry_after_reaches_the_caller_at_once(client, protocol, hint):
+    """Instead of a thread that sleeps for an hour."""
+    with ModelServer(failing(100, 429, {"Retry-After": hint})) as server:
+        configure(client, server.url, protocol)
+        with pytest.raises(errors.LMError) as raised:
+            client.call("execute_program", ARGS, timeout=60)
+        assert len(server.requests) == 1
+    details = raised.value.details
+    assert details["retry_after"] >= 3599
+    assert details["status"] == 429
+    assert raised.value.recovery == "backoff_retry"
+
+
+@pytest.mark.parametrize(
+    "hint", ["0", "0.01", "-5", "soon", "", "nan", "inf", "1e400", "Thu, 01 Jan 1970 00:00:00 GMT"]
+)
+def test_other_hints_do_no_harm(client, hint):
+    """A short wait is kept to; what is no wait is as none."""
+    with ModelServer(failing(2, 429, {"Retry-After": hint})) as server:
+        configure(client, server.url)
+        assert client.call("execute_program", ARGS, timeout=60)["outputs"] == {"a": "1"}
+        assert len(server.requests) == 3
+
+
+def test_a_hint_past_the_deadline_is_an_error_at_once(client):
+    """lm_error, with what the provider said; not deadline_exceeded after a wait in vain."""
+    with ModelServer(failing(100, 429, {"Retry-After": "300"})) as server:
+        configure(client, server.url, retry_cap=600)
+        with pytest.raises(errors.LMError) as raised:
+            client.call("execute_program", ARGS, timeout=100)
+        assert len(server.requests) == 1
+    assert raised.value.details["retry_after"] == 300
+
+
+def waiting(server):
+    """Whether the first attempt has failed, so that the worker waits."""
+    return len(server.requests) == 1
+
+
+def test_the_wait_ends_with_cancel(client):
+    with ModelServer(failing(100, 429, {"Retry-After": "500"})) as server:
+        configure(client, server.url, retry_cap=600)
+        stream = client.stream("execute_program", ARGS)
+        for _, data in stream:
+            if data["status"] == "lm_retry":
+                break
+        assert data["wait"] == 500
+        assert stream.cancel()
+        with pytest.raises(errors.Cancelled):
+            stream.result(30)
+        wait_until(lambda: client.stats()["threads_lost"] == 0)
+        assert waiting(server)
+
+
+def test_the_wait_ends_when_the_worker_stops():
+    """Its host goes while a call waits; the process ends by itself."""
+    with ModelServer(failing(100, 429, {"Retry-After": "500"})) as server:
+        client = Client.start()
+        signature = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}
+        client.call("create_program", {"id": "p", "signature": signature}, timeout=60)
+        configure(client, server.url, retry_cap=600)
+        stream = client.stream("execute_program", ARGS)
+        while next(iter(stream))[1].get("status") != "lm_retry":
+            pass
+        client.stop()
+        assert waiting(server)
+
+
+def test_a_stream_is_told_of_each_attempt(client):
+    """And what was not streamed yet is streamed once."""
+    events = OpenAI.events(["[[ ## a ## ]]\n", "one", " two"])
+    with ModelServer(failing(2, 503, answer=events)) as server:
+        configure(client, server.url)
+        stream = client.stream("execute_program", ARGS)
+        told = list(stream)
+        assert stream.result()["outputs"] == {"a": "one two"}
+    called = ("status", {"status": "lm_call", "model": OpenAI.model})
+    retries = [
+        (
+            "status",
+            {
+                "status": "lm_retry",
+                "model": OpenAI.model,
+                "attempt": attempt,
+                "wait": 0,
+                "lm_code": "server",
+            },
+        )
+        for attempt in (2, 3)
+    ]
+    assert told[:5] == [called, retries[0], called, retries[1], called]
+    assert "".join(data["text"] for event, data in told if event == "chunk") == "one two"
+
+
+def test_nothing_is_tried_again_once_a_chunk_has_left(client):
+    """A stream that breaks off in the middle is an error."""
+    events = OpenAI.events(["[[ ## a ## ]]\n", "one", " two"])[:2]
+    with ModelServer(lambda body: (200, {}, events)) as server:
+        configure(client, server.url)
+        stream = client.stream("execute_program", ARGS)
+        chunks = [data["text"] for event, data in stream if event == "chunk"]
+        with pytest.raises(errors.LMError):
+            stream.result()
+        assert chunks == ["one"]
+        assert len(server.requests) == 1
+
+
+def test_attempts_are_logged_at_debug(start_peer):
+    """One line each, with the call's id; none at INFO."""
+    with ModelServer(failing(1)) as server:
+        peer = start_peer("--log-level", "DEBUG", adapter="dspy")
+        base = {"api_base": server.url + OpenAI.path, "api_key": KEY, "retry_wait": 0}
+        assert peer.call("configure_lm", {"model": OpenAI.model, **base})["success"]
+        signature = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}
+        assert peer.call("create_program", {"id": "p", "signature": signature})["success"]
+        assert peer.call("execute_program", ARGS, 7, timeout_ms=60_000)["success"]
+        peer.close_input()
+        peer.wait()
+    logged = [json.loads(line) for line in peer.stderr().splitlines()]
+    lines = [line for line in logged if line["logger"] == "bridge.lm"]
+    assert [line["request_id"] for line in lines] == [7, 7, 7]
+    assert "attempt 1 failed" in lines[0]["message"]
+    assert "attempt 2 in" in lines[1]["message"]
+    assert "attempt 2: stop" in lines[2]["message"]
