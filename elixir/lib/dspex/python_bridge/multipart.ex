@@ -153,12 +153,4 @@ defmodule DSPex.PythonBridge.Multipart do
   end
 
   def resolve(other, _buffers), do: other
-
-  @doc "Whether a term holds a tensor."
-  @spec tensor?(term()) :: boolean()
-  def tensor?({:tensor, _type, _shape, _data}), do: true
-  def tensor?([first | rest]), do: tensor?(first) or tensor?(rest)
-  def tensor?(map) when is_map(map), do: tensor?(:maps.values(map))
-  def tensor?(tuple) when is_tuple(tuple), do: tensor?(Tuple.to_list(tuple))
-  def tensor?(_other), do: false
 end

@@ -9,17 +9,18 @@ defmodule DSPex.PythonBridge.Protocol do
   ## Terms
 
   Maps, lists, binaries, numbers, booleans and `nil` go as what they are. Atoms arrive as strings,
-  as keys and as values, so `%{question: "x"}` is `{"question": "x"}`. Tuples arrive as tuples. A
-  struct is a map with its fields and `"__struct__"`: write a `DateTime` as a string first. What
-  comes back has strings as keys, and of atoms only `true`, `false` and `nil`, but for what comes
-  back byte for byte as it was sent, as the signature of a program does. Nothing that a worker
-  sends makes an atom.
+  as keys and as values, so `%{question: "x"}` is `{"question": "x"}`. Tuples arrive as tuples. Dates,
+  times, `Decimal` and `URI` are written as text, other structs as `DSPex.Encodable` says or not at
+  all. Pids, ports, references, functions, improper lists and bit strings are refused with their
+  path. What comes back has strings as keys, and of atoms only `true`, `false` and `nil`, but for
+  what comes back byte for byte as it was sent, as the signature of a program does. Nothing that a
+  worker sends makes an atom.
 
   Tensors, `{:tensor, type, shape, binary}`, go and come as `DSPex.PythonBridge.Multipart` says,
   in `:etf` alone.
   """
 
-  alias DSPex.PythonBridge.{Error, JSON, Multipart}
+  alias DSPex.PythonBridge.{Error, Exits, JSON, Multipart, Terms}
 
   @type format :: :etf | :json
   @type id :: non_neg_integer() | String.t()
@@ -28,7 +29,6 @@ defmodule DSPex.PythonBridge.Protocol do
   @etf 131
   # The byte that begins a multipart frame.
   @multipart 0xC1
-  @apart Multipart.apart()
   # Tensors in a reply are atoms in part, which `:safe` wants to be there.
   @tensor_atoms [:tensor | Multipart.kinds()]
   # Bytes up to which a term is encoded in one piece.
@@ -62,41 +62,39 @@ defmodule DSPex.PythonBridge.Protocol do
   end
 
   def encode(:json, head, args) do
-    head |> Map.new() |> Map.put("args", args) |> encode_json()
+    head |> Map.new() |> Map.put("args", Terms.written!(args, :json, "args")) |> encode_json()
   end
 
   @doc false
   @spec encode_answer(format(), map()) :: iodata()
   def encode_answer(:etf, answer) do
-    {answer, buffers} = Multipart.set_apart(answer)
+    {answer, buffers} = answer |> written_result(:etf) |> Multipart.set_apart()
     Multipart.frame(:erlang.term_to_iovec(answer), buffers)
   end
 
-  def encode_answer(:json, answer), do: encode_json(answer)
+  def encode_answer(:json, answer), do: answer |> written_result(:json) |> encode_json()
+
+  defp written_result(%{"result" => result} = answer, format) do
+    %{answer | "result" => Terms.written!(result, format, "result")}
+  end
+
+  defp written_result(answer, _format), do: answer
 
   defp encode_json(message) do
     JSON.encode!(message)
   rescue
     error ->
-      reason =
-        if Multipart.tensor?(message),
-          do: "tensors go in the format :etf alone",
-          else: Exception.message(error)
-
+      reason = Exits.line(:error, error, __STACKTRACE__)
       reraise Error.new(:not_encodable, "args are no JSON: #{reason}"), __STACKTRACE__
   end
 
-  # Args without their version byte, and what stands apart. They are looked through only where they
-  # are long, or small and with the name of a tensor in them.
+  # Args without their version byte, and what stands apart.
   defp etf_args(args) do
-    with true <- :erlang.external_size(args) <= @apart,
-         <<@etf, encoded::binary>> = :erlang.term_to_binary(args),
-         :nomatch <- :binary.match(encoded, "tensor") do
-      {[encoded], []}
+    if Terms.plain?(args) do
+      {etf_term(args), []}
     else
-      _ ->
-        {args, buffers} = Multipart.set_apart(args)
-        {etf_term(args), buffers}
+      {args, buffers} = args |> Terms.written!(:etf, "args") |> Multipart.set_apart()
+      {etf_term(args), buffers}
     end
   end
 
