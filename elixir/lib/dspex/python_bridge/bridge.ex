@@ -7,17 +7,21 @@ defmodule DSPex.PythonBridge.Bridge do
 
       {:ok, %{"status" => "ok"}} = DSPex.PythonBridge.Bridge.call(:ping)
 
-  A bridge is one worker. The functions here take the name or pid of a bridge as their first
+  A bridge has one worker. The functions here take the name or pid of a bridge as their first
   argument; without one they mean the bridge that is called `DSPex.PythonBridge.Bridge`, which is
   the name that `start_link/1` gives. Any number of processes may call at the same time.
 
   ## When the worker ends
 
-  Every open call gets `{:error, error}` with the code `:worker_crashed` at once, and the bridge
-  ends too, so that its supervisor starts both anew. A call by name that comes meanwhile, and one
-  that could not be sent any more, waits for the new worker, within its timeout; a pid has no
-  successor, so such a call fails, as does a stream or a cast that finds its worker gone. What the
-  worker knew (programs, models, tools) is gone: the `:setup` and `:tools` options bring it back.
+  Every open call gets `{:error, error}` with the code `:worker_crashed` at once. The bridge stays
+  alive and starts another worker: at once the first time, then after a wait that doubles with each
+  failure up to `:backoff_max`, and begins anew after a worker that ran for `:healthy_after`.
+  Meanwhile its status is `:starting`. A call that comes then waits for the new worker, within its
+  timeout; where that is over it gets the error of the last failure, with the last lines that the
+  worker wrote to stderr. So it is with streams, casts, and calls that could not be sent any more.
+
+  What the worker knew (programs, models, tools) is gone: the `:setup` and `:tools` options bring it
+  back. A setup that fails is a start that failed.
 
   ## When a caller ends
 
@@ -35,8 +39,8 @@ defmodule DSPex.PythonBridge.Bridge do
     Error,
     EventStream,
     OpenCall,
-    Owner,
     Protocol,
+    Server,
     Statistics,
     Tools
   }
@@ -56,9 +60,24 @@ defmodule DSPex.PythonBridge.Bridge do
     max_frame: 64 * 1024 * 1024,
     format: :etf,
     start_timeout: 10_000,
+    setup_timeout: 60_000,
     heartbeat_interval: 2_000,
+    backoff_min: 50,
+    backoff_max: 10_000,
+    healthy_after: 5_000,
+    retry_start: false,
+    tool_timeout: 300_000,
     logs: true,
     tools: []
+  ]
+
+  # Options in ms, with the least that makes sense.
+  @times [
+    start_timeout: 1,
+    setup_timeout: 1,
+    backoff_min: 1,
+    backoff_max: 1,
+    healthy_after: 0
   ]
 
   # How long a pid is waited for that is starting or stopping, ms.
@@ -67,18 +86,33 @@ defmodule DSPex.PythonBridge.Bridge do
   defguardp is_command(term) when is_atom(term) or is_binary(term)
   defguardp is_args(term) when is_map(term) or is_list(term)
 
-  @doc false
+  @doc """
+  Returns the specification of a bridge for a supervisor.
+
+  A first worker that does not start does not keep the application from starting: the bridge logs
+  why and tries again, as after the end of a worker. `retry_start: false` makes it fail instead.
+  """
   @spec child_spec(keyword()) :: Supervisor.child_spec()
   def child_spec(options) do
     %{
       id: Keyword.get(options, :name, __MODULE__),
-      start: {__MODULE__, :start_link, [options]},
+      start:
+        {__MODULE__, :start_link, [options |> hide_env() |> Keyword.put_new(:retry_start, true)]},
       shutdown: 5_000
     }
   end
 
+  # Supervisors show the arguments of their children in reports; the environment holds keys.
+  defp hide_env(options) do
+    case options[:env] do
+      nil -> options
+      env when is_function(env, 0) -> options
+      env -> Keyword.put(options, :env, fn -> env end)
+    end
+  end
+
   @doc """
-  Starts a worker, and returns when it has answered.
+  Starts a bridge, and returns when its worker has answered.
 
   ## Options
 
@@ -86,25 +120,68 @@ defmodule DSPex.PythonBridge.Bridge do
     * `:python` - the interpreter; where else it is looked for: `DSPex.PythonBridge.Python`
     * `:adapter` - the commands that the worker has: `"dspy"` (default), `"echo"`, `"module:attr"`
     * `:args` - further flags of `python -m bridge worker`
-    * `:env` - environment variables for the worker, as a map or list of pairs; `nil` removes one
+    * `:env` - environment variables for the worker, as a map or list of pairs, or a function that
+      returns one; `nil` as a value removes a variable
     * `:threads` - calls that the worker runs at once, default 64
     * `:max_frame` - bytes of the longest request and reply, default 64 MiB
     * `:format` - `:etf` (default), or `:json` where there is a module for it
     * `:tools` - tools of the default session, see `register_tools/3`
-    * `:setup` - a function that is called with the bridge when the worker has answered and before
-      `start_link/1` returns, also after each restart; raising makes the start fail
+    * `:setup` - a function that is called with the bridge when a worker has answered and before it
+      takes the calls of others, after each start; raising makes that start fail. It must call the
+      bridge that it is given, not its name
     * `:logs` - whether the worker's logs go to `Logger` (default), or else to stderr
     * `:start_timeout` - ms until the worker must have answered, default 10 000
+    * `:setup_timeout` - ms that `:setup` and the registering of `:tools` may take, default 60 000
     * `:heartbeat_interval` - ms between heartbeats, default 2 000; `false` for none. A worker that
-      leaves three in a row unanswered is killed
+      leaves three in a row unanswered is replaced
+    * `:backoff_min`, `:backoff_max` - ms before another start after the second failure in a row,
+      and the most that it grows to; defaults 50 and 10 000. Each wait is shortened at random by up
+      to half
+    * `:healthy_after` - ms after which a worker that ends no longer counts as another failure in a
+      row, default 5 000
+    * `:retry_start` - whether a bridge whose first worker does not start stays alive and tries
+      again; default `false` here, `true` under a supervisor (`child_spec/1`)
+    * `:tool_timeout` - ms that a tool may take, default 300 000, or `:infinity`
 
-  Returns `{:error, {:shutdown, %DSPex.PythonBridge.Error{}}}` where the worker does not start; its
-  message says what to do.
+  Returns `{:error, {:shutdown, %DSPex.PythonBridge.Error{}}}` where the first worker does not
+  start; its message says what to do. Raises ArgumentError for options that it does not know.
   """
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(options \\ []) do
     defaults = [{:setup, fn _bridge -> :ok end} | @defaults]
-    options |> Keyword.validate!(defaults) |> Owner.start_link()
+    options = Keyword.validate!(options, defaults)
+
+    for {key, least} <- @times, time = options[key], not (is_integer(time) and time >= least) do
+      raise ArgumentError,
+            "#{inspect(key)} is a whole number of ms from #{least}, not #{inspect(time)}"
+    end
+
+    check_texts!(options)
+    Server.start_link(options)
+  end
+
+  # Here, where the error says what is wrong without showing a value: it may be a key.
+  defp check_texts!(options) do
+    env = if is_function(options[:env], 0), do: options[:env].(), else: options[:env] || []
+
+    for variable <- env do
+      case variable do
+        {name, value}
+        when (is_binary(name) or is_atom(name)) and
+               (is_binary(value) or is_list(value) or value in [nil, false]) ->
+          :ok
+
+        {name, _} when is_binary(name) or is_atom(name) ->
+          raise ArgumentError, "the value of #{name} in :env is no string"
+
+        _ ->
+          raise ArgumentError, ":env is a map or a list of pairs of strings"
+      end
+    end
+
+    unless is_list(options[:args]) and Enum.all?(options[:args], &is_binary/1) do
+      raise ArgumentError, ":args is a list of strings"
+    end
   end
 
   @doc """
@@ -246,33 +323,33 @@ defmodule DSPex.PythonBridge.Bridge do
   def register_tools(server, tools), do: Tools.register(server, tools, [])
 
   @doc """
-  The state and the statistics of a bridge, without asking its worker. By name it asks nobody, so it
-  answers while a bridge starts, too; a pid is asked, and is `:not_running` until it has started.
+  Returns the state and the statistics of a bridge, without asking its worker. By name it asks
+  nobody, so it answers while a bridge starts, too; a pid is asked, and is `:not_running` until its
+  first start is over.
 
     * `:status` - `:starting`, `:running`, `:stopping`, or `:not_running`
-    * `:worker_pid` - the operating system's id of the worker
+    * `:worker_pid` - the operating system's id of the worker, `nil` while there is none
     * `:uptime` - ms since the worker was started
     * `:open_calls`
-    * `:stats` - counted since the first start under this name: `:starts` and `:restarts`, `:calls`,
-      `:replies`, `:casts`, `:events`, `:tool_calls`, `:late_replies` (dropped), `:abandoned`
-      (cancelled because the caller was gone or late), and `:errors` by code
+    * `:last_error` - why the last worker ended or did not start, while no other has; or `nil`
+    * `:stats` - counted since the first start under this name: `:starts` and `:restarts` of
+      workers, `:calls`, `:replies`, `:casts`, `:events`, `:tool_calls`, `:late_replies` (dropped),
+      `:abandoned` (cancelled because the caller was gone or late), and `:errors` by code
 
   What the worker itself counts is `call(:get_stats)`.
   """
   @spec get_status(server()) :: map()
   def get_status(server \\ __MODULE__) do
-    deadline = Connection.now() + @status_patience
-    table = if is_atom(server), do: server, else: Connection.fetch!(server, deadline).table
+    table = status_table(server)
 
     case :ets.lookup(table, :worker) do
-      [{:worker, status, os_pid, started, counters}] ->
-        uptime = System.monotonic_time() - started
-
+      [{:worker, status, os_pid, started, counters, calls}] ->
         %{
           status: status,
           worker_pid: os_pid,
-          uptime: System.convert_time_unit(uptime, :native, :millisecond),
-          open_calls: Connection.open_calls(table),
+          uptime: uptime(started),
+          open_calls: Connection.open_calls(calls),
+          last_error: :ets.lookup(table, :failure)[:failure],
           stats: Statistics.read(counters)
         }
 
@@ -281,6 +358,22 @@ defmodule DSPex.PythonBridge.Bridge do
     end
   rescue
     _ in [ArgumentError, Error] -> %{status: :not_running}
+  end
+
+  defp status_table(%Connection{bridge: table}), do: table
+  defp status_table(name) when is_atom(name), do: name
+
+  defp status_table(server) do
+    case Connection.ask(server, :table, Connection.now() + @status_patience) do
+      table when table in [nil, :ended] -> raise ArgumentError, "no such bridge"
+      table -> table
+    end
+  end
+
+  defp uptime(nil), do: 0
+
+  defp uptime(started) do
+    System.convert_time_unit(System.monotonic_time() - started, :native, :millisecond)
   end
 
   @doc """

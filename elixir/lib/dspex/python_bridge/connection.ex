@@ -1,47 +1,62 @@
 defmodule DSPex.PythonBridge.Connection do
   @moduledoc """
   What a caller needs to talk to a worker by itself: the port, the table of open calls, the
-  counters. The owner of the port makes one for each worker; callers look it up by the name.
+  counters. The owner of the port makes one for each worker; callers find it in the table of the
+  bridge (`DSPex.PythonBridge.Server`).
 
-  The table is named as the server is and holds
+  Its own table holds
 
-    * `{:connection, connection}`, from when the worker is ready until it is stopped
     * `{id, :open, reply_to, caller, flow}` for each open call; `flow` is `nil`, or the counters of
       a stream
-    * `{:worker, status, os_pid, started, counters}`
     * `{{:tool, session_id, name}, function}` for each tool
 
-  It goes with its owner, so there is no connection to a worker that is gone.
+  That table goes with its owner, so nothing can be sent to a worker that is gone.
   """
 
   alias DSPex.PythonBridge.{Error, Statistics}
 
-  @enforce_keys [:owner, :port, :table, :ids, :counters, :format, :max_frame, :telemetry]
+  @enforce_keys [
+    :owner,
+    :bridge,
+    :name,
+    :port,
+    :table,
+    :ids,
+    :counters,
+    :format,
+    :max_frame,
+    :tool_timeout
+  ]
   defstruct @enforce_keys
 
   @type t :: %__MODULE__{
           owner: pid(),
+          bridge: :ets.table(),
+          name: term(),
           port: port(),
           table: :ets.table(),
           ids: :atomics.atomics_ref(),
           counters: Statistics.t(),
           format: DSPex.PythonBridge.Protocol.format(),
           max_frame: pos_integer(),
-          telemetry: boolean()
+          tool_timeout: timeout()
         }
 
   # How long a name may be without a process: a supervisor restarts a bridge within this time.
   @restart_gap 200
   # Between two looks at something that another process is about to change.
   @pause 2
+  # How much longer than its deadline the server may take to answer, ms.
+  @slack 100
 
   @doc """
-  The connection of a server: a name, a pid, `{:via, …}`, `{:global, …}`, or a connection itself.
+  Returns the connection of a server: a name, a pid, `{:via, …}`, `{:global, …}`, or a connection
+  itself.
 
-  A bridge that starts is waited for, and a name without a process for as long as a supervisor may
+  A worker that starts is waited for, and a name without a process for as long as a supervisor may
   take to restart it, but neither beyond `deadline` (monotonic ms, or `:infinity`). Raises
-  `DSPex.PythonBridge.Error`: `:worker_crashed`, category `:initialization`, when there is no bridge
-  or it does not start; `:deadline_exceeded` when it takes too long.
+  `DSPex.PythonBridge.Error`: `:worker_crashed` when there is no bridge, or with what ended the last
+  worker where no other started in time; `:deadline_exceeded` where the first takes too long.
   """
   @spec fetch!(GenServer.server() | t(), integer() | :infinity) :: t()
   def fetch!(server, deadline \\ :infinity)
@@ -60,36 +75,56 @@ defmodule DSPex.PythonBridge.Connection do
   defp lookup(_), do: nil
 
   defp find(server, deadline, gap_end) do
-    found = lookup(server) || ask(server, deadline)
-    # A process that ended has a successor to come, which may take its own time.
-    gap_end = if found == :ended, do: now() + @restart_gap, else: gap_end
+    case lookup(server) || ask(server, {:connection, deadline}, deadline) do
+      %__MODULE__{} = connection ->
+        connection
 
-    cond do
-      is_struct(found) -> found
-      is_pid(server) or now() >= gap_end or remaining(deadline) == 0 -> raise not_running(server)
-      true -> Process.sleep(@pause) && find(server, deadline, gap_end)
+      {:ok, connection} ->
+        connection
+
+      {:error, error} ->
+        raise error
+
+      found ->
+        # A process that ended has a successor to come, which may take its own time.
+        gap_end = if found == :ended, do: now() + @restart_gap, else: gap_end
+
+        if is_pid(server) or now() >= gap_end or remaining(deadline) == 0 do
+          raise not_running(server)
+        end
+
+        Process.sleep(@pause)
+        find(server, deadline, gap_end)
     end
   end
 
-  # The owner answers as soon as its worker does; nil where there is none, :ended where it is gone.
-  defp ask(server, deadline) do
+  @doc """
+  Asks the server itself, which answers by `deadline`. Returns `nil` where there is none, `:ended`
+  where it ends.
+  """
+  @spec ask(GenServer.server(), term(), integer() | :infinity) :: term()
+  def ask(server, question, deadline) do
     case GenServer.whereis(server) do
       nil ->
         nil
 
       pid when is_pid(pid) and node(pid) == node() ->
-        GenServer.call(pid, :connection, remaining(deadline))
+        GenServer.call(pid, question, patience(deadline))
 
       _ ->
         raise ArgumentError, "#{inspect(server)} is on another node: call the bridge there"
     end
   catch
+    # Its first worker starts still.
     :exit, {:timeout, _} ->
       raise Error.new(:deadline_exceeded, "the worker did not start in time")
 
     :exit, {_reason, {GenServer, :call, _}} ->
       :ended
   end
+
+  defp patience(:infinity), do: :infinity
+  defp patience(deadline), do: remaining(deadline) + @slack
 
   defp not_running(server) do
     error =
@@ -102,9 +137,15 @@ defmodule DSPex.PythonBridge.Connection do
     %{error | category: :initialization}
   end
 
-  @doc "How many calls are open in a table."
-  @spec open_calls(:ets.table()) :: non_neg_integer()
-  def open_calls(table), do: :ets.select_count(table, [{{:_, :open, :_, :_, :_}, [], [true]}])
+  @doc "How many calls are open in the table of a worker, which may be gone."
+  @spec open_calls(:ets.table() | nil) :: non_neg_integer()
+  def open_calls(nil), do: 0
+
+  def open_calls(table) do
+    :ets.select_count(table, [{{:_, :open, :_, :_, :_}, [], [true]}])
+  rescue
+    ArgumentError -> 0
+  end
 
   @doc "A new id for a request."
   @spec next_id(t()) :: pos_integer()

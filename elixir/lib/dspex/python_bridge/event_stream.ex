@@ -5,13 +5,13 @@ defmodule DSPex.PythonBridge.EventStream do
   stops early.
   """
 
-  alias DSPex.PythonBridge.{Connection, Error, OpenCall, Owner, Protocol, Statistics}
+  alias DSPex.PythonBridge.{Connection, Error, OpenCall, Protocol, Routing, Statistics, Telemetry}
 
   @events ~w(status chunk tool_call tool_result)a
           |> Map.new(&{Atom.to_string(&1), &1})
 
-  @enforce_keys [:connection, :id, :reply_to, :deadline, :flow]
-  defstruct [:connection, :id, :reply_to, :deadline, :flow, ended: false]
+  @enforce_keys [:metadata, :started, :deadline, :flow]
+  defstruct @enforce_keys ++ [:connection, :id, :reply_to, ended: false]
 
   @doc "See `DSPex.PythonBridge.Bridge.stream/4`."
   @spec new(
@@ -26,31 +26,50 @@ defmodule DSPex.PythonBridge.EventStream do
     envelope = [{"stream", true} | envelope]
 
     Stream.resource(
-      fn -> start(server, command, Map.new(args), envelope, OpenCall.deadline(timeout)) end,
+      fn -> start(server, command, OpenCall.args(args), envelope, OpenCall.deadline(timeout)) end,
       &next/1,
       &stop/1
     )
   end
 
   defp start(server, command, args, envelope, deadline) do
-    connection = Connection.fetch!(server, deadline)
+    metadata = Telemetry.metadata(server, command, envelope)
+    started = Telemetry.start(:stream, metadata)
+    blank = %__MODULE__{metadata: metadata, started: started, deadline: deadline, flow: flow()}
+
+    with {:error, error} <-
+           OpenCall.on_worker(server, deadline, &open(&1, blank, command, args, envelope)) do
+      report(blank, error.code)
+      raise error
+    end
+  end
+
+  # Slots of the flow: events that wait, the pause (see the routing), events so far, whether the
+  # end was reported.
+  defp flow, do: :atomics.new(4, [])
+
+  defp open(connection, blank, command, args, envelope) do
     id = Connection.next_id(connection)
     Statistics.count(connection.counters, :calls)
     request = OpenCall.request(connection, id, command, args, envelope)
+    reply_to = :erlang.monitor(:process, connection.owner, alias: :demonitor)
+    stream = %{blank | connection: connection, id: id, reply_to: reply_to}
 
-    stream = %__MODULE__{
-      connection: connection,
-      id: id,
-      reply_to: :erlang.monitor(:process, connection.owner, alias: :demonitor),
-      deadline: deadline,
-      flow: :atomics.new(2, [])
-    }
+    case OpenCall.open(connection, id, reply_to, request, stream.deadline, stream.flow) do
+      :ok ->
+        stream
 
-    case OpenCall.open(connection, id, stream.reply_to, request, deadline, stream.flow) do
-      :ok -> stream
-      :busy -> fail(stream, OpenCall.late("the worker does not read; the call was not sent"))
-      :closed -> fail(stream, Error.new(:worker_crashed, "the worker is gone"))
+      :busy ->
+        OpenCall.forget(connection, id, reply_to)
+        error = OpenCall.late("the worker does not read; the call was not sent")
+        OpenCall.counted({:error, error}, connection)
+
+      :closed ->
+        OpenCall.forget(connection, id, reply_to)
+        :closed
     end
+  rescue
+    error in Error -> OpenCall.counted({:error, error}, connection)
   end
 
   defp next(%{ended: true} = stream), do: {:halt, stream}
@@ -67,8 +86,9 @@ defmodule DSPex.PythonBridge.EventStream do
 
   defp element({:ok, %{"event" => event, "data" => data}}, stream) do
     waiting = :atomics.sub_get(stream.flow, 1, 1)
+    :atomics.add(stream.flow, 3, 1)
 
-    if waiting < Owner.resume_below() and :atomics.get(stream.flow, 2) == 1 do
+    if waiting < Routing.resume_below() and :atomics.get(stream.flow, 2) == 1 do
       OpenCall.resume(stream.connection, stream.id, stream.flow)
     end
 
@@ -82,6 +102,7 @@ defmodule DSPex.PythonBridge.EventStream do
 
       result ->
         OpenCall.counted(result, stream.connection)
+        report(stream, :ok)
         {elements(result), %{stream | ended: true}}
     end
   end
@@ -90,10 +111,22 @@ defmodule DSPex.PythonBridge.EventStream do
   defp elements({:ok, result, timing}), do: [{:timing, timing}, {:result, result}]
 
   defp fail(stream, error) do
-    stop(stream)
+    report(stream, error.code)
     OpenCall.counted({:error, error}, stream.connection)
     raise error
   end
 
-  defp stop(stream), do: OpenCall.abandon(stream.connection, stream.id, stream.reply_to)
+  defp stop(stream) do
+    report(stream, :halted)
+    OpenCall.abandon(stream.connection, stream.id, stream.reply_to)
+  end
+
+  # Whatever ends a stream is followed by its stop, so only the first report counts.
+  defp report(stream, code) do
+    if :atomics.exchange(stream.flow, 4, 1) == 0 do
+      metadata = Map.put(stream.metadata, :code, code)
+      measured = %{events: :atomics.get(stream.flow, 3)}
+      Telemetry.finish(stream.started, :stream, :stop, metadata, measured)
+    end
+  end
 end

@@ -12,6 +12,8 @@ defmodule DSPex.PythonBridge.OpenCall do
   # Milliseconds that a caller waits beyond its timeout, for the worker to say so itself.
   @slack 250
   @default_timeout 30_000
+  # Between two attempts to find a worker for a request that could not be sent.
+  @pause 2
   # What `receive` can wait for, less the slack: 49 days. Longer timeouts count as this.
   @longest_timeout 4_294_967_000
   @envelope_options [:session_id, :timing, :traceparent]
@@ -49,6 +51,33 @@ defmodule DSPex.PythonBridge.OpenCall do
   @spec patience(integer() | :infinity) :: timeout()
   def patience(:infinity), do: :infinity
   def patience(deadline), do: Connection.remaining(deadline) + @slack
+
+  @doc "The args of a call as a map. A struct stays one, for the encoder to judge."
+  @spec args(map() | keyword()) :: map()
+  def args(args) when is_map(args), do: args
+  def args(args), do: Map.new(args)
+
+  @doc """
+  Runs a function with the connection of a server's worker; what returns `:closed` has sent nothing,
+  and is run again with the next worker, if there is one by the deadline.
+  """
+  @spec on_worker(GenServer.server() | Connection.t(), integer() | :infinity, fun) ::
+          result | {:error, Error.t()}
+        when fun: (Connection.t() -> result | :closed), result: term()
+  def on_worker(server, deadline, run) do
+    connection = Connection.fetch!(server, deadline)
+
+    with :closed <- run.(connection) do
+      if is_struct(server) or Connection.remaining(deadline) == 0 do
+        counted({:error, Error.new(:worker_crashed, "the worker is gone")}, connection)
+      else
+        Process.sleep(@pause)
+        on_worker(server, deadline, run)
+      end
+    end
+  rescue
+    error in Error -> {:error, error}
+  end
 
   @doc "The encoded request. Raises `DSPex.PythonBridge.Error` for what cannot be sent."
   @spec request(Connection.t(), Protocol.id(), Protocol.command(), map(), list()) :: iodata()

@@ -1,43 +1,104 @@
 defmodule DSPex.PythonBridge.Telemetry do
   @moduledoc """
-  Events for `:telemetry`, where the application has it. A worker's start looks once whether it is
-  there; without it nothing is measured.
+  Events for `:telemetry`, where the application has it; without it nothing is measured.
 
   | event | measurements | metadata |
   |---|---|---|
-  | `[:dspex_bridge, :call, :start]` | `system_time`, `monotonic_time` | `command`, `session_id` |
+  | `[:dspex_bridge, :call, :start]` | `system_time`, `monotonic_time` | `bridge`, `command`, `session_id` |
   | `[:dspex_bridge, :call, :stop]` | `duration`, `monotonic_time` | and `code`: `:ok` or the error's |
   | `[:dspex_bridge, :call, :exception]` | `duration`, `monotonic_time` | and `kind`, `reason`, `stacktrace` |
-  | `[:dspex_bridge, :worker, :started]` | `duration` until it answered | `name`, `os_pid` |
-  | `[:dspex_bridge, :worker, :stopped]` | `uptime` | `name`, `os_pid`, `reason` |
+  | `[:dspex_bridge, :cast, …]` | as of a call | as of a call; `code` says whether it was sent |
+  | `[:dspex_bridge, :stream, :start]` | `system_time`, `monotonic_time` | as of a call |
+  | `[:dspex_bridge, :stream, :stop]` | `duration`, `monotonic_time`, `events` | and `code`: `:ok`, the error's, or `:halted` where the consumer ended first |
+  | `[:dspex_bridge, :tool, :start]` | `system_time`, `monotonic_time` | `bridge`, `tool`, `session_id`, `call_id` |
+  | `[:dspex_bridge, :tool, :stop]` | `duration`, `monotonic_time` | and `code`: `:ok` or the error's |
+  | `[:dspex_bridge, :tool, :exception]` | `duration`, `monotonic_time` | and `kind`, `reason`, `stacktrace` |
+  | `[:dspex_bridge, :worker, :started]` | `duration` until it took calls | `bridge`, `os_pid` |
+  | `[:dspex_bridge, :worker, :stopped]` | `uptime` | `bridge`, `os_pid`, `reason` |
+  | `[:dspex_bridge, :worker, :start_failed]` | `failures` in a row, `delay` in ms until the next start | `bridge`, `error` |
 
-  Times are in native units. Handlers run in the process that calls, or owns the port.
+  `bridge` is the bridge's name, or its pid where it has none. Times are in native units. Handlers
+  run in the process that calls, that runs the tool, or that owns the port.
   """
+
+  alias DSPex.PythonBridge.Connection
 
   @compile {:no_warn_undefined, [:telemetry]}
 
-  @doc "Whether the application has `:telemetry`."
+  @doc "Loads `:telemetry`, where the application has it."
+  @spec load() :: boolean()
+  def load, do: Code.ensure_loaded?(:telemetry)
+
+  @doc "Whether `:telemetry` is loaded, which a bridge sees to when it starts."
   @spec available?() :: boolean()
-  def available?, do: Code.ensure_loaded?(:telemetry)
+  def available?, do: :erlang.function_exported(:telemetry, :span, 3)
 
-  @doc "Runs a call between its start event and its stop event."
-  @spec call(term(), list(), (() -> result)) :: result when result: tuple()
-  def call(command, envelope, run) do
-    {_, session_id} = List.keyfind(envelope, "session_id", 0, {nil, nil})
-    metadata = %{command: command, session_id: session_id}
+  @doc "Runs a call or cast between its start event and its stop event."
+  @spec span(:call | :cast, GenServer.server() | Connection.t(), term(), list(), (() -> result)) ::
+          result
+        when result: term()
+  def span(kind, server, command, envelope, run) do
+    if available?() do
+      metadata = metadata(server, command, envelope)
 
-    :telemetry.span([:dspex_bridge, :call], metadata, fn ->
-      result = run.()
-      {result, Map.put(metadata, :code, code(result))}
-    end)
+      :telemetry.span([:dspex_bridge, kind], metadata, fn ->
+        result = run.()
+        {result, Map.put(metadata, :code, code(result))}
+      end)
+    else
+      run.()
+    end
   end
 
-  @doc "An event of the worker's life."
-  @spec worker(boolean(), :started | :stopped, map(), map()) :: :ok
-  def worker(false, _event, _measurements, _metadata), do: :ok
+  @doc "The metadata of the events of a call."
+  @spec metadata(GenServer.server() | Connection.t(), term(), list()) :: map()
+  def metadata(server, command, envelope) do
+    {_, session_id} = List.keyfind(envelope, "session_id", 0, {nil, nil})
+    %{bridge: bridge(server), command: command, session_id: session_id}
+  end
 
-  def worker(true, event, measurements, metadata) do
-    :telemetry.execute([:dspex_bridge, :worker, event], measurements, metadata)
+  defp bridge(%Connection{name: name}), do: name
+
+  defp bridge(pid) when is_pid(pid) do
+    case node(pid) == node() && Process.info(pid, :registered_name) do
+      {:registered_name, name} when is_atom(name) -> name
+      _ -> pid
+    end
+  end
+
+  defp bridge({name, node}) when node == node(), do: name
+  defp bridge(server), do: server
+
+  @doc "Emits the start event of a stream or a tool. Returns when that was; `nil` without telemetry."
+  @spec start(:stream | :tool, map()) :: integer() | nil
+  def start(kind, metadata) do
+    if available?() do
+      started = System.monotonic_time()
+      measured = %{system_time: System.system_time(), monotonic_time: started}
+      :telemetry.execute([:dspex_bridge, kind, :start], measured, metadata)
+      started
+    end
+  end
+
+  @doc "Emits the last event of what `start/2` began: `:stop` or `:exception`."
+  @spec finish(integer() | nil, :stream | :tool, :stop | :exception, map(), map()) :: :ok
+  def finish(started, kind, event, metadata, measured \\ %{})
+  def finish(nil, _kind, _event, _metadata, _measured), do: :ok
+
+  def finish(started, kind, event, metadata, measured) do
+    now = System.monotonic_time()
+    measured = Map.merge(measured, %{duration: now - started, monotonic_time: now})
+    :telemetry.execute([:dspex_bridge, kind, event], measured, metadata)
+  end
+
+  @doc "Emits an event of the worker's life."
+  @spec worker(:started | :stopped | :start_failed, map(), map()) :: :ok
+  def worker(event, measurements, metadata) do
+    if available?() do
+      :telemetry.execute([:dspex_bridge, :worker, event], measurements, metadata)
+    end
+
+    :ok
   end
 
   defp code({:error, error}), do: error.code

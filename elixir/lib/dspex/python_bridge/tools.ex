@@ -3,14 +3,28 @@ defmodule DSPex.PythonBridge.Tools do
   Elixir functions that programs call: declared to the worker, and run when it asks.
 
   Each call of a tool runs in a process of its own, so a tool may take its time and may call the
-  bridge. What it raises becomes one line that the model is told.
+  bridge. Whatever ends it, the worker gets one answer: the result, or one line for the model. What
+  a tool raises is logged with its stacktrace.
   """
 
-  alias DSPex.PythonBridge.{Call, Connection, Error, OpenCall, Protocol, Statistics}
+  require Logger
+
+  alias DSPex.PythonBridge.{
+    Call,
+    Connection,
+    Error,
+    Exits,
+    OpenCall,
+    Protocol,
+    Statistics,
+    Telemetry,
+    Text
+  }
+
   alias DSPex.Tool
 
-  # Characters of an error's line.
-  @line_limit 500
+  # The session of a call that names none, by the worker's mode.
+  @default_sessions ["default", "anonymous"]
 
   @doc "Declares tools; see `DSPex.PythonBridge.Bridge.register_tools/3`."
   @spec register(GenServer.server() | Connection.t(), [Tool.t()], OpenCall.options()) ::
@@ -18,7 +32,8 @@ defmodule DSPex.PythonBridge.Tools do
   def register(_server, [], _options), do: {:ok, %{}}
 
   def register(server, tools, options) do
-    connection = Connection.fetch!(server)
+    {timeout, _} = OpenCall.envelope(options)
+    connection = Connection.fetch!(server, OpenCall.deadline(timeout))
     declared = Enum.map(tools, &Map.take(&1, [:name, :description, :args]))
     reply = Call.run(connection, "register_tools", %{tools: declared}, options)
 
@@ -43,24 +58,37 @@ defmodule DSPex.PythonBridge.Tools do
   @spec answer(Connection.t(), String.t(), binary()) :: :ok
   def answer(connection, id, frame) do
     spawn(fn ->
-      answer = answered(connection, Protocol.decode_message(frame))
+      answer = guarded(connection, Protocol.decode_message(frame))
       if answer != :nobody, do: reply(connection, message(id, answer))
     end)
 
     Statistics.count(connection.counters, :tool_calls)
   end
 
+  defp guarded(connection, request) do
+    answered(connection, request)
+  catch
+    kind, reason -> {:error, "internal", Exits.line(kind, reason, __STACKTRACE__)}
+  end
+
   defp answered(
          connection,
-         {:ok, %{"command" => "call_tool", "args" => %{"name" => name} = call}}
+         {:ok, %{"command" => "call_tool", "args" => %{"name" => name} = call} = request}
        ) do
-    case :ets.lookup(connection.table, {:tool, call["session_id"] || "default", name}) do
-      [{_, function}] -> run(connection, function, call["args"] || %{})
-      [] -> {:error, "unknown_command", "no tool #{inspect(name)}"}
+    session = call["session_id"] || "default"
+
+    metadata = %{
+      bridge: connection.name,
+      tool: name,
+      session_id: session,
+      call_id: request["call_id"]
+    }
+
+    case find(connection, session, name) do
+      {:ok, function} -> observed(connection, function, call["args"] || %{}, metadata)
+      :error -> {:error, "unknown_command", "no tool #{inspect(name)}"}
+      :nobody -> :nobody
     end
-  rescue
-    # The table went with its owner.
-    ArgumentError -> :nobody
   end
 
   defp answered(_connection, {:ok, %{"command" => "call_tool"}}) do
@@ -68,12 +96,43 @@ defmodule DSPex.PythonBridge.Tools do
   end
 
   defp answered(_connection, {:ok, %{"command" => command}}) do
-    {:error, "unknown_command", "Unknown command: #{command}"}
+    {:error, "unknown_command", "Unknown command: #{inspect(command)}"}
   end
 
   defp answered(_connection, _unreadable) do
     {:error, "invalid_frame", "the request does not decode"}
   end
+
+  # A session has the tools of the default session beside its own.
+  defp find(connection, session, name) do
+    Enum.find_value([session | @default_sessions], :error, fn session ->
+      with [{_, function}] <- :ets.lookup(connection.table, {:tool, session, name}),
+           do: {:ok, function},
+           else: (_ -> nil)
+    end)
+  rescue
+    # The table went with its owner.
+    ArgumentError -> :nobody
+  end
+
+  defp observed(connection, function, args, metadata) do
+    started = Telemetry.start(:tool, metadata)
+
+    case run(connection, function, args) do
+      {:raised, kind, reason, stacktrace} ->
+        crash = %{kind: kind, reason: reason, stacktrace: stacktrace}
+        Telemetry.finish(started, :tool, :exception, Map.merge(metadata, crash))
+        {:error, "handler_error", failed(function, crash, metadata)}
+
+      answer ->
+        Telemetry.finish(started, :tool, :stop, Map.put(metadata, :code, code(answer)))
+        answer
+    end
+  end
+
+  defp code({:ok, _}), do: :ok
+  defp code({:error, code, _line}), do: String.to_existing_atom(code)
+  defp code(:nobody), do: :worker_crashed
 
   defp run(connection, function, args) do
     owner = Process.monitor(connection.owner)
@@ -84,20 +143,60 @@ defmodule DSPex.PythonBridge.Tools do
         answer
 
       {:DOWN, ^running, _, _, reason} ->
-        {:error, "handler_error", "the tool's process ended: #{inspect(reason)}"}
+        {:raised, :exit, reason, []}
 
       {:DOWN, ^owner, _, _, _} ->
         Process.exit(tool, :kill)
         :nobody
+    after
+      connection.tool_timeout ->
+        Process.exit(tool, :kill)
+
+        line =
+          "the tool did not return within #{connection.tool_timeout} ms (option :tool_timeout)"
+
+        {:error, "deadline_exceeded", line}
     end
   end
 
   defp called(function, args) do
     {:ok, function.(args)}
-  rescue
-    error -> {:error, "handler_error", Exception.message(error)}
   catch
-    kind, reason -> {:error, "handler_error", "#{kind}: #{inspect(reason)}"}
+    kind, reason -> {:raised, kind, reason, __STACKTRACE__}
+  end
+
+  # Logs what a tool raised, and returns the line for the model.
+  defp failed(function, %{kind: kind, reason: reason, stacktrace: stacktrace}, metadata) do
+    line = cause(function, kind, reason, stacktrace)
+    trace = Exception.format_stacktrace(Exits.without_arguments(stacktrace))
+    what = "#{inspect(metadata.bridge)}: the tool #{inspect(metadata.tool)} failed: #{line}"
+
+    Logger.error(if(stacktrace == [], do: what, else: "#{what}\n#{trace}"),
+      bridge: metadata.bridge,
+      session_id: metadata.session_id,
+      request_id: metadata.call_id,
+      crash_reason: {reason, stacktrace}
+    )
+
+    line
+  end
+
+  # What calls a function whose module was loaded twice since it was made.
+  defp cause(function, :error, %BadFunctionError{term: function}, _), do: replaced(function)
+  defp cause(function, :error, {:badfun, function}, _), do: replaced(function)
+  defp cause(_function, :error, :undef, stacktrace), do: Exits.line(:error, :undef, stacktrace)
+
+  defp cause(_function, :exit, reason, [] = stacktrace) do
+    "the tool's process ended: " <> Exits.line(:exit, reason, stacktrace)
+  end
+
+  defp cause(_function, kind, reason, stacktrace), do: Exits.line(kind, reason, stacktrace)
+
+  defp replaced(function) do
+    {:module, module} = Function.info(function, :module)
+
+    "the code of this tool is gone: #{inspect(module)} was recompiled since the tool was made. " <>
+      "Give tools as &Module.function/1, which always means the code of now"
   end
 
   defp message(id, {:ok, result}), do: %{"id" => id, "success" => true, "result" => result}
@@ -118,14 +217,18 @@ defmodule DSPex.PythonBridge.Tools do
     else
       encoded
     end
-  rescue
-    error ->
-      answer = failure(id, "not_encodable", Exception.message(error))
-      Protocol.encode_answer(connection.format, answer)
+  catch
+    kind, reason ->
+      line = Exits.line(kind, reason, __STACKTRACE__)
+
+      Logger.error("#{inspect(connection.name)}: a tool's result cannot be sent: #{line}",
+        bridge: connection.name
+      )
+
+      Protocol.encode_answer(connection.format, failure(id, "not_encodable", line))
   end
 
   defp failure(id, code, message) do
-    line = message |> String.split("\n") |> hd() |> String.slice(0, @line_limit)
-    %{"id" => id, "success" => false, "error" => line, "code" => code}
+    %{"id" => id, "success" => false, "error" => Text.line(message), "code" => code}
   end
 end

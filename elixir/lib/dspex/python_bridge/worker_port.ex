@@ -1,34 +1,59 @@
 defmodule DSPex.PythonBridge.WorkerPort do
   @moduledoc """
-  The worker as a process of the operating system: how it is started, and how it is killed.
+  Starts and kills the worker as a process of the operating system.
   """
+
+  alias DSPex.PythonBridge.Stderr
 
   # Bytes queued towards the worker before a sender finds the port busy. The default, 8 KiB, is
   # less than one request.
   @busy_limits {4 * 1024 * 1024, 8 * 1024 * 1024}
 
+  # Opens the file as stderr, removes its name, and becomes the worker: same id, same group.
+  @with_stderr ~S(exec 2>>"$1"; rm -f "$1"; shift; exec "$@")
+
+  @enforce_keys [:port, :os_pid, :stderr]
+  defstruct @enforce_keys
+
+  @typedoc "A worker: its port, its id in the operating system where it has one, its stderr."
+  @type t :: %__MODULE__{port: port(), os_pid: pos_integer() | nil, stderr: Stderr.t() | nil}
+
   @doc """
-  Starts a worker with the options of `DSPex.PythonBridge.Bridge.start_link/1`: its port, owned by
-  this process, and its id in the operating system (`nil` where it has ended already).
+  Starts a worker with the options of `DSPex.PythonBridge.Bridge.start_link/1`. The calling process
+  owns its port.
   """
-  @spec open(Path.t(), keyword()) :: {:ok, port(), pos_integer() | nil} | {:error, String.t()}
+  @spec open(Path.t(), keyword()) :: {:ok, t()} | {:error, String.t()}
   def open(python, options) do
+    stderr =
+      case Stderr.open() do
+        {:ok, stderr} -> stderr
+        :error -> nil
+      end
+
+    {program, arguments} = command(stderr, python, arguments(options))
+
     port =
-      Port.open({:spawn_executable, python}, [
+      Port.open({:spawn_executable, program}, [
         :binary,
         :exit_status,
         :hide,
         {:packet, 4},
         {:busy_limits_port, @busy_limits},
         {:busy_limits_msgq, :disabled},
-        {:args, arguments(options)},
+        {:args, arguments},
         {:env, environment(options[:env] || [])}
       ])
 
     {:os_pid, os_pid} = Port.info(port, :os_pid) || {:os_pid, nil}
-    {:ok, port, os_pid}
+    {:ok, %__MODULE__{port: port, os_pid: os_pid, stderr: stderr}}
   rescue
     error in ErlangError -> {:error, "#{python}: #{inspect(error.original)}"}
+  end
+
+  defp command(nil, python, arguments), do: {python, arguments}
+
+  defp command({_reader, path}, python, arguments) do
+    {System.find_executable("sh"), ["-c", @with_stderr, "sh", path, python | arguments]}
   end
 
   @doc "Kills a worker. It leads its process group, so its children go too."
@@ -50,6 +75,8 @@ defmodule DSPex.PythonBridge.WorkerPort do
 
   defp flag(_name, nil), do: []
   defp flag(name, value), do: [name, to_string(value)]
+
+  defp environment(variables) when is_function(variables, 0), do: environment(variables.())
 
   defp environment(variables) do
     for {name, value} <- variables do

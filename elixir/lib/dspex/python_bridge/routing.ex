@@ -1,0 +1,126 @@
+defmodule DSPex.PythonBridge.Routing do
+  @moduledoc """
+  Hands each frame of a worker to whom it belongs, and looks after the callers. Runs in the owner of
+  the port, and decodes no reply.
+  """
+
+  require Logger
+
+  alias DSPex.PythonBridge.{Connection, OpenCall, Protocol, Statistics, Text, Tools}
+
+  # Events that a stream's consumer may be behind before the worker is asked to hold them back, and
+  # from where on it may go on.
+  @pause_above 256
+  @resume_below 128
+
+  @doc "How many events a consumer may have left when the worker goes on."
+  @spec resume_below() :: pos_integer()
+  def resume_below, do: @resume_below
+
+  @doc "Hands on one frame."
+  @spec route(binary(), Connection.t()) :: term()
+  def route(frame, connection) do
+    case Protocol.peek(frame) do
+      {:reply, id} when is_integer(id) ->
+        reply(:ets.take(connection.table, id), frame, connection)
+
+      {:event, id} ->
+        event(:ets.lookup(connection.table, id), frame, connection)
+
+      {:request, id} ->
+        Tools.answer(connection, id, frame)
+
+      {:log, _id} ->
+        log(Protocol.decode_message(frame), connection)
+
+      :heartbeat ->
+        :ok
+
+      {:reply, _id} ->
+        unclaimed(frame, connection)
+
+      :unknown ->
+        Logger.warning("a frame of no known kind: #{inspect(frame, limit: 40)}",
+          bridge: connection.name
+        )
+    end
+  end
+
+  defp reply([{_id, :open, reply_to, _caller, _flow}], frame, _connection) do
+    send(reply_to, {reply_to, frame})
+  end
+
+  defp reply([], _frame, connection), do: Statistics.count(connection.counters, :late_replies)
+
+  defp event([{id, :open, reply_to, _caller, flow}], frame, connection) when flow != nil do
+    send(reply_to, {reply_to, frame})
+    Statistics.count(connection.counters, :events)
+
+    # Slot 1 is how many events wait; slot 2 is 1 when the worker was asked to hold back, 2 while it
+    # is asked to go on. Only this process makes a 0 a 1, after the request is sent, so that no
+    # resume can overtake its pause.
+    if :atomics.add_get(flow, 1, 1) > @pause_above and :atomics.get(flow, 2) == 0 and
+         OpenCall.notify(connection, "pause", id) do
+      :atomics.put(flow, 2, 1)
+    end
+  end
+
+  defp event(_, _frame, _connection), do: :ok
+
+  # Replies to casts and to this client's own notes; without an id, what the worker could not read.
+  defp unclaimed(frame, connection) do
+    with {:error, _, error} <- Protocol.decode_response(frame) do
+      Logger.warning(
+        "#{inspect(connection.name)}: #{error.code}: #{Text.line(error.message)}",
+        bridge: connection.name
+      )
+    end
+  end
+
+  # The message is one line; what follows it, and tracebacks, go into the metadata.
+  defp log({:ok, %{"data" => %{"message" => message} = data}}, connection) do
+    Logger.log(level(data["level"]), fn ->
+      {Text.line(to_string(message)),
+       bridge: connection.name,
+       session_id: data["session_id"],
+       request_id: data["request_id"],
+       command: data["command"],
+       python_logger: data["logger"],
+       python_message: message,
+       python_error: data["error"]}
+    end)
+  end
+
+  defp log(_, _), do: :ok
+
+  defp level("DEBUG"), do: :debug
+  defp level("INFO"), do: :info
+  defp level("WARNING"), do: :warning
+  defp level(_), do: :error
+
+  @doc "Cancels the calls whose callers are gone, and resumes streams that have caught up."
+  @spec sweep(Connection.t()) :: :ok
+  def sweep(connection) do
+    for entry <- :ets.match_object(connection.table, {:_, :open, :_, :_, :_}) do
+      sweep(entry, connection)
+    end
+
+    :ok
+  end
+
+  defp sweep({id, :open, _reply_to, caller, flow}, connection) do
+    cond do
+      not Process.alive?(caller) ->
+        :ets.delete(connection.table, id)
+        Statistics.count(connection.counters, :abandoned)
+        OpenCall.notify(connection, "cancel", id)
+
+      # The consumer may have come to its end just before the flag was set.
+      flow != nil and :atomics.get(flow, 2) == 1 and :atomics.get(flow, 1) < @resume_below ->
+        OpenCall.resume(connection, id, flow)
+
+      true ->
+        :ok
+    end
+  end
+end
