@@ -1,7 +1,7 @@
 defmodule Workers do
   @moduledoc "Real workers for tests, and waiting for what they do."
 
-  import ExUnit.Callbacks, only: [start_supervised!: 1]
+  import ExUnit.Callbacks, only: [on_exit: 1, start_supervised!: 1]
   alias DSPex.PythonBridge.Bridge
 
   @support Path.expand(__DIR__)
@@ -59,4 +59,26 @@ defmodule Workers do
       status.status == :running && status.worker_pid
     end)
   end
+
+  @doc """
+  A Python that starts workers until `break/2`, and from then on ends with status 3 and a line on
+  stderr, until `mend/1`.
+  """
+  def breakable_python do
+    {:ok, python, _} = DSPex.PythonBridge.Python.find()
+    path = Path.join(System.tmp_dir!(), "bridge-breakable-#{System.unique_integer([:positive])}")
+
+    File.write!(path, """
+    #!/bin/sh
+    if [ -e "#{path}.broken" ]; then cat "#{path}.broken" >&2; exit 3; fi
+    exec "#{python}" "$@"
+    """)
+
+    File.chmod!(path, 0o755)
+    on_exit(fn -> Enum.each([path, path <> ".broken"], &File.rm/1) end)
+    path
+  end
+
+  def break(python, line), do: File.write!(python <> ".broken", line <> "\n")
+  def mend(python), do: File.rm!(python <> ".broken")
 end
