@@ -17,7 +17,8 @@ import pytest
 
 from bridge import Client, Dispatcher, errors
 from bridge.adapters.dspy import adapter as dspy_adapter
-from bridge.worker import store as store_module
+from bridge.records import Quota, Settings
+from bridge.worker import store_schema
 from bridge.worker.control import control
 from bridge.worker.store import Store
 
@@ -255,7 +256,7 @@ def test_a_failed_write_changes_nothing(open_worker, path):
 def test_one_write_too_many_costs_the_others_nothing(path):
     """A transaction that fails is taken apart."""
     store = Store(path)
-    store.create("s", store_module.Settings("now", 1.0, store_module.Quota()), {})
+    store.create("s", Settings("now", 1.0, Quota()), {})
     db = store._db
     db.execute(f"PRAGMA max_page_count = {db.execute('PRAGMA page_count').fetchone()[0] + 1}")
     gate, results = threading.Event(), {}
@@ -377,23 +378,21 @@ def test_a_store_of_a_later_version_is_left_alone(path):
 def test_an_older_store_is_migrated_and_keeps_everything(path, monkeypatch):
     """In one transaction: a migration that fails leaves the file as it was."""
     store = Store(path)
-    store.create(
-        "s", store_module.Settings("now", 5.0, store_module.Quota()), {("data", "k"): b"v"}
-    )
+    store.create("s", Settings("now", 5.0, Quota()), {("data", "k"): b"v"})
     store.close()
-    first = store_module.MIGRATIONS
-    monkeypatch.setattr(store_module, "MIGRATIONS", (*first, "CREATE TABLE new (x); nonsense"))
+    first = store_schema.MIGRATIONS
+    monkeypatch.setattr(store_schema, "MIGRATIONS", (*first, "CREATE TABLE new (x); nonsense"))
     with pytest.raises(errors.StoreFailed, match="syntax error"):
         Store(path)
     monkeypatch.setattr(
-        store_module, "MIGRATIONS", (*first, "ALTER TABLE sessions ADD COLUMN note TEXT;")
+        store_schema, "MIGRATIONS", (*first, "ALTER TABLE sessions ADD COLUMN note TEXT;")
     )
     store = Store(path)
     assert store.open("s").records == {("data", "k"): b"v"}
-    assert store._db.execute("PRAGMA user_version").fetchone() == (2,)
+    assert store._db.execute("PRAGMA user_version").fetchone() == (len(first) + 1,)
     assert store._db.execute("SELECT note FROM sessions").fetchall() == [(None,)]
     store.close()
-    monkeypatch.setattr(store_module, "MIGRATIONS", first)
+    monkeypatch.setattr(store_schema, "MIGRATIONS", first)
     with pytest.raises(errors.StoreFailed, match="later one"):
         Store(path)
 
@@ -401,7 +400,7 @@ def test_an_older_store_is_migrated_and_keeps_everything(path, monkeypatch):
 def test_a_lost_or_emptied_file_is_no_new_store(path):
     """Where its journal still stands beside it."""
     store = Store(path)
-    store.create("s", store_module.Settings("now", 5.0, store_module.Quota()), {})
+    store.create("s", Settings("now", 5.0, Quota()), {})
     content = path.read_bytes(), path.with_name("store.db-wal").read_bytes()
     store.close()
     for damage in (path.unlink, lambda: path.write_bytes(b"")):
@@ -474,7 +473,7 @@ def test_many_workers_make_one_store_at_once(path):
     def start(name):
         try:
             store = Store(path)
-            store.create(name, store_module.Settings("", 1.0, store_module.Quota()), {})
+            store.create(name, Settings("", 1.0, Quota()), {})
             store.close()
             found.append("made")
         except errors.StoreFailed as error:
@@ -604,11 +603,11 @@ def test_sessions_that_are_not_durable_do_not_wait_for_the_store(open_worker, lo
 
 def test_a_file_that_others_hold_fails_all_that_wait_at_once(path, lock, monkeypatch):
     """Not each in turn, with a wait of its own."""
-    monkeypatch.setattr(store_module, "BUSY_TIMEOUT", 0.2)
+    monkeypatch.setattr(store_schema, "BUSY_TIMEOUT", 0.2)
     store, tries = Store(path), []
     monkeypatch.setattr(store, "_transaction", counting(store._transaction, tries))
     for number in range(8):
-        store.create(f"s{number}", store_module.Settings("", 1.0, store_module.Quota()), {})
+        store.create(f"s{number}", Settings("", 1.0, Quota()), {})
     tries.clear()
     results = []
 
@@ -668,7 +667,7 @@ def test_listings_do_not_show_what_another_has_taken_over(open_worker):
 
 def test_settings_and_place_are_changed_together(open_worker, lock, monkeypatch):
     """A create_session that fails changes nothing."""
-    monkeypatch.setattr(store_module, "BUSY_TIMEOUT", 0.1)
+    monkeypatch.setattr(store_schema, "BUSY_TIMEOUT", 0.1)
     worker = open_worker()
     ask(worker, "update_session_data", key="k", value=1)
     with lock():

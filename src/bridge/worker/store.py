@@ -8,55 +8,31 @@ counter of the file, so that one is never given twice, also not to a session of 
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import threading
-import time
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from bridge import errors
-from bridge.records import Changes, Quota, Records, Settings
+from bridge.records import Changes, Quota, Settings
+from bridge.worker import store_schema
+from bridge.worker.store_files import Files
+from bridge.worker.store_records import StoredRecords, damaged, read_records, write_records
+from bridge.worker.store_schema import prepare, session_checksum
 
-APPLICATION_ID = 0x64737062  # "dspb", in the file's header
-BUSY_TIMEOUT = 30.0  # seconds that another process may hold the file
 # Errors that no smaller transaction would be spared.
 OF_THE_FILE = {
     *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT),
     *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB),
 }
 
-# One entry for each version of the file, which is the number of those that were run on it.
-MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE TABLE epochs (last INTEGER NOT NULL);
-    INSERT INTO epochs VALUES (0);
-    CREATE TABLE sessions (
-        number INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
-        epoch INTEGER NOT NULL,
-        created_at TEXT NOT NULL,
-        ttl_s REAL NOT NULL,
-        programs INTEGER,
-        bytes INTEGER
-    );
-    CREATE TABLE records (
-        session INTEGER NOT NULL REFERENCES sessions (number) ON DELETE CASCADE,
-        kind TEXT NOT NULL,
-        name TEXT NOT NULL,
-        value BLOB NOT NULL,
-        crc32 INTEGER NOT NULL,
-        PRIMARY KEY (session, kind, name)
-    );
-    """,
-)
+# What SQLite and its errors raise.
+FAILURES = (sqlite3.Error, OSError, UnicodeError, errors.StoreFailed)
 
 T = TypeVar("T")
-Read = Callable[[str, tuple[Any, ...]], list[tuple[Any, ...]]]
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -82,16 +58,22 @@ class Store:
         self._reading = threading.Lock()
         self._waiting: list[_Task] = []
         self._is_busy = False
+        self._connections: list[sqlite3.Connection] = []
         self.transactions = 0
-        _refuse_lost(path)
         try:
-            # Its owner's alone: SQLite would make it by the umask.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._files = Files(path)
             self._db = self._connect()
-            self._prepare()
+            self._connections.append(self._db)
+            prepare(self._db, path)
             self._reader = self._connect()
-        except (sqlite3.Error, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
+            self._connections.append(self._reader)
+            self._files.opened()
+        except FAILURES as error:
+            for db in self._connections:
+                db.close()
+            if isinstance(error, errors.StoreFailed):
+                raise
+            reason = error.strerror if isinstance(error, OSError) else _text(error)
             raise errors.StoreFailed(f"the store {path}: {reason}") from error
 
     def is_owner(self, session_id: str, epoch: int) -> bool:
@@ -108,15 +90,22 @@ class Store:
 
         def work(db: sqlite3.Connection) -> Opened | None:
             row = db.execute(
-                "SELECT number, created_at, ttl_s, programs, bytes FROM sessions WHERE id = ?",
+                "SELECT number, checksum, epoch, created_at, ttl_s, programs, bytes FROM sessions"
+                " WHERE id = ?",
                 (session_id,),
             ).fetchone()
             if row is None:
                 return None
-            number, created_at, ttl, programs, size = row
-            records = _records(db, number)
+            number, checksum, epoch, *settings = row
+            if session_checksum(session_id, epoch, *settings) != checksum:
+                raise damaged(f"the session {session_id[:100]!r}")
+            records = read_records(db, number, session_id)
             epoch = _next_epoch(db)
-            db.execute("UPDATE sessions SET epoch = ? WHERE number = ?", (epoch, number))
+            db.execute(
+                "UPDATE sessions SET epoch = ?, checksum = ? WHERE number = ?",
+                (epoch, session_checksum(session_id, epoch, *settings), number),
+            )
+            created_at, ttl, programs, size = settings
             return Opened(epoch, Settings(created_at, ttl, Quota(programs, size)), records)
 
         return self._do(work)
@@ -127,29 +116,35 @@ class Store:
         def work(db: sqlite3.Connection) -> int:
             if db.execute("SELECT 1 FROM sessions WHERE id = ?", (session_id,)).fetchone():
                 raise errors.SessionLost.of(session_id)
-            epoch, quota = _next_epoch(db), settings.quota
+            epoch = _next_epoch(db)
+            columns = (session_id, epoch, *_columns(settings))
             (number,) = db.execute(
-                "INSERT INTO sessions (id, epoch, created_at, ttl_s, programs, bytes)"
-                " VALUES (?, ?, ?, ?, ?, ?) RETURNING number",
-                (session_id, epoch, settings.created_at, settings.ttl, quota.programs, quota.bytes),
+                "INSERT INTO sessions (id, epoch, created_at, ttl_s, programs, bytes, checksum)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING number",
+                (*columns, session_checksum(*columns)),
             ).fetchone()
-            _write(db, number, records)
+            write_records(db, number, session_id, records)
             return epoch
 
         return self._do(work)
 
     def write(self, session_id: str, epoch: int, changes: Changes) -> None:
         """All of `changes`, or nothing. Raises SessionLost where the epoch is not the last."""
-        self._do(lambda db: _write(db, _owned(db, session_id, epoch), changes))
+        self._do(lambda db: write_records(db, _owned(db, session_id, epoch), session_id, changes))
 
     def configure(self, session_id: str, epoch: int, settings: Settings) -> None:
         """Other settings. Raises SessionLost."""
 
         def work(db: sqlite3.Connection) -> None:
-            number, quota = _owned(db, session_id, epoch), settings.quota
+            columns = _columns(settings)
             db.execute(
-                "UPDATE sessions SET ttl_s = ?, programs = ?, bytes = ? WHERE number = ?",
-                (settings.ttl, quota.programs, quota.bytes, number),
+                "UPDATE sessions SET created_at = ?, ttl_s = ?, programs = ?, bytes = ?,"
+                " checksum = ? WHERE number = ?",
+                (
+                    *columns,
+                    session_checksum(session_id, epoch, *columns),
+                    _owned(db, session_id, epoch),
+                ),
             )
 
         self._do(work)
@@ -193,9 +188,10 @@ class Store:
         )
         names = ("session_id", "epoch", "created_at", "ttl_s", "programs", "bytes")
         try:
+            self._files.check()
             with contextlib.closing(self._connect()) as db:
                 return [dict(zip(names, row, strict=True)) for row in db.execute(query, values)]
-        except sqlite3.Error as error:
+        except FAILURES as error:
             raise _failed(error) from error
 
     def close(self) -> None:
@@ -203,20 +199,25 @@ class Store:
         with contextlib.suppress(errors.StoreFailed):  # closed already
             self._do(lambda db: None)
         with self._reading:
-            self._reader.close()
-        self._db.close()
+            for db in self._connections:
+                db.close()
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(
-            self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+            self._files.uri,
+            uri=True,
+            timeout=store_schema.BUSY_TIMEOUT,
+            isolation_level=None,
+            check_same_thread=False,
         )
 
     def _read(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         """What is on disk; beside the writers, who are not waited for."""
         try:
+            self._files.check()
             with self._reading:
                 return self._reader.execute(query, values).fetchall()
-        except sqlite3.Error as error:
+        except FAILURES as error:
             raise _failed(error) from error
 
     def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -255,7 +256,8 @@ class Store:
             # One that is too much for the disk must not cost the others their place; a disk that
             # fails, or a file that others hold, does so for all.
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-            if len(batch) > 1 and code not in OF_THE_FILE:
+            is_of_the_file = code in OF_THE_FILE or isinstance(error, errors.StoreFailed)
+            if len(batch) > 1 and not is_of_the_file:
                 for task in batch:
                     self._commit([task])
                 return
@@ -267,6 +269,7 @@ class Store:
 
     def _transaction(self, batch: list[_Task]) -> None:
         db = self._db
+        self._files.check()
         db.execute("BEGIN IMMEDIATE")
         try:
             for task in batch:
@@ -276,109 +279,8 @@ class Store:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
+        self._files.check()  # again: what is acknowledged must be there after a restart
         self.transactions += 1
-
-    def _prepare(self) -> None:
-        db = self._db
-        for pragma in ("foreign_keys = ON", "trusted_schema = OFF", "cell_size_check = ON"):
-            db.execute(f"PRAGMA {pragma}")
-        version = self._version()
-        self._use_journal()
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("BEGIN IMMEDIATE")  # also finds out whether the file can be written
-        try:
-            version = self._version()  # another worker may have made it meanwhile
-            for script in MIGRATIONS[version:]:
-                for statement in script.split(";"):
-                    db.execute(statement)
-            if version < len(MIGRATIONS):
-                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
-
-    def _use_journal(self) -> None:
-        """SQLite does not wait by itself for others that change to it at the same moment."""
-        deadline = time.monotonic() + BUSY_TIMEOUT
-        while True:
-            try:
-                self._db.execute("PRAGMA journal_mode = WAL")
-                return
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-
-    def _version(self) -> int:
-        """Raises StoreFailed for files that are not ours to change."""
-        version, application, tables = self._db.execute(
-            "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_schema)"
-            " FROM pragma_user_version, pragma_application_id"
-        ).fetchone()
-        if application != APPLICATION_ID and (application or version or tables):
-            raise errors.StoreFailed(f"the store {self.path}: a database of something else")
-        if version > len(MIGRATIONS):
-            raise errors.StoreFailed(
-                f"the store {self.path}: of version {version}, and this program knows"
-                f" {len(MIGRATIONS)}; it was written by a later one"
-            )
-        return int(version)
-
-
-class StoredRecords(Records):
-    """The records of a session that may be another worker's. Cannot be changed."""
-
-    __slots__ = ("_read", "_session_id")
-
-    def __init__(self, session_id: str, read: Read) -> None:
-        super().__init__(Quota())
-        self._session_id = session_id
-        self._read = read
-
-    def of(self, kind: str) -> Mapping[str, bytes]:
-        """The values of that kind, each read when it is asked for. Raises StoreFailed."""
-        return _StoredValues(self._session_id, kind, self._read)
-
-    def put_all(self, kind: str, values: Mapping[str, bytes]) -> None:
-        """Raises NotAllowed."""
-        raise errors.NotAllowed(f"session {self._session_id!r} can only be read here")
-
-    def remove(self, kind: str, name: str) -> None:
-        """Raises NotAllowed."""
-        self.put_all(kind, {})
-
-
-class _StoredValues(Mapping[str, bytes]):
-    __slots__ = ("_read", "_where")
-
-    def __init__(self, session_id: str, kind: str, read: Read) -> None:
-        self._where = (session_id, kind)
-        self._read = read
-
-    def __getitem__(self, name: str) -> bytes:
-        rows = self._read(
-            "SELECT value, crc32 FROM records JOIN sessions ON session = number"
-            " WHERE id = ? AND kind = ? AND name = ?",
-            (*self._where, name),
-        )
-        if not rows:
-            raise KeyError(name)
-        ((value, crc32),) = rows
-        return _checked(self._where[1], name, value, crc32)
-
-    def __iter__(self) -> Iterator[str]:
-        rows = self._read(
-            "SELECT name FROM records JOIN sessions ON session = number"
-            " WHERE id = ? AND kind = ? ORDER BY records.rowid",
-            self._where,
-        )
-        return iter([name for (name,) in rows])
-
-    def __len__(self) -> int:
-        return len(list(iter(self)))
 
 
 class _Task:
@@ -419,23 +321,6 @@ class _Task:
         return self._result
 
 
-def _refuse_lost(path: Path) -> None:
-    """SQLite takes a missing or an empty file for a new one, and throws its journal away."""
-    journal = path.with_name(path.name + "-wal")
-    if not _size(path) and _size(journal):
-        raise errors.StoreFailed(
-            f"the store {path}: the file is missing or empty, but its journal {journal.name} is"
-            " there; bring it back, or move the journal away"
-        )
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
 def _next_epoch(db: sqlite3.Connection) -> int:
     (epoch,) = db.execute("UPDATE epochs SET last = last + 1 RETURNING last").fetchone()
     return int(epoch)
@@ -450,35 +335,19 @@ def _owned(db: sqlite3.Connection, session_id: str, epoch: int) -> int:
     return int(row[0])
 
 
-def _records(db: sqlite3.Connection, number: int) -> Changes:
-    records: Changes = {}
-    for kind, name, value, crc32 in db.execute(
-        "SELECT kind, name, value, crc32 FROM records WHERE session = ? ORDER BY rowid", (number,)
-    ):
-        records[kind, name] = _checked(kind, name, value, crc32)
-    return records
-
-
-def _checked(kind: str, name: str, value: bytes, crc32: int) -> bytes:
-    if zlib.crc32(value) != crc32:
-        raise errors.StoreFailed(f"the store is damaged: {kind} {name!r} is not what it was")
-    return value
-
-
-def _write(db: sqlite3.Connection, number: int, changes: Changes) -> None:
-    for (kind, name), value in changes.items():
-        if value is None:
-            db.execute(
-                "DELETE FROM records WHERE session = ? AND kind = ? AND name = ?",
-                (number, kind, name),
-            )
-        else:
-            db.execute(
-                "INSERT INTO records VALUES (?, ?, ?, ?, ?) ON CONFLICT (session, kind, name)"
-                " DO UPDATE SET value = excluded.value, crc32 = excluded.crc32",
-                (number, kind, name, value, zlib.crc32(value)),
-            )
+def _columns(settings: Settings) -> tuple[Any, ...]:
+    quota = settings.quota
+    return settings.created_at, settings.ttl, quota.programs, quota.bytes
 
 
 def _failed(error: Exception) -> errors.StoreFailed:
-    return errors.StoreFailed(f"the store failed: {error}")
+    if isinstance(error, errors.StoreFailed):
+        return error
+    return errors.StoreFailed(f"the store failed: {_text(error)}")
+
+
+def _text(error: Exception) -> str:
+    """One line. SQLite repeats what is in a damaged file, which need not be UTF-8."""
+    if isinstance(error, UnicodeError):
+        return "the file is damaged: it holds text that is not UTF-8"
+    return " ".join(str(error).split())[:500]

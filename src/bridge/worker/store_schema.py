@@ -1,0 +1,121 @@
+"""The format of a store's file: its tables, its versions, and the checksums of what it holds."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bridge import errors
+
+APPLICATION_ID = 0x64737062  # "dspb", in the file's header
+BUSY_TIMEOUT = 30.0  # seconds that another process may hold the file
+
+# One entry for each version of the file, which is the number of those that were run on it.
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE epochs (last INTEGER NOT NULL);
+    INSERT INTO epochs VALUES (0);
+    CREATE TABLE sessions (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        epoch INTEGER NOT NULL,
+        created_at TEXT NOT NULL,
+        ttl_s REAL NOT NULL,
+        programs INTEGER,
+        bytes INTEGER
+    );
+    CREATE TABLE records (
+        session INTEGER NOT NULL REFERENCES sessions (number) ON DELETE CASCADE,
+        kind TEXT NOT NULL,
+        name TEXT NOT NULL,
+        value BLOB NOT NULL,
+        crc32 INTEGER NOT NULL,
+        PRIMARY KEY (session, kind, name)
+    );
+    """,
+    # A record that is damaged already must not become a valid one. The column has another name so
+    # that workers which still write the old checksum fail.
+    """
+    ALTER TABLE records RENAME COLUMN crc32 TO checksum;
+    UPDATE records SET checksum = CASE
+        WHEN checksum = crc32_of(value) THEN record_checksum(
+            (SELECT id FROM sessions WHERE number = session), kind, name, value)
+        ELSE -1 END;
+    ALTER TABLE sessions ADD COLUMN checksum INTEGER NOT NULL DEFAULT -1;
+    UPDATE sessions SET checksum =
+        session_checksum(id, epoch, created_at, ttl_s, programs, bytes);
+    """,
+)
+
+
+def record_checksum(session_id: str, kind: str, name: str, value: bytes) -> int:
+    """The checksum of a record: of its value and of the place where it belongs."""
+    return zlib.crc32(value, zlib.crc32(msgspec.msgpack.encode((session_id, kind, name))))
+
+
+def session_checksum(*columns: Any) -> int:
+    """The checksum of a session: of id, epoch, created_at, ttl_s, programs, bytes."""
+    return zlib.crc32(msgspec.msgpack.encode(columns))
+
+
+def prepare(db: sqlite3.Connection, path: Path) -> None:
+    """Set `db` up, and bring the file up to date in one transaction.
+
+    Raises sqlite3.Error where it cannot be written, StoreFailed where it is not ours to change.
+    """
+    for pragma in ("foreign_keys = ON", "trusted_schema = OFF", "cell_size_check = ON"):
+        db.execute(f"PRAGMA {pragma}")
+    db.create_function("crc32_of", 1, zlib.crc32, deterministic=True)
+    db.create_function("record_checksum", 4, record_checksum, deterministic=True)
+    db.create_function("session_checksum", 6, session_checksum, deterministic=True)
+    _version(db, path)
+    _use_journal(db)
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("BEGIN IMMEDIATE")  # also finds out whether the file can be written
+    try:
+        version = _version(db, path)  # another worker may have made it meanwhile
+        for script in MIGRATIONS[version:]:
+            for statement in script.split(";"):
+                db.execute(statement)
+        if version < len(MIGRATIONS):
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _use_journal(db: sqlite3.Connection) -> None:
+    """SQLite does not wait by itself for others that change to it at the same moment."""
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _version(db: sqlite3.Connection, path: Path) -> int:
+    """Raises StoreFailed for files that are not ours to change."""
+    version, application, tables = db.execute(
+        "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_schema)"
+        " FROM pragma_user_version, pragma_application_id"
+    ).fetchone()
+    if application != APPLICATION_ID and (application or version or tables):
+        raise errors.StoreFailed(f"the store {path}: a database of something else")
+    if version > len(MIGRATIONS):
+        raise errors.StoreFailed(
+            f"the store {path}: of version {version}, and this program knows"
+            f" {len(MIGRATIONS)}; it was written by a later one"
+        )
+    return int(version)
