@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 
@@ -30,25 +31,118 @@ def test_help_and_version():
     assert "--quick" in run("bench", "--help").stdout
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        (),
-        ("nonsense",),
-        ("worker", "--mode", "x"),
-        ("worker", "--fds", "3"),
-        ("worker", "--fds", "77,78"),
-        ("worker", "--threads", "0"),
-        ("worker", "--max-frame", "x"),
-        ("worker", "--grace", "x"),
-    ],
-)
+@pytest.mark.parametrize("arguments", [(), ("nonsense",), ("worker", "--nonsense")])
 def test_wrong_usage_exits_with_2(arguments):
     """And says what is wrong, without a traceback."""
     result = run(*arguments, stdin=subprocess.DEVNULL)
     assert result.returncode == 2
     assert "usage:" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+COUNTS = ["--threads", "--queue", "--queue-bytes", "--waiting", "--max-sessions"]
+COUNTS += ["--session-programs", "--session-bytes", "--max-frame"]
+NO_COUNTS = [
+    "",
+    "0",
+    "-1",
+    "x",
+    "1.5",
+    "1e3",
+    "nan",
+    "1_0",
+    " 5",
+    "\u0665",
+    "9" * 5000,
+    "1" + "0" * 17,
+]
+SECONDS = ["--grace", "--stuck-after", "--session-ttl"]
+NO_SECONDS = ["", "-1", "x", "nan", "inf", "-inf", "1e9", "9" * 5000]
+BAD_VALUES = [
+    *((option, value) for option in COUNTS for value in NO_COUNTS),
+    *((option, value) for option in SECONDS for value in NO_SECONDS),
+    *(("--fds", value) for value in ("", "3", "x,y", "77,78", "-1,1", "0,9" + "9" * 50, "0,1,2")),
+    *(("--worker-id", value) for value in ("", "\udcff", "x" * 513)),
+    *(("--store", value) for value in ("", "x", "sqlite:", "sqlite::memory:", "postgres:x")),
+    *((option, "x") for option in ("--mode", "--protocol", "--log-level", "--when-stuck")),
+    ("--session-ttl", "0"),
+    ("--max-frame", "4095"),
+    ("--max-frame", "1073741825"),
+]
+
+
+@pytest.mark.parametrize("option", sorted({option for option, _ in BAD_VALUES}))
+def test_a_bad_value_is_named_with_its_option(option, capsys):
+    """And with what is expected."""
+    from bridge.cli import main
+
+    for value in [value for bad, value in BAD_VALUES if bad == option]:
+        with pytest.raises(SystemExit) as exit:
+            main(["worker", f"{option}={value}"])
+        assert exit.value.code == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert f"error: argument {option}: " in last
+        assert re.search("is not |invalid choice", last), last
+
+
+def test_options_at_their_bounds_are_taken():
+    """All counts from 1 to 2^53, and every number of seconds."""
+    bounds = ["--threads=9007199254740992", "--queue=1", "--grace=0", "--stuck-after=86400"]
+    bounds += ["--session-ttl=0.001", "--max-frame=4096", "--worker-id=\u00fc", "--waiting=1"]
+    result = run("worker", "--adapter", "echo", *bounds, stdin=subprocess.DEVNULL)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+ADAPTERS = {
+    "": "there is no adapter ''",
+    "nope": "there is no adapter 'nope': there are dspy and echo",
+    "nope:": "there is no adapter",
+    ":adapter": "there is no adapter",
+    ".echo:adapter": "there is no adapter",
+    "no_such_module:adapter": "there is no module 'no_such_module'",
+    "bridge.nothing:adapter": "there is no module 'bridge.nothing'",
+    "os:adapter": "'os' has no 'adapter'",
+    "os:path": "not a bridge.Adapter but of the type 'module'",
+    "\udcff:adapter": "there is no module",
+    "raising:adapter": "cannot be imported: RuntimeError: two",
+    "exiting:adapter": "cannot be imported: SystemExit: 0",
+    "broken:adapter": "cannot be imported: SyntaxError",
+    "incomplete:adapter": "cannot be imported: ModuleNotFoundError: No module named 'nothing'",
+    "double:adapter": "two adapters have a command 'ping'",
+}
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapter_that_does_not_load_is_one_line(name, tmp_path):
+    """Exit status 2, with --quiet too."""
+    (tmp_path / "raising.py").write_text("raise RuntimeError('two\\nlines')")
+    (tmp_path / "exiting.py").write_text("raise SystemExit(0)")
+    (tmp_path / "broken.py").write_text("def")
+    (tmp_path / "incomplete.py").write_text("import nothing")
+    (tmp_path / "double.py").write_text(
+        "from bridge import Adapter\n"
+        "adapter = Adapter('double')\n"
+        "adapter.command('ping')(lambda args, context: {})\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = run(
+        "worker", "--quiet", f"--adapter={name}", stdin=subprocess.DEVNULL, env=environment
+    )
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("dspex-bridge worker: error: ")
+    assert ADAPTERS[name] in line
+
+
+@pytest.mark.parametrize("place", ["no/such/folder/x.db", ".", "text", "\udcff/x.db"])
+def test_a_store_that_cannot_be_opened_is_one_line(place, tmp_path):
+    """Exit status 2, with --quiet too."""
+    (tmp_path / "text").write_text("no database" * 1000)
+    flags = ("--quiet", "--adapter", "echo", "--store", f"sqlite:{tmp_path}/{place}")
+    result = run("worker", *flags, stdin=subprocess.DEVNULL)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("dspex-bridge worker: error: the store ")
 
 
 def test_a_worker_on_a_terminal_says_what_it_is():

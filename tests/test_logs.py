@@ -66,12 +66,20 @@ def test_no_secret_leaves_as_an_event(hostile):
 
 
 def test_a_worker_that_does_not_start_shows_no_secret(start_peer):
-    """Though it has not set up its logs by then."""
+    """Though it has not set up its logs by then; with DEBUG neither."""
     peer = start_peer(adapter="no_adapter:adapter", env={"NO_ADAPTER": SECRET})
-    assert peer.wait() == 70
-    line = json.loads(peer.stderr())
-    assert line["message"] == "the worker failed"
-    assert "no way with ***" in line["error"]
+    assert peer.wait() == 2
+    assert peer.stderr() == (
+        "dspex-bridge worker: error: adapter 'no_adapter:adapter' cannot be imported:"
+        " RuntimeError: no way with ***\n"
+    )
+    peer = start_peer(
+        "--log-level", "DEBUG", adapter="no_adapter:adapter", env={"NO_ADAPTER": SECRET}
+    )
+    assert peer.wait() == 2
+    text = peer.stderr()
+    assert SECRET not in text
+    assert "Traceback" in json.loads(text.splitlines()[-2])["error"]
 
 
 def test_the_level_is_set_at_run_time(hostile):

@@ -36,6 +36,10 @@ class Unchecked(msgspec.Struct):
     """As the args of a command: whatever is sent is ignored unread, the handler gets None."""
 
 
+class AdapterFailed(ValueError):
+    """An adapter cannot be used; the message says which, and why."""
+
+
 class CommandSpec(msgspec.Struct, frozen=True):
     """A command as its adapter declares it.
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -66,27 +67,48 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
     return argparse.HelpFormatter(prog, width=100)
 
 
+DAY = 86_400  # seconds
+
+
 def _add_worker(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_worker)
-    add = parser.add_argument
+    add, count = parser.add_argument, _whole(1, 1 << 53)
     add("--mode", choices=["standalone", "pool-worker"], default="standalone")
-    add("--worker-id", metavar="STR", help="returned by ping and shutdown")
+    add("--worker-id", type=_name, metavar="STR", help="returned by ping and shutdown")
     add("--protocol", choices=["json", "msgpack", "etf"], help="what negotiation selects")
     add("--adapter", default="dspy", metavar="NAME", help="dspy, echo, or module:attr of your own")
     add("--fds", type=_fds, default=(0, 1), metavar="R,W", help="descriptors (default 0,1)")
-    add("--threads", type=_positive, default=64, metavar="N", help="calls at once (default 64)")
-    add("--queue", type=_positive, default=4096, metavar="N", help="calls that wait (default 4096)")
-    add("--queue-bytes", type=_positive, default=256 << 20, metavar="BYTES", help="default 256 MiB")
-    add("--waiting", type=_positive, default=1024, metavar="N", help="for the host (default 1024)")
-    add("--stuck-after", type=_seconds, default=300.0, metavar="SECONDS", help="0: never")
+    add("--threads", type=count, default=64, metavar="N", help="calls at once (default 64)")
+    add("--queue", type=count, default=4096, metavar="N", help="calls that wait (default 4096)")
+    add("--queue-bytes", type=count, default=256 << 20, metavar="BYTES", help="default 256 MiB")
+    add("--waiting", type=count, default=1024, metavar="N", help="for the host (default 1024)")
+    add("--stuck-after", type=_seconds(DAY), default=300.0, metavar="SECONDS", help="0: never")
     add("--when-stuck", choices=["report", "exit"], default="report", help="log it, or exit 75")
-    add("--max-frame", type=_frame_size, default=64 << 20, metavar="BYTES", help="default 64 MiB")
-    add("--grace", type=_seconds, default=2.0, metavar="SECONDS", help="for open calls at the end")
+    add(
+        "--max-frame",
+        type=_whole(4096, 1 << 30),
+        default=64 << 20,
+        metavar="BYTES",
+        help="default 64 MiB",
+    )
+    add(
+        "--grace",
+        type=_seconds(DAY),
+        default=2.0,
+        metavar="SECONDS",
+        help="for open calls at the end",
+    )
     add("--store", type=_store, metavar="sqlite:PATH", help="where durable sessions are kept")
-    add("--max-sessions", type=_positive, default=10_000, metavar="N", help="default 10000")
-    add("--session-ttl", type=_ttl, default=3600.0, metavar="SECONDS", help="idle; default 3600")
-    add("--session-programs", type=_positive, metavar="N", help="quota of each session")
-    add("--session-bytes", type=_positive, metavar="BYTES", help="quota of each session")
+    add("--max-sessions", type=count, default=10_000, metavar="N", help="default 10000")
+    add(
+        "--session-ttl",
+        type=_seconds(365 * DAY, zero=False),
+        default=3600.0,
+        metavar="SECONDS",
+        help="idle; default 3600",
+    )
+    add("--session-programs", type=count, metavar="N", help="quota of each session")
+    add("--session-bytes", type=count, metavar="BYTES", help="quota of each session")
     add("--telemetry", action="store_true", help="OpenTelemetry spans, Prometheus text")
     add("--log-level", default="WARNING", choices=["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])
     add("--quiet", action="store_true", help="log errors only")
@@ -106,32 +128,38 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     add_arguments(parser)
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return value
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    """A type of arguments: whole numbers from `least` to `most`."""
+
+    def read(text: str) -> int:
+        # Digits alone, and not too many: `int` takes more, and fails beyond 4300 of them.
+        if text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{text[:100]!r} is not a whole number, {least} to {most}")
+
+    return read
 
 
-def _frame_size(text: str) -> int:
-    value = int(text)
-    if not 4096 <= value <= 1 << 30:
-        raise argparse.ArgumentTypeError(f"{text} is not between 4096 (4 KiB) and 1073741824")
-    return value
+def _seconds(most: int, *, zero: bool = True) -> Callable[[str], float]:
+    """A type of arguments: numbers up to `most`, from 0 or above it."""
+
+    def read(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            value = float(text)
+            if 0 < value <= most or (zero and value == 0):  # false for NaN
+                return value
+        least = "from 0" if zero else "above 0"
+        raise argparse.ArgumentTypeError(
+            f"{text[:100]!r} is not a number of seconds {least} to {most}"
+        )
+
+    return read
 
 
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 86400 (a day)")
-    return value
-
-
-def _ttl(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 31_536_000:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 31536000 (a year)")
-    return value
+def _name(text: str) -> str:
+    if not 0 < len(text) <= 512 or any("\ud800" <= character <= "\udfff" for character in text):
+        raise argparse.ArgumentTypeError(f"{text[:100]!r} is not 1 to 512 characters of UTF-8")
+    return text
 
 
 def _store(text: str) -> str:
@@ -144,11 +172,13 @@ def _store(text: str) -> str:
 def _fds(text: str) -> tuple[int, int]:
     try:
         read_fd, write_fd = (int(part) for part in text.split(","))
-        os.fstat(read_fd), os.fstat(write_fd)
-    except (ValueError, OSError):
+        modes = [fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE for fd in (read_fd, write_fd)]
+    except (ValueError, OverflowError, OSError):
+        modes = []
+    if not modes or modes[0] == os.O_WRONLY or modes[1] == os.O_RDONLY:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not two open descriptors, as in 3,4"
-        ) from None
+            f"{text[:100]!r} is not two open descriptors as in 3,4, to read from and to write to"
+        )
     return read_fd, write_fd
 
 
@@ -215,13 +245,37 @@ def _hidden(module: str) -> Iterator[None]:
 
 def load_adapter(name: str) -> Adapter:
     """The adapter that the operator named; a name from the wire never comes here. Raises
-    ImportError, AttributeError, TypeError, and whatever its module raises."""
+    AdapterFailed."""
     import importlib
 
-    from bridge.adapter import Adapter
+    from bridge.adapter import Adapter, AdapterFailed
 
     module, _, attribute = ADAPTERS.get(name, name).partition(":")
-    adapter = getattr(importlib.import_module(module), attribute)
+    if not module or not attribute or module.startswith("."):
+        known = " and ".join(ADAPTERS)
+        raise AdapterFailed(
+            f"there is no adapter {name!r}: there are {known}; one of your own is MODULE:ATTRIBUTE"
+        )
+    try:
+        loaded = importlib.import_module(module)
+    except BaseException as error:  # whatever a module does, SystemExit for instance
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            raise AdapterFailed(f"adapter {name!r}: there is no module {error.name!r}") from error
+        raise AdapterFailed(f"adapter {name!r} cannot be imported: {_reason(error)}") from error
+    try:
+        adapter = getattr(loaded, attribute)
+    except BaseException as error:
+        why = _reason(error)
+        raise AdapterFailed(f"adapter {name!r}: {module!r} has no {attribute!r}: {why}") from error
     if not isinstance(adapter, Adapter):
-        raise TypeError(f"--adapter {name}: not a bridge.Adapter but {type(adapter).__name__}")
+        kind = type(adapter).__name__
+        raise AdapterFailed(f"adapter {name!r}: not a bridge.Adapter but of the type {kind!r}")
     return adapter
+
+
+def _reason(error: BaseException) -> str:
+    """The type of an error, and the first line of its text."""
+    text = ""
+    with contextlib.suppress(Exception):
+        text = str(error).strip().partition("\n")[0][:1000]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

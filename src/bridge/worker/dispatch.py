@@ -20,7 +20,7 @@ from bridge import errors
 from bridge._dispatch import Command, Context, Path, timestamp
 from bridge._framing import DEFAULT_MAX_FRAME, Frame, Outbox
 from bridge._histogram import now_ns
-from bridge.adapter import Adapter, CommandSpec
+from bridge.adapter import Adapter, AdapterFailed, CommandSpec
 from bridge.array_args import is_about_arrays
 from bridge.codec import Format, by_first_byte, by_name
 from bridge.messages import Answer, Failure, Id, Negotiation, Reply, Selection, failure
@@ -116,10 +116,10 @@ class Dispatcher:
         self.add(adapter)
 
     def add(self, adapter: Adapter) -> None:
-        """Add the commands of `adapter`. Raises ValueError where one is there already."""
+        """Add the commands of `adapter`. Raises AdapterFailed where one is there already."""
         for spec in adapter.commands.values():
             if spec.name in self.commands:
-                raise ValueError(f"two adapters have a command {spec.name!r}")
+                raise AdapterFailed(f"two adapters have a command {spec.name!r}")
             decode = None
             if spec.args is not None:
                 decode = partial(_decode, spec.args, is_about_arrays(spec.args))

@@ -15,7 +15,7 @@ import msgspec
 from bridge import errors, telemetry
 from bridge._dispatch import timestamp
 from bridge._framing import DEFAULT_MAX_FRAME, Outbox, Reader, Writer, serve
-from bridge.adapter import Adapter
+from bridge.adapter import Adapter, AdapterFailed
 from bridge.codec import JSON
 from bridge.messages import failure
 from bridge.records import Quota
@@ -72,18 +72,29 @@ def run(
     process.watch_host(read_fd, write_fd, parent, options.grace)
     try:
         status = _serve(dispatcher_of(load_adapter(), options), read_fd, write_fd, options)
-    except errors.StoreFailed as error:
-        print(error, file=sys.stderr)
+    except (AdapterFailed, errors.StoreFailed) as error:
+        _refuse_to_start(error, options.log_level)
         status = process.USAGE
     except BaseException as error:
         telemetry.log_to_stderr(options.log_level)  # it may have failed before that
-        telemetry.warn("the worker failed", error=error)
+        telemetry.report("the worker failed", error=error)
         status = process.INTERNAL_ERROR
     process.leave(status)
 
 
+def _refuse_to_start(error: Exception, log_level: str) -> None:
+    """Say in one line what the operator is to change, whatever the level; with DEBUG, where it
+    came from as well."""
+    if log_level == "DEBUG":
+        telemetry.log_to_stderr(log_level)
+        telemetry.report("the worker does not start", error=error)
+    line = " ".join(telemetry.conceal(str(error)).splitlines())
+    print(f"dspex-bridge worker: error: {line}", file=sys.stderr)
+
+
 def dispatcher_of(adapter: Adapter, options: Options) -> Dispatcher:
-    """A worker's dispatcher, with the commands that every worker has. Raises StoreFailed."""
+    """A worker's dispatcher, with the commands that every worker has. Raises StoreFailed,
+    AdapterFailed."""
     dispatcher = Dispatcher(
         adapter,
         mode=options.mode,
@@ -146,7 +157,7 @@ def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options
     close_store(dispatcher, options.grace)
     if error is None:
         return process.OK
-    telemetry.warn(f"the stream broke: {error}")
+    telemetry.report(f"the stream broke: {error}")
     return process.PROTOCOL_ERROR
 
 
