@@ -211,6 +211,16 @@ def test_schemas_of_arguments(host, prompts, schema, arguments, wrong, form):
     assert "Traceback" not in prompts[-1]
 
 
+def test_numbers_are_exact(host, prompts):
+    """One that no float holds reaches the host as text, or is refused where a number is wanted."""
+    written = '{"x": 1234567890123456.78, "y": 0.1, "z": 12345678901234567891}'
+    host.run([("t", written)], [{"name": "t", "args": {"x": {}, "y": {}, "z": {}}}])
+    assert host.called == [("t", {"x": "1234567890123456.78", "y": 0.1, "z": 12345678901234567891})]
+    number = {"x": {"type": "number"}}
+    host.run([("t", '{"x": 1234567890123456.78}')], [{"name": "t", "args": number}])
+    assert "error: t cannot take x: '1234567890123456.78' is not of type" in prompts[-1]
+
+
 @pytest.mark.parametrize(
     ("tool", "text"),
     [

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import dspy
-import pydantic
-from dspy.adapters.utils import apply_output_field_defaults, format_field_value, parse_value
+from dspy.adapters.utils import apply_output_field_defaults, format_field_value
 
 from bridge.adapters.dspy import streaming
 from bridge.adapters.dspy.replies import read_fields
+from bridge.adapters.dspy.values import read_value
 
 # By signature: it lives as long as its programs.
 Texts = weakref.WeakKeyDictionary[Any, str]
@@ -82,7 +82,7 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
         fields: dict[str, Any] = {}
         for name, text in read_fields(completion, signature.output_fields).texts.items():
             try:
-                fields[name] = parse_value(text, signature.output_fields[name].annotation)
+                fields[name] = read_value(text, signature.output_fields[name].annotation)
             except Exception as error:  # of several parsers, on text that anybody may have written
                 raise _unreadable(signature, completion, name, error) from error
         fields = apply_output_field_defaults(signature, fields)
@@ -100,12 +100,7 @@ def _value_text(field: Any, value: Any) -> str:
 
 
 def _unreadable(signature: Any, reply: str, name: str, error: Exception) -> dspy.AdapterParseError:
-    if isinstance(error, pydantic.ValidationError):
-        reason = error.errors(include_url=False, include_input=False)[0]["msg"]
-    elif isinstance(error, RecursionError):
-        reason = "nested too deeply"
-    else:
-        reason = str(error)
+    reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
     failure = dspy.AdapterParseError("ChatAdapter", signature, reply)
     failure.field, failure.reason = name, reason
     return failure

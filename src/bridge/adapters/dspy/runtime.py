@@ -21,7 +21,7 @@ from bridge.adapters.dspy.failures import lm_error, unreadable
 from bridge.adapters.dspy.messages import LMSettings, RunOptions
 from bridge.adapters.dspy.models import Model, in_time
 from bridge.adapters.dspy.signatures import Field, Signature
-from bridge.adapters.dspy.text_form import without_text_form
+from bridge.adapters.dspy.text_form import rounded_float, without_text_form
 from bridge.adapters.dspy.tool_schema import ToolSchema
 from bridge.adapters.dspy.tools import Tool, model_names
 
@@ -90,6 +90,14 @@ class Runner:
             raise errors.InvalidArgs(
                 f"{path}: {kind} has no text form for a prompt",
                 path=path,
+                expected=field.type_name,
+            )
+        rounded = rounded_float(value, f"args.inputs.{field.name}") if field.is_exact else None
+        if rounded is not None:
+            raise errors.InvalidArgs(
+                f"{rounded}: a float may have been rounded: send a decimal of so many digits as"
+                " a string",
+                path=rounded,
                 expected=field.type_name,
             )
         try:
@@ -164,7 +172,7 @@ def _dspy_tool(tool: Tool, name: str) -> Any:
         run = streaming.running.get()
         if run is None:
             raise RuntimeError(f"{tool.name} was called outside of a run")
-        return tools.call(tool, schema, run.context, arguments)
+        return tools.call(tool, schema, run.context, _plain(arguments))
 
     description = tool.description
     if name != tool.name:

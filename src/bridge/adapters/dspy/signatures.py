@@ -72,6 +72,11 @@ class Field(msgspec.Struct, frozen=True):
     def type(self) -> Any:
         return parse_type(self.type_name)
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether its values hold decimals."""
+        return "decimal" in self.type_name.lower()
+
 
 class Signature(msgspec.Struct, frozen=True):
     """A checked signature; equal ones are one DSPy class."""

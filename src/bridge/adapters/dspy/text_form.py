@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+EXACT_DIGITS = 15  # of a decimal number, which every float of 64 bits keeps
 _SCALARS = (str, int, datetime.date, datetime.time, decimal.Decimal, uuid.UUID, type(None))
 
 
@@ -33,6 +34,20 @@ def without_text_form(value: Any, path: str) -> tuple[str, str] | None:
         elif not isinstance(current, _SCALARS):
             return place, _KINDS.get(type(current).__name__, type(current).__name__)
     return None
+
+
+def rounded_float(value: Any, path: str) -> str | None:
+    """The first place in `value`, which stands at `path`, with a float of more digits than all
+    floats have: it may not be what was sent. None if there is none."""
+    if isinstance(value, float):
+        digits = repr(value).partition("e")[0].replace(".", "").strip("-0")
+        return path if len(digits) > EXACT_DIGITS else None
+    parts: list[tuple[Any, str]] = []
+    if isinstance(value, Mapping):
+        parts = [(entry, f"{path}.{key}") for key, entry in value.items()]
+    elif isinstance(value, list | tuple):
+        parts = [(item, f"{path}[{index}]") for index, item in enumerate(value)]
+    return next((found for found in (rounded_float(*part) for part in parts) if found), None)
 
 
 _KINDS = {

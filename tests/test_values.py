@@ -1,0 +1,355 @@
+"""What a model writes for a field of each type, and what the host gets."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+
+from bridge import Dispatcher
+from bridge.adapters.dspy import adapter
+
+UUID = "12345678-1234-5678-1234-567812345678"
+WRONG = object()  # the reply is an error that says so
+FENCE = "```"
+
+# type -> what the model writes -> the output, as JSON carries it
+VALUES = {
+    "string": {
+        "plain": "plain",
+        '"quoted"': '"quoted"',
+        "null": "null",
+        "  indented\n    more": "  indented\n    more",
+        "a\u2028b\u0085c\x0bd\x0ce": "a\u2028b\u0085c\x0bd\x0ce",
+        "a\r\nb\rc": "a\r\nb\rc",
+        "a\n\n\nb": "a\n\n\nb",
+        "\u00a0a\u00a0": "\u00a0a\u00a0",
+        "[1, 2]": "[1, 2]",
+        "`code`": "`code`",
+        "\U0001f600 e\u0301": "\U0001f600 e\u0301",
+    },
+    "optional<string>": {
+        "null": None,
+        "None": None,
+        "`null`": None,
+        '"null"': "null",
+        "none of these": "none of these",
+        "null and void": "null and void",
+        "plain": "plain",
+        '"quoted"': "quoted",
+        '"To be" or "not"': '"To be" or "not"',
+        '"a" "b"': '"a" "b"',
+        "NaN": "NaN",
+        "5": "5",
+        '{"a": 1}': '{"a": 1}',
+        "  indented": "  indented",
+    },
+    "integer": {
+        "5": 5,
+        "-5": -5,
+        "+5": 5,
+        '"5"': 5,
+        "'5'": 5,
+        "5.0": 5,
+        "5.": 5,
+        "1e3": 1000,
+        "1,234,567": 1234567,
+        "1_000": 1000,
+        "`5`": 5,
+        "**5**": 5,
+        f"{FENCE}json\n5\n{FENCE}": 5,
+        str(2**200 + 1): 2**200 + 1,
+        "12345678901234567891.0": 12345678901234567891,
+        "5.5": WRONG,
+        "1,5": WRONG,
+        "5 apples": WRONG,
+        "The answer is 5.": WRONG,
+        "true": WRONG,
+        "[5]": WRONG,
+        "null": WRONG,
+        "0x10": WRONG,
+        "1" + "0" * 5000: WRONG,
+        "1e5000": WRONG,
+    },
+    "optional<integer>": {"5": 5, '"5"': 5, "null": None, "None": None, "x": WRONG},
+    "float": {
+        "0.5": 0.5,
+        ".5": 0.5,
+        "5": 5.0,
+        "-1e-3": -0.001,
+        '"0.5"': 0.5,
+        "1,000.5": 1000.5,
+        "1.7976931348623157e308": 1.7976931348623157e308,
+        "1e400": WRONG,
+        "NaN": WRONG,
+        "Infinity": WRONG,
+        "50%": WRONG,
+        "about 0.5": WRONG,
+        "false": WRONG,
+    },
+    "probability": {"0.95": 0.95, "high": WRONG},
+    "decimal": {
+        "1234567890123456.78": "1234567890123456.78",
+        "0.10": "0.10",
+        "'0.10'": "0.10",
+        "-0.10": "-0.10",
+        "1,234.50": "1234.50",
+        "5": "5",
+        "12345678901234567890123456789.123456789": "12345678901234567890123456789.123456789",
+        "1e400": "1E+400",
+        f"{FENCE}\n0.10\n{FENCE}": "0.10",
+        "NaN": WRONG,
+        "Infinity": WRONG,
+        "$5": WRONG,
+        "null": WRONG,
+    },
+    "optional<decimal>": {
+        "0.10": "0.10",
+        "null": None,
+        "1234567890123456.78": "1234567890123456.78",
+    },
+    "list<decimal>": {
+        '[0.10, 1234567890123456.78, "0.30", 2]': ["0.10", "1234567890123456.78", "0.30", "2"],
+        "[0.10, 0.20,]": ["0.10", "0.20"],
+        "(0.10, -0.20)": ["0.10", "-0.20"],
+        "- 0.10\n- 0.20": ["0.10", "0.20"],
+        "[NaN]": WRONG,
+    },
+    "dict<string, decimal>": {
+        '{"a": 0.10}': {"a": "0.10"},
+        "{'a': 1234567890123456.78}": {"a": "1234567890123456.78"},
+        '{"a": "x"}': WRONG,
+    },
+    "dict<string, dict<string, list<decimal>>>": {
+        '{"a": {"b": [0.10]}}': {"a": {"b": ["0.10"]}},
+        '{"a": {"b": 0.10}}': WRONG,
+    },
+    "boolean": {
+        **dict.fromkeys(("true", "True", '"true"', "yes", "Yes.", "1", "on"), True),
+        **dict.fromkeys(("false", "False", "no", "NO", "0", "`false`"), False),
+        "maybe": WRONG,
+        "null": WRONG,
+        "yes and no": WRONG,
+    },
+    "date": {
+        "2024-02-29": "2024-02-29",
+        '"2024-02-29"': "2024-02-29",
+        "2024-02-29T00:00:00": "2024-02-29",
+        "20240229": "2024-02-29",
+        "2023-02-29": WRONG,
+        "2024-02-29T10:00:00": WRONG,
+        "1709164800": WRONG,
+        "February 29, 2024": WRONG,
+    },
+    "datetime": {
+        "2024-02-29T10:11:12+02:00": "2024-02-29T10:11:12+02:00",
+        "2024-02-29T10:11:12-03:30": "2024-02-29T10:11:12-03:30",
+        "2024-02-29 10:11:12.123456": "2024-02-29T10:11:12.123456",
+        "2024-02-29T10:11:12Z": "2024-02-29T10:11:12Z",
+        "2024-02-29 10:11:12 UTC": "2024-02-29T10:11:12Z",
+        "2024-02-29T10:11:12.1234567": WRONG,
+        "2024-02-30T10:11:12": WRONG,
+        "1709164800": WRONG,
+        "tomorrow": WRONG,
+    },
+    "time": {
+        "10:11": "10:11:00",
+        '"10:11:12.5"': "10:11:12.500000",
+        "10:11:12Z": "10:11:12Z",
+        "25:00": WRONG,
+        "10": "10:00:00",
+    },
+    "uuid": {UUID: UUID, f'"{UUID}"': UUID, UUID.upper(): UUID, "x": WRONG},
+    "null": {"null": None, "None": None, "nothing": WRONG},
+    'enum<"yes"|"no">': {
+        **dict.fromkeys(("yes", '"yes"', "'yes'", "Yes", "yes.", "`yes`", "Literal[yes]"), "yes"),
+        "maybe": WRONG,
+        "yes or no": WRONG,
+        "null": WRONG,
+    },
+    'enum<"1"|"2">': {"1": "1", '"2"': "2", "3": WRONG},
+    "Literal[1, 2, 'a', None, True]": {"1": 1, "a": "a", "null": None, "True": True, "3": WRONG},
+    'enum<"it\'s"|\'say "hi"\'>': {"it's": "it's", 'say "hi"': 'say "hi"'},
+    "list<string>": {
+        '["a", "b"]': ["a", "b"],
+        "['a', \"it's\"]": ["a", "it's"],
+        '["a", "b",]': ["a", "b"],
+        '["a\nb"]': ["a\nb"],
+        '["a\u2028b"]': ["a\u2028b"],
+        '["1", 2]': ["1", "2"],
+        "[]": [],
+        "- a\n- b c": ["a", "b c"],
+        "* a\n* b": ["a", "b"],
+        "1. a\n2. b": ["a", "b"],
+        f'{FENCE}json\n["a"]\n{FENCE}': ["a"],
+        f'Here it is:\n{FENCE}\n["a"]\n{FENCE}\nDone.': ["a"],
+        'Here it is:\n["a"]': ["a"],
+        'Here it is: ["a"]': ["a"],
+        "see [1] for more": WRONG,
+        "a, b": WRONG,
+        "['a' 'b']": WRONG,
+        '["a", null]': WRONG,
+        '["a"': WRONG,
+        "null": WRONG,
+        "open('/etc/passwd')": WRONG,
+        "[__import__('os')]": WRONG,
+        "[f'{1}']": WRONG,
+        "[" * 3000: WRONG,
+    },
+    "list<integer>": {
+        "[1, 2]": [1, 2],
+        '["1", 2.0]': [1, 2],
+        f"[{2**80}]": [2**80],
+        "- 1\n- 2": [1, 2],
+        "[1.5]": WRONG,
+        "[true]": WRONG,
+    },
+    "list<list<integer>>": {"[[1], [2, 3]]": [[1], [2, 3]], "[[1], 2]": WRONG},
+    "list<boolean>": {'[true, False, "no"]': [True, False, False], "[2]": WRONG},
+    "list<datetime>": {'["2024-02-29T10:11:12+02:00"]': ["2024-02-29T10:11:12+02:00"]},
+    "optional<list<string>>": {"null": None, '["a"]': ["a"], "- a": ["a"], "a": WRONG},
+    "list": {'[1, "a", null, {"b": 0.5}]': [1, "a", None, {"b": 0.5}], "x": WRONG},
+    "embedding": {"[0.5, 1]": [0.5, 1.0], "[1e400]": WRONG},
+    "reasoning_chain": {"1. first\n2. then": ["first", "then"]},
+    "dict": {
+        '{"a": {"b": [1, true, null]}}': {"a": {"b": [1, True, None]}},
+        "{'a': None, 'b': True,}": {"a": None, "b": True},
+        '{a: 1, "b": 2}': {"a": 1, "b": 2},
+        f'Here:\n{FENCE}json\n{{"a": 1}}\n{FENCE}': {"a": 1},
+        '{"n": 12345678901234567891}': {"n": 12345678901234567891},
+        '{"n": 1234567890123456.78}': {"n": "1234567890123456.78"},
+        '{"a": 1, "a": 2}': WRONG,
+        "[1]": WRONG,
+        "a: 1": WRONG,
+    },
+    "dict<integer, float>": {
+        '{"1": 0.5}': {"1": 0.5},
+        "{1: 2}": {"1": 2.0},
+        '{"1": 1, "01": 2}': WRONG,
+        '{"x": 1}': WRONG,
+    },
+    "union<integer|string>": {
+        "5": 5,
+        '"5"': "5",
+        "five": "five",
+        "5.5": "5.5",
+        "1,000": "1,000",
+        "null": "null",
+    },
+    "union<float|integer>": {"5": 5, "5.5": 5.5, "x": WRONG},
+    "union<float|string>": {"5": 5.0, "x": "x"},
+    "union<boolean|integer>": {"true": True, "1": 1, "yes": True},
+    "union<date|string>": {"2024-02-29": "2024-02-29", "2024": "2024", "soon": "soon"},
+    "union<list<string>|string>": {'["a"]': ["a"], "a": "a", "see [1]": "see [1]"},
+    "list<union<integer|string>>": {'[1, "1", "a"]': [1, "1", "a"]},
+    "list<optional<decimal>>": {"[0.10, null]": ["0.10", None]},
+    "any": {
+        "5": 5,
+        "0.10": 0.1,
+        "1234567890123456.78": "1234567890123456.78",
+        str(2**100): 2**100,
+        "plain text": "plain text",
+        "see [1] for more": "see [1] for more",
+        '{"a": [1, 0.5, null]}': {"a": [1, 0.5, None]},
+        "{'a': None}": {"a": None},
+        '"quoted"': "quoted",
+        f'{FENCE}json\n{{"a": 1}}\n{FENCE}': {"a": 1},
+        "null": None,
+        "true": True,
+        "NaN": "NaN",
+        "2024-02-29": "2024-02-29",
+        "[1, 2": "[1, 2",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def run():
+    """run(type, text): the reply to a program whose model writes `text` for the output."""
+    dispatcher = Dispatcher(adapter)
+    ids = itertools.count(1)
+
+    def call(command, **args):
+        request = {"id": next(ids), "command": command, "args": args}
+        return json.loads(dispatcher.call(json.dumps(request).encode(), 60))
+
+    def run(type, text, field="out", **definition):
+        program_id = f"p{next(ids)}"
+        signature = {"inputs": [{"name": "q"}], "outputs": [{"name": field, "type": type}]}
+        created = call(
+            "create_program", id=program_id, signature={**signature, **definition}, session_id="s"
+        )
+        assert created["success"], created
+        answer = f"[[ ## {field} ## ]]\n{text}\n\n[[ ## completed ## ]]"
+        call("configure_lm", provider="scripted", answers=[answer], session_id="s")
+        inputs = {"q": "?"}
+        return call("execute_program", program_id=program_id, inputs=inputs, session_id="s")
+
+    run.call = call
+    return run
+
+
+CASES = [
+    pytest.param(type, text, value, id=f"{type}-{text[:30]!r}")
+    for type, values in VALUES.items()
+    for text, value in values.items()
+]
+
+
+@pytest.mark.parametrize(("type", "text", "value"), CASES)
+def test_what_a_model_writes(run, type, text, value):
+    """The exact value, or an error that names the field; never something near it."""
+    reply = run(type, text)
+    if value is WRONG:
+        assert (reply["success"], reply["code"]) == (False, "lm_error"), reply
+        assert reply["details"]["lm_code"] == "adapter_parse_error"
+        assert "out" in reply["error"]
+        assert "\n" not in reply["error"]
+        assert len(reply["error"]) < 1000
+    else:
+        assert reply["success"], reply
+        found = reply["result"]["outputs"]["out"]
+        assert (found, found.__class__) == (value, value.__class__)
+
+
+def test_every_type_is_tried():
+    """Each name that docs/dspy.md lists, but for other names of the same types."""
+    from bridge.adapters.dspy.types import _GENERIC, _PLAIN, parse_type
+
+    tried = {repr(parse_type(type)) for type in VALUES}
+    assert {repr(type) for type in _PLAIN.values()} <= tried
+    for name in _GENERIC.keys() - {"array", "map"}:
+        assert any(name in type for type in VALUES)
+
+
+@pytest.mark.parametrize(
+    ("value", "taken"),
+    [
+        ("1234567890123456.78", "1234567890123456.78"),
+        ("0.10", "0.10"),
+        (0.1, "0.1"),
+        (5, "5"),
+        (1234567890123456.78, None),
+        (0.1234567890123456789, None),
+    ],
+)
+@pytest.mark.parametrize("type", ["decimal", "list<decimal>", "dict<string, optional<decimal>>"])
+def test_decimals_among_the_inputs(run, type, value, taken):
+    """They reach the prompt as they were sent; a float that was rounded on its way is refused."""
+    made, place = {
+        "decimal": (value, ""),
+        "list<decimal>": ([value], "[0]"),
+        "dict<string, optional<decimal>>": ({"a": value}, ".a"),
+    }[type]
+    signature = {"inputs": [{"name": "price", "type": type}], "outputs": [{"name": "a"}]}
+    run.call("create_program", id="in", signature=signature, session_id="in", if_exists="replace")
+    answers = {"" if taken is None else taken: {"a": "seen"}}
+    run.call("configure_lm", provider="scripted", answers=answers, session_id="in")
+    reply = run.call("execute_program", program_id="in", inputs={"price": made}, session_id="in")
+    if taken is None:
+        assert reply["code"] == "invalid_args"
+        assert reply["details"]["path"] == f"args.inputs.price{place}"
+        assert "as a string" in reply["error"]
+    else:
+        assert reply["result"]["outputs"] == {"a": "seen"}
