@@ -21,6 +21,7 @@ class ModelServer:
     def __init__(self, respond: Callable[[dict[str, Any]], Any]) -> None:
         self.respond = respond
         self.requests: list[dict[str, Any]] = []
+        self.piece = 1 << 30  # bytes in one write
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -63,7 +64,8 @@ class ModelServer:
         for name, value in headers.items():
             handler.send_header(name, value)
         handler.end_headers()
-        handler.wfile.write(data)
+        for start in range(0, len(data), self.piece):
+            handler.wfile.write(data[start : start + self.piece])
 
 
 def _encoded(said: Any) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import threading
 
 import msgspec
@@ -580,3 +581,60 @@ def test_json_listings_stay_readable(dispatcher, ask):
     assert broken in reply
     (listed,) = ask("list_programs")["programs"]
     assert listed["signature"]["inputs"][0]["description"] == "\ufffd"
+
+
+HUGE = 10**30
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("temperature", [3, -0.1, 2.01, HUGE, "0.5", True, [1]]),
+        ("max_tokens", [0, -1, HUGE, 2**31, 1.5, "10", True]),
+        ("timeout", [0, -1, HUGE, "1", True, None]),
+        ("retries", [-1, 11, HUGE, 1.5, "1", True, None]),
+        ("retry_wait", [-1, 61, HUGE, "1", True, None]),
+        ("retry_cap", [-1, 601, HUGE, "1", True, None]),
+        ("cache", [-1, 100_001, HUGE, "1", True, None]),
+    ],
+)
+def test_settings_out_of_range_are_refused(call, name, values):
+    """When they are made, not when each run fails; the path says which."""
+    for value in values:
+        reply = call("configure_lm", model="openai/x", **{name: value})
+        assert (reply["code"], reply["details"]["path"]) == ("invalid_args", f"args.{name}"), value
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("temperature", [3, -1, HUGE, "1", True]), ("max_tokens", [0, HUGE, 1.5, True])],
+)
+def test_options_out_of_range_are_refused(ask, call, name, values):
+    """No model is asked."""
+    script(ask, {"answer": "1"})
+    ask("create_program", id="qa", signature=QA)
+    run = {"program_id": "qa", "inputs": {"question": "?"}}
+    for value in values:
+        reply = call("execute_program", **run, options={name: value})
+        path = f"args.options.{name}"
+        assert (reply["code"], reply["details"]["path"]) == ("invalid_args", path), value
+    assert ask("execute_program", **run, options={name: 1})["outputs"] == {"answer": "1"}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_settings_that_are_no_numbers_are_refused(dispatcher, value):
+    """MessagePack can carry them."""
+    for name in ("temperature", "timeout", "retry_wait", "retry_cap"):
+        args = {"model": "openai/x", name: value}
+        request = {"id": 1, "command": "configure_lm", "args": args}
+        reply = MSGPACK.decode(dispatcher.call(MSGPACK.encode(request), 60))
+        assert (reply["code"], reply["details"]["path"]) == ("invalid_args", f"args.{name}")
+
+
+def test_settings_at_the_ends_of_their_ranges_are_taken(ask):
+    for low, high in (
+        ({"temperature": 0}, {"temperature": 2}),
+        ({"max_tokens": 1}, {"retries": 0}),
+    ):
+        ask("configure_lm", model="openai/x", **low)
+        ask("configure_lm", model="openai/x", **high)

@@ -15,27 +15,32 @@ LONGEST_REPLY = 4096  # bytes of a model's reply, or of its refusal, in an error
 _LONGEST_MESSAGE = 1000  # characters
 _MOST_FIELDS = 32  # names that a reply made up
 
-# What providers call it when they withhold an answer instead of giving one.
+# What providers, and lm15 for them, call it when they withhold an answer instead of giving one.
+_FILTERED = "content_filter"
 _REFUSALS = {
-    "content_filter",
-    "content_policy_violation",
-    "promptFeedback",
-    "SAFETY",
-    "RECITATION",
-    "BLOCKLIST",
-    "PROHIBITED_CONTENT",
-    "SPII",
+    code: code
+    for code in (
+        _FILTERED,
+        "content_policy_violation",
+        "SAFETY",
+        "RECITATION",
+        "LANGUAGE",
+        "BLOCKLIST",
+        "PROHIBITED_CONTENT",
+        "SPII",
+    )
 }
+_REFUSALS |= {"promptFeedback": _FILTERED, "inband_finish_reason": _FILTERED}
 
 
 def lm_error(error: dspy.DSPyError, attempts: int = 1) -> errors.LMError:
     """DSPy's error as ours: its message without the advice, its code and status as details.
     attempts: how often the request was sent."""
-    is_refusal = error.provider_code in _REFUSALS
+    refused = _REFUSALS.get(error.provider_code)
     facts = {
-        "lm_code": "refusal" if is_refusal else error.code,
-        "refusal": cut(error.message) if is_refusal else None,
-        "reason": error.provider_code if is_refusal else None,
+        "lm_code": "refusal" if refused else error.code,
+        "refusal": cut(error.message) if refused else None,
+        "reason": refused,
         "status": error.status,
         "provider": error.provider,
         "retry_after": error.retry_after,
@@ -50,15 +55,14 @@ def refusal(response: lm15.Response, text: str) -> errors.LMError | None:
     """The error for a response that withholds its answer; None where it is one. text: of a refusal
     that came beside the response."""
     text += "".join(part.text for part in response.message.parts_of(lm15.RefusalPart))
-    if not text and response.finish_reason != "content_filter":
+    if not text and response.finish_reason != _FILTERED:
         return None
     text = text or response.message.text or ""
-    reason = "content_filter" if response.finish_reason == "content_filter" else "refusal"
     return errors.LMError(
         _line(f"[{response.model}] the model refused to answer" + (f": {text}" if text else "")),
         lm_code="refusal",
         refusal=cut(text),
-        reason=reason,
+        reason=_FILTERED if response.finish_reason == _FILTERED else "refusal",
     )
 
 

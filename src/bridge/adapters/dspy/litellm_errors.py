@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import msgspec
 from dspy import lm15
 from dspy.clients._http import retry_after_seconds
 
@@ -23,15 +25,28 @@ def litellm_errors() -> Iterator[None]:
         if failed and not isinstance(error, lm15.TimeoutError | lm15.TransportError):
             # litellm makes up a status of 500.
             raise lm15.TransportError(error.message, provider=error.provider) from error
-        if error.retry_after is None:
-            error.retry_after = _retry_after(error)
+        for cause in causes(error):
+            if isinstance(cause, httpx.HTTPStatusError):
+                _complete(error, cause.response)
+                break
         raise
 
 
-def _retry_after(error: lm15.LM15Error) -> float | None:
-    for cause in causes(error):
-        headers = getattr(getattr(cause, "response", None), "headers", None) or {}
-        seconds: float | None = retry_after_seconds(headers.get("retry-after"))
-        if seconds is not None:
-            return seconds
-    return None
+def _complete(error: lm15.LM15Error, response: Any) -> None:
+    """Add what the provider's `response` says and litellm's error does not."""
+    if error.retry_after is None:
+        error.retry_after = retry_after_seconds(response.headers.get("retry-after"))
+    if error.provider_code is None:
+        try:
+            code = msgspec.json.decode(response.text, type=_Body).error.code
+        except Exception:  # nothing that has such a code
+            return
+        error.provider_code = code
+
+
+class _Failure(msgspec.Struct):
+    code: str
+
+
+class _Body(msgspec.Struct):
+    error: _Failure

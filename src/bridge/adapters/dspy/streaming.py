@@ -6,6 +6,7 @@ wrapped: a call whose host wants events reads the engine's stream instead of its
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from bridge.adapters.dspy.failures import refusal
 from bridge.adapters.dspy.prices import cost_usd
 from bridge.adapters.dspy.replies import FieldReader, well_formed
 from bridge.adapters.dspy.retries import NO_RETRIES, Retries
+from bridge.errors import ReplyTooLarge
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
@@ -82,7 +84,17 @@ class Run:
         """Stream what a reader returned."""
         for field, text in pieces:
             self.has_streamed = True
-            self.context.emit("chunk", {"field": self.names.get(field, field), "text": text})
+            self._emit_chunk(self.names.get(field, field), text)
+
+    def _emit_chunk(self, field: str, text: str) -> None:
+        try:
+            self.context.emit("chunk", {"field": field, "text": text})
+        except ReplyTooLarge:
+            if len(text) < 2:
+                raise
+            half = len(text) // 2
+            self._emit_chunk(field, text[:half])
+            self._emit_chunk(field, text[half:])
 
 
 class OwnError(BaseException):
@@ -228,6 +240,24 @@ class NativeEngines(dict[Any, Any]):
         engine.__init__(config, model_type=engine.model_type)
         engine.complete = TappedEngine(engine, retries=self._retries).complete
         super().__setitem__(key, engine)
+
+
+def _refusals_kept(
+    parse: Callable[[Any, lm15.Request, Any], Iterator[Any]],
+) -> Callable[[Any, lm15.Request, Any], Iterator[Any]]:
+    """`OpenAIChatLM.parse_stream_events`, which drops the text of refusals, without that."""
+
+    def parse_stream_events(self: Any, request: lm15.Request, raw: Any) -> Iterator[Any]:
+        run = running.get()
+        if run is not None and '"refusal"' in raw.data and raw.data.startswith("{"):
+            for choice in json.loads(raw.data).get("choices") or []:
+                run.refusal += (choice.get("delta") or {}).get("refusal") or ""
+        return parse(self, request, raw)
+
+    return parse_stream_events
+
+
+lm15.OpenAIChatLM.parse_stream_events = _refusals_kept(lm15.OpenAIChatLM.parse_stream_events)
 
 
 @contextmanager
