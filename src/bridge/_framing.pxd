@@ -43,6 +43,7 @@ cdef class Outbox:
     cdef bytearray data
     cdef Py_ssize_t used    # bytes of it
     cdef readonly Py_ssize_t apart   # bytes that are sent from elsewhere, between those
+    cdef readonly Py_ssize_t sent    # bytes that `write_to` has written
     cdef list buffers       # None, or of each: where in `data` it belongs, and a view of it
     cdef public int kind    # REPLY, EVENT, HOST_CALL: for those who deliver each in its way
 
@@ -52,6 +53,7 @@ cdef class Outbox:
     cdef Py_ssize_t encode(self, object encode_into, object message) except -1
     cdef Py_ssize_t close(self, Py_ssize_t size)
     cdef void clear(self)
+    cdef int write_parts(self, int fd) except -1
     cdef int undo(self, Py_ssize_t used) except -1
     cdef int add_empty(self) except -1
 

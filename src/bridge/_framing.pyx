@@ -131,6 +131,15 @@ cdef extern from *:
         return 0;
     }
 
+    /* Bytes that a non-blocking descriptor took; -1 with errno. */
+    static ssize_t bridge_writev_some(int fd, const struct iovec *parts, int count) {
+        ssize_t sent;
+        do {
+            sent = writev(fd, parts, count);
+        } while (sent < 0 && errno == EINTR);
+        return sent;
+    }
+
     static int bridge_is_pipe(int fd) {
         struct stat status;
         return fstat(fd, &status) == 0 && S_ISFIFO(status.st_mode);
@@ -166,6 +175,7 @@ cdef extern from *:
     int bridge_await(int fd, short events, int ms) nogil
     int64_t bridge_now_ms() nogil
     int bridge_writev_all(int fd, iovec *parts, int count) nogil
+    ssize_t bridge_writev_some(int fd, const iovec *parts, int count) nogil
     bint bridge_is_pipe(int fd) nogil
     int bridge_init_lock(pthread_rwlock_t *lock) nogil
     int bridge_set_pipe_size(int fd, int bytes) nogil

@@ -13,6 +13,7 @@ cdef class Outbox:
         self.data = bytearray(512)
         self.used = 0
         self.apart = 0
+        self.sent = 0
         self.buffers = None
 
     def __len__(self):
@@ -119,6 +120,71 @@ cdef class Outbox:
         parts.append(whole[done:self.used])
         return parts
 
+    def write_to(self, int fd):
+        """Write what the non-blocking descriptor `fd` takes at once; return whether that was the rest.
+
+        The next call goes on from there. `sent` changes together with the write, so an exception
+        of a signal handler never leaves the two in disagreement. Raises OSError.
+        """
+        cdef iovec part
+        cdef ssize_t written
+        if self.buffers is not None:
+            return bool(self.write_parts(fd))
+        while self.sent < self.used:
+            part.iov_base = PyByteArray_AS_STRING(self.data) + self.sent
+            part.iov_len = self.used - self.sent
+            with nogil:
+                written = bridge_writev_some(fd, &part, 1)
+            if written < 0:
+                check_would_block(fd, errno)
+                return False
+            self.sent += written
+        return True
+
+    cdef int write_parts(self, int fd) except -1:
+        cdef Py_buffer views[FEW]
+        cdef iovec vector[FEW]
+        cdef list parts = self.parts()
+        cdef Py_ssize_t before = 0, length
+        cdef ssize_t written
+        cdef int count, error
+        cdef Py_ssize_t index = 0
+        while self.sent < self.used + self.apart:
+            length = parts[index].nbytes
+            while before + length <= self.sent:
+                before += length
+                index += 1
+                length = parts[index].nbytes
+            count = 0
+            try:
+                while count < FEW and index + count < len(parts):
+                    PyObject_GetBuffer(parts[index + count], &views[count], PyBUF_SIMPLE)
+                    vector[count].iov_base = views[count].buf
+                    vector[count].iov_len = views[count].len
+                    count += 1
+                vector[0].iov_base = <char *>vector[0].iov_base + (self.sent - before)
+                vector[0].iov_len -= self.sent - before
+                with nogil:
+                    written = bridge_writev_some(fd, vector, count)
+                error = errno
+                if written > 0:
+                    self.sent += written
+            finally:
+                while count:
+                    count -= 1
+                    PyBuffer_Release(&views[count])
+            if written < 0:
+                check_would_block(fd, error)
+                return 0
+        return 1
+
     cdef void clear(self):
-        self.used = self.apart = 0
+        self.used = self.apart = self.sent = 0
         self.buffers = None
+
+
+cdef int check_would_block(int fd, int error) except -1:
+    """Raise OSError unless `error` says that the write would have waited."""
+    if error != EAGAIN:
+        raise OSError(error, f"write to descriptor {fd} failed")
+    return 0
