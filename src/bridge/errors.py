@@ -45,6 +45,8 @@ class BridgeError(Exception):
         self.details = details
 
     def __init_subclass__(cls) -> None:
+        if cls.code and "code" not in vars(cls):
+            return  # a special case of the error that it derives from
         if not cls.code or cls.code in CODES:
             raise TypeError(f"{cls.__name__} needs an error code of its own, not {cls.code!r}")
         CODES[cls.code] = cls

@@ -7,6 +7,7 @@ first frame is answered.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -154,7 +155,8 @@ def log_to_stderr(level: str) -> None:
             return super().handle(record)
 
         def format(self, record: logging.LogRecord) -> str:
-            if sys.stderr.isatty():
+            # A client that passes a worker's stderr on to a terminal says so.
+            if sys.stderr.isatty() or os.environ.get("BRIDGE_LOG_FORMAT") == "text":
                 return conceal(super().format(record))
             return msgspec.json.encode(_line(record)).decode()
 
