@@ -105,6 +105,11 @@ def prints(args: Args, context: Any):
     return {"read": sys.stdin.read()}
 
 
+@adapter.command("echo", dict[str, Any], lane="inline")
+def echo(args: dict[str, Any], context: Any):
+    return args
+
+
 @adapter.command("sleep", Args)
 def sleep(args: Args, context: Any):
     time.sleep(args.seconds)
@@ -123,6 +128,17 @@ def child(args: Args, context: Any):
     """Starts a process that would outlive the worker."""
     process = subprocess.Popen(["sleep", "600"])
     return {"pid": process.pid}
+
+
+@adapter.command("fork", Args)
+def fork(args: Args, context: Any):
+    """Leaves a child in a session of its own that holds every descriptor of the worker's."""
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        time.sleep(args.seconds)
+        os._exit(0)
+    return {"pid": pid}
 
 
 @adapter.command("environment", Args, lane="inline")

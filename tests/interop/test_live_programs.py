@@ -79,9 +79,9 @@ def test_the_first_chunk_comes_before_the_last_token(client, server):
     server.before_word = lambda index: index < 6 or go_on.wait(30)
     create(client, QA)
     stream = client.stream("execute_program", {"program_id": "p", "inputs": {"question": "?"}})
-    for event, _ in stream:
-        if event == "chunk":
-            break
+    events = iter(stream)
+    while next(events)[0] != "chunk":
+        pass
     go_on.set()
     assert stream.result(30)["outputs"]["the answer"] == "first second third"
 

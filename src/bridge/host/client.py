@@ -1,22 +1,14 @@
-"""A worker of one's own: starts it, talks to it from any thread, ends it."""
+"""A worker process of your own: start it, call it from any thread, end it."""
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
-import errno
 import itertools
-import os
-import signal
-import subprocess
+import logging
 import sys
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
-
-import msgspec
+from typing import Any, NoReturn
 
 from bridge import errors
 from bridge._apart import FORGED, LONG, OTHER, apart_in
@@ -24,50 +16,40 @@ from bridge._framing import (
     DEFAULT_MAX_FRAME,
     Frame,
     Outbox,
-    Reader,
-    Writer,
     buffers_of,
     envelope_of,
     is_multipart,
-    set_pipe_size,
 )
-from bridge.codec import Format, by_name, format_of
-from bridge.host.calls import Call, OnEvent, Stream
-from bridge.host.tools import Callables, Tools, described
+from bridge.codec import FORMATS, Format, by_name, format_of
+from bridge.host.calls import Call, CallTable, OnEvent, Stream
+from bridge.host.connection import Connection
+from bridge.host.launch import launch, not_started
+from bridge.host.process import WorkerProcess
+from bridge.host.timeouts import seconds_of
+from bridge.host.tools import Callables, Tool, Tools, error_text
 from bridge.messages import Incoming
 from bridge.tensors import collecting, resolve, set_apart
 
-SLACK = 0.25  # seconds that a call waits beyond its timeout for the worker to say so itself
-LONGEST_ERROR = 1000  # characters of what a tool raises
 STOP_TIMEOUT = 3.0  # seconds; a worker's own grace period is 2 s
+LONGEST_ERROR = 1000  # characters of what a tool raises
 
 
 class Client:
-    """A worker process and the pipe to it. Usable from any number of threads.
+    """A worker process and the connection to it. Usable from any number of threads.
 
-    Make one with `Client.start()`; as a context manager it stops its worker at the end.
+    Make one with `Client.start()`; as a context manager it stops its worker at the end. A client
+    belongs to the process that started it: in a fork of that, every method raises RuntimeError.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], format: Format, max_frame: int) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
+    def __init__(self, process: WorkerProcess, format: Format, max_frame: int) -> None:
         self._process = process
         self._format = format
-        self._writer = Writer(process.stdin.fileno())
-        self._reader = Reader(process.stdout.fileno(), max_frame)
         self._max_frame = max_frame
-        for stream in (process.stdin, process.stdout):
-            set_pipe_size(stream.fileno())
         self._ids = itertools.count(1)
-        self._calls: dict[int, Call] = {}
+        self._table = CallTable(self._post)
+        self._calls = self._table.open
         self._tools = Tools()
-        self._lock = threading.Lock()
-        # Held while something is written, so that the descriptor is not closed meanwhile.
-        self._writing = threading.Lock()
-        self._gone: str | None = None  # why there is no worker any more
-        self._exit_status: int | None = None
-        self._router = threading.Thread(target=self._route, name="bridge-client", daemon=True)
-        self._router.start()
+        self._connection = Connection(process, max_frame, self._deliver, self._fail_open_calls)
 
     @classmethod
     def start(
@@ -80,33 +62,23 @@ class Client:
         format: str = "msgpack",
         max_frame: int = DEFAULT_MAX_FRAME,
         tools: Callables = (),
-        timeout: float = 10.0,
+        timeout: float | None = 10.0,
     ) -> Client:
         """Start a worker, and wait until it answers.
 
         adapter: "dspy", "echo" or "module:attr". python: its interpreter. flags: further flags of
         `python -m bridge worker`. env: added to this process's environment. tools: as for
-        `register_tools`. timeout: seconds.
-        Raises WorkerCrashed (category initialization) with the way it ended.
+        `register_tools`. timeout: seconds, None to wait forever.
+        Raises WorkerCrashed (category initialization) with the way it ended and, in
+        `details["stderr"]`, the last lines that it wrote there; TypeError and ValueError for
+        options that are wrong.
         """
         chosen = by_name(format)
         if chosen is None:
-            raise ValueError(f"no format {format!r}")
-        if not 4096 <= max_frame <= 1 << 30:
-            raise ValueError(f"max_frame is 4096 to 1073741824 bytes, not {max_frame}")
-        command = [python, "-P", "-m", "bridge", "worker", "--adapter", adapter]
-        command += ["--max-frame", str(max_frame), *flags]
-        try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                bufsize=0,
-                env={**os.environ, **(env or {})},
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise _not_started(f"{python}: {error.strerror}") from error
+            known = ", ".join(known.name for known in FORMATS)
+            raise ValueError(f"no format {format!r}; known: {known}")
+        seconds_of(timeout)
+        process = launch(adapter, python, flags, env, max_frame)
         client = cls(process, chosen, max_frame)
         try:
             client.call("hello", {"offers": {"buffers": True}}, timeout=timeout)
@@ -114,7 +86,8 @@ class Client:
                 client.register_tools(tools)
         except errors.BridgeError as error:
             client.kill()
-            raise _not_started(str(error), **error.details) from error
+            details = client._crash_details() | error.details
+            raise not_started(str(error), **details) from error
         except BaseException:
             client.kill()
             raise
@@ -134,28 +107,22 @@ class Client:
         session_id: str | None = None,
         traceparent: str | None = None,
     ) -> Any:
-        """The result of `command`. timeout: seconds, None to wait forever. traceparent: of the
-        caller's span, as W3C Trace Context writes it.
+        """Return the result of `command`. timeout: seconds, also for sending what the worker does
+        not read; None to wait forever. traceparent: of the caller's span, as W3C Trace Context
+        writes it.
 
         Raises the class of bridge.errors that belongs to the reply's code; DeadlineExceeded when
-        the time is over (the worker is told, a later reply is dropped); WorkerCrashed when the
+        the time is over (the call is cancelled, a later reply is dropped); WorkerCrashed when the
         worker is gone. A caller that gives up, by KeyboardInterrupt say, cancels the call.
         """
         call = self.submit(
             command, args, timeout=timeout, session_id=session_id, traceparent=traceparent
         )
         try:
-            return call.result(None if timeout is None else timeout + SLACK)
-        except concurrent.futures.TimeoutError:
-            call.cancel()
-            raise errors.DeadlineExceeded(
-                f"no reply to {command} within {timeout} s", timeout=timeout
-            ) from None
+            return call.result()
         except BaseException:
             call.cancel()
             raise
-        finally:
-            self._calls.pop(call.id, None)
 
     def submit(
         self,
@@ -170,20 +137,18 @@ class Client:
     ) -> Call:
         """Start `command` and go on: a future of its result, with cancel().
 
-        timeout: seconds until the worker ends it. on_event(event, data): called on the client's
-        own thread for each event; it must not wait. timing: fill the future's `timing`.
-        traceparent: as for `call`.
+        timeout: seconds until the call ends, sending included. on_event(event, data): called for
+        each event, one after the other, on a thread of the call's; what it raises ends the call.
+        timing: fill the future's `timing`. traceparent: as for `call`.
+        Raises as `call` does where the request cannot be sent.
         """
-        envelope: dict[str, Any] = {}
-        if timeout is not None:
-            envelope["timeout_ms"] = timeout * 1000
-        if on_event is not None:
-            envelope["stream"] = True
+        call, request = self._request(
+            command, args, timeout, session_id, traceparent, stream=on_event is not None
+        )
         if timing:
-            envelope["timing"] = True
-        if traceparent is not None:
-            envelope["traceparent"] = traceparent
-        return self._send(command, args, session_id, on_event, envelope)
+            request["timing"] = True
+        self._send(call, request, on_event)
+        return call
 
     def stream(
         self,
@@ -195,72 +160,52 @@ class Client:
         traceparent: str | None = None,
     ) -> Stream:
         """Start `command` and iterate over its events. The options are those of `submit`."""
-        return Stream(
-            lambda put: self.submit(
-                command,
-                args,
-                timeout=timeout,
-                session_id=session_id,
-                on_event=put,
-                traceparent=traceparent,
-            ),
-            self,
-        )
+        call, request = self._request(command, args, timeout, session_id, traceparent, stream=True)
+        self._send(call, request)
+        return Stream(call)
 
     def register_tools(self, tools: Callables, *, session_id: str | None = None) -> None:
-        """Offer plain functions to the session's programs, by their names.
+        """Offer Python functions to the session's programs, by their names.
 
-        Their annotations and docstrings are what the language model sees. They run on threads of
-        their own, at any time, and may call this client. Raises TypeError for what is no tool.
+        Their annotations and docstrings are what the language model sees; its arguments are
+        converted to the annotated types. They run on threads of their own, at any time, and may
+        call this client. Raises TypeError for what cannot be a tool.
         """
-        callables = list(tools)
-        declared = [described(function) for function in callables]
+        self._table.check_process()
+        known = [Tool(function) for function in tools]
         self.call("hello", {"offers": {"tools": True, "buffers": True}})
+        declared = [tool.declaration for tool in known]
         done = self.call("register_tools", {"tools": declared}, session_id=session_id)
-        self._tools.add(done["session_id"], callables)
+        self._tools.add(done["session_id"], known)
 
     def cast(self, command: str, args: Any = None, *, session_id: str | None = None) -> None:
-        """Send `command` and do not wait; its reply is dropped. Raises WorkerCrashed."""
-        call = self._send(command, args, session_id, None, {})
-        self._calls.pop(call.id, None)
+        """Send `command` and do not wait for its reply, which is dropped. Raises WorkerCrashed."""
+        call, request = self._request(command, args, None, session_id)
+        self._send(call, request)
+        self._table.claim(call)
 
     def stats(self) -> dict[str, Any]:
-        """The worker's statistics: the result of `get_stats`."""
+        """Return the worker's statistics: the result of `get_stats`."""
         result: dict[str, Any] = self.call("get_stats")
         return result
 
-    def stop(self, timeout: float = STOP_TIMEOUT) -> int:
+    def stop(self, timeout: float | None = STOP_TIMEOUT) -> int:
         """End the worker: close its pipe, so that open calls get its grace period, and wait.
 
-        After `timeout` seconds it is killed, with its children. Its exit status. Calls after this
-        raise WorkerCrashed.
+        After `timeout` seconds it is killed, with its children. Returns its exit status. Calls
+        after this raise WorkerCrashed.
         """
-        process, deadline = self._process, time.monotonic() + timeout
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with self._lock:
-            self._gone = self._gone or "the client was stopped"
-        # A worker that does not read holds up who writes to it, until it is gone.
-        if self._writing.acquire(timeout=timeout):
-            process.stdin.close()
-            self._writing.release()
-        try:
-            status = process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):  # it has ended just now
-                os.killpg(process.pid, signal.SIGKILL)
-            status = process.wait()
-        with self._writing:
-            process.stdin.close()
-        self._router.join()  # it reads to the end of what the worker has sent
-        process.stdout.close()
-        return status
+        self._table.check_process()
+        self._connection.close("the client was stopped", seconds_of(timeout))
+        assert self._process.exit_status is not None
+        return self._process.exit_status
 
     def kill(self) -> int:
-        """End the worker and its children at once; its exit status."""
+        """End the worker and its children at once; return its exit status."""
         return self.stop(0.0)
 
     def __enter__(self) -> Client:
+        self._table.check_process()
         return self
 
     def __exit__(
@@ -269,40 +214,63 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.stop()
+        if self._table.is_usable_here:  # a fork must not end the worker of its parent
+            self.stop()
 
-    def _send(
+    def __repr__(self) -> str:
+        state = self._connection.end_reason or "running"
+        if not self._table.is_usable_here:
+            state = "of another process"
+        return f"<Client pid={self.pid} format={self._format.name}: {state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Client cannot be pickled: start one in each process")
+
+    def _request(
         self,
         command: str,
         args: Any,
+        timeout: float | None,
         session_id: str | None,
-        on_event: OnEvent | None,
-        envelope: dict[str, Any],
-    ) -> Call:
-        call = Call(self, next(self._ids), on_event)
+        traceparent: str | None = None,
+        stream: bool = False,
+    ) -> tuple[Call, dict[str, Any]]:
+        """A call that is not open yet, and the envelope of its request."""
+        self._table.check_process()
+        seconds = seconds_of(timeout)
+        call = Call(self._table, next(self._ids), command, seconds, has_events=stream)
         request = {"id": call.id, "command": command, "args": {} if args is None else args}
         if session_id is not None:
             request["session_id"] = session_id
-        outbox = self._encoded(request | envelope)
-        with self._lock:
-            if self._gone is not None:
-                raise self._crashed()
-            self._calls[call.id] = call
-        try:
-            self._write(outbox)
-        except OSError as error:
-            self._calls.pop(call.id, None)
-            self._lost()
-            raise self._crashed() from error
-        return call
+        if seconds is not None:
+            request["timeout_ms"] = seconds * 1000
+        if stream:
+            request["stream"] = True
+        if traceparent is not None:
+            request["traceparent"] = traceparent
+        return call, request
 
-    def _write(self, outbox: Outbox) -> None:
-        """Send frames. Raises OSError, also where the pipe was closed meanwhile."""
-        assert self._process.stdin is not None
-        with self._writing:
-            if self._process.stdin.closed:
-                raise BrokenPipeError(errno.EPIPE, "the pipe to the worker is closed")
-            self._writer.flush(outbox)
+    def _send(self, call: Call, request: dict[str, Any], on_event: OnEvent | None = None) -> None:
+        outbox = self._encoded(request)
+        self._calls[call.id] = call
+        try:
+            if on_event is not None:
+                call.listen(on_event)
+            self._connection.send(outbox, call.deadline)
+        except TimeoutError:
+            call.end_late()
+            call.result()
+        except ConnectionError as error:
+            self._connection.wait_until_lost()
+            call.fail(self._crashed())
+            raise self._crashed() from error
+        except BaseException:
+            call.cancel()
+            raise
+
+    def _post(self, command: str, args: dict[str, Any]) -> None:
+        request = {"id": next(self._ids), "command": command, "args": args}
+        self._connection.post(self._encoded(request))
 
     def _encoded(self, request: dict[str, Any]) -> Outbox:
         outbox = Outbox()
@@ -316,37 +284,14 @@ class Client:
             else:
                 encode_into = collecting(self._format.encode_into, buffers)
                 outbox.append_multipart(encode_into, set_apart(request), buffers)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        except Exception as error:
             raise errors.NotEncodable(f"args are no {self._format.name}: {error}") from error
         if len(outbox) - 4 > self._max_frame:
             raise errors.FrameTooLarge.announced(len(outbox) - 4, self._max_frame)
         return outbox
 
-    def _route(self) -> None:
-        """Hand each reply to the call it belongs to, until the stream ends."""
-        try:
-            while (frame := self._reader.read()) is not None:
-                if len(frame):
-                    self._deliver(frame)
-                del frame  # it may be large, and the next may be long in coming
-        except (errors.BridgeError, OSError):
-            pass  # the worker broke the stream: the same to every caller as its end
-        finally:
-            self._lost()
-            while self._calls:
-                with contextlib.suppress(KeyError, concurrent.futures.InvalidStateError):
-                    self._calls.popitem()[1].set_exception(self._crashed())
-
-    def _lost(self) -> None:
-        """The worker is gone, or about to be: find out how."""
-        reason = "the worker closed its pipe"
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._exit_status = self._process.wait(1.0)
-            reason = f"the worker ended with status {self._exit_status}"
-        with self._lock:
-            self._gone = self._gone or reason
-
-    def _deliver(self, frame: Any) -> None:
+    def _deliver(self, frame: Frame) -> None:
+        """Hand a frame to the call that it belongs to. Raises InvalidFrame if that is not known."""
         envelope, format = frame, None
         try:
             if is_multipart(frame):
@@ -355,47 +300,81 @@ class Client:
             incoming: Incoming = format.decode(envelope, Incoming)  # type: ignore[union-attr]
             if envelope is not frame:
                 _resolve(incoming, buffers_of(frame))
-        except (AttributeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-            self._unreadable(format, envelope, error)
+        except Exception as error:
+            self._refuse(format, envelope, error)
             return
         if incoming.command is not None:
-            thread = threading.Thread(target=self._answer, args=(incoming,), daemon=True)
-            thread.start()
+            self._answer_elsewhere(incoming)
         elif incoming.event is not None:
             call = self._calls.get(incoming.id)  # type: ignore[arg-type]  # ours are integers
             if call is not None:
                 call.happen(incoming.event, incoming.data)
+        elif incoming.id is None:
+            self._take_blame(incoming)
         else:
-            call = self._calls.pop(incoming.id, None)  # type: ignore[arg-type]
+            call = self._calls.get(incoming.id)  # type: ignore[arg-type]
             if call is not None:
                 call.settle(incoming)
 
+    def _refuse(self, format: Format | None, frame: Frame, error: Exception) -> None:
+        """Fail the call that an unreadable frame answers. Raises InvalidFrame if there is none."""
+        text = f"{type(error).__name__}: {error}"
+        if format is None and not isinstance(error, errors.BridgeError):
+            text = f"{bytes(memoryview(frame)[:2])!r} begins no message of a known format"
+        call = self._calls.get(format.find_id(frame)) if format else None  # type: ignore[arg-type]
+        if call is None:
+            raise errors.InvalidFrame(text) from error
+        if call.fail(errors.InvalidFrame(f"the reply does not decode: {text}")):
+            self._post("cancel", {"id": call.id})  # where the frame was an event
+
+    def _take_blame(self, refusal: Incoming) -> None:
+        """Take in the refusal of a frame whose id the worker could not read."""
+        error = errors.from_reply(refusal.code, refusal.error, refusal.category, refusal.details)
+        if len(self._calls) == 1:
+            for call in list(self._calls.values()):
+                call.fail(error)
+        else:
+            _log.error("the worker refused a frame; a call will have no reply: %s", error)
+
+    def _answer_elsewhere(self, question: Incoming) -> None:
+        try:
+            self._table.threads.run(lambda: self._answer(question))
+        except RuntimeError as error:
+            reply = _failure(question, errors.Overloaded(f"the host: {error}"))
+            self._connection.post(self._encoded(reply))
+
     def _answer(self, question: Incoming) -> None:
-        """Answer a call of the worker's."""
+        """Answer a call of the worker's, whatever a tool does."""
         try:
             if question.command != "call_tool":
                 raise errors.UnknownCommand(f"Unknown command: {question.command}")
             result = self._tools.call(question.args)
             outbox = self._encoded({"id": question.id, "success": True, "result": result})
-        except Exception as raised:
-            error = raised
-            if not isinstance(error, errors.BridgeError):
-                error = errors.HandlerError(f"{type(raised).__name__}: {raised}")
-            text = str(error)[:LONGEST_ERROR].encode("utf-8", "replace").decode()
-            outbox = self._encoded(
-                {"id": question.id, "success": False, "error": text, "code": error.code}
-            )
+        except BaseException as error:
+            outbox = self._encoded(_failure(question, error))
         with contextlib.suppress(OSError):  # the worker is gone
-            self._write(outbox)
+            self._connection.send(outbox)
 
-    def _unreadable(self, format: Format | None, frame: Any, error: Exception) -> None:
-        """Fail the call that the frame answers, if that can be read of it."""
-        call = self._calls.pop(format.find_id(frame), None) if format else None  # type: ignore[arg-type]
-        if call is not None:
-            call.set_exception(errors.InvalidFrame(f"the reply does not decode: {error}"))
+    def _fail_open_calls(self) -> None:
+        for call in list(self._calls.values()):
+            call.fail(self._crashed())
 
     def _crashed(self) -> errors.WorkerCrashed:
-        return errors.WorkerCrashed(self._gone or "", exit_status=self._exit_status)
+        return errors.WorkerCrashed(self._connection.end_reason or "", **self._crash_details())
+
+    def _crash_details(self) -> dict[str, Any]:
+        details: dict[str, Any] = {"exit_status": self._process.exit_status}
+        last_lines = self._process.last_lines()
+        if last_lines:
+            details["stderr"] = last_lines
+        return details
+
+
+def _failure(question: Incoming, error: BaseException) -> dict[str, Any]:
+    """The reply to a call of the worker's that failed."""
+    code = error.code if isinstance(error, errors.BridgeError) else errors.HandlerError.code
+    text = error_text(error)[:LONGEST_ERROR].encode("utf-8", "replace").decode()
+    return {"id": question.id, "success": False, "error": text, "code": code}
 
 
 def _resolve(incoming: Incoming, buffers: tuple[Frame, ...]) -> None:
@@ -404,7 +383,4 @@ def _resolve(incoming: Incoming, buffers: tuple[Frame, ...]) -> None:
     incoming.args = resolve(incoming.args, buffers)
 
 
-def _not_started(reason: str, **details: Any) -> errors.WorkerCrashed:
-    error = errors.WorkerCrashed(f"the worker did not start: {reason}", **details)
-    error.category = "initialization"
-    return error
+_log = logging.getLogger("bridge")

@@ -1,0 +1,181 @@
+"""The Python client beside a worker that stalls, breaks its stream, or ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from bridge import Client, errors
+from peer import TESTS, is_running, wait_until
+from stalling_proxy import TO_HOST, TO_WORKER, StallingProxy
+
+TESTS_PATH = {"PYTHONPATH": os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))}
+HANG = 30  # seconds after which a thread that should have ended is taken to hang
+BLOB = bytes(4 << 20)
+
+
+@pytest.fixture
+def proxy(tmp_path):
+    proxy = StallingProxy(tmp_path)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def client(proxy):
+    """A client of a worker behind the proxy."""
+    with Client.start(adapter="hostile:adapter", python=proxy.python, env=TESTS_PATH) as client:
+        yield client
+
+
+@pytest.fixture
+def direct_client():
+    with Client.start(adapter="hostile:adapter", env=TESTS_PATH) as client:
+        yield client
+
+
+def in_threads(*jobs):
+    """Run the jobs side by side; what each of them returned or raised."""
+    outcomes = [None] * len(jobs)
+
+    def run(index):
+        try:
+            outcomes[index] = jobs[index]()
+        except BaseException as error:
+            outcomes[index] = error
+
+    threads = [
+        threading.Thread(target=run, args=(index,), daemon=True) for index in range(len(jobs))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(HANG)
+        assert not thread.is_alive(), "a call does not return"
+    return outcomes
+
+
+def test_a_paused_stream_beside_callers_with_large_args(direct_client):
+    """The reader never waits for the worker to read, while the worker waits for it."""
+
+    def read_slowly():
+        stream = direct_client.stream("emit", {"size": 2000})
+        return sum(1 for _ in stream)
+
+    def echo():
+        return [direct_client.call("echo", {"blob": BLOB})["blob"] == BLOB for _ in range(5)]
+
+    direct = in_threads(read_slowly, echo, echo)
+    assert direct == [2000, [True] * 5, [True] * 5]
+
+
+@pytest.mark.parametrize("stall", ["worker", "proxy"])
+def test_a_call_ends_in_time_while_the_worker_does_not_read(client, proxy, stall):
+    """Sending is inside the deadline, for the caller whose frame is half sent and for others."""
+    if stall == "worker":
+        os.kill(proxy.worker_pid, signal.SIGSTOP)
+    else:
+        proxy.stop(TO_WORKER)
+    outcomes = in_threads(
+        lambda: client.call("echo", {"blob": BLOB}, timeout=0.2),
+        lambda: client.call("echo", {"blob": BLOB}, timeout=0.2),
+        lambda: client.call("ping", timeout=0.2),
+        lambda: client.submit("echo", {"blob": BLOB}, timeout=0.2).result(),
+        lambda: list(client.stream("echo", {"blob": BLOB}, timeout=0.2)),
+    )
+    assert [type(outcome) for outcome in outcomes] == [errors.DeadlineExceeded] * 5
+    if stall == "worker":
+        os.kill(proxy.worker_pid, signal.SIGCONT)
+    else:
+        proxy.go(TO_WORKER)
+    assert client.call("echo", {"blob": BLOB})["blob"] == BLOB  # the half frame was finished
+
+
+def test_frames_in_small_pieces(client, proxy):
+    """Each byte on its own, both ways."""
+    for way in (TO_WORKER, TO_HOST):
+        proxy.split(way, 1)
+    sent = {"text": "x" * 3000}
+    assert client.call("echo", sent) == sent
+
+
+def test_arrays_through_a_pipe_that_takes_little(client, proxy):
+    """A multipart frame is sent in pieces, from where each one ended."""
+    proxy.slow(TO_WORKER, 50e6)
+    sent = {f"part {number}": os.urandom(100_000 + number) for number in range(100)}
+    assert client.call("echo", sent) == sent
+
+
+def test_a_frame_that_cannot_be_read_ends_connection_and_worker(client, proxy):
+    """Every caller is told what happened, and nothing lives on."""
+    worker = proxy.worker_pid
+    waiting = client.submit("sleep", {"seconds": 60})
+    wait_until(lambda: client.stats()["in_flight"] == 1)
+    proxy.insert(TO_HOST, b"\x00\x00\x00\x05\xffnope")
+    with pytest.raises(errors.WorkerCrashed, match="frame that cannot be read"):
+        waiting.result(HANG)
+    with pytest.raises(errors.WorkerCrashed, match="frame that cannot be read"):
+        client.call("ping")
+    wait_until(lambda: not is_running(worker))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\x00\x00\x00\x03{}}",
+        b"\x00\x00\x00\x01\x80",
+        b"\x00\x00\x00\x04\xc1\x09\x00\x00",
+        b"\x7f\xff\xff\xff",
+        b"\x00\x00\x00\x02\x83\x74",
+    ],
+)
+def test_every_kind_of_unreadable_frame(client, proxy, frame):
+    """Garbage, cut short, of no version, too long: the same end."""
+    waiting = client.submit("sleep", {"seconds": 60})
+    proxy.insert(TO_HOST, frame)
+    with pytest.raises(errors.WorkerCrashed, match="frame that cannot be read"):
+        waiting.result(HANG)
+
+
+def test_a_reply_that_does_not_decode_costs_its_call(client, proxy):
+    """Where its id can be read."""
+    waiting = client.submit("sleep", {"seconds": 60})
+    other = client.submit("sleep", {"seconds": 0.2})
+    reply = b'{"id": %d, "success": "perhaps"}' % waiting.id
+    proxy.insert(TO_HOST, len(reply).to_bytes(4) + reply)
+    with pytest.raises(errors.InvalidFrame, match="does not decode"):
+        waiting.result(HANG)
+    assert other.result(HANG) == {"slept": 0.2}
+
+
+def test_a_worker_that_closes_its_pipe_is_ended(client, proxy):
+    """It could not be talked to any more."""
+    worker = proxy.worker_pid
+    waiting = client.submit("sleep", {"seconds": 60})
+    proxy.stop(TO_WORKER)  # so that it does not end by itself
+    proxy.cut(TO_HOST)
+    with pytest.raises(errors.WorkerCrashed, match="closed its stdout"):
+        waiting.result(HANG)
+    wait_until(lambda: not is_running(worker))
+
+
+def test_a_grandchild_that_holds_the_pipe_does_not_hide_the_end(direct_client):
+    """The process is watched, not only the pipe."""
+    child = direct_client.call("fork", {"seconds": 60})["pid"]
+    waiting = direct_client.submit("sleep", {"seconds": 60})
+    wait_until(lambda: direct_client.stats()["in_flight"] == 1)
+    os.kill(direct_client.pid, signal.SIGKILL)
+    with pytest.raises(errors.WorkerCrashed, match="ended by SIGKILL"):
+        waiting.result(HANG)
+    assert is_running(child)
+    os.kill(child, signal.SIGKILL)
+
+
+def test_the_children_of_a_killed_worker_end_with_it(direct_client):
+    """Those that it has not detached."""
+    child = direct_client.call("child")["pid"]
+    os.kill(direct_client.pid, signal.SIGKILL)
+    wait_until(lambda: not is_running(child))
