@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
+
+from peer import wait_until
 
 SECRET = "sk-never-to-be-seen-0123456789"
 
@@ -112,7 +115,8 @@ def test_a_level_that_is_set_before_anything_was_logged(start_peer):
     peer = start_peer(adapter="hostile:adapter")
     peer.call("set_log_level", {"level": "INFO"})
     peer.call("log_as", {"logger": "a", "level": "INFO"})
-    assert [line["logger"] for line in log_lines(peer)] == ["a"]
+    loggers = [line["logger"] for line in log_lines(peer)]
+    assert [logger for logger in loggers if logger != "bridge.worker"] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -135,3 +139,120 @@ def test_the_process_s_own_secrets_are_never_forgotten():
     text = f"the operator's own, secret of 0., secret of {telemetry.KEPT}."
     assert telemetry.conceal(text) == "***, secret of 0., ***"
     telemetry._secrets.clear()
+
+
+def own_lines(peer):
+    """Level and message of what the worker itself has logged; numbers of ms and pids as N."""
+    lines = [line for line in log_lines(peer) if line["logger"] == "bridge.worker"]
+    pattern = r"\d+\.\d+(?= m?s\b)|(?<=process )\d+|(?<=bridge )[\d.]+"
+    return [(line["level"], re.sub(pattern, "N", line["message"])) for line in lines]
+
+
+LIFE = [
+    ("INFO", "dspex-bridge N starts with the process N"),
+    ("INFO", "ready, with the adapter hostile"),
+]
+
+
+def test_info_is_the_life_cycle_and_nothing_of_calls(start_peer):
+    """Start, readiness, and why it ended."""
+    peer = start_peer("--log-level", "INFO", adapter="hostile:adapter")
+    assert peer.is_alive()
+    assert peer.call("sleep")["success"]
+    assert peer.call("unknown")["code"] == "unknown_command"
+    end = [("INFO", "the worker ends: the host has closed the pipe; 0 open calls")]
+    assert own_lines(peer) == LIFE + end
+
+
+@pytest.mark.parametrize("end", ["shutdown", "SIGTERM"])
+def test_info_says_why_a_worker_ends(start_peer, end):
+    """By its host's wish or by a signal."""
+    peer = start_peer("--log-level", "INFO", adapter="echo")
+    assert peer.is_alive()
+    if end == "shutdown":
+        peer.call("shutdown")
+        reason = "the host asked for it"
+    else:
+        peer.process.terminate()
+        reason = "SIGTERM"
+    assert peer.wait() == 0
+    assert peer.receive_frame() is None
+    assert own_lines(peer)[-1] == ("INFO", f"the worker ends: {reason}; 0 open calls")
+
+
+def test_debug_has_a_line_for_each_call(start_peer):
+    """Of the first as of all others, with command, id, session, outcome and time; on whatever
+    thread it ends, by whatever ends it."""
+    peer = start_peer("--log-level", "DEBUG", adapter="hostile:adapter")
+    assert peer.call("ping", request_id="first")["success"]
+    assert peer.call("sleep", request_id=2, session_id="s")["success"]
+    assert peer.call("own_error_on_thread", request_id=3)["code"] == "not_encodable"
+    assert peer.call("wait_politely", {"seconds": 60}, 4, timeout_ms=1)["code"] == (
+        "deadline_exceeded"
+    )
+    assert peer.call("unknown", request_id="y" * 3000)["code"] == "unknown_command"
+    peer.send_frame(b'{"id": ' + b"9" * 4000 + b', "command": "ping"}')
+    assert b"true" in peer.receive_frame()
+    lines = own_lines(peer)
+    calls = [message for level, message in lines if level == "DEBUG"]
+    expected = [
+        "ping 'first' in session None: ok in N ms",
+        "sleep 2 in session 's': ok in N ms",
+        "own_error_on_thread 3 in session 'default': not_encodable: ",
+        "wait_politely 4 in session 'default': deadline_exceeded: no result within 1 ms in N ms",
+        f"refused '{'y' * 200}…': unknown_command: Unknown command: unknown",
+        "ping '(an integer of 13288 bits)' in session None: ok in N ms",
+    ]
+    for start in expected:
+        (line,) = [message for message in calls if message.startswith(start)]
+        calls.remove(line)
+    assert all("does not come back" in message for message in calls)
+    assert lines[: len(LIFE)] == LIFE
+
+
+def test_debug_begins_and_ends_with_the_level(hostile):
+    """As it is set at run time."""
+    hostile.call("sleep", request_id="before")
+    hostile.call("set_log_level", {"level": "DEBUG"}, "on")
+    hostile.call("sleep", request_id="between")
+    hostile.call("set_log_level", {"level": "WARNING"}, "off")
+    hostile.call("sleep", request_id="behind")
+    lines = [message for _, message in own_lines(hostile)]
+    assert [line.split()[1] for line in lines] == ["'on'", "'between'"]
+
+
+def test_debug_tells_of_threads_sessions_and_overload(start_peer):
+    """Of each overloaded call at DEBUG, of overload itself at WARNING, once."""
+    flags = ("--threads", "1", "--queue", "1", "--waiting", "1", "--session-ttl", "0.1")
+    peer = start_peer("--log-level", "DEBUG", *flags, adapter="hostile:adapter")
+    peer.call("sleep", session_id="old")
+    for request_id in range(6):
+        peer.send({"id": request_id, "command": "sleep", "args": {"seconds": 1.0}})
+    replies = [peer.receive() for _ in range(6)]
+    refused = [reply["id"] for reply in replies if not reply["success"]]
+    assert len(refused) == 4
+    late = peer.call("sleep", {"seconds": 2}, "late", timeout_ms=500)
+    assert late["code"] == "deadline_exceeded"
+
+    def has_expired():
+        assert peer.call("sleep", session_id="other")["success"]  # sessions are looked at by calls
+        return peer.call("list_sessions")["result"]["expired"]
+
+    wait_until(has_expired)
+    lines = own_lines(peer)
+    for request_id in refused:
+        assert any(line[1].startswith(f"refused {request_id}: overloaded: ") for line in lines)
+    warnings = [message for level, message in lines if level == "WARNING"]
+    assert warnings == ["calls are refused as overloaded (1 so far): 2 calls are open"]
+    assert ("DEBUG", "the thread of sleep 'late' does not come back; 1 such threads") in lines
+    assert ("DEBUG", "session 'old' is gone: expired") in lines
+
+
+def test_what_fails_in_the_first_frame_is_a_line_of_json(start_peer):
+    """With its stack and without secrets, though the logs are set up behind the first reply."""
+    peer = start_peer(adapter="hostile:adapter")
+    assert peer.call("raise", request_id=1)["code"] == "handler_error"
+    (line,) = log_lines(peer)
+    assert line["message"] == "handler of raise failed"
+    assert "ValueError: no such thing" in line["error"]
+    assert "hostile.py" in line["error"]

@@ -103,6 +103,16 @@ def observe(begin):
     observer = begin
 
 
+cdef object call_log = None
+
+
+def log_calls(log):
+    """From now on call log(context, nanoseconds, its Failure or None) when a call is answered;
+    must not raise. None: call nobody."""
+    global call_log
+    call_log = log
+
+
 @cython.final
 cdef class Codec:
     """What the path needs of a format, in fields of its own: no look-up for each frame."""
@@ -518,6 +528,8 @@ cdef class Path:
         if context.sessions:
             (<Recorder?>context.sessions[0].recorder).add(now, took, context.frame_bytes, size,
                                                           category)
+        if call_log is not None:
+            call_log(context, took, message if type(message) is Failure else None)
         return 0
 
     cdef object timed(self, Context context, object reply, int64_t decoded):

@@ -18,7 +18,7 @@ from bridge._framing import Outbox
 from bridge.cli import load_adapter
 from bridge.codec import JSON
 from bridge.messages import failure
-from bridge.worker import extras, loop, process
+from bridge.worker import call_log, extras, loop, process
 from bridge.worker.control import forward_logs
 from bridge.worker.dispatch import Dispatcher
 
@@ -78,6 +78,7 @@ def open(options: str, is_ours: bool) -> Handle:
         raise ValueError(f"adapter {chosen.adapter}: {error}") from error
     if is_ours:
         telemetry.log_to_stderr(chosen.log_level)
+        call_log.follow_level()
     return Handle(loop.dispatcher_of(adapter, chosen), chosen)
 
 

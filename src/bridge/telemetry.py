@@ -94,16 +94,59 @@ def call_facts(context: Context) -> dict[str, Any]:
 
 def warn(message: str, *, error: BaseException | None = None) -> None:
     """Log a warning of the worker's own."""
-    import logging
+    _own_log().warning(message, exc_info=error)
 
-    logging.getLogger("bridge.worker").warning(message, exc_info=error)
+
+def info(message: str) -> None:
+    """Log a step in the worker's life."""
+    if _may_be_wanted():
+        _own_log().info(message)
+
+
+def debug(message: str, *args: object) -> None:
+    """Log a detail of the worker's own, with `args` put into the message as `logging` does it.
+    Costs next to nothing where the logs are not set up, and little where the level is higher."""
+    if _may_be_wanted():
+        _own_log().debug(message, *args)
 
 
 def report(message: str, *, error: BaseException | None = None) -> None:
     """Log why the worker ends, whatever the level."""
+    _own_log().critical(message, exc_info=error)
+
+
+_deferred: str | None = None
+
+
+def log_when_needed(level: str) -> None:
+    """Do what `log_to_stderr` does when the worker itself first logs something."""
+    global _deferred
+    _deferred = level
+
+
+def _may_be_wanted() -> bool:
+    """Whether a line below WARNING may go anywhere; what needs no `logging` does not load it."""
+    return "logging" in sys.modules or _deferred in ("INFO", "DEBUG")
+
+
+def _own_log() -> logging.Logger:
     import logging
 
-    logging.getLogger("bridge.worker").critical(message, exc_info=error)
+    if _deferred is not None:
+        log_to_stderr(_deferred)
+    return logging.getLogger("bridge.worker")
+
+
+LONGEST_ID = 200  # characters in a line
+
+
+def shown(call_id: str | int | None) -> str | int | None:
+    """The id of a call as logs have it: it may be as long as a frame."""
+    if isinstance(call_id, str) and len(call_id) > LONGEST_ID:
+        return f"{call_id[:LONGEST_ID]}…"
+    if isinstance(call_id, int) and call_id.bit_length() > 64:
+        return f"(an integer of {call_id.bit_length()} bits)"
+    return call_id
 
 
 Send = Callable[[dict[str, Any]], None]
@@ -160,8 +203,8 @@ def log_to_stderr(level: str) -> None:
                 return conceal(super().format(record))
             return msgspec.json.encode(_line(record)).decode()
 
-    global _writing
-    _writing = True
+    global _writing, _deferred
+    _writing, _deferred = True, None
     logging.basicConfig(level=level, handlers=[Handler(sys.stderr)], force=True)
     logging.captureWarnings(True)
     threading.excepthook = _thread_failed
@@ -211,7 +254,9 @@ def _line(record: logging.LogRecord) -> dict[str, Any]:
     }
     call = _call.get()
     if call is not None:
-        line |= {name: fact for name, fact in call_facts(call).items() if fact is not None}
+        facts = call_facts(call)
+        facts["request_id"] = shown(facts["request_id"])
+        line |= {name: fact for name, fact in facts.items() if fact is not None}
     if record.exc_info:
         line["error"] = formatter.formatException(record.exc_info)
     concealed: dict[str, Any] = conceal_in(line)

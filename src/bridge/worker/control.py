@@ -14,7 +14,7 @@ from bridge.adapter import Adapter, Ignored, NoArgs, Unchecked
 from bridge.codec import FORMATS, Format
 from bridge.messages import Event, Id
 from bridge.version import __version__
-from bridge.worker import stats
+from bridge.worker import call_log, stats
 from bridge.worker.calls import pause, resume
 from bridge.worker.session_commands import add_session_commands
 from bridge.worker.stats import StatsArgs
@@ -130,6 +130,7 @@ def control(dispatcher: Dispatcher) -> Adapter:
             telemetry.set_log_level(args.level, args.logger or None)
         except ValueError as error:
             raise errors.InvalidArgs(f"args.logger: {error}", path="args.logger") from None
+        call_log.follow_level()
         return {"status": "set", "level": args.level, "logger": args.logger}
 
     @adapter.command("cleanup", lane="end_all", idempotent=True)

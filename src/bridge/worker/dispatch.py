@@ -25,7 +25,7 @@ from bridge.array_args import is_about_arrays
 from bridge.codec import Format, by_first_byte, by_name
 from bridge.messages import Answer, Failure, Id, Negotiation, Reply, Selection, failure
 from bridge.records import Quota
-from bridge.telemetry import logging_call, warn
+from bridge.telemetry import debug, logging_call, shown, warn
 from bridge.tensors import resolve
 from bridge.worker import extras, process
 from bridge.worker.calls import Calls, wake
@@ -37,6 +37,8 @@ from bridge.worker.sessions import Sessions
 if TYPE_CHECKING:
     from bridge.adapter import Handler
     from bridge.worker.store import Store
+
+WARN_EVERY = 60.0  # seconds, at most so often, of overload
 
 CHANGING = ("session", "everyone")  # lanes of commands that change what a session keeps
 LOADING = ("thread", *CHANGING)  # those of commands that need what it keeps
@@ -109,6 +111,8 @@ class Dispatcher:
         # Frames that became no call, by the category of the error: no request, no such command,
         # a queue that is full.
         self.refused: Counter[str] = Counter()
+        self._overloads = 0
+        self._next_overload_warning = 0.0
         # The statistics as text, for (open calls, sessions, uptime); `extras` replaces it.
         self.prometheus: Callable[..., dict[str, str]] = extras.switched_off
         self.host = HostCalls(self.lanes)
@@ -229,7 +233,18 @@ class Dispatcher:
 
     def _refused(self, reply: Failure) -> Failure:
         self.refused[reply.category] += 1
+        debug("refused %r: %s: %.300s", shown(reply.id), reply.code, reply.error)
+        if reply.code == errors.Overloaded.code:
+            self._note_overload(reply.error)
         return reply
+
+    def _note_overload(self, why: str) -> None:
+        """Warn that calls are refused, but not of each."""
+        self._overloads += 1
+        now = time.monotonic()
+        if now >= self._next_overload_warning:
+            self._next_overload_warning = now + WARN_EVERY
+            warn(f"calls are refused as overloaded ({self._overloads} so far): {why}")
 
     # Calls on threads.
 
@@ -321,7 +336,13 @@ class Dispatcher:
         wake(context)
         if not self._still_changes(context):
             context.release()
-        self.lanes.write_off(context.job)
+        if self.lanes.write_off(context.job):
+            debug(
+                "the thread of %s %r does not come back; %d such threads",
+                context.command.name,
+                shown(context.id),
+                self.lanes.lost,
+            )
         outbox = Outbox()
         self.path.finish(context, outbox, failure(context.id, error, timestamp()))
         self._reply(context, outbox)

@@ -72,8 +72,9 @@ class Lanes:
         if stranded:
             self._finish(job)
 
-    def write_off(self, job: Job) -> None:
-        """Nobody waits for `job` any more: another thread takes the place of the one it keeps.
+    def write_off(self, job: Job) -> bool:
+        """Nobody waits for `job` any more: another thread takes the place of the one it keeps;
+        whether it keeps one.
 
         Nothing to do where it has none, or where that is the caller's: it is coming back.
         """
@@ -90,6 +91,8 @@ class Lanes:
                 self._unfinished -= 1
                 self._start_thread_if_needed()
                 self._lock.notify_all()
+                return True
+        return False
 
     @contextmanager
     def waiting_for_host(self, job: Job) -> Iterator[None]:

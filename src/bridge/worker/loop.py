@@ -6,7 +6,9 @@ import faulthandler
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -19,7 +21,8 @@ from bridge.adapter import Adapter, AdapterFailed
 from bridge.codec import JSON
 from bridge.messages import failure
 from bridge.records import Quota
-from bridge.worker import extras, process, watchdog
+from bridge.version import __version__
+from bridge.worker import call_log, extras, process, watchdog
 from bridge.worker.control import control
 from bridge.worker.dispatch import Dispatcher
 
@@ -70,13 +73,15 @@ def run(
     process.set_environment()
     faulthandler.enable()
     process.watch_host(read_fd, write_fd, parent, options.grace)
+    telemetry.log_when_needed(options.log_level)
     try:
+        telemetry.info(f"dspex-bridge {__version__} starts with the process {os.getpid()}")
+        call_log.follow_level()
         status = _serve(dispatcher_of(load_adapter(), options), read_fd, write_fd, options)
     except (AdapterFailed, errors.StoreFailed) as error:
         _refuse_to_start(error, options.log_level)
         status = process.USAGE
     except BaseException as error:
-        telemetry.log_to_stderr(options.log_level)  # it may have failed before that
         telemetry.report("the worker failed", error=error)
         status = process.INTERNAL_ERROR
     process.leave(status)
@@ -86,7 +91,6 @@ def _refuse_to_start(error: Exception, log_level: str) -> None:
     """Say in one line what the operator is to change, whatever the level; with DEBUG, where it
     came from as well."""
     if log_level == "DEBUG":
-        telemetry.log_to_stderr(log_level)
         telemetry.report("the worker does not start", error=error)
     line = " ".join(telemetry.conceal(str(error)).splitlines())
     print(f"dspex-bridge worker: error: {line}", file=sys.stderr)
@@ -131,14 +135,18 @@ def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options
     reader, writer = Reader(read_fd, options.max_frame), Writer(write_fd)
     path = dispatcher.path
 
+    why = "the host asked for it"
+
     def stop() -> None:
-        path.stopping = True
+        nonlocal why
+        why, path.stopping = "SIGTERM", True
 
     def refuse(error: Exception, outbox: Outbox) -> None:
         if isinstance(error, errors.BridgeError):
             outbox.append(JSON.encode_into, failure(None, error, timestamp()))
 
     process.on_sigterm(stop)
+    telemetry.info(f"ready, with the adapter {dispatcher.adapter.name}")
     os.register_at_fork(after_in_child=dispatcher.forked)
     try:
         error = serve(
@@ -151,7 +159,11 @@ def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options
             warm_up=lambda: _warm_up(dispatcher, options),
         )
     except (BrokenPipeError, ConnectionResetError):
+        telemetry.info("the worker ends: the host reads no more")
         return process.OK
+    if error is None:
+        reason = why if path.stopping else "the host has closed the pipe"
+        telemetry.info(f"the worker ends: {reason}; {len(dispatcher.calls.open)} open calls")
     dispatcher.calls.stop_all()
     dispatcher.lanes.drain(options.grace)
     close_store(dispatcher, options.grace)
@@ -173,12 +185,23 @@ def close_store(dispatcher: Dispatcher, timeout: float) -> None:
 def _warm_up(dispatcher: Dispatcher, options: Options) -> None:
     """What a worker needs, but not for its first reply."""
     telemetry.log_to_stderr(options.log_level)
+    call_log.follow_level()
     if options.stuck_after:
         watchdog.start(dispatcher, exits=options.when_stuck == "exit")
     if options.telemetry:
         _on_a_thread(lambda: extras.load(dispatcher))
     if dispatcher.adapter.warm_up is not None:
-        _on_a_thread(dispatcher.adapter.warm_up)
+        _on_a_thread(partial(_load, dispatcher.adapter))
+
+
+def _load(adapter: Adapter) -> None:
+    """Import what the adapter's commands need."""
+    started = time.monotonic()
+    if adapter.warm_up is not None:
+        adapter.warm_up()
+    telemetry.info(
+        f"the libraries of {adapter.name} are loaded: {time.monotonic() - started:.1f} s"
+    )
 
 
 def _on_a_thread(warm_up: Callable[[], None]) -> None:

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from bridge import errors
 from bridge.records import Quota, Records
-from bridge.telemetry import warn
+from bridge.telemetry import debug, warn
 from bridge.worker.expiry import Expiry
 from bridge.worker.lanes import Order
 from bridge.worker.session import Session
@@ -224,6 +224,7 @@ class Sessions:
 
     def _drop(self, session: Session, why: str) -> None:
         """It is out of the table already."""
+        debug("session %r is gone: %s", session.id, why)
         self._expiry.remove(session)
         if session.failure is not None:
             self._note_ending(session)

@@ -31,7 +31,7 @@ def _watch(dispatcher: Dispatcher, exits: bool) -> None:
             continue
         message = describe(dispatcher, stuck)
         if exits:
-            telemetry.report(f"{message}; the worker ends")
+            _say_last(f"{message}; the worker ends")
             process.end_at_once(process.STUCK)
         telemetry.warn(message)
         while dispatcher.stuck_s >= stuck:  # said once
@@ -40,13 +40,20 @@ def _watch(dispatcher: Dispatcher, exits: bool) -> None:
         telemetry.warn("the threads make progress again")
 
 
+def _say_last(message: str) -> None:
+    """Log it; a host that takes the logs and does not read must not hold up the end."""
+    saying = threading.Thread(target=telemetry.report, args=(message,), daemon=True)
+    saying.start()
+    saying.join(1.0)
+
+
 def describe(dispatcher: Dispatcher, stuck: float) -> str:
     """One line about a stuck worker: how many threads, since when, and the oldest calls."""
     running = [call for call in list(dispatcher.calls.open.values()) if call.running]
     running.sort(key=lambda call: call.received_ns)
     now = now_ns()
     oldest = [
-        f"{call.command.name} {call.id!r} ({(now - call.received_ns) / 1e9:.0f} s)"
+        f"{call.command.name} {telemetry.shown(call.id)!r} ({(now - call.received_ns) / 1e9:.0f} s)"
         for call in running[:MOST_NAMED]
     ]
     lanes = dispatcher.lanes

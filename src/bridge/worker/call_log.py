@@ -1,0 +1,36 @@
+"""A line for each call, at the level DEBUG."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from bridge import _dispatch, telemetry
+
+if TYPE_CHECKING:
+    from bridge._dispatch import Context
+    from bridge.messages import Failure
+
+LONGEST_ERROR = 300  # characters
+
+
+def follow_level() -> None:
+    """Log each call from now on, or none, as the level says. Other calls do not pay for it."""
+    if "logging" not in sys.modules:
+        return  # this is called again when the logs are set up
+    import logging
+
+    enabled = logging.getLogger("bridge.worker").isEnabledFor(logging.DEBUG)
+    _dispatch.log_calls(_log if enabled else None)
+
+
+def _log(context: Context, took_ns: int, failure: Failure | None) -> None:
+    with telemetry.logging_call(context):
+        telemetry.debug(
+            "%s %r in session %r: %s in %.3f ms",
+            context.command.name,
+            telemetry.shown(context.id),
+            None if context.session is None else context.session.id,
+            "ok" if failure is None else f"{failure.code}: {failure.error[:LONGEST_ERROR]}",
+            took_ns / 1e6,
+        )
