@@ -194,10 +194,31 @@ defmodule DSPex.SurvivalTest do
     Bridge.start_link(options(name: :stopped_while_starting, setup: setup))
   end
 
+  test "a worker whose threads all hang is replaced" do
+    options = [adapter: "bridge_test_adapter:adapter", threads: 1, stuck_after: 200]
+    {bridge, _} = supervised(options)
+    assert {:error, %Error{code: :worker_crashed} = error} = Bridge.call(bridge, :hang)
+    assert %{"exit_status" => 75} = error.details
+    assert {:ok, _} = Bridge.call(bridge, :sent)
+
+    # Many calls that wait for that one thread are open then, and each gets its one answer.
+    calls = for _ <- 1..10, do: Task.async(fn -> Bridge.call(bridge, :hang) end)
+
+    for result <- Task.await_many(calls, 30_000) do
+      assert {:error, %Error{code: :worker_crashed}} = result
+    end
+
+    {bridge, _} = supervised(Keyword.put(options, :stuck_after, false))
+    assert {:error, %Error{code: :deadline_exceeded}} = Bridge.call(bridge, :hang, %{}, 500)
+    assert {:ok, _} = Bridge.call(bridge, :ping)
+    assert Bridge.get_status(bridge).stats.restarts == 0
+  end
+
   test "options that make no sense are errors before anything starts" do
     for {options, line} <- [
           {[backoff_min: "1"], ":backoff_min"},
           {[healthy_after: -1], ":healthy_after"},
+          {[start_timeout: nil], ":start_timeout"},
           {[env: %{KEY: {:secret, "sk-123"}}], "KEY"},
           {[args: ["--threads", 4]], ":args"},
           {[heartbeat: 1], ":heartbeat"}

@@ -98,6 +98,13 @@ def hold(args: None, context: Context) -> dict[str, Any]:
     return {}
 
 
+@adapter.command("hang", idempotent=True)
+def hang(args: None, context: Context) -> dict[str, Any]:
+    """Waits for longer than any test, and cannot be told to stop."""
+    time.sleep(600.0)
+    return {}
+
+
 @adapter.command("envelope", idempotent=True)
 def envelope(args: None, context: Context) -> dict[str, Any]:
     """What came beside the args."""
@@ -109,3 +116,13 @@ def log(args: None, context: Context) -> dict[str, Any]:
     """Logs a warning."""
     logging.getLogger("test").warning("careful with %s", "that")
     return {}
+
+
+@adapter.command("fail", idempotent=True)
+def fail(args: None, context: Context) -> dict[str, Any]:
+    """Raises, and logs the traceback of something else before."""
+    try:
+        raise ValueError("first line\nsecond line")
+    except ValueError:
+        logging.getLogger("test").exception("it went wrong:\nin two lines")
+    raise RuntimeError("not caught\nat all")

@@ -62,6 +62,7 @@ defmodule DSPex.PythonBridge.Bridge do
     start_timeout: 10_000,
     setup_timeout: 60_000,
     heartbeat_interval: 2_000,
+    stuck_after: 300_000,
     backoff_min: 50,
     backoff_max: 10_000,
     healthy_after: 5_000,
@@ -77,7 +78,9 @@ defmodule DSPex.PythonBridge.Bridge do
     setup_timeout: 1,
     backoff_min: 1,
     backoff_max: 1,
-    healthy_after: 0
+    healthy_after: 0,
+    stuck_after: 1,
+    tool_timeout: 1
   ]
 
   # How long a pid is waited for that is starting or stopping, ms.
@@ -134,6 +137,8 @@ defmodule DSPex.PythonBridge.Bridge do
     * `:setup_timeout` - ms that `:setup` and the registering of `:tools` may take, default 60 000
     * `:heartbeat_interval` - ms between heartbeats, default 2 000; `false` for none. A worker that
       leaves three in a row unanswered is replaced
+    * `:stuck_after` - ms without progress on any thread of a worker that has none free, after which
+      it is replaced; default 300 000, `false` for never
     * `:backoff_min`, `:backoff_max` - ms before another start after the second failure in a row,
       and the most that it grows to; defaults 50 and 10 000. Each wait is shortened at random by up
       to half
@@ -151,14 +156,18 @@ defmodule DSPex.PythonBridge.Bridge do
     defaults = [{:setup, fn _bridge -> :ok end} | @defaults]
     options = Keyword.validate!(options, defaults)
 
-    for {key, least} <- @times, time = options[key], not (is_integer(time) and time >= least) do
+    for {key, least} <- @times, not time?(key, options[key], least) do
       raise ArgumentError,
-            "#{inspect(key)} is a whole number of ms from #{least}, not #{inspect(time)}"
+            "#{inspect(key)} is a whole number of ms from #{least}, not #{inspect(options[key])}"
     end
 
     check_texts!(options)
     Server.start_link(options)
   end
+
+  defp time?(:tool_timeout, :infinity, _least), do: true
+  defp time?(:stuck_after, false, _least), do: true
+  defp time?(_key, time, least), do: is_integer(time) and time >= least
 
   # Here, where the error says what is wrong without showing a value: it may be a key.
   defp check_texts!(options) do

@@ -70,8 +70,11 @@ defmodule DSPex.PythonBridge.WorkerPort do
   defp arguments(options) do
     ["-P", "-m", "bridge", "worker", "--adapter", options[:adapter]] ++
       flag("--max-frame", options[:max_frame]) ++
-      flag("--threads", options[:threads]) ++ options[:args]
+      flag("--threads", options[:threads]) ++ stuck(options[:stuck_after]) ++ options[:args]
   end
+
+  defp stuck(false), do: []
+  defp stuck(ms), do: ["--when-stuck", "exit", "--stuck-after", to_string(ms / 1000)]
 
   defp flag(_name, nil), do: []
   defp flag(name, value), do: [name, to_string(value)]
