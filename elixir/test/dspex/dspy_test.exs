@@ -95,4 +95,53 @@ defmodule DSPex.DSPyTest do
 
     assert path =~ "inputs"
   end
+
+  test "dates, times and structs of the application as inputs" do
+    signature = Signature.new("question, passage, day: date, at: datetime, who: any -> answer")
+    Bridge.call!(:create_program, %{id: "dated", signature: signature})
+
+    inputs = %{
+      question: "Where is the Louvre?",
+      passage: "The Louvre is in Paris.",
+      day: ~D[2024-01-01],
+      at: ~U[2024-01-01 12:00:00Z],
+      who: %Structs.Only{name: "Ann", password: "pw"}
+    }
+
+    assert {:ok, %{"outputs" => %{"answer" => "Paris"}}} =
+             Bridge.call(:execute_program, %{program_id: "dated", inputs: inputs})
+
+    inputs = %{inputs | who: %Structs.Plain{name: "Ann", password: "pw"}}
+
+    assert {:error, %Error{code: :not_encodable, message: message}} =
+             Bridge.call(:execute_program, %{program_id: "dated", inputs: inputs})
+
+    assert message =~ "inputs.who: a struct Structs.Plain cannot be sent"
+    assert Bridge.call(:delete_program, %{program_id: "dated"}) |> elem(0) == :ok
+  end
+
+  test "sessions that callers name have the programs, tools and model of the setup" do
+    config = %{
+      id: "shared",
+      program_type: "react",
+      signature: Signature.new("question -> answer")
+    }
+
+    Bridge.call!(:create_program, config)
+    args = %{program_id: "shared", inputs: %{question: "What is the temperature in Graz?"}}
+
+    assert {:ok, %{"outputs" => %{"answer" => answer}}} =
+             Bridge.call(:execute_program, args, session_id: "somebody")
+
+    assert answer =~ "21"
+
+    # A program of the session's own finds the shared tools, too.
+    Bridge.call!(:create_program, %{config | id: "own"}, session_id: "somebody")
+
+    assert {:ok, %{"outputs" => %{"answer" => ^answer}}} =
+             Bridge.call(:execute_program, %{args | program_id: "own"}, session_id: "somebody")
+
+    assert {:error, %Error{code: :program_not_found}} =
+             Bridge.call(:execute_program, %{args | program_id: "own"}, session_id: "else")
+  end
 end

@@ -3,20 +3,28 @@ defmodule DSPex.PythonBridge.ObservingTest do
 
   import ExUnit.CaptureLog
   import Workers
-  alias DSPex.PythonBridge.{Bridge, Statistics}
+  alias DSPex.PythonBridge.{Bridge, Connection, Statistics}
 
   test "calls and workers emit telemetry events" do
     :telemetry.listen()
     bridge = start_bridge()
-    assert_received {[:dspex_bridge, :worker, :started], %{duration: duration}, %{os_pid: os_pid}}
+
+    assert_received {[:dspex_bridge, :worker, :started], %{duration: duration},
+                     %{bridge: ^bridge, os_pid: os_pid}}
+
     assert duration > 0
     assert os_pid == worker_pid(bridge)
-    assert_received {[:dspex_bridge, :call, :start], _, %{command: "hello"}}
-    assert_received {[:dspex_bridge, :call, :stop], _, %{command: "hello"}}
+    assert_received {[:dspex_bridge, :call, :start], _, %{command: "hello", bridge: ^bridge}}
+    assert_received {[:dspex_bridge, :call, :stop], _, %{command: "hello", bridge: ^bridge}}
 
-    Bridge.call(bridge, :ping, %{}, session_id: "s")
-    assert_received {[:dspex_bridge, :call, :start], _, %{command: :ping, session_id: "s"}}
-    assert_received {[:dspex_bridge, :call, :stop], %{duration: _}, %{command: :ping, code: :ok}}
+    # By whatever name a caller knows it.
+    for server <- [bridge, Process.whereis(bridge), {bridge, node()}, Connection.fetch!(bridge)] do
+      Bridge.call(server, :ping, %{}, session_id: "s")
+      metadata = %{bridge: bridge, command: :ping, session_id: "s"}
+      assert_received {[:dspex_bridge, :call, :start], _, ^metadata}
+      metadata = Map.put(metadata, :code, :ok)
+      assert_received {[:dspex_bridge, :call, :stop], %{duration: _}, ^metadata}
+    end
 
     Bridge.call(bridge, :pong)
     assert_received {[:dspex_bridge, :call, :stop], _, %{command: :pong, code: :unknown_command}}
@@ -24,16 +32,125 @@ defmodule DSPex.PythonBridge.ObservingTest do
     Bridge.call(bridge, :ping, %{blob: :binary.copy("x", 65 * 1024 * 1024)})
     assert_received {[:dspex_bridge, :call, :stop], _, %{code: :frame_too_large}}
 
+    Bridge.call(:no_such_bridge, :ping, %{}, 1)
+
+    assert_received {[:dspex_bridge, :call, :stop], _,
+                     %{code: :worker_crashed, bridge: :no_such_bridge}}
+
     Bridge.stop(bridge)
-    assert_receive {[:dspex_bridge, :worker, :stopped], %{uptime: _}, %{reason: :normal}}
+
+    assert_receive {[:dspex_bridge, :worker, :stopped], %{uptime: _},
+                    %{reason: :normal, bridge: ^bridge}}
   end
 
-  test "the worker's logs go to Logger" do
+  test "casts and streams emit telemetry events" do
+    :telemetry.listen()
     bridge = start_bridge(adapter: "bridge_test_adapter:adapter")
-    log = capture_log(fn -> Bridge.call(bridge, :log) end)
+
+    Bridge.cast(bridge, :sent, %{})
+    assert_received {[:dspex_bridge, :cast, :start], _, %{command: :sent, bridge: ^bridge}}
+    assert_received {[:dspex_bridge, :cast, :stop], %{duration: _}, %{code: :ok, bridge: ^bridge}}
+    Bridge.cast(bridge, :sent, %{pid: self()})
+    assert_received {[:dspex_bridge, :cast, :stop], _, %{code: :not_encodable}}
+
+    for {take, command, args, code, events} <- [
+          {:all, :events, %{count: 3}, :ok, 3},
+          {1, :events, %{count: 3, then: 60}, :halted, 1},
+          {:all, :pong, %{}, :unknown_command, 0},
+          {:all, :events, %{pid: self()}, :not_encodable, 0}
+        ] do
+      stream = Bridge.stream(bridge, command, args, session_id: "s")
+
+      try do
+        if take == :all, do: Enum.to_list(stream), else: Enum.take(stream, take)
+      rescue
+        DSPex.PythonBridge.Error -> :ok
+      end
+
+      metadata = %{bridge: bridge, command: command, session_id: "s"}
+      assert_received {[:dspex_bridge, :stream, :start], %{monotonic_time: _}, ^metadata}
+      metadata = Map.put(metadata, :code, code)
+
+      assert_received {[:dspex_bridge, :stream, :stop], %{duration: _, events: ^events},
+                       ^metadata}
+
+      refute_received {[:dspex_bridge, :stream, :stop], _, _}
+    end
+
+    assert_raise DSPex.PythonBridge.Error, fn ->
+      Enum.to_list(Bridge.stream(:no_such_bridge, :ping, %{}, 1))
+    end
+
+    assert_received {[:dspex_bridge, :stream, :stop], _, %{code: :worker_crashed}}
+  end
+
+  test "tools emit telemetry events" do
+    :telemetry.listen()
+    bridge = start_bridge(adapter: "bridge_test_adapter:adapter", tool_timeout: 100)
+    table = Connection.fetch!(bridge).table
+
+    for {name, run, event, further} <- [
+          {"fine", fn _ -> 1 end, :stop, %{code: :ok}},
+          {"late", fn _ -> Process.sleep(:infinity) end, :stop, %{code: :deadline_exceeded}},
+          {"raises", fn _ -> raise "no" end, :exception, %{kind: :error}},
+          {"killed", fn _ -> Process.exit(self(), :kill) end, :exception, %{reason: :killed}}
+        ] do
+      :ets.insert(table, {{:tool, "s", name}, run})
+      Bridge.call(bridge, :ask, %{name: name}, session_id: "s")
+      metadata = %{bridge: bridge, tool: name, session_id: "s"}
+      assert_received {[:dspex_bridge, :tool, :start], _, found}
+      assert Map.take(found, [:bridge, :tool, :session_id]) == metadata
+      assert is_integer(found.call_id)
+      assert_receive {[:dspex_bridge, :tool, ^event], %{duration: _}, found}
+      assert Map.take(found, Map.keys(further)) == further
+      assert Map.take(found, [:bridge, :tool, :session_id]) == metadata
+      if event == :exception, do: assert(is_list(found.stacktrace))
+    end
+  end
+
+  test "the worker's logs go to Logger, with their ids" do
+    bridge = start_bridge(adapter: "bridge_test_adapter:adapter")
+
+    log =
+      capture_log([metadata: [:bridge, :session_id, :command, :request_id]], fn ->
+        Bridge.call(bridge, :log, %{}, session_id: "ann")
+      end)
+
     assert log =~ "careful with that"
     assert log =~ "[warning]" or log =~ "[warn]"
+    assert log =~ "bridge=#{inspect(bridge)}"
+    assert log =~ "session_id=ann"
+    assert log =~ "command=log"
+    assert log =~ "request_id="
   end
+
+  test "what Python raises is one line on the console, and its traceback metadata" do
+    bridge = start_bridge(adapter: "bridge_test_adapter:adapter")
+    config = %{config: self()}
+    :ok = :logger.add_handler(:observing_test, __MODULE__, config)
+    on_exit(fn -> :logger.remove_handler(:observing_test) end)
+
+    log =
+      capture_log(fn ->
+        assert {:error, error} = Bridge.call(bridge, :fail)
+        refute error.message =~ "\n"
+        assert error.message =~ "not caught"
+      end)
+
+    assert log =~ "it went wrong:"
+    refute log =~ "Traceback"
+    refute log =~ "in two lines"
+
+    assert_received {:logged,
+                     %{python_error: "Traceback" <> _ = traceback, bridge: ^bridge} = meta}
+
+    assert traceback =~ "ValueError: first line\nsecond line"
+    assert meta.python_message =~ "it went wrong:\nin two lines"
+  end
+
+  # A handler of Erlang's logger.
+  @doc false
+  def log(%{meta: meta}, %{config: test}), do: send(test, {:logged, meta})
 
   test "a crash and the error of a cast are logged" do
     bridge = start_bridge()
