@@ -21,6 +21,8 @@ from bridge.codec import FORMATS, Format, format_of
 from bridge.worker.control import control
 
 FOLDER = Path(__file__).parent
+# The Elixir client is a project of its own, whose tests find all that they need in it.
+COPY = FOLDER.parent.parent / "elixir" / "test" / "fixtures" / "vectors"
 # Keys whose values differ each time; numbers are 64-bit floats where the format has binary ones.
 VOLATILE = ("timestamp", "uptime", "execution_time")
 
@@ -183,4 +185,5 @@ def write(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)
+    for target in [Path(sys.argv[1])] if len(sys.argv) > 1 else [FOLDER, COPY]:
+        write(target)

@@ -4,8 +4,7 @@ defmodule DSPex.PythonBridge.TensorsTest do
 
   alias DSPex.PythonBridge.{Bridge, Connection, Error, Multipart, Protocol}
 
-  @root Path.expand("../../../..", __DIR__)
-  @python Enum.map_join(["examples/python", "tests"], ":", &Path.join(@root, &1))
+  @python Path.expand("../../fixtures/python", __DIR__)
 
   defp start(adapter, options \\ []) do
     Workers.start_bridge([adapter: adapter, format: :etf, env: %{PYTHONPATH: @python}] ++ options)

@@ -3,7 +3,7 @@ defmodule DSPex.PythonBridge.VectorsTest do
 
   alias DSPex.PythonBridge.Protocol
 
-  @vectors Path.expand("../../../../tests/vectors", __DIR__)
+  @vectors Path.expand("../../fixtures/vectors", __DIR__)
 
   for %{"format" => format, "name" => name} = entry <-
         @vectors
