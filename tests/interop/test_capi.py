@@ -129,6 +129,8 @@ def test_what_is_installed_is_found(built, tmp_path):
         run(cmake, "--build", tmp_path / name, "-j2")
         for host in ("host", "host_static"):
             assert '"status":"ok"' in run(tmp_path / name / host)
+    # Where no Python is chosen, that of the build is meant, for the static library as well.
+    run(cmake, "-S", source, "-B", tmp_path / "as_built", f"-DCMAKE_PREFIX_PATH={prefix}")
     if shutil.which("pkg-config") is not None:
         (pc,) = prefix.rglob("bridge.pc")
         command = ("pkg-config", "--cflags", "--libs", "bridge")
