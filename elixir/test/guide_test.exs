@@ -17,7 +17,7 @@ defmodule DSPex.GuideTest do
     project = Path.join(directory, "weather")
     {_, 0} = mix(["new", "weather"], directory)
 
-    [deps, example, setup | _] = blocks("elixir")
+    [deps, example, setup, capture | _] = blocks("elixir")
     assert deps =~ "{:dspex_bridge, "
     mix_exs = Path.join(project, "mix.exs")
     with_dependency = "deps: [{:dspex_bridge, path: #{inspect(@root)}}]"
@@ -25,7 +25,7 @@ defmodule DSPex.GuideTest do
 
     File.write!(
       Path.join(project, "example.exs"),
-      example <> "Bridge.stop()\n" <> setup <> restart()
+      example <> "Bridge.stop()\n" <> capture <> setup <> restart()
     )
 
     {output, status} = mix(["run", "example.exs"], project)
@@ -38,6 +38,15 @@ defmodule DSPex.GuideTest do
     assert status == 0, output
     assert output =~ "from BRIDGE_PYTHON"
     assert output =~ "a worker starts and answers"
+
+    assert output =~ ~r/ok      DSPy \d+\./
+
+    broken = Path.join(directory, "broken/dspy")
+    File.mkdir_p!(broken)
+    File.write!(Path.join(broken, "__init__.py"), "raise ImportError('libmissing.so')")
+    {output, status} = mix(["bridge.doctor"], project, [{"PYTHONPATH", Path.dirname(broken)}])
+    assert status == 1
+    assert output =~ ~r/missing DSPy does not import: .*ended with 1: ImportError: libmissing.so/
 
     {output, status} = mix(["bridge.doctor", "--python", "/no/such/python"], project)
     assert status == 1
@@ -52,17 +61,18 @@ defmodule DSPex.GuideTest do
     wait = fn wait -> if Bridge.get_status()[:stats][:restarts] == 2, do: :ok, else: wait.(wait) end
     wait.(wait)
     {:ok, %{"programs" => [_]}} = Bridge.call(:list_programs)
+    {:ok, %{"inherited" => ["qa"]}} = Bridge.call(:list_programs, %{}, session_id: "ann")
     IO.puts("restarted: ok")
     """
   end
 
   # In an environment as a user has it, with the worker's Python that these tests have.
-  defp mix(arguments, directory) do
+  defp mix(arguments, directory, env \\ []) do
     {:ok, python, _} = DSPex.PythonBridge.Python.find()
 
     System.cmd("mix", arguments,
       cd: directory,
-      env: [{"MIX_ENV", "dev"}, {"BRIDGE_PYTHON", python}, {"MIX_BUILD_PATH", nil}],
+      env: [{"MIX_ENV", "dev"}, {"BRIDGE_PYTHON", python}, {"MIX_BUILD_PATH", nil}] ++ env,
       stderr_to_stdout: true
     )
   end

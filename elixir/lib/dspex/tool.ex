@@ -7,6 +7,11 @@ defmodule DSPex.Tool do
     * `args` - the JSON Schema of each argument, by name
     * `run` - a function of one argument: the map of arguments, with string keys. What it returns
       is what the model is told. The worker has looked at the arguments before
+
+  In an application `run` is a capture, `&Module.function/1`: it calls the code of now. A `fn`
+  belongs to the version of its module that made it, and fails after two recompilations of that. What
+  a tool raises is logged with its stacktrace, and its message is what the model is told; what it
+  returns is written as `DSPex.Encodable` says.
   """
 
   @enforce_keys [:name, :description, :args, :run]

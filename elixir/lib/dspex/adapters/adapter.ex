@@ -10,7 +10,11 @@ defmodule DSPex.Adapters.Adapter do
   """
 
   @type program_id :: String.t()
-  @typedoc "`:signature` (see `DSPex.Signature`), and `:id`, `:program_type`, … as `create_program` takes them."
+  @typedoc """
+  `:signature` (see `DSPex.Signature`), and `:id`, `:program_type`, … as `create_program` takes them.
+  `:if_exists` says what is done where there is a program of that id: `"error"` (default), `"keep"` it
+  or `"replace"` it.
+  """
   @type config :: map()
   @type inputs :: map()
   @type options :: map()

@@ -315,8 +315,10 @@ defmodule DSPex.PythonBridge.Bridge do
   Declares Elixir functions that programs of type `react` may call; see `DSPex.Tool`.
 
   Also `register_tools(tools)`, `(server, tools)` and `(tools, options)`. `options`: `:session_id`,
-  default `"default"`, and `:timeout`. Tools of the same name in two
-  sessions are two tools. A restarted worker has only those of the `:tools` option.
+  default `"default"`, and `:timeout`. Tools are added to those that the session has; one of a name
+  that is there takes its place. Other sessions have the tools of the default session beside their
+  own, which come first. A restarted worker has only the tools of the `:tools` option, and those that
+  `:setup` registers.
   """
   @spec register_tools(server(), [DSPex.Tool.t()], keyword()) :: result()
   def register_tools(server, tools, options), do: Tools.register(server, tools, options)

@@ -76,6 +76,24 @@ defmodule DSPex.PythonBridge.Python do
     end
   end
 
+  @doc """
+  Imports DSPy and returns its version, or a line that says why that fails.
+  """
+  @spec dspy(Path.t()) :: {:ok, String.t()} | {:error, String.t()}
+  def dspy(python) do
+    case run(python, ["-P", "-c", "import dspy; print(dspy.__version__)"]) do
+      {:ok, version} ->
+        {:ok, version}
+
+      {:error, reason} ->
+        if reason =~ "No module named 'dspy'" do
+          {:error, "DSPy is missing: type   #{python} -m pip install dspy-ai"}
+        else
+          {:error, "DSPy does not import: #{reason}"}
+        end
+    end
+  end
+
   # The last line of what it prints, or why there is none.
   defp run(python, arguments) do
     {output, status} = System.cmd(python, arguments, stderr_to_stdout: true)

@@ -48,11 +48,17 @@ defmodule DSPex.Adapters.MockTest do
     assert {:error, %Error{code: :program_exists}} =
              Mock.create_program(%{id: "qa", signature: %{}})
 
+    keep = %{id: "qa", signature: Signature.new("q -> b"), if_exists: "keep"}
+    assert Mock.create_program(keep) == {:ok, "qa"}
+    assert {:ok, %{"outputs" => %{"a" => _}}} = Mock.execute_program("qa", %{})
+    assert Mock.create_program(%{keep | if_exists: :replace}) == {:ok, "qa"}
+    assert {:ok, %{"outputs" => %{"b" => _}}} = Mock.execute_program("qa", %{})
+
     assert {:error, %Error{code: :invalid_args}} = Mock.create_program(%{id: "x"})
     Mock.execute_program("qa", %{})
     assert Mock.list_programs() == {:ok, ["qa"]}
-    assert {:ok, %{"execution_count" => 1}} = Mock.get_program_info("qa")
-    assert {:ok, %{"programs_count" => 1, "executions" => 1}} = Mock.get_stats()
+    assert {:ok, %{"execution_count" => 2}} = Mock.get_program_info("qa")
+    assert {:ok, %{"programs_count" => 1, "executions" => 3}} = Mock.get_stats()
     assert Mock.health_check() == :ok
     assert Mock.delete_program("qa") == :ok
     assert {:error, %Error{code: :program_not_found}} = Mock.delete_program("qa")
