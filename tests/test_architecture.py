@@ -21,6 +21,8 @@ GROUND = {
     "messages",
     "codec",
     "telemetry",
+    "redaction",
+    "addresses",
     "activity",
     "adapter",
     "records",
