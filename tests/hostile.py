@@ -16,6 +16,7 @@ from bridge import Adapter, errors
 
 adapter = Adapter("hostile")
 started = threading.Event()
+HELD: list[Any] = []  # secrets
 
 
 class LogAsArgs(msgspec.Struct):
@@ -207,10 +208,10 @@ def leak(args: SecretArgs, context: Any):
     import logging
     import warnings
 
-    from bridge.telemetry import keep_secret
+    from bridge.redaction import hold
 
     secret = args.secret
-    keep_secret(secret)
+    HELD.append(hold([secret]))
     library = logging.getLogger(f"library.{secret}")
     library.warning("asked with %s", secret, extra={"key": secret, "headers": {"auth": secret}})
     warnings.warn(f"a warning about {secret}", stacklevel=1)

@@ -2,7 +2,7 @@
 
 import os
 
-from bridge.telemetry import keep_secret
+from bridge.redaction import hold
 
-keep_secret(os.environ["NO_ADAPTER"])
+held = hold([os.environ["NO_ADAPTER"]])
 raise RuntimeError(f"no way with {os.environ['NO_ADAPTER']}")

@@ -418,9 +418,12 @@ CONFIGURATIONS = [
         "gemini",
     ),
     ({"model": "gemini-1.5-flash"}, "gemini"),
-    ({"model": "openai/gpt-4o-mini", "provider": "google"}, "openai"),
+    ({"model": "openai/gpt-4o-mini"}, "openai"),
     (
-        {"model": "llama3", "provider": "ollama_chat", "api_base": "http://localhost:1"},
+        {
+            **{"model": "llama3", "provider": "ollama_chat", "api_key": "none"},
+            "api_base": "http://localhost:1",
+        },
         "ollama_chat",
     ),
 ]

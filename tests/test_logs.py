@@ -129,18 +129,6 @@ def test_a_level_that_is_none(hostile, args):
     assert reply["details"]["path"].startswith("args")
 
 
-def test_the_process_s_own_secrets_are_never_forgotten():
-    """Others are, the oldest first, when there are more than any worker has sessions."""
-    from bridge import telemetry
-
-    telemetry.keep_secret("the operator's own", own=True)
-    for number in range(telemetry.KEPT + 1):
-        telemetry.keep_secret(f"secret of {number}.")
-    text = f"the operator's own, secret of 0., secret of {telemetry.KEPT}."
-    assert telemetry.conceal(text) == "***, secret of 0., ***"
-    telemetry._secrets.clear()
-
-
 def own_lines(peer):
     """Level and message of what the worker itself has logged; numbers of ms and pids as N."""
     lines = [line for line in log_lines(peer) if line["logger"] == "bridge.worker"]

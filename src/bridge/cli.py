@@ -67,6 +67,9 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
     return argparse.HelpFormatter(prog, width=100)
 
 
+_API_BASE = (
+    "an address that gets keys from the environment, as https://*.example.com/v1; repeatable"
+)
 DAY = 86_400  # seconds
 
 
@@ -97,6 +100,9 @@ def _add_worker(parser: argparse.ArgumentParser) -> None:
         default=2.0,
         metavar="SECONDS",
         help="for open calls at the end",
+    )
+    add(
+        "--api-base", action="append", type=_api_base, default=[], metavar="PATTERN", help=_API_BASE
     )
     add("--store", type=_store, metavar="sqlite:PATH", help="where durable sessions are kept")
     add("--max-sessions", type=count, default=10_000, metavar="N", help="default 10000")
@@ -169,6 +175,16 @@ def _store(text: str) -> str:
     return text
 
 
+def _api_base(text: str) -> str:
+    from bridge.addresses import pattern
+
+    try:
+        pattern(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 def _fds(text: str) -> tuple[int, int]:
     try:
         read_fd, write_fd = (int(part) for part in text.split(","))
@@ -217,6 +233,7 @@ def _worker(arguments: argparse.Namespace, parent: int) -> int:
         max_frame=arguments.max_frame,
         grace=arguments.grace,
         store=arguments.store,
+        api_bases=tuple(arguments.api_base),
         max_sessions=arguments.max_sessions,
         session_ttl=arguments.session_ttl,
         quota=Quota(arguments.session_programs, arguments.session_bytes),

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from bridge.errors import BridgeError
-from bridge.telemetry import conceal, conceal_in
+from bridge.redaction import redact, redact_in
 
 Id = int | str
 
@@ -118,13 +118,13 @@ class Selection(msgspec.Struct, gc=False):
 def failure(request_id: Id | None, error: BridgeError, timestamp: str) -> Failure:
     """`error` as the reply to the request `request_id` (None where its id is unknown).
 
-    All text of errors passes here on its way out: known secrets do not.
+    All text of errors passes here on its way out, and secrets are redacted.
     """
-    details: dict[str, Any] = conceal_in(error.details)
+    details: dict[str, Any] = redact_in(error.details)
     return Failure(
         request_id,
         False,
-        conceal(error.message),
+        redact(error.message),
         error.code,
         error.category,
         error.severity,

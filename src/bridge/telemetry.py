@@ -1,6 +1,5 @@
 """Logs: to stderr, one JSON object a line where nobody watches, plain lines on a terminal.
 
-Also the one place that knows the secrets of this process, so that no text that leaves it shows one.
 The standard library's logging is a fifth of a worker's start: nothing here imports it before the
 first frame is answered.
 """
@@ -17,52 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bridge import redaction
+from bridge.redaction import redact, redact_in
+
 if TYPE_CHECKING:
     import logging
 
     from bridge._dispatch import Context
 
-KEPT = 20_000  # secrets; of more sessions' keys the oldest are forgotten, the process's own never
 MOST_LOGGERS = 100  # that have a level of their own by `set_log_level`
-SHORTEST = 4  # characters; hiding shorter ones would blot out words
-
-_own: dict[str, None] = {}
-_secrets: dict[str, None] = {}  # oldest first
-_changing = threading.Lock()
-
-
-def keep_secret(value: str, *, own: bool = False) -> None:
-    """From now on `conceal` hides `value`, unless it is shorter than `SHORTEST`. own: it is the
-    process's, from its environment."""
-    with _changing:
-        if len(value) >= SHORTEST and value not in _own:
-            _secrets.pop(value, None)
-            (_own if own else _secrets)[value] = None
-            if len(_secrets) > KEPT:
-                del _secrets[next(iter(_secrets))]
-
-
-def conceal(text: str) -> str:
-    """`text` with every known secret as `***`."""
-    for secret in (*_own, *_secrets):
-        if secret in text:
-            text = text.replace(secret, "***")
-    return text
-
-
-def conceal_in(value: Any) -> Any:
-    """The same for all texts inside lists and maps."""
-    if isinstance(value, str):
-        return conceal(value)
-    if isinstance(value, dict):
-        return {
-            conceal(key) if isinstance(key, str) else key: conceal_in(entry)
-            for key, entry in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [conceal_in(entry) for entry in value]
-    return value
-
 
 _call: ContextVar[Context | None] = ContextVar("call", default=None)
 
@@ -71,25 +33,31 @@ _call: ContextVar[Context | None] = ContextVar("call", default=None)
 def logging_call(context: Context) -> Iterator[None]:
     """All that is logged meanwhile, on this thread, says whose call it was."""
     token = _call.set(context)
+    scope = redaction.session.set(_session_id(context) or redaction.ANY)
     try:
         yield
     finally:
+        redaction.session.reset(scope)
         _call.reset(token)
 
 
 def call_facts(context: Context) -> dict[str, Any]:
     """What logs and activities say of a call: request_id, session_id (None where it has none, or
     several), command, traceparent."""
-    session_id, sessions = context.session_id, context.sessions
-    if session_id is None and sessions and len(sessions) == 1:
-        session_id = sessions[0].id
     request = context.request
     return {
         "request_id": request.id,
-        "session_id": session_id,
+        "session_id": _session_id(context),
         "command": request.command,
         "traceparent": request.traceparent,
     }
+
+
+def _session_id(context: Context) -> str | None:
+    session_id, sessions = context.session_id, context.sessions
+    if session_id is None and sessions and len(sessions) == 1:
+        session_id = sessions[0].id
+    return session_id
 
 
 def warn(message: str, *, error: BaseException | None = None) -> None:
@@ -200,7 +168,7 @@ def log_to_stderr(level: str) -> None:
         def format(self, record: logging.LogRecord) -> str:
             # A client that passes a worker's stderr on to a terminal says so.
             if sys.stderr.isatty() or os.environ.get("BRIDGE_LOG_FORMAT") == "text":
-                return conceal(super().format(record))
+                return redact(super().format(record))
             return msgspec.json.encode(_line(record)).decode()
 
     global _writing, _deferred
@@ -242,22 +210,21 @@ def _take_over(library: str) -> None:
 
 
 def _line(record: logging.LogRecord) -> dict[str, Any]:
-    """All that is logged passes here on its way out: known secrets do not."""
+    """All that is logged passes here on its way out, and secrets are redacted."""
     import logging
 
     formatter = logging.Formatter()
     line = {
         "time": formatter.formatTime(record, "%Y-%m-%dT%H:%M:%S"),
         "level": record.levelname,
-        "logger": record.name,
-        "message": record.getMessage(),
+        "logger": redact(record.name),
+        "message": redact(record.getMessage()),
     }
     call = _call.get()
     if call is not None:
         facts = call_facts(call)
         facts["request_id"] = shown(facts["request_id"])
-        line |= {name: fact for name, fact in facts.items() if fact is not None}
+        line |= {name: redact_in(fact) for name, fact in facts.items() if fact is not None}
     if record.exc_info:
-        line["error"] = formatter.formatException(record.exc_info)
-    concealed: dict[str, Any] = conceal_in(line)
-    return concealed
+        line["error"] = redact(formatter.formatException(record.exc_info))
+    return line

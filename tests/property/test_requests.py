@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bridge import Context, Dispatcher, codec, telemetry
+from bridge import Context, Dispatcher, codec
 from bridge.adapters.echo import adapter as echo
 from bridge.worker.control import control
 
@@ -91,34 +90,6 @@ def test_a_string_that_never_ends_is_searched_once(dispatcher):
     """64 KiB of escaped quotes: a search from each of them would take half a minute."""
     reply = decoded(dispatcher.call(b'{"a": "' + b'\\"' * 32_000, 30))
     assert reply["id"] is None
-
-
-def test_secrets_may_be_learned_while_others_are_hidden():
-    """Many threads at once; short words are no secrets, nested details have none either."""
-    errors = []
-
-    def learn(number):
-        try:
-            for index in range(200):
-                telemetry.keep_secret(f"secret-{number}-{index}")
-                telemetry.conceal("some text " * 10)
-        except Exception as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=learn, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
-    telemetry.keep_secret("abc")
-    telemetry.keep_secret("hush-hush")
-    assert telemetry.conceal("abc hush-hush") == "abc ***"
-    assert telemetry.conceal_in({"a": ["hush-hush", {"b": ("x", 1)}], "hush-hush": 1, 2: 3}) == {
-        "a": ["***", {"b": ["x", 1]}],
-        "***": 1,
-        2: 3,
-    }
 
 
 def test_contexts_are_not_made_by_hand():

@@ -28,6 +28,7 @@ from bridge.host.process import WorkerProcess
 from bridge.host.timeouts import seconds_of
 from bridge.host.tools import Callables, Tool, Tools, error_text
 from bridge.messages import Incoming
+from bridge.redaction import shorten
 from bridge.tensors import collecting, resolve, set_apart
 
 STOP_TIMEOUT = 3.0  # seconds; a worker's own grace period is 2 s
@@ -373,7 +374,7 @@ class Client:
 def _failure(question: Incoming, error: BaseException) -> dict[str, Any]:
     """The reply to a call of the worker's that failed."""
     code = error.code if isinstance(error, errors.BridgeError) else errors.HandlerError.code
-    text = error_text(error)[:LONGEST_ERROR].encode("utf-8", "replace").decode()
+    text = shorten(error_text(error), LONGEST_ERROR).encode("utf-8", "replace").decode()
     return {"id": question.id, "success": False, "error": text, "code": code}
 
 

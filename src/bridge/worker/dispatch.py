@@ -25,6 +25,7 @@ from bridge.array_args import is_about_arrays
 from bridge.codec import Format, by_first_byte, by_name
 from bridge.messages import Answer, Failure, Id, Negotiation, Reply, Selection, failure
 from bridge.records import Quota
+from bridge.redaction import first_line
 from bridge.telemetry import debug, logging_call, shown, warn
 from bridge.tensors import resolve
 from bridge.worker import extras, process
@@ -66,7 +67,7 @@ class Dispatcher:
     stuck_after: seconds without progress on any thread after which a full worker counts as stuck;
     0: never. max_frame: bytes, also of replies. protocol: the format that negotiation selects
     whatever the host prefers; frames in the other formats are answered all the same.
-    max_sessions, session_ttl (seconds), quota, store: see Sessions.
+    max_sessions, session_ttl (seconds), quota, store, shared: see Sessions.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Dispatcher:
         session_ttl: float = 3600.0,
         quota: Quota | None = None,
         store: Store | None = None,
+        shared: dict[str, Any] | None = None,
     ) -> None:
         self.adapter = adapter
         self.available = cache(adapter.available)
@@ -106,6 +108,7 @@ class Dispatcher:
             ttl=session_ttl,
             quota=quota or Quota(),
             store=store,
+            shared={} if shared is None else shared,
         )
         self.commands: dict[str, Command] = {}
         # Frames that became no call, by the category of the error: no request, no such command,
@@ -504,7 +507,7 @@ def _envelope_error(error: Exception) -> errors.BridgeError:
 def _one_line(error: BaseException) -> str:
     """The error's first line behind its type; 1000 characters, and none that UTF-8 cannot hold."""
     try:
-        text = str(error).strip().partition("\n")[0]
+        text = first_line(str(error), 1000)
     except Exception:
         text = "(its text cannot be read)"
     name = type(error).__name__

@@ -21,12 +21,14 @@ from bridge.adapter import Adapter, AdapterFailed
 from bridge.codec import JSON
 from bridge.messages import failure
 from bridge.records import Quota
+from bridge.redaction import redact
 from bridge.version import __version__
 from bridge.worker import call_log, extras, process, watchdog
 from bridge.worker.control import control
 from bridge.worker.dispatch import Dispatcher
 
 if TYPE_CHECKING:
+    from bridge.addresses import Address
     from bridge.worker.store import Store
 
 
@@ -39,6 +41,7 @@ class Options(msgspec.Struct, frozen=True):
     protocol: what negotiation selects.
     store: "sqlite:PATH", where durable sessions are kept. session_ttl: seconds.
     telemetry: spans of calls whose traceparent is sampled, and Prometheus text.
+    api_bases: patterns of addresses that get keys from the environment, as hosts name them.
     """
 
     mode: str = "standalone"
@@ -58,6 +61,7 @@ class Options(msgspec.Struct, frozen=True):
     quota: Quota = Quota()
     log_level: str = "WARNING"
     telemetry: bool = False
+    api_bases: tuple[str, ...] = ()
 
 
 def run(
@@ -92,13 +96,13 @@ def _refuse_to_start(error: Exception, log_level: str) -> None:
     came from as well."""
     if log_level == "DEBUG":
         telemetry.report("the worker does not start", error=error)
-    line = " ".join(telemetry.conceal(str(error)).splitlines())
+    line = " ".join(redact(str(error)).splitlines())
     print(f"dspex-bridge worker: error: {line}", file=sys.stderr)
 
 
 def dispatcher_of(adapter: Adapter, options: Options) -> Dispatcher:
     """A worker's dispatcher, with the commands that every worker has. Raises StoreFailed,
-    AdapterFailed."""
+    AdapterFailed, and ValueError for what is no pattern among `api_bases`."""
     dispatcher = Dispatcher(
         adapter,
         mode=options.mode,
@@ -114,11 +118,24 @@ def dispatcher_of(adapter: Adapter, options: Options) -> Dispatcher:
         session_ttl=options.session_ttl,
         quota=options.quota,
         store=_store(options.store),
+        shared={
+            "api_bases": _patterns(options.api_bases),
+            "configures_itself": options.mode == "pool-worker",
+        },
     )
     dispatcher.add(control(dispatcher))
     if options.telemetry:
         dispatcher.prometheus = extras.loading
     return dispatcher
+
+
+def _patterns(texts: tuple[str, ...]) -> tuple[Address, ...]:
+    """Raises ValueError."""
+    if not texts:
+        return ()
+    from bridge.addresses import pattern  # loads modules that a worker's start does not need
+
+    return tuple(map(pattern, texts))
 
 
 def _store(place: str | None) -> Store | None:

@@ -35,8 +35,8 @@ class Sessions:
     store: where durable sessions are; what expires or gives way stays there.
     in_use(): those that have open calls.
 
-    shared: what the adapter keeps for all sessions; never changed, only replaced. changes: the
-    order of calls that replace it.
+    shared: what the adapter keeps for all sessions, at first what the operator sets; never changed,
+    only replaced. changes: the order of calls that replace it.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class Sessions:
         ttl: float,
         quota: Quota,
         store: Store | None,
+        shared: dict[str, Any],
     ) -> None:
         self.default_id = default_id
         self.limit = limit
@@ -56,7 +57,7 @@ class Sessions:
         self.quota = quota
         self.store = store
         self.changes = Order()
-        self.shared: dict[str, Any] = {}
+        self.shared = shared
         self.expired = 0
         self.evicted = 0
         self._new_state = new_state

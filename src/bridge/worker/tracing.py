@@ -14,7 +14,7 @@ from opentelemetry import context as contexts
 from opentelemetry import trace
 
 from bridge.activity import UNKNOWN, Activity, listen
-from bridge.telemetry import conceal
+from bridge.redaction import first_line, shorten
 from bridge.version import __version__
 
 RPC_SYSTEM = "dspex_bridge"
@@ -101,7 +101,7 @@ class Tracing:
         span.set_attributes(_attributes({"error": kind}))
         if activity.kind == "call":
             span.set_attributes(_attributes({"status": kind}))
-        text = conceal(str(error).partition("\n")[0])[:LONGEST_TEXT]
+        text = first_line(str(error), LONGEST_TEXT)
         span.set_status(trace.Status(trace.StatusCode.ERROR, text))
         self._end(activity)
 
@@ -135,7 +135,7 @@ def sampled(traceparent: str | None) -> trace.SpanContext | None:
 def _span_name(activity: Activity) -> str:
     facts = activity.facts
     subject = next((facts[key] for key in ("model", "tool", "workflow") if key in facts), "")
-    return conceal(f"{activity.name} {subject}".strip())[:LONGEST_TEXT]
+    return shorten(f"{activity.name} {subject}".strip(), LONGEST_TEXT)
 
 
 def _of_call(activity: Activity) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def _of_call(activity: Activity) -> dict[str, Any]:
 
 
 def _attributes(facts: dict[str, Any]) -> dict[str, Any]:
-    """As attributes, by the conventions' names; secrets blotted out."""
+    """As attributes, by the conventions' names; redacted."""
     found: dict[str, Any] = {}
     for key, fact in facts.items():
         if fact is None:
@@ -156,6 +156,6 @@ def _attributes(facts: dict[str, Any]) -> dict[str, Any]:
         if key == "provider":
             fact = PROVIDERS.get(fact, fact)
         if isinstance(fact, str):
-            fact = conceal(fact)[:LONGEST_TEXT]
+            fact = shorten(fact, LONGEST_TEXT)
         found[NAMES.get(key, f"dspex_bridge.{key}")] = [fact] if key == "finish_reason" else fact
     return found

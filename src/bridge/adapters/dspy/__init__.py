@@ -12,7 +12,6 @@ import msgspec
 from bridge import errors
 from bridge.adapter import Adapter, NoArgs
 from bridge.adapters.dspy.messages import (
-    GEMINI_KEYS,
     ConfigureArgs,
     CreateArgs,
     CreateGeminiArgs,
@@ -20,6 +19,7 @@ from bridge.adapters.dspy.messages import (
     ProgramArgs,
     RegisterToolsArgs,
 )
+from bridge.adapters.dspy.providers import GEMINI, GEMINI_KEYS, full_model
 from bridge.adapters.dspy.state import Definition, Program, State
 from bridge.adapters.dspy.tools import Tool, checked
 from bridge.records import Kept
@@ -57,7 +57,8 @@ def configure_lm(args: ConfigureArgs, context: Context) -> dict[str, Any]:
     from bridge.adapters.dspy.models import Model
 
     settings = args.settings()
-    model = Model(settings, args.cache)
+    allowed = context.shared.get("api_bases", ())
+    model = Model(settings, args.cache, session_id=context.session_id, allowed=allowed)
     if context.session_id is None:
         context.shared["model"] = model
     else:
@@ -81,8 +82,10 @@ def create_gemini_program(args: CreateGeminiArgs, context: Context) -> dict[str,
     """As create_program, for a model of its own."""
     if not args.signature:
         args.signature = msgspec.Raw(context.format.encode(QUESTION_ANSWER))
+    if args.model is not None:
+        full_model(args.model, default=GEMINI)  # the check
     created = _create(args, context, model=args.model)
-    model: Model | None = context.session.state.model or context.shared.get("model")
+    model: Model | None = context.session.state.model(context.shared)
     name = args.model or (model.settings.name if model else None)
     return {**created, "type": "gemini", "model_name": name}
 
@@ -109,7 +112,7 @@ def execute_program(args: ExecuteArgs, context: Context) -> dict[str, Any]:
     from bridge.adapters.dspy import runtime
 
     program = _find_or_rebuild(args, context)
-    model = context.session.state.model or context.shared.get("model")
+    model = context.session.state.model(context.shared)
     context.session.commit()
     context.release()
     return runtime.execute(program, model, args.inputs, args.options, context)

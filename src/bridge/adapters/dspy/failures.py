@@ -9,7 +9,7 @@ from dspy import lm15
 
 from bridge import errors
 from bridge.adapters.dspy.replies import read_fields, well_formed
-from bridge.telemetry import conceal
+from bridge.redaction import SEARCHED, shorten
 
 LONGEST_REPLY = 4096  # bytes of a model's reply, or of its refusal, in an error
 _LONGEST_MESSAGE = 1000  # characters
@@ -47,7 +47,7 @@ def lm_error(error: dspy.DSPyError, attempts: int = 1) -> errors.LMError:
         "retryable": dspy.is_retryable_lm_error(error) or None,
         "attempts": attempts if attempts > 1 else None,
     }
-    message = _line(str(error).partition("\n\n")[0])
+    message = _line(_redacted(str(error)).partition("\n\n")[0])
     return errors.LMError(message, **{name: v for name, v in facts.items() if v is not None})
 
 
@@ -102,9 +102,13 @@ def unreadable(
 
 def cut(text: str) -> str:
     """`text` without secrets, and no longer than an error may carry."""
-    # Redacted first: half a secret would not be recognized.
-    return conceal(well_formed(text)).encode()[:LONGEST_REPLY].decode(errors="ignore")
+    return _redacted(text).encode()[:LONGEST_REPLY].decode(errors="ignore")
 
 
 def _line(text: str) -> str:
-    return conceal(well_formed(" ".join(text.split())))[:_LONGEST_MESSAGE]
+    return " ".join(_redacted(text).split())[:_LONGEST_MESSAGE]
+
+
+def _redacted(text: str) -> str:
+    # Before it is squeezed or cut: half a secret would not be recognized.
+    return shorten(well_formed(text), SEARCHED)

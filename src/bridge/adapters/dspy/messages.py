@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Literal
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import msgspec
 
 from bridge import errors
 from bridge.adapter import Ignored
+from bridge.adapters.dspy.providers import GEMINI, full_model, header_value
 from bridge.adapters.dspy.tools import ToolDefinition
-from bridge.telemetry import conceal, keep_secret
+from bridge.addresses import Address
+from bridge.redaction import secrets_in_url
 
-PROVIDERS = {"google": "gemini"}  # names that hosts use -> DSPy's
-DEFAULT_PROVIDER = "gemini"
-GEMINI_KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY")  # in the environment, as LiteLLM reads them
 MOST_ANSWERS = 100_000  # in a session's cache; at some kB each these are hundreds of MB
 
 # Of settings of a model and of a run; what a provider allows may be less.
@@ -64,9 +62,15 @@ class LMSettings(msgspec.Struct, frozen=True):
     def provider(self) -> str:
         return self.model.partition("/")[0]
 
+    @property
+    def secrets(self) -> list[str]:
+        """What must not be seen: the key, and what an address has of user, password and query."""
+        key = [] if self.api_key is None else [self.api_key]
+        return key if self.api_base is None else [*key, *secrets_in_url(self.api_base)]
+
     def with_model(self, model: str) -> LMSettings:
         """The same for another model; another provider does not get this one's key."""
-        full = full_model(model, None)
+        full = full_model(model, default=GEMINI)
         if full.partition("/")[0] == self.provider:
             return msgspec.structs.replace(self, name=model, model=full)
         return LMSettings(
@@ -143,32 +147,7 @@ def _without_secrets(url: str | None) -> str | None:
     """`url` without what stands before an @, or behind a ?: both are used for keys."""
     if url is None:
         return None
-    parts = urlsplit(url)
-    return conceal(urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")))
-
-
-def _check_base(url: str) -> None:
-    """Its secrets are known from now on. Raises InvalidArgs for what is no address."""
-    try:
-        parts = urlsplit(url)
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
-        secrets = [parts.netloc.rpartition("@")[0], parts.password or "", parts.query]
-    except ValueError:
-        is_address = False
-    if not is_address:
-        raise errors.InvalidArgs(
-            "args.api_base: an address is wanted, as in https://host/v1", path="args.api_base"
-        )
-    for secret in (*secrets, *(value for _, value in parse_qsl(parts.query))):
-        keep_secret(secret)
-
-
-def full_model(model: str, provider: str | None) -> str:
-    """`model` as DSPy wants it: one with a slash as it is, a bare one behind its provider."""
-    if "/" in model:
-        return model
-    provider = (provider or DEFAULT_PROVIDER).lower()
-    return f"{PROVIDERS.get(provider, provider)}/{model}"
+    return str(msgspec.structs.replace(Address.parse(url), user="", query=""))
 
 
 class ConfigureArgs(msgspec.Struct):
@@ -205,15 +184,11 @@ class ConfigureArgs(msgspec.Struct):
                 "args.model: a model is required, as in gemini-2.0-flash or openai/gpt-4o-mini",
                 path="args.model",
             )
-        if self.api_key:
-            keep_secret(self.api_key)
-        if self.api_base is not None:
-            _check_base(self.api_base)
         return LMSettings(
             model,
             full_model(model, provider),
-            self.api_key,
-            self.api_base,
+            self._key(),
+            self._base(),
             self.temperature,
             self.max_tokens,
             self.timeout,
@@ -222,6 +197,22 @@ class ConfigureArgs(msgspec.Struct):
             self.retry_wait,
             self.retry_cap,
         )
+
+    def _key(self) -> str | None:
+        try:
+            return header_value(self.api_key or "") or None
+        except ValueError as error:
+            raise errors.InvalidArgs(
+                f"args.api_key: this cannot be sent as a key: {error}", path="args.api_key"
+            ) from None
+
+    def _base(self) -> str | None:
+        if self.api_base is None:
+            return None
+        try:
+            return str(Address.parse(self.api_base))
+        except ValueError as error:
+            raise errors.InvalidArgs(f"args.api_base: {error}", path="args.api_base") from None
 
 
 class CreateArgs(msgspec.Struct):

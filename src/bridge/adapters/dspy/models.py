@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
 import weakref
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 
 import dspy
 from dspy.clients.backend_selection import select_backend
 from dspy.clients.engines.litellm_engine import LiteLLMEngine
 
-from bridge import errors
-from bridge.adapters.dspy import streaming
+from bridge import errors, redaction
+from bridge.adapters.dspy import providers, streaming
 from bridge.adapters.dspy.answers import Answers
 from bridge.adapters.dspy.failures import lm_error
 from bridge.adapters.dspy.litellm_errors import litellm_errors
 from bridge.adapters.dspy.messages import LMSettings
 from bridge.adapters.dspy.retries import Retries
-from bridge.telemetry import keep_secret, take_over_logs
+from bridge.addresses import Address, allows
+from bridge.telemetry import take_over_logs, warn
 
 if TYPE_CHECKING:
     from bridge.adapters.dspy.state import State
@@ -35,29 +38,40 @@ dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
 
 take_over_logs("dspy")
 
-# Providers repeat the key that they refuse.
-for _name, _value in os.environ.items():
-    if _name.endswith(("_API_KEY", "_TOKEN", "_SECRET", "_SECRET_KEY", "_ACCESS_KEY")):
-        keep_secret(_value, own=True)
+providers.strip_environment_keys()
 
 
 class Model:
-    """A language model and its settings. Raises InvalidArgs or LMError where DSPy would not take
-    them; calls nobody.
+    """A language model and its settings. Calls nobody. Raises InvalidArgs for settings that send a
+    key of the operator's where it may not go, InvalidArgs or LMError where DSPy would not take
+    them, QuotaExceeded where there are too many secrets.
 
     Models of equal settings share one DSPy model, and with it the connections, as long as one of
     them is kept; `scripted` ones do not, because their answers are used up.
-    cache: how many answers are kept for each session.
+    cache: how many answers are kept for each session. session_id: whose its keys are; None: those
+    of all sessions. allowed: where keys of the operator's may go besides their providers.
     """
 
-    def __init__(self, settings: LMSettings, cache: int = 0) -> None:
+    def __init__(
+        self,
+        settings: LMSettings,
+        cache: int = 0,
+        *,
+        session_id: str | None = None,
+        allowed: tuple[Address, ...] = (),
+    ) -> None:
+        self._secrets = redaction.hold(settings.secrets, session_id)
+        self.session_id = session_id
         self.settings = settings
         self.cache = cache
+        _check_destination(settings, allowed)
         self._answers: weakref.WeakKeyDictionary[State, Answers] = weakref.WeakKeyDictionary()
         with _sharing:
             shared = settings.provider != "scripted"
             found = _shared.get(settings) if shared else None
-            self.lm = _made(settings) if found is None else found
+            if found is None:
+                found = _made(settings)
+            self.lm = found
             if shared:
                 _shared[settings] = self.lm
 
@@ -67,6 +81,62 @@ class Model:
             return None
         with _sharing:
             return self._answers.setdefault(session, Answers(self.cache))
+
+
+def from_environment(shared: dict[str, Any]) -> Model | None:
+    """Return Gemini with the key in the environment, where that is wanted of a worker that nobody
+    has configured: hosts with pools configure one of its workers only."""
+    if not shared.get("configures_itself") or not any(map(os.environ.get, providers.GEMINI_KEYS)):
+        return None
+    return _gemini()
+
+
+@cache
+def _gemini() -> Model:
+    name = providers.DEFAULT_GEMINI_MODEL
+    model = Model(LMSettings(name, f"{providers.GEMINI}/{name}"))
+    warn(f"no language model was configured: using {model.lm.model} and the environment's key")
+    return model
+
+
+def _check_destination(settings: LMSettings, allowed: tuple[Address, ...]) -> None:
+    """Raise InvalidArgs where requests with these settings may not go, or where a key from the
+    environment would go to an address that the host names."""
+    provider = settings.provider
+    if provider in providers.OWN:
+        return
+    if settings.api_key is None:
+        providers.check_environment_key(provider)
+    if settings.api_base is None:
+        return
+    address = Address.parse(settings.api_base)
+    if address.is_forbidden:
+        raise _refused("requests never go to link-local and metadata addresses")
+    if allows([*_own_addresses(provider), *allowed], address):
+        return
+    if settings.api_key is None:
+        raise _refused(
+            "the worker's own key goes to its provider only: send an api_key for this address (any"
+            " text for a server that wants none), or have the operator allow it with --api-base"
+        )
+    if providers.has_identity(provider):
+        raise _refused(
+            f"requests to {provider} carry an identity of the worker's machine: only the operator"
+            " can allow an address for them, with --api-base"
+        )
+    if address.leads_to_forbidden():
+        raise _refused("this name leads to a link-local or metadata address")
+
+
+def _own_addresses(provider: str) -> Iterator[Address]:
+    for base in (providers.ADDRESSES.get(provider), *providers.environment_bases(provider)):
+        with contextlib.suppress(ValueError):
+            if base:
+                yield Address.parse(base)
+
+
+def _refused(why: str) -> errors.InvalidArgs:
+    return errors.InvalidArgs(f"args.api_base: {why}", path="args.api_base")
 
 
 _shared: weakref.WeakValueDictionary[LMSettings, dspy.LM] = weakref.WeakValueDictionary()
@@ -150,6 +220,33 @@ def _load_litellm() -> None:
     litellm.suppress_debug_info = True  # it would print beside the logs
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         take_over_logs(name)
+    _follow_no_redirects()
+    providers.strip_environment_keys()
+    redaction.read_environment()  # it reads a file .env
+
+
+def _follow_no_redirects() -> None:
+    """Keep LiteLLM's clients from following redirects: httpx would take all headers but
+    Authorization with it to another host, as x-api-key. DSPy's own client follows none."""
+    from litellm.llms.custom_httpx.http_handler import HTTPHandler
+    from litellm.llms.openai.common_utils import BaseOpenAILLM
+
+    def without_redirects(make: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(make)
+        def made(*args: Any, **kwargs: Any) -> Any:
+            client = make(*args, **kwargs)
+            if client is not None:
+                client.follow_redirects = False
+            return client
+
+        return made
+
+    own, openai = HTTPHandler.create_client, BaseOpenAILLM._get_sync_http_client
+    for owner, name, made in (
+        (HTTPHandler, "create_client", without_redirects(own)),
+        (BaseOpenAILLM, "_get_sync_http_client", staticmethod(without_redirects(openai))),
+    ):
+        setattr(owner, name, made)
 
 
 def _own_engine(settings: LMSettings) -> Any:

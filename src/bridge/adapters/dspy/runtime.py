@@ -19,7 +19,8 @@ from bridge.activity import around
 from bridge.adapters.dspy import chat, streaming, tools
 from bridge.adapters.dspy.failures import lm_error, unreadable
 from bridge.adapters.dspy.messages import LMSettings, RunOptions
-from bridge.adapters.dspy.models import Model, in_time
+from bridge.adapters.dspy.models import Model, from_environment, in_time
+from bridge.adapters.dspy.providers import GEMINI, full_model
 from bridge.adapters.dspy.signatures import Field, Signature
 from bridge.adapters.dspy.text_form import rounded_float, without_text_form
 from bridge.adapters.dspy.tool_schema import ToolSchema
@@ -200,7 +201,7 @@ def execute(
     """
     runner = program.runner
     arguments = runner.arguments(inputs)
-    chosen = _chosen(program, model)
+    chosen = _chosen(program, model, context)
     lm = in_time(chosen.lm, context.remaining)
     config = {} if options is None else options.given()
     if config and program.definition.program_type == "react":
@@ -245,16 +246,24 @@ def _told(program: Program) -> AbstractContextManager[dict[str, Any]]:
     )
 
 
-def _chosen(program: Program, model: Model | None) -> Model:
+def _chosen(program: Program, model: Model | None, context: Context) -> Model:
     name = program.definition.model
     if name is not None:
-        base = model.settings if model else LMSettings(name, f"gemini/{name}")
+        base = model.settings if model else LMSettings(name, full_model(name, default=GEMINI))
         settings = base.with_model(name)
         cache = model.cache if model else 0
         own = program.own_model
         if own is None or (own.settings, own.cache) != (settings, cache):
-            own = program.own_model = Model(settings, cache)
+            owner = None if model is None else model.session_id
+            own = program.own_model = Model(
+                settings,
+                cache,
+                session_id=owner,
+                allowed=context.shared.get("api_bases", ()),
+            )
         return own
+    if model is None:
+        model = from_environment(context.shared)
     if model is None:
         raise errors.LMNotConfigured(
             "no language model is configured: send configure_lm first"

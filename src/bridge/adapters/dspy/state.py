@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bridge._dispatch import timestamp
-from bridge.adapters.dspy.messages import LMSettings, StoredSettings
+from bridge.adapters.dspy.messages import StoredSettings
 from bridge.adapters.dspy.tools import Tool
 from bridge.codec import Format
 from bridge.records import Kept, Records
@@ -173,23 +173,24 @@ class State:
         """Replace all tools. Raises QuotaExceeded."""
         self._records.put("tools", "", msgspec.msgpack.encode(tools))
 
-    @property
-    def model(self) -> Model | None:
-        """The session's own model, if it has one.
+    def model(self, shared: dict[str, Any]) -> Model | None:
+        """The session's model, or that of all sessions. Raises LMNotConfigured where it was stored,
+        and its key with good reason was not, InvalidArgs where it may not be used any more."""
+        return self._own_model(shared) or shared.get("model")
 
-        Raises LMNotConfigured where it was stored, and its key with good reason was not.
-        """
+    def _own_model(self, shared: dict[str, Any]) -> Model | None:
         stored = self._records.of("model").get("")
         if self._model is None and stored is not None:
             from bridge.adapters.dspy.models import Model
 
             kept = _settings(stored)
-            whole: LMSettings | None = self._records.private("model", "")
-            self._model = Model(whole or kept.settings(), kept.cache)
+            whole: Model | None = self._records.private("model", "")
+            allowed = shared.get("api_bases", ())
+            self._model = whole or Model(kept.settings(), kept.cache, allowed=allowed)
         return self._model
 
     def set_model(self, model: Model) -> None:
         """Raises QuotaExceeded."""
         stored = StoredSettings.of(model.settings, model.cache)
-        self._records.put("model", "", msgspec.msgpack.encode(stored), model.settings)
+        self._records.put("model", "", msgspec.msgpack.encode(stored), model)
         self._model = model

@@ -15,6 +15,7 @@ from bridge.activity import around
 from bridge.adapter import Ignored
 from bridge.adapters.dspy.text_form import without_text_form
 from bridge.adapters.dspy.tool_schema import ToolSchema
+from bridge.redaction import first_line
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
@@ -116,7 +117,7 @@ def call(tool: Tool, schema: ToolSchema, context: Context, arguments: dict[str, 
         with around("stage", "execute_tool", tool=tool.name):
             result = context.call_host("call_tool", args)
     except errors.BridgeError as error:
-        result = f"error: {str(error).partition(chr(10))[0][:MAX_ERROR]}"
+        result = f"error: {first_line(str(error), MAX_ERROR)}"
     unreadable = without_text_form(result, "result")
     if unreadable is not None:
         place, kind = unreadable

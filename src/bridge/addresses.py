@@ -1,0 +1,184 @@
+"""Where requests to a model may go: addresses, the patterns of those that the operator allows, and
+what no host may name."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import threading
+from collections.abc import Iterable
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+PORTS = {"http": 80, "https": 443}
+LONGEST = 2048  # characters
+RESOLVING = 1.0  # seconds that a name's resolution is waited for
+
+_HOST = re.compile(r"(?!-)[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+_WILD_HOST = re.compile(r"[a-z0-9_*-]+(?:\.[a-z0-9_*-]+)*")
+_NUMBER = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)")
+
+# Where clouds hand out identities: link-local, AWS, Alibaba, Azure, Google.
+FORBIDDEN = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            *("169.254.0.0/16", "100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32"),
+            *("fe80::/10", "fd00:ec2::/32", "fd20:ce::/32"),
+        ),
+    )
+)
+FORBIDDEN_NAMES = re.compile(
+    r"(?:metadata|instance-data)(?:\..*)?|.*\.metadata\.google\.internal|metadata\.goog"
+)
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+class Address(msgspec.Struct, frozen=True):
+    """An http or https address in normal form.
+
+    host: lower case, without a trailing dot, international names as ASCII, numbers as dotted IPv4
+    or compressed IPv6. port: always set. user: "user:password", or empty.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    path: str = ""
+    query: str = ""
+    user: str = ""
+
+    @classmethod
+    def parse(cls, text: str, *, wild: bool = False) -> Address:
+        """Read an address; wild: one whose host may have `*` in it. Raises ValueError, whose text
+        has no part of the address: it may hold a secret."""
+        if len(text) > LONGEST:
+            raise ValueError(f"an address has at most {LONGEST} characters")
+        if "\\" in text or not text.isprintable() or " " in text:
+            raise ValueError("an address has no backslash, white space or control character")
+        try:
+            parts = urlsplit(text)
+            port = parts.port
+        except ValueError:
+            raise ValueError("it cannot be read as an address, as in https://host/v1") from None
+        if parts.scheme not in PORTS or not parts.hostname:
+            raise ValueError("an address is wanted, as in https://host/v1")
+        if "#" in text:
+            raise ValueError("an address for requests has no fragment")
+        user, _, _ = parts.netloc.rpartition("@")
+        if "@" in user:
+            raise ValueError("an address has one @ at most before its path")
+        _check_path(parts.path)
+        host = _host(parts.hostname, wild)
+        return cls(parts.scheme, host, port or PORTS[parts.scheme], parts.path, parts.query, user)
+
+    def __str__(self) -> str:
+        user = f"{self.user}@" if self.user else ""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = "" if self.port == PORTS[self.scheme] else f":{self.port}"
+        query = f"?{self.query}" if self.query else ""
+        return f"{self.scheme}://{user}{host}{port}{self.path}{query}"
+
+    def __repr__(self) -> str:
+        return f"<Address at {self.host}>"
+
+    def matches(self, pattern: Address) -> bool:
+        """Return whether this is an address that `pattern` means: of the same scheme, port and
+        host, and with a path that is the pattern's or goes on behind it. `*` in the pattern's host
+        stands for any characters of one label. One with a user in it matches nothing."""
+        if (self.scheme, self.port) != (pattern.scheme, pattern.port) or self.user:
+            return False
+        host = re.escape(pattern.host).replace(r"\*", "[^.:]*")
+        prefix = pattern.path.rstrip("/")
+        return re.fullmatch(host, self.host) is not None and (
+            self.path.rstrip("/") == prefix or self.path.startswith(f"{prefix}/")
+        )
+
+    @property
+    def is_forbidden(self) -> bool:
+        """Whether requests may never go there: an address by which a cloud hands out identities,
+        or a name of it."""
+        try:
+            return _is_forbidden(self.host)
+        except ValueError:
+            return FORBIDDEN_NAMES.fullmatch(self.host) is not None
+
+    def leads_to_forbidden(self) -> bool:
+        """Return whether its name resolves, within a second, to such an address."""
+        found: list[str] = []
+
+        def resolve() -> None:
+            try:
+                every = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+            except (OSError, UnicodeError):
+                return
+            found.extend(str(each[4][0]) for each in every)
+
+        resolving = threading.Thread(target=resolve, name="bridge-resolve", daemon=True)
+        resolving.start()
+        resolving.join(RESOLVING)
+        return any(_is_forbidden(each.partition("%")[0]) for each in found)
+
+
+def pattern(text: str) -> Address:
+    """Read what an operator allows: scheme://host[:port][/path]. Raises ValueError."""
+    address = Address.parse(text, wild=True)
+    if address.user or address.query:
+        raise ValueError("a pattern has neither a user nor a query")
+    if address.is_forbidden:
+        raise ValueError("link-local and metadata addresses cannot be allowed")
+    return address
+
+
+def allows(patterns: Iterable[Address], address: Address) -> bool:
+    """Return whether one of `patterns` means `address`."""
+    return any(address.matches(each) for each in patterns)
+
+
+def _check_path(path: str) -> None:
+    for _ in range(8):
+        decoded = unquote(path)
+        if "\\" in decoded or {".", ".."} & set(decoded.split("/")):
+            raise ValueError("an address has no . or .. in its path")
+        if decoded.count("/") != path.count("/"):
+            raise ValueError("an address has no encoded slash in its path")
+        if decoded == path:
+            return
+        path = decoded
+    raise ValueError("the path of the address is encoded too many times")
+
+
+def _host(name: str, wild: bool) -> str:
+    if ":" in name:
+        try:
+            return str(ipaddress.IPv6Address(name))
+        except ValueError:
+            raise ValueError("the host is no IPv6 address") from None
+    try:
+        name = name.encode("idna").decode().lower()
+    except UnicodeError:
+        if not name.isascii():
+            raise ValueError("the host is no name that DNS knows") from None
+    name = name.removesuffix(".")
+    if not (_WILD_HOST if wild else _HOST).fullmatch(name):
+        raise ValueError("the host has characters that a name may not have")
+    if not _NUMBER.fullmatch(name.rpartition(".")[2]):
+        return name
+    try:
+        # Also 2852039166, 0xa9fea9fe, 0251.0376.0251.0376 and 169.254.43518.
+        return str(ipaddress.IPv4Address(socket.inet_aton(name)))
+    except OSError:
+        raise ValueError("the host is no IPv4 address") from None
+
+
+def _is_forbidden(host: str) -> bool:
+    address = ipaddress.ip_address(host)
+    every: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = [address]
+    if isinstance(address, ipaddress.IPv6Address):
+        teredo = address.teredo[1] if address.teredo else None
+        every += [each for each in (address.ipv4_mapped, address.sixtofour, teredo) if each]
+        if address in _NAT64 or int(address) >> 32 == 0:
+            every.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return any(each in network for each in every for network in FORBIDDEN)
