@@ -152,6 +152,8 @@ def _check_path(path: str) -> None:
 
 def _host(name: str, wild: bool) -> str:
     if ":" in name:
+        if "%" in name:
+            raise ValueError("the host has characters that an address may not have")
         try:
             return str(ipaddress.IPv6Address(name))
         except ValueError:

@@ -1,0 +1,509 @@
+"""Where keys and requests may go: addresses, patterns, providers, keys that can be sent."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from bridge.adapters.dspy.providers import full_model, known
+from bridge.addresses import Address, allows, pattern
+from bridge.errors import InvalidArgs
+from openai_server import HTTPFault, OpenAIServer, fields
+
+KEY = "sk-own-0123456789abcdef"
+ENVIRONMENT_KEY = "sk-env-9876543210fedcba"
+SIGNATURE = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}]}
+
+
+# Addresses and patterns.
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("https://API.Example.com:443/v1", "https://api.example.com/v1"),
+        ("http://example.com.:80", "http://example.com"),
+        ("HTTP://example.com:8080/a?b=c", "http://example.com:8080/a?b=c"),
+        ("https://bücher.example/x", "https://xn--bcher-kva.example/x"),
+        ("http://127.1/v1", "http://127.0.0.1/v1"),
+        ("http://0x7f000001", "http://127.0.0.1"),
+        ("http://[0:0:0:0:0:0:0:1]:81/", "http://[::1]:81/"),
+        ("https://u:p@host/v1", "https://u:p@host/v1"),
+    ],
+)
+def test_addresses_have_a_normal_form(text, normal):
+    """Whatever way they are written."""
+    assert str(Address.parse(text)) == normal
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "host/v1", "ftp://host", "file:///etc/passwd", "http:host", "http://", "gopher://h"),
+        *("http://host\\@other", "http://a@b@c", "http://host /v1", "http://host/\nv1"),
+        *("http://host/a/../b", "http://host/%2e%2e/b", "http://host/a%252e%252e%252fb"),
+        *("http://host/..%2fb", "http://host/a%5cb", "http://host/#f", "http://ho%73t/"),
+        *(
+            "http://[::1",
+            "http://[fe80::1%25eth0]/",
+            "http://1.2.3.4.5",
+            "http://0x",
+            "http://a..b",
+        ),
+        *("http://host:99999", "http://host:x", "http://*.example.com", "x" * 3000),
+    ],
+)
+def test_what_is_no_address_is_refused(text):
+    """With a text that shows nothing of it."""
+    with pytest.raises(ValueError, match=r"address|host") as raised:
+        Address.parse(text)
+    assert not text or text not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "address", "matches"),
+    [
+        ("https://example.com", "https://example.com/v1/x", True),
+        ("https://example.com:443/v1", "https://EXAMPLE.com./v1", True),
+        ("https://example.com/v1", "https://example.com/v1/", True),
+        ("https://example.com/v1", "https://example.com/v1beta", False),
+        ("https://example.com/v1", "https://example.com/v1?key=x", True),
+        ("https://example.com", "http://example.com", False),
+        ("https://example.com", "https://example.com:8443", False),
+        ("https://example.com", "https://user@example.com", False),
+        ("https://example.com", "https://example.com.evil.net", False),
+        ("https://example.com", "https://evil-example.com", False),
+        ("https://*.example.com", "https://eu.example.com/v1", True),
+        ("https://*.example.com", "https://example.com/v1", False),
+        ("https://*.example.com", "https://a.b.example.com", False),
+        ("https://llm-*.example.com", "https://llm-7.example.com", True),
+        ("http://127.0.0.1:8000", "http://2130706433:8000/v1", True),
+        ("http://[::1]:8000", "http://[0::1]:8000", True),
+    ],
+)
+def test_a_pattern_means_a_host_and_a_beginning_of_paths(allowed, address, matches):
+    """Nothing that only looks like it."""
+    assert allows([pattern(allowed)], Address.parse(address)) is matches
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(
+            "http://169.254.169.254",
+            "http://2852039166",
+            "http://0xa9fea9fe",
+            "http://169.254.43518",
+        ),
+        *("http://0251.0376.0251.0376", "http://0xA9.254.0251.254", "http://169.254.169.254."),
+        *("http://[::ffff:169.254.169.254]", "http://[::ffff:a9fe:a9fe]", "http://[fe80::1]"),
+        *("http://[fd00:ec2::254]", "http://[64:ff9b::a9fe:a9fe]", "http://[2002:a9fe:a9fe::1]"),
+        *("http://100.100.100.200", "http://metadata.google.internal", "http://METADATA."),
+        *("http://１６９.254.169.254", "http://169。254。169。254", "http://169.254.0.1:8080"),
+        "http://[::169.254.169.254]",
+    ],
+)
+def test_metadata_and_link_local_addresses_are_forbidden(address, dispatcher):
+    """In every spelling, with a key of the host's own too."""
+    reply = configure(dispatcher, model="openai/x", api_base=address, api_key=KEY)
+    assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.api_base")
+    assert "metadata" in reply["error"]
+    with pytest.raises(ValueError, match="metadata"):
+        pattern(address)
+
+
+def test_a_name_that_leads_to_a_forbidden_address_is_refused(dispatcher, monkeypatch):
+    """As far as it does when it is configured."""
+    import socket
+
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", 80))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **more: found)
+    reply = configure(dispatcher, model="openai/x", api_base="http://nice.example", api_key=KEY)
+    assert reply["code"] == "invalid_args"
+    assert "leads to" in reply["error"]
+
+
+# Models and their providers.
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "full"),
+    [
+        ("gpt-4o-mini", None, "openai/gpt-4o-mini"),
+        ("o3-mini", None, "openai/o3-mini"),
+        ("o1", None, "openai/o1"),
+        ("chatgpt-4o-latest", None, "openai/chatgpt-4o-latest"),
+        ("claude-3-5-haiku-latest", None, "anthropic/claude-3-5-haiku-latest"),
+        ("gemini-1.5-flash", None, "gemini/gemini-1.5-flash"),
+        ("gemini-1.5-flash", "google", "gemini/gemini-1.5-flash"),
+        ("gemini-1.5-flash", "Google", "gemini/gemini-1.5-flash"),
+        ("google/gemini-1.5-flash", None, "gemini/gemini-1.5-flash"),
+        ("llama3", "ollama_chat", "ollama_chat/llama3"),
+        ("Qwen/Qwen2.5-7B", "openai", "openai/Qwen/Qwen2.5-7B"),
+        ("openai/gpt-4o", "openai", "openai/gpt-4o"),
+        ("anthropic/claude-3", "openai", "openai/anthropic/claude-3"),
+        ("openai/gpt-4o-mini", "openrouter", "openrouter/openai/gpt-4o-mini"),
+        ("groq/openai/gpt-oss-20b", None, "groq/openai/gpt-oss-20b"),
+        ("gemini-1.5-flash", "vertex_ai", "vertex_ai/gemini-1.5-flash"),
+    ],
+)
+def test_a_models_provider_is_named_or_certain(model, provider, full):
+    """A named one wins over a slash; it is not written twice."""
+    assert full_model(model, provider) == full
+
+
+@pytest.mark.parametrize(
+    "model", ["llama3", "gpt-oss-20b", "gpt-j", "o11y", "mistral-7b", "x", "o2"]
+)
+def test_a_model_of_no_certain_provider_is_refused(model, dispatcher):
+    """With what to write instead: its key would go to somebody else."""
+    reply = configure(dispatcher, model=model, api_key=KEY)
+    assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.model")
+    assert "provider/model" in reply["error"]
+    assert KEY not in json.dumps(reply)
+
+
+@pytest.mark.parametrize(
+    ("args", "path"),
+    [
+        ({"model": "x", "provider": "mock"}, "args.provider"),
+        ({"model": "x", "type": "mock"}, "args.provider"),
+        ({"model": "mock/x"}, "args.model"),
+        ({"model": "Qwen/Qwen2.5-7B"}, "args.model"),
+    ],
+)
+def test_an_unknown_provider_is_refused(args, path, dispatcher):
+    """With the known ones."""
+    reply = configure(dispatcher, api_key=KEY, **args)
+    assert (reply["code"], reply["details"]["path"]) == ("invalid_args", path)
+    assert {"openai", "gemini", "offline", "bedrock"} <= {*reply["details"]["known"]}
+    assert "openai" in reply["error"]
+
+
+def test_litellms_providers_are_known_without_loading_it():
+    """All of them: the list that is read is the one that LiteLLM works with."""
+    import subprocess
+    import sys
+
+    program = (
+        "import sys\nfrom bridge.adapters.dspy.providers import known\nfound = known()\n"
+        "assert 'litellm' not in sys.modules\nimport litellm\n"
+        "print({getattr(each, 'value', each) for each in litellm.provider_list} - found)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"
+    assert len(known()) > 100
+
+
+@pytest.mark.parametrize(
+    "model", ["huggingface/https://evil.example/x", "openai/x\ny", "openai/", ""]
+)
+def test_a_models_name_is_no_address(model):
+    """LiteLLM would send a key there."""
+    with pytest.raises(InvalidArgs):
+        full_model(model)
+
+
+def test_a_gemini_programs_model_is_checked_when_it_is_made(dispatcher):
+    """A bare name is Gemini's there, unless it is certainly another's."""
+    create = {"signature": SIGNATURE}
+    reply = call(dispatcher, "create_gemini_program", **create, model="mock/x")
+    assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.model")
+    assert call(dispatcher, "create_gemini_program", **create, model="my-tuned-one")["success"]
+
+
+# Keys.
+
+
+@pytest.mark.parametrize("bad", ["\n", "\0", "\x7f", "\x1b", "\r\nX-Other: 1", "\t", "€", "\u2028"])
+@pytest.mark.parametrize("session", [{}, {"session_id": "s"}])
+def test_a_key_that_cannot_be_sent_is_refused(bad, session, dispatcher):
+    """Without printing it."""
+    key = f"sk-secret{bad}secret-0123456789"
+    reply = configure(dispatcher, model="openai/x", api_key=key, **session)
+    assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.api_key")
+    assert "secret" not in reply["error"].replace("secrets", "")
+
+
+def test_white_space_around_a_key_is_stripped(dispatcher):
+    """Spaces and line breaks, as from a file."""
+    with OpenAIServer(lambda prompt: fields(answer="yes")) as server:
+        args = {"model": "openai/x", "api_base": server.url, "api_key": f" {KEY}\r\n"}
+        assert configure(dispatcher, **args)["success"]
+        assert ask(dispatcher)["success"]
+    assert [headers["Authorization"] for headers, _ in server.requests] == [f"Bearer {KEY}"]
+
+
+def test_keys_of_the_environment_are_stripped_or_refused(start_peer):
+    """The error names the variable."""
+    with OpenAIServer(lambda prompt: fields(answer="yes")) as server:
+        environment = {
+            "OPENAI_API_KEY": f"{ENVIRONMENT_KEY}\n",
+            "OPENAI_BASE_URL": server.url,
+            "GROQ_API_KEY": "gsk-secret\nsecret-012345",
+        }
+        peer = start_peer(adapter="dspy", env=environment)
+        reply = peer.call("configure_lm", {"model": "groq/x"})
+        assert (reply["code"], reply["details"]["variable"]) == ("invalid_args", "GROQ_API_KEY")
+        assert "gsk" not in json.dumps(reply)
+        assert peer.call("configure_lm", {"model": "gpt-4o-mini"})["success"]
+        assert peer.call("create_program", {"id": "qa", "signature": SIGNATURE})["success"]
+        run = {"program_id": "qa", "inputs": {"question": "?"}}
+        reply = peer.call("execute_program", run, timeout_ms=60_000)
+        assert reply["success"], reply
+    sent = {headers["Authorization"] for headers, _ in server.requests}
+    assert sent == {f"Bearer {ENVIRONMENT_KEY}"}
+
+
+# The operator's key.
+
+
+def test_the_operators_key_goes_to_no_address_of_a_host(dispatcher, monkeypatch):
+    """Neither to one on loopback, nor with an empty key; its provider's own is fine."""
+    monkeypatch.setenv("OPENAI_API_KEY", ENVIRONMENT_KEY)
+    with OpenAIServer(lambda prompt: fields(answer="yes")) as server:
+        for base in (server.url, "https://api.openai.com.evil.example/v1", "http://localhost:1"):
+            for key in ({}, {"api_key": ""}, {"api_key": " \n"}, {"api_key": None}):
+                reply = configure(dispatcher, model="openai/x", api_base=base, **key)
+                assert (reply["code"], reply["details"]["path"]) == (
+                    *("invalid_args", "args.api_base"),
+                )
+                assert "api_key" in reply["error"]
+        assert not server.requests
+    for base in ("https://api.openai.com/v1", "https://API.openai.com:443/v1/"):
+        assert configure(dispatcher, model="openai/x", api_base=base)["success"]
+    other = configure(dispatcher, model="groq/x", api_base="https://api.openai.com/v1")
+    assert other["code"] == "invalid_args", "the key of another provider"
+
+
+def test_identities_of_the_machine_go_to_no_address_of_a_host(dispatcher):
+    """A key of the host's does not make the difference there."""
+    for provider in ("bedrock", "vertex_ai", "azure"):
+        args = {"model": f"{provider}/x", "api_base": "http://127.0.0.1:9", "api_key": KEY}
+        reply = configure(dispatcher, **args)
+        assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.api_base")
+        assert "--api-base" in reply["error"]
+
+
+def test_the_operator_allows_addresses(start_peer):
+    """--api-base PATTERN, several times; not beside them."""
+    with OpenAIServer(lambda prompt: fields(answer="yes")) as server:
+        peer = start_peer(
+            *("--api-base", "https://*.example.com", "--api-base", server.url),
+            adapter="dspy",
+            env={"OPENAI_API_KEY": ENVIRONMENT_KEY},
+        )
+        args = {"model": "openai/x", "api_base": server.url}
+        beside = peer.call("configure_lm", {**args, "api_base": f"{server.url}x"})
+        assert beside["code"] == "invalid_args"
+        assert peer.call("configure_lm", args)["success"]
+        assert peer.call("create_program", {"id": "qa", "signature": SIGNATURE})["success"]
+        run = {"program_id": "qa", "inputs": {"question": "?"}}
+        reply = peer.call("execute_program", run, timeout_ms=60_000)
+        assert reply["success"], reply
+    sent = {headers["Authorization"] for headers, _ in server.requests}
+    assert sent == {f"Bearer {ENVIRONMENT_KEY}"}
+
+
+@pytest.mark.parametrize("text", ["example.com", "https://u@h", "https://h?x", "http://[fe80::1]"])
+def test_a_pattern_that_is_none_is_said_at_the_start(text, start_peer):
+    """One line and the status of wrong usage."""
+    peer = start_peer("--api-base", text)
+    assert peer.wait() == 2
+    assert "--api-base" in peer.stderr()
+    assert "Traceback" not in peer.stderr()
+
+
+# Redirects.
+
+
+@contextmanager
+def redirecting(target, status):
+    """Serve redirects to `target`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.send_header("Location", f"{target}{self.path.removeprefix('/v1')}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_redirects_take_no_key_to_another_host(start_peer):
+    """With DSPy's own client and LiteLLM's two; each ends the run with an error."""
+    peer = start_peer(adapter="dspy")
+    assert peer.call("create_program", {"id": "qa", "signature": SIGNATURE})["success"]
+    run = {"program_id": "qa", "inputs": {"question": "?"}}
+    with OpenAIServer(lambda prompt: fields(answer="yes")) as server:
+        for status in (302, 307):
+            with redirecting(server.url.replace("127.0.0.1", "localhost"), status) as url:
+                for model in (
+                    "openai/x",
+                    "anthropic/x",
+                    "together_ai/x",
+                    "mistral/x",
+                    "cohere_chat/x",
+                ):
+                    args = {"model": model, "api_base": url, "api_key": KEY}
+                    assert peer.call("configure_lm", args)["success"]
+                    reply = peer.call("execute_program", run, timeout_ms=60_000)
+                    assert reply["code"] == "lm_error", (model, status, reply)
+                    assert KEY not in json.dumps(reply)
+        assert not server.requests
+
+
+# What is redacted where.
+
+
+def test_a_sessions_key_hides_nothing_in_others_and_goes_with_it(dispatcher):
+    """A key that is a word of the errors destroys none; its own is hidden, also from a run that
+    was under way when it was replaced."""
+    word = "question-0123456789"
+    configure(dispatcher, model="openai/x", api_key=word, session_id="a")
+    missing = {"program_id": word, "inputs": {}}
+    ours = call(dispatcher, "execute_program", **missing, session_id="a")
+    assert ours["error"] == "Program not found: ***"
+    theirs = call(dispatcher, "execute_program", **missing, session_id="b")
+    assert theirs["error"] == f"Program not found: {word}"
+    configure(dispatcher, provider="scripted", answers=[], session_id="a")
+    again = call(dispatcher, "execute_program", **missing, session_id="a")
+    assert again["error"] == f"Program not found: {word}"
+    configure(dispatcher, model="openai/x", api_key=word, session_id="a")
+    call(dispatcher, "cleanup_session", session_id="a")
+    again = call(dispatcher, "execute_program", **missing, session_id="a")
+    assert again["error"] == f"Program not found: {word}"
+
+
+def test_a_key_is_hidden_in_the_errors_of_a_run_that_outlives_its_configuration(dispatcher):
+    """The provider repeats it when the session has another model already."""
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def refused(prompt):
+        arrived.set()
+        assert go_on.wait(30)
+        raise HTTPFault(401, f"{'x' * 990} Incorrect API key provided: {KEY} ({KEY[::-1]})")
+
+    replies = []
+    with OpenAIServer(refused) as server:
+        configure(dispatcher, model="openai/x", api_base=server.url, api_key=KEY, session_id="s")
+        running = threading.Thread(
+            target=lambda: replies.append(ask(dispatcher, request_id="late", session_id="s"))
+        )
+        running.start()
+        assert arrived.wait(30)
+        configure(dispatcher, provider="scripted", answers=[], session_id="s")
+        go_on.set()
+        running.join()
+    (reply,) = replies
+    assert reply["code"] == "lm_error"
+    for cut in range(8, len(KEY)):
+        assert KEY[:cut] not in json.dumps(reply)
+
+
+def test_a_result_is_not_changed(dispatcher):
+    """Whatever it says: it is the user's."""
+    with OpenAIServer(lambda prompt: fields(answer=f"it is {KEY}")) as server:
+        configure(dispatcher, model="openai/x", api_base=server.url, api_key=KEY, session_id="s")
+        reply = ask(dispatcher, session_id="s")
+    assert reply["result"]["outputs"]["answer"] == f"it is {KEY}"
+
+
+# A worker of a pool.
+
+
+@pytest.mark.parametrize("mode", ["pool-worker", "standalone"])
+def test_a_pools_worker_configures_itself(mode, start_peer):
+    """From GEMINI_API_KEY, and says so; one that stands alone asks for configure_lm."""
+    answer = {"parts": [{"text": fields(answer="yes")}]}
+    body = {"candidates": [{"content": answer, "finishReason": "STOP"}]}
+    requests = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            requests.append((self.path, self.headers["x-goog-api-key"]))
+            data = json.dumps(body).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        base = f"http://127.0.0.1:{server.server_port}"
+        environment = {"GEMINI_API_KEY": ENVIRONMENT_KEY, "GEMINI_API_BASE": base}
+        peer = start_peer("--mode", mode, adapter="dspy", env=environment)
+        assert peer.call("create_program", {"id": "qa", "signature": SIGNATURE})["success"]
+        run = {"program_id": "qa", "inputs": {"question": "?"}}
+        reply = peer.call("execute_program", run, timeout_ms=60_000)
+        peer.close_input()
+        assert peer.wait() == 0
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    if mode == "standalone":
+        assert reply["code"] == "lm_not_configured"
+        assert not requests
+        return
+    assert reply["result"]["outputs"] == {"answer": "yes"}
+    assert reply["result"]["model"].startswith("gemini/gemini-")
+    assert {key for _, key in requests} == {ENVIRONMENT_KEY}
+    (line,) = [json.loads(line) for line in peer.stderr().splitlines()]
+    assert "no language model was configured" in line["message"]
+    assert ENVIRONMENT_KEY not in peer.stderr()
+
+
+@pytest.fixture
+def dispatcher():
+    from bridge import Dispatcher
+    from bridge.adapters.dspy import adapter
+    from bridge.worker.control import control
+
+    dispatcher = Dispatcher(adapter)
+    dispatcher.add(control(dispatcher))
+    return dispatcher
+
+
+def call(dispatcher, command, session_id=None, request_id=1, **args):
+    request = {"id": request_id, "command": command, "args": args, "session_id": session_id}
+    return json.loads(dispatcher.call(json.dumps(request).encode(), 60))
+
+
+def configure(dispatcher, **args):
+    return call(dispatcher, "configure_lm", **args)
+
+
+def ask(dispatcher, session_id=None, **more):
+    """Run a program that is made for it."""
+    call(dispatcher, "create_program", id="qa", signature=SIGNATURE, session_id=session_id, **more)
+    run = {"program_id": "qa", "inputs": {"question": "?"}}
+    return call(dispatcher, "execute_program", **run, session_id=session_id, **more)
