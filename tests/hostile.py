@@ -212,6 +212,8 @@ def leak(args: SecretArgs, context: Any):
 
     secret = args.secret
     HELD.append(hold([secret]))
+    print("printed:", secret)
+    sys.stderr.writelines([f"written: {secret}\n"])
     library = logging.getLogger(f"library.{secret}")
     library.warning("asked with %s", secret, extra={"key": secret, "headers": {"auth": secret}})
     warnings.warn(f"a warning about {secret}", stacklevel=1)

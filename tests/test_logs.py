@@ -21,9 +21,13 @@ def hostile(start_peer):
 
 def log_lines(peer):
     """All that the worker has logged, at its end; every line must be JSON."""
+    return [json.loads(line) for line in stderr_lines(peer)]
+
+
+def stderr_lines(peer):
     peer.close_input()
     assert peer.wait() == 0
-    return [json.loads(line) for line in peer.stderr().splitlines()]
+    return peer.stderr().splitlines()
 
 
 def test_each_line_says_whose_call_it_was(hostile):
@@ -48,9 +52,13 @@ def test_no_secret_leaves_by_any_way(hostile):
     """Messages, names, tracebacks and their causes, warnings, threads, replies; inline too."""
     replies = [hostile.call(command, {"secret": SECRET}) for command in ("leak", "leak_on_thread")]
     assert [reply["error"] for reply in replies] == ["RuntimeError: refused: ***"] * 2
-    lines = log_lines(hostile)
+    written = stderr_lines(hostile)
+    assert SECRET not in "".join(written)
+    assert [line for line in written if not line.startswith("{")] == [
+        *("printed: ***", "written: ***", "printed: ***", "written: ***"),
+    ]
+    lines = [json.loads(line) for line in written if line.startswith("{")]
     assert len(lines) == 9
-    assert SECRET not in json.dumps(lines)
     messages = [line["message"] for line in lines]
     assert messages.count("asked with ***") == 2
     assert sum("a warning about ***" in message for message in messages) == 1

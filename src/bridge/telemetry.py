@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
@@ -173,13 +173,34 @@ def log_to_stderr(level: str) -> None:
 
     global _writing, _deferred
     _writing, _deferred = True, None
-    logging.basicConfig(level=level, handlers=[Handler(sys.stderr)], force=True)
+    stream = sys.stderr.unredacted if isinstance(sys.stderr, RedactedStream) else sys.stderr
+    logging.basicConfig(level=level, handlers=[Handler(stream)], force=True)
     logging.captureWarnings(True)
     threading.excepthook = _thread_failed
     for logger, chosen in _levels.items():
         logging.getLogger(logger).setLevel(chosen)
     for name in _libraries:
         _take_over(name)
+
+
+class RedactedStream:
+    """A text stream in place of another, for what libraries print: its secrets are redacted."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.unredacted = stream
+
+    def write(self, text: str) -> int:
+        """Write `text` to the other stream, redacted."""
+        self.unredacted.write(redact(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write each line."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.unredacted, name)
 
 
 def take_over_logs(library: str) -> None:

@@ -15,6 +15,7 @@ from typing import NoReturn
 import bridge._companion as _companion  # not `from bridge`: an error names what is missing
 import bridge._watch as _watch
 from bridge._framing import set_pipe_size
+from bridge.telemetry import RedactedStream
 
 # Exit statuses. 0 is also: end of the stream, shutdown, SIGTERM.
 OK, USAGE, PROTOCOL_ERROR, INTERNAL_ERROR, STUCK = 0, 2, 65, 70, 75
@@ -59,7 +60,7 @@ def take_descriptors(read_fd: int, write_fd: int) -> tuple[int, int]:
     os.dup2(2, 1)
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
-    sys.stdout = sys.stderr
+    sys.stdout = sys.stderr = RedactedStream(sys.stderr)
     for fd in private:
         set_pipe_size(fd)
     return private[0], private[1]
