@@ -61,7 +61,7 @@ def test_what_is_no_address_is_refused(text):
     """With a text that shows nothing of it."""
     with pytest.raises(ValueError, match=r"address|host") as raised:
         Address.parse(text)
-    assert not text or text not in str(raised.value)
+    assert len(text) < 8 or text not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,11 @@ def test_a_pattern_means_a_host_and_a_beginning_of_paths(allowed, address, match
         *("http://[::ffff:169.254.169.254]", "http://[::ffff:a9fe:a9fe]", "http://[fe80::1]"),
         *("http://[fd00:ec2::254]", "http://[64:ff9b::a9fe:a9fe]", "http://[2002:a9fe:a9fe::1]"),
         *("http://100.100.100.200", "http://metadata.google.internal", "http://METADATA."),
-        *("http://１６９.254.169.254", "http://169。254。169。254", "http://169.254.0.1:8080"),
+        *(
+            "http://\uff11\uff16\uff19.254.169.254",
+            "http://169\u3002254\u3002169\u3002254",
+            "http://169.254.0.1:8080",
+        ),
         "http://[::169.254.169.254]",
     ],
 )
@@ -202,7 +206,7 @@ def test_litellms_providers_are_known_without_loading_it():
 
 
 @pytest.mark.parametrize(
-    "model", ["huggingface/https://evil.example/x", "openai/x\ny", "openai/", ""]
+    "model", ["huggingface/https://evil.example/x", "openai/x\ny", "openai/", "", "/x"]
 )
 def test_a_models_name_is_no_address(model):
     """LiteLLM would send a key there."""
@@ -237,7 +241,7 @@ def test_white_space_around_a_key_is_stripped(dispatcher):
         args = {"model": "openai/x", "api_base": server.url, "api_key": f" {KEY}\r\n"}
         assert configure(dispatcher, **args)["success"]
         assert ask(dispatcher)["success"]
-    assert [headers["Authorization"] for headers, _ in server.requests] == [f"Bearer {KEY}"]
+    assert authorizations(server) == {f"Bearer {KEY}"}
 
 
 def test_keys_of_the_environment_are_stripped_or_refused(start_peer):
@@ -257,8 +261,7 @@ def test_keys_of_the_environment_are_stripped_or_refused(start_peer):
         run = {"program_id": "qa", "inputs": {"question": "?"}}
         reply = peer.call("execute_program", run, timeout_ms=60_000)
         assert reply["success"], reply
-    sent = {headers["Authorization"] for headers, _ in server.requests}
-    assert sent == {f"Bearer {ENVIRONMENT_KEY}"}
+    assert authorizations(server) == {f"Bearer {ENVIRONMENT_KEY}"}
 
 
 # The operator's key.
@@ -307,8 +310,7 @@ def test_the_operator_allows_addresses(start_peer):
         run = {"program_id": "qa", "inputs": {"question": "?"}}
         reply = peer.call("execute_program", run, timeout_ms=60_000)
         assert reply["success"], reply
-    sent = {headers["Authorization"] for headers, _ in server.requests}
-    assert sent == {f"Bearer {ENVIRONMENT_KEY}"}
+    assert authorizations(server) == {f"Bearer {ENVIRONMENT_KEY}"}
 
 
 @pytest.mark.parametrize("text", ["example.com", "https://u@h", "https://h?x", "http://[fe80::1]"])
@@ -383,16 +385,16 @@ def test_a_sessions_key_hides_nothing_in_others_and_goes_with_it(dispatcher):
     configure(dispatcher, model="openai/x", api_key=word, session_id="a")
     missing = {"program_id": word, "inputs": {}}
     ours = call(dispatcher, "execute_program", **missing, session_id="a")
-    assert ours["error"] == "Program not found: ***"
+    assert ours["error"].startswith("Program not found: ***")
     theirs = call(dispatcher, "execute_program", **missing, session_id="b")
-    assert theirs["error"] == f"Program not found: {word}"
+    assert theirs["error"].startswith(f"Program not found: {word}")
     configure(dispatcher, provider="scripted", answers=[], session_id="a")
     again = call(dispatcher, "execute_program", **missing, session_id="a")
-    assert again["error"] == f"Program not found: {word}"
+    assert again["error"].startswith(f"Program not found: {word}")
     configure(dispatcher, model="openai/x", api_key=word, session_id="a")
     call(dispatcher, "cleanup_session", session_id="a")
     again = call(dispatcher, "execute_program", **missing, session_id="a")
-    assert again["error"] == f"Program not found: {word}"
+    assert again["error"].startswith(f"Program not found: {word}")
 
 
 def test_a_key_is_hidden_in_the_errors_of_a_run_that_outlives_its_configuration(dispatcher):
@@ -435,8 +437,12 @@ def test_a_result_is_not_changed(dispatcher):
 @pytest.mark.parametrize("mode", ["pool-worker", "standalone"])
 def test_a_pools_worker_configures_itself(mode, start_peer):
     """From GEMINI_API_KEY, and says so; one that stands alone asks for configure_lm."""
-    answer = {"parts": [{"text": fields(answer="yes")}]}
-    body = {"candidates": [{"content": answer, "finishReason": "STOP"}]}
+    answer = {"role": "model", "parts": [{"text": fields(answer="yes")}]}
+    usage = {"promptTokenCount": 3, "candidatesTokenCount": 2, "totalTokenCount": 5}
+    body = {
+        "candidates": [{"content": answer, "finishReason": "STOP", "index": 0}],
+        "usageMetadata": usage,
+    }
     requests = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -474,10 +480,12 @@ def test_a_pools_worker_configures_itself(mode, start_peer):
         assert reply["code"] == "lm_not_configured"
         assert not requests
         return
+    assert reply["success"], reply
     assert reply["result"]["outputs"] == {"answer": "yes"}
     assert reply["result"]["model"].startswith("gemini/gemini-")
     assert {key for _, key in requests} == {ENVIRONMENT_KEY}
-    (line,) = [json.loads(line) for line in peer.stderr().splitlines()]
+    lines = [json.loads(line) for line in peer.stderr().splitlines()]
+    (line,) = [line for line in lines if line["logger"] == "bridge.worker"]
     assert "no language model was configured" in line["message"]
     assert ENVIRONMENT_KEY not in peer.stderr()
 
@@ -491,6 +499,16 @@ def dispatcher():
     dispatcher = Dispatcher(adapter)
     dispatcher.add(control(dispatcher))
     return dispatcher
+
+
+def authorizations(server):
+    """The Authorization headers of the requests that came."""
+    return {
+        value
+        for headers, _ in server.requests
+        for name, value in headers.items()
+        if name.lower() == "authorization"
+    }
 
 
 def call(dispatcher, command, session_id=None, request_id=1, **args):
