@@ -166,12 +166,6 @@ class Kept(msgspec.Struct, frozen=True):
     data: bytes
     format: str
 
-    @classmethod
-    def of(cls, raw: msgspec.Raw, format: Format) -> Kept:
-        """Raises InvalidArgs for what is no value of that format."""
-        format.decode_args(raw, Any, undecodable="replace")
-        return cls(bytes(raw), format.name)
-
     @property
     def own_format(self) -> Format:
         """Raises LookupError where a later version has written it."""

@@ -100,6 +100,12 @@ def msgpack_repair(message: bytes, replace: bool) -> bytes:
     return b"".join(parts)
 
 
+def msgpack_pairs(message: bytes) -> int:
+    """How many entries all maps in `message` have together."""
+    shapes = ((message[start], items) for start, _, _, items in _msgpack_tokens(message))
+    return sum(items // 2 for first, items in shapes if first <= 0x8F or first in (0xDE, 0xDF))
+
+
 def etf_id(message: Buffer) -> int | str | None:
     """The value of the outermost key "id", if it is an integer or a string."""
     return _etf.find_id(memoryview(message)[:SEARCHED])

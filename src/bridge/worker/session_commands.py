@@ -8,9 +8,12 @@ import msgspec
 
 from bridge import errors
 from bridge.adapter import NoArgs
-from bridge.records import Kept, Quota
+from bridge.codec import JSON, MSGPACK, Format
+from bridge.records import Quota
+from bridge.tensors import found
 from bridge.worker.dispatch import SessionArgs
 from bridge.worker.session import Session
+from bridge.worker.session_data import Value, below
 from bridge.worker.sessions import LONGEST_TTL
 
 if TYPE_CHECKING:
@@ -19,6 +22,11 @@ if TYPE_CHECKING:
     from bridge.worker.dispatch import Dispatcher
 
 LISTED = 1000  # sessions, unless the host wants more
+OPERATIONS = {
+    **dict.fromkeys(("set", "put", "update"), "set"),
+    **dict.fromkeys(("delete", "remove"), "delete"),
+    "merge": "merge",
+}
 
 
 class CreateSessionArgs(msgspec.Struct):
@@ -54,7 +62,9 @@ class UpdateSessionDataArgs(msgspec.Struct):
     value: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
 
 
-_kept = msgspec.msgpack.Decoder(Kept).decode
+# Made here, where one thread at a time comes: see codec.Format.
+_value = msgspec.msgpack.Decoder(Value).decode
+_json_args = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def add_session_commands(adapter: Adapter, dispatcher: Dispatcher) -> None:
@@ -134,10 +144,13 @@ def add_session_commands(adapter: Adapter, dispatcher: Dispatcher) -> None:
     @adapter.command("get_session_data", SessionDataArgs, idempotent=True)
     def get_session_data(args: SessionDataArgs, context: Context) -> dict[str, Any]:
         """The session's data, or of it one key."""
-        kept = dict(context.session.records.of("data"))
+        stored = dict(context.session.records.of("data"))
         if args.key is not None:
-            kept = {args.key: kept[args.key]} if args.key in kept else {}
-        data = {key: _kept(value).in_format(context.format) for key, value in kept.items()}
+            stored = {args.key: stored[args.key]} if args.key in stored else {}
+        data = {
+            key: _value(value).in_format(context.format, below("result.data", key))
+            for key, value in stored.items()
+        }
         return {"session_id": context.session.id, "data": data}
 
     @adapter.command("update_session_data", UpdateSessionDataArgs, lane="session", idempotent=True)
@@ -194,34 +207,72 @@ def _as_stored(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _update(context: Context, args: UpdateSessionDataArgs) -> None:
-    if args.operation == "merge":
-        _put(context, _parts(context, args.value))
-    elif args.key is None:
-        raise errors.InvalidArgs(f"{args.operation} needs a key", path="args.key")
-    elif args.operation in ("set", "put", "update"):
-        _put(context, {args.key: args.value})
-    elif args.operation in ("delete", "remove"):
-        context.session.records.remove("data", args.key)
-    else:
+    operation = OPERATIONS.get(args.operation)
+    if operation is None:
         raise errors.InvalidArgs(
-            f"unknown operation {args.operation!r}: set, delete or merge", path="args.operation"
+            f"args.operation: unknown operation {args.operation[:100]!r};"
+            f" known: {', '.join(OPERATIONS)}",
+            path="args.operation",
         )
-
-
-def _parts(context: Context, value: msgspec.Raw) -> dict[str, msgspec.Raw]:
-    try:
-        parts: dict[str, msgspec.Raw] = context.format.decode(value, dict[str, msgspec.Raw])
-    except (msgspec.MsgspecError, ValueError):
-        raise errors.InvalidArgs("merge needs a map as value", path="args.value") from None
-    return parts
-
-
-def _put(context: Context, values: dict[str, msgspec.Raw]) -> None:
-    """All of them or, over the quota, none."""
+    if args.key is None and operation != "merge":
+        raise errors.InvalidArgs(f"args.key: {args.operation} needs a key", path="args.key")
     records = context.session.records
-    null = msgspec.Raw(context.format.encode(None))
-    kept = {
-        key: msgspec.msgpack.encode(Kept.of(raw or null, context.format))
-        for key, raw in values.items()
-    }
-    records.put_all("data", kept)
+    if args.key is not None and operation == "delete":
+        records.remove("data", args.key)
+        return
+    raw, format = _given(context, args)
+    if args.key is None:
+        values = {
+            key: Value.of(entry, format, below("args.value", key))
+            for key, entry in _entries(raw, format).items()
+        }
+    else:
+        value = Value.of(raw, format, "args.value")
+        stored = records.of("data").get(args.key)
+        if operation == "merge":
+            value = _merged(args.key, stored, value)
+        values = {args.key: value}
+    # All of them or, over the quota, none.
+    records.put_all("data", {key: msgspec.msgpack.encode(each) for key, each in values.items()})
+
+
+def _given(context: Context, args: UpdateSessionDataArgs) -> tuple[msgspec.Raw, Format]:
+    """The value that came, null if none did, and its format."""
+    if not context.buffers or context.format is not JSON:
+        return args.value or msgspec.Raw(context.format.encode(None)), context.format
+    # JSON alone cannot hold what is in the buffers.
+    value = _json_args(context.request.args).get("value")
+    try:
+        value = found(value, context.buffers, lambda tensor: tensor)
+        return msgspec.Raw(MSGPACK.encode(value)), MSGPACK
+    except (msgspec.ValidationError, OverflowError, RecursionError) as error:
+        raise errors.InvalidArgs(f"args.value: {error}", path="args.value") from None
+
+
+def _entries(raw: msgspec.Raw, format: Format) -> dict[str, msgspec.Raw]:
+    """The entries of a map whose keys become those of the session's data."""
+    try:
+        entries: dict[str, msgspec.Raw] = format.decode(raw, dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise errors.InvalidArgs(
+            "args.value: merge without a key needs a map whose keys are strings",
+            path="args.value",
+        ) from None
+    return entries
+
+
+def _merged(key: str, stored: bytes | None, value: Value) -> Value:
+    """What the key has once the entries of `value` are in it."""
+    if value.entries() is None:
+        raise errors.InvalidArgs(
+            "args.value: merge needs a map; set puts another value", path="args.value"
+        )
+    if stored is None:
+        return value
+    before = _value(stored)
+    if before.entries() is None:
+        raise errors.InvalidArgs(
+            f"args.key: what {key[:100]!r} has is no map to merge into; set replaces it",
+            path="args.key",
+        )
+    return before.merged(value, "args.value")

@@ -1,0 +1,249 @@
+"""Session data: what a value means in each format, and how it is kept.
+
+A value is kept in the format in which it came, without what only that host could read, so that it
+goes back exactly to whoever uses that format, and is converted for everybody else.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from typing import Any
+
+import msgspec
+
+from bridge import salvage, tensors
+from bridge._etf import Atom, Opaque
+from bridge.codec import ETF, JSON, MSGPACK, Format, by_name
+from bridge.errors import InvalidArgs, NotEncodable
+from bridge.tensors import Tensor
+
+SHOWN = 100  # characters of a key in an error
+
+# What decoders and encoders raise.
+_FAILURES = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
+
+
+_NAMES = {datetime.datetime: "a timestamp", msgspec.msgpack.Ext: "an extension type"}
+
+
+class Value(msgspec.Struct, frozen=True):
+    """A value as it is kept.
+
+    data: encoded. format: a format's name. is_checked: `of` made it; earlier versions kept values
+    as they came.
+    """
+
+    data: bytes
+    format: str
+    is_checked: bool = False
+
+    @classmethod
+    def of(cls, raw: msgspec.Raw, format: Format, path: str) -> Value:
+        """A value from the wire. Raises InvalidArgs for what no session can keep, with its path."""
+        data = bytes(raw)
+        if format is MSGPACK:
+            data = _with_bin(data)
+        format.decode_args(msgspec.Raw(data), Any, path=path, undecodable="refuse")  # the check
+        if format is ETF:
+            data = ETF.encode(_without_atoms(ETF.decode(data), path))
+        return cls(data, format.name, True)
+
+    def in_format(self, format: Format, path: str) -> msgspec.Raw:
+        """The value for a reply in `format`. Raises NotEncodable, with the path of what it cannot
+        carry."""
+        own = by_name(self.format)
+        if own is None:
+            raise NotEncodable(f"{path} was written by a later version of this program", path=path)
+        try:
+            kept = self if self.is_checked else Value.of(msgspec.Raw(self.data), own, path)
+            if own is format:
+                return msgspec.Raw(kept.data)
+            value = own.decode(kept.data)
+            pairs = _Pairs()
+            converted = _Conversion(own, format, pairs).of(value, path)
+            if own is MSGPACK and pairs.has_other_keys:
+                pairs.check(kept.data, path)
+            return msgspec.Raw(format.encode(converted))
+        except NotEncodable:
+            raise
+        except RecursionError:
+            reason = "is nested too deeply"
+        except InvalidArgs as error:  # of a value that was not checked when it was written
+            raise NotEncodable(error.message, **error.details) from None
+        except _FAILURES as error:
+            reason = f"cannot be encoded as {format.name}: {error}"
+        raise NotEncodable(f"{path} {reason}", path=path)
+
+    def entries(self) -> dict[Any, msgspec.Raw] | None:
+        """The entries of a map, undecoded; None where the value is no map."""
+        format = by_name(self.format)
+        if format is None:
+            return None
+        try:
+            entries: dict[Any, msgspec.Raw] = format.decode(self.data, dict[Any, msgspec.Raw])
+        except _FAILURES:
+            return None
+        return entries
+
+    def merged(self, other: Value, path: str) -> Value:
+        """This map with the entries of another one. Raises InvalidArgs where no format can carry
+        both."""
+        for name in (self.format, other.format):
+            format = by_name(name)
+            if format is None:
+                continue
+            try:
+                both = [Value(bytes(each.in_format(format, path)), name) for each in (self, other)]
+            except NotEncodable:
+                continue
+            before, after = (each.entries() or {} for each in both)
+            kinds = {key: type(key) for key in before}
+            if all(kinds.get(key, type(key)) is type(key) for key in after):
+                return Value(format.encode(before | after), name, True)
+        raise InvalidArgs(
+            f"{path}: no format can carry both this and what is there already", path=path
+        )
+
+
+def below(path: str, key: Any) -> str:
+    """The path of an entry of a map at `path`."""
+    return f"{path}.{key if isinstance(key, str) else repr(key)}"[: len(path) + SHOWN]
+
+
+def _with_bin(data: bytes) -> bytes:
+    """`data` with bin in place of strings that are not UTF-8: some hosts pack all binaries so."""
+    try:
+        MSGPACK.decode(data)
+    except UnicodeDecodeError:
+        return salvage.msgpack_repair(data, False)
+    except _FAILURES:
+        pass  # decoding it again says what is wrong
+    return data
+
+
+def _without_atoms(value: Any, path: str) -> Any:
+    """`value` with text in place of atoms but those of tensors, which every host may know.
+
+    Raises InvalidArgs for terms that mean something in one node only.
+    """
+    kind = type(value)
+    if kind is Atom:
+        return str(value)
+    if kind is list:
+        items = []
+        for index, item in enumerate(value):
+            items.append(_without_atoms(item, f"{path}[{index}]"))
+        return items
+    if kind is dict:
+        entries = {}
+        for key, entry in value.items():
+            entries[_without_atoms(key, path)] = _without_atoms(entry, below(path, key))
+        return entries
+    if kind is tuple:
+        if _tensor_of_term(value) is not None:
+            return value
+        parts = []
+        for index, item in enumerate(value):
+            parts.append(_without_atoms(item, f"{path}[{index}]"))
+        return tuple(parts)
+    if kind is Opaque:
+        raise InvalidArgs(
+            f"{path}: a session cannot keep pids, ports, references, functions, bit strings,"
+            " improper lists, or maps whose keys are equal or are maps or lists",
+            path=path,
+        )
+    return value
+
+
+def _tensor_of_term(term: tuple[Any, ...]) -> Tensor | None:
+    if len(term) != 4 or type(term[0]) is not Atom or term[0] != "tensor":
+        return None
+    return _tensor(term)
+
+
+def _tensor_of_form(value: dict[Any, Any], own: Format) -> Tensor | None:
+    form = value.get("$tensor")
+    if len(value) != 1 or not isinstance(form, dict) or form.keys() != {"type", "shape", "data"}:
+        return None
+    is_encoded = isinstance(form["data"], str if own is JSON else bytes)
+    return _tensor(value) if is_encoded else None
+
+
+def _tensor(form: Any) -> Tensor | None:
+    try:
+        tensor = tensors.found(form, None, lambda found: found)
+    except (msgspec.ValidationError, RecursionError):
+        return None
+    return tensor if isinstance(tensor, Tensor) else None
+
+
+class _Pairs:
+    """The entries of maps that were found in a value; a map has lost some where keys are equal in
+    Python (1, 1.0 and true)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.has_other_keys = False
+
+    def check(self, data: bytes, path: str) -> None:
+        """Raise NotEncodable if `data`, a MessagePack value, has more."""
+        if salvage.msgpack_pairs(data) != self.count:
+            raise NotEncodable(f"{path}: a map with equal keys, as 1 and 1.0 are", path=path)
+
+
+class _Conversion:
+    """Values from one format to another."""
+
+    def __init__(self, own: Format, wanted: Format, pairs: _Pairs) -> None:
+        self._own = own
+        self._wanted = wanted
+        self._pairs = pairs
+
+    def of(self, value: Any, path: str) -> Any:
+        """`value` as the encoder of the wanted format takes it. Raises NotEncodable."""
+        kind = type(value)
+        if value is None or kind in (str, bool, int):
+            return value
+        if kind is float:
+            if self._wanted is not MSGPACK and not math.isfinite(value):
+                raise self._refused(str(value), path)
+            return value
+        if kind is dict:
+            tensor = None if self._own is ETF else _tensor_of_form(value, self._own)
+            if tensor is not None:
+                self._pairs.count += 1 + 3  # the form, and what is in it
+                return tensor
+            self._pairs.count += len(value)
+            entries = {}
+            for key, entry in value.items():
+                where = below(path, key)
+                if type(key) is not str:
+                    self._check_key(key, where)
+                entries[key] = self.of(entry, where)
+            return entries
+        if kind is list or kind is tuple:
+            tensor = _tensor_of_term(value) if kind is tuple else None
+            if tensor is not None:
+                return tensor
+            items = []
+            for index, item in enumerate(value):
+                items.append(self.of(item, f"{path}[{index}]"))
+            return items
+        if kind is bytes or kind is memoryview:
+            if self._wanted is JSON:
+                raise self._refused("bytes", path)
+            return value
+        raise self._refused(_NAMES.get(kind, kind.__name__), path)
+
+    def _check_key(self, key: Any, path: str) -> None:
+        self._pairs.has_other_keys = True
+        if self._wanted is JSON:
+            raise self._refused("a key that is no string", path)
+        if type(key) is tuple:
+            raise self._refused("a key that is a list or a tuple", path)
+        self.of(key, path)
+
+    def _refused(self, what: str, path: str) -> NotEncodable:
+        reason = f"{self._wanted.name} cannot carry {what}, which came as {self._own.name}"
+        return NotEncodable(f"{path}: {reason}", path=path)
