@@ -10,9 +10,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -61,6 +63,23 @@ def fork_and_return(args: Args, context: Any):
     return {"who": "parent", "status": os.waitstatus_to_exitcode(status)}
 
 
+@adapter.command("fork_and_change", Args, lane="session")
+def fork_and_change(args: Args, context: Any):
+    """Parent and child both change the session and return."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pid = os.fork()
+    context.session.records.put("note", "parent" if pid else "child", b"changed")
+    if pid:
+        os.waitpid(pid, 0)
+    return {"who": "parent" if pid else "child"}
+
+
+@adapter.command("read_change", Args)
+def read_change(args: Args, context: Any):
+    return {"notes": sorted(context.session.records.of("note"))}
+
+
 @both_lanes("fork_and_live")
 def fork_and_live(args: Args, context: Any):
     """The child lives on; a process of multiprocessing, or of a plain fork."""
@@ -100,9 +119,15 @@ def child(args: Args, context: Any):
 @both_lanes("descriptors")
 def descriptors(args: Args, context: Any):
     """Where the descriptors of a child point to."""
-    code = "ls -l /proc/self/fd"
-    output = subprocess.run(["sh", "-c", code], stdout=subprocess.PIPE, text=True, check=True)
-    return {"text": output.stdout}
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["sh", "-c", f"ls -l /proc/self/fd > {folder}/text"]
+        if args.way == "posix_spawn":
+            os.waitpid(os.posix_spawn("/bin/sh", command, os.environ), 0)
+        elif args.way == "system":
+            os.system(command[-1])
+        else:
+            subprocess.run(command, close_fds=args.way == "close_fds", check=True)
+        return {"text": Path(folder, "text").read_text()}
 
 
 @both_lanes("signals")

@@ -271,6 +271,8 @@ cdef class Context:
         self.stepped_ns = monotonic()
         if self.ended is not None:
             raise CallEnded(str(self.ended))
+        if in_fork():
+            raise CallEnded("this is a child of the worker")
 
     def wait(self, seconds):
         """Wait that long. Raises CallEnded as soon as the call is over."""

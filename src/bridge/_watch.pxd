@@ -1,1 +1,1 @@
-cdef bint in_fork() noexcept
+cpdef bint in_fork() noexcept

@@ -192,7 +192,8 @@ cdef extern from *:
     void bridge_kill_children() nogil
 
 
-cdef bint in_fork() noexcept:
+cpdef bint in_fork() noexcept:
+    """Whether this is the child of a fork, and so not the process that guarded its descriptors."""
     return watch_in_fork
 
 

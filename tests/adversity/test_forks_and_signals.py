@@ -46,6 +46,19 @@ def test_a_forked_child_that_comes_back_answers_nothing(worker, lane, way, statu
     assert worker.wait() == 0
 
 
+def test_a_forked_child_stores_nothing(start_peer, tmp_path):
+    """Of a durable session; what the parent changes is on disk."""
+    peer = start_peer("--store", f"sqlite:{tmp_path}/s.db", adapter="processes:adapter")
+    peer.call("create_session", {"session_id": "s", "durable": True})
+    for _ in range(3):
+        result = peer.call("fork_and_change", session_id="s")["result"]
+        assert result == {"who": "parent"}
+    peer.process.kill()
+    peer.wait()
+    peer = start_peer("--store", f"sqlite:{tmp_path}/s.db", adapter="processes:adapter")
+    assert peer.call("read_change", session_id="s")["result"] == {"notes": ["parent"]}
+
+
 @pytest.mark.parametrize("lane", LANES)
 @pytest.mark.parametrize("way", ["fork", "c", "multiprocessing"])
 def test_a_forked_child_that_lives_holds_no_pipe(worker, lane, way):
@@ -67,12 +80,13 @@ def test_sigterm_to_a_forked_child_ends_it_alone(worker, lane):
 
 
 @pytest.mark.parametrize("lane", LANES)
-def test_children_have_none_of_the_pipes(worker, lane):
+@pytest.mark.parametrize("way", ["close_fds", "inherit", "posix_spawn", "system"])
+def test_children_have_none_of_the_pipes(worker, lane, way):
     """Nor anything else of the worker but stderr, which is a pipe too."""
-    text = worker.call(f"descriptors{lane}")["result"]["text"]
+    text = worker.call(f"descriptors{lane}", {"way": way})["result"]["text"]
     pipes = dict(re.findall(r"(\d+) -> (pipe:\[\d+\])", text))
     own = {os.readlink(f"/proc/self/fd/{end.fileno()}") for end in (worker.input, worker.output)}
-    assert set(pipes) == {"1", "2"}
+    assert set(pipes) == {"2"}
     assert not own & set(pipes.values())
 
 

@@ -20,6 +20,7 @@ from bridge import errors
 from bridge._dispatch import Command, Context, Path, timestamp
 from bridge._framing import DEFAULT_MAX_FRAME, Frame, Outbox
 from bridge._histogram import now_ns
+from bridge._watch import in_fork
 from bridge.adapter import Adapter, AdapterFailed, CommandSpec
 from bridge.array_args import is_about_arrays
 from bridge.codec import Format, by_first_byte, by_name
@@ -378,11 +379,6 @@ class Dispatcher:
         """End the child of a fork that comes back from a handler: the worker answers the call."""
         process.end_fork(error)
 
-    def forked(self) -> None:
-        """In the child of a fork: every call is over there."""
-        for context in list(self.calls.open.values()):
-            context.ended = errors.Cancelled("this is a child of the worker")
-
     @property
     def stuck_s(self) -> float:
         """Seconds for which no thread was free and none made progress, once these are
@@ -464,10 +460,10 @@ def _in_turn(sessions: Sessions, handler: Handler, args: Any, context: Context) 
     session: Session = context.session
     try:
         result = handler(args, context)
-        if context.has_turn:
+        if context.has_turn and not in_fork():
             session.commit()
     except BaseException:
-        if context.has_turn:
+        if context.has_turn and not in_fork():
             session.undo()
         raise
     return result

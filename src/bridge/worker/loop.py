@@ -164,7 +164,7 @@ def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options
 
     process.on_sigterm(stop)
     telemetry.info(f"ready, with the adapter {dispatcher.adapter.name}")
-    os.register_at_fork(after_in_child=dispatcher.forked)
+    os.register_at_fork(after_in_child=lambda: telemetry.forward(None, dispatcher))
     try:
         error = serve(
             reader,
