@@ -15,6 +15,7 @@ import dspy
 from dspy.adapters.utils import apply_output_field_defaults, format_field_value
 
 from bridge.adapters.dspy import streaming
+from bridge.adapters.dspy.labels import Labelled, label_of, labelled
 from bridge.adapters.dspy.replies import read_fields
 from bridge.adapters.dspy.values import read_value
 
@@ -48,15 +49,30 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
     ) -> list[dict[str, Any]]:
         run = streaming.running.get()
         if run is not None:
-            run.fields = tuple(signature.output_fields)
+            run.fields = tuple(labelled(signature.output_fields))
         values: list[dict[str, Any]] = super().__call__(lm, lm_kwargs, signature, demos, inputs)
         return values
 
     def format_system_message(self, signature: Any) -> str:
-        return _once(self._system, signature, super().format_system_message)
+        format = super().format_system_message
+        return _once(self._system, signature, lambda: format(Labelled(signature)))
 
     def user_message_output_requirements(self, signature: Any) -> str:
-        return _once(self._requirements, signature, super().user_message_output_requirements)
+        format = super().user_message_output_requirements
+        return _once(self._requirements, signature, lambda: format(Labelled(signature)))
+
+    def format_assistant_message_content(
+        self, signature: Any, outputs: dict[str, Any], missing_field_message: Any = None
+    ) -> str:
+        values = {
+            label_of(name, field): outputs[name]
+            for name, field in signature.output_fields.items()
+            if name in outputs
+        }
+        text: str = super().format_assistant_message_content(
+            Labelled(signature), values, missing_field_message
+        )
+        return text
 
     def format_user_message_content(
         self,
@@ -70,7 +86,9 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
         parts = [prefix]
         for name, field in signature.input_fields.items():
             if name in inputs:
-                parts.append(f"[[ ## {name} ## ]]\n{_value_text(field, inputs[name])}")
+                parts.append(
+                    f"[[ ## {label_of(name, field)} ## ]]\n{_value_text(field, inputs[name])}"
+                )
         if main_request:
             parts.append(self.user_message_output_requirements(signature))
         text = "\n\n".join([*parts, suffix]).strip()
@@ -80,11 +98,13 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
 
     def parse(self, signature: Any, completion: str) -> dict[str, Any]:
         fields: dict[str, Any] = {}
-        for name, text in read_fields(completion, signature.output_fields).texts.items():
+        names = {label_of(name, field): name for name, field in signature.output_fields.items()}
+        for label, text in read_fields(completion, names).texts.items():
+            name = names[label]
             try:
                 fields[name] = read_value(text, signature.output_fields[name].annotation)
             except Exception as error:  # of several parsers, on text that anybody may have written
-                raise _unreadable(signature, completion, name, error) from error
+                raise _unreadable(signature, completion, label, error) from error
         fields = apply_output_field_defaults(signature, fields)
         if fields.keys() != signature.output_fields.keys():
             raise dspy.AdapterParseError(type(self).__name__, signature, completion)
@@ -99,17 +119,17 @@ def _value_text(field: Any, value: Any) -> str:
     return _HEADER.sub(r"\1 ", text)
 
 
-def _unreadable(signature: Any, reply: str, name: str, error: Exception) -> dspy.AdapterParseError:
+def _unreadable(signature: Any, reply: str, label: str, error: Exception) -> dspy.AdapterParseError:
     reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
     failure = dspy.AdapterParseError("ChatAdapter", signature, reply)
-    failure.field, failure.reason = name, reason
+    failure.field, failure.reason = label, reason
     return failure
 
 
-def _once(known: Texts, signature: Any, make: Callable[[Any], str]) -> str:
+def _once(known: Texts, signature: Any, make: Callable[[], str]) -> str:
     text = known.get(signature)
     if text is None:
-        text = known[signature] = make(signature)
+        text = known[signature] = make()
     return text
 
 

@@ -8,6 +8,7 @@ import dspy
 from dspy import lm15
 
 from bridge import errors
+from bridge.adapters.dspy.labels import label_of
 from bridge.adapters.dspy.replies import read_fields, well_formed
 from bridge.redaction import SEARCHED, shorten
 
@@ -70,8 +71,8 @@ def unreadable(
     error: dspy.AdapterParseError, reply: str, names: Mapping[str, str], *, truncated: bool
 ) -> errors.LMError:
     """The error for a reply without the fields that are wanted, or with one of another type.
-    names: the host's names of fields, by DSPy's."""
-    wanted = list(error.signature.output_fields)
+    names: the host's names of fields, by what prompts call them."""
+    wanted = [label_of(*named) for named in error.signature.output_fields.items()]
     headers = dict.fromkeys(read_fields(reply, wanted).headers)
     found = [name for name in headers if name != "completed"][:_MOST_FIELDS]
     missing = [name for name in wanted if name not in headers]

@@ -18,6 +18,7 @@ from bridge import errors
 from bridge.activity import around
 from bridge.adapters.dspy import chat, streaming, tools
 from bridge.adapters.dspy.failures import lm_error, unreadable
+from bridge.adapters.dspy.labels import LABEL
 from bridge.adapters.dspy.messages import LMSettings, RunOptions
 from bridge.adapters.dspy.models import Model, from_environment, in_time
 from bridge.adapters.dspy.providers import GEMINI, full_model
@@ -42,8 +43,9 @@ class Runner:
         self.module = module
         self.inputs = {field.name: field for field in signature.inputs}
         self._checks = {field.name: _check(field) for field in signature.inputs}
-        self.names = {field.safe_name: field.name for field in signature.outputs}
-        self._host_names = set(self.names.values())
+        self.labels = {field.label: field.name for field in signature.outputs}
+        self._names = {field.python_name: field.name for field in signature.outputs}
+        self._host_names = set(self._names.values())
 
     def arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The module's arguments. Raises InvalidArgs naming what is undeclared, missing, wrong."""
@@ -68,7 +70,7 @@ class Runner:
                 missing=missing,
             )
         return {
-            field.safe_name: self._value(field, inputs.get(name))
+            field.python_name: self._value(field, inputs.get(name))
             for name, field in self.inputs.items()
         }
 
@@ -79,9 +81,9 @@ class Runner:
         that name; trajectories are events.
         """
         return {
-            self.names.get(name, name): _plain(value)
+            self._names.get(name, name): _plain(value)
             for name, value in prediction.items()
-            if name in self.names or (name == "reasoning" and name not in self._host_names)
+            if name in self._names or (name == "reasoning" and name not in self._host_names)
         }
 
     def _value(self, field: Field, value: Any) -> Any:
@@ -155,6 +157,8 @@ def _react(signature: Signature, tools: tuple[Tool, ...], max_iters: int | None)
     names = model_names(tools, ("finish",))  # which is DSPy's own
     made = [_dspy_tool(tool, name) for tool, name in zip(tools, names, strict=True)]
     module = dspy.ReAct(_dspy_signature(signature), made, max_iters=iterations)
+    react = module.react.signature
+    module.react.signature = react.with_instructions(signature.with_labels(react.instructions))
     return Runner(signature, module)
 
 
@@ -209,7 +213,7 @@ def execute(
     elif config:
         arguments["config"] = config
     started = time.monotonic()
-    run = streaming.Run(context, runner.names, chosen.answers(context.session.state))
+    run = streaming.Run(context, runner.labels, chosen.answers(context.session.state))
     with _told(program):
         token = streaming.running.set(run)
         try:
@@ -273,30 +277,32 @@ def _chosen(program: Program, model: Model | None, context: Context) -> Model:
 
 
 def _dspy_signature(signature: Signature) -> Any:
-    fields = {
-        field.safe_name: (field.type, make(desc=_described(field)))
-        for make, side in (
-            (dspy.InputField, signature.inputs),
-            (dspy.OutputField, signature.outputs),
-        )
-        for field in side
-    }
+    fields = {}
+    for make, side in (
+        (dspy.InputField, signature.inputs),
+        (dspy.OutputField, signature.outputs),
+    ):
+        for field in side:
+            made = make(desc=_described(field))
+            made.json_schema_extra[LABEL] = field.label
+            fields[field.python_name] = (field.type, made)
     return dspy.make_signature(fields, signature.description or _instructions(signature))
 
 
 def _instructions(signature: Signature) -> str:
     """DSPy's own words for a signature that comes without any."""
     inputs, outputs = (
-        ", ".join(f"`{field.safe_name}`" for field in side)
+        ", ".join(f"`{field.label}`" for field in side)
         for side in (signature.inputs, signature.outputs)
     )
     return f"Given the fields {inputs}, produce the fields {outputs}."
 
 
 def _described(field: Field) -> str:
-    if field.safe_name == field.name:
+    if field.label == field.name:
         return field.description
-    return f"{field.name}: {field.description}" if field.description else field.name
+    name = " ".join(field.name.split())
+    return f"{name}: {field.description}" if field.description else name
 
 
 def _check(field: Field) -> pydantic.TypeAdapter[Any]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from dspy import lm15
 
+from bridge.adapters.dspy import streaming
+
 Answers = list[Any] | dict[str, Any]
 
 
@@ -62,7 +64,16 @@ def _text(answer: Any) -> str:
     if not isinstance(answer, dict):
         return answer if isinstance(answer, str) else json.dumps(answer)
     fields = (
-        f"[[ ## {name} ## ]]\n{value if isinstance(value, str) else json.dumps(value)}"
+        f"[[ ## {_label(name)} ## ]]\n{value if isinstance(value, str) else json.dumps(value)}"
         for name, value in answer.items()
     )
     return "\n\n".join([*fields, "[[ ## completed ## ]]"])
+
+
+def _label(name: str) -> str:
+    """What the prompt calls the host's field `name`."""
+    run = streaming.running.get()
+    if run is None or name in run.fields:
+        return name
+    labels = {name: label for label, name in run.names.items()}
+    return labels.get(name, name)

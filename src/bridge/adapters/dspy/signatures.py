@@ -6,8 +6,7 @@ Never DSPy's string parser: it imports modules by the names it meets.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from functools import cache
+import secrets
 from typing import Any
 
 import msgspec
@@ -17,18 +16,16 @@ from bridge.adapters.dspy.types import TypeNameError, parse_type
 from bridge.codec import Format
 from bridge.errors import InvalidArgs
 
-# Control arguments of DSPy's modules, and the fields that its modules and formats add themselves.
-_CONTROL = frozenset(
-    re.findall(
-        r"\w+",
-        """
-    args config kwargs lm demos module prediction max_iters new_signature n self reasoning
-    trajectory history tools termination_reason completed observation next_thought
-    next_tool_name next_tool_args
-    """,
-    )
+# Sections that DSPy's modules and its chat format add to a prompt.
+_SECTIONS = frozenset(
+    {
+        *("completed", "reasoning"),
+        *("trajectory", "next_thought", "next_tool_name", "next_tool_args"),
+    }
 )
-_SAFE = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_LABEL = re.compile(r"\w{1,64}")
+# Python's names of fields must not be in anybody's text, see `Signature.with_labels`.
+_STEM = f"field_{secrets.token_hex(4)}_"
 MAX_FIELDS = 256
 
 
@@ -61,10 +58,12 @@ class SignatureDefinition(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Field(msgspec.Struct, frozen=True):
-    """name: the host's. safe_name: DSPy's. type_name: as the host wrote it."""
+    """name: the host's. label: what prompts call it. python_name: what DSPy calls it, which takes
+    other names for its own. type_name: as the host wrote it."""
 
     name: str
-    safe_name: str
+    label: str
+    python_name: str
     type_name: str
     description: str
 
@@ -93,36 +92,50 @@ class Signature(msgspec.Struct, frozen=True):
         parsed = format.decode_args(
             definition, SignatureDefinition, path=path, undecodable="replace"
         )
-        taken: set[str] = set()
-        inputs = _fields(parsed.inputs, f"{path}.inputs", taken)
-        outputs = _fields(parsed.outputs, f"{path}.outputs", taken)
+        inputs = _named(parsed.inputs, f"{path}.inputs")
+        outputs = _named(parsed.outputs, f"{path}.outputs")
         if not outputs:
             path = f"{path}.outputs"
             raise InvalidArgs(f"{path}: at least one output is needed", path=path)
-        return cls(parsed.name or "Signature", parsed.description or "", inputs, outputs)
+        labels = _labels([name for name, _, _ in (*inputs, *outputs)])
+        fields = [
+            _field(*named, label, index)
+            for index, (named, label) in enumerate(zip((*inputs, *outputs), labels, strict=True))
+        ]
+        return cls(
+            parsed.name or "Signature",
+            parsed.description or "",
+            tuple(fields[: len(inputs)]),
+            tuple(fields[len(inputs) :]),
+        )
+
+    def with_labels(self, text: str) -> str:
+        """A text of DSPy's that names fields, with their labels."""
+        for field in (*self.inputs, *self.outputs):
+            text = text.replace(f"`{field.python_name}`", f"`{field.label}`")
+        return text
 
 
-def _fields(definitions: Definitions, path: str, taken: set[str]) -> tuple[Field, ...]:
+def _named(definitions: Definitions, path: str) -> list[tuple[str, str, FieldDefinition]]:
+    """(name, path, definition) of each field, in order. Raises InvalidArgs for a wrong name."""
     if len(definitions) > MAX_FIELDS:
         raise InvalidArgs(f"{path}: more than {MAX_FIELDS} fields", path=path)
+    if isinstance(definitions, dict):
+        named = [(name, f"{path}.{name}", entry) for name, entry in definitions.items()]
+    else:
+        named = [(entry.name, f"{path}[{i}]", entry) for i, entry in enumerate(definitions)]
     names: set[str] = set()
-    fields = []
-    for name, at, definition in _named(definitions, path):
+    for name, at, _ in named:
         if not name.strip() or name in names:
             reason = "a field needs a name" if name not in names else f"second field {name!r}"
             raise InvalidArgs(f"{at}: {reason}", path=at)
         names.add(name)
-        type_name = _checked(definition.type or "string", f"{at}.type")
-        safe = _safe_name(name, taken)
-        fields.append(Field(name, safe, type_name, definition.description or ""))
-    return tuple(fields)
+    return named
 
 
-def _named(definitions: Definitions, path: str) -> Iterable[tuple[str, str, FieldDefinition]]:
-    """(name, path, definition) of each field, in order."""
-    if isinstance(definitions, dict):
-        return [(name, f"{path}.{name}", entry) for name, entry in definitions.items()]
-    return [(entry.name, f"{path}[{index}]", entry) for index, entry in enumerate(definitions)]
+def _field(name: str, path: str, definition: FieldDefinition, label: str, index: int) -> Field:
+    type_name = _checked(definition.type or "string", f"{path}.type")
+    return Field(name, label, f"{_STEM}{index}", type_name, definition.description or "")
 
 
 def _checked(type_name: str, path: str) -> str:
@@ -133,23 +146,28 @@ def _checked(type_name: str, path: str) -> str:
     return type_name
 
 
-@cache
-def _taken() -> frozenset[str]:
-    """Names that no field can have: a field must not shadow an attribute of DSPy's classes."""
-    import dspy
+def _labels(names: list[str]) -> list[str]:
+    """A label for each field: its name where that is a word and nothing else in a prompt has it,
+    else one like it. Inputs and outputs do not share one either."""
+    labels: dict[int, str] = {}
+    taken = set(_SECTIONS)
+    for index, name in enumerate(names):
+        if _LABEL.fullmatch(name) and name not in taken:
+            labels[index] = name
+            taken.add(name)
+    for index, name in enumerate(names):
+        if index not in labels:
+            labels[index] = _other_label(name, taken)
+            taken.add(labels[index])
+    return [labels[index] for index in range(len(names))]
 
-    classes = (dspy.Signature, type(dspy.Signature), dspy.Prediction, dspy.Predict)
-    return _CONTROL.union(*map(dir, classes))
 
-
-def _safe_name(name: str, taken: set[str]) -> str:
-    """A name for DSPy, adding it to `taken`: inputs and outputs must not share one either."""
-    safe = name if _SAFE.fullmatch(name) else re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")
-    if not _SAFE.fullmatch(safe):
-        safe = f"field_{safe}"[:56]
-    stem, count = safe, 1
-    while safe in taken or safe in _taken() or safe.startswith("model_"):
+def _other_label(name: str, taken: set[str]) -> str:
+    word = re.sub(r"\W+", "_", name).strip("_")[:50]
+    stem = f"field_{word}"
+    label = stem if not word or word in taken else word
+    count = 1
+    while label in taken:
         count += 1
-        safe = f"field_{stem}"[:56] if count == 2 else f"field_{stem}"[:56] + f"_{count}"
-    taken.add(safe)
-    return safe
+        label = f"{stem}_{count}"
+    return label

@@ -34,10 +34,10 @@ log = logging.getLogger("bridge.lm")
 
 
 class Run:
-    """One run of a program: its call, the host's names of its output fields, and the answers that
-    its session keeps, if it does.
+    """One run of a program: its call, the host's names of its output fields by their labels (what
+    prompts call them), and the answers that its session keeps, if it does.
 
-    fields: those that the request under way asks for, by DSPy's names. reply: the text of the last
+    fields: the labels of those that the request under way asks for. reply: the text of the last
     response. truncated: whether some response was cut off. attempts: how often the last request
     was sent.
     """

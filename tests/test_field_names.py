@@ -1,0 +1,209 @@
+"""Fields may have any name: the host's own on every way in and out, and in the prompt."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import dspy
+import pytest
+
+from bridge import Dispatcher
+from bridge._framing import Frame, Outbox
+from bridge.adapters.dspy import adapter
+from bridge.adapters.dspy.scripted import ScriptedAnswers
+from bridge.adapters.dspy.signatures import _STEM
+from bridge.worker.control import control
+
+NAMES = [
+    # parameters of DSPy's modules and of what wraps them
+    *("instance", "self", "config", "lm", "demos", "signature", "new_signature", "prediction"),
+    *("args", "kwargs", "module", "max_iters", "tools", "callbacks", "base", "completions", "n"),
+    # attributes of pydantic's and DSPy's classes
+    *("model_config", "model_fields", "fields", "copy", "json", "dict", "schema", "items", "keys"),
+    *("values", "get", "instructions", "input_fields", "validate", "construct", "dspy_uuid"),
+    # words of Python
+    *("class", "def", "None", "True", "import", "lambda", "print", "__init__", "__class__", "_x"),
+    *("__", "type", "id", "mro"),
+    # sections of DSPy's own
+    *("reasoning", "trajectory", "next_thought", "next_tool_name", "next_tool_args", "completed"),
+    *("thought_0", "tool_name_0", "tool_args_0", "observation_0", "finish", "history"),
+    # no words
+    *("first name", "first_name", "first-name", "a.b", "2nd", "?", "größe", "名前", "\U0001f600"),
+    *("a/b", "[[ ## x ## ]]", "line\nbreak", "x" * 300, "q`", "Question", "question"),
+]
+TYPES = ("predict", "chain_of_thought", "react")
+
+
+@pytest.fixture
+def prompts(monkeypatch):
+    """[(system, last message)] of all requests that reach a scripted model."""
+    seen = []
+    complete = ScriptedAnswers.complete
+
+    def recorded(self, request):
+        system = request.system if isinstance(request.system, str) else _text(request.system)
+        seen.append((system, _text(request.messages[-1].parts)))
+        return complete(self, request)
+
+    monkeypatch.setattr(ScriptedAnswers, "complete", recorded)
+    return seen
+
+
+def _text(parts):
+    return "".join(part.text for part in parts)
+
+
+@pytest.fixture
+def ask():
+    """ask(command, **args): its result; `events` gets those of a streamed call."""
+    dispatcher = Dispatcher(adapter)
+    dispatcher.add(control(dispatcher))
+    ids = itertools.count(1)
+
+    def ask(command, events=None, **args):
+        request = {"id": next(ids), "command": command, "args": args, "stream": events is not None}
+        payload = json.dumps(request).encode()
+        if events is None:
+            reply = json.loads(dispatcher.call(payload, 60))
+        else:
+            reply = _streamed(dispatcher, payload, events)
+        assert reply["success"], reply
+        return reply["result"]
+
+    return ask
+
+
+def _streamed(dispatcher, payload, events):
+    import queue
+
+    arrived = queue.SimpleQueue()
+    dispatcher.path.answer(Frame.of(payload), Outbox(), arrived.put)
+    while True:
+        message = json.loads(arrived.get(timeout=60).payload())
+        if "success" in message:
+            return message
+        events.append((message["event"], message["data"]))
+
+
+def run(ask, program_type, inputs, outputs, events=None):
+    """The outputs of a program with these fields, whose model answers `outputs`."""
+    signature = {"inputs": [{"name": n} for n in inputs], "outputs": [{"name": n} for n in outputs]}
+    ask("register_tools", tools=[{"name": "look"}])
+    ask("create_program", id="p", signature=signature, program_type=program_type)
+    step = {"next_thought": "so", "next_tool_name": "finish", "next_tool_args": {}}
+    answer = outputs if program_type == "predict" else {"reasoning": "so", **outputs}
+    ask("configure_lm", provider="scripted", answers=[step, answer][program_type != "react" :])
+    result = ask("execute_program", events=events, program_id="p", inputs=inputs)
+    ask("delete_program", program_id="p")
+    return result["outputs"]
+
+
+@pytest.mark.parametrize("program_type", TYPES)
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name(ask, prompts, name, program_type):
+    """An input and an output of it, beside others: values, chunks, and what the model is shown."""
+    outputs = {"answer": "fine"}
+    if not (name == "reasoning" and program_type != "predict"):
+        outputs[name] = "the output"
+    inputs = {name: "the input", "other": "more"}
+    events = []
+    found = run(ask, program_type, inputs, outputs, events)
+    assert {key: found[key] for key in outputs} == outputs
+    chunks = {}
+    for event, data in events:
+        if event == "chunk":
+            chunks[data["field"]] = chunks.get(data["field"], "") + data["text"]
+    assert {key: chunks[key] for key in outputs} == outputs
+    for system, message in prompts:
+        assert " ".join(name.split()) in " ".join(system.split())
+        assert "the input" in message
+        assert _STEM not in system + message
+
+
+@pytest.mark.parametrize("program_type", TYPES)
+def test_all_names_at_once(ask, prompts, program_type):
+    """None takes another's value, in one signature as inputs and as outputs."""
+    inputs = {name: f"in {index}" for index, name in enumerate(NAMES)}
+    outputs = {name: f"out {index}" for index, name in enumerate(NAMES)}
+    if program_type != "predict":
+        del outputs["reasoning"]
+    found = run(ask, program_type, inputs, outputs)
+    assert {key: value for key, value in found.items() if key in outputs} == outputs
+    for index in range(len(NAMES)):
+        assert f"\nin {index}\n" in prompts[-1][1]
+
+
+def test_names_that_differ_in_what_a_prompt_cannot_show(ask):
+    """They stay apart, whichever comes first."""
+    for names in (["a b", "a_b", "a-b"], ["a_b", "a b", "a.b"]):
+        values = {name: str(index) for index, name in enumerate(names)}
+        assert run(ask, "predict", values, values) == values
+
+
+@pytest.mark.parametrize("name", ["question", "config", "instance", "model_config", "_x", "größe"])
+def test_the_model_sees_words_as_they_are(ask, prompts, name):
+    """As sections and in the list of fields."""
+    run(ask, "predict", {name: "?"}, {"answer": "fine"})
+    system, message = prompts[0]
+    assert f"1. `{name}` (str):\n" in system
+    assert f"[[ ## {name} ## ]]\n{{{name}}}" in system
+    assert message.startswith(f"[[ ## {name} ## ]]\n?\n")
+
+
+def test_the_model_sees_other_names_before_the_description(ask, prompts):
+    """Beside the word that it is asked to use."""
+    run(ask, "predict", {"first name": "?"}, {"first name": "fine"})
+    system, _ = prompts[0]
+    assert "1. `first_name` (str): first name\n" in system
+    assert "1. `field_first_name` (str): first name\n" in system
+
+
+@pytest.mark.parametrize("program_type", TYPES)
+def test_prompts_of_ordinary_names_are_those_of_dspy(ask, prompts, program_type):
+    """To the letter: of each program type, with a description and without."""
+    fields = {
+        "question": (str, dspy.InputField(desc="what is asked")),
+        "passages": (list[str], dspy.InputField(desc="")),
+        "answer": (str, dspy.OutputField(desc="")),
+        "score": (float, dspy.OutputField(desc="0 to 1")),
+    }
+    definition = {
+        "inputs": [
+            {"name": "question", "description": "what is asked"},
+            {"name": "passages", "type": "list<string>"},
+        ],
+        "outputs": [
+            {"name": "answer"},
+            {"name": "score", "type": "float", "description": "0 to 1"},
+        ],
+    }
+    inputs = {"question": "Where?", "passages": ["Here.", "There."]}
+    step = {"next_thought": "so", "next_tool_name": "finish", "next_tool_args": {}}
+    answer = {"reasoning": "so", "answer": "here", "score": 1}
+    answers = [step, answer] if program_type == "react" else [answer]
+    modules = {"predict": dspy.Predict, "chain_of_thought": dspy.ChainOfThought}
+    ask("register_tools", tools=[{"name": "look", "description": "Looks.", "args": {"at": {}}}])
+    for description in ("Answer `question`.", None):
+        ask("configure_lm", provider="scripted", answers=answers)
+        signature = (
+            definition if description is None else {**definition, "description": description}
+        )
+        ask("create_program", id="p", signature=signature, program_type=program_type)
+        ask("execute_program", program_id="p", inputs=inputs)
+        ask("delete_program", program_id="p")
+        ours, prompts[:] = prompts[:], []
+        default = "Given the fields `question`, `passages`, produce the fields `answer`, `score`."
+        own = dspy.make_signature(fields, description or default)
+        if program_type == "react":
+            tool = dspy.Tool(
+                lambda **args: "", name="look", desc="Looks.", args={"at": {}}, arg_types={}
+            )
+            module = dspy.ReAct(own, [tool])
+        else:
+            module = modules[program_type](own)
+        lm = dspy.LM("scripted/answers", engine=ScriptedAnswers(answers), cache=False)
+        with dspy.context(lm=lm, adapter=dspy.ChatAdapter(), disable_history=True):
+            module(**inputs)
+        theirs, prompts[:] = prompts[:], []
+        assert ours == theirs
