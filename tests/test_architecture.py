@@ -22,6 +22,7 @@ GROUND = {
     "codec",
     "telemetry",
     "redaction",
+    "secret_values",
     "addresses",
     "activity",
     "adapter",

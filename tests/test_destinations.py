@@ -225,7 +225,9 @@ def test_a_gemini_programs_model_is_checked_when_it_is_made(dispatcher):
 # Keys.
 
 
-@pytest.mark.parametrize("bad", ["\n", "\0", "\x7f", "\x1b", "\r\nX-Other: 1", "\t", "€", "\u2028"])
+@pytest.mark.parametrize(
+    "bad", ["\n", "\0", "\x7f", "\x1b", "\r\nX-Other: 1", "\t", "ü", "€", "\u2028"]
+)
 @pytest.mark.parametrize("session", [{}, {"session_id": "s"}])
 def test_a_key_that_cannot_be_sent_is_refused(bad, session, dispatcher):
     """Without printing it."""

@@ -16,7 +16,8 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 from bridge import redaction
-from bridge.redaction import hold, is_secret, redact, redact_in
+from bridge.redaction import hold, redact, redact_in
+from bridge.secret_values import is_secret
 
 KEY = "sk-proj-Zq8/vT+3xW_1mB=="
 ODD = "p\"w\\ö\n\t/'ß&<7 é  x%9"

@@ -1,29 +1,28 @@
 """Redaction: keeps secrets out of every text that leaves the process as an error, a log or a span.
 
-A value counts as a secret by `is_secret`. It is redacted while somebody holds it (`hold`), in each
-form that `forms_of` lists, within its scope: everywhere, or in texts of one session's calls. What
-only looks like a credential (`Authorization: …`, `://user:password@`) is redacted without that.
+What counts as a secret, and its forms, are in secret_values.py. It is redacted while somebody holds
+it (`hold`), within its scope: everywhere, or in texts of one session's calls. What only looks like
+a credential (`Authorization: …`, `://user:password@`) is redacted without that.
 """
 
 from __future__ import annotations
 
 import bisect
-import math
 import os
-import re
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from bridge.errors import QuotaExceeded
 
+if TYPE_CHECKING:
+    from re import Match
+
 MASK = "***"
 SHORTEST = 8  # characters of a secret, and of each of its forms
-LEAST_BITS = 24.0  # of Shannon entropy in a secret's characters
-SHORTEST_WORDS = 20  # characters, of a secret that consists of words
-SHORTEST_NUMBER = 16  # characters, of a secret without letters
 CERTAIN = 16  # characters: a beginning of a secret that long is redacted wherever it stands
 MOST_SECRETS = 50_000
 LONGEST_FORM = 1 << 16  # characters of it that are compared
@@ -33,27 +32,6 @@ DEEPEST = 64  # levels of lists and maps that are searched
 ANY = object()
 # The session whose secrets are redacted besides those of the process. ANY: all sessions'.
 session: ContextVar[object] = ContextVar("session", default=ANY)
-
-_WORDS = re.compile(
-    r"(?:[A-Z]+|[A-Z]?[a-z]+(?:[A-Z][a-z]{2,})*)(?:[ _.,:/-]+[A-Za-z][a-z]*|[A-Z]+)*"
-)
-
-
-def is_secret(value: str) -> bool:
-    """Return whether `value` is too long and too random to be part of a text by chance.
-
-    It has at least 8 characters with 24 bits of Shannon entropy together; words joined by spaces
-    or punctuation count from 20 characters, and what has no letter from 16.
-    """
-    if len(value) < SHORTEST:
-        return False
-    if _WORDS.fullmatch(value):
-        return len(value) >= SHORTEST_WORDS
-    if len(value) < SHORTEST_NUMBER and not any(map(str.isalpha, value)):
-        return False
-    length = len(value)
-    counts = Counter(value).values()
-    return -sum(count * math.log2(count / length) for count in counts) >= LEAST_BITS
 
 
 class Hold:
@@ -80,6 +58,8 @@ def hold(values: Iterable[str], session_id: str | None = None) -> Hold:
 
     Raises QuotaExceeded for more secrets than MOST_SECRETS.
     """
+    from bridge.secret_values import forms_of, is_secret  # not needed for a worker's start
+
     found = frozenset(filter(is_secret, values))
     with _changing:
         _drop_released()
@@ -100,8 +80,7 @@ def hold(values: Iterable[str], session_id: str | None = None) -> Hold:
 def redact(text: str) -> str:
     """Return `text` with each secret replaced by `***`."""
     read_environment(once=True)
-    if _MARKS.search(text):
-        text = _CREDENTIALS.sub(_masked, text)
+    text = _credentials()(_masked, text)
     pieces: list[str] = []
     copied = 0
     for start, end in _found(text, session.get()):
@@ -254,100 +233,28 @@ def _is_cut(text: str, end: int) -> bool:
     return end == len(text) or text.startswith(("…", "..."), end)
 
 
-_MARKS = re.compile(r"://|[?&]|(?i:api-key|authori|bearer|basic)")
-_CREDENTIALS = re.compile(
-    r"""
-    (://[^\s/@:?\#'"]*:)[^\s/@'"]+(?=@)
-    | (\b(?:proxy-)?authorization["']?\s*[:=]\s*(?:[bu]?["'])?(?:(?:bearer|basic|token)\s+)?)
-      [^\s"',;(){}]{4,}
-    | (\b(?:x-|x-goog-)?api-key["']?\s*[:=]\s*(?:[bu]?["'])?)[^\s"',;(){}]{4,}
-    | (\b(?:bearer|basic)\s+)(?=[^\s"']*[0-9=])[\w.~+/=-]{8,}
-    | ([?&](?:api[_-]?key|key|access[_-]?token|token|sig|signature|secret|password)=)[^&\s"'\#<>]+
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
+@cache
+def _credentials() -> Callable[..., str]:
+    """Return what replaces credentials that are known by what stands before them."""
+    import re
+
+    return re.compile(
+        r"""
+        (://[^\s/@:?\#'"]*:)[^\s/@'"]+(?=@)
+        | (\b(?:proxy-)?authorization["']?\s*[:=]\s*(?:[bu]?["'])?(?:(?:bearer|basic|token)\s+)?)
+          [^\s"',;(){}]{4,}
+        | (\b(?:x-|x-goog-)?api-key["']?\s*[:=]\s*(?:[bu]?["'])?)[^\s"',;(){}]{4,}
+        | (\b(?:bearer|basic)\s+)(?=[^\s"']*[0-9=])[\w.~+/=-]{8,}
+        | ([?&](?:api[_-]?key|key|access[_-]?token|token|sig|signature|secret|password)=)
+          [^&\s"'\#<>]+
+        """,
+        re.VERBOSE | re.IGNORECASE,
+    ).sub
 
 
-def _masked(match: re.Match[str]) -> str:
+def _masked(match: Match[str]) -> str:
     return f"{match[match.lastindex or 0]}{MASK}"
 
-
-# What a secret looks like.
-
-_PLAIN = re.compile(r"[A-Za-z0-9._~-]+")  # characters that nobody escapes
-_PERCENT = re.compile(r"%[0-9A-F]{2}")
-_UNICODE = re.compile(r"\\[ux][0-9a-f]{2,4}")
-_SAFE = ("", "/", "!$&'()*+,;=:@/", "!$&'()*+,;=:@/?")  # what different libraries leave as it is
-
-
-def forms_of(secret: str) -> frozenset[str]:
-    """Return the texts that `secret` appears as: itself, with white space squeezed or left out,
-    escaped as in Python, JSON (twice, too), HTML or a URL, and in base64, also as a part of what
-    was encoded (`user:secret`)."""
-    forms: set[str] = set()
-    for text in {secret, secret.strip(), " ".join(secret.split()), "".join(secret.split())}:
-        forms.add(text)
-        if not _PLAIN.fullmatch(text):
-            quoted = _quoted(text)
-            forms |= quoted | _in_url(text)
-            forms |= {html for once in quoted for html in _quoted(once)}
-    for encoding in ("utf-8", "latin-1"):
-        forms |= _in_base64(secret.strip().encode(encoding, "replace"))
-    return frozenset(form for form in forms if len(form) >= SHORTEST)
-
-
-def _quoted(text: str) -> set[str]:
-    import html
-    import json
-
-    data = text.encode("utf-8", "surrogatepass")
-    quoted = {
-        json.dumps(text)[1:-1],
-        json.dumps(text, ensure_ascii=False)[1:-1],
-        repr(text)[1:-1],
-        repr(f"\"{text}'")[2:-3],  # as in a text with both kinds of quotes
-        ascii(text)[1:-1],
-        repr(data)[2:-1],
-        text.encode("unicode_escape").decode(),
-        html.escape(text),
-        html.escape(text, quote=False),
-    }
-    quoted |= {each.replace("/", "\\/") for each in quoted}
-    return quoted | {_UNICODE.sub(lambda m: m[0][:2] + m[0][2:].upper(), each) for each in quoted}
-
-
-def _in_url(text: str) -> set[str]:
-    from urllib.parse import quote, quote_plus
-
-    data = text.encode("utf-8", "surrogatepass")
-    quoted = {quote(data, safe) for safe in _SAFE} | {quote_plus(data)}
-    quoted |= {_PERCENT.sub(lambda match: match[0].lower(), each) for each in quoted}
-    return quoted | {quote(each, "") for each in quoted}
-
-
-def _in_base64(data: bytes) -> set[str]:
-    from base64 import b64encode
-    from urllib.parse import quote
-
-    whole = b64encode(data).decode()
-    found = {whole, whole.rstrip("=")}
-    # Three bytes become four characters: what stands before decides how `data` is divided.
-    for shift, first in ((0, 0), (1, 2), (2, 3)):
-        encoded = b64encode(b"\0" * shift + data).decode()
-        found.add(encoded[first : (shift + len(data)) * 8 // 6])
-    found |= {each.replace("+", "-").replace("/", "_") for each in found}
-    return found | {quote(each, "") for each in found}
-
-
-# Secrets of the environment and in addresses.
-
-_SECRET_NAME = re.compile(
-    r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|PASS|PWD|CREDENTIAL|DSN|JWT|COOKIE|WEBHOOK"
-    r"|(?:^|_)(?:PAT|AUTH|PIN|SALT|CERT))S?(?=_|\d|$)"
-)
-_NO_SECRET_NAME = re.compile(r"_(?:FILE|PATH|DIR|SOCK|HOST|PORT|USER|USERNAME|NAME|TYPE|REGION)$")
-_PARTS = re.compile(r"[^\s,;\"'{}\[\]=]+")
-_PASSWORD_IN_URL = re.compile(r"://([^\s/@:?#]*):([^\s/@]+)@")
 
 _environment: Hold | None = None
 
@@ -355,45 +262,7 @@ _environment: Hold | None = None
 def read_environment(*, once: bool = False) -> None:
     """Hold the secrets in this process's environment, as it is now. once: unless that was done."""
     global _environment
+    from bridge.secret_values import secrets_in_environment
+
     if _environment is None or not once:
-        _environment = hold(_in_environment(dict(os.environ)))
-
-
-def _in_environment(variables: dict[str, str]) -> Iterator[str]:
-    for name, value in variables.items():
-        for user, password in _PASSWORD_IN_URL.findall(value):
-            yield from _pair(user, password)
-        if "://" in value:
-            yield from secrets_in_url(value)
-        elif _names_secret(name.upper()) and not value.startswith(("/", "~", "./")):
-            yield value.strip()
-            # Lists of keys, connection strings, keys as JSON, lines of PEM.
-            yield from _PARTS.findall(value)
-
-
-def _names_secret(name: str) -> bool:
-    return _SECRET_NAME.search(name) is not None and _NO_SECRET_NAME.search(name) is None
-
-
-def secrets_in_url(url: str) -> Iterator[str]:
-    """Yield what may be secret in an address: user and password, and the values of its query."""
-    from urllib.parse import parse_qsl, unquote, urlsplit
-
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return
-    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
-    yield from (user, unquote(user), parts.query)
-    yield from _pair(user, password)
-    for _, value in parse_qsl(parts.query):
-        yield value
-
-
-def _pair(user: str, password: str) -> Iterator[str]:
-    from urllib.parse import unquote
-
-    if password:
-        yield password
-        yield unquote(password)
-        yield f"{unquote(user)}:{unquote(password)}"
+        _environment = hold(secrets_in_environment(os.environ))

@@ -28,7 +28,7 @@ from bridge.host.process import WorkerProcess
 from bridge.host.timeouts import seconds_of
 from bridge.host.tools import Callables, Tool, Tools, error_text
 from bridge.messages import Incoming
-from bridge.redaction import shorten
+from bridge.redaction import redact_in, shorten
 from bridge.tensors import collecting, resolve, set_apart
 
 STOP_TIMEOUT = 3.0  # seconds; a worker's own grace period is 2 s
@@ -367,7 +367,7 @@ class Client:
         details: dict[str, Any] = {"exit_status": self._process.exit_status}
         last_lines = self._process.last_lines()
         if last_lines:
-            details["stderr"] = last_lines
+            details["stderr"] = redact_in(last_lines)
         return details
 
 

@@ -12,7 +12,8 @@ from bridge.adapter import Ignored
 from bridge.adapters.dspy.providers import GEMINI, full_model, header_value
 from bridge.adapters.dspy.tools import ToolDefinition
 from bridge.addresses import Address
-from bridge.redaction import secrets_in_url
+from bridge.redaction import redact
+from bridge.secret_values import secrets_in_url
 
 MOST_ANSWERS = 100_000  # in a session's cache; at some kB each these are hundreds of MB
 
@@ -147,7 +148,7 @@ def _without_secrets(url: str | None) -> str | None:
     """`url` without what stands before an @, or behind a ?: both are used for keys."""
     if url is None:
         return None
-    return str(msgspec.structs.replace(Address.parse(url), user="", query=""))
+    return redact(str(msgspec.structs.replace(Address.parse(url), user="", query="")))
 
 
 class ConfigureArgs(msgspec.Struct):
@@ -197,6 +198,9 @@ class ConfigureArgs(msgspec.Struct):
             self.retry_wait,
             self.retry_cap,
         )
+
+    def __repr__(self) -> str:
+        return f"ConfigureArgs({self.model!r})"
 
     def _key(self) -> str | None:
         try:
