@@ -24,6 +24,8 @@ defmodule DSPex.PythonBridge.Error do
   | `:internal` | system | critical | abandon |
   """
 
+  alias DSPex.PythonBridge.Text
+
   @policies %{
     invalid_frame: {:communication, :major, :immediate_retry},
     frame_too_large: {:resource, :minor, :abandon},
@@ -104,15 +106,15 @@ defmodule DSPex.PythonBridge.Error do
   @spec from_reply(map()) :: t()
   def from_reply(reply) do
     wire_code = reply["code"]
-    error = new(Map.get(@codes, wire_code, :internal), line(reply["error"]))
+    {line, details} = line(reply["error"], reply["details"] || %{})
+    error = new(Map.get(@codes, wire_code, :internal), line, details)
 
     %{
       error
       | wire_code: wire_code,
         category: Map.get(@words, reply["category"], error.category),
         severity: Map.get(@words, reply["severity"], error.severity),
-        recovery: Map.get(@words, reply["recovery"], error.recovery),
-        details: reply["details"] || %{}
+        recovery: Map.get(@words, reply["recovery"], error.recovery)
     }
   end
 
@@ -120,6 +122,15 @@ defmodule DSPex.PythonBridge.Error do
   @spec codes() :: [atom()]
   def codes, do: Map.keys(@policies)
 
-  defp line(message) when is_binary(message), do: message
-  defp line(other), do: inspect(other)
+  # A worker that is not ours may send a traceback as the error.
+  defp line(message, details) when is_binary(message) do
+    if String.contains?(message, ["\n", "\r"]) do
+      line = if message =~ ~r/\A\s*Traceback/, do: &Text.last_line/1, else: &Text.line/1
+      {line.(message), Map.put_new(details, "text", Text.valid(message))}
+    else
+      {Text.valid(message), details}
+    end
+  end
+
+  defp line(other, details), do: {inspect(other), details}
 end

@@ -55,7 +55,7 @@ defmodule DSPex.PythonBridge.Terms do
 
   # A place: the path to the term, last part first; how deep it is; the format.
   defp walk(text, {_, _, format} = place) when is_binary(text) do
-    if format == :json and not String.valid?(text) do
+    if format == :json and not Text.valid?(text) do
       refuse(
         place,
         "a binary that is not UTF-8 cannot be sent in JSON; the format :etf carries it"

@@ -1,6 +1,7 @@
 defmodule DSPex.PythonBridge.ErrorTest do
   use ExUnit.Case, async: true
   doctest DSPex.PythonBridge.Error
+  doctest DSPex.PythonBridge.Text
 
   alias DSPex.PythonBridge.Error
 
@@ -13,6 +14,22 @@ defmodule DSPex.PythonBridge.ErrorTest do
     reply = %{"error" => "busy", "code" => "lm_error", "recovery" => "backoff_retry"}
     assert Error.from_reply(reply).recovery == :backoff_retry
     assert Error.from_reply(%{reply | "recovery" => "no such word"}).recovery == :abandon
+  end
+
+  test "a message is one line of text, and the rest is in the details" do
+    for {text, line} <- [
+          {"Traceback:\n  File x\nValueError: no\n", "ValueError: no"},
+          {"one\r\n\r\ntwo", "one"},
+          {"\n", ""},
+          {<<"bad ", 255>>, "bad \uFFFD"}
+        ] do
+      error = Error.from_reply(%{"error" => text, "code" => "handler_error"})
+      assert error.message == line
+      if text =~ "\n", do: assert(error.details["text"] == text)
+    end
+
+    reply = %{"error" => "a\nb", "details" => %{"path" => "args"}}
+    assert Error.from_reply(reply).details == %{"path" => "args", "text" => "a\nb"}
   end
 
   test "it can be raised" do

@@ -88,7 +88,7 @@ defmodule DSPex.PythonBridge.ToolsTest do
           {%{"f" => &is_map/1}, "result.f: a function"},
           {%{x: [1 | 2]}, "result.x: an improper list"},
           {%{x: <<1::3>>}, "result.x: a bit string"},
-          {{:ok, %Secretive{password: "pw"}}, "result[1]: a struct"},
+          {[:ok, %Secretive{password: "pw"}], "result[1]: a struct"},
           {%{%Secretive{password: "pw"} => 1}, "result: a struct"},
           {Enum.reduce(1..100_000, [], fn _, list -> [list] end), "nested more than"}
         ] do
