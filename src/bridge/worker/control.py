@@ -72,7 +72,9 @@ def control(dispatcher: Dispatcher) -> Adapter:
     @adapter.command("ping", Unchecked, lane="inline", idempotent=True)
     def ping(args: None, context: Context) -> Pong:
         """Says that Python answers, and since when."""
-        stuck = round(dispatcher.stuck_s, 1) or msgspec.UNSET
+        stuck: float | msgspec.UnsetType = msgspec.UNSET
+        if dispatcher.may_be_stuck:
+            stuck = round(dispatcher.stuck_s, 1) or msgspec.UNSET
         return Pong("ok", context.timestamp, dspy, gemini, context.uptime, mode, worker_id, stuck)
 
     @adapter.command("hello", HelloArgs, lane="inline", idempotent=True)

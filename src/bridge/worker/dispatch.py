@@ -99,6 +99,7 @@ class Dispatcher:
         self._queue = queue
         self.queue_bytes = queue_bytes
         self.stuck_after = stuck_after
+        self.may_be_stuck = False  # for those who cannot afford `stuck_s`; by the watchdog
         self.arrival = threading.Lock()  # requests arrive one at a time, also without a pipe
         self.calls = Calls(self.end)
         self.sessions = Sessions(
@@ -383,9 +384,11 @@ class Dispatcher:
     def stuck_s(self) -> float:
         """Seconds for which no thread was free and none made progress, once these are
         `stuck_after`; else 0. Calls that wait for the host do not count."""
+        if not self.lanes.is_full or not self.stuck_after:
+            return 0.0
         lanes, now = self.lanes, now_ns()
         limit = int(self.stuck_after * 1e9)
-        if not limit or not lanes.is_full or now - lanes.progressed_ns < limit:
+        if now - lanes.progressed_ns < limit:
             return 0.0
         steps = (call.stepped_ns for call in list(self.calls.open.values()) if call.running)
         idle = now - max(lanes.progressed_ns, *steps, 0)

@@ -27,6 +27,7 @@ def _watch(dispatcher: Dispatcher, exits: bool) -> None:
     while True:
         time.sleep(dispatcher.stuck_after / 4)
         stuck = dispatcher.stuck_s
+        dispatcher.may_be_stuck = bool(stuck)
         if not stuck:
             continue
         message = describe(dispatcher, stuck)
