@@ -41,7 +41,7 @@ lint: $(VENV)/.installed elixir
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	MYPYPATH=src $(BIN)/python -m mypy.stubtest --ignore-missing-stub --allowlist tests/stubtest-allow.txt \
-	  bridge._apart bridge._companion bridge._dispatch bridge._embed bridge._etf bridge._framing bridge._histogram bridge._watch
+	  bridge._apart bridge._companion bridge._dispatch bridge._embed bridge._etf bridge._framing bridge._histogram bridge._limits bridge._watch
 	@! command -v mix >/dev/null || { $(MIX) format --check-formatted && mix compile --force --warnings-as-errors; }
 
 bench: $(VENV)/.installed

@@ -26,6 +26,7 @@ extensions = [
         "_etf",
         "_framing",
         "_histogram",
+        "_limits",
         "_watch",
     )
 ]

@@ -36,6 +36,7 @@ GROUND = {
     "framing",
     "_framing",
     "_histogram",
+    "_limits",
     "_dispatch",
     "_embed",
     "_etf",

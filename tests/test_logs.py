@@ -182,7 +182,7 @@ def test_debug_has_a_line_for_each_call(start_peer):
     peer = start_peer("--log-level", "DEBUG", adapter="hostile:adapter")
     assert peer.call("ping", request_id="first")["success"]
     assert peer.call("sleep", request_id=2, session_id="s")["success"]
-    assert peer.call("own_error_on_thread", request_id=3)["code"] == "not_encodable"
+    assert peer.call("own_error_on_thread", request_id=3)["code"] == "quota_exceeded"
     assert peer.call("wait_politely", {"seconds": 60}, 4, timeout_ms=1)["code"] == (
         "deadline_exceeded"
     )

@@ -17,8 +17,9 @@ from hypothesis.extra import numpy as arrays_of
 
 import arrays
 from bridge import Client, Dispatcher, _etf, errors, framing
+from bridge._apart import APART
 from bridge._framing import Frame, buffers_of, envelope_of, is_multipart
-from bridge.tensors import APART, TYPES, Tensor, resolve
+from bridge.tensors import TYPES, Tensor, resolve
 from bridge.worker.control import control
 
 FORMATS = ("json", "msgpack", "etf")

@@ -1,3 +1,3 @@
-cpdef int apart_in(object value) except -1
+cpdef int survey(object value, Py_ssize_t limit=*, int levels=*) except -1
 cpdef object resolve(object value, object make)
 cpdef object opened(object value, object open)

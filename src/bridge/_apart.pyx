@@ -1,27 +1,34 @@
-"""What stands apart from a message, looked for in it and put back: in C, because all of a message
-is walked for it. What a reference means, and what becomes of it, is decided in `tensors.py`.
+"""Walks over all of a message: what is in it, and arrays and binaries in place of references.
+
+In C, because every message is walked. What a reference means, and what becomes of it, is decided in
+`tensors.py`. No walk goes deeper than `MAX_DEPTH` levels, whatever Python's own recursion limit.
 """
 
 from cpython.bytes cimport PyBytes_GET_SIZE
+from libc.math cimport isfinite
+
+import enum
 
 from msgspec import Raw, Struct
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
-from bridge._etf import Atom
+from bridge._etf import MAX_DEPTH, Atom
 
 
 cdef extern from "<Python.h>":
-    int Py_EnterRecursiveCall(const char *where) except -1
-    void Py_LeaveRecursiveCall()
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
 
 
 cdef Py_ssize_t longest = 4096  # bytes; longer binaries stand apart in a multipart frame
 APART = longest
+cdef int deepest = MAX_DEPTH
 
-# Of `apart_in`.
+# Of `survey`.
 LONG = 1
 OTHER = 2
 FORGED = 4
+NOT_FINITE = 8
+TOO_LARGE = 16
 
 BUFFER, TENSOR = "$buffer", "$tensor"
 
@@ -51,65 +58,185 @@ cdef inline bint is_simple(object value, object kind):
             or kind is Raw)
 
 
-cpdef int apart_in(object value) except -1:
-    """What in `value` is worth a buffer: LONG is a binary longer than APART, OTHER what only an
-    encoder's hook knows, such as an array, FORGED a map that looks like a reference; added."""
-    cdef int found = 0
+cdef struct Survey:
+    int found
+    int levels        # that may still be opened
+    Py_ssize_t left   # bytes that it may still take
+
+
+cpdef int survey(object value, Py_ssize_t limit=0x7FFFFFFFFFFFFFFF, int levels=0) except -1:
+    """What is in `value`, as a sum: LONG is a binary longer than APART, OTHER what only an encoder's
+    hook knows, such as an array, FORGED a map that looks like a reference, NOT_FINITE a number that
+    JSON and ETF cannot carry, TOO_LARGE that no format writes it in `limit` bytes (the walk ends
+    there). levels: of containers that it stands in.
+
+    Raises RecursionError where it is nested more than MAX_DEPTH levels deep, BufferError for a
+    memoryview whose bytes are not contiguous, ValueError for one that is released.
+    """
+    cdef Survey result
+    result.found = 0
+    result.levels = deepest - levels
+    result.left = limit
+    look(value, &result)
+    return result.found
+
+
+cdef int too_deep() except -1:
+    raise RecursionError(f"nested more than {MAX_DEPTH} levels deep")
+
+
+cdef int look(object value, Survey *survey) except -1:
+    kind = type(value)
+    survey.left -= 1
+    if kind is str:
+        survey.left -= PyUnicode_GET_LENGTH(value)
+    elif kind is float:
+        if not isfinite(<double>value):
+            survey.found |= NOT_FINITE
+    elif kind is bytes:
+        look_at_binary(PyBytes_GET_SIZE(value), survey)
+    elif not is_simple(value, kind):
+        look_inside(value, kind, survey)
+    if survey.left < 0:
+        survey.found |= TOO_LARGE
+    return 0
+
+
+cdef int look_at_binary(Py_ssize_t size, Survey *survey) except -1:
+    survey.left -= size
+    if size > longest:
+        survey.found |= LONG
+    return 0
+
+
+cdef int look_inside(object value, object kind, Survey *survey) except -1:
+    survey.levels -= 1
+    if survey.levels < 0:
+        too_deep()
+    if kind is dict:
+        look_at_map(value, survey)
+    elif kind is list:
+        for entry in <list>value:
+            look(entry, survey)
+            if survey.left < 0:
+                break
+    elif kind is tuple:
+        if len(<tuple>value) == 4 and type(value[0]) in (str, Atom) and value[0] == "tensor":
+            survey.found |= FORGED
+        for entry in <tuple>value:
+            look(entry, survey)
+            if survey.left < 0:
+                break
+    elif isinstance(value, Struct):
+        for name in kind.__struct_fields__:
+            look(getattr(value, name), survey)
+    elif kind is bytearray or kind is memoryview:
+        view = memoryview(value)
+        if not view.c_contiguous:
+            raise BufferError("a memoryview whose bytes are not contiguous; encode bytes(view)")
+        look_at_binary(view.nbytes, survey)
+    else:
+        look_at_other(value, kind, survey)
+    survey.levels += 1
+    return 0
+
+
+cdef int look_at_map(dict value, Survey *survey) except -1:
+    if len(value) == 1 and (BUFFER in value or TENSOR in value):
+        survey.found |= FORGED
+    for name, entry in value.items():
+        look(name, survey)
+        look(entry, survey)
+        if survey.left < 0:
+            break
+    return 0
+
+
+cdef int look_at_other(object value, object kind, Survey *survey) except -1:
+    """A value of a type that encoders know by descent, by its fields, or not at all."""
+    survey.found |= OTHER
+    if isinstance(value, enum.Enum):
+        look(value._value_, survey)
+    elif isinstance(value, dict):
+        for name, entry in dict.items(value):
+            look(name, survey)
+            look(entry, survey)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for entry in value:
+            look(entry, survey)
+            if survey.left < 0:
+                break
+    elif hasattr(kind, "__dataclass_fields__"):
+        for name in kind.__dataclass_fields__:
+            look(getattr(value, name, None), survey)
+    elif hasattr(kind, "__attrs_attrs__"):
+        for field in kind.__attrs_attrs__:
+            look(getattr(value, field.name, None), survey)
+    return 0
+
+
+def set_apart(value, wrap):
+    """`value` with wrap(binary) in place of each longer than APART in maps, lists, tuples and
+    structs; itself without any. Raises RecursionError."""
+    return wrapped(value, wrap, deepest)
+
+
+cdef object wrapped(object value, object wrap, int levels):
+    cdef dict changed = {}
     kind = type(value)
     if is_simple(value, kind):
-        return 0
-    if kind is bytes:
-        return LONG if PyBytes_GET_SIZE(value) > longest else 0
-    if kind is bytearray or kind is memoryview:
-        return LONG if memoryview(value).nbytes > longest else 0
-    Py_EnterRecursiveCall(b" while looking for arrays")
-    try:
-        if kind is dict:
-            if len(<dict>value) == 1 and (BUFFER in value or TENSOR in value):
-                found = FORGED
-            for entry in (<dict>value).values():
-                found |= apart_in(entry)
-        elif kind is list:
-            for entry in <list>value:
-                found |= apart_in(entry)
-        elif kind is tuple:
-            if len(<tuple>value) == 4 and value[0] == "tensor":
-                found = FORGED
-            for entry in <tuple>value:
-                found |= apart_in(entry)
-        elif isinstance(value, Struct):
-            for name in kind.__struct_fields__:
-                found |= apart_in(getattr(value, name))
-        else:
-            found = OTHER
-        return found
-    finally:
-        Py_LeaveRecursiveCall()
+        return value
+    if kind is bytes or kind is bytearray or kind is memoryview:
+        return wrap(value) if memoryview(value).nbytes > longest else value
+    if levels == 0:
+        too_deep()
+    if kind is dict:
+        for name, old in (<dict>value).items():
+            new = wrapped(old, wrap, levels - 1)
+            if new is not old:
+                changed[name] = new
+        return {**value, **changed} if changed else value
+    if kind is list or kind is tuple:
+        items = [wrapped(entry, wrap, levels - 1) for entry in value]
+        if any([new is not old for new, old in zip(items, value)]):
+            return items if kind is list else tuple(items)
+        return value
+    # One that checks its fields would find what wraps a binary in them.
+    if isinstance(value, Struct) and not hasattr(kind, "__post_init__"):
+        for name in kind.__struct_fields__:
+            old = getattr(value, name)
+            new = wrapped(old, wrap, levels - 1)
+            if new is not old:
+                changed[name] = new
+        return replace(value, **changed) if changed else value
+    return value
 
 
 cpdef object resolve(object value, object make):
     """`value` with make(name, form) in place of each reference, name being "$buffer", "$tensor", or
     "tensor" of a term; atoms become text, because msgspec knows no text by descent. Itself where
-    there is nothing to do. Raises Misplaced, and what `make` raises."""
+    there is nothing to do. Raises Misplaced, RecursionError, and what `make` raises."""
+    return resolved(value, make, deepest)
+
+
+cdef object resolved(object value, object make, int levels):
     kind = type(value)
     if is_simple(value, kind) or kind is bytes:
         return value
     if kind is Atom:
         return str(value)
-    Py_EnterRecursiveCall(b" while looking for references")
-    try:
-        if kind is dict:
-            return resolve_map(value, make)
-        if kind is list:
-            return resolve_items(value, value, make)
-        if kind is tuple:
-            if is_term(value):
-                return make("tensor", value)
-            items = resolve_items(value, list(value), make)
-            return value if items is value else tuple(items)
-        return value
-    finally:
-        Py_LeaveRecursiveCall()
+    if levels == 0:
+        too_deep()
+    if kind is dict:
+        return resolve_map(value, make, levels - 1)
+    if kind is list:
+        return resolve_items(value, value, make, levels - 1)
+    if kind is tuple:
+        if is_term(value):
+            return make("tensor", value)
+        items = resolve_items(value, list(value), make, levels - 1)
+        return value if items is value else tuple(items)
+    return value
 
 
 cdef bint is_term(tuple value) except -1:
@@ -119,7 +246,7 @@ cdef bint is_term(tuple value) except -1:
     return type(value[0]) is Atom or (type(value[1]) is tuple and type(value[2]) is tuple)
 
 
-cdef object resolve_map(dict value, object make):
+cdef object resolve_map(dict value, object make, int levels):
     cdef dict made = None
     cdef bint has_atoms = False
     if len(value) == 1:
@@ -129,7 +256,7 @@ cdef object resolve_map(dict value, object make):
     for name, old in value.items():
         has_atoms |= type(name) is Atom
         try:
-            new = resolve(old, make)
+            new = resolved(old, make, levels)
         except Misplaced as error:
             error.path.append(name)
             raise
@@ -143,14 +270,14 @@ cdef object resolve_map(dict value, object make):
     return value if made is None else made
 
 
-cdef object resolve_items(object value, list items, object make):
+cdef object resolve_items(object value, list items, object make, int levels):
     """`value` where none of `items`, which are its own, changes; else a list."""
     cdef list made = None
     cdef Py_ssize_t index
     for index in range(len(items)):
         old = items[index]
         try:
-            new = resolve(old, make)
+            new = resolved(old, make, levels)
         except Misplaced as error:
             error.path.append(index)
             raise
@@ -163,34 +290,37 @@ cdef object resolve_items(object value, list items, object make):
 
 cpdef object opened(object value, object open):
     """`value` with open(tensor) in place of each that was Found and left in it; itself, changed
-    where it is a map, a list or a struct."""
+    where it is a map, a list or a struct. Raises RecursionError."""
+    return opened_in(value, open, deepest)
+
+
+cdef object opened_in(object value, object open, int levels):
     kind = type(value)
     if is_simple(value, kind) or kind is bytes or kind is memoryview:
         return value
     if kind is Found:
         return open(value.tensor)
-    Py_EnterRecursiveCall(b" while looking for arrays")
-    try:
-        if kind is dict:
-            for name, old in (<dict>value).items():
-                new = opened(old, open)
-                if new is not old:
-                    (<dict>value)[name] = new
-        elif kind is list:
-            for index, old in enumerate(<list>value):
-                new = opened(old, open)
-                if new is not old:
-                    (<list>value)[index] = new
-        elif kind is tuple:
-            items = [opened(entry, open) for entry in <tuple>value]
-            if any([new is not old for new, old in zip(items, value)]):
-                return tuple(items)
-        elif isinstance(value, Struct):
-            for name in kind.__struct_fields__:
-                old = getattr(value, name)
-                new = opened(old, open)
-                if new is not old:
-                    force_setattr(value, name, new)
-        return value
-    finally:
-        Py_LeaveRecursiveCall()
+    if levels == 0:
+        too_deep()
+    levels -= 1
+    if kind is dict:
+        for name, old in (<dict>value).items():
+            new = opened_in(old, open, levels)
+            if new is not old:
+                (<dict>value)[name] = new
+    elif kind is list:
+        for index, old in enumerate(<list>value):
+            new = opened_in(old, open, levels)
+            if new is not old:
+                (<list>value)[index] = new
+    elif kind is tuple:
+        items = [opened_in(entry, open, levels) for entry in <tuple>value]
+        if any([new is not old for new, old in zip(items, value)]):
+            return tuple(items)
+    elif isinstance(value, Struct):
+        for name in kind.__struct_fields__:
+            old = getattr(value, name)
+            new = opened_in(old, open, levels)
+            if new is not old:
+                force_setattr(value, name, new)
+    return value

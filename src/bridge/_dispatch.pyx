@@ -7,21 +7,22 @@ the policy it was made with (`worker/dispatch.py`).
 
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING
-from libc.math cimport isfinite
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
-from bridge._apart cimport apart_in
+from bridge._apart cimport survey
 from bridge._framing cimport HEADER, Frame, Outbox, is_multipart
 from bridge._histogram cimport Recorder, monotonic
+from bridge._limits cimport limited
 from bridge._watch cimport in_fork
 
 import threading
 
-from bridge._apart import FORGED, LONG, OTHER
+from bridge._apart import FORGED, LONG, NOT_FINITE, OTHER, TOO_LARGE
 from bridge.codec import ETF, JSON, refuse_non_finite
-from bridge.errors import CallEnded, InvalidFrame, NotAllowed, NotEncodable, ReplyTooLarge
-from bridge._framing import EVENT, HOST_CALL, buffers_of, envelope_of
-from bridge.messages import Event, Failure, Reply, TimedReply
+from bridge.errors import (BridgeError, CallEnded, InvalidFrame, NotAllowed, NotEncodable,
+                           Overloaded, ReplyTooLarge, shown, text_of)
+from bridge._framing import EVENT, HOST_CALL, buffers_of, envelope_beginning, envelope_of
+from bridge.messages import Event, Failure, Reply, TimedReply, shortened
 from bridge.tensors import collecting, set_apart
 
 
@@ -50,25 +51,9 @@ cdef extern from *:
         size_t length = strftime(text, 25, "%Y-%m-%dT%H:%M:%S", &parts);
         snprintf(text + length, 8, ".%03dZ", (int)(milliseconds % 1000));
     }
-    /* Without branches, so that compilers make vector code of it: on a short reply a search by
-       memmem costs as much as encoding it. */
-    static int bridge_holds_null(const char *text, Py_ssize_t size) {
-        int found = 0;
-        for (Py_ssize_t i = 0; i + 4 <= size; i++) {
-            found |= (text[i] == 'n') & (text[i + 1] == 'u') & (text[i + 2] == 'l')
-                     & (text[i + 3] == 'l');
-        }
-        return found;
-    }
     """
     int64_t bridge_wall() nogil
-    bint bridge_holds_null(const char *text, Py_ssize_t size) nogil
     void bridge_iso8601(int64_t milliseconds, char *text) nogil
-
-
-cdef extern from "<Python.h>":
-    int Py_EnterRecursiveCall(const char *where) except -1
-    void Py_LeaveRecursiveCall()
 
 
 cdef Py_ssize_t FRAME_MAX = 0xFFFFFFFF
@@ -121,12 +106,14 @@ cdef class Codec:
     cdef object decode
     cdef object encode_into
     cdef bint lossy
+    cdef bint carries_nan
 
     def __cinit__(self, format):
         self.format = format
         self.decode = format.decode_request
         self.encode_into = format.encode_into
         self.lossy = format.lossy
+        self.carries_nan = format.carries_nan
 
 
 @cython.final
@@ -289,28 +276,18 @@ cdef class Context:
         """Send an event, if the host asked for events and the call is not over.
 
         Waits while the host has paused the stream. Raises CallEnded, ReplyTooLarge, NotEncodable,
-        Overloaded where too many calls wait for the host, and what the encoder raises.
+        Overloaded where too many calls wait for the host.
         """
         cdef Outbox outbox
-        cdef object message
         if not self.request.stream:
             return
         self.check()
         if self.paused is not None and not self.paused.is_set():
             self.path.policy.await_resume(self)
             self.check()
-        outbox = Outbox()
+        outbox = self.path.addressed(self, Event(self.request.id, event, data), data, "data",
+                                     f"event {shown(event)}")
         outbox.kind = EVENT
-        message = Event(self.request.id, event, data)
-        try:
-            if not self.path.add(outbox, self, self.codec, message):
-                raise ReplyTooLarge(
-                    f"an event {event!r} is longer than {self.path.max_frame} bytes")
-        except ValueError:
-            refuse_non_finite(data, "data")
-            raise
-        if self.codec.lossy and holds_null(outbox, 0):
-            refuse_non_finite(data, "data")
         self.send(outbox)
 
     def pass_buffers(self):
@@ -318,13 +295,12 @@ cdef class Context:
         the args undecoded."""
         self.passes_buffers = True
 
-    def encoded(self, message):
-        """`message` to the host in the call's format, as a frame in an outbox. Raises what the
-        encoder raises, ReplyTooLarge."""
-        cdef Outbox outbox = Outbox()
+    def encoded_call(self, str command, dict message):
+        """The call of the host `message`, whose args may be anything, as a frame in an outbox.
+        Raises NotEncodable, ReplyTooLarge."""
+        cdef Outbox outbox = self.path.addressed(self, message, message["args"], "args",
+                                                 f"host call {shown(command)}")
         outbox.kind = HOST_CALL
-        if not self.path.add(outbox, self, self.codec, message):
-            raise ReplyTooLarge(f"a message is longer than {self.path.max_frame} bytes")
         return outbox
 
     def send(self, Outbox outbox not None):
@@ -379,7 +355,8 @@ cdef class Path:
     `open_calls`: the calls that other threads have, by id, live.
 
     policy.refuse(format, frame, buffers, error) (None: no reply), .reject(context), .fail(context, error),
-    .not_encodable(context, error), .too_large(reply) make the reply for what went wrong;
+    .not_encodable(context, error), .broken(id, error), .without_id() (in place of a failure whose id
+    is too long for a frame) make the reply for what went wrong;
     policy.defer(context) takes over a call that is not inline, or returns the reply that says why
     not. policy.await_resume(context) waits until a paused call may go on. policy.end_fork(error) ends the
     child of a fork that comes back from a handler. stopping: set it to end whoever serves frames to this path. sets_apart: whether replies to
@@ -393,10 +370,12 @@ cdef class Path:
     cdef dict open_calls
     cdef object policy
     cdef readonly Py_ssize_t max_frame
+    cdef readonly uint64_t max_values
     cdef public object stopping
     cdef public bint sets_apart
 
-    def __init__(self, formats, commands, open_calls, policy, Py_ssize_t max_frame):
+    def __init__(self, formats, commands, open_calls, policy, Py_ssize_t max_frame,
+                 uint64_t max_values):
         codecs = {format: Codec(format) for format in {*formats} if format is not None}
         self.codecs = [codecs.get(format) for format in formats]
         self.etf = Codec(ETF)
@@ -405,6 +384,7 @@ cdef class Path:
         self.open_calls = open_calls
         self.policy = policy
         self.max_frame = max_frame
+        self.max_values = max_values
         self.stopping = False
         self.sets_apart = False
 
@@ -413,28 +393,39 @@ cdef class Path:
         deliver(outbox), with another outbox, from another thread. What that returns, if anything,
         is called when no lock is held. Returns `stopping`."""
         cdef int64_t arrived = monotonic()
+        cdef Py_ssize_t before = outbox.used
+        cdef Context context = Context.__new__(Context)
+        try:
+            self.take(frame, outbox, deliver, context, arrived)
+        except Exception as error:
+            outbox.undo(before)
+            self.put_failure(outbox, context.codec or self.fallback, self.policy.broken(
+                None if context.request is None else context.request.id, error))
+        return self.stopping
+
+    cdef int take(self, Frame frame, Outbox outbox, object deliver, Context context,
+                  int64_t arrived) except -1:
+        """Answer `frame`, with `context` as that of its call."""
         cdef object command, request, failure
-        cdef Context context
         cdef Codec codec = None
         cdef Frame envelope = frame
         cdef tuple buffers = None
         try:
             if is_multipart(frame):
                 envelope = envelope_of(frame)
-            codec = self.codec_of(envelope)
+            codec = context.codec = self.codec_of(envelope)
             if codec is None:
                 raise InvalidFrame("a frame of no known format")
             if envelope is not frame:
                 buffers = buffers_of(frame)
+            envelope = limited(envelope, self.max_frame, self.max_values)
             request = codec.decode(envelope)
         except Exception as error:
             failure = self.policy.refuse(codec and codec.format, envelope, buffers, error)
             if failure is not None:
                 self.put(outbox, None, codec or self.fallback, failure)
-            return self.stopping
-        context = Context.__new__(Context)
+            return 0
         context.request = request
-        context.codec = codec
         context.path = self
         context.deliver = deliver
         context.received_ns = arrived
@@ -446,14 +437,27 @@ cdef class Path:
             failure = self.policy.reject(context)
         elif context.command.inline:
             self.run(context, outbox)
-            return self.stopping
+            return 0
         else:
             failure = self.policy.defer(context)
         if failure is not None:
             if observer is not None:
                 observer(context)(failure)
             self.put(outbox, context, codec, failure)
-        return self.stopping
+        return 0
+
+    def refuse(self, error, Outbox outbox not None, Frame beginning):
+        """Append the reply to a frame that was not read, of which `beginning` is at hand, or
+        None."""
+        cdef Codec codec = None
+        if not isinstance(error, BridgeError):
+            return
+        if beginning is not None:
+            beginning = envelope_beginning(beginning)
+            codec = self.codec_of(beginning)
+        failure = self.policy.refuse(None if codec is None else codec.format, beginning, None, error)
+        if failure is not None:
+            self.put_failure(outbox, self.fallback if codec is None else codec, failure)
 
     cdef Codec codec_of(self, Frame frame):
         """As `codec.format_of` says it."""
@@ -482,7 +486,7 @@ cdef class Path:
         """The failure that the call ended with, or None."""
         cdef Command command = context.command
         cdef object message, args = None
-        cdef Py_ssize_t before
+        cdef Py_ssize_t before, start = outbox.used
         cdef int64_t decoded = 0
         context.running = True
         context.started_ns = monotonic() if context.request.timing else 0
@@ -507,6 +511,7 @@ cdef class Path:
                 message = self.timed(context, message, decoded)
             message = self.put(outbox, context, context.codec, message)
         except BaseException as error:
+            outbox.undo(start)
             message = self.put(outbox, context, context.codec,
                                self.policy.not_encodable(context, error))
         self.record(context, outbox.used + outbox.apart - before - HEADER, message)
@@ -547,82 +552,80 @@ cdef class Path:
             "bytes_out": trial.used + trial.apart - HEADER,
         })
 
-    cdef object put(self, Outbox outbox, Context context, Codec codec, object message):
-        """Append `message`, or what stands for one that is too large; what was appended."""
-        cdef Py_ssize_t before = outbox.used
-        cdef Py_ssize_t size
+    cdef Outbox addressed(self, Context context, object message, object value, str name,
+                          str what):
+        """`message`, in which `value` is what a handler gave, as a frame of its own. name: of
+        `value` in the error. what: of the whole message."""
+        cdef Outbox outbox = Outbox()
         try:
-            size = self.add(outbox, context, codec, message)
-        except ValueError:
-            refuse_non_finite_in(message)  # says where, if that is what it was
+            if self.add(outbox, context, context.codec, message, value, name):
+                return outbox
+        except BridgeError:
             raise
-        if size == 0:
-            message = self.policy.too_large(message)
-            if not outbox.add(codec.encode_into, message, self.max_frame):
-                message = self.policy.too_large(message)
-                outbox.add(codec.encode_into, message, FRAME_MAX)
-            return message
-        if codec.lossy and holds_null(outbox, before):
-            try:
-                refuse_non_finite_in(message)
-            except BaseException:
-                outbox.undo(before)
-                raise
+        except MemoryError:
+            raise Overloaded.without_memory(f"to encode {what}") from None
+        except Exception as error:
+            raise NotEncodable(f"{what} cannot be encoded as {context.codec.format.name}:"
+                               f" {type(error).__name__}: {text_of(error)}") from error
+        raise ReplyTooLarge(f"{what} is longer than {self.max_frame} bytes", limit=self.max_frame)
+
+    cdef object put(self, Outbox outbox, Context context, Codec codec, object message):
+        """Append `message`; what was appended. Raises ReplyTooLarge, NotEncodable, and what the
+        encoder raises; nothing for a failure."""
+        if type(message) is Failure:
+            return self.put_failure(outbox, codec, message)
+        if type(message) is Reply or type(message) is TimedReply:
+            if self.add(outbox, context, codec, message, message.result, "result"):
+                return message
+            raise ReplyTooLarge(f"the reply is longer than {self.max_frame} bytes",
+                                limit=self.max_frame)
+        outbox.add(codec.encode_into, message, FRAME_MAX)
         return message
 
-    cdef Py_ssize_t add(self, Outbox outbox, Context context, Codec codec,
-                        object message) except -1:
+    cdef object put_failure(self, Outbox outbox, Codec codec, object failure):
+        """Append a failure whatever its text and its details hold; what was appended. Details that
+        cannot be encoded are left out, and so is what makes it longer than a frame: its id last."""
+        try:
+            if not (codec.lossy and survey(failure.details) & NOT_FINITE):
+                if outbox.add(codec.encode_into, failure, self.max_frame):
+                    return failure
+        except Exception:  # of a handler's own values
+            pass
+        failure = shortened(failure, self.max_frame)
+        if not outbox.add(codec.encode_into, failure, self.max_frame):
+            failure = self.policy.without_id()
+            outbox.add(codec.encode_into, failure, FRAME_MAX)
+        return failure
+
+    cdef Py_ssize_t add(self, Outbox outbox, Context context, Codec codec, object message,
+                        object value, str name) except -1:
         """Append `message`; bytes of its payload, or 0 if it is too long. Its long binaries and
-        its arrays stand apart where the host takes that."""
+        its arrays stand apart where the host takes that. value: the part of it that a handler
+        made, called `name` in errors."""
+        cdef int found = survey(value, self.max_frame, 1)
+        if found & TOO_LARGE:
+            return 0
+        if found & NOT_FINITE and not codec.carries_nan:
+            refuse_non_finite(value, name)
+        try:
+            return self.add_surveyed(outbox, context, codec, message, found)
+        except ValueError:
+            refuse_non_finite(value, name)  # says where, if that is what it was
+            raise
+
+    cdef Py_ssize_t add_surveyed(self, Outbox outbox, Context context, Codec codec,
+                                 object message, int found) except -1:
         cdef list buffers = []
-        cdef int found
-        if (context is None or (context.buffers is None and not self.sets_apart)
-                or type(message) is Failure):
+        if context is None or (context.buffers is None and not self.sets_apart):
             return outbox.add(codec.encode_into, message, self.max_frame)
         if context.passes_buffers and context.buffers:
             buffers.extend(context.buffers)
-        else:
-            found = apart_in(message)
-            if not found & (LONG | OTHER):
-                return outbox.add(codec.encode_into, message, self.max_frame)
-            if found & FORGED:
-                raise NotEncodable("a map of $buffer or $tensor alone, or a tuple that begins with"
-                                   " tensor, cannot stand beside arrays: it is how they are named")
-        return outbox.add_multipart(collecting(codec.encode_into, buffers), set_apart(message),
-                                    buffers, self.max_frame)
-
-
-cdef object refuse_non_finite_in(object message):
-    if type(message) is Reply or type(message) is TimedReply:
-        if not is_plain(message.result):
-            refuse_non_finite(message.result)
-    elif type(message) is Failure:
-        refuse_non_finite(message.details, "details")
-
-
-cdef bint is_plain(object value) except -1:
-    """Whether it is certain that no number in it is infinite or NaN."""
-    kind = type(value)
-    if value is None or kind is str or kind is int or kind is bool or kind is bytes:
-        return True
-    if kind is float:
-        return isfinite(<double>value)
-    Py_EnterRecursiveCall(b" while looking for numbers")
-    try:
-        if kind is dict:
-            for entry in (<dict>value).values():
-                if not is_plain(entry):
-                    return False
-            return True
-        if kind is list:
-            for entry in <list>value:
-                if not is_plain(entry):
-                    return False
-            return True
-        return False
-    finally:
-        Py_LeaveRecursiveCall()
-
-
-cdef bint holds_null(Outbox outbox, Py_ssize_t start):
-    return bridge_holds_null(PyByteArray_AS_STRING(outbox.data) + start, outbox.used - start)
+        elif not found & (LONG | OTHER):
+            return outbox.add(codec.encode_into, message, self.max_frame)
+        elif found & FORGED:
+            raise NotEncodable("a map of $buffer or $tensor alone, or a tuple that begins with"
+                               " tensor, cannot stand beside arrays: it is how they are named")
+        if found & LONG or buffers:
+            message = set_apart(message)
+        return outbox.add_multipart(collecting(codec.encode_into, buffers), message, buffers,
+                                    self.max_frame)

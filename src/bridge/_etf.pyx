@@ -183,7 +183,7 @@ cdef enum:
     FIRST_ROOM = 256      # bytes that `encode` begins with
     KEPT_ROOM = 65536     # and keeps from one call to the next
 
-# What a compressed term may announce to hold: no more than a frame.
+# What a compressed term may announce to hold where nobody says how long a frame may be.
 cdef uint64_t UNCOMPRESSED_MAX = 64 << 20  # bytes
 # What the opaque terms of a message may hold beyond four times its length: each that stands in
 # another is copied with it, which at 512 levels would take as many copies.

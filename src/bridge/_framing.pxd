@@ -69,6 +69,7 @@ cdef class Reader:
     cdef uint64_t skipping
     cdef uint64_t announced
     cdef int error
+    cdef public object unread  # the beginning of a frame that there was no memory for
 
     cdef int parse(self) noexcept nogil
     cdef int fill(self) noexcept nogil
@@ -78,6 +79,7 @@ cdef class Reader:
     cdef int await_with_spare(self) noexcept nogil
     cdef int wait(self, Writer heartbeats) noexcept nogil
     cdef Frame take(self)
+    cdef Frame beginning(self)
     cdef void skip(self) noexcept
     cdef object fault(self, int status)
 

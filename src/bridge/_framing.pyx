@@ -11,13 +11,13 @@ from cpython.buffer cimport (PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release,
                              PyObject_GetBuffer)
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, ECONNRESET, EINTR, ENOMEM, EPIPE, errno
+from libc.errno cimport EAGAIN, ECONNRESET, EINTR, EPIPE, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset
 
 
-from bridge.errors import FrameTooLarge, InvalidFrame
+from bridge.errors import FrameTooLarge, InvalidFrame, Overloaded
 
 
 cdef extern from *:
@@ -203,6 +203,7 @@ cdef extern from "<pthread.h>" nogil:
 cdef enum:
     SLAB = 64 * 1024              # bytes; measured best on a pipe of 64 KiB and of 1 MiB
     KEPT_MS = 1000                # that a long frame's memory is kept for one of about that length
+    PAUSE_MS = 10                 # until memory is asked for again
     FEW = 64                      # buffers that a write has room for on the stack
     MAPPED = 128 * 1024           # bytes: from here on malloc asks the system for pages
     FLUSH_AT = 64 * 1024          # bytes of replies kept back while a read's frames are answered
@@ -226,7 +227,7 @@ DEFAULT_MAX_FRAME = 64 << 20      # bytes
 REPLY, EVENT, HOST_CALL = 0, 1, 2
 
 cdef enum:
-    FRAME, EMPTY, TOO_LARGE, UNTRUSTED, PENDING, END, TRUNCATED, INTERRUPTED, FAILED
+    FRAME, EMPTY, TOO_LARGE, UNTRUSTED, PENDING, END, TRUNCATED, INTERRUPTED, FAILED, NO_MEMORY
 
 
 include "framing_frames.pxi"
@@ -246,7 +247,8 @@ def serve(Reader reader not None, Writer writer not None, answer, deliver, refus
 
     answer(frame, outbox, deliver) -> whether to end behind this frame: appends the reply to
     `outbox`, or keeps `deliver` and calls it later, from another thread, with an outbox of its
-    own. refuse(error, outbox): the same for a frame that was not read. stopping() -> whether to
+    own. refuse(error, outbox, beginning): the same for a frame that was not read; beginning: of it,
+    where it is at hand, else None. stopping() -> whether to
     end: asked after each signal. warm_up(): called once, behind the first replies.
     The replies to all frames of one read leave in one write. Empty frames are answered with empty
     frames, without the GIL as long as no frame before them waits for Python.
@@ -271,12 +273,16 @@ def serve(Reader reader not None, Writer writer not None, answer, deliver, refus
             PyErr_CheckSignals()
             ending = stopping()
         elif status == TOO_LARGE and not ending:
-            refuse(reader.fault(status), outbox)
+            refuse(reader.fault(status), outbox, None)
+        elif status == NO_MEMORY and not ending:
+            error = reader.fault(status)
+            refuse(error, outbox, reader.unread)
+            reader.unread = None
         elif status == END:
             return None
         elif status != PENDING and not ending:
             error = reader.fault(status)
-            refuse(error, outbox)
+            refuse(error, outbox, None)
             writer.flush(outbox)
             return error
         writer.flush(outbox)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from bridge._dispatch import observe
 from bridge._histogram import now_ns
-from bridge.errors import from_reply
+from bridge.errors import from_reply, shown
 from bridge.telemetry import call_facts, warn
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Activity:
         self.ended_ns = 0
 
     def __repr__(self) -> str:
-        return f"<{self.kind} {self.name} of {self.request_id!r}>"
+        return f"<{self.kind} {self.name} of {shown(self.request_id)}>"
 
 
 class Listener(Protocol):

@@ -95,6 +95,13 @@ def _add_worker(parser: argparse.ArgumentParser) -> None:
         help="default 64 MiB",
     )
     add(
+        "--max-values",
+        type=_whole(1000, 1 << 30),
+        default=1_000_000,
+        metavar="N",
+        help="of each frame; default 1000000",
+    )
+    add(
         "--grace",
         type=_seconds(DAY),
         default=2.0,
@@ -231,6 +238,7 @@ def _worker(arguments: argparse.Namespace, parent: int) -> int:
         stuck_after=arguments.stuck_after,
         when_stuck=arguments.when_stuck,
         max_frame=arguments.max_frame,
+        max_values=arguments.max_values,
         grace=arguments.grace,
         store=arguments.store,
         api_bases=tuple(arguments.api_base),

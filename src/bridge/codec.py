@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import msgspec
 
 from bridge import _apart, _etf, array_args, salvage, tensors
 from bridge.empty_maps import EmptyMaps
-from bridge.errors import InvalidArgs, NotEncodable
+from bridge.errors import SHOWN, InvalidArgs, NotEncodable, Overloaded, shown
 from bridge.messages import Request
 from bridge.unknown_args import unknown_args
 
@@ -25,7 +25,8 @@ class Format:
     first_bytes: those that begin a message in this format, disjoint from all other formats'.
     find_id: reads the id of a message that does not decode (None: it cannot).
     repair(message, replace): rewrites one whose strings are not all UTF-8, see `decode_args`.
-    lossy: its encoder writes null for numbers that it cannot carry, without a word.
+    carries_nan: it has NaN and infinities.
+    lossy: its encoder writes null for those, without a word.
     tells_text: strings and bytes differ in it. Where they do not, what is UTF-8 is a string.
     """
 
@@ -37,6 +38,7 @@ class Format:
         first_bytes: bytes,
         find_id: Callable[[Any], int | str | None],
         repair: Callable[[bytes, bool], bytes],
+        carries_nan: bool = False,
         lossy: bool = False,
         tells_text: bool = True,
     ) -> None:
@@ -44,6 +46,7 @@ class Format:
         self.first_bytes = first_bytes
         self.find_id = find_id
         self.repair = repair
+        self.carries_nan = carries_nan
         self.lossy = lossy
         self.tells_text = tells_text
         self.decode_request: Callable[[Any], Request] = module.Decoder(Request).decode
@@ -105,6 +108,8 @@ class Format:
             raise InvalidArgs(f"{path} is not valid {self.name}: {error}", path=path) from None
         except RecursionError:
             raise InvalidArgs(f"{path} is nested too deeply", path=path) from None
+        except MemoryError:
+            raise Overloaded.without_memory(f"to decode {path}") from None
 
     def _decode_as(
         self,
@@ -152,7 +157,7 @@ def _refers(data: Any) -> bool:
 JSON = Format(
     "json",
     msgspec.json,
-    msgspec.json.Encoder(enc_hook=tensors.encode_hook),
+    msgspec.json.Encoder(enc_hook=tensors.encode_json_hook),
     b"{ \t\r\n",
     salvage.json_id,
     salvage.json_repair,
@@ -165,6 +170,7 @@ MSGPACK = Format(
     bytes([*range(0x80, 0x90), 0xDE, 0xDF]),
     salvage.msgpack_id,
     salvage.msgpack_repair,
+    carries_nan=True,
 )
 # A byte that begins a MessagePack map of three, too, which goes on with a string.
 ETF_BEGINNINGS = (b"\x83t", b"\x83P")  # of a map, of a compressed term
@@ -220,22 +226,41 @@ def _invalid_args(message: str, root: str) -> InvalidArgs:
     return InvalidArgs(f"{where}: {re.sub(_PATH, '', message)}", **details)
 
 
-def refuse_non_finite(value: Any, path: str = "result") -> None:
-    """Raise NotEncodable if `value` holds NaN or an infinity, which JSON and ETF cannot carry."""
+def refuse_non_finite(value: Any, name: str) -> None:
+    """Raise NotEncodable if `value`, called `name`, holds NaN or an infinity, which JSON and ETF
+    cannot carry."""
+    try:
+        found = _non_finite(value)
+    except Exception:  # of a value that cannot be encoded for another reason
+        return
+    if found is not None:
+        number, keys = found
+        path = name + "".join(reversed(keys))
+        raise NotEncodable(f"{path} is {number}, which JSON and ETF cannot carry", path=path)
+
+
+def _non_finite(value: Any) -> tuple[float, list[str]] | None:
+    """The first NaN or infinity in `value`, and the way there, innermost key first."""
     kind = type(value)
     if kind in _HARMLESS:
-        return
+        return None
     if issubclass(kind, float):
-        if not math.isfinite(value):
-            raise NotEncodable(f"{path} is {value}, which JSON and ETF cannot carry", path=path)
-    elif issubclass(kind, Mapping):
-        for key, entry in value.items():
-            refuse_non_finite(entry, f"{path}.{key}")
+        return None if math.isfinite(value) else (float(value), [])
+    entries: Iterable[tuple[Any, Any]]
+    if issubclass(kind, Mapping):
+        entries = value.items()
     elif issubclass(kind, Sequence | Set):
-        for index, entry in enumerate(value):
-            refuse_non_finite(entry, f"{path}[{index}]")
-    else:  # structs, dataclasses, dates, … : it was encoded, so it has a plain form
-        refuse_non_finite(msgspec.to_builtins(value, enc_hook=tensors.without_arrays), path)
+        entries = enumerate(value)
+    else:  # structs, dataclasses, numpy's numbers, dates, …
+        plain = msgspec.to_builtins(value, enc_hook=tensors.without_arrays)
+        return None if type(plain) is kind else _non_finite(plain)
+    for key, entry in entries:
+        found = _non_finite(entry) or (_non_finite(key) if isinstance(key, float) else None)
+        if found is not None:
+            is_name = issubclass(kind, Mapping) and isinstance(key, str)
+            found[1].append(f".{str(key)[:SHOWN]}" if is_name else f"[{shown(key)}]")
+            return found
+    return None
 
 
 # In which nothing can be, looked up first: most values of a reply are one of these.

@@ -15,6 +15,7 @@ from bridge import errors, telemetry
 from bridge._dispatch import Context, timestamp
 from bridge._embed import Door
 from bridge._framing import Outbox
+from bridge._limits import DEFAULT_MAX_VALUES
 from bridge.cli import load_adapter
 from bridge.codec import JSON
 from bridge.messages import failure
@@ -42,6 +43,7 @@ class Options(loop.Options, frozen=True, forbid_unknown_fields=True):
     when_stuck: Literal["report"] = "report"  # a host's process is not ours to end
     stuck_after: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 300.0
     max_frame: Annotated[int, msgspec.Meta(ge=4096, le=1 << 30)] = 64 << 20
+    max_values: Annotated[int, msgspec.Meta(ge=1000, le=1 << 30)] = DEFAULT_MAX_VALUES
     grace: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 2.0
     store: Annotated[str, msgspec.Meta(pattern="^sqlite:.")] | None = None
     max_sessions: Count = 10_000

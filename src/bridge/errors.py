@@ -27,6 +27,9 @@ CATEGORIES: dict[str, Policy] = {
 
 CODES: dict[str, type[BridgeError]] = {}
 
+RETRY_AFTER = 1.0  # seconds until an overloaded worker is asked again: about that of an LM call
+SHOWN = 80  # characters of a foreign text that an error shows
+
 
 class BridgeError(Exception):
     """Root of all errors that a reply can carry; never raised itself.
@@ -159,9 +162,13 @@ class StoreFailed(BridgeError):
 
 
 class Overloaded(BridgeError):
-    """The worker's queue is full."""
+    """The worker's queue is full, or it has no memory for the call."""
 
     code, category, policy = "overloaded", "resource", ("major", "failover")
+
+    @classmethod
+    def without_memory(cls, purpose: str) -> Overloaded:
+        return cls(f"there is no memory {purpose}", retry_after=RETRY_AFTER)
 
 
 class DeadlineExceeded(BridgeError):
@@ -216,6 +223,43 @@ class Internal(BridgeError):
     """A fault of this package."""
 
     code, category = "internal", "system"
+
+
+def shown(value: Any) -> str:
+    """What an error's text says of a foreign value: its repr where that is short and cannot fail,
+    else its beginning or its type."""
+    kind = type(value)
+    if value is None or kind is bool or kind is float:
+        return repr(value)
+    if isinstance(value, str):
+        return repr(readable(value[:SHOWN])) + ("…" if len(value) > SHOWN else "")
+    if kind is int:
+        return (
+            repr(value) if value.bit_length() <= 256 else f"an integer of {value.bit_length()} bits"
+        )
+    if kind is bytes:
+        return repr(value[:SHOWN]) + ("…" if len(value) > SHOWN else "")
+    return f"a value of type {kind.__name__}"
+
+
+def readable(text: str) -> str:
+    """`text` with a question mark in place of each character that UTF-8 cannot hold."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "replace").decode()
+
+
+def words_of(error: BaseException) -> str:
+    """The text of an exception, whatever its `__str__` does."""
+    try:
+        return str(error)
+    except BaseException:
+        return "(its text cannot be read)"
+
+
+def text_of(error: BaseException) -> str:
+    """The first line of that, readable."""
+    return readable(words_of(error).strip().partition("\n")[0])
 
 
 class CallEnded(BaseException):

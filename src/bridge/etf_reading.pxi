@@ -414,7 +414,7 @@ cdef object numbers(Cursor *cursor):
     return begin[5:5 + size] if cursor.input is NULL else view(cursor, begin + 5, size)
 
 
-cdef object inflated(const uint8_t *data, Py_ssize_t size):
+cdef object inflated(const uint8_t *data, Py_ssize_t size, uint64_t limit=UNCOMPRESSED_MAX):
     """What a compressed term holds, `data` being what follows its tag."""
     import zlib
 
@@ -422,8 +422,8 @@ cdef object inflated(const uint8_t *data, Py_ssize_t size):
     if size < 4:
         truncated()
     announced = load_32(data)
-    if announced > UNCOMPRESSED_MAX:
-        raise DecodeError(f"a compressed term of {announced} bytes, more than {UNCOMPRESSED_MAX}")
+    if announced > limit:
+        raise DecodeError(f"a compressed term of {announced} bytes, more than {limit}")
     stream = zlib.decompressobj()
     try:
         # One byte more, so that a longer one is told from one that ends there.
@@ -435,3 +435,10 @@ cdef object inflated(const uint8_t *data, Py_ssize_t size):
     if found[:1] in (b"\x83", b"P"):
         raise DecodeError("a compressed term in a compressed term")
     return found
+
+
+def inflate(message, uint64_t limit):
+    """The message that a compressed one holds. Raises DecodeError."""
+    cdef bytes data = bytes(message)
+    return b"\x83" + inflated(<const uint8_t *>PyBytes_AS_STRING(data) + 2,
+                              PyBytes_GET_SIZE(data) - 2, limit)

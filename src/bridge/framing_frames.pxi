@@ -91,6 +91,16 @@ def envelope_of(Frame frame not None):
     return frame.part(start, length)
 
 
+def envelope_beginning(Frame frame not None):
+    """What there is of the envelope in the beginning of a frame, which is itself where it is not a
+    multipart one."""
+    cdef uint64_t start
+    if not is_multipart(frame) or frame.length < PREFIX:
+        return frame
+    start = min(PREFIX + ENTRY * <uint64_t>bridge_load_be32(frame.data + 4), <uint64_t>frame.length)
+    return frame.part(start, frame.length - start)
+
+
 def buffers_of(Frame frame not None):
     """The buffers of a multipart frame, a tuple of frames. Raises InvalidFrame."""
     cdef Frame envelope = envelope_of(frame)

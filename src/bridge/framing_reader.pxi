@@ -97,8 +97,12 @@ cdef class Reader:
         if have >= HEADER and not self.skipping:
             need = HEADER + self.announced
         if self.reserve(need) < 0:
-            self.error = ENOMEM
-            return FAILED
+            need = min(need, <size_t>SLAB)  # enough for the id of a frame that there is no room for
+            if self.reserve(need) < 0:
+                bridge_await(-1, 0, PAUSE_MS)  # others may give some back
+                return INTERRUPTED
+            if have >= need:
+                return NO_MEMORY
         if self.spare is not NULL and have == 0 and self.await_with_spare() < 0:
             return INTERRUPTED
         got = read(self.fd, self.slab.data + self.end, self.slab.size - self.end)
@@ -142,6 +146,15 @@ cdef class Reader:
         self.start += HEADER + self.announced
         return frame
 
+    cdef Frame beginning(self):
+        """What is at hand of the payload that `parse` or `fill` has found and that is not read."""
+        cdef Frame frame = Frame.__new__(Frame)
+        slab_hold(self.slab)
+        frame.slab = self.slab
+        frame.data = self.slab.data + self.start + HEADER
+        frame.length = self.end - self.start - HEADER
+        return frame
+
     cdef void skip(self) noexcept:
         self.start += HEADER
         self.skipping = self.announced
@@ -150,7 +163,8 @@ cdef class Reader:
         """The next frame (an empty one is a heartbeat), or None at the end of the stream.
 
         Raises FrameTooLarge (the next call goes on behind it, unless it announced more than
-        1 GiB), InvalidFrame if the stream ends inside a frame, OSError.
+        1 GiB), Overloaded where there is no memory for it (the same; `unread` is its beginning),
+        InvalidFrame if the stream ends inside a frame, OSError.
         """
         cdef int status
         while True:
@@ -171,6 +185,10 @@ cdef class Reader:
             if status == TOO_LARGE:
                 self.skip()
             return error
+        if status == NO_MEMORY:
+            self.unread = self.beginning()
+            self.skip()
+            return Overloaded.without_memory(f"for a frame of {self.announced} bytes")
         if status == TRUNCATED:
             return InvalidFrame(f"stream ended inside a frame, behind {self.end - self.start} bytes")
         return OSError(self.error, f"read from descriptor {self.fd} failed")

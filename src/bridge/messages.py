@@ -6,10 +6,12 @@ from typing import Any
 
 import msgspec
 
-from bridge.errors import BridgeError
-from bridge.redaction import redact, redact_in
+from bridge.errors import BridgeError, readable, words_of
+from bridge.redaction import redact_in, shorten
 
 Id = int | str
+
+LONGEST_TEXT = 4000  # characters of an error
 
 
 class Request(msgspec.Struct, gc=False):
@@ -118,13 +120,18 @@ class Selection(msgspec.Struct, gc=False):
 def failure(request_id: Id | None, error: BridgeError, timestamp: str) -> Failure:
     """`error` as the reply to the request `request_id` (None where its id is unknown).
 
-    All text of errors passes here on its way out, and secrets are redacted.
+    All text of errors passes here on its way out, and secrets are redacted. Details that cannot be
+    searched for them are left out.
     """
-    details: dict[str, Any] = redact_in(error.details)
+    try:
+        details: dict[str, Any] = redact_in(error.details)
+    except Exception:  # of a handler's own values
+        details = {}
+    text = error.message if isinstance(error.message, str) else words_of(error)
     return Failure(
         request_id,
         False,
-        redact(error.message),
+        readable(shorten(text, LONGEST_TEXT)),
         error.code,
         error.category,
         error.severity,
@@ -132,3 +139,12 @@ def failure(request_id: Id | None, error: BridgeError, timestamp: str) -> Failur
         details,
         timestamp,
     )
+
+
+def shortened(failed: Failure, max_frame: int) -> Failure:
+    """`failed` without details and with only the beginning of its text: a frame holds it with any
+    id that is not long itself."""
+    text = failed.error
+    if len(text) > max_frame // 16:  # a character takes at most 6 bytes, in JSON
+        text = text[: max_frame // 16] + "…"
+    return msgspec.structs.replace(failed, error=text, details={})

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
-from bridge import redaction
+from bridge import errors, redaction
 from bridge.redaction import redact, redact_in
 
 if TYPE_CHECKING:
@@ -235,11 +235,15 @@ def _line(record: logging.LogRecord) -> dict[str, Any]:
     import logging
 
     formatter = logging.Formatter()
-    line = {
+    try:
+        message = record.getMessage()
+    except Exception:  # of a caller's own arguments
+        message = f"{errors.shown(record.msg)} (with arguments that have no text)"
+    line: dict[str, Any] = {
         "time": formatter.formatTime(record, "%Y-%m-%dT%H:%M:%S"),
         "level": record.levelname,
         "logger": redact(record.name),
-        "message": redact(record.getMessage()),
+        "message": redact(message),
     }
     call = _call.get()
     if call is not None:
@@ -248,4 +252,9 @@ def _line(record: logging.LogRecord) -> dict[str, Any]:
         line |= {name: redact_in(fact) for name, fact in facts.items() if fact is not None}
     if record.exc_info:
         line["error"] = redact(formatter.formatException(record.exc_info))
+    for name, fact in line.items():
+        if isinstance(fact, str):
+            line[name] = errors.readable(fact)
+        elif not -(2**63) <= fact < 2**64:  # an id that only some formats carry
+            line[name] = errors.shown(fact)
     return line

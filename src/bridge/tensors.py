@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bridge import _apart
-from bridge._apart import APART, LONG, Misplaced, apart_in
+from bridge._apart import Misplaced
 from bridge._etf import Atom
 from bridge._framing import MOST_BUFFERS
+from bridge.errors import shown
 
 if TYPE_CHECKING:
     import numpy
@@ -84,13 +85,13 @@ class Tensor:
 
     def __init__(self, type: str, shape: Sequence[int], data: Any) -> None:
         if not isinstance(type, str) or type not in TYPES:
-            raise ValueError(f"no tensor type {_shown(type)}; known: {', '.join(TYPES)}")
+            raise ValueError(f"no tensor type {shown(type)}; known: {', '.join(TYPES)}")
         if len(shape) > MOST_DIMENSIONS:
             raise ValueError(f"{len(shape)} dimensions are more than {MOST_DIMENSIONS}")
         for size in shape:
             is_whole = isinstance(size, int) and not isinstance(size, bool)
             if not is_whole or not 0 <= size <= LARGEST_SIZE:
-                raise ValueError(f"a shape is of sizes from 0 to 2^63-1, not {_shown(size)}")
+                raise ValueError(f"a shape is of sizes from 0 to 2^63-1, not {shown(size)}")
         self.type = type
         self.shape = tuple(shape)
         self.data = data
@@ -157,7 +158,7 @@ def collecting(encode_into: Encode, buffers: list[Any]) -> Encode:
 
 
 def encode_hook(value: Any) -> Any:
-    """What encoders of JSON and MessagePack make of a tensor. Raises TypeError for what is none."""
+    """What the encoder of MessagePack makes of a tensor. Raises TypeError for what is none."""
     if isinstance(value, Apart):
         return value.form()
     tensor = tensor_of(value)
@@ -165,6 +166,14 @@ def encode_hook(value: Any) -> Any:
         return _plain(value)
     form = {"type": tensor.type, "shape": tensor.shape, "data": _data(tensor.data)}
     return {"$tensor": form}
+
+
+def encode_json_hook(value: Any) -> Any:
+    """The same of JSON's, which has no number for NaN. Raises ValueError for that."""
+    plain = encode_hook(value)
+    if type(plain) is float and not math.isfinite(plain):
+        raise ValueError(f"{plain} is not a number that JSON can carry")
+    return plain
 
 
 def encode_etf_hook(value: Any) -> Any:
@@ -200,29 +209,8 @@ class Apart:
 
 def set_apart(value: Any) -> Any:
     """`value` with its long binaries in maps, lists, tuples and structs as Apart; itself without
-    any."""
-    return _wrapped(value) if apart_in(value) & LONG else value
-
-
-def _wrapped(value: Any) -> Any:
-    kind = type(value)
-    if kind in (bytes, bytearray, memoryview):
-        return Apart(value) if memoryview(value).nbytes > APART else value
-    if kind is dict:
-        changed = {key: entry for key, old in value.items() if (entry := _wrapped(old)) is not old}
-        return {**value, **changed} if changed else value
-    # One that checks its fields would find Apart in them.
-    if issubclass(kind, msgspec.Struct) and not hasattr(kind, "__post_init__"):
-        fields = {name: getattr(value, name) for name in kind.__struct_fields__}
-        changed = {
-            name: entry for name, old in fields.items() if (entry := _wrapped(old)) is not old
-        }
-        return msgspec.structs.replace(value, **changed) if changed else value
-    if kind is list or kind is tuple:
-        entries = [_wrapped(entry) for entry in value]
-        is_same = all(new is old for new, old in zip(entries, value, strict=True))
-        return value if is_same else kind(entries)
-    return value
+    any. Raises RecursionError."""
+    return _apart.set_apart(value, Apart)
 
 
 def resolve(value: Any, buffers: Sequence[Any] | None) -> Any:
@@ -249,7 +237,7 @@ def found(value: Any, buffers: Sequence[Any] | None, make: Callable[[Tensor], An
     except Misplaced as error:
         place = "$"
         for key in reversed(error.path):
-            place += f"[{key}]" if isinstance(key, int) else f".{key}"
+            place += f".{key}" if isinstance(key, str) else f"[{shown(key)}]"
         raise invalid(str(error), place) from None
 
 
@@ -262,7 +250,7 @@ def _buffer(index: Any, buffers: Sequence[Any] | None) -> memoryview:
     if buffers is None:
         raise Misplaced("a reference to a buffer in a frame that has none")
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(buffers):
-        raise Misplaced(f"no buffer {_shown(index)}: the frame has {len(buffers)}")
+        raise Misplaced(f"no buffer {shown(index)}: the frame has {len(buffers)}")
     return memoryview(buffers[index])
 
 
@@ -277,7 +265,7 @@ def _from_term(term: tuple[Any, ...], buffers: Sequence[Any] | None) -> Tensor:
     if isinstance(type, tuple) and len(type) == 2:
         kind, bits = type
         if isinstance(kind, str) and isinstance(bits, int):
-            type = _FROM_TERMS.get((kind, bits), f"{{{_shown(kind)}, {_shown(bits)}}}")
+            type = _FROM_TERMS.get((kind, bits), f"{{{shown(kind)}, {shown(bits)}}}")
     return _made(type, list(shape) if isinstance(shape, tuple) else shape, data, buffers)
 
 
@@ -307,15 +295,6 @@ def invalid(message: str, place: str) -> msgspec.ValidationError:
 def dimensions(sizes: Sequence[Any]) -> str:
     """In words; not all of very many."""
     return ", ".join(map(str, sizes[:8])) + (", …" if len(sizes) > 8 else "")
-
-
-def _shown(value: Any) -> str:
-    """What an error says of a value, however large it is."""
-    if isinstance(value, str):
-        return repr(str(value[:40]))
-    if isinstance(value, int) and value.bit_length() <= 64:
-        return repr(value)
-    return f"that {type(value).__name__}"
 
 
 def tensor_of(value: Any) -> Tensor | None:

@@ -60,7 +60,7 @@ BROKEN = {
         "invalid_frame",
     ),
     "etf, a refused tag": (b"\x83t\0\0\0\2" + ID_7 + b"w\4argsy", 7, "invalid_frame"),
-    "etf, a bomb": (b"\x83P\xff\xff\xff\xff" + zlib.compress(bytes(9)), None, "invalid_frame"),
+    "etf, a bomb": (b"\x83P\xff\xff\xff\xff" + zlib.compress(bytes(9)), None, "frame_too_large"),
     "etf, command not UTF-8": (
         b"\x83t\0\0\0\2" + ID_7 + COMMAND + b"m\0\0\0\1\xff",
         7,
@@ -269,7 +269,7 @@ FAULTS = {
     "cyclic": ("not_encodable", "RecursionError"),
     "not_finite": ("not_encodable", "result.list[1].deep is nan"),
     "surrogate": ("handler_error", "ValueError: lone ? surrogate"),
-    "own_error": ("not_encodable", "object"),
+    "own_error": ("quota_exceeded", "enough"),
     "large": ("reply_too_large", "100000 bytes"),
 }
 

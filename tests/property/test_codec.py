@@ -97,7 +97,7 @@ def test_json_that_is_no_utf8():
 @given(values)
 def test_finite_values_pass(value):
     """Of any shape."""
-    codec.refuse_non_finite(value)
+    codec.refuse_non_finite(value, "result")
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
@@ -115,7 +115,7 @@ def test_non_finite_numbers_are_found_wherever_they_are(number):
     }
     for place, value in places.items():
         with pytest.raises(NotEncodable) as raised:
-            codec.refuse_non_finite(value)
+            codec.refuse_non_finite(value, "result")
         assert raised.value.details == {"path": place}
 
 

@@ -27,7 +27,7 @@ def decoded(reply: bytes):
 REQUESTS = [
     {"id": 1, "command": "ping", "args": {}},
     {"id": "x", "command": "echo_decoded", "args": {"a": [1, 2.5, None, True, "ü"]}},
-    {"id": 3, "command": "sleep", "args": {"seconds": 0}, "timeout_ms": 5000, "stream": True},
+    {"id": 3, "command": "sleep", "args": {}, "timeout_ms": 5000, "stream": True},
     {"id": 4, "command": "update_session_data", "args": {"key": "k", "session_id": "s"}},
     {"type": "protocol_negotiation", "supported": ["json"]},
 ]

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from bridge import errors
-from bridge._apart import FORGED, LONG, OTHER, apart_in
 from bridge._framing import (
     DEFAULT_MAX_FRAME,
     Frame,
@@ -20,16 +19,18 @@ from bridge._framing import (
     envelope_of,
     is_multipart,
 )
+from bridge._limits import DEFAULT_MAX_VALUES, limited
 from bridge.codec import FORMATS, Format, by_name, format_of
 from bridge.host.calls import Call, CallTable, OnEvent, Stream
 from bridge.host.connection import Connection
+from bridge.host.frames import encoded
 from bridge.host.launch import launch, not_started
 from bridge.host.process import WorkerProcess
 from bridge.host.timeouts import seconds_of
 from bridge.host.tools import Callables, Tool, Tools, error_text
 from bridge.messages import Incoming
 from bridge.redaction import redact_in, shorten
-from bridge.tensors import collecting, resolve, set_apart
+from bridge.tensors import resolve
 
 STOP_TIMEOUT = 3.0  # seconds; a worker's own grace period is 2 s
 LONGEST_ERROR = 1000  # characters of what a tool raises
@@ -42,10 +43,13 @@ class Client:
     belongs to the process that started it: in a fork of that, every method raises RuntimeError.
     """
 
-    def __init__(self, process: WorkerProcess, format: Format, max_frame: int) -> None:
+    def __init__(
+        self, process: WorkerProcess, format: Format, max_frame: int, max_values: int
+    ) -> None:
         self._process = process
         self._format = format
         self._max_frame = max_frame
+        self._max_values = max_values
         self._ids = itertools.count(1)
         self._table = CallTable(self._post)
         self._calls = self._table.open
@@ -62,14 +66,16 @@ class Client:
         env: Mapping[str, str] | None = None,
         format: str = "msgpack",
         max_frame: int = DEFAULT_MAX_FRAME,
+        max_values: int = DEFAULT_MAX_VALUES,
         tools: Callables = (),
         timeout: float | None = 10.0,
     ) -> Client:
         """Start a worker, and wait until it answers.
 
         adapter: "dspy", "echo" or "module:attr". python: its interpreter. flags: further flags of
-        `python -m bridge worker`. env: added to this process's environment. tools: as for
-        `register_tools`. timeout: seconds, None to wait forever.
+        `python -m bridge worker`. env: added to this process's environment. max_frame, max_values:
+        bytes and values that a frame may hold, both ways. tools: as for `register_tools`.
+        timeout: seconds, None to wait forever.
         Raises WorkerCrashed (category initialization) with the way it ended and, in
         `details["stderr"]`, the last lines that it wrote there; TypeError and ValueError for
         options that are wrong.
@@ -79,8 +85,8 @@ class Client:
             known = ", ".join(known.name for known in FORMATS)
             raise ValueError(f"no format {format!r}; known: {known}")
         seconds_of(timeout)
-        process = launch(adapter, python, flags, env, max_frame)
-        client = cls(process, chosen, max_frame)
+        process = launch(adapter, python, flags, env, max_frame, max_values)
+        client = cls(process, chosen, max_frame, max_values)
         try:
             client.call("hello", {"offers": {"buffers": True}}, timeout=timeout)
             if tools:
@@ -88,7 +94,7 @@ class Client:
         except errors.BridgeError as error:
             client.kill()
             details = client._crash_details() | error.details
-            raise not_started(str(error), **details) from error
+            raise not_started(errors.text_of(error), **details) from error
         except BaseException:
             client.kill()
             raise
@@ -252,7 +258,7 @@ class Client:
         return call, request
 
     def _send(self, call: Call, request: dict[str, Any], on_event: OnEvent | None = None) -> None:
-        outbox = self._encoded(request)
+        outbox = self._encoded(request, "args")
         self._calls[call.id] = call
         try:
             if on_event is not None:
@@ -271,25 +277,10 @@ class Client:
 
     def _post(self, command: str, args: dict[str, Any]) -> None:
         request = {"id": next(self._ids), "command": command, "args": args}
-        self._connection.post(self._encoded(request))
+        self._connection.post(self._encoded(request, "args"))
 
-    def _encoded(self, request: dict[str, Any]) -> Outbox:
-        outbox = Outbox()
-        buffers: list[Any] = []
-        try:
-            found = apart_in(request)
-            if not found & (LONG | OTHER):
-                outbox.append(self._format.encode_into, request)
-            elif found & FORGED:
-                raise ValueError("a map of $buffer or $tensor alone is how arrays are named")
-            else:
-                encode_into = collecting(self._format.encode_into, buffers)
-                outbox.append_multipart(encode_into, set_apart(request), buffers)
-        except Exception as error:
-            raise errors.NotEncodable(f"args are no {self._format.name}: {error}") from error
-        if len(outbox) - 4 > self._max_frame:
-            raise errors.FrameTooLarge.announced(len(outbox) - 4, self._max_frame)
-        return outbox
+    def _encoded(self, message: dict[str, Any], name: str) -> Outbox:
+        return encoded(message, name, self._format, self._max_frame)
 
     def _deliver(self, frame: Frame) -> None:
         """Hand a frame to the call that it belongs to. Raises InvalidFrame if that is not known."""
@@ -298,6 +289,7 @@ class Client:
             if is_multipart(frame):
                 envelope = envelope_of(frame)
             format = format_of(envelope)
+            envelope = limited(envelope, self._max_frame, self._max_values)
             incoming: Incoming = format.decode(envelope, Incoming)  # type: ignore[union-attr]
             if envelope is not frame:
                 _resolve(incoming, buffers_of(frame))
@@ -319,13 +311,15 @@ class Client:
 
     def _refuse(self, format: Format | None, frame: Frame, error: Exception) -> None:
         """Fail the call that an unreadable frame answers. Raises InvalidFrame if there is none."""
-        text = f"{type(error).__name__}: {error}"
+        text = f"{type(error).__name__}: {errors.text_of(error)}"
         if format is None and not isinstance(error, errors.BridgeError):
             text = f"{bytes(memoryview(frame)[:2])!r} begins no message of a known format"
         call = self._calls.get(format.find_id(frame)) if format else None  # type: ignore[arg-type]
         if call is None:
             raise errors.InvalidFrame(text) from error
-        if call.fail(errors.InvalidFrame(f"the reply does not decode: {text}")):
+        if not isinstance(error, errors.FrameTooLarge):
+            error = errors.InvalidFrame(f"the reply does not decode: {text}")
+        if call.fail(error):
             self._post("cancel", {"id": call.id})  # where the frame was an event
 
     def _take_blame(self, refusal: Incoming) -> None:
@@ -342,7 +336,7 @@ class Client:
             self._table.threads.run(lambda: self._answer(question))
         except RuntimeError as error:
             reply = _failure(question, errors.Overloaded(f"the host: {error}"))
-            self._connection.post(self._encoded(reply))
+            self._connection.post(self._encoded(reply, "error"))
 
     def _answer(self, question: Incoming) -> None:
         """Answer a call of the worker's, whatever a tool does."""
@@ -350,9 +344,10 @@ class Client:
             if question.command != "call_tool":
                 raise errors.UnknownCommand(f"Unknown command: {question.command}")
             result = self._tools.call(question.args)
-            outbox = self._encoded({"id": question.id, "success": True, "result": result})
+            reply = {"id": question.id, "success": True, "result": result}
+            outbox = self._encoded(reply, "result")
         except BaseException as error:
-            outbox = self._encoded(_failure(question, error))
+            outbox = self._encoded(_failure(question, error), "error")
         with contextlib.suppress(OSError):  # the worker is gone
             self._connection.send(outbox)
 

@@ -9,9 +9,11 @@ from typing import Any
 
 from bridge import errors
 from bridge._framing import DEFAULT_MAX_FRAME
+from bridge._limits import DEFAULT_MAX_VALUES
 from bridge.host.process import STDERR_FD, WorkerProcess
 
 MIN_FRAME, MAX_FRAME = 4096, 1 << 30  # bytes, of max_frame
+MIN_VALUES, MAX_VALUES = 1000, 1 << 30
 
 
 def launch(
@@ -20,6 +22,7 @@ def launch(
     flags: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     max_frame: int = DEFAULT_MAX_FRAME,
+    max_values: int = DEFAULT_MAX_VALUES,
 ) -> WorkerProcess:
     """Start a worker; the options are those of `Client.start`.
 
@@ -33,8 +36,10 @@ def launch(
             raise TypeError(f"env[{name!r}] is a text, not {value!r}")
     if not MIN_FRAME <= max_frame <= MAX_FRAME:
         raise ValueError(f"max_frame is {MIN_FRAME} to {MAX_FRAME} bytes, not {max_frame}")
+    if not MIN_VALUES <= max_values <= MAX_VALUES:
+        raise ValueError(f"max_values is {MIN_VALUES} to {MAX_VALUES}, not {max_values}")
     command = [python, "-P", "-m", "bridge", "worker", "--adapter", adapter]
-    command += ["--max-frame", str(max_frame), *flags]
+    command += ["--max-frame", str(max_frame), "--max-values", str(max_values), *flags]
     # The worker's stderr is a pipe, and what it logs there may reach a terminal all the same.
     defaults = {"BRIDGE_LOG_FORMAT": "text"} if os.isatty(STDERR_FD) else {}
     try:

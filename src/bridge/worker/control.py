@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from bridge.worker.dispatch import Deliver, Dispatcher
 
 
+HEADER_BYTES = 4  # of a frame
+SHARES = (1, 8, 64, 256)  # of a frame's bytes: as many characters a text of a log event may have
+
+
 class Pong(msgspec.Struct, gc=False):
     status: str
     timestamp: str
@@ -173,17 +177,31 @@ def control(dispatcher: Dispatcher) -> Adapter:
 def forward_logs(dispatcher: Dispatcher, context: Context | None) -> None:
     """Log to the host of that call of `dispatcher` from now on; None: to stderr, if they went to
     a host of it."""
-    send = None if context is None else partial(_send_log, context.format, context.deliver)
+    send = None
+    if context is not None:
+        limit = dispatcher.path.max_frame
+        send = partial(_send_log, context.format, context.deliver, limit)
     telemetry.forward(send, dispatcher)
 
 
-def _send_log(format: Format, deliver: Deliver, line: dict[str, Any]) -> None:
-    outbox = Outbox()
-    outbox.kind = EVENT
-    outbox.append(format.encode_into, Event(line.get("request_id"), "log", line))
+def _send_log(format: Format, deliver: Deliver, limit: int, line: dict[str, Any]) -> None:
+    """Send a log event; of one that is longer than a frame, only the beginnings of its texts."""
+    for share in SHARES:
+        fitting = {key: _beginning(value, limit // share) for key, value in line.items()}
+        outbox = Outbox()
+        outbox.kind = EVENT
+        outbox.append(format.encode_into, Event(fitting.get("request_id"), "log", fitting))
+        if len(outbox) - HEADER_BYTES <= limit:
+            break
     rest = deliver(outbox)
     if rest is not None:
         rest()
+
+
+def _beginning(value: Any, longest: int) -> Any:
+    """A text without what is beyond `longest` characters; anything else as it is."""
+    is_long = isinstance(value, str) and len(value) > longest
+    return value[:longest] + "…" if is_long else value
 
 
 def _each_open(dispatcher: Dispatcher, call_id: Id, do: Callable[[Context], None]) -> bool:

@@ -21,10 +21,11 @@ from bridge._dispatch import Command, Context, Path, timestamp
 from bridge._framing import DEFAULT_MAX_FRAME, Frame, Outbox
 from bridge._histogram import now_ns
 from bridge._watch import in_fork
+from bridge._limits import DEFAULT_MAX_VALUES
 from bridge.adapter import Adapter, AdapterFailed, CommandSpec
 from bridge.array_args import is_about_arrays
 from bridge.codec import Format, by_first_byte, by_name
-from bridge.messages import Answer, Failure, Id, Negotiation, Reply, Selection, failure
+from bridge.messages import Answer, Failure, Id, Negotiation, Selection, failure
 from bridge.records import Quota
 from bridge.redaction import first_line
 from bridge.telemetry import debug, logging_call, shown, warn
@@ -32,7 +33,7 @@ from bridge.tensors import resolve
 from bridge.worker import extras, process
 from bridge.worker.calls import Calls, wake
 from bridge.worker.hostcalls import HostCalls
-from bridge.worker.lanes import RETRY_AFTER, Job, Lanes, Places
+from bridge.worker.lanes import Job, Lanes, Places
 from bridge.worker.session import Session
 from bridge.worker.sessions import Sessions
 
@@ -66,9 +67,9 @@ class Dispatcher:
     overloaded. queue_bytes: how long the requests of all open calls may be together; one alone may
     be longer.
     stuck_after: seconds without progress on any thread after which a full worker counts as stuck;
-    0: never. max_frame: bytes, also of replies. protocol: the format that negotiation selects
-    whatever the host prefers; frames in the other formats are answered all the same.
-    max_sessions, session_ttl (seconds), quota, store, shared: see Sessions.
+    0: never. max_frame: bytes, also of replies. max_values: that a frame may hold. protocol: the
+    format that negotiation selects whatever the host prefers; frames in the other formats are
+    answered all the same. max_sessions, session_ttl (seconds), quota, store, shared: see Sessions.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Dispatcher:
         waiting: int = 1024,
         stuck_after: float = 300.0,
         max_frame: int = DEFAULT_MAX_FRAME,
+        max_values: int = DEFAULT_MAX_VALUES,
         protocol: str | None = None,
         max_sessions: int = 10_000,
         session_ttl: float = 3600.0,
@@ -121,7 +123,9 @@ class Dispatcher:
         # The statistics as text, for (open calls, sessions, uptime); `extras` replaces it.
         self.prometheus: Callable[..., dict[str, str]] = extras.switched_off
         self.host = HostCalls(self.lanes)
-        self.path = Path(by_first_byte(), self.commands, self.calls.open, self, max_frame)
+        self.path = Path(
+            by_first_byte(), self.commands, self.calls.open, self, max_frame, max_values
+        )
         self.add(adapter)
 
     def add(self, adapter: Adapter) -> None:
@@ -202,9 +206,11 @@ class Dispatcher:
         name = context.request.command
         error: errors.BridgeError
         if name in self.commands:
-            error = errors.DuplicateId(f"a call with id {context.id!r} is open already")
+            error = errors.DuplicateId(f"a call with id {errors.shown(context.id)} is open already")
         else:
-            error = errors.UnknownCommand(f"Unknown command: {name}", known=sorted(self.commands))
+            error = errors.UnknownCommand(
+                f"Unknown command: {name[: errors.SHOWN]}", known=sorted(self.commands)
+            )
         return self._refused(failure(context.id, error, timestamp()))
 
     def fail(self, context: Context, error: BaseException) -> Failure:
@@ -218,23 +224,25 @@ class Dispatcher:
         return failure(context.id, error, timestamp())
 
     def not_encodable(self, context: Context, error: BaseException) -> Failure:
-        """The answer where the result does not go into the request's format."""
+        """The answer where the result does not go into the request's format, or into a frame."""
+        name = context.command.name
+        if isinstance(error, MemoryError):
+            error = errors.Overloaded.without_memory(f"to encode the result of {name}")
         if not isinstance(error, errors.BridgeError):
-            name = context.command.name
             error = errors.NotEncodable(
                 f"the result of {name} cannot be encoded as {context.format.name}:"
                 f" {_one_line(error)}"
             )
         return failure(context.id, error, timestamp())
 
-    def too_large(self, reply: Reply | Failure) -> Failure:
-        """The answer in place of a failure that is longer than a frame may be: it may be the id
-        that is too long. Raises ReplyTooLarge for a result: its call has failed then."""
-        limit = self.path.max_frame
-        error = errors.ReplyTooLarge(f"the reply is longer than {limit} bytes", limit=limit)
-        if not isinstance(reply, Failure):
-            raise error
+    def without_id(self) -> Failure:
+        """The answer in place of a failure whose id is too long for a frame."""
+        error = errors.ReplyTooLarge("the id of the request is too long for a reply")
         return failure(None, error, timestamp())
+
+    def broken(self, request_id: Id | None, error: BaseException) -> Failure:
+        """The answer where answering itself failed."""
+        return failure(request_id, _fault(error), timestamp())
 
     def _refused(self, reply: Failure) -> Failure:
         self.refused[reply.category] += 1
@@ -308,9 +316,8 @@ class Dispatcher:
         except BaseException as error:  # a fault of ours must not cost the caller its reply
             with logging_call(context):
                 warn("a call broke the dispatcher", error=error)
-            internal = errors.Internal(f"a fault of the worker: {type(error).__name__}")
             outbox = Outbox()
-            self.path.finish(context, outbox, failure(context.id, internal, timestamp()))
+            self.path.finish(context, outbox, self.broken(context.id, error))
         finally:
             # The next call must not change what this one's reply is still to be sent from.
             sends_first = outbox.apart and context.command.spec.lane in CHANGING
@@ -404,7 +411,7 @@ class Dispatcher:
             why = f"the requests of {open_calls} open calls have {held} bytes (--queue-bytes)"
         else:
             return
-        details = {"retry_after": RETRY_AFTER}
+        details = {"retry_after": errors.RETRY_AFTER}
         if stuck := self.stuck_s:
             details["stuck_s"] = round(stuck, 1)
         raise errors.Overloaded(why, **details)
@@ -438,7 +445,7 @@ class Dispatcher:
 
 def _no_answer(request_id: Id | None, error: Exception) -> Answer:
     """In place of an answer of the host that cannot be read."""
-    text = f"the host's answer cannot be read: {error}"
+    text = f"the host's answer cannot be read: {errors.text_of(error)}"
     return Answer(request_id, False, error=text, code=errors.InvalidFrame.code)
 
 
@@ -496,19 +503,22 @@ def _decode(
 def _envelope_error(error: Exception) -> errors.BridgeError:
     if isinstance(error, errors.BridgeError):
         return error
+    if isinstance(error, MemoryError):
+        return errors.Overloaded.without_memory("to decode the request")
     if isinstance(error, RecursionError):
         return errors.InvalidRequest("the request is nested too deeply")
     if isinstance(error, msgspec.ValidationError):
-        return errors.InvalidRequest(f"not a request: {error}")
-    return errors.InvalidFrame(f"the frame does not decode: {error}")
+        return errors.InvalidRequest(f"not a request: {errors.text_of(error)}")
+    return errors.InvalidFrame(f"the frame does not decode: {errors.text_of(error)}")
+
+
+def _fault(error: BaseException) -> errors.BridgeError:
+    if isinstance(error, MemoryError):
+        return errors.Overloaded.without_memory("to answer the call")
+    return errors.Internal(f"a fault of the worker: {type(error).__name__}")
 
 
 def _one_line(error: BaseException) -> str:
-    """The error's first line behind its type; 1000 characters, and none that UTF-8 cannot hold."""
-    try:
-        text = first_line(str(error), 1000)
-    except Exception:
-        text = "(its text cannot be read)"
-    name = type(error).__name__
-    line = f"{name}: {text}" if text else name
-    return line[:1000].encode("utf-8", "replace").decode()
+    """The error's first line behind its type."""
+    name, text = type(error).__name__, first_line(errors.words_of(error), 1000)
+    return f"{name}: {text}" if text else name

@@ -59,11 +59,7 @@ class HostCalls:
 
     def _send(self, context: Context, request_id: str, command: str, args: dict[str, Any]) -> None:
         request = {"id": request_id, "command": command, "args": args, "call_id": context.id}
-        try:
-            outbox = context.encoded(request)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise errors.NotEncodable(f"args of {command}: {error}") from error
-        context.send(outbox)
+        context.send(context.encoded_call(command, request))
 
 
 class Waiting:

@@ -13,7 +13,6 @@ from queue import SimpleQueue
 from bridge import errors
 from bridge._histogram import now_ns
 
-RETRY_AFTER = 1.0  # seconds, told to who is refused: about the length of an LM call
 STACK_BYTES = 8 << 20  # virtual; deep recursion in C crashes on smaller ones
 
 
@@ -106,7 +105,7 @@ class Lanes:
                 raise errors.Overloaded(
                     f"{self._waiting} calls wait for the host already (--waiting)",
                     limit=self.waiting_limit,
-                    retry_after=RETRY_AFTER,
+                    retry_after=errors.RETRY_AFTER,
                 )
             job.waits += 1
             if job.waits == 1 and not job.lost:

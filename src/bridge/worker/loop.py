@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 
 from bridge import errors, telemetry
-from bridge._dispatch import timestamp
-from bridge._framing import DEFAULT_MAX_FRAME, Outbox, Reader, Writer, serve
+from bridge._framing import DEFAULT_MAX_FRAME, Reader, Writer, serve
+from bridge._limits import DEFAULT_MAX_VALUES
 from bridge.adapter import Adapter, AdapterFailed
-from bridge.codec import JSON
-from bridge.messages import failure
 from bridge.records import Quota
 from bridge.redaction import redact
 from bridge.version import __version__
@@ -54,6 +52,7 @@ class Options(msgspec.Struct, frozen=True):
     stuck_after: float = 300.0
     when_stuck: str = "report"
     max_frame: int = DEFAULT_MAX_FRAME
+    max_values: int = DEFAULT_MAX_VALUES
     grace: float = 2.0
     store: str | None = None
     max_sessions: int = 10_000
@@ -113,6 +112,7 @@ def dispatcher_of(adapter: Adapter, options: Options) -> Dispatcher:
         waiting=options.waiting,
         stuck_after=options.stuck_after,
         max_frame=options.max_frame,
+        max_values=options.max_values,
         protocol=options.protocol,
         max_sessions=options.max_sessions,
         session_ttl=options.session_ttl,
@@ -158,10 +158,6 @@ def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options
         nonlocal why
         why, path.stopping = "SIGTERM", True
 
-    def refuse(error: Exception, outbox: Outbox) -> None:
-        if isinstance(error, errors.BridgeError):
-            outbox.append(JSON.encode_into, failure(None, error, timestamp()))
-
     process.on_sigterm(stop)
     telemetry.info(f"ready, with the adapter {dispatcher.adapter.name}")
     os.register_at_fork(after_in_child=lambda: telemetry.forward(None, dispatcher))
@@ -171,7 +167,7 @@ def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options
             writer,
             path.answer,
             writer.flush,
-            refuse,
+            path.refuse,
             stopping=lambda: path.stopping,
             warm_up=lambda: _warm_up(dispatcher, options),
         )

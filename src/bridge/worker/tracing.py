@@ -14,6 +14,7 @@ from opentelemetry import context as contexts
 from opentelemetry import trace
 
 from bridge.activity import UNKNOWN, Activity, listen
+from bridge.errors import readable, shown, words_of
 from bridge.redaction import first_line, shorten
 from bridge.version import __version__
 
@@ -101,7 +102,7 @@ class Tracing:
         span.set_attributes(_attributes({"error": kind}))
         if activity.kind == "call":
             span.set_attributes(_attributes({"status": kind}))
-        text = first_line(str(error), LONGEST_TEXT)
+        text = readable(first_line(words_of(error), LONGEST_TEXT))
         span.set_status(trace.Status(trace.StatusCode.ERROR, text))
         self._end(activity)
 
@@ -143,7 +144,8 @@ def _of_call(activity: Activity) -> dict[str, Any]:
     if activity.name == UNKNOWN:
         facts["sent_method"] = activity.command
     if activity.request_id is not None:
-        facts["request_id"] = str(activity.request_id)
+        request_id = activity.request_id
+        facts["request_id"] = request_id if isinstance(request_id, str) else shown(request_id)
     return _attributes(facts | activity.facts)
 
 

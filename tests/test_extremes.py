@@ -1,0 +1,188 @@
+"""Values and texts at the limits of the wire: always a reply or an exception, never a crash."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+
+import numpy
+import pytest
+
+import extremes
+from bridge import Client, codec, errors
+from peer import TESTS
+
+ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))}
+
+
+@pytest.fixture(scope="module", params=["json", "msgpack", "etf"])
+def client(request):
+    with Client.start(adapter="extremes:adapter", format=request.param, env=ENVIRONMENT) as client:
+        client.register_tools([tool])
+        yield client
+
+
+def tool(name: str):
+    return extremes.VALUES[name]()
+
+
+def levels_left() -> int:
+    """How many calls of a Python function go into one another here."""
+
+    def depth(level: int) -> int:
+        try:
+            return depth(level + 1)
+        except RecursionError:
+            return level
+
+    return depth(0) + len(inspect.stack(0))
+
+
+@pytest.mark.parametrize("name", extremes.TOO_DEEP)
+def test_values_that_are_too_deep_are_not_encodable(client, name):
+    """As a result, on both lanes, in an event, in a host call, as a tool's result, in args."""
+    for command in ("result", "result_on_thread", "event", "event_on_thread", "ask", "use_tool"):
+        with pytest.raises(errors.NotEncodable, match="levels deep"):
+            client.stream(command, {"name": name}).result(30)
+    with pytest.raises(errors.NotEncodable, match="args cannot be encoded"):
+        client.call("ping", {"value": extremes.TOO_DEEP[name]()})
+    assert client.call("ping")["status"] == "ok"
+
+
+def test_the_recursion_limit_stays_as_it_is(client):
+    """Of the worker's thread and of the caller's, after many values that are too deep."""
+    before, here = client.call("recursion_limit"), levels_left()
+    for _ in range(20):
+        with pytest.raises(errors.NotEncodable):
+            client.call("result", {"name": "a cyclic list"})
+        with pytest.raises(errors.NotEncodable):
+            client.call("ping", {"value": extremes.TOO_DEEP["1100 lists"]()})
+    assert client.call("recursion_limit") == before
+    assert levels_left() == here
+
+
+def test_values_of_many_levels_come_back(client):
+    """500 levels, in which there is an array too."""
+    deep = extremes.nested(500, lambda value: [value])
+    assert client.call("ping", {"value": deep})["status"] == "ok"
+    assert client.call("ping", {"value": [deep, numpy.zeros(9000)]})["status"] == "ok"
+
+
+@pytest.mark.parametrize("name", extremes.NOT_FINITE)
+def test_numbers_that_a_format_does_not_carry(client, name):
+    """In every direction: an error with the place in JSON and ETF, the number in MessagePack."""
+    if client._format.name == "msgpack":
+        if name not in ("one in a set",):
+            client.call("result", {"name": name})
+            client.call("ping", {"value": extremes.NOT_FINITE[name]()})
+        return
+    for command in ("result", "result_on_thread", "event", "ask", "use_tool"):
+        with pytest.raises(errors.NotEncodable, match=r"nan|inf"):
+            client.stream(command, {"name": name}).result(30)
+    with pytest.raises(errors.NotEncodable, match=r"args\S* is -?(nan|inf)"):
+        client.call("ping", {"value": extremes.NOT_FINITE[name]()})
+
+
+@pytest.mark.parametrize("name", extremes.NO_BYTES)
+def test_memoryviews_whose_bytes_are_not_contiguous(client, name):
+    """Not encodable in every direction and every format, whatever their length."""
+    for command in ("result", "result_on_thread", "event", "ask", "use_tool"):
+        with pytest.raises(errors.NotEncodable):
+            client.stream(command, {"name": name}).result(30)
+    for value in ({"value": extremes.NO_BYTES[name]()}, [extremes.Link(extremes.NO_BYTES[name]())]):
+        with pytest.raises(errors.NotEncodable, match="args"):
+            client.call("ping", value)
+
+
+@pytest.mark.parametrize("name", extremes.DETAILS)
+def test_an_error_is_sent_without_details_that_cannot_be(client, name):
+    """Its code and its text stay."""
+    for command in ("fail", "fail_on_thread"):
+        with pytest.raises(errors.QuotaExceeded, match=r"^enough$"):
+            client.call(command, {"name": name})
+
+
+def test_exceptions_without_a_readable_text(client):
+    """The type is named, what UTF-8 cannot hold is replaced."""
+    with pytest.raises(errors.HandlerError, match=r"^Unreadable: .*cannot be read"):
+        client.call("raise_unreadable")
+    with pytest.raises(errors.HandlerError, match=r"^KeyError: .*cannot be read"):
+        client.call("raise_number")
+    with pytest.raises(errors.LMError, match=r"^half \? of it$"):
+        client.call("raise_text")
+
+
+def test_a_value_that_shares_its_parts_is_too_large(client):
+    """2^60 values in 60 lists: known before anything is encoded."""
+    with pytest.raises(errors.ReplyTooLarge):
+        client.call("shared")
+    with pytest.raises(errors.FrameTooLarge, match="args"):
+        client.call("ping", {"value": extremes.nested(60, lambda value: [value, value])})
+
+
+LIMIT = 4096  # bytes, the least there is
+
+
+@pytest.fixture(params=["json", "msgpack", "etf"])
+def narrow(request):
+    with Client.start(
+        adapter="extremes:adapter", format=request.param, max_frame=LIMIT, env=ENVIRONMENT
+    ) as client:
+        yield client
+
+
+def test_errors_that_are_longer_than_a_frame_are_shortened(narrow):
+    """Text and details; the code and the id stay, so that the caller has its answer."""
+    for size in (100, 600, 3000, 4000, 100_000):
+        with pytest.raises(errors.LMError, match=r"^x{80}"):
+            narrow.call("raise_long", {"size": size})
+    with pytest.raises(errors.UnknownCommand, match=r"^Unknown command: n"):
+        narrow.call("n" * 3900)
+    with pytest.raises(errors.InvalidArgs):
+        narrow.call("cancel", {"id": ["\0" * 600]})
+
+
+def test_events_and_host_calls_that_are_longer_than_a_frame(narrow):
+    """The call fails with an error that says so; shorter ones go out."""
+    narrow.register_tools([tool])
+    for command in ("large_event", "large_ask"):
+        with pytest.raises(errors.ReplyTooLarge, match="longer than 4096 bytes"):
+            narrow.stream(command, {"size": 5000}).result(30)
+    events = narrow.stream("large_event", {"size": 1900})
+    assert list(events) == [("e" * 1900, "x" * 1900)]
+
+
+@pytest.mark.parametrize("format", ["json", "msgpack", "etf"])
+def test_log_events_are_no_longer_than_a_frame(format, start_peer):
+    """Of whatever is logged, the beginning."""
+    form = codec.by_name(format)
+    peer = start_peer("--max-frame", str(LIMIT), adapter="extremes:adapter")
+
+    def call(command, args, request_id=1):
+        request = {"id": request_id, "command": command, "args": args, "session_id": "\0" * 300}
+        peer.send_frame(form.encode(request))
+
+    call("hello", {"offers": {"logs": True}})
+    peer.receive_frame()
+    for size in (500, 700, 5000, 1_000_000):
+        call("log_long", {"size": size}, "i" * 1000)
+        frames = [peer.receive_frame(), peer.receive_frame()]
+        assert max(map(len, frames)) <= LIMIT
+        event = form.decode(frames[0])
+        assert (event["event"], event["data"]["level"]) == ("log", "WARNING")
+        assert event["data"]["message"].startswith("\0" * 16)
+        assert form.decode(frames[1])["success"]
+
+
+def test_a_log_line_of_a_call_with_a_huge_id(start_peer):
+    """It is written, though no JSON holds the id."""
+    peer = start_peer(adapter="hostile:adapter")
+    assert peer.is_alive()
+    peer.send_frame(codec.ETF.encode({"id": 10**5000, "command": "raise"}))
+    assert codec.ETF.decode(peer.receive_frame())["id"] == 10**5000
+    peer.close_input()
+    assert peer.wait() == 0
+    line = json.loads(peer.stderr())
+    assert line["request_id"] == f"an integer of {(10**5000).bit_length()} bits"
+    assert "no such thing" in line["error"]
