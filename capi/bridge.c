@@ -58,6 +58,40 @@ int bridge_error_code(void) { return last.code; }
 
 const char *bridge_version(void) { return BRIDGE_VERSION; }
 
+/* How much of this thread's stack is left; SIZE_MAX where it is not the system's, as in a coroutine. */
+static size_t stack_left(void) {
+    static _Thread_local struct { char *begin, *end; } stack;
+    char here;
+#ifdef __APPLE__
+    if (stack.end == NULL) {
+        stack.end = pthread_get_stackaddr_np(pthread_self());
+        stack.begin = stack.end - pthread_get_stacksize_np(pthread_self());
+    }
+#else
+    pthread_attr_t attributes;
+    void *begin;
+    size_t size, guard;
+    if (stack.end == NULL && !pthread_getattr_np(pthread_self(), &attributes)) {
+        if (!pthread_attr_getstack(&attributes, &begin, &size) &&
+            !pthread_attr_getguardsize(&attributes, &guard)) {
+            stack.begin = (char *)begin + guard;
+            stack.end = (char *)begin + size;
+        }
+        pthread_attr_destroy(&attributes);
+    }
+#endif
+    return &here > stack.begin && &here < stack.end ? (size_t)(&here - stack.begin) : SIZE_MAX;
+}
+
+/* Python reads requests of up to 512 levels on the caller's stack. */
+static int has_stack(void) {
+    size_t left = stack_left();
+    if (left >= BRIDGE_STACK_SIZE) return 1;
+    fail(BRIDGE_STACK, "this thread has %zu KiB of stack left, and needs %d", left / 1024,
+         BRIDGE_STACK_SIZE / 1024);
+    return 0;
+}
+
 /* The GIL. A thread that Python does not know gets a state at its first call and keeps it to its
    end: making one for each call would cost more than a ping. */
 
@@ -356,6 +390,7 @@ bridge *bridge_open(const char *python, const char *options) {
     PyThreadState *held;
     bridge *handle;
     int code;
+    if (!has_stack()) return NULL;
     pthread_once(&once, prepare);
     if (preparation) {
         fail(BRIDGE_MEMORY, "no memory for another thread key");
@@ -415,6 +450,8 @@ static int accepts(const bridge *handle, const bridge_request *request) {
         code = fail(BRIDGE_FORKED, "this process is a fork of the one that opened the handle");
     } else if (!is_open(handle)) {
         code = fail(BRIDGE_CLOSED, "the handle is closed");
+    } else if (request->size && !has_stack()) {
+        code = BRIDGE_STACK;
     }
     if (code) drop(request);
     return code;
@@ -594,7 +631,7 @@ int bridge_submit(bridge *handle, bridge_request request, bridge_callback callba
 static int is_there(const bridge *handle) {
     if (handle == NULL) return fail(BRIDGE_INVALID, "the handle is NULL");
     if (is_forked) return fail(BRIDGE_FORKED, "this process is a fork of the one that opened the handle");
-    return BRIDGE_OK;
+    return has_stack() ? BRIDGE_OK : BRIDGE_STACK;
 }
 
 int bridge_cancel(bridge *handle, uint64_t call) {

@@ -4,8 +4,8 @@
    dispatcher that a worker of its own would have: sessions, statistics, threads. All handles share
    one Python, which the first bridge_open starts and nothing ends.
 
-   Everything here may be called from any thread, and from several at once; no thread has to be
-   known to Python, and none keeps its GIL while it waits. What is not stated to return a status
+   Everything here may be called from any thread with BRIDGE_STACK_SIZE of stack left, and from
+   several at once; no thread has to be known to Python, and none keeps its GIL while it waits. What is not stated to return a status
    cannot fail. docs/embedding.md is the whole contract. */
 
 #ifndef BRIDGE_H
@@ -35,8 +35,12 @@ typedef enum bridge_status {
     BRIDGE_FORKED = 4,   /* this process is a fork of the one that started Python */
     BRIDGE_MEMORY = 5,
     BRIDGE_BUSY = 6,     /* bridge_close: in a callback, or threads that do not come back */
-    BRIDGE_FAILED = 7    /* anything else; bridge_error says what */
+    BRIDGE_FAILED = 7,   /* anything else; bridge_error says what */
+    BRIDGE_STACK = 8     /* the thread has less than BRIDGE_STACK_SIZE of its stack left */
 } bridge_status;
+
+/* Bytes of stack that a thread has to have left where it calls this library, bridge_free aside. */
+enum { BRIDGE_STACK_SIZE = 256 * 1024 };
 
 /* A request. With `release` its bytes are not copied: they must neither change nor go before
    release(context) is called, once, from whichever thread drops the last view of them, perhaps

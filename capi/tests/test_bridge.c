@@ -838,6 +838,83 @@ static void broken_python(void) {
     fails_to_open(NULL, "has to begin anew");
 }
 
+/* A request whose args are `depth` levels deep; `closing` may be empty. */
+static bridge_request deep(const char *head, size_t head_size, const char *opening, const char *inner,
+                           const char *closing, int depth, const char *tail, char *room) {
+    bridge_request request = {NULL, 0, NULL, NULL};
+    char *at = room;
+    int i;
+    memcpy(at, head, head_size);
+    at += head_size;
+    for (i = 0; i < depth; i++) at += sprintf(at, "%s", opening);
+    at += sprintf(at, "%s", inner);
+    for (i = 0; i < depth; i++) at += sprintf(at, "%s", closing);
+    at += sprintf(at, "%s", tail);
+    request.data = room;
+    request.size = (size_t)(at - room);
+    return request;
+}
+
+/* What a thread with little stack does: all deep requests, each of which is answered or refused. */
+static void *call_deeply(void *handle) {
+    static const int depths[] = {1, 300, 500, 508, 520, 1100, 100000};
+    static char room[1 << 20];
+    const char json[] = "{\"id\": 7, \"command\": \"echo_decoded\", \"args\": {\"a\": ";
+    const char msgpack[] = "\x83\xa2id\x07\xa7" "command\xac" "echo_decoded\xa4" "args\x81\xa1" "a";
+    size_t i, format;
+    intptr_t answered = 0;
+    for (i = 0; i < sizeof depths / sizeof *depths; i++) {
+        for (format = 0; format < 4; format++) {
+            bridge_request request;
+            bridge_bytes reply = {NULL, 0, NULL};
+            box box = BOX;
+            int code;
+            switch (format) {
+                case 0: request = deep(json, sizeof json - 1, "[", "1", "]", depths[i], "}}", room); break;
+                case 1: request = deep(json, sizeof json - 1, "{\"k\":", "1", "}", depths[i], "}}", room); break;
+                case 2: request = deep(msgpack, sizeof msgpack - 1, "\x91", "\x01", "", depths[i], "", room); break;
+                default: request = deep(msgpack, sizeof msgpack - 1, "\x81\xa1k", "\x01", "", depths[i], "", room);
+            }
+            code = bridge_call(handle, request, FOREVER, &reply);
+            CHECK(code == BRIDGE_OK || code == BRIDGE_STACK);
+            if (code == BRIDGE_OK) {
+                CHECK(holds(&reply, depths[i] <= 500 ? "result" : depths[i] > 512 ? "nested" : "id"));
+                answered++;
+            }
+            bridge_free(&reply);
+            CHECK(bridge_submit(handle, request, collect, &box, NULL) == code);
+            CHECK(box.replies == (code == BRIDGE_OK));
+        }
+    }
+    if (!answered) {
+        CHECK(bridge_open(NULL, "{\"adapter\": \"echo\"}") == NULL);
+        CHECK(bridge_error_code() == BRIDGE_STACK && strstr(bridge_error(), "stack"));
+        CHECK(bridge_cancel(handle, 1) == BRIDGE_STACK);
+        CHECK(bridge_listen(handle, NULL, NULL) == BRIDGE_STACK);
+    }
+    return (void *)answered;
+}
+
+static void threads_with_little_stack(void) {
+    bridge *handle = with_echo();
+    size_t kilobytes, first_answer = 0;
+    for (kilobytes = 64; kilobytes <= 1024; kilobytes += 32) {
+        pthread_attr_t attributes;
+        pthread_t thread;
+        void *answered;
+        pthread_attr_init(&attributes);
+        CHECK(pthread_attr_setstacksize(&attributes, kilobytes * 1024) == 0);
+        CHECK(pthread_create(&thread, &attributes, call_deeply, handle) == 0);
+        CHECK(pthread_join(thread, &answered) == 0);
+        pthread_attr_destroy(&attributes);
+        if (answered && !first_answer) first_answer = kilobytes;
+        CHECK(!answered == !first_answer);
+    }
+    CHECK(first_answer > BRIDGE_STACK_SIZE / 1024 && first_answer < BRIDGE_STACK_SIZE / 1024 + 128);
+    CHECK(pings(handle));
+    CHECK(bridge_close(handle) == BRIDGE_OK);
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -864,6 +941,7 @@ static const struct {
     TEST(forks),
     TEST(forks_while_python_starts),
     TEST(surprises),
+    TEST(threads_with_little_stack),
     TEST(never_freed),
     TEST(no_python),
     TEST(no_package),
