@@ -215,8 +215,8 @@ def recursion_limit(args: None, context: Any) -> int:
     return depth(0)
 
 
-@adapter.command("register_tools", lane="inline")
-def register_tools(args: None, context: Any) -> dict[str, str]:
+@adapter.command("register_tools", dict[str, Any], lane="inline")
+def register_tools(args: dict[str, Any], context: Any) -> dict[str, str]:
     return {"session_id": "s"}
 
 

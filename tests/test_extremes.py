@@ -65,8 +65,8 @@ def test_the_recursion_limit_stays_as_it_is(client):
 def test_values_of_many_levels_come_back(client):
     """500 levels, in which there is an array too."""
     deep = extremes.nested(500, lambda value: [value])
-    assert client.call("ping", {"value": deep})["status"] == "ok"
-    assert client.call("ping", {"value": [deep, numpy.zeros(9000)]})["status"] == "ok"
+    assert client.call("anything", {"value": deep}) == 1
+    assert client.call("anything", {"value": [deep, numpy.zeros(9000)]}) == 1
 
 
 @pytest.mark.parametrize("name", extremes.NOT_FINITE)
@@ -75,7 +75,7 @@ def test_numbers_that_a_format_does_not_carry(client, name):
     if client._format.name == "msgpack":
         if name not in ("one in a set",):
             client.call("result", {"name": name})
-            client.call("ping", {"value": extremes.NOT_FINITE[name]()})
+            client.call("anything", {"value": extremes.NOT_FINITE[name]()})
         return
     for command in ("result", "result_on_thread", "event", "ask", "use_tool"):
         with pytest.raises(errors.NotEncodable, match=r"nan|inf"):
