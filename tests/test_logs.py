@@ -194,7 +194,7 @@ def test_debug_has_a_line_for_each_call(start_peer):
     expected = [
         "ping 'first' in session None: ok in N ms",
         "sleep 2 in session 's': ok in N ms",
-        "own_error_on_thread 3 in session 'default': not_encodable: ",
+        "own_error_on_thread 3 in session 'default': quota_exceeded: ",
         "wait_politely 4 in session 'default': deadline_exceeded: no result within 1 ms in N ms",
         f"refused '{'y' * 200}…': unknown_command: Unknown command: unknown",
         "ping '(an integer of 13288 bits)' in session None: ok in N ms",

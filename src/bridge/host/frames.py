@@ -1,4 +1,4 @@
-"""Messages to frames, as a client sends them: what cannot be sent is known before anything leaves."""
+"""Messages to frames, as a client sends them, or errors for what no frame can hold."""
 
 from __future__ import annotations
 
