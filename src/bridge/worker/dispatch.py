@@ -20,8 +20,8 @@ from bridge import errors
 from bridge._dispatch import Command, Context, Path, timestamp
 from bridge._framing import DEFAULT_MAX_FRAME, Frame, Outbox
 from bridge._histogram import now_ns
-from bridge._watch import in_fork
 from bridge._limits import DEFAULT_MAX_VALUES
+from bridge._watch import in_fork
 from bridge.adapter import Adapter, AdapterFailed, CommandSpec
 from bridge.array_args import is_about_arrays
 from bridge.codec import Format, by_first_byte, by_name
