@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import threading
 
 import pytest
 
+from bridge import Adapter, Dispatcher
 from peer import wait_until
 
 
@@ -65,17 +68,40 @@ def test_a_stuck_worker_ends_where_it_was_asked_to(start_peer):
     assert (line["level"], line["message"].partition(":")[0]) == ("CRITICAL", "stuck")
 
 
-def test_a_full_worker_that_makes_progress_is_not_stuck(start_peer):
-    """Calls that ask whether they should go on, and such as wait for the host."""
-    peer = start_peer("--threads", "1", "--stuck-after", "0.2", "--when-stuck", "exit",
+def test_a_full_worker_that_makes_progress_is_not_stuck():
+    """A call that asks whether it should go on, and one that comes to an end."""
+    adapter = Adapter("steps")
+    steps, done = threading.Semaphore(0), threading.Semaphore(0)
+
+    @adapter.command("steps")
+    def takes_steps(args, context):
+        for _ in range(2):
+            steps.acquire()
+            context.check()
+            done.release()
+        return {}
+
+    dispatcher = Dispatcher(adapter, threads=1, stuck_after=1.0)
+    call = threading.Thread(target=dispatcher.call, args=(b'{"id": 1, "command": "steps"}',))
+    call.start()
+    for _ in range(2):
+        wait_until(lambda: dispatcher.stuck_s >= 1.0)
+        steps.release()
+        done.acquire()
+        wait_until(lambda: dispatcher.stuck_s == 0.0)
+    call.join()
+    assert dispatcher.stuck_s == 0.0
+
+
+def test_a_worker_whose_calls_wait_for_the_host_is_not_stuck(start_peer):
+    """However long, and with as many of them as threads."""
+    peer = start_peer("--threads", "1", "--stuck-after", "0.01", "--when-stuck", "exit",
                       adapter="hostile:adapter")  # fmt: skip
-    start(peer, 3, "wait_politely", {"seconds": 0.6})
-    for request_id in range(3):
-        assert reply_of(peer, request_id)["success"]
     ask(peer, "hello", {"offers": {"tools": True}})
     peer.send({"id": 1, "command": "ask_host", "args": {}})
     question = peer.receive()
-    assert ask(peer, "wait_politely", {"seconds": 0.8})["success"]
+    with pytest.raises(subprocess.TimeoutExpired):
+        peer.process.wait(0.3)
     peer.send({"id": question["id"], "success": True, "result": 1})
     assert reply_of(peer, 1)["success"]
 
