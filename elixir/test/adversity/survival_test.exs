@@ -145,6 +145,20 @@ defmodule DSPex.SurvivalTest do
     end
   end
 
+  test "a setup may call its bridge by name, and what it raises shows no map" do
+    config = %{api_key: "sk-in-a-map"}
+    name = :"survival_#{System.unique_integer([:positive])}"
+    setup = fn _ -> {:ok, _} = Bridge.call(name, :ping) end
+    start_supervised!({Bridge, options(name: name, setup: setup)})
+    assert {:ok, _} = Bridge.call(name, :ping)
+
+    setup = fn _ -> Map.fetch!(config, :model) end
+    Process.flag(:trap_exit, true)
+    assert {:error, {:shutdown, error}} = Bridge.start_link(options(name: nil, setup: setup))
+    assert error.message =~ "its setup failed: key :model not found"
+    refute inspect(error) =~ "sk-in-a-map"
+  end
+
   defp last_message(bridge) do
     case Bridge.get_status(bridge) do
       %{last_error: %{message: message}} -> message
@@ -221,7 +235,10 @@ defmodule DSPex.SurvivalTest do
           {[start_timeout: nil], ":start_timeout"},
           {[env: %{KEY: {:secret, "sk-123"}}], "KEY"},
           {[args: ["--threads", 4]], ":args"},
-          {[heartbeat: 1], ":heartbeat"}
+          {[heartbeat: 1], ":heartbeat"},
+          {[format: :msgpack], ":format"},
+          {[setup: fn -> :ok end], ":setup"},
+          {[tools: [:temperature]], ":tools"}
         ] do
       error = assert_raise ArgumentError, fn -> Bridge.start_link(options) end
       assert error.message =~ line

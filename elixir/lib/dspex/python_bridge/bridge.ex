@@ -130,8 +130,7 @@ defmodule DSPex.PythonBridge.Bridge do
     * `:format` - `:etf` (default), or `:json` where there is a module for it
     * `:tools` - tools of the default session, see `register_tools/3`
     * `:setup` - a function that is called with the bridge when a worker has answered and before it
-      takes the calls of others, after each start; raising makes that start fail. It must call the
-      bridge that it is given, not its name
+      takes the calls of others, after each start; raising makes that start fail
     * `:logs` - whether the worker's logs go to `Logger` (default), or else to stderr
     * `:start_timeout` - ms until the worker must have answered, default 10 000
     * `:setup_timeout` - ms that `:setup` and the registering of `:tools` may take, default 60 000
@@ -160,6 +159,14 @@ defmodule DSPex.PythonBridge.Bridge do
       raise ArgumentError,
             "#{inspect(key)} is a whole number of ms from #{least}, not #{inspect(options[key])}"
     end
+
+    unless options[:format] in [:etf, :json], do: raise(ArgumentError, ":format is :etf or :json")
+
+    unless is_function(options[:setup], 1),
+      do: raise(ArgumentError, ":setup is a function of one argument, the bridge")
+
+    unless is_list(options[:tools]) and Enum.all?(options[:tools], &is_struct(&1, DSPex.Tool)),
+      do: raise(ArgumentError, ":tools is a list of DSPex.Tool")
 
     check_texts!(options)
     Server.start_link(options)

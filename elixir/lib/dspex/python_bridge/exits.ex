@@ -15,12 +15,6 @@ defmodule DSPex.PythonBridge.Exits do
   def line(:exit, reason, _stacktrace), do: Text.line("exit: #{safe(reason)}")
   def line(:throw, value, _stacktrace), do: Text.line("throw: #{safe(value)}")
 
-  @doc "Describes it with its stacktrace, for a log."
-  @spec report(:error | :exit | :throw, term(), Exception.stacktrace()) :: String.t()
-  def report(kind, reason, stacktrace) do
-    "#{line(kind, reason, stacktrace)}\n#{Exception.format_stacktrace(without_arguments(stacktrace))}"
-  end
-
   @doc "Returns the stacktrace with arities in place of arguments."
   @spec without_arguments(Exception.stacktrace()) :: Exception.stacktrace()
   def without_arguments(stacktrace) do
@@ -37,6 +31,9 @@ defmodule DSPex.PythonBridge.Exits do
       end
     end
   end
+
+  # Its own message shows the whole map.
+  defp message(%KeyError{key: key}), do: "key #{inspect(key)} not found"
 
   # `message/1` of an exception, and `inspect` of a struct, are code of the application too.
   defp message(exception) do

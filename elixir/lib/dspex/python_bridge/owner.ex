@@ -137,6 +137,7 @@ defmodule DSPex.PythonBridge.Owner do
   end
 
   defp set_up(setup, connection) do
+    Connection.put_own(connection)
     setup.(connection)
     :ok
   catch

@@ -86,7 +86,7 @@ defmodule DSPex.PythonBridge.Tools do
 
     case find(connection, session, name) do
       {:ok, function} -> observed(connection, function, call["args"] || %{}, metadata)
-      :error -> {:error, "unknown_command", "no tool #{inspect(name)}"}
+      :error -> {:error, "unknown_command", missing(name, session)}
       :nobody -> :nobody
     end
   end
@@ -101,6 +101,11 @@ defmodule DSPex.PythonBridge.Tools do
 
   defp answered(_connection, _unreadable) do
     {:error, "invalid_frame", "the request does not decode"}
+  end
+
+  defp missing(name, session) do
+    "no function for the tool #{inspect(name)} of session #{inspect(session)}: " <>
+      "after a restart only those of :tools and :setup are there"
   end
 
   # A session has the tools of the default session beside its own.

@@ -24,13 +24,15 @@ defmodule DSPex.PythonBridge.WorkerPort do
   """
   @spec open(Path.t(), keyword()) :: {:ok, t()} | {:error, String.t()}
   def open(python, options) do
+    shell = System.find_executable("sh")
+
     stderr =
-      case Stderr.open() do
+      case shell && Stderr.open() do
         {:ok, stderr} -> stderr
-        :error -> nil
+        _ -> nil
       end
 
-    {program, arguments} = command(stderr, python, arguments(options))
+    {program, arguments} = command(shell, stderr, python, arguments(options))
 
     port =
       Port.open({:spawn_executable, program}, [
@@ -50,10 +52,10 @@ defmodule DSPex.PythonBridge.WorkerPort do
     error in ErlangError -> {:error, "#{python}: #{inspect(error.original)}"}
   end
 
-  defp command(nil, python, arguments), do: {python, arguments}
+  defp command(_shell, nil, python, arguments), do: {python, arguments}
 
-  defp command({_reader, path}, python, arguments) do
-    {System.find_executable("sh"), ["-c", @with_stderr, "sh", path, python | arguments]}
+  defp command(shell, {_reader, path}, python, arguments) do
+    {shell, ["-c", @with_stderr, "sh", path, python | arguments]}
   end
 
   @doc "Kills a worker. It leads its process group, so its children go too."
