@@ -111,6 +111,58 @@ def test_half_a_character_from_a_model_does_not_reach_the_next_prompt(client, pr
     assert result["outputs"] == {"reasoning": "r \ufffd", "a": "x"}
 
 
+@pytest.mark.parametrize(
+    ("type", "text", "value"),
+    [
+        ("dict<string, string>", r'{"k\ud83d": "v\ude00", "w": "\ud83d\ude00"}', None),
+        ("list<any>", r'["x\ud83d", {"y": ["\ude00"]}]', ["x\ufffd", {"y": ["\ufffd"]}]),
+        ("string", r"C:\users\ud83d", r"C:\users\ud83d"),
+    ],
+)
+def test_half_a_character_that_json_spells(client, type, text, value):
+    """In values of every type; a text is no JSON."""
+    create(client, {"name": "a", "type": type})
+    if value is None:
+        value = {"k\ufffd": "v\ufffd", "w": "\U0001f600"}
+    result, _ = run(client, OpenAI, OpenAI.whole(f"[[ ## a ## ]]\n{text}"))
+    assert result["outputs"] == {"a": value}
+
+
+def test_half_a_character_in_the_arguments_of_a_tool(client):
+    seen = []
+
+    def look(x: str) -> str:
+        seen.append(x)
+        return "well"
+
+    client.call("cleanup")
+    client.register_tools([look])
+    client.call("create_program", {"id": "p", "signature": SIGNATURE, "program_type": "react"})
+    said = fields(next_thought="t", next_tool_name="look", next_tool_args=r'{"x": "a\ud83d"}')
+    run(client, OpenAI, OpenAI.whole(fields(reasoning="r", a="x") + "\n\n" + said))
+    assert set(seen) == {"a\ufffd"}
+
+
+def test_a_tool_call_that_cannot_be_made_ends_the_run():
+    """An event that is longer than a frame is no traceback for the model."""
+
+    def look(x: str) -> str:
+        return "short"
+
+    args = json.dumps({"x": "long" * 2000})
+    said = fields(next_thought="t", next_tool_name="look", next_tool_args=args)
+    with Client.start(max_frame=4096, tools=[look]) as client:
+        client.call("create_program", {"id": "p", "signature": SIGNATURE, "program_type": "react"})
+        with ModelServer(lambda body: (200, {}, OpenAI.events([said]))) as server:
+            base = {"api_base": server.url + OpenAI.path, "api_key": KEY}
+            client.call("configure_lm", {"model": OpenAI.model, **base}, timeout=60)
+            stream = client.stream("execute_program", ARGS)
+            list(stream)
+            with pytest.raises(errors.ReplyTooLarge):
+                stream.result(60)
+    assert len(server.requests) == 1
+
+
 def test_a_reply_without_a_field(client, protocol):
     """What was expected, what was found, and the reply."""
     create(client, {"name": "a"}, {"name": "the score", "type": "float"})

@@ -289,7 +289,8 @@ defmodule DSPex.PythonBridge.Bridge do
 
   The elements of `execute_program`, in the order in which they come:
 
-    * `{:status, %{"status" => "lm_call", "model" => model}}`
+    * `{:status, %{"status" => "lm_call", "model" => model}}`, or `"lm_retry"` with `"attempt"`,
+      `"wait"` (seconds) and `"lm_code"` before the model is asked again
     * `{:chunk, %{"field" => field, "text" => text}}`
     * `{:tool_call, %{"name" => name, "args" => args}}`
     * `{:tool_result, %{"name" => name, "result" => result}}`

@@ -16,7 +16,7 @@ from dspy.adapters.utils import apply_output_field_defaults, format_field_value
 
 from bridge.adapters.dspy import streaming
 from bridge.adapters.dspy.labels import Labelled, label_of, labelled
-from bridge.adapters.dspy.replies import read_fields
+from bridge.adapters.dspy.replies import read_fields, well_formed_in
 from bridge.adapters.dspy.values import read_value
 
 # By signature: it lives as long as its programs.
@@ -102,7 +102,9 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
         for label, text in read_fields(completion, names).texts.items():
             name = names[label]
             try:
-                fields[name] = read_value(text, signature.output_fields[name].annotation)
+                value = read_value(text, signature.output_fields[name].annotation)
+                # JSON can spell half a character though the text has none.
+                fields[name] = well_formed_in(value) if "\\u" in text else value
             except Exception as error:  # of several parsers, on text that anybody may have written
                 raise _unreadable(signature, completion, label, error) from error
         fields = apply_output_field_defaults(signature, fields)

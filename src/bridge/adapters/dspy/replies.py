@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 _LONGEST_NAME = 100
 _HEADER = re.compile(rf"^[ \t]*\[\[ ## (\w{{1,{_LONGEST_NAME}}}) ## \]\]", re.MULTILINE)
@@ -120,6 +121,17 @@ def well_formed(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
+
+
+def well_formed_in(value: Any) -> Any:
+    """`value` with all texts inside lists and maps well formed."""
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, dict):
+        return {well_formed_in(key): well_formed_in(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(well_formed_in, value))
+    return value
 
 
 def _skip_blanks(text: str, start: int) -> int:

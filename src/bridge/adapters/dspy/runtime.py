@@ -177,7 +177,10 @@ def _dspy_tool(tool: Tool, name: str) -> Any:
         run = streaming.running.get()
         if run is None:
             raise RuntimeError(f"{tool.name} was called outside of a run")
-        return tools.call(tool, schema, run.context, _plain(arguments))
+        try:
+            return tools.call(tool, schema, run.context, _plain(arguments))
+        except Exception as error:  # DSPy would show the model its traceback
+            raise streaming.OwnError(error) from error
 
     description = tool.description
     if name != tool.name:
