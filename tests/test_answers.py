@@ -115,7 +115,7 @@ def test_equal_models_share_no_answers(call, ask, dispatcher):
         call("configure_lm", session, provider="offline", cache=5)
         call("create_program", session, id="p", signature=SIGNATURE)
     a, b = (dispatcher.sessions.open(session).state for session in ("a", "b"))
-    assert a.model.lm is b.model.lm
+    assert a.model({}).lm is b.model({}).lm
     assert ask("x", "a") == ask("x", "b")
     counters = dispatcher.commands["execute_program"].recorder.counters
     assert (counters["lm_calls"], counters.get("cache_hits", 0)) == (2, 0)
