@@ -242,6 +242,27 @@ def test_wrong_declarations(host, tool, text):
     assert text in reply["error"]
 
 
+@pytest.mark.parametrize(
+    ("format", "value", "kind"),
+    [
+        (MSGPACK, msgspec.msgpack.Ext(5, b"x"), "a MessagePack extension"),
+        (ETF, b"\xff", "binary data"),
+        (MSGPACK, float("inf"), "inf"),
+    ],
+)
+def test_schemas_and_answers_without_a_text_form(format, value, kind):
+    """They would be shown to a model, too: refused by their path."""
+    host = Host(format)
+    tool = {"name": "t", "args": {"x": {"default": [value]}}}
+    reply = host.reply("register_tools", tools=[tool])
+    assert reply["details"]["path"] == "args.tools[0].args.x.default[0]"
+    assert kind in reply["error"]
+    reply = host.reply("configure_lm", provider="scripted", answers=[{"a": value}])
+    assert reply["details"]["path"] == "args.answers[0].a"
+    reply = host.reply("configure_lm", provider="offline", answers=[{"a": 1}])
+    assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.answers")
+
+
 NAMES = {  # the host's name -> the model's
     "plain": "plain",
     "with-dash": "with-dash",

@@ -323,6 +323,44 @@ def test_every_type_is_tried():
         assert any(name in type for type in VALUES)
 
 
+MOMENTS = [
+    # type, an input, what the prompt shows (None: refused)
+    ("date", "2024-02-29", "2024-02-29"),
+    ("date", "20240229", "2024-02-29"),
+    ("date", "2024-02-29T00:00:00", "2024-02-29"),
+    ("date", 20240229, None),
+    ("date", "1709164800", None),
+    ("date", "2024-02-30", None),
+    ("datetime", "2024-02-29T10:11:12+02:00", "2024-02-29T10:11:12+02:00"),
+    ("datetime", "2024-02-29 10:11:12Z", "2024-02-29T10:11:12Z"),
+    ("datetime", 1709164800, None),
+    ("datetime", 1709164800.5, None),
+    ("datetime", "1709164800", None),
+    ("time", "10:11", "10:11:00"),
+    ("time", 3600, None),
+]
+
+
+@pytest.mark.parametrize(("type", "value", "shown"), MOMENTS)
+@pytest.mark.parametrize("within", ["{}", "list<{}>", "optional<{}>", "dict<string, {}>"])
+def test_dates_among_the_inputs(run, type, value, shown, within):
+    """They are ISO 8601; a number is never taken for a moment since 1970."""
+    made, place = {"list<{}>": ([value], "[0]"), "dict<string, {}>": ({"a": value}, ".a")}.get(
+        within, (value, "")
+    )
+    inputs = [{"name": "day", "type": within.format(type)}]
+    signature = {"inputs": inputs, "outputs": [{"name": "a"}]}
+    run.call("create_program", id="in", signature=signature, session_id="in", if_exists="replace")
+    answers = {shown or "": {"a": "seen"}}
+    run.call("configure_lm", provider="scripted", answers=answers, session_id="in")
+    reply = run.call("execute_program", program_id="in", inputs={"day": made}, session_id="in")
+    if shown is None:
+        assert reply["code"] == "invalid_args"
+        assert reply["details"]["path"].startswith(f"args.inputs.day{place}")
+    else:
+        assert reply["result"]["outputs"] == {"a": "seen"}
+
+
 @pytest.mark.parametrize(
     ("value", "taken"),
     [

@@ -10,6 +10,7 @@ import msgspec
 from bridge import errors
 from bridge.adapter import Ignored
 from bridge.adapters.dspy.providers import GEMINI, full_model, header_value
+from bridge.adapters.dspy.text_form import without_text_form
 from bridge.adapters.dspy.tools import ToolDefinition
 from bridge.addresses import Address
 from bridge.redaction import redact
@@ -193,7 +194,7 @@ class ConfigureArgs(msgspec.Struct):
             self.temperature,
             self.max_tokens,
             self.timeout,
-            None if self.answers is None else msgspec.json.encode(self.answers).decode(),
+            self._answers(full_model(model, provider)),
             self.retries,
             self.retry_wait,
             self.retry_cap,
@@ -201,6 +202,19 @@ class ConfigureArgs(msgspec.Struct):
 
     def __repr__(self) -> str:
         return f"ConfigureArgs({self.model!r})"
+
+    def _answers(self, model: str) -> str | None:
+        if self.answers is None:
+            return None
+        if model.partition("/")[0] != "scripted":
+            raise errors.InvalidArgs(
+                "args.answers: only for the provider scripted", path="args.answers"
+            )
+        unreadable = without_text_form(self.answers, "args.answers")
+        if unreadable is not None:
+            path, kind = unreadable
+            raise errors.InvalidArgs(f"{path}: {kind} has no text form for a reply", path=path)
+        return msgspec.json.encode(self.answers).decode()
 
     def _key(self) -> str | None:
         try:

@@ -54,6 +54,10 @@ class ToolDefinition(msgspec.Struct, forbid_unknown_fields=True):
             )
         place = f"{path}.args" if self.input_schema is None else f"{path}.inputSchema"
         tool = Tool(self.name, self.description or "", self.args or self.input_schema or {})
+        unreadable = without_text_form(tool.args, place)
+        if unreadable is not None:
+            where, kind = unreadable
+            raise errors.InvalidArgs(f"{where}: {kind} has no text form for a prompt", path=where)
         ToolSchema.of(tool.args).check(place)
         return tool
 

@@ -264,6 +264,11 @@ def _uuid(value: Any) -> uuid.UUID:
         raise _expected("a UUID", value) from None
 
 
+def read_moment(value: Any, type: Any) -> Any:
+    """A date, a time, or both, that a host sent: as ISO 8601 writes it. Raises ValueError."""
+    return value if isinstance(value, datetime.date | datetime.time) else _SCALARS[type](value)
+
+
 _SCALARS: dict[Any, Callable[[Any], Any]] = {
     int: _integer,
     float: _float,
