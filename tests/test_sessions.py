@@ -117,7 +117,7 @@ def test_listings_are_limited_and_the_last_used_comes_first(make):
     listed = ask(dispatcher, "list_sessions", limit=2)
     assert [entry["session_id"] for entry in listed["sessions"]] == ["a", "c"]
     assert listed["total_count"] == 3
-    assert ask(dispatcher, "list_sessions", limit=-1)["sessions"] == []
+    assert ask(dispatcher, "list_sessions", limit=0)["sessions"] == []
 
 
 @pytest.mark.parametrize("ttl", [0, -1, 31_536_001, 1e300])

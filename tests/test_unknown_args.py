@@ -129,7 +129,7 @@ UNKNOWN = [
     ),
     ("execute_program", {"program": "p"}, "args.program", ["program"], "program_id"),
     ("execute_gemini_program", {"input": {}}, "args.input", ["input"], "inputs"),
-    ("list_programs", {"limit": 5}, "args.limit", ["limit"], "session_id"),
+    ("list_programs", {"limits": 5}, "args.limits", ["limits"], "limit"),
     ("get_program_info", {"id": "p"}, "args.id", ["id"], "program_id"),
     ("delete_program", {"programid": "p"}, "args.programid", ["programid"], "program_id"),
     ("register_tools", {"tool": []}, "args.tool", ["tool"], "tool (did you mean tools?)"),

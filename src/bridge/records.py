@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -17,14 +17,17 @@ Changes = dict[Key, bytes | None]  # None: removed
 NOTHING: Mapping[str, bytes] = MappingProxyType({})
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
 class Quota(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How much a session may keep; None: as much as it likes.
 
     programs: records of the kind "program". bytes: names and values of all records together.
     """
 
-    programs: int | None = None
-    bytes: int | None = None
+    programs: Count | None = None
+    bytes: Count | None = None
 
 
 class Settings(msgspec.Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bridge.worker.dispatch import Dispatcher
 
 LISTED = 1000  # sessions, unless the host wants more
+MOST_LISTED = 1_000_000
 OPERATIONS = {
     **dict.fromkeys(("set", "put", "update"), "set"),
     **dict.fromkeys(("delete", "remove"), "delete"),
@@ -45,7 +46,7 @@ class CreateSessionArgs(msgspec.Struct):
 class ListSessionsArgs(msgspec.Struct):
     """limit: how many are listed, the last used first."""
 
-    limit: int = LISTED
+    limit: Annotated[int, msgspec.Meta(ge=0, le=MOST_LISTED)] = LISTED
 
 
 class SessionDataArgs(msgspec.Struct):
@@ -77,7 +78,7 @@ def add_session_commands(adapter: Adapter, dispatcher: Dispatcher) -> None:
         session: Session = context.session
         _required(context)
         ttl = session.ttl if args.ttl_s is None else _checked_ttl(args.ttl_s)
-        quota = session.records.quota if args.quota is None else _checked_quota(args.quota)
+        quota = session.records.quota if args.quota is None else args.quota
         is_new = session.is_new
         if args.durable is False and session.is_durable:
             raise errors.InvalidArgs(
@@ -91,7 +92,7 @@ def add_session_commands(adapter: Adapter, dispatcher: Dispatcher) -> None:
     @adapter.command("list_sessions", ListSessionsArgs, lane="worker", idempotent=True)
     def list_sessions(args: ListSessionsArgs, context: Context) -> dict[str, Any]:
         """The sessions of this worker, the last used first, and those that only the store has."""
-        limit, store, live = max(0, args.limit), sessions.store, sessions.live()
+        limit, store, live = args.limit, sessions.store, sessions.live()
         shown = live[:limit]
         rest: list[dict[str, Any]] = []
         total = len(live)
@@ -144,9 +145,12 @@ def add_session_commands(adapter: Adapter, dispatcher: Dispatcher) -> None:
     @adapter.command("get_session_data", SessionDataArgs, idempotent=True)
     def get_session_data(args: SessionDataArgs, context: Context) -> dict[str, Any]:
         """The session's data, or of it one key."""
-        stored = dict(context.session.records.of("data"))
-        if args.key is not None:
-            stored = {args.key: stored[args.key]} if args.key in stored else {}
+        stored = context.session.records.of("data")
+        if args.key is None:
+            stored = dict(stored)
+        else:
+            value = stored.get(args.key)
+            stored = {} if value is None else {args.key: value}
         data = {
             key: _value(value).in_format(context.format, below("result.data", key))
             for key, value in stored.items()
@@ -177,14 +181,6 @@ def _checked_ttl(ttl: float) -> float:
             path="args.ttl_s",
         )
     return ttl
-
-
-def _checked_quota(quota: Quota) -> Quota:
-    for name, limit in (("programs", quota.programs), ("bytes", quota.bytes)):
-        if limit is not None and not 0 <= limit < 1 << 63:
-            path = f"args.quota.{name}"
-            raise errors.InvalidArgs(f"{path}: 0 to {(1 << 63) - 1}, not {limit}", path=path)
-    return quota
 
 
 def _described(session: Session) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bridge import errors
-from bridge.adapter import Adapter, NoArgs
+from bridge.adapter import Adapter
 from bridge.adapters.dspy.messages import (
     ConfigureArgs,
     CreateArgs,
     CreateGeminiArgs,
     ExecuteArgs,
+    ListProgramsArgs,
     ProgramArgs,
     RegisterToolsArgs,
 )
@@ -121,16 +122,19 @@ def execute_program(args: ExecuteArgs, context: Context) -> dict[str, Any]:
 adapter.command("execute_gemini_program", ExecuteArgs, lane="session")(execute_program)
 
 
-@adapter.command("list_programs", idempotent=True)
-def list_programs(args: NoArgs, context: Context) -> dict[str, Any]:
+@adapter.command("list_programs", ListProgramsArgs, idempotent=True)
+def list_programs(args: ListProgramsArgs, context: Context) -> dict[str, Any]:
     """Lists the session's programs, and the ids of those it inherits from the default session."""
     state: State = context.session.state
     inherited: State | None = context.session.inherited
-    programs = state.programs
-    listed = [{"id": p.id, **p.info(context.format)} for p in programs.values()]
-    result = {"programs": listed, "total_count": len(listed)}
+    ids = state.program_ids
+    programs = (state.get(program_id) for program_id in ids[: args.limit])
+    listed = [{"id": p.id, **p.info(context.format)} for p in programs if p is not None]
+    result: dict[str, Any] = {"programs": listed, "total_count": len(ids)}
     if inherited is not None:
-        result["inherited"] = [name for name in inherited.program_ids if name not in programs]
+        own = set(ids)
+        others = [name for name in inherited.program_ids if name not in own]
+        result["inherited"] = others[: args.limit]
     return result
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -16,6 +16,8 @@ from bridge.addresses import Address
 from bridge.redaction import redact
 from bridge.secret_values import secrets_in_url
 
+MOST_ITERATIONS = 100  # calls of tools in one run
+MOST_LISTED = 1_000_000
 MOST_ANSWERS = 100_000  # in a session's cache; at some kB each these are hundreds of MB
 
 # Of settings of a model and of a run; what a provider allows may be less.
@@ -248,7 +250,7 @@ class CreateArgs(msgspec.Struct):
     id: str | None = None
     program_type: str = "predict"
     tools: list[str] | None = None
-    max_iters: int | None = None
+    max_iters: Annotated[int, msgspec.Meta(ge=1, le=MOST_ITERATIONS)] | None = None
     if_exists: Literal["error", "keep", "replace"] = "error"
     session_id: str | None = None
     modules: Ignored = None  # of hosts that send their own program's configuration
@@ -271,6 +273,13 @@ class RegisterToolsArgs(msgspec.Struct):
 
     tools: list[ToolDefinition]
     replace: bool = False
+    session_id: str | None = None
+
+
+class ListProgramsArgs(msgspec.Struct):
+    """limit: how many are listed, the oldest first."""
+
+    limit: Annotated[int, msgspec.Meta(ge=0, le=MOST_LISTED)] = MOST_LISTED
     session_id: str | None = None
 
 

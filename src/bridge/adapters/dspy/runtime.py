@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 PROGRAM_TYPES = ("predict", "chain_of_thought", "react")
 DEFAULT_ITERATIONS = 20
-MOST_ITERATIONS = 100
+LARGEST_SHARED = 16_384  # characters of a signature; 1024 runners stay in memory without a program
 
 
 class Runner:
@@ -136,21 +136,21 @@ def runner(
         )
     if program_type == "react":
         return _react(signature, tools, max_iters)
-    return _predictor(signature, program_type)
+    if signature.size > LARGEST_SHARED:
+        return _predictor(signature, program_type)
+    return _shared_predictor(signature, program_type)
 
 
-@lru_cache(maxsize=1024)
 def _predictor(signature: Signature, program_type: str) -> Runner:
     module = dspy.Predict if program_type == "predict" else dspy.ChainOfThought
     return Runner(signature, module(_dspy_signature(signature)))
 
 
+_shared_predictor = lru_cache(maxsize=1024)(_predictor)
+
+
 def _react(signature: Signature, tools: tuple[Tool, ...], max_iters: int | None) -> Runner:
     iterations = DEFAULT_ITERATIONS if max_iters is None else max_iters
-    if not 1 <= iterations <= MOST_ITERATIONS:
-        raise errors.InvalidArgs(
-            f"args.max_iters: 1 to {MOST_ITERATIONS}, not {iterations}", path="args.max_iters"
-        )
     if not tools:
         raise errors.InvalidArgs(
             "args.tools: react needs tools, and the session has none: send register_tools first,"

@@ -85,6 +85,13 @@ class Signature(msgspec.Struct, frozen=True):
     inputs: tuple[Field, ...]
     outputs: tuple[Field, ...]
 
+    @property
+    def size(self) -> int:
+        """How many characters the host wrote."""
+        fields = (*self.inputs, *self.outputs)
+        texts = [part for f in fields for part in (f.name, f.type_name, f.description)]
+        return sum(map(len, (self.name, self.description, *texts)))
+
     @classmethod
     def parse(cls, definition: msgspec.Raw, format: Format) -> Signature:
         """From the wire. Raises InvalidArgs with the path of what is wrong."""

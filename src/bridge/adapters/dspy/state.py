@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bridge import errors
 from bridge._dispatch import timestamp
 from bridge.adapters.dspy.messages import StoredSettings
 from bridge.adapters.dspy.tools import Tool
@@ -170,8 +171,13 @@ class State:
         return self._tools[1]
 
     def set_tools(self, tools: dict[str, Tool]) -> None:
-        """Replace all tools. Raises QuotaExceeded."""
-        self._records.put("tools", "", msgspec.msgpack.encode(tools))
+        """Replace all tools. Raises QuotaExceeded, and InvalidArgs for a schema that cannot be
+        stored."""
+        try:
+            encoded = msgspec.msgpack.encode(tools)
+        except (OverflowError, TypeError, ValueError) as error:
+            raise errors.InvalidArgs(f"args.tools: {error}", path="args.tools") from None
+        self._records.put("tools", "", encoded)
 
     def model(self, shared: dict[str, Any]) -> Model | None:
         """The session's model, or that of all sessions. Raises LMNotConfigured where it was stored,
