@@ -91,7 +91,12 @@ defmodule DSPex.PythonBridge.Server do
     :ets.insert(state.table, {:connection, connection})
     :ets.update_element(state.table, :worker, {2, :running})
     :ets.delete(state.table, :failure)
-    Logger.info("#{inspect(state.name)}: a worker takes calls", bridge: state.name)
+
+    # A first start that goes well is no news.
+    if state.failure do
+      Logger.info("#{inspect(state.name)}: another worker takes calls", bridge: state.name)
+    end
+
     for {from, timer} <- state.waiting, do: answer(from, timer, {:ok, connection})
     %{state | running_since: Connection.now(), failure: nil, waiting: %{}}
   end
