@@ -328,16 +328,12 @@ def test_a_pattern_that_is_none_is_said_at_the_start(text, start_peer):
 
 
 @contextmanager
-def redirecting(target, status):
-    """Serve redirects to `target`."""
+def serving(answer):
+    """Have POST requests on loopback answered by `answer(handler)`; its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(status)
-            self.send_header("Location", f"{target}{self.path.removeprefix('/v1')}")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            answer(self)
 
         def log_message(self, *arguments):
             pass
@@ -352,6 +348,21 @@ def redirecting(target, status):
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def redirecting(target, status):
+    """Serve redirects to `target`."""
+
+    def answer(handler):
+        handler.rfile.read(int(handler.headers["Content-Length"]))
+        handler.send_response(status)
+        handler.send_header("Location", f"{target}{handler.path.removeprefix('/v1')}")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    with serving(answer) as url:
+        yield url
 
 
 def test_redirects_take_no_key_to_another_host(start_peer):
@@ -425,6 +436,29 @@ def test_a_key_is_hidden_in_the_errors_of_a_run_that_outlives_its_configuration(
         assert KEY[:cut] not in json.dumps(reply)
 
 
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "together_ai"])
+def test_a_key_that_a_library_cuts_is_hidden(provider, dispatcher):
+    """At each of the limits that DSPy and LiteLLM have for what a server answers."""
+    body = b""
+
+    def answer(handler):
+        handler.rfile.read(int(handler.headers["Content-Length"]))
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    with serving(answer) as url:
+        args = {"model": f"{provider}/x", "api_base": url, "api_key": KEY, "retries": 0}
+        assert configure(dispatcher, **args)["success"]
+        for status, limit in ((200, 200), (400, 200), (400, 500), (500, 1000)):
+            for before in (5, 9, 14, 20):
+                body = b"x" * (limit - before) + KEY.encode() + b" and more"
+                reply = ask(dispatcher)
+                assert reply["code"] == "lm_error"
+                assert KEY[:8] not in json.dumps(reply), (status, limit, before)
+
+
 def test_a_result_is_not_changed(dispatcher):
     """Whatever it says: it is the user's."""
     with OpenAIServer(lambda prompt: fields(answer=f"it is {KEY}")) as server:
@@ -447,37 +481,24 @@ def test_a_pools_worker_configures_itself(mode, start_peer):
     }
     requests = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            self.rfile.read(int(self.headers["Content-Length"]))
-            requests.append((self.path, self.headers["x-goog-api-key"]))
-            data = json.dumps(body).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+    def respond(handler):
+        handler.rfile.read(int(handler.headers["Content-Length"]))
+        requests.append((handler.path, handler.headers["x-goog-api-key"]))
+        data = json.dumps(body).encode()
+        handler.send_response(200)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data)
 
-        def log_message(self, *arguments):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        base = f"http://127.0.0.1:{server.server_port}"
-        environment = {"GEMINI_API_KEY": ENVIRONMENT_KEY, "GEMINI_API_BASE": base}
+    with serving(respond) as url:
+        environment = {"GEMINI_API_KEY": ENVIRONMENT_KEY, "GEMINI_API_BASE": url}
         peer = start_peer("--mode", mode, adapter="dspy", env=environment)
         assert peer.call("create_program", {"id": "qa", "signature": SIGNATURE})["success"]
         run = {"program_id": "qa", "inputs": {"question": "?"}}
         reply = peer.call("execute_program", run, timeout_ms=60_000)
         peer.close_input()
         assert peer.wait() == 0
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
     if mode == "standalone":
         assert reply["code"] == "lm_not_configured"
         assert not requests

@@ -87,10 +87,12 @@ FORMS = {
 }
 
 
+@pytest.mark.parametrize("few", [0, 10_000])
 @pytest.mark.parametrize("secret", [KEY, ODD])
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_a_secret_is_found(form, secret):
-    """Nothing of it is left."""
+def test_every_form_of_a_secret_is_found(form, secret, few, monkeypatch):
+    """Nothing of it is left, whether there are many secrets or few."""
+    monkeypatch.setattr(redaction, "FEW", few)
     text = FORMS[form](secret)
     with_it = hold([secret])
     assert redact(f"<{text}|") == "<***|"
@@ -136,6 +138,7 @@ def test_a_secret_that_was_cut_off_is_found():
     with_it = hold([secret])
     assert redact(f"refused: {secret[:12]}") == "refused: ***"
     assert redact(f"refused: {secret[:12]}... (400)") == "refused: ***... (400)"
+    assert redact(f"refused: {secret[:12]!r} (400)") == "refused: '***' (400)"
     assert redact(f"refused: {secret[:20]} (400)") == "refused: *** (400)"
     assert redact(f"refused: {secret[:12]} (400)") == f"refused: {secret[:12]} (400)"
     del with_it

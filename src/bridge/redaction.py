@@ -25,6 +25,7 @@ MASK = "***"
 SHORTEST = 8  # characters of a secret, and of each of its forms
 CERTAIN = 16  # characters: a beginning of a secret that long is redacted wherever it stands
 MOST_SECRETS = 50_000
+FEW = 64  # beginnings of secrets: so many are searched for faster one by one
 LONGEST_FORM = 1 << 16  # characters of it that are compared
 SEARCHED = 1 << 16  # characters of a text that is shortened afterwards
 DEEPEST = 64  # levels of lists and maps that are searched
@@ -80,7 +81,9 @@ def hold(values: Iterable[str], session_id: str | None = None) -> Hold:
 def redact(text: str) -> str:
     """Return `text` with each secret replaced by `***`."""
     read_environment(once=True)
-    text = _credentials()(_masked, text)
+    lower = text.lower()
+    if any(mark in lower for mark in _MARKS):
+        text = _credentials()(_masked, text)
     pieces: list[str] = []
     copied = 0
     for start, end in _found(text, session.get()):
@@ -177,11 +180,9 @@ def _found(text: str, scope: object) -> Iterator[tuple[int, int]]:
     if _released:
         with _changing:
             _drop_released()
-    index, size = _index, SHORTEST
-    places = [at for at in range(len(text) - size + 1) if text[at : at + size] in index]
     start = end = -1
     # Also inside of what was found: where two secrets overlap, both are covered.
-    for position in places:
+    for position in _candidates(text):
         with _changing:
             length = _length_at(text, position, scope)
         if not length:
@@ -193,6 +194,21 @@ def _found(text: str, scope: object) -> Iterator[tuple[int, int]]:
         end = max(end, position + length)
     if end > 0:
         yield start, end
+
+
+def _candidates(text: str) -> list[int]:
+    """Return where in `text` a secret may begin."""
+    beginnings = list(_index)
+    if len(beginnings) > FEW:
+        index, size = _index, SHORTEST
+        return [at for at in range(len(text) - size + 1) if text[at : at + size] in index]
+    places = []
+    for beginning in beginnings:
+        at = text.find(beginning)
+        while at >= 0:
+            places.append(at)
+            at = text.find(beginning, at + 1)
+    return sorted(places)
 
 
 def _length_at(text: str, position: int, scope: object) -> int:
@@ -229,8 +245,11 @@ def _common(first: str, second: str) -> int:
 
 
 def _is_cut(text: str, end: int) -> bool:
-    """Return whether `text` was cut at `end`."""
-    return end == len(text) or text.startswith(("…", "..."), end)
+    """Return whether `text`, or what it quotes, seems to have been cut off at `end`."""
+    return end == len(text) or text.startswith(("…", "...", "'", '"', "`", '\\"'), end)
+
+
+_MARKS = ("://", "authorization", "api-key", "bearer", "basic", "?", "&")
 
 
 @cache
