@@ -198,6 +198,27 @@ def ask_host(args: Args, context: Any):
     return {"answer": context.call_host("question", {"size": args.size})}
 
 
+declared: list[Any] = []
+
+
+@adapter.command("register_tools", dict[str, Any], lane="inline")
+def register_tools(args: dict[str, Any], context: Any):
+    """As the DSPy adapter's; `declared_tools` answers with what was declared."""
+    declared[:] = args["tools"]
+    return {"session_id": "default"}
+
+
+@adapter.command("declared_tools", lane="inline")
+def declared_tools(args: Any, context: Any):
+    return declared
+
+
+@adapter.command("use_tool", dict[str, Any])
+def use_tool(args: dict[str, Any], context: Any):
+    """Calls a tool of the host, as a program does."""
+    return context.call_host("call_tool", {"session_id": "default", **args})
+
+
 class SecretArgs(msgspec.Struct):
     secret: str
 

@@ -60,3 +60,7 @@ def __getattr__(name: str) -> Any:
         if error.name is not None and error.name.startswith("bridge._"):
             raise ImportError(NOT_BUILT.format(name=error.name)) from None
         raise
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,441 @@
+"""Calls, streams and callbacks of the Python client; clients in forks; what a client shows."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import copy
+import gc
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+import bridge
+from bridge import Client, errors
+from peer import TESTS, wait_until
+
+TESTS_PATH = {"PYTHONPATH": os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))}
+HANG = 30  # seconds after which something that should have happened is taken to hang
+ENDLESS = {"size": 1_000_000}  # of `emit`: it is held back long before
+
+
+@pytest.fixture
+def client():
+    with Client.start(adapter="hostile:adapter", env=TESTS_PATH) as client:
+        yield client
+
+
+def is_idle(client):
+    return client.stats()["in_flight"] == 0
+
+
+def leave_by_break(client):
+    for _ in client.stream("emit", ENDLESS):
+        break
+
+
+def leave_by_break_and_keep(client):
+    stream = client.stream("emit", ENDLESS)
+    for _ in stream:
+        break
+    with pytest.raises(errors.Cancelled):
+        stream.result(HANG)
+
+
+def leave_by_exception(client):
+    def raise_in_the_loop():
+        for _ in client.stream("emit", ENDLESS):
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        raise_in_the_loop()
+
+
+def leave_by_signal(client):
+    def be_interrupted():
+        for number, _ in enumerate(client.stream("emit", ENDLESS)):
+            if number == 300:
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        be_interrupted()
+
+
+def drop(client):
+    client.stream("emit", ENDLESS)
+    gc.collect()
+
+
+def drop_iterator(client):
+    iterator = iter(client.stream("emit", ENDLESS))
+    next(iterator)
+    del iterator
+
+
+def leave_context(client):
+    with client.stream("emit", ENDLESS) as stream:
+        next(iter(stream))
+
+
+def close(client):
+    stream = client.stream("emit", ENDLESS)
+    stream.close()
+    stream.close()
+    assert list(stream) == []
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        *(leave_by_break, leave_by_break_and_keep, leave_by_exception, leave_by_signal),
+        *(drop, drop_iterator, leave_context, close),
+    ],
+)
+def test_a_stream_that_is_left_early_is_cancelled(client, leave):
+    """However it is left, and also while the worker is held back."""
+    leave(client)
+    wait_until(lambda: is_idle(client))
+
+
+def test_an_exhausted_stream_has_its_result(client):
+    """As a context manager, too; closing it then changes nothing."""
+    with client.stream("emit", {"size": 1000}) as stream:
+        assert [data for _, data in stream] == list(range(1000))
+    stream.close()
+    assert stream.result(HANG) == {"streaming": True}
+
+
+def test_the_result_of_a_stream_that_nobody_reads(client):
+    """Asking for it lets the worker go on; the events are kept."""
+    stream = client.stream("emit", {"size": 5000})
+    assert stream.result(HANG) == {"streaming": True}
+    assert len(list(stream)) == 5000
+
+
+def test_a_listener_that_raises_costs_its_call(client):
+    """The exception is the call's; the worker is told; other calls go on."""
+    other = client.submit("sleep", {"seconds": 0.2})
+
+    def fail(event, data):
+        raise LookupError(f"{event} {data}")
+
+    call = client.submit("emit", ENDLESS, on_event=fail)
+    with pytest.raises(LookupError, match="number 0"):
+        call.result(HANG)
+    assert other.result(HANG) == {"slept": 0.2}
+    wait_until(lambda: is_idle(client))
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), GeneratorExit()])
+def test_a_listener_that_raises_what_is_no_exception(client, error):
+    """The same."""
+
+    def fail(event, data):
+        raise error
+
+    call = client.submit("emit", ENDLESS, on_event=fail)
+    assert call.exception(HANG) is error
+    wait_until(lambda: is_idle(client))
+
+
+def test_a_listener_hears_everything_in_order_before_the_result_is_there(client):
+    """One event after the other, on one thread that is not the caller's; it may wait and call."""
+    heard = []
+
+    def listen(event, data):
+        if data == 500:
+            client.call("sleep", {"seconds": 0.05})
+        heard.append((data, threading.get_ident()))
+
+    client.submit("emit", {"size": 2000}, on_event=listen).result(HANG)
+    assert [data for data, _ in heard] == list(range(2000))
+    assert len({thread for _, thread in heard} - {threading.get_ident()}) == 1
+
+
+def test_callbacks_may_call_the_client(client):
+    """Those of one call run in order, and never on the thread that hands out replies."""
+    done = threading.Event()
+    results = []
+    call = client.submit("sleep", {"seconds": 0.05})
+    call.add_done_callback(lambda call: results.append(client.call("ping")["status"]))
+    call.add_done_callback(lambda call: results.append(call.result()))
+    call.add_done_callback(lambda call: done.set())
+    assert done.wait(HANG)
+    assert results == ["ok", {"slept": 0.05}]
+
+
+def test_callbacks_wait_for_each_other(client):
+    """Each call's have a thread of their own."""
+    done = threading.Event()
+
+    def wait_for_another(call):
+        inner = threading.Event()
+        client.submit("sleep", {"seconds": 0.01}).add_done_callback(lambda call: inner.set())
+        if inner.wait(HANG):
+            done.set()
+
+    client.submit("sleep", {"seconds": 0.01}).add_done_callback(wait_for_another)
+    assert done.wait(HANG)
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+@pytest.mark.parametrize("place", ["callback", "listener", "tool"])
+def test_a_client_is_stopped_from_anywhere(end, place):
+    """By a callback, a listener, a tool; the worker ends, and who waits gets WorkerCrashed."""
+    client = Client.start(adapter="hostile:adapter", env=TESTS_PATH)
+    statuses = []
+    done = threading.Event()
+
+    def stop_tool():
+        stop()
+
+    def stop(*_):
+        statuses.append(getattr(client, end)())
+        done.set()
+
+    if place == "callback":
+        client.submit("sleep", {"seconds": 0.01}).add_done_callback(stop)
+    elif place == "listener":
+        client.submit("emit", {"size": 1}, on_event=stop)
+    else:
+        client.register_tools([stop_tool])
+        client.submit("use_tool", {"name": "stop_tool", "args": {}})
+    assert done.wait(HANG)
+    assert len(statuses) == 1
+    with pytest.raises(errors.WorkerCrashed, match="stopped"):
+        client.call("ping")
+
+
+def test_a_cancelled_call_is_a_cancelled_future(client):
+    """At once, for those who wait, too; cancelling twice is harmless."""
+    call = client.submit("wait_politely", {"seconds": 60})
+    called = threading.Event()
+    call.add_done_callback(lambda call: called.set())
+    assert not call.done()
+    assert call.cancel()
+    assert call.cancel()
+    assert call.cancelled()
+    assert call.done()
+    assert called.wait(HANG)
+    for ask in (call.result, call.exception):
+        with pytest.raises(errors.Cancelled):
+            ask()
+        with pytest.raises(concurrent.futures.CancelledError):
+            ask()
+    assert concurrent.futures.wait([call], HANG).done == {call}
+    wait_until(lambda: is_idle(client))
+
+
+def test_a_call_that_is_over_cannot_be_cancelled(client):
+    """As any future."""
+    call = client.submit("sleep", {"seconds": 0})
+    assert call.result(HANG) == {"slept": 0}
+    assert not call.cancel()
+    assert not call.cancelled()
+    assert call.exception() is None
+    failed = client.submit("raise")
+    assert isinstance(failed.exception(HANG), errors.HandlerError)
+    assert list(concurrent.futures.as_completed([call, failed], HANG))
+
+
+def test_waiting_for_a_result_may_be_given_up(client):
+    """TimeoutError, and the call goes on."""
+    call = client.submit("sleep", {"seconds": 0.2})
+    for timeout in (0, 0.01, -1):
+        with pytest.raises(TimeoutError):
+            call.result(timeout)
+    assert call.result(math.inf) == {"slept": 0.2}
+
+
+@pytest.mark.parametrize("timeout", [None, math.inf, 10**400, 1e300, 1e10, 30, 2**70])
+def test_long_timeouts(client, timeout):
+    """None, infinity and what exceeds every clock are for ever."""
+    assert client.call("ping", timeout=timeout)["status"] == "ok"
+    assert client.call("sleep", {"seconds": 0.01}, timeout=timeout) == {"slept": 0.01}
+    assert client.submit("sleep", timeout=timeout).result(timeout) == {"slept": 0}
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"),
+    [
+        *((True, TypeError), (False, TypeError), ("1", TypeError), ([], TypeError)),
+        *((math.nan, ValueError), (-1, ValueError), (-math.inf, ValueError)),
+    ],
+)
+def test_wrong_timeouts(client, timeout, error):
+    """Refused in each place, before anything is sent."""
+    call = client.submit("sleep", {"seconds": 0})
+    attempts = [
+        lambda: client.call("ping", timeout=timeout),
+        lambda: client.submit("ping", timeout=timeout),
+        lambda: client.stream("ping", timeout=timeout),
+        lambda: client.stop(timeout),
+        lambda: Client.start(adapter="echo", timeout=timeout),
+    ]
+    if error is TypeError or timeout != timeout:
+        attempts.append(lambda: call.result(timeout))
+    for attempt in attempts:
+        with pytest.raises(error, match="timeout is"):
+            attempt()
+    assert client.call("ping")["status"] == "ok"
+
+
+def test_no_time_at_all(client):
+    """0 s are over at once."""
+    with pytest.raises(errors.DeadlineExceeded):
+        client.call("sleep", {"seconds": 60}, timeout=0)
+    wait_until(lambda: is_idle(client))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"adaptor": "echo"}, TypeError, "adaptor"),
+        ({"flags": "--quiet"}, TypeError, "flags is a list of texts"),
+        ({"flags": ["--threads", 8]}, TypeError, "flags is a list of texts"),
+        ({"env": {"A": 1}}, TypeError, r"env\['A'\] is a text"),
+        ({"max_frame": 10}, ValueError, "max_frame is 4096"),
+        ({"format": "yaml"}, ValueError, "known: json, msgpack, etf"),
+    ],
+)
+def test_wrong_options(options, error, text):
+    """Refused by name before a process is started."""
+    with pytest.raises(error, match=text):
+        Client.start(**options)
+
+
+USES = {
+    "call": lambda client: client.call("ping"),
+    "submit": lambda client: client.submit("ping"),
+    "stream": lambda client: client.stream("ping"),
+    "cast": lambda client: client.cast("ping"),
+    "stats": lambda client: client.stats(),
+    "register_tools": lambda client: client.register_tools([]),
+    "stop": lambda client: client.stop(),
+    "kill": lambda client: client.kill(),
+    "enter": lambda client: client.__enter__(),
+}
+
+
+# A fork beside threads is what is tested.
+forks = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+
+
+def in_a_fork(check):
+    """Run `check` in a fork of this process; what it returned, as text."""
+    read_fd, write_fd = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            answer = str(check())
+        except BaseException as error:
+            answer = f"raised {error!r}"
+        os.write(write_fd, answer.encode())
+        os._exit(0)
+    os.close(write_fd)
+    with os.fdopen(read_fd) as answers:
+        answer = answers.read()
+    os.waitpid(pid, 0)
+    return answer
+
+
+@forks
+def test_a_client_belongs_to_its_process(client):
+    """In a fork each use raises at once, and says whose the client is."""
+    call = client.submit("sleep", {"seconds": 0.5})
+    stream = client.stream("emit", {"size": 1000})
+    uses = {
+        **USES,
+        "result": lambda client: call.result(),
+        "exception": lambda client: call.exception(),
+        "cancel": lambda client: call.cancel(),
+        "iterate": lambda client: next(iter(stream)),
+        "close": lambda client: stream.close(),
+    }
+
+    def names_that_do_not_raise():
+        names = []
+        for name, use in uses.items():
+            try:
+                use(client)
+                names.append(name)
+            except RuntimeError as error:
+                if f"belongs to process {os.getppid()}" not in str(error):
+                    names.append(name)
+        return names
+
+    assert in_a_fork(names_that_do_not_raise) == "[]"
+    assert call.result(HANG) == {"slept": 0.5}
+    assert len(list(stream)) == 1000
+
+
+@forks
+def test_leaving_a_context_in_a_fork_stops_nothing(client):
+    """A child that goes through the parent's `with` leaves its worker alone."""
+    assert in_a_fork(lambda: client.__exit__(None, None, None)) == "None"
+    assert client.call("ping")["status"] == "ok"
+
+
+@forks
+def test_a_fork_holds_none_of_the_pipes():
+    """The worker sees its host's end though a child of the host lives."""
+    client = Client.start(adapter="echo")
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+    assert client.stop(timeout=HANG) == 0
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def test_a_process_that_ends_without_a_word_leaves_no_worker():
+    """Its fork, which ends first, does not end the worker."""
+    program = """
+import os, warnings
+from bridge import Client
+warnings.simplefilter("ignore")
+client = Client.start(adapter="echo")
+if os.fork() == 0:
+    raise SystemExit(0)
+os.wait()
+print(client.call("ping")["status"], client.pid)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert result.stdout.startswith("ok ")
+    assert result.stderr == ""
+
+
+def test_nothing_of_a_client_is_picklable(client):
+    """TypeError that says what to do."""
+    with client.stream("emit", ENDLESS) as stream:
+        for value in (client, client.submit("ping"), stream):
+            for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
+                with pytest.raises(TypeError, match="cannot be pickled"):
+                    attempt(value)
+
+
+def test_what_a_client_shows(client):
+    """pid, format, state; nothing of args or environment."""
+    assert repr(client) == f"<Client pid={client.pid} format=msgpack: running>"
+    client.stop()
+    assert repr(client) == f"<Client pid={client.pid} format=msgpack: the client was stopped>"
+    assert "Client" in dir(bridge)
+    assert set(bridge.__all__) <= set(dir(bridge))
+
+
+def test_a_crash_says_how_and_with_which_last_words(client):
+    """The signal by its name, the exit status, what was written to stderr."""
+    client.call("print")
+    waiting = client.submit("sleep", {"seconds": 60})
+    os.kill(client.pid, signal.SIGKILL)
+    with pytest.raises(errors.WorkerCrashed, match="ended by SIGKILL") as raised:
+        waiting.result(HANG)
+    assert raised.value.details["exit_status"] == -signal.SIGKILL
+    assert "sys.__stdout__" in raised.value.details["stderr"].splitlines()
