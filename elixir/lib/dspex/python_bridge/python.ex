@@ -12,7 +12,11 @@ defmodule DSPex.PythonBridge.Python do
     5. `python3`, then `python`, on `PATH`
   """
 
+  alias DSPex.PythonBridge.Text
+
   @minimum {3, 11}
+  # For the import of DSPy on a cold disk, ms.
+  @timeout 60_000
 
   @doc """
   The absolute path of the interpreter, and where it was found.
@@ -94,10 +98,20 @@ defmodule DSPex.PythonBridge.Python do
     end
   end
 
-  # The last line of what it prints, or why there is none.
+  # The last line of what it prints, or why there is none. In a process of its own, so that an
+  # interpreter that hangs is not waited for.
   defp run(python, arguments) do
+    task = Task.async(fn -> output(python, arguments) end)
+
+    case Task.yield(task, @timeout) || Task.shutdown(task, :brutal_kill) do
+      {:ok, result} -> result
+      _ -> {:error, "#{python} did not answer within #{div(@timeout, 1_000)} s"}
+    end
+  end
+
+  defp output(python, arguments) do
     {output, status} = System.cmd(python, arguments, stderr_to_stdout: true)
-    line = output |> String.split("\n", trim: true) |> List.last("")
+    line = Text.last_line(output)
     if status == 0, do: {:ok, line}, else: {:error, "#{python} ended with #{status}: #{line}"}
   rescue
     error in ErlangError -> {:error, "#{python}: #{inspect(error.original)}"}

@@ -17,6 +17,9 @@ defmodule DSPex.PythonBridge.Server do
 
   alias DSPex.PythonBridge.{Connection, Error, Owner, Statistics, Telemetry}
 
+  # Longer than an owner waits for its worker, shorter than a supervisor for a bridge; ms.
+  @stop_timeout 4_000
+
   @enforce_keys [:name, :table, :counters, :options, :backoff, :healthy_after]
   # failures: in a row. running_since: monotonic ms, nil while there is no worker that takes calls.
   defstruct @enforce_keys ++
@@ -213,6 +216,9 @@ defmodule DSPex.PythonBridge.Server do
 
     receive do
       {:EXIT, ^owner, _} -> :ok
+    after
+      # It may wait for an interpreter that hangs. The worker ends with its port.
+      @stop_timeout -> Process.exit(owner, :kill)
     end
   end
 

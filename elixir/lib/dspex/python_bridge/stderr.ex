@@ -19,6 +19,8 @@ defmodule DSPex.PythonBridge.Stderr do
   # Bytes of one read, and after which the file is emptied.
   @chunk 65_536
   @longest 1_048_576
+  # Bytes that the reader may be behind. What is more is dropped, so that the disk does not fill.
+  @behind 4_194_304
 
   @typedoc "The reader, and the path at which the worker's shell finds the file and removes it."
   @type t :: {pid(), Path.t()}
@@ -88,12 +90,30 @@ defmodule DSPex.PythonBridge.Stderr do
 
   defp schedule, do: Process.send_after(self(), :read, @interval)
 
+  # To where the file ends now, since the worker may write faster than anybody reads.
   defp read(state) do
-    case :file.pread(state.file, state.offset, @chunk) do
-      {:ok, data} -> read(taken(state, data))
-      _end when state.offset > @longest -> emptied(state)
-      _end -> state
+    {:ok, size} = :file.position(state.file, :eof)
+
+    cond do
+      size - state.offset > @behind -> dropped(state, size)
+      size > state.offset -> read(state, size)
+      state.offset > @longest -> emptied(state)
+      true -> state
     end
+  end
+
+  defp read(%{offset: offset} = state, size) when offset >= size, do: state
+
+  defp read(state, size) do
+    {:ok, data} = :file.pread(state.file, state.offset, min(@chunk, size - state.offset))
+    read(taken(state, data), size)
+  end
+
+  # But for the end of it, which may say why the worker ended.
+  defp dropped(state, size) do
+    lost = size - @chunk - state.offset
+    state = line("(#{lost} bytes of the worker's stderr were dropped)", line_ends(state))
+    emptied(read(%{state | offset: size - @chunk}, size))
   end
 
   defp taken(state, data) do
