@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 
@@ -133,6 +136,49 @@ def test_a_compressed_message_is_limited_by_what_it_inflates_to():
     nested = compressed(b"\x83" + compressed(data)[1:])
     with pytest.raises(msgspec.DecodeError, match="compressed term in a compressed"):
         limited(Frame.of(nested), 1 << 20, 10_000)
+
+
+PRIME = 2**61 - 1  # Python's hash of an integer is what is left of it
+
+
+def keys_of_one_hash(count: int) -> list[tuple[int, ...]]:
+    choices = [1 + factor * PRIME for factor in range(7)]
+    return list(itertools.islice(itertools.product(choices, repeat=7), count))
+
+
+def request_with(keys, format: str) -> bytes:
+    """A call whose args are a map with those keys."""
+    message = {"id": 7, "command": "echo_decoded", "args": {"a": 0}}
+    if format == "msgpack":
+        head = msgspec.msgpack.encode(message)[:-1]
+        pairs = b"".join(msgspec.msgpack.encode(key) + b"\1" for key in keys)
+        return head + b"\xdf" + struct.pack(">I", len(keys)) + pairs
+    head = _etf.encode(message)[:-2]
+    pairs = b"".join(_etf.encode(key)[1:] + b"a\1" for key in keys)
+    return head + b"t" + struct.pack(">I", len(keys)) + pairs
+
+
+FLOODS = {
+    "arrays": (keys_of_one_hash(100_000), "msgpack", "invalid_frame"),
+    "tuples": (keys_of_one_hash(100_000), "etf", "invalid_args"),
+    "integers": ([number * PRIME for number in range(1, 300_000)], "etf", "invalid_args"),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_keys_of_one_hash_are_refused(start_peer, name):
+    """A map of them would keep the worker for half an hour; one of usual keys is read."""
+    peer = start_peer()
+    keys, format, code = FLOODS[name]
+    peer.send_frame(request_with(keys, format))
+    frame = peer.receive_frame()
+    reply = format_of(frame).decode(frame)
+    assert (reply["id"], reply["code"]) == (7, code)
+    usual = [(x, y) for x in range(30) for y in range(30)]
+    peer.send_frame(request_with(usual, format))
+    frame = peer.receive_frame()
+    assert len(format_of(frame).decode(frame)["result"]["a"]) == 900
+    assert peer.is_alive()
 
 
 def requests(size: int) -> dict[str, bytes]:
@@ -283,6 +329,49 @@ def test_no_memory_to_decode_and_to_encode(start_peer):
         codes.add(reply.get("code"))
         assert peer.is_alive()
     assert codes == {None, "overloaded", "handler_error"} | (codes & {"reply_too_large"})
+
+
+def test_an_answer_of_the_host_with_too_many_values(start_peer):
+    """The call that asked fails, and says why."""
+    peer = start_peer("--max-values", "100000", adapter="extremes:adapter")
+    peer.call("hello", {"offers": {"tools": True}})
+    peer.send({"id": 5, "command": "use_tool", "args": {"name": "x"}})
+    question = peer.receive()
+    peer.send({"id": question["id"], "success": True, "result": [[]] * 100_001})
+    reply = peer.receive()
+    assert (reply["id"], reply["code"]) == (5, "frame_too_large")
+    assert "more than 100000 values" in reply["error"]
+
+
+CLIENT_WITHOUT_MEMORY = """
+import os, resource, sys
+from bridge import Client, errors
+
+with Client.start(adapter="extremes:adapter") as client:
+    client.call("long_text", {"size": 1000})
+    with open("/proc/self/statm") as statm:
+        size = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE") + (24 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    try:
+        client.call("long_text", {"size": 50 << 20})
+    except errors.Overloaded as error:
+        print(error)
+    print(client.call("long_text", {"size": 5}))
+"""
+
+
+def test_a_client_that_has_no_memory_for_a_reply():
+    """That call fails, and the connection lives on."""
+    run = subprocess.run(
+        [sys.executable, "-c", CLIENT_WITHOUT_MEMORY],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **ENVIRONMENT},
+    )
+    assert run.returncode == 0, run.stderr
+    first, second = run.stdout.splitlines()
+    assert first.startswith("there is no memory for a frame of")
+    assert second == "xxxxx"
 
 
 def test_other_calls_go_on_beside_a_call_with_many_values(start_peer):

@@ -176,6 +176,7 @@ cdef enum:
     DEPTH = 512           # levels of containers, both ways; a level takes about 200 bytes of stack
     CACHED = 32           # bytes; longer keys and atoms are made anew each time
     SLOTS = 1024          # of each cache
+    SAME_HASHES = 40      # keys of a map that may have one hash
     PEEKED = 65536        # bytes of a compressed message that are searched for its id
     PRESIZED = 1024       # entries that a map gets room for on the strength of its announcement
     COPIED = 1024         # bytes; a shorter raw value is cheaper to copy than to refer to

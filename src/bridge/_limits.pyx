@@ -9,6 +9,8 @@ from libc.stdint cimport uint64_t
 
 from bridge._framing cimport Frame
 
+from msgspec import DecodeError
+
 from bridge._etf import MAX_DEPTH, inflate
 from bridge.errors import FrameTooLarge
 
@@ -18,8 +20,11 @@ cdef extern from *:
     #include <stdint.h>
     #include <string.h>
 
-    enum { BRIDGE_FITS, BRIDGE_TOO_DEEP, BRIDGE_TOO_MANY };
+    enum { BRIDGE_FITS, BRIDGE_TOO_DEEP, BRIDGE_TOO_MANY, BRIDGE_ODD_KEYS };
     enum { BRIDGE_DEPTH = 512 };  /* MAX_DEPTH */
+    /* Arrays as keys of a message. Their hashes are known to everybody, and keys of one hash take a
+       time that grows with the square of their number. */
+    enum { BRIDGE_MOST_ODD_KEYS = 1000 };
 
     static uint64_t bridge_be(const uint8_t *p, int size) {
         uint64_t value = 0;
@@ -81,7 +86,8 @@ cdef extern from *:
                                         2, 3, 5, 9, 17};  /* 0xC0 to 0xD8: bytes of the body */
         const uint8_t *end = p + size;
         uint64_t items[BRIDGE_DEPTH], values = 0;  /* items: still to come in each container */
-        int depth = 0;
+        uint8_t is_map[BRIDGE_DEPTH];
+        int depth = 0, odd_keys = 0;
         while (p < end) {
             uint8_t c = *p++;
             uint64_t body = 0, inside = 0;
@@ -110,6 +116,9 @@ cdef extern from *:
             p += body;
             if (inside) {
                 if (depth == BRIDGE_DEPTH) return BRIDGE_TOO_DEEP;
+                if (depth && is_map[depth - 1] && items[depth - 1] % 2 == 0 &&
+                    ++odd_keys > BRIDGE_MOST_ODD_KEYS) return BRIDGE_ODD_KEYS;
+                is_map[depth] = c <= 0x8F || c >= 0xDE;
                 items[depth++] = inside;
             } else {
                 while (depth && --items[depth - 1] == 0) depth--;
@@ -174,6 +183,7 @@ cdef extern from *:
     enum:
         BRIDGE_FITS
         BRIDGE_TOO_DEEP
+        BRIDGE_ODD_KEYS
     uint64_t bridge_be(const unsigned char *p, int size) nogil
     int bridge_measure_json(const unsigned char *p, size_t size, uint64_t most) nogil
     int bridge_measure_msgpack(const unsigned char *p, size_t size, uint64_t most) nogil
@@ -214,6 +224,8 @@ cpdef Frame limited(Frame envelope, Py_ssize_t max_frame, uint64_t max_values):
         return envelope
     if found == BRIDGE_TOO_DEEP:
         raise RecursionError(f"nested more than {MAX_DEPTH} levels deep")
+    if found == BRIDGE_ODD_KEYS:
+        raise DecodeError("more than 1000 keys of maps are arrays")
     raise FrameTooLarge(
         f"the frame holds more than {max_values} values: numbers are better sent as arrays, whose"
         " bytes do not count; or let --max-values allow more", limit=max_values)

@@ -327,16 +327,37 @@ cdef inline object key(Cursor *cursor):
     return known(&known_texts[0], begin + 5, size) if size <= CACHED else text(begin + 5, size)
 
 
+cdef int check_hash(Cursor *cursor, dict hashes, object name) except -1:
+    """Count the hash of a key. Python's hashes of integers and tuples are known to everybody: a map
+    of keys with one hash would take a time that grows with the square of its size."""
+    cdef int64_t number
+    cdef int count
+    kind = type(name)
+    if kind is not tuple and (kind is not int or one_digit(<PyObject *>name, &number)):
+        return 0
+    try:
+        value = hash(name)
+    except TypeError:
+        return 0
+    count = hashes.get(value, 0) + 1
+    if count > SAME_HASHES:
+        malformed(cursor, "too many keys of a map with the same hash")
+    hashes[value] = count
+    return 0
+
+
 cdef object mapping(Cursor *cursor):
     """A map; opaque where no dict can hold it, for its keys are not hashable or equal in Python."""
     cdef const uint8_t *begin = cursor.at - 1
     cdef uint32_t size = take_32(cursor), index
-    cdef dict found
+    cdef dict found, hashes = {} if size > SAME_HASHES else None
     descend(cursor, 2 * <uint64_t>size)
     found = new_dict(min(size, <uint32_t>PRESIZED))
     for index in range(size):
         cursor.owed -= 2
         name = key(cursor)
+        if hashes is not None and type(name) is not str:
+            check_hash(cursor, hashes, name)
         if dict_set(found, name, term(cursor)) < 0:
             PyErr_Clear()
             return unheld(cursor, begin, size - index - 1)

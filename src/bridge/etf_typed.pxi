@@ -263,13 +263,16 @@ cdef object planned_mapping(Cursor *cursor, Plan plan):
     cdef const uint8_t *begin = cursor.at
     cdef uint32_t size, index
     cdef Plan item = plan.item
-    cdef dict found = {}
+    cdef dict found = {}, hashes
     cursor.at += 1
     size = take_32(cursor)
+    hashes = {} if size > SAME_HASHES else None
     descend(cursor, 2 * <uint64_t>size)
     for index in range(size):
         cursor.owed -= 2
         name = key(cursor)
+        if hashes is not None and type(name) is not str:
+            check_hash(cursor, hashes, name)
         if plan.kind == AS_STRUCT:
             item = plan.fields.get(name) if type(name) is str else None
         if dict_set(found, name, planned(cursor, item)) < 0:

@@ -16,6 +16,7 @@ from bridge._framing import (
     Frame,
     Outbox,
     buffers_of,
+    envelope_beginning,
     envelope_of,
     is_multipart,
 )
@@ -54,7 +55,9 @@ class Client:
         self._table = CallTable(self._post)
         self._calls = self._table.open
         self._tools = Tools()
-        self._connection = Connection(process, max_frame, self._deliver, self._fail_open_calls)
+        self._connection = Connection(
+            process, max_frame, self._deliver, self._refuse_unread, self._fail_open_calls
+        )
 
     @classmethod
     def start(
@@ -317,10 +320,14 @@ class Client:
         call = self._calls.get(format.find_id(frame)) if format else None  # type: ignore[arg-type]
         if call is None:
             raise errors.InvalidFrame(text) from error
-        if not isinstance(error, errors.FrameTooLarge):
+        if not isinstance(error, errors.FrameTooLarge | errors.Overloaded):
             error = errors.InvalidFrame(f"the reply does not decode: {text}")
         if call.fail(error):
             self._post("cancel", {"id": call.id})  # where the frame was an event
+
+    def _refuse_unread(self, beginning: Frame, error: errors.BridgeError) -> None:
+        envelope = envelope_beginning(beginning)
+        self._refuse(format_of(envelope), envelope, error)
 
     def _take_blame(self, refusal: Incoming) -> None:
         """Take in the refusal of a frame whose id the worker could not read."""

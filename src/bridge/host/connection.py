@@ -27,8 +27,9 @@ CHECK_SECONDS = 0.05  # between two looks at whether a reader is idle
 class Connection:
     """The pipes to a worker, usable from any number of threads.
 
-    receive(frame): called on the reader thread for each frame; it must not wait. A BridgeError
-    that it raises ends the connection and the worker. lost(): called once, on a thread of the
+    receive(frame): called on the reader thread for each frame; it must not wait. refuse(beginning,
+    error): the same for a frame that there was no memory for. A BridgeError that they raise ends
+    the connection and the worker. lost(): called once, on a thread of the
     connection's, when the worker is gone.
     """
 
@@ -37,10 +38,12 @@ class Connection:
         process: WorkerProcess,
         max_frame: int,
         receive: Callable[[Frame], None],
+        refuse: Callable[[Frame, errors.BridgeError], None],
         lost: Callable[[], None],
     ) -> None:
         self._process = process
         self._receive = receive
+        self._refuse = refuse
         self._lost = lost
         self._pending: deque[Outbox] = deque()
         # Reentrant, because a destructor may send in the middle of `send`.
@@ -165,7 +168,7 @@ class Connection:
 
     def _read(self) -> None:
         try:
-            while (frame := self._frames.read()) is not None:
+            while (frame := self._next_frame()) is not None:
                 if len(frame):
                     self._is_receiving = True
                     self._receive(frame)
@@ -180,6 +183,15 @@ class Connection:
                 self._break("the worker has closed its stdout")
         finally:
             self._process.close("output_fd")
+
+    def _next_frame(self) -> Frame | None:
+        while True:
+            try:
+                return self._frames.read()
+            except errors.Overloaded as error:
+                beginning, self._frames.unread = self._frames.unread, None
+                assert beginning is not None
+                self._refuse(beginning, error)
 
     def _break(self, reason: str) -> None:
         """End a worker that cannot be talked to any more."""

@@ -190,9 +190,12 @@ class Dispatcher:
     ) -> Failure | Selection | None:
         """The answer to a frame that did not decode as a request; none to what is an answer."""
         if format is not None and isinstance(error, msgspec.ValidationError):
-            if self._resolve(format, frame, buffers):
-                return None
-            selection = self._negotiate(format, frame)
+            try:
+                if self._resolve(format, frame, buffers):
+                    return None
+                selection = self._negotiate(format, frame)
+            except MemoryError as raised:
+                selection, error = None, raised
             if selection is not None:
                 return selection
         request_id = None if format is None else format.find_id(frame)
@@ -429,7 +432,7 @@ class Dispatcher:
         if buffers is not None:
             try:
                 answer.result = resolve(answer.result, buffers)
-            except (msgspec.ValidationError, RecursionError) as error:
+            except Exception as error:
                 answer = _no_answer(answer.id, error)
         self.host.resolve(answer)
         return True
@@ -445,8 +448,11 @@ class Dispatcher:
 
 def _no_answer(request_id: Id | None, error: Exception) -> Answer:
     """In place of an answer of the host that cannot be read."""
+    if isinstance(error, MemoryError):
+        error = errors.Overloaded.without_memory("to decode it")
     text = f"the host's answer cannot be read: {errors.text_of(error)}"
-    return Answer(request_id, False, error=text, code=errors.InvalidFrame.code)
+    code = error.code if isinstance(error, errors.BridgeError) else errors.InvalidFrame.code
+    return Answer(request_id, False, error=text, code=code)
 
 
 def _decoded(format: Format, frame: Any, type: Any) -> Any:
