@@ -56,20 +56,21 @@ def _text(parts):
 
 @pytest.fixture
 def ask():
-    """ask(command, **args): its result; `events` gets those of a streamed call."""
+    """ask(command, **args): its result, or the reply of one that `fails`; `events` gets those of a
+    streamed call."""
     dispatcher = Dispatcher(adapter)
     dispatcher.add(control(dispatcher))
     ids = itertools.count(1)
 
-    def ask(command, events=None, **args):
+    def ask(command, events=None, fails=False, **args):
         request = {"id": next(ids), "command": command, "args": args, "stream": events is not None}
         payload = json.dumps(request).encode()
         if events is None:
             reply = json.loads(dispatcher.call(payload, 60))
         else:
             reply = _streamed(dispatcher, payload, events)
-        assert reply["success"], reply
-        return reply["result"]
+        assert reply["success"] is not fails, reply
+        return reply if fails else reply["result"]
 
     return ask
 
@@ -132,6 +133,24 @@ def test_all_names_at_once(ask, prompts, program_type):
     assert {key: value for key, value in found.items() if key in outputs} == outputs
     for index in range(len(NAMES)):
         assert f"\nin {index}\n" in prompts[-1][1]
+
+
+@pytest.mark.parametrize("name", ["config", "first name", "reasoning", "a.b"])
+def test_errors_name_fields_as_the_host_does(ask, name):
+    """A missing one, and one of another type; the inputs likewise."""
+    signature = {"inputs": [{"name": name, "type": "integer"}], "outputs": [{"name": name}]}
+    signature["outputs"].append({"name": "n", "type": "integer"})
+    ask("create_program", id="p", signature=signature)
+    run = {"program_id": "p", "inputs": {name: 1}}
+    ask("configure_lm", provider="scripted", answers=[{"n": 1}, {name: "x", "n": "y"}])
+    missing = ask("execute_program", fails=True, **run)
+    assert missing["details"]["expected"] == [name, "n"]
+    assert missing["details"]["found"] == ["n"]
+    assert ask("execute_program", fails=True, **run)["details"]["found"] == [name, "n"]
+    wrong = ask("execute_program", fails=True, program_id="p", inputs={name: "x"})
+    assert wrong["details"]["path"] == f"args.inputs.{name}"
+    wrong = ask("execute_program", fails=True, program_id="p", inputs={})
+    assert wrong["details"]["missing"] == [name]
 
 
 def test_names_that_differ_in_what_a_prompt_cannot_show(ask):

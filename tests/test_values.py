@@ -313,6 +313,46 @@ def test_what_a_model_writes(run, type, text, value):
         assert (found, found.__class__) == (value, value.__class__)
 
 
+LONG = 200_000  # characters: what takes a time that grows with their square does not end
+
+
+@pytest.mark.parametrize(
+    "type",
+    [
+        *("string", "optional<string>", "any", "integer", "decimal", "boolean", "datetime", "uuid"),
+        *("list<string>", "dict", "union<integer|string>", 'enum<"yes"|"no">'),
+    ],
+)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1" * LONG + "x",
+        "2024-01-01" + " " * LONG + "x",
+        f"{FENCE}\n" + " " * LONG + "x",
+        FENCE * LONG,
+        "0." + "0" * LONG + "x",
+        "- " * LONG + "x",
+        ("- a" + " " * 1000 + "\n") * 200 + "x",
+        "'" * LONG,
+        '"' + "\\\\" * LONG,
+        ": [" * 30_000,
+        "[" * LONG,
+        "{" * LONG,
+        "1e99999999999999999999999",
+        "[1e99999999999999999999999]",
+    ],
+    ids=lambda text: repr(text[:12]),
+)
+def test_what_is_long_is_read_at_once(run, type, text):
+    """As the text where the type allows that, or with an error that is none of ours."""
+    reply = run(type, text)
+    if type in ("string", "optional<string>", "any"):
+        assert reply["result"]["outputs"]["out"] == text
+    elif not reply["success"]:
+        assert (reply["code"], reply["details"]["lm_code"]) == ("lm_error", "adapter_parse_error")
+        assert "decimal." not in reply["error"]
+
+
 def test_every_type_is_tried():
     """Each name that docs/dspy.md lists, but for other names of the same types."""
     from bridge.adapters.dspy.types import _GENERIC, _PLAIN, parse_type

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-_FENCE = re.compile(r"```[\w-]*[ \t]*\r?\n(.*?)\r?\n?[ \t]*```", re.DOTALL)
+_FENCE = re.compile(r"```[\w-]*[ \t]*\r?\n(.*?)```", re.DOTALL)
 _BULLET = re.compile(r"[ \t]*(?:[-*•]|\d{1,4}[.)])[ \t]+(\S.*)")
 _OPENING = re.compile(r"(?:^|:)[ \t]*([\[{])", re.MULTILINE)
 _NEITHER = "neither JSON nor a Python literal"
@@ -89,13 +89,20 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
+def _fraction(written: str) -> Decimal:
+    try:
+        return Decimal(written)
+    except InvalidOperation:
+        raise ValueError(f"{written[:50]} is no finite number") from None
+
+
 def _constant(name: str) -> Any:
     raise ValueError(f"{name} is no finite number")
 
 
 _JSON = json.JSONDecoder(
     object_pairs_hook=_unique,
-    parse_float=Decimal,
+    parse_float=_fraction,
     parse_constant=_constant,
     strict=False,  # models write the line breaks of a text as they are
 )

@@ -16,6 +16,8 @@ _SCALARS = (str, int, datetime.date, datetime.time, decimal.Decimal, uuid.UUID, 
 def without_text_form(value: Any, path: str) -> tuple[str, str] | None:
     """The first place in `value`, which stands at `path`, that a prompt cannot show, and what is
     there in words; None where it can show everything."""
+    if _is_plain(value):
+        return None
     waiting = [(path, value)]
     while waiting:
         place, current = waiting.pop()
@@ -34,6 +36,26 @@ def without_text_form(value: Any, path: str) -> tuple[str, str] | None:
         elif not isinstance(current, _SCALARS):
             return place, _KINDS.get(type(current).__name__, type(current).__name__)
     return None
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is certain that a prompt can show all of `value`; without looking for places."""
+    waiting = [value]
+    while waiting:
+        current = waiting.pop()
+        kind = type(current)
+        if kind is str or kind is int or kind is bool or current is None:
+            continue
+        if kind is float:
+            if not math.isfinite(current):
+                return False
+        elif kind is list:
+            waiting += current
+        elif kind is dict and all(type(key) is str for key in current):
+            waiting += current.values()
+        else:
+            return False
+    return True
 
 
 def rounded_float(value: Any, path: str) -> str | None:

@@ -22,12 +22,13 @@ from bridge.adapters.dspy.literals import (
     within_prose,
 )
 
+MAX_MOMENT = 100  # characters of a date, a time, or both
 MAX_DIGITS = 4300  # of an integer, Python's own limit
 _NULLS = ("null", "None")
 _YES = frozenset({"true", "yes", "y", "t", "on", "1"})
 _NO = frozenset({"false", "no", "n", "f", "off", "0"})
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-_NUMBER = re.compile(r"[+-]?(?:\d+(?:_\d+)*\.?\d*|\.\d+)(?:[eE][+-]?\d{1,9})?")
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:_\d+)*(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,9})?")
 _TOO_FINE = re.compile(r"[.,]\d{6}\d*[1-9]")
 _ZONE = re.compile(r"\s+(?=[+-]\d\d:?\d\d$|Z$)")
 
@@ -54,7 +55,7 @@ def read_value(text: str, type: Any) -> Any:
 def _read_any(text: str) -> Any:
     try:
         return _number_or_text(read_data(unfenced(text)))
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -64,7 +65,7 @@ def _read_union(text: str, members: tuple[Any, ...]) -> Any:
         return None
     try:
         data = read_data(bare)
-    except ValueError:
+    except (ValueError, RecursionError):
         data = None
     else:
         for member in _fitting(data, members):
@@ -248,7 +249,7 @@ def _time(value: Any) -> datetime.time:
 
 def _iso(value: Any, expected: str) -> str:
     """The text of a date or a time, as Python reads it; to the microsecond."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or len(value) > MAX_MOMENT:
         raise _expected(expected, value)
     if _TOO_FINE.search(value):
         raise ValueError(f"{_shown(value)} is finer than a microsecond")
