@@ -1,0 +1,327 @@
+"""Sends mutated requests in every format to a live worker until the time is over.
+
+    python tests/fuzz/frames.py [--seconds 60] [--seed N]
+
+Each request must get exactly one reply with its id, whatever is in it, and no reply may say that
+the worker is at fault (`internal`, `handler_error`). The worker must go on, end with status 0 at
+the end of its input, and keep its memory. The seed that is printed repeats a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import random
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import msgspec
+
+from bridge import _etf, framing  # found through the line above
+from bridge.codec import format_of
+from peer import Peer
+
+MOST_MEMORY = 700 << 20  # bytes of a worker with DSPy loaded, a third of it DSPy itself
+MAX_FRAME = 1 << 20
+FRAMES_OF_A_WORKER = 3000
+BATCH = 20  # requests that are open at once
+FAULTS = {"internal", "handler_error"}
+
+QA = {
+    "name": "QA",
+    "inputs": [{"name": "question", "type": "string", "description": "what is asked"}],
+    "outputs": [{"name": "answer"}, {"name": "score", "type": "optional<float>"}],
+}
+TOOL = {"name": "clock", "description": "The time.", "args": {"zone": {"type": "string"}}}
+# Good requests of every command; what they name is created by the others, or is not there.
+REQUESTS: list[dict[str, Any]] = [
+    {"command": "ping", "args": {"health_check": True}},
+    {"command": "hello", "args": {"offers": {"buffers": False, "logs": False}}},
+    {"command": "describe"},
+    {"command": "get_stats", "args": {"include": ["commands", "sessions", "worker"], "limit": 3}},
+    {"command": "set_log_level", "args": {"level": "ERROR", "logger": "dspy"}},
+    {"command": "cancel", "args": {"id": 5}},
+    {"command": "pause", "args": {"id": "none"}},
+    {"command": "resume", "args": {"id": "none"}},
+    {"command": "create_session", "args": {"session_id": "s1", "ttl_s": 60, "quota": {"bytes": 9}}},
+    {"command": "get_session", "args": {"session_id": "s1"}},
+    {"command": "list_sessions", "args": {"limit": 10}},
+    {"command": "update_session_data", "args": {"session_id": "s1", "key": "k", "value": [1, {}]}},
+    {"command": "update_session_data", "args": {"operation": "merge", "value": {"a": b"\xff"}}},
+    {"command": "update_session_data", "args": {"operation": "delete", "key": "k"}},
+    {"command": "get_session_data", "session_id": "s1", "args": {"key": "k"}},
+    {"command": "cleanup_session", "args": {"session_id": "s1"}},
+    {"command": "cleanup"},
+    {"command": "reset_state"},
+    {"command": "configure_lm", "args": {"provider": "offline"}},
+    {
+        "command": "configure_lm",
+        "session_id": "s1",
+        "args": {"provider": "scripted", "answers": [{"answer": "x"}], "temperature": 0.5},
+    },
+    {"command": "create_program", "args": {"id": "p", "signature": QA, "if_exists": "replace"}},
+    {
+        "command": "create_program",
+        "args": {"id": "r", "signature": QA, "program_type": "react", "max_iters": 2},
+    },
+    {"command": "create_program", "args": {"id": "c", "program_type": "chain_of_thought"}},
+    {"command": "create_gemini_program", "args": {"id": "g", "model": "offline/reader"}},
+    {"command": "register_tools", "args": {"tools": [TOOL]}},
+    {"command": "execute_program", "args": {"program_id": "p", "inputs": {"question": "Who?"}}},
+    {
+        "command": "execute_program",
+        "stream": True,
+        "timeout_ms": 5000,
+        "args": {
+            "program_id": "p",
+            "inputs": {"question": ["a", {"b": 1}]},
+            "options": {"temperature": 0.1},
+            "program_data": {"signature": QA, "signature_def": {}},
+        },
+    },
+    {"command": "execute_gemini_program", "args": {"program_id": "g", "inputs": {}}},
+    {"command": "list_programs"},
+    {"command": "get_program_info", "args": {"program_id": "p"}},
+    {"command": "delete_program", "args": {"program_id": "p"}},
+]
+MARK = "<<CUSTOM-TYPE-START-IDENTIFIER>>[]<<CUSTOM-TYPE-END-IDENTIFIER>>"
+SCALARS: list[Any] = [
+    *(None, True, False, 0, -1, 1, 2**31, 2**53 + 1, 2**63, 2**64, -(2**63) - 1, 10**30),
+    *(0.0, -0.0, 0.5, 1e300, math.inf, -math.inf, math.nan),
+    *("", " ", "\0", "p", "s1", "self", "instance", "\U0001f600", "\u2028", "a" * 5000, MARK),
+    *("[[ ## answer ## ]]\nx\n\n[[ ## completed ## ]]", "{question}", "list<" * 50, "None"),
+    *(b"", b"\xff\xfe", b"x" * 70_000),
+]
+
+
+def nested(chance: random.Random) -> Any:
+    """A list or map of any depth up to what a format can write."""
+    value: Any = chance.choice(SCALARS)
+    for _ in range(chance.choice((1, 2, 5, 100, 400))):
+        value = [value] if chance.random() < 0.5 else {"k": value}
+    return value
+
+
+def any_value(chance: random.Random) -> Any:
+    kind = chance.random()
+    if kind < 0.7:
+        return chance.choice(SCALARS)
+    if kind < 0.8:
+        return nested(chance)
+    if kind < 0.9:
+        return [any_value(chance) for _ in range(chance.randrange(4))]
+    if kind < 0.98:
+        return {str(any_value(chance))[:40]: any_value(chance) for _ in range(chance.randrange(4))}
+    return [[] for _ in range(20_000)]
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """(container, key) of everything below `value`."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, entry in list(entries):
+        yield value, key
+        if isinstance(entry, dict | list):
+            yield from places(entry)
+
+
+def mutated(chance: random.Random, request: dict[str, Any]) -> dict[str, Any]:
+    """The request with some values replaced, removed, added, renamed or taken from another."""
+    made = copy.deepcopy(request)
+    for _ in range(chance.choice((0, 1, 1, 1, 2, 3))):
+        container, key = chance.choice([*places(made)])
+        kind = chance.randrange(6)
+        if key in ("command", "id") and container is made and chance.random() < 0.9:
+            continue
+        if kind <= 2:
+            container[key] = any_value(chance)
+        elif kind == 3:
+            del container[key]
+        elif kind == 4 and isinstance(container, dict):
+            container[chance.choice(("x", "session_id", f"{key}s", "", "self"))] = container[key]
+        else:
+            donor = chance.choice(REQUESTS)
+            container[key] = copy.deepcopy(donor.get("args", {}))
+    return made
+
+
+def encoded(chance: random.Random, request: dict[str, Any]) -> bytes | None:
+    """In one of the formats, alone or in a multipart frame; None where it has no form in it."""
+    encoders = (msgspec.json.encode, msgspec.msgpack.encode, _etf.encode)
+    try:
+        data = chance.choice(encoders)(request)
+    except (msgspec.MsgspecError, OverflowError, RecursionError, ValueError, TypeError):
+        return None
+    if chance.random() < 0.1:
+        data = framing.joined(data, *(bytes(chance.randrange(200)) for _ in range(2)))
+    return data if len(data) <= MAX_FRAME else None
+
+
+def broken(chance: random.Random, data: bytes) -> bytes:
+    """The frame with some bytes changed, removed or put in."""
+    made = bytearray(data)
+    for _ in range(chance.randrange(1, 4)):
+        at = chance.randrange(len(made) + 1)
+        kind = chance.randrange(4)
+        if kind == 0:
+            made[at : at + 1] = bytes([chance.randrange(256)])
+        elif kind == 1:
+            del made[at : at + chance.randrange(20)]
+        elif kind == 2:
+            made[at:at] = bytes(chance.randrange(256) for _ in range(chance.randrange(9)))
+        else:
+            del made[at:]
+    return bytes(made) or b"\0"  # an empty frame is a heartbeat
+
+
+class Fault(Exception):
+    """What must not happen; the text says with which frame."""
+
+
+class Worker:
+    """A live worker, and the ids that it still owes a reply."""
+
+    def __init__(self) -> None:
+        self.peer = Peer("--max-frame", str(MAX_FRAME), "--quiet", adapter="dspy")
+        self.sent = 0
+        self.owed: dict[Any, bytes] = {}
+        self.last = b""  # sent without an id that is known
+
+    def send(self, request_id: Any, data: bytes) -> None:
+        self.owed[request_id] = data
+        self.peer.send_frame(data)
+        self.sent += 1
+
+    def receive(self) -> dict[str, Any]:
+        """The next reply; events are passed over, and calls of the host refused."""
+        while True:
+            try:
+                frame = self.peer.receive_frame()
+            except AssertionError as late:
+                owed = [data[:2000] for data in self.owed.values()]
+                raise Fault(f"{late}; without a reply: {owed or self.last[:2000]}") from None
+            if frame is None:
+                raise Fault(f"the worker ended with {self.peer.wait()}: {self.peer.stderr()}")
+            if not frame:
+                continue
+            if frame.startswith(framing.MAGIC):
+                frame, _ = framing.parted(frame)
+            format = format_of(frame)
+            if format is None:
+                raise Fault(f"a frame in no format: {frame[:200]!r}")
+            message = format.decode(frame)
+            if "success" in message:
+                return message
+            if "command" in message:
+                refusal = {"id": message["id"], "success": False, "error": "no such tool"}
+                self.peer.send_frame(format.encode(refusal))
+
+    def settle(self) -> None:
+        """Wait until nothing is owed. Raises Fault for a reply that is owed to nobody."""
+        while self.owed:
+            reply = self.receive()
+            sent = self.owed.pop(reply["id"], None)
+            if sent is None:
+                raise Fault(f"a reply that nothing asked for: {reply}")
+            check(reply, sent)
+
+    def settle_any(self, data: bytes) -> None:
+        """The same for a frame whose id is not known: one reply of any id, beside a ping's."""
+        answer = is_answer(data)
+        self.last = data
+        self.peer.send_frame(data)
+        self.sent += 1
+        self.peer.send({"id": "behind", "command": "ping"})
+        others = [self.receive()] if answer else [self.receive(), self.receive()]
+        others = [reply for reply in others if reply["id"] != "behind"]
+        if len(others) != (0 if answer else 1):
+            raise Fault(f"{len(others)} replies to {data[:2000]!r}")
+        for reply in others:
+            check(reply, data)
+
+    def memory(self) -> int:
+        """Bytes that are resident."""
+        with open(f"/proc/{self.peer.process.pid}/statm") as statm:
+            return int(statm.read().split()[1]) * 4096
+
+    def end(self) -> None:
+        memory = self.memory()
+        self.peer.close_input()
+        status = self.peer.wait()
+        said = self.peer.stderr()
+        self.peer.finish()
+        if status or "Traceback" in said:
+            raise Fault(f"the worker ended with {status}: {said[-3000:]}")
+        if memory > MOST_MEMORY:
+            raise Fault(f"{memory >> 20} MiB after {self.sent} frames")
+
+
+def is_answer(data: bytes) -> bool:
+    """Whether the frame may be a host's answer, which gets no reply."""
+    return b"success" in data
+
+
+def check(reply: dict[str, Any], sent: bytes) -> None:
+    if not reply["success"] and reply["code"] in FAULTS:
+        raise Fault(f"{reply}\nto {sent[:2000]!r}")
+
+
+def run(seconds: float, seed: int) -> int:
+    """How many frames were answered. Raises Fault."""
+    chance = random.Random(seed)
+    end = time.monotonic() + seconds
+    count = 0
+    while time.monotonic() < end:
+        worker = Worker()
+        try:
+            while worker.sent < FRAMES_OF_A_WORKER and time.monotonic() < end:
+                step(chance, worker)
+            worker.settle()
+            count += worker.sent
+            worker.end()
+        finally:
+            worker.peer.finish()
+    return count
+
+
+def step(chance: random.Random, worker: Worker) -> None:
+    request = {"id": 0, **copy.deepcopy(chance.choice(REQUESTS))}
+    request.setdefault("args", {})
+    request = mutated(chance, request)
+    request_id = chance.choice((worker.sent, f"request-{worker.sent}", 2**60 + worker.sent))
+    if chance.random() < 0.8:
+        request["id"] = request_id
+    data = encoded(chance, request)
+    if data is None or request.get("command") == "shutdown":
+        return
+    if request.get("id") == request_id and "success" not in request:
+        worker.send(request_id, data)
+        if len(worker.owed) >= BATCH or chance.random() < 0.2:
+            worker.settle()
+        return
+    worker.settle()
+    worker.settle_any(broken(chance, data) if chance.random() < 0.8 else data)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    try:
+        count = run(options.seconds, options.seed)
+    except Fault as fault:
+        print(f"seed {options.seed}: {fault}", file=sys.stderr)
+        return 1
+    print(f"{count} frames, each with one reply")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
