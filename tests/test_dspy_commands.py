@@ -641,3 +641,18 @@ def test_settings_at_the_ends_of_their_ranges_are_taken(ask):
     ):
         ask("configure_lm", model="openai/x", **low)
         ask("configure_lm", model="openai/x", **high)
+
+
+@pytest.mark.parametrize("value", [0, -1, 101, 2**63, -(2**63) - 1, 10**30])
+def test_max_iters_has_bounds(call, value):
+    """Whatever an integer's size."""
+    reply = call("create_program", id="p", signature=QA, program_type="react", max_iters=value)
+    assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.max_iters")
+
+
+@pytest.mark.parametrize("value", [2**64, -(2**63) - 1, 10**30])
+def test_a_tools_schema_has_numbers_that_can_be_kept(call, value):
+    """Of 64 bits."""
+    args = {"zone": {"type": "integer", "maximum": value}}
+    reply = call("register_tools", tools=[{"name": "clock", "args": args}])
+    assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.tools[0].args")

@@ -214,7 +214,7 @@ class Worker:
             format = format_of(frame)
             if format is None:
                 raise Fault(f"a frame in no format: {frame[:200]!r}")
-            message = format.decode(frame)
+            message = decoded(format, frame)
             if "success" in message:
                 return message
             if "command" in message:
@@ -264,6 +264,14 @@ class Worker:
 def is_answer(data: bytes) -> bool:
     """Whether the frame may be a host's answer, which gets no reply."""
     return b"success" in data
+
+
+def decoded(format: Any, frame: bytes) -> Any:
+    """A message; signatures come back as they came, also where they are no UTF-8."""
+    try:
+        return format.decode(frame)
+    except UnicodeDecodeError:
+        return format.decode(format.repair(frame, True))
 
 
 def check(reply: dict[str, Any], sent: bytes) -> None:

@@ -59,6 +59,10 @@ class ToolDefinition(msgspec.Struct, forbid_unknown_fields=True):
             where, kind = unreadable
             raise errors.InvalidArgs(f"{where}: {kind} has no text form for a prompt", path=where)
         ToolSchema.of(tool.args).check(place)
+        try:
+            msgspec.msgpack.encode(tool.args)
+        except (OverflowError, TypeError, ValueError) as error:
+            raise errors.InvalidArgs(f"{place}: not a JSON Schema: {error}", path=place) from None
         return tool
 
 
