@@ -36,6 +36,10 @@ defmodule DSPex.PythonBridge.OpenCall do
     further =
       for {key, value} <- options, value != nil do
         key in @envelope_options || raise ArgumentError, "unknown option #{inspect(key)}"
+
+        (key == :timing and is_boolean(value)) or is_binary(value) or is_atom(value) ||
+          raise ArgumentError, "the option #{inspect(key)} is no string"
+
         {Atom.to_string(key), value}
       end
 

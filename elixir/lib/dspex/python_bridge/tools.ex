@@ -58,8 +58,9 @@ defmodule DSPex.PythonBridge.Tools do
   @spec answer(Connection.t(), String.t(), binary()) :: :ok
   def answer(connection, id, frame) do
     spawn(fn ->
-      answer = guarded(connection, Protocol.decode_message(frame))
-      if answer != :nobody, do: reply(connection, message(id, answer))
+      request = Protocol.decode_message(frame)
+      answer = guarded(connection, request)
+      if answer != :nobody, do: reply(connection, message(id, answer), request)
     end)
 
     Statistics.count(connection.counters, :tool_calls)
@@ -207,12 +208,12 @@ defmodule DSPex.PythonBridge.Tools do
   defp message(id, {:ok, result}), do: %{"id" => id, "success" => true, "result" => result}
   defp message(id, {:error, code, line}), do: failure(id, code, line)
 
-  defp reply(connection, answer) do
-    Connection.send(connection, encoded(connection, answer), :infinity)
+  defp reply(connection, answer, request) do
+    Connection.send(connection, encoded(connection, answer, request), :infinity)
   end
 
   # What cannot be sent becomes an error that can: the program must not wait for nothing.
-  defp encoded(connection, %{"id" => id} = answer) do
+  defp encoded(connection, %{"id" => id} = answer, request) do
     encoded = Protocol.encode_answer(connection.format, answer)
     size = IO.iodata_length(encoded)
 
@@ -225,13 +226,13 @@ defmodule DSPex.PythonBridge.Tools do
   catch
     kind, reason ->
       line = Exits.line(kind, reason, __STACKTRACE__)
-
-      Logger.error("#{inspect(connection.name)}: a tool's result cannot be sent: #{line}",
-        bridge: connection.name
-      )
-
+      what = "the result of #{tool(request)} cannot be sent"
+      Logger.error("#{inspect(connection.name)}: #{what}: #{line}", bridge: connection.name)
       Protocol.encode_answer(connection.format, failure(id, "not_encodable", line))
   end
+
+  defp tool({:ok, %{"args" => %{"name" => name}}}), do: "the tool #{inspect(name)}"
+  defp tool(_request), do: "a tool"
 
   defp failure(id, code, message) do
     %{"id" => id, "success" => false, "error" => Text.line(message), "code" => code}

@@ -85,6 +85,14 @@ defmodule DSPex.PythonBridge.BridgeTest do
       assert_raise ArgumentError, ~r/:timeuot/, fn ->
         Bridge.call(bridge, :ping, %{}, timeuot: 5)
       end
+
+      for session_id <- [self(), 5, %Structs.Plain{password: "pw"}, ~D[2024-01-01]] do
+        assert_raise ArgumentError, "the option :session_id is no string", fn ->
+          Bridge.call(bridge, :ping, %{}, session_id: session_id)
+        end
+      end
+
+      assert {:ok, _} = Bridge.call(bridge, :ping, %{}, session_id: :an_atom)
     end
   end
 

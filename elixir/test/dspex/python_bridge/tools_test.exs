@@ -113,17 +113,20 @@ defmodule DSPex.PythonBridge.ToolsTest do
   test "a failing function is logged where it runs, without its arguments", %{bridge: bridge} do
     know(bridge, "raises", fn _ -> raise "no luck" end)
     know(bridge, "clauses", fn %{"other" => _} -> :ok end)
+    know(bridge, "odd", fn _ -> self() end)
 
     log =
       capture_log([metadata: [:bridge, :session_id]], fn ->
         assert {:error, _} = ask(bridge, "raises", session_id: "ann")
         assert {:error, _} = ask(bridge, "clauses")
+        assert {:error, _} = ask(bridge, "odd")
       end)
 
     assert log =~ ~s(the tool "raises" failed: no luck)
     assert log =~ "tools_test.exs:"
     assert log =~ "session_id=ann"
     assert log =~ "bridge=#{inspect(bridge)}"
+    assert log =~ ~s(the result of the tool "odd" cannot be sent: result: a pid cannot be sent)
     refute log =~ "Graz"
   end
 
