@@ -125,7 +125,7 @@ defmodule DSPex.PythonBridge.Error do
   # A worker that is not ours may send a traceback as the error.
   defp line(message, details) when is_binary(message) do
     if String.contains?(message, ["\n", "\r"]) do
-      line = if message =~ ~r/\A\s*Traceback/, do: &Text.last_line/1, else: &Text.line/1
+      line = if message =~ ~r/\A\s*Traceback/, do: &Text.raised/1, else: &Text.line/1
       {line.(message), Map.put_new(details, "text", Text.valid(message))}
     else
       {Text.valid(message), details}

@@ -214,10 +214,10 @@ defmodule DSPex.PythonBridge.Owner do
   end
 
   defp started(%{connection: connection} = state) do
-    send(state.server, {:started, self(), connection})
     duration = System.monotonic_time() - state.started
     metadata = %{bridge: connection.name, os_pid: state.worker.os_pid}
     Telemetry.worker(:started, %{duration: duration}, metadata)
+    send(state.server, {:started, self(), connection})
   end
 
   # Watching

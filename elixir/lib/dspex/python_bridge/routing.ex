@@ -80,7 +80,7 @@ defmodule DSPex.PythonBridge.Routing do
   # The message is one line; what follows it, and tracebacks, go into the metadata.
   defp log({:ok, %{"data" => %{"message" => message} = data}}, connection) do
     Logger.log(level(data["level"]), fn ->
-      {Text.line(to_string(message)),
+      {one_line(to_string(message), data["error"]),
        bridge: connection.name,
        session_id: data["session_id"],
        request_id: data["request_id"],
@@ -92,6 +92,14 @@ defmodule DSPex.PythonBridge.Routing do
   end
 
   defp log(_, _), do: :ok
+
+  defp one_line(message, traceback) when is_binary(traceback) do
+    raised = Text.raised(traceback)
+    line = Text.line(message)
+    if line =~ raised, do: line, else: "#{line} (#{raised})"
+  end
+
+  defp one_line(message, _traceback), do: Text.line(message)
 
   defp level("DEBUG"), do: :debug
   defp level("INFO"), do: :info

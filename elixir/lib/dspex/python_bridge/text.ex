@@ -33,13 +33,26 @@ defmodule DSPex.PythonBridge.Text do
   def line(text), do: text |> lines() |> Enum.at(0, "") |> String.slice(0, @line_limit)
 
   @doc """
-  Returns the last line that is not blank, which says what happened in a traceback of Python.
-
-      iex> DSPex.PythonBridge.Text.last_line("Traceback:\\n  here\\nValueError: no\\n")
-      "ValueError: no"
+  Returns the last line that is not blank, as `line/1` does the first.
   """
   @spec last_line(binary()) :: String.t()
   def last_line(text), do: text |> lines() |> Enum.at(-1, "") |> String.slice(0, @line_limit)
+
+  @doc """
+  Returns the line of a traceback of Python that says what was raised: the first behind its frames.
+
+      iex> DSPex.PythonBridge.Text.raised("Traceback:\\n  here\\nValueError: no\\nnot at all\\n")
+      "ValueError: no"
+  """
+  @spec raised(binary()) :: String.t()
+  def raised(traceback) do
+    traceback
+    |> lines()
+    |> Enum.reverse()
+    |> Enum.take_while(&(not String.starts_with?(&1, " ")))
+    |> Enum.at(-1, "")
+    |> String.slice(0, @line_limit)
+  end
 
   defp lines(text) do
     for line <- text |> valid() |> String.split(["\r\n", "\n", "\r"]),

@@ -18,7 +18,7 @@ defmodule DSPex.PythonBridge.ErrorTest do
 
   test "a message is one line of text, and the rest is in the details" do
     for {text, line} <- [
-          {"Traceback:\n  File x\nValueError: no\n", "ValueError: no"},
+          {"Traceback:\n  File x\nValueError: no\nmore\n", "ValueError: no"},
           {"one\r\n\r\ntwo", "one"},
           {"\n", ""},
           {<<"bad ", 255>>, "bad \uFFFD"}
