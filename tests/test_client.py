@@ -244,3 +244,21 @@ def test_a_caller_that_gives_up_cancels_its_call(client):
     with pytest.raises(errors.DeadlineExceeded):
         client.call("wait_politely", {"seconds": 60}, timeout=0.05)
     wait_until(lambda: client.stats()["in_flight"] == 0)
+
+
+def test_errors_of_the_client_show_no_values():
+    """They may be keys: of an environment, and of args that cannot be encoded."""
+
+    class Hidden:
+        def __repr__(self):
+            return "sk-shown"
+
+    with pytest.raises(TypeError, match=r"OPENAI_API_KEY.*bytes") as wrong:
+        Client.start(adapter="echo", env={"OPENAI_API_KEY": b"sk-shown"})
+    assert "sk-shown" not in str(wrong.value)
+    for format in ("json", "msgpack", "etf"):
+        with Client.start(adapter="echo", format=format) as client:
+            with pytest.raises(errors.NotEncodable) as refused:
+                client.call("echo", {"api_key": Hidden()})
+            assert "sk-shown" not in str(refused.value) + repr(refused.value.details)
+            assert "sk-shown" not in repr(client)

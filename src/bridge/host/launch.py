@@ -33,7 +33,7 @@ def launch(
         raise TypeError(f'flags is a list of texts, like ["--threads", "8"], not {flags!r}')
     for name, value in (env or {}).items():
         if not isinstance(value, str):
-            raise TypeError(f"env[{name!r}] is a text, not {value!r}")
+            raise TypeError(f"env[{name!r}] is a text, not {type(value).__name__}")
     if not MIN_FRAME <= max_frame <= MAX_FRAME:
         raise ValueError(f"max_frame is {MIN_FRAME} to {MAX_FRAME} bytes, not {max_frame}")
     if not MIN_VALUES <= max_values <= MAX_VALUES:
