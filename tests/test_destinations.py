@@ -324,6 +324,14 @@ def test_a_pattern_that_is_none_is_said_at_the_start(text, start_peer):
     assert "Traceback" not in peer.stderr()
 
 
+def test_a_host_of_the_library_allows_addresses_as_an_option():
+    """`api_bases`; one that is no pattern is an error in the options."""
+    from bridge import embed
+
+    with pytest.raises(ValueError, match=r"api_bases: .*metadata"):
+        embed.open('{"adapter": "echo", "api_bases": ["http://169.254.169.254"]}', False)
+
+
 # Redirects.
 
 

@@ -135,7 +135,10 @@ def _patterns(texts: tuple[str, ...]) -> tuple[Address, ...]:
         return ()
     from bridge.addresses import pattern  # loads modules that a worker's start does not need
 
-    return tuple(map(pattern, texts))
+    try:
+        return tuple(map(pattern, texts))
+    except ValueError as error:
+        raise ValueError(f"api_bases: {error}") from None
 
 
 def _store(place: str | None) -> Store | None:
