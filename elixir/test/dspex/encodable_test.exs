@@ -98,7 +98,7 @@ defmodule DSPex.EncodableTest do
 
     for {value, line} <- [
           {user, "a struct Structs.Plain cannot be sent: send a map"},
-          {1..3, "a struct Range"},
+          {1..3, "a struct Range cannot be sent: send Enum.to_list/1 of it"},
           {MapSet.new([1]), "a struct MapSet"},
           {~r/x/, "a struct Regex"},
           {%Structs.Money{}, "the struct Structs.Money has no written form: no amount"},

@@ -140,8 +140,8 @@ defmodule DSPex.PythonBridge.Terms do
     if DSPex.Encodable.impl_for(struct) == DSPex.Encodable.Any do
       refuse(
         place,
-        "a struct #{inspect(module)} cannot be sent: send a map of the fields that are wanted, " <>
-          "or implement DSPex.Encodable for it"
+        "a struct #{inspect(module)} cannot be sent: #{instead(module)}, or implement " <>
+          "DSPex.Encodable for it"
       )
     end
 
@@ -153,6 +153,10 @@ defmodule DSPex.PythonBridge.Terms do
         refuse(place, "the struct #{inspect(module)} has no written form: #{line}")
     end
   end
+
+  defp instead(module) when module in [MapSet, Range, Date.Range], do: "send Enum.to_list/1 of it"
+  defp instead(Nx.Tensor), do: "send {:tensor, type, shape, binary}"
+  defp instead(_module), do: "send a map of the fields that are wanted"
 
   defp deeper({path, depth, format}), do: {path, depth + 1, format}
   defp deeper({path, depth, format}, part), do: {[part | path], depth + 1, format}
