@@ -112,8 +112,21 @@ def terminate_fork(args: Args, context: Any):
 def child(args: Args, context: Any):
     """A process that has one more below it."""
     command = ["sh", "-c", "sleep 600 & echo $!; wait"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, start_new_session=args.way == "session"
+    )
     return {"pids": [process.pid, int(process.stdout.readline())]}
+
+
+@adapter.command("worker")
+def worker(args: None, context: Any):
+    """Starts a worker of its own, which starts a process."""
+    from bridge import Client
+
+    client = Client.start(adapter="processes:adapter")
+    pids = client.call("child_on_thread", {"way": "session"})["pids"]
+    adapter.client = client  # lives as long as this process
+    return {"pids": [client.call("get_stats", {"include": ["worker"]})["worker"]["pid"], *pids]}
 
 
 @both_lanes("descriptors")

@@ -2,7 +2,7 @@
 
 It passes on what the worker and its children write to stderr, so that nobody waits for a host that
 does not read it: beyond a buffer, lines are dropped and counted. When the worker is gone, however
-that came, it kills the worker's process group.
+that came, it kills the worker's process group, and those who left it but have its mark.
 """
 
 from libc.stdint cimport uint64_t
@@ -13,6 +13,7 @@ cdef extern from *:
     #ifndef _GNU_SOURCE
     #define _GNU_SOURCE
     #endif
+    #include <dirent.h>
     #include <errno.h>
     #include <fcntl.h>
     #include <limits.h>
@@ -38,13 +39,18 @@ cdef extern from *:
         NOTICE_BYTES = 256,        /* room for the line that says how many were lost */
         FLUSH_MS = 1000,           /* for what is pending at the end */
         CHECK_MS = 500,            /* without a pidfd the parent is looked at twice a second */
-        HIGHEST_FD = 65536
+        HIGHEST_FD = 65536,
+        ENVIRONMENT_BYTES = 1 << 18,
+        ROUNDS = 8                 /* of killing, because what is being killed may fork */
     };
+
+    #define COMPANION_NAME "bridge-beside"
 
     typedef struct {
         int relay, control, output, worker_fd, kind;
         int leads;                 /* the worker's group holds nobody else's processes */
         pid_t worker;
+        const char *mark;          /* what its children have in their environment */
         volatile uint64_t *lost;
         uint64_t reported;
         int dropping;              /* the rest of the present line is dropped as well */
@@ -168,6 +174,45 @@ cdef extern from *:
         if (self->end - self->start < PENDING_BYTES / 2) companion_report(self);
     }
 
+    static size_t companion_read_file(const char *pid, const char *name, char *data, size_t room) {
+        char path[64];
+        snprintf(path, sizeof path, "/proc/%.20s/%s", pid, name);
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0) return 0;
+        size_t size = 0;
+        ssize_t got;
+        while (size < room && (got = read(fd, data + size, room - size)) > 0) size += (size_t)got;
+        close(fd);
+        return size;
+    }
+
+    static int companion_is_marked(const char *pid, const char *mark) {
+        static char environment[ENVIRONMENT_BYTES];
+        char name[sizeof COMPANION_NAME];
+        size_t size = companion_read_file(pid, "environ", environment, sizeof environment);
+        if (!memmem(environment, size, mark, strlen(mark) + 1)) return 0;
+        /* Another worker's has that worker's children to kill. */
+        size = companion_read_file(pid, "comm", name, sizeof name - 1);
+        return size < sizeof name - 1 || memcmp(name, COMPANION_NAME, sizeof name - 1);
+    }
+
+    /* The group, and those who have left it but inherited the mark. */
+    static void companion_kill(companion *self) {
+        if (self->leads) kill(-self->worker, SIGKILL);
+        for (int round = 0; round < ROUNDS; round++) {
+            int killed = 0;
+            DIR *processes = opendir("/proc");
+            if (!processes) return;
+            for (struct dirent *entry; (entry = readdir(processes));) {
+                int pid = atoi(entry->d_name);
+                if (pid > 1 && companion_is_marked(entry->d_name, self->mark))
+                    killed += kill(pid, SIGKILL) == 0;
+            }
+            closedir(processes);
+            if (!killed) return;
+        }
+    }
+
     static int companion_step(companion *self, int timeout) {
         int pending = self->end > self->start;
         struct pollfd entries[4] = {
@@ -196,7 +241,7 @@ cdef extern from *:
         setsid();
         if (chdir("/")) {}
     #ifdef PR_SET_NAME
-        prctl(PR_SET_NAME, "bridge-companion");
+        prctl(PR_SET_NAME, COMPANION_NAME);
     #endif
         if (self->kind == S_IFIFO) self->output = companion_reopened(self->output);
     #ifdef SYS_pidfd_open
@@ -205,7 +250,7 @@ cdef extern from *:
         int kept[] = {self->relay, self->control, self->output, self->worker_fd};
         companion_close_all_but(kept, 4);
         while (companion_step(self, self->worker_fd < 0 ? CHECK_MS : -1)) {}
-        if (self->leads && getppid() != self->worker) kill(-self->worker, SIGKILL);
+        if (getppid() != self->worker) companion_kill(self);
         int64_t deadline = companion_now_ms() + FLUSH_MS;
         if (self->relay >= 0) companion_read(self);
         self->dropping = 0;
@@ -222,7 +267,7 @@ cdef extern from *:
     }
 
     /* 0 or an errno. The descriptors 1 and 2 become a pipe to it, if stderr is one that may fill. */
-    static int companion_start(int leads) {
+    static int companion_start(int leads, const char *mark) {
         struct stat status;
         int relay[2] = {-1, -1}, control[2] = {-1, -1};
         int kind = fstat(2, &status) ? 0 : (int)(status.st_mode & S_IFMT);
@@ -238,7 +283,8 @@ cdef extern from *:
             if (relays) fcntl(relay[0], F_SETFL, O_NONBLOCK);
             companion self = {
                 .relay = relay[0], .control = control[0], .output = relays ? dup(2) : -1,
-                .worker_fd = -1, .kind = kind, .leads = leads, .worker = worker, .lost = shared,
+                .worker_fd = -1, .kind = kind, .leads = leads, .worker = worker, .mark = mark,
+                .lost = shared,
             };
             companion_main(&self);
         }
@@ -271,20 +317,21 @@ cdef extern from *:
 
     static uint64_t companion_lines_lost(void) { return companion_lost ? *companion_lost : 0; }
     """
-    int companion_start(int leads)
+    int companion_start(int leads, const char *mark)
     void companion_finish() nogil
     uint64_t companion_lines_lost()
     int companion_pid
     int companion_control
 
 
-def start(bint leads):
+def start(bint leads, bytes mark not None):
     """Start it, from a process that has no other thread: its pid, and the descriptor that `finish`
     writes to. Raises OSError.
 
-    leads: all of this process's group are its own children, to be killed with it.
+    leads: all of this process's group are its own children, to be killed with it. mark: NAME=VALUE
+    that only these have in their environment.
     """
-    cdef int error = companion_start(leads)
+    cdef int error = companion_start(leads, mark)
     if error:
         raise OSError(error, "the process beside the worker did not start")
     return companion_pid, companion_control

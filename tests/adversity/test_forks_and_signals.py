@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -103,6 +104,24 @@ def test_children_and_theirs_go_with_a_worker_that_a_signal_ends(worker, name):
         wait_until(lambda pid=pid: not is_running(pid))
 
 
+def test_children_that_left_the_group_go_with_a_worker_that_is_killed(worker):
+    """With all that is below them."""
+    pids = worker.call("child_on_thread", {"way": "session"})["result"]["pids"]
+    worker.process.kill()
+    worker.wait()
+    for pid in pids:
+        wait_until(lambda pid=pid: not is_running(pid))
+
+
+def test_a_worker_below_a_worker_that_is_killed_goes_with_its_children(worker):
+    """Though they have sessions of their own."""
+    pids = worker.call("worker")["result"]["pids"]
+    worker.process.kill()
+    worker.wait()
+    for pid in pids:
+        wait_until(lambda pid=pid: not is_running(pid))
+
+
 def test_children_go_with_a_worker_that_is_in_its_hosts_group(start_peer):
     """It makes a group of its own; the host's is not touched."""
     code = (
@@ -181,8 +200,8 @@ WAYS = ["log", "print", "stderr", "warning", "write", "c", "child", "faulthandle
 @pytest.mark.parametrize("lane", LANES)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_host_that_does_not_read_stderr_freezes_nothing(worker, lane, way):
-    """4 MB by every way to stderr; lost lines are counted, and the log says how many."""
-    assert worker.call(f"shout{lane}", {"way": way, "size": 4000})["success"]
+    """1.5 MB by every way to stderr; lost lines are counted, and the log says how many."""
+    assert worker.call(f"shout{lane}", {"way": way, "size": 1500})["success"]
     worker.send_frame(b"")
     assert worker.receive_frame() == b""
     assert worker.is_alive()
@@ -195,7 +214,7 @@ def test_a_host_that_does_not_read_stderr_freezes_nothing(worker, lane, way):
     notices = [json.loads(line) for line in lines if "log lines lost" in line]
     counted = [int(notice["message"].split()[0]) for notice in notices]
     if way not in ("warning", "faulthandler"):  # those have more lines than one each
-        assert sum(counted) + len(lines) - len(notices) == 4000
+        assert sum(counted) + len(lines) - len(notices) == 1500
     assert {notice["level"] for notice in notices} == {"WARNING"}
 
 
@@ -214,12 +233,23 @@ def test_stderr_that_is_a_file_a_socket_or_closed(start_peer, tmp_path):
     """All that is logged arrives, where there is somewhere to arrive."""
     with open(tmp_path / "log", "wb") as log:
         peer = start_peer(adapter="processes:adapter", stderr=log)
-        assert peer.call("shout_on_thread", {"way": "log", "size": 3000})["success"]
+        assert peer.call("shout_on_thread", {"way": "log", "size": 300})["success"]
         peer.close_input()
         assert peer.wait() == 0
-    assert (tmp_path / "log").read_text().count("\n") == 3000
+    assert (tmp_path / "log").read_text().count("\n") == 300
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        peer = start_peer(adapter="processes:adapter", stderr=theirs.fileno())
+        assert peer.call("shout_on_thread", {"way": "print", "size": 1500})["success"]
+        stats = peer.call("get_stats", {"include": ["worker"]})["result"]["worker"]
+        assert stats["log_lines_lost"] > 0
+        theirs.close()
+        peer.close_input()
+        with ours.makefile() as lines:
+            assert len([line for line in lines if line == "x" * 999 + "\n"]) > 100
+        assert peer.wait() == 0
     peer = start_peer(adapter="processes:adapter")
     peer.process.stderr.close()
-    assert peer.call("shout_on_thread", {"way": "log", "size": 3000})["success"]
-    assert peer.call("shout_on_thread", {"way": "print", "size": 3000})["success"]
+    assert peer.call("shout_on_thread", {"way": "log", "size": 300})["success"]
+    assert peer.call("shout_on_thread", {"way": "print", "size": 300})["success"]
     assert peer.is_alive()

@@ -95,13 +95,13 @@ def test_a_full_worker_that_makes_progress_is_not_stuck():
 
 def test_a_worker_whose_calls_wait_for_the_host_is_not_stuck(start_peer):
     """However long, and with as many of them as threads."""
-    peer = start_peer("--threads", "1", "--stuck-after", "0.01", "--when-stuck", "exit",
+    peer = start_peer("--threads", "1", "--stuck-after", "1", "--when-stuck", "exit",
                       adapter="hostile:adapter")  # fmt: skip
     ask(peer, "hello", {"offers": {"tools": True}})
     peer.send({"id": 1, "command": "ask_host", "args": {}})
     question = peer.receive()
     with pytest.raises(subprocess.TimeoutExpired):
-        peer.process.wait(0.3)
+        peer.process.wait(1.6)
     peer.send({"id": question["id"], "success": True, "result": 1})
     assert reply_of(peer, 1)["success"]
 

@@ -23,6 +23,8 @@ OK, USAGE, PROTOCOL_ERROR, INTERNAL_ERROR, STUCK = 0, 2, 65, 70, 75
 # Signals that handlers and libraries rely on, and that a host may have ignored.
 RESET = (signal.SIGCHLD, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGUSR2)
 
+MARK = "DSPEX_BRIDGE_WORKER"  # in the environment of its children, by which they are found
+
 FIRST_PRIVATE = 3  # the lowest descriptor that is not stdin, stdout or stderr
 
 # A pool of workers must not start thousands of BLAS threads; and DSPy and litellm fetch a price
@@ -93,8 +95,10 @@ def watch_host(read_fd: int, write_fd: int, parent: int, grace: float) -> None:
 def start_companion() -> None:
     """Have a process group of our own, and beside it the process that outlives this one."""
     leads = _watch.lead_group()
+    value = f"{os.getpid()}-{os.urandom(8).hex()}"
+    os.environ[MARK] = value
     try:
-        pid, control = _companion.start(leads)
+        pid, control = _companion.start(leads, f"{MARK}={value}".encode())
     except OSError as error:
         print(f"{error}: children may outlive this worker", file=sys.stderr)
         return
