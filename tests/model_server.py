@@ -103,6 +103,12 @@ class OpenAI:
         return [message["content"] for message in body["messages"]]
 
 
+class LiteLLM(OpenAI):
+    """A provider that is reached through litellm only."""
+
+    model = "together_ai/some/model"
+
+
 class Anthropic:
     """Messages."""
 
@@ -191,7 +197,7 @@ class Gemini:
         return parts
 
 
-PROTOCOLS = [OpenAI, Anthropic, Gemini]
+PROTOCOLS = [OpenAI, Anthropic, Gemini, LiteLLM]
 
 
 def _texts(parts: list[dict[str, Any]], keys: set[str]) -> list[Any]:

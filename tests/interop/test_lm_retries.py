@@ -12,18 +12,13 @@ import threading
 import pytest
 
 from bridge import Client, errors
-from model_server import KEY, PROTOCOLS, ModelServer, OpenAI
+from bridge.adapters.dspy.messages import LMSettings, StoredSettings
+from model_server import KEY, PROTOCOLS, LiteLLM, ModelServer, OpenAI
 from openai_server import fields
 from peer import wait_until
 
 ANSWER = OpenAI.whole(fields(a="1"))
 FAILED = {"error": {"message": "not now", "type": "failed", "code": "failed"}}
-
-
-class LiteLLM(OpenAI):
-    """A provider that is reached through litellm only."""
-
-    model = "together_ai/some/model"
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +55,7 @@ def counters(client):
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504, 529])
-@pytest.mark.parametrize("protocol", [*PROTOCOLS, LiteLLM], ids=lambda protocol: protocol.__name__)
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.__name__)
 def test_transient_failures_are_tried_again(client, protocol, status):
     """Twice by default, and no library adds attempts of its own."""
     answer = protocol.whole(fields(a="1"))
@@ -81,7 +76,7 @@ def test_transient_failures_are_tried_again(client, protocol, status):
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 413, 422])
-@pytest.mark.parametrize("protocol", [*PROTOCOLS, LiteLLM], ids=lambda protocol: protocol.__name__)
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.__name__)
 def test_refused_requests_are_not(client, protocol, status):
     """They would be refused again."""
     with ModelServer(failing(100, status)) as server:
@@ -115,7 +110,7 @@ def test_a_connection_that_breaks_is_tried_again(client, protocol):
     assert raised.value.details["attempts"] == 3
 
 
-@pytest.mark.parametrize("protocol", [*PROTOCOLS, LiteLLM], ids=lambda protocol: protocol.__name__)
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.__name__)
 def test_an_address_where_nobody_listens_is_reported_at_once(client, protocol):
     """Not tried again: the waits would be an hour each."""
     with socket.socket() as taken:
@@ -145,7 +140,7 @@ def far_future():
     )
 
 
-@pytest.mark.parametrize("protocol", [*PROTOCOLS, LiteLLM], ids=lambda protocol: protocol.__name__)
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.__name__)
 @pytest.mark.parametrize("hint", ["3600", far_future()])
 def test_a_long_retry_after_reaches_the_caller_at_once(client, protocol, hint):
     """Instead of a thread that sleeps for an hour."""
@@ -208,8 +203,8 @@ def test_the_wait_ends_when_the_worker_stops():
         signature = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}
         client.call("create_program", {"id": "p", "signature": signature}, timeout=60)
         configure(client, server.url, retry_cap=600)
-        stream = client.stream("execute_program", ARGS)
-        while next(iter(stream))[1].get("status") != "lm_retry":
+        events = iter(client.stream("execute_program", ARGS))
+        while next(events)[1].get("status") != "lm_retry":
             pass
         client.stop()
         assert waiting(server)
@@ -271,3 +266,9 @@ def test_attempts_are_logged_at_debug(start_peer):
     assert "attempt 1 failed" in lines[0]["message"]
     assert "attempt 2 in" in lines[1]["message"]
     assert "attempt 2: stop" in lines[2]["message"]
+
+
+def test_settings_of_retries_are_stored():
+    """A durable session comes back with them."""
+    settings = LMSettings("x", "openai/x", retries=7, retry_wait=0.25, retry_cap=3.0)
+    assert StoredSettings.of(settings, 0).settings() == settings

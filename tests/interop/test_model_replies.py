@@ -9,7 +9,7 @@ import pytest
 
 from bridge import Client, Dispatcher, errors
 from bridge.adapters.dspy import adapter, streaming
-from model_server import KEY, PROTOCOLS, Anthropic, Gemini, ModelServer, OpenAI
+from model_server import KEY, PROTOCOLS, Anthropic, Gemini, LiteLLM, ModelServer, OpenAI
 from openai_server import fields
 
 SIGNATURE = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}
@@ -229,7 +229,7 @@ def test_an_answer_of_brackets(client, type, text):
         assert said == {"a"}
 
 
-FINISH = {OpenAI: "length", Anthropic: "max_tokens", Gemini: "MAX_TOKENS"}
+FINISH = {OpenAI: "length", LiteLLM: "length", Anthropic: "max_tokens", Gemini: "MAX_TOKENS"}
 
 
 def test_a_truncated_answer(client, protocol):
@@ -257,6 +257,9 @@ PARTIAL = "[[ ## a ## ]]\nSome"
         (OpenAI, OpenAI.events([], refusal=WORDS), True, WORDS),
         (OpenAI, OpenAI.whole(PARTIAL, "content_filter"), False, PARTIAL),
         (OpenAI, OpenAI.events([PARTIAL], "content_filter"), True, PARTIAL),
+        (LiteLLM, LiteLLM.whole(None, refusal=WORDS), False, WORDS),
+        (LiteLLM, LiteLLM.whole(PARTIAL, "content_filter"), False, PARTIAL),
+        (LiteLLM, LiteLLM.events([PARTIAL], "content_filter"), True, PARTIAL),
         (Anthropic, Anthropic.whole(WORDS, "refusal"), False, WORDS),
         (Anthropic, Anthropic.events([WORDS], "refusal"), True, WORDS),
         (Gemini, Gemini.whole(None, "SAFETY"), False, "SAFETY"),
@@ -290,22 +293,6 @@ def test_a_prompt_that_a_filter_refuses(client, code, model):
     error = failure(client, Filtered, body, status=400)
     assert error.details["lm_code"] == "refusal"
     assert WORDS in error.details["refusal"]
-
-
-@pytest.mark.parametrize("finish", ["length", "stop"])
-def test_litellm_says_the_same(client, finish):
-    class LiteLLM(OpenAI):
-        model = "together_ai/some/model"
-
-    create(client)
-    said = LiteLLM.whole("[[ ## a ## ]]\nx", finish)
-    assert run(client, LiteLLM, said)[0].get("truncated", False) == (finish == "length")
-    said = LiteLLM.events(["[[ ## a ## ]]\nx \ud83d", "\ude00"], finish)
-    result, chunks = run(client, LiteLLM, said, stream=True)
-    assert result["outputs"] == chunks == {"a": "x \U0001f600"}
-    assert result.get("truncated", False) == (finish == "length")
-    error = failure(client, LiteLLM, LiteLLM.whole("x", "content_filter"))
-    assert error.details["lm_code"] == "refusal"
 
 
 def test_long_chunks_fit_into_frames():

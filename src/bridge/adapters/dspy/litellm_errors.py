@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import msgspec
 from dspy import lm15
 from dspy.clients._http import retry_after_seconds
 
@@ -36,17 +36,12 @@ def _complete(error: lm15.LM15Error, response: Any) -> None:
     """Add what the provider's `response` says and litellm's error does not."""
     if error.retry_after is None:
         error.retry_after = retry_after_seconds(response.headers.get("retry-after"))
-    if error.provider_code is None:
-        try:
-            code = msgspec.json.decode(response.text, type=_Body).error.code
-        except Exception:  # nothing that has such a code
-            return
+    try:
+        said = json.loads(response.text)["error"]
+        message, code = said["message"], said.get("code")
+    except Exception:  # of a body in some other shape, or none
+        return
+    if isinstance(message, str):
+        error.message = message
+    if isinstance(code, str) and error.provider_code is None:
         error.provider_code = code
-
-
-class _Failure(msgspec.Struct):
-    code: str
-
-
-class _Body(msgspec.Struct):
-    error: _Failure

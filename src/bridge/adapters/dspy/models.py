@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import dspy
 from dspy.clients.backend_selection import select_backend
 from dspy.clients.engines.litellm_engine import LiteLLMEngine
+from dspy.utils.exceptions import LMConfigurationError
 
 from bridge import errors, redaction
 from bridge.adapters.dspy import providers, streaming
@@ -172,13 +173,17 @@ def _made(settings: LMSettings) -> dspy.LM:
         lm = _lm(settings.model, **connection, **common)
         if engine is not None:
             return lm
-        if not select_backend(lm).native:
+        backend = select_backend(lm)
+        if not backend.native:
             engine = streaming.TappedEngine(ThroughLiteLLM(connection), retries=retries)
             return _lm(settings.model, engine=engine, **common)
-        # By the name "lm15" it never falls back to an engine that is not wrapped.
-        lm = _lm(settings.model, engine="lm15", **connection, **common)
+        # By the name "lm15" it never falls back to an engine that is not wrapped; but then it finds
+        # no keys that it finds otherwise.
+        lm = _lm(settings.model, engine="lm15", **backend.clients, **common)
         lm._engine_store = streaming.NativeEngines(CONNECTIONS, retries)
         return lm
+    except LMConfigurationError as error:  # numbers that this model does not take
+        raise errors.InvalidArgs(f"args.model: {error}", path="args.model") from error
     except dspy.DSPyError as error:
         raise lm_error(error) from error
     except (ValueError, TypeError) as error:

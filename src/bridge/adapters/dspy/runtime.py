@@ -228,7 +228,7 @@ def execute(
         except streaming.OwnError as error:
             raise error.error from error.error.__cause__
         except dspy.AdapterParseError as error:
-            raise unreadable(error, run.reply, run.names, truncated=run.truncated) from error
+            raise unreadable(error, run.reply, run.names, truncated=run.reply_truncated) from error
         except dspy.DSPyError as error:
             raise lm_error(error, run.attempts) from error
         finally:

@@ -37,9 +37,9 @@ class Run:
     """One run of a program: its call, the host's names of its output fields by their labels (what
     prompts call them), and the answers that its session keeps, if it does.
 
-    fields: the labels of those that the request under way asks for. reply: the text of the last
-    response. truncated: whether some response was cut off. attempts: how often the last request
-    was sent.
+    fields: the labels of those that the request under way asks for. reply, reply_truncated: the
+    text of the last response, and whether it was cut off. truncated: whether any was. attempts:
+    how often the last request was sent.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Run:
         self.answers = answers
         self.fields: tuple[str, ...] = ()
         self.reply = ""
+        self.reply_truncated = False
         self.truncated = False
         self.attempts = 1
         self.has_streamed = False  # text of the request under way
@@ -58,13 +59,26 @@ class Run:
 
     def got(self, request: lm15.Request, response: lm15.Response) -> None:
         """Take in what the model answered. Raises OwnError where it refused to."""
-        self.reply = response.message.text or ""
-        self.truncated = self.truncated or response.finish_reason == "length"
+        self._read(response)
         refused = refusal(response, self.refusal)
         if refused is not None:
             raise OwnError(refused)
         if self.answers is not None:
             self._fresh.append((request, response))
+
+    def recalled(self, model: str, response: lm15.Response) -> None:
+        """Take in an answer that was kept: for the host like one that has just come."""
+        self._read(response)
+        self.context.count("cache_hits", 1)
+        if self.context.streaming:
+            self.context.emit("status", {"status": "cache_hit", "model": model})
+            fields = self.reader()
+            self.emit_text([*fields.feed(self.reply), *fields.finish()])
+
+    def _read(self, response: lm15.Response) -> None:
+        self.reply = response.message.text or ""
+        self.reply_truncated = response.finish_reason == "length"
+        self.truncated = self.truncated or self.reply_truncated
 
     def succeeded(self) -> None:
         """Keep the answers: the program made something of them."""
@@ -136,7 +150,7 @@ class TappedEngine:
         run.context.check()
         known = None if run.answers is None else run.answers.find(request)
         if known is not None:
-            self._recall(request, known, run)
+            run.recalled(request.model, known)
             return known
         run.has_streamed, run.refusal = False, ""
         for attempt in count(1):
@@ -191,16 +205,6 @@ class TappedEngine:
         reason = {"wait": round(wait, 3), "lm_code": error.code}
         run.context.emit("status", status | reason)
         run.context.wait(wait)
-
-    def _recall(self, request: lm15.Request, response: lm15.Response, run: Run) -> None:
-        """An answer that was kept: for the host like one that has just come."""
-        run.context.count("cache_hits", 1)
-        run.reply = response.message.text or ""
-        run.truncated = run.truncated or response.finish_reason == "length"
-        if run.context.streaming:
-            run.context.emit("status", {"status": "cache_hit", "model": request.model})
-            fields = run.reader()
-            run.emit_text([*fields.feed(run.reply), *fields.finish()])
 
     def _streamed(
         self, stream: Callable[[lm15.Request], Iterator[Any]], request: lm15.Request, run: Run
