@@ -1,6 +1,7 @@
 # Everything sets itself up: a virtual environment in .venv, the build, the installation.
 #   make demo    run the main job          make test    run every test, Elixir's too
 #   make lint    ruff, mypy, stubs, mix    make bench   the round-trip table
+#   make fuzz    random requests and sessions against live workers, FUZZ_SECONDS each
 #   make coverage   lines of the compiled files that the tests run
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ PYTEST_FLAGS ?=
 # mix for the Elixir client, with the worker of this checkout.
 MIX := cd elixir && BRIDGE_PYTHON=$(abspath $(BIN))/python mix
 
-.PHONY: demo test lint bench coverage clean elixir hosts
+.PHONY: demo test lint fuzz bench coverage clean elixir hosts
 
 demo: $(VENV)/.installed
 	@$(BIN)/python -m bridge demo $(DEMO_FLAGS)
@@ -43,6 +44,12 @@ lint: $(VENV)/.installed elixir
 	MYPYPATH=src $(BIN)/python -m mypy.stubtest --ignore-missing-stub --allowlist tests/stubtest-allow.txt \
 	  bridge._apart bridge._companion bridge._dispatch bridge._embed bridge._etf bridge._framing bridge._histogram bridge._limits bridge._watch
 	@! command -v mix >/dev/null || { $(MIX) format --check-formatted && mix compile --force --warnings-as-errors; }
+
+FUZZ_SECONDS ?= 60
+
+fuzz: $(VENV)/.installed
+	$(BIN)/python tests/fuzz/frames.py --seconds $(FUZZ_SECONDS)
+	$(BIN)/python tests/fuzz/sessions.py --seconds $(FUZZ_SECONDS)
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/roundtrip.py $(BENCH_FLAGS)

@@ -1,0 +1,427 @@
+"""Drives two workers that share a store through random sessions until the time is over.
+
+    python tests/fuzz/sessions.py [--seconds 60] [--seed N]
+
+Calls create, change, read, run, stream, pause, cancel and end, with deadlines, in sessions that
+are durable or not, beside changes for all; workers are killed. Every call must get one reply, no
+event may come behind it, and what a session holds must be what a simple model says: acknowledged
+changes are there, others are there whole or not at all. The seed that is printed repeats a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from peer import Peer  # found through the line above
+
+DURABLE = ("d1", "d2")
+VOLATILE = ("m1", "m2")  # a session of each worker
+KEYS = ("a", "b", "c")
+PROGRAMS = ("p", "q")
+MOST_MEMORY = 700 << 20  # bytes of a worker with DSPy loaded
+KILLS = 0.03  # of the rounds
+SLOW = "word " * 400
+END = "cleanup_session"
+
+# A call that ends so may have done what it was asked for, or not; all others have not.
+UNCERTAIN = {"deadline_exceeded", "cancelled", "store_failed", "killed"}
+EXPECTED = {
+    *UNCERTAIN,
+    *("session_lost", "program_exists", "program_not_found", "invalid_args", "lm_error"),
+    *("lm_not_configured", "session_not_found"),
+}
+
+
+class Fault(Exception):
+    """What must not happen."""
+
+
+# What a session may hold: data by key and definitions of programs by id, each a set of JSON texts
+# that are possible; "" is nothing.
+Possible = dict[tuple[str, str], set[str]]
+
+
+def nothing() -> Possible:
+    places = [("data", key) for key in KEYS] + [("program", each) for each in PROGRAMS]
+    return {place: {""} for place in places}
+
+
+class Change:
+    """What a call does to some places of a session: old JSON text -> new one."""
+
+    def __init__(self, places: dict[tuple[str, str], Callable[[str], str]]) -> None:
+        self.places = places
+
+    def apply(self, held: Possible, *, is_certain: bool) -> None:
+        for place, change in self.places.items():
+            after = {change(text) for text in held[place]}
+            held[place] = after if is_certain else held[place] | after
+
+
+class Call:
+    """One request, and what its reply says of the model.
+
+    check(reply, held): raises Fault for a success, or an error, that cannot be.
+    """
+
+    def __init__(
+        self,
+        session: str | None,
+        command: str,
+        args: dict[str, Any],
+        change: Change | None = None,
+        check: Callable[[dict[str, Any], Possible], None] | None = None,
+        **envelope: Any,
+    ) -> None:
+        self.session = session
+        self.request = {"command": command, "args": args, **envelope}
+        if session is not None:
+            self.request["session_id"] = session
+        self.change = change
+        self.check = check
+        self.reply: dict[str, Any] | None = None
+
+
+def put(text: str) -> Callable[[str], str]:
+    return lambda old: text
+
+
+def written(chance: random.Random, session: str) -> Call:
+    """An update of data."""
+    key = chance.choice(KEYS)
+    kind = chance.randrange(4)
+    if kind == 0:
+        value: Any = {"n": chance.randrange(1000)} if chance.random() < 0.7 else "text"
+        change = Change({("data", key): put(json.dumps(value))})
+        return Call(session, "update_session_data", {"key": key, "value": value}, change)
+    if kind == 1:
+        values = {each: {"all": chance.randrange(1000)} for each in KEYS}
+        change = Change({("data", each): put(json.dumps(v)) for each, v in values.items()})
+        args = {"operation": "merge", "value": values}
+        return Call(session, "update_session_data", args, change)
+    if kind == 2:
+        args = {"operation": "delete", "key": key}
+        return Call(session, "update_session_data", args, Change({("data", key): put("")}))
+    entry = {chance.choice("xyz"): chance.randrange(1000)}
+
+    def merged(old: str) -> str:
+        before = json.loads(old or "{}")
+        return json.dumps({**before, **entry}) if isinstance(before, dict) else old
+
+    def check(reply: dict[str, Any], held: Possible) -> None:
+        is_map = {isinstance(json.loads(text or "{}"), dict) for text in held["data", key]}
+        expect(reply, "invalid_args", possible=False in is_map, certain=True not in is_map)
+
+    args = {"operation": "merge", "key": key, "value": entry}
+    return Call(session, "update_session_data", args, Change({("data", key): merged}), check)
+
+
+def expect(reply: dict[str, Any], code: str, *, possible: bool, certain: bool) -> None:
+    """Whether an error of that code fits what is known."""
+    if (reply.get("code") == code and not possible) or (reply["success"] and certain):
+        raise Fault(f"{code} is {'certain' if certain else 'impossible'} here")
+
+
+def read(chance: random.Random, session: str) -> Call:
+    def check(reply: dict[str, Any], held: Possible) -> None:
+        if not reply["success"]:
+            return
+        data = reply["result"]["data"]
+        if data.keys() - set(KEYS):
+            raise Fault("keys that nobody wrote")
+        for key in KEYS:
+            known(held, ("data", key), json.dumps(data[key]) if key in data else "")
+
+    return Call(session, "get_session_data", {}, None, check)
+
+
+def known(held: Possible, place: tuple[str, str], text: str) -> None:
+    """What a place was seen to hold."""
+    possible = {
+        json.dumps(json.loads(each), sort_keys=True) if each else "" for each in held[place]
+    }
+    seen = json.dumps(json.loads(text), sort_keys=True) if text else ""
+    if seen not in possible:
+        raise Fault(f"{place} holds {text!r}, which is none of {sorted(possible)}")
+    held[place] = {text}
+
+
+def signature(name: str) -> dict[str, Any]:
+    return {"name": name, "inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}
+
+
+def created(chance: random.Random, session: str) -> Call:
+    program, name = chance.choice(PROGRAMS), chance.choice(("One", "Two"))
+    if_exists = chance.choice(("error", "keep", "replace"))
+
+    def after(old: str) -> str:
+        return name if if_exists == "replace" else old or name
+
+    def check(reply: dict[str, Any], held: Possible) -> None:
+        if if_exists == "error":
+            there = held["program", program]
+            expect(reply, "program_exists", possible=there != {""}, certain="" not in there)
+
+    args = {"id": program, "signature": signature(name), "if_exists": if_exists}
+    return Call(session, "create_program", args, Change({("program", program): after}), check)
+
+
+def is_there(program: str) -> Callable[[dict[str, Any], Possible], None]:
+    def check(reply: dict[str, Any], held: Possible) -> None:
+        there = held["program", program]
+        expect(reply, "program_not_found", possible="" in there, certain=there == {""})
+
+    return check
+
+
+def deleted(chance: random.Random, session: str) -> Call:
+    program = chance.choice(PROGRAMS)
+    change = Change({("program", program): put("")})
+    return Call(session, "delete_program", {"program_id": program}, change, is_there(program))
+
+
+def listed(chance: random.Random, session: str) -> Call:
+    def check(reply: dict[str, Any], held: Possible) -> None:
+        if reply["success"]:
+            found = {p["id"]: p["signature"]["name"] for p in reply["result"]["programs"]}
+            for program in PROGRAMS:
+                name = found.get(program, "")
+                if name not in held["program", program]:
+                    raise Fault(f"{program} is {name!r}, not of {held['program', program]}")
+                held["program", program] = {name}
+
+    return Call(session, "list_programs", {}, None, check)
+
+
+def executed(chance: random.Random, session: str) -> Call:
+    program = chance.choice(PROGRAMS)
+    args = {"program_id": program, "inputs": {"q": chance.choice(("Why?", SLOW))}}
+    more = {"stream": True} if chance.random() < 0.5 else {}
+    return Call(session, "execute_program", args, None, is_there(program), **more)
+
+
+def configured(chance: random.Random, session: str) -> Call:
+    answers = [f"[[ ## a ## ]]\n{SLOW}\n\n[[ ## completed ## ]]"] * 3
+    args = {"provider": "scripted", "answers": answers}
+    return Call(session, "configure_lm", args)
+
+
+def ended(chance: random.Random, session: str) -> Call:
+    places = {place: put("") for place in nothing()}
+    return Call(session, END, {}, Change(places))
+
+
+def configured_for_all(chance: random.Random, session: str) -> Call:
+    return Call(None, "configure_lm", {"provider": "offline"})
+
+
+def watched(chance: random.Random, session: str) -> Call:
+    command = chance.choice(("get_stats", "list_sessions", "ping", "get_session"))
+    args = {"session_id": session} if command == "get_session" else {}
+    return Call(None, command, args)
+
+
+STEPS: list[tuple[Callable[[random.Random, str], Call], int]] = [
+    *((written, 8), (read, 6), (created, 5), (deleted, 2), (listed, 4), (executed, 6)),
+    *((configured, 1), (ended, 1), (configured_for_all, 1), (watched, 2)),
+]
+
+
+class Worker:
+    """A live worker, what its own sessions may hold, and the replies it owes."""
+
+    numbers = itertools.count(1)
+
+    def __init__(self, store: str) -> None:
+        flags = ("--store", f"sqlite:{store}", "--threads", "8", "--grace", "0.5", "--quiet")
+        self.peer = Peer(*flags, adapter="dspy")
+        self.held = {session: nothing() for session in VOLATILE}
+        self.owed: dict[int, Call] = {}
+        self.answered: set[int] = set()
+        self.is_killed = False
+        self._ask("configure_lm", provider="offline")
+        for session in DURABLE:
+            self.make_durable(session)
+
+    def make_durable(self, session: str) -> None:
+        for _ in range(2):  # the first call of a session that another worker took is lost
+            reply = self._ask("create_session", session_id=session, durable=True)
+            if reply["success"]:
+                return
+        raise Fault(f"{session} is not durable: {reply}")
+
+    def _ask(self, command: str, **args: Any) -> dict[str, Any]:
+        reply: dict[str, Any] = self.peer.ask({"id": 0, "command": command, "args": args})
+        if not reply["success"] and reply["code"] != "session_lost":
+            raise Fault(f"{command} {args}: {reply}")
+        return reply
+
+    def send(self, call: Call) -> int:
+        number = next(self.numbers)
+        self.owed[number] = call
+        self._write({"id": number, **call.request})
+        return number
+
+    def control(self, command: str, of: int) -> None:
+        """Pause, resume or cancel a call."""
+        self.send(Call(None, command, {"id": of}))
+
+    def _write(self, message: dict[str, Any]) -> None:
+        if not self.is_killed:
+            self.peer.send(message)
+
+    def kill(self) -> None:
+        self.peer.process.kill()
+        self.is_killed = True
+
+    def settle(self) -> None:
+        """Read until nothing is owed, or to the end of a worker that was killed."""
+        while self.owed:
+            frame = self.peer.receive_frame()
+            if frame is None:
+                if not self.is_killed:
+                    raise Fault(f"ended with {self.peer.wait()}: {self.peer.stderr()[-3000:]}")
+                for call in self.owed.values():
+                    call.reply = {"success": False, "code": "killed"}
+                self.owed.clear()
+                return
+            self._take(json.loads(frame))
+
+    def _take(self, message: dict[str, Any]) -> None:
+        number = message["id"]
+        if "event" in message:
+            if number in self.answered or not self.owed[number].request.get("stream"):
+                raise Fault(f"an event that nobody waits for: {message}")
+            return
+        call = self.owed.pop(number, None)
+        if call is None:
+            raise Fault(f"a reply that nothing asked for: {message}")
+        self.answered.add(number)
+        call.reply = message
+
+    def finish(self) -> None:
+        """End it in order, with a look at its memory and its words."""
+        with open(f"/proc/{self.peer.process.pid}/statm") as statm:
+            memory = int(statm.read().split()[1]) * 4096
+        self.peer.close_input()
+        status = self.peer.wait()
+        said = self.peer.stderr()
+        if status or "Traceback" in said or memory > MOST_MEMORY:
+            raise Fault(f"ended with {status}, {memory >> 20} MiB: {said[-3000:]}")
+
+
+class World:
+    """Two workers, a store, and the model of what is in it."""
+
+    def __init__(self, chance: random.Random, folder: str) -> None:
+        self.chance = chance
+        self.store = f"{folder}/sessions.db"
+        self.workers = [Worker(self.store), Worker(self.store)]
+        self.held = {session: nothing() for session in DURABLE}
+        self.calls = 0
+
+    def round(self) -> None:
+        """Some calls at once, of a durable session to one worker only; then what they mean."""
+        chance = self.chance
+        owner = {session: chance.randrange(2) for session in DURABLE}
+        sent: list[tuple[int, Call]] = []
+        for _ in range(chance.randrange(1, 12)):
+            session = chance.choice(DURABLE + VOLATILE)
+            at = owner.get(session, chance.randrange(2))
+            make = chance.choices([s for s, _ in STEPS], [w for _, w in STEPS])[0]
+            sent.append((at, self._send(self.workers[at], make(chance, session))))
+        # Until it is made durable again, an ended session is in memory only.
+        ended_here = {call.session for _, call in sent if call.request["command"] == END}
+        dead = chance.randrange(2) if chance.random() < KILLS and not ended_here else None
+        if dead is not None:
+            time.sleep(chance.random() * 0.01)
+            self.workers[dead].kill()
+        for worker in self.workers:
+            worker.settle()
+        for at, call in sent:
+            self._learn(self.workers[at], call)
+        self.calls += len(sent)
+        for session in ended_here & {*DURABLE}:
+            self.workers[owner[session]].make_durable(session)
+        if dead is not None:
+            self.workers[dead].peer.finish()
+            self.workers[dead] = Worker(self.store)
+
+    def _send(self, worker: Worker, call: Call) -> Call:
+        chance = self.chance
+        if chance.random() < 0.1:
+            call.request["timeout_ms"] = chance.choice((0.01, 1, 20))
+        number = worker.send(call)
+        if call.request.get("stream") and chance.random() < 0.5:
+            worker.control("pause", number)
+            worker.control(chance.choice(("resume", "cancel")), number)
+        elif chance.random() < 0.08:
+            worker.control("cancel", number)
+        return call
+
+    def _learn(self, worker: Worker, call: Call) -> None:
+        reply = call.reply
+        assert reply is not None
+        code = None if reply["success"] else reply["code"]
+        try:
+            if code is not None and code not in EXPECTED:
+                raise Fault("an error that nothing explains")
+            if call.session is None:
+                return
+            held = self.held.get(call.session) or worker.held[call.session]
+            if call.check is not None and code not in UNCERTAIN:
+                call.check(reply, held)
+            takes_at_once = call.request["command"] == END
+            if call.change is not None and (code is None or code in UNCERTAIN):
+                call.change.apply(held, is_certain=code is None)
+            elif call.change is not None and takes_at_once and code == "session_lost":
+                call.change.apply(held, is_certain=False)
+        except Fault as fault:
+            raise Fault(f"{fault}\nrequest: {call.request}\nreply: {reply}") from None
+
+
+def run(seconds: float, seed: int) -> int:
+    """How many calls there were. Raises Fault."""
+    chance = random.Random(seed)
+    end = time.monotonic() + seconds
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(chance, folder)
+        try:
+            while time.monotonic() < end:
+                world.round()
+            for worker in world.workers:
+                worker.finish()
+        finally:
+            for worker in world.workers:
+                worker.peer.finish()
+    return world.calls
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    try:
+        count = run(options.seconds, options.seed)
+    except (Fault, AssertionError) as fault:
+        print(f"seed {options.seed}: {fault}", file=sys.stderr)
+        return 1
+    print(f"{count} calls, each as the model says")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
