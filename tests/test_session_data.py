@@ -307,6 +307,32 @@ def test_one_value_that_a_format_cannot_carry_hides_no_other(workers):
     assert workers.read(JSON, "text") == "text"
 
 
+@pytest.mark.parametrize("depth", [100, 400, 500, 505])
+@pytest.mark.parametrize("kind", ["maps", "lists"])
+def test_deep_values_are_read_or_refused_in_one_short_line(workers, kind, depth):
+    """Each format has a limit of its own."""
+    value = NOT_UTF8
+    for _ in range(depth):
+        value = {"key" * 100: value} if kind == "maps" else [value]
+    for format in (MSGPACK, ETF):
+        request = {"id": 1, "command": "update_session_data", "session_id": "s"}
+        request["args"] = {"key": "k", "value": value}
+        assert format.decode(workers.worker.call(format.encode(request), 60))["success"]
+        for other in FORMATS:
+            request = {"id": 2, "command": "get_session_data", "session_id": "s"}
+            reply = other.decode(workers.worker.call(other.encode(request), 60))
+            if reply["success"]:
+                read = reply["result"]["data"]["k"]
+                for _ in range(depth):
+                    (read,) = read.values() if kind == "maps" else read
+                assert read == NOT_UTF8
+            else:
+                assert other is not format
+                assert reply["code"] == "not_encodable"
+                assert len(reply["error"]) < 600
+                assert len(reply["details"]["path"]) < 450
+
+
 def test_buffers_beside_json_are_bytes(workers):
     """JSON itself would make text of them."""
     from bridge._framing import Outbox

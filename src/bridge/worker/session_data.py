@@ -19,6 +19,7 @@ from bridge.errors import InvalidArgs, NotEncodable
 from bridge.tensors import Tensor
 
 SHOWN = 100  # characters of a key in an error
+SHOWN_PATH = 400  # of a whole path
 
 # What decoders and encoders raise.
 _FAILURES = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
@@ -73,6 +74,7 @@ class Value(msgspec.Struct, frozen=True):
             raise NotEncodable(error.message, **error.details) from None
         except _FAILURES as error:
             reason = f"cannot be encoded as {format.name}: {error}"
+        path = _shortened(path)
         raise NotEncodable(f"{path} {reason}", path=path)
 
     def entries(self) -> dict[Any, msgspec.Raw] | None:
@@ -109,6 +111,10 @@ class Value(msgspec.Struct, frozen=True):
 def below(path: str, key: Any) -> str:
     """The path of an entry of a map at `path`."""
     return f"{path}.{key if isinstance(key, str) else repr(key)}"[: len(path) + SHOWN]
+
+
+def _shortened(path: str) -> str:
+    return path if len(path) <= SHOWN_PATH else path[:SHOWN_PATH] + "…"
 
 
 def _with_bin(data: bytes) -> bytes:
@@ -148,6 +154,7 @@ def _without_atoms(value: Any, path: str) -> Any:
             parts.append(_without_atoms(item, f"{path}[{index}]"))
         return tuple(parts)
     if kind is Opaque:
+        path = _shortened(path)
         raise InvalidArgs(
             f"{path}: a session cannot keep pids, ports, references, functions, bit strings,"
             " improper lists, or maps whose keys are equal or are maps or lists",
@@ -245,5 +252,6 @@ class _Conversion:
         self.of(key, path)
 
     def _refused(self, what: str, path: str) -> NotEncodable:
+        path = _shortened(path)
         reason = f"{self._wanted.name} cannot carry {what}, which came as {self._own.name}"
         return NotEncodable(f"{path}: {reason}", path=path)
