@@ -193,6 +193,8 @@ WITHOUT_TEXT_FORM = [
     (MSGPACK, float("-inf"), "args.inputs.q", "-inf"),
     (ETF, [{"x": Opaque(b"\x58w\1n" + bytes(12))}], "args.inputs.q[0].x", "an Erlang term"),
     (ETF, {"x": [b"\xff"]}, "args.inputs.q.x[0]", "binary data"),
+    (ETF, [10**4300], "args.inputs.q[0]", "an integer of more than 4300 digits"),
+    (ETF, {-(10**4300): 1}, "args.inputs.q", "a map whose key is an integer of more than 4300"),
 ]
 
 

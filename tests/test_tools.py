@@ -298,6 +298,7 @@ def test_names_of_tools(host, prompts):
         (MSGPACK, b"\xff\xfe", "result is binary data"),
         (MSGPACK, {"x": float("nan")}, "result.x is nan"),
         (ETF, {"x": [b"\xff"]}, "result.x[0] is binary data"),
+        (ETF, {"x": 10**4300}, "result.x is an integer of more than 4300 digits"),
     ],
 )
 def test_results_without_a_text_form(prompts, format, result, place):

@@ -401,6 +401,20 @@ def test_dates_among_the_inputs(run, type, value, shown, within):
         assert reply["result"]["outputs"] == {"a": "seen"}
 
 
+def test_deep_inputs(run):
+    """What is nested deeply is refused or shown, never a fault of ours."""
+    deep = 0.5
+    for _ in range(450):
+        deep = [deep]
+    for type in ("any", "list", "decimal", "list<decimal>", "date"):
+        inputs = [{"name": "x", "type": type}]
+        signature = {"inputs": inputs, "outputs": [{"name": "a"}]}
+        run.call("create_program", id="in", signature=signature, if_exists="replace")
+        run.call("configure_lm", provider="scripted", answers=[{"a": "seen"}])
+        reply = run.call("execute_program", program_id="in", inputs={"x": deep})
+        assert reply["success"] or reply["code"] == "invalid_args", reply
+
+
 @pytest.mark.parametrize(
     ("value", "taken"),
     [

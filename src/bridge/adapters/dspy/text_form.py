@@ -9,8 +9,9 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+MAX_BITS = 14284  # of an integer: those of 4300 decimal digits, which Python turns into text
 EXACT_DIGITS = 15  # of a decimal number, which every float of 64 bits keeps
-_SCALARS = (str, int, datetime.date, datetime.time, decimal.Decimal, uuid.UUID, type(None))
+_SCALARS = (str, datetime.date, datetime.time, decimal.Decimal, uuid.UUID, type(None))
 
 
 def without_text_form(value: Any, path: str) -> tuple[str, str] | None:
@@ -25,14 +26,17 @@ def without_text_form(value: Any, path: str) -> tuple[str, str] | None:
             for key in current:
                 if not isinstance(key, str | int | float | None):
                     return place, f"a map with a key of type {type(key).__name__}"
-            entries = [(f"{place}.{key}", entry) for key, entry in current.items()]
-            waiting += reversed(entries)
+                if isinstance(key, int) and key.bit_length() > MAX_BITS:
+                    return place, "a map whose key is an integer of more than 4300 digits"
+            waiting += reversed(_parts(current, place))
         elif isinstance(current, list | tuple):
-            items = [(f"{place}[{index}]", item) for index, item in enumerate(current)]
-            waiting += reversed(items)
+            waiting += reversed(_parts(current, place))
         elif isinstance(current, float):
             if not math.isfinite(current):
                 return place, str(current)
+        elif isinstance(current, int):
+            if current.bit_length() > MAX_BITS:
+                return place, "an integer of more than 4300 digits"
         elif not isinstance(current, _SCALARS):
             return place, _KINDS.get(type(current).__name__, type(current).__name__)
     return None
@@ -44,9 +48,12 @@ def _is_plain(value: Any) -> bool:
     while waiting:
         current = waiting.pop()
         kind = type(current)
-        if kind is str or kind is int or kind is bool or current is None:
+        if kind is str or kind is bool or current is None:
             continue
-        if kind is float:
+        if kind is int:
+            if current.bit_length() > MAX_BITS:
+                return False
+        elif kind is float:
             if not math.isfinite(current):
                 return False
         elif kind is list:
@@ -61,15 +68,25 @@ def _is_plain(value: Any) -> bool:
 def rounded_float(value: Any, path: str) -> str | None:
     """The first place in `value`, which stands at `path`, with a float of more digits than all
     floats have: it may not be what was sent. None if there is none."""
-    if isinstance(value, float):
-        digits = repr(value).partition("e")[0].replace(".", "").strip("-0")
-        return path if len(digits) > EXACT_DIGITS else None
-    parts: list[tuple[Any, str]] = []
+    waiting = [(path, value)]
+    while waiting:
+        place, current = waiting.pop()
+        if isinstance(current, float):
+            digits = repr(current).partition("e")[0].replace(".", "").strip("-0")
+            if len(digits) > EXACT_DIGITS:
+                return place
+        else:
+            waiting += reversed(_parts(current, place))
+    return None
+
+
+def _parts(value: Any, path: str) -> list[tuple[str, Any]]:
+    """What a map or a list holds, each with its place."""
     if isinstance(value, Mapping):
-        parts = [(entry, f"{path}.{key}") for key, entry in value.items()]
-    elif isinstance(value, list | tuple):
-        parts = [(item, f"{path}[{index}]") for index, item in enumerate(value)]
-    return next((found for found in (rounded_float(*part) for part in parts) if found), None)
+        return [(f"{path}.{key}", entry) for key, entry in value.items()]
+    if isinstance(value, list | tuple):
+        return [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+    return []
 
 
 _KINDS = {
