@@ -151,6 +151,14 @@ def test_a_reply_that_does_not_decode_costs_its_call(client, proxy):
     assert other.result(HANG) == {"slept": 0.2}
 
 
+def test_a_request_that_arrives_damaged(client, proxy):
+    """The worker cannot say whose it was: the one caller there is gets its words."""
+    proxy.corrupt(TO_WORKER, b"\x00\x00\x00\x01\xff")
+    with pytest.raises(errors.BridgeError) as raised:
+        client.call("echo", {"a": 1}, timeout=None)
+    assert raised.value.code in ("invalid_frame", "worker_crashed")
+
+
 def test_a_worker_that_closes_its_pipe_is_ended(client, proxy):
     """It could not be talked to any more."""
     worker = proxy.worker_pid

@@ -30,13 +30,14 @@ class Events:
     """Events of one call between the reader thread and whoever takes them.
 
     hold("pause") and hold("resume") hold the worker back while more than `LIMIT` events wait.
+    lock: a reentrant one.
     """
 
     LIMIT = 256
 
-    def __init__(self, hold: Callable[[str], None]) -> None:
+    def __init__(self, hold: Callable[[str], None], lock: RLock) -> None:
         self._hold = hold
-        self._changed = Condition(RLock())
+        self._changed = Condition(lock)
         self._waiting: deque[tuple[str, Any]] = deque()
         self._is_paused = False
         self._is_unlimited = False
@@ -93,13 +94,15 @@ class Events:
 class CallTable:
     """The open calls of a client, and what they need of it.
 
-    post(command, args): sends a request without waiting, and drops its reply.
+    post(command, args): sends a request without waiting, and drops its reply. lock: the one that
+    it takes; whoever posts while holding another one could wait for a destructor that waits for it.
     """
 
-    def __init__(self, post: Callable[[str, dict[str, Any]], None]) -> None:
+    def __init__(self, post: Callable[[str, dict[str, Any]], None], lock: RLock) -> None:
         self.open: dict[int, Call] = {}
         self.threads = Threads("bridge-callbacks")
         self.post = post
+        self.lock = lock
         self.pid = process.current_pid
 
     def claim(self, call: Call) -> bool:
@@ -151,7 +154,7 @@ class Call(concurrent.futures.Future[Any]):
             self._timeout = timeout
             self.deadline = time.monotonic() + timeout
         if has_events:
-            self.events = Events(self._hold)
+            self.events = Events(self._hold, self._table.lock)
 
     def cancel(self) -> bool:
         """End the call, in the worker too; whether it is cancelled now. Its result is not

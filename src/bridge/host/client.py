@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import logging
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, NoReturn
@@ -28,7 +29,7 @@ from bridge.host.frames import encoded
 from bridge.host.launch import launch, not_started
 from bridge.host.process import WorkerProcess
 from bridge.host.timeouts import seconds_of
-from bridge.host.tools import Callables, Tool, Tools, error_text
+from bridge.host.tools import Callables, Tool, Tools, WrongArguments, error_text
 from bridge.messages import Incoming
 from bridge.redaction import redact_in, shorten
 from bridge.tensors import resolve
@@ -52,11 +53,12 @@ class Client:
         self._max_frame = max_frame
         self._max_values = max_values
         self._ids = itertools.count(1)
-        self._table = CallTable(self._post)
-        self._calls = self._table.open
         self._tools = Tools()
+        lock = threading.RLock()  # reentrant, because a destructor may send in the middle of a send
+        self._table = CallTable(self._post, lock)
+        self._calls = self._table.open
         self._connection = Connection(
-            process, max_frame, self._deliver, self._refuse_unread, self._fail_open_calls
+            process, max_frame, self._deliver, self._refuse_unread, self._fail_open_calls, lock
         )
 
     @classmethod
@@ -89,7 +91,11 @@ class Client:
             raise ValueError(f"no format {format!r}; known: {known}")
         seconds_of(timeout)
         process = launch(adapter, python, flags, env, max_frame, max_values)
-        client = cls(process, chosen, max_frame, max_values)
+        try:
+            client = cls(process, chosen, max_frame, max_values)
+        except BaseException:
+            process.kill()
+            raise
         try:
             client.call("hello", {"offers": {"buffers": True}}, timeout=timeout)
             if tools:
@@ -355,6 +361,9 @@ class Client:
             outbox = self._encoded(reply, "result")
         except BaseException as error:
             outbox = self._encoded(_failure(question, error), "error")
+            if not isinstance(error, WrongArguments):  # which is the model's mistake
+                with contextlib.suppress(Exception):  # a handler's; the answer has to leave
+                    _log.exception("tool %s failed", question.args.get("name"))
         with contextlib.suppress(OSError):  # the worker is gone
             self._connection.send(outbox)
 

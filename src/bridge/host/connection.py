@@ -30,7 +30,7 @@ class Connection:
     receive(frame): called on the reader thread for each frame; it must not wait. refuse(beginning,
     error): the same for a frame that there was no memory for. A BridgeError that they raise ends
     the connection and the worker. lost(): called once, on a thread of the
-    connection's, when the worker is gone.
+    connection's, when the worker is gone. lock: held while something is sent.
     """
 
     def __init__(
@@ -40,15 +40,15 @@ class Connection:
         receive: Callable[[Frame], None],
         refuse: Callable[[Frame, errors.BridgeError], None],
         lost: Callable[[], None],
+        lock: threading.RLock,
     ) -> None:
         self._process = process
         self._receive = receive
         self._refuse = refuse
         self._lost = lost
         self._pending: deque[Outbox] = deque()
-        # Reentrant, because a destructor may send in the middle of `send`.
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
+        self._lock = lock
+        self._changed = threading.Condition(lock)
         self._writer_wake = -1  # an eventfd, once there is a writer thread
         self._is_input_closed = False
         self._is_lost = threading.Event()

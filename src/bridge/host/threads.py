@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
@@ -22,17 +22,17 @@ class Threads:
     def __init__(self, name: str) -> None:
         self._name = name
         self._jobs: SimpleQueue[Job] = SimpleQueue()
-        self._idle = 0
-        self._lock = threading.RLock()  # a destructor may run a job in the middle of `run`
+        # One entry for each idle thread, taken by who hands it a job. A lock would not do: a
+        # destructor may run a job in the middle of `run`.
+        self._idle: deque[None] = deque()
 
     def run(self, job: Job) -> None:
         """Run `job` on another thread. Raises RuntimeError if no thread can be started."""
-        with self._lock:
-            if self._idle:
-                self._idle -= 1
-                self._jobs.put(job)
-                return
-        threading.Thread(target=self._work, args=(job,), name=self._name, daemon=True).start()
+        if self._takes_idle_thread():
+            self._jobs.put(job)
+        else:
+            thread = threading.Thread(target=self._work, args=(job,), name=self._name, daemon=True)
+            thread.start()
 
     def _work(self, first: Job) -> None:
         job: Job | None = first
@@ -46,12 +46,15 @@ class Threads:
             job = self._next()
 
     def _next(self) -> Job | None:
-        with self._lock:
-            self._idle += 1
-        with contextlib.suppress(Empty):
+        self._idle.append(None)
+        try:
             return self._jobs.get(timeout=IDLE_SECONDS)
-        with self._lock:
-            with contextlib.suppress(Empty):  # handed over in the last moment
-                return self._jobs.get_nowait()
-            self._idle -= 1
-        return None
+        except Empty:
+            return None if self._takes_idle_thread() else self._jobs.get()
+
+    def _takes_idle_thread(self) -> bool:
+        try:
+            self._idle.pop()
+        except IndexError:
+            return False
+        return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import sys
 from collections.abc import Callable, Iterable
 from types import FrameType
@@ -14,6 +13,10 @@ from bridge import errors
 from bridge.host.arguments import Argument
 
 Callables = Iterable[Callable[..., Any]]
+
+
+class WrongArguments(errors.InvalidArgs):
+    """The arguments of a tool are missing, unknown, or of the wrong type."""
 
 
 class Tool:
@@ -47,8 +50,8 @@ class Tool:
         return {"name": self.name, "description": _docstring(self.function), "args": args}
 
     def call(self, given: dict[str, Any]) -> Any:
-        """Call the function with arguments as they came, converted. Raises InvalidArgs for those
-        that do not fit, what the function raises."""
+        """Call the function with arguments as they came, converted. Raises WrongArguments for
+        those that do not fit, what the function raises."""
         problems = [
             f"unknown argument {name!r}; known: {', '.join(self.arguments) or 'none'}"
             for name in given
@@ -62,17 +65,13 @@ class Tool:
             elif argument.is_required:
                 problems.append(f"argument {name!r} is missing")
         if problems:
-            raise errors.InvalidArgs("; ".join(problems))
+            raise WrongArguments("; ".join(problems))
         positional = []
         for name in self._positional:
             if name not in values:
                 break  # the rest of them have defaults
             positional.append(values.pop(name))
-        try:
-            return self.function(*positional, **values)
-        except BaseException:
-            logging.getLogger("bridge").exception("tool %s failed", self.name)
-            raise
+        return self.function(*positional, **values)
 
 
 class Tools:
@@ -99,12 +98,10 @@ class Tools:
 
 def error_text(error: BaseException) -> str:
     """Return the words of any exception, also of one that fails to say them."""
-    try:
-        if isinstance(error, errors.BridgeError):
-            return str(error)
-        return f"{type(error).__name__}: {error}"
-    except BaseException:
-        return type(error).__name__
+    words = errors.words_of(error)
+    if isinstance(error, errors.BridgeError):
+        return words
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
 def _name(function: Callable[..., Any]) -> str:
