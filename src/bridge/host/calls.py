@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from math import inf
 from threading import Condition, RLock
+from time import monotonic
 from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn
 
@@ -61,7 +61,7 @@ class Events:
             while not self._waiting:
                 if self._has_ended:
                     return None
-                left = None if deadline is None else deadline - time.monotonic()
+                left = None if deadline is None else deadline - monotonic()
                 if not self._changed.wait(left):
                     raise TimeoutError
             if self._is_paused and len(self._waiting) <= self.LIMIT // 2:
@@ -152,7 +152,7 @@ class Call(concurrent.futures.Future[Any]):
         self._table = table
         if timeout is not None:
             self._timeout = timeout
-            self.deadline = time.monotonic() + timeout
+            self.deadline = monotonic() + timeout
         if has_events:
             self.events = Events(self._hold, self._table.lock)
 
@@ -235,7 +235,8 @@ class Call(concurrent.futures.Future[Any]):
             self.set_exception(
                 errors.from_reply(reply.code, reply.error, reply.category, reply.details)
             )
-        self._end_events()
+        if self.events is not None:
+            self.events.end()
 
     def _listen(self) -> None:
         assert self.events is not None
@@ -269,13 +270,12 @@ class Call(concurrent.futures.Future[Any]):
 
     def _outcome(self, get: Callable[[float | None], Any], timeout: float | None) -> Any:
         """Wait with `get`, at most `timeout` seconds and until the call's own time is over."""
-        self.check_process()
-        left = None
-        if timeout is not None and (left := seconds_of(timeout, least=-inf)) is not None:
-            left = max(0.0, left)
+        if self._table.pid != process.current_pid:
+            self.check_process()
+        left = None if timeout is None else seconds_of(timeout, least=-inf)
         is_last = False
         if self.deadline is not None:
-            own = max(0.0, self.deadline + SLACK - time.monotonic())
+            own = self.deadline + SLACK - monotonic()
             if left is None or own < left:
                 left, is_last = own, True
         try:

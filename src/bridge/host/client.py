@@ -131,9 +131,8 @@ class Client:
         the time is over (the call is cancelled, a later reply is dropped); WorkerCrashed when the
         worker is gone. A caller that gives up, by KeyboardInterrupt say, cancels the call.
         """
-        call = self.submit(
-            command, args, timeout=timeout, session_id=session_id, traceparent=traceparent
-        )
+        call, request = self._request(command, args, timeout, session_id, traceparent)
+        self._send(call, request)
         try:
             return call.result()
         except BaseException:
