@@ -54,7 +54,13 @@ def test_addresses_have_a_normal_form(text, normal):
             "http://0x",
             "http://a..b",
         ),
-        *("http://host:99999", "http://host:x", "http://*.example.com", "x" * 3000),
+        *(
+            "http://host:99999",
+            "http://host:0",
+            "http://host:x",
+            "http://*.example.com",
+            "x" * 3000,
+        ),
     ],
 )
 def test_what_is_no_address_is_refused(text):

@@ -63,7 +63,7 @@ class Address(msgspec.Struct, frozen=True):
             port = parts.port
         except ValueError:
             raise ValueError("it cannot be read as an address, as in https://host/v1") from None
-        if parts.scheme not in PORTS or not parts.hostname:
+        if parts.scheme not in PORTS or not parts.hostname or port == 0:
             raise ValueError("an address is wanted, as in https://host/v1")
         if "#" in text:
             raise ValueError("an address for requests has no fragment")
