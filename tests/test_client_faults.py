@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from bridge import Client, errors
 from peer import TESTS, is_running, wait_until
-from stalling_proxy import TO_HOST, TO_WORKER, StallingProxy
+from stalling_proxy import TO_HOST, TO_WORKER, Pump, StallingProxy
 
 TESTS_PATH = {"PYTHONPATH": os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))}
 HANG = 30  # seconds after which a thread that should have ended is taken to hang
@@ -187,3 +190,57 @@ def test_the_children_of_a_killed_worker_end_with_it(direct_client):
     child = direct_client.call("child")["pid"]
     os.kill(direct_client.pid, signal.SIGKILL)
     wait_until(lambda: not is_running(child))
+
+
+def test_a_host_without_stdin_and_stderr():
+    """Their numbers are not taken by the pipes: what is meant for stderr would get into them."""
+    program = """
+import os
+os.close(0), os.close(2)
+from bridge import Client
+with Client.start(adapter="echo") as client:
+    print(client.call("ping")["status"])
+"""
+    result = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, timeout=60)
+    assert (result.stdout, result.returncode) == (b"ok\n", 0)
+
+
+def test_a_process_that_ends_beside_open_calls_says_nothing():
+    """Streams that are half read, callbacks that never ran; the worker ends with its host."""
+    program = """
+from bridge import Client
+client = Client.start(adapter="hostile:adapter")
+iterator = iter(client.stream("emit", {"size": 100000}))
+next(iterator)
+client.submit("sleep", {"seconds": 60}).add_done_callback(print)
+print(client.pid)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, **TESTS_PATH},
+    )
+    assert (result.stderr, result.returncode) == (b"", 0)
+    wait_until(lambda: not is_running(int(result.stdout)))
+
+
+def test_the_pump_between_sockets():
+    """What the proxy is made of works between any descriptors."""
+    (host, near), (far, worker) = socket.socketpair(), socket.socketpair()
+    pump = Pump(near.detach(), far.detach())
+    with host, worker:
+        pump.stop()
+        host.sendall(b"abcdef")
+        pump.corrupt(b"XY")
+        worker.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            worker.recv(10)
+        worker.setblocking(True)
+        pump.go()
+        received = b""
+        while len(received) < 6:
+            received += worker.recv(10)
+        assert received == b"XYcdef"
+        host.close()
+        assert worker.recv(10) == b""
