@@ -295,6 +295,16 @@ def test_a_prompt_that_a_filter_refuses(client, code, model):
     assert WORDS in error.details["refusal"]
 
 
+@pytest.mark.parametrize("size", [100_000, 5_000_000])
+def test_an_answer_may_stream_in_one_event(client, protocol, size):
+    """However long it is."""
+    create(client)
+    text = "x" * size
+    said = protocol.events([f"[[ ## a ## ]]\n{text}"])
+    result, chunks = run(client, protocol, said, stream=True)
+    assert result["outputs"] == chunks == {"a": text}
+
+
 def test_long_chunks_fit_into_frames():
     """A model that says everything at once streams all the same."""
     with Client.start(max_frame=4096) as client:

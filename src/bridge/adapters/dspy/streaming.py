@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import dspy
 from dspy import lm15
+from dspy._vendor.lm15.providers import base as lm15_base
 
 from bridge.activity import around
 from bridge.adapters.dspy.failures import refusal
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 running: ContextVar[Run | None] = ContextVar("running", default=None)
 log = logging.getLogger("bridge.lm")
+
+LONGEST_EVENT = 1 << 28  # bytes of one event in a provider's stream
 
 
 class Run:
@@ -261,6 +265,10 @@ def _refusals_kept(
     return parse_stream_events
 
 
+# A provider may send a whole answer in one event; lm15's own limits are 64 KiB for a line of one.
+lm15_base.parse_sse = partial(
+    lm15_base.parse_sse, max_line_bytes=LONGEST_EVENT, max_event_bytes=LONGEST_EVENT
+)
 lm15.OpenAIChatLM.parse_stream_events = _refusals_kept(lm15.OpenAIChatLM.parse_stream_events)
 
 
