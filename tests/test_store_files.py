@@ -159,6 +159,8 @@ SWAPS = {
     "an epoch": ("UPDATE sessions SET epoch = epoch + 10",),
     "a quota": ("UPDATE sessions SET bytes = NULL",),
     "a time to live": ("UPDATE sessions SET ttl_s = 6",),
+    "none: a record is missing": ("DELETE FROM records WHERE name = 'b'",),
+    "none: all are missing": ("DELETE FROM records",),
     "a type": ("UPDATE records SET value = 5",),
 }
 
@@ -198,12 +200,31 @@ def test_a_store_of_the_first_version_is_read(path):
     store = Store(path)
     opened = store.open("s")
     assert opened.records == {("data", "a"): b"a of s", ("data", "b"): b"b of s"}
+    store.write("s", opened.epoch, {("data", "b"): None, ("data", "c"): b"new"})
+    opened.records.update({("data", "b"): None, ("data", "c"): b"new"})
+    del opened.records["data", "b"]
     assert (opened.epoch, opened.settings) == (8, Settings("then", 5.0, Quota(3, None)))
     with pytest.raises(errors.StoreFailed, match="damaged"):
         store.open("t")
     store.close()
     store = Store(path)
     assert store.open("s").records == opened.records
+    store.close()
+
+
+def test_what_is_written_again_and_removed_is_no_damage(path):
+    """However often, in whatever order; equal values too."""
+    store = Store(path)
+    epoch = store.create("s", SETTINGS, {})
+    expected = {}
+    for number in range(60):
+        key = ("data", f"k{number * 7 % 5}")
+        value = None if number % 3 == 0 else b"v" * (number % 4)
+        store.write("s", epoch, {key: value, ("tools", ""): b"same"})
+        expected[key] = value
+        epoch = store.open("s").epoch
+    expected = {key: value for key, value in expected.items() if value is not None}
+    assert store.open("s").records == {**expected, ("tools", ""): b"same"}
     store.close()
 
 

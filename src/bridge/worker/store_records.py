@@ -14,13 +14,17 @@ Read = Callable[[str, tuple[Any, ...]], list[tuple[Any, ...]]]
 
 
 def read_records(db: sqlite3.Connection, number: int, session_id: str) -> Changes:
-    """All records of a session. Raises StoreFailed for a damaged one."""
+    """All records of a session. Raises StoreFailed for a damaged or a missing one."""
     records: Changes = {}
+    total = _total(db, number)
     for kind, name, value, checksum in db.execute(
         "SELECT kind, name, value, checksum FROM records WHERE session = ? ORDER BY rowid",
         (number,),
     ):
         records[kind, name] = _checked((session_id, kind, name), value, checksum)
+        total ^= checksum
+    if total:
+        raise damaged(f"the set of records of session {session_id[:100]!r}")
     return records
 
 
@@ -32,19 +36,34 @@ def _checked(place: tuple[str, str, str], value: bytes, checksum: int) -> bytes:
 
 def write_records(db: sqlite3.Connection, number: int, session_id: str, changes: Changes) -> None:
     """Write what was put, and remove what was removed."""
+    before = total = _total(db, number)
     for (kind, name), value in changes.items():
+        place = (number, kind, name)
+        for (checksum,) in db.execute(
+            "SELECT checksum FROM records WHERE session = ? AND kind = ? AND name = ?", place
+        ):
+            total ^= checksum
         if value is None:
-            db.execute(
-                "DELETE FROM records WHERE session = ? AND kind = ? AND name = ?",
-                (number, kind, name),
-            )
-        else:
-            db.execute(
-                "INSERT INTO records (session, kind, name, value, checksum) VALUES (?, ?, ?, ?, ?)"
-                " ON CONFLICT (session, kind, name)"
-                " DO UPDATE SET value = excluded.value, checksum = excluded.checksum",
-                (number, kind, name, value, record_checksum(session_id, kind, name, value)),
-            )
+            db.execute("DELETE FROM records WHERE session = ? AND kind = ? AND name = ?", place)
+            continue
+        checksum = record_checksum(session_id, kind, name, value)
+        total ^= checksum
+        db.execute(
+            "INSERT INTO records (session, kind, name, value, checksum) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (session, kind, name)"
+            " DO UPDATE SET value = excluded.value, checksum = excluded.checksum",
+            (*place, value, checksum),
+        )
+    if total != before:
+        db.execute("UPDATE sessions SET records_checksum = ? WHERE number = ?", (total, number))
+
+
+def _total(db: sqlite3.Connection, number: int) -> int:
+    """What the checksums of all records of a session must come to, see ChecksumOfAll."""
+    (total,) = db.execute(
+        "SELECT records_checksum FROM sessions WHERE number = ?", (number,)
+    ).fetchone()
+    return int(total)
 
 
 def damaged(what: str) -> errors.StoreFailed:

@@ -49,6 +49,9 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE sessions ADD COLUMN checksum INTEGER NOT NULL DEFAULT -1;
     UPDATE sessions SET checksum =
         session_checksum(id, epoch, created_at, ttl_s, programs, bytes);
+    ALTER TABLE sessions ADD COLUMN records_checksum INTEGER NOT NULL DEFAULT 0;
+    UPDATE sessions SET records_checksum =
+        (SELECT checksum_of_all(checksum) FROM records WHERE session = number);
     """,
 )
 
@@ -56,6 +59,20 @@ MIGRATIONS: tuple[str, ...] = (
 def record_checksum(session_id: str, kind: str, name: str, value: bytes) -> int:
     """The checksum of a record: of its value and of the place where it belongs."""
     return zlib.crc32(value, zlib.crc32(msgspec.msgpack.encode((session_id, kind, name))))
+
+
+class ChecksumOfAll:
+    """The checksum of a set of records, in any order, as an aggregate for SQLite: all of theirs,
+    exclusively or'ed, so that one record can be taken out or put in."""
+
+    def __init__(self) -> None:
+        self._total = 0
+
+    def step(self, checksum: int) -> None:
+        self._total ^= checksum
+
+    def finalize(self) -> int:
+        return self._total
 
 
 def session_checksum(*columns: Any) -> int:
@@ -73,6 +90,7 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
     db.create_function("crc32_of", 1, zlib.crc32, deterministic=True)
     db.create_function("record_checksum", 4, record_checksum, deterministic=True)
     db.create_function("session_checksum", 6, session_checksum, deterministic=True)
+    db.create_aggregate("checksum_of_all", 1, ChecksumOfAll)
     _version(db, path)
     _use_journal(db)
     db.execute("PRAGMA synchronous = FULL")
