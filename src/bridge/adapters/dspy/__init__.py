@@ -216,7 +216,7 @@ def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, 
         max_iters=args.max_iters,
     )
     if existing is not None and args.if_exists == "keep":
-        Program(program_id, definition).runner  # noqa: B018  # making it is the check
+        Program(program_id, definition).check()
         return {
             "program_id": program_id,
             "status": "exists",
@@ -234,10 +234,10 @@ def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, 
 
 
 def _add(state: State, program_id: str, definition: Definition) -> Program:
-    """Raises InvalidArgs for a wrong definition: what is made is known to run; QuotaExceeded."""
+    """Raises InvalidArgs for a wrong definition, QuotaExceeded."""
     program = Program(program_id, definition)
-    state.check(program)  # first: a module takes much more memory than its definition
-    program.runner  # noqa: B018  # making it is the check
+    state.check(program)  # first: a parsed signature takes much more memory than its definition
+    program.check()
     state.add(program)
     return program
 

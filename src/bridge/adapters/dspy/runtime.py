@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from bridge._dispatch import Context
     from bridge.adapters.dspy.state import Program
 
-PROGRAM_TYPES = ("predict", "chain_of_thought", "react")
 DEFAULT_ITERATIONS = 20
 LARGEST_SHARED = 16_384  # characters of a signature; 1024 runners stay in memory without a program
 
@@ -126,14 +125,7 @@ def runner(
     tools: tuple[Tool, ...] = (),
     max_iters: int | None = None,
 ) -> Runner:
-    """The runner of a program; equal ones without tools share it. Raises InvalidArgs."""
-    if program_type not in PROGRAM_TYPES:
-        raise errors.InvalidArgs(
-            f"args.program_type: unknown program type {program_type!r};"
-            f" known: {', '.join(PROGRAM_TYPES)}",
-            path="args.program_type",
-            expected=" | ".join(PROGRAM_TYPES),
-        )
+    """The runner of a program that was checked; equal ones without tools share it."""
     if program_type == "react":
         return _react(signature, tools, max_iters)
     if signature.size > LARGEST_SHARED:
@@ -150,16 +142,9 @@ _shared_predictor = lru_cache(maxsize=1024)(_predictor)
 
 
 def _react(signature: Signature, tools: tuple[Tool, ...], max_iters: int | None) -> Runner:
-    iterations = DEFAULT_ITERATIONS if max_iters is None else max_iters
-    if not tools:
-        raise errors.InvalidArgs(
-            "args.tools: react needs tools, and the session has none: send register_tools first,"
-            " with the same session_id",
-            path="args.tools",
-        )
     names = model_names(tools, ("finish",))  # which is DSPy's own
     made = [_dspy_tool(tool, name) for tool, name in zip(tools, names, strict=True)]
-    module = dspy.ReAct(_dspy_signature(signature), made, max_iters=iterations)
+    module = dspy.ReAct(_dspy_signature(signature), made, max_iters=max_iters or DEFAULT_ITERATIONS)
     react = module.react.signature
     module.react.signature = react.with_instructions(signature.with_labels(react.instructions))
     return Runner(signature, module)

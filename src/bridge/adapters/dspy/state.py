@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from bridge.adapters.dspy.signatures import Signature
 
 
+PROGRAM_TYPES = ("predict", "chain_of_thought", "react")
+
+
 class Definition(msgspec.Struct, frozen=True):
     """What a program is made from, and made from again when its session comes back.
 
@@ -64,9 +67,27 @@ class Program:
         kept = self.definition.signature
         return Signature.parse(msgspec.Raw(kept.data), kept.own_format)
 
+    def check(self) -> None:
+        """Raise InvalidArgs where the definition is wrong. Does not wait for DSPy to be loaded."""
+        made = self.definition
+        if made.program_type not in PROGRAM_TYPES:
+            raise errors.InvalidArgs(
+                f"args.program_type: unknown program type {made.program_type!r};"
+                f" known: {', '.join(PROGRAM_TYPES)}",
+                path="args.program_type",
+                expected=" | ".join(PROGRAM_TYPES),
+            )
+        if made.program_type == "react" and not made.tools:
+            raise errors.InvalidArgs(
+                "args.tools: react needs tools, and the session has none: send register_tools"
+                " first, with the same session_id",
+                path="args.tools",
+            )
+        self.signature  # noqa: B018  # parsing it is the check
+
     @cached_property
     def runner(self) -> Runner:
-        """Raises InvalidArgs where the definition is wrong."""
+        """The DSPy module of the program, which `check` found to be right."""
         from bridge.adapters.dspy import runtime
 
         made = self.definition
