@@ -82,17 +82,17 @@ def unreadable(
     )
     if field is not None:
         field = names.get(field, field)
-        told = f"the field {field} of the model's reply is not of its type: {reason}"
+        message = f"the field {field} of the model's reply is not of its type: {reason}"
     elif not reply.strip():
-        told = "the model's reply is empty"
+        message = "the model's reply is empty"
     else:
-        told = f"the model's reply has no field {', '.join(absent)}"
-    told += f"; expected: {', '.join(expected)}; found: {', '.join(present) or 'none'}"
+        message = f"the model's reply has no field {', '.join(absent)}"
+    message += f"; expected: {', '.join(expected)}; found: {', '.join(present) or 'none'}"
     if truncated:
-        told += "; the reply was cut off at max_tokens"
+        message += "; the reply was cut off at max_tokens"
     details = {"field": field, "truncated": truncated or None}
     return errors.LMError(
-        _line(told),
+        _line(message),
         lm_code=error.code,
         expected=expected,
         found=present,
