@@ -41,7 +41,7 @@ def test_wrong_usage_exits_with_2(arguments):
 
 
 COUNTS = ["--threads", "--queue", "--queue-bytes", "--waiting", "--max-sessions"]
-COUNTS += ["--session-programs", "--session-bytes", "--max-frame"]
+COUNTS += ["--session-programs", "--session-bytes", "--max-frame", "--max-values"]
 NO_COUNTS = [
     "",
     "0",

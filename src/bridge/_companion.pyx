@@ -136,7 +136,11 @@ cdef extern from *:
         struct tm parts;
         localtime_r(&now, &parts);
         strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", &parts);
-        int size = snprintf(text, sizeof text,
+        const char *format = getenv("BRIDGE_LOG_FORMAT");
+        int size = format && strcmp(format, "text") == 0
+            ? snprintf(text, sizeof text, "%llu log lines lost, because stderr was not read\\n",
+                       (unsigned long long)lost)
+            : snprintf(text, sizeof text,
             "{\\"time\\":\\"%s\\",\\"level\\":\\"WARNING\\",\\"logger\\":\\"bridge.worker\\","
             "\\"message\\":\\"%llu log lines lost, because stderr was not read\\"}\\n",
             stamp, (unsigned long long)lost);

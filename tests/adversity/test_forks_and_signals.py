@@ -218,6 +218,15 @@ def test_a_host_that_does_not_read_stderr_freezes_nothing(worker, lane, way):
     assert {notice["level"] for notice in notices} == {"WARNING"}
 
 
+def test_lost_lines_are_plain_text_where_the_log_is(start_peer):
+    """As a client says whose own stderr is a terminal."""
+    peer = start_peer(adapter="processes:adapter", env={"BRIDGE_LOG_FORMAT": "text"})
+    assert peer.call("shout_on_thread", {"way": "write", "size": 1500})["success"]
+    peer.close_input()
+    last = peer.process.stderr.read().decode().splitlines()[-1]
+    assert re.fullmatch(r"\d+ log lines lost, because stderr was not read", last)
+
+
 @pytest.mark.parametrize("way", ["exit", "segfault", "kill"])
 def test_what_a_worker_writes_last_is_not_lost(worker, way):
     """However it ends."""
