@@ -147,14 +147,20 @@ assert b'"not_allowed"' in dispatcher.call(request)
 """
 
 
+PROGRAM = f"""
+{FIRST_PING}
+signature = b'{{"inputs": [{{"name": "q"}}], "outputs": [{{"name": "a", "type": "list<date>"}}]}}'
+request = b'{{"id": 1, "command": "create_program", "args": {{"signature": ' + signature + b'}}}}'
+assert b'"created"' in dispatcher.call(request)
+"""
 FLAGS = "from bridge.cli import _parser; _parser(['worker']).parse_args(['worker'])"
 
 
 @pytest.mark.parametrize(
-    "code", ["import bridge", "from bridge import Client", FLAGS, FIRST_PING, STATISTICS]
+    "code", ["import bridge", "from bridge import Client", FLAGS, FIRST_PING, STATISTICS, PROGRAM]
 )
 def test_heavy_libraries_are_loaded_late(code):
-    """Neither `import bridge` nor a worker's first ping loads any of these, nor statistics."""
+    """`import bridge`, a worker's first ping, statistics, and making a program load none of them."""
     assert not loaded_after(code) & HEAVY
 
 

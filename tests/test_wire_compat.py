@@ -191,12 +191,3 @@ def test_other_descriptors_than_stdio():
     assert process.stdout.read() == b""
     process.stdout.close()
     os.close(host_in)
-
-
-def test_a_program_is_made_while_dspy_is_still_loaded(start_peer):
-    """Making one takes checks of ours alone; its first run waits for DSPy."""
-    peer = start_peer(adapter="dspy")
-    assert ask(peer, 1, "ping")["dspy_available"]
-    ask(peer, 2, "create_program", {"id": "p", "signature": SEED_SIGNATURE})
-    with open(f"/proc/{peer.process.pid}/maps") as maps:
-        assert "pydantic_core" not in maps.read()
