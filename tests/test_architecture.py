@@ -160,7 +160,7 @@ FLAGS = "from bridge.cli import _parser; _parser(['worker']).parse_args(['worker
     "code", ["import bridge", "from bridge import Client", FLAGS, FIRST_PING, STATISTICS, PROGRAM]
 )
 def test_heavy_libraries_are_loaded_late(code):
-    """`import bridge`, a worker's first ping, statistics, and making a program load none of them."""
+    """`import bridge`, a first ping, statistics, and making a program load none of them."""
     assert not loaded_after(code) & HEAVY
 
 
