@@ -101,7 +101,7 @@ NO_BYTES: dict[str, Callable[[], Any]] = {
     "empty and strided": lambda: memoryview(b"abcdef")[::2][:0],
     "released": released,
 }
-VALUES = {**TOO_DEEP, **NOT_FINITE, **NO_BYTES}
+VALUES = {**TOO_DEEP, **NOT_FINITE, **NO_BYTES, "an empty Raw": msgspec.Raw}
 DETAILS: dict[str, Any] = {
     "an object": object(),
     "a huge integer": 10**5000,

@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 
+import msgspec
 import numpy
 import pytest
 
@@ -93,6 +94,15 @@ def test_memoryviews_whose_bytes_are_not_contiguous(client, name):
     for value in ({"value": extremes.NO_BYTES[name]()}, [extremes.Link(extremes.NO_BYTES[name]())]):
         with pytest.raises(errors.NotEncodable, match="args"):
             client.call("ping", value)
+
+
+def test_an_empty_raw_is_not_encodable(client):
+    """It would leave a hole in the frame."""
+    for command in ("result", "result_on_thread", "event", "ask", "use_tool"):
+        with pytest.raises(errors.NotEncodable, match="empty Raw"):
+            client.stream(command, {"name": "an empty Raw"}).result(30)
+    with pytest.raises(errors.NotEncodable, match="empty Raw"):
+        client.call("anything", {"value": msgspec.Raw()})
 
 
 @pytest.mark.parametrize("name", extremes.DETAILS)

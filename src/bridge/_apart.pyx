@@ -71,7 +71,8 @@ cpdef int survey(object value, Py_ssize_t limit=0x7FFFFFFFFFFFFFFF, int levels=0
     there). levels: of containers that it stands in.
 
     Raises RecursionError where it is nested more than MAX_DEPTH levels deep, BufferError for a
-    memoryview whose bytes are not contiguous, ValueError for one that is released.
+    memoryview whose bytes are not contiguous, ValueError for one that is released and for an empty
+    Raw.
     """
     cdef Survey result
     result.found = 0
@@ -95,6 +96,9 @@ cdef int look(object value, Survey *survey) except -1:
             survey.found |= NOT_FINITE
     elif kind is bytes:
         look_at_binary(PyBytes_GET_SIZE(value), survey)
+    elif kind is Raw:
+        if not value:
+            raise ValueError("an empty Raw is no value")
     elif not is_simple(value, kind):
         look_inside(value, kind, survey)
     if survey.left < 0:
