@@ -9,14 +9,19 @@ from libc.math cimport isfinite
 
 import enum
 
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct
 from msgspec.structs import force_setattr, replace
 
 from bridge._etf import MAX_DEPTH, Atom
 
 
 cdef extern from "<Python.h>":
+    ctypedef struct PyTypeObject:
+        pass
+    PyTypeObject *Py_TYPE(object value)
+    PyTypeObject PyUnicode_Type, PyLong_Type, PyFloat_Type, PyBool_Type
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
+    double PyFloat_AS_DOUBLE(object value)
 
 
 cdef Py_ssize_t longest = 4096  # bytes; longer binaries stand apart in a multipart frame
@@ -79,6 +84,8 @@ cpdef int survey(object value, Py_ssize_t limit=0x7FFFFFFFFFFFFFFF, int levels=0
     result.levels = deepest - levels
     result.left = limit
     look(value, &result)
+    if result.left < 0:
+        result.found |= TOO_LARGE
     return result.found
 
 
@@ -86,24 +93,29 @@ cdef int too_deep() except -1:
     raise RecursionError(f"nested more than {MAX_DEPTH} levels deep")
 
 
-cdef int look(object value, Survey *survey) except -1:
-    kind = type(value)
+cdef inline int look(object value, Survey *survey) except -1:
+    """Rows of numbers and texts are most of what is large, so these come first."""
+    cdef PyTypeObject *exact = Py_TYPE(value)
     survey.left -= 1
-    if kind is str:
-        survey.left -= PyUnicode_GET_LENGTH(value)
-    elif kind is float:
-        if not isfinite(<double>value):
+    if exact == &PyFloat_Type:
+        if not isfinite(PyFloat_AS_DOUBLE(value)):
             survey.found |= NOT_FINITE
-    elif kind is bytes:
-        look_at_binary(PyBytes_GET_SIZE(value), survey)
-    elif kind is Raw:
+    elif exact == &PyUnicode_Type:
+        survey.left -= PyUnicode_GET_LENGTH(value)
+    elif not (exact == &PyLong_Type or exact == &PyBool_Type or value is None or value is UNSET):
+        return look_further(value, survey)
+    return 0
+
+
+cdef int look_further(object value, Survey *survey) except -1:
+    kind = type(value)
+    if kind is bytes:
+        return look_at_binary(PyBytes_GET_SIZE(value), survey)
+    if kind is Raw:
         if not value:
             raise ValueError("an empty Raw is no value")
-    elif not is_simple(value, kind):
-        look_inside(value, kind, survey)
-    if survey.left < 0:
-        survey.found |= TOO_LARGE
-    return 0
+        return 0
+    return look_inside(value, kind, survey)
 
 
 cdef int look_at_binary(Py_ssize_t size, Survey *survey) except -1:
