@@ -112,7 +112,8 @@ def test_a_schema_of_a_tool_that_cannot_be_stored_is_refused(dispatcher, value):
     ask(dispatcher, "register_tools", tools=[{"name": "t"}])
     tool = {"name": "u", "args": {"n": {"type": "integer", "maximum": value}}}
     reply = call(dispatcher, "register_tools", format=ETF, tools=[tool])
-    assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.tools[0].args")
+    assert reply["code"] == "invalid_args"
+    assert reply["details"]["path"].startswith("args.tools[0].args")
     created = call(dispatcher, "create_program", id="p", signature=SIGNATURE, program_type="react")
     assert created["success"]
 
