@@ -87,7 +87,7 @@ def test_a_call_ends_in_time_while_the_worker_does_not_read(client, proxy, stall
         lambda: client.call("echo", {"blob": BLOB}, timeout=0.2),
         lambda: client.call("ping", timeout=0.2),
         lambda: client.submit("echo", {"blob": BLOB}, timeout=0.2).result(),
-        lambda: list(client.stream("echo", {"blob": BLOB}, timeout=0.2)),
+        lambda: client.stream("echo", {"blob": BLOB}, timeout=0.2).result(),
     )
     assert [type(outcome) for outcome in outcomes] == [errors.DeadlineExceeded] * 5
     if stall == "worker":
@@ -95,6 +95,22 @@ def test_a_call_ends_in_time_while_the_worker_does_not_read(client, proxy, stall
     else:
         proxy.go(TO_WORKER)
     assert client.call("echo", {"blob": BLOB})["blob"] == BLOB  # the half frame was finished
+
+
+def test_calls_with_listeners_and_streams_end_in_time(client, proxy):
+    """By themselves, though the worker is silent and nobody asks for the result."""
+    ended = threading.Event()
+    proxy.stop(TO_WORKER)
+    call = client.submit("ping", timeout=0.2, on_event=lambda event, data: None)
+    call.add_done_callback(lambda call: ended.set())
+    stream = client.stream("ping", timeout=0.2)
+    assert list(stream) == []
+    with pytest.raises(errors.DeadlineExceeded):
+        stream.result(HANG)
+    assert ended.wait(HANG)
+    with pytest.raises(errors.DeadlineExceeded):
+        call.result()
+    proxy.go(TO_WORKER)
 
 
 def test_frames_in_small_pieces(client, proxy):

@@ -238,11 +238,20 @@ class Call(concurrent.futures.Future[Any]):
         if self.events is not None:
             self.events.end()
 
-    def _listen(self) -> None:
+    def take_event(self) -> tuple[str, Any] | None:
+        """Wait for the next event; None behind the last one. A call whose time is over ends."""
+        self.check_process()
         assert self.events is not None
+        try:
+            return self.events.take(None if self.deadline is None else self.deadline + SLACK)
+        except TimeoutError:
+            self.end_late()
+            return None
+
+    def _listen(self) -> None:
         assert self._listener is not None
         try:
-            while (event := self.events.take()) is not None:
+            while (event := self.take_event()) is not None:
                 if self.done():
                     return
                 self._listener(*event)
@@ -305,9 +314,8 @@ class Stream:
         self._events = call.events
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
-        """Raises DeadlineExceeded where the call's time is over without a word of the worker."""
         try:
-            while (event := self._take()) is not None:
+            while (event := self._call.take_event()) is not None:
                 yield event
         finally:
             self._close()  # does nothing behind the last event
@@ -348,16 +356,6 @@ class Stream:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Stream cannot be pickled: it belongs to a Client in this process")
-
-    def _take(self) -> tuple[str, Any] | None:
-        self._call.check_process()
-        deadline = self._call.deadline
-        try:
-            return self._events.take(None if deadline is None else deadline + SLACK)
-        except TimeoutError:
-            self._call.end_late()
-            self._call.result()
-            return None
 
     def _close(self) -> None:
         if self._call.is_usable_here:  # in a fork of its process there is nothing to close
