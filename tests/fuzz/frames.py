@@ -9,7 +9,6 @@ the end of its input, and keep its memory. The seed that is printed repeats a ru
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
 import random
@@ -22,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import msgspec
+from command import Fault, main
 
 from bridge import _etf, framing  # found through the line above
 from bridge.codec import format_of
@@ -179,10 +179,6 @@ def broken(chance: random.Random, data: bytes) -> bytes:
     return bytes(made) or b"\0"  # an empty frame is a heartbeat
 
 
-class Fault(Exception):
-    """What must not happen; the text says with which frame."""
-
-
 class Worker:
     """A live worker, and the ids that it still owes a reply."""
 
@@ -316,20 +312,5 @@ def step(chance: random.Random, worker: Worker) -> None:
     worker.settle_any(broken(chance, data) if chance.random() < 0.8 else data)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
-    options = parser.parse_args()
-    print(f"seed {options.seed}", flush=True)
-    try:
-        count = run(options.seconds, options.seed)
-    except Fault as fault:
-        print(f"seed {options.seed}: {fault}", file=sys.stderr)
-        return 1
-    print(f"{count} frames, each with one reply")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, run, "frames, each with one reply"))

@@ -10,7 +10,6 @@ changes are there, others are there whole or not at all. The seed that is printe
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import random
@@ -22,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from command import Fault, main
 
 from peer import Peer  # found through the line above
 
@@ -41,10 +42,6 @@ EXPECTED = {
     *("session_lost", "program_exists", "program_not_found", "invalid_args", "lm_error"),
     *("lm_not_configured", "session_not_found"),
 }
-
-
-class Fault(Exception):
-    """What must not happen."""
 
 
 # What a session may hold: data by key and definitions of programs by id, each a set of JSON texts
@@ -408,20 +405,5 @@ def run(seconds: float, seed: int) -> int:
     return world.calls
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
-    options = parser.parse_args()
-    print(f"seed {options.seed}", flush=True)
-    try:
-        count = run(options.seconds, options.seed)
-    except (Fault, AssertionError) as fault:
-        print(f"seed {options.seed}: {fault}", file=sys.stderr)
-        return 1
-    print(f"{count} calls, each as the model says")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, run, "calls, each as the model says"))
