@@ -23,6 +23,7 @@ GROUND = {
     "telemetry",
     "redaction",
     "secret_values",
+    "unescaped",
     "addresses",
     "activity",
     "adapter",

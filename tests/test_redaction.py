@@ -84,6 +84,30 @@ FORMS = {
     "base64 without padding": lambda text: base64.b64encode(text.encode()).decode().rstrip("="),
     "base64 for addresses": lambda text: base64.urlsafe_b64encode(text.encode()).decode(),
     "base64 in an address": lambda text: quote(base64.b64encode(text.encode()).decode(), safe=""),
+    "base64 in lines": lambda text: "\n".join(
+        re.findall(".{1,12}", base64.b64encode(text.encode()).decode())
+    ),
+    "hex": lambda text: text.encode().hex(),
+    "hex in upper case": lambda text: text.encode().hex().upper(),
+    "hex with colons": lambda text: text.encode().hex(":"),
+    "hex with spaces": lambda text: text.encode().hex(" "),
+    "list of bytes": lambda text: str(list(text.encode()))[1:-1],
+    "repr of utf-16": lambda text: repr(text.encode("utf-16-le"))[2:-5],
+    "every byte escaped": lambda text: "".join(f"\\x{byte:02X}" for byte in text.encode()),
+    "every character escaped": lambda text: "".join(f"\\u{ord(each):04x}" for each in text),
+    "every byte in percent": lambda text: "".join(f"%{byte:02x}" for byte in text.encode()),
+    "decimal entities": lambda text: "".join(f"&#{ord(each)};" for each in text),
+    "hexadecimal entities": lambda text: "".join(f"&#x{ord(each):x};" for each in text),
+    "html twice": lambda text: html.escape(html.escape(text)),
+    "json four times": lambda text: json.dumps(json.dumps(json.dumps(json.dumps(text))))[15:-15],
+    "repr three times": lambda text: repr(repr(repr({"k": text}))).split(": ")[1].strip("\\'\"}"),
+    "percent three times": lambda text: quote(quote(quote(text, safe=""), safe=""), safe=""),
+    "json in an address": lambda text: quote(json.dumps(text)[1:-1], safe=""),
+    "in lines": lambda text: "\n    ".join(re.findall("(?s).{1,9}", text)),
+    "lines in json": lambda text: json.dumps("\r\n".join(re.findall("(?s).{1,9}", text)))[1:-1],
+    "spaced": " ".join,
+    "with zero width spaces": "\u200b".join,
+    "misread as latin-1": lambda text: text.encode().decode("latin-1"),
 }
 
 
@@ -97,6 +121,36 @@ def test_every_form_of_a_secret_is_found(form, secret, few, monkeypatch):
     with_it = hold([secret])
     assert redact(f"<{text}|") == "<***|"
     assert redact(f"<{text}|{text}|") == "<***|***|"
+    del with_it
+
+
+@pytest.mark.parametrize(
+    "before", ["\\", "\\x", "\\u", "%", "%2", "\\\\", "&", "&amp;", "=\n", "é", "\0"]
+)
+@pytest.mark.parametrize("secret", ["abc123DEF456-x", "n0-abcdef-12345", "41abcdef-98765x"])
+def test_what_stands_before_a_secret_does_not_hide_it(before, secret):
+    """As a part of an escape that is none."""
+    with_it = hold([secret])
+    assert redact(f"at{before}{secret} is wrong") in (
+        f"at{before}*** is wrong",
+        f"at{before.strip()}*** is wrong",
+        "at*** is wrong",
+    )
+    del with_it
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("plain", "C:\\new\\table", "100%25", "a &amp;&lt; b", "\\ud800 \\U0011ffff &#9999999;"),
+        *("é\u200b中文 \U0001f600", "\\" * 999, "%" * 999, "&amp" * 99, "=\n=\r\n", "\\u{}\\x4"),
+    ],
+)
+def test_texts_without_secrets_stay_as_they_are(text):
+    """And where one stands among them, nothing else is hidden."""
+    with_it = hold([KEY])
+    assert redact(text) == text
+    assert redact(f"{text} {KEY} {text}") == f"{text} *** {text}"
     del with_it
 
 
@@ -255,6 +309,19 @@ ENVIRONMENT = {
     "DB_CREDENTIALS": "host=db;user=app;password=cred-0000014x",
     "API_KEYS": "first-000000015a,second-00000016b",
     "WHATEVER": "redis://:redis-00000017c@cache:6379",
+    "SERVICE_CREDENTIALS": json.dumps(
+        {"key": "-----BEGIN X-----\nMIIE00000018abcd\n", "uri": "https://a.example/o/auth"}
+    ),
+    "MIXED_KEYS": "https://a.example/x,listed-0000019abc",
+    "AWS_SECRET_KEY": "/JalrXUtnFEMIK7MDENGbPxRfiCYEX000020ab+",
+    "STORAGE_CONNECTION_STRING": "Protocol=https;AccountKey=q83vEjRWeJ000021==;Suffix=core.example",
+    "MY_PROVIDER": "sk-proj-000022abcdefGHIJKL",
+    "SOMETHING": "--with ghp_000023abcdefGHIJKLMNO",
+    "OTEL_EXPORTER_OTLP_HEADERS": "x-team=hdr-000024abcd",
+    "CHAT_WEBHOOK": "https://hooks.example/services/T000/hook000025abcd",
+    "ApiKeyOfMine": "camel-000026abcd",
+    "APIKEYPROD": "joined-000027abcd",
+    "service.api-key": "dotted-000028abcd",
 }
 HIDDEN = [
     *("sk-env-0000000001", "tok-env-0000000002", "wJalrXUtnFEMI/K7MDENG+3"),
@@ -262,7 +329,10 @@ HIDDEN = [
     *("db/pw-00000007", "db%2Fpw-00000007", "0123456789abcdef08", "ghp_000000000009abc"),
     *("rk_live_000000010abc", "dXNlcjpwYXNzMDAwMDAwMTE=", "smtp-000000012x"),
     *("-----BEGIN-MIIEv0000013abc", "cred-0000014x", "first-000000015a", "second-00000016b"),
-    "redis-00000017c",
+    *("redis-00000017c", "MIIE00000018abcd", "listed-0000019abc", "q83vEjRWeJ000021=="),
+    *("/JalrXUtnFEMIK7MDENGbPxRfiCYEX000020ab+", "sk-proj-000022abcdefGHIJKL"),
+    *("ghp_000023abcdefGHIJKLMNO", "hdr-000024abcd", "hook000025abcd", "camel-000026abcd"),
+    *("joined-000027abcd", "dotted-000028abcd"),
 ]
 SHOWN = {
     "KEYBOARD_LAYOUT": "de-latin1-nodeadkeys",
@@ -271,6 +341,8 @@ SHOWN = {
     "PASSWORD_FILE": "secrets/password-1.txt",
     "TOKEN_LIMIT": "100000000",
     "AUTH": "disabled",
+    "TOKEN_FILE_PATH": "/run/secrets/Openai1/Token",
+    "KEYS_URL": "core.example",
     "HOMEPAGE": "https://example.com/about-us-2",
 }
 

@@ -11,7 +11,7 @@ import bisect
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,8 @@ from bridge.errors import QuotaExceeded
 
 if TYPE_CHECKING:
     from re import Match
+
+    from bridge.unescaped import View
 
 MASK = "***"
 SHORTEST = 8  # characters of a secret, and of each of its forms
@@ -175,25 +177,28 @@ def _drop_released() -> None:
                     _remove_form(form, secret)
 
 
-def _found(text: str, scope: object) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of each stretch of `text` that is covered by secrets."""
+def _found(text: str, scope: object) -> list[tuple[int, int]]:
+    """Return (start, end) of each stretch of `text` that is covered by secrets, in order."""
+    from bridge.unescaped import views
+
     if _released:
         with _changing:
             _drop_released()
-    start = end = -1
-    # Also inside of what was found: where two secrets overlap, both are covered.
-    for position in _candidates(text):
-        with _changing:
-            length = _length_at(text, position, scope)
-        if not length:
-            continue
-        if position > end:
-            if end > 0:
-                yield start, end
-            start = position
-        end = max(end, position + length)
-    if end > 0:
-        yield start, end
+    places = []
+    for view in views(text) if _index else ():
+        # Also inside of what was found: where two secrets overlap, both are covered.
+        for position in _candidates(view.text):
+            with _changing:
+                length = _length_at(view, position, scope, text)
+            if length:
+                places.append(view.place(position, position + length))
+    covered: list[tuple[int, int]] = []
+    for start, end in sorted(places):
+        if covered and start <= covered[-1][1]:
+            start, last = covered.pop()
+            end = max(end, last)
+        covered.append((start, end))
+    return covered
 
 
 def _candidates(text: str) -> list[int]:
@@ -211,9 +216,10 @@ def _candidates(text: str) -> list[int]:
     return sorted(places)
 
 
-def _length_at(text: str, position: int, scope: object) -> int:
-    """Return how many characters of a secret stand in `text` from `position` on: of the longest
-    form, or of the beginning of one that was cut off."""
+def _length_at(view: View, position: int, scope: object, original: str) -> int:
+    """Return how many characters of a secret stand in the view from `position` on: of the longest
+    form, or of the beginning of one that was cut off. original: the text that is viewed."""
+    text = view.text
     forms = _index.get(text[position : position + SHORTEST])
     if forms is None:
         return 0
@@ -224,7 +230,11 @@ def _length_at(text: str, position: int, scope: object) -> int:
     for form in forms[max(0, place - 2) : place + 2]:
         if any(owner.applies(scope) for owner in _owners[form]):
             common = _common(form, rest)
-            if common == len(form) or common >= CERTAIN or _is_cut(text, position + common):
+            if (
+                common == len(form)
+                or common >= CERTAIN
+                or _is_cut(original, view.place(position, position + common)[1])
+            ):
                 longest = max(longest, common)
     # A form that the text begins with stands before it, with only longer ones between.
     while place:

@@ -6,9 +6,12 @@ Apart from redaction.py because a worker's start does not need it.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+
+from bridge.unescaped import views
 
 SHORTEST = 8  # characters of a secret, and of each of its forms
 LEAST_BITS = 24.0  # of Shannon entropy in a secret's characters
@@ -37,60 +40,24 @@ def is_secret(value: str) -> bool:
     return -sum(count * math.log2(count / length) for count in counts) >= LEAST_BITS
 
 
-_PLAIN = re.compile(r"[A-Za-z0-9._~-]+")  # characters that nobody escapes
-_PERCENT = re.compile(r"%[0-9A-F]{2}")
-_UNICODE = re.compile(r"\\[ux][0-9a-f]{2,4}")
-_SAFE = ("", "/", "!$&'()*+,;=:@/", "!$&'()*+,;=:@/?")  # what different libraries leave as it is
-
-
 def forms_of(secret: str) -> frozenset[str]:
-    """Return the texts that `secret` appears as: itself, with white space squeezed or left out,
-    escaped as in Python, JSON (twice, too), HTML or a URL, and in base64, also as a part of what
-    was encoded (`user:secret`)."""
+    """Return what `secret` appears as in the views of a text (unescaped.py): itself, in hex, as
+    the numbers of its bytes, and in base64, also as a part of what was encoded (`user:secret`)."""
     forms: set[str] = set()
-    for text in {secret, secret.strip(), " ".join(secret.split()), "".join(secret.split())}:
-        forms.add(text)
-        if not _PLAIN.fullmatch(text):
-            quoted = _quoted(text)
-            forms |= quoted | _in_url(text)
-            forms |= {html for once in quoted for html in _quoted(once)}
+    # With + for spaces as in queries, with \xf6 for ö as in Python's representations, and as
+    # UTF-8 that was read as Latin-1.
+    misread = secret.encode("utf-8", "surrogatepass").decode("latin-1")
+    for text in {secret, secret.replace(" ", "+"), ascii(secret)[1:-1], misread}:
+        forms |= {view.text for view in views(text)}
     for encoding in ("utf-8", "latin-1"):
-        forms |= _in_base64(secret.strip().encode(encoding, "replace"))
+        data = secret.strip().encode(encoding, "replace")
+        forms |= {data.hex(), data.hex(":"), ",".join(map(str, data))}
+        forms |= {each.lower() for each in _in_base64(data)}
     return frozenset(form for form in forms if len(form) >= SHORTEST)
-
-
-def _quoted(text: str) -> set[str]:
-    import html
-    import json
-
-    data = text.encode("utf-8", "surrogatepass")
-    quoted = {
-        json.dumps(text)[1:-1],
-        json.dumps(text, ensure_ascii=False)[1:-1],
-        repr(text)[1:-1],
-        repr(f"\"{text}'")[2:-3],  # as in a text with both kinds of quotes
-        ascii(text)[1:-1],
-        repr(data)[2:-1],
-        text.encode("unicode_escape").decode(),
-        html.escape(text),
-        html.escape(text, quote=False),
-    }
-    quoted |= {each.replace("/", "\\/") for each in quoted}
-    return quoted | {_UNICODE.sub(lambda m: m[0][:2] + m[0][2:].upper(), each) for each in quoted}
-
-
-def _in_url(text: str) -> set[str]:
-    from urllib.parse import quote, quote_plus
-
-    data = text.encode("utf-8", "surrogatepass")
-    quoted = {quote(data, safe) for safe in _SAFE} | {quote_plus(data)}
-    quoted |= {_PERCENT.sub(lambda match: match[0].lower(), each) for each in quoted}
-    return quoted | {quote(each, "") for each in quoted}
 
 
 def _in_base64(data: bytes) -> set[str]:
     from base64 import b64encode
-    from urllib.parse import quote
 
     whole = b64encode(data).decode()
     found = {whole, whole.rstrip("=")}
@@ -98,17 +65,26 @@ def _in_base64(data: bytes) -> set[str]:
     for shift, first in ((0, 0), (1, 2), (2, 3)):
         encoded = b64encode(b"\0" * shift + data).decode()
         found.add(encoded[first : (shift + len(data)) * 8 // 6])
-    found |= {each.replace("+", "-").replace("/", "_") for each in found}
-    return found | {quote(each, "") for each in found}
+    return found | {each.replace("+", "-").replace("/", "_") for each in found}
 
 
 _SECRET_NAME = re.compile(
     r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|PASS|PWD|CREDENTIAL|DSN|JWT|COOKIE|WEBHOOK"
-    r"|(?:^|_)(?:PAT|AUTH|PIN|SALT|CERT))S?(?=_|\d|$)"
+    r"|BEARER|CONNECTION_?STRING|CONN_?STR|(?:^|_)(?:PAT|AUTH|PIN|SALT|CERT|HEADER))S?(?=_|\d|$)"
+    r"|API_?KEY"
 )
 _NO_SECRET_NAME = re.compile(r"_(?:FILE|PATH|DIR|SOCK|HOST|PORT|USER|USERNAME|NAME|TYPE|REGION)$")
-_PARTS = re.compile(r"[^\s,;\"'{}\[\]=]+")
+_IN_CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_PARTS = re.compile(r"[^\s,;\"'{}\[\]]+")
 _PASSWORD_IN_URL = re.compile(r"://([^\s/@:?#]*):([^\s/@]+)@")
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s,;\"'{}\[\]]+", re.IGNORECASE)
+_FILE = re.compile(r"(?:~|\.{0,2})/")
+_LIKE_BASE64 = re.compile(r"(?=.*[0-9])(?=.*[a-z])(?=.*[A-Z])[A-Za-z0-9+/]{32,}={0,2}")
+# As issuers make keys; whatever the variable's name.
+_ISSUED = re.compile(
+    r"\b(?:sk-|[sr]k_live_|gsk_|xai-|pplx-|r8_|hf_|ghp_|gho_|ghs_|github_pat_|glpat-|xox[abprs]-"
+    r"|npm_|pypi-|SG\.|AIza|A[KS]IA|eyJ)[\w.~+/=-]{16,}"
+)
 
 
 def secrets_in_environment(variables: Mapping[str, str]) -> Iterator[str]:
@@ -116,16 +92,35 @@ def secrets_in_environment(variables: Mapping[str, str]) -> Iterator[str]:
     for name, value in variables.items():
         for user, password in _PASSWORD_IN_URL.findall(value):
             yield from _pair(user, password)
-        if "://" in value:
-            yield from secrets_in_url(value)
-        elif _names_secret(name.upper()) and not value.startswith(("/", "~", "./")):
-            yield value.strip()
-            # Lists of keys, connection strings, keys as JSON, lines of PEM.
-            yield from _PARTS.findall(value)
+        for url in _URL.findall(value):
+            yield from secrets_in_url(url)
+        yield from _ISSUED.findall(value)
+        if _names_secret(name) and not _is_file(value):
+            yield from _in_secret_variable(value.strip())
+
+
+def _in_secret_variable(value: str) -> Iterator[str]:
+    if _URL.fullmatch(value):
+        # As of a webhook: the path is the key.
+        yield from value.partition("?")[0].split("/")
+        return
+    yield value
+    # Lists of keys, headers, connection strings, keys as JSON (its line breaks escaped), PEM.
+    for part in _PARTS.findall(value):
+        if not _URL.fullmatch(part):
+            name, _, text = part.partition("=")
+            yield from (text if text.strip("=") else name).split("\\n")
 
 
 def _names_secret(name: str) -> bool:
+    name = _IN_CAMEL_CASE.sub("_", name).upper()
     return _SECRET_NAME.search(name) is not None and _NO_SECRET_NAME.search(name) is None
+
+
+def _is_file(value: str) -> bool:
+    if not _FILE.match(value):
+        return False
+    return os.path.exists(value) or not _LIKE_BASE64.fullmatch(value.strip())
 
 
 def secrets_in_url(url: str) -> Iterator[str]:
