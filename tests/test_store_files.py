@@ -162,6 +162,7 @@ SWAPS = {
     "none: a record is missing": ("DELETE FROM records WHERE name = 'b'",),
     "none: all are missing": ("DELETE FROM records",),
     "a type": ("UPDATE records SET value = 5",),
+    "none: the counter is missing": ("DELETE FROM epochs",),
 }
 
 

@@ -74,6 +74,7 @@ VALUES = {
     },
     "optional<integer>": {"5": 5, '"5"': 5, "null": None, "None": None, "x": WRONG},
     "float": {
+        "1e-400": WRONG,
         "0.5": 0.5,
         ".5": 0.5,
         "5": 5.0,
@@ -143,6 +144,9 @@ VALUES = {
         "February 29, 2024": WRONG,
     },
     "datetime": {
+        "2024-02-29T10:11:12+02:00:30": WRONG,
+        "2024-02-29T10.5": WRONG,
+        "2024-02-29 10:11,5Z": WRONG,
         "2024-02-29T10:11:12+02:00": "2024-02-29T10:11:12+02:00",
         "2024-02-29T10:11:12-03:30": "2024-02-29T10:11:12-03:30",
         "2024-02-29 10:11:12.123456": "2024-02-29T10:11:12.123456",
@@ -154,6 +158,10 @@ VALUES = {
         "tomorrow": WRONG,
     },
     "time": {
+        "12.5": WRONG,
+        "1230.5": WRONG,
+        "12:30.5": WRONG,
+        "12:30+02:00:30": WRONG,
         "10:11": "10:11:00",
         '"10:11:12.5"': "10:11:12.500000",
         "10:11:12Z": "10:11:12Z",
@@ -171,7 +179,29 @@ VALUES = {
     'enum<"1"|"2">': {"1": "1", '"2"': "2", "3": WRONG},
     "Literal[1, 2, 'a', None, True]": {"1": 1, "a": "a", "null": None, "True": True, "3": WRONG},
     'enum<"it\'s"|\'say "hi"\'>': {"it's": "it's", 'say "hi"': 'say "hi"'},
+    'enum<1|true|none|" e "|"\n">': {
+        "1": 1,
+        '"1"': 1,
+        "'True'": True,
+        "1.0": WRONG,
+        '"null"': None,
+        "e": " e ",
+        "": "\n",
+    },
+    "union<date|time|string>": {
+        "2024-02-29": "2024-02-29",
+        "12:30": "12:30:00",
+        "20240229": "20240229",
+        "1230": "1230",
+        "12": "12",
+    },
+    "list<list<string>>": {
+        '["a"],': WRONG,
+        '[["a"]],': [["a"]],
+        '["a"], ["b"]': [["a"], ["b"]],
+    },
     "list<string>": {
+        '["a"],': ["a"],
         '["a", "b"]': ["a", "b"],
         "['a', \"it's\"]": ["a", "it's"],
         '["a", "b",]': ["a", "b"],
@@ -213,6 +243,10 @@ VALUES = {
     "embedding": {"[0.5, 1]": [0.5, 1.0], "[1e400]": WRONG},
     "reasoning_chain": {"1. first\n2. then": ["first", "then"]},
     "dict": {
+        '{"a": 1},': {"a": 1},
+        "{1: 2, true: 3}": {"1": 2, "true": 3},
+        "{1: 2, '1': 3}": WRONG,
+        "{null: 1}": WRONG,
         '{"a": {"b": [1, true, null]}}': {"a": {"b": [1, True, None]}},
         "{'a': None, 'b': True,}": {"a": None, "b": True},
         '{a: 1, "b": 2}': {"a": 1, "b": 2},
@@ -245,6 +279,9 @@ VALUES = {
     "list<union<integer|string>>": {'[1, "1", "a"]': [1, "1", "a"]},
     "list<optional<decimal>>": {"[0.10, null]": ["0.10", None]},
     "any": {
+        '["a"],': ["a"],
+        '["a"], ["b"]': [["a"], ["b"]],
+        "{True: 1, 'true': 2}": "{True: 1, 'true': 2}",
         "5": 5,
         "0.10": 0.1,
         "1234567890123456.78": "1234567890123456.78",
@@ -397,6 +434,33 @@ def test_dates_among_the_inputs(run, type, value, shown, within):
     if shown is None:
         assert reply["code"] == "invalid_args"
         assert reply["details"]["path"].startswith(f"args.inputs.day{place}")
+    else:
+        assert reply["result"]["outputs"] == {"a": "seen"}
+
+
+@pytest.mark.parametrize(
+    ("type", "keys", "shown"),
+    [
+        ("dict<enum<1,2>, string>", ["1", "2"], '"2"'),
+        ("dict<enum<true,none>, string>", ["true", "null"], '"v"'),
+        ("list<dict<enum<1,'2'>, string>>", ["1", "2"], '"2"'),
+        ("dict<enum<1,2>, string>", ["3"], None),
+        ("dict<enum<1,2>, string>", ["one"], None),
+    ],
+)
+def test_keys_among_the_inputs(run, type, keys, shown):
+    """JSON has no keys but texts, whatever the type is."""
+    inputs = [{"name": "x", "type": type}]
+    signature = {"inputs": inputs, "outputs": [{"name": "a"}]}
+    run.call("create_program", id="in", signature=signature, session_id="in", if_exists="replace")
+    answers = {shown or "": {"a": "seen"}}
+    run.call("configure_lm", provider="scripted", answers=answers, session_id="in")
+    value = dict.fromkeys(keys, "v")
+    made = {"x": [value] if type.startswith("list") else value}
+    reply = run.call("execute_program", program_id="in", inputs=made, session_id="in")
+    if shown is None:
+        assert reply["code"] == "invalid_args"
+        assert reply["details"]["path"].startswith(f"args.inputs.x.{keys[0]}")
     else:
         assert reply["result"]["outputs"] == {"a": "seen"}
 

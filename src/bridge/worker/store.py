@@ -322,8 +322,10 @@ class _Task:
 
 
 def _next_epoch(db: sqlite3.Connection) -> int:
-    (epoch,) = db.execute("UPDATE epochs SET last = last + 1 RETURNING last").fetchone()
-    return int(epoch)
+    row = db.execute("UPDATE epochs SET last = last + 1 RETURNING last").fetchone()
+    if row is None:
+        raise damaged("the counter of epochs")
+    return int(row[0])
 
 
 def _owned(db: sqlite3.Connection, session_id: str, epoch: int) -> int:

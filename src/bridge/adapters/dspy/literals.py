@@ -110,6 +110,7 @@ _JSON = json.JSONDecoder(
 
 def _python_literal(text: str) -> Any:
     source = text.strip().replace("\r\n", "\n").replace("\r", "\n")
+    source = source.removesuffix(",").rstrip()  # behind a list, it would make it a list of one
     is_one = source[:1] in _BRACKETS or source in ("None", "True", "False")
     if not is_one or _NO_ESCAPE.search(source):
         raise NotData(_NEITHER)
@@ -152,13 +153,16 @@ class _Literal:
                 raise NotData(_NEITHER)
             yield key, value
 
-    def _key(self, node: ast.expr) -> Any:
+    def _key(self, node: ast.expr) -> str:
+        """A key as JSON has it, so that two that are the same there are noticed here."""
         if isinstance(node, ast.Name) and node.id not in _CONSTANTS:
             return node.id  # keys without quotes, as in JavaScript
         key = self.value(node)
-        if not isinstance(key, str | int | Decimal | None):
+        if isinstance(key, bool):
+            return str(key).lower()
+        if not isinstance(key, str | int | Decimal):
             raise NotData("a key that is no text and no number")
-        return key
+        return str(key)
 
     def _decimal(self, node: ast.expr) -> Decimal:
         written = self._written(node)

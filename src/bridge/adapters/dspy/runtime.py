@@ -10,7 +10,7 @@ import time
 import types
 from contextlib import AbstractContextManager
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import dspy
 import pydantic
@@ -28,7 +28,7 @@ from bridge.adapters.dspy.signatures import Field, Signature
 from bridge.adapters.dspy.text_form import rounded_float, without_text_form
 from bridge.adapters.dspy.tool_schema import ToolSchema
 from bridge.adapters.dspy.tools import Tool, model_names
-from bridge.adapters.dspy.values import read_moment
+from bridge.adapters.dspy.values import read_key, read_moment
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
@@ -298,16 +298,21 @@ def _described(field: Field) -> str:
 
 def _check(field: Field) -> pydantic.TypeAdapter[Any]:
     config = pydantic.ConfigDict(coerce_numbers_to_str=True)
-    return pydantic.TypeAdapter(_with_moments(field.type), config=config)
+    return pydantic.TypeAdapter(_as_hosts_write(field.type), config=config)
 
 
-def _with_moments(type: Any) -> Any:
-    """`type` with dates and times read by ISO 8601 alone: pydantic takes numbers for seconds since
-    1970, so that 20240229 would be a day of that year."""
+def _as_hosts_write(type: Any) -> Any:
+    """`type` with dates and times read by ISO 8601 alone, because pydantic takes numbers for
+    seconds since 1970, so that 20240229 would be a day of that year; and with text for the choices
+    of a key, because JSON has no other keys."""
     if type in (datetime.date, datetime.datetime, datetime.time):
         return Annotated[type, pydantic.BeforeValidator(partial(read_moment, type=type))]
-    members = tuple(map(_with_moments, get_args(type)))
+    members = tuple(map(_as_hosts_write, get_args(type)))
     origin = get_origin(type)
+    if origin is dict and get_origin(members[0]) is Literal:
+        read = partial(read_key, choices=get_args(members[0]))
+        key: Any = Annotated[members[0], pydantic.BeforeValidator(read)]
+        return origin[key, members[1]]
     if origin in (list, dict):
         return origin[members]
     return Union[members] if origin in (Union, types.UnionType) else type  # noqa: UP007

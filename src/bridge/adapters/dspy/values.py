@@ -5,6 +5,7 @@ Nothing of it is lost on the way: integers and decimals are exact, texts are as 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
 import re
@@ -31,6 +32,8 @@ _GROUPED = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:_\d+)*(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,9})?")
 _TOO_FINE = re.compile(r"[.,]\d{6}\d*[1-9]")
 _ZONE = re.compile(r"\s+(?=[+-]\d\d:?\d\d$|Z$)")
+# Python takes a fraction of an hour or of a minute for one of a second.
+_WITHOUT_SECONDS = re.compile(r"(?:.*[T ])?(?:\d\d|\d\d:\d\d|\d{4})[.,].*", re.IGNORECASE)
 
 
 def read_value(text: str, type: Any) -> Any:
@@ -77,6 +80,8 @@ def _read_union(text: str, members: tuple[Any, ...]) -> Any:
     readable = [member for member in members if member not in (str, types.NoneType, Any)]
     if str in members:
         readable = [member for member in readable if member in _WRITTEN or _is_literal(member)]
+    if str in members and bare.isdecimal():
+        return text  # ISO 8601 has forms of digits alone, but so have many texts
     for member in readable:
         try:
             return read_value(bare, member)
@@ -181,9 +186,11 @@ def _integer(value: Any) -> int:
 
 
 def _float(value: Any) -> float:
-    number = float(_exact(value, "a number"))
-    if not math.isfinite(number):
-        raise ValueError(f"{_shown(value)} is too large for a float")
+    exact = _exact(value, "a number")
+    number = float(exact)
+    if not math.isfinite(number) or (exact and not number):
+        size = "small" if exact and not number else "large"
+        raise ValueError(f"{_shown(value)} is too {size} for a float")
     return number
 
 
@@ -234,17 +241,26 @@ def _datetime(value: Any) -> datetime.datetime:
 
 def _moment(text: str, expected: str) -> datetime.datetime:
     try:
-        return datetime.datetime.fromisoformat(text)
+        moment = datetime.datetime.fromisoformat(text)
     except ValueError:
         raise _expected(expected, text) from None
+    _check_zone(moment.utcoffset(), text)
+    return moment
 
 
 def _time(value: Any) -> datetime.time:
     text = _iso(value, "a time")
     try:
-        return datetime.time.fromisoformat(text)
+        moment = datetime.time.fromisoformat(text)
     except ValueError:
         raise _expected("a time", value) from None
+    _check_zone(moment.utcoffset(), text)
+    return moment
+
+
+def _check_zone(offset: datetime.timedelta | None, text: str) -> None:
+    if offset is not None and offset.total_seconds() % 60:
+        raise ValueError(f"the zone of {_shown(text)} has seconds, which ISO 8601 has no form for")
 
 
 def _iso(value: Any, expected: str) -> str:
@@ -253,6 +269,8 @@ def _iso(value: Any, expected: str) -> str:
         raise _expected(expected, value)
     if _TOO_FINE.search(value):
         raise ValueError(f"{_shown(value)} is finer than a microsecond")
+    if _WITHOUT_SECONDS.fullmatch(value.strip()):
+        raise ValueError(f"{_shown(value)} has a fraction, but no seconds")
     text = value.strip().removesuffix(" UTC").removesuffix(" GMT")
     text += "Z" if text != value.strip() else ""
     return _ZONE.sub("", text)
@@ -263,6 +281,14 @@ def _uuid(value: Any) -> uuid.UUID:
         return uuid.UUID(value)
     except (ValueError, AttributeError, TypeError):
         raise _expected("a UUID", value) from None
+
+
+def read_key(value: Any, choices: tuple[Any, ...]) -> Any:
+    """The choice that a host's key stands for; the key itself where it is none of them."""
+    if isinstance(value, str) and value not in choices:
+        with contextlib.suppress(ValueError):
+            return [*_equal(read_data(value), choices), value][0]
+    return value
 
 
 def read_moment(value: Any, type: Any) -> Any:
@@ -286,29 +312,33 @@ _WRITTEN = (datetime.date, datetime.datetime, datetime.time, uuid.UUID)
 
 
 def _choice(value: Any, allowed: tuple[Any, ...]) -> Any:
-    text = value if isinstance(value, str) else None
-    if text is None:
-        found = [each for each in allowed if type(each) is type(value) and each == value]
-        # An enum of texts that look like numbers or words of JSON.
-        found = found or [each for each in allowed if isinstance(each, str) and each == str(value)]
+    if not isinstance(value, str):
+        # An enum may have texts that look like numbers or words of JSON.
+        found = [*_equal(value, allowed), *(each for each in allowed if each == str(value))]
         if found:
             return found[0]
         raise _expected(_named(allowed), value)
-    texts = [each for each in allowed if isinstance(each, str)]
-    for candidate in _spellings(text):
-        if candidate in texts:
+    spellings = _spellings(value)
+    for candidate in spellings:
+        if candidate in allowed:
             return candidate
-    try:
-        data = read_data(text.strip())
-    except ValueError:
-        data = text
-    if not isinstance(data, str | list | dict):
-        return _choice(data, allowed)
-    for candidate in _spellings(text):
-        near = [each for each in texts if each.lower() == candidate.lower()]
+    for candidate in spellings:
+        with contextlib.suppress(ValueError):
+            found = _equal(read_data(candidate), allowed)
+            if found:
+                return found[0]
+    texts = [each for each in allowed if isinstance(each, str)]
+    for candidate in spellings:
+        wanted = candidate.strip().lower()
+        near = [each for each in texts if each.strip().lower() == wanted]
         if len(near) == 1:
             return near[0]
     raise _expected(_named(allowed), value)
+
+
+def _equal(value: Any, allowed: tuple[Any, ...]) -> list[Any]:
+    """The choices that are `value`, of which True is not 1."""
+    return [each for each in allowed if type(each) is type(value) and each == value]
 
 
 def _spellings(text: str) -> list[str]:
