@@ -8,10 +8,11 @@ import socket
 import subprocess
 import sys
 import threading
+import zlib
 
 import pytest
 
-from bridge import Client, errors
+from bridge import Client, _etf, errors
 from peer import TESTS, is_running, wait_until
 from stalling_proxy import TO_HOST, TO_WORKER, Pump, StallingProxy
 
@@ -170,6 +171,15 @@ def test_a_reply_that_does_not_decode_costs_its_call(client, proxy):
     assert other.result(HANG) == {"slept": 0.2}
 
 
+def test_a_compressed_reply(client, proxy):
+    """Workers may compress ETF; what it inflates to is no multipart frame."""
+    waiting = client.submit("sleep", {"seconds": 60})
+    term = _etf.encode({"id": waiting.id, "success": True, "result": "x" * 10_000})
+    reply = b"\x83P" + (len(term) - 1).to_bytes(4) + zlib.compress(term[1:])
+    proxy.insert(TO_HOST, len(reply).to_bytes(4) + reply)
+    assert waiting.result(HANG) == "x" * 10_000
+
+
 def test_a_request_that_arrives_damaged(client, proxy):
     """The worker cannot say whose it was: the one caller there is gets its words."""
     proxy.corrupt(TO_WORKER, b"\x00\x00\x00\x01\xff")
@@ -199,6 +209,25 @@ def test_a_grandchild_that_holds_the_pipe_does_not_hide_the_end(direct_client):
         waiting.result(HANG)
     assert is_running(child)
     os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("descriptors", [0, 1100], ids=["few", "many"])
+def test_the_end_is_seen_beside_a_process_that_holds_the_pipe(tmp_path, descriptors):
+    """One that no handler forked; also in hosts with more descriptors than select() takes."""
+    launcher = tmp_path / "python"
+    launcher.write_text(f'#!/bin/sh\nsetsid sleep 60 &\nexec "{sys.executable}" "$@"\n')
+    launcher.chmod(0o755)
+    program = f"""
+import os, resource
+from bridge import Client
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+files = [os.open(os.devnull, os.O_RDONLY) for _ in range({descriptors})]
+client = Client.start(adapter="echo", python={str(launcher)!r})
+print(client.kill())
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=HANG)
+    assert (result.stdout, result.stderr, result.returncode) == (b"-9\n", b"", 0)
 
 
 def test_the_children_of_a_killed_worker_end_with_it(direct_client):

@@ -294,12 +294,13 @@ class Client:
         """Hand a frame to the call that it belongs to. Raises InvalidFrame if that is not known."""
         envelope, format = frame, None
         try:
-            if is_multipart(frame):
+            has_buffers = is_multipart(frame)
+            if has_buffers:
                 envelope = envelope_of(frame)
             format = format_of(envelope)
             envelope = limited(envelope, self._max_frame, self._max_values)
             incoming: Incoming = format.decode(envelope, Incoming)  # type: ignore[union-attr]
-            if envelope is not frame:
+            if has_buffers:
                 _resolve(incoming, buffers_of(frame))
         except Exception as error:
             self._refuse(format, envelope, error)

@@ -200,13 +200,15 @@ class Connection:
         self._process.kill()
 
     def _await_end(self) -> None:
-        self._process.wait()
-        self._drain()
-        with self._lock:
-            self.end_reason = self.end_reason or self._process.how_it_ended()
-        self._close_input()
-        self._lost()
-        self._is_lost.set()
+        try:
+            self._process.wait()
+            self._drain()
+            with self._lock:
+                self.end_reason = self.end_reason or self._process.how_it_ended()
+            self._close_input()
+            self._lost()
+        finally:
+            self._is_lost.set()
 
     def _drain(self) -> None:
         """Wait until the reader has handed on what the worker has left behind. It may never see the
@@ -219,4 +221,8 @@ class Connection:
 
     def _has_unread(self) -> bool:
         fd = self._process.output_fd
-        return fd >= 0 and bool(select.select([fd], [], [], 0)[0])
+        if fd < 0:
+            return False
+        poll = select.poll()  # select() refuses high numbers, and any that the reader closes here
+        poll.register(fd, select.POLLIN)
+        return any(events & select.POLLIN for _, events in poll.poll(0))
