@@ -34,6 +34,7 @@ MOST_MEMORY = 700 << 20  # bytes of a worker with DSPy loaded
 KILLS = 0.03  # of the rounds
 SLOW = "word " * 400
 END = "cleanup_session"
+END_ALL = ("cleanup", "reset_state")
 
 # A call that ends so may have done what it was asked for, or not; all others have not.
 UNCERTAIN = {"deadline_exceeded", "cancelled", "store_failed", "killed"}
@@ -219,6 +220,10 @@ def ended(chance: random.Random, session: str) -> Call:
     return Call(session, END, {}, Change(places))
 
 
+def all_ended(chance: random.Random, session: str) -> Call:
+    return Call(None, chance.choice(END_ALL), {})
+
+
 def configured_for_all(chance: random.Random, session: str) -> Call:
     return Call(None, "configure_lm", {"provider": "offline"})
 
@@ -229,9 +234,9 @@ def watched(chance: random.Random, session: str) -> Call:
     return Call(None, command, args)
 
 
-STEPS: list[tuple[Callable[[random.Random, str], Call], int]] = [
+STEPS: list[tuple[Callable[[random.Random, str], Call], float]] = [
     *((written, 8), (read, 6), (created, 5), (deleted, 2), (listed, 4), (executed, 6)),
-    *((configured, 1), (ended, 1), (configured_for_all, 1), (watched, 2)),
+    *((configured, 1), (ended, 1), (all_ended, 0.5), (configured_for_all, 1), (watched, 2)),
 ]
 
 
@@ -336,8 +341,9 @@ class World:
         for _ in range(chance.randrange(1, 12)):
             session = chance.choice(DURABLE + VOLATILE)
             at = owner.get(session, chance.randrange(2))
-            make = chance.choices([s for s, _ in STEPS], [w for _, w in STEPS])[0]
-            sent.append((at, self._send(self.workers[at], make(chance, session))))
+            call = chance.choices([s for s, _ in STEPS], [w for _, w in STEPS])[0](chance, session)
+            if self._fits(call, [one for _, one in sent]):
+                sent.append((at, self._send(self.workers[at], call)))
         # Until it is made durable again, an ended session is in memory only.
         ended_here = {call.session for _, call in sent if call.request["command"] == END}
         dead = chance.randrange(2) if chance.random() < KILLS and not ended_here else None
@@ -354,6 +360,14 @@ class World:
         if dead is not None:
             self.workers[dead].peer.finish()
             self.workers[dead] = Worker(self.store)
+
+    @staticmethod
+    def _fits(call: Call, others: list[Call]) -> bool:
+        """Not both in one round: what is left of a session that was durable, in memory, would end
+        with all others."""
+        ends = {END, *END_ALL}
+        kinds = {one.request["command"] for one in (call, *others)} & ends
+        return END not in kinds or len(kinds) == 1
 
     def _send(self, worker: Worker, call: Call) -> Call:
         chance = self.chance
@@ -374,6 +388,11 @@ class World:
         try:
             if code is not None and code not in EXPECTED:
                 raise Fault("an error that nothing explains")
+            if call.request["command"] in END_ALL:
+                for held in worker.held.values():  # whatever its reply is: they end on arrival
+                    Change({place: put("") for place in held}).apply(
+                        held, is_certain=code != "killed"
+                    )
             if call.session is None:
                 return
             held = self.held.get(call.session) or worker.held[call.session]
