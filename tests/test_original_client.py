@@ -174,11 +174,53 @@ def test_an_empty_list_is_an_empty_map(start_peer, format):
     data = {"signature": [], "signature_def": [], "field_mapping": []}
     assert ask("execute_program", {**empty, "program_data": data})["success"]
     assert ask("hello", {"offers": []})["success"]
+    merged = {"session_id": "s", "operation": "merge", "value": []}
+    for more in ({}, {"key": "k"}, {"key": "k", "value": {"a": 1}}, {"key": "k"}):
+        assert ask("update_session_data", {**merged, **more})["success"]
+    data = ask("get_session_data", {"session_id": "s"})["result"]["data"]
+    assert data == {"k": {"a": 1}}
+    for args in (
+        [],
+        {"x": []},
+        {"type": "object", "properties": []},
+        {"type": "object", "properties": {"x": []}, "$defs": []},
+        {"x": {"type": "array", "items": []}, "y": {"anyOf": [[], {"properties": {"z": []}}]}},
+    ):
+        assert ask("register_tools", {"tools": [{"name": "t", "args": args}]})["success"], args
+    for args in ({"x": [1]}, {"type": "object", "properties": [1]}):
+        reply = ask("register_tools", {"tools": [{"name": "t", "args": args}]})
+        assert reply["code"] == "invalid_args", args
     for name in ("inputs", "options", "program_data"):
         reply = ask("execute_program", {**empty, name: ["x"]})
         assert (reply["code"], reply["details"]["path"]) == ("invalid_args", f"args.{name}")
     reply = ask("execute_program", ["x"])
     assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args")
+
+
+@pytest.mark.parametrize(
+    ("type", "value", "shown"),
+    [
+        ("dict", [], "{}"),
+        ("optional<dict<string, integer>>", [], "{}"),
+        ("dict<string, dict>", {"k": []}, '{"k": {}}'),
+        ("list<dict>", [[]], "[{}]"),
+        ("dict|string", [], "{}"),
+        ("dict|list<integer>", [], "[]"),
+        ("any", [], "[]"),
+        ("dict", ["x"], None),
+    ],
+)
+def test_an_empty_list_among_the_inputs(start_peer, type, value, shown):
+    peer = start_peer(adapter="dspy")
+    signature = {"inputs": [{"name": "q", "type": type}], "outputs": [{"name": "a"}]}
+    peer.call("create_program", {"id": "p", "signature": signature})
+    answers = {f"[[ ## q ## ]]\n{shown}\n": {"a": "seen"}}
+    peer.call("configure_lm", {"provider": "scripted", "answers": answers})
+    reply = peer.call("execute_program", {"program_id": "p", "inputs": {"q": value}})
+    if shown is None:
+        assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.inputs.q")
+    else:
+        assert reply["result"]["outputs"] == {"a": "seen"}
 
 
 @pytest.mark.parametrize(

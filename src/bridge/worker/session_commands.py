@@ -246,10 +246,16 @@ def _given(context: Context, args: UpdateSessionDataArgs) -> tuple[msgspec.Raw, 
 
 
 def _entries(raw: msgspec.Raw, format: Format) -> dict[str, msgspec.Raw]:
-    """The entries of a map whose keys become those of the session's data."""
+    """The entries of a map whose keys become those of the session's data; of an empty list, none.
+
+    Raises InvalidArgs.
+    """
     try:
         entries: dict[str, msgspec.Raw] = format.decode(raw, dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, ValueError, RecursionError):
+        given = Value.of(raw, format, "args.value").as_map()
+        if given is not None and not given.entries():
+            return {}
         raise errors.InvalidArgs(
             "args.value: merge without a key needs a map whose keys are strings",
             path="args.value",
@@ -258,17 +264,18 @@ def _entries(raw: msgspec.Raw, format: Format) -> dict[str, msgspec.Raw]:
 
 
 def _merged(key: str, stored: bytes | None, value: Value) -> Value:
-    """What the key has once the entries of `value` are in it."""
-    if value.entries() is None:
+    """What the key has once the entries of `value` are in it. Raises InvalidArgs."""
+    given = value.as_map()
+    if given is None:
         raise errors.InvalidArgs(
             "args.value: merge needs a map; set puts another value", path="args.value"
         )
     if stored is None:
-        return value
-    before = _value(stored)
-    if before.entries() is None:
+        return given
+    before = _value(stored).as_map()
+    if before is None:
         raise errors.InvalidArgs(
             f"args.key: what {key[:100]!r} has is no map to merge into; set replaces it",
             path="args.key",
         )
-    return before.merged(value, "args.value")
+    return before.merged(given, "args.value")

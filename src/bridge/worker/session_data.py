@@ -77,16 +77,27 @@ class Value(msgspec.Struct, frozen=True):
         path = _shortened(path)
         raise NotEncodable(f"{path} {reason}", path=path)
 
-    def entries(self) -> dict[Any, msgspec.Raw] | None:
-        """The entries of a map, undecoded; None where the value is no map."""
+    def as_map(self) -> Value | None:
+        """The value, or an empty map for an empty list, which some hosts write so; None where it is
+        neither."""
         format = by_name(self.format)
         if format is None:
             return None
         try:
-            entries: dict[Any, msgspec.Raw] = format.decode(self.data, dict[Any, msgspec.Raw])
+            format.decode(self.data, dict[Any, msgspec.Raw])
+            return self
+        except _FAILURES:
+            pass
+        try:
+            is_empty = format.decode(self.data, list[msgspec.Raw]) == []
         except _FAILURES:
             return None
-        return entries
+        return Value(format.encode({}), self.format, True) if is_empty else None
+
+    def entries(self) -> dict[Any, msgspec.Raw]:
+        """The entries of a map, undecoded."""
+        format = by_name(self.format)
+        return {} if format is None else format.decode(self.data, dict[Any, msgspec.Raw])
 
     def merged(self, other: Value, path: str) -> Value:
         """This map with the entries of another one. Raises InvalidArgs where no format can carry
@@ -99,7 +110,7 @@ class Value(msgspec.Struct, frozen=True):
                 both = [Value(bytes(each.in_format(format, path)), name) for each in (self, other)]
             except NotEncodable:
                 continue
-            before, after = (each.entries() or {} for each in both)
+            before, after = (each.entries() for each in both)
             kinds = {key: type(key) for key in before}
             if all(kinds.get(key, type(key)) is type(key) for key in after):
                 return Value(format.encode(before | after), name, True)

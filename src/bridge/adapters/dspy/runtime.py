@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import time
 import types
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -302,20 +303,40 @@ def _check(field: Field) -> pydantic.TypeAdapter[Any]:
 
 
 def _as_hosts_write(type: Any) -> Any:
-    """`type` with dates and times read by ISO 8601 alone, because pydantic takes numbers for
-    seconds since 1970, so that 20240229 would be a day of that year; and with text for the choices
-    of a key, because JSON has no other keys."""
+    """`type` with what hosts write for it. Dates and times are ISO 8601 alone, because pydantic
+    takes numbers for seconds since 1970, so that 20240229 would be a day of that year. The choices
+    of a key may be text, because JSON has no other keys. An empty list is an empty map."""
     if type in (datetime.date, datetime.datetime, datetime.time):
-        return Annotated[type, pydantic.BeforeValidator(partial(read_moment, type=type))]
-    members = tuple(map(_as_hosts_write, get_args(type)))
+        return _before(type, partial(read_moment, type=type))
+    arguments = get_args(type)
+    members: Any = tuple(map(_as_hosts_write, arguments))
     origin = get_origin(type)
-    if origin is dict and get_origin(members[0]) is Literal:
-        read = partial(read_key, choices=get_args(members[0]))
-        key: Any = Annotated[members[0], pydantic.BeforeValidator(read)]
-        return origin[key, members[1]]
-    if origin in (list, dict):
+    if origin is dict:
+        key = members[0]
+        if get_origin(key) is Literal:
+            key = _before(key, partial(read_key, choices=arguments[0].__args__))
+        return _before(origin[key, members[1]], _as_map)
+    if origin is list:
         return origin[members]
-    return Union[members] if origin in (Union, types.UnionType) else type  # noqa: UP007
+    if origin in (Union, types.UnionType):
+        if any(get_origin(each) is list or each is Any for each in arguments):
+            members = tuple(map(_plain_dict, members))
+        return Union[members]  # noqa: UP007
+    return type
+
+
+def _before(type: Any, read: Callable[[Any], Any]) -> Any:
+    return Annotated[type, pydantic.BeforeValidator(read)]
+
+
+def _as_map(value: Any) -> Any:
+    return {} if value == [] else value
+
+
+def _plain_dict(type: Any) -> Any:
+    """A dict that takes no list, which another member of its union is for."""
+    is_dict = get_origin(type) is Annotated and get_origin(type.__origin__) is dict
+    return type.__origin__ if is_dict else type
 
 
 def _is_valid(check: pydantic.TypeAdapter[Any], value: Any) -> bool:

@@ -14,6 +14,8 @@ MAX_DEPTH = 20  # references and compositions around the arguments
 _COMPOSITIONS = ("allOf", "anyOf", "oneOf")
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _DEFINITIONS = ("$defs", "definitions")
+_NAMED = ("properties", "patternProperties", "dependentSchemas", *_DEFINITIONS)  # maps of schemas
+_SINGLE = ("items", "additionalProperties", "propertyNames", "contains", "not")
 
 
 class ToolSchema(msgspec.Struct, frozen=True):
@@ -87,6 +89,35 @@ class ToolSchema(msgspec.Struct, frozen=True):
             return ""
         place = ".".join(map(str, error.absolute_path)) or "the arguments"
         return f"cannot take {place}: {' '.join(error.message.split())[:MAX_MESSAGE]}"
+
+
+def with_maps(args: dict[str, Any]) -> dict[str, Any]:
+    """Return `args` with an empty map for each empty list that stands where a schema, or a map of
+    schemas, belongs: hosts in Elixir and PHP write an empty map so. Changes `args`."""
+    for name in _NAMED:
+        if args.get(name) == []:
+            args[name] = {}
+    if not _is_object_schema(args):
+        args = {name: {} if schema == [] else schema for name, schema in args.items()}
+    waiting = [args, *args.values()]
+    while waiting:
+        schema = waiting.pop()
+        if isinstance(schema, list):
+            schema[:] = [{} if each == [] else each for each in schema]
+            waiting += schema
+            continue
+        if not isinstance(schema, dict):
+            continue
+        for name in (*_NAMED, *_SINGLE):
+            if schema.get(name) == []:
+                schema[name] = {}
+        for name in _NAMED:
+            named = schema.get(name)
+            if isinstance(named, dict):
+                named.update((key, {}) for key, each in named.items() if each == [])
+                waiting += named.values()
+        waiting += [schema[name] for name in (*_SINGLE, *_COMPOSITIONS) if name in schema]
+    return args
 
 
 def _is_object_schema(args: dict[str, Any]) -> bool:

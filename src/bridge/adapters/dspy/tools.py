@@ -14,7 +14,7 @@ from bridge import errors
 from bridge.activity import around
 from bridge.adapter import Ignored
 from bridge.adapters.dspy.text_form import without_text_form
-from bridge.adapters.dspy.tool_schema import ToolSchema
+from bridge.adapters.dspy.tool_schema import ToolSchema, with_maps
 from bridge.redaction import first_line
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class ToolDefinition(msgspec.Struct, forbid_unknown_fields=True):
                 f"{path}: args and inputSchema are the same: send one of them", path=path
             )
         place = f"{path}.args" if self.input_schema is None else f"{path}.inputSchema"
-        tool = Tool(self.name, self.description or "", self.args or self.input_schema or {})
+        args = with_maps(self.args or self.input_schema or {})
+        tool = Tool(self.name, self.description or "", args)
         unreadable = without_text_form(tool.args, place)
         if unreadable is not None:
             where, kind = unreadable
