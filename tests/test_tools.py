@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 
 import msgspec
@@ -315,3 +316,20 @@ def test_results_go_as_json(host, prompts):
     host.run([("t", {})], [{"name": "t"}])
     (line,) = [line for line in prompts[1].splitlines() if line.startswith('{"a"')]
     assert json.loads(line) == {"a": [1, None, "é"], "b": True}
+
+
+@pytest.mark.parametrize("result", [[1, 2], [None], [True, "a"], [{"b": True}], [[1.5], []], []])
+def test_lists_go_as_json(host, prompts, result):
+    """Whatever is in them; DSPy alone takes each for a list of texts."""
+    host.tool = lambda name, args: result
+    host.run([("t", {})], [{"name": "t"}])
+    (seen,) = re.findall(r"\[\[ ## observation_0 ## \]\]\n(.*)", prompts[1])
+    assert json.loads(seen) == result
+
+
+def test_tuples_go_as_json(prompts):
+    """As lists."""
+    host = Host(ETF)
+    host.tool = lambda name, args: [(1, "a"), (2, "b")]
+    host.run([("t", {})], [{"name": "t"}])
+    assert '\n[[1, "a"], [2, "b"]]\n' in prompts[1]

@@ -6,13 +6,18 @@ which is a third of what a call of it costs.
 
 from __future__ import annotations
 
+import json
 import re
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 import dspy
-from dspy.adapters.utils import apply_output_field_defaults, format_field_value
+from dspy.adapters.utils import (
+    apply_output_field_defaults,
+    format_field_value,
+    serialize_for_json,
+)
 
 from bridge.adapters.dspy import streaming
 from bridge.adapters.dspy.labels import Labelled, label_of, labelled
@@ -117,7 +122,13 @@ def _value_text(field: Any, value: Any) -> str:
     if isinstance(value, Formatted):
         return value
     # DSPy finds out that a text is one with a pydantic model made for each value.
-    text = value if type(value) is str else format_field_value(field, value)
+    if type(value) is str:
+        text = value
+    elif type(value) is list and not (value and all(type(item) is str for item in value)):
+        # Where the field is text, as a tool's result is, DSPy takes every list for one of texts.
+        text = json.dumps(serialize_for_json(value), ensure_ascii=False)
+    else:
+        text = format_field_value(field, value)
     return _HEADER.sub(r"\1 ", text)
 
 
