@@ -159,6 +159,17 @@ defmodule DSPex.SurvivalTest do
     refute inspect(error) =~ "sk-in-a-map"
   end
 
+  test "an error that a setup returns is logged, and the worker runs" do
+    log =
+      capture_log(fn ->
+        {bridge, _} = supervised(setup: &Bridge.call(&1, :no_such_command, %{}, 5_000))
+        assert {:ok, _} = Bridge.call(bridge, :ping)
+      end)
+
+    assert log =~ "the setup returned an error"
+    assert log =~ "Unknown command: no_such_command"
+  end
+
   defp last_message(bridge) do
     case Bridge.get_status(bridge) do
       %{last_error: %{message: message}} -> message

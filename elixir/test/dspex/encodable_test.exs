@@ -142,6 +142,36 @@ defmodule DSPex.EncodableTest do
     end
   end
 
+  test "keys that mean the same are refused in either format" do
+    for keys <- [[:a, "a"], [~D[2024-01-01], "2024-01-01"]], format <- [:etf, :json] do
+      args = %{x: [Map.new(keys, &{&1, 1})]}
+      error = catch_error(Protocol.encode_request(1, :echo, args, format: format))
+      assert %Error{code: :not_encodable} = error
+      assert error.message =~ "args.x[0]: two keys of the map mean the same"
+    end
+
+    for {keys, format} <- [
+          {[1, 1.0], :etf},
+          {[true, 1], :etf},
+          {[1, "1"], :json},
+          {[nil, "nil"], :json}
+        ] do
+      args = Map.new(keys, &{&1, 1})
+      error = catch_error(Protocol.encode_request(1, :echo, args, format: format))
+      assert error.message =~ "args: two keys of the map mean the same"
+    end
+
+    assert Bridge.call(Bridge.EncodableEcho, :echo, %{:a => 1, "b" => 2, 1 => 3}) |> elem(0) ==
+             :ok
+  end
+
+  test "keys that JSON cannot write are refused with their path" do
+    error =
+      catch_error(Protocol.encode_request(1, :echo, %{"x" => %{<<255>> => 1}}, format: :json))
+
+    assert error.message =~ "args.x: a binary that is not UTF-8"
+  end
+
   test "a struct as the args themselves" do
     args = %Structs.Plain{name: "Ann"}
     assert {:error, %Error{message: message}} = Bridge.call(Bridge.EncodableEcho, :echo, args)

@@ -130,7 +130,8 @@ defmodule DSPex.PythonBridge.Bridge do
     * `:format` - `:etf` (default), or `:json` where there is a module for it
     * `:tools` - tools of the default session, see `register_tools/3`
     * `:setup` - a function that is called with the bridge when a worker has answered and before it
-      takes the calls of others, after each start; raising makes that start fail
+      takes the calls of others, after each start; raising makes that start fail, and an error
+      that it returns is logged
     * `:logs` - whether the worker's logs go to `Logger` (default), or else to stderr
     * `:start_timeout` - ms until the worker must have answered, default 10 000
     * `:setup_timeout` - ms that `:setup` and the registering of `:tools` may take, default 60 000

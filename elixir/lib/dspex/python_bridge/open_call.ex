@@ -29,7 +29,11 @@ defmodule DSPex.PythonBridge.OpenCall do
     {timeout, [{"timeout_ms", timeout}]}
   end
 
-  def envelope(options) when is_list(options) do
+  def envelope(options) do
+    Keyword.keyword?(options) ||
+      raise ArgumentError,
+            "a timeout is a whole number of ms from 0, or :infinity; options are a keyword list"
+
     {timeout, options} = Keyword.pop(options, :timeout, @default_timeout)
     {timeout, head} = envelope(timeout)
 
@@ -37,14 +41,20 @@ defmodule DSPex.PythonBridge.OpenCall do
       for {key, value} <- options, value != nil do
         key in @envelope_options || raise ArgumentError, "unknown option #{inspect(key)}"
 
-        (key == :timing and is_boolean(value)) or is_binary(value) or is_atom(value) ||
-          raise ArgumentError, "the option #{inspect(key)} is no string"
+        option?(key, value) ||
+          raise ArgumentError, "the option #{inspect(key)} is no #{kind(key)}"
 
         {Atom.to_string(key), value}
       end
 
     {timeout, head ++ further}
   end
+
+  defp option?(:timing, value), do: is_boolean(value)
+  defp option?(_key, value), do: is_binary(value) or (is_atom(value) and not is_boolean(value))
+
+  defp kind(:timing), do: "boolean"
+  defp kind(_key), do: "string"
 
   @doc "The moment when a timeout is over, in monotonic ms."
   @spec deadline(timeout()) :: integer() | :infinity
@@ -56,10 +66,18 @@ defmodule DSPex.PythonBridge.OpenCall do
   def patience(:infinity), do: :infinity
   def patience(deadline), do: Connection.remaining(deadline) + @slack
 
-  @doc "The args of a call as a map. A struct stays one, for the encoder to judge."
+  @doc """
+  The args of a call as a map. A struct stays one, for the encoder to judge. Raises ArgumentError for
+  a list that is none of pairs.
+  """
   @spec args(map() | keyword()) :: map()
   def args(args) when is_map(args), do: args
-  def args(args), do: Map.new(args)
+
+  def args(args) do
+    Map.new(args)
+  rescue
+    ArgumentError -> reraise ArgumentError, "args are a map or a keyword list", __STACKTRACE__
+  end
 
   @doc """
   Runs a function with the connection of a server's worker; what returns `:closed` has sent nothing,

@@ -8,6 +8,7 @@ defmodule DSPex.PythonBridge.Owner do
   """
 
   use GenServer
+  require Logger
 
   import DSPex.PythonBridge.Routing, only: [route: 2, sweep: 1]
 
@@ -138,7 +139,16 @@ defmodule DSPex.PythonBridge.Owner do
 
   defp set_up(setup, connection) do
     Connection.put_own(connection)
-    setup.(connection)
+
+    with {:error, reason} <- setup.(connection) do
+      Logger.warning(
+        "#{inspect(connection.name)}: the setup returned an error, and the worker runs without " <>
+          "what failed: #{Exits.line(:error, reason, [])}; raise it, as Bridge.call! does, to " <>
+          "start another",
+        bridge: connection.name
+      )
+    end
+
     :ok
   catch
     kind, reason -> {:setup, Exits.line(kind, reason, __STACKTRACE__)}

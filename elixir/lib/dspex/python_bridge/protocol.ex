@@ -53,7 +53,7 @@ defmodule DSPex.PythonBridge.Protocol do
   end
 
   # The id stands in front also in a request, because a worker looks for it in the first 64 KiB of
-  # an envelope that is broken; a map's own order would put the args before it.
+  # an envelope that is broken or too long; a map's own order would put the args before it.
   @doc false
   @spec encode(format(), [{String.t(), term()}], term()) :: iodata()
   def encode(:etf, head, args) do
@@ -62,7 +62,8 @@ defmodule DSPex.PythonBridge.Protocol do
   end
 
   def encode(:json, head, args) do
-    head |> Map.new() |> Map.put("args", Terms.written!(args, :json, "args")) |> encode_json()
+    args = Terms.written!(args, :json, "args")
+    [?{, for({key, value} <- head, do: json_pair(key, value, ?,)), json_pair("args", args, ?})]
   end
 
   @doc false
@@ -80,12 +81,14 @@ defmodule DSPex.PythonBridge.Protocol do
 
   defp written_result(answer, _format), do: answer
 
+  defp json_pair(key, value, ending), do: [?", key, "\":", encode_json(value), ending]
+
   defp encode_json(message) do
     JSON.encode!(message)
   rescue
     error ->
       reason = Exits.line(:error, error, __STACKTRACE__)
-      reraise Error.new(:not_encodable, "args are no JSON: #{reason}"), __STACKTRACE__
+      reraise Error.new(:not_encodable, "the message is no JSON: #{reason}"), __STACKTRACE__
   end
 
   # Args without their version byte, and what stands apart.

@@ -25,7 +25,7 @@ defmodule DSPex.PythonBridge.Terms do
   defp plain?(%{__struct__: _}, _depth), do: false
 
   defp plain?(map, depth) when is_map(map) do
-    plain_pairs?(:maps.next(:maps.iterator(map)), depth - 1)
+    plain_pairs?(:maps.next(:maps.iterator(map)), depth - 1, nil)
   end
 
   defp plain?(_other, _depth), do: false
@@ -33,12 +33,18 @@ defmodule DSPex.PythonBridge.Terms do
   defp plain_list?([first | rest], depth), do: plain?(first, depth) and plain_list?(rest, depth)
   defp plain_list?(rest, _depth), do: rest == []
 
-  defp plain_pairs?(:none, _depth), do: true
+  # Keys of one kind alone, since an atom and a string may mean the same.
+  defp plain_pairs?(:none, _depth, _kind), do: true
 
-  defp plain_pairs?({key, value, rest}, depth) do
-    (is_binary(key) or is_atom(key)) and plain?(value, depth) and
-      plain_pairs?(:maps.next(rest), depth)
+  defp plain_pairs?({key, value, rest}, depth, kind) when is_atom(key) and kind != :binary do
+    plain?(value, depth) and plain_pairs?(:maps.next(rest), depth, :atom)
   end
+
+  defp plain_pairs?({key, value, rest}, depth, kind) when is_binary(key) and kind != :atom do
+    plain?(value, depth) and plain_pairs?(:maps.next(rest), depth, :binary)
+  end
+
+  defp plain_pairs?(_next, _depth, _kind), do: false
 
   @doc """
   Returns the term with structs in their written form. Raises `DSPex.PythonBridge.Error`
@@ -79,12 +85,11 @@ defmodule DSPex.PythonBridge.Terms do
     written =
       for {key, value} <- :maps.to_list(map), into: %{} do
         key = key(key, place)
-
         {key, walk(value, deeper(place, ".#{name(key)}"))}
       end
 
-    if map_size(written) < map_size(map) do
-      refuse(place, "two keys of the map have the same written form")
+    if map_size(Map.new(written, fn {key, _} -> {comparable(key), true} end)) < map_size(map) do
+      refuse(place, ~s(two keys of the map mean the same, as :a and "a" do))
     end
 
     written
@@ -114,7 +119,9 @@ defmodule DSPex.PythonBridge.Terms do
   defp items([], _index, _place), do: []
   defp items(_tail, _index, place), do: refuse(place, "an improper list cannot be sent")
 
-  defp key(key, _place) when is_binary(key) or is_atom(key) or is_number(key), do: key
+  defp key(key, {_, _, :json}) when is_atom(key) or is_number(key), do: json_key(key)
+  defp key(key, place) when is_binary(key), do: walk(key, place)
+  defp key(key, _place) when is_atom(key) or is_number(key), do: key
 
   defp key(%module{} = key, place) do
     case encoded(key, module, place) do
@@ -131,6 +138,17 @@ defmodule DSPex.PythonBridge.Terms do
 
   # Tuples, lists and maps as keys are a matter of what reads them.
   defp key(key, place), do: walk(key, deeper(place, " (a key)"))
+
+  # What JSON makes of it; `to_string(nil)` is empty.
+  defp json_key(key) when is_atom(key), do: Atom.to_string(key)
+  defp json_key(key), do: to_string(key)
+
+  # In Python atoms are texts, and numbers that are equal, `True` and 1 too, are one key.
+  defp comparable(true), do: 1
+  defp comparable(false), do: 0
+  defp comparable(key) when is_atom(key) and key != nil, do: Atom.to_string(key)
+  defp comparable(key) when is_float(key) and trunc(key) == key, do: trunc(key)
+  defp comparable(key), do: key
 
   defp name(key) when is_binary(key), do: Text.line(key)
   defp name(key) when is_atom(key), do: Atom.to_string(key)

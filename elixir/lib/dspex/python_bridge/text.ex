@@ -33,6 +33,26 @@ defmodule DSPex.PythonBridge.Text do
   def line(text), do: text |> lines() |> Enum.at(0, "") |> String.slice(0, @line_limit)
 
   @doc """
+  Returns what `line/1` does, and the next line too where the first ends with a colon.
+
+      iex> DSPex.PythonBridge.Text.opening("wrong arguments:\\n\\n  * 1st argument: no integer\\n")
+      "wrong arguments: * 1st argument: no integer"
+  """
+  @spec opening(binary()) :: String.t()
+  def opening(text) do
+    case lines(text) do
+      [first, second | _] ->
+        joined =
+          if String.ends_with?(first, ":"), do: "#{first} #{String.trim(second)}", else: first
+
+        String.slice(joined, 0, @line_limit)
+
+      _ ->
+        line(text)
+    end
+  end
+
+  @doc """
   Returns the last line that is not blank, as `line/1` does the first.
   """
   @spec last_line(binary()) :: String.t()

@@ -128,7 +128,7 @@ defmodule DSPex.PythonBridge.Tools do
       {:raised, kind, reason, stacktrace} ->
         crash = %{kind: kind, reason: reason, stacktrace: stacktrace}
         Telemetry.finish(started, :tool, :exception, Map.merge(metadata, crash))
-        {:error, "handler_error", failed(function, crash, metadata)}
+        {:error, "handler_error", failed(crash, metadata)}
 
       answer ->
         Telemetry.finish(started, :tool, :stop, Map.put(metadata, :code, code(answer)))
@@ -172,8 +172,8 @@ defmodule DSPex.PythonBridge.Tools do
   end
 
   # Logs what a tool raised, and returns the line for the model.
-  defp failed(function, %{kind: kind, reason: reason, stacktrace: stacktrace}, metadata) do
-    line = cause(function, kind, reason, stacktrace)
+  defp failed(%{kind: kind, reason: reason, stacktrace: stacktrace}, metadata) do
+    line = cause(kind, reason, stacktrace)
     trace = Exception.format_stacktrace(Exits.without_arguments(stacktrace))
     what = "#{inspect(metadata.bridge)}: the tool #{inspect(metadata.tool)} failed: #{line}"
 
@@ -187,23 +187,11 @@ defmodule DSPex.PythonBridge.Tools do
     line
   end
 
-  # What calls a function whose module was loaded twice since it was made.
-  defp cause(function, :error, %BadFunctionError{term: function}, _), do: replaced(function)
-  defp cause(function, :error, {:badfun, function}, _), do: replaced(function)
-  defp cause(_function, :error, :undef, stacktrace), do: Exits.line(:error, :undef, stacktrace)
-
-  defp cause(_function, :exit, reason, [] = stacktrace) do
+  defp cause(:exit, reason, [] = stacktrace) do
     "the tool's process ended: " <> Exits.line(:exit, reason, stacktrace)
   end
 
-  defp cause(_function, kind, reason, stacktrace), do: Exits.line(kind, reason, stacktrace)
-
-  defp replaced(function) do
-    {:module, module} = Function.info(function, :module)
-
-    "the code of this tool is gone: #{inspect(module)} was recompiled since the tool was made. " <>
-      "Give tools as &Module.function/1, which always means the code of now"
-  end
+  defp cause(kind, reason, stacktrace), do: Exits.line(kind, reason, stacktrace)
 
   defp message(id, {:ok, result}), do: %{"id" => id, "success" => true, "result" => result}
   defp message(id, {:error, code, line}), do: failure(id, code, line)

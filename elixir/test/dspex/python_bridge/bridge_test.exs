@@ -93,6 +93,29 @@ defmodule DSPex.PythonBridge.BridgeTest do
       end
 
       assert {:ok, _} = Bridge.call(bridge, :ping, %{}, session_id: :an_atom)
+
+      for {options, line} <- [
+            {-1, ~r/a timeout is a whole number of ms/},
+            {1.5, ~r/a timeout is/},
+            {nil, ~r/a timeout is/},
+            {[timeout: "5"], ~r/a timeout is/},
+            {%{timeout: 5}, ~r/options are a keyword list/},
+            {[:timing], ~r/options are a keyword list/},
+            {[timing: 1], ~r/:timing is no boolean/},
+            {[session_id: true], ~r/:session_id is no string/}
+          ] do
+        assert_raise ArgumentError, line, fn -> Bridge.call(bridge, :ping, %{}, options) end
+        assert_raise ArgumentError, line, fn -> Bridge.stream(bridge, :ping, %{}, options) end
+      end
+    end
+
+    test "args that are neither a map nor a keyword list are an error of the caller",
+         %{bridge: bridge} do
+      for args <- [[1, 2], ~c"ping", [{:a, 1} | 2]] do
+        message = "args are a map or a keyword list"
+        assert_raise ArgumentError, message, fn -> Bridge.call(bridge, :ping, args, 5_000) end
+        assert_raise ArgumentError, message, fn -> Bridge.cast(bridge, :ping, args) end
+      end
     end
   end
 

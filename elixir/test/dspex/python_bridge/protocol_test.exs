@@ -2,7 +2,7 @@ defmodule DSPex.PythonBridge.ProtocolTest do
   use ExUnit.Case, async: true
   doctest DSPex.PythonBridge.Protocol
 
-  alias DSPex.PythonBridge.{Error, Protocol}
+  alias DSPex.PythonBridge.{Bridge, Error, Protocol}
 
   defp encoded(id, command, args, envelope) do
     id |> Protocol.encode_request(command, args, envelope) |> IO.iodata_to_binary()
@@ -35,6 +35,16 @@ defmodule DSPex.PythonBridge.ProtocolTest do
 
     assert_raise Error, ~r/args\.pid: a pid cannot be sent/, fn ->
       Protocol.encode_request(1, :ping, %{pid: self()}, format: :json)
+    end
+  end
+
+  test "the id comes first in either format, for a worker that reads no more than the beginning" do
+    for format <- [:etf, :json] do
+      options = [format: format, session_id: "ü", timeout_ms: 5]
+      assert {:reply, 7} = 7 |> encoded(:ping, %{a: 1}, options) |> Protocol.peek()
+      bridge = Workers.start_bridge(format: format, args: ["--max-values", "1000"])
+      args = %{"a" => List.duplicate(0, 100_000)}
+      assert {:error, %Error{code: :frame_too_large}} = Bridge.call(bridge, :echo, args, 60_000)
     end
   end
 
