@@ -151,6 +151,8 @@ def test_other_programs_take_no_tools(host, program_type, more):
 
 
 PERSON = {"$defs": {"City": {"type": "string", "minLength": 2}}, "type": "object"}
+TWICE = {"$defs": {str(n): {"allOf": [{"$ref": f"#/$defs/{n + 1}"}] * 2} for n in range(60)}}
+TWICE["$defs"]["60"] = ALL
 SCHEMAS = [
     # a tool's schema, arguments of a call, what the model is told instead of the result
     ({}, {}, None),
@@ -195,6 +197,9 @@ SCHEMAS = [
     ({"city": {"anyOf": [{"type": "string"}, {"type": "null"}]}}, {"city": None}, None),
     ({"city": {"anyOf": [{"type": "string"}, {"type": "null"}]}}, {"city": 1}, "cannot take city"),
     ({"$schema": "http://json-schema.org/draft-07/schema#", **ALL}, {"city": "Graz"}, None),
+    # references in circles, and to one thing in many ways
+    ({"allOf": [{"$ref": "#"}] * 20, "properties": {"n": {}}}, {"n": 1}, None),
+    ({**TWICE, "$ref": "#/$defs/0"}, {}, "needs the argument city"),
 ]
 
 
@@ -222,6 +227,13 @@ def test_numbers_are_exact(host, prompts):
     assert "error: t cannot take x: '1234567890123456.78' is not of type" in prompts[-1]
 
 
+def nested(depth):
+    schema = ALL
+    for _ in range(depth):
+        schema = {"allOf": [schema]}
+    return schema
+
+
 @pytest.mark.parametrize(
     ("tool", "text"),
     [
@@ -232,6 +244,9 @@ def test_numbers_are_exact(host, prompts):
         ({"name": "t", "args": {"type": "object", "properties": {"x": 5}}}, "JSON Schema"),
         ({"name": "t", "args": {"x": {"$ref": "http://127.0.0.1/a"}}}, "only those within"),
         ({"name": "t", "args": {"x": {"items": [{"$ref": "file:///etc"}]}}}, "only those within"),
+        ({"name": "t", "args": {"type": "object", "required": [{}]}}, "required.0"),
+        ({"name": "t", "args": {"type": "object", "$schema": {}}}, "$schema: expected a URL"),
+        ({"name": "t", "args": nested(150)}, "nested too deeply"),
         ({"name": "t", "args": CITY, "inputSchema": ALL}, "args and inputSchema are the same"),
     ],
 )

@@ -39,13 +39,40 @@ QA = {
     "outputs": [{"name": "answer"}, {"name": "score", "type": "optional<float>"}],
 }
 TOOL = {"name": "clock", "description": "The time.", "args": {"zone": {"type": "string"}}}
+LISTED = {  # as a server of the Model Context Protocol lists it
+    "name": "look-up",
+    "title": "Look up",
+    "inputSchema": {
+        "type": "object",
+        "properties": {"key": {"$ref": "#/$defs/Key"}, "self": {"anyOf": [{}, {"type": "null"}]}},
+        "required": ["key"],
+        "$defs": {"Key": {"type": ["string", "integer"]}},
+    },
+}
+MAPS = {
+    "inputs": {"day": {"type": "date"}, "rows": {"type": "list<dict<enum<1,2>, any>>"}},
+    "outputs": {"out": {"type": "union<decimal|dict<string, list<integer>>>"}},
+}
+ASKED = {"question": "Who?"}
+BUFFER = {"$buffer": 0}
+# What a model says to the program with tools, and to the others in between.
+STEPS = {
+    "next_tool_name": {
+        "next_thought": "I look it up.",
+        "next_tool_name": "clock",
+        "next_tool_args": {"zone": "UTC"},
+    },
+    "": {"answer": "noon", "score": "0.5", "reasoning": "so", "out": "0.10"},
+}
 # Good requests of every command; what they name is created by the others, or is not there.
 REQUESTS: list[dict[str, Any]] = [
     {"command": "ping", "args": {"health_check": True}},
-    {"command": "hello", "args": {"offers": {"buffers": False, "logs": False}}},
+    {"command": "hello", "args": {"offers": {"buffers": False, "logs": False, "tools": True}}},
+    {"command": "hello", "args": {"offers": {"buffers": True, "logs": True, "tools": True}}},
     {"command": "describe"},
     {"command": "get_stats", "args": {"include": ["commands", "sessions", "worker"], "limit": 3}},
     {"command": "set_log_level", "args": {"level": "ERROR", "logger": "dspy"}},
+    {"command": "set_log_level", "args": {"level": "DEBUG"}},
     {"command": "cancel", "args": {"id": 5}},
     {"command": "pause", "args": {"id": "none"}},
     {"command": "resume", "args": {"id": "none"}},
@@ -70,9 +97,25 @@ REQUESTS: list[dict[str, Any]] = [
         "command": "create_program",
         "args": {"id": "r", "signature": QA, "program_type": "react", "max_iters": 2},
     },
-    {"command": "create_program", "args": {"id": "c", "program_type": "chain_of_thought"}},
+    {
+        "command": "create_program",
+        "args": {"id": "c", "signature": MAPS, "program_type": "chain_of_thought"},
+    },
     {"command": "create_gemini_program", "args": {"id": "g", "model": "offline/reader"}},
     {"command": "register_tools", "args": {"tools": [TOOL]}},
+    {"command": "register_tools", "args": {"tools": [LISTED], "replace": True}},
+    {"command": "configure_lm", "args": {"provider": "scripted", "answers": STEPS, "cache": 9}},
+    {"command": "execute_program", "stream": True, "args": {"program_id": "r", "inputs": ASKED}},
+    {"command": "execute_program", "args": {"program_id": "r", "inputs": ASKED}},
+    {
+        "command": "execute_program",
+        "args": {"program_id": "c", "inputs": {"day": "2024-02-29", "rows": [{"1": []}]}},
+    },
+    {
+        "command": "update_session_data",
+        "args": {"key": "k", "value": {"$tensor": {"type": "u8", "shape": [2], "data": BUFFER}}},
+    },
+    {"command": "update_session_data", "args": {"key": "k", "value": [BUFFER, {"x": BUFFER}]}},
     {"command": "execute_program", "args": {"program_id": "p", "inputs": {"question": "Who?"}}},
     {
         "command": "execute_program",
@@ -89,6 +132,12 @@ REQUESTS: list[dict[str, Any]] = [
     {"command": "list_programs"},
     {"command": "get_program_info", "args": {"program_id": "p"}},
     {"command": "delete_program", "args": {"program_id": "p"}},
+]
+ANSWERS: list[dict[str, Any]] = [
+    {"success": True, "result": "noon"},
+    {"success": True, "result": {"at": [12, None]}, "timestamp": "now"},
+    {"success": False, "error": "no such tool"},
+    {"success": False, "error": "x", "code": "tool_error", "category": "c", "details": {"a": []}},
 ]
 MARK = "<<CUSTOM-TYPE-START-IDENTIFIER>>[]<<CUSTOM-TYPE-END-IDENTIFIER>>"
 SCALARS: list[Any] = [
@@ -182,7 +231,8 @@ def broken(chance: random.Random, data: bytes) -> bytes:
 class Worker:
     """A live worker, and the ids that it still owes a reply."""
 
-    def __init__(self) -> None:
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
         self.peer = Peer("--max-frame", str(MAX_FRAME), "--quiet", adapter="dspy")
         self.sent = 0
         self.owed: dict[Any, bytes] = {}
@@ -214,8 +264,21 @@ class Worker:
             if "success" in message:
                 return message
             if "command" in message:
-                refusal = {"id": message["id"], "success": False, "error": "no such tool"}
-                self.peer.send_frame(format.encode(refusal))
+                self.peer.send_frame(self._answer(format, message["id"]))
+
+    def _answer(self, format: Any, call_id: str) -> bytes:
+        """What the host answers to a call of a tool: good or bad, it ends the worker's waiting."""
+        answer = copy.deepcopy(self._chance.choice(ANSWERS))
+        for _ in range(self._chance.choice((0, 0, 1, 2))):
+            answer[self._chance.choice([*answer, "x"])] = any_value(self._chance)
+        answer["id"] = call_id
+        try:
+            data: bytes = format.encode(answer)
+        except (msgspec.MsgspecError, OverflowError, RecursionError, ValueError, TypeError):
+            data = b""
+        if not data or len(data) > MAX_FRAME:
+            data = format.encode({"id": call_id, "success": False, "error": "no such tool"})
+        return data
 
     def settle(self) -> None:
         """Wait until nothing is owed. Raises Fault for a reply that is owed to nobody."""
@@ -281,7 +344,7 @@ def run(seconds: float, seed: int) -> int:
     end = time.monotonic() + seconds
     count = 0
     while time.monotonic() < end:
-        worker = Worker()
+        worker = Worker(chance)
         try:
             while worker.sent < FRAMES_OF_A_WORKER and time.monotonic() < end:
                 step(chance, worker)

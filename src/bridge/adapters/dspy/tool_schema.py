@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from bridge import errors
 
 MAX_MESSAGE = 200  # characters of what is wrong with an argument
-MAX_DEPTH = 20  # references and compositions around the arguments
+MAX_SCHEMAS = 200  # that are composed to one of the arguments
 _COMPOSITIONS = ("allOf", "anyOf", "oneOf")
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _DEFINITIONS = ("$defs", "definitions")
@@ -35,13 +35,13 @@ class ToolSchema(msgspec.Struct, frozen=True):
             needed = frozenset(name for name, schema in args.items() if not _has_default(schema))
             whole = {"type": "object", "properties": args, "required": sorted(needed)}
             return cls(args, needed, False, whole)
-        properties, required, is_open = _arguments(args, args, 0)
+        properties, required, is_open = _arguments(args, args, {})
         definitions = {key: args[key] for key in _DEFINITIONS if key in args}
         shown = {
             name: {**schema, **definitions} if _refers(schema) else schema
             for name, schema in properties.items()
         }
-        return cls(shown, frozenset(required), is_open, args)
+        return cls(shown, required, is_open, args)
 
     def check(self, path: str) -> None:
         """Raise InvalidArgs where it is no JSON Schema, or refers to something outside of it."""
@@ -61,12 +61,18 @@ class ToolSchema(msgspec.Struct, frozen=True):
         from jsonschema import SchemaError
         from jsonschema.validators import validator_for
 
+        if not isinstance(self.whole.get("$schema", ""), str):
+            raise errors.InvalidArgs(f"{path}: no JSON Schema: $schema: expected a URL", path=path)
         try:
             validator_for(self.whole).check_schema(self.whole)
         except SchemaError as error:
             place = "".join(f".{part}" for part in error.absolute_path)
             raise errors.InvalidArgs(
                 f"{path}: no JSON Schema: {place[1:]}: {error.message[:MAX_MESSAGE]}", path=path
+            ) from None
+        except RecursionError:
+            raise errors.InvalidArgs(
+                f"{path}: no JSON Schema: nested too deeply", path=path
             ) from None
 
     def wrong(self, arguments: dict[str, Any]) -> str:
@@ -79,12 +85,13 @@ class ToolSchema(msgspec.Struct, frozen=True):
             return f"needs the argument {', '.join(missing)}"
         from jsonschema.exceptions import best_match
         from jsonschema.validators import validator_for
-        from referencing.exceptions import Unresolvable
 
         try:
             error = best_match(validator_for(self.whole)(self.whole).iter_errors(arguments))
-        except (Unresolvable, RecursionError):
-            return ""  # a reference that leads nowhere: the host looks at its arguments itself
+        except Exception:
+            # A reference that leads nowhere or in a circle, a number too large to be divided: the
+            # host looks at its arguments itself.
+            return ""
         if error is None:
             return ""
         place = ".".join(map(str, error.absolute_path)) or "the arguments"
@@ -135,34 +142,53 @@ def _is_object_schema(args: dict[str, Any]) -> bool:
     )
 
 
-def _arguments(
-    schema: Any, root: dict[str, Any], depth: int
-) -> tuple[dict[str, Any], set[str], bool]:
-    """(properties, required, whether there may be others), through references and compositions."""
-    if not isinstance(schema, dict) or depth > MAX_DEPTH:
-        return {}, set(), False
+class _Arguments(NamedTuple):
+    """What a schema says of an object's members: properties, required, whether there may be
+    others."""
+
+    properties: dict[str, Any]
+    required: frozenset[str]
+    is_open: bool
+
+
+_NONE = _Arguments({}, frozenset(), False)
+
+
+def _arguments(schema: Any, root: dict[str, Any], known: dict[int, _Arguments]) -> _Arguments:
+    """Those of `schema`, through references and compositions. known: by id of a schema; each is
+    looked at once, however often and in whatever circle it is referred to."""
+    if not isinstance(schema, dict):
+        return _NONE
+    if id(schema) in known:
+        return known[id(schema)]
+    if len(known) >= MAX_SCHEMAS:
+        return _NONE
+    known[id(schema)] = _NONE  # while it is looked at
     found = schema.get("properties")
     properties = {
         name: ({} if each is True else {"not": {}} if each is False else each)
         for name, each in (found.items() if isinstance(found, dict) else ())
     }
-    listed = schema.get("required")
-    required = {*listed} if isinstance(listed, list) else set()
+    required = {each for each in _listed(schema.get("required")) if isinstance(each, str)}
     is_open = schema.get("additionalProperties", False) is not False
     is_open = is_open or bool(schema.get("patternProperties"))
     parts = [_target(schema["$ref"], root)] if isinstance(schema.get("$ref"), str) else []
-    all_of = schema.get("allOf")
-    for part in [*parts, *(all_of if isinstance(all_of, list) else ())]:
-        more, needed, others = _arguments(part, root, depth + 1)
-        properties, required, is_open = more | properties, required | needed, is_open or others
+    for part in [*parts, *_listed(schema.get("allOf"))]:
+        more = _arguments(part, root, known)
+        properties = more.properties | properties
+        required, is_open = required | more.required, is_open or more.is_open
     for key in ("anyOf", "oneOf"):
-        choices = schema.get(key)
-        if isinstance(choices, list) and choices:
-            found_in = [_arguments(choice, root, depth + 1) for choice in choices]
-            for more, _, others in found_in:
-                properties, is_open = more | properties, is_open or others
-            required |= set.intersection(*(needed for _, needed, _ in found_in))
-    return properties, required, is_open
+        choices = [_arguments(choice, root, known) for choice in _listed(schema.get(key))]
+        for more in choices:
+            properties, is_open = more.properties | properties, is_open or more.is_open
+        if choices:
+            required |= frozenset.intersection(*(more.required for more in choices))
+    known[id(schema)] = _Arguments(properties, frozenset(required), is_open)
+    return known[id(schema)]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _target(reference: str, root: dict[str, Any]) -> Any:
