@@ -249,7 +249,22 @@ defmodule DSPex.SurvivalTest do
           {[heartbeat: 1], ":heartbeat"},
           {[format: :msgpack], ":format"},
           {[setup: fn -> :ok end], ":setup"},
-          {[tools: [:temperature]], ":tools"}
+          {[tools: [:temperature]], ":tools"},
+          {[heartbeat_interval: 0], ":heartbeat_interval"},
+          {[heartbeat_interval: -5], ":heartbeat_interval"},
+          {[python: 5], ":python"},
+          {[python: "a\0b"], ":python"},
+          {[adapter: nil], ":adapter"},
+          {[threads: 0], ":threads"},
+          {[max_frame: "1"], ":max_frame"},
+          {[logs: :yes], ":logs"},
+          {[retry_start: nil], ":retry_start"},
+          {[args: ["--worker-id", "a\0b"]], ":args"},
+          {[env: %{"A=B" => "sk-123"}], ":env"},
+          {[env: %{KEY: "sk-123\0"}], "KEY"},
+          {[env: "KEY=sk-123"], ":env"},
+          {[env: ["KEY=sk-123"]], ":env"},
+          {[unknown: 1, env: %{KEY: "sk-123"}], "unknown option :unknown"}
         ] do
       error = assert_raise ArgumentError, fn -> Bridge.start_link(options) end
       assert error.message =~ line

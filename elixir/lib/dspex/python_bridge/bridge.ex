@@ -39,6 +39,7 @@ defmodule DSPex.PythonBridge.Bridge do
     Error,
     EventStream,
     OpenCall,
+    Options,
     Protocol,
     Server,
     Statistics,
@@ -49,39 +50,6 @@ defmodule DSPex.PythonBridge.Bridge do
   @type command :: Protocol.command()
   @type args :: map() | keyword()
   @type result :: {:ok, term()} | {:ok, term(), timing :: map()} | {:error, Error.t()}
-
-  @defaults [
-    name: __MODULE__,
-    python: nil,
-    adapter: "dspy",
-    args: [],
-    env: [],
-    threads: nil,
-    max_frame: 64 * 1024 * 1024,
-    format: :etf,
-    start_timeout: 10_000,
-    setup_timeout: 60_000,
-    heartbeat_interval: 2_000,
-    stuck_after: 300_000,
-    backoff_min: 50,
-    backoff_max: 10_000,
-    healthy_after: 5_000,
-    retry_start: false,
-    tool_timeout: 300_000,
-    logs: true,
-    tools: []
-  ]
-
-  # Options in ms, with the least that makes sense.
-  @times [
-    start_timeout: 1,
-    setup_timeout: 1,
-    backoff_min: 1,
-    backoff_max: 1,
-    healthy_after: 0,
-    stuck_after: 1,
-    tool_timeout: 1
-  ]
 
   # How long a pid is waited for that is starting or stopping, ms.
   @status_patience 1_000
@@ -149,57 +117,10 @@ defmodule DSPex.PythonBridge.Bridge do
     * `:tool_timeout` - ms that a tool may take, default 300 000, or `:infinity`
 
   Returns `{:error, {:shutdown, %DSPex.PythonBridge.Error{}}}` where the first worker does not
-  start; its message says what to do. Raises ArgumentError for options that it does not know.
+  start; its message says what to do. Raises ArgumentError for options that make no sense.
   """
   @spec start_link(keyword()) :: GenServer.on_start()
-  def start_link(options \\ []) do
-    defaults = [{:setup, fn _bridge -> :ok end} | @defaults]
-    options = Keyword.validate!(options, defaults)
-
-    for {key, least} <- @times, not time?(key, options[key], least) do
-      raise ArgumentError,
-            "#{inspect(key)} is a whole number of ms from #{least}, not #{inspect(options[key])}"
-    end
-
-    unless options[:format] in [:etf, :json], do: raise(ArgumentError, ":format is :etf or :json")
-
-    unless is_function(options[:setup], 1),
-      do: raise(ArgumentError, ":setup is a function of one argument, the bridge")
-
-    unless is_list(options[:tools]) and Enum.all?(options[:tools], &is_struct(&1, DSPex.Tool)),
-      do: raise(ArgumentError, ":tools is a list of DSPex.Tool")
-
-    check_texts!(options)
-    Server.start_link(options)
-  end
-
-  defp time?(:tool_timeout, :infinity, _least), do: true
-  defp time?(:stuck_after, false, _least), do: true
-  defp time?(_key, time, least), do: is_integer(time) and time >= least
-
-  # Here, where the error says what is wrong without showing a value: it may be a key.
-  defp check_texts!(options) do
-    env = if is_function(options[:env], 0), do: options[:env].(), else: options[:env] || []
-
-    for variable <- env do
-      case variable do
-        {name, value}
-        when (is_binary(name) or is_atom(name)) and
-               (is_binary(value) or is_list(value) or value in [nil, false]) ->
-          :ok
-
-        {name, _} when is_binary(name) or is_atom(name) ->
-          raise ArgumentError, "the value of #{name} in :env is no string"
-
-        _ ->
-          raise ArgumentError, ":env is a map or a list of pairs of strings"
-      end
-    end
-
-    unless is_list(options[:args]) and Enum.all?(options[:args], &is_binary/1) do
-      raise ArgumentError, ":args is a list of strings"
-    end
-  end
+  def start_link(options \\ []), do: options |> Options.checked!() |> Server.start_link()
 
   @doc """
   Calls the default bridge without args.

@@ -12,7 +12,7 @@ defmodule DSPex.PythonBridge.Python do
     5. `python3`, then `python`, on `PATH`
   """
 
-  alias DSPex.PythonBridge.Text
+  alias DSPex.PythonBridge.{Exits, Text}
 
   @minimum {3, 11}
   # For the import of DSPy on a cold disk, ms.
@@ -98,7 +98,7 @@ defmodule DSPex.PythonBridge.Python do
     end
   end
 
-  # The last line of what it prints, or why there is none. In a process of its own, so that an
+  # The last line of what it prints, or what it raises. In a process of its own, so that an
   # interpreter that hangs is not waited for.
   defp run(python, arguments) do
     task = Task.async(fn -> output(python, arguments) end)
@@ -111,10 +111,16 @@ defmodule DSPex.PythonBridge.Python do
 
   defp output(python, arguments) do
     {output, status} = System.cmd(python, arguments, stderr_to_stdout: true)
-    line = Text.last_line(output)
-    if status == 0, do: {:ok, line}, else: {:error, "#{python} ended with #{status}: #{line}"}
+
+    if status == 0,
+      do: {:ok, Text.last_line(output)},
+      else: {:error, "#{python} ended with #{status}: #{reason(output)}"}
   rescue
-    error in ErlangError -> {:error, "#{python}: #{inspect(error.original)}"}
+    error in ErlangError -> {:error, "#{python}: #{Exits.line(:error, error, [])}"}
+  end
+
+  defp reason(output) do
+    if output =~ "Traceback (", do: Text.raised(output), else: Text.last_line(output)
   end
 
   defp named(path, from) do

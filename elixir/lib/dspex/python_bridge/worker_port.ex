@@ -3,7 +3,7 @@ defmodule DSPex.PythonBridge.WorkerPort do
   Starts and kills the worker as a process of the operating system.
   """
 
-  alias DSPex.PythonBridge.Stderr
+  alias DSPex.PythonBridge.{Exits, Stderr}
 
   # Bytes queued towards the worker before a sender finds the port busy. The default, 8 KiB, is
   # less than one request.
@@ -49,7 +49,7 @@ defmodule DSPex.PythonBridge.WorkerPort do
     {:os_pid, os_pid} = Port.info(port, :os_pid) || {:os_pid, nil}
     {:ok, %__MODULE__{port: port, os_pid: os_pid, stderr: stderr}}
   rescue
-    error in ErlangError -> {:error, "#{python}: #{inspect(error.original)}"}
+    error in ErlangError -> {:error, "#{python}: #{Exits.line(:error, error, [])}"}
   end
 
   defp command(_shell, nil, python, arguments), do: {python, arguments}

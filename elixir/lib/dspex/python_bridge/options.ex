@@ -1,0 +1,113 @@
+defmodule DSPex.PythonBridge.Options do
+  @moduledoc """
+  The options of a bridge (`DSPex.PythonBridge.Bridge.start_link/1`): their defaults, and what is
+  wrong with those that make no sense. No message shows a value of `:env`, which may be a key.
+  """
+
+  @defaults [
+    name: DSPex.PythonBridge.Bridge,
+    python: nil,
+    adapter: "dspy",
+    args: [],
+    env: [],
+    threads: nil,
+    max_frame: 64 * 1024 * 1024,
+    format: :etf,
+    start_timeout: 10_000,
+    setup_timeout: 60_000,
+    heartbeat_interval: 2_000,
+    stuck_after: 300_000,
+    backoff_min: 50,
+    backoff_max: 10_000,
+    healthy_after: 5_000,
+    retry_start: false,
+    tool_timeout: 300_000,
+    logs: true,
+    tools: []
+  ]
+
+  @doc "Returns the options with defaults. Raises ArgumentError for what makes no sense."
+  @spec checked!(keyword()) :: keyword()
+  def checked!(options) do
+    unless Keyword.keyword?(options), do: raise(ArgumentError, "options are a keyword list")
+
+    for {key, _} <- options, key != :setup and not Keyword.has_key?(@defaults, key) do
+      raise ArgumentError, "unknown option #{inspect(key)}"
+    end
+
+    options = Keyword.merge([{:setup, fn _bridge -> :ok end} | @defaults], options)
+    for {key, value} <- options, do: check!(key, value)
+    options
+  end
+
+  # `GenServer` checks it.
+  defp check!(:name, _name), do: :ok
+  defp check!(:env, env) when is_function(env, 0), do: check!(:env, env.())
+  defp check!(:env, nil), do: :ok
+
+  defp check!(:env, env) when is_map(env) or is_list(env) do
+    Enum.each(env, &check_variable!/1)
+  end
+
+  defp check!(key, value) do
+    valid?(key, value) || raise ArgumentError, "#{inspect(key)} is #{expected(key)}"
+  end
+
+  defp valid?(:python, value), do: value == nil or text?(value)
+  defp valid?(:adapter, value), do: text?(value)
+  defp valid?(:args, value), do: is_list(value) and Enum.all?(value, &text?/1)
+  defp valid?(:threads, value), do: value == nil or whole?(value, 1)
+  defp valid?(:max_frame, value), do: whole?(value, 1)
+  defp valid?(:format, value), do: value in [:etf, :json]
+  defp valid?(:setup, value), do: is_function(value, 1)
+  defp valid?(:healthy_after, value), do: whole?(value, 0)
+  defp valid?(:heartbeat_interval, value), do: value == false or whole?(value, 1)
+  defp valid?(:stuck_after, value), do: value == false or whole?(value, 1)
+  defp valid?(:tool_timeout, value), do: value == :infinity or whole?(value, 1)
+  defp valid?(key, value) when key in [:logs, :retry_start], do: is_boolean(value)
+  defp valid?(:env, _value), do: false
+
+  defp valid?(:tools, value) do
+    is_list(value) and Enum.all?(value, &is_struct(&1, DSPex.Tool))
+  end
+
+  defp valid?(_time, value), do: whole?(value, 1)
+
+  defp expected(:python), do: "the path of an interpreter, a string"
+  defp expected(:adapter), do: "a string"
+  defp expected(:args), do: "a list of strings"
+  defp expected(key) when key in [:threads, :max_frame], do: "a whole number from 1"
+  defp expected(:format), do: ":etf or :json"
+  defp expected(:setup), do: "a function of one argument, the bridge"
+  defp expected(key) when key in [:logs, :retry_start], do: "true or false"
+  defp expected(:env), do: "a map or a list of pairs of strings"
+  defp expected(:tools), do: "a list of DSPex.Tool"
+  defp expected(:healthy_after), do: "a whole number of ms from 0"
+
+  defp expected(key) when key in [:heartbeat_interval, :stuck_after] do
+    "a whole number of ms from 1, or false"
+  end
+
+  defp expected(:tool_timeout), do: "a whole number of ms from 1, or :infinity"
+  defp expected(_time), do: "a whole number of ms from 1"
+
+  defp check_variable!({name, value}) when is_binary(name) or is_atom(name) do
+    name = to_string(name)
+
+    if name == "" or String.contains?(name, ["=", "\0"]) do
+      raise ArgumentError, "a name in :env is empty or holds = or a NUL"
+    end
+
+    value in [nil, false] or text?(value) or charlist?(value) ||
+      raise ArgumentError, "the value of #{name} in :env is no string, or holds a NUL"
+  end
+
+  defp check_variable!(_other), do: check!(:env, :no_pair)
+
+  defp whole?(value, least), do: is_integer(value) and value >= least
+
+  defp charlist?(value), do: is_list(value) and List.ascii_printable?(value)
+
+  # The operating system takes no NUL.
+  defp text?(value), do: is_binary(value) and not String.contains?(value, "\0")
+end
