@@ -43,7 +43,12 @@ defmodule DSPex.GuideTest do
 
     broken = Path.join(directory, "broken/dspy")
     File.mkdir_p!(broken)
-    File.write!(Path.join(broken, "__init__.py"), "raise ImportError('libmissing.so\\nsee the manual')")
+
+    File.write!(
+      Path.join(broken, "__init__.py"),
+      "raise ImportError('libmissing.so\\nsee the manual')"
+    )
+
     {output, status} = mix(["bridge.doctor"], project, [{"PYTHONPATH", Path.dirname(broken)}])
     assert status == 1
     assert output =~ ~r/missing DSPy does not import: .*ended with 1: ImportError: libmissing.so/
