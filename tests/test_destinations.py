@@ -46,6 +46,7 @@ def test_addresses_have_a_normal_form(text, normal):
         *("", "host/v1", "ftp://host", "file:///etc/passwd", "http:host", "http://", "gopher://h"),
         *("http://host\\@other", "http://a@b@c", "http://host /v1", "http://host/\nv1"),
         *("http://host/a/../b", "http://host/%2e%2e/b", "http://host/a%252e%252e%252fb"),
+        *("http://host/a/..;/b", "http://host/.;x/b"),
         *("http://host/..%2fb", "http://host/a%5cb", "http://host/#f", "http://ho%73t/"),
         *(
             "http://[::1",
@@ -114,7 +115,8 @@ def test_a_pattern_means_a_host_and_a_beginning_of_paths(allowed, address, match
             "http://169\u3002254\u3002169\u3002254",
             "http://169.254.0.1:8080",
         ),
-        "http://[::169.254.169.254]",
+        *("http://[::169.254.169.254]", "http://[::ffff:0:169.254.169.254]"),
+        *("http://[64:ff9b:1::a9fe:a9fe]", "http://[2001:db8::5efe:a9fe:a9fe]"),
     ],
 )
 def test_metadata_and_link_local_addresses_are_forbidden(address, dispatcher):
@@ -212,10 +214,14 @@ def test_litellms_providers_are_known_without_loading_it():
 
 
 @pytest.mark.parametrize(
-    "model", ["huggingface/https://evil.example/x", "openai/x\ny", "openai/", "", "/x"]
+    "model",
+    [
+        *("huggingface/https://evil.example/x", "openai/x\ny", "openai/", "", "/x"),
+        *("gemini/../../upload/x", "gemini/a/./b", "gemini/a/..", "openai/gpt-4o\u200b"),
+    ],
 )
 def test_a_models_name_is_no_address(model):
-    """LiteLLM would send a key there."""
+    """LiteLLM would send a key there, or a request to another place of the provider's."""
     with pytest.raises(InvalidArgs):
         full_model(model)
 
@@ -295,7 +301,7 @@ def test_the_operators_key_goes_to_no_address_of_a_host(dispatcher, monkeypatch)
 
 def test_identities_of_the_machine_go_to_no_address_of_a_host(dispatcher):
     """A key of the host's does not make the difference there."""
-    for provider in ("bedrock", "vertex_ai", "azure"):
+    for provider in ("bedrock", "vertex_ai", "azure", "gigachat"):
         args = {"model": f"{provider}/x", "api_base": "http://127.0.0.1:9", "api_key": KEY}
         reply = configure(dispatcher, **args)
         assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.api_base")
@@ -336,6 +342,22 @@ def test_a_host_of_the_library_allows_addresses_as_an_option():
 
     with pytest.raises(ValueError, match=r"api_bases: .*metadata"):
         embed.open('{"adapter": "echo", "api_bases": ["http://169.254.169.254"]}', False)
+
+
+def test_headers_of_the_environment_go_to_nobody_else(start_peer):
+    """OpenAI's client adds them for every provider that it serves."""
+    headers = {"OPENAI_CUSTOM_HEADERS": "x-gateway: Basic gw-1234\nx-team: t-1234"}
+    ids = {"OPENAI_ORG_ID": "org-1", "OPENAI_ORGANIZATION": "org-2", "OPENAI_PROJECT_ID": "proj-1"}
+    with OpenAIServer(lambda prompt: fields(answer="yes")) as server:
+        peer = start_peer(adapter="dspy", env={**headers, **ids})
+        assert peer.call("create_program", {"id": "qa", "signature": SIGNATURE})["success"]
+        args = {"model": "sambanova/x", "api_base": server.url, "api_key": KEY}
+        assert peer.call("configure_lm", args)["success"]
+        run = {"program_id": "qa", "inputs": {"question": "?"}}
+        assert peer.call("execute_program", run, timeout_ms=60_000)["success"]
+    ((sent, _),) = server.requests
+    assert not {*sent.values()} & {"Basic gw-1234", "t-1234", *ids.values()}
+    assert authorizations(server) == {f"Bearer {KEY}"}
 
 
 # Redirects.

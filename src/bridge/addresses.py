@@ -33,7 +33,11 @@ FORBIDDEN = tuple(
 FORBIDDEN_NAMES = re.compile(
     r"(?:metadata|instance-data)(?:\..*)?|.*\.metadata\.google\.internal|metadata\.goog"
 )
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# IPv6 that ends with the IPv4 address it leads to: compatible, translated, NAT64.
+_ENDS_WITH_IPV4 = tuple(
+    map(ipaddress.ip_network, ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48"))
+)
+_ISATAP = (0x00005EFE, 0x02005EFE)
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -140,7 +144,8 @@ def allows(patterns: Iterable[Address], address: Address) -> bool:
 def _check_path(path: str) -> None:
     for _ in range(8):
         decoded = unquote(path)
-        if "\\" in decoded or {".", ".."} & set(decoded.split("/")):
+        names = {segment.partition(";")[0] for segment in decoded.split("/")}
+        if "\\" in decoded or {".", ".."} & names:
             raise ValueError("an address has no . or .. in its path")
         if decoded.count("/") != path.count("/"):
             raise ValueError("an address has no encoded slash in its path")
@@ -181,6 +186,10 @@ def _is_forbidden(host: str) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         teredo = address.teredo[1] if address.teredo else None
         every += [each for each in (address.ipv4_mapped, address.sixtofour, teredo) if each]
-        if address in _NAT64 or int(address) >> 32 == 0:
-            every.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+        number = int(address)
+        if (
+            any(address in network for network in _ENDS_WITH_IPV4)
+            or number >> 32 & 0xFFFFFFFF in _ISATAP
+        ):
+            every.append(ipaddress.IPv4Address(number & 0xFFFFFFFF))
     return any(each in network for each in every for network in FORBIDDEN)

@@ -203,9 +203,13 @@ def test_the_wait_ends_when_the_worker_stops():
         signature = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}
         client.call("create_program", {"id": "p", "signature": signature}, timeout=60)
         configure(client, server.url, retry_cap=600)
-        events = iter(client.stream("execute_program", ARGS))
-        while next(events)[1].get("status") != "lm_retry":
-            pass
+        stream = client.stream("execute_program", ARGS)
+        events = iter(stream)  # a loop that owned it would end the call
+        for _, data in events:
+            if data["status"] == "lm_retry":
+                break
+        else:
+            pytest.fail(f"no retry: {stream.result()}")
         client.stop()
         assert waiting(server)
 

@@ -225,33 +225,49 @@ def _load_litellm() -> None:
     litellm.suppress_debug_info = True  # it would print beside the logs
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         take_over_logs(name)
-    _follow_no_redirects()
+    _guard_http_clients()
     providers.strip_environment_keys()
     redaction.read_environment()  # it reads a file .env
 
 
-def _follow_no_redirects() -> None:
-    """Keep LiteLLM's clients from following redirects: httpx would take all headers but
-    Authorization with it to another host, as x-api-key. DSPy's own client follows none."""
+def _guard_http_clients() -> None:
+    """Keep LiteLLM's clients from following redirects, and OpenAI's from sending headers of the
+    environment to others.
+
+    httpx would take all headers but Authorization with it to another host, as x-api-key. DSPy's own
+    client follows no redirects and adds no headers.
+    """
     from litellm.llms.custom_httpx.http_handler import HTTPHandler
     from litellm.llms.openai.common_utils import BaseOpenAILLM
 
-    def without_redirects(make: Callable[..., Any]) -> Callable[..., Any]:
+    def guarded(make: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(make)
         def made(*args: Any, **kwargs: Any) -> Any:
             client = make(*args, **kwargs)
             if client is not None:
                 client.follow_redirects = False
+                hooks = client.event_hooks["request"]
+                if _drop_openai_headers not in hooks:
+                    hooks.append(_drop_openai_headers)
             return client
 
         return made
 
     own, openai = HTTPHandler.create_client, BaseOpenAILLM._get_sync_http_client
     for owner, name, made in (
-        (HTTPHandler, "create_client", without_redirects(own)),
-        (BaseOpenAILLM, "_get_sync_http_client", staticmethod(without_redirects(openai))),
+        (HTTPHandler, "create_client", guarded(own)),
+        (BaseOpenAILLM, "_get_sync_http_client", staticmethod(guarded(openai))),
     ):
         setattr(owner, name, made)
+
+
+def _drop_openai_headers(request: Any) -> None:
+    with contextlib.suppress(ValueError):
+        if allows(_own_addresses("openai"), Address.parse(str(request.url))):
+            return
+    for name, value in providers.openai_headers():
+        if request.headers.get(name) == value:
+            del request.headers[name]
 
 
 def _own_engine(settings: LMSettings) -> Any:

@@ -45,11 +45,12 @@ ADDRESSES = {
 
 # Their requests carry, or are signed with, an identity of the machine besides the API key.
 WITH_IDENTITY = (
-    *("aws_", "azure", "bedrock", "chatgpt", "databricks", "gdc", "github_copilot", "oci"),
+    *("aws_", "azure", "bedrock", "chatgpt", "databricks", "gdc", "gigachat", "github_copilot"),
+    "oci",
     *("microsoft_", "s3_vectors", "sagemaker", "sap", "snowflake", "vertex_ai", "watsonx"),
 )
 
-_NAME = re.compile(r"[^\s\x00-\x1f\x7f]+(?: [^\s\x00-\x1f\x7f]+)*")
+_NAME = re.compile(r"\S+(?: \S+)*")
 LONGEST_NAME = 512  # characters
 
 
@@ -59,10 +60,16 @@ def full_model(model: str, provider: str | None = None, default: str | None = No
     A named provider wins; else what stands before the first slash is the provider, and a bare
     name's is known by its beginning, or `default`. Raises InvalidArgs where none is known.
     """
-    if not _NAME.fullmatch(model) or len(model) > LONGEST_NAME or "://" in model:
+    # A name is a part of the address at some providers.
+    if (
+        not (_NAME.fullmatch(model) and model.isprintable())
+        or len(model) > LONGEST_NAME
+        or "://" in model
+        or {".", ".."} & set(model.split("/"))
+    ):
         raise errors.InvalidArgs(
-            f"args.model: a model's name has at most {LONGEST_NAME} characters,"
-            " none of them a control character, and is no address",
+            f"args.model: a model's name has at most {LONGEST_NAME} characters, none of them"
+            " a control character or invisible, no . or .. between slashes, and is no address",
             path="args.model",
         )
     head, slash, rest = model.partition("/")
@@ -74,8 +81,13 @@ def full_model(model: str, provider: str | None = None, default: str | None = No
         name, path, model = _canonical(head), "args.model", rest
     else:
         name, path = _sure_provider(model, default), "args.model"
-    if not model or not (name in known() or name in _registered()):
+    if not (name in known() or name in _registered()):
         raise _unknown(name, path)
+    if not model:
+        raise errors.InvalidArgs(
+            f"args.model: the model's name is missing behind its provider {name}",
+            path="args.model",
+        )
     return f"{name}/{model}"
 
 
@@ -163,6 +175,16 @@ def environment_keys(provider: str) -> list[str]:
     prefix = f"{provider.upper().replace('-', '_')}_"
     names = [name for name in os.environ if name.startswith(prefix) and _KEY.search(name)]
     return [*names, *(GEMINI_KEYS if provider == GEMINI else ())]
+
+
+def openai_headers() -> Iterator[tuple[str, str]]:
+    """Yield the headers that OpenAI's client takes from the environment, whoever it sends them to."""
+    for variable in ("OPENAI_ORGANIZATION", "OPENAI_ORG_ID"):
+        yield "OpenAI-Organization", os.environ.get(variable, "").strip()
+    yield "OpenAI-Project", os.environ.get("OPENAI_PROJECT_ID", "").strip()
+    for line in os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines():
+        name, _, value = line.partition(":")
+        yield name.strip(), value.strip()
 
 
 def environment_bases(provider: str) -> list[str]:
