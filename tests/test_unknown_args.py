@@ -8,7 +8,7 @@ import pytest
 from bridge import Adapter, Dispatcher
 from bridge.adapter import Unchecked
 from bridge.adapters import dspy, echo
-from bridge.codec import FORMATS
+from bridge.codec import ETF, FORMATS
 from bridge.worker.control import control
 
 SIGNATURE = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}
@@ -127,6 +127,14 @@ UNKNOWN = [
         ["n", "temprature"],
         "temprature (did you mean temperature?); known: max_tokens, temperature",
     ),
+    (
+        "execute_program",
+        {"program_id": "p", "program_data": {"signature_def": {**SIGNATURE, "x": 1}}},
+        "args.program_data.signature_def.x",
+        ["x"],
+        "args.program_data.signature_def: unknown",
+    ),
+    ("list_sessions", {"": 1}, "args.", [""], "args: unknown: ''; known: limit"),
     ("execute_program", {"program": "p"}, "args.program", ["program"], "program_id"),
     ("execute_gemini_program", {"input": {}}, "args.input", ["input"], "inputs"),
     ("list_programs", {"limits": 5}, "args.limits", ["limits"], "limit"),
@@ -240,3 +248,14 @@ def test_long_and_odd_names_stay_short(call):
     assert len(reply["error"]) < 1000
     assert len(reply["details"]["unknown"]) == 20
     assert reply["details"]["unknown"][0] == "k" * 100 + "…"
+
+
+@pytest.mark.parametrize("key", [1, None, (1, 2), b"\xff"])
+def test_keys_that_are_no_text_are_errors_of_their_map(key):
+    """In ETF, which has them."""
+    dispatcher = Dispatcher(dspy.adapter)
+    args = {"program_id": "p", "inputs": {"q": "x", key: 1}}
+    request = {"id": 1, "command": "execute_program", "args": args}
+    reply = ETF.decode(dispatcher.call(ETF.encode(request), 60))
+    assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.inputs")
+    assert "a key: Expected `str`" in reply["error"]

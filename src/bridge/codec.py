@@ -214,7 +214,7 @@ def by_name(name: str) -> Format | None:
 
 # Not compiled here: that would be a part of every worker's start.
 _EXPECTED = r"Expected `(?P<expected>[^`]+)`"
-_PATH = r" - at `\$(?P<path>[^`]*)`$"
+_PATH = r" - at (?P<key>`key` in )?`\$(?P<path>[^`]*)`$"
 _FIELD = r"field `(?P<field>[^`]+)`"
 
 
@@ -223,7 +223,8 @@ def _invalid_args(message: str, root: str) -> InvalidArgs:
     expected, path, field = (re.search(p, message) for p in (_EXPECTED, _PATH, _FIELD))
     where = root + (path["path"] if path else "") + (f".{field['field']}" if field else "")
     details = {"path": where, **({"expected": expected["expected"]} if expected else {})}
-    return InvalidArgs(f"{where}: {re.sub(_PATH, '', message)}", **details)
+    kind = "a key: " if path and path["key"] else ""
+    return InvalidArgs(f"{where}: {kind}{re.sub(_PATH, '', message)}", **details)
 
 
 def refuse_non_finite(value: Any, name: str) -> None:

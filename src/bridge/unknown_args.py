@@ -81,5 +81,7 @@ def _shortened(key: Any) -> str:
 def _with_suggestion(name: str, known: list[str]) -> str:
     import difflib  # here because it would be a part of every worker's start
 
+    if not name.strip():
+        return repr(name)
     near = difflib.get_close_matches(name, known, n=1)
     return f"{name} (did you mean {near[0]}?)" if near else name

@@ -233,11 +233,18 @@ def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, 
     }
 
 
-def _add(state: State, program_id: str, definition: Definition) -> Program:
-    """Raises InvalidArgs for a wrong definition, QuotaExceeded."""
+def _add(
+    state: State,
+    program_id: str,
+    definition: Definition,
+    path: str = "args",
+    name: str = "signature",
+) -> Program:
+    """Add a program; path and name: where its definition and its signature came. Raises InvalidArgs
+    for a wrong definition, QuotaExceeded."""
     program = Program(program_id, definition)
     state.check(program)  # first: a parsed signature takes much more memory than its definition
-    program.check()
+    program.check(path, name)
     state.add(program)
     return program
 
@@ -264,17 +271,19 @@ def _visible_tools(context: Context) -> dict[str, Tool]:
 def _find_or_rebuild(args: ExecuteArgs, context: Context) -> Program:
     """The session's program, or one from `program_data`, which hosts with many workers send."""
     data = args.program_data
-    if data is None or args.program_id is None or not data.definition():
+    name, signature = ("", msgspec.Raw()) if data is None else data.definition()
+    if data is None or args.program_id is None or not name:
         return _find(args.program_id, context)
     known = _visible(args.program_id, context)
-    if known is not None and known.is_defined_by(data.definition(), context.format):
+    path = f"args.program_data.{name}"
+    if known is not None and known.is_defined_by(signature, context.format, path):
         return known
     definition = Definition(
-        Kept(bytes(data.definition()), context.format.name),
+        Kept(bytes(signature), context.format.name),
         data.program_type or (known.definition.program_type if known else "predict"),
         tools=tuple(_visible_tools(context).values()),
     )
-    return _add(context.session.state, args.program_id, definition)
+    return _add(context.session.state, args.program_id, definition, "args.program_data", name)
 
 
 __all__ = ["adapter"]

@@ -305,12 +305,13 @@ class ProgramData(msgspec.Struct):
     signature_def: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     program_type: str | None = None
 
-    def definition(self) -> msgspec.Raw:
-        """The signature to build from; empty where there is none."""
-        for raw in (self.signature, self.signature_def):
+    def definition(self) -> tuple[str, msgspec.Raw]:
+        """The name and the value of the signature to build from; empty where there is none."""
+        for name in ("signature", "signature_def"):
+            raw: msgspec.Raw = getattr(self, name)
             if bytes(raw).strip() not in _NOTHING:
-                return raw
-        return msgspec.Raw()
+                return name, raw
+        return "", msgspec.Raw()
 
 
 class RunOptions(msgspec.Struct, forbid_unknown_fields=True):

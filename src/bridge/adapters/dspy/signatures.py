@@ -93,9 +93,11 @@ class Signature(msgspec.Struct, frozen=True):
         return sum(map(len, (self.name, self.description, *texts)))
 
     @classmethod
-    def parse(cls, definition: msgspec.Raw, format: Format) -> Signature:
-        """From the wire. Raises InvalidArgs with the path of what is wrong."""
-        path = "args.signature"
+    def parse(
+        cls, definition: msgspec.Raw, format: Format, path: str = "args.signature"
+    ) -> Signature:
+        """Read a signature from the wire, where it is at `path`. Raises InvalidArgs with the path
+        of what is wrong."""
         parsed = format.decode_args(
             definition, SignatureDefinition, path=path, undecodable="replace"
         )

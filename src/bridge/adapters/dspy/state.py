@@ -62,19 +62,23 @@ class Program:
     @cached_property
     def signature(self) -> Signature:
         """Raises InvalidArgs where the definition is wrong."""
+        return self._parsed("args.signature")
+
+    def _parsed(self, path: str) -> Signature:
         from bridge.adapters.dspy.signatures import Signature
 
         kept = self.definition.signature
-        return Signature.parse(msgspec.Raw(kept.data), kept.own_format)
+        return Signature.parse(msgspec.Raw(kept.data), kept.own_format, path)
 
-    def check(self) -> None:
-        """Raise InvalidArgs where the definition is wrong. Does not wait for DSPy to be loaded."""
+    def check(self, path: str = "args", name: str = "signature") -> None:
+        """Raise InvalidArgs where the definition is wrong: it came at `path`, its signature as
+        `name`. Does not wait for DSPy to be loaded."""
         made = self.definition
         if made.program_type not in PROGRAM_TYPES:
             raise errors.InvalidArgs(
-                f"args.program_type: unknown program type {made.program_type!r};"
+                f"{path}.program_type: unknown program type {made.program_type[:100]!r};"
                 f" known: {', '.join(PROGRAM_TYPES)}",
-                path="args.program_type",
+                path=f"{path}.program_type",
                 expected=" | ".join(PROGRAM_TYPES),
             )
         if made.program_type == "react" and not made.tools:
@@ -83,7 +87,7 @@ class Program:
                 " first, with the same session_id",
                 path="args.tools",
             )
-        self.signature  # noqa: B018  # parsing it is the check
+        self.signature = self._parsed(f"{path}.{name}")
 
     @cached_property
     def runner(self) -> Runner:
@@ -93,13 +97,15 @@ class Program:
         made = self.definition
         return runtime.runner(self.signature, made.program_type, made.tools, made.max_iters)
 
-    def is_defined_by(self, signature: msgspec.Raw, format: Format) -> bool:
+    def is_defined_by(
+        self, signature: msgspec.Raw, format: Format, path: str = "args.signature"
+    ) -> bool:
         """Whether that is the same signature, though its bytes may differ: hosts write what they
-        got in an order of their own."""
+        got in an order of their own. Raises InvalidArgs for none, with its place below `path`."""
         from bridge.adapters.dspy.signatures import Signature
 
         same = Kept(bytes(signature), format.name) == self.definition.signature
-        return same or Signature.parse(signature, format) == self.signature
+        return same or Signature.parse(signature, format, path) == self.signature
 
     def has_definition(self, other: Definition) -> bool:
         """Whether a program made from `other` would be the same one. Raises InvalidArgs."""
