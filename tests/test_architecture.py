@@ -1,4 +1,4 @@
-"""The walls: who may import whom, and what a worker must not load before its first ping."""
+"""The layers: who may import whom, and what a worker must not load before its first ping."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pytest
 import bridge
 
 PACKAGE = Path(bridge.__file__).parent
-# Lowest first. A module imports from its own floor and those below; the doors join everything.
-GROUND = {
+# Lowest first. A module imports from its own layer and those below; the entry points import
+# everything.
+SHARED = {
     "version",
     "errors",
     "salvage",
@@ -45,11 +46,11 @@ GROUND = {
 }
 
 
-def floor_of(module: str) -> str:
+def layer_of(module: str) -> str:
     first = module.split(".")[0] if module else "__init__"
-    if first in GROUND:
-        return "ground"
-    return first if first in {"worker", "host", "adapters"} else "doors"
+    if first in SHARED:
+        return "shared"
+    return first if first in {"worker", "host", "adapters"} else "entry"
 
 
 def imports_of(path: Path) -> set[str]:
@@ -74,21 +75,21 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 ALLOWED = {
-    "ground": {"ground"},
-    "worker": {"ground", "worker"},
-    "host": {"ground", "host"},
-    "adapters": {"ground", "adapters"},
-    "doors": {"ground", "worker", "host", "adapters", "doors"},
+    "shared": {"shared"},
+    "worker": {"shared", "worker"},
+    "host": {"shared", "host"},
+    "adapters": {"shared", "adapters"},
+    "entry": {"shared", "worker", "host", "adapters", "entry"},
 }
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_downwards(module):
-    """worker | host, generic | DSPy: nothing imports over a wall."""
-    own = floor_of(module)
+    """worker | host, generic | DSPy: nothing imports over a boundary."""
+    own = layer_of(module)
     for name in imports_of(MODULES[module]):
         if name == "bridge" or name.startswith("bridge."):
-            target = floor_of(name.removeprefix("bridge").removeprefix("."))
+            target = layer_of(name.removeprefix("bridge").removeprefix("."))
             package_itself = name == "bridge"  # as in `from bridge import errors`
             assert target in ALLOWED[own] or package_itself, f"{module} imports {name}"
         if name.split(".")[0] in {"dspy", "litellm", "pydantic", "pydantic_core", "numpy"}:

@@ -105,7 +105,7 @@ def test_the_protocols_multipart_frame_is_one():
 
 
 def test_the_protocols_tables_are_complete():
-    """Every code with its category, severity and recovery; every command of the worker."""
+    """Every code with its category, severity and recovery; every command and flag of a worker."""
     text = (ROOT / "docs" / "protocol.md").read_text()
     for code, error_class in errors.CODES.items():
         (row,) = re.findall(rf"^\| .*`{code}`.* \|$", text, re.M)
@@ -117,6 +117,14 @@ def test_the_protocols_tables_are_complete():
     dispatcher.add(control(dispatcher))
     for command in dispatcher.commands:
         assert re.search(rf"^\| .*`{command}`.* \|", text, re.M), command
+    usage = subprocess.run(
+        [sys.executable, "-m", "bridge", "worker", "--help"], capture_output=True, text=True
+    )
+    flags = set(re.findall(r"--[a-z-]+", usage.stdout)) - {"--help"}
+    assert len(flags) > 20
+    for flag in flags:
+        assert re.search(rf"^\| .*`{flag}`.* \|", text, re.M), flag
+        assert re.search(rf"^ {{4}}.*\[{flag}[ \]]", text, re.M), flag
 
 
 @pytest.mark.parametrize(
