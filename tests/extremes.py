@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -154,6 +155,49 @@ def fail(args: Named, context: Any) -> None:
 @adapter.command("raise_unreadable", lane="inline")
 def raise_unreadable(args: None, context: Any) -> None:
     raise Unreadable
+
+
+class Hiding(Exception):
+    """One whose traceback cannot be followed."""
+
+    @property
+    def __traceback__(self) -> Any:
+        raise ValueError("no traceback")
+
+
+class Groundless(Exception):
+    """One whose cause cannot be read."""
+
+    @property
+    def __cause__(self) -> Any:
+        raise ValueError("no cause")
+
+
+UNPRINTABLE: dict[str, Callable[[], Exception]] = {
+    "hiding": Hiding,
+    "groundless": Groundless,
+    "on a huge line": lambda: SyntaxError("m", ("f", 10**5000, 1, "text")),
+}
+
+
+@on_both_lanes("raise_unprintable")
+def raise_unprintable(args: Named, context: Any) -> None:
+    raise UNPRINTABLE[args.name]()
+
+
+@on_both_lanes("log_unprintable")
+def log_unprintable(args: Named, context: Any) -> None:
+    try:
+        raise UNPRINTABLE[args.name]()
+    except Exception:
+        logging.getLogger("extremes").exception("it is logged")
+
+
+@on_both_lanes("fork_unprintable")
+def fork_unprintable(args: Named, context: Any) -> int:
+    if pid := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    raise UNPRINTABLE[args.name]()
 
 
 @adapter.command("raise_number", lane="inline")

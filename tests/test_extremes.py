@@ -12,7 +12,7 @@ import pytest
 
 import extremes
 from bridge import Client, codec, errors
-from peer import TESTS
+from peer import TESTS, wait_until
 
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))}
 
@@ -121,6 +121,28 @@ def test_exceptions_without_a_readable_text(client):
         client.call("raise_number")
     with pytest.raises(errors.LMError, match=r"^half \? of it$"):
         client.call("raise_text")
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+@pytest.mark.parametrize("name", extremes.UNPRINTABLE)
+def test_exceptions_that_no_log_can_print(name, log_format, capfd):
+    """They are answered, and leave a line in the log and their thread in its place."""
+    env = {**ENVIRONMENT, "BRIDGE_LOG_FORMAT": log_format}
+    with Client.start(adapter="extremes:adapter", flags=["--threads", "1"], env=env) as client:
+        for lane in ("", "_on_thread"):
+            for _ in range(3):
+                with pytest.raises(errors.HandlerError):
+                    client.call(f"raise_unprintable{lane}", {"name": name})
+                client.call(f"log_unprintable{lane}", {"name": name})
+                assert client.call(f"fork_unprintable{lane}", {"name": name}) == 1
+    lines = ""
+
+    def are_all_there() -> bool:
+        nonlocal lines
+        lines += capfd.readouterr().err
+        return lines.count("it is logged") == 6 and lines.count("unprintable failed") == 3
+
+    wait_until(are_all_there)
 
 
 def test_a_value_that_shares_its_parts_is_too_large(client):

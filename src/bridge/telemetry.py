@@ -61,8 +61,8 @@ def _session_id(context: Context) -> str | None:
 
 
 def warn(message: str, *, error: BaseException | None = None) -> None:
-    """Log a warning of the worker's own."""
-    _own_log().warning(message, exc_info=error)
+    """Log a warning of the worker's own. Does not raise, whatever `error` is."""
+    _own_log().warning(message, exc_info=_exc_info(error))
 
 
 def info(message: str) -> None:
@@ -80,7 +80,14 @@ def debug(message: str, *args: object) -> None:
 
 def report(message: str, *, error: BaseException | None = None) -> None:
     """Log why the worker ends, whatever the level."""
-    _own_log().critical(message, exc_info=error)
+    _own_log().critical(message, exc_info=_exc_info(error))
+
+
+def _exc_info(error: BaseException | None) -> Any:
+    if error is None:
+        return None
+    # An exception of a handler's own may have a property of that name, which fails.
+    return type(error), error, BaseException.__dict__["__traceback__"].__get__(error)
 
 
 _deferred: str | None = None
@@ -168,6 +175,9 @@ def log_to_stderr(level: str) -> None:
         def format(self, record: logging.LogRecord) -> str:
             # A client that passes a worker's stderr on to a terminal says so.
             if sys.stderr.isatty() or os.environ.get("BRIDGE_LOG_FORMAT") == "text":
+                record.msg, record.args = _message(record), ()
+                if record.exc_info:
+                    record.exc_text = _stack(record.exc_info)
                 return redact(super().format(record))
             return msgspec.json.encode(_line(record)).decode()
 
@@ -230,17 +240,31 @@ def _take_over(library: str) -> None:
     logger.setLevel(_levels.get(library, "NOTSET"))
 
 
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # of a caller's own arguments
+        return f"{errors.shown(record.msg)} (with arguments that have no text)"
+
+
+def _stack(exc_info: Any) -> str:
+    """What was raised and where, or its type alone: `logging` could not even report that the rest
+    fails, which the same exception is the context of."""
+    import logging
+
+    try:
+        return logging.Formatter().formatException(exc_info)
+    except BaseException:
+        return f"{exc_info[0].__name__} (its traceback cannot be written)"
+
+
 def _line(record: logging.LogRecord) -> dict[str, Any]:
     """All that is logged passes here on its way out, and secrets are redacted."""
     import logging
 
-    formatter = logging.Formatter()
-    try:
-        message = record.getMessage()
-    except Exception:  # of a caller's own arguments
-        message = f"{errors.shown(record.msg)} (with arguments that have no text)"
+    message = _message(record)
     line: dict[str, Any] = {
-        "time": formatter.formatTime(record, "%Y-%m-%dT%H:%M:%S"),
+        "time": logging.Formatter().formatTime(record, "%Y-%m-%dT%H:%M:%S"),
         "level": record.levelname,
         "logger": redact(record.name),
         "message": redact(message),
@@ -251,7 +275,7 @@ def _line(record: logging.LogRecord) -> dict[str, Any]:
         facts["request_id"] = shown(facts["request_id"])
         line |= {name: redact_in(fact) for name, fact in facts.items() if fact is not None}
     if record.exc_info:
-        line["error"] = redact(formatter.formatException(record.exc_info))
+        line["error"] = redact(_stack(record.exc_info))
     for name, fact in line.items():
         if isinstance(fact, str):
             line[name] = errors.readable(fact)

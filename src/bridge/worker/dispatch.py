@@ -319,10 +319,10 @@ class Dispatcher:
                 with logging_call(context):
                     self.path.run(context, outbox)
         except BaseException as error:  # a fault of ours must not cost the caller its reply
-            with logging_call(context):
-                warn("a call broke the dispatcher", error=error)
             outbox = Outbox()
             self.path.finish(context, outbox, self.broken(context.id, error))
+            with logging_call(context):
+                warn("a call broke the dispatcher", error=error)
         finally:
             # The next call must not change what this one's reply is still to be sent from.
             sends_first = outbox.apart and context.command.spec.lane in CHANGING

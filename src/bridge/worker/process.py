@@ -136,7 +136,8 @@ def end_fork(error: BaseException | None) -> NoReturn:
     elif error is not None:
         import traceback
 
-        traceback.print_exception(error)
+        with contextlib.suppress(BaseException):  # of the exception's own text
+            traceback.print_exception(error)
     with contextlib.suppress(Exception):
         sys.stderr.flush()
     os._exit(status & 0xFF)
