@@ -100,8 +100,19 @@ defmodule DSPex.Signature do
   defp type({:optional, type}), do: "optional<#{type(type)}>"
   defp type({:dict, key, value}), do: "dict<#{type(key)}, #{type(value)}>"
   defp type({:union, types}), do: "union<#{Enum.map_join(types, "|", &type/1)}>"
-  defp type({:enum, values}), do: "enum<#{Enum.map_join(values, "|", &~s("#{&1}"))}>"
+  defp type({:enum, values}), do: "enum<#{Enum.map_join(values, "|", &choice/1)}>"
   defp type(other), do: raise(ArgumentError, "#{inspect(other)} is no type of a field")
+
+  # In quotes, where a worker reads a backslash before a quote as no part of the text.
+  defp choice(value) do
+    text = to_string(value)
+
+    if text =~ ~r/\\(['"]|\z)/ do
+      raise ArgumentError, "#{inspect(text)} has a backslash before a quote or at its end"
+    end
+
+    ~s("#{String.replace(text, ~s("), ~S(\"))}")
+  end
 
   # Text: fields with the column at which they begin, so that errors can say where.
 
@@ -144,6 +155,10 @@ defmodule DSPex.Signature do
     case {rest, open} do
       {<<^separator::binary-size(size), rest::binary>>, []} ->
         [{part, begin} | split(rest, separator, column + size, [], {"", column + size}, text)]
+
+      {<<?\\, char::utf8, rest::binary>>, [{"\"", _} | _]} ->
+        part = <<part::binary, ?\\, char::utf8>>
+        split(rest, separator, column + 2, open, {part, begin}, text)
 
       {<<?", rest::binary>>, [{"\"", _} | outer]} ->
         split(rest, separator, column + 1, outer, {part <> "\"", begin}, text)

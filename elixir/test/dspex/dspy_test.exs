@@ -39,6 +39,28 @@ defmodule DSPex.DSPyTest do
     assert {:error, %Error{code: :program_not_found}} = PythonPort.execute_program("qa", inputs)
   end
 
+  test "choices may hold quotes, and two of them stay two" do
+    choices = [~S(say "no"), ~S("|"), "it's", ~S(a\b), "a -> b, c"]
+    keywords = Signature.new(inputs: [q: :string], outputs: [a: {:enum, choices}])
+    [%{"type" => type}] = keywords["outputs"]
+    assert Signature.new("q -> a: #{type}") == keywords
+
+    for choice <- choices do
+      session = [session_id: "choices"]
+      Bridge.call!(:configure_lm, %{provider: "scripted", answers: [%{a: choice}]}, session)
+      args = %{id: "choose", signature: keywords, if_exists: "replace"}
+      Bridge.call!(:create_program, args, session)
+      args = %{program_id: "choose", inputs: %{q: "Which?"}}
+      assert %{"outputs" => %{"a" => ^choice}} = Bridge.call!(:execute_program, args, session)
+    end
+
+    for choice <- ["a\\\"b", "a\\'b", "end\\"] do
+      assert_raise ArgumentError, ~r/backslash/, fn ->
+        Signature.new(outputs: [a: {:enum, [choice]}])
+      end
+    end
+  end
+
   test "an agent calls an Elixir function, and its answer streams" do
     Bridge.call!(:create_program, %{
       id: "weather",
