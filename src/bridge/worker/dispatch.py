@@ -220,7 +220,8 @@ class Dispatcher:
         """The answer to a call whose handler raised."""
         if isinstance(error, errors.CallEnded) and context.ended is not None:
             error = context.ended
-        if isinstance(error, errors.Overloaded) and context.running:  # too many wait for the host
+        # On a thread: too many calls wait for the host.
+        if isinstance(error, errors.Overloaded) and context.running and context.job is not None:
             self._note_overload(error.message)
         if not isinstance(error, errors.BridgeError):
             with logging_call(context):
