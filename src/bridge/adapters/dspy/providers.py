@@ -178,7 +178,7 @@ def environment_keys(provider: str) -> list[str]:
 
 
 def openai_headers() -> Iterator[tuple[str, str]]:
-    """Yield the headers that OpenAI's client takes from the environment, whoever it sends them to."""
+    """Yield the headers that OpenAI's client takes from the environment, wherever it sends them."""
     for variable in ("OPENAI_ORGANIZATION", "OPENAI_ORG_ID"):
         yield "OpenAI-Organization", os.environ.get(variable, "").strip()
     yield "OpenAI-Project", os.environ.get("OPENAI_PROJECT_ID", "").strip()

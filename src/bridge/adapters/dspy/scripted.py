@@ -64,16 +64,19 @@ def _text(answer: Any) -> str:
     if not isinstance(answer, dict):
         return answer if isinstance(answer, str) else json.dumps(answer)
     fields = (
-        f"[[ ## {_label(name)} ## ]]\n{value if isinstance(value, str) else json.dumps(value)}"
+        f"[[ ## {label} ## ]]\n{value if isinstance(value, str) else json.dumps(value)}"
         for name, value in answer.items()
+        for label in _labels(name)
     )
     return "\n\n".join([*fields, "[[ ## completed ## ]]"])
 
 
-def _label(name: str) -> str:
-    """What the prompt calls the host's field `name`."""
+def _labels(name: str) -> list[str]:
+    """What the prompt calls the field `name`: two, where the host has a `reasoning` of its own
+    beside DSPy's."""
     run = streaming.running.get()
-    if run is None or name in run.fields:
-        return name
-    labels = {name: label for label, name in run.names.items()}
-    return labels.get(name, name)
+    if run is None:
+        return [name]
+    own = [label for label, host_name in run.names.items() if host_name == name]
+    asked = [label for label in dict.fromkeys((name, *own)) if label in run.fields]
+    return asked or own or [name]
