@@ -212,7 +212,6 @@ defmodule DSPex.PythonBridge.Owner do
   defp reason(:late, _python), do: {"its setup did not end in time (option :setup_timeout)", %{}}
   defp reason(exit, _python), do: {"its setup ended: #{Exits.line(:exit, exit, [])}", %{}}
 
-  # The reason of the setup's own error needs no words of a worker.
   defp not_started(%__MODULE__{} = state, {reason, details}) do
     not_started(reason, with_stderr(details, state))
   end

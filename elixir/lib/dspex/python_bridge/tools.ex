@@ -32,21 +32,29 @@ defmodule DSPex.PythonBridge.Tools do
   def register(_server, [], _options), do: {:ok, %{}}
 
   def register(server, tools, options) do
+    (is_list(tools) and Enum.all?(tools, &is_struct(&1, Tool))) ||
+      raise ArgumentError, "tools are a list of DSPex.Tool"
+
     {timeout, _} = OpenCall.envelope(options)
     connection = Connection.fetch!(server, OpenCall.deadline(timeout))
     declared = Enum.map(tools, &Map.take(&1, [:name, :description, :args]))
     reply = Call.run(connection, "register_tools", %{tools: declared}, options)
 
     # The worker says which session it was: without one it depends on the worker's mode.
-    with {:ok, %{"session_id" => session_id}} <- reply do
-      for %Tool{name: name, run: run} <- tools do
-        :ets.insert(connection.table, {{:tool, session_id, name}, run})
-      end
-
-      reply
-    end
+    with {:ok, %{"session_id" => session_id}} <- reply,
+         :ok <- put(connection, session_id, tools),
+         do: reply
   rescue
     error in Error -> {:error, error}
+  end
+
+  defp put(connection, session_id, tools) do
+    for %Tool{name: name, run: run} <- tools do
+      :ets.insert(connection.table, {{:tool, session_id, name}, run})
+    end
+
+    :ok
+  rescue
     # The table went with its owner.
     ArgumentError -> {:error, Error.new(:worker_crashed, "the worker is gone")}
   end

@@ -7,8 +7,8 @@ defmodule Mix.Tasks.Bridge.Doctor do
       mix bridge.doctor [--python /path/to/python]
 
   Prints a line for each check: `ok`, or what is wrong and what to type. The exit status is 0 when
-  everything that is needed works, and 1 when something does not, for CI. Options that an application gives to its own bridges are not known here; its
-  `config :dspex_bridge` is.
+  everything that is needed works, and 1 when something does not, for CI. Options that an application
+  gives to its own bridges are not known here; its `config :dspex_bridge` is.
   """
 
   use Mix.Task

@@ -109,6 +109,18 @@ defmodule DSPex.PythonBridge.BridgeTest do
       end
     end
 
+    test "wrong tools and options of them are errors of the caller", %{bridge: bridge} do
+      tool = DSPex.Tool.new(:now, "The time.", [], &inspect/1)
+
+      for {tools, options, line} <- [
+            {[:now], [], "tools are a list of DSPex.Tool"},
+            {%{}, [], "tools are a list of DSPex.Tool"},
+            {[tool], [timuot: 5], "unknown option :timuot"}
+          ] do
+        assert_raise ArgumentError, line, fn -> Bridge.register_tools(bridge, tools, options) end
+      end
+    end
+
     test "args that are neither a map nor a keyword list are an error of the caller",
          %{bridge: bridge} do
       for args <- [[1, 2], ~c"ping", [{:a, 1} | 2]] do
