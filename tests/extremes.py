@@ -215,6 +215,11 @@ def raise_long(args: Size, context: Any) -> None:
     raise errors.LMError("x" * args.size, more="y" * args.size)
 
 
+@adapter.command("raise_huge", Size, lane="inline")
+def raise_huge(args: Size, context: Any) -> None:
+    raise Exception("x" * args.size)
+
+
 @adapter.command("log_long", Size, lane="inline")
 def log_long(args: Size, context: Any) -> None:
     logging.getLogger("extremes").warning("\0" * args.size)

@@ -145,6 +145,28 @@ def test_exceptions_that_no_log_can_print(name, log_format, capfd):
     wait_until(are_all_there)
 
 
+def test_texts_of_errors_and_log_lines_of_many_megabytes(capfd):
+    """Their beginning is answered and logged."""
+    with Client.start(adapter="extremes:adapter", env=ENVIRONMENT) as client:
+        for command in ("raise_huge", "log_long"):
+            size = {"size": 20_000_000}
+            if command == "log_long":
+                client.call(command, size)
+            else:
+                with pytest.raises(errors.HandlerError, match=r"^Exception: xxx"):
+                    client.call(command, size)
+    lines = ""
+
+    def are_all_there() -> bool:
+        nonlocal lines
+        lines += capfd.readouterr().err
+        return len(lines.splitlines()) == 2 and lines.endswith("\n")
+
+    wait_until(are_all_there)
+    assert "xxx…" in lines
+    assert len(lines) < 1_000_000
+
+
 def test_a_value_that_shares_its_parts_is_too_large(client):
     """2^60 values in 60 lists: known before anything is encoded."""
     with pytest.raises(errors.ReplyTooLarge):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import msgspec
 
 from bridge import errors, redaction
-from bridge.redaction import redact, redact_in
+from bridge.redaction import redact, redact_in, shorten
 
 if TYPE_CHECKING:
     import logging
@@ -113,6 +113,7 @@ def _own_log() -> logging.Logger:
 
 
 LONGEST_ID = 200  # characters in a line
+LONGEST_TEXT = 64 * 1024  # of a message, and of a traceback
 
 
 def shown(call_id: str | int | None) -> str | int | None:
@@ -178,7 +179,7 @@ def log_to_stderr(level: str) -> None:
                 record.msg, record.args = _message(record), ()
                 if record.exc_info:
                     record.exc_text = _stack(record.exc_info)
-                return redact(super().format(record))
+                return _readable_part(super().format(record))
             return msgspec.json.encode(_line(record)).decode()
 
     global _writing, _deferred
@@ -258,6 +259,12 @@ def _stack(exc_info: Any) -> str:
         return f"{exc_info[0].__name__} (its traceback cannot be written)"
 
 
+def _readable_part(text: str) -> str:
+    """Return as much of `text` as anybody reads, redacted: searching more takes long."""
+    part = shorten(text, LONGEST_TEXT)
+    return part if len(part) < LONGEST_TEXT else f"{part}…"
+
+
 def _line(record: logging.LogRecord) -> dict[str, Any]:
     """All that is logged passes here on its way out, and secrets are redacted."""
     import logging
@@ -267,7 +274,7 @@ def _line(record: logging.LogRecord) -> dict[str, Any]:
         "time": logging.Formatter().formatTime(record, "%Y-%m-%dT%H:%M:%S"),
         "level": record.levelname,
         "logger": redact(record.name),
-        "message": redact(message),
+        "message": _readable_part(message),
     }
     call = _call.get()
     if call is not None:
@@ -275,7 +282,7 @@ def _line(record: logging.LogRecord) -> dict[str, Any]:
         facts["request_id"] = shown(facts["request_id"])
         line |= {name: redact_in(fact) for name, fact in facts.items() if fact is not None}
     if record.exc_info:
-        line["error"] = redact(_stack(record.exc_info))
+        line["error"] = _readable_part(_stack(record.exc_info))
     for name, fact in line.items():
         if isinstance(fact, str):
             line[name] = errors.readable(fact)
