@@ -11,10 +11,12 @@ defmodule DSPex.PythonBridge.Protocol do
   Maps, lists, binaries, numbers, booleans and `nil` go as what they are. Atoms arrive as strings,
   as keys and as values, so `%{question: "x"}` is `{"question": "x"}`. Tuples arrive as tuples. Dates,
   times, `Decimal` and `URI` are written as text, other structs as `DSPex.Encodable` says or not at
-  all. Pids, ports, references, functions, improper lists and bit strings are refused with their
-  path. What comes back has strings as keys, and of atoms only `true`, `false` and `nil`, but for
-  what comes back byte for byte as it was sent, as the signature of a program does. Nothing that a
-  worker sends makes an atom.
+  all. Pids, ports, references, functions, improper lists, bit strings, and maps with two keys that
+  mean the same (`:a` and `"a"`, 1 and 1.0) are refused with their path. In JSON keys are text.
+
+  What comes back has strings as keys, and of atoms only `true`, `false` and `nil`, but for what comes
+  back byte for byte as it was sent, as the signature of a program does. Nothing that a worker sends
+  makes an atom.
 
   Tensors, `{:tensor, type, shape, binary}`, go and come as `DSPex.PythonBridge.Multipart` says,
   in `:etf` alone.
