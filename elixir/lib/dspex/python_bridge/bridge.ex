@@ -326,5 +326,7 @@ defmodule DSPex.PythonBridge.Bridge do
     GenServer.stop(server, :normal, timeout)
   catch
     :exit, reason when reason == :noproc or elem(reason, 0) == :noproc -> :ok
+    # Somebody else stopped it meanwhile.
+    :exit, {{_reason, {:sys, :terminate, _}}, _} -> :ok
   end
 end

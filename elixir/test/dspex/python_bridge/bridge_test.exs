@@ -235,6 +235,10 @@ defmodule DSPex.PythonBridge.BridgeTest do
     wait_until(fn -> not os_alive?(worker) end)
     assert Bridge.stop(pid) == :ok
     assert Bridge.stop(:no_such_bridge) == :ok
+
+    {:ok, pid} = Bridge.start_link(options(name: nil))
+    stops = for _ <- 1..5, do: Task.async(fn -> Bridge.stop(pid) end)
+    assert Enum.uniq(Task.await_many(stops, 10_000)) == [:ok]
   end
 
   test "an open call gets its reply within the grace period of a stop" do
