@@ -102,7 +102,12 @@ NO_BYTES: dict[str, Callable[[], Any]] = {
     "empty and strided": lambda: memoryview(b"abcdef")[::2][:0],
     "released": released,
 }
-VALUES = {**TOO_DEEP, **NOT_FINITE, **NO_BYTES, "an empty Raw": msgspec.Raw}
+TOO_LONG: dict[str, Callable[[], Any]] = {
+    "repeated": lambda: numpy.broadcast_to(numpy.zeros(1), (1 << 40,)),
+    "repeated, in a list": lambda: [1, (numpy.broadcast_to(numpy.zeros(1, ">f8"), (1 << 40,)),)],
+    "beyond 2^63": lambda: numpy.broadcast_to(numpy.zeros(1, "u1"), ((1 << 62) + 1,)),
+}
+VALUES = {**TOO_LONG, **TOO_DEEP, **NOT_FINITE, **NO_BYTES, "an empty Raw": msgspec.Raw}
 DETAILS: dict[str, Any] = {
     "an object": object(),
     "a huge integer": 10**5000,

@@ -96,6 +96,18 @@ def test_memoryviews_whose_bytes_are_not_contiguous(client, name):
             client.call("ping", value)
 
 
+@pytest.mark.parametrize("name", extremes.TOO_LONG)
+def test_arrays_that_are_longer_than_a_frame_are_not_copied(client, name):
+    """There is no memory for that."""
+    for command in ("result", "result_on_thread"):
+        with pytest.raises(errors.ReplyTooLarge, match="longer than"):
+            client.call(command, {"name": name})
+    with pytest.raises(errors.BridgeError, match="more than|longer than"):
+        client.stream("event", {"name": name}).result(30)
+    with pytest.raises(errors.FrameTooLarge, match="takes more than"):
+        client.call("anything", {"value": extremes.VALUES[name]()})
+
+
 def test_an_empty_raw_is_not_encodable(client):
     """It would leave a hole in the frame."""
     for command in ("result", "result_on_thread", "event", "ask", "use_tool"):

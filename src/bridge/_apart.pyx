@@ -188,6 +188,11 @@ cdef int look_at_other(object value, object kind, Survey *survey) except -1:
     elif hasattr(kind, "__attrs_attrs__"):
         for field in kind.__attrs_attrs__:
             look(getattr(value, field.name, None), survey)
+    elif hasattr(kind, "nbytes"):
+        # One of an array that repeats a few of its bytes may be far more than there is memory.
+        size = value.nbytes
+        if isinstance(size, int):
+            survey.left -= min(size, survey.left + 1)
     return 0
 
 
