@@ -281,6 +281,16 @@ def test_extensions_and_exact_timestamps_of_messagepack_stay_what_they_are(worke
             assert workers.read(format)["code"] == "not_encodable"
 
 
+def test_text_and_bytes_of_one_key_are_no_map_of_erlang(workers):
+    """Its keys are binaries, and no node reads a map that has one of them twice."""
+    assert workers.write(MSGPACK, {"a": 1, b"a": 2})["success"]
+    assert workers.read(MSGPACK) == {"a": 1, b"a": 2}
+    reply = workers.read(ETF)
+    assert (reply["code"], "text and as bytes" in reply["error"]) == ("not_encodable", True)
+    assert workers.write(MSGPACK, {"a": 1, b"b": 2})["success"]
+    assert workers.read(ETF) == {"a": 1, "b": 2}
+
+
 def test_keys_that_python_cannot_tell_apart_are_no_others(workers):
     """1 and true stay two keys in MessagePack, and are an error elsewhere."""
     value = b"\x82\x01\xa1a\xc3\xa1b"
@@ -512,6 +522,7 @@ def carries(format, value):
     kind = type(value)
     if kind is dict:
         keys_fit = format is not JSON or all(type(key) is str for key in value)
+        keys_fit = keys_fit and len({neutral(key, format) for key in value}) == len(value)
         return keys_fit and all(carries(format, each) for each in (*value, *value.values()))
     if kind is list:
         return all(carries(format, each) for each in value)

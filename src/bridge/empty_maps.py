@@ -52,7 +52,7 @@ class EmptyMaps:
     def _with(
         self, entries: dict[Any, msgspec.Raw], expected: Callable[[Any], list[inspect.Type]]
     ) -> msgspec.Raw | None:
-        """The map or the list (keys: 0, 1, …) of `entries`, where any of them changes."""
+        """Return the map or the list (keys: 0, 1, …) of `entries`, where any of them changes."""
         changed = {}
         for key, entry in entries.items():
             for info in expected(key):
@@ -89,7 +89,7 @@ def _is_map(info: inspect.Type) -> bool:
 
 
 def _values(maps: list[Any], name: str) -> list[inspect.Type]:
-    """The types that the entry `name` may have in one of `maps`."""
+    """Return the types that the entry `name` may have in one of `maps`."""
     types = []
     for each in maps:
         if isinstance(each, inspect.DictType):

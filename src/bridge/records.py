@@ -55,11 +55,11 @@ class Records:
         self._before: dict[Key, tuple[bytes | None, Any]] | None = None  # of what is not stored yet
 
     def of(self, kind: str) -> Mapping[str, bytes]:
-        """Values by name, oldest first; live."""
+        """Return the values by name, oldest first; live."""
         return NOTHING if self._kept is None else self._kept.get(kind, NOTHING)
 
     def private(self, kind: str, name: str) -> Any:
-        """What was put beside the value; None where it has come out of a store."""
+        """Return what was put beside the value; None where it has come out of a store."""
         return None if self._private is None else self._private.get((kind, name))
 
     def put(self, kind: str, name: str, value: bytes, private: Any = None) -> None:
@@ -72,7 +72,7 @@ class Records:
             self._private = {**(self._private or {}), (kind, name): private}
 
     def put_all(self, kind: str, values: Mapping[str, bytes]) -> None:
-        """The same of several values: all or, over the quota, none."""
+        """Keep several values: all or, over the quota, none."""
         self.check(kind, values)
         for name, value in values.items():
             self._note(kind, name)
@@ -99,11 +99,11 @@ class Records:
             self._set(kind, name, None)
 
     def changes(self) -> Changes:
-        """What is not stored yet, of records that are."""
+        """Return what is not stored yet, of records that are."""
         return {key: self.of(key[0]).get(key[1]) for key in self._before or ()}
 
     def all(self) -> Changes:
-        """Everything, as the change that makes it."""
+        """Return everything, as the change that makes it."""
         return {
             (kind, name): value
             for kind, values in (self._kept or {}).items()
@@ -111,7 +111,7 @@ class Records:
         }
 
     def stored(self) -> None:
-        """A store has what there is; from now on changes are noted for it."""
+        """Note that a store has what there is; from now on changes are noted for it."""
         self.is_stored = True
         self._before = None
 
@@ -178,7 +178,8 @@ class Kept(msgspec.Struct, frozen=True):
         return found
 
     def in_format(self, format: Format) -> Any:
-        """It, for a reply in `format`; decoded where its bytes would make that unreadable."""
+        """Return the value for a reply in `format`; decoded where its bytes would make that
+        unreadable."""
         own = self.own_format
         if format is own and (format is not JSON or _is_utf8(self.data)):
             return msgspec.Raw(self.data)

@@ -28,7 +28,8 @@ class Unknown(NamedTuple):
 
 
 def unknown_args(value: Any, type: Any, path: str) -> InvalidArgs | None:
-    """The error for what `value` holds that `type` forbids; None where it holds nothing such."""
+    """Return the error for what `value` holds that `type` forbids; None where it holds nothing
+    such."""
     found = list(_unknown(type_of(type), value, path))
     if not found:
         return None

@@ -147,7 +147,7 @@ class Session:
         self.ttl, self.records.quota = ttl, quota
 
     def configure(self, ttl: float, quota: Quota) -> None:
-        """Another time to live (seconds) and quota. Raises SessionLost, StoreFailed."""
+        """Change the time to live (seconds) and the quota. Raises SessionLost, StoreFailed."""
         is_same = (self.ttl, self.records.quota) == (ttl, quota)
         if self._store is not None and self.is_durable and not is_same:
             with self._noting():
@@ -174,8 +174,8 @@ class Session:
 
     @contextmanager
     def _noting(self) -> Iterator[None]:
-        """Once it is another worker's, calls that have this session still are told; those to come
-        open it again."""
+        """Note where the session is another worker's: calls that have it still get SessionLost,
+        those to come open it again."""
         try:
             yield
         except errors.SessionLost as error:

@@ -91,7 +91,8 @@ def add_session_commands(adapter: Adapter, dispatcher: Dispatcher) -> None:
 
     @adapter.command("list_sessions", ListSessionsArgs, lane="worker", idempotent=True)
     def list_sessions(args: ListSessionsArgs, context: Context) -> dict[str, Any]:
-        """The sessions of this worker, the last used first, and those that only the store has."""
+        """Lists the sessions of this worker, the last used first, and those that only the store
+        has."""
         limit, store, live = args.limit, sessions.store, sessions.live()
         shown = live[:limit]
         rest: list[dict[str, Any]] = []
@@ -114,7 +115,7 @@ def add_session_commands(adapter: Adapter, dispatcher: Dispatcher) -> None:
 
     @adapter.command("get_session", SessionArgs, lane="worker", idempotent=True)
     def get_session(args: SessionArgs, context: Context) -> dict[str, Any]:
-        """One session, not used by that. Unlike other commands this makes none."""
+        """Describes one session, not used by that. Unlike other commands this makes none."""
         session_id = context.request.session_id or args.session_id
         if session_id is None:
             session_id = sessions.default_id
@@ -144,7 +145,7 @@ def add_session_commands(adapter: Adapter, dispatcher: Dispatcher) -> None:
 
     @adapter.command("get_session_data", SessionDataArgs, idempotent=True)
     def get_session_data(args: SessionDataArgs, context: Context) -> dict[str, Any]:
-        """The session's data, or of it one key."""
+        """Returns the session's data, or of it one key."""
         stored = context.session.records.of("data")
         if args.key is None:
             stored = dict(stored)
@@ -198,8 +199,8 @@ def _described(session: Session) -> dict[str, Any]:
 
 
 def _as_stored(row: dict[str, Any]) -> dict[str, Any]:
-    told = {name: value for name, value in row.items() if name != "epoch"}
-    return {**told, "durable": True, "live": False}
+    described = {name: value for name, value in row.items() if name != "epoch"}
+    return {**described, "durable": True, "live": False}
 
 
 def _update(context: Context, args: UpdateSessionDataArgs) -> None:
@@ -233,7 +234,7 @@ def _update(context: Context, args: UpdateSessionDataArgs) -> None:
 
 
 def _given(context: Context, args: UpdateSessionDataArgs) -> tuple[msgspec.Raw, Format]:
-    """The value that came, null if none did, and its format."""
+    """Return the value that came, null if none did, and its format."""
     if not context.buffers or context.format is not JSON:
         return args.value or msgspec.Raw(context.format.encode(None)), context.format
     # JSON alone cannot hold what is in the buffers.
@@ -246,7 +247,8 @@ def _given(context: Context, args: UpdateSessionDataArgs) -> tuple[msgspec.Raw, 
 
 
 def _entries(raw: msgspec.Raw, format: Format) -> dict[str, msgspec.Raw]:
-    """The entries of a map whose keys become those of the session's data; of an empty list, none.
+    """Return the entries of a map whose keys become those of the session's data; of an empty list,
+    none.
 
     Raises InvalidArgs.
     """
@@ -264,7 +266,7 @@ def _entries(raw: msgspec.Raw, format: Format) -> dict[str, msgspec.Raw]:
 
 
 def _merged(key: str, stored: bytes | None, value: Value) -> Value:
-    """What the key has once the entries of `value` are in it. Raises InvalidArgs."""
+    """Return what the key has once the entries of `value` are in it. Raises InvalidArgs."""
     given = value.as_map()
     if given is None:
         raise errors.InvalidArgs(

@@ -41,7 +41,8 @@ class Value(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, raw: msgspec.Raw, format: Format, path: str) -> Value:
-        """A value from the wire. Raises InvalidArgs for what no session can keep, with its path."""
+        """Return a value from the wire. Raises InvalidArgs for what no session can keep, with
+        its path."""
         data = bytes(raw)
         if format is MSGPACK:
             data = _with_bin(data)
@@ -51,8 +52,8 @@ class Value(msgspec.Struct, frozen=True):
         return cls(data, format.name, True)
 
     def in_format(self, format: Format, path: str) -> msgspec.Raw:
-        """The value for a reply in `format`. Raises NotEncodable, with the path of what it cannot
-        carry."""
+        """Return the value for a reply in `format`. Raises NotEncodable, with the path of what
+        it cannot carry."""
         own = by_name(self.format)
         if own is None:
             raise NotEncodable(f"{path} was written by a later version of this program", path=path)
@@ -78,8 +79,8 @@ class Value(msgspec.Struct, frozen=True):
         raise NotEncodable(f"{path} {reason}", path=path)
 
     def as_map(self) -> Value | None:
-        """The value, or an empty map for an empty list, which some hosts write so; None where it is
-        neither."""
+        """Return the value, or an empty map for an empty list, which some hosts write so; None
+        where it is neither."""
         format = by_name(self.format)
         if format is None:
             return None
@@ -95,13 +96,13 @@ class Value(msgspec.Struct, frozen=True):
         return Value(format.encode({}), self.format, True) if is_empty else None
 
     def entries(self) -> dict[Any, msgspec.Raw]:
-        """The entries of a map, undecoded."""
+        """Return the entries of a map, undecoded."""
         format = by_name(self.format)
         return {} if format is None else format.decode(self.data, dict[Any, msgspec.Raw])
 
     def merged(self, other: Value, path: str) -> Value:
-        """This map with the entries of another one. Raises InvalidArgs where no format can carry
-        both."""
+        """Return this map with the entries of another one. Raises InvalidArgs where no format
+        can carry both."""
         for name in (self.format, other.format):
             format = by_name(name)
             if format is None:
@@ -120,7 +121,7 @@ class Value(msgspec.Struct, frozen=True):
 
 
 def below(path: str, key: Any) -> str:
-    """The path of an entry of a map at `path`."""
+    """Return the path of an entry of a map at `path`."""
     return f"{path}.{key if isinstance(key, str) else repr(key)}"[: len(path) + SHOWN]
 
 
@@ -129,7 +130,8 @@ def _shortened(path: str) -> str:
 
 
 def _with_bin(data: bytes) -> bytes:
-    """`data` with bin in place of strings that are not UTF-8: some hosts pack all binaries so."""
+    """Return `data` with bin in place of strings that are not UTF-8: some hosts pack all
+    binaries so."""
     try:
         MSGPACK.decode(data)
     except UnicodeDecodeError:
@@ -140,7 +142,7 @@ def _with_bin(data: bytes) -> bytes:
 
 
 def _without_atoms(value: Any, path: str) -> Any:
-    """`value` with text in place of atoms but those of tensors, which every host may know.
+    """Return `value` with text in place of atoms but those of tensors, which every host may know.
 
     Raises InvalidArgs for terms that mean something in one node only.
     """
@@ -196,6 +198,13 @@ def _tensor(form: Any) -> Tensor | None:
     return tensor if isinstance(tensor, Tensor) else None
 
 
+def _text_of(data: bytes) -> str | None:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return None
+
+
 class _Pairs:
     """The entries of maps that were found in a value; a map has lost some where keys are equal in
     Python (1, 1.0 and true)."""
@@ -219,7 +228,7 @@ class _Conversion:
         self._pairs = pairs
 
     def of(self, value: Any, path: str) -> Any:
-        """`value` as the encoder of the wanted format takes it. Raises NotEncodable."""
+        """Return `value` as the encoder of the wanted format takes it. Raises NotEncodable."""
         kind = type(value)
         if value is None or kind in (str, bool, int):
             return value
@@ -238,6 +247,8 @@ class _Conversion:
                 where = below(path, key)
                 if type(key) is not str:
                     self._check_key(key, where)
+                    if self._wanted is ETF and type(key) is bytes and _text_of(key) in value:
+                        raise self._refused("the same key as text and as bytes", where)
                 entries[key] = self.of(entry, where)
             return entries
         if kind is list or kind is tuple:

@@ -69,7 +69,7 @@ class Sessions:
         self._has_warned = False
 
     def open(self, session_id: str | None) -> Session:
-        """The session of that id (None: the default one).
+        """Return the session of that id (None: the default one).
 
         Raises InvalidArgs for what cannot be an id, Overloaded where all have open calls.
         """
@@ -100,7 +100,7 @@ class Sessions:
         return [session]
 
     def detach_all(self) -> list[Session]:
-        """The same with all of them."""
+        """Detach all sessions."""
         detached = list(self._table.values())
         self._table.clear()
         self._gone.clear()
@@ -117,24 +117,25 @@ class Sessions:
             self._expiry.add(session, session.used)
 
     def find(self, session_id: str) -> Session | None:
-        """The live session of that id, not used by that."""
+        """Return the live session of that id, not used by that."""
         session = self._table.get(session_id)
         return None if session is None or self._is_over(session, _Once(self._in_use)) else session
 
     def why_gone(self, session_id: str) -> str | None:
-        """ "expired" or "evicted", where that is known."""
+        """Return why the session ended, "expired" or "evicted", where that is known."""
         is_over = session_id in self._table and self.find(session_id) is None
         return "expired" if is_over else self._gone.get(session_id)
 
     def live(self, limit: int | None = None) -> list[Session]:
-        """All of them, or at most so many; the last used one first."""
+        """Return all sessions, or at most so many; the last used one first."""
         in_use = _Once(self._in_use)
         every = list(reversed(self._table.values()))
         return list(islice((one for one in every if not self._is_over(one, in_use)), limit))
 
     def configure(self, session: Session, ttl: float, quota: Quota, durable: bool) -> None:
-        """Another time to live (seconds) and quota; durable: and a place in the store, if it has
-        none yet. Raises NotAllowed, SessionLost, StoreFailed; then nothing is changed."""
+        """Give the session another time to live (seconds) and quota; durable: and a place in the
+        store, if it has none yet. Raises NotAllowed, SessionLost, StoreFailed; then nothing is
+        changed."""
         if durable and not session.is_durable:
             session.make_durable(ttl, quota)
         else:
@@ -155,7 +156,7 @@ class Sessions:
         return Session(session_id, self._new_state, self.ttl, self.quota, self.store, inherited)
 
     def _default_state(self) -> Any:
-        """The default session's state, which the others inherit.
+        """Return the default session's state, which the others inherit.
 
         The session is not opened in the store for that: it stays with the worker that has it.
         """
@@ -224,7 +225,7 @@ class Sessions:
         raise errors.Overloaded(f"all of {self.limit} sessions have open calls", retry_after=1.0)
 
     def _drop(self, session: Session, why: str) -> None:
-        """It is out of the table already."""
+        """Drop a session that is out of the table already."""
         debug("session %r is gone: %s", session.id, why)
         self._expiry.remove(session)
         if session.failure is not None:
@@ -244,7 +245,7 @@ class Sessions:
             self._ending[session.id] = session
 
     def _wait_for(self, other: Session, session: Session) -> None:
-        """The next turn in `session` comes when those in `other` are over."""
+        """Let the next turn in `session` come when those in `other` are over."""
 
         def made() -> None:
             other.order.leave()

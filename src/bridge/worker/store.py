@@ -129,11 +129,12 @@ class Store:
         return self._do(work)
 
     def write(self, session_id: str, epoch: int, changes: Changes) -> None:
-        """All of `changes`, or nothing. Raises SessionLost where the epoch is not the last."""
+        """Write all of `changes`, or nothing. Raises SessionLost where the epoch is not the
+        last."""
         self._do(lambda db: write_records(db, _owned(db, session_id, epoch), session_id, changes))
 
     def configure(self, session_id: str, epoch: int, settings: Settings) -> None:
-        """Other settings. Raises SessionLost."""
+        """Change the settings of a session. Raises SessionLost."""
 
         def work(db: sqlite3.Connection) -> None:
             columns = _columns(settings)
@@ -164,22 +165,22 @@ class Store:
         return self._do(work)
 
     def records(self, session_id: str) -> StoredRecords:
-        """The records of a session as they are on disk, read without opening it."""
+        """Return the records of a session as they are on disk, read without opening it."""
         return StoredRecords(session_id, self._read)
 
     def find(self, session_id: str) -> dict[str, Any] | None:
-        """What can be said of a session without opening it: session_id, epoch, created_at, ttl_s,
-        programs, bytes."""
+        """Return what can be said of a session without opening it: session_id, epoch,
+        created_at, ttl_s, programs, bytes."""
         rows = self._list("WHERE id = ?", (session_id,))
         return rows[0] if rows else None
 
     def list_sessions(self, limit: int) -> tuple[list[dict[str, Any]], int]:
-        """The same of at most `limit` sessions, by id; and how many there are."""
+        """Return what can be said of at most `limit` sessions, by id; and how many there are."""
         ((total,),) = self._read("SELECT count(*) FROM sessions", ())
         return self._list("ORDER BY id LIMIT ?", (limit,)), total
 
     def _list(self, which: str, values: tuple[Any, ...]) -> list[dict[str, Any]]:
-        """On a connection of its own: it may take long."""
+        """Read what can be said of sessions, on a connection of its own: it may take long."""
         query = (
             "SELECT id, epoch, created_at, ttl_s, count(*) FILTER (WHERE kind = 'program'),"
             " coalesce(sum(length(CAST(name AS BLOB)) + length(value)), 0)"
@@ -195,7 +196,8 @@ class Store:
             raise _failed(error) from error
 
     def close(self) -> None:
-        """Nothing works afterwards. The last one to close leaves a single file behind."""
+        """Close the file; nothing works afterwards. The last one to close leaves a single file
+        behind."""
         with contextlib.suppress(errors.StoreFailed):  # closed already
             self._do(lambda db: None)
         with self._reading:
@@ -212,7 +214,7 @@ class Store:
         )
 
     def _read(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        """What is on disk; beside the writers, who are not waited for."""
+        """Return what is on disk; beside the writers, who are not waited for."""
         try:
             self._files.check()
             with self._reading:
@@ -221,7 +223,8 @@ class Store:
             raise _failed(error) from error
 
     def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """The result of `work` once it is on disk, in a transaction with what others want."""
+        """Return the result of `work` once it is on disk, in a transaction with what others
+        want."""
         task = _Task(work)
         with self._changing:
             self._waiting.append(task)
@@ -297,14 +300,15 @@ class _Task:
         self.is_done = False
 
     def wait(self) -> None:
-        """Until it is done, or its turn to lead."""
+        """Wait until it is done, or its turn to lead."""
         self._turn.acquire()
 
     def wake(self) -> None:
         self._turn.release()
 
     def run(self, db: sqlite3.Connection) -> None:
-        """An error of the wire's table is an answer: it is raised before anything is written."""
+        """Run it. An error of the wire's table is an answer: it is raised before anything is
+        written."""
         self._error = None
         try:
             self._result = self._work(db)
@@ -349,7 +353,8 @@ def _failed(error: Exception) -> errors.StoreFailed:
 
 
 def _text(error: Exception) -> str:
-    """One line. SQLite repeats what is in a damaged file, which need not be UTF-8."""
+    """Return the error in one line. SQLite repeats what is in a damaged file, which need not be
+    UTF-8."""
     if isinstance(error, UnicodeError):
         return "the file is damaged: it holds text that is not UTF-8"
     return " ".join(str(error).split())[:500]

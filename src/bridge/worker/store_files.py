@@ -59,7 +59,8 @@ class Files:
                 raise self._moved(os.path.basename(path), "emptied")
 
     def _refuse_lost(self) -> None:
-        """SQLite takes a missing or an empty file for a new one, and throws its journal away."""
+        """Raise StoreFailed for a journal alone: SQLite takes a missing or an empty file for a
+        new one, and throws its journal away."""
         if not _size(self.path) and _size(self._journal):
             raise errors.StoreFailed(
                 f"the store {self.path}: the file is missing or empty, but its journal"

@@ -14,7 +14,7 @@ Read = Callable[[str, tuple[Any, ...]], list[tuple[Any, ...]]]
 
 
 def read_records(db: sqlite3.Connection, number: int, session_id: str) -> Changes:
-    """All records of a session. Raises StoreFailed for a damaged or a missing one."""
+    """Return all records of a session. Raises StoreFailed for a damaged or a missing one."""
     records: Changes = {}
     total = _total(db, number)
     for kind, name, value, checksum in db.execute(
@@ -59,7 +59,7 @@ def write_records(db: sqlite3.Connection, number: int, session_id: str, changes:
 
 
 def _total(db: sqlite3.Connection, number: int) -> int:
-    """What the checksums of all records of a session must come to, see ChecksumOfAll."""
+    """Return what the checksums of all records of a session must come to, see ChecksumOfAll."""
     (total,) = db.execute(
         "SELECT records_checksum FROM sessions WHERE number = ?", (number,)
     ).fetchone()
@@ -67,7 +67,7 @@ def _total(db: sqlite3.Connection, number: int) -> int:
 
 
 def damaged(what: str) -> errors.StoreFailed:
-    """The error for what does not have its checksum."""
+    """Return the error for what does not have its checksum."""
     return errors.StoreFailed(f"the store is damaged: {what} is not what was written")
 
 
@@ -82,7 +82,7 @@ class StoredRecords(Records):
         self._read = read
 
     def of(self, kind: str) -> Mapping[str, bytes]:
-        """The values of that kind, each read when it is asked for. Raises StoreFailed."""
+        """Return the values of that kind, each read when it is asked for. Raises StoreFailed."""
         return _StoredValues(self._session_id, kind, self._read)
 
     def put_all(self, kind: str, values: Mapping[str, bytes]) -> None:

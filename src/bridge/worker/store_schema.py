@@ -57,7 +57,7 @@ MIGRATIONS: tuple[str, ...] = (
 
 
 def record_checksum(session_id: str, kind: str, name: str, value: bytes) -> int:
-    """The checksum of a record: of its value and of the place where it belongs."""
+    """Return the checksum of a record: of its value and of the place where it belongs."""
     return zlib.crc32(value, zlib.crc32(msgspec.msgpack.encode((session_id, kind, name))))
 
 
@@ -76,7 +76,7 @@ class ChecksumOfAll:
 
 
 def session_checksum(*columns: Any) -> int:
-    """The checksum of a session: of id, epoch, created_at, ttl_s, programs, bytes."""
+    """Return the checksum of a session: of id, epoch, created_at, ttl_s, programs, bytes."""
     return zlib.crc32(msgspec.msgpack.encode(columns))
 
 
@@ -111,7 +111,8 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _use_journal(db: sqlite3.Connection) -> None:
-    """SQLite does not wait by itself for others that change to it at the same moment."""
+    """Turn on the write-ahead log. SQLite does not wait by itself for others that change to it
+    at the same moment."""
     deadline = time.monotonic() + BUSY_TIMEOUT
     while True:
         try:

@@ -20,11 +20,11 @@ class Labelled:
 
 
 def label_of(name: str, field: Any) -> str:
-    """What prompts call a field; those of DSPy's own go by their names."""
+    """Return what prompts call a field; those of DSPy's own go by their names."""
     label: str = field.json_schema_extra.get(LABEL, name)
     return label
 
 
 def labelled(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields by their labels."""
+    """Return the fields by their labels."""
     return {label_of(name, field): field for name, field in fields.items()}

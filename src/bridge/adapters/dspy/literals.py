@@ -30,7 +30,8 @@ class NotData(ValueError):
 
 
 def read_data(text: str) -> Any:
-    """The value of `text`, which is JSON, or a Python literal, as a whole: fractions are Decimal.
+    """Return the value of `text`, which is JSON, or a Python literal, as a whole: fractions are
+    Decimal.
 
     Raises NotData; ValueError for a key that is there twice and for integers of too many digits.
     """
@@ -41,7 +42,8 @@ def read_data(text: str) -> Any:
 
 
 def unfenced(text: str) -> str:
-    """`text` without a code block's fence, backquotes or asterisks that stand around all of it."""
+    """Return `text` without a code block's fence, backquotes or asterisks that stand around all
+    of it."""
     text = text.strip()
     fenced = _FENCE.fullmatch(text)
     if fenced:
@@ -54,8 +56,8 @@ def unfenced(text: str) -> str:
 
 
 def within_prose(text: str) -> Iterator[str]:
-    """The part of `text` that may be the data meant: its one code block, or what begins with a
-    bracket at the start of a line or behind a colon, and ends with a line."""
+    """Return the part of `text` that may be the data meant: its one code block, or what begins
+    with a bracket at the start of a line or behind a colon, and ends with a line."""
     blocks = _FENCE.findall(text)
     if blocks:
         if len(blocks) == 1:
@@ -72,7 +74,7 @@ def within_prose(text: str) -> Iterator[str]:
 
 
 def list_items(text: str) -> list[str] | None:
-    """The items of a bulleted or numbered list, one a line; None where it is none."""
+    """Return the items of a bulleted or numbered list, one a line; None where it is none."""
     lines = [line for line in text.split("\n") if line.strip()]
     found = [_BULLET.fullmatch(line.rstrip()) for line in lines]
     if not found or not all(found):
@@ -154,7 +156,7 @@ class _Literal:
             yield key, value
 
     def _key(self, node: ast.expr) -> str:
-        """A key as JSON has it, so that two that are the same there are noticed here."""
+        """Return a key as JSON has it, so that two that are the same there are noticed here."""
         if isinstance(node, ast.Name) and node.id not in _CONSTANTS:
             return node.id  # keys without quotes, as in JavaScript
         key = self.value(node)
@@ -172,7 +174,7 @@ class _Literal:
             raise NotData(f"{written[:50]!r} is no number") from None
 
     def _written(self, node: ast.expr) -> str:
-        """The source of a node; its columns are counted in bytes."""
+        """Return the source of a node; its columns are counted in bytes."""
         first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
         lines = self._lines[first : last + 1]
         lines[-1] = lines[-1][: node.end_col_offset]

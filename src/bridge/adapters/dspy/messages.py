@@ -73,7 +73,8 @@ class LMSettings(msgspec.Struct, frozen=True):
         return key if self.api_base is None else [*key, *secrets_in_url(self.api_base)]
 
     def with_model(self, model: str) -> LMSettings:
-        """The same for another model; another provider does not get this one's key."""
+        """Return the same settings for another model; another provider does not get this one's
+        key."""
         full = full_model(model, default=GEMINI)
         if full.partition("/")[0] == self.provider:
             return msgspec.structs.replace(self, name=model, model=full)
@@ -148,7 +149,7 @@ class StoredSettings(msgspec.Struct, frozen=True):
 
 
 def _without_secrets(url: str | None) -> str | None:
-    """`url` without what stands before an @, or behind a ?: both are used for keys."""
+    """Return `url` without what stands before an @, or behind a ?: both are used for keys."""
     if url is None:
         return None
     return redact(str(msgspec.structs.replace(Address.parse(url), user="", query="")))
@@ -179,7 +180,8 @@ class ConfigureArgs(msgspec.Struct):
     session_id: str | None = None
 
     def settings(self) -> LMSettings:
-        """These as settings. Raises InvalidArgs without a model, and for numbers out of range."""
+        """Return these as settings. Raises InvalidArgs without a model, and for numbers out of
+        range."""
         check_ranges(msgspec.structs.asdict(self), "args")
         provider = self.provider or self.type
         model = self.model or {"offline": "reader", "scripted": "answers"}.get(provider or "")
@@ -306,7 +308,8 @@ class ProgramData(msgspec.Struct):
     program_type: str | None = None
 
     def definition(self) -> tuple[str, msgspec.Raw]:
-        """The name and the value of the signature to build from; empty where there is none."""
+        """Return the name and the value of the signature to build from; empty where there is
+        none."""
         for name in ("signature", "signature_def"):
             raw: msgspec.Raw = getattr(self, name)
             if bytes(raw).strip() not in _NOTHING:
@@ -325,7 +328,7 @@ class RunOptions(msgspec.Struct, forbid_unknown_fields=True):
     pool_timeout: Ignored = None
 
     def given(self) -> dict[str, Any]:
-        """Those that are set. Raises InvalidArgs for numbers out of range."""
+        """Return the options that are set. Raises InvalidArgs for numbers out of range."""
         settings = {"temperature": self.temperature, "max_tokens": self.max_tokens}
         check_ranges(settings, "args.options")
         return {name: value for name, value in settings.items() if value is not None}

@@ -206,7 +206,7 @@ def execute(
         arguments["config"] = config
     started = time.monotonic()
     run = streaming.Run(context, runner.labels, chosen.answers(context.session.state))
-    with _told(program):
+    with _stage(program):
         token = streaming.running.set(run)
         try:
             with dspy.context(lm=lm, adapter=chat.adapter, trace=None, disable_history=True):
@@ -232,7 +232,7 @@ def execute(
     return result
 
 
-def _told(program: Program) -> AbstractContextManager[dict[str, Any]]:
+def _stage(program: Program) -> AbstractContextManager[dict[str, Any]]:
     return around(
         "stage",
         "invoke_workflow",

@@ -25,7 +25,7 @@ class ScriptedAnswers:
         self._lock = threading.Lock()
 
     def complete(self, request: lm15.Request) -> lm15.Response:
-        """The next answer. Raises lm15.InvalidRequestError where there is none."""
+        """Return the next answer. Raises lm15.InvalidRequestError where there is none."""
         prompt = "".join(part.text for part in request.messages[-1].parts_of(lm15.TextPart))
         text = _text(self._answer(prompt))
         usage = lm15.Usage(input_tokens=len(prompt.split()), output_tokens=len(text.split()))
@@ -38,7 +38,7 @@ class ScriptedAnswers:
         )
 
     def stream(self, request: lm15.Request) -> Iterator[Any]:
-        """The same, word by word."""
+        """Yield the next answer word by word."""
         response = self.complete(request)
         yield lm15.StreamStartEvent(model=response.model)
         for word in re.findall(r"\s*\S+|\s+", response.message.text or ""):
@@ -72,8 +72,8 @@ def _text(answer: Any) -> str:
 
 
 def _labels(name: str) -> list[str]:
-    """What the prompt calls the field `name`: two, where the host has a `reasoning` of its own
-    beside DSPy's."""
+    """Return what the prompt calls the field `name`: two, where the host has a `reasoning` of
+    its own beside DSPy's."""
     run = streaming.running.get()
     if run is None:
         return [name]

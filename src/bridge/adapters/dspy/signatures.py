@@ -119,14 +119,15 @@ class Signature(msgspec.Struct, frozen=True):
         )
 
     def with_labels(self, text: str) -> str:
-        """A text of DSPy's that names fields, with their labels."""
+        """Return a text of DSPy's that names fields, with their labels."""
         for field in (*self.inputs, *self.outputs):
             text = text.replace(f"`{field.python_name}`", f"`{field.label}`")
         return text
 
 
 def _named(definitions: Definitions, path: str) -> list[tuple[str, str, FieldDefinition]]:
-    """(name, path, definition) of each field, in order. Raises InvalidArgs for a wrong name."""
+    """Return (name, path, definition) of each field, in order. Raises InvalidArgs for a wrong
+    name."""
     if len(definitions) > MAX_FIELDS:
         raise InvalidArgs(f"{path}: more than {MAX_FIELDS} fields", path=path)
     if isinstance(definitions, dict):
@@ -156,8 +157,8 @@ def _checked(type_name: str, path: str) -> str:
 
 
 def _labels(names: list[str]) -> list[str]:
-    """A label for each field: its name where that is a word and nothing else in a prompt has it,
-    else one like it. Inputs and outputs do not share one either."""
+    """Return a label for each field: its name where that is a word and nothing else in a prompt
+    has it, else one like it. Inputs and outputs do not share one either."""
     labels: dict[int, str] = {}
     taken = set(_SECTIONS)
     for index, name in enumerate(names):

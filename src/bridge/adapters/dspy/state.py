@@ -128,7 +128,7 @@ class Program:
         self.last_executed = timestamp()
 
     def info(self, format: Format) -> dict[str, Any]:
-        """What listings say of it, for a reply in `format`."""
+        """Return what listings say of it, for a reply in `format`."""
         return {
             "program_id": self.id,
             "signature": self.definition.signature.in_format(format),
@@ -207,8 +207,9 @@ class State:
         self._records.put("tools", "", encoded)
 
     def model(self, shared: dict[str, Any]) -> Model | None:
-        """The session's model, or that of all sessions. Raises LMNotConfigured where it was stored,
-        and its key with good reason was not, InvalidArgs where it may not be used any more."""
+        """Return the session's model, or that of all sessions. Raises LMNotConfigured where it
+        was stored, and its key with good reason was not, InvalidArgs where it may not be used
+        any more."""
         return self._own_model(shared) or shared.get("model")
 
     def _own_model(self, shared: dict[str, Any]) -> Model | None:

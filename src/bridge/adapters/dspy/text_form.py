@@ -15,8 +15,8 @@ _SCALARS = (str, datetime.date, datetime.time, decimal.Decimal, uuid.UUID, type(
 
 
 def without_text_form(value: Any, path: str) -> tuple[str, str] | None:
-    """The first place in `value`, which stands at `path`, that a prompt cannot show, and what is
-    there in words; None where it can show everything."""
+    """Return the first place in `value`, which stands at `path`, that a prompt cannot show, and
+    what is there in words; None where it can show everything."""
     if _is_plain(value):
         return None
     waiting = [(path, value)]
@@ -66,8 +66,8 @@ def _is_plain(value: Any) -> bool:
 
 
 def rounded_float(value: Any, path: str) -> str | None:
-    """The first place in `value`, which stands at `path`, with a float of more digits than all
-    floats have: it may not be what was sent. None if there is none."""
+    """Return the first place in `value`, which stands at `path`, with a float of more digits
+    than all floats have: it may not be what was sent. None if there is none."""
     waiting = [(path, value)]
     while waiting:
         place, current = waiting.pop()
@@ -81,7 +81,7 @@ def rounded_float(value: Any, path: str) -> str | None:
 
 
 def _parts(value: Any, path: str) -> list[tuple[str, Any]]:
-    """What a map or a list holds, each with its place."""
+    """Return what a map or a list holds, each with its place."""
     if isinstance(value, Mapping):
         return [(f"{path}.{key}", entry) for key, entry in value.items()]
     if isinstance(value, list | tuple):

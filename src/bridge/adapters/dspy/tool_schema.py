@@ -30,7 +30,8 @@ class ToolSchema(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, args: dict[str, Any]) -> ToolSchema:
-        """That of a tool's `args`: an object schema, or a schema of each argument by name."""
+        """Return the schema of a tool's `args`: an object schema, or a schema of each argument
+        by name."""
         if not _is_object_schema(args):
             needed = frozenset(name for name, schema in args.items() if not _has_default(schema))
             whole = {"type": "object", "properties": args, "required": sorted(needed)}
@@ -76,7 +77,8 @@ class ToolSchema(msgspec.Struct, frozen=True):
             ) from None
 
     def wrong(self, arguments: dict[str, Any]) -> str:
-        """What is wrong with the arguments of a call, in one line; empty where nothing is."""
+        """Return what is wrong with the arguments of a call, in one line; empty where nothing
+        is."""
         unknown = [name for name in arguments if name not in self.properties]
         missing = sorted(self.required - arguments.keys())
         if unknown and not self.is_open:
@@ -155,8 +157,9 @@ _NONE = _Arguments({}, frozenset(), False)
 
 
 def _arguments(schema: Any, root: dict[str, Any], known: dict[int, _Arguments]) -> _Arguments:
-    """Those of `schema`, through references and compositions. known: by id of a schema; each is
-    looked at once, however often and in whatever circle it is referred to."""
+    """Return what `schema` says of an object's members, through references and compositions.
+    known: by id of a schema; each is looked at once, however often and in whatever circle it is
+    referred to."""
     if not isinstance(schema, dict):
         return _NONE
     if id(schema) in known:
@@ -192,7 +195,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _target(reference: str, root: dict[str, Any]) -> Any:
-    """What a reference within the schema (#/$defs/Name) leads to; None for others."""
+    """Return what a reference within the schema (#/$defs/Name) leads to; None for others."""
     current: Any = root
     for part in reference.removeprefix("#").split("/")[1:]:
         key = part.replace("~1", "/").replace("~0", "~")

@@ -43,7 +43,7 @@ class ToolDefinition(msgspec.Struct, forbid_unknown_fields=True):
     meta: Ignored = msgspec.field(name="_meta", default=None)
 
     def tool(self, path: str) -> Tool:
-        """The tool that this defines, at `path` of the args. Raises InvalidArgs."""
+        """Return the tool that this defines, at `path` of the args. Raises InvalidArgs."""
         if not self.name.strip() or len(self.name) > MAX_NAME:
             raise errors.InvalidArgs(
                 f"{path}.name: a tool's name has 1 to {MAX_NAME} characters", path=f"{path}.name"
@@ -76,7 +76,8 @@ class Tool(msgspec.Struct, frozen=True):
 
 
 def checked(definitions: list[ToolDefinition]) -> dict[str, Tool]:
-    """The tools by name. Raises InvalidArgs for wrong names and schemas, and for a name twice."""
+    """Return the tools by name. Raises InvalidArgs for wrong names and schemas, and for a name
+    twice."""
     found: dict[str, Tool] = {}
     for index, definition in enumerate(definitions):
         path = f"args.tools[{index}]"
@@ -88,8 +89,8 @@ def checked(definitions: list[ToolDefinition]) -> dict[str, Tool]:
 
 
 def model_names(tools: Iterable[Tool], taken: Iterable[str]) -> list[str]:
-    """The name by which a model calls each tool: the host's own where providers accept it and it
-    is not among `taken`, else one like it."""
+    """Return the name by which a model calls each tool: the host's own where providers accept it
+    and it is not among `taken`, else one like it."""
     found: list[str] = []
     names = [*tools]
     used = {*taken, *(tool.name for tool in names if _is_accepted(tool.name))}
@@ -113,7 +114,8 @@ def _is_accepted(name: str) -> bool:
 
 
 def call(tool: Tool, schema: ToolSchema, context: Context, arguments: dict[str, Any]) -> Any:
-    """What the tool says, for the language model: its result, or one line on what went wrong.
+    """Call the host's tool. Returns what the language model gets to see: its result, or one line on
+    what went wrong.
 
     Arguments that are missing, unknown or wrong do not leave the worker. Raises CallEnded.
     """

@@ -37,7 +37,7 @@ _WITHOUT_SECONDS = re.compile(r"(?:.*[T ])?(?:\d\d|\d\d:\d\d|\d{4})[.,].*", re.I
 
 
 def read_value(text: str, type: Any) -> Any:
-    """The text of a field as a value of its type. Raises ValueError, with one line.
+    """Return the text of a field as a value of its type. Raises ValueError, with one line.
 
     Texts stay as they are. Other types may be written bare, in quotes, as JSON or as a Python
     literal, in a code block or between backquotes; lists also with a bullet or a number a line;
@@ -111,7 +111,7 @@ def _read_collection(bare: str, type: Any) -> Any:
 
 
 def convert(data: Any, type: Any, place: str = "") -> Any:
-    """Data that was read as a value of `type`. place: where it stands, for errors."""
+    """Return data that was read as a value of `type`. place: where it stands, for errors."""
     try:
         return _converted(data, type, place)
     except _Misplaced:
@@ -166,7 +166,7 @@ def _convert_union(data: Any, members: tuple[Any, ...], place: str) -> Any:
 
 
 def _scalar(value: Any, type: Any) -> Any:
-    """A value of a type that is neither text nor a collection; from text, or from data."""
+    """Return a value, a text or data, as a type that is neither text nor a collection."""
     if _is_literal(type):
         return _choice(value, get_args(type))
     if isinstance(value, str) and len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
@@ -264,7 +264,7 @@ def _check_zone(offset: datetime.timedelta | None, text: str) -> None:
 
 
 def _iso(value: Any, expected: str) -> str:
-    """The text of a date or a time, as Python reads it; to the microsecond."""
+    """Return the text of a date or a time, as Python reads it; to the microsecond."""
     if not isinstance(value, str) or len(value) > MAX_MOMENT:
         raise _expected(expected, value)
     if _TOO_FINE.search(value):
@@ -284,7 +284,7 @@ def _uuid(value: Any) -> uuid.UUID:
 
 
 def read_key(value: Any, choices: tuple[Any, ...]) -> Any:
-    """The choice that a host's key stands for; the key itself where it is none of them."""
+    """Return the choice that a host's key stands for; the key itself where it is none of them."""
     if isinstance(value, str) and value not in choices:
         with contextlib.suppress(ValueError):
             return [*_equal(read_data(value), choices), value][0]
@@ -292,7 +292,7 @@ def read_key(value: Any, choices: tuple[Any, ...]) -> Any:
 
 
 def read_moment(value: Any, type: Any) -> Any:
-    """A date, a time, or both, that a host sent: as ISO 8601 writes it. Raises ValueError."""
+    """Return a date, a time, or both, that a host sent as ISO 8601 writes it. Raises ValueError."""
     return value if isinstance(value, datetime.date | datetime.time) else _SCALARS[type](value)
 
 
@@ -337,12 +337,12 @@ def _choice(value: Any, allowed: tuple[Any, ...]) -> Any:
 
 
 def _equal(value: Any, allowed: tuple[Any, ...]) -> list[Any]:
-    """The choices that are `value`, of which True is not 1."""
+    """Return the choices that are `value`, of which True is not 1."""
     return [each for each in allowed if type(each) is type(value) and each == value]
 
 
 def _spellings(text: str) -> list[str]:
-    """A choice as it may be written: in quotes, with a full stop, as Literal[…]."""
+    """Return a choice in the ways it may be written: in quotes, with a full stop, as Literal[…]."""
     found = [text, text.strip()]
     inner = re.fullmatch(r"(?:Literal|str)\[(.*)\]", found[-1], re.DOTALL)
     if inner:
@@ -354,7 +354,7 @@ def _spellings(text: str) -> list[str]:
 
 
 def _number_or_text(data: Any) -> Any:
-    """Data of any type: fractions are floats, where these hold them exactly as written."""
+    """Convert data of any type: fractions are floats, where these hold them exactly as written."""
     if isinstance(data, Decimal):
         number = float(data)
         return number if math.isfinite(number) and Decimal(repr(number)) == data else data
@@ -366,7 +366,8 @@ def _number_or_text(data: Any) -> Any:
 
 
 def _fitting(data: Any, members: tuple[Any, ...]) -> list[Any]:
-    """The members that data is of, as it is: an integer is a float where there is no integer."""
+    """Return the members that data is of, as it is: an integer is a float where there is no
+    integer."""
     fitting = [member for member in members if _is_of(data, member) and member is not Any]
     if data.__class__ is int:
         fitting += [member for member in members if member in (float, Decimal)]
