@@ -270,6 +270,41 @@ print(client.pid)
     wait_until(lambda: not is_running(int(result.stdout)))
 
 
+def test_destructors_that_run_while_the_interpreter_ends():
+    """Nothing waits for threads that are gone: a client is stopped, a call is an error."""
+    program = """
+import os
+from bridge import Client
+
+def write(text, write=os.write):
+    write(1, f"{text}\\n".encode())
+
+class Owner:
+    def __init__(self):
+        self.client = Client.start(adapter="hostile:adapter")
+        self.iterator = iter(self.client.stream("emit", {"size": 100000}))
+        next(self.iterator)
+
+    def __del__(self, write=write):
+        try:
+            self.client.call("ping", timeout=None)
+        except RuntimeError as error:
+            write(str(error))
+        write(self.client.stop(None))
+        write(self.client.stop())
+
+owner = Owner()
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        timeout=HANG,
+        env={**os.environ, **TESTS_PATH},
+    )
+    text = b"a Client cannot call its worker while the interpreter is ending\n"
+    assert (result.stdout, result.stderr, result.returncode) == (text + b"-9\n-9\n", b"", 0)
+
+
 def test_the_pump_between_sockets():
     """What the proxy is made of works between any descriptors."""
     (host, near), (far, worker) = socket.socketpair(), socket.socketpair()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from math import inf
@@ -111,8 +112,8 @@ class CallTable:
 
     @property
     def is_usable_here(self) -> bool:
-        """Whether this is the process that started the worker, and no fork of it."""
-        return self.pid == process.current_pid
+        """Whether this is the process that started the worker, no fork of it, and not ending."""
+        return self.pid == process.current_pid and not sys.is_finalizing()
 
     def check_process(self) -> None:
         """Raise RuntimeError in another process than the client's own."""
@@ -186,7 +187,7 @@ class Call(concurrent.futures.Future[Any]):
 
     @property
     def is_usable_here(self) -> bool:
-        """Whether this is the process that started the worker, and no fork of it."""
+        """Whether this is the process that started the worker, no fork of it, and not ending."""
         return self._table.is_usable_here
 
     def check_process(self) -> None:
@@ -358,7 +359,7 @@ class Stream:
         raise TypeError("a Stream cannot be pickled: it belongs to a Client in this process")
 
     def _close(self) -> None:
-        if self._call.is_usable_here:  # in a fork of its process there is nothing to close
+        if self._call.is_usable_here:  # else there is nothing to close
             self._events.clear()
             if not self._call.done():
                 self._call.cancel()

@@ -207,8 +207,8 @@ class Client:
     def stop(self, timeout: float | None = STOP_TIMEOUT) -> int:
         """End the worker: close its pipe, so that open calls get its grace period, and wait.
 
-        After `timeout` seconds it is killed, with its children. Returns its exit status. Calls
-        after this raise WorkerCrashed.
+        After `timeout` seconds it is killed, with its children, and at once where the interpreter
+        is ending. Returns its exit status. Calls after this raise WorkerCrashed.
         """
         self._table.check_process()
         self._connection.close("the client was stopped", seconds_of(timeout))
@@ -252,6 +252,8 @@ class Client:
     ) -> tuple[Call, dict[str, Any]]:
         """A call that is not open yet, and the envelope of its request."""
         self._table.check_process()
+        if sys.is_finalizing():  # the threads that would take in the reply are gone
+            raise RuntimeError("a Client cannot call its worker while the interpreter is ending")
         seconds = seconds_of(timeout)
         call = Call(self._table, next(self._ids), command, seconds, has_events=stream)
         request = {"id": call.id, "command": command, "args": {} if args is None else args}

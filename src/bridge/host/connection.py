@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import select
+import sys
 import threading
 import time
 from collections import deque
@@ -93,7 +94,11 @@ class Connection:
 
     def close(self, reason: str, timeout: float | None) -> None:
         """Close the worker's stdin, once what is being sent has left it or `timeout` seconds are
-        over. Wait until the worker has ended, at most as long; then end it."""
+        over. Wait until the worker has ended, at most as long; then end it. While the interpreter
+        is ending, it is ended at once."""
+        if sys.is_finalizing():  # the other threads are gone, perhaps with the lock
+            self._process.end_alone()
+            return
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._lock:
             self.end_reason = self.end_reason or reason

@@ -75,6 +75,14 @@ class WorkerProcess:
         self._relay.join(DRAIN_SECONDS)
         self.has_ended.set()
 
+    def end_alone(self) -> None:
+        """End the process and its children, and set `exit_status`, in a process whose other
+        threads have stopped wherever they were."""
+        if self.exit_status is None:
+            if not self._is_reaped:
+                self._kill_group()
+            self.exit_status = self._process.wait()
+
     def last_lines(self) -> str:
         """Return the last lines that the process wrote to stderr."""
         lines = self._last_output.decode("utf-8", "replace").splitlines()
