@@ -14,6 +14,7 @@ from bridge.redaction import SEARCHED, shorten
 
 LONGEST_REPLY = 4096  # bytes of a model's reply, or of its refusal, in an error
 _LONGEST_MESSAGE = 1000  # characters
+_TRACEBACK = "Traceback (most recent call last)"  # litellm's errors may hold one
 _MOST_FIELDS = 32  # names that a reply made up
 
 # What providers, and lm15 for them, call it when they withhold an answer instead of giving one.
@@ -48,7 +49,7 @@ def lm_error(error: dspy.DSPyError, attempts: int = 1) -> errors.LMError:
         "retryable": dspy.is_retryable_lm_error(error) or None,
         "attempts": attempts if attempts > 1 else None,
     }
-    message = _line(_redacted(str(error)).partition("\n\n")[0])
+    message = _line(_redacted(str(error)).partition("\n\n")[0].partition(_TRACEBACK)[0])
     return errors.LMError(message, **{name: v for name, v in facts.items() if v is not None})
 
 
