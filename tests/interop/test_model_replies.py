@@ -229,6 +229,17 @@ def test_an_answer_of_brackets(client, type, text):
         assert said == {"a"}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("body", [b"null", b"[]", b"no JSON", b'{"choices": [{"message": null}]}'])
+def test_what_is_no_answer_at_all(client, protocol, body, stream):
+    """The error is the provider's, in one line, without a traceback of a library's."""
+    create(client)
+    error = failure(client, protocol, [body] if stream else body, stream=stream)
+    assert "Traceback" not in str(error)
+    assert ".py" not in str(error)
+    assert "\n" not in str(error)
+
+
 FINISH = {OpenAI: "length", LiteLLM: "length", Anthropic: "max_tokens", Gemini: "MAX_TOKENS"}
 
 
@@ -258,6 +269,7 @@ PARTIAL = "[[ ## a ## ]]\nSome"
         (OpenAI, OpenAI.whole(PARTIAL, "content_filter"), False, PARTIAL),
         (OpenAI, OpenAI.events([PARTIAL], "content_filter"), True, PARTIAL),
         (LiteLLM, LiteLLM.whole(None, refusal=WORDS), False, WORDS),
+        (LiteLLM, LiteLLM.events([], refusal=WORDS), True, WORDS),
         (LiteLLM, LiteLLM.whole(PARTIAL, "content_filter"), False, PARTIAL),
         (LiteLLM, LiteLLM.events([PARTIAL], "content_filter"), True, PARTIAL),
         (Anthropic, Anthropic.whole(WORDS, "refusal"), False, WORDS),

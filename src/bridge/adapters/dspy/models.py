@@ -226,6 +226,7 @@ def _load_litellm() -> None:
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         take_over_logs(name)
     _guard_http_clients()
+    _keep_refusals()
     providers.strip_environment_keys()
     redaction.read_environment()  # it reads a file .env
 
@@ -259,6 +260,24 @@ def _guard_http_clients() -> None:
         (BaseOpenAILLM, "_get_sync_http_client", staticmethod(guarded(openai))),
     ):
         setattr(owner, name, made)
+
+
+def _keep_refusals() -> None:
+    """Read the text of refusals from streams before LiteLLM drops it."""
+    from litellm import CustomStreamWrapper
+
+    handle = CustomStreamWrapper.handle_openai_chat_completion_chunk
+
+    @wraps(handle)
+    def handle_openai_chat_completion_chunk(self: Any, chunk: Any) -> Any:
+        run = streaming.running.get()
+        for choice in getattr(chunk, "choices", None) or ():
+            refused = getattr(getattr(choice, "delta", None), "refusal", None)
+            if run is not None and isinstance(refused, str):
+                run.refusal += refused
+        return handle(self, chunk)
+
+    CustomStreamWrapper.handle_openai_chat_completion_chunk = handle_openai_chat_completion_chunk
 
 
 def _drop_openai_headers(request: Any) -> None:
