@@ -491,6 +491,14 @@ def test_keys_that_come_twice():
         decode(twice, type=Request)
 
 
+def test_one_key_as_text_and_as_bytes_is_not_written():
+    """Both are the same binary, and no node reads a map with a key twice."""
+    for value in ({"a": 1, b"a": 2}, [{"x": {b"": 1, "": 2}}]):
+        with pytest.raises(ValueError, match="same key as text and as bytes"):
+            encode(value)
+    assert decode(encode({"a": 1, b"b": 2, b"\xff": 3, "\ufffd": 4})) is not None
+
+
 def test_atoms_are_text_to_a_type():
     """Elixir's hosts may write keys and names as atoms."""
     data = b"\x83t\x00\x00\x00\x03w\x02ida\x01w\x07commandd\x00\x04pingw\x04argsd\x00\x03nil"

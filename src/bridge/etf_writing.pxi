@@ -273,6 +273,14 @@ cdef bint is_default(object value, object default):
                                 and not value)
 
 
+cdef object check_keys(dict items):
+    """Raise ValueError where a key is there as text and as bytes: both are the same binary, and no
+    node reads a map that has a key twice."""
+    for key in items:
+        if type(key) is bytes and key.decode("utf-8", "surrogateescape") in items:
+            raise ValueError("a map with the same key as text and as bytes")
+
+
 cdef dict shapes = {}  # of struct types
 cdef tuple BUFFERS = (bytes, bytearray, memoryview)
 
@@ -395,15 +403,19 @@ cdef class Encoder:
         cdef Py_ssize_t size = PyDict_Size(items), place = 0, written = 0
         cdef PyObject *name
         cdef PyObject *value
+        cdef bint has_bytes = False
         put_head(sink, MAP, size)
         enter(sink)
         while PyDict_Next(items, &place, &name, &value):
             held = <object>value  # a key's own code may take it out of the dict
+            has_bytes = has_bytes or Py_TYPE(name) == &PyBytes_Type
             self.put_item(sink, name)
             self.put_item(sink, value)
             written += 1
         if written != size:
             raise RuntimeError("a dict has changed while it was encoded")
+        if has_bytes:
+            check_keys(items)
         return leave(sink)
 
     cdef int put_list(self, Sink *sink, list items) except -1:
