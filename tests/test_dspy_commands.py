@@ -658,3 +658,16 @@ def test_a_tools_schema_has_numbers_that_can_be_kept(call, value):
     args = {"zone": {"type": "integer", "maximum": value}}
     reply = call("register_tools", tools=[{"name": "clock", "args": args}])
     assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.tools[0].args")
+
+
+def test_program_data_of_another_type_is_another_program(call):
+    """A program that is known by its signature, but of another type, is made anew."""
+    call("configure_lm", provider="offline")
+    call("create_program", id="p", signature=QA)
+    inputs = {name["name"]: "x" for name in QA["inputs"]}
+    for program_type in ("chain_of_thought", "predict"):
+        data = {"signature": QA, "program_type": program_type}
+        reply = call("execute_program", program_id="p", inputs=inputs, program_data=data)
+        assert reply["success"], reply
+        info = call("get_program_info", program_id="p")["result"]
+        assert info["program_type"] == program_type

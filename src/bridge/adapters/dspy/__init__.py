@@ -276,7 +276,11 @@ def _find_or_rebuild(args: ExecuteArgs, context: Context) -> Program:
         return _find(args.program_id, context)
     known = _visible(args.program_id, context)
     path = f"args.program_data.{name}"
-    if known is not None and known.is_defined_by(signature, context.format, path):
+    if (
+        known is not None
+        and data.program_type in (None, known.definition.program_type)
+        and known.is_defined_by(signature, context.format, path)
+    ):
         return known
     definition = Definition(
         Kept(bytes(signature), context.format.name),
