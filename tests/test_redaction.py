@@ -42,7 +42,13 @@ def test_words_and_numbers_are_no_secrets(value):
 @pytest.mark.parametrize(
     "value",
     [
-        *("sk-abc12345", "hunter2!x", "AKIAIOSFODNN7EXAMPLE", "correct horse battery staple"),
+        *(
+            "sk-abc12345",
+            "hunter2!x",
+            "s3cr3t-9",
+            "AKIAIOSFODNN7EXAMPLE",
+            "correct horse battery staple",
+        ),
         *("9f86d081884c7d65", "4929135768024871", KEY, ODD, "AIzaSyD-9tSrke72PouQMnMX"),
     ],
 )

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from bridge.unescaped import views
 
 SHORTEST = 8  # characters of a secret, and of each of its forms
-LEAST_BITS = 24.0  # of Shannon entropy in a secret's characters
+LEAST_BITS = 22.0  # of Shannon entropy in a secret's characters
 SHORTEST_WORDS = 20  # characters, of a secret that consists of words
 SHORTEST_NUMBER = 16  # characters, of a secret without letters
 
@@ -26,7 +26,7 @@ _WORDS = re.compile(
 def is_secret(value: str) -> bool:
     """Return whether `value` is too long and too random to be part of a text by chance.
 
-    It has at least 8 characters with 24 bits of Shannon entropy together; words joined by spaces
+    It has at least 8 characters with 22 bits of Shannon entropy together; words joined by spaces
     or punctuation count from 20 characters, and what has no letter from 16.
     """
     if len(value) < SHORTEST:

@@ -36,7 +36,7 @@ _REFUSALS |= {"promptFeedback": _FILTERED, "inband_finish_reason": _FILTERED}
 
 
 def lm_error(error: dspy.DSPyError, attempts: int = 1) -> errors.LMError:
-    """DSPy's error as ours: its message without the advice, its code and status as details.
+    """Return DSPy's error as ours: its message without the advice, its code and status as details.
     attempts: how often the request was sent."""
     refused = _REFUSALS.get(error.provider_code)
     facts = {
@@ -54,8 +54,10 @@ def lm_error(error: dspy.DSPyError, attempts: int = 1) -> errors.LMError:
 
 
 def refusal(response: lm15.Response, text: str) -> errors.LMError | None:
-    """The error for a response that withholds its answer; None where it is one. text: of a refusal
-    that came beside the response."""
+    """Return the error for a response that withholds its answer; None where it does not.
+
+    text: of a refusal that came beside the response.
+    """
     text += "".join(part.text for part in response.message.parts_of(lm15.RefusalPart))
     if not text and response.finish_reason != _FILTERED:
         return None
@@ -71,7 +73,7 @@ def refusal(response: lm15.Response, text: str) -> errors.LMError | None:
 def unreadable(
     error: dspy.AdapterParseError, reply: str, names: Mapping[str, str], *, truncated: bool
 ) -> errors.LMError:
-    """The error for a reply without the fields that are wanted, or with one of another type.
+    """Return the error for a reply without the fields that are wanted, or with one of another type.
     names: the host's names of fields, by what prompts call them."""
     wanted = [label_of(*named) for named in error.signature.output_fields.items()]
     headers = dict.fromkeys(read_fields(reply, wanted).headers)
@@ -103,7 +105,7 @@ def unreadable(
 
 
 def cut(text: str) -> str:
-    """`text` without secrets, and no longer than an error may carry."""
+    """Return `text` without secrets, and no longer than an error may carry."""
     return _redacted(text).encode()[:LONGEST_REPLY].decode(errors="ignore")
 
 

@@ -68,7 +68,7 @@ class LMSettings(msgspec.Struct, frozen=True):
 
     @property
     def secrets(self) -> list[str]:
-        """What must not be seen: the key, and what an address has of user, password and query."""
+        """Return the key, and the user, password and query of the address."""
         key = [] if self.api_key is None else [self.api_key]
         return key if self.api_base is None else [*key, *secrets_in_url(self.api_base)]
 

@@ -77,7 +77,7 @@ class Model:
                 _shared[settings] = self.lm
 
     def answers(self, session: State) -> Answers | None:
-        """What the session keeps of this model's answers; no other session ever sees it."""
+        """Return the session's own cache of this model's answers; None where none are kept."""
         if not self.cache:
             return None
         with _sharing:
@@ -145,7 +145,7 @@ _sharing = threading.Lock()
 
 
 def in_time(lm: dspy.LM, remaining: float | None) -> dspy.LM:
-    """`lm`, or one like it that does not wait much longer than the call has."""
+    """Return `lm`, or one like it that does not wait much longer than the call has."""
     if not isinstance(lm.engine, str):
         return lm
     timeout = _in_time(lm.kwargs["timeout"], remaining)
@@ -196,8 +196,10 @@ def _lm(model: str, **settings: Any) -> dspy.LM:
 
 
 class ThroughLiteLLM:
-    """The way to the providers that DSPy's own HTTP stack does not know. DSPy would go it by
-    itself, but for each request with an engine that nobody can tap."""
+    """An engine for the providers that DSPy's own HTTP stack does not know.
+
+    DSPy would make one for each request, which could not be wrapped for streams and retries.
+    """
 
     def __init__(self, connection: dict[str, Any]) -> None:
         self._connection = connection
@@ -290,7 +292,7 @@ def _drop_openai_headers(request: Any) -> None:
 
 
 def _own_engine(settings: LMSettings) -> Any:
-    """The model that answers in this process, for the providers that are ours."""
+    """Return the engine that answers in this process; None for providers elsewhere."""
     if settings.provider == "offline":
         from bridge.adapters.dspy.offline import OfflineReader  # loads numpy
 

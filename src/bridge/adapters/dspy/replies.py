@@ -17,7 +17,7 @@ _WHITE_SPACE = " \t\r\n"
 
 
 def _prefix_pattern() -> str:
-    """A pattern for every beginning of a header that is not the whole one."""
+    """Return a pattern for every beginning of a header that is not the whole one."""
     parts = [r"\[", r"\[", " ", "#", "#", " ", rf"\w{{1,{_LONGEST_NAME}}}", " ", "#", "#", " "]
     pattern = r"\]?"
     for part in reversed(parts[1:]):
@@ -124,7 +124,7 @@ def well_formed(text: str) -> str:
 
 
 def well_formed_in(value: Any) -> Any:
-    """`value` with all texts inside lists and maps well formed."""
+    """Return `value` with all texts inside lists and maps well formed."""
     if isinstance(value, str):
         return well_formed(value)
     if isinstance(value, dict):
@@ -141,8 +141,8 @@ def _skip_blanks(text: str, start: int) -> int:
 
 
 def _without_blank_lines(text: str) -> str:
-    """`text`, which follows a header, without the blank lines, and the blanks behind the header,
-    that it begins with."""
+    """Return `text`, which follows a header, without the blank lines, and the blanks behind the
+    header, that it begins with."""
     start = len(text) - len(text.lstrip(_WHITE_SPACE))
     line = text.rfind("\n", 0, start) + 1
     return text[line or start :]

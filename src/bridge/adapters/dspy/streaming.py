@@ -91,8 +91,10 @@ class Run:
             self.answers.keep(request, response)
 
     def reader(self) -> FieldReader:
-        """A reader of the fields that stream. A field that a module adds does not, where one of
-        the host's has its name."""
+        """Return a reader of the fields that stream.
+
+        A field that a module adds does not, where one of the host's has its name.
+        """
         hosts = set(self.names.values())
         return FieldReader(
             field for field in self.fields if field in self.names or field not in hosts
@@ -139,7 +141,7 @@ class TappedEngine:
         self._retries = retries
 
     def complete(self, request: lm15.Request) -> lm15.Response:
-        """As the engine's. Raises CallEnded and OwnError besides."""
+        """Return what the engine does. Raises CallEnded and OwnError besides."""
         run = running.get()
         if run is None:
             return self._complete(request)
@@ -274,7 +276,7 @@ lm15.OpenAIChatLM.parse_stream_events = _refusals_kept(lm15.OpenAIChatLM.parse_s
 
 @contextmanager
 def _engine_errors() -> Iterator[None]:
-    """Whatever an engine raises is its provider's, or that of the way to it."""
+    """Raise what is not an error of a provider's yet as one: an engine fails on its behalf."""
     try:
         yield
     except (lm15.LM15Error, dspy.DSPyError, ImportError):
@@ -284,7 +286,7 @@ def _engine_errors() -> Iterator[None]:
 
 
 def _well_formed(response: lm15.Response) -> lm15.Response:
-    """`response` with text that every encoding can hold."""
+    """Return `response` with text that every encoding can hold."""
     parts = [
         replace(part, text=well_formed(part.text)) if isinstance(part, lm15.TextPart) else part
         for part in response.message.parts
