@@ -270,6 +270,33 @@ print(client.pid)
     wait_until(lambda: not is_running(int(result.stdout)))
 
 
+def test_a_frame_that_has_to_wait_where_there_are_no_more_threads():
+    """It is an error, and later frames that have to wait are sent."""
+    program = """
+import os, resource, signal
+from bridge import Client
+client = Client.start(adapter="echo")
+client.call("ping")
+text = {"a": "x" * 2_000_000}
+unlimited = resource.getrlimit(resource.RLIMIT_AS)
+client.call("ping")
+os.kill(client.pid, signal.SIGSTOP)
+limit = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+resource.setrlimit(resource.RLIMIT_AS, (limit + (6 << 20), unlimited[1]))
+try:
+    client.submit("echo", text)
+except RuntimeError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_AS, unlimited)
+os.kill(client.pid, signal.SIGCONT)
+other = client.submit("echo", text)
+print(other.result(20) == text, client.stop())
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=HANG)
+    expected = b"can't start new thread\nTrue 0\n"
+    assert (result.stdout, result.stderr, result.returncode) == (expected, b"", 0)
+
+
 def test_destructors_that_run_while_the_interpreter_ends():
     """Nothing waits for threads that are gone: a client is stopped, a call is an error."""
     program = """

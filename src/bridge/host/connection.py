@@ -130,8 +130,15 @@ class Connection:
 
     def _wake_writer(self) -> None:
         if self._writer_wake < 0:
-            self._writer_wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            threading.Thread(target=self._write, name="bridge-writer", daemon=True).start()
+            wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            writer = threading.Thread(target=self._write, name="bridge-writer", daemon=True)
+            self._writer_wake = wake
+            try:
+                writer.start()
+            except RuntimeError:  # no more threads: the next frame that has to wait tries again
+                self._writer_wake = -1
+                os.close(wake)
+                raise
         else:
             self._changed.notify_all()
 
