@@ -177,3 +177,14 @@ def test_a_failed_import_of_the_compiled_modules_says_what_to_type(tmp_path):
     assert result.returncode != 0
     assert "pip install" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_worker_starts_without_inspect():
+    """msgspec would load it through typing_extensions, for a quarter of the start."""
+    command = [sys.executable, "-X", "importtime", "-P", "-m", "bridge", "worker"]
+    done = subprocess.run(
+        [*command, "--adapter", "echo"], input=b"", capture_output=True, check=True
+    )
+    loaded = {line.rpartition(b"|")[2].strip().decode() for line in done.stderr.splitlines()}
+    assert "bridge.worker.loop" in loaded
+    assert not loaded & {"inspect", "dspy", "numpy"}

@@ -219,11 +219,11 @@ def _worker(arguments: argparse.Namespace, parent: int) -> int:
             file=sys.stderr,
         )
         return 2
+    with _hidden("typing_extensions"):  # before any module of ours imports it
+        import msgspec  # noqa: F401  # importing it is the point
     from bridge.worker import process
 
     process.before_anything()
-    with _hidden("typing_extensions"):
-        import msgspec  # noqa: F401  # importing it is the point
     from bridge.records import Quota
     from bridge.worker.loop import Options, run
 
