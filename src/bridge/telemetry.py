@@ -31,7 +31,7 @@ _call: ContextVar[Context | None] = ContextVar("call", default=None)
 
 @contextmanager
 def logging_call(context: Context) -> Iterator[None]:
-    """All that is logged meanwhile, on this thread, says whose call it was."""
+    """Have all that is logged meanwhile, on this thread, say whose call it was."""
     token = _call.set(context)
     scope = redaction.session.set(_session_id(context) or redaction.ANY)
     try:
@@ -42,8 +42,8 @@ def logging_call(context: Context) -> Iterator[None]:
 
 
 def call_facts(context: Context) -> dict[str, Any]:
-    """What logs and activities say of a call: request_id, session_id (None where it has none, or
-    several), command, traceparent."""
+    """Return what logs and activities say of a call: request_id, session_id (None where it has
+    none, or several), command, traceparent."""
     request = context.request
     return {
         "request_id": request.id,
@@ -117,7 +117,7 @@ LONGEST_TEXT = 64 * 1024  # of a message, and of a traceback
 
 
 def shown(call_id: str | int | None) -> str | int | None:
-    """The id of a call as logs have it: it may be as long as a frame."""
+    """Return the id of a call as logs have it: it may be as long as a frame."""
     if isinstance(call_id, str) and len(call_id) > LONGEST_ID:
         return f"{call_id[:LONGEST_ID]}…"
     if isinstance(call_id, int) and call_id.bit_length() > 64:

@@ -107,7 +107,7 @@ class CallTable:
         self.pid = process.current_pid
 
     def claim(self, call: Call) -> bool:
-        """Whether the call is open, and the caller the one to end it: that is true once."""
+        """Return whether the call is open, and the caller the one to end it: that is true once."""
         return self.open.pop(call.id, None) is not None
 
     @property

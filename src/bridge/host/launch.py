@@ -49,7 +49,7 @@ def launch(
 
 
 def not_started(reason: str, **details: Any) -> errors.WorkerCrashed:
-    """The error for a worker that did not start."""
+    """Return the error for a worker that did not start."""
     error = errors.WorkerCrashed(f"the worker did not start: {reason}", **details)
     error.category = "initialization"
     return error

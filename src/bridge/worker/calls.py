@@ -48,7 +48,8 @@ class Calls:
             self._watch(context)
 
     def remove(self, context: Context) -> None:
-        """The call is over. Before its reply leaves: its reader may use the id again at once."""
+        """Forget a call that is over. To be called before its reply leaves: its
+        reader may use the id again at once."""
         with self._counting:
             if self.open.get(context.id) is context:
                 del self.open[context.id]

@@ -66,7 +66,7 @@ class LogLevelArgs(msgspec.Struct):
 
 
 def control(dispatcher: Dispatcher) -> Adapter:
-    """The control commands of `dispatcher`, as an adapter to be added to it."""
+    """Return the control commands of `dispatcher`, as an adapter to be added to it."""
     adapter = Adapter("control")
     sessions = dispatcher.sessions
     dspy, gemini = dispatcher.available("dspy"), dispatcher.available("gemini")

@@ -143,7 +143,7 @@ class Dispatcher:
             self.commands[spec.name] = Command(spec.name, run, decode, inline, spec)
 
     def call(self, request: Any, timeout: float | None = None) -> bytes:
-        """The reply to `request` (a payload without its length; any buffer), waited for.
+        """Return the reply to `request` (a payload without its length; any buffer), waited for.
 
         Raises TimeoutError if it takes longer than `timeout` seconds.
         """
@@ -188,7 +188,7 @@ class Dispatcher:
         buffers: tuple[Frame, ...] | None,
         error: Exception,
     ) -> Failure | Selection | None:
-        """The answer to a frame that did not decode as a request; none to what is an answer."""
+        """Return the answer to a frame that did not decode as a request; None for an answer."""
         if format is not None and isinstance(error, msgspec.ValidationError):
             try:
                 if self._resolve(format, frame, buffers):
@@ -205,7 +205,7 @@ class Dispatcher:
         return self._refused(failure(request_id, _envelope_error(error), timestamp()))
 
     def reject(self, context: Context) -> Failure:
-        """The answer to a request whose command is unknown or whose id is taken."""
+        """Return the answer to a request whose command is unknown or whose id is taken."""
         name = context.request.command
         error: errors.BridgeError
         if name in self.commands:
@@ -217,7 +217,7 @@ class Dispatcher:
         return self._refused(failure(context.id, error, timestamp()))
 
     def fail(self, context: Context, error: BaseException) -> Failure:
-        """The answer to a call whose handler raised."""
+        """Return the answer to a call whose handler raised."""
         if isinstance(error, errors.CallEnded) and context.ended is not None:
             error = context.ended
         # On a thread: too many calls wait for the host.
@@ -230,7 +230,8 @@ class Dispatcher:
         return failure(context.id, error, timestamp())
 
     def not_encodable(self, context: Context, error: BaseException) -> Failure:
-        """The answer where the result does not go into the request's format, or into a frame."""
+        """Return the answer where the result does not go into the request's format, or into
+        a frame."""
         name = context.command.name
         if isinstance(error, MemoryError):
             error = errors.Overloaded.without_memory(f"to encode the result of {name}")
@@ -242,12 +243,12 @@ class Dispatcher:
         return failure(context.id, error, timestamp())
 
     def without_id(self) -> Failure:
-        """The answer in place of a failure whose id is too long for a frame."""
+        """Return the answer in place of a failure whose id is too long for a frame."""
         error = errors.ReplyTooLarge("the id of the request is too long for a reply")
         return failure(None, error, timestamp())
 
     def broken(self, request_id: Id | None, error: BaseException) -> Failure:
-        """The answer where answering itself failed."""
+        """Return the answer where answering itself failed."""
         return failure(request_id, _fault(error), timestamp())
 
     def _refused(self, reply: Failure) -> Failure:

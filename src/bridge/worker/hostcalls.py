@@ -47,7 +47,7 @@ class HostCalls:
             self._waiting.pop(request_id, None)
 
     def is_asked(self, request_id: Any) -> bool:
-        """Whether an answer to that is waited for."""
+        """Return whether an answer to that is waited for."""
         return request_id in self._waiting
 
     def resolve(self, answer: Answer) -> None:
@@ -72,7 +72,7 @@ class Waiting:
         self.answer: Answer | None = None
 
     def result(self, command: str) -> Any:
-        """What the host answered. Raises what it failed with."""
+        """Return what the host answered. Raises what it failed with."""
         answer = self.answer
         if answer is None:
             raise errors.DeadlineExceeded(f"the host did not answer {command} in time")

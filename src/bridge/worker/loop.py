@@ -100,7 +100,7 @@ def _refuse_to_start(error: Exception, log_level: str) -> None:
 
 
 def dispatcher_of(adapter: Adapter, options: Options) -> Dispatcher:
-    """A worker's dispatcher, with the commands that every worker has. Raises StoreFailed,
+    """Return a worker's dispatcher, with the commands that every worker has. Raises StoreFailed,
     AdapterFailed, and ValueError for what is no pattern among `api_bases`."""
     dispatcher = Dispatcher(
         adapter,

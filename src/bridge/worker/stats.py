@@ -42,7 +42,7 @@ class StatsArgs(msgspec.Struct):
 
 
 def reply(dispatcher: Dispatcher, args: StatsArgs, context: Context) -> dict[str, Any]:
-    """The result of `get_stats`. Raises InvalidArgs, NotAllowed and Overloaded."""
+    """Return the result of `get_stats`. Raises InvalidArgs, NotAllowed and Overloaded."""
     _refuse_unknown(args)
     now = now_ns()
     calls = OpenCalls(dispatcher.calls.open.values())
@@ -106,7 +106,7 @@ def used_commands(dispatcher: Dispatcher, calls: OpenCalls) -> list[Command]:
 
 
 def listed(dispatcher: Dispatcher, session_id: str | None, limit: int) -> list[Session]:
-    """The sessions last used, at most `limit`; or the one of that id, if there is one."""
+    """Return the sessions last used, at most `limit`; or the one of that id, if there is one."""
     if session_id is None:
         return dispatcher.sessions.live(limit)
     found = dispatcher.sessions.find(session_id)
