@@ -118,6 +118,13 @@ def child(args: Args, context: Any):
     return {"pids": [process.pid, int(process.stdout.readline())]}
 
 
+@adapter.command("orphan")
+def orphan(args: None, context: Any):
+    """A process in a session of its own, whose parent has ended."""
+    command = ["setsid", "sh", "-c", "sleep 600 >/dev/null & echo $!"]
+    return {"pids": [int(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)]}
+
+
 @adapter.command("worker")
 def worker(args: None, context: Any):
     """Starts a worker of its own, which starts a process."""

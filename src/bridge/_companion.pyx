@@ -200,9 +200,10 @@ cdef extern from *:
         return size < sizeof name - 1 || memcmp(name, COMPANION_NAME, sizeof name - 1);
     }
 
-    /* The group, and those who have left it but inherited the mark. */
+    /* The worker's group once it is gone, and in any case those who have left the group but
+       inherited the mark: also where it ends in order, because it may be killed meanwhile. */
     static void companion_kill(companion *self) {
-        if (self->leads) kill(-self->worker, SIGKILL);
+        if (self->leads && getppid() != self->worker) kill(-self->worker, SIGKILL);
         for (int round = 0; round < ROUNDS; round++) {
             int killed = 0;
             DIR *processes = opendir("/proc");
@@ -254,7 +255,7 @@ cdef extern from *:
         int kept[] = {self->relay, self->control, self->output, self->worker_fd};
         companion_close_all_but(kept, 4);
         while (companion_step(self, self->worker_fd < 0 ? CHECK_MS : -1)) {}
-        if (getppid() != self->worker) companion_kill(self);
+        companion_kill(self);
         int64_t deadline = companion_now_ms() + FLUSH_MS;
         if (self->relay >= 0) companion_read(self);
         self->dropping = 0;

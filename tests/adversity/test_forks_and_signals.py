@@ -113,6 +113,14 @@ def test_children_that_left_the_group_go_with_a_worker_that_is_killed(worker):
         wait_until(lambda pid=pid: not is_running(pid))
 
 
+def test_orphans_that_left_the_group_go_with_a_worker_that_ends_in_order(worker):
+    """As they do with one that is killed."""
+    (pid,) = worker.call("orphan")["result"]["pids"]
+    worker.close_input()
+    assert worker.wait() == 0
+    wait_until(lambda: not is_running(pid))
+
+
 def test_a_worker_below_a_worker_that_is_killed_goes_with_its_children(worker):
     """Though they have sessions of their own."""
     pids = worker.call("worker")["result"]["pids"]
