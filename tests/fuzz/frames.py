@@ -271,7 +271,7 @@ class Worker:
         answer = copy.deepcopy(self._chance.choice(ANSWERS))
         for _ in range(self._chance.choice((0, 0, 1, 2))):
             answer[self._chance.choice([*answer, "x"])] = any_value(self._chance)
-        answer["id"] = call_id
+        answer = {"id": call_id, **answer}  # in front, where it is found also if the rest is broken
         try:
             data: bytes = format.encode(answer)
         except (msgspec.MsgspecError, OverflowError, RecursionError, ValueError, TypeError):
@@ -286,7 +286,8 @@ class Worker:
             reply = self.receive()
             sent = self.owed.pop(reply["id"], None)
             if sent is None:
-                raise Fault(f"a reply that nothing asked for: {reply}")
+                owed = [data[:2000] for data in self.owed.values()]
+                raise Fault(f"a reply that nothing asked for: {reply}; owed are replies to {owed}")
             check(reply, sent)
 
     def settle_any(self, data: bytes) -> None:
