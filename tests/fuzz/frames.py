@@ -362,8 +362,9 @@ def step(chance: random.Random, worker: Worker) -> None:
     request.setdefault("args", {})
     request = mutated(chance, request)
     request_id = chance.choice((worker.sent, f"request-{worker.sent}", 2**60 + worker.sent))
-    if chance.random() < 0.8:
-        request["id"] = request_id
+    if chance.random() < 0.8:  # in front, where it is found also if the rest is broken
+        request.pop("id", None)
+        request = {"id": request_id, **request}
     data = encoded(chance, request)
     if data is None or request.get("command") == "shutdown":
         return
