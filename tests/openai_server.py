@@ -5,54 +5,31 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+from loopback_server import LoopbackServer
 
-class OpenAIServer:
+
+class OpenAIServer(LoopbackServer):
     """answer(prompt) -> the completion's text; raise HTTPFault for an error status.
 
     requests: the (headers, body) of each request that came.
     """
 
     def __init__(self, answer: Callable[[str], str], delay: float = 0.0) -> None:
+        super().__init__()
         self.requests: list[tuple[dict[str, str], dict[str, Any]]] = []
         self.answer = answer
         self.delay = delay
         self.before_word: Callable[[int], Any] = lambda index: None  # of a streamed answer
         self.finish_reason = "stop"
         self.broken = 0  # streams that were not read to their end
-        owner = self
+        self.url += "/v1"
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                owner.respond(self)
-
-            def log_message(self, *arguments: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.02,), daemon=True
-        )
-
-    def __enter__(self) -> OpenAIServer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    def respond(self, handler: BaseHTTPRequestHandler) -> None:
+    def respond_to(self, handler: BaseHTTPRequestHandler) -> None:
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
         self.requests.append((dict(handler.headers), body))
         time.sleep(self.delay)
