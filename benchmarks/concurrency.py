@@ -122,9 +122,7 @@ def throughput(quick: bool, stack: ExitStack) -> Section:
 
     contenders: Contenders = {
         "direct DSPy, 64 threads": partial(direct, "instant", WIDTH),
-        "direct DSPy, 64 threads, bridge's adapter": partial(
-            direct, "instant, bridge's adapter", WIDTH
-        ),
+        "direct DSPy, 64 threads, bridge's adapter": partial(direct, "instant, bridge's adapter", WIDTH),
         "direct DSPy, 1 thread": partial(direct, "instant", 1),
         "bridge, 64 in flight": through,
     }

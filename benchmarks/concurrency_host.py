@@ -187,11 +187,7 @@ HEARTBEAT, PING = bytes(4), frame(0, "ping", {})
 
 def spread(seconds: Sequence[float]) -> Figures:
     """Latencies in µs."""
-    points = (
-        statistics.quantiles(seconds, n=100, method="inclusive")
-        if len(seconds) > 1
-        else [*seconds] * 99
-    )
+    points = statistics.quantiles(seconds, n=100, method="inclusive") if len(seconds) > 1 else [*seconds] * 99
     figures = {"p50_us": points[49], "p90_us": points[89], "p99_us": points[98]}
     return {name: value * 1e6 for name, value in (figures | {"max_us": max(seconds)}).items()}
 
@@ -295,6 +291,4 @@ def cpu_seconds(pid: int) -> float:
 def switches(pid: int) -> int:
     """How often the threads of a process have gone to sleep."""
     files = Path(f"/proc/{pid}/task").glob("*/status")
-    return sum(
-        int(f.read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for f in files
-    )
+    return sum(int(f.read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for f in files)

@@ -61,9 +61,7 @@ def slow_program() -> Callable[[], Any]:
     return program(Slow(ANSWERS))
 
 
-def program(
-    engine: Any, model: str = "scripted/answers", port: int = 0, adapter: Any = None
-) -> Callable[[], Any]:
+def program(engine: Any, model: str = "scripted/answers", port: int = 0, adapter: Any = None) -> Callable[[], Any]:
     """A program on an engine, called as a DSPy user does."""
     import dspy
 

@@ -48,8 +48,7 @@ def over_a_pipe(host: str) -> float:
     request = json.dumps(PING).encode()
     command = [host, "calls", "-n5000", "-p0,0", "-e", "success", *BRIDGE]
     rounds = [
-        json.loads(subprocess.run(command, input=request, capture_output=True, check=True).stdout)
-        for _ in range(5)
+        json.loads(subprocess.run(command, input=request, capture_output=True, check=True).stdout) for _ in range(5)
     ]
     return statistics.median(each["p50_us"] for each in rounds) * 1000
 

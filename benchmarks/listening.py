@@ -54,9 +54,7 @@ def listening() -> dict[str, list[float]]:
     dispatcher.add(control(dispatcher))
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0"
     frames = {
-        sampled: Frame.of(
-            json.dumps({"id": 1, "command": "ping", "traceparent": parent + sampled}).encode()
-        )
+        sampled: Frame.of(json.dumps({"id": 1, "command": "ping", "traceparent": parent + sampled}).encode())
         for sampled in "01"
     }
 

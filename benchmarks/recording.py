@@ -49,11 +49,7 @@ def main() -> None:
         for name, subject in subjects.items():
             rounds[name].append(timeit.timeit(subject, number=1) / CALLS * 1e9)
     medians = {name: statistics.median(each) for name, each in rounds.items()}
-    shown = {
-        name: median - medians[baseline(name)]
-        for name, median in medians.items()
-        if baseline(name) != name
-    }
+    shown = {name: median - medians[baseline(name)] for name, median in medians.items() if baseline(name) != name}
     print(f"{'ns a call, less the loop':52}")
     for name, figure in shown.items():
         print(f"{name:52}{figure:8.1f}")
@@ -75,12 +71,8 @@ def in_c(loops: Any, times: Any) -> dict[str, Callable[[], Any]]:
         "loop: C": lambda: loops.nothing(times, good, one, Recorder()),
         "C: two looks at the clock": lambda: loops.clocks(times, good, one, Recorder()),
         "C: all of it": lambda: loops.all_of_it(times, good, one, Recorder()),
-        "C: all of it, 10 000 sessions in turns": lambda: loops.all_of_it(
-            times, good, many, Recorder()
-        ),
-        "C: all of it, every other call an error": lambda: loops.all_of_it(
-            times, half, one, Recorder()
-        ),
+        "C: all of it, 10 000 sessions in turns": lambda: loops.all_of_it(times, good, many, Recorder()),
+        "C: all of it, every other call an error": lambda: loops.all_of_it(times, half, one, Recorder()),
     }
 
 
@@ -131,9 +123,7 @@ def asking() -> dict[str, float]:
         "100 sessions": ("get_stats", {"include": ["sessions"]}),
         "1000 sessions": ("get_stats", {"include": ["sessions"], "limit": 1000}),
         "prometheus": ("get_stats", {"format": "prometheus"}),
-        "prometheus, 100 sessions": (
-            *("get_stats", {"format": "prometheus", "include": ["sessions"]}),
-        ),
+        "prometheus, 100 sessions": (*("get_stats", {"format": "prometheus", "include": ["sessions"]}),),
     }
     print(f"\n({len(dispatcher.commands)} commands, all of them used)")
     figures = {}
@@ -150,10 +140,7 @@ def baseline(name: str) -> str:
 
 
 def sessions(count: int) -> list[Session]:
-    return [
-        Session(f"s{number}", lambda records: {}, {}, 3600.0, Quota(), None)
-        for number in range(count)
-    ]
+    return [Session(f"s{number}", lambda records: {}, {}, 3600.0, Quota(), None) for number in range(count)]
 
 
 def built(folder: Path) -> Any:
@@ -163,9 +150,7 @@ def built(folder: Path) -> Any:
 
     source = Path(__file__).with_name("recording_loops.pyx")
     extension = Extension("recording_loops", [str(source)], extra_compile_args=["-O3", "-g0"])
-    modules = cythonize(
-        [extension], include_path=[str(ROOT / "src")], build_dir=str(folder), quiet=True
-    )
+    modules = cythonize([extension], include_path=[str(ROOT / "src")], build_dir=str(folder), quiet=True)
     command = Distribution({"ext_modules": modules}).get_command_obj("build_ext")
     command.build_lib = command.build_temp = str(folder)
     command.ensure_finalized()

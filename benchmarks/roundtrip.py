@@ -106,9 +106,7 @@ def sections(echo: str, quick: bool) -> list[Section]:
     every = [
         Section("pinned", "ping, on one core with the host", "calls", 10000, [one], [*pings, twin]),
         Section("unpinned", "ping, unpinned", "calls", 5000, [], [*pings, thread]),
-        Section(
-            "pipelined", IN_FLIGHT, "pipelined", 100_000, [f"-w{WINDOW}", two], [*pings, twin], cpu
-        ),
+        Section("pipelined", IN_FLIGHT, "pipelined", 100_000, [f"-w{WINDOW}", two], [*pings, twin], cpu),
         Section("sparse", "ping, one every 1 ms", "calls", 500, ["-g1000"], pings),
         Section("sparse", "ping, one every 5 ms", "calls", 150, ["-g5000"], pings),
         *(
@@ -162,9 +160,7 @@ def measure(host: str, section: Section) -> Samples:
 
 def measure_elixir(section: Section) -> Samples:
     """All rounds in one BEAM. A contender is one argument, its fields a line each."""
-    fields = [
-        (c.name, base64.b64encode(c.request).decode(), *c.command) for c in section.contenders
-    ]
+    fields = [(c.name, base64.b64encode(c.request).decode(), *c.command) for c in section.contenders]
     arguments = [str(section.rounds), str(section.calls), *map("\n".join, fields)]
     samples: Samples = json.loads(run("elixir", str(HERE / "port.exs"), *arguments))
     return samples
@@ -181,9 +177,7 @@ def heavy_imports() -> list[str]:
 
 def run(*command: str, stdin: bytes = b"", stderr: int | None = None) -> bytes:
     """Its standard output. Raises CalledProcessError."""
-    done = subprocess.run(
-        command, input=stdin, stdout=subprocess.PIPE, stderr=stderr, check=True, env=ENVIRONMENT
-    )
+    done = subprocess.run(command, input=stdin, stdout=subprocess.PIPE, stderr=stderr, check=True, env=ENVIRONMENT)
     return done.stdout
 
 

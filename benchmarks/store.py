@@ -73,10 +73,7 @@ def measured(subjects: dict[str, Subject], rounds: int, writes: int) -> dict[str
 def in_process(folder: Path) -> dict[str, Subject]:
     """The store itself, the same rows by sqlite3, and the disk."""
     store = Store(folder / "store.db")
-    owned = {
-        f"s{number}": store.create(f"s{number}", Settings("", 3600.0, Quota()), {})
-        for number in range(AT_ONCE)
-    }
+    owned = {f"s{number}": store.create(f"s{number}", Settings("", 3600.0, Quota()), {}) for number in range(AT_ONCE)}
 
     def write(number: int) -> None:
         name = f"s{number % AT_ONCE}"

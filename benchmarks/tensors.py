@@ -63,9 +63,7 @@ class Peer:
 
     def __init__(self, *command: str) -> None:
         environment = {**ENVIRONMENT, "PYTHONPATH": str(HERE)}
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-        )
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         for pipe in (self.process.stdin, self.process.stdout):
@@ -149,9 +147,7 @@ def forms(echo: str, size: int) -> dict[str, tuple[Call, Callable[[], None]]]:
         return {"$tensor": {"type": "f32", "shape": [size // 4], "data": data}}
 
     if size <= LISTS_UP_TO:
-        plain(
-            "JSON list", JSON, "values_back", numpy.ndarray.tolist, lambda v: numpy.array(v, "f4")
-        )
+        plain("JSON list", JSON, "values_back", numpy.ndarray.tolist, lambda v: numpy.array(v, "f4"))
     if size <= TEXT_UP_TO:
         plain(
             "JSON base64",
@@ -183,9 +179,7 @@ def forms(echo: str, size: int) -> dict[str, tuple[Call, Callable[[], None]]]:
     return calls
 
 
-def measure(
-    calls: dict[str, tuple[Call, Callable[[], None]]], size: int, rounds: int
-) -> dict[str, list[float]]:
+def measure(calls: dict[str, tuple[Call, Callable[[], None]]], size: int, rounds: int) -> dict[str, list[float]]:
     """Seconds of a call, by contender: the median of each round, the first calls left out."""
     count = max(4, min(200, 128 * MIB // size)) // (1 if rounds > 3 else 2)
     samples: dict[str, list[float]] = {name: [] for name in calls}
@@ -249,9 +243,7 @@ def table(title: str, medians: dict[int, dict[str, float]]) -> str:
     lines = [f"\n{title}", " " * 10 + "".join(f"{name:>24}" for name in names)]
     for size, row in medians.items():
         cells = (
-            f"{size / row[name] / 1e6:12,.0f} MB/s {row['C echo'] / row[name]:6.3f}"
-            if name in row
-            else ""
+            f"{size / row[name] / 1e6:12,.0f} MB/s {row['C echo'] / row[name]:6.3f}" if name in row else ""
             for name in names
         )
         lines.append(f"{sized(size):10}" + "".join(f"{cell:>24}" for cell in cells))

@@ -70,9 +70,7 @@ TOO_DEEP: dict[str, Callable[[], Any]] = {
     "a cyclic list": lambda: cyclic([], list.append),
     "a cyclic map": lambda: cyclic({}, lambda value, inner: value.update(a=inner)),
     "a cyclic struct": lambda: cyclic(Node(None), lambda node, inner: setattr(node, "next", inner)),
-    "a cyclic dataclass": lambda: cyclic(
-        Link(None), lambda link, inner: setattr(link, "next", inner)
-    ),
+    "a cyclic dataclass": lambda: cyclic(Link(None), lambda link, inner: setattr(link, "next", inner)),
     "a cycle with an array in it": lambda: cyclic([numpy.zeros(9000)], list.append),
 }
 NOT_FINITE: dict[str, Callable[[], Any]] = {

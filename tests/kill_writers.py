@@ -121,9 +121,7 @@ class Writer:
                 session_id=self._session,
                 timeout=60,
             )
-        data = self._worker.client.call("get_session_data", session_id=self._session, timeout=60)[
-            "data"
-        ]
+        data = self._worker.client.call("get_session_data", session_id=self._session, timeout=60)["data"]
         a, b = data.get("a", -1), data.get("b", -1)
         self._add(
             checked=1,
@@ -156,9 +154,7 @@ def run(store: Path, seconds: float, *, writers: int = 32, places: int = 3, rate
                 count.kills += 1
             due = max(due + places / rate, time.monotonic())
 
-    killers = [
-        threading.Thread(target=kill, args=(worker, turn)) for turn, worker in enumerate(workers)
-    ]
+    killers = [threading.Thread(target=kill, args=(worker, turn)) for turn, worker in enumerate(workers)]
     for killer in killers:
         killer.start()
     while time.monotonic() < started + seconds and not count.faults:

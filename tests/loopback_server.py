@@ -27,9 +27,7 @@ class LoopbackServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(POLL,), daemon=True
-        )
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(POLL,), daemon=True)
 
     def respond_to(self, handler: BaseHTTPRequestHandler) -> None:
         """Answer the request of `handler`; for subclasses."""

@@ -112,9 +112,7 @@ def terminate_fork(args: Args, context: Any):
 def child(args: Args, context: Any):
     """A process that has one more below it."""
     command = ["sh", "-c", "sleep 600 & echo $!; wait"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, start_new_session=args.way == "session"
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=args.way == "session")
     return {"pids": [process.pid, int(process.stdout.readline())]}
 
 

@@ -110,9 +110,7 @@ class StallingProxy:
         self._listener.listen(1)
         self._control: Any = None
         launcher = directory / "python"
-        launcher.write_text(
-            f'#!/bin/sh\nexec "{sys.executable}" "{__file__}" "{directory}/control" "$@"\n'
-        )
+        launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{__file__}" "{directory}/control" "$@"\n')
         launcher.chmod(0o755)
         self.python = str(launcher)
 
@@ -166,9 +164,7 @@ class StallingProxy:
 
 def relay(control_path: str, arguments: list[str]) -> None:
     """Start a worker with `arguments`, and relay between it and this process's own stdio."""
-    worker = subprocess.Popen(
-        [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-    )
+    worker = subprocess.Popen([sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
     assert worker.stdin is not None
     assert worker.stdout is not None
     pumps = {

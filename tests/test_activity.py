@@ -182,9 +182,7 @@ def test_a_failing_stage(dispatcher, listener):
         ("large", 1, "reply_too_large"),
     ],
 )
-def test_calls_that_fail_before_and_behind_their_handler(
-    dispatcher, listener, command, value, code
-):
+def test_calls_that_fail_before_and_behind_their_handler(dispatcher, listener, command, value, code):
     """They are failed calls, in statistics too."""
     assert call(dispatcher, command, value)["code"] == code
     assert listener.told == [("started", "call", command), ("failed", "call", command)]

@@ -71,9 +71,7 @@ def test_an_equal_request_is_answered_from_the_cache(call, ask, counters):
     assert ask("x", options={"temperature": 0.7}) == "3"
     assert ask("x", options={"max_tokens": 7}) == "4"
     call("create_program", id="p2", signature={**SIGNATURE, "description": "Otherwise."})
-    assert call("execute_program", program_id="p2", inputs={"q": "x"})["result"]["outputs"] == {
-        "a": "5"
-    }
+    assert call("execute_program", program_id="p2", inputs={"q": "x"})["result"]["outputs"] == {"a": "5"}
     assert (counters()["lm_calls"], counters()["cache_hits"]) == (5, 4)
 
 

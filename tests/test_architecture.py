@@ -70,10 +70,7 @@ OF_BENCH = {
     *("rich", "matplotlib", "orjson", "msgpack", "ormsgpack", "cbor2", "google", "pyarrow"),
     *("fastavro", "zstandard"),
 }
-MODULES = {
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
-    for path in sorted(PACKAGE.rglob("*.py"))
-}
+MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 ALLOWED = {
     "shared": {"shared"},
     "worker": {"shared", "worker"},
@@ -116,9 +113,7 @@ def test_the_compiled_path_knows_no_command():
 def loaded_after(code: str) -> set[str]:
     """Modules that a fresh interpreter has loaded after `code`."""
     program = f"{code}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
-    output = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return set(json.loads(output.stdout))
 
 
@@ -158,9 +153,7 @@ assert b'"created"' in dispatcher.call(request)
 FLAGS = "from bridge.cli import _parser; _parser(['worker']).parse_args(['worker'])"
 
 
-@pytest.mark.parametrize(
-    "code", ["import bridge", "from bridge import Client", FLAGS, FIRST_PING, STATISTICS, PROGRAM]
-)
+@pytest.mark.parametrize("code", ["import bridge", "from bridge import Client", FLAGS, FIRST_PING, STATISTICS, PROGRAM])
 def test_heavy_libraries_are_loaded_late(code):
     """`import bridge`, a first ping, statistics, and making a program load none of them."""
     assert not loaded_after(code) & HEAVY
@@ -171,9 +164,7 @@ def test_a_failed_import_of_the_compiled_modules_says_what_to_type(tmp_path):
     import shutil
 
     shutil.copytree(PACKAGE, tmp_path / "bridge", ignore=shutil.ignore_patterns("*.so"))
-    result = subprocess.run(
-        [sys.executable, "-m", "bridge", "worker"], cwd=tmp_path, capture_output=True, text=True
-    )
+    result = subprocess.run([sys.executable, "-m", "bridge", "worker"], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode != 0
     assert "pip install" in result.stderr
     assert "Traceback" not in result.stderr
@@ -182,9 +173,7 @@ def test_a_failed_import_of_the_compiled_modules_says_what_to_type(tmp_path):
 def test_a_worker_starts_without_inspect():
     """msgspec would load it through typing_extensions, for a quarter of the start."""
     command = [sys.executable, "-X", "importtime", "-P", "-m", "bridge", "worker"]
-    done = subprocess.run(
-        [*command, "--adapter", "echo"], input=b"", capture_output=True, check=True
-    )
+    done = subprocess.run([*command, "--adapter", "echo"], input=b"", capture_output=True, check=True)
     loaded = {line.rpartition(b"|")[2].strip().decode() for line in done.stderr.splitlines()}
     assert "bridge.worker.loop" in loaded
     assert not loaded & {"inspect", "dspy", "numpy"}

@@ -161,9 +161,7 @@ def test_text_is_encoded_from_new_strings(kind):
 
 def test_payloads_are_the_same_each_time():
     """Their seeds are fixed, in whatever process."""
-    code = (
-        "from bridge.bench import payloads as p; import pickle, hashlib; print(hashlib.sha256(b''"
-    )
+    code = "from bridge.bench import payloads as p; import pickle, hashlib; print(hashlib.sha256(b''"
     code += ".join(pickle.dumps(p.builtin(n).messages) for n in p.BUILTIN)).hexdigest())"
     found = {subprocess.check_output([sys.executable, "-c", code]) for _ in range(2)}
     assert len(found) == 1
@@ -244,13 +242,9 @@ def test_the_report_records_what_figures_depend_on(report, tmp_path):
     assert raw["options"]["rounds"] == 3
     assert raw["method"] == 2
     assert raw["machine"]["zstandard"] == importlib.metadata.version("zstandard")
-    assert [p["digest"] for p in raw["payloads"]] == [
-        payloads.builtin(p["name"]).digest for p in raw["payloads"]
-    ]
+    assert [p["digest"] for p in raw["payloads"]] == [payloads.builtin(p["name"]).digest for p in raw["payloads"]]
     assert raw["machine"]["cores"] == os.cpu_count()
-    assert {"cpu", "system", "python", "build", "load_before", "load_after"} <= raw[
-        "machine"
-    ].keys()
+    assert {"cpu", "system", "python", "build", "load_before", "load_after"} <= raw["machine"].keys()
     versions = {f["name"]: f["versions"] for f in raw["formats"]}
     assert versions["orjson"] == {"orjson": importlib.metadata.version("orjson")}
     assert next(f for f in raw["formats"] if f["name"] == "pickle")["flags"] == "protocol 5"
@@ -301,9 +295,7 @@ def test_the_page_escapes_what_users_name(report):
     evil = "</script><script>alert(1)</script>"
     cells = [Cell("f", evil, reason=evil)]
     info = [FormatInfo("f", evil, "untyped", evil, {})]
-    other = msgspec.structs.replace(
-        report, formats=info, payloads=[PayloadInfo(evil, evil, 1)], cells=cells
-    )
+    other = msgspec.structs.replace(report, formats=info, payloads=[PayloadInfo(evil, evil, 1)], cells=cells)
     found = Elements()
     found.feed(page(other))
     assert found.tags.count("script") == 1
@@ -405,9 +397,7 @@ def test_other_messages_are_not_compared():
     same = compare(of_payload(old, digest="a"), of_payload(new, digest="a"))
     assert [change.format for change in same.uncertain] == ["f3"]
     assert same.unlike == []
-    longer = msgspec.structs.replace(
-        new, cells=[msgspec.structs.replace(cell, bytes=2.0) for cell in new.cells]
-    )
+    longer = msgspec.structs.replace(new, cells=[msgspec.structs.replace(cell, bytes=2.0) for cell in new.cells])
     for was, now in [
         (of_payload(old, digest="a"), of_payload(new, digest="b")),
         (old, of_payload(new, messages=2)),

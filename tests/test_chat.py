@@ -16,9 +16,7 @@ FIELDS: dict[str, Any] = {
     "scores": (dict[str, float], dspy.OutputField(desc="0 to 1")),
 }
 SIGNATURE = dspy.make_signature(FIELDS, "Answer the question.")
-TEXTS = dspy.make_signature(
-    {name: FIELDS[name] for name in ("question", "answer")}, "Answer.", "Texts"
-)
+TEXTS = dspy.make_signature({name: FIELDS[name] for name in ("question", "answer")}, "Answer.", "Texts")
 
 
 @pytest.mark.parametrize(
@@ -39,6 +37,4 @@ def test_messages_are_those_of_dspy(signature, inputs):
     demos = [{"question": "Who?", "passages": ["She."], "answer": "She", "scores": {"a": 1.0}}]
     ours, theirs = ChatAdapter(), dspy.ChatAdapter()
     for examples in ([], demos, demos):
-        assert ours.format(signature, examples, inputs) == theirs.format(
-            signature, examples, inputs
-        )
+        assert ours.format(signature, examples, inputs) == theirs.format(signature, examples, inputs)

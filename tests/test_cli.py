@@ -120,14 +120,10 @@ def test_an_adapter_that_does_not_load_is_one_line(name, tmp_path):
     (tmp_path / "broken.py").write_text("def")
     (tmp_path / "incomplete.py").write_text("import nothing")
     (tmp_path / "double.py").write_text(
-        "from bridge import Adapter\n"
-        "adapter = Adapter('double')\n"
-        "adapter.command('ping')(lambda args, context: {})\n"
+        "from bridge import Adapter\nadapter = Adapter('double')\nadapter.command('ping')(lambda args, context: {})\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    result = run(
-        "worker", "--quiet", f"--adapter={name}", stdin=subprocess.DEVNULL, env=environment
-    )
+    result = run("worker", "--quiet", f"--adapter={name}", stdin=subprocess.DEVNULL, env=environment)
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert line.startswith("dspex-bridge worker: error: ")

@@ -405,9 +405,7 @@ if os.fork() == 0:
 os.wait()
 print(client.call("ping")["status"], client.pid)
 """
-    result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
-    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert result.stdout.startswith("ok ")
     assert result.stderr == ""
 

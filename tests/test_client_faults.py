@@ -51,9 +51,7 @@ def in_threads(*jobs):
         except BaseException as error:
             outcomes[index] = error
 
-    threads = [
-        threading.Thread(target=run, args=(index,), daemon=True) for index in range(len(jobs))
-    ]
+    threads = [threading.Thread(target=run, args=(index,), daemon=True) for index in range(len(jobs))]
     for thread in threads:
         thread.start()
     for thread in threads:

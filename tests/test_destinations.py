@@ -168,9 +168,7 @@ def test_a_models_provider_is_named_or_certain(model, provider, full):
     assert full_model(model, provider) == full
 
 
-@pytest.mark.parametrize(
-    "model", ["llama3", "gpt-oss-20b", "gpt-j", "o11y", "mistral-7b", "x", "o2"]
-)
+@pytest.mark.parametrize("model", ["llama3", "gpt-oss-20b", "gpt-j", "o11y", "mistral-7b", "x", "o2"])
 def test_a_model_of_no_certain_provider_is_refused(model, dispatcher):
     """With what to write instead: its key would go to somebody else."""
     reply = configure(dispatcher, model=model, api_key=KEY)
@@ -206,9 +204,7 @@ def test_litellms_providers_are_known_without_loading_it():
         "assert 'litellm' not in sys.modules\nimport litellm\n"
         "print({getattr(each, 'value', each) for each in litellm.provider_list} - found)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
     assert len(known()) > 100
 
@@ -237,9 +233,7 @@ def test_a_gemini_programs_model_is_checked_when_it_is_made(dispatcher):
 # Keys.
 
 
-@pytest.mark.parametrize(
-    "bad", ["\n", "\0", "\x7f", "\x1b", "\r\nX-Other: 1", "\t", "ü", "€", "\u2028"]
-)
+@pytest.mark.parametrize("bad", ["\n", "\0", "\x7f", "\x1b", "\r\nX-Other: 1", "\t", "ü", "€", "\u2028"])
 @pytest.mark.parametrize("session", [{}, {"session_id": "s"}])
 def test_a_key_that_cannot_be_sent_is_refused(bad, session, dispatcher):
     """Without printing it."""
@@ -288,9 +282,7 @@ def test_the_operators_key_goes_to_no_address_of_a_host(dispatcher, monkeypatch)
         for base in (server.url, "https://api.openai.com.evil.example/v1", "http://localhost:1"):
             for key in ({}, {"api_key": ""}, {"api_key": " \n"}, {"api_key": None}):
                 reply = configure(dispatcher, model="openai/x", api_base=base, **key)
-                assert (reply["code"], reply["details"]["path"]) == (
-                    *("invalid_args", "args.api_base"),
-                )
+                assert (reply["code"], reply["details"]["path"]) == (*("invalid_args", "args.api_base"),)
                 assert "api_key" in reply["error"]
         assert not server.requests
     for base in ("https://api.openai.com/v1", "https://API.openai.com:443/v1/"):
@@ -458,9 +450,7 @@ def test_a_key_is_hidden_in_the_errors_of_a_run_that_outlives_its_configuration(
     replies = []
     with OpenAIServer(refused) as server:
         configure(dispatcher, model="openai/x", api_base=server.url, api_key=KEY, session_id="s")
-        running = threading.Thread(
-            target=lambda: replies.append(ask(dispatcher, request_id="late", session_id="s"))
-        )
+        running = threading.Thread(target=lambda: replies.append(ask(dispatcher, request_id="late", session_id="s")))
         running.start()
         assert arrived.wait(30)
         configure(dispatcher, provider="scripted", answers=[], session_id="s")
@@ -563,10 +553,7 @@ def dispatcher():
 def authorizations(server):
     """The Authorization headers of the requests that came."""
     return {
-        value
-        for headers, _ in server.requests
-        for name, value in headers.items()
-        if name.lower() == "authorization"
+        value for headers, _ in server.requests for name, value in headers.items() if name.lower() == "authorization"
     }
 
 

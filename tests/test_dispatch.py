@@ -220,9 +220,7 @@ def test_session_data(dispatcher):
     update(operation="delete", key="c")
     data = call(dispatcher, "get_session_data", {"session_id": "s"})["result"]
     assert data == {"session_id": "s", "data": {"a": [1], "b": 2}}
-    assert call(dispatcher, "get_session_data", {"session_id": "s", "key": "b"})["result"][
-        "data"
-    ] == {"b": 2}
+    assert call(dispatcher, "get_session_data", {"session_id": "s", "key": "b"})["result"]["data"] == {"b": 2}
     for wrong in (
         {"operation": "explode", "key": "a"},
         {"operation": "set"},

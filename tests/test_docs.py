@@ -26,9 +26,7 @@ def blocks(language: str) -> list:
     return [
         pytest.param(code, id=f"{name}-{index}")
         for name in DOCUMENTS
-        for index, code in enumerate(
-            re.findall(rf"^```{language}\n(.*?)^```", (ROOT / name).read_text(), re.M | re.S)
-        )
+        for index, code in enumerate(re.findall(rf"^```{language}\n(.*?)^```", (ROOT / name).read_text(), re.M | re.S))
     ]
 
 
@@ -117,9 +115,7 @@ def test_the_protocols_tables_are_complete():
     dispatcher.add(control(dispatcher))
     for command in dispatcher.commands:
         assert re.search(rf"^\| .*`{command}`.* \|", text, re.M), command
-    usage = subprocess.run(
-        [sys.executable, "-m", "bridge", "worker", "--help"], capture_output=True, text=True
-    )
+    usage = subprocess.run([sys.executable, "-m", "bridge", "worker", "--help"], capture_output=True, text=True)
     flags = set(re.findall(r"--[a-z-]+", usage.stdout)) - {"--help"}
     assert len(flags) > 20
     for flag in flags:

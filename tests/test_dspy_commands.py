@@ -253,9 +253,7 @@ def test_unknown_program_types_are_refused(call):
 def test_messages_that_hosts_look_for(ask, call):
     """In these words."""
     ask("create_program", id="qa", signature=QA)
-    assert call("create_program", id="qa", signature=QA)["error"] == (
-        "Program with ID 'qa' already exists"
-    )
+    assert call("create_program", id="qa", signature=QA)["error"] == ("Program with ID 'qa' already exists")
     for command in ("execute_program", "delete_program", "get_program_info"):
         assert call(command, program_id="X")["error"] == "Program not found: X"
         assert "Program ID is required" in call(command)["error"]
@@ -286,22 +284,17 @@ def test_life_of_a_program(ask):
 def test_the_signature_comes_back_exactly(dispatcher, ask):
     """Keys of the host, key order, numbers' spelling, and strings that are no UTF-8."""
     signature = (
-        b'{"outputs":[{"name":"a","constraints":1.50}],"inputs":[{"name":"q"}] , "metadata":'
-        b'{"z":1e2,"\\u00e9":null}}'
+        b'{"outputs":[{"name":"a","constraints":1.50}],"inputs":[{"name":"q"}] , "metadata":{"z":1e2,"\\u00e9":null}}'
     )
     reply = dispatcher.call(
-        b'{"id": 1, "command": "create_program", "args": {"id": "p", "signature": '
-        + signature
-        + b"}}"
+        b'{"id": 1, "command": "create_program", "args": {"id": "p", "signature": ' + signature + b"}}"
     )
     assert signature in reply
     packed = (
         b"\x83\xa6inputs\x91\x81\xa4name\xa1q\xa7outputs\x91\x82\xa4name\xa1a"
         b"\xabdescription\xa2\xff\xfe\xa8metadata\xa3\x80\x81\x82"
     )
-    request = (
-        b"\x83\xa2id\x01\xa7command\xaecreate_program\xa4args\x82\xa2id\xa1b\xa9signature" + packed
-    )
+    request = b"\x83\xa2id\x01\xa7command\xaecreate_program\xa4args\x82\xa2id\xa1b\xa9signature" + packed
     reply = dispatcher.call(request)
     assert b"created" in reply
     assert packed in reply
@@ -318,9 +311,7 @@ def test_signatures_come_back_in_etf(ask, dispatcher):
     def call(command, args):
         return dispatcher.call(ETF.encode({"id": 1, "command": command, "args": args}), 60)
 
-    signature = ETF.encode(
-        {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}], "metadata": b"\xff"}
-    )
+    signature = ETF.encode({"inputs": [{"name": "q"}], "outputs": [{"name": "a"}], "metadata": b"\xff"})
     signature = signature.replace(b"m\0\0\0\x08metadata", b"w\x08metadata")[1:]
     create = {"id": "p", "signature": msgspec.Raw(signature)}
     assert signature in call("create_program", create)
@@ -342,9 +333,7 @@ def test_inputs_that_are_no_utf8_are_refused_by_name(dispatcher):
     """The frame lives; the one field is named."""
 
     def call(command, args):
-        reply = dispatcher.call(
-            msgspec.msgpack.encode({"id": 1, "command": command, "args": args}), 60
-        )
+        reply = dispatcher.call(msgspec.msgpack.encode({"id": 1, "command": command, "args": args}), 60)
         return msgspec.msgpack.decode(reply)
 
     call("configure_lm", {"provider": "offline"})
@@ -482,9 +471,7 @@ def test_many_executes_run_side_by_side(dispatcher, ask, call):
 
     def run(session):
         for _ in range(10):
-            outputs = ask(
-                "execute_program", program_id="qa", session_id=session, inputs={"question": "?"}
-            )["outputs"]
+            outputs = ask("execute_program", program_id="qa", session_id=session, inputs={"question": "?"})["outputs"]
             if outputs != {"answer": session}:
                 wrong.append((session, outputs))
 
@@ -503,9 +490,7 @@ def test_a_model_that_does_not_keep_to_the_format_is_an_lm_error(ask, call):
     reply = call("execute_program", program_id="qa", inputs={"question": "?"})
     assert (reply["code"], reply["details"]["lm_code"]) == ("lm_error", "adapter_parse_error")
     assert "\n" not in reply["error"]
-    assert ask("execute_program", program_id="qa", inputs={"question": "?"})["outputs"] == {
-        "answer": "second"
-    }
+    assert ask("execute_program", program_id="qa", inputs={"question": "?"})["outputs"] == {"answer": "second"}
 
 
 def test_a_model_for_everyone_is_set_before_later_calls_of_any_session(dispatcher):
@@ -556,11 +541,14 @@ def test_every_attribute_of_dspys_classes_can_name_a_field(ask):
     """Whatever DSPy uses its own names for, on either side, for every program type."""
     import dspy
 
-    names = {
-        name
-        for cls in (dspy.Predict, dspy.Signature, dspy.Prediction, dspy.Example)
-        for name in dir(cls)
-    } | {"config", "lm", "completions", "max_iters", "demos", "n"}
+    names = {name for cls in (dspy.Predict, dspy.Signature, dspy.Prediction, dspy.Example) for name in dir(cls)} | {
+        "config",
+        "lm",
+        "completions",
+        "max_iters",
+        "demos",
+        "n",
+    }
     names = sorted(names)[:240]
     ask("configure_lm", provider="offline")
     ask("register_tools", tools=[{"name": "look"}])

@@ -353,9 +353,7 @@ OTHER_VALUES = [
 @pytest.mark.parametrize("value", OTHER_VALUES, ids=repr)
 def test_other_values(value):
     """They go out as the same plain values as in MessagePack, but for dates: as text."""
-    plain = msgspec.to_builtins(
-        value, builtin_types=(bytes, bytearray, memoryview), str_keys=True, order=None
-    )
+    plain = msgspec.to_builtins(value, builtin_types=(bytes, bytearray, memoryview), str_keys=True, order=None)
     result = decode(encode(value), binaries="str")
     assert decode(encode(plain)) == result
     assert encode([value])[6:-1] == encode(value)[1:]
@@ -471,11 +469,7 @@ def test_types_say_the_same_as_in_messagepack(type, value):
         try:
             decoded = format.decode(format.encode(value), type)
         except msgspec.ValidationError as error:
-            return (
-                str(error)
-                .replace("`None`", "`null`")
-                .replace(", got `int` - at `key`", " - at `key`")
-            )
+            return str(error).replace("`None`", "`null`").replace(", got `int` - at `key`", " - at `key`")
         fields = msgspec.structs.astuple(decoded) if isinstance(decoded, msgspec.Struct) else ()
         return decoded, [field.__class__ for field in fields]
 
@@ -484,9 +478,7 @@ def test_types_say_the_same_as_in_messagepack(type, value):
 
 def test_keys_that_come_twice():
     """No sound host sends them; they are no reason to pick one."""
-    twice = (
-        b"t\x00\x00\x00\x03" + (encode("id")[1:] + b"a\x01") * 2 + encode(["command", "x"])[6:-1]
-    )
+    twice = b"t\x00\x00\x00\x03" + (encode("id")[1:] + b"a\x01") * 2 + encode(["command", "x"])[6:-1]
     with pytest.raises(msgspec.ValidationError, match=r"got `bridge\._etf\.Opaque`"):
         decode(twice, type=Request)
 

@@ -12,9 +12,7 @@ from bridge import Client, errors
 
 def test_an_adapter_of_ones_own(repository):
     """Started by its name, its commands stand beside the worker's."""
-    path = os.pathsep.join(
-        [str(repository / "examples" / "python"), os.environ.get("PYTHONPATH", "")]
-    )
+    path = os.pathsep.join([str(repository / "examples" / "python"), os.environ.get("PYTHONPATH", "")])
     with Client.start(adapter="own_adapter:adapter", env={"PYTHONPATH": path}) as client:
         assert client.call("median", {"values": [3, 1, 2]}) == {"median": 2.0}
         with pytest.raises(errors.InvalidArgs, match="no values"):
@@ -32,9 +30,7 @@ def test_an_adapter_of_ones_own(repository):
 
 def test_arrays_as_args_and_results(repository):
     """Multiplied; others are refused with their place before the command runs."""
-    path = os.pathsep.join(
-        [str(repository / "examples" / "python"), os.environ.get("PYTHONPATH", "")]
-    )
+    path = os.pathsep.join([str(repository / "examples" / "python"), os.environ.get("PYTHONPATH", "")])
     a, b = numpy.arange(6, dtype="f4").reshape(2, 3), numpy.ones((3, 4), "f4")
     with Client.start(adapter="matrices:adapter", env={"PYTHONPATH": path}) as client:
         product = client.call("multiply", {"a": a, "b": b})["product"]

@@ -192,9 +192,7 @@ LIMIT = 4096  # bytes, the least there is
 
 @pytest.fixture(params=["json", "msgpack", "etf"])
 def narrow(request):
-    with Client.start(
-        adapter="extremes:adapter", format=request.param, max_frame=LIMIT, env=ENVIRONMENT
-    ) as client:
+    with Client.start(adapter="extremes:adapter", format=request.param, max_frame=LIMIT, env=ENVIRONMENT) as client:
         yield client
 
 

@@ -205,9 +205,7 @@ def test_prompts_of_ordinary_names_are_those_of_dspy(ask, prompts, program_type)
     ask("register_tools", tools=[{"name": "look", "description": "Looks.", "args": {"at": {}}}])
     for description in ("Answer `question`.", None):
         ask("configure_lm", provider="scripted", answers=answers)
-        signature = (
-            definition if description is None else {**definition, "description": description}
-        )
+        signature = definition if description is None else {**definition, "description": description}
         ask("create_program", id="p", signature=signature, program_type=program_type)
         ask("execute_program", program_id="p", inputs=inputs)
         ask("delete_program", program_id="p")
@@ -215,9 +213,7 @@ def test_prompts_of_ordinary_names_are_those_of_dspy(ask, prompts, program_type)
         default = "Given the fields `question`, `passages`, produce the fields `answer`, `score`."
         own = dspy.make_signature(fields, description or default)
         if program_type == "react":
-            tool = dspy.Tool(
-                lambda **args: "", name="look", desc="Looks.", args={"at": {}}, arg_types={}
-            )
+            tool = dspy.Tool(lambda **args: "", name="look", desc="Looks.", args={"at": {}}, arg_types={})
             module = dspy.ReAct(own, [tool])
         else:
             module = modules[program_type](own)

@@ -16,9 +16,7 @@ from bridge._histogram import SLOT_NS, Recorder, now_ns
 SECOND = 10**9
 nanoseconds = st.integers(0, 2**40 - 1)  # longer ones share the last bucket
 # Around where the list of the first calls ends, and past it.
-many = st.lists(nanoseconds, min_size=1, max_size=200) | st.lists(
-    st.integers(0, 2**30), min_size=250, max_size=600
-)
+many = st.lists(nanoseconds, min_size=1, max_size=200) | st.lists(st.integers(0, 2**30), min_size=250, max_size=600)
 
 
 def recorded(values):
@@ -91,9 +89,7 @@ def test_numpy_reads_the_buckets(values):
     tops = numpy.asarray(Histogram.tops())
     assert counts.dtype == tops.dtype == numpy.uint64
     assert not counts.flags.writeable
-    expected = numpy.bincount(
-        numpy.searchsorted(tops, numpy.array(values, numpy.uint64)), minlength=len(tops)
-    )
+    expected = numpy.bincount(numpy.searchsorted(tops, numpy.array(values, numpy.uint64)), minlength=len(tops))
     assert (counts == expected).all()
 
 

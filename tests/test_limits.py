@@ -90,9 +90,7 @@ def test_binaries_of_messagepack_are_not_searched():
     message = {
         "bytes": [bytes([0x91]) * size for size in (1, 40, 255, 256, 65535, 65536)],
         "text": ["x" * size for size in (31, 32, 255, 256, 65535, 65536)],
-        "ext": [
-            msgspec.msgpack.Ext(1, b"\x91" * size) for size in (1, 2, 4, 8, 16, 17, 255, 256, 65536)
-        ],
+        "ext": [msgspec.msgpack.Ext(1, b"\x91" * size) for size in (1, 2, 4, 8, 16, 17, 255, 256, 65536)],
     }
     frame = Frame.of(msgspec.msgpack.encode(message))
     assert limited(frame, 1 << 20, count(message)) is frame
@@ -236,9 +234,7 @@ def test_a_client_limits_the_values_of_replies(format):
         assert client.call("ping")["status"] == "ok"
 
 
-@pytest.mark.parametrize(
-    "request_id", [10**5000, -(10**4999), 2**64], ids=["5001 digits", "negative", "2^64"]
-)
+@pytest.mark.parametrize("request_id", [10**5000, -(10**4999), 2**64], ids=["5001 digits", "negative", "2^64"])
 def test_integers_of_any_size_as_ids(start_peer, request_id):
     """Of calls that fail in every way, two at a time: each has its reply, with the id."""
     peer = start_peer(adapter="hostile:adapter")

@@ -81,12 +81,9 @@ def test_a_worker_that_does_not_start_shows_no_secret(start_peer):
     peer = start_peer(adapter="no_adapter:adapter", env={"NO_ADAPTER": SECRET})
     assert peer.wait() == 2
     assert peer.stderr() == (
-        "dspex-bridge worker: error: adapter 'no_adapter:adapter' cannot be imported:"
-        " RuntimeError: no way with ***\n"
+        "dspex-bridge worker: error: adapter 'no_adapter:adapter' cannot be imported: RuntimeError: no way with ***\n"
     )
-    peer = start_peer(
-        "--log-level", "DEBUG", adapter="no_adapter:adapter", env={"NO_ADAPTER": SECRET}
-    )
+    peer = start_peer("--log-level", "DEBUG", adapter="no_adapter:adapter", env={"NO_ADAPTER": SECRET})
     assert peer.wait() == 2
     text = peer.stderr()
     assert SECRET not in text
@@ -127,9 +124,7 @@ def test_a_level_that_is_set_before_anything_was_logged(start_peer):
     assert [logger for logger in loggers if logger != "bridge.worker"] == ["a"]
 
 
-@pytest.mark.parametrize(
-    "args", [{}, {"level": "LOUD"}, {"level": 10}, {"level": "INFO", "logger": 1}]
-)
+@pytest.mark.parametrize("args", [{}, {"level": "LOUD"}, {"level": 10}, {"level": "INFO", "logger": 1}])
 def test_a_level_that_is_none(hostile, args):
     """invalid_args with its place."""
     reply = hostile.call("set_log_level", args)
@@ -183,9 +178,7 @@ def test_debug_has_a_line_for_each_call(start_peer):
     assert peer.call("ping", request_id="first")["success"]
     assert peer.call("sleep", request_id=2, session_id="s")["success"]
     assert peer.call("own_error_on_thread", request_id=3)["code"] == "quota_exceeded"
-    assert peer.call("wait_politely", {"seconds": 60}, 4, timeout_ms=1)["code"] == (
-        "deadline_exceeded"
-    )
+    assert peer.call("wait_politely", {"seconds": 60}, 4, timeout_ms=1)["code"] == ("deadline_exceeded")
     assert peer.call("unknown", request_id="y" * 3000)["code"] == "unknown_command"
     peer.send_frame(b'{"id": ' + b"9" * 4000 + b', "command": "ping"}')
     assert b"true" in peer.receive_frame()

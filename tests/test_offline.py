@@ -148,9 +148,7 @@ def test_types_take_their_value_from_the_text(adapter):
 
 def test_nothing_is_invented():
     """Without a matching sentence the text fields say so and optional ones stay empty."""
-    program = dspy.ChainOfThought(
-        asking(answer=str, maybe=str | None, year=int | None, items=list[str], score=float)
-    )
+    program = dspy.ChainOfThought(asking(answer=str, maybe=str | None, year=int | None, items=list[str], score=float))
     said = run(program, question="Who wrote Hamlet?", context="Bread is made of flour.")
     assert said == {
         "reasoning": "No sentence of the inputs matches the question.",
@@ -166,13 +164,9 @@ def test_the_reasoning_quotes_the_sentence_of_the_answer():
     """`reasoning` says where the answer comes from."""
     said = run(dspy.ChainOfThought(asking(answer=str)), question="Where is it?", context=LOUVRE)
     assert said["reasoning"].startswith("The sentence 'The ")
-    said = run(
-        dspy.ChainOfThought(asking(answer=str)), question="Where is the Louvre?", context=LOUVRE
-    )
+    said = run(dspy.ChainOfThought(asking(answer=str)), question="Where is the Louvre?", context=LOUVRE)
     assert said["answer"] == "Paris"
-    assert said["reasoning"] == (
-        "The passage sentence 'The Louvre is a museum in Paris.' matches the question best."
-    )
+    assert said["reasoning"] == ("The passage sentence 'The Louvre is a museum in Paris.' matches the question best.")
 
 
 @pytest.mark.parametrize(
@@ -236,9 +230,7 @@ def test_a_document_without_a_question():
         "Ada Lovelace was born in London in 1815. She wrote the first program for the Analytical"
         " Engine. Her notes on the Analytical Engine were published in 1843."
     )
-    program = dspy.Predict(
-        signature(inputs={"document": str}, summary=str, keywords=list[str], names=list[str])
-    )
+    program = dspy.Predict(signature(inputs={"document": str}, summary=str, keywords=list[str], names=list[str]))
     said = run(program, document=document)
     assert said["summary"] in document
     assert said["keywords"][:2] == ["analytical", "engine"]
@@ -282,9 +274,7 @@ def calculate(expression: str) -> str:
 )
 def test_react_calls_one_tool_and_finishes(adapter, question, tool, arguments, answered):
     """The tool that fits is called once, with the question's words; its answer counts."""
-    program = dspy.ReAct(
-        signature(inputs={"question": str}, answer=str), [weather, add, search, calculate]
-    )
+    program = dspy.ReAct(signature(inputs={"question": str}, answer=str), [weather, add, search, calculate])
     said = run(program, ADAPTERS[adapter](), question=question)
     trajectory = said["trajectory"]
     assert (trajectory["tool_name_0"], trajectory["tool_args_0"]) == (tool, arguments)

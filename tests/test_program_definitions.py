@@ -221,9 +221,7 @@ def test_sessions_inherit_nothing_from_each_other(open_worker):
         assert reply["code"] == "program_not_found"
         assert "'a'" not in json.dumps(reply)
     assert run(worker)["error"] == "Program not found: p"
-    assert run(worker, "b")["error"] == (
-        "Program not found: p (in session 'b' or the default session)"
-    )
+    assert run(worker, "b")["error"] == ("Program not found: p (in session 'b' or the default session)")
     assert run(worker, "b")["details"] == {"program_id": "p", "session_id": "b"}
 
 
@@ -278,7 +276,5 @@ def test_in_a_pool_worker_the_anonymous_session_is_inherited():
     with Client.start(flags=["--mode", "pool-worker"]) as client:
         client.call("configure_lm", {"provider": "scripted", "answers": [{"answer": "x"}]})
         client.call("create_program", {"id": "p", "signature": QA})
-        result = client.call(
-            "execute_program", {"program_id": "p", "inputs": {"question": "?"}}, session_id="u1"
-        )
+        result = client.call("execute_program", {"program_id": "p", "inputs": {"question": "?"}}, session_id="u1")
         assert result["outputs"] == {"answer": "x"}

@@ -81,18 +81,14 @@ FORMS = {
     "html": html.escape,
     "percent": lambda text: quote(text, safe=""),
     "percent but for slashes": quote,
-    "percent in lower case": lambda text: re.sub(
-        "%..", lambda found: found[0].lower(), quote(text, safe="")
-    ),
+    "percent in lower case": lambda text: re.sub("%..", lambda found: found[0].lower(), quote(text, safe="")),
     "plus for spaces": quote_plus,
     "percent twice": lambda text: quote(quote(text, safe=""), safe=""),
     "base64": lambda text: base64.b64encode(text.encode()).decode(),
     "base64 without padding": lambda text: base64.b64encode(text.encode()).decode().rstrip("="),
     "base64 for addresses": lambda text: base64.urlsafe_b64encode(text.encode()).decode(),
     "base64 in an address": lambda text: quote(base64.b64encode(text.encode()).decode(), safe=""),
-    "base64 in lines": lambda text: "\n".join(
-        re.findall(".{1,12}", base64.b64encode(text.encode()).decode())
-    ),
+    "base64 in lines": lambda text: "\n".join(re.findall(".{1,12}", base64.b64encode(text.encode()).decode())),
     "hex": lambda text: text.encode().hex(),
     "hex in upper case": lambda text: text.encode().hex().upper(),
     "hex with colons": lambda text: text.encode().hex(":"),
@@ -130,9 +126,7 @@ def test_every_form_of_a_secret_is_found(form, secret, few, monkeypatch):
     del with_it
 
 
-@pytest.mark.parametrize(
-    "before", ["\\", "\\x", "\\u", "%", "%2", "\\\\", "&", "&amp;", "=\n", "é", "\0"]
-)
+@pytest.mark.parametrize("before", ["\\", "\\x", "\\u", "%", "%2", "\\\\", "&", "&amp;", "=\n", "é", "\0"])
 @pytest.mark.parametrize("secret", ["abc123DEF456-x", "n0-abcdef-12345", "41abcdef-98765x"])
 def test_what_stands_before_a_secret_does_not_hide_it(before, secret):
     """As a part of an escape that is none."""
@@ -370,6 +364,4 @@ def test_secrets_of_the_environment_are_known_by_name_and_form():
     )
     shown = dict(zip(asked, json.loads(done.stdout), strict=True))
     assert {each: shown[each] for each in HIDDEN} == dict.fromkeys(HIDDEN, "<***>")
-    assert {each: shown[each] for each in SHOWN.values()} == {
-        each: f"<{each}>" for each in SHOWN.values()
-    }
+    assert {each: shown[each] for each in SHOWN.values()} == {each: f"<{each}>" for each in SHOWN.values()}

@@ -450,9 +450,7 @@ def test_keys_that_are_no_text_are_no_keys_of_session_data(workers):
 @pytest.mark.parametrize("operation", ["set", "put", "update"])
 def test_the_names_of_setting(workers, operation):
     """Without a value the key has null."""
-    assert (
-        update(workers, operation=operation, key="k", value=1)["result"]["operation"] == operation
-    )
+    assert update(workers, operation=operation, key="k", value=1)["result"]["operation"] == operation
     assert update(workers, operation=operation, key="l")["success"]
     assert data(workers) == {"k": 1, "l": None}
     for delete in ("delete", "remove"):

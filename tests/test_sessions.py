@@ -239,9 +239,7 @@ def test_a_clock_that_stands_still_or_leaps_loses_nothing(make, clock):
 def in_background(dispatcher, command, session_id):
     results = []
     before = len(dispatcher.calls.open)
-    thread = threading.Thread(
-        target=lambda: results.append(ask(dispatcher, command, session_id)), daemon=True
-    )
+    thread = threading.Thread(target=lambda: results.append(ask(dispatcher, command, session_id)), daemon=True)
     thread.start()
     while len(dispatcher.calls.open) == before:
         pass
@@ -301,16 +299,12 @@ def test_quotas_of_programs_and_bytes(make):
     ask(dispatcher, "update_session_data", "c", key="k", value="x" * 100)
     size = ask(dispatcher, "get_session", session_id="c")["bytes"]
     assert 100 < size <= 200
-    reply = call(
-        dispatcher, "update_session_data", "c", operation="merge", value={"m": 1, "n": "x" * 100}
-    )
+    reply = call(dispatcher, "update_session_data", "c", operation="merge", value={"m": 1, "n": "x" * 100})
     assert reply["code"] == "quota_exceeded"
     assert ask(dispatcher, "get_session_data", "c")["data"] == {"k": "x" * 100}
     assert ask(dispatcher, "get_session", session_id="c")["bytes"] == size
     ask(dispatcher, "create_session", "c", quota={"bytes": 10})
-    assert call(dispatcher, "update_session_data", "c", key="n", value=1)["code"] == (
-        "quota_exceeded"
-    )
+    assert call(dispatcher, "update_session_data", "c", key="n", value=1)["code"] == ("quota_exceeded")
     ask(dispatcher, "update_session_data", "c", key="k", value="less")
     ask(dispatcher, "update_session_data", "c", operation="delete", key="k")
     assert ask(dispatcher, "get_session", session_id="c")["bytes"] == 0
@@ -323,9 +317,7 @@ def test_data_goes_back_as_it_came(make):
     ask(dispatcher, "update_session_data", "a", operation="merge", value=value)
     assert ask(dispatcher, "get_session_data", "a")["data"] == value
     ask(dispatcher, "update_session_data", "b", key="k", value=[1, "x", None])
-    request = msgspec.msgpack.encode(
-        {"id": 1, "command": "get_session_data", "session_id": "b", "args": {}}
-    )
+    request = msgspec.msgpack.encode({"id": 1, "command": "get_session_data", "session_id": "b", "args": {}})
     reply = msgspec.msgpack.decode(dispatcher.call(request, WAIT))
     assert reply["result"]["data"] == {"k": [1, "x", None]}
     ask(dispatcher, "update_session_data", "b", key="k")

@@ -89,9 +89,7 @@ class Host:
     def send(self, request_id, command, **more):
         """Without waiting."""
         request = {"id": request_id, "command": command, **more}
-        self.dispatcher.path.answer(
-            Frame.of(json.dumps(request).encode()), Outbox(), self.keep_reply
-        )
+        self.dispatcher.path.answer(Frame.of(json.dumps(request).encode()), Outbox(), self.keep_reply)
 
     def keep_reply(self, outbox):
         reply = json.loads(outbox.payload())
@@ -130,9 +128,7 @@ def test_a_call_is_counted_in_its_command_and_its_session(host):
     stats = host.stats("commands", "sessions")
     assert stats.keys() == {"commands", "sessions"}
     commands, sessions = stats["commands"], {row["session_id"]: row for row in stats["sessions"]}
-    assert {name: row["calls"] for name, row in commands.items()} == {
-        **{"ask": 3, "fail": 1, "ping": 1}
-    }
+    assert {name: row["calls"] for name, row in commands.items()} == {**{"ask": 3, "fail": 1, "ping": 1}}
     assert {name: row["calls"] for name, row in sessions.items()} == {"a": 2, "b": 2}
     assert commands["fail"]["errors_by_category"] == {"python": 1}
     assert sessions["b"]["errors_by_category"] == {"python": 1}
@@ -372,9 +368,7 @@ def samples(text):
     """{(name, labels without their names…): value}, and the types of the families."""
     families = list(text_string_to_metric_families(text))
     values = {
-        (sample.name, *sorted(sample.labels.values())): sample.value
-        for family in families
-        for sample in family.samples
+        (sample.name, *sorted(sample.labels.values())): sample.value for family in families for sample in family.samples
     }
     assert len(values) == sum(len(family.samples) for family in families)
     return values, {family.name: family.type for family in families}
@@ -468,9 +462,7 @@ def test_a_worker_gives_prometheus_text_only_with_its_flag(start_peer):
         return peer.call("get_stats", {"format": "prometheus"})
 
     first = ask()
-    assert first["success"] or (first["code"], first["details"]) == (
-        *("overloaded", {"retry_after": 0.1}),
-    )
+    assert first["success"] or (first["code"], first["details"]) == (*("overloaded", {"retry_after": 0.1}),)
     wait_until(lambda: ask()["success"])
     for _ in range(5):
         peer.call("echo")
@@ -486,9 +478,7 @@ def test_a_worker_gives_prometheus_text_only_with_its_flag(start_peer):
 
 def test_a_worker_without_the_library_says_so(start_peer, tmp_path):
     """On stderr at its start, and to who asks; it works all the same."""
-    (tmp_path / "prometheus_client.py").write_text(
-        "raise ModuleNotFoundError(\"No module named 'prometheus_client'\")"
-    )
+    (tmp_path / "prometheus_client.py").write_text("raise ModuleNotFoundError(\"No module named 'prometheus_client'\")")
     peer = start_peer("--telemetry", env={"PYTHONPATH": str(tmp_path)})
     peer.call("ping")
     wait_until(lambda: peer.call("get_stats", {"format": "prometheus"})["code"] == "not_allowed")

@@ -215,9 +215,7 @@ def test_calls_side_by_side_share_transactions(open_worker):
     replies = []
     threads = [
         threading.Thread(
-            target=lambda n=n: replies.append(
-                call(worker, "update_session_data", f"s{n}", key="k", value=n)["success"]
-            )
+            target=lambda n=n: replies.append(call(worker, "update_session_data", f"s{n}", key="k", value=n)["success"])
         )
         for n in range(64)
     ]
@@ -271,9 +269,7 @@ def test_one_write_too_many_costs_the_others_nothing(path):
         except errors.StoreFailed:
             results[name] = "refused"
 
-    threads = [
-        threading.Thread(target=write, args=each) for each in (("a", 1), ("b", 10**6), ("c", 1))
-    ]
+    threads = [threading.Thread(target=write, args=each) for each in (("a", 1), ("b", 10**6), ("c", 1))]
     for thread in threads:
         thread.start()
     while len(store._waiting) < 3:
@@ -384,9 +380,7 @@ def test_an_older_store_is_migrated_and_keeps_everything(path, monkeypatch):
     monkeypatch.setattr(store_schema, "MIGRATIONS", (*first, "CREATE TABLE new (x); nonsense"))
     with pytest.raises(errors.StoreFailed, match="syntax error"):
         Store(path)
-    monkeypatch.setattr(
-        store_schema, "MIGRATIONS", (*first, "ALTER TABLE sessions ADD COLUMN note TEXT;")
-    )
+    monkeypatch.setattr(store_schema, "MIGRATIONS", (*first, "ALTER TABLE sessions ADD COLUMN note TEXT;"))
     store = Store(path)
     assert store.open("s").records == {("data", "k"): b"v"}
     assert store._db.execute("PRAGMA user_version").fetchone() == (len(first) + 1,)
@@ -449,9 +443,7 @@ def test_a_store_that_may_not_be_written_stops_the_start(request):
         folder.chmod(0o555)
         request.getfixturevalue("as_nobody")
         for path in ("store.db", "new.db", "no/such/folder.db", "."):
-            with pytest.raises(
-                errors.StoreFailed, match=r"Permission denied|No such file|Is a directory"
-            ):
+            with pytest.raises(errors.StoreFailed, match=r"Permission denied|No such file|Is a directory"):
                 Store(folder / path)
         if os.geteuid() != os.getuid():
             os.seteuid(os.getuid())
@@ -525,9 +517,7 @@ def in_background(dispatcher, command, session_id="s", timeout_ms=None, **args):
         request["timeout_ms"] = timeout_ms
     replies = []
     thread = threading.Thread(
-        target=lambda: replies.append(
-            json.loads(dispatcher.call(json.dumps(request).encode(), WAIT))
-        )
+        target=lambda: replies.append(json.loads(dispatcher.call(json.dumps(request).encode(), WAIT)))
     )
     thread.start()
 
@@ -561,9 +551,7 @@ def test_a_late_change_of_the_model_is_not_stored_by_another_call(open_worker, l
     worker = open_worker()
     ask(worker, "create_session", durable=True)
     with lock():
-        late = in_background(
-            worker, "configure_lm", timeout_ms=100, provider="scripted", answers=[]
-        )
+        late = in_background(worker, "configure_lm", timeout_ms=100, provider="scripted", answers=[])
         assert late()["code"] == "deadline_exceeded"
         behind = in_background(worker, "update_session_data", key="k", value=1)
     assert behind()["success"]

@@ -189,9 +189,7 @@ def test_a_store_of_the_first_version_is_read(path):
     db.execute("PRAGMA user_version = 1")
     db.execute("UPDATE epochs SET last = 7")
     for number, name in ((1, "s"), (2, "t")):
-        db.execute(
-            "INSERT INTO sessions VALUES (?, ?, ?, 'then', 5.0, 3, NULL)", (number, name, number)
-        )
+        db.execute("INSERT INTO sessions VALUES (?, ?, ?, 'then', 5.0, 3, NULL)", (number, name, number))
         for key in ("a", "b"):
             value = f"{key} of {name}".encode()
             crc32 = zlib.crc32(value) + (name == "t")

@@ -51,9 +51,7 @@ def hold(path):
     holders = []
 
     def hold():
-        holder = subprocess.Popen(
-            [sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        holder = subprocess.Popen([sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         holders.append(holder)
         assert holder.stdout.readline() == b"held\n"
 

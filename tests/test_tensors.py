@@ -27,9 +27,7 @@ FORMATS = ("json", "msgpack", "etf")
 
 @pytest.fixture(scope="module", params=FORMATS)
 def client(request, repository_tests):
-    with Client.start(
-        adapter="arrays:adapter", format=request.param, env={"PYTHONPATH": repository_tests}
-    ) as client:
+    with Client.start(adapter="arrays:adapter", format=request.param, env={"PYTHONPATH": repository_tests}) as client:
         yield client
 
 
@@ -69,9 +67,7 @@ def test_arrays_come_back_as_they_were(client, dtype, shape):
     """All types, any shape; read-only, for as long as anyone holds them. Truth values are u8 in
     ETF, because Nx has no type for them."""
     size = int(numpy.prod(shape))
-    x = numpy.frombuffer(
-        numpy.random.default_rng(1).bytes(size * numpy.dtype(dtype).itemsize), dtype
-    ).reshape(shape)
+    x = numpy.frombuffer(numpy.random.default_rng(1).bytes(size * numpy.dtype(dtype).itemsize), dtype).reshape(shape)
     if dtype == "?":
         x = numpy.ones(shape, bool)
     for command in ("back", "back_on_a_thread"):
@@ -424,9 +420,7 @@ tensors = st.one_of(
 )
 values = st.recursive(
     st.none() | st.integers(-(2**60), 2**60) | st.text(max_size=5) | tensors,
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", max_size=3), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", max_size=3), inner, max_size=3),
     max_leaves=6,
 )
 

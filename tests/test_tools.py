@@ -73,9 +73,7 @@ class Host:
         self.ask("register_tools", tools=tools, replace=True)
         self.ask("configure_lm", provider="scripted", answers=[*answers, done])
         self.ask("create_program", id="p", signature=signature, program_type="react")
-        result = self.ask(
-            "execute_program", program_id="p", inputs=inputs or {"question": "Where?"}
-        )
+        result = self.ask("execute_program", program_id="p", inputs=inputs or {"question": "Where?"})
         self.ask("delete_program", program_id="p")
         return result["outputs"]
 

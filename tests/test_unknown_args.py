@@ -189,11 +189,7 @@ def test_the_exceptions(call):
         definitions = described["args"].get("$defs", {})
         for name, schema in definitions.items():
             of = command if described["args"].get("$ref") == f"#/$defs/{name}" else name
-            ignored = {
-                key
-                for key, entry in schema["properties"].items()
-                if entry.get("description") == "Ignored."
-            }
+            ignored = {key for key, entry in schema["properties"].items() if entry.get("description") == "Ignored."}
             if ignored:
                 found[of] = ignored
     assert found == IGNORED

@@ -314,9 +314,7 @@ def run():
     def run(type, text, field="out", **definition):
         program_id = f"p{next(ids)}"
         signature = {"inputs": [{"name": "q"}], "outputs": [{"name": field, "type": type}]}
-        created = call(
-            "create_program", id=program_id, signature={**signature, **definition}, session_id="s"
-        )
+        created = call("create_program", id=program_id, signature={**signature, **definition}, session_id="s")
         assert created["success"], created
         answer = f"[[ ## {field} ## ]]\n{text}\n\n[[ ## completed ## ]]"
         call("configure_lm", provider="scripted", answers=[answer], session_id="s")
@@ -422,9 +420,7 @@ MOMENTS = [
 @pytest.mark.parametrize("within", ["{}", "list<{}>", "optional<{}>", "dict<string, {}>"])
 def test_dates_among_the_inputs(run, type, value, shown, within):
     """They are ISO 8601; a number is never taken for a moment since 1970."""
-    made, place = {"list<{}>": ([value], "[0]"), "dict<string, {}>": ({"a": value}, ".a")}.get(
-        within, (value, "")
-    )
+    made, place = {"list<{}>": ([value], "[0]"), "dict<string, {}>": ({"a": value}, ".a")}.get(within, (value, ""))
     inputs = [{"name": "day", "type": within.format(type)}]
     signature = {"inputs": inputs, "outputs": [{"name": "a"}]}
     run.call("create_program", id="in", signature=signature, session_id="in", if_exists="replace")

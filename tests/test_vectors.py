@@ -47,9 +47,7 @@ GROUPS = sorted({(entry["adapter"], entry["format"]) for entry in ENTRIES}, key=
 @pytest.mark.parametrize(("adapter", "format"), GROUPS)
 def test_a_worker_answers_them(start_peer, adapter, format):
     """Over a pipe, byte for byte, in the order of the index."""
-    chosen = [
-        entry for entry in ENTRIES if (entry["adapter"], entry["format"]) == (adapter, format)
-    ]
+    chosen = [entry for entry in ENTRIES if (entry["adapter"], entry["format"]) == (adapter, format)]
     peer = start_peer(adapter=adapter)
     for entry in chosen:
         peer.send_bytes((VECTORS / entry["request"]).read_bytes())

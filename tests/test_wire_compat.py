@@ -22,9 +22,7 @@ SEED_SIGNATURE = {
 
 
 def ask(peer, request_id, command, args=None):
-    reply = peer.ask(
-        {"id": request_id, "command": command, "args": args or {}, "timestamp": TIMESTAMP}
-    )
+    reply = peer.ask({"id": request_id, "command": command, "args": args or {}, "timestamp": TIMESTAMP})
     assert list(reply)[:2] == ["id", "success"]
     assert {"id", "success", "timestamp"} <= set(reply)
     assert reply["id"] == request_id
@@ -49,13 +47,9 @@ def test_a_single_host(start_peer):
     program_id = created["program_id"]
     assert created["signature"] == SEED_SIGNATURE
     run = {"program_id": program_id, "inputs": {"question": "Who?"}, "options": {}}
-    assert ask(peer, 5, "execute_program", run).keys() >= {
-        *("program_id", "outputs", "execution_time")
-    }
+    assert ask(peer, 5, "execute_program", run).keys() >= {*("program_id", "outputs", "execution_time")}
     (program,) = ask(peer, 6, "list_programs")["programs"]
-    assert program.keys() >= {
-        *("id", "program_id", "created_at", "execution_count", "last_executed", "signature")
-    }
+    assert program.keys() >= {*("id", "program_id", "created_at", "execution_count", "last_executed", "signature")}
     ask(peer, 7, "get_program_info", {"program_id": program_id})
     gemini = {"id": "g", "signature": SEED_SIGNATURE, "model": "offline/reader"}
     ask(peer, 8, "create_gemini_program", gemini)
@@ -73,9 +67,7 @@ def test_a_single_host(start_peer):
     assert ask(peer, 13, "delete_program", {"program_id": "g"})["status"] == "deleted"
     assert ask(peer, 14, "cleanup_session", {"session_id": "s"})["status"] == "cleaned"
     assert ask(peer, 15, "cleanup") == {"status": "cleaned", "programs_removed": 1}
-    assert ask(peer, 16, "reset_state").keys() == {
-        *("status", "programs_cleared", "commands_reset", "errors_reset")
-    }
+    assert ask(peer, 16, "reset_state").keys() == {*("status", "programs_cleared", "commands_reset", "errors_reset")}
     peer.close_input()
     assert peer.wait() == 0
     assert "secret-key-123" not in peer.stderr()

@@ -43,8 +43,7 @@ __all__ = [
 
 
 NOT_BUILT = (
-    "the compiled part of bridge is missing ({name}); in a checkout type: pip install ."
-    " (which needs a C compiler)"
+    "the compiled part of bridge is missing ({name}); in a checkout type: pip install . (which needs a C compiler)"
 )
 
 

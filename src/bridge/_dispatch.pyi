@@ -33,9 +33,7 @@ class Policy(Protocol):
 
 @type_check_only
 class Decode(Protocol):
-    def __call__(
-        self, format: Format, raw: msgspec.Raw, buffers: tuple[Frame, ...] | None, /
-    ) -> Any: ...
+    def __call__(self, format: Format, raw: msgspec.Raw, buffers: tuple[Frame, ...] | None, /) -> Any: ...
 
 @final
 class Command:

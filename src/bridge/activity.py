@@ -158,9 +158,7 @@ def _around(activity: Activity) -> Iterator[dict[str, Any]]:
 
 def _begin_call(context: Context) -> Callable[[Failure | None], None]:
     traceparent = context.request.traceparent
-    listeners = tuple(
-        [listener for listener, wants in _listeners if wants is None or wants(traceparent)]
-    )
+    listeners = tuple([listener for listener, wants in _listeners if wants is None or wants(traceparent)])
     if not listeners:
         return _nobody_listens
     name = UNKNOWN if context.command is None else context.command.name

@@ -30,13 +30,9 @@ FORBIDDEN = tuple(
         ),
     )
 )
-FORBIDDEN_NAMES = re.compile(
-    r"(?:metadata|instance-data)(?:\..*)?|.*\.metadata\.google\.internal|metadata\.goog"
-)
+FORBIDDEN_NAMES = re.compile(r"(?:metadata|instance-data)(?:\..*)?|.*\.metadata\.google\.internal|metadata\.goog")
 # IPv6 that ends with the IPv4 address it leads to: compatible, translated, NAT64.
-_ENDS_WITH_IPV4 = tuple(
-    map(ipaddress.ip_network, ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48"))
-)
+_ENDS_WITH_IPV4 = tuple(map(ipaddress.ip_network, ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48")))
 _ISATAP = (0x00005EFE, 0x02005EFE)
 
 
@@ -187,9 +183,6 @@ def _is_forbidden(host: str) -> bool:
         teredo = address.teredo[1] if address.teredo else None
         every += [each for each in (address.ipv4_mapped, address.sixtofour, teredo) if each]
         number = int(address)
-        if (
-            any(address in network for network in _ENDS_WITH_IPV4)
-            or number >> 32 & 0xFFFFFFFF in _ISATAP
-        ):
+        if any(address in network for network in _ENDS_WITH_IPV4) or number >> 32 & 0xFFFFFFFF in _ISATAP:
             every.append(ipaddress.IPv4Address(number & 0xFFFFFFFF))
     return any(each in network for each in every for network in FORBIDDEN)

@@ -146,10 +146,7 @@ def _with_bytes(info: Any, value: Any) -> Any:
         if isinstance(info, inspect.DictType):
             return {key: _with_bytes(info.value_type, entry) for key, entry in value.items()}
         fields = {field.encode_name: field.type for field in getattr(info, "fields", ())}
-        return {
-            key: _with_bytes(fields[key], entry) if key in fields else entry
-            for key, entry in value.items()
-        }
+        return {key: _with_bytes(fields[key], entry) if key in fields else entry for key, entry in value.items()}
     elif isinstance(value, list | tuple):
         if isinstance(info, inspect.ListType | inspect.VarTupleType):
             return [_with_bytes(info.item_type, entry) for entry in value]
@@ -194,9 +191,7 @@ def _check(info: Any, value: Any, place: str, sizes: Sizes) -> None:
             _check(info.item_type, entry, f"{place}[{index}]", sizes)
 
 
-def _hold(
-    type: str | None, shape: tuple[int | str | None, ...], value: Any, place: str, sizes: Sizes
-) -> None:
+def _hold(type: str | None, shape: tuple[int | str | None, ...], value: Any, place: str, sizes: Sizes) -> None:
     tensor = tensor_of(value)
     if tensor is None:
         return

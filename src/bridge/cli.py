@@ -48,9 +48,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         help="print the folder for -Dbridge_DIR=… of a C or C++ host's build, and exit",
     )
     # A prog, because argparse else formats a usage message to make one.
-    commands = parser.add_subparsers(
-        dest="command", required=True, metavar="COMMAND", prog=parser.prog
-    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", prog=parser.prog)
     for name, add, help in (
         ("worker", _add_worker, "answer frames on a pipe (for hosts)"),
         ("demo", _add_demo, "ask a worker a few questions and show its answers"),
@@ -67,9 +65,7 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
     return argparse.HelpFormatter(prog, width=100)
 
 
-_API_BASE = (
-    "an address that gets keys from the environment, as https://*.example.com/v1; repeatable"
-)
+_API_BASE = "an address that gets keys from the environment, as https://*.example.com/v1; repeatable"
 DAY = 86_400  # seconds
 
 
@@ -108,9 +104,7 @@ def _add_worker(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="for open calls at the end",
     )
-    add(
-        "--api-base", action="append", type=_api_base, default=[], metavar="PATTERN", help=_API_BASE
-    )
+    add("--api-base", action="append", type=_api_base, default=[], metavar="PATTERN", help=_API_BASE)
     add("--store", type=_store, metavar="sqlite:PATH", help="where durable sessions are kept")
     add("--max-sessions", type=count, default=10_000, metavar="N", help="default 10000")
     add(
@@ -162,9 +156,7 @@ def _seconds(most: int, *, zero: bool = True) -> Callable[[str], float]:
             if 0 < value <= most or (zero and value == 0):  # false for NaN
                 return value
         least = "from 0" if zero else "above 0"
-        raise argparse.ArgumentTypeError(
-            f"{text[:100]!r} is not a number of seconds {least} to {most}"
-        )
+        raise argparse.ArgumentTypeError(f"{text[:100]!r} is not a number of seconds {least} to {most}")
 
     return read
 
@@ -278,9 +270,7 @@ def load_adapter(name: str) -> Adapter:
     module, _, attribute = ADAPTERS.get(name, name).partition(":")
     if not module or not attribute or module.startswith("."):
         known = " and ".join(ADAPTERS)
-        raise AdapterFailed(
-            f"there is no adapter {name!r}: there are {known}; one of your own is MODULE:ATTRIBUTE"
-        )
+        raise AdapterFailed(f"there is no adapter {name!r}: there are {known}; one of your own is MODULE:ATTRIBUTE")
     try:
         loaded = importlib.import_module(module)
     except BaseException as error:  # whatever a module does, SystemExit for instance

@@ -127,9 +127,7 @@ class Format:
             return self.decode(self.encode(tensors.resolve(value, buffers)), type)
         if type not in self._decoders:
             self._prepare(type)
-        return array_args.convert(
-            value, type, buffers, str_keys=self.lossy, tells_text=self.tells_text
-        )
+        return array_args.convert(value, type, buffers, str_keys=self.lossy, tells_text=self.tells_text)
 
     def _unknown(self, data: Any, type: Any, path: str) -> InvalidArgs | None:
         """The error for keys in the args that the type does not have, if there are any."""

@@ -112,9 +112,7 @@ class Handle:
 
     def late(self, number: int, timeout_ms: int) -> bool:
         """The same, because its caller waits no longer."""
-        error = errors.DeadlineExceeded(
-            f"no result within {timeout_ms} ms", timeout_ms=float(timeout_ms)
-        )
+        error = errors.DeadlineExceeded(f"no result within {timeout_ms} ms", timeout_ms=float(timeout_ms))
         return self._end(number, error)
 
     def close(self) -> int:

@@ -234,9 +234,7 @@ def shown(value: Any) -> str:
     if isinstance(value, str):
         return repr(readable(value[:SHOWN])) + ("…" if len(value) > SHOWN else "")
     if kind is int:
-        return (
-            repr(value) if value.bit_length() <= 256 else f"an integer of {value.bit_length()} bits"
-        )
+        return repr(value) if value.bit_length() <= 256 else f"an integer of {value.bit_length()} bits"
     if kind is bytes:
         return repr(value[:SHOWN]) + ("…" if len(value) > SHOWN else "")
     return f"a value of type {kind.__name__}"

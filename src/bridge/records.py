@@ -81,9 +81,7 @@ class Records:
     def check(self, kind: str, values: Mapping[str, bytes]) -> None:
         """Raise QuotaExceeded if `put_all` would."""
         before = self.of(kind)
-        grown = self.size + sum(
-            _size(name, value) - _size(name, before.get(name)) for name, value in values.items()
-        )
+        grown = self.size + sum(_size(name, value) - _size(name, before.get(name)) for name, value in values.items())
         # Who is over a quota that was lowered may still shrink.
         if self.quota.bytes is not None and grown > max(self.quota.bytes, self.size):
             raise _exceeded("bytes", self.quota.bytes, grown)
@@ -104,11 +102,7 @@ class Records:
 
     def all(self) -> Changes:
         """Return everything, as the change that makes it."""
-        return {
-            (kind, name): value
-            for kind, values in (self._kept or {}).items()
-            for name, value in values.items()
-        }
+        return {(kind, name): value for kind, values in (self._kept or {}).items() for name, value in values.items()}
 
     def stored(self) -> None:
         """Note that a store has what there is; from now on changes are noted for it."""
@@ -155,9 +149,7 @@ def _size(name: str, value: bytes | None) -> int:
 
 
 def _exceeded(what: str, limit: int, wanted: int) -> QuotaExceeded:
-    return QuotaExceeded(
-        f"the session may keep {limit} {what}, not {wanted}", quota=what, limit=limit, wanted=wanted
-    )
+    return QuotaExceeded(f"the session may keep {limit} {what}, not {wanted}", quota=what, limit=limit, wanted=wanted)
 
 
 class Kept(msgspec.Struct, frozen=True):

@@ -67,9 +67,7 @@ def hold(values: Iterable[str], session_id: str | None = None) -> Hold:
     with _changing:
         _drop_released()
         if len(_secrets) + len(found) > MOST_SECRETS:
-            raise QuotaExceeded(
-                f"the worker has {MOST_SECRETS} secrets to redact and takes no more"
-            )
+            raise QuotaExceeded(f"the worker has {MOST_SECRETS} secrets to redact and takes no more")
         for value in found:
             secret = _secrets.get(value)
             if secret is None:
@@ -104,8 +102,7 @@ def redact_in(value: Any, _depth: int = 0) -> Any:
         return "…"
     if isinstance(value, dict):
         return {
-            redact(key) if isinstance(key, str) else key: redact_in(entry, _depth + 1)
-            for key, entry in value.items()
+            redact(key) if isinstance(key, str) else key: redact_in(entry, _depth + 1) for key, entry in value.items()
         }
     if isinstance(value, list | tuple):
         return [redact_in(entry, _depth + 1) for entry in value]

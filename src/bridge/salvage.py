@@ -93,9 +93,7 @@ def msgpack_repair(message: bytes, replace: bool) -> bytes:
             try:
                 content.decode()
             except UnicodeDecodeError:
-                token = msgspec.msgpack.encode(
-                    content.decode("utf-8", "replace") if replace else content
-                )
+                token = msgspec.msgpack.encode(content.decode("utf-8", "replace") if replace else content)
         parts.append(token)
     return b"".join(parts)
 

@@ -18,9 +18,7 @@ LEAST_BITS = 22.0  # of Shannon entropy in a secret's characters
 SHORTEST_WORDS = 20  # characters, of a secret that consists of words
 SHORTEST_NUMBER = 16  # characters, of a secret without letters
 
-_WORDS = re.compile(
-    r"(?:[A-Z]+|[A-Z]?[a-z]+(?:[A-Z][a-z]{2,})*)(?:[ _.,:/-]+[A-Za-z][a-z]*|[A-Z]+)*"
-)
+_WORDS = re.compile(r"(?:[A-Z]+|[A-Z]?[a-z]+(?:[A-Z][a-z]{2,})*)(?:[ _.,:/-]+[A-Za-z][a-z]*|[A-Z]+)*")
 
 
 def is_secret(value: str) -> bool:

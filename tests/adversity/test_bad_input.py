@@ -137,9 +137,7 @@ def test_a_long_frame_is_thrown_away_and_the_stream_goes_on(start_peer):
     peer = start_peer()
     before = peer.call("get_stats")["result"]["memory_usage"]["rss"]
     size = 100 << 20
-    sender = threading.Thread(
-        target=lambda: peer.send_bytes(HEADER.pack(size) + bytes(size) + ping(2))
-    )
+    sender = threading.Thread(target=lambda: peer.send_bytes(HEADER.pack(size) + bytes(size) + ping(2)))
     sender.start()
     reply = peer.receive()
     assert (reply["id"], reply["code"], reply["details"]["length"]) == (
@@ -227,12 +225,8 @@ def test_end_of_stream_while_work_is_open(peer):
 def test_a_reader_that_stops_reading_loses_nothing(peer):
     """8 MiB of replies wait in the pipe and in the writer's way; all come once it reads again."""
     payload = {"blob": "x" * 65536}
-    frames = [
-        json.dumps({"id": i, "command": "echo", "args": payload}).encode() for i in range(128)
-    ]
-    writer = threading.Thread(
-        target=lambda: [peer.send_frame(frame) for frame in frames], daemon=True
-    )
+    frames = [json.dumps({"id": i, "command": "echo", "args": payload}).encode() for i in range(128)]
+    writer = threading.Thread(target=lambda: [peer.send_frame(frame) for frame in frames], daemon=True)
     writer.start()
     writer.join(0.5)  # blocked by now: neither pipe holds 8 MiB
     assert writer.is_alive()
@@ -248,9 +242,7 @@ def test_a_pipe_set_to_non_blocking_by_its_host(start_peer):
     peer = start_peer(blocking=False)
     assert peer.is_alive()
     payload = {"blob": "x" * (4 << 20)}
-    writer = threading.Thread(
-        target=peer.send, args=({"id": 2, "command": "echo", "args": payload},)
-    )
+    writer = threading.Thread(target=peer.send, args=({"id": 2, "command": "echo", "args": payload},))
     writer.start()
     assert peer.receive()["result"] == payload
     writer.join()

@@ -25,14 +25,10 @@ def worker(start_peer):
 
 
 @pytest.mark.parametrize("lane", LANES)
-@pytest.mark.parametrize(
-    ("way", "status"), [("return", 0), ("raise", 1), ("exit", 7), ("emit", None), ("c", 0)]
-)
+@pytest.mark.parametrize(("way", "status"), [("return", 0), ("raise", 1), ("exit", 7), ("emit", None), ("c", 0)])
 def test_a_forked_child_that_comes_back_answers_nothing(worker, lane, way, status):
     """It ends as a process of its own; the parent's reply is the only one."""
-    worker.send(
-        {"id": 1, "command": f"fork_and_return{lane}", "args": {"way": way}, "stream": True}
-    )
+    worker.send({"id": 1, "command": f"fork_and_return{lane}", "args": {"way": way}, "stream": True})
     frames = [worker.receive()]
     while "event" in frames[-1]:
         frames.append(worker.receive())

@@ -84,9 +84,7 @@ def test_deadlines(hostile):
     assert (reply["code"], reply["details"]["timeout_ms"]) == ("deadline_exceeded", 50)
     assert time.monotonic() - started < 3
     for timeout in (0, -1):
-        assert hostile.call("sleep", timeout_ms=timeout, request_id=2)["code"] in (
-            "deadline_exceeded",
-        )
+        assert hostile.call("sleep", timeout_ms=timeout, request_id=2)["code"] in ("deadline_exceeded",)
     assert hostile.call("wait_politely", timeout_ms=1e300)["result"]["remaining"] > 3600
     nan = {"id": 3, "command": "sleep", "timeout_ms": float("nan")}
     hostile.send_frame(msgspec.msgpack.encode(nan))
@@ -202,9 +200,7 @@ def test_timing_says_where_the_time_went(hostile):
     reply = hostile.call("sleep", {"seconds": 0.05}, timing=True)
     assert reply["result"] == {"slept": 0.05}
     timing = reply["timing"]
-    assert set(timing) == {
-        *("queue_us", "decode_us", "run_us", "encode_us", "bytes_in", "bytes_out")
-    }
+    assert set(timing) == {*("queue_us", "decode_us", "run_us", "encode_us", "bytes_in", "bytes_out")}
     assert timing["run_us"] >= 50_000
     assert all(value >= 0 for value in timing.values())
     assert hostile.call("ping", timing=True)["timing"]["bytes_in"] > 0

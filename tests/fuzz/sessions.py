@@ -146,9 +146,7 @@ def read(chance: random.Random, session: str) -> Call:
 
 def known(held: Possible, place: tuple[str, str], text: str) -> None:
     """What a place was seen to hold."""
-    possible = {
-        json.dumps(json.loads(each), sort_keys=True) if each else "" for each in held[place]
-    }
+    possible = {json.dumps(json.loads(each), sort_keys=True) if each else "" for each in held[place]}
     seen = json.dumps(json.loads(text), sort_keys=True) if text else ""
     if seen not in possible:
         raise Fault(f"{place} holds {text!r}, which is none of {sorted(possible)}")
@@ -390,9 +388,7 @@ class World:
                 raise Fault("an error that nothing explains")
             if call.request["command"] in END_ALL:
                 for held in worker.held.values():  # whatever its reply is: they end on arrival
-                    Change({place: put("") for place in held}).apply(
-                        held, is_certain=code != "killed"
-                    )
+                    Change({place: put("") for place in held}).apply(held, is_certain=code != "killed")
             if call.session is None:
                 return
             held = self.held.get(call.session) or worker.held[call.session]

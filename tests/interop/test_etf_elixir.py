@@ -39,9 +39,7 @@ IO.puts("answered")
 
 
 def run(*arguments: object) -> list[str]:
-    result = subprocess.run(
-        [elixir, *map(str, arguments)], capture_output=True, text=True, timeout=110
-    )
+    result = subprocess.run([elixir, *map(str, arguments)], capture_output=True, text=True, timeout=110)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
     return result.stdout.splitlines()
 

@@ -85,10 +85,7 @@ def test_slow_answers_do_not_delay_anybody(client):
     with OpenAIServer(lambda prompt: fields(answer=prompt[30:40], score="1"), 0.5) as server:
         configure(client, server)
         results = []
-        threads = [
-            threading.Thread(target=lambda i=i: results.append(execute(client, str(i))))
-            for i in range(32)
-        ]
+        threads = [threading.Thread(target=lambda i=i: results.append(execute(client, str(i)))) for i in range(32)]
         for thread in threads:
             thread.start()
         open_calls = client.stats()["in_flight"]

@@ -114,9 +114,7 @@ def test_react_uses_tools_written_in_the_host(client):
 
     client.register_tools([temperature])
     create(client, WEATHER, "react")
-    stream = client.stream(
-        "execute_program", {"program_id": "p", "inputs": {"question": "How warm is Graz?"}}
-    )
+    stream = client.stream("execute_program", {"program_id": "p", "inputs": {"question": "How warm is Graz?"}})
     events = list(stream)
     assert asked == [("Graz", "C")]
     assert stream.result()["outputs"]["answer"] == "It is 21 degrees in Graz."
@@ -136,9 +134,7 @@ def test_react_uses_tools_written_in_the_host(client):
         ('{"city": "Atlantis"}', "error: LookupError: no such city"),
     ],
 )
-def test_what_is_wrong_with_a_tool_call_is_one_line_for_the_model(
-    client, server, arguments, observed
-):
+def test_what_is_wrong_with_a_tool_call_is_one_line_for_the_model(client, server, arguments, observed):
     """Wrong arguments do not leave the worker; a failing tool shows no traceback."""
     asked = []
 
@@ -237,9 +233,7 @@ def test_a_deadline_ends_a_slow_model(client, server):
     server.delay = 3
     create(client, QA)
     with pytest.raises(errors.DeadlineExceeded):
-        client.call(
-            "execute_program", {"program_id": "p", "inputs": {"question": "?"}}, timeout=0.2
-        )
+        client.call("execute_program", {"program_id": "p", "inputs": {"question": "?"}}, timeout=0.2)
 
 
 def test_wrong_tools_and_wrong_uses_of_them(client):

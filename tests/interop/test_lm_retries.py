@@ -43,9 +43,7 @@ def failing(times, status=503, headers=None, answer=ANSWER):
     left = iter(range(times))
 
     def respond(body):
-        return (
-            (status, headers or {}, FAILED) if next(left, None) is not None else (200, {}, answer)
-        )
+        return (status, headers or {}, FAILED) if next(left, None) is not None else (200, {}, answer)
 
     return respond
 
@@ -135,9 +133,7 @@ def test_a_timeout_of_the_model_is_not_tried_again(client, protocol):
 
 
 def far_future():
-    return email.utils.format_datetime(
-        datetime.datetime(2099, 1, 1, tzinfo=datetime.UTC), usegmt=True
-    )
+    return email.utils.format_datetime(datetime.datetime(2099, 1, 1, tzinfo=datetime.UTC), usegmt=True)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.__name__)

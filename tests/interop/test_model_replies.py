@@ -79,10 +79,7 @@ def test_halves_of_characters(client, protocol, texts, answer):
 def test_bytes_of_a_character_may_come_apart(client, protocol):
     create(client)
     said = protocol.events(["[[ ## a ## ]]\n", "x \U0001f600 é", " y"])
-    raw = [
-        event if isinstance(event, bytes) else json.dumps(event, ensure_ascii=False).encode()
-        for event in said
-    ]
+    raw = [event if isinstance(event, bytes) else json.dumps(event, ensure_ascii=False).encode() for event in said]
     result, chunks = run(client, protocol, raw, stream=True, piece=1)
     assert result["outputs"] == chunks == {"a": "x \U0001f600 é y"}
 

@@ -53,8 +53,7 @@ def test_calls_before_and_after_the_end_of_the_worker_fail():
 
 def test_a_worker_that_cannot_be_started():
     said = run(
-        'const worker = new Worker(); say(await failed(worker.call("ping")));'
-        'say(await failed(worker.call("ping")));',
+        'const worker = new Worker(); say(await failed(worker.call("ping")));say(await failed(worker.call("ping")));',
         BRIDGE_PYTHON="/nowhere/python",
     )
     assert said == ["spawn /nowhere/python ENOENT"] * 2

@@ -44,9 +44,7 @@ def test_the_sdist_holds_sources_and_the_wheel_what_runs(built):
     assert {"setup.py", "Makefile", "LICENSE", "README.md", "tests/conftest.py"} <= sources
     assert {"CMakeLists.txt", "capi/bridge.c", "capi/tests/test_bridge.c"} <= sources
     assert {"src/bridge/_framing.pyx", "src/bridge/_framing.pxd", "src/bridge/py.typed"} <= sources
-    assert not [
-        name for name in sources if name.startswith("src/") and name.endswith((".c", ".so"))
-    ]
+    assert not [name for name in sources if name.startswith("src/") and name.endswith((".c", ".so"))]
     files = set(zipfile.ZipFile(wheel).namelist())
     for name in ("_framing", "_dispatch", "_histogram", "_watch"):
         assert f"bridge/{name}.pyi" in files
@@ -62,9 +60,7 @@ def test_the_sdist_holds_sources_and_the_wheel_what_runs(built):
 def test_the_wheel_installs_and_runs_outside_the_repository(built, tmp_path):
     """Into a folder of its own, started from another one."""
     target = tmp_path / "installed"
-    run(
-        sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), built[1]
-    )
+    run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), built[1])
     program = (
         "import bridge; print(bridge.__file__)\n"
         "from bridge import Client\n"

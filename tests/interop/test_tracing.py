@@ -188,9 +188,7 @@ def test_a_tool_of_the_host(traced):
     args = {"id": "w", "signature": SIGNATURE, "program_type": "react"}
     client.call("create_program", args, session_id="tools")
     run = {"program_id": "w", "inputs": {"question": "?"}}
-    call, workflow, *parts = traced.spans_of(
-        traced.call("execute_program", run, session_id="tools")
-    )
+    call, workflow, *parts = traced.spans_of(traced.call("execute_program", run, session_id="tools"))
     assert [each["name"] for each in parts] == [
         "chat answers",
         "execute_tool temperature",

@@ -17,9 +17,7 @@ from bridge.errors import InvalidArgs, NotEncodable
 scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=20)
 values = st.recursive(
     scalars | st.floats(allow_nan=False, allow_infinity=False),
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
-    ),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
 maps = st.dictionaries(st.text(max_size=8), values, max_size=5)
@@ -89,9 +87,7 @@ def test_json_that_is_no_utf8():
     """JSON has no bytes: an error, or with `replace` what can be read."""
     with pytest.raises(InvalidArgs, match="args is not valid json"):
         codec.JSON.decode_args(msgspec.Raw(b'{"a": "\xff"}'), dict)
-    assert codec.JSON.decode_args(msgspec.Raw(b'{"a": "\xff"}'), dict, undecodable="replace") == {
-        "a": "\ufffd"
-    }
+    assert codec.JSON.decode_args(msgspec.Raw(b'{"a": "\xff"}'), dict, undecodable="replace") == {"a": "\ufffd"}
 
 
 @given(values)

@@ -89,9 +89,7 @@ def test_what_the_writers_send_is_the_same_bytes(messages):
     for writer in (_framing.Writer, framing.Writer):
         read_fd, write_fd = os.pipe()
         seen = []
-        thread = threading.Thread(
-            target=lambda fd=read_fd, out=seen: out.extend(everything(framing.Reader(fd)))
-        )
+        thread = threading.Thread(target=lambda fd=read_fd, out=seen: out.extend(everything(framing.Reader(fd))))
         thread.start()
         for parts in messages:
             writer(write_fd).send(*parts)

@@ -23,9 +23,7 @@ LEAVES = (
     | st.text()
     | st.sampled_from(['"', "\\", '\\"', "[{", "]}", ",:", "ü" * 300])
 )
-VALUES = st.recursive(
-    LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=200
-)
+VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=200)
 
 
 def count(value) -> int:

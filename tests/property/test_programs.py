@@ -72,9 +72,7 @@ def sides(least: int) -> st.SearchStrategy[list[dict[str, Any]]]:
 
 
 tools = st.lists(
-    st.fixed_dictionaries(
-        {"name": names.filter(lambda name: len(name) <= MAX_NAME), "args": st.sampled_from(SCHEMAS)}
-    ),
+    st.fixed_dictionaries({"name": names.filter(lambda name: len(name) <= MAX_NAME), "args": st.sampled_from(SCHEMAS)}),
     min_size=1,
     max_size=3,
     unique_by=lambda tool: tool["name"],
@@ -136,16 +134,11 @@ def test_what_is_created_runs(ask, inputs, outputs, kind, declared):
     reply = ask("register_tools", tools=declared, replace=True)
     assert reply["success"], reply
     signature = {"inputs": inputs, "outputs": outputs}
-    reply = ask(
-        "create_program", id="p", signature=signature, program_type=kind, if_exists="replace"
-    )
+    reply = ask("create_program", id="p", signature=signature, program_type=kind, if_exists="replace")
     assert reply["success"], reply
     written = {"reasoning": "because", **examples(outputs)}
     called = model_names([Tool(tool["name"]) for tool in declared], ("finish",))
-    steps = [
-        {"next_thought": "I go on.", "next_tool_name": name, "next_tool_args": {}}
-        for name in (*called, "finish")
-    ]
+    steps = [{"next_thought": "I go on.", "next_tool_name": name, "next_tool_args": {}} for name in (*called, "finish")]
     answers = [*(steps if kind == "react" else []), written]
     assert ask("configure_lm", provider="scripted", answers=answers)["success"]
     reply = ask("execute_program", program_id="p", inputs=examples(inputs))

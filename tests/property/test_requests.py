@@ -103,9 +103,7 @@ def test_ending_a_session_that_is_not_there_has_no_session(dispatcher):
     from bridge import Adapter
 
     adapter = Adapter("ending")
-    adapter.command("end", lane="end_session")(
-        lambda args, context: {"none": context.session is None}
-    )
+    adapter.command("end", lane="end_session")(lambda args, context: {"none": context.session is None})
     ending = Dispatcher(adapter)
     reply = ending.call(b'{"id": 1, "command": "end", "args": {"session_id": "nobody"}}', 30)
     assert decoded(reply)["result"] == {"none": True}

@@ -159,9 +159,7 @@ def multipart(format: Format, message: Any) -> bytes:
 
 def steady(payload: bytes) -> bytes:
     """A reply with fixed values for what is different each time."""
-    payload = re.sub(
-        rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", b"2000-01-01T00:00:00.000Z", payload
-    )
+    payload = re.sub(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", b"2000-01-01T00:00:00.000Z", payload)
     for key in (name.encode() for name in VOLATILE):
         payload = re.sub(rb'"%s":[0-9.e-]+' % key, b'"%s":0.0' % key, payload)
         payload = re.sub(rb"(%s[\xcbF])[\s\S]{8}" % key, rb"\g<1>" + bytes(8), payload)

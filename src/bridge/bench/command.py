@@ -40,8 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         action="append",
         default=[],
-        help="your own JSON or JSON lines,"
-        " a file or a folder; then only that is measured, unless --payloads is given",
+        help="your own JSON or JSON lines, a file or a folder; then only that is measured, unless --payloads is given",
     )
     add("--format", metavar="MODULE:ATTR", action="append", default=[], help="a format of your own")
     add("--formats", metavar="A,B", type=_names, help="only these")
@@ -107,9 +106,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if compared:
         terminal.show_changes(compared)
     if not any(cell.total for cell in found.cells):
-        print(
-            "bench: nothing was measured: every pair of format and payload is N/A", file=sys.stderr
-        )
+        print("bench: nothing was measured: every pair of format and payload is N/A", file=sys.stderr)
         return 1
     return compared.exit_status if compared else 0
 

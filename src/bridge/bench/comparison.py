@@ -195,9 +195,7 @@ def _unlike_payloads(old: Report, new: Report) -> tuple[list[str], set[str]]:
         differs = before.digest != payload.digest
         if not known:
             # A library may have changed its bytes, but not all of them did.
-            differs = before.messages != payload.messages or (
-                bool(sizes) and len(other) == len(sizes)
-            )
+            differs = before.messages != payload.messages or (bool(sizes) and len(other) == len(sizes))
         if differs:
             apart.add(name)
             said.append(f"{name}: other messages, not compared")
@@ -218,10 +216,7 @@ def _unlike(old: Report, new: Report) -> list[str]:
         *((key, old.machine.get(key), new.machine.get(key)) for key in ("cpu", "cores", "system")),
         *((key, old.machine.get(key), new.machine.get(key)) for key in ("python", "build", "otp")),
         *(("quick", old.quick, new.quick), ("bridge", old.bridge, new.bridge)),
-        *(
-            (key, old.options.get(key), new.options.get(key))
-            for key in ("core", "starts", "rounds")
-        ),
+        *((key, old.options.get(key), new.options.get(key)) for key in ("core", "starts", "rounds")),
         *((key, *_loads(old, new, key)) for key in ("load_before", "load_after")),
     ]
     budgets = old.options.get("budget"), new.options.get("budget")
@@ -230,9 +225,7 @@ def _unlike(old: Report, new: Report) -> list[str]:
     versions = [{n: v for f in r.formats for n, v in f.versions.items()} for r in (old, new)]
     for known, report in zip(versions, (old, new), strict=True):
         known |= {n: v for n, v in report.machine.items() if n == "zstandard"}
-    pairs += [
-        (name, versions[0][name], v) for name, v in versions[1].items() if name in versions[0]
-    ]
+    pairs += [(name, versions[0][name], v) for name, v in versions[1].items() if name in versions[0]]
     return [f"{name}: {was} → {now}" for name, was, now in pairs if was != now]
 
 

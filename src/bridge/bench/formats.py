@@ -302,13 +302,8 @@ def _avro_schema(schema: Schema, name: str) -> Any:
         branches.append({"type": "array", "items": _avro_schema(schema.items, f"{name}_entry")})
     if schema.fields is not None:
         if schema.optional:
-            raise Unsuitable(
-                f"some records have no {min(schema.optional)!r}: Avro's have all fields"
-            )
-        fields = [
-            {"name": key, "type": _avro_schema(field, f"{name}_{key}")}
-            for key, field in schema.fields.items()
-        ]
+            raise Unsuitable(f"some records have no {min(schema.optional)!r}: Avro's have all fields")
+        fields = [{"name": key, "type": _avro_schema(field, f"{name}_{key}")} for key, field in schema.fields.items()]
         branches.append({"type": "record", "name": name, "fields": fields})
     branches.sort(key=lambda branch: branch != "null")
     return branches[0] if len(branches) == 1 else branches or "null"
@@ -344,9 +339,7 @@ class BridgeEtf(Etf):
 
 
 # The same formats over the whole of this project's worker: envelope, dispatch, statistics.
-BRIDGE: dict[str, type[Format]] = {
-    kind.name: kind for kind in (BridgeJson, BridgeMessagePack, BridgeEtf)
-}
+BRIDGE: dict[str, type[Format]] = {kind.name: kind for kind in (BridgeJson, BridgeMessagePack, BridgeEtf)}
 
 
 def load(name: str) -> type[Format]:

@@ -64,9 +64,7 @@ def run(options: Options, tell: Tell = lambda done, of, what: None) -> report.Re
     core = max(os.sched_getaffinity(0)) if options.core == -1 else options.core
     started, machine = time.monotonic(), report.machine()
     beams = beam.names() if options.beam else []
-    runner = _Run(
-        options, {label: spec for label, (spec, _) in kinds.items()}, beams, chosen, core, tell
-    )
+    runner = _Run(options, {label: spec for label, (spec, _) in kinds.items()}, beams, chosen, core, tell)
     if options.beam and not beams:
         runner.notes.append("elixir is not installed: no BEAM measured")
     if machine["zstandard"] == report.NOT_INSTALLED:
@@ -87,9 +85,7 @@ def run(options: Options, tell: Tell = lambda done, of, what: None) -> report.Re
         options=settings,
         machine=machine,
         formats=infos,
-        payloads=[
-            report.PayloadInfo(p.name, p.about, len(p.messages), p.digest, p.ascii) for p in chosen
-        ],
+        payloads=[report.PayloadInfo(p.name, p.about, len(p.messages), p.digest, p.ascii) for p in chosen],
         cells=runner.cells(),
         notes=runner.notes,
     )
@@ -171,14 +167,10 @@ class _Run:
         answer = subject.ask({"do": "prepare", "payload": key[1], "index": index, "memory": first})
         self.facts[key] = answer if first or "reason" in answer else self.facts[key]
 
-    def _round(
-        self, subject: _Process, key: tuple[str, str], index: int
-    ) -> dict[str, float] | None:
+    def _round(self, subject: _Process, key: tuple[str, str], index: int) -> dict[str, float] | None:
         if "reason" in self.facts[key]:
             return None
-        answer = subject.ask(
-            {"do": "round", "payload": key[1], "index": index, "budget": self.options.budget}
-        )
+        answer = subject.ask({"do": "round", "payload": key[1], "index": index, "budget": self.options.budget})
         if "reason" in answer:
             self.facts[key] = answer
             return None

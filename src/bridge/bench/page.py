@@ -65,10 +65,7 @@ def save(report: Report, path: str | Path, comparison: Comparison | None = None)
 def html(report: Report, comparison: Comparison | None = None) -> str:
     """The whole page."""
     raw = report.encode().decode().replace("</", "<\\/")
-    links = "".join(
-        f'<a href="#p{index}">{escape(payload.name)}</a>'
-        for index, payload in enumerate(report.payloads)
-    )
+    links = "".join(f'<a href="#p{index}">{escape(payload.name)}</a>' for index, payload in enumerate(report.payloads))
     parts = [
         f"<h1>{TITLE}</h1>",
         f'<p class="small">{escape(report.made)}, dspex-bridge {escape(report.bridge)},'
@@ -86,10 +83,7 @@ def html(report: Report, comparison: Comparison | None = None) -> str:
         "<h2>Method</h2>",
         *(f"<p>{escape(text)}</p>" for text in METHOD),
         "<h2>Formats</h2><ul>",
-        *(
-            f"<li><b>{escape(info.name)}</b>: {escape(words.about(info))}</li>"
-            for info in report.formats
-        ),
+        *(f"<li><b>{escape(info.name)}</b>: {escape(words.about(info))}</li>" for info in report.formats),
         "</ul>",
         *(f'<p class="small">{escape(note)}</p>' for note in report.notes),
     ]

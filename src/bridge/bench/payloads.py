@@ -163,9 +163,7 @@ def floats(count: int) -> Callable[[random.Random], Any]:
 
 def ints(rng: random.Random) -> Any:
     # As many digits one as the other: small ones, and some of up to 53 bits.
-    return [
-        rng.randrange(-(2 ** rng.randrange(1, 54)), 2 ** rng.randrange(1, 54)) for _ in range(4096)
-    ]
+    return [rng.randrange(-(2 ** rng.randrange(1, 54)), 2 ** rng.randrange(1, 54)) for _ in range(4096)]
 
 
 def unicode(rng: random.Random) -> Any:

@@ -63,9 +63,7 @@ def split(report: Report, payload: str) -> Figure:
         [(t.median - t.low) / divisor for t in totals],
         [(t.high - t.median) / divisor for t in totals],
     ]
-    axes.errorbar(
-        ends, names, xerr=reach, fmt="none", ecolor="#222222", elinewidth=0.8, capsize=1.5
-    )
+    axes.errorbar(ends, names, xerr=reach, fmt="none", ecolor="#222222", elinewidth=0.8, capsize=1.5)
     axes.set_xlabel(f"round trip, {unit}")
     axes.margins(y=0.01)
     if cells:
@@ -133,9 +131,7 @@ def heat(report: Report) -> Figure:
     """How many times the quickest each format takes, by payload."""
     formats = [info.name for info in report.group("untyped", "typed")]
     names = [payload.name for payload in report.payloads]
-    figure = Figure(
-        figsize=(2.2 + 0.72 * len(names), 1.2 + 0.27 * len(formats)), layout="constrained"
-    )
+    figure = Figure(figsize=(2.2 + 0.72 * len(names), 1.2 + 0.27 * len(formats)), layout="constrained")
     axes = figure.subplots()
     for column, payload in enumerate(names):
         best = next(iter(words.measured(report, payload, "untyped", "typed")), None)
@@ -211,9 +207,7 @@ def svg(draw: Any, *arguments: Any, prefix: str) -> str:
     """The figure as an element to stand in a page: no prologue, its ids its own by `prefix`."""
     with matplotlib.rc_context(STYLE):
         figure, out = draw(*arguments), io.StringIO()
-        figure.savefig(
-            out, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
-        )
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg ") :], flags=re.S)
     text = re.sub(r'\bid="', f'id="{prefix}-', text)

@@ -29,9 +29,7 @@ Convert = Callable[[Any], Any]
 
 def message(schema: Schema) -> tuple[Any, Convert, Convert]:
     """The message class of `schema`, a message of a value, and back. Raises Unsuitable."""
-    file = descriptor_pb2.FileDescriptorProto(
-        name=f"{PACKAGE}.proto", package=PACKAGE, syntax="proto3"
-    )
+    file = descriptor_pb2.FileDescriptorProto(name=f"{PACKAGE}.proto", package=PACKAGE, syntax="proto3")
     wrapped = schema.kinds == ["list"]
     if wrapped:
         schema = Schema(fields={WRAPPED: schema})
@@ -96,8 +94,7 @@ def _preparer(schema: Schema) -> Convert | None:
         if not changes:
             return None
         return lambda value: {
-            key: changes[key](entry) if key in changes and entry is not None else entry
-            for key, entry in value.items()
+            key: changes[key](entry) if key in changes and entry is not None else entry for key, entry in value.items()
         }
     if schema.items is not None:
         entry = _preparer(schema.items)

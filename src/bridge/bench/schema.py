@@ -144,9 +144,7 @@ def difference(expected: Any, actual: Any, path: str = "$") -> str | None:
         if len(expected) != len(actual):
             return f"{path}: {len(expected)} entries became {len(actual)}"
         pairs = enumerate(zip(expected, actual, strict=True))
-        return next(
-            (f for i, (one, other) in pairs if (f := difference(one, other, f"{path}[{i}]"))), None
-        )
+        return next((f for i, (one, other) in pairs if (f := difference(one, other, f"{path}[{i}]"))), None)
     return None if expected == actual else f"{path}: {_short(expected)} became {_short(actual)}"
 
 

@@ -42,8 +42,7 @@ def _at_most(count: int, smallest: int, needed: int) -> float:
     """The probability that at least `needed` of `count` draws are among the `smallest` smallest."""
     share = smallest / count
     return math.fsum(
-        math.comb(count, hits) * share**hits * (1 - share) ** (count - hits)
-        for hits in range(needed, count + 1)
+        math.comb(count, hits) * share**hits * (1 - share) ** (count - hits) for hits in range(needed, count + 1)
     )
 
 

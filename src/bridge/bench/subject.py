@@ -271,9 +271,7 @@ class Pipe:
             if foreign:
                 value = read(native)
                 have = now()
-            steps.append(
-                (made - begin, encoded - made, decoded - received, have - decoded, have - begin)
-            )
+            steps.append((made - begin, encoded - made, decoded - received, have - decoded, have - begin))
             if check:
                 expected = case.values[index % len(case.values)]
                 if found := difference(expected, value if foreign else read(native)):
@@ -281,9 +279,7 @@ class Pipe:
         theirs = msgspec.json.decode(self._receive())
         self.talking = False
         names = ("build", "encode", "decode", "read", "total")
-        mine = {
-            n: statistics.median(t) for n, t in zip(names, zip(*steps, strict=True), strict=True)
-        }
+        mine = {n: statistics.median(t) for n, t in zip(names, zip(*steps, strict=True), strict=True)}
         parts = {step: mine[step] + theirs[step] for step in names[:-1]}
         pipe = max(0.0, mine["total"] - sum(parts.values()))
         return {**parts, "pipe": pipe, "total": mine["total"]}
@@ -324,9 +320,7 @@ class BridgePipe(Pipe):
             if check and (found := difference(value, reply["result"]["value"])):
                 raise formats.Unsuitable(f"comes back changed from the worker: {found}")
         names = ("encode", "pipe", "decode", "total")
-        return {
-            n: statistics.median(t) for n, t in zip(names, zip(*steps, strict=True), strict=True)
-        }
+        return {n: statistics.median(t) for n, t in zip(names, zip(*steps, strict=True), strict=True)}
 
 
 def timed(call: Callable[[Any], Any], inputs: list[Any], budget: float) -> float:
@@ -347,9 +341,7 @@ def timed(call: Callable[[Any], Any], inputs: list[Any], budget: float) -> float
     return statistics.median(means)
 
 
-def timed_once(
-    call: Callable[[Any], Any], make: Callable[[int], Any], count: int, size: int, budget: float
-) -> float:
+def timed_once(call: Callable[[Any], Any], make: Callable[[int], Any], count: int, size: int, budget: float) -> float:
     """As `timed`, with inputs that are used once: `make(0)` to `make(count - 1)`, and so again,
     made outside the clock, `size` at a time."""
     now = time.perf_counter_ns

@@ -52,9 +52,7 @@ def show(report: Report, console: Console | None = None) -> None:
     if report.quick:
         console.print("A quick run.", style="bold")
     console.print(escape(words.method(report)))
-    console.print(
-        "* quickest, or not to be told from it. ± 95 % interval of the round trip's median."
-    )
+    console.print("* quickest, or not to be told from it. ± 95 % interval of the round trip's median.")
     console.print(escape(words.machine(report)), style="dim")
     for note in report.notes:
         console.print(escape(note), style="dim")

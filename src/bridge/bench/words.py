@@ -61,10 +61,7 @@ def verdict(comparison: Comparison) -> str:
             f"{found} (every new run apart from every old one by more than runs of one build are,"
             f" and by {comparison.threshold:.0%} or more)"
         )
-    return (
-        f"{found}, {len(comparison.uncertain)} that may be: cannot tell from fewer than {RUNS}"
-        " runs of each build"
-    )
+    return f"{found}, {len(comparison.uncertain)} that may be: cannot tell from fewer than {RUNS} runs of each build"
 
 
 def row(cell: Cell) -> dict[str, str]:

@@ -52,9 +52,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _language_model(arguments: argparse.Namespace) -> dict[str, Any]:
     """The args of configure_lm; the worker finds the provider's key in its environment."""
-    model = arguments.model or next(
-        (model for key, model in PROVIDERS.items() if os.environ.get(key)), None
-    )
+    model = arguments.model or next((model for key, model in PROVIDERS.items() if os.environ.get(key)), None)
     if model is None and arguments.api_base is None:
         return {"provider": "offline"}
     settings = {"model": model or "openai/default", "temperature": 0.0}

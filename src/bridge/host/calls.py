@@ -233,9 +233,7 @@ class Call(concurrent.futures.Future[Any]):
         if reply.success:
             self.set_result(reply.result)
         else:
-            self.set_exception(
-                errors.from_reply(reply.code, reply.error, reply.category, reply.details)
-            )
+            self.set_exception(errors.from_reply(reply.code, reply.error, reply.category, reply.details))
         if self.events is not None:
             self.events.end()
 

@@ -45,9 +45,7 @@ class Client:
     belongs to the process that started it: in a fork of that, every method raises RuntimeError.
     """
 
-    def __init__(
-        self, process: WorkerProcess, format: Format, max_frame: int, max_values: int
-    ) -> None:
+    def __init__(self, process: WorkerProcess, format: Format, max_frame: int, max_values: int) -> None:
         self._process = process
         self._format = format
         self._max_frame = max_frame
@@ -157,9 +155,7 @@ class Client:
         timing: fill the future's `timing`. traceparent: as for `call`.
         Raises as `call` does where the request cannot be sent.
         """
-        call, request = self._request(
-            command, args, timeout, session_id, traceparent, stream=on_event is not None
-        )
+        call, request = self._request(command, args, timeout, session_id, traceparent, stream=on_event is not None)
         if timing:
             request["timing"] = True
         self._send(call, request, on_event)

@@ -20,9 +20,7 @@ def encoded(message: dict[str, Any], name: str, format: Format, max_frame: int) 
     try:
         found = survey(message, max_frame)
         if found & TOO_LARGE:
-            raise errors.FrameTooLarge(
-                f"{name} takes more than the {max_frame} bytes of a frame", limit=max_frame
-            )
+            raise errors.FrameTooLarge(f"{name} takes more than the {max_frame} bytes of a frame", limit=max_frame)
         if found & NOT_FINITE and not format.carries_nan:
             refuse_non_finite(message[name], name)
         if not found & (LONG | OTHER):

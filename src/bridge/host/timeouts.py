@@ -8,9 +8,7 @@ from typing import SupportsFloat
 LONGEST = 1e9  # seconds; longer ones, which no clock of the system could wait for, are for ever
 
 
-def seconds_of(
-    value: SupportsFloat | None, name: str = "timeout", least: float = 0.0
-) -> float | None:
+def seconds_of(value: SupportsFloat | None, name: str = "timeout", least: float = 0.0) -> float | None:
     """Return `value` as seconds, None for ever: that is None and all that exceeds `LONGEST`.
 
     Raises TypeError for what is no number, ValueError for NaN and for less than `least`.

@@ -96,9 +96,7 @@ class Calls:
             entry = (context.deadline_ns, next(self._numbers), context.slot)
             heapq.heappush(self._deadlines, entry)
             if self._clock is None:
-                self._clock = threading.Thread(
-                    target=self._run_clock, name="bridge-clock", daemon=True
-                )
+                self._clock = threading.Thread(target=self._run_clock, name="bridge-clock", daemon=True)
                 self._clock.start()
             elif self._deadlines[0] is entry:
                 self._changed.notify()

@@ -102,10 +102,7 @@ def control(dispatcher: Dispatcher) -> Adapter:
             "adapter": dispatcher.adapter.name,
             "formats": [known.name for known in FORMATS],
             "max_frame": dispatcher.path.max_frame,
-            "commands": {
-                name: _describe(command.spec)
-                for name, command in sorted(dispatcher.commands.items())
-            },
+            "commands": {name: _describe(command.spec) for name, command in sorted(dispatcher.commands.items())},
             "errors": {code: error.category for code, error in errors.CODES.items()},
         }
 

@@ -123,9 +123,7 @@ class Dispatcher:
         # The statistics as text, for (open calls, sessions, uptime); `extras` replaces it.
         self.prometheus: Callable[..., dict[str, str]] = extras.switched_off
         self.host = HostCalls(self.lanes)
-        self.path = Path(
-            by_first_byte(), self.commands, self.calls.open, self, max_frame, max_values
-        )
+        self.path = Path(by_first_byte(), self.commands, self.calls.open, self, max_frame, max_values)
         self.add(adapter)
 
     def add(self, adapter: Adapter) -> None:
@@ -211,9 +209,7 @@ class Dispatcher:
         if name in self.commands:
             error = errors.DuplicateId(f"a call with id {errors.shown(context.id)} is open already")
         else:
-            error = errors.UnknownCommand(
-                f"Unknown command: {name[: errors.SHOWN]}", known=sorted(self.commands)
-            )
+            error = errors.UnknownCommand(f"Unknown command: {name[: errors.SHOWN]}", known=sorted(self.commands))
         return self._refused(failure(context.id, error, timestamp()))
 
     def fail(self, context: Context, error: BaseException) -> Failure:
@@ -237,8 +233,7 @@ class Dispatcher:
             error = errors.Overloaded.without_memory(f"to encode the result of {name}")
         if not isinstance(error, errors.BridgeError):
             error = errors.NotEncodable(
-                f"the result of {name} cannot be encoded as {context.format.name}:"
-                f" {_one_line(error)}"
+                f"the result of {name} cannot be encoded as {context.format.name}: {_one_line(error)}"
             )
         return failure(context.id, error, timestamp())
 
@@ -298,9 +293,7 @@ class Dispatcher:
         if spec.lane == "end_all":
             return self.sessions.detach_all()
         if context.session_id is None:
-            args = context.format.decode_args(
-                context.request.args, SessionArgs, undecodable="refuse"
-            )
+            args = context.format.decode_args(context.request.args, SessionArgs, undecodable="refuse")
             context.session_id = args.session_id
         if spec.lane == "everyone" and context.session_id in (None, self.sessions.default_id):
             context.session_id = None

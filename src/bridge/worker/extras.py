@@ -17,16 +17,12 @@ RETRY_AFTER = 0.1  # seconds; what loading takes
 
 def switched_off(*_: Any) -> NoReturn:
     """In place of `Dispatcher.prometheus` where the operator has not asked for it."""
-    raise errors.NotAllowed(
-        f"this worker was not started with --telemetry, which needs the extra: {INSTALL}"
-    )
+    raise errors.NotAllowed(f"this worker was not started with --telemetry, which needs the extra: {INSTALL}")
 
 
 def loading(*_: Any) -> NoReturn:
     """The same until the libraries are there: a caller on the reading thread does not wait."""
-    raise errors.Overloaded(
-        "the libraries of --telemetry are still being loaded", retry_after=RETRY_AFTER
-    )
+    raise errors.Overloaded("the libraries of --telemetry are still being loaded", retry_after=RETRY_AFTER)
 
 
 def load(dispatcher: Dispatcher) -> None:

@@ -29,9 +29,7 @@ class HostCalls:
         the host, the error that it answered with, and CallEnded when the call is over first.
         """
         if "tools" not in self.offers:
-            raise errors.NotAllowed(
-                "the host has not offered to be called: hello with offers.tools"
-            )
+            raise errors.NotAllowed("the host has not offered to be called: hello with offers.tools")
         request_id, waiting = f"w{next(self._numbers)}", Waiting()
         self._waiting[request_id] = waiting
         context.waiting = waiting

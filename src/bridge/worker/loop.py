@@ -63,9 +63,7 @@ class Options(msgspec.Struct, frozen=True):
     api_bases: tuple[str, ...] = ()
 
 
-def run(
-    load_adapter: Callable[[], Adapter], options: Options, fds: tuple[int, int], parent: int
-) -> NoReturn:
+def run(load_adapter: Callable[[], Adapter], options: Options, fds: tuple[int, int], parent: int) -> NoReturn:
     """Serve until the host is gone or says so, then end the process.
 
     load_adapter(): called once the descriptors are safe from what it prints. fds: those to read
@@ -215,9 +213,7 @@ def _load(adapter: Adapter) -> None:
     started = time.monotonic()
     if adapter.warm_up is not None:
         adapter.warm_up()
-    telemetry.info(
-        f"the libraries of {adapter.name} are loaded: {time.monotonic() - started:.1f} s"
-    )
+    telemetry.info(f"the libraries of {adapter.name} are loaded: {time.monotonic() - started:.1f} s")
 
 
 def _on_a_thread(warm_up: Callable[[], None]) -> None:

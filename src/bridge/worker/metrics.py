@@ -35,9 +35,7 @@ if TYPE_CHECKING:
 BOUNDS = tuple(2**power - 1 for power in range(12, 40))
 
 
-def prometheus(
-    dispatcher: Dispatcher, calls: OpenCalls, sessions: Sequence[Session], uptime: float
-) -> dict[str, str]:
+def prometheus(dispatcher: Dispatcher, calls: OpenCalls, sessions: Sequence[Session], uptime: float) -> dict[str, str]:
     """{content_type, text}: of the worker, of each command, and of these sessions."""
     registry = CollectorRegistry()
     registry.register(Worker(dispatcher, uptime))
@@ -69,9 +67,7 @@ class Group(Collector):
             sent.add_metric([name], total.bytes_out)
         yield from (calls, received, sent, self._errors(), self._duration(totals))
         yield self._open("in_flight", "Calls without a reply yet.", self._calls.in_flight)
-        yield self._open(
-            "queued", "Of these, the ones that wait for a turn or a thread.", self._calls.queued
-        )
+        yield self._open("queued", "Of these, the ones that wait for a turn or a thread.", self._calls.queued)
         yield from self._counters().values()
 
     def _counter(self, name: str, help: str) -> CounterMetricFamily:
@@ -135,9 +131,7 @@ class Worker(Collector):
             "worker_id": dispatcher.worker_id or "",
         }
         yield InfoMetricFamily("bridge_worker", "What the worker is.", value=info)
-        yield _counter(
-            "refused", "Frames that became no call.", "category", dict(dispatcher.refused)
-        )
+        yield _counter("refused", "Frames that became no call.", "category", dict(dispatcher.refused))
         lanes = dispatcher.lanes
         yield _gauge("sessions", "Live sessions.", len(dispatcher.sessions))
         yield _gauge("threads_lost", "Threads that calls written off still keep.", lanes.lost)
@@ -146,12 +140,8 @@ class Worker(Collector):
         )
         yield _gauge("calls_waiting_for_host", "Paused, or asking the host.", lanes.waiting)
         yield _gauge("queue_bytes", "Of the requests of open calls.", dispatcher.calls.bytes)
-        yield _gauge(
-            "stuck_seconds", "Without progress on any thread; 0: it works.", dispatcher.stuck_s
-        )
-        yield CounterMetricFamily(
-            "bridge_log_lines_lost", "Lines on stderr that nobody read.", lines_lost()
-        )
+        yield _gauge("stuck_seconds", "Without progress on any thread; 0: it works.", dispatcher.stuck_s)
+        yield CounterMetricFamily("bridge_log_lines_lost", "Lines on stderr that nobody read.", lines_lost())
         yield _gauge("uptime_seconds", "Since the start of the process.", numbers["uptime"])
         yield _gauge("process_resident_memory_bytes", "Memory in use.", numbers["rss"])
         yield _gauge("process_virtual_memory_bytes", "Memory mapped.", numbers["vms"])

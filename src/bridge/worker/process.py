@@ -51,9 +51,7 @@ def take_descriptors(read_fd: int, write_fd: int) -> tuple[int, int]:
     originals are closed where they are not 0 to 2.
     """
     _open_closed_ones()
-    private = tuple(
-        fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_PRIVATE) for fd in (read_fd, write_fd)
-    )
+    private = tuple(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_PRIVATE) for fd in (read_fd, write_fd))
     for fd in {read_fd, write_fd} - {0, 1, 2}:
         os.close(fd)
     null = os.open(os.devnull, os.O_RDONLY)

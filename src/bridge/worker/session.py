@@ -114,11 +114,7 @@ class Session:
         Raises SessionLost, StoreFailed."""
         if self._store is None:
             return
-        if (
-            self.is_durable
-            and self.failure is None
-            and not self._store.is_owner(self.id, self.epoch)
-        ):
+        if self.is_durable and self.failure is None and not self._store.is_owner(self.id, self.epoch):
             self.failure = errors.SessionLost.of(self.id)
         if self.failure is not None:
             raise self.failure

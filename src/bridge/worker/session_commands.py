@@ -98,9 +98,7 @@ def add_session_commands(adapter: Adapter, dispatcher: Dispatcher) -> None:
         rest: list[dict[str, Any]] = []
         total = len(live)
         if store is not None:
-            shown = [
-                one for one in shown if not one.is_durable or store.is_owner(one.id, one.epoch)
-            ]
+            shown = [one for one in shown if not one.is_durable or store.is_owner(one.id, one.epoch)]
             rows, stored = store.list_sessions(limit)
             here = {session.id for session in shown}
             rest = [_as_stored(row) for row in rows if row["session_id"] not in here]
@@ -153,8 +151,7 @@ def add_session_commands(adapter: Adapter, dispatcher: Dispatcher) -> None:
             value = stored.get(args.key)
             stored = {} if value is None else {args.key: value}
         data = {
-            key: _value(value).in_format(context.format, below("result.data", key))
-            for key, value in stored.items()
+            key: _value(value).in_format(context.format, below("result.data", key)) for key, value in stored.items()
         }
         return {"session_id": context.session.id, "data": data}
 
@@ -207,8 +204,7 @@ def _update(context: Context, args: UpdateSessionDataArgs) -> None:
     operation = OPERATIONS.get(args.operation)
     if operation is None:
         raise errors.InvalidArgs(
-            f"args.operation: unknown operation {args.operation[:100]!r};"
-            f" known: {', '.join(OPERATIONS)}",
+            f"args.operation: unknown operation {args.operation[:100]!r}; known: {', '.join(OPERATIONS)}",
             path="args.operation",
         )
     if args.key is None and operation != "merge":
@@ -220,8 +216,7 @@ def _update(context: Context, args: UpdateSessionDataArgs) -> None:
     raw, format = _given(context, args)
     if args.key is None:
         values = {
-            key: Value.of(entry, format, below("args.value", key))
-            for key, entry in _entries(raw, format).items()
+            key: Value.of(entry, format, below("args.value", key)) for key, entry in _entries(raw, format).items()
         }
     else:
         value = Value.of(raw, format, "args.value")
@@ -269,9 +264,7 @@ def _merged(key: str, stored: bytes | None, value: Value) -> Value:
     """Return what the key has once the entries of `value` are in it. Raises InvalidArgs."""
     given = value.as_map()
     if given is None:
-        raise errors.InvalidArgs(
-            "args.value: merge needs a map; set puts another value", path="args.value"
-        )
+        raise errors.InvalidArgs("args.value: merge needs a map; set puts another value", path="args.value")
     if stored is None:
         return given
     before = _value(stored).as_map()

@@ -115,9 +115,7 @@ class Value(msgspec.Struct, frozen=True):
             kinds = {key: type(key) for key in before}
             if all(kinds.get(key, type(key)) is type(key) for key in after):
                 return Value(format.encode(before | after), name, True)
-        raise InvalidArgs(
-            f"{path}: no format can carry both this and what is there already", path=path
-        )
+        raise InvalidArgs(f"{path}: no format can carry both this and what is there already", path=path)
 
 
 def below(path: str, key: Any) -> str:

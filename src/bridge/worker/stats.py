@@ -210,9 +210,7 @@ def _worker(dispatcher: Dispatcher, calls: OpenCalls) -> dict[str, Any]:
     }
 
 
-def _entry(
-    recorder: Recorder, calls: OpenCalls, key: Command | Session, now: int, raw: bool
-) -> dict[str, Any]:
+def _entry(recorder: Recorder, calls: OpenCalls, key: Command | Session, now: int, raw: bool) -> dict[str, Any]:
     return {
         **_summary(recorder.total(), raw),
         "errors_by_category": recorder.errors_by_category,

@@ -90,8 +90,7 @@ class Store:
 
         def work(db: sqlite3.Connection) -> Opened | None:
             row = db.execute(
-                "SELECT number, checksum, epoch, created_at, ttl_s, programs, bytes FROM sessions"
-                " WHERE id = ?",
+                "SELECT number, checksum, epoch, created_at, ttl_s, programs, bytes FROM sessions WHERE id = ?",
                 (session_id,),
             ).fetchone()
             if row is None:
@@ -139,8 +138,7 @@ class Store:
         def work(db: sqlite3.Connection) -> None:
             columns = _columns(settings)
             db.execute(
-                "UPDATE sessions SET created_at = ?, ttl_s = ?, programs = ?, bytes = ?,"
-                " checksum = ? WHERE number = ?",
+                "UPDATE sessions SET created_at = ?, ttl_s = ?, programs = ?, bytes = ?, checksum = ? WHERE number = ?",
                 (
                     *columns,
                     session_checksum(session_id, epoch, *columns),
@@ -155,8 +153,7 @@ class Store:
 
         def work(db: sqlite3.Connection) -> int:
             (programs,) = db.execute(
-                "SELECT count(*) FROM records JOIN sessions ON session = number"
-                " WHERE id = ? AND kind = 'program'",
+                "SELECT count(*) FROM records JOIN sessions ON session = number WHERE id = ? AND kind = 'program'",
                 (session_id,),
             ).fetchone()
             db.execute("DELETE FROM sessions WHERE id = ?", (session_id,))
@@ -333,9 +330,7 @@ def _next_epoch(db: sqlite3.Connection) -> int:
 
 
 def _owned(db: sqlite3.Connection, session_id: str, epoch: int) -> int:
-    row = db.execute(
-        "SELECT number FROM sessions WHERE id = ? AND epoch = ?", (session_id, epoch)
-    ).fetchone()
+    row = db.execute("SELECT number FROM sessions WHERE id = ? AND epoch = ?", (session_id, epoch)).fetchone()
     if row is None:
         raise errors.SessionLost.of(session_id)
     return int(row[0])

@@ -69,8 +69,7 @@ class Files:
 
     def _moved(self, name: str, what: str = "deleted, moved or replaced") -> errors.StoreFailed:
         return errors.StoreFailed(
-            f"the store {self.path}: {name} was {what} while the worker had it open; put it back,"
-            " or restart the worker"
+            f"the store {self.path}: {name} was {what} while the worker had it open; put it back, or restart the worker"
         )
 
 

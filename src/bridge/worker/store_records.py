@@ -60,9 +60,7 @@ def write_records(db: sqlite3.Connection, number: int, session_id: str, changes:
 
 def _total(db: sqlite3.Connection, number: int) -> int:
     """Return what the checksums of all records of a session must come to, see ChecksumOfAll."""
-    (total,) = db.execute(
-        "SELECT records_checksum FROM sessions WHERE number = ?", (number,)
-    ).fetchone()
+    (total,) = db.execute("SELECT records_checksum FROM sessions WHERE number = ?", (number,)).fetchone()
     return int(total)
 
 

@@ -84,9 +84,7 @@ class Tracing:
             facts = {"session_id": activity.session_id, "conversation": activity.session_id}
             facts |= {"operation": activity.name} | activity.facts
             kind = trace.SpanKind.CLIENT if activity.kind == "lm" else trace.SpanKind.INTERNAL
-            span = self._tracer.start_span(
-                _span_name(activity), kind=kind, attributes=_attributes(facts)
-            )
+            span = self._tracer.start_span(_span_name(activity), kind=kind, attributes=_attributes(facts))
         token = contexts.attach(trace.set_span_in_context(span))
         self._open[activity] = span, token
 

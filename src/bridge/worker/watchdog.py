@@ -18,9 +18,7 @@ MOST_NAMED = 5  # calls in one line
 
 def start(dispatcher: Dispatcher, *, exits: bool) -> None:
     """Watch from now on, on a thread of its own. exits: end the process when it is stuck."""
-    threading.Thread(
-        target=_watch, args=(dispatcher, exits), name="bridge-watchdog", daemon=True
-    ).start()
+    threading.Thread(target=_watch, args=(dispatcher, exits), name="bridge-watchdog", daemon=True).start()
 
 
 def _watch(dispatcher: Dispatcher, exits: bool) -> None:

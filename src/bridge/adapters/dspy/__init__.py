@@ -199,15 +199,11 @@ def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, 
     program_id = args.id if args.id is not None else str(uuid.uuid4())
     existing = state.get(program_id)
     if existing is not None and args.if_exists == "error":
-        raise errors.ProgramExists(
-            f"Program with ID '{program_id}' already exists", program_id=program_id
-        )
+        raise errors.ProgramExists(f"Program with ID '{program_id}' already exists", program_id=program_id)
     if args.program_type != "react":
         for name in ("tools", "max_iters"):
             if getattr(args, name) is not None:
-                raise errors.InvalidArgs(
-                    f"args.{name}: only for programs of type react", path=f"args.{name}"
-                )
+                raise errors.InvalidArgs(f"args.{name}: only for programs of type react", path=f"args.{name}")
     definition = Definition(
         Kept(bytes(args.signature), context.format.name),
         args.program_type,
@@ -255,8 +251,7 @@ def _chosen_tools(args: CreateArgs, context: Context) -> tuple[Tool, ...]:
     unknown = [name for name in names if name not in tools]
     if unknown:
         raise errors.InvalidArgs(
-            f"args.tools: no tool {', '.join(unknown)} is registered in this session or the"
-            " default session",
+            f"args.tools: no tool {', '.join(unknown)} is registered in this session or the default session",
             path="args.tools",
         )
     return tuple(tools[name] for name in names)

@@ -70,13 +70,9 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
         self, signature: Any, outputs: dict[str, Any], missing_field_message: Any = None
     ) -> str:
         values = {
-            label_of(name, field): outputs[name]
-            for name, field in signature.output_fields.items()
-            if name in outputs
+            label_of(name, field): outputs[name] for name, field in signature.output_fields.items() if name in outputs
         }
-        text: str = super().format_assistant_message_content(
-            Labelled(signature), values, missing_field_message
-        )
+        text: str = super().format_assistant_message_content(Labelled(signature), values, missing_field_message)
         return text
 
     def format_user_message_content(
@@ -91,9 +87,7 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
         parts = [prefix]
         for name, field in signature.input_fields.items():
             if name in inputs:
-                parts.append(
-                    f"[[ ## {label_of(name, field)} ## ]]\n{_value_text(field, inputs[name])}"
-                )
+                parts.append(f"[[ ## {label_of(name, field)} ## ]]\n{_value_text(field, inputs[name])}")
         if main_request:
             parts.append(self.user_message_output_requirements(signature))
         text = "\n\n".join([*parts, suffix]).strip()

@@ -80,9 +80,7 @@ def unreadable(
     found = [name for name in headers if name != "completed"][:_MOST_FIELDS]
     missing = [name for name in wanted if name not in headers]
     field, reason = getattr(error, "field", None), getattr(error, "reason", "")
-    expected, present, absent = (
-        [names.get(name, name) for name in each] for each in (wanted, found, missing)
-    )
+    expected, present, absent = ([names.get(name, name) for name in each] for each in (wanted, found, missing))
     if field is not None:
         field = names.get(field, field)
         message = f"the field {field} of the model's reply is not of its type: {reason}"

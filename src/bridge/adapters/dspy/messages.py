@@ -38,9 +38,7 @@ def check_ranges(settings: Mapping[str, Any], path: str) -> None:
         value = settings.get(name)
         if value is not None and not least <= value <= most:
             expected = f"a number from {least} to {most}"
-            raise errors.InvalidArgs(
-                f"{path}.{name}: expected {expected}", path=f"{path}.{name}", expected=expected
-            )
+            raise errors.InvalidArgs(f"{path}.{name}: expected {expected}", path=f"{path}.{name}", expected=expected)
 
 
 class LMSettings(msgspec.Struct, frozen=True):
@@ -211,9 +209,7 @@ class ConfigureArgs(msgspec.Struct):
         if self.answers is None:
             return None
         if model.partition("/")[0] != "scripted":
-            raise errors.InvalidArgs(
-                "args.answers: only for the provider scripted", path="args.answers"
-            )
+            raise errors.InvalidArgs("args.answers: only for the provider scripted", path="args.answers")
         unreadable = without_text_form(self.answers, "args.answers")
         if unreadable is not None:
             path, kind = unreadable

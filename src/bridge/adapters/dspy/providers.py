@@ -113,8 +113,7 @@ def _sure_provider(model: str, default: str | None) -> str:
 def _unknown(name: str, path: str) -> errors.InvalidArgs:
     common = ", ".join([*OWN, *sorted(ADDRESSES)])
     return errors.InvalidArgs(
-        f"{path}: unknown provider {name[:100]!r}; known: {common}, and LiteLLM's others"
-        " (in details.known)",
+        f"{path}: unknown provider {name[:100]!r}; known: {common}, and LiteLLM's others (in details.known)",
         path=path,
         known=sorted(known()),
     )
@@ -157,9 +156,7 @@ def _registered() -> set[str]:
     if "dspy.lm15" in sys.modules:
         for each in sys.modules["dspy.lm15"].registered_providers():
             definition = getattr(each, "definition", each)
-            found |= {
-                name for each in definition.spellings for name in (each, each.replace("-", "_"))
-            }
+            found |= {name for each in definition.spellings for name in (each, each.replace("-", "_"))}
     if "litellm" in sys.modules:
         found |= {each["provider"] for each in sys.modules["litellm"].custom_provider_map}
     return found

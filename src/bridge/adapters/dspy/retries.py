@@ -55,11 +55,7 @@ def is_transient(error: lm15.LM15Error) -> bool:
     """
     if not isinstance(
         error,
-        lm15.RateLimitError
-        | lm15.ServerError
-        | lm15.TimeoutError
-        | lm15.TransportError
-        | lm15.StreamAssemblyError,
+        lm15.RateLimitError | lm15.ServerError | lm15.TimeoutError | lm15.TransportError | lm15.StreamAssemblyError,
     ):
         return bool(error.status == 409)
     return not any(isinstance(cause, _FINAL_CAUSES) for cause in causes(error))

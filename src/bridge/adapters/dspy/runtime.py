@@ -61,21 +61,14 @@ class Runner:
                 unknown=unknown,
                 declared=list(self.inputs),
             )
-        missing = [
-            name
-            for name, check in self._checks.items()
-            if name not in inputs and not _is_valid(check, None)
-        ]
+        missing = [name for name, check in self._checks.items() if name not in inputs and not _is_valid(check, None)]
         if missing:
             raise errors.InvalidArgs(
                 f"inputs missing: {', '.join(missing)}",
                 path=f"args.inputs.{missing[0]}",
                 missing=missing,
             )
-        return {
-            field.python_name: self._value(field, inputs.get(name))
-            for name, field in self.inputs.items()
-        }
+        return {field.python_name: self._value(field, inputs.get(name)) for name, field in self.inputs.items()}
 
     def outputs(self, prediction: Any) -> dict[str, Any]:
         """What the module answered, by the host's names, of types that every format carries.
@@ -101,8 +94,7 @@ class Runner:
         rounded = rounded_float(value, f"args.inputs.{field.name}") if field.is_exact else None
         if rounded is not None:
             raise errors.InvalidArgs(
-                f"{rounded}: a float may have been rounded: send a decimal of so many digits as"
-                " a string",
+                f"{rounded}: a float may have been rounded: send a decimal of so many digits as a string",
                 path=rounded,
                 expected=field.type_name,
             )
@@ -262,8 +254,7 @@ def _chosen(program: Program, model: Model | None, context: Context) -> Model:
         model = from_environment(context.shared)
     if model is None:
         raise errors.LMNotConfigured(
-            "no language model is configured: send configure_lm first"
-            " (provider offline needs neither key nor network)"
+            "no language model is configured: send configure_lm first (provider offline needs neither key nor network)"
         )
     return model
 
@@ -284,8 +275,7 @@ def _dspy_signature(signature: Signature) -> Any:
 def _instructions(signature: Signature) -> str:
     """DSPy's own words for a signature that comes without any."""
     inputs, outputs = (
-        ", ".join(f"`{field.label}`" for field in side)
-        for side in (signature.inputs, signature.outputs)
+        ", ".join(f"`{field.label}`" for field in side) for side in (signature.inputs, signature.outputs)
     )
     return f"Given the fields {inputs}, produce the fields {outputs}."
 

@@ -53,9 +53,7 @@ class ScriptedAnswers:
             raise lm15.InvalidRequestError("scripted: no answer for this prompt")
         with self._lock:
             if self._next >= len(self._answers):
-                raise lm15.InvalidRequestError(
-                    f"scripted: all {len(self._answers)} answers are used up"
-                )
+                raise lm15.InvalidRequestError(f"scripted: all {len(self._answers)} answers are used up")
             self._next += 1
             return self._answers[self._next - 1]
 

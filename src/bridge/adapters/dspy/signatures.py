@@ -93,14 +93,10 @@ class Signature(msgspec.Struct, frozen=True):
         return sum(map(len, (self.name, self.description, *texts)))
 
     @classmethod
-    def parse(
-        cls, definition: msgspec.Raw, format: Format, path: str = "args.signature"
-    ) -> Signature:
+    def parse(cls, definition: msgspec.Raw, format: Format, path: str = "args.signature") -> Signature:
         """Read a signature from the wire, where it is at `path`. Raises InvalidArgs with the path
         of what is wrong."""
-        parsed = format.decode_args(
-            definition, SignatureDefinition, path=path, undecodable="replace"
-        )
+        parsed = format.decode_args(definition, SignatureDefinition, path=path, undecodable="replace")
         inputs = _named(parsed.inputs, f"{path}.inputs")
         outputs = _named(parsed.outputs, f"{path}.outputs")
         if not outputs:

@@ -97,9 +97,7 @@ class Program:
         made = self.definition
         return runtime.runner(self.signature, made.program_type, made.tools, made.max_iters)
 
-    def is_defined_by(
-        self, signature: msgspec.Raw, format: Format, path: str = "args.signature"
-    ) -> bool:
+    def is_defined_by(self, signature: msgspec.Raw, format: Format, path: str = "args.signature") -> bool:
         """Whether that is the same signature, though its bytes may differ: hosts write what they
         got in an order of their own. Raises InvalidArgs for none, with its place below `path`."""
         from bridge.adapters.dspy.signatures import Signature

@@ -46,9 +46,7 @@ class Run:
     how often the last request was sent.
     """
 
-    def __init__(
-        self, context: Context, names: dict[str, str], answers: Answers | None = None
-    ) -> None:
+    def __init__(self, context: Context, names: dict[str, str], answers: Answers | None = None) -> None:
         self.context = context
         self.names = names
         self.answers = answers
@@ -96,9 +94,7 @@ class Run:
         A field that a module adds does not, where one of the host's has its name.
         """
         hosts = set(self.names.values())
-        return FieldReader(
-            field for field in self.fields if field in self.names or field not in hosts
-        )
+        return FieldReader(field for field in self.fields if field in self.names or field not in hosts)
 
     def emit_text(self, pieces: list[tuple[str, str]]) -> None:
         """Stream what a reader returned."""
@@ -134,9 +130,7 @@ class TappedEngine:
 
     def __init__(self, engine: Any, *, priced: bool = True, retries: Retries = NO_RETRIES) -> None:
         self._complete: Callable[[lm15.Request], lm15.Response] = engine.complete
-        self._stream: Callable[[lm15.Request], Iterator[Any]] | None = getattr(
-            engine, "stream", None
-        )
+        self._stream: Callable[[lm15.Request], Iterator[Any]] | None = getattr(engine, "stream", None)
         self._priced = priced
         self._retries = retries
 
@@ -268,9 +262,7 @@ def _refusals_kept(
 
 
 # A provider may send a whole answer in one event; lm15's own limits are 64 KiB for a line of one.
-lm15_base.parse_sse = partial(
-    lm15_base.parse_sse, max_line_bytes=LONGEST_EVENT, max_event_bytes=LONGEST_EVENT
-)
+lm15_base.parse_sse = partial(lm15_base.parse_sse, max_line_bytes=LONGEST_EVENT, max_event_bytes=LONGEST_EVENT)
 lm15.OpenAIChatLM.parse_stream_events = _refusals_kept(lm15.OpenAIChatLM.parse_stream_events)
 
 
@@ -291,8 +283,6 @@ def _well_formed(response: lm15.Response) -> lm15.Response:
         replace(part, text=well_formed(part.text)) if isinstance(part, lm15.TextPart) else part
         for part in response.message.parts
     ]
-    if all(
-        new is old or new == old for new, old in zip(parts, response.message.parts, strict=True)
-    ):
+    if all(new is old or new == old for new, old in zip(parts, response.message.parts, strict=True)):
         return response
     return replace(response, message=replace(response.message, parts=tuple(parts)))

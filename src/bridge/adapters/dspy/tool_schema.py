@@ -38,10 +38,7 @@ class ToolSchema(msgspec.Struct, frozen=True):
             return cls(args, needed, False, whole)
         properties, required, is_open = _arguments(args, args, {})
         definitions = {key: args[key] for key in _DEFINITIONS if key in args}
-        shown = {
-            name: {**schema, **definitions} if _refers(schema) else schema
-            for name, schema in properties.items()
-        }
+        shown = {name: {**schema, **definitions} if _refers(schema) else schema for name, schema in properties.items()}
         return cls(shown, required, is_open, args)
 
     def check(self, path: str) -> None:
@@ -55,9 +52,7 @@ class ToolSchema(msgspec.Struct, frozen=True):
                 )
         wrong = [name for name, schema in self.properties.items() if not isinstance(schema, dict)]
         if wrong:
-            raise errors.InvalidArgs(
-                f"{path}: not a JSON Schema for each argument: {wrong[0]}", path=path
-            )
+            raise errors.InvalidArgs(f"{path}: not a JSON Schema for each argument: {wrong[0]}", path=path)
         # Imported here because sessions without tools do without it.
         from jsonschema import SchemaError
         from jsonschema.validators import validator_for
@@ -72,9 +67,7 @@ class ToolSchema(msgspec.Struct, frozen=True):
                 f"{path}: no JSON Schema: {place[1:]}: {error.message[:MAX_MESSAGE]}", path=path
             ) from None
         except RecursionError:
-            raise errors.InvalidArgs(
-                f"{path}: no JSON Schema: nested too deeply", path=path
-            ) from None
+            raise errors.InvalidArgs(f"{path}: no JSON Schema: nested too deeply", path=path) from None
 
     def wrong(self, arguments: dict[str, Any]) -> str:
         """Return what is wrong with the arguments of a call, in one line; empty where nothing
@@ -139,9 +132,7 @@ def _is_object_schema(args: dict[str, Any]) -> bool:
     if any(isinstance(args.get(key), list) for key in (*_COMPOSITIONS, "required")):
         return True
     properties = args.get("properties")
-    return isinstance(properties, dict) and all(
-        isinstance(schema, dict | bool) for schema in properties.values()
-    )
+    return isinstance(properties, dict) and all(isinstance(schema, dict | bool) for schema in properties.values())
 
 
 class _Arguments(NamedTuple):

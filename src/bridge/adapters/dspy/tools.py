@@ -45,13 +45,9 @@ class ToolDefinition(msgspec.Struct, forbid_unknown_fields=True):
     def tool(self, path: str) -> Tool:
         """Return the tool that this defines, at `path` of the args. Raises InvalidArgs."""
         if not self.name.strip() or len(self.name) > MAX_NAME:
-            raise errors.InvalidArgs(
-                f"{path}.name: a tool's name has 1 to {MAX_NAME} characters", path=f"{path}.name"
-            )
+            raise errors.InvalidArgs(f"{path}.name: a tool's name has 1 to {MAX_NAME} characters", path=f"{path}.name")
         if self.args and self.input_schema is not None:
-            raise errors.InvalidArgs(
-                f"{path}: args and inputSchema are the same: send one of them", path=path
-            )
+            raise errors.InvalidArgs(f"{path}: args and inputSchema are the same: send one of them", path=path)
         place = f"{path}.args" if self.input_schema is None else f"{path}.inputSchema"
         args = with_maps(self.args or self.input_schema or {})
         tool = Tool(self.name, self.description or "", args)

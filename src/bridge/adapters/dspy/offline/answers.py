@@ -37,9 +37,7 @@ _ASKING = [
 _NEGATION = re.compile(r"\b(?:not|no|never|cannot|nor|none|without)\b|n['\u2019]t\b", re.IGNORECASE)
 _ASKS_OBJECT = re.compile(r"\b(?:do|does|did)\b|\b(?:after|for|of|from|by|with)\W*$")
 _ASKS_DOER = re.compile(rf"\bwho ((?!(?:{'|'.join(STOP)})\b)\w+)", re.IGNORECASE)
-_ASKS_IDENTITY = re.compile(
-    r"\b(?:what|which|who)(?: \w+){0,2}? (?:is|are|was|were)\b", re.IGNORECASE
-)
+_ASKS_IDENTITY = re.compile(r"\b(?:what|which|who)(?: \w+){0,2}? (?:is|are|was|were)\b", re.IGNORECASE)
 
 
 def question_kind(question: str) -> str:
@@ -136,9 +134,7 @@ def _clue(question: str, sentence: str) -> _Clue:
     return _Clue(question, sentence, names, hits)
 
 
-_MONTH = (
-    r"(?:January|February|March|April|May|June|July|August|September|October|November|December)"
-)
+_MONTH = r"(?:January|February|March|April|May|June|July|August|September|October|November|December)"
 _YEAR = re.compile(r"\b(?:1\d{3}|20\d{2})\b(?![,.]?\d)")
 _DATE = re.compile(
     rf"\b(?:\d{{4}}-\d{{2}}-\d{{2}}|\d{{1,2}} {_MONTH}(?:,? \d{{4}})?|{_MONTH} \d{{1,2}}, \d{{4}}"
@@ -298,9 +294,7 @@ def _matches(pattern: re.Pattern[str], clue: _Clue) -> list[Span]:
     return [found.span() for found in pattern.finditer(clue.sentence)]
 
 
-def _closest(
-    clue: _Clue, places: Iterable[Span], bonus: Callable[[Span], float] = lambda _: 0.0
-) -> Span | None:
+def _closest(clue: _Clue, places: Iterable[Span], bonus: Callable[[Span], float] = lambda _: 0.0) -> Span | None:
     """The place nearest to the question's words, the first of equals."""
     return max(places, key=lambda place: _closeness(clue, place) + bonus(place), default=None)
 

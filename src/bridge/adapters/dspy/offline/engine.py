@@ -172,9 +172,7 @@ def _arguments(tool: prompt.Tool, asked: str) -> dict[str, Any]:
     }
 
 
-def _argument(
-    name: str, schema: prompt.Schema, asked: str, figures: Iterator[float], proper: Iterator[str]
-) -> Any:
+def _argument(name: str, schema: prompt.Schema, asked: str, figures: Iterator[float], proper: Iterator[str]) -> Any:
     match schema.get("type"):
         case "integer":
             return round(next(figures, 0))

@@ -30,9 +30,7 @@ _JSON_FORMAT = "Outputs will be a JSON object with the following fields.\n\n"
 _NOTE = re.compile(r"\{(\w+)\} {8}# note: the value you produce (.*)")
 _SCHEMA_NOTE = "must adhere to the JSON schema: "
 _OPTIONS_NOTE = "must be one of: "
-_REPLY_RULES = re.compile(
-    r"(?:\A|\n\n)Respond with (?:the corresponding output fields|(a JSON object))"
-)
+_REPLY_RULES = re.compile(r"(?:\A|\n\n)Respond with (?:the corresponding output fields|(a JSON object))")
 
 
 class Output(NamedTuple):

@@ -273,10 +273,7 @@ _BETWEEN = re.compile(r",? (?:and|or) |, ")
 
 def _object(field: _Field, schema: Schema) -> dict[str, Any]:
     if "properties" in schema:
-        return {
-            name: _value(field._replace(name=name), each)
-            for name, each in schema["properties"].items()
-        }
+        return {name: _value(field._replace(name=name), each) for name, each in schema["properties"].items()}
     inner = schema.get("additionalProperties")
     if isinstance(inner, Mapping) and inner.get("$ref") in field.open:
         return {}
