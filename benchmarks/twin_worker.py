@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
+
 from bridge.adapters.echo import adapter
-from bridge.framing import Reader, Writer
 from bridge.worker.control import control
 from bridge.worker.dispatch import Dispatcher
+from framing_spec import Reader, Writer  # found through the line above
 
 
 def main() -> None:

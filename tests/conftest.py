@@ -15,7 +15,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 # Workers report whether there is a key for Gemini: the same on every machine.
 os.environ.pop("GEMINI_API_KEY", None)
 os.environ.pop("GOOGLE_API_KEY", None)
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 from peer import Peer  # found through the line above
 
@@ -50,6 +50,6 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
-def repository_tests() -> str:
-    """The folder that the tests' own adapters are imported from."""
-    return str(Path(__file__).parent)
+def support() -> str:
+    """Return the folder of the adapters that tests start workers with."""
+    return str(Path(__file__).parent / "support")

@@ -42,7 +42,7 @@ from bridge.bench.statistics import differ, estimate
 from bridge.bench.subject import Case, Pipe, reason_of
 
 TINY = {"starts": 1, "rounds": 3, "budget": 0.0005, "quick": True}
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parent / "support"
 
 
 def bench(*arguments, cwd=None):
@@ -60,7 +60,7 @@ def report() -> Report:
     """A tiny run of every format, the user's own too, and of a BEAM where there is one."""
     own = [f"bench_formats:{name}" for name in OWN]
     chosen = {"formats": (*formats.BUILTIN, *formats.BRIDGE, *own)}
-    with contextlib.chdir(HERE):
+    with contextlib.chdir(SUPPORT):
         return run(Options(**TINY, **chosen, payloads=("ping", "rows", "floats-768")))
 
 
@@ -208,7 +208,7 @@ def test_a_format_that_hangs_is_given_up(tmp_path, monkeypatch):
     """With its worker, and the next one is measured."""
     monkeypatch.setattr(measure, "PATIENCE", 3.0)
     monkeypatch.chdir(tmp_path)
-    shutil.copy(HERE / "bench_formats.py", tmp_path)
+    shutil.copy(SUPPORT / "bench_formats.py", tmp_path)
     chosen = {"formats": ("bench_formats:Hanging", "json"), "payloads": ("ping",)}
     found = run(Options(**TINY, **chosen, beam=False))
     assert found.cell("hanging", "ping").reason == "no answer within 3 s"
@@ -600,7 +600,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
 )
 def test_wrong_usage_is_one_line(tmp_path, arguments, words):
     """And exit status 2, before anything is measured."""
-    shutil.copy(HERE / "bench_formats.py", tmp_path)
+    shutil.copy(SUPPORT / "bench_formats.py", tmp_path)
     (tmp_path / "folder").mkdir()
     result = bench(*arguments, cwd=tmp_path)
     assert result.returncode == 2
@@ -652,7 +652,7 @@ def test_without_zstandard_only_its_sizes_are_left_out(tmp_path):
 
 def test_a_run_that_measured_nothing_fails(tmp_path):
     """After its tables, which have the reasons."""
-    shutil.copy(HERE / "bench_formats.py", tmp_path)
+    shutil.copy(SUPPORT / "bench_formats.py", tmp_path)
     common = ["--quick", "--payloads", "blob", "--formats", "json", "--no-beam"]
     result = bench(*common, cwd=tmp_path)
     assert result.returncode == 1
@@ -708,7 +708,7 @@ def test_changes_fit_the_terminal(width):
 
 def test_the_command_measures_writes_and_compares(tmp_path):
     """The user's own data and format, all the files, then a second run against the first."""
-    shutil.copy(HERE / "bench_formats.py", tmp_path)
+    shutil.copy(SUPPORT / "bench_formats.py", tmp_path)
     written(tmp_path, "mine.jsonl", b'{"x": 1}\n{"x": 2, "y": null}\n')
     common = ["--quick", "--data", "mine.jsonl", "--formats", "json,orjson", "--no-beam"]
     first = bench(

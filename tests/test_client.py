@@ -9,14 +9,14 @@ import threading
 import pytest
 
 from bridge import Client, errors
-from peer import TESTS, is_running, wait_until
+from peer import SUPPORT, is_running, wait_until
 
-TESTS_PATH = {"PYTHONPATH": os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))}
+SUPPORT_PATH = {"PYTHONPATH": os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH")]))}
 
 
 @pytest.fixture
 def client():
-    with Client.start(adapter="hostile:adapter", env=TESTS_PATH) as client:
+    with Client.start(adapter="hostile:adapter", env=SUPPORT_PATH) as client:
         yield client
 
 
@@ -149,7 +149,7 @@ def test_stop_kills_a_worker_that_does_not_end(client):
 def test_a_worker_that_does_not_start_says_how_it_ended(options, text, capfd):
     """Category initialization; its own words are on stderr, and in the details."""
     with pytest.raises(errors.WorkerCrashed, match="ended with status 2") as raised:
-        Client.start(**options, env=TESTS_PATH)
+        Client.start(**options, env=SUPPORT_PATH)
     assert raised.value.category == "initialization"
     assert raised.value.details["exit_status"] == 2
     assert text in raised.value.details["stderr"]
@@ -192,7 +192,7 @@ def test_stop_while_others_call_never_writes_elsewhere(tmp_path):
 
 def test_stop_ends_a_worker_that_does_not_read():
     """Its pipe is full and a caller is stuck in it: stop kills it and the caller goes free."""
-    client = Client.start(adapter="hostile:adapter", env=TESTS_PATH)
+    client = Client.start(adapter="hostile:adapter", env=SUPPORT_PATH)
     os.kill(client.pid, signal.SIGSTOP)
     thread = threading.Thread(target=flood, args=(client,))
     thread.start()

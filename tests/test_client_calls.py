@@ -17,16 +17,16 @@ import pytest
 
 import bridge
 from bridge import Client, errors
-from peer import TESTS, wait_until
+from peer import SUPPORT, wait_until
 
-TESTS_PATH = {"PYTHONPATH": os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))}
+SUPPORT_PATH = {"PYTHONPATH": os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH")]))}
 HANG = 30  # seconds after which something that should have happened is taken to hang
 ENDLESS = {"size": 1_000_000}  # of `emit`: it is held back long before
 
 
 @pytest.fixture
 def client():
-    with Client.start(adapter="hostile:adapter", env=TESTS_PATH) as client:
+    with Client.start(adapter="hostile:adapter", env=SUPPORT_PATH) as client:
         yield client
 
 
@@ -187,7 +187,7 @@ def test_callbacks_wait_for_each_other(client):
 @pytest.mark.parametrize("place", ["callback", "listener", "tool"])
 def test_a_client_is_stopped_from_anywhere(end, place):
     """By a callback, a listener, a tool; the worker ends, and who waits gets WorkerCrashed."""
-    client = Client.start(adapter="hostile:adapter", env=TESTS_PATH)
+    client = Client.start(adapter="hostile:adapter", env=SUPPORT_PATH)
     statuses = []
     done = threading.Event()
 

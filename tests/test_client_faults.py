@@ -13,10 +13,10 @@ import zlib
 import pytest
 
 from bridge import Client, _etf, errors
-from peer import TESTS, is_running, wait_until
+from peer import SUPPORT, is_running, wait_until
 from stalling_proxy import TO_HOST, TO_WORKER, Pump, StallingProxy
 
-TESTS_PATH = {"PYTHONPATH": os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))}
+SUPPORT_PATH = {"PYTHONPATH": os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH")]))}
 HANG = 30  # seconds after which a thread that should have ended is taken to hang
 BLOB = bytes(4 << 20)
 
@@ -31,13 +31,13 @@ def proxy(tmp_path):
 @pytest.fixture
 def client(proxy):
     """A client of a worker behind the proxy."""
-    with Client.start(adapter="hostile:adapter", python=proxy.python, env=TESTS_PATH) as client:
+    with Client.start(adapter="hostile:adapter", python=proxy.python, env=SUPPORT_PATH) as client:
         yield client
 
 
 @pytest.fixture
 def direct_client():
-    with Client.start(adapter="hostile:adapter", env=TESTS_PATH) as client:
+    with Client.start(adapter="hostile:adapter", env=SUPPORT_PATH) as client:
         yield client
 
 
@@ -262,7 +262,7 @@ print(client.pid)
         [sys.executable, "-c", program],
         capture_output=True,
         timeout=60,
-        env={**os.environ, **TESTS_PATH},
+        env={**os.environ, **SUPPORT_PATH},
     )
     assert (result.stderr, result.returncode) == (b"", 0)
     wait_until(lambda: not is_running(int(result.stdout)))
@@ -324,7 +324,7 @@ owner = Owner()
         [sys.executable, "-c", program],
         capture_output=True,
         timeout=HANG,
-        env={**os.environ, **TESTS_PATH},
+        env={**os.environ, **SUPPORT_PATH},
     )
     text = b"a Client cannot call its worker while the interpreter is ending\n"
     assert (result.stdout, result.stderr, result.returncode) == (text + b"-9\n-9\n", b"", 0)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge import Dispatcher, errors, framing
+import framing_spec
+from bridge import Dispatcher, errors
 from bridge.adapters.dspy import adapter
 from bridge.adapters.echo import adapter as echo
 from bridge.worker.control import control
@@ -94,10 +95,10 @@ def test_the_protocols_multipart_frame_is_one():
     lines = [re.sub(r"00 x (\d+)", lambda m: "00" * int(m[1]), line) for line in block.splitlines()]
     frame = bytes.fromhex("".join(lines))
     assert int.from_bytes(frame[:4], "big") == len(frame) - 4
-    envelope, buffers = framing.parted(frame[4:])
+    envelope, buffers = framing_spec.parted(frame[4:])
     assert f"`{envelope.decode()}` and the buffers" in text
     assert buffers == [b"ab", b"c"]
-    reply, returned = framing.parted(Dispatcher(echo).call(frame[4:]))
+    reply, returned = framing_spec.parted(Dispatcher(echo).call(frame[4:]))
     assert json.loads(reply)["result"] == json.loads(envelope)["args"]
     assert returned == buffers
 

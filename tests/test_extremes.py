@@ -12,9 +12,9 @@ import pytest
 
 import extremes
 from bridge import Client, codec, errors
-from peer import TESTS, wait_until
+from peer import SUPPORT, wait_until
 
-ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))}
+ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH")]))}
 
 
 @pytest.fixture(scope="module", params=["json", "msgpack", "etf"])

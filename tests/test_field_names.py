@@ -65,10 +65,7 @@ def ask():
     def ask(command, events=None, fails=False, **args):
         request = {"id": next(ids), "command": command, "args": args, "stream": events is not None}
         payload = json.dumps(request).encode()
-        if events is None:
-            reply = json.loads(dispatcher.call(payload, 60))
-        else:
-            reply = _streamed(dispatcher, payload, events)
+        reply = json.loads(dispatcher.call(payload, 60)) if events is None else _streamed(dispatcher, payload, events)
         assert reply["success"] is not fails, reply
         return reply if fails else reply["result"]
 

@@ -19,9 +19,9 @@ from bridge import Client, Dispatcher, _etf, errors
 from bridge._framing import Frame
 from bridge._limits import limited
 from bridge.codec import format_of
-from peer import TESTS
+from peer import SUPPORT
 
-ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))}
+ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH")]))}
 ENCODERS = {"json": msgspec.json.encode, "msgpack": msgspec.msgpack.encode, "etf": _etf.encode}
 NODE = b"w\4node"
 # Terms that Python has no value for, each of which counts once.

@@ -19,9 +19,9 @@ import pydantic
 import pytest
 
 from bridge import Client, errors
-from peer import TESTS
+from peer import SUPPORT
 
-TESTS_PATH = {"PYTHONPATH": os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))}
+SUPPORT_PATH = {"PYTHONPATH": os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH")]))}
 
 
 class Color(enum.Enum):
@@ -52,13 +52,13 @@ class Place(msgspec.Struct):
 
 @pytest.fixture(scope="module", params=["msgpack", "json", "etf"])
 def any_client(request):
-    with Client.start(adapter="hostile:adapter", env=TESTS_PATH, format=request.param) as client:
+    with Client.start(adapter="hostile:adapter", env=SUPPORT_PATH, format=request.param) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def client():
-    with Client.start(adapter="hostile:adapter", env=TESTS_PATH) as client:
+    with Client.start(adapter="hostile:adapter", env=SUPPORT_PATH) as client:
         yield client
 
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 import arrays
-from bridge import Client, Dispatcher, _etf, errors, framing
+import framing_spec
+from bridge import Client, Dispatcher, _etf, errors
 from bridge._apart import APART
 from bridge._framing import Frame, buffers_of, envelope_of, is_multipart
 from bridge.tensors import TYPES, Tensor, resolve
@@ -26,8 +27,8 @@ FORMATS = ("json", "msgpack", "etf")
 
 
 @pytest.fixture(scope="module", params=FORMATS)
-def client(request, repository_tests):
-    with Client.start(adapter="arrays:adapter", format=request.param, env={"PYTHONPATH": repository_tests}) as client:
+def client(request, support):
+    with Client.start(adapter="arrays:adapter", format=request.param, env={"PYTHONPATH": support}) as client:
         yield client
 
 
@@ -249,7 +250,7 @@ def test_atoms_are_text_to_commands_with_arrays(dispatcher):
         ("anything", {x: term, note: a}),
         ("noted", {x: term, note: a}),
     ):
-        data = framing.joined(encoder.encode(request(command, args)), b"data")
+        data = framing_spec.joined(encoder.encode(request(command, args)), b"data")
         reply = Frame.of(dispatcher.call(data, 30))
         envelope = envelope_of(reply) if is_multipart(reply) else reply
         assert _etf.decode(envelope)["success"], bytes(reply)
@@ -486,11 +487,11 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_peak_of_memory(format, repository_tests):
+def test_peak_of_memory(format, support):
     """An array of 64 MiB costs who gets it 64 MiB, who sends it nothing: 1 MiB is left for all
     else, resident and of Python's own."""
     done = subprocess.run(
-        [sys.executable, f"{repository_tests}/array_memory.py", format],
+        [sys.executable, f"{support}/array_memory.py", format],
         capture_output=True,
         text=True,
         check=True,

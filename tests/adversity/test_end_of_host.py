@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from peer import TESTS, is_running, wait_until
+from peer import SUPPORT, is_running, wait_until
 
 # A host that starts a worker and a bystander which keeps the worker's pipe open, tells their
 # pids, and waits to be killed.
@@ -36,7 +36,7 @@ def start_host():
     hosts = []
 
     def start(*arguments):
-        path = os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join([SUPPORT, os.environ.get("PYTHONPATH", "")])
         host = subprocess.Popen(
             [sys.executable, "-c", HOST, *arguments],
             stdout=subprocess.PIPE,

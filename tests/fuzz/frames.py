@@ -18,12 +18,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 
 import msgspec
 from command import Fault, main
 
-from bridge import _etf, framing  # found through the line above
+import framing_spec
+from bridge import _etf  # found through the line above
 from bridge.codec import format_of
 from peer import Peer
 
@@ -207,7 +208,7 @@ def encoded(chance: random.Random, request: dict[str, Any]) -> bytes | None:
     except (msgspec.MsgspecError, OverflowError, RecursionError, ValueError, TypeError):
         return None
     if chance.random() < 0.1:
-        data = framing.joined(data, *(bytes(chance.randrange(200)) for _ in range(2)))
+        data = framing_spec.joined(data, *(bytes(chance.randrange(200)) for _ in range(2)))
     return data if len(data) <= MAX_FRAME else None
 
 
@@ -255,8 +256,8 @@ class Worker:
                 raise Fault(f"the worker ended with {self.peer.wait()}: {self.peer.stderr()}")
             if not frame:
                 continue
-            if frame.startswith(framing.MAGIC):
-                frame, _ = framing.parted(frame)
+            if frame.startswith(framing_spec.MAGIC):
+                frame, _ = framing_spec.parted(frame)
             format = format_of(frame)
             if format is None:
                 raise Fault(f"a frame in no format: {frame[:200]!r}")

@@ -14,10 +14,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 
 import arrays  # found through the line above
-from bridge import Dispatcher, _etf, framing
+import framing_spec
+from bridge import Dispatcher, _etf
 from bridge._framing import Frame, buffers_of, envelope_of, is_multipart
 from bridge.codec import ETF, JSON, MSGPACK, format_of
 from bridge.tensors import TYPES, resolve
@@ -36,11 +37,11 @@ def seeds() -> list[bytes]:
         for command in ("back", "tensor_back", "anything"):
             request = {"id": 1, "command": command, "args": {"x": form}}
             for format in (JSON, MSGPACK):
-                frames.append(framing.joined(format.encode(request), b"", data))
+                frames.append(framing_spec.joined(format.encode(request), b"", data))
         atoms = _etf.Atom("tensor"), _etf.Atom(kind.rstrip("0123456789") or kind)
         term = (atoms[0], (atoms[1], 8 * size), (2, 3), {"$buffer": 0})
         request = {"id": 1, "command": "back", "args": {"x": term}}
-        frames.append(framing.joined(_etf.Encoder(set(atoms)).encode(request), data))
+        frames.append(framing_spec.joined(_etf.Encoder(set(atoms)).encode(request), data))
     ones = {"$tensor": {"type": "f32", "shape": [3, 3], "data": {"$buffer": 0}}}
     for format in (JSON, MSGPACK, ETF):
         for command, args in (
@@ -50,9 +51,9 @@ def seeds() -> list[bytes]:
             ("ping", {}),
         ):
             request = {"id": 1, "command": command, "args": args}
-            frames.append(framing.joined(format.encode(request), bytes(36), b"b" * 5000))
+            frames.append(framing_spec.joined(format.encode(request), bytes(36), b"b" * 5000))
         answer = {"id": "w1", "success": True, "result": ones}
-        frames.append(framing.joined(format.encode(answer), bytes(36)))
+        frames.append(framing_spec.joined(format.encode(answer), bytes(36)))
     return frames
 
 

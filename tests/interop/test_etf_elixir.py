@@ -11,7 +11,7 @@ import pytest
 
 from bridge import _etf
 
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parent.parent / "support"
 TERMS = 200_000  # each way
 
 elixir = shutil.which("elixir")
@@ -48,7 +48,7 @@ def test_random_terms_there_and_back():
     """Terms of the BEAM, in all its forms, come back `===`, and to the byte those of
     `minor_version: 2`, which are written as Python writes them. Python's terms are decoded with
     `:safe` and come back as the same values and, since their maps are sorted and small, bytes."""
-    exact, theirs = run(HERE / "etf_terms.exs", sys.executable, HERE / "etf_peer.py", TERMS, 20)
+    exact, theirs = run(SUPPORT / "etf_terms.exs", sys.executable, SUPPORT / "etf_peer.py", TERMS, 20)
     assert exact.startswith(f"{TERMS} terms of the BEAM")
     assert theirs == f"{TERMS} terms of Python"
 

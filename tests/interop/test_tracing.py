@@ -13,9 +13,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from bridge import Client, errors
 from openai_server import HTTPFault, OpenAIServer, fields
-from peer import TESTS, wait_until
+from peer import SUPPORT, wait_until
 
-EXAMPLES = Path(TESTS).parent / "examples" / "python"
+EXAMPLES = Path(SUPPORT).parents[1] / "examples" / "python"
 SIGNATURE = {
     "name": "My.App.QA",
     "inputs": [{"name": "question"}],

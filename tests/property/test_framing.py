@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge import _framing, framing
+import framing_spec
+from bridge import _framing
 from bridge.errors import FrameTooLarge, InvalidFrame
 
 # Sizes around a slab's (64 KiB) and the limit of the test's readers (100 000 bytes).
@@ -52,7 +53,7 @@ def everything(reader):
             frame = reader.read()
         except FrameTooLarge as error:
             seen.append((FrameTooLarge, error.details))
-            if error.details["length"] > framing.TRUSTED:
+            if error.details["length"] > framing_spec.TRUSTED:
                 return seen
             continue
         except InvalidFrame:
@@ -72,10 +73,10 @@ def split(stream, cuts):
 def test_any_split_of_any_stream_reads_as_the_twin_reads_it(sizes, cuts, cut_off):
     """Frames, too long ones, empty ones, a truncated end: the same from both readers."""
     frames = [content(size, seed) for seed, size in enumerate(sizes)]
-    stream = b"".join(framing.HEADER.pack(len(f)) + f for f in frames)
+    stream = b"".join(framing_spec.HEADER.pack(len(f)) + f for f in frames)
     stream = stream[: max(0, len(stream) - cut_off)]
     seen = []
-    for reader in (_framing.Reader, framing.Reader):
+    for reader in (_framing.Reader, framing_spec.Reader):
         with pipe_of(split(stream, cuts)) as fd:
             seen.append(everything(reader(fd, 100_000)))
     assert seen[0] == seen[1]
@@ -86,10 +87,10 @@ def test_any_split_of_any_stream_reads_as_the_twin_reads_it(sizes, cuts, cut_off
 def test_what_the_writers_send_is_the_same_bytes(messages):
     """Frames of several buffers, sent by either writer, read back whole."""
     messages = [[content(size, i) for i, size in enumerate(parts)] for parts in messages]
-    for writer in (_framing.Writer, framing.Writer):
+    for writer in (_framing.Writer, framing_spec.Writer):
         read_fd, write_fd = os.pipe()
         seen = []
-        thread = threading.Thread(target=lambda fd=read_fd, out=seen: out.extend(everything(framing.Reader(fd))))
+        thread = threading.Thread(target=lambda fd=read_fd, out=seen: out.extend(everything(framing_spec.Reader(fd))))
         thread.start()
         for parts in messages:
             writer(write_fd).send(*parts)
@@ -102,7 +103,7 @@ def test_what_the_writers_send_is_the_same_bytes(messages):
 def test_frames_keep_their_bytes_while_they_are_held():
     """No later read moves or overwrites a frame that somebody still holds, or a view of one."""
     contents = [bytes([i % 251]) * (i * 37 % 5000 + 1) for i in range(500)]
-    stream = b"".join(framing.HEADER.pack(len(c)) + c for c in contents)
+    stream = b"".join(framing_spec.HEADER.pack(len(c)) + c for c in contents)
     with pipe_of([stream]) as fd:
         reader = _framing.Reader(fd)
         held = [memoryview(reader.read()) for _ in contents]
@@ -113,7 +114,7 @@ def test_frames_keep_their_bytes_while_they_are_held():
 
 def test_a_frame_is_not_copied():
     """Frames that one read brought are views of one slab: 4 bytes of header between them."""
-    with pipe_of([b"".join(framing.HEADER.pack(3) + b"abc" for _ in range(2))]) as fd:
+    with pipe_of([b"".join(framing_spec.HEADER.pack(3) + b"abc" for _ in range(2))]) as fd:
         reader = _framing.Reader(fd)
         frames = [reader.read(), reader.read()]
     addresses = [numpy.frombuffer(frame, dtype="u1").ctypes.data for frame in frames]
@@ -122,7 +123,7 @@ def test_a_frame_is_not_copied():
 
 def test_a_long_frame_is_refused_before_it_is_allocated():
     """The announcement alone is enough: nothing of it has to be there."""
-    with pipe_of([framing.HEADER.pack(1 << 30)]) as fd, pytest.raises(FrameTooLarge) as raised:
+    with pipe_of([framing_spec.HEADER.pack(1 << 30)]) as fd, pytest.raises(FrameTooLarge) as raised:
         _framing.Reader(fd, 1 << 20).read()
     assert raised.value.details == {"length": 1 << 30, "limit": 1 << 20}
 
@@ -183,7 +184,7 @@ def test_pipe_sizes_are_best_effort():
 def test_long_frames_that_are_held_are_not_overwritten(frames):
     """The memory of one that nobody holds may serve the next of about its length."""
     contents = [content(size, number) for number, (size, _) in enumerate(frames)]
-    with pipe_of([framing.HEADER.pack(len(data)) + data for data in contents]) as fd:
+    with pipe_of([framing_spec.HEADER.pack(len(data)) + data for data in contents]) as fd:
         reader, held = _framing.Reader(fd), []
         for data, (_, is_held) in zip(contents, frames, strict=True):
             frame = reader.read()
@@ -228,11 +229,11 @@ def write_text(text, room, offset):
 @given(st.binary(min_size=1, max_size=300), buffer_lists)
 def test_multipart_frames_are_the_same_in_both(text, buffers):
     """Byte for byte, and read by either. Without buffers the compiled one sends usual frames."""
-    frame = framing.joined(text, *buffers)
+    frame = framing_spec.joined(text, *buffers)
     outbox = _framing.Outbox()
     outbox.append_multipart(write_text, text, list(buffers))
     assert outbox.payload() == (frame if buffers else text)
-    assert framing.parted(frame) == (text, buffers)
+    assert framing_spec.parted(frame) == (text, buffers)
     assert compiled_parts(frame) == (text, buffers)
 
 
@@ -245,11 +246,11 @@ def test_multipart_frames_are_the_same_in_both(text, buffers):
 )
 def test_multipart_frames_that_lie_are_refused_by_both(text, buffers, place, number, more):
     """Whatever stands in the table, and however much is cut off or added."""
-    frame = bytearray(framing.joined(text, *buffers))
+    frame = bytearray(framing_spec.joined(text, *buffers))
     frame[place : place + 4] = number.to_bytes(4, "big")
     frame = bytes(frame[:more] if more < 0 else frame + bytes(more))
     outcomes = []
-    for parts in (framing.parted, compiled_parts):
+    for parts in (framing_spec.parted, compiled_parts):
         try:
             outcomes.append(parts(frame))
         except InvalidFrame:

@@ -64,10 +64,7 @@ def _schema(type_name: str, note: str) -> Schema:
     if note.startswith(_OPTIONS_NOTE):
         options = note.removeprefix(_OPTIONS_NOTE).split("; ")
         return {"enum": [int(each) if each.isdecimal() else each for each in options]}
-    if note.startswith(_SCHEMA_NOTE):
-        schema = json.loads(note.removeprefix(_SCHEMA_NOTE))
-    else:
-        schema = _schema_of(type_name)
+    schema = json.loads(note.removeprefix(_SCHEMA_NOTE)) if note.startswith(_SCHEMA_NOTE) else _schema_of(type_name)
     if type_name.startswith(("dict[int", "dict[float", "dict[bool")):
         schema["propertyNames"] = {"const": "1"}  # its own schema does not tell it from text
     return dict(schema)

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-TESTS = str(Path(__file__).parent)
+SUPPORT = str(Path(__file__).parent)
 DEADLINE = 30.0  # seconds that a test waits for what must come
 
 
@@ -31,7 +31,7 @@ class Peer:
         """command: starts the worker in another way. stderr: as for Popen."""
         if command is None:
             command = [sys.executable, "-P", "-m", "bridge", "worker", "--adapter", adapter, *flags]
-        paths = [TESTS, *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [SUPPORT, *filter(None, [os.environ.get("PYTHONPATH")])]
         worker_in, host_out = os.pipe()
         host_in, worker_out = os.pipe()
         for fd in (worker_in, worker_out):
