@@ -10,6 +10,9 @@ SOURCES := $(shell find src capi -name '*.py' -o -name '*.pyx' -o -name '*.pxi' 
   -o -name '*.[ch]' -o -name '*.hpp' -o -name '*.cmake' -o -name '*.in' -o -name CMakeLists.txt)
 PYTEST_FLAGS ?=
 
+# The compiled modules by their names, as bridge.wire._etf.
+COMPILED := $(subst /,.,$(patsubst src/%.pyx,%,$(shell find src -name '_*.pyx')))
+
 # mix for the Elixir client, with the worker of this checkout.
 MIX := cd elixir && BRIDGE_PYTHON=$(abspath $(BIN))/python mix
 
@@ -42,7 +45,7 @@ lint: $(VENV)/.installed elixir
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	MYPYPATH=src $(BIN)/python -m mypy.stubtest --ignore-missing-stub --allowlist tests/stubtest-allow.txt \
-	  bridge._apart bridge._companion bridge._dispatch bridge._embed bridge._etf bridge._framing bridge._histogram bridge._limits bridge._watch
+	  $(COMPILED)
 	@! command -v mix >/dev/null || { $(MIX) format --check-formatted && mix compile --force --warnings-as-errors; }
 
 FUZZ_SECONDS ?= 60
@@ -82,6 +85,8 @@ $(VENV)/.tools: pyproject.toml
 	$(BIN)/pip install -q $$($(BIN)/python -c "import tomllib; print(*(repr(r) for r in tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires']))" | tr -d "'")
 	@touch $@
 
+# build/lib is removed because setuptools installs what lies there, also files that have moved since.
 $(VENV)/.installed: $(VENV)/.tools setup.py $(SOURCES)
+	@rm -rf build/lib build/lib.*
 	$(BIN)/pip install -q --no-build-isolation '.[dev]'
 	@touch $@

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, find_packages, setup
@@ -11,24 +12,14 @@ TRACE = os.environ.get("BRIDGE_TRACE") == "1"
 
 extensions = [
     Extension(
-        f"bridge.{name}",
-        [f"src/bridge/{name}.pyx"],
+        ".".join(source.relative_to("src").with_suffix("").parts),
+        [str(source)],
         include_dirs=["capi"],
         extra_compile_args=["-O3", "-g0"],  # some Pythons' own flags carry -g: thrice the size
         define_macros=[("CYTHON_TRACE_NOGIL", "1")] if TRACE else [],
         extra_link_args=[] if sys.platform == "darwin" else ["-pthread"],
     )
-    for name in (
-        "_apart",
-        "_companion",
-        "_dispatch",
-        "_embed",
-        "_etf",
-        "_framing",
-        "_histogram",
-        "_limits",
-        "_watch",
-    )
+    for source in sorted(Path("src/bridge").rglob("_*.pyx"))
 ]
 
 setup(

@@ -19,9 +19,9 @@ from typing import Any
 
 import msgspec
 
-from bridge import _etf
-from bridge.codec import ETF, MSGPACK
-from bridge.messages import Reply
+from bridge.wire import _etf
+from bridge.wire.codec import ETF, MSGPACK
+from bridge.wire.messages import Reply
 
 try:
     import erlang

@@ -14,9 +14,9 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from bridge import Dispatcher
 from bridge._framing import Frame, Outbox
-from bridge.activity import around, listen
 from bridge.adapters.echo import adapter
-from bridge.worker import tracing
+from bridge.telemetry import tracing
+from bridge.telemetry.activity import around, listen
 from bridge.worker.control import control
 
 CALLS = 10_000

@@ -25,8 +25,8 @@ from bridge import Dispatcher, errors
 from bridge._dispatch import timestamp
 from bridge._histogram import Recorder
 from bridge.adapters.echo import adapter as echo
-from bridge.messages import Reply, failure
 from bridge.records import Quota
+from bridge.wire.messages import Reply, failure
 from bridge.worker import extras
 from bridge.worker.control import control
 from bridge.worker.session import Session

@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from bridge._histogram cimport Recorder, monotonic
 
-from bridge.messages import Failure
+from bridge.wire.messages import Failure
 
 
 def nothing(int64_t[::1] times, list messages, list sessions, Recorder command):

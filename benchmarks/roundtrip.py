@@ -19,8 +19,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bridge.codec import JSON, MSGPACK, Format
 from bridge.version import __version__
+from bridge.wire.codec import JSON, MSGPACK, Format
 
 HERE = Path(__file__).parent
 BRIDGE = [sys.executable, "-P", "-m", "bridge", "worker", "--adapter", "echo"]

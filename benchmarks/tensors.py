@@ -27,7 +27,7 @@ import numpy
 from roundtrip import ENVIRONMENT, HERE, compile_c
 from tensor_peers import MAX_FRAME, WAYS
 
-from bridge import Client, _etf
+from bridge import Client
 from bridge._framing import (
     Outbox,
     Reader,
@@ -37,8 +37,9 @@ from bridge._framing import (
     is_multipart,
     set_pipe_size,
 )
-from bridge.codec import ETF, JSON, MSGPACK, Format
-from bridge.tensors import collecting, resolve
+from bridge.wire import _etf
+from bridge.wire.codec import ETF, JSON, MSGPACK, Format
+from bridge.wire.tensors import collecting, resolve
 
 try:
     import pyarrow

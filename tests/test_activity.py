@@ -10,7 +10,7 @@ import pytest
 
 from bridge import Adapter, Dispatcher, errors
 from bridge._framing import Frame, Outbox
-from bridge.activity import around, listen
+from bridge.telemetry.activity import around, listen
 from bridge.worker.control import control
 
 

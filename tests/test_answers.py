@@ -9,9 +9,9 @@ import pytest
 
 from bridge import Dispatcher
 from bridge._framing import Frame, Outbox
-from bridge.activity import listen
 from bridge.adapters.dspy import adapter
 from bridge.adapters.dspy.answers import Answers
+from bridge.telemetry.activity import listen
 from bridge.worker.control import control
 
 SIGNATURE = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}

@@ -11,8 +11,8 @@ import pytest
 
 from bridge import Dispatcher
 from bridge.adapters.dspy import adapter
-from bridge.codec import ETF, JSON, MSGPACK
 from bridge.records import Quota
+from bridge.wire.codec import ETF, JSON, MSGPACK
 from bridge.worker.control import control
 
 SIGNATURE = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}

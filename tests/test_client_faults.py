@@ -12,7 +12,8 @@ import zlib
 
 import pytest
 
-from bridge import Client, _etf, errors
+from bridge import Client, errors
+from bridge.wire import _etf
 from peer import SUPPORT, is_running, wait_until
 from stalling_proxy import TO_HOST, TO_WORKER, Pump, StallingProxy
 

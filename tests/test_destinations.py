@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from bridge.adapters.dspy.providers import full_model, known
-from bridge.addresses import Address, allows, pattern
 from bridge.errors import InvalidArgs
+from bridge.security.destinations import Address, allows, pattern
 from openai_server import HTTPFault, OpenAIServer, fields
 
 KEY = "sk-own-0123456789abcdef"

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from bridge import Dispatcher
-from bridge._etf import Opaque
 from bridge.adapters.dspy import adapter
-from bridge.codec import ETF, MSGPACK
+from bridge.wire._etf import Opaque
+from bridge.wire.codec import ETF, MSGPACK
 from bridge.worker.control import control
 
 QA = {

@@ -17,13 +17,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from bridge import Dispatcher, _etf, codec
-from bridge._etf import Atom, Encoder, Opaque, decode, encode
+from bridge import Dispatcher
 from bridge._framing import Frame
 from bridge.adapter import Adapter
 from bridge.adapters.echo import adapter as echo
 from bridge.errors import InvalidArgs
-from bridge.messages import Incoming, Reply, Request
+from bridge.wire import _etf, codec
+from bridge.wire._etf import Atom, Encoder, Opaque, decode, encode
+from bridge.wire.messages import Incoming, Reply, Request
 from bridge.worker.control import control
 
 TERMS = {  # as OTP 26 and later write them

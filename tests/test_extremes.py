@@ -11,7 +11,8 @@ import numpy
 import pytest
 
 import extremes
-from bridge import Client, codec, errors
+from bridge import Client, errors
+from bridge.wire import codec
 from peer import SUPPORT, wait_until
 
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH")]))}

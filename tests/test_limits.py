@@ -15,10 +15,11 @@ import zlib
 import msgspec
 import pytest
 
-from bridge import Client, Dispatcher, _etf, errors
+from bridge import Client, Dispatcher, errors
 from bridge._framing import Frame
-from bridge._limits import limited
-from bridge.codec import format_of
+from bridge.wire import _etf
+from bridge.wire._limits import limited
+from bridge.wire.codec import format_of
 from peer import SUPPORT
 
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH")]))}

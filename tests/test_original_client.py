@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from bridge import _etf
+from bridge.wire import _etf
 
 SIGNATURE = {
     "name": "QuestionAnswer",

@@ -15,9 +15,9 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from bridge import redaction
-from bridge.redaction import hold, redact, redact_in
-from bridge.secret_values import is_secret
+from bridge.security import redaction
+from bridge.security.redaction import hold, redact, redact_in
+from bridge.security.secret_values import is_secret
 
 KEY = "sk-proj-Zq8/vT+3xW_1mB=="
 ODD = "p\"w\\ö\n\t/'ß&<7 é  x%9"
@@ -350,7 +350,7 @@ SHOWN = {
 def test_secrets_of_the_environment_are_known_by_name_and_form():
     """Keys, tokens, passwords, credentials, addresses with passwords; and nothing else."""
     program = (
-        "import json, sys\nfrom bridge.redaction import redact\n"
+        "import json, sys\nfrom bridge.security.redaction import redact\n"
         "print(json.dumps([redact(each) for each in json.load(sys.stdin)]))"
     )
     asked = [*HIDDEN, *SHOWN.values()]

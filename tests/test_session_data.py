@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge import Dispatcher
-from bridge._etf import Atom, Encoder, Opaque
 from bridge.adapters.echo import adapter
-from bridge.codec import ETF, JSON, MSGPACK, by_name
 from bridge.records import Quota, Settings
+from bridge.wire._etf import Atom, Encoder, Opaque
+from bridge.wire.codec import ETF, JSON, MSGPACK, by_name
 from bridge.worker.control import control
 from bridge.worker.store import Store
 

@@ -17,10 +17,11 @@ from hypothesis.extra import numpy as arrays_of
 
 import arrays
 import framing_spec
-from bridge import Client, Dispatcher, _etf, errors
-from bridge._apart import APART
+from bridge import Client, Dispatcher, errors
 from bridge._framing import Frame, buffers_of, envelope_of, is_multipart
-from bridge.tensors import TYPES, Tensor, resolve
+from bridge.wire import _etf
+from bridge.wire._walk import APART
+from bridge.wire.tensors import TYPES, Tensor, resolve
 from bridge.worker.control import control
 
 FORMATS = ("json", "msgpack", "etf")
@@ -431,8 +432,8 @@ def test_every_value_survives_a_frame(value, name):
     """Encoded and resolved again, whatever it holds and however it lies; truth values are u8 in
     ETF."""
     from bridge._framing import Outbox
-    from bridge.codec import by_name
-    from bridge.tensors import Apart, collecting
+    from bridge.wire.codec import by_name
+    from bridge.wire.tensors import Apart, collecting
 
     format, outbox, buffers = by_name(name), Outbox(), []
     message = {"value": in_parts(value, Apart), "x": Apart(b"one at least")}
@@ -555,8 +556,8 @@ def test_commands_that_keep_bytes_take_multipart_frames(name):
     """Programs, session data; long binaries and arrays among them are kept in their plain form."""
     from bridge._framing import Outbox
     from bridge.adapters.dspy import adapter
-    from bridge.codec import JSON, MSGPACK, by_name
-    from bridge.tensors import Apart, collecting
+    from bridge.wire.codec import JSON, MSGPACK, by_name
+    from bridge.wire.tensors import Apart, collecting
 
     format, dispatcher = by_name(name), Dispatcher(adapter)
     dispatcher.add(control(dispatcher))

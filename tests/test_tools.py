@@ -12,7 +12,7 @@ import pytest
 from bridge import Dispatcher
 from bridge._framing import Frame, Outbox
 from bridge.adapters.dspy import adapter
-from bridge.codec import ETF, JSON, MSGPACK
+from bridge.wire.codec import ETF, JSON, MSGPACK
 from bridge.worker.control import control
 
 QA = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}]}

@@ -8,7 +8,7 @@ import pytest
 from bridge import Adapter, Dispatcher
 from bridge.adapter import Unchecked
 from bridge.adapters import dspy, echo
-from bridge.codec import ETF, FORMATS
+from bridge.wire.codec import ETF, FORMATS
 from bridge.worker.control import control
 
 SIGNATURE = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}

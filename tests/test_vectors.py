@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from bridge._framing import Frame, envelope_of, is_multipart
-from bridge.codec import format_of
-from bridge.messages import Incoming
+from bridge.wire.codec import format_of
+from bridge.wire.messages import Incoming
 
 VECTORS = Path(__file__).parent / "vectors"
 INDEX = json.loads((VECTORS / "index.json").read_text())

@@ -11,7 +11,7 @@ import sys
 import msgspec
 import pytest
 
-from bridge import _etf
+from bridge.wire import _etf
 from peer import wait_until
 
 TIMESTAMP = "2026-01-01T00:00:00.000000Z"

@@ -11,7 +11,7 @@ import msgspec
 import numpy
 
 from bridge import Adapter, Context
-from bridge.array_args import array
+from bridge.wire.arrays import array
 
 adapter = Adapter("matrices")
 

@@ -47,6 +47,11 @@ NOT_BUILT = (
 )
 
 
+def is_compiled(module: str | None) -> bool:
+    """Return whether `module` is one of the compiled modules of this package, built or not."""
+    return module is not None and module.startswith("bridge.") and module.rpartition(".")[2].startswith("_")
+
+
 def __getattr__(name: str) -> Any:
     if name not in _DOORS:
         raise AttributeError(f"module 'bridge' has no attribute {name!r}")
@@ -56,7 +61,7 @@ def __getattr__(name: str) -> Any:
         module = import_module(_DOORS[name])
         return module if name == "errors" else getattr(module, name)
     except ModuleNotFoundError as error:
-        if error.name is not None and error.name.startswith("bridge._"):
+        if is_compiled(error.name):
             raise ImportError(NOT_BUILT.format(name=error.name)) from None
         raise
 

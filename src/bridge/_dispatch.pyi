@@ -7,9 +7,9 @@ import msgspec
 from bridge._framing import Frame, Outbox
 from bridge._histogram import Recorder
 from bridge.adapter import CommandSpec, Handler
-from bridge.codec import Format
 from bridge.errors import BridgeError
-from bridge.messages import Failure, Id, Request, Selection
+from bridge.wire.codec import Format
+from bridge.wire.messages import Failure, Id, Request, Selection
 
 _Deliver = Callable[[Outbox], Callable[[], None] | None]
 

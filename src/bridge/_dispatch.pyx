@@ -9,21 +9,21 @@ cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from libc.stdint cimport int64_t, uint64_t
 
-from bridge._apart cimport survey
+from bridge.wire._walk cimport survey
 from bridge._framing cimport HEADER, Frame, Outbox, is_multipart
 from bridge._histogram cimport Recorder, monotonic
-from bridge._limits cimport limited
+from bridge.wire._limits cimport limited
 from bridge._watch cimport in_fork
 
 import threading
 
-from bridge._apart import FORGED, LONG, NOT_FINITE, OTHER, TOO_LARGE
-from bridge.codec import ETF, JSON, refuse_non_finite
+from bridge.wire._walk import FORGED, LONG, NOT_FINITE, OTHER, TOO_LARGE
+from bridge.wire.codec import ETF, JSON, refuse_non_finite
 from bridge.errors import (BridgeError, CallEnded, InvalidFrame, NotAllowed, NotEncodable,
                            Overloaded, ReplyTooLarge, shown, text_of)
 from bridge._framing import EVENT, HOST_CALL, buffers_of, envelope_beginning, envelope_of
-from bridge.messages import Event, Failure, Reply, TimedReply, shortened
-from bridge.tensors import collecting, set_apart
+from bridge.wire.messages import Event, Failure, Reply, TimedReply, shortened
+from bridge.wire.tensors import collecting, set_apart
 
 
 cdef extern from *:

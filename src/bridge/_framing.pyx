@@ -230,10 +230,10 @@ cdef enum:
     FRAME, EMPTY, TOO_LARGE, UNTRUSTED, PENDING, END, TRUNCATED, INTERRUPTED, FAILED, NO_MEMORY
 
 
-include "framing_frames.pxi"
-include "framing_outbox.pxi"
-include "framing_reader.pxi"
-include "framing_writer.pxi"
+include "framing/frames.pxi"
+include "framing/outbox.pxi"
+include "framing/reader.pxi"
+include "framing/writer.pxi"
 
 
 def set_pipe_size(int fd, int size=PIPE_SIZE):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bridge.adapter import Adapter
 
-from bridge import NOT_BUILT
+from bridge import NOT_BUILT, is_compiled
 from bridge.version import __version__
 
 ADAPTERS = {"dspy": "bridge.adapters.dspy:adapter", "echo": "bridge.adapters.echo:adapter"}
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = arguments.run(arguments, parent)
         return status
     except ImportError as error:
-        if (error.name or "").startswith("bridge._"):
+        if is_compiled(error.name):
             sys.exit(NOT_BUILT.format(name=error.name))
         raise
 
@@ -175,7 +175,7 @@ def _store(text: str) -> str:
 
 
 def _api_base(text: str) -> str:
-    from bridge.addresses import pattern
+    from bridge.security.destinations import pattern
 
     try:
         pattern(text)

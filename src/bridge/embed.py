@@ -11,14 +11,15 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from bridge import errors, telemetry
+from bridge import errors
 from bridge._dispatch import Context, timestamp
 from bridge._embed import Door
 from bridge._framing import Outbox
-from bridge._limits import DEFAULT_MAX_VALUES
 from bridge.cli import load_adapter
-from bridge.codec import JSON
-from bridge.messages import failure
+from bridge.telemetry import logs
+from bridge.wire._limits import DEFAULT_MAX_VALUES
+from bridge.wire.codec import JSON
+from bridge.wire.messages import failure
 from bridge.worker import call_log, extras, loop, process
 from bridge.worker.control import forward_logs
 from bridge.worker.dispatch import Dispatcher
@@ -79,7 +80,7 @@ def open(options: str, is_ours: bool) -> Handle:
     except Exception as error:
         raise ValueError(f"adapter {chosen.adapter}: {error}") from error
     if is_ours:
-        telemetry.log_to_stderr(chosen.log_level)
+        logs.log_to_stderr(chosen.log_level)
         call_log.follow_level()
     return Handle(loop.dispatcher_of(adapter, chosen), chosen)
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from bridge.codec import JSON, Format, by_name
 from bridge.errors import QuotaExceeded
+from bridge.wire.codec import JSON, Format, by_name
 
 Key = tuple[str, str]  # kind, name
 Changes = dict[Key, bytes | None]  # None: removed

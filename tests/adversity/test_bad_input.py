@@ -12,7 +12,7 @@ import zlib
 import msgspec
 import pytest
 
-from bridge import codec
+from bridge.wire import codec
 from peer import wait_until
 
 HEADER = struct.Struct(">I")

@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from bridge import _etf
-from bridge.messages import Incoming, Request
+from bridge.wire import _etf
+from bridge.wire.messages import Incoming, Request
 
 ATOMS = ["ok", "error", "a"]
 

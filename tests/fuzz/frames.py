@@ -24,8 +24,8 @@ import msgspec
 from command import Fault, main
 
 import framing_spec
-from bridge import _etf  # found through the line above
-from bridge.codec import format_of
+from bridge.wire import _etf  # found through the line above
+from bridge.wire.codec import format_of
 from peer import Peer
 
 MOST_MEMORY = 700 << 20  # bytes of a worker with DSPy loaded, a third of it DSPy itself

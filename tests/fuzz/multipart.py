@@ -18,10 +18,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 
 import arrays  # found through the line above
 import framing_spec
-from bridge import Dispatcher, _etf
+from bridge import Dispatcher
 from bridge._framing import Frame, buffers_of, envelope_of, is_multipart
-from bridge.codec import ETF, JSON, MSGPACK, format_of
-from bridge.tensors import TYPES, resolve
+from bridge.wire import _etf
+from bridge.wire.codec import ETF, JSON, MSGPACK, format_of
+from bridge.wire.tensors import TYPES, resolve
 from bridge.worker.control import control
 
 NUMBERS = [0, 1, 2, 3, 4, 5, 63, 64, 65, 255, 65_536, 65_537, 2**31, 2**32 - 1]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge import _etf
+from bridge.wire import _etf
 
 SUPPORT = Path(__file__).parent.parent / "support"
 TERMS = 200_000  # each way

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge import codec, salvage
 from bridge.errors import InvalidArgs, NotEncodable
+from bridge.wire import codec, lenient
 
 scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=20)
 values = st.recursive(
@@ -60,17 +60,17 @@ def test_the_id_of_a_broken_message_is_found(request_id, args, id_first, cut):
 @given(st.binary(max_size=200))
 def test_rubbish_never_raises(data):
     """It has no id, or one of an id's types."""
-    for find in (salvage.json_id, salvage.msgpack_id, salvage.etf_id):
+    for find in (lenient.json_id, lenient.msgpack_id, lenient.etf_id):
         assert isinstance(find(data), int | str | None)
-    assert isinstance(salvage.msgpack_repair(data, True), bytes)
+    assert isinstance(lenient.msgpack_repair(data, True), bytes)
 
 
 @given(values)
 def test_repair_leaves_sound_messages_alone(value):
     """Byte for byte, of all of MessagePack's shapes."""
     data = msgspec.msgpack.encode(value)
-    assert salvage.msgpack_repair(data, False) == data
-    assert salvage.msgpack_repair(data, True) == data
+    assert lenient.msgpack_repair(data, False) == data
+    assert lenient.msgpack_repair(data, True) == data
 
 
 @pytest.mark.parametrize("size", [1, 31, 32, 255, 256, 65_536])
@@ -124,7 +124,7 @@ def test_the_oracle_agrees_that_json_has_no_nan():
 FIRST_USES = """
 import sys, threading
 import msgspec
-from bridge.codec import FORMATS
+from bridge.wire.codec import FORMATS
 
 sys.setswitchinterval(1e-6)
 for round in range(100):

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge import _etf
-from bridge._etf import Atom, Opaque, decode, encode
-from bridge.messages import Incoming, Request
+from bridge.wire import _etf
+from bridge.wire._etf import Atom, Opaque, decode, encode
+from bridge.wire.messages import Incoming, Request
 
 OPAQUE = [
     Opaque(b"X" + b"w\x01n" + bytes(12)),

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge import _etf, errors
+from bridge import errors
 from bridge._framing import Frame
-from bridge._limits import limited
+from bridge.wire import _etf
+from bridge.wire._limits import limited
 
 ENCODERS = (msgspec.json.encode, msgspec.msgpack.encode, _etf.encode)
 SHORT = 512  # bytes; shorter frames are not looked at

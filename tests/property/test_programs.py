@@ -16,7 +16,7 @@ from bridge import Dispatcher
 from bridge.adapters.dspy import adapter
 from bridge.adapters.dspy.tools import MAX_NAME, Tool, model_names
 from bridge.adapters.dspy.types import _PLAIN, parse_type
-from bridge.codec import FORMATS
+from bridge.wire.codec import FORMATS
 
 # What Python, pydantic, DSPy and its prompts have under such names, and what is no word.
 NAMES = [

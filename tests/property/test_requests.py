@@ -8,8 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bridge import Context, Dispatcher, codec
+from bridge import Context, Dispatcher
 from bridge.adapters.echo import adapter as echo
+from bridge.wire import codec
 from bridge.worker.control import control
 
 

@@ -10,8 +10,8 @@ import msgspec
 import numpy
 
 from bridge import Adapter, Context
-from bridge.array_args import array
-from bridge.tensors import Tensor
+from bridge.wire.arrays import array
+from bridge.wire.tensors import Tensor
 
 adapter = Adapter("arrays")
 

@@ -7,7 +7,7 @@ import struct
 import sys
 from typing import Any
 
-from bridge import _etf
+from bridge.wire import _etf
 
 encoder = _etf.Encoder()
 read_bytes = _etf.Decoder(binaries="bytes")

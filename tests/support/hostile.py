@@ -229,7 +229,7 @@ def leak(args: SecretArgs, context: Any):
     import logging
     import warnings
 
-    from bridge.redaction import hold
+    from bridge.security.redaction import hold
 
     secret = args.secret
     HELD.append(hold([secret]))

@@ -2,7 +2,7 @@
 
 import os
 
-from bridge.redaction import hold
+from bridge.security.redaction import hold
 
 held = hold([os.environ["NO_ADAPTER"]])
 raise RuntimeError(f"no way with {os.environ['NO_ADAPTER']}")

@@ -17,7 +17,7 @@ from typing import Any
 from bridge import Dispatcher
 from bridge._framing import Frame, Outbox, envelope_of, is_multipart
 from bridge.adapters import dspy, echo
-from bridge.codec import FORMATS, Format, format_of
+from bridge.wire.codec import FORMATS, Format, format_of
 from bridge.worker.control import control
 
 FOLDER = Path(__file__).parent

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from bridge import _etf
 from bridge.bench.payloads import Payload
 from bridge.bench.report import FormatInfo, versions_of
+from bridge.wire import _etf
 
 # What the BEAM speaks, and which format the Python worker at the other end answers with.
 FORMATS = {"beam-etf": ("etf", "etf"), "beam-json": ("json", "msgspec-json")}

@@ -100,7 +100,7 @@ class Etf(Format):
     packages, flags = ("dspex-bridge",), "encoder and decoder made once"
 
     def __init__(self, payload: Payload) -> None:
-        from bridge import _etf
+        from bridge.wire import _etf
 
         self.encode, self.decode = _etf.Encoder().encode, _etf.Decoder().decode
 
@@ -146,7 +146,7 @@ class EtfTyped(Typed):
     packages, flags = ("dspex-bridge", "msgspec"), "encoder and decoder made once"
 
     def __init__(self, payload: Payload) -> None:
-        from bridge import _etf
+        from bridge.wire import _etf
 
         super().__init__(payload)
         self.encode, self.decode = _etf.Encoder().encode, _etf.Decoder(self.type).decode

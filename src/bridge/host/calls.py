@@ -17,7 +17,7 @@ from bridge import errors
 from bridge.host import process
 from bridge.host.threads import Threads
 from bridge.host.timeouts import seconds_of
-from bridge.messages import Incoming
+from bridge.wire.messages import Incoming
 
 OnEvent = Callable[[str, Any], None]
 SLACK = 0.25  # seconds that a caller waits beyond a deadline for the worker's own answer to it

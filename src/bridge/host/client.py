@@ -21,8 +21,6 @@ from bridge._framing import (
     envelope_of,
     is_multipart,
 )
-from bridge._limits import DEFAULT_MAX_VALUES, limited
-from bridge.codec import FORMATS, Format, by_name, format_of
 from bridge.host.calls import Call, CallTable, OnEvent, Stream
 from bridge.host.connection import Connection
 from bridge.host.frames import encoded
@@ -30,9 +28,11 @@ from bridge.host.launch import launch, not_started
 from bridge.host.process import WorkerProcess
 from bridge.host.timeouts import seconds_of
 from bridge.host.tools import Callables, Tool, Tools, WrongArguments, error_text
-from bridge.messages import Incoming
-from bridge.redaction import redact_in, shorten
-from bridge.tensors import resolve
+from bridge.security.redaction import redact_in, shorten
+from bridge.wire._limits import DEFAULT_MAX_VALUES, limited
+from bridge.wire.codec import FORMATS, Format, by_name, format_of
+from bridge.wire.messages import Incoming
+from bridge.wire.tensors import resolve
 
 STOP_TIMEOUT = 3.0  # seconds; a worker's own grace period is 2 s
 LONGEST_ERROR = 1000  # characters of what a tool raises

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from bridge import errors
-from bridge._apart import FORGED, LONG, NOT_FINITE, OTHER, TOO_LARGE, survey
 from bridge._framing import Outbox
-from bridge.codec import Format, refuse_non_finite
-from bridge.tensors import collecting, set_apart
+from bridge.wire._walk import FORGED, LONG, NOT_FINITE, OTHER, TOO_LARGE, survey
+from bridge.wire.codec import Format, refuse_non_finite
+from bridge.wire.tensors import collecting, set_apart
 
 HEADER_BYTES = 4
 

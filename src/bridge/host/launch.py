@@ -9,8 +9,8 @@ from typing import Any
 
 from bridge import errors
 from bridge._framing import DEFAULT_MAX_FRAME
-from bridge._limits import DEFAULT_MAX_VALUES
 from bridge.host.process import STDERR_FD, WorkerProcess
+from bridge.wire._limits import DEFAULT_MAX_VALUES
 
 MIN_FRAME, MAX_FRAME = 4096, 1 << 30  # bytes, of max_frame
 MIN_VALUES, MAX_VALUES = 1000, 1 << 30

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from bridge import _dispatch, telemetry
+from bridge import _dispatch
+from bridge.telemetry import logs
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
-    from bridge.messages import Failure
+    from bridge.wire.messages import Failure
 
 LONGEST_ERROR = 300  # characters
 
@@ -25,11 +26,11 @@ def follow_level() -> None:
 
 
 def _log(context: Context, took_ns: int, failure: Failure | None) -> None:
-    with telemetry.logging_call(context):
-        telemetry.debug(
+    with logs.logging_call(context):
+        logs.debug(
             "%s %r in session %r: %s in %.3f ms",
             context.command.name,
-            telemetry.shown(context.id),
+            logs.shown(context.id),
             None if context.session is None else context.session.id,
             "ok" if failure is None else f"{failure.code}: {failure.error[:LONGEST_ERROR]}",
             took_ns / 1e6,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from bridge import errors
 from bridge._dispatch import Context
 from bridge._histogram import now_ns
-from bridge.messages import Id
+from bridge.wire.messages import Id
 
 MILLISECOND = 1_000_000  # ns
 LONGEST_TIMEOUT_MS = 86_400_000.0  # a day; longer ones count as this

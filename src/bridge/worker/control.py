@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from bridge import array_args, errors, telemetry
+from bridge import errors
 from bridge._framing import EVENT, Outbox
 from bridge.adapter import Adapter, Ignored, NoArgs, Unchecked
-from bridge.codec import FORMATS, Format
-from bridge.messages import Event, Id
+from bridge.telemetry import logs
 from bridge.version import __version__
+from bridge.wire import arrays
+from bridge.wire.codec import FORMATS, Format
+from bridge.wire.messages import Event, Id
 from bridge.worker import call_log, stats
 from bridge.worker.calls import pause, resume
 from bridge.worker.session_commands import add_session_commands
@@ -130,7 +132,7 @@ def control(dispatcher: Dispatcher) -> Adapter:
     def set_log_level(args: LogLevelArgs, context: Context) -> dict[str, Any]:
         """Logs from that level up from now on."""
         try:
-            telemetry.set_log_level(args.level, args.logger or None)
+            logs.set_log_level(args.level, args.logger or None)
         except ValueError as error:
             raise errors.InvalidArgs(f"args.logger: {error}", path="args.logger") from None
         call_log.follow_level()
@@ -178,7 +180,7 @@ def forward_logs(dispatcher: Dispatcher, context: Context | None) -> None:
     if context is not None:
         limit = dispatcher.path.max_frame
         send = partial(_send_log, context.format, context.deliver, limit)
-    telemetry.forward(send, dispatcher)
+    logs.forward(send, dispatcher)
 
 
 def _send_log(format: Format, deliver: Deliver, limit: int, line: dict[str, Any]) -> None:
@@ -211,7 +213,7 @@ def _each_open(dispatcher: Dispatcher, call_id: Id, do: Callable[[Context], None
 def _describe(spec: Any) -> dict[str, Any]:
     schema = {"type": "object"}
     if spec.args:
-        schema = msgspec.json.schema(spec.args, schema_hook=array_args.schema) or schema
+        schema = msgspec.json.schema(spec.args, schema_hook=arrays.schema) or schema
     return {"help": spec.help, "lane": spec.lane, "idempotent": spec.idempotent, "args": schema}
 
 

@@ -20,16 +20,16 @@ from bridge import errors
 from bridge._dispatch import Command, Context, Path, timestamp
 from bridge._framing import DEFAULT_MAX_FRAME, Frame, Outbox
 from bridge._histogram import now_ns
-from bridge._limits import DEFAULT_MAX_VALUES
 from bridge._watch import in_fork
 from bridge.adapter import Adapter, AdapterFailed, CommandSpec
-from bridge.array_args import is_about_arrays
-from bridge.codec import Format, by_first_byte, by_name
-from bridge.messages import Answer, Failure, Id, Negotiation, Selection, failure
 from bridge.records import Quota
-from bridge.redaction import first_line
-from bridge.telemetry import debug, logging_call, shown, warn
-from bridge.tensors import resolve
+from bridge.security.redaction import first_line
+from bridge.telemetry.logs import debug, logging_call, shown, warn
+from bridge.wire._limits import DEFAULT_MAX_VALUES
+from bridge.wire.arrays import is_about_arrays
+from bridge.wire.codec import Format, by_first_byte, by_name
+from bridge.wire.messages import Answer, Failure, Id, Negotiation, Selection, failure
+from bridge.wire.tensors import resolve
 from bridge.worker import extras, process
 from bridge.worker.calls import Calls, wake
 from bridge.worker.hostcalls import HostCalls

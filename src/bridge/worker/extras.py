@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bridge import errors
-from bridge.telemetry import warn
+from bridge.telemetry.logs import warn
 
 if TYPE_CHECKING:
     from bridge.worker.dispatch import Dispatcher
@@ -29,7 +29,7 @@ def load(dispatcher: Dispatcher) -> None:
     """Load the libraries and hand them to `dispatcher`; for a thread of its own. What fails, as a
     rule because it is not installed, is logged and refused from then on."""
     try:
-        from bridge.worker import tracing
+        from bridge.telemetry import tracing
         from bridge.worker.metrics import prometheus
     except Exception as error:
         message = f"--telemetry: {error}; the extra is installed with: {INSTALL}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from bridge import errors
 from bridge._dispatch import Context
-from bridge.messages import Answer
+from bridge.wire.messages import Answer
 from bridge.worker.lanes import Lanes
 
 

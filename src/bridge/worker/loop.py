@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
-from bridge import errors, telemetry
+from bridge import errors
 from bridge._framing import DEFAULT_MAX_FRAME, Reader, Writer, serve
-from bridge._limits import DEFAULT_MAX_VALUES
 from bridge.adapter import Adapter, AdapterFailed
 from bridge.records import Quota
-from bridge.redaction import redact
+from bridge.security.redaction import redact
+from bridge.telemetry import logs
 from bridge.version import __version__
+from bridge.wire._limits import DEFAULT_MAX_VALUES
 from bridge.worker import call_log, extras, process, watchdog
 from bridge.worker.control import control
 from bridge.worker.dispatch import Dispatcher
 
 if TYPE_CHECKING:
-    from bridge.addresses import Address
+    from bridge.security.destinations import Address
     from bridge.worker.store import Store
 
 
@@ -74,16 +75,16 @@ def run(load_adapter: Callable[[], Adapter], options: Options, fds: tuple[int, i
     process.set_environment()
     faulthandler.enable()
     process.watch_host(read_fd, write_fd, parent, options.grace)
-    telemetry.log_when_needed(options.log_level)
+    logs.log_when_needed(options.log_level)
     try:
-        telemetry.info(f"dspex-bridge {__version__} starts with the process {os.getpid()}")
+        logs.info(f"dspex-bridge {__version__} starts with the process {os.getpid()}")
         call_log.follow_level()
         status = _serve(dispatcher_of(load_adapter(), options), read_fd, write_fd, options)
     except (AdapterFailed, errors.StoreFailed) as error:
         _refuse_to_start(error, options.log_level)
         status = process.USAGE
     except BaseException as error:
-        telemetry.report("the worker failed", error=error)
+        logs.report("the worker failed", error=error)
         status = process.INTERNAL_ERROR
     process.leave(status)
 
@@ -92,7 +93,7 @@ def _refuse_to_start(error: Exception, log_level: str) -> None:
     """Say in one line what the operator is to change, whatever the level; with DEBUG, where it
     came from as well."""
     if log_level == "DEBUG":
-        telemetry.report("the worker does not start", error=error)
+        logs.report("the worker does not start", error=error)
     line = " ".join(redact(str(error)).splitlines())
     print(f"dspex-bridge worker: error: {line}", file=sys.stderr)
 
@@ -131,7 +132,7 @@ def _patterns(texts: tuple[str, ...]) -> tuple[Address, ...]:
     """Raises ValueError."""
     if not texts:
         return ()
-    from bridge.addresses import pattern  # loads modules that a worker's start does not need
+    from bridge.security.destinations import pattern  # loads modules that a worker's start does not need
 
     try:
         return tuple(map(pattern, texts))
@@ -160,8 +161,8 @@ def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options
         why, path.stopping = "SIGTERM", True
 
     process.on_sigterm(stop)
-    telemetry.info(f"ready, with the adapter {dispatcher.adapter.name}")
-    os.register_at_fork(after_in_child=lambda: telemetry.forward(None, dispatcher))
+    logs.info(f"ready, with the adapter {dispatcher.adapter.name}")
+    os.register_at_fork(after_in_child=lambda: logs.forward(None, dispatcher))
     try:
         error = serve(
             reader,
@@ -173,17 +174,17 @@ def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options
             warm_up=lambda: _warm_up(dispatcher, options),
         )
     except (BrokenPipeError, ConnectionResetError):
-        telemetry.info("the worker ends: the host reads no more")
+        logs.info("the worker ends: the host reads no more")
         return process.OK
     if error is None:
         reason = why if path.stopping else "the host has closed the pipe"
-        telemetry.info(f"the worker ends: {reason}; {len(dispatcher.calls.open)} open calls")
+        logs.info(f"the worker ends: {reason}; {len(dispatcher.calls.open)} open calls")
     dispatcher.calls.stop_all()
     dispatcher.lanes.drain(options.grace)
     close_store(dispatcher, options.grace)
     if error is None:
         return process.OK
-    telemetry.report(f"the stream broke: {error}")
+    logs.report(f"the stream broke: {error}")
     return process.PROTOCOL_ERROR
 
 
@@ -198,7 +199,7 @@ def close_store(dispatcher: Dispatcher, timeout: float) -> None:
 
 def _warm_up(dispatcher: Dispatcher, options: Options) -> None:
     """What a worker needs, but not for its first reply."""
-    telemetry.log_to_stderr(options.log_level)
+    logs.log_to_stderr(options.log_level)
     call_log.follow_level()
     if options.stuck_after:
         watchdog.start(dispatcher, exits=options.when_stuck == "exit")
@@ -213,7 +214,7 @@ def _load(adapter: Adapter) -> None:
     started = time.monotonic()
     if adapter.warm_up is not None:
         adapter.warm_up()
-    telemetry.info(f"the libraries of {adapter.name} are loaded: {time.monotonic() - started:.1f} s")
+    logs.info(f"the libraries of {adapter.name} are loaded: {time.monotonic() - started:.1f} s")
 
 
 def _on_a_thread(warm_up: Callable[[], None]) -> None:

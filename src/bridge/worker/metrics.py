@@ -21,9 +21,9 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from bridge._companion import lines_lost
 from bridge._histogram import Histogram
 from bridge.version import __version__
+from bridge.worker._companion import lines_lost
 from bridge.worker.session import Session
 from bridge.worker.stats import OpenCalls, process, used_commands
 

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-import bridge._companion as _companion  # not `from bridge`: an error names what is missing
 import bridge._watch as _watch
+import bridge.worker._companion as _companion  # not `from bridge`: an error names what is missing
 from bridge._framing import set_pipe_size
-from bridge.telemetry import RedactedStream
+from bridge.telemetry.logs import RedactedStream
 
 # Exit statuses. 0 is also: end of the stream, shutdown, SIGTERM.
 OK, USAGE, PROTOCOL_ERROR, INTERNAL_ERROR, STUCK = 0, 2, 65, 70, 75

@@ -8,9 +8,9 @@ import msgspec
 
 from bridge import errors
 from bridge.adapter import NoArgs
-from bridge.codec import JSON, MSGPACK, Format
 from bridge.records import Quota
-from bridge.tensors import found
+from bridge.wire.codec import JSON, MSGPACK, Format
+from bridge.wire.tensors import found
 from bridge.worker.dispatch import SessionArgs
 from bridge.worker.session import Session
 from bridge.worker.session_data import Value, below

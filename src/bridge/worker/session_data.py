@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 
-from bridge import salvage, tensors
-from bridge._etf import Atom, Opaque
-from bridge.codec import ETF, JSON, MSGPACK, Format, by_name
 from bridge.errors import InvalidArgs, NotEncodable
-from bridge.tensors import Tensor
+from bridge.wire import lenient, tensors
+from bridge.wire._etf import Atom, Opaque
+from bridge.wire.codec import ETF, JSON, MSGPACK, Format, by_name
+from bridge.wire.tensors import Tensor
 
 SHOWN = 100  # characters of a key in an error
 SHOWN_PATH = 400  # of a whole path
@@ -133,7 +133,7 @@ def _with_bin(data: bytes) -> bytes:
     try:
         MSGPACK.decode(data)
     except UnicodeDecodeError:
-        return salvage.msgpack_repair(data, False)
+        return lenient.msgpack_repair(data, False)
     except _FAILURES:
         pass  # decoding it again says what is wrong
     return data
@@ -213,7 +213,7 @@ class _Pairs:
 
     def check(self, data: bytes, path: str) -> None:
         """Raise NotEncodable if `data`, a MessagePack value, has more."""
-        if salvage.msgpack_pairs(data) != self.count:
+        if lenient.msgpack_pairs(data) != self.count:
             raise NotEncodable(f"{path}: a map with equal keys, as 1 and 1.0 are", path=path)
 
 

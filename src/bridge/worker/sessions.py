@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from bridge import errors
 from bridge.records import Quota, Records
-from bridge.telemetry import debug, warn
+from bridge.telemetry.logs import debug, warn
 from bridge.worker.expiry import Expiry
 from bridge.worker.lanes import Order
 from bridge.worker.session import Session

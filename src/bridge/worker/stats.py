@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from bridge import errors
-from bridge._companion import lines_lost
 from bridge._histogram import SLOT_NS, Histogram, Recorder, now_ns
 from bridge.version import __version__
+from bridge.worker._companion import lines_lost
 from bridge.worker.session import Session
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from bridge import telemetry
 from bridge._histogram import now_ns
+from bridge.telemetry import logs
 from bridge.worker import process
 
 if TYPE_CHECKING:
@@ -32,16 +32,16 @@ def _watch(dispatcher: Dispatcher, exits: bool) -> None:
         if exits:
             _say_last(f"{message}; the worker ends")
             process.end_at_once(process.STUCK)
-        telemetry.warn(message)
+        logs.warn(message)
         while dispatcher.stuck_s >= stuck:  # said once
             stuck = dispatcher.stuck_s
             time.sleep(dispatcher.stuck_after / 4)
-        telemetry.warn("the threads make progress again")
+        logs.warn("the threads make progress again")
 
 
 def _say_last(message: str) -> None:
     """Log it; a host that takes the logs and does not read must not hold up the end."""
-    saying = threading.Thread(target=telemetry.report, args=(message,), daemon=True)
+    saying = threading.Thread(target=logs.report, args=(message,), daemon=True)
     saying.start()
     saying.join(1.0)
 
@@ -52,7 +52,7 @@ def describe(dispatcher: Dispatcher, stuck: float) -> str:
     running.sort(key=lambda call: call.received_ns)
     now = now_ns()
     oldest = [
-        f"{call.command.name} {telemetry.shown(call.id)!r} ({(now - call.received_ns) / 1e9:.0f} s)"
+        f"{call.command.name} {logs.shown(call.id)!r} ({(now - call.received_ns) / 1e9:.0f} s)"
         for call in running[:MOST_NAMED]
     ]
     lanes = dispatcher.lanes

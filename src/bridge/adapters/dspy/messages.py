@@ -12,9 +12,9 @@ from bridge.adapter import Ignored
 from bridge.adapters.dspy.providers import GEMINI, full_model, header_value
 from bridge.adapters.dspy.text_form import without_text_form
 from bridge.adapters.dspy.tools import ToolDefinition
-from bridge.addresses import Address
-from bridge.redaction import redact
-from bridge.secret_values import secrets_in_url
+from bridge.security.destinations import Address
+from bridge.security.redaction import redact
+from bridge.security.secret_values import secrets_in_url
 
 MOST_ITERATIONS = 100  # calls of tools in one run
 MOST_LISTED = 1_000_000

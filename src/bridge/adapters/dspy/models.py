@@ -16,15 +16,16 @@ from dspy.clients.backend_selection import select_backend
 from dspy.clients.engines.litellm_engine import LiteLLMEngine
 from dspy.utils.exceptions import LMConfigurationError
 
-from bridge import errors, redaction
+from bridge import errors
 from bridge.adapters.dspy import providers, streaming
 from bridge.adapters.dspy.answers import Answers
 from bridge.adapters.dspy.failures import lm_error
 from bridge.adapters.dspy.litellm_errors import litellm_errors
 from bridge.adapters.dspy.messages import LMSettings
 from bridge.adapters.dspy.retries import Retries
-from bridge.addresses import Address, allows
-from bridge.telemetry import take_over_logs, warn
+from bridge.security import redaction
+from bridge.security.destinations import Address, allows
+from bridge.telemetry.logs import take_over_logs, warn
 
 if TYPE_CHECKING:
     from bridge.adapters.dspy.state import State

@@ -18,7 +18,6 @@ import pydantic
 import pydantic_core
 
 from bridge import errors
-from bridge.activity import around
 from bridge.adapters.dspy import chat, streaming, tools
 from bridge.adapters.dspy.failures import lm_error, unreadable
 from bridge.adapters.dspy.labels import LABEL
@@ -30,6 +29,7 @@ from bridge.adapters.dspy.text_form import rounded_float, without_text_form
 from bridge.adapters.dspy.tool_schema import ToolSchema
 from bridge.adapters.dspy.tools import Tool, model_names
 from bridge.adapters.dspy.values import read_key, read_moment
+from bridge.telemetry.activity import around
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context

@@ -13,8 +13,8 @@ import msgspec
 
 from bridge.adapter import Ignored
 from bridge.adapters.dspy.types import TypeNameError, parse_type
-from bridge.codec import Format
 from bridge.errors import InvalidArgs
+from bridge.wire.codec import Format
 
 # Sections that DSPy's modules and its chat format add to a prompt.
 _SECTIONS = frozenset(

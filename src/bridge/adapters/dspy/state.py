@@ -11,8 +11,8 @@ from bridge import errors
 from bridge._dispatch import timestamp
 from bridge.adapters.dspy.messages import StoredSettings
 from bridge.adapters.dspy.tools import Tool
-from bridge.codec import Format
 from bridge.records import Kept, Records
+from bridge.wire.codec import Format
 
 if TYPE_CHECKING:
     from bridge.adapters.dspy.models import Model

@@ -20,12 +20,12 @@ import dspy
 from dspy import lm15
 from dspy._vendor.lm15.providers import base as lm15_base
 
-from bridge.activity import around
 from bridge.adapters.dspy.failures import refusal
 from bridge.adapters.dspy.prices import cost_usd
 from bridge.adapters.dspy.replies import FieldReader, well_formed
 from bridge.adapters.dspy.retries import NO_RETRIES, Retries
 from bridge.errors import ReplyTooLarge
+from bridge.telemetry.activity import around
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context

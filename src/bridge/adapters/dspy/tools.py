@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bridge import errors
-from bridge.activity import around
 from bridge.adapter import Ignored
 from bridge.adapters.dspy.text_form import without_text_form
 from bridge.adapters.dspy.tool_schema import ToolSchema, with_maps
-from bridge.redaction import first_line
+from bridge.security.redaction import first_line
+from bridge.telemetry.activity import around
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context

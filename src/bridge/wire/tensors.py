@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bridge import _apart
-from bridge._apart import Misplaced
-from bridge._etf import Atom
 from bridge._framing import MOST_BUFFERS
 from bridge.errors import shown
+from bridge.wire import _walk
+from bridge.wire._etf import Atom
+from bridge.wire._walk import Misplaced
 
 if TYPE_CHECKING:
     import numpy
@@ -210,7 +210,7 @@ class Apart:
 def set_apart(value: Any) -> Any:
     """`value` with its long binaries in maps, lists, tuples and structs as Apart; itself without
     any. Raises RecursionError."""
-    return _apart.set_apart(value, Apart)
+    return _walk.set_apart(value, Apart)
 
 
 def resolve(value: Any, buffers: Sequence[Any] | None) -> Any:
@@ -224,16 +224,16 @@ def found(value: Any, buffers: Sequence[Any] | None, make: Callable[[Tensor], An
     """The same with make(tensor) in place of arrays."""
 
     def put_back(name: str, form: Any) -> Any:
-        if name == _apart.BUFFER:
+        if name == _walk.BUFFER:
             return _buffer(form, buffers)
-        tensor = _from_form(form, buffers) if name == _apart.TENSOR else _from_term(form, buffers)
+        tensor = _from_form(form, buffers) if name == _walk.TENSOR else _from_term(form, buffers)
         try:
             return make(tensor)
         except (ValueError, OverflowError) as error:
             raise Misplaced(str(error)) from None
 
     try:
-        return _apart.resolve(value, put_back)
+        return _walk.resolve(value, put_back)
     except Misplaced as error:
         place = "$"
         for key in reversed(error.path):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bridge import _etf
+from bridge.wire import _etf
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

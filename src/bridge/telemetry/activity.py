@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from bridge._dispatch import observe
 from bridge._histogram import now_ns
 from bridge.errors import from_reply, shown
-from bridge.telemetry import call_facts, warn
+from bridge.telemetry.logs import call_facts, warn
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
-    from bridge.messages import Failure
+    from bridge.wire.messages import Failure
 
 Kind = Literal["call", "stage", "lm"]
 

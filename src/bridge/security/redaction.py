@@ -21,7 +21,7 @@ from bridge.errors import QuotaExceeded
 if TYPE_CHECKING:
     from re import Match
 
-    from bridge.unescaped import View
+    from bridge.security.unescaped import View
 
 MASK = "***"
 SHORTEST = 8  # characters of a secret, and of each of its forms
@@ -61,7 +61,7 @@ def hold(values: Iterable[str], session_id: str | None = None) -> Hold:
 
     Raises QuotaExceeded for more secrets than MOST_SECRETS.
     """
-    from bridge.secret_values import forms_of, is_secret  # not needed for a worker's start
+    from bridge.security.secret_values import forms_of, is_secret  # not needed for a worker's start
 
     found = frozenset(filter(is_secret, values))
     with _changing:
@@ -176,7 +176,7 @@ def _drop_released() -> None:
 
 def _found(text: str, scope: object) -> list[tuple[int, int]]:
     """Return (start, end) of each stretch of `text` that is covered by secrets, in order."""
-    from bridge.unescaped import views
+    from bridge.security.unescaped import views
 
     if _released:
         with _changing:
@@ -288,7 +288,7 @@ _environment: Hold | None = None
 def read_environment(*, once: bool = False) -> None:
     """Hold the secrets in this process's environment, as it is now. once: unless that was done."""
     global _environment
-    from bridge.secret_values import secrets_in_environment
+    from bridge.security.secret_values import secrets_in_environment
 
     if _environment is None or not once:
         _environment = hold(secrets_in_environment(os.environ))

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from bridge import _apart
-from bridge._apart import Found
-from bridge.tensors import TYPES, Tensor, dimensions, found, invalid, opened, tensor_of
+from bridge.wire import _walk
+from bridge.wire._walk import Found
+from bridge.wire.tensors import TYPES, Tensor, dimensions, found, invalid, opened, tensor_of
 
 Sizes = dict[str, int]
 
@@ -36,7 +36,7 @@ def convert(
     if not tells_text:
         resolved = _with_bytes(type_of(type), resolved)
     made = msgspec.convert(resolved, type, dec_hook=_as, str_keys=str_keys)
-    made = _apart.opened(made, opened)
+    made = _walk.opened(made, opened)
     if _has(type, _is_constraint):
         _check(type_of(type), made, "$", {})
     return made

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
-from bridge import errors, redaction
-from bridge.redaction import redact, redact_in, shorten
+from bridge import errors
+from bridge.security import redaction
+from bridge.security.redaction import redact, redact_in, shorten
 
 if TYPE_CHECKING:
     import logging

@@ -13,9 +13,9 @@ from typing import Any
 from opentelemetry import context as contexts
 from opentelemetry import trace
 
-from bridge.activity import UNKNOWN, Activity, listen
 from bridge.errors import readable, shown, words_of
-from bridge.redaction import first_line, shorten
+from bridge.security.redaction import first_line, shorten
+from bridge.telemetry.activity import UNKNOWN, Activity, listen
 from bridge.version import __version__
 
 RPC_SYSTEM = "dspex_bridge"

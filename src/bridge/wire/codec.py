@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 
-from bridge import _apart, _etf, array_args, salvage, tensors
-from bridge.empty_maps import EmptyMaps
 from bridge.errors import SHOWN, InvalidArgs, NotEncodable, Overloaded, shown
-from bridge.messages import Request
-from bridge.unknown_args import unknown_args
+from bridge.wire import _etf, _walk, lenient, tensors
+from bridge.wire.empty_maps import EmptyMaps
+from bridge.wire.messages import Request
+from bridge.wire.unknown_args import unknown_args
 
 _preparing = threading.Lock()
 
@@ -123,11 +123,11 @@ class Format:
         if as_it_is and not arrays:
             return self._decode_repaired(data, type, undecodable)
         value = self._decode_repaired(data, Any, undecodable)
-        if array_args.keeps_bytes(type):  # then the bytes have to hold all
+        if arrays.keeps_bytes(type):  # then the bytes have to hold all
             return self.decode(self.encode(tensors.resolve(value, buffers)), type)
         if type not in self._decoders:
             self._prepare(type)
-        return array_args.convert(value, type, buffers, str_keys=self.lossy, tells_text=self.tells_text)
+        return arrays.convert(value, type, buffers, str_keys=self.lossy, tells_text=self.tells_text)
 
     def _unknown(self, data: Any, type: Any, path: str) -> InvalidArgs | None:
         """The error for keys in the args that the type does not have, if there are any."""
@@ -149,7 +149,7 @@ class Format:
 def _refers(data: Any) -> bool:
     """Whether there may be a reference to a buffer in encoded args."""
     encoded = bytes(data)
-    return _apart.BUFFER.encode() in encoded or b"\\u" in encoded  # which may hide one in JSON
+    return _walk.BUFFER.encode() in encoded or b"\\u" in encoded  # which may hide one in JSON
 
 
 JSON = Format(
@@ -157,8 +157,8 @@ JSON = Format(
     msgspec.json,
     msgspec.json.Encoder(enc_hook=tensors.encode_json_hook),
     b"{ \t\r\n",
-    salvage.json_id,
-    salvage.json_repair,
+    lenient.json_id,
+    lenient.json_repair,
     lossy=True,
 )
 MSGPACK = Format(
@@ -166,8 +166,8 @@ MSGPACK = Format(
     msgspec.msgpack,
     msgspec.msgpack.Encoder(enc_hook=tensors.encode_hook),
     bytes([*range(0x80, 0x90), 0xDE, 0xDF]),
-    salvage.msgpack_id,
-    salvage.msgpack_repair,
+    lenient.msgpack_id,
+    lenient.msgpack_repair,
     carries_nan=True,
 )
 # A byte that begins a MessagePack map of three, too, which goes on with a string.
@@ -177,8 +177,8 @@ ETF = Format(
     _etf,
     _etf.Encoder(tensors.ATOMS, enc_hook=tensors.encode_etf_hook),
     b"",
-    salvage.etf_id,
-    salvage.etf_repair,
+    lenient.etf_id,
+    lenient.etf_repair,
     tells_text=False,
 )
 FORMATS = (JSON, MSGPACK, ETF)

@@ -12,7 +12,7 @@ import enum
 from msgspec import UNSET, Raw, Struct
 from msgspec.structs import force_setattr, replace
 
-from bridge._etf import MAX_DEPTH, Atom
+from bridge.wire._etf import MAX_DEPTH, Atom
 
 
 cdef extern from "<Python.h>":

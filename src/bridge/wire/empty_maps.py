@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from bridge.array_args import type_of
+from bridge.wire.arrays import type_of
 
 LONGEST = 16  # bytes of an encoded empty list: JSON may have white space in it
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from bridge.errors import BridgeError, readable, words_of
-from bridge.redaction import redact_in, shorten
+from bridge.security.redaction import redact_in, shorten
 
 Id = int | str
 

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from bridge.unescaped import views
+from bridge.security.unescaped import views
 
 SHORTEST = 8  # characters of a secret, and of each of its forms
 LEAST_BITS = 22.0  # of Shannon entropy in a secret's characters

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from msgspec import inspect
 
-from bridge.array_args import type_of
 from bridge.errors import InvalidArgs
+from bridge.wire.arrays import type_of
 
 MAX_LISTED = 20  # unknown names in one error
 MAX_NAME = 100  # characters of one of them

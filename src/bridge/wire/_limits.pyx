@@ -11,7 +11,7 @@ from bridge._framing cimport Frame
 
 from msgspec import DecodeError
 
-from bridge._etf import MAX_DEPTH, inflate
+from bridge.wire._etf import MAX_DEPTH, inflate
 from bridge.errors import FrameTooLarge
 
 

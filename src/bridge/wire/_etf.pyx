@@ -234,6 +234,6 @@ cdef class Opaque:
         return Opaque, (self.data,)
 
 
-include "etf_reading.pxi"
-include "etf_typed.pxi"
-include "etf_writing.pxi"
+include "etf/reading.pxi"
+include "etf/typed.pxi"
+include "etf/writing.pxi"

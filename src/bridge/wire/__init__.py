@@ -1,0 +1,1 @@
+"""What stands in a frame: formats, messages, arrays, limits. No input or output happens here."""
