@@ -22,7 +22,7 @@ from pathlib import Path
 
 from bridge import Client
 from bridge.records import Quota
-from bridge.worker.store import Settings, Store
+from bridge.worker.stores.sqlite import Settings, Store
 
 SIZE = 200  # bytes of one change, about a small map
 AT_ONCE = 64

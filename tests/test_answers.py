@@ -10,7 +10,7 @@ import pytest
 from bridge import Dispatcher
 from bridge._framing import Frame, Outbox
 from bridge.adapters.dspy import adapter
-from bridge.adapters.dspy.answers import Answers
+from bridge.adapters.dspy.cache import Answers
 from bridge.telemetry.activity import listen
 from bridge.worker.control import control
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import subprocess
 import sys
@@ -11,100 +10,96 @@ from pathlib import Path
 import pytest
 
 import bridge
+import imports
 
 PACKAGE = Path(bridge.__file__).parent
-# Lowest first. A module imports from its own layer and those below; the entry points import
-# everything.
-SHARED = {
-    "version",
-    "errors",
-    "salvage",
-    "messages",
-    "codec",
-    "telemetry",
-    "redaction",
-    "secret_values",
-    "unescaped",
-    "addresses",
-    "activity",
-    "adapter",
-    "records",
-    "_apart",
-    "_companion",
-    "tensors",
-    "array_args",
-    "empty_maps",
-    "unknown_args",
-    "framing",
-    "_framing",
-    "_histogram",
-    "_limits",
-    "_dispatch",
-    "_embed",
-    "_etf",
-    "_watch",
+
+# Lowest first. An entry is a module or a package with all that it holds. A module imports from its own entry and from
+# lower layers, not from its neighbours. A new module in the root, or a new package, has to be entered here.
+LAYERS = (
+    ("version", "errors"),
+    ("security",),
+    ("_framing", "_histogram", "_watch"),
+    ("wire",),
+    ("records",),
+    ("adapter",),
+    ("_dispatch", "_embed"),
+    ("telemetry",),
+    ("worker", "adapters", "host"),
+    ("embed", "bench", "demo"),
+    ("__init__",),
+    ("cli",),
+    ("__main__",),
+)
+
+# Which modules may import a library besides msgspec and the standard library; sqlite3, which is part of that, is one
+# that a worker without a store does not load.
+LIBRARIES = {
+    "dspy": ("adapters.dspy", "adapters.offline.engine"),
+    "google": ("bench.formats", "bench.protobuf"),
+    "httpx": ("adapters.dspy.litellm_errors",),
+    "jsonschema": ("adapters.dspy.tool_schema",),
+    "litellm": ("adapters.dspy.models", "adapters.dspy.providers"),
+    "matplotlib": ("bench.plots",),
+    "msgspec": ("",),
+    "numpy": ("wire.tensors", "adapters.offline.reading"),
+    "opentelemetry": ("telemetry.tracing",),
+    "prometheus_client": ("worker.metrics",),
+    "pydantic": ("adapters.dspy.runtime", "adapters.offline.prompt", "host.arguments"),
+    "pydantic_core": ("adapters.dspy.runtime", "host.arguments"),
+    "rich": ("bench.terminal",),
+    "sqlite3": ("worker.stores",),
+    "typing_extensions": ("_framing", "wire._etf", "wire.lenient"),
+    "zstandard": ("bench.contender",),
+    **dict.fromkeys(("cbor2", "fastavro", "msgpack", "orjson", "ormsgpack", "pyarrow"), ("bench.formats",)),
 }
+GRAPH = imports.edges()
 
 
-def layer_of(module: str) -> str:
-    first = module.split(".")[0] if module else "__init__"
-    if first in SHARED:
-        return "shared"
-    return first if first in {"worker", "host", "adapters"} else "entry"
+def entry_of(module: str) -> tuple[int, str]:
+    """Return the layer of `module` and the entry that it belongs to."""
+    found = [
+        (index, entry)
+        for index, layer in enumerate(LAYERS)
+        for entry in layer
+        if module == entry or module.startswith(f"{entry}.")
+    ]
+    assert found, f"{module} belongs to no layer: enter it in LAYERS"
+    return max(found, key=lambda each: len(each[1]))
 
 
-def imports_of(path: Path) -> set[str]:
-    """Names below `bridge.` that the file imports, and top-level names of other packages."""
-    tree = ast.parse(path.read_text())
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
-
-
-# What only the benchmark of formats compares, or shows them with.
-OF_BENCH = {
-    *("rich", "matplotlib", "orjson", "msgpack", "ormsgpack", "cbor2", "google", "pyarrow"),
-    *("fastavro", "zstandard"),
-}
-MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
-ALLOWED = {
-    "shared": {"shared"},
-    "worker": {"shared", "worker"},
-    "host": {"shared", "host"},
-    "adapters": {"shared", "adapters"},
-    "entry": {"shared", "worker", "host", "adapters", "entry"},
-}
-
-
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", GRAPH)
 def test_imports_go_downwards(module):
-    """worker | host, generic | DSPy: nothing imports over a boundary."""
-    own = layer_of(module)
-    for name in imports_of(MODULES[module]):
-        if name == "bridge" or name.startswith("bridge."):
-            target = layer_of(name.removeprefix("bridge").removeprefix("."))
-            package_itself = name == "bridge"  # as in `from bridge import errors`
-            assert target in ALLOWED[own] or package_itself, f"{module} imports {name}"
-        if name.split(".")[0] in {"dspy", "litellm", "pydantic", "pydantic_core", "numpy"}:
-            ours = module.startswith("adapters.dspy.") or (module, name) == ("tensors", "numpy")
-            ours = ours or (module == "host.arguments" and name.startswith("pydantic"))
-            assert ours, f"{module} imports {name}"
-        if name.split(".")[0] == "prometheus_client":
-            assert module == "worker.metrics", f"{module} imports {name}"
-        if name.split(".")[0] == "opentelemetry":
-            assert module == "worker.tracing", f"{module} imports {name}"
-        if name.split(".")[0] in OF_BENCH:
-            assert module.startswith("bench."), f"{module} imports {name}"
+    """Imports of any kind: inside a function, for the type checker only, and in compiled modules too."""
+    layer, entry = entry_of(module)
+    for target in GRAPH[module]:
+        below, other = entry_of(target)
+        assert other == entry or below < layer, f"{module} imports {target}"
+
+
+@pytest.mark.parametrize("module", GRAPH)
+def test_libraries_are_imported_where_the_table_says(module):
+    """A library that the table does not know fails, whichever module imports it."""
+    for library in imports.third_party(module, LIBRARIES):
+        allowed = LIBRARIES.get(library, ())
+        assert any(not name or module == name or module.startswith(f"{name}.") for name in allowed), (
+            f"{module} imports {library}"
+        )
+
+
+def test_no_modules_import_each_other():
+    """Neither when they are loaded nor later, nor for the type checker."""
+    assert imports.circles(GRAPH) == []
+
+
+@pytest.mark.parametrize("entry", [entry for layer in LAYERS for entry in layer])
+def test_the_layers_name_only_what_there_is(entry):
+    assert any(module == entry or module.startswith(f"{entry}.") for module in GRAPH)
 
 
 def test_the_compiled_path_knows_no_command():
     """bytes | meaning: no name of a command stands in a compiled module's source."""
-    root = Path(__file__).parent.parent / "src" / "bridge"
-    for source in root.glob("*.pyx"):
+    for source in [*imports.PACKAGE.rglob("*.pyx"), *imports.PACKAGE.rglob("*.pxi")]:
         text = source.read_text()
         for command in ("ping", "execute_program", "get_stats", "shutdown"):
             assert f'"{command}"' not in text, f"{source.name} knows {command}"
@@ -117,13 +112,11 @@ def loaded_after(code: str) -> set[str]:
     return set(json.loads(output.stdout))
 
 
-HEAVY = {
-    *("dspy", "numpy", "litellm", "pydantic", "asyncio"),
-    *("prometheus_client", "opentelemetry", "bridge.bench"),
-    *OF_BENCH,
-}
+# Of these, what a worker may load before its first ping.
+LIGHT = {"msgspec", "typing_extensions"}
+HEAVY = {*LIBRARIES, "asyncio", "bridge.bench"} - LIGHT
 FIRST_PING = """
-import bridge.worker.loop
+import bridge.worker.main
 from bridge.adapters.dspy import adapter
 from bridge.worker.control import control
 from bridge.worker.dispatch import Dispatcher
@@ -175,5 +168,5 @@ def test_a_worker_starts_without_inspect():
     command = [sys.executable, "-X", "importtime", "-P", "-m", "bridge", "worker"]
     done = subprocess.run([*command, "--adapter", "echo"], input=b"", capture_output=True, check=True)
     loaded = {line.rpartition(b"|")[2].strip().decode() for line in done.stderr.splitlines()}
-    assert "bridge.worker.loop" in loaded
+    assert "bridge.worker.main" in loaded
     assert not loaded & {"inspect", "dspy", "numpy"}

@@ -22,24 +22,12 @@ import numpy
 import pytest
 from rich.console import Console
 
-from bridge.bench import (
-    BadData,
-    Options,
-    Payload,
-    compare,
-    formats,
-    load,
-    measure,
-    payloads,
-    run,
-    terminal,
-    words,
-)
+from bridge.bench import BadData, Options, Payload, compare, figures, formats, load, measure, payloads, run, terminal
+from bridge.bench.contender import Case, Pipe, reason_of
+from bridge.bench.estimates import differ, estimate
 from bridge.bench.page import html as page
 from bridge.bench.report import Cell, FormatInfo, PayloadInfo, Report
 from bridge.bench.schema import difference, infer, merge, msgspec_type, of_all
-from bridge.bench.statistics import differ, estimate
-from bridge.bench.subject import Case, Pipe, reason_of
 
 TINY = {"starts": 1, "rounds": 3, "budget": 0.0005, "quick": True}
 SUPPORT = Path(__file__).parent / "support"
@@ -356,7 +344,7 @@ def test_too_few_runs_cannot_tell(olds, news):
     assert found.changes == []
     assert [change.format for change in found.uncertain] == ["f3"]
     assert found.exit_status == 4
-    assert "cannot tell from fewer than 3 runs" in words.verdict(found)
+    assert "cannot tell from fewer than 3 runs" in figures.verdict(found)
     assert compare(old, [synthetic(100)] * news).exit_status == 0
 
 
@@ -691,7 +679,7 @@ def test_tables_fit_the_terminal(report, width, columns):
     assert re.split(r"\s{2,}|(?<=\w) (?=±)", head.strip()) == columns
     assert "…" not in text
     cell = report.cell("msgspec-msgpack-typed", "rows")
-    (line,) = re.findall(rf"msgspec-msgpack-typed.*{re.escape(words.time(cell.total))}.*", text)
+    (line,) = re.findall(rf"msgspec-msgpack-typed.*{re.escape(figures.time(cell.total))}.*", text)
     assert line.split()[1:]
 
 
@@ -702,7 +690,7 @@ def test_changes_fit_the_terminal(width):
     terminal.show_changes(compare(synthetic(1), synthetic(2, f3=2.0)), console)
     text = console.export_text()
     assert "…" not in text
-    assert re.search(rf"f3 +p +trip_total .*{words.TIMES} \d\.\d\d", text)
+    assert re.search(rf"f3 +p +trip_total .*{figures.TIMES} \d\.\d\d", text)
     assert ("before" in text) == (width == 80)
 
 

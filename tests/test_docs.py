@@ -152,18 +152,18 @@ def cells_of(line: str) -> list[str]:
 
 def test_the_tables_of_formats_are_those_of_the_run():
     """docs/formats.md shows docs/formats/run.json, a full run, and docs/performance.md a part."""
-    from bridge.bench import load, markdown, words
+    from bridge.bench import figures, load, markdown
 
     report = load(ROOT / "docs" / "formats" / "run.json")
     assert not report.quick
     assert report.options["starts"] >= 9
     text = (ROOT / "docs" / "formats.md").read_text()
     assert markdown.tables(report) in text
-    assert words.machine(report) in text
+    assert figures.machine(report) in text
     performance = (ROOT / "docs" / "performance.md").read_text()
     table = re.search(r"^## Formats$[^|]*((?:\|.*\n)+)", performance, re.M)[1]
     (_, *payloads), _, *rows = map(cells_of, table.splitlines())
     assert len(rows) > 10
     for name, *shown in rows:
         totals = [report.cell(name, payload).total for payload in payloads]
-        assert shown == [words.time(total) if total else "N/A" for total in totals]
+        assert shown == [figures.time(total) if total else "N/A" for total in totals]

@@ -10,7 +10,7 @@ import pytest
 from bridge import Client, Dispatcher
 from bridge.adapters.dspy import adapter
 from bridge.worker.control import control
-from bridge.worker.store import Store
+from bridge.worker.stores.sqlite import Store
 
 QA = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}]}
 OTHER = {"inputs": [{"name": "question"}], "outputs": [{"name": "reply"}]}

@@ -17,7 +17,7 @@ from bridge.records import Quota, Settings
 from bridge.wire._etf import Atom, Encoder, Opaque
 from bridge.wire.codec import ETF, JSON, MSGPACK, by_name
 from bridge.worker.control import control
-from bridge.worker.store import Store
+from bridge.worker.stores.sqlite import Store
 
 FORMATS = (JSON, MSGPACK, ETF)
 ids = itertools.count(1)

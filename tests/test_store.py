@@ -18,9 +18,9 @@ import pytest
 from bridge import Client, Dispatcher, errors
 from bridge.adapters.dspy import adapter as dspy_adapter
 from bridge.records import Quota, Settings
-from bridge.worker import store_schema
 from bridge.worker.control import control
-from bridge.worker.store import Store
+from bridge.worker.stores import schema
+from bridge.worker.stores.sqlite import Store
 
 WAIT = 60.0
 ids = itertools.count(1)
@@ -376,17 +376,17 @@ def test_an_older_store_is_migrated_and_keeps_everything(path, monkeypatch):
     store = Store(path)
     store.create("s", Settings("now", 5.0, Quota()), {("data", "k"): b"v"})
     store.close()
-    first = store_schema.MIGRATIONS
-    monkeypatch.setattr(store_schema, "MIGRATIONS", (*first, "CREATE TABLE new (x); nonsense"))
+    first = schema.MIGRATIONS
+    monkeypatch.setattr(schema, "MIGRATIONS", (*first, "CREATE TABLE new (x); nonsense"))
     with pytest.raises(errors.StoreFailed, match="syntax error"):
         Store(path)
-    monkeypatch.setattr(store_schema, "MIGRATIONS", (*first, "ALTER TABLE sessions ADD COLUMN note TEXT;"))
+    monkeypatch.setattr(schema, "MIGRATIONS", (*first, "ALTER TABLE sessions ADD COLUMN note TEXT;"))
     store = Store(path)
     assert store.open("s").records == {("data", "k"): b"v"}
     assert store._db.execute("PRAGMA user_version").fetchone() == (len(first) + 1,)
     assert store._db.execute("SELECT note FROM sessions").fetchall() == [(None,)]
     store.close()
-    monkeypatch.setattr(store_schema, "MIGRATIONS", first)
+    monkeypatch.setattr(schema, "MIGRATIONS", first)
     with pytest.raises(errors.StoreFailed, match="later one"):
         Store(path)
 
@@ -591,7 +591,7 @@ def test_sessions_that_are_not_durable_do_not_wait_for_the_store(open_worker, lo
 
 def test_a_file_that_others_hold_fails_all_that_wait_at_once(path, lock, monkeypatch):
     """Not each in turn, with a wait of its own."""
-    monkeypatch.setattr(store_schema, "BUSY_TIMEOUT", 0.2)
+    monkeypatch.setattr(schema, "BUSY_TIMEOUT", 0.2)
     store, tries = Store(path), []
     monkeypatch.setattr(store, "_transaction", counting(store._transaction, tries))
     for number in range(8):
@@ -655,7 +655,7 @@ def test_listings_do_not_show_what_another_has_taken_over(open_worker):
 
 def test_settings_and_place_are_changed_together(open_worker, lock, monkeypatch):
     """A create_session that fails changes nothing."""
-    monkeypatch.setattr(store_schema, "BUSY_TIMEOUT", 0.1)
+    monkeypatch.setattr(schema, "BUSY_TIMEOUT", 0.1)
     worker = open_worker()
     ask(worker, "update_session_data", key="k", value=1)
     with lock():

@@ -13,8 +13,8 @@ import pytest
 
 from bridge import Client, errors
 from bridge.records import Quota, Settings
-from bridge.worker import store_schema
-from bridge.worker.store import Store
+from bridge.worker.stores import schema
+from bridge.worker.stores.sqlite import Store
 
 SETTINGS = Settings("2026-01-01T00:00:00.000Z", 5.0, Quota(3, 999))
 
@@ -184,8 +184,8 @@ def test_a_record_in_another_ones_place_is_damage(path, swap):
 def test_a_store_of_the_first_version_is_read(path):
     """Its records had checks of their values only; one that was damaged then is damaged still."""
     db = sqlite3.connect(path, isolation_level=None)
-    db.executescript(store_schema.MIGRATIONS[0])
-    db.execute(f"PRAGMA application_id = {store_schema.APPLICATION_ID}")
+    db.executescript(schema.MIGRATIONS[0])
+    db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
     db.execute("PRAGMA user_version = 1")
     db.execute("UPDATE epochs SET last = 7")
     for number, name in ((1, "s"), (2, "t")):

@@ -14,7 +14,7 @@ from bridge import Dispatcher
 from bridge._framing import Frame, Outbox
 from bridge.adapters.dspy import adapter
 from bridge.worker.control import control
-from bridge.worker.store import Store
+from bridge.worker.stores.sqlite import Store
 from peer import wait_until
 
 QA = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}]}

@@ -217,7 +217,7 @@ def _worker(arguments: argparse.Namespace, parent: int) -> int:
 
     process.before_anything()
     from bridge.records import Quota
-    from bridge.worker.loop import Options, run
+    from bridge.worker.main import Options, run
 
     options = Options(
         mode=arguments.mode,

@@ -20,7 +20,7 @@ from bridge.telemetry import logs
 from bridge.wire._limits import DEFAULT_MAX_VALUES
 from bridge.wire.codec import JSON
 from bridge.wire.messages import failure
-from bridge.worker import call_log, extras, loop, process
+from bridge.worker import call_log, extras, main, process
 from bridge.worker.control import forward_logs
 from bridge.worker.dispatch import Dispatcher
 
@@ -28,7 +28,7 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=31_536_000)]
 
 
-class Options(loop.Options, frozen=True, forbid_unknown_fields=True):
+class Options(main.Options, frozen=True, forbid_unknown_fields=True):
     """Those of a worker, within the bounds of its command line, and what to answer with.
 
     adapter: "dspy", "echo", "module:attribute". path: directories that modules are imported from,
@@ -82,7 +82,7 @@ def open(options: str, is_ours: bool) -> Handle:
     if is_ours:
         logs.log_to_stderr(chosen.log_level)
         call_log.follow_level()
-    return Handle(loop.dispatcher_of(adapter, chosen), chosen)
+    return Handle(main.dispatcher_of(adapter, chosen), chosen)
 
 
 class Handle:
@@ -131,7 +131,7 @@ class Handle:
         left += not dispatcher.calls.stop(max(0.0, ending - time.monotonic()))
         for helper in self._helpers:  # imports, which end by themselves
             helper.join()
-        loop.close_store(dispatcher, grace)
+        main.close_store(dispatcher, grace)
         return left + (is_stuck and not self._inline_ends(0.0))
 
     def _inline_ends(self, timeout: float) -> bool:

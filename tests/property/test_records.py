@@ -14,7 +14,7 @@ from bridge import Dispatcher, errors
 from bridge.adapters.echo import adapter
 from bridge.records import Quota, Records
 from bridge.worker.control import control
-from bridge.worker.store import Store
+from bridge.worker.stores.sqlite import Store
 
 names = st.text(max_size=4)
 values = st.binary(max_size=20)

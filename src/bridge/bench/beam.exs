@@ -1,4 +1,4 @@
-# A BEAM as the host: the same orders and answers as `subject.py`, and its worker behind a port.
+# A BEAM as the host: the same orders and answers as `contender.py`, and its worker behind a port.
 #
 #   elixir beam.exs FORMAT FOLDER PYTHON WORKER_FORMAT [FILE...]
 #
@@ -137,7 +137,7 @@ defmodule Beam do
     end
   end
 
-  # ns a call, warm: the median of @batches batches, as `subject.timed` does it.
+  # ns a call, warm: the median of @batches batches, as `contender.timed` does it.
   defp timed(call, inputs, budget) do
     {count, took} = warm_up(call, inputs, budget / 10, now(), 0)
     repeats = max(1, trunc(budget / @batches / (took / count) / length(inputs)))

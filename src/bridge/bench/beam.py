@@ -1,4 +1,4 @@
-"""The BEAM as a host, where elixir is installed: `beam.exs` does what `subject.py` does."""
+"""The BEAM as a host, where elixir is installed: `beam.exs` does what `contender.py` does."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
+from bridge.bench.estimates import Estimate, differ
 from bridge.bench.report import Cell, Report
-from bridge.bench.statistics import Estimate, differ
 
 RUNS = 3  # of each build, at least: fewer do not show how much equal runs differ
 # What a machine drifts between two runs. Runs of one start each differed by up to a fifth: their

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bridge.bench import words
+from bridge.bench import figures
 from bridge.bench.report import Cell, Report
 
 Show = Callable[[Cell], str]
@@ -16,7 +16,7 @@ def tables(report: Report) -> str:
     return "\n".join(
         (
             "Round trip; bold: the quickest, or not to be told from it:\n",
-            _table(report, lambda cell: words.time(cell.total), (*words.GROUPS,), marked=True),
+            _table(report, lambda cell: figures.time(cell.total), (*figures.GROUPS,), marked=True),
             "Bytes of a message, and after zstd:\n",
             _table(report, _sizes, own),
             "Encode and decode, the library's calls alone:\n",
@@ -26,11 +26,11 @@ def tables(report: Report) -> str:
 
 
 def _sizes(cell: Cell) -> str:
-    return ", ".join(words.size(count) for count in (cell.bytes, cell.zstd) if count is not None)
+    return ", ".join(figures.size(count) for count in (cell.bytes, cell.zstd) if count is not None)
 
 
 def _calls(cell: Cell) -> str:
-    return " + ".join(words.time(cell.median(step)) for step in ("encode", "decode"))
+    return " + ".join(figures.time(cell.median(step)) for step in ("encode", "decode"))
 
 
 def _table(report: Report, show: Show, groups: tuple[str, ...], marked: bool = False) -> str:
@@ -38,7 +38,7 @@ def _table(report: Report, show: Show, groups: tuple[str, ...], marked: bool = F
     best = {
         (format, payload)
         for payload in names
-        for format in words.fastest(words.measured(report, payload, "untyped", "typed"))
+        for format in figures.fastest(figures.measured(report, payload, "untyped", "typed"))
     }
     lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for info in report.group(*groups):

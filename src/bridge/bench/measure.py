@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from bridge.bench import beam, formats, payloads, report
-from bridge.bench.statistics import estimate
-from bridge.bench.subject import last_line
+from bridge.bench.contender import last_line
+from bridge.bench.estimates import estimate
 
 PATIENCE = 60.0  # seconds for one answer; a format that takes longer is N/A
 # A setting of this shell must not slow one contender down.
@@ -27,7 +27,7 @@ ENVIRONMENT = {
     for name, value in os.environ.items()
     if not name.startswith("PYTHON") or name in ("PYTHONPATH", "PYTHONHOME")
 }
-SUBJECT = [sys.executable, "-P", "-m", "bridge.bench.subject"]
+CONTENDER = [sys.executable, "-P", "-m", "bridge.bench.contender"]
 Tell = Callable[[int, int, str], None]  # steps done, steps in all, what comes next; "done" at last
 
 
@@ -134,11 +134,11 @@ class _Run:
     def start(self, start: int) -> None:
         """Start all processes, and let each measure each payload `rounds` times, in turns."""
         with contextlib.ExitStack() as stack:
-            subjects = {name: stack.enter_context(self._process(name)) for name in self.names}
-            for name, subject in subjects.items():
+            contenders = {name: stack.enter_context(self._process(name)) for name in self.names}
+            for name, contender in contenders.items():
                 for index, payload in enumerate(self.payloads):
                     self._step(f"checks {name}")
-                    self._prepare(subject, (name, payload.name), index, first=start == 0)
+                    self._prepare(contender, (name, payload.name), index, first=start == 0)
             found: dict[tuple[str, str], list[dict[str, float]]] = {}
             for count in range(self.options.rounds):
                 if count >= FEWEST and self._late():
@@ -148,7 +148,7 @@ class _Run:
                     for name in self.order.sample(self.names, len(self.names)):
                         self._step(f"{payload.name} as {name}")
                         key = (name, payload.name)
-                        if (times := self._round(subjects[name], key, index)) is not None:
+                        if (times := self._round(contenders[name], key, index)) is not None:
                             found.setdefault(key, []).append(times)
         for key, rounds in found.items():
             self._keep(key, rounds)
@@ -161,16 +161,16 @@ class _Run:
         self.tell(self.done, self.steps, what)
         self.done += 1
 
-    def _prepare(self, subject: _Process, key: tuple[str, str], index: int, first: bool) -> None:
+    def _prepare(self, contender: _Process, key: tuple[str, str], index: int, first: bool) -> None:
         if "reason" in self.facts.get(key, {}):
             return
-        answer = subject.ask({"do": "prepare", "payload": key[1], "index": index, "memory": first})
+        answer = contender.ask({"do": "prepare", "payload": key[1], "index": index, "memory": first})
         self.facts[key] = answer if first or "reason" in answer else self.facts[key]
 
-    def _round(self, subject: _Process, key: tuple[str, str], index: int) -> dict[str, float] | None:
+    def _round(self, contender: _Process, key: tuple[str, str], index: int) -> dict[str, float] | None:
         if "reason" in self.facts[key]:
             return None
-        answer = subject.ask({"do": "round", "payload": key[1], "index": index, "budget": self.options.budget})
+        answer = contender.ask({"do": "round", "payload": key[1], "index": index, "budget": self.options.budget})
         if "reason" in answer:
             self.facts[key] = answer
             return None
@@ -208,7 +208,7 @@ class _Run:
                 folder = stack.enter_context(beam.files(self.payloads))
                 command = beam.command(name, folder, self.options.data)
             else:
-                command = [*SUBJECT, self.formats[name], *self.options.data]
+                command = [*CONTENDER, self.formats[name], *self.options.data]
             process = _Process(command, self.core)
             stack.callback(process.end)
             yield process

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from bridge.bench import plots, words
+from bridge.bench import figures, plots
 from bridge.bench.comparison import Comparison
 from bridge.bench.report import Cell, PayloadInfo, Report
 
@@ -69,12 +69,12 @@ def html(report: Report, comparison: Comparison | None = None) -> str:
     parts = [
         f"<h1>{TITLE}</h1>",
         f'<p class="small">{escape(report.made)}, dspex-bridge {escape(report.bridge)},'
-        f" {report.seconds:.0f} s. {escape(words.machine(report))}.</p>",
-        f'<p class="quick">A quick run: {escape(words.method(report))}</p>'
+        f" {report.seconds:.0f} s. {escape(figures.machine(report))}.</p>",
+        f'<p class="quick">A quick run: {escape(figures.method(report))}</p>'
         if report.quick
-        else f"<p>{escape(words.method(report))}</p>",
+        else f"<p>{escape(figures.method(report))}</p>",
         _changes(comparison) if comparison else "",
-        f"<h2>Round trip, {words.TIMES} the quickest</h2>",
+        f"<h2>Round trip, {figures.TIMES} the quickest</h2>",
         '<p class="small">By format and payload. 1.0 is the quickest of the payload; N/A: it cannot'
         " carry it, or changes it. Wider than the screen: it scrolls.</p>",
         _heat(report),
@@ -83,7 +83,7 @@ def html(report: Report, comparison: Comparison | None = None) -> str:
         "<h2>Method</h2>",
         *(f"<p>{escape(text)}</p>" for text in METHOD),
         "<h2>Formats</h2><ul>",
-        *(f"<li><b>{escape(info.name)}</b>: {escape(words.about(info))}</li>" for info in report.formats),
+        *(f"<li><b>{escape(info.name)}</b>: {escape(figures.about(info))}</li>" for info in report.formats),
         "</ul>",
         *(f'<p class="small">{escape(note)}</p>' for note in report.notes),
     ]
@@ -111,14 +111,14 @@ def _heat(report: Report) -> str:
 
 def _heat_cell(report: Report, format: str, payload: str) -> str:
     cell = report.cell(format, payload)
-    best = next(iter(words.measured(report, payload, "untyped", "typed")), None)
+    best = next(iter(figures.measured(report, payload, "untyped", "typed")), None)
     if cell is None or cell.total is None or best is None or not best.total:
         reason = escape((cell and cell.reason) or "not measured", quote=True)
         return f'<td style="background:#f4f4f4;color:#767676" title="{reason}">N/A</td>'
     ratio = cell.total / best.total
     colour = "#fff" if plots.dark(ratio) else "#000"
     style = f"background:{plots.shade(ratio)};color:{colour}"
-    return f'<td style="{style}" title="{words.time(cell.total)}">{ratio:.1f}</td>'
+    return f'<td style="{style}" title="{figures.time(cell.total)}">{ratio:.1f}</td>'
 
 
 def _payload(report: Report, payload: PayloadInfo, index: int) -> str:
@@ -127,7 +127,7 @@ def _payload(report: Report, payload: PayloadInfo, index: int) -> str:
     sizes = plots.svg(plots.size_and_speed, report, name, prefix=f"b{index}")
     reasons = "".join(
         f"<li>N/A {escape(', '.join(formats))}: {escape(reason)}</li>"
-        for reason, formats in words.not_available(report, name).items()
+        for reason, formats in figures.not_available(report, name).items()
     )
     return (
         f'<h2 id="p{index}">{escape(name)}</h2><p class="small">{escape(payload.about)}</p>'
@@ -138,12 +138,12 @@ def _payload(report: Report, payload: PayloadInfo, index: int) -> str:
 
 
 def _figures(report: Report, payload: str) -> str:
-    some = words.measured(report, payload)
-    head = "".join(f"<th>{column}</th>" for column in (words.row(some[0]) if some else ()))
-    best = words.fastest(words.measured(report, payload, "untyped", "typed"))
+    some = figures.measured(report, payload)
+    head = "".join(f"<th>{column}</th>" for column in (figures.row(some[0]) if some else ()))
+    best = figures.fastest(figures.measured(report, payload, "untyped", "typed"))
     rows = []
-    for group, title in words.GROUPS.items():
-        cells = words.measured(report, payload, group)
+    for group, title in figures.GROUPS.items():
+        cells = figures.measured(report, payload, group)
         if cells:
             rows.append(f'<tr class="group"><td>{title}</td></tr>')
         compared = group in ("untyped", "typed")
@@ -156,20 +156,20 @@ def _figures(report: Report, payload: str) -> str:
 
 
 def _row(cell: Cell, best: bool) -> str:
-    row = "".join(f"<td>{value}</td>" for value in words.row(cell).values())
+    row = "".join(f"<td>{value}</td>" for value in figures.row(cell).values())
     return f'<tr class="{"best" if best else ""}"><td>{escape(cell.format)}</td>{row}</tr>'
 
 
 def _changes(comparison: Comparison) -> str:
     rows = "".join(
         f"<tr><td>{escape(c.format)}</td><td>{escape(c.payload)}</td><td>{escape(c.step)}</td>"
-        f"<td>{words.time(c.old)}</td><td>{words.time(c.new)}</td>"
-        f"<td>{f'{words.TIMES} {c.ratio:.2f}' if c.ratio else escape(c.reason)}</td></tr>"
+        f"<td>{figures.time(c.old)}</td><td>{figures.time(c.new)}</td>"
+        f"<td>{f'{figures.TIMES} {c.ratio:.2f}' if c.ratio else escape(c.reason)}</td></tr>"
         for c in (*comparison.changes, *comparison.uncertain)
     )
     unlike = "".join(f"<li>not alike: {escape(line)}</li>" for line in comparison.unlike)
     return (
-        f"<h2>Against earlier runs</h2><p>{words.verdict(comparison)}.</p>"
+        f"<h2>Against earlier runs</h2><p>{figures.verdict(comparison)}.</p>"
         f"<ul class='small'>{unlike}</ul>"
         "<div class='wide'><table><thead><tr><th>format</th><th>payload</th><th>what</th>"
         f"<th>before</th><th>now</th><th></th></tr></thead><tbody>{rows}</tbody></table></div>"

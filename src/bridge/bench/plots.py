@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from bridge.bench import words
+from bridge.bench import figures
 from bridge.bench.report import PARTS, Cell, Report
 
 WIDTH = 3.7  # inches, about 355 CSS pixels
@@ -40,7 +40,7 @@ OTHERS = "#555555"
 
 def split(report: Report, payload: str) -> Figure:
     """Where the time of a round trip goes, by format."""
-    cells = words.measured(report, payload)[::-1]
+    cells = figures.measured(report, payload)[::-1]
     figure = Figure(figsize=(WIDTH, 0.9 + 0.22 * max(1, len(cells))), layout="constrained")
     axes = figure.subplots()
     names, left = [cell.format for cell in cells], [0.0] * len(cells)
@@ -53,7 +53,7 @@ def split(report: Report, payload: str) -> Figure:
                 widths,
                 left=left,
                 color=COLOURS[part],
-                label=words.PART_NAMES[part],
+                label=figures.PART_NAMES[part],
                 height=0.75,
             )
         left = [a + b for a, b in zip(left, widths, strict=True)]
@@ -80,7 +80,7 @@ def split(report: Report, payload: str) -> Figure:
 
 def size_and_speed(report: Report, payload: str) -> Figure:
     """Bytes of a message against the time of a round trip; the names stand in a column beside."""
-    cells = words.measured(report, payload, "untyped", "typed")
+    cells = figures.measured(report, payload, "untyped", "typed")
     figure = Figure(figsize=(WIDTH, 3.6))
     axes = figure.add_axes((0.17, 0.21, 0.35, 0.76))
     unit, divisor = _unit(cells)
@@ -134,7 +134,7 @@ def heat(report: Report) -> Figure:
     figure = Figure(figsize=(2.2 + 0.72 * len(names), 1.2 + 0.27 * len(formats)), layout="constrained")
     axes = figure.subplots()
     for column, payload in enumerate(names):
-        best = next(iter(words.measured(report, payload, "untyped", "typed")), None)
+        best = next(iter(figures.measured(report, payload, "untyped", "typed")), None)
         for row, name in enumerate(formats):
             cell = report.cell(name, payload)
             ratio = cell.total / best.total if cell and best and cell.total and best.total else None
@@ -146,7 +146,7 @@ def heat(report: Report) -> Figure:
     axes.set_ylim(len(formats) - 0.5, -0.5)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axes.set_yticks(range(len(formats)), formats)
-    axes.set_title(f"round trip, {words.TIMES} the quickest", fontsize=9, loc="left")
+    axes.set_title(f"round trip, {figures.TIMES} the quickest", fontsize=9, loc="left")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     return figure

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from bridge.bench.statistics import Estimate
+from bridge.bench.estimates import Estimate
 from bridge.version import __version__
 
 VERSION = 1  # of the file; one that is read must have it
@@ -63,7 +63,7 @@ class PayloadInfo(msgspec.Struct):
 class Cell(msgspec.Struct):
     """One format with one payload. reason: why it is N/A; then there are no figures.
 
-    bytes, zstd, memory: of a message, on average; see `subject.Case`.
+    bytes, zstd, memory: of a message, on average; see `contender.Case`.
     typed_reason: why `typed` is not among the times.
     """
 

@@ -10,12 +10,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from bridge.bench import words
+from bridge.bench import figures
 from bridge.bench.comparison import Comparison
 from bridge.bench.measure import Tell
 from bridge.bench.report import Report
 
-COLUMNS = ("bytes", "zstd", "memory", *words.CALLS, "round trip", "±")
+COLUMNS = ("bytes", "zstd", "memory", *figures.CALLS, "round trip", "±")
 FEWER = ("bytes", "encode", "decode", "round trip", "±")
 # What a terminal has room for, by the least width that it needs, beside the longest name.
 ROOM = {128: COLUMNS, 70: FEWER, 54: ("bytes", "round trip", "±"), 0: ("round trip",)}
@@ -46,14 +46,14 @@ def show(report: Report, console: Console | None = None) -> None:
     console = console or Console()
     for payload in report.payloads:
         console.print(_table(report, payload.name, payload.about, console.width))
-        for reason, formats in words.not_available(report, payload.name).items():
+        for reason, formats in figures.not_available(report, payload.name).items():
             console.print(f"  N/A {escape(', '.join(formats))}: {escape(reason)}", style="dim")
         console.print()
     if report.quick:
         console.print("A quick run.", style="bold")
-    console.print(escape(words.method(report)))
+    console.print(escape(figures.method(report)))
     console.print("* quickest, or not to be told from it. ± 95 % interval of the round trip's median.")
-    console.print(escape(words.machine(report)), style="dim")
+    console.print(escape(figures.machine(report)), style="dim")
     for note in report.notes:
         console.print(escape(note), style="dim")
 
@@ -64,17 +64,17 @@ def _table(report: Report, payload: str, about: str, width: int) -> Table:
     columns = next(columns for least, columns in ROOM.items() if width >= least)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
-    first = words.fastest(words.measured(report, payload, "untyped", "typed"))
-    for group, title in words.GROUPS.items():
-        cells = words.measured(report, payload, group)
+    first = figures.fastest(figures.measured(report, payload, "untyped", "typed"))
+    for group, title in figures.GROUPS.items():
+        cells = figures.measured(report, payload, group)
         if cells:
             table.add_row(f"[dim]{title}[/dim]")
         for cell in cells:
             marked = cell.format in first and group in ("untyped", "typed")
-            figures = words.row(cell)
+            row = figures.row(cell)
             table.add_row(
                 f"{'*' if marked else ' '} {escape(cell.format)}",
-                *(figures[column] for column in columns),
+                *(row[column] for column in columns),
                 style="bold" if marked else "",
             )
     return table
@@ -85,7 +85,7 @@ def show_changes(comparison: Comparison, console: Console | None = None) -> None
     console = console or Console()
     for line in comparison.unlike:
         console.print(f"not alike: {escape(line)}", style="yellow")
-    console.print(words.verdict(comparison))
+    console.print(figures.verdict(comparison))
     changes = [*comparison.changes, *comparison.uncertain]
     table = Table(box=None)
     narrow = console.width < NARROW
@@ -96,8 +96,8 @@ def show_changes(comparison: Comparison, console: Console | None = None) -> None
     for change in sorted(changes, key=lambda c: -max(c.ratio or 9e9, 1 / (c.ratio or 9e9))):
         table.add_row(
             *map(escape, (change.format, change.payload, change.step)),
-            *(() if narrow else (words.time(change.old), words.time(change.new))),
-            f"{words.TIMES} {change.ratio:.2f}" if change.ratio else escape(change.reason),
+            *(() if narrow else (figures.time(change.old), figures.time(change.new))),
+            f"{figures.TIMES} {change.ratio:.2f}" if change.ratio else escape(change.reason),
         )
     if changes:
         console.print(table)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from bridge.errors import SHOWN, InvalidArgs, NotEncodable, Overloaded, shown
-from bridge.wire import _etf, _walk, lenient, tensors
+from bridge.wire import _etf, _walk, arrays, lenient, tensors
 from bridge.wire.empty_maps import EmptyMaps
 from bridge.wire.messages import Request
 from bridge.wire.unknown_args import unknown_args
@@ -81,12 +81,12 @@ class Format:
         path: str = "args",
         undecodable: str = "bytes",
         buffers: Sequence[Any] | None = None,
-        arrays: bool = False,
+        has_arrays: bool = False,
     ) -> Any:
         """The args of a request as `type`; missing ones and null are an empty map, and so is an
         empty list where the type has a map.
 
-        buffers: those of the frame, if it is a multipart one. arrays: the type holds some.
+        buffers: those of the frame, if it is a multipart one. has_arrays: the type holds some.
         undecodable: what becomes of strings that are not UTF-8: "bytes" (where the format has
         them), "replace" (what can be read of them stays), "refuse". Raises InvalidArgs, with the
         place below `path`.
@@ -96,12 +96,12 @@ class Format:
             if undecodable == "replace" and not self.tells_text:
                 data = self.repair(bytes(data), True)
             try:
-                return self._decode_as(data, type, undecodable, buffers, arrays)
+                return self._decode_as(data, type, undecodable, buffers, has_arrays)
             except msgspec.ValidationError:
                 replaced = self._empty_maps.replaced(data, type)
                 if replaced is None:
                     raise
-                return self._decode_as(replaced, type, undecodable, buffers, arrays)
+                return self._decode_as(replaced, type, undecodable, buffers, has_arrays)
         except msgspec.ValidationError as error:
             raise self._unknown(data, type, path) or _invalid_args(str(error), path) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -117,10 +117,10 @@ class Format:
         type: Any,
         undecodable: str,
         buffers: Sequence[Any] | None,
-        arrays: bool,
+        has_arrays: bool,
     ) -> Any:
         as_it_is = type is msgspec.Raw or buffers is None or not _refers(data)
-        if as_it_is and not arrays:
+        if as_it_is and not has_arrays:
             return self._decode_repaired(data, type, undecodable)
         value = self._decode_repaired(data, Any, undecodable)
         if arrays.keeps_bytes(type):  # then the bytes have to hold all

@@ -32,14 +32,14 @@ from bridge.wire.messages import Answer, Failure, Id, Negotiation, Selection, fa
 from bridge.wire.tensors import resolve
 from bridge.worker import extras, process
 from bridge.worker.calls import Calls, wake
-from bridge.worker.hostcalls import HostCalls
+from bridge.worker.host_calls import HostCalls
 from bridge.worker.lanes import Job, Lanes, Places
 from bridge.worker.session import Session
 from bridge.worker.sessions import Sessions
 
 if TYPE_CHECKING:
     from bridge.adapter import Handler
-    from bridge.worker.store import Store
+    from bridge.worker.stores.sqlite import Store
 
 WARN_EVERY = 60.0  # seconds, at most so often, of overload
 
@@ -495,12 +495,12 @@ def _change_for_all(sessions: Sessions, handler: Handler, args: Any, context: Co
 
 def _decode(
     type: Any,
-    arrays: bool,
+    has_arrays: bool,
     format: Format,
     raw: msgspec.Raw,
     buffers: tuple[Frame, ...] | None,
 ) -> Any:
-    return format.decode_args(raw, type, buffers=buffers, arrays=arrays)
+    return format.decode_args(raw, type, buffers=buffers, has_arrays=has_arrays)
 
 
 def _envelope_error(error: Exception) -> errors.BridgeError:

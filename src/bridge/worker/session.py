@@ -15,7 +15,7 @@ from bridge.records import Quota, Records, Settings
 from bridge.worker.lanes import Order
 
 if TYPE_CHECKING:
-    from bridge.worker.store import Store
+    from bridge.worker.stores.sqlite import Store
 
 _making = threading.Lock()
 

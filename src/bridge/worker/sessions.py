@@ -17,7 +17,7 @@ from bridge.worker.lanes import Order
 from bridge.worker.session import Session
 
 if TYPE_CHECKING:
-    from bridge.worker.store import Store
+    from bridge.worker.stores.sqlite import Store
 
 LONGEST_ID = 512  # characters
 LONGEST_TTL = 31_536_000.0  # seconds: a year

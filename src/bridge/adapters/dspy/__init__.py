@@ -11,7 +11,7 @@ import msgspec
 
 from bridge import errors
 from bridge.adapter import Adapter
-from bridge.adapters.dspy.messages import (
+from bridge.adapters.dspy.args import (
     ConfigureArgs,
     CreateArgs,
     CreateGeminiArgs,

@@ -18,10 +18,10 @@ from dspy.utils.exceptions import LMConfigurationError
 
 from bridge import errors
 from bridge.adapters.dspy import providers, streaming
-from bridge.adapters.dspy.answers import Answers
+from bridge.adapters.dspy.args import LMSettings
+from bridge.adapters.dspy.cache import Answers
 from bridge.adapters.dspy.failures import lm_error
 from bridge.adapters.dspy.litellm_errors import litellm_errors
-from bridge.adapters.dspy.messages import LMSettings
 from bridge.adapters.dspy.retries import Retries
 from bridge.security import redaction
 from bridge.security.destinations import Address, allows
@@ -295,7 +295,7 @@ def _drop_openai_headers(request: Any) -> None:
 def _own_engine(settings: LMSettings) -> Any:
     """Return the engine that answers in this process; None for providers elsewhere."""
     if settings.provider == "offline":
-        from bridge.adapters.dspy.offline import OfflineReader  # loads numpy
+        from bridge.adapters.offline import OfflineReader  # loads numpy
 
         return OfflineReader()
     if settings.provider == "scripted":

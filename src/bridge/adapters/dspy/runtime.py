@@ -19,9 +19,9 @@ import pydantic_core
 
 from bridge import errors
 from bridge.adapters.dspy import chat, streaming, tools
+from bridge.adapters.dspy.args import LMSettings, RunOptions
 from bridge.adapters.dspy.failures import lm_error, unreadable
 from bridge.adapters.dspy.labels import LABEL
-from bridge.adapters.dspy.messages import LMSettings, RunOptions
 from bridge.adapters.dspy.models import Model, from_environment, in_time
 from bridge.adapters.dspy.providers import GEMINI, full_model
 from bridge.adapters.dspy.signatures import Field, Signature

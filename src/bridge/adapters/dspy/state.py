@@ -9,7 +9,7 @@ import msgspec
 
 from bridge import errors
 from bridge._dispatch import timestamp
-from bridge.adapters.dspy.messages import StoredSettings
+from bridge.adapters.dspy.args import StoredSettings
 from bridge.adapters.dspy.tools import Tool
 from bridge.records import Kept, Records
 from bridge.wire.codec import Format

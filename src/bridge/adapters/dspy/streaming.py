@@ -29,7 +29,7 @@ from bridge.telemetry.activity import around
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
-    from bridge.adapters.dspy.answers import Answers
+    from bridge.adapters.dspy.cache import Answers
 
 running: ContextVar[Run | None] = ContextVar("running", default=None)
 log = logging.getLogger("bridge.lm")

@@ -5,6 +5,6 @@ options and values (that answer in the type that is asked for), prompt (DSPy's p
 apart and replies printed), engine (all of it as an engine for `dspy.LM`).
 """
 
-from bridge.adapters.dspy.offline.engine import MODEL, OfflineReader
+from bridge.adapters.offline.engine import MODEL, OfflineReader
 
 __all__ = ["MODEL", "OfflineReader"]

@@ -1,7 +1,7 @@
 """The process that has one format loaded, and no other: it checks it, times it, and talks to a
 worker of the same format. The parent says what to do next, so that all formats take turns.
 
-    python -m bridge.bench.subject FORMAT [FILE…]
+    python -m bridge.bench.contender FORMAT [FILE…]
 
 Orders and answers are JSON, a line each: `{"do": "prepare", "payload": name}` is answered with
 `{"bytes", "zstd", "memory", "typed_reason"}` or `{"reason"}`, `{"do": "round", "payload": name,
@@ -39,7 +39,7 @@ PYTHON = [sys.executable, "-P", "-m"]
 Times = dict[str, float]
 
 
-class Subject:
+class Contender:
     """A format, made for the payloads that it is asked about, and its worker."""
 
     def __init__(self, format: str, paths: Sequence[str]) -> None:
@@ -387,24 +387,24 @@ def main(arguments: Sequence[str]) -> None:
     """Obey until the orders end."""
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a library prints is no answer
-    subject = Subject(arguments[0], arguments[1:])
+    contender = Contender(arguments[0], arguments[1:])
     for line in sys.stdin.buffer:
         order = msgspec.json.decode(line)
         try:
             if order["do"] == "prepare":
-                answer = subject.prepare(order["payload"], order["memory"])
+                answer = contender.prepare(order["payload"], order["memory"])
             else:
-                answer = subject.round(order["payload"], order["budget"])
+                answer = contender.round(order["payload"], order["budget"])
         except Exception as error:
             answer = {"reason": reason_of(error)}
-            if subject.pipe is not None and subject.pipe.talking:
+            if contender.pipe is not None and contender.pipe.talking:
                 # Its worker may wait for messages that do not come.
-                subject.pipe.process.kill()
-                subject.pipe.close()
-                subject.pipe = None
+                contender.pipe.process.kill()
+                contender.pipe.close()
+                contender.pipe = None
         answers.write(msgspec.json.encode(answer) + b"\n")
-    if subject.pipe is not None:
-        subject.pipe.close()
+    if contender.pipe is not None:
+        contender.pipe.close()
 
 
 if __name__ == "__main__":

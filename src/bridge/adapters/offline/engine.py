@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dspy import lm15
 
-from bridge.adapters.dspy.offline import prompt
-from bridge.adapters.dspy.offline.answers import answer, names, numbers
-from bridge.adapters.dspy.offline.reading import Reading, read, sentences, stems
-from bridge.adapters.dspy.offline.values import value
+from bridge.adapters.offline import prompt
+from bridge.adapters.offline.answers import answer, names, numbers
+from bridge.adapters.offline.reading import Reading, read, sentences, stems
+from bridge.adapters.offline.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -18,10 +18,10 @@ import msgspec
 
 from bridge import errors
 from bridge.records import Changes, Quota, Settings
-from bridge.worker import store_schema
-from bridge.worker.store_files import Files
-from bridge.worker.store_records import StoredRecords, damaged, read_records, write_records
-from bridge.worker.store_schema import prepare, session_checksum
+from bridge.worker.stores import schema
+from bridge.worker.stores.files import Files
+from bridge.worker.stores.rows import StoredRecords, damaged, read_records, write_records
+from bridge.worker.stores.schema import prepare, session_checksum
 
 # Errors that no smaller transaction would be spared.
 OF_THE_FILE = {
@@ -205,7 +205,7 @@ class Store:
         return sqlite3.connect(
             self._files.uri,
             uri=True,
-            timeout=store_schema.BUSY_TIMEOUT,
+            timeout=schema.BUSY_TIMEOUT,
             isolation_level=None,
             check_same_thread=False,
         )

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bridge.adapters.dspy.offline.answers import (
+from bridge.adapters.offline.answers import (
     NOT_FOUND,
     agrees,
     answer,
@@ -24,8 +24,8 @@ from bridge.adapters.dspy.offline.answers import (
     question_kind,
     span,
 )
-from bridge.adapters.dspy.offline.options import SIGNS, choose, everything, overlap, sentiment
-from bridge.adapters.dspy.offline.reading import Reading, words
+from bridge.adapters.offline.options import SIGNS, choose, everything, overlap, sentiment
+from bridge.adapters.offline.reading import Reading, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

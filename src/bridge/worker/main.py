@@ -28,7 +28,7 @@ from bridge.worker.dispatch import Dispatcher
 
 if TYPE_CHECKING:
     from bridge.security.destinations import Address
-    from bridge.worker.store import Store
+    from bridge.worker.stores.sqlite import Store
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -144,7 +144,7 @@ def _store(place: str | None) -> Store | None:
     """The store at "sqlite:PATH". Raises StoreFailed."""
     if place is None:
         return None
-    from bridge.worker.store import Store  # loads sqlite3
+    from bridge.worker.stores.sqlite import Store  # loads sqlite3
 
     return Store(Path(place.removeprefix("sqlite:")))
 

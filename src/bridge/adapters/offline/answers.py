@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from bridge.adapters.dspy.offline.reading import STOP, WORD, Reading, sentences, stem, stems
+from bridge.adapters.offline.reading import STOP, WORD, Reading, sentences, stem, stems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

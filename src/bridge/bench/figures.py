@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bridge.bench.comparison import RUNS, Comparison
+from bridge.bench.estimates import Estimate
 from bridge.bench.report import PARTS, STEPS, Cell, FormatInfo, Report
-from bridge.bench.statistics import Estimate
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 PART_NAMES = {part: part.removeprefix("trip_") for part in PARTS}

@@ -1,0 +1,1 @@
+"""Where durable sessions are stored."""
