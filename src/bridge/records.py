@@ -152,10 +152,10 @@ def _exceeded(what: str, limit: int, wanted: int) -> QuotaExceeded:
     return QuotaExceeded(f"the session may keep {limit} {what}, not {wanted}", quota=what, limit=limit, wanted=wanted)
 
 
-class Kept(msgspec.Struct, frozen=True):
-    """A value from the wire, as it came: it goes back unchanged to who speaks the same format.
+class EncodedValue(msgspec.Struct, frozen=True):
+    """Represents a value as it came from the wire, so that hosts of the same format get it back unchanged.
 
-    data: its own bytes. format: a name, as in negotiation.
+    data: its encoded bytes. format: the name of their format, as in negotiation.
     """
 
     data: bytes
@@ -163,15 +163,14 @@ class Kept(msgspec.Struct, frozen=True):
 
     @property
     def own_format(self) -> Format:
-        """Raises LookupError where a later version has written it."""
-        found = by_name(self.format)
-        if found is None:
+        """Return the format of the bytes. Raises LookupError for one that only a later version knows."""
+        format = by_name(self.format)
+        if format is None:
             raise LookupError(f"a value of the unknown format {self.format!r}")
-        return found
+        return format
 
     def in_format(self, format: Format) -> Any:
-        """Return the value for a reply in `format`; decoded where its bytes would make that
-        unreadable."""
+        """Return the value for a reply in `format`: its bytes, or decoded if they would make that reply unreadable."""
         own = self.own_format
         if format is own and (format is not JSON or _is_utf8(self.data)):
             return msgspec.Raw(self.data)

@@ -23,7 +23,7 @@ from bridge.adapters.dspy.args import (
 from bridge.adapters.dspy.providers import GEMINI, GEMINI_KEYS, full_model
 from bridge.adapters.dspy.state import Definition, Program, State
 from bridge.adapters.dspy.tools import Tool, checked
-from bridge.records import Kept
+from bridge.records import EncodedValue
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
@@ -205,7 +205,7 @@ def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, 
             if getattr(args, name) is not None:
                 raise errors.InvalidArgs(f"args.{name}: only for programs of type react", path=f"args.{name}")
     definition = Definition(
-        Kept(bytes(args.signature), context.format.name),
+        EncodedValue(bytes(args.signature), context.format.name),
         args.program_type,
         model=model,
         tools=_chosen_tools(args, context),
@@ -278,7 +278,7 @@ def _find_or_rebuild(args: ExecuteArgs, context: Context) -> Program:
     ):
         return known
     definition = Definition(
-        Kept(bytes(signature), context.format.name),
+        EncodedValue(bytes(signature), context.format.name),
         data.program_type or (known.definition.program_type if known else "predict"),
         tools=tuple(_visible_tools(context).values()),
     )

@@ -11,7 +11,7 @@ from bridge import errors
 from bridge._dispatch import timestamp
 from bridge.adapters.dspy.args import StoredSettings
 from bridge.adapters.dspy.tools import Tool
-from bridge.records import Kept, Records
+from bridge.records import EncodedValue, Records
 from bridge.wire.codec import Format
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Definition(msgspec.Struct, frozen=True):
     signature: as it came, so that it goes back unchanged.
     """
 
-    signature: Kept
+    signature: EncodedValue
     program_type: str
     model: str | None = None
     tools: tuple[Tool, ...] = ()
@@ -102,7 +102,7 @@ class Program:
         got in an order of their own. Raises InvalidArgs for none, with its place below `path`."""
         from bridge.adapters.dspy.signatures import Signature
 
-        same = Kept(bytes(signature), format.name) == self.definition.signature
+        same = EncodedValue(bytes(signature), format.name) == self.definition.signature
         return same or Signature.parse(signature, format, path) == self.signature
 
     def has_definition(self, other: Definition) -> bool:
