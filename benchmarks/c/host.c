@@ -1,11 +1,12 @@
 /* The host of the benchmarks: starts a worker behind two pipes, drives it, prints one JSON object.
 
-   host KIND [-n COUNT] [-w WINDOW] [-g GAP] [-p HOST,WORKER] [-e EXPECT] COMMAND ARG... <REQUEST
+   host KIND [-n COUNT] [-w WINDOW] [-g GAP] [-p HOST,WORKER] [-e EXPECT] [-s SETUP] COMMAND ARG... <REQUEST
 
    KIND  calls: COUNT round trips, one every GAP µs (0: back to back).
          pipelined: COUNT requests, WINDOW of them in flight.
          start: from fork to the first reply. exit: from fork to the end of COMMAND.
-   -p    the cores that host and worker are pinned to. -e: bytes that each reply holds just once.
+   -p    the cores that host and worker are pinned to. -e: bytes that each reply contains exactly once.
+   -s    a file of whole frames, sent one by one before the measurement; each must have one reply.
    REQUEST is one payload; the frame around it is made here.
 
    cpu_us is what all threads of the worker spent on a core, per request, by the scheduler's own
@@ -31,8 +32,8 @@ enum {
     PATIENCE = 120,            /* s until a run with a worker that hangs is killed */
 };
 
-static struct { long count, window, gap; int host_core, worker_core; const char *expect; }
-    options = {1, 1, 0, -1, -1, ""};
+static struct { long count, window, gap; int host_core, worker_core; const char *expect, *setup; }
+    options = {1, 1, 0, -1, -1, "", NULL};
 static struct { pid_t pid; int in, out; } worker; /* in: to it, out: from it */
 static unsigned char *request, *replies;          /* request: `window` frames, one behind another */
 static size_t frame, have;                        /* bytes of one request; of replies at hand */
@@ -118,7 +119,7 @@ static void send_requests(long count) {
     }
 }
 
-static size_t reply_size(const unsigned char *p) {
+static size_t frame_size(const unsigned char *p) {
     return HEADER + ((size_t)p[0] << 24 | (size_t)p[1] << 16 | (size_t)p[2] << 8 | p[3]);
 }
 
@@ -141,7 +142,7 @@ static void check(const unsigned char *reply, size_t size) {
 static long take_replies(void) {
     size_t start = 0, size;
     long count = 0;
-    while (have - start >= HEADER && (size = reply_size(replies + start)) <= have - start) {
+    while (have - start >= HEADER && (size = frame_size(replies + start)) <= have - start) {
         check(replies + start, size);
         start += size;
         count++;
@@ -154,7 +155,7 @@ static int64_t call(void) { /* ns */
     int64_t started = now();
     send_requests(1);
     do receive();
-    while (have < HEADER || have < reply_size(replies));
+    while (have < HEADER || have < frame_size(replies));
     int64_t took = now() - started;
     if (take_replies() != 1) die("two replies to one request");
     return took;
@@ -170,6 +171,28 @@ static void pipeline(long count) {
         room = take_replies();
         count -= room;
     }
+}
+
+/* Sends the frames of the setup file, and waits for the reply to each. */
+static void set_up(void) {
+    unsigned char *measured = request;
+    size_t measured_frame = frame;
+    const char *expect = options.expect;
+    FILE *file = fopen(options.setup, "rb");
+    if (!file) die("the setup file cannot be read");
+    request = malloc(ROOM);
+    options.expect = "";
+    while (fread(request, 1, HEADER, file) == HEADER) {
+        frame = frame_size(request);
+        if (frame > ROOM || fread(request + HEADER, 1, frame - HEADER, file) != frame - HEADER)
+            die("the setup file does not consist of frames");
+        call();
+    }
+    fclose(file);
+    free(request);
+    request = measured;
+    frame = measured_frame;
+    options.expect = expect;
 }
 
 /* --- what is measured --- */
@@ -224,11 +247,12 @@ int main(int count, char **arguments) {
     int64_t started;
     int option;
     optind = 2;
-    while ((option = getopt(count, arguments, "+n:w:g:p:e:")) != -1) {
+    while ((option = getopt(count, arguments, "+n:w:g:p:e:s:")) != -1) {
         if (option == 'n') options.count = atol(optarg);
         else if (option == 'w') options.window = atol(optarg);
         else if (option == 'g') options.gap = atol(optarg);
         else if (option == 'e') options.expect = optarg;
+        else if (option == 's') options.setup = optarg;
         else if (option != 'p' ||
                  sscanf(optarg, "%d,%d", &options.host_core, &options.worker_core) != 2)
             die("see the head of host.c");
@@ -239,6 +263,7 @@ int main(int count, char **arguments) {
     pin(options.host_core);
     started = now();
     start_worker(arguments + optind);
+    if (options.setup) set_up();
     if (!strcmp(kind, "calls")) measure_calls();
     else if (!strcmp(kind, "pipelined")) measure_pipeline();
     else if (!strcmp(kind, "start")) call();
