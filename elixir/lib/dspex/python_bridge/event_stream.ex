@@ -5,13 +5,14 @@ defmodule DSPex.PythonBridge.EventStream do
   stops early.
   """
 
-  alias DSPex.PythonBridge.{Connection, Error, OpenCall, Protocol, Routing, Statistics, Telemetry}
+  alias DSPex.PythonBridge.{Connection, Error, Flow, OpenCall, Protocol, Statistics, Telemetry}
 
   @events ~w(status chunk tool_call tool_result)a
           |> Map.new(&{Atom.to_string(&1), &1})
 
   @enforce_keys [:metadata, :started, :deadline, :flow]
-  defstruct @enforce_keys ++ [:connection, :id, :reply_to, ended: false]
+  # ended: `nil` while the stream runs, then `:ok` or the error that it raises next.
+  defstruct @enforce_keys ++ [:connection, :id, :reply_to, :ended, events: 0]
 
   @doc "See `DSPex.PythonBridge.Bridge.stream/4`."
   @spec new(
@@ -35,7 +36,13 @@ defmodule DSPex.PythonBridge.EventStream do
   defp start(server, command, args, envelope, deadline) do
     metadata = Telemetry.metadata(server, command, envelope)
     started = Telemetry.start(:stream, metadata)
-    blank = %__MODULE__{metadata: metadata, started: started, deadline: deadline, flow: flow()}
+
+    blank = %__MODULE__{
+      metadata: metadata,
+      started: started,
+      deadline: deadline,
+      flow: Flow.new()
+    }
 
     with {:error, error} <-
            OpenCall.on_worker(server, deadline, &open(&1, blank, command, args, envelope)) do
@@ -43,10 +50,6 @@ defmodule DSPex.PythonBridge.EventStream do
       raise error
     end
   end
-
-  # Slots of the flow: events that wait, the pause (see the routing), events so far, whether the
-  # end was reported.
-  defp flow, do: :atomics.new(4, [])
 
   defp open(connection, blank, command, args, envelope) do
     id = Connection.next_id(connection)
@@ -72,7 +75,8 @@ defmodule DSPex.PythonBridge.EventStream do
     error in Error -> OpenCall.counted({:error, error}, connection)
   end
 
-  defp next(%{ended: true} = stream), do: {:halt, stream}
+  defp next(%{ended: :ok} = stream), do: {:halt, stream}
+  defp next(%{ended: %Error{} = error}), do: raise(error)
 
   defp next(%{reply_to: reply_to} = stream) do
     receive do
@@ -85,14 +89,8 @@ defmodule DSPex.PythonBridge.EventStream do
   end
 
   defp element({:ok, %{"event" => event, "data" => data}}, stream) do
-    waiting = :atomics.sub_get(stream.flow, 1, 1)
-    :atomics.add(stream.flow, 3, 1)
-
-    if waiting < Routing.resume_below() and :atomics.get(stream.flow, 2) == 1 do
-      OpenCall.resume(stream.connection, stream.id, stream.flow)
-    end
-
-    {[{Map.get(@events, event, event), data}], stream}
+    Flow.taken(stream.flow, stream.connection, stream.id)
+    {[{Map.get(@events, event, event), data}], %{stream | events: stream.events + 1}}
   end
 
   defp element(reply, stream) do
@@ -103,30 +101,27 @@ defmodule DSPex.PythonBridge.EventStream do
       result ->
         OpenCall.counted(result, stream.connection)
         report(stream, :ok)
-        {elements(result), %{stream | ended: true}}
+        {elements(result), %{stream | ended: :ok}}
     end
   end
 
   defp elements({:ok, result}), do: [{:result, result}]
   defp elements({:ok, result, timing}), do: [{:timing, timing}, {:result, result}]
 
+  # Raised with the next element, so that `stop/1` gets a stream that says how it ended.
   defp fail(stream, error) do
     report(stream, error.code)
     OpenCall.counted({:error, error}, stream.connection)
-    raise error
+    {[], %{stream | ended: error}}
   end
 
   defp stop(stream) do
-    report(stream, :halted)
+    if stream.ended == nil, do: report(stream, :halted)
     OpenCall.abandon(stream.connection, stream.id, stream.reply_to)
   end
 
-  # Whatever ends a stream is followed by its stop, so only the first report counts.
   defp report(stream, code) do
-    if :atomics.exchange(stream.flow, 4, 1) == 0 do
-      metadata = Map.put(stream.metadata, :code, code)
-      measured = %{events: :atomics.get(stream.flow, 3)}
-      Telemetry.finish(stream.started, :stream, :stop, metadata, measured)
-    end
+    metadata = Map.put(stream.metadata, :code, code)
+    Telemetry.finish(stream.started, :stream, :stop, metadata, %{events: stream.events})
   end
 end

@@ -7,7 +7,7 @@ defmodule DSPex.PythonBridge.OpenCall do
   owner when the reply comes, the caller when it waits no longer.
   """
 
-  alias DSPex.PythonBridge.{Connection, Error, Protocol, Statistics}
+  alias DSPex.PythonBridge.{Connection, Error, Flow, Protocol, Statistics}
 
   # Milliseconds that a caller waits beyond its timeout, for the worker to say so itself.
   @slack 250
@@ -119,9 +119,15 @@ defmodule DSPex.PythonBridge.OpenCall do
     request
   end
 
-  @doc "Opens the call and sends its request. `flow`: the counters of a stream."
-  @spec open(Connection.t(), integer(), reference(), iodata(), integer() | :infinity, term()) ::
-          :ok | :busy | :closed
+  @doc "Opens a call, with the flow of its events if it is a stream, and sends its request."
+  @spec open(
+          Connection.t(),
+          integer(),
+          reference(),
+          iodata(),
+          integer() | :infinity,
+          Flow.t() | nil
+        ) :: :ok | :busy | :closed
   def open(connection, id, reply_to, request, deadline, flow \\ nil) do
     :ets.insert(connection.table, {id, :open, reply_to, self(), flow})
     Connection.send(connection, request, deadline)
@@ -147,17 +153,6 @@ defmodule DSPex.PythonBridge.OpenCall do
     head = [{"id", "control"}, {"command", command}]
     request = Protocol.encode(connection.format, head, %{"id" => id})
     Connection.send(connection, request, Connection.now()) == :ok
-  end
-
-  @doc "Lets a stream's events go on. `flow` is its counters, see the owner."
-  @spec resume(Connection.t(), integer(), :atomics.atomics_ref()) :: :ok
-  def resume(connection, id, flow) do
-    # The consumer and the owner may both try: a late one must not clear the mark of a new pause.
-    if :atomics.compare_exchange(flow, 2, 1, 2) == :ok do
-      :atomics.put(flow, 2, if(notify(connection, "resume", id), do: 0, else: 1))
-    end
-
-    :ok
   end
 
   @doc "Ends a call on this side; says whether it was open still, without a reply on its way."

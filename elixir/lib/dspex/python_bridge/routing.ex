@@ -6,16 +6,7 @@ defmodule DSPex.PythonBridge.Routing do
 
   require Logger
 
-  alias DSPex.PythonBridge.{Connection, OpenCall, Protocol, Statistics, Text, Tools}
-
-  # Events that a stream's consumer may be behind before the worker is asked to hold them back, and
-  # from where on it may go on.
-  @pause_above 256
-  @resume_below 128
-
-  @doc "How many events a consumer may have left when the worker goes on."
-  @spec resume_below() :: pos_integer()
-  def resume_below, do: @resume_below
+  alias DSPex.PythonBridge.{Connection, Flow, OpenCall, Protocol, Statistics, Text, Tools}
 
   @doc "Hands on one frame."
   @spec route(binary(), Connection.t()) :: term()
@@ -55,14 +46,7 @@ defmodule DSPex.PythonBridge.Routing do
   defp event([{id, :open, reply_to, _caller, flow}], frame, connection) when flow != nil do
     send(reply_to, {reply_to, frame})
     Statistics.count(connection.counters, :events)
-
-    # Slot 1 is how many events wait; slot 2 is 1 when the worker was asked to hold back, 2 while it
-    # is asked to go on. Only this process makes a 0 a 1, after the request is sent, so that no
-    # resume can overtake its pause.
-    if :atomics.add_get(flow, 1, 1) > @pause_above and :atomics.get(flow, 2) == 0 and
-         OpenCall.notify(connection, "pause", id) do
-      :atomics.put(flow, 2, 1)
-    end
+    Flow.arrived(flow, connection, id)
   end
 
   defp event(_, _frame, _connection), do: :ok
@@ -123,9 +107,8 @@ defmodule DSPex.PythonBridge.Routing do
         Statistics.count(connection.counters, :abandoned)
         OpenCall.notify(connection, "cancel", id)
 
-      # The consumer may have come to its end just before the flag was set.
-      flow != nil and :atomics.get(flow, 2) == 1 and :atomics.get(flow, 1) < @resume_below ->
-        OpenCall.resume(connection, id, flow)
+      flow != nil ->
+        Flow.resume(flow, connection, id)
 
       true ->
         :ok
