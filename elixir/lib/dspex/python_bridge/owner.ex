@@ -8,22 +8,18 @@ defmodule DSPex.PythonBridge.Owner do
   """
 
   use GenServer
-  require Logger
 
   import DSPex.PythonBridge.Routing, only: [route: 2, sweep: 1]
 
   alias DSPex.PythonBridge.{
-    Call,
     Connection,
     Error,
-    Exits,
     Protocol,
     Python,
+    Starting,
     Statistics,
     Stderr,
     Telemetry,
-    Text,
-    Tools,
     WorkerPort
   }
 
@@ -35,8 +31,9 @@ defmodule DSPex.PythonBridge.Owner do
   @stop_timeout 3_000
 
   @enforce_keys [:server, :connection, :worker, :started]
-  # missed: heartbeats without an answer; nil before the worker has said anything.
-  defstruct @enforce_keys ++ [:heartbeat_interval, :missed]
+  # starting: nil once the worker takes calls.
+  # missed: heartbeats without an answer; nil before the worker has sent its first frame.
+  defstruct @enforce_keys ++ [:starting, :heartbeat_interval, :missed]
 
   @typedoc "What all workers of a bridge share: its name, its table, its counters."
   @type bridge :: %{name: term(), table: :ets.table(), counters: Statistics.t()}
@@ -68,9 +65,9 @@ defmodule DSPex.PythonBridge.Owner do
          {:ok, worker} <- WorkerPort.open(python, options) do
       state = new_state(server, bridge, worker, options, started)
       schedule(state.heartbeat_interval, :heartbeat)
-      prepare(state, python, options)
+      {:noreply, %{state | starting: Starting.begin(state.connection, python, options)}}
     else
-      {:error, reason} -> {:stop, {:shutdown, not_started(reason, %{})}, context}
+      {:error, line} -> {:stop, {:shutdown, Starting.error({:python, line}, nil)}, context}
     end
   end
 
@@ -103,160 +100,43 @@ defmodule DSPex.PythonBridge.Owner do
     }
   end
 
-  # What comes before the first call of anybody who waited for the start runs in a process of its
-  # own, as an ordinary caller, while this one routes.
-  defp prepare(state, python, options) do
-    connection = state.connection
-    deadline = Connection.now() + options[:start_timeout] + options[:setup_timeout]
-    {pid, monitor} = spawn_monitor(fn -> exit({:prepared, prepared(connection, options)}) end)
-    result = await_prepared(state, monitor, deadline)
-    Process.exit(pid, :kill)
-
-    case result do
-      {:ok, state} ->
-        schedule(@sweep, :sweep)
-        started(state)
-        {:noreply, state}
-
-      {:parent, reason} ->
-        WorkerPort.kill(state.worker.os_pid)
-        {:stop, reason, state}
-
-      _ ->
-        unless match?({:exit_status, _}, result), do: WorkerPort.kill(state.worker.os_pid)
-        {:stop, {:shutdown, not_started(state, reason(result, python))}, state}
-    end
-  end
-
-  defp prepared(connection, options) do
-    offers = %{tools: true, logs: options[:logs], buffers: connection.format == :etf}
-
-    with {:ok, _} <- Call.run(connection, "hello", %{offers: offers}, options[:start_timeout]),
-         {:ok, _} <- Tools.register(connection, options[:tools], []) do
-      set_up(options[:setup], connection)
-    end
-  end
-
-  defp set_up(setup, connection) do
-    Connection.put_own(connection)
-
-    with {:error, reason} <- setup.(connection) do
-      Logger.warning(
-        "#{inspect(connection.name)}: the setup returned an error, and the worker runs without " <>
-          "what failed: #{Exits.line(:error, reason, [])}; raise it, as Bridge.call! does, to " <>
-          "start another",
-        bridge: connection.name
-      )
-    end
-
-    :ok
-  catch
-    kind, reason -> {:setup, Exits.line(kind, reason, __STACKTRACE__)}
-  end
-
-  defp await_prepared(%{worker: %{port: port}} = state, monitor, deadline) do
-    receive do
-      {^port, {:data, frame}} ->
-        case Protocol.peek(frame) do
-          {:reply, nil} ->
-            {:refused, frame}
-
-          _ ->
-            route(frame, state.connection)
-            await_prepared(heard(state), monitor, deadline)
-        end
-
-      :heartbeat ->
-        with {:ok, state} <- beat(state), do: await_prepared(state, monitor, deadline)
-
-      {^port, {:exit_status, status}} ->
-        {:exit_status, status}
-
-      {:EXIT, ^port, reason} ->
-        {:exit, reason}
-
-      {:DOWN, ^monitor, _, _, {:prepared, :ok}} ->
-        {:ok, state}
-
-      {:DOWN, ^monitor, _, _, result} ->
-        result
-
-      {:EXIT, pid, reason} when pid == state.server ->
-        {:parent, reason}
-
-      {:EXIT, _other, _reason} ->
-        await_prepared(state, monitor, deadline)
-    after
-      Connection.remaining(deadline) -> :late
-    end
-  end
-
-  defp reason({:prepared, {:error, error}}, _python), do: {error.message, error.details}
-  defp reason({:prepared, {:setup, line}}, _python), do: {"its setup failed: #{line}", %{}}
-
-  defp reason({:refused, frame}, _) do
-    {"it refuses the format: #{Text.line(binary_part(frame, 0, min(byte_size(frame), 200)))}",
-     %{}}
-  end
-
-  defp reason({exit, status}, python) when exit in [:exit, :exit_status] do
-    details = if exit == :exit_status, do: %{"exit_status" => status}, else: %{}
-
-    case Python.check(python) do
-      {:error, reason} -> {reason, details}
-      {:ok, _, _} -> {"it ended with status #{inspect(status)}", details}
-    end
-  end
-
-  defp reason({:dead, missed}, _), do: {"it did not answer #{missed} heartbeats", %{}}
-  defp reason(:late, _python), do: {"its setup did not end in time (option :setup_timeout)", %{}}
-  defp reason(exit, _python), do: {"its setup ended: #{Exits.line(:exit, exit, [])}", %{}}
-
-  defp not_started(%__MODULE__{} = state, {reason, details}) do
-    not_started(reason, with_stderr(details, state))
-  end
-
-  defp not_started(reason, details) do
-    message = with_last_line("the worker did not start: #{reason}", details)
-    error = Error.new(:worker_crashed, message, details)
-    %{error | category: :initialization, severity: :critical, recovery: :immediate_retry}
-  end
-
-  defp started(%{connection: connection} = state) do
-    duration = System.monotonic_time() - state.started
-    metadata = %{bridge: connection.name, os_pid: state.worker.os_pid}
-    Telemetry.worker(:started, %{duration: duration}, metadata)
-    send(state.server, {:started, self(), connection})
-  end
-
-  # Watching
+  # Routing
 
   @impl true
-  def handle_info({port, {:data, frame}}, %{worker: %{port: port}} = state) do
+  def handle_info({port, {:data, frame}}, %{worker: %{port: port}, starting: nil} = state) do
     route(frame, state.connection)
     {:noreply, heard(state)}
   end
 
+  def handle_info({port, {:data, frame}}, %{worker: %{port: port}} = state) do
+    if Protocol.peek(frame) == {:reply, nil} do
+      kill(state, {:refused, frame})
+    else
+      route(frame, state.connection)
+      {:noreply, heard(state)}
+    end
+  end
+
   def handle_info({port, {:exit_status, status}}, %{worker: %{port: port}} = state) do
-    crashed(state, "the worker ended with status #{status}", %{"exit_status" => status})
+    stop(state, {:exit_status, status})
   end
 
   def handle_info({:EXIT, port, reason}, %{worker: %{port: port}} = state) do
-    WorkerPort.kill(state.worker.os_pid)
-    crashed(state, "the worker is gone: #{inspect(reason)}", %{"reason" => inspect(reason)})
+    kill(state, {:port, reason})
   end
 
-  def handle_info(:heartbeat, state) do
-    case beat(state) do
-      {:ok, state} ->
-        {:noreply, state}
-
-      {:dead, missed} ->
-        WorkerPort.kill(state.worker.os_pid)
-
-        crashed(state, "the worker did not answer #{missed} heartbeats", %{"heartbeats" => missed})
-    end
+  def handle_info({:DOWN, monitor, _, _, result}, %{starting: %{monitor: monitor}} = state) do
+    if result == {:prepared, :ok}, do: {:noreply, started(state)}, else: kill(state, result)
   end
+
+  def handle_info(:start_timeout, %{starting: %Starting{}} = state), do: kill(state, :timeout)
+
+  def handle_info(:heartbeat, %{missed: missed} = state)
+      when is_integer(missed) and missed >= @missed_limit do
+    kill(state, {:heartbeats, missed})
+  end
+
+  def handle_info(:heartbeat, state), do: {:noreply, beat(state)}
 
   def handle_info(:sweep, state) do
     sweep(state.connection)
@@ -266,43 +146,54 @@ defmodule DSPex.PythonBridge.Owner do
 
   def handle_info(_message, state), do: {:noreply, state}
 
-  defp beat(%{missed: missed}) when is_integer(missed) and missed >= @missed_limit do
-    {:dead, missed}
-  end
-
-  # One that a full port does not take counts as missed too: a worker that lives reads, and answers.
+  # A heartbeat that a full port does not take counts as missed too: a live worker reads and answers.
   defp beat(state) do
     _ = Connection.send(state.connection, "", Connection.now())
     schedule(state.heartbeat_interval, :heartbeat)
-    {:ok, %{state | missed: state.missed && state.missed + 1}}
+    %{state | missed: state.missed && state.missed + 1}
   end
 
-  # Whatever a worker sends shows that it lives.
+  # Any frame shows that the worker is alive.
   defp heard(%{missed: 0} = state), do: state
   defp heard(state), do: %{state | missed: 0}
 
+  defp started(%{connection: connection} = state) do
+    duration = System.monotonic_time() - state.started
+    metadata = %{bridge: connection.name, os_pid: state.worker.os_pid}
+    Telemetry.worker(:started, %{duration: duration}, metadata)
+    send(state.server, {:started, self(), connection})
+    schedule(@sweep, :sweep)
+    %{state | starting: nil}
+  end
+
   # Ending
 
-  defp crashed(state, message, details) do
-    details = with_stderr(details, state)
-
-    {:stop, {:shutdown, Error.new(:worker_crashed, with_last_line(message, details), details)},
-     state}
+  defp kill(state, cause) do
+    WorkerPort.kill(state.worker.os_pid)
+    stop(state, cause)
   end
 
-  defp with_stderr(details, state) do
-    case Stderr.last_lines(state.worker.stderr) do
-      [] -> details
-      lines -> Map.put(details, "stderr", Enum.join(lines, "\n"))
-    end
+  defp stop(state, cause) do
+    if state.starting, do: Starting.stop(state.starting)
+    error = Stderr.explained(error(state.starting, cause), state.worker.stderr)
+    {:stop, {:shutdown, error}, state}
   end
 
-  defp with_last_line(message, %{"stderr" => lines}) do
-    last = lines |> String.split("\n") |> List.last()
-    if message =~ last, do: message, else: "#{message}: #{Text.line(last)}"
+  defp error(%Starting{python: python}, cause), do: Starting.error(cause, python)
+
+  defp error(nil, {:exit_status, status}) do
+    crashed("the worker ended with status #{status}", %{"exit_status" => status})
   end
 
-  defp with_last_line(message, _details), do: message
+  defp error(nil, {:port, reason}) do
+    crashed("the worker is gone: #{inspect(reason)}", %{"reason" => inspect(reason)})
+  end
+
+  defp error(nil, {:heartbeats, missed}) do
+    crashed("the worker did not answer #{missed} heartbeats", %{"heartbeats" => missed})
+  end
+
+  defp crashed(message, details), do: Error.new(:worker_crashed, message, details)
 
   @impl true
   def terminate(reason, %__MODULE__{connection: connection} = state) do
@@ -317,6 +208,11 @@ defmodule DSPex.PythonBridge.Owner do
   end
 
   def terminate(_reason, _context), do: :ok
+
+  defp end_worker(%{starting: %Starting{} = starting} = state) do
+    Starting.stop(starting)
+    WorkerPort.kill(state.worker.os_pid)
+  end
 
   defp end_worker(%{connection: connection} = state) do
     request =

@@ -9,7 +9,7 @@ defmodule DSPex.PythonBridge.Stderr do
 
   use GenServer
 
-  alias DSPex.PythonBridge.Text
+  alias DSPex.PythonBridge.{Error, Text}
 
   # How often the file is looked at, ms.
   @interval 200
@@ -52,6 +52,26 @@ defmodule DSPex.PythonBridge.Stderr do
   catch
     # It may wait for a stderr of the BEAM that nobody reads.
     :exit, _ -> []
+  end
+
+  @doc """
+  Adds the last lines of a worker that has ended to its error: all of them to the details as
+  `"stderr"`, the very last one to the message.
+  """
+  @spec explained(Error.t(), t() | nil) :: Error.t()
+  def explained(error, stderr) do
+    case last_lines(stderr) do
+      [] ->
+        error
+
+      lines ->
+        details = Map.put(error.details, "stderr", Enum.join(lines, "\n"))
+        %{error | message: with_line(error.message, List.last(lines)), details: details}
+    end
+  end
+
+  defp with_line(message, line) do
+    if message =~ line, do: message, else: "#{message}: #{Text.line(line)}"
   end
 
   @impl true
