@@ -11,7 +11,7 @@ defmodule DSPex.AdversityTest do
     worker = worker_pid(bridge)
 
     callers =
-      for _ <- 1..100, do: Task.async(fn -> Bridge.call(bridge, :sleep, %{seconds: 20}) end)
+      for _ <- 1..100, do: Task.async(fn -> Bridge.call(bridge, :sleep, %{seconds: 20}, []) end)
 
     wait_until(fn -> Bridge.get_status(bridge).open_calls == 100 end)
     signal(worker, :KILL)
@@ -20,7 +20,7 @@ defmodule DSPex.AdversityTest do
       assert {:error, %Error{code: :worker_crashed, category: :connection}} = result
     end
 
-    assert {:ok, %{"status" => "ok"}} = Bridge.call(bridge, :ping)
+    assert {:ok, %{"status" => "ok"}} = Bridge.call(bridge, :ping, %{}, [])
     assert worker_pid(bridge) != worker
     assert %{restarts: 1, errors: %{worker_crashed: 100}} = Bridge.get_status(bridge).stats
   end
@@ -43,7 +43,7 @@ defmodule DSPex.AdversityTest do
 
     for _ <- 1..5 do
       signal(worker_pid(bridge), :KILL)
-      wait_until(fn -> match?({:ok, _}, Bridge.call(bridge, :ping)) end)
+      wait_until(fn -> match?({:ok, _}, Bridge.call(bridge, :ping, %{}, [])) end)
     end
 
     :atomics.put(stop, 1, 1)
@@ -56,7 +56,7 @@ defmodule DSPex.AdversityTest do
 
   defp ask_until(bridge, caller, number, stop, errors) do
     errors =
-      case Bridge.call(bridge, :echo, %{"is" => [caller, number]}) do
+      case Bridge.call(bridge, :echo, %{"is" => [caller, number]}, []) do
         {:ok, %{"is" => [^caller, ^number]}} -> errors
         {:error, error} -> [error | errors]
       end
@@ -69,11 +69,11 @@ defmodule DSPex.AdversityTest do
   test "a caller that dies: its call is cancelled, and nothing else happens" do
     bridge = start_bridge(@misbehaving)
     worker = worker_pid(bridge)
-    other = Task.async(fn -> Bridge.call(bridge, :events, %{count: 0, then: 0.5}) end)
-    caller = spawn(fn -> Bridge.call(bridge, :never) end)
+    other = Task.async(fn -> Bridge.call(bridge, :events, %{count: 0, then: 0.5}, []) end)
+    caller = spawn(fn -> Bridge.call(bridge, :never, %{}, []) end)
     wait_until(fn -> Bridge.get_status(bridge).open_calls == 2 end)
     Process.exit(caller, :kill)
-    wait_until(fn -> Bridge.call!(bridge, :stopped, %{})["stopped"] end)
+    wait_until(fn -> Bridge.call!(bridge, :stopped, %{}, [])["stopped"] end)
     assert %{"sent" => 0} = elem(Task.await(other), 1)
     assert worker_pid(bridge) == worker
     assert %{abandoned: 1} = Bridge.get_status(bridge).stats
@@ -82,14 +82,14 @@ defmodule DSPex.AdversityTest do
   test "a callee that never answers: the deadline ends the call" do
     bridge = start_bridge(@misbehaving)
     assert {:error, %Error{code: :deadline_exceeded}} = Bridge.call(bridge, :never, %{}, 100)
-    assert wait_until(fn -> Bridge.call!(bridge, :stopped, %{})["stopped"] end)
-    assert {:ok, _} = Bridge.call(bridge, :ping)
+    assert wait_until(fn -> Bridge.call!(bridge, :stopped, %{}, [])["stopped"] end)
+    assert {:ok, _} = Bridge.call(bridge, :ping, %{}, [])
   end
 
   test "a worker that prints to stdout does not break the pipe" do
     bridge = start_bridge(@misbehaving)
-    assert Bridge.call(bridge, :print) == {:ok, %{"printed" => true}}
-    assert {:ok, _} = Bridge.call(bridge, :ping)
+    assert Bridge.call(bridge, :print, %{}, []) == {:ok, %{"printed" => true}}
+    assert {:ok, _} = Bridge.call(bridge, :ping, %{}, [])
   end
 
   test "1 000 short-lived callers while a worker starts: none goes without its reply" do
@@ -97,7 +97,7 @@ defmodule DSPex.AdversityTest do
     parent = self()
 
     for number <- 1..1_000 do
-      spawn(fn -> send(parent, {number, Bridge.call(bridge, :echo, %{"n" => number})}) end)
+      spawn(fn -> send(parent, {number, Bridge.call(bridge, :echo, %{"n" => number}, [])}) end)
     end
 
     start_supervised!({Bridge, options(name: bridge)})
@@ -106,11 +106,11 @@ defmodule DSPex.AdversityTest do
 
     # Those who do not wait for their replies take no worker with them.
     for _ <- 1..1_000 do
-      pid = spawn(fn -> Bridge.call(bridge, :sleep, %{seconds: 0.001}) end)
+      pid = spawn(fn -> Bridge.call(bridge, :sleep, %{seconds: 0.001}, []) end)
       Process.exit(pid, :kill)
     end
 
-    assert {:ok, _} = Bridge.call(bridge, :ping)
+    assert {:ok, _} = Bridge.call(bridge, :ping, %{}, [])
     assert worker_pid(bridge) == worker
     wait_until(fn -> Bridge.get_status(bridge).open_calls == 0 end)
   end
@@ -118,7 +118,7 @@ defmodule DSPex.AdversityTest do
   test "60 MiB go out and come back" do
     bridge = start_bridge()
     blob = :binary.copy("0123456789abcdef", 60 * 65_536)
-    assert {:ok, %{"blob" => ^blob}} = Bridge.call(bridge, :echo, %{"blob" => blob})
+    assert {:ok, %{"blob" => ^blob}} = Bridge.call(bridge, :echo, %{"blob" => blob}, [])
   end
 
   test "a SIGSTOPped worker freezes no caller" do
@@ -142,20 +142,20 @@ defmodule DSPex.AdversityTest do
     # Nor does it keep the bridge from answering, or from being stopped.
     assert %{status: :running} = Bridge.get_status(bridge)
     signal(worker, :CONT)
-    assert {:ok, _} = Bridge.call(bridge, :ping)
+    assert {:ok, _} = Bridge.call(bridge, :ping, %{}, [])
   end
 
   test "a worker that leaves heartbeats unanswered is replaced" do
     bridge = start_bridge(heartbeat_interval: 50)
     worker = worker_pid(bridge)
-    call = Task.async(fn -> Bridge.call(bridge, :sleep, %{seconds: 20}) end)
+    call = Task.async(fn -> Bridge.call(bridge, :sleep, %{seconds: 20}, []) end)
     wait_until(fn -> Bridge.get_status(bridge).open_calls == 1 end)
     signal(worker, :STOP)
 
     assert {:error, %Error{code: :worker_crashed, details: %{"heartbeats" => 3}}} =
              Task.await(call)
 
-    assert {:ok, _} = Bridge.call(bridge, :ping)
+    assert {:ok, _} = Bridge.call(bridge, :ping, %{}, [])
     wait_until(fn -> not os_alive?(worker) end)
   end
 

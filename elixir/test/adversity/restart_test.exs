@@ -25,7 +25,7 @@ defmodule DSPex.RestartTest do
 
     stream =
       Task.async(fn ->
-        events = Bridge.stream(bridge, :events, %{count: 1, then: 60})
+        events = Bridge.stream(bridge, :events, %{count: 1, then: 60}, [])
 
         slowly = fn event ->
           send(parent, {:got, event})
@@ -41,7 +41,7 @@ defmodule DSPex.RestartTest do
 
     others =
       for _ <- 1..3,
-          do: Task.async(fn -> Bridge.call(bridge, :events, %{count: 0, then: 0.5}) end)
+          do: Task.async(fn -> Bridge.call(bridge, :events, %{count: 0, then: 0.5}, []) end)
 
     wait_until(fn -> Bridge.get_status(bridge).open_calls == 3 end)
     send(stream.pid, :go_on)
@@ -56,20 +56,23 @@ defmodule DSPex.RestartTest do
     worker = worker_pid(bridge)
     signal(worker, :KILL)
     restarted(bridge, worker)
-    others = for _ <- 1..3, do: Task.async(fn -> Bridge.call(bridge, :sleep, %{seconds: 0.3}) end)
+
+    others =
+      for _ <- 1..3, do: Task.async(fn -> Bridge.call(bridge, :sleep, %{seconds: 0.3}, []) end)
+
     wait_until(fn -> Bridge.get_status(bridge).open_calls == 3 end)
-    assert {:error, %Error{code: :worker_crashed}} = Bridge.call(old, :ping)
+    assert {:error, %Error{code: :worker_crashed}} = Bridge.call(old, :ping, %{}, [])
     for result <- Task.await_many(others), do: assert({:ok, _} = result)
   end
 
   test "a call by name during a slow stop waits for the next worker" do
     bridge = start_bridge(@misbehaving)
     worker = worker_pid(bridge)
-    spawn(fn -> Bridge.call(bridge, :hold) end)
+    spawn(fn -> Bridge.call(bridge, :hold, %{}, []) end)
     wait_until(fn -> Bridge.get_status(bridge).open_calls == 1 end)
     spawn(fn -> Bridge.stop(bridge) end)
     wait_until(fn -> Bridge.get_status(bridge).status == :stopping end)
-    assert {:ok, _} = Bridge.call(bridge, :sent)
+    assert {:ok, _} = Bridge.call(bridge, :sent, %{}, [])
     assert worker_pid(bridge) != worker
   end
 
@@ -80,7 +83,7 @@ defmodule DSPex.RestartTest do
     signal(worker, :STOP)
     Process.exit(port, :kill)
     wait_until(fn -> not os_alive?(worker) end)
-    assert {:ok, _} = Bridge.call(bridge, :ping)
+    assert {:ok, _} = Bridge.call(bridge, :ping, %{}, [])
     assert worker_pid(bridge) != worker
   end
 
@@ -126,7 +129,7 @@ defmodule DSPex.RestartTest do
     callers =
       for _ <- 1..8 do
         Task.async(fn ->
-          for _ <- 1..8, do: {:ok, _} = Bridge.call(bridge, :echo, %{"blob" => blob})
+          for _ <- 1..8, do: {:ok, _} = Bridge.call(bridge, :echo, %{"blob" => blob}, [])
         end)
       end
 
@@ -151,10 +154,10 @@ defmodule DSPex.RestartTest do
     add_tool(bridge, "linked", linked)
 
     assert {:error, %Error{code: :handler_error, message: message}} =
-             Bridge.call(bridge, :ask, %{name: "linked"})
+             Bridge.call(bridge, :ask, %{name: "linked"}, [])
 
     assert message =~ "boom"
-    assert {:error, %Error{code: :invalid_args}} = Bridge.call(bridge, :ask)
+    assert {:error, %Error{code: :invalid_args}} = Bridge.call(bridge, :ask, %{}, [])
   end
 
   test "a tool that never returns ends with its bridge" do

@@ -33,7 +33,7 @@ defmodule DSPex.SurvivalTest do
       # By name and by pid: neither knows that there was another worker.
       server = if rem(number, 2) == 0, do: bridge, else: process
       wait_until(fn -> Bridge.get_status(bridge).stats.restarts == number end)
-      assert Bridge.call(server, :echo_decoded, %{n: number}) == {:ok, %{"n" => number}}
+      assert Bridge.call(server, :echo_decoded, %{n: number}, []) == {:ok, %{"n" => number}}
     end
 
     assert Process.whereis(bridge) == process
@@ -51,7 +51,7 @@ defmodule DSPex.SurvivalTest do
 
     for _ <- 1..20 do
       spawn_link(fn ->
-        result = Bridge.call(bridge, :never)
+        result = Bridge.call(bridge, :never, %{}, [])
         send(parent, {:answer, result})
         receive do: (message -> send(parent, {:second, message}))
       end)
@@ -61,8 +61,8 @@ defmodule DSPex.SurvivalTest do
     signal(worker, :KILL)
     for _ <- 1..20, do: assert_receive({:answer, {:error, %Error{code: :worker_crashed}}}, 5_000)
     wait_until(fn -> Bridge.get_status(bridge).status == :starting end)
-    call = Task.async(fn -> Bridge.call(bridge, :sent) end)
-    stream = Task.async(fn -> Enum.to_list(Bridge.stream(bridge, :events, %{count: 1})) end)
+    call = Task.async(fn -> Bridge.call(bridge, :sent, %{}, []) end)
+    stream = Task.async(fn -> Enum.to_list(Bridge.stream(bridge, :events, %{count: 1}, [])) end)
     assert Bridge.cast(bridge, :sent, %{}) == :ok
     assert {:ok, %{"sent" => _}} = Task.await(call)
     assert [{:chunk, _}, {:result, _}] = Task.await(stream)
@@ -86,7 +86,7 @@ defmodule DSPex.SurvivalTest do
       Enum.to_list(Bridge.stream(bridge, :ping, %{}, 50))
     end
 
-    call = Task.async(fn -> Bridge.call(bridge, :ping) end)
+    call = Task.async(fn -> Bridge.call(bridge, :ping, %{}, []) end)
     mend(python)
     assert {:ok, _} = Task.await(call, 30_000)
     assert %{status: :running, last_error: nil} = Bridge.get_status(bridge)
@@ -125,7 +125,7 @@ defmodule DSPex.SurvivalTest do
     agent = start_supervised!({Agent, fn -> :fine end})
 
     setup = fn bridge ->
-      Bridge.call!(bridge, :echo, %{})
+      Bridge.call!(bridge, :echo, %{}, [])
 
       case Agent.get(agent, & &1) do
         :fine -> :ok
@@ -141,16 +141,16 @@ defmodule DSPex.SurvivalTest do
       signal(worker_pid(bridge), :KILL)
       wait_until(fn -> last_message(bridge) =~ line end, 20_000)
       Agent.update(agent, fn _ -> :fine end)
-      assert {:ok, _} = Bridge.call(bridge, :ping)
+      assert {:ok, _} = Bridge.call(bridge, :ping, %{}, [])
     end
   end
 
   test "a setup may call its bridge by name, and what it raises shows no map" do
     config = %{api_key: "sk-in-a-map"}
     name = :"survival_#{System.unique_integer([:positive])}"
-    setup = fn _ -> {:ok, _} = Bridge.call(name, :ping) end
+    setup = fn _ -> {:ok, _} = Bridge.call(name, :ping, %{}, []) end
     start_supervised!({Bridge, options(name: name, setup: setup)})
-    assert {:ok, _} = Bridge.call(name, :ping)
+    assert {:ok, _} = Bridge.call(name, :ping, %{}, [])
 
     setup = fn _ -> Map.fetch!(config, :model) end
     Process.flag(:trap_exit, true)
@@ -163,7 +163,7 @@ defmodule DSPex.SurvivalTest do
     log =
       capture_log(fn ->
         {bridge, _} = supervised(setup: &Bridge.call(&1, :no_such_command, %{}, 5_000))
-        assert {:ok, _} = Bridge.call(bridge, :ping)
+        assert {:ok, _} = Bridge.call(bridge, :ping, %{}, [])
       end)
 
     assert log =~ "the setup returned an error"
@@ -222,12 +222,12 @@ defmodule DSPex.SurvivalTest do
   test "a worker whose threads all hang is replaced" do
     options = [adapter: "bridge_test_adapter:adapter", threads: 1, stuck_after: 200]
     {bridge, _} = supervised(options)
-    assert {:error, %Error{code: :worker_crashed} = error} = Bridge.call(bridge, :hang)
+    assert {:error, %Error{code: :worker_crashed} = error} = Bridge.call(bridge, :hang, %{}, [])
     assert %{"exit_status" => 75} = error.details
-    assert {:ok, _} = Bridge.call(bridge, :sent)
+    assert {:ok, _} = Bridge.call(bridge, :sent, %{}, [])
 
     # Many calls that wait for that one thread are open then, and each gets its one answer.
-    calls = for _ <- 1..10, do: Task.async(fn -> Bridge.call(bridge, :hang) end)
+    calls = for _ <- 1..10, do: Task.async(fn -> Bridge.call(bridge, :hang, %{}, []) end)
 
     for result <- Task.await_many(calls, 30_000) do
       assert {:error, %Error{code: :worker_crashed}} = result
@@ -235,7 +235,7 @@ defmodule DSPex.SurvivalTest do
 
     {bridge, _} = supervised(Keyword.put(options, :stuck_after, false))
     assert {:error, %Error{code: :deadline_exceeded}} = Bridge.call(bridge, :hang, %{}, 500)
-    assert {:ok, _} = Bridge.call(bridge, :ping)
+    assert {:ok, _} = Bridge.call(bridge, :ping, %{}, [])
     assert Bridge.get_status(bridge).stats.restarts == 0
   end
 
@@ -277,7 +277,7 @@ defmodule DSPex.SurvivalTest do
 
     options = [
       env: %{OPENAI_API_KEY: secret},
-      setup: fn bridge -> Bridge.call!(bridge, :ping) end
+      setup: fn bridge -> Bridge.call!(bridge, :ping, %{}, []) end
     ]
 
     log =
@@ -298,11 +298,11 @@ defmodule DSPex.SurvivalTest do
 
         # An end without order, of the owner and then of the bridge.
         GenServer.stop(owner, :boom)
-        assert {:ok, _} = Bridge.call(bridge, :ping)
+        assert {:ok, _} = Bridge.call(bridge, :ping, %{}, [])
         monitor = Process.monitor(process)
         Process.exit(process, :kill)
         assert_receive {:DOWN, ^monitor, _, _, _}
-        assert {:ok, _} = Bridge.call(bridge, :ping)
+        assert {:ok, _} = Bridge.call(bridge, :ping, %{}, [])
       end)
 
     assert log =~ "boom"

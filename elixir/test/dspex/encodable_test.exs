@@ -60,7 +60,7 @@ defmodule DSPex.EncodableTest do
     for {value, expected} <- written do
       args = %{"x" => value, "list" => [1, %{"deep" => value}]}
       expected = %{"x" => expected, "list" => [1, %{"deep" => expected}]}
-      assert Bridge.call(Bridge.EncodableEcho, :echo_decoded, args) == {:ok, expected}
+      assert Bridge.call(Bridge.EncodableEcho, :echo_decoded, args, []) == {:ok, expected}
       stream = Bridge.stream(Bridge.EncodableEcho, :echo_decoded, args, 30_000)
       assert Enum.to_list(stream) == [result: expected]
     end
@@ -69,7 +69,7 @@ defmodule DSPex.EncodableTest do
   test "structs are keys where they are written as text" do
     args = %{"days" => %{~D[2024-01-01] => 1, decimal(1, 10, -1) => 2}}
 
-    assert Bridge.call(Bridge.EncodableEcho, :echo_decoded, args) ==
+    assert Bridge.call(Bridge.EncodableEcho, :echo_decoded, args, []) ==
              {:ok, %{"days" => %{"2024-01-01" => 1, "1.0" => 2}}}
 
     for {args, line} <- [
@@ -78,7 +78,7 @@ defmodule DSPex.EncodableTest do
           {%{days: %{%Structs.Plain{} => 1}}, "args.days: a struct Structs.Plain"}
         ] do
       assert {:error, %Error{code: :not_encodable, message: message}} =
-               Bridge.call(Bridge.EncodableEcho, :echo_decoded, args)
+               Bridge.call(Bridge.EncodableEcho, :echo_decoded, args, [])
 
       assert message =~ line
     end
@@ -86,11 +86,11 @@ defmodule DSPex.EncodableTest do
 
   test "session data has written forms too" do
     args = %{operation: "set", key: "since", value: ~D[2024-01-01], session_id: "dates"}
-    assert {:ok, _} = Bridge.call(Bridge.EncodableEcho, :update_session_data, args)
+    assert {:ok, _} = Bridge.call(Bridge.EncodableEcho, :update_session_data, args, [])
     assert Bridge.cast(Bridge.EncodableEcho, :update_session_data, %{args | key: "cast"}) == :ok
 
     assert {:ok, %{"data" => %{"since" => "2024-01-01", "cast" => "2024-01-01"}}} =
-             Bridge.call(Bridge.EncodableEcho, :get_session_data, session_id: "dates")
+             Bridge.call(Bridge.EncodableEcho, :get_session_data, [session_id: "dates"], [])
   end
 
   test "what has none is refused with its path, in every format and by calls of every kind" do
@@ -123,13 +123,13 @@ defmodule DSPex.EncodableTest do
       end
 
       assert {:error, %Error{code: :not_encodable}} =
-               Bridge.call(Bridge.EncodableEcho, :echo, args)
+               Bridge.call(Bridge.EncodableEcho, :echo, args, [])
 
       assert {:error, %Error{code: :not_encodable}} =
                Bridge.cast(Bridge.EncodableEcho, :echo, args)
 
       assert_raise Error, ~r/args\.inputs\.user/, fn ->
-        Enum.to_list(Bridge.stream(Bridge.EncodableEcho, :echo, args))
+        Enum.to_list(Bridge.stream(Bridge.EncodableEcho, :echo, args, []))
       end
     end
   end
@@ -161,7 +161,7 @@ defmodule DSPex.EncodableTest do
       assert error.message =~ "args: two keys of the map mean the same"
     end
 
-    assert Bridge.call(Bridge.EncodableEcho, :echo, %{:a => 1, "b" => 2, 1 => 3}) |> elem(0) ==
+    assert Bridge.call(Bridge.EncodableEcho, :echo, %{:a => 1, "b" => 2, 1 => 3}, []) |> elem(0) ==
              :ok
   end
 
@@ -174,10 +174,10 @@ defmodule DSPex.EncodableTest do
 
   test "a struct as the args themselves" do
     args = %Structs.Plain{name: "Ann"}
-    assert {:error, %Error{message: message}} = Bridge.call(Bridge.EncodableEcho, :echo, args)
+    assert {:error, %Error{message: message}} = Bridge.call(Bridge.EncodableEcho, :echo, args, [])
     assert message =~ "args: a struct Structs.Plain"
 
-    assert Bridge.call(Bridge.EncodableEcho, :echo_decoded, %Structs.All{name: "Ann"}) ==
+    assert Bridge.call(Bridge.EncodableEcho, :echo_decoded, %Structs.All{name: "Ann"}, []) ==
              {:ok, %{"name" => "Ann"}}
   end
 
@@ -188,7 +188,7 @@ defmodule DSPex.EncodableTest do
 
     assert {:ok,
             %{"answer" => %{"at" => "2024-01-01", "who" => [%{"name" => "Ann", "born" => nil}]}}} =
-             Bridge.call(bridge, :ask, %{name: "day"})
+             Bridge.call(bridge, :ask, %{name: "day"}, [])
   end
 
   test "plain terms are told from those that need a look" do

@@ -1,36 +1,43 @@
 defmodule DSPex.PythonBridge.Bridge do
   @moduledoc """
-  A Python worker and the way to it.
+  A bridge: a process that runs one Python worker, and the functions to call it.
 
       children = [{DSPex.PythonBridge.Bridge, []}]
       Supervisor.start_link(children, strategy: :one_for_one)
 
       {:ok, %{"status" => "ok"}} = DSPex.PythonBridge.Bridge.call(:ping)
 
-  A bridge has one worker. The functions here take the name or pid of a bridge as their first
-  argument; without one they mean the bridge that is called `DSPex.PythonBridge.Bridge`, which is
-  the name that `start_link/1` gives. Any number of processes may call at the same time.
+  The bridge that `start_link/1` registers by default is named `DSPex.PythonBridge.Bridge`. Calls
+  go to it unless they name another bridge: then the name or pid is the first argument, and no
+  argument may be left out.
+
+      Bridge.call(:ping)                        # the default bridge
+      Bridge.call(MyBridge, :ping, %{}, 5_000)  # the bridge named MyBridge
+
+  Any number of processes may call at the same time.
 
   ## When the worker ends
 
-  Every open call gets `{:error, error}` with the code `:worker_crashed` at once. The bridge stays
-  alive and starts another worker: at once the first time, then after a wait that doubles with each
-  failure up to `:backoff_max`, and begins anew after a worker that ran for `:healthy_after`.
-  Meanwhile its status is `:starting`. A call that comes then waits for the new worker, within its
-  timeout; where that is over it gets the error of the last failure, with the last lines that the
-  worker wrote to stderr. So it is with streams, casts, and calls that could not be sent any more.
+  Every open call returns `{:error, error}` with the code `:worker_crashed` at once. The bridge
+  stays alive and starts another worker: immediately after the first failure, then after a delay
+  that doubles with each further failure up to `:backoff_max`. The delay is reset when a worker has
+  run for `:healthy_after`.
 
-  What the worker knew (programs, models, tools) is gone: the `:setup` and `:tools` options bring it
-  back. A setup that fails is a start that failed.
+  Until the new worker is ready, the status is `:starting` and new calls wait for it. A call whose
+  timeout ends first returns the error of the last failure, with the last lines of the worker's
+  stderr. The same holds for streams, casts, and calls that could not be sent.
+
+  The new worker has none of the programs, models and tools of the old one. The `:setup` and
+  `:tools` options restore them at every start. If the setup raises, the start has failed.
 
   ## When a caller ends
 
-  Its open calls are cancelled in the worker within about 100 ms, and nothing else happens.
+  Its open calls are cancelled in the worker within about 100 ms. Nothing else happens.
 
   ## Names
 
-  A bridge's name is also the name of its ETS table. A call through a name costs the caller one
-  lookup; through a pid or `{:via, …}` it costs a message to the bridge more.
+  The name of a bridge is also the name of its ETS table. A call by name costs one lookup; a call by
+  pid or `{:via, …}` costs an extra message to the bridge.
   """
 
   alias DSPex.PythonBridge.{
@@ -51,17 +58,17 @@ defmodule DSPex.PythonBridge.Bridge do
   @type args :: map() | keyword()
   @type result :: {:ok, term()} | {:ok, term(), timing :: map()} | {:error, Error.t()}
 
-  # How long a pid is waited for that is starting or stopping, ms.
+  # How long `get_status/1` waits for a pid that is starting or stopping, ms.
   @status_patience 1_000
 
-  defguardp is_command(term) when is_atom(term) or is_binary(term)
-  defguardp is_args(term) when is_map(term) or is_list(term)
+  # The default timeout of a call, ms.
+  @timeout 30_000
 
   @doc """
-  Returns the specification of a bridge for a supervisor.
+  Returns the child specification of a bridge.
 
-  A first worker that does not start does not keep the application from starting: the bridge logs
-  why and tries again, as after the end of a worker. `retry_start: false` makes it fail instead.
+  Under a supervisor, a first worker that does not start is not fatal: the bridge logs the reason
+  and tries again, as after a crash. With `retry_start: false` the start of the bridge fails instead.
   """
   @spec child_spec(keyword()) :: Supervisor.child_spec()
   def child_spec(options) do
@@ -73,7 +80,8 @@ defmodule DSPex.PythonBridge.Bridge do
     }
   end
 
-  # Supervisors show the arguments of their children in reports; the environment holds keys.
+  # Supervisors write the arguments of their children into reports, and the environment may hold
+  # API keys.
   defp hide_env(options) do
     case options[:env] do
       nil -> options
@@ -83,201 +91,178 @@ defmodule DSPex.PythonBridge.Bridge do
   end
 
   @doc """
-  Starts a bridge, and returns when its worker has answered.
+  Starts a bridge and waits until its worker is ready.
 
   ## Options
 
-    * `:name` - default `DSPex.PythonBridge.Bridge`; `nil` for none
-    * `:python` - the interpreter; where else it is looked for: `DSPex.PythonBridge.Python`
-    * `:adapter` - the commands that the worker has: `"dspy"` (default), `"echo"`, `"module:attr"`
+    * `:name` - the registered name, default `DSPex.PythonBridge.Bridge`; `nil` for none
+    * `:python` - the path of the interpreter; see `DSPex.PythonBridge.Python` for the default
+    * `:adapter` - the adapter that defines the worker's commands: `"dspy"` (default), `"echo"`, or
+      `"module:attr"`
     * `:args` - further flags of `python -m bridge worker`
-    * `:env` - environment variables for the worker, as a map or list of pairs, or a function that
-      returns one; `nil` as a value removes a variable
-    * `:threads` - calls that the worker runs at once, default 64
-    * `:max_frame` - bytes of the longest request and reply, default 64 MiB
-    * `:format` - `:etf` (default), or `:json` where there is a module for it
+    * `:env` - environment variables of the worker: a map, a list of pairs, or a function that
+      returns one; the value `nil` removes a variable
+    * `:threads` - how many calls the worker runs at the same time, default 64
+    * `:max_frame` - the maximum size of a request or reply in bytes, default 64 MiB
+    * `:format` - `:etf` (default), or `:json` if a JSON module is available
     * `:tools` - tools of the default session, see `register_tools/3`
-    * `:setup` - a function that is called with the bridge when a worker has answered and before it
-      takes the calls of others, after each start; raising makes that start fail, and an error
-      that it returns is logged
-    * `:logs` - whether the worker's logs go to `Logger` (default), or else to stderr
-    * `:start_timeout` - ms until the worker must have answered, default 10 000
-    * `:setup_timeout` - ms that `:setup` and the registering of `:tools` may take, default 60 000
-    * `:heartbeat_interval` - ms between heartbeats, default 2 000; `false` for none. A worker that
-      leaves three in a row unanswered is replaced
-    * `:stuck_after` - ms without progress on any thread of a worker that has none free, after which
-      it is replaced; default 300 000, `false` for never
-    * `:backoff_min`, `:backoff_max` - ms before another start after the second failure in a row,
-      and the most that it grows to; defaults 50 and 10 000. Each wait is shortened at random by up
-      to half
-    * `:healthy_after` - ms after which a worker that ends no longer counts as another failure in a
-      row, default 5 000
-    * `:retry_start` - whether a bridge whose first worker does not start stays alive and tries
-      again; default `false` here, `true` under a supervisor (`child_spec/1`)
-    * `:tool_timeout` - ms that a tool may take, default 300 000, or `:infinity`
+    * `:setup` - a function of one argument, the bridge. It runs after every start, before the
+      worker takes calls from other processes. If it raises, the start has failed; an error that it
+      returns is logged
+    * `:logs` - `true` (default) sends the worker's logs to `Logger`, `false` to stderr
+    * `:start_timeout` - how long the worker may take to answer its first request, in ms, default
+      10 000
+    * `:setup_timeout` - how long registering `:tools` and running `:setup` may take, in ms, default
+      60 000
+    * `:heartbeat_interval` - the time between heartbeats in ms, default 2 000; `false` for none. A
+      worker that misses three in a row is replaced
+    * `:stuck_after` - replace the worker when all its threads are busy and none has made progress
+      for this many ms, default 300 000; `false` for never
+    * `:backoff_min`, `:backoff_max` - the delay in ms before the start that follows the second
+      failure in a row, and the maximum that it grows to; defaults 50 and 10 000. Each delay is
+      shortened at random by up to half
+    * `:healthy_after` - how long a worker must run, in ms, for its end not to count as another
+      failure in a row, default 5 000
+    * `:retry_start` - whether the bridge stays alive and tries again when its first worker does not
+      start; default `false` here, `true` under a supervisor (`child_spec/1`)
+    * `:tool_timeout` - how long a tool may run, in ms, default 300 000, or `:infinity`
 
-  Returns `{:error, {:shutdown, %DSPex.PythonBridge.Error{}}}` where the first worker does not
-  start; its message says what to do. Raises ArgumentError for options that make no sense.
+  Returns `{:error, {:shutdown, %DSPex.PythonBridge.Error{}}}` if the first worker does not start;
+  the message says what to do. Raises `ArgumentError` for invalid options.
   """
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(options \\ []), do: options |> Options.checked!() |> Server.start_link()
 
   @doc """
-  Calls the default bridge without args.
+  Calls a command of the default bridge and waits for the reply.
+
+  `options` is the timeout in ms, or a keyword list:
+
+    * `:timeout` - ms, default 30 000, or `:infinity`. The worker ends the call when the timeout
+      has passed; the caller waits 250 ms longer for that reply
+    * `:session_id` - the session of the call
+    * `:timing` - with `true` the call returns `{:ok, result, timing}`, where `timing` says how
+      long each step took, in µs
+    * `:traceparent` - the caller's span in the W3C Trace Context format. It appears in the
+      worker's logs, and a worker with `--telemetry` continues the trace
+
+  The keys of the result are strings. Every failure is an `{:error, %DSPex.PythonBridge.Error{}}`:
+  a call that gets no reply returns `:deadline_exceeded` or `:worker_crashed` and never exits.
 
       {:ok, %{"status" => "ok"}} = Bridge.call(:ping)
-  """
-  @spec call(command()) :: result()
-  def call(command), do: Call.run(__MODULE__, command, %{}, 30_000)
-
-  @doc """
-  `call(command, args)` on the default bridge, or `call(server, command)`.
-  """
-  @spec call(command(), args()) :: result()
-  @spec call(server(), command()) :: result()
-  def call(command, args) when is_args(args), do: Call.run(__MODULE__, command, args, 30_000)
-  def call(server, command), do: Call.run(server, command, %{}, 30_000)
-
-  @doc """
-  `call(command, args, timeout_or_options)` on the default bridge, or `call(server, command, args)`.
+      {:ok, result} = Bridge.call(:execute_program, %{program_id: "qa", inputs: inputs}, 5_000)
   """
   @spec call(command(), args(), OpenCall.options()) :: result()
-  @spec call(server(), command(), args()) :: result()
-  def call(server, command, args)
-      when is_command(command) and command != :infinity and is_args(args) do
-    Call.run(server, command, args, 30_000)
-  end
-
-  def call(command, args, options), do: Call.run(__MODULE__, command, args, options)
+  def call(command, args \\ %{}, options \\ @timeout),
+    do: call(__MODULE__, command, args, options)
 
   @doc """
-  Calls a command of the worker and waits for its reply.
+  Calls a command of the given bridge; otherwise like `call/3`.
 
-  `options` is the timeout in ms, or a list:
-
-    * `:timeout` - ms, default 30 000, or `:infinity`. The worker knows it, and ends the call by
-      itself; a worker that says nothing is waited for 250 ms longer
-    * `:session_id` - the session that the call belongs to
-    * `:timing` - `true`: `{:ok, result, timing}` says where the time went, in µs
-    * `:traceparent` - the caller's span, as W3C Trace Context writes it: goes into the worker's
-      logs, and with `--telemetry` the worker continues its trace
-
-  The result has strings as keys. Errors come as `{:error, %DSPex.PythonBridge.Error{}}`; a call
-  that nobody can answer is `:deadline_exceeded` or `:worker_crashed`, never an exit.
-
-      {:ok, result} = Bridge.call(MyBridge, :execute_program, %{program_id: "qa", inputs: inputs}, 5_000)
+      {:ok, result} = Bridge.call(MyBridge, :ping, %{}, session_id: "ann", timeout: 5_000)
   """
   @spec call(server(), command(), args(), OpenCall.options()) :: result()
   def call(server, command, args, options), do: Call.run(server, command, args, options)
 
   @doc """
-  As `call/4`, in all its shapes, but returns the result alone and raises the error.
+  Calls a command of the default bridge. Returns the result alone, and raises the error.
   """
-  @spec call!(server(), command(), args(), OpenCall.options()) :: term()
-  def call!(server, command, args, options),
-    do: server |> call(command, args, options) |> result!()
-
-  @doc false
-  def call!(command), do: command |> call() |> result!()
-  @doc false
-  def call!(command, args), do: command |> call(args) |> result!()
-  @doc false
-  def call!(command, args, options), do: command |> call(args, options) |> result!()
-
-  defp result!({:ok, result}), do: result
-  defp result!({:ok, result, timing}), do: {result, timing}
-  defp result!({:error, error}), do: raise(error)
+  @spec call!(command(), args(), OpenCall.options()) :: term()
+  def call!(command, args \\ %{}, options \\ @timeout),
+    do: call!(__MODULE__, command, args, options)
 
   @doc """
-  Sends a command whose reply nobody waits for. `:ok` means that it was sent; an error reply is
-  logged. Also `cast(command)`, `cast(command, args)` and `cast(server, command)`.
+  Calls a command of the given bridge. Returns the result alone, and raises the error.
+  """
+  @spec call!(server(), command(), args(), OpenCall.options()) :: term()
+  def call!(server, command, args, options) do
+    case call(server, command, args, options) do
+      {:ok, result} -> result
+      {:ok, result, timing} -> {result, timing}
+      {:error, error} -> raise error
+    end
+  end
+
+  @doc """
+  Sends a command to the default bridge without waiting for a reply.
+
+  Returns `:ok` when the request was sent. An error reply is logged.
+  """
+  @spec cast(command(), args()) :: :ok | {:error, Error.t()}
+  def cast(command, args \\ %{}), do: cast(__MODULE__, command, args)
+
+  @doc """
+  Sends a command to the given bridge without waiting for a reply; otherwise like `cast/2`.
   """
   @spec cast(server(), command(), args()) :: :ok | {:error, Error.t()}
   def cast(server, command, args), do: Call.cast(server, command, args)
 
-  @doc false
-  @spec cast(command()) :: :ok | {:error, Error.t()}
-  def cast(command), do: Call.cast(__MODULE__, command, %{})
-
-  @doc false
-  @spec cast(command(), args()) :: :ok | {:error, Error.t()}
-  @spec cast(server(), command()) :: :ok | {:error, Error.t()}
-  def cast(command, args) when is_args(args), do: Call.cast(__MODULE__, command, args)
-  def cast(server, command), do: Call.cast(server, command, %{})
-
   @doc """
-  A call as a stream of what happens: `stream(server, command, args, options)`, or
-  `stream(command, args, options)` on the default bridge. Nothing is sent before it is enumerated.
+  Returns a stream of the events of a call to the default bridge, and of its result.
 
-  The elements of `execute_program`, in the order in which they come:
+  The call starts when the stream is enumerated. The elements of `execute_program`, in the order
+  in which they arrive:
 
     * `{:status, %{"status" => "lm_call", "model" => model}}`, or `"lm_retry"` with `"attempt"`,
       `"wait"` (seconds) and `"lm_code"` before the model is asked again
     * `{:chunk, %{"field" => field, "text" => text}}`
     * `{:tool_call, %{"name" => name, "args" => args}}`
     * `{:tool_result, %{"name" => name, "result" => result}}`
-    * `{:timing, timing}`, where that was asked for
-    * `{:result, result}`, the last one
+    * `{:timing, timing}`, with the option `timing: true`
+    * `{:result, result}`, the last element
 
-  Other events have their name as a string. An error raises `DSPex.PythonBridge.Error`. Taking less
-  than the whole stream cancels the call. A consumer that is more than 256 events behind makes the
-  worker wait. `options` as for `call/4`; the timeout is that of the whole stream.
+  Other events have a string as their name. Enumeration raises `DSPex.PythonBridge.Error` if the
+  call fails. Stopping early cancels the call. When the consumer has more than 256 unread events,
+  the worker pauses.
+
+  `options` are those of `call/3`; the timeout is that of the whole stream.
+  """
+  @spec stream(command(), args(), OpenCall.options()) :: Enumerable.t()
+  def stream(command, args, options \\ @timeout), do: stream(__MODULE__, command, args, options)
+
+  @doc """
+  Returns a stream of the events of a call to the given bridge; otherwise like `stream/3`.
   """
   @spec stream(server(), command(), args(), OpenCall.options()) :: Enumerable.t()
   def stream(server, command, args, options), do: EventStream.new(server, command, args, options)
 
-  @doc false
-  @spec stream(command(), args(), OpenCall.options()) :: Enumerable.t()
-  @spec stream(server(), command(), args()) :: Enumerable.t()
-  def stream(server, command, args)
-      when is_command(command) and command != :infinity and is_args(args) do
-    EventStream.new(server, command, args, 30_000)
-  end
+  @doc """
+  Registers Elixir functions that programs of type `react` may call; see `DSPex.Tool`.
 
-  def stream(command, args, options), do: EventStream.new(__MODULE__, command, args, options)
+  ## Options
 
-  @doc false
-  @spec stream(command(), args()) :: Enumerable.t()
-  def stream(command, args) when is_args(args),
-    do: EventStream.new(__MODULE__, command, args, 30_000)
+    * `:session_id` - the session that gets the tools, default `"default"`
+    * `:timeout` - ms, default 30 000
+
+  A tool replaces one of the same name. Every session can also use the tools of the default session,
+  but prefers its own. After a restart only the tools of the `:tools` option, and those that
+  `:setup` registers, are available.
+  """
+  @spec register_tools([DSPex.Tool.t()], keyword()) :: result()
+  def register_tools(tools, options \\ []), do: register_tools(__MODULE__, tools, options)
 
   @doc """
-  Declares Elixir functions that programs of type `react` may call; see `DSPex.Tool`.
-
-  Also `register_tools(tools)`, `(server, tools)` and `(tools, options)`. `options`: `:session_id`,
-  default `"default"`, and `:timeout`. Tools are added to those that the session has; one of a name
-  that is there takes its place. Other sessions have the tools of the default session beside their
-  own, which come first. A restarted worker has only the tools of the `:tools` option, and those that
-  `:setup` registers.
+  Registers tools with the given bridge; otherwise like `register_tools/2`.
   """
   @spec register_tools(server(), [DSPex.Tool.t()], keyword()) :: result()
   def register_tools(server, tools, options), do: Tools.register(server, tools, options)
 
-  @doc false
-  def register_tools(tools), do: Tools.register(__MODULE__, tools, [])
-
-  @doc false
-  def register_tools(tools, options) when is_list(tools) do
-    Tools.register(__MODULE__, tools, options)
-  end
-
-  def register_tools(server, tools), do: Tools.register(server, tools, [])
-
   @doc """
-  Returns the state and the statistics of a bridge, without asking its worker. By name it asks
-  nobody, so it answers while a bridge starts, too; a pid is asked, and is `:not_running` until its
-  first start is over.
+  Returns the state and the statistics of a bridge, without a request to its worker.
+
+  A bridge with a name is not asked either, so this works while the bridge starts. A pid
+  is asked, and reported as `:not_running` until its first start has ended.
 
     * `:status` - `:starting`, `:running`, `:stopping`, or `:not_running`
-    * `:worker_pid` - the operating system's id of the worker, `nil` while there is none
-    * `:uptime` - ms since the worker was started
-    * `:open_calls`
-    * `:last_error` - why the last worker ended or did not start, while no other has; or `nil`
-    * `:stats` - counted since the first start under this name: `:starts` and `:restarts` of
+    * `:worker_pid` - the worker's operating system process id; `nil` without a worker
+    * `:uptime` - ms since the start of the worker
+    * `:open_calls` - the number of calls that have no reply yet
+    * `:last_error` - why the last worker ended or did not start; `nil` once another one runs
+    * `:stats` - counters since the first start under this name: `:starts` and `:restarts` of
       workers, `:calls`, `:replies`, `:casts`, `:events`, `:tool_calls`, `:late_replies` (dropped),
-      `:abandoned` (cancelled because the caller was gone or late), and `:errors` by code
+      `:abandoned` (cancelled because the caller ended or stopped waiting), and `:errors` by code
 
-  What the worker itself counts is `call(:get_stats)`.
+  `call(:get_stats)` returns the statistics of the worker itself.
   """
   @spec get_status(server()) :: map()
   def get_status(server \\ __MODULE__) do
@@ -318,15 +303,17 @@ defmodule DSPex.PythonBridge.Bridge do
   end
 
   @doc """
-  Stops a bridge and its worker: open calls get the worker's grace period of 2 s, then both are
-  gone. A bridge that does not run is stopped already. Exits when that takes more than `timeout` ms.
+  Stops a bridge and its worker.
+
+  Open calls get the worker's grace period of 2 s. Returns `:ok` for a bridge that does not run, and
+  exits if stopping takes more than `timeout` ms.
   """
   @spec stop(GenServer.server(), timeout()) :: :ok
   def stop(server \\ __MODULE__, timeout \\ 5_000) do
     GenServer.stop(server, :normal, timeout)
   catch
     :exit, reason when reason == :noproc or elem(reason, 0) == :noproc -> :ok
-    # Somebody else stopped it meanwhile.
+    # Another process stopped it meanwhile.
     :exit, {{_reason, {:sys, :terminate, _}}, _} -> :ok
   end
 end

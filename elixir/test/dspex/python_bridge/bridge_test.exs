@@ -8,13 +8,13 @@ defmodule DSPex.PythonBridge.BridgeTest do
     setup do: {:ok, bridge: start_bridge()}
 
     test "ping answers with a map of strings", %{bridge: bridge} do
-      assert {:ok, %{"status" => "ok"}} = Bridge.call(bridge, :ping)
+      assert {:ok, %{"status" => "ok"}} = Bridge.call(bridge, :ping, %{}, [])
     end
 
     test "args go out and come back", %{bridge: bridge} do
       args = %{text: "ü", number: 1.5, list: [1, nil, true], nested: %{"a" => %{}}}
 
-      assert Bridge.call(bridge, "echo_decoded", args) ==
+      assert Bridge.call(bridge, "echo_decoded", args, []) ==
                {:ok,
                 %{
                   "text" => "ü",
@@ -23,16 +23,16 @@ defmodule DSPex.PythonBridge.BridgeTest do
                   "nested" => %{"a" => %{}}
                 }}
 
-      assert Bridge.call(bridge, :echo_decoded, a: 1) == {:ok, %{"a" => 1}}
+      assert Bridge.call(bridge, :echo_decoded, [a: 1], []) == {:ok, %{"a" => 1}}
     end
 
     test "an error has its code, policy and details", %{bridge: bridge} do
       assert {:error,
               %Error{code: :unknown_command, category: :request, recovery: :abandon} = error} =
-               Bridge.call(bridge, :pong, %{})
+               Bridge.call(bridge, :pong, %{}, [])
 
       assert error.message == "Unknown command: pong"
-      assert_raise Error, "Unknown command: pong", fn -> Bridge.call!(bridge, :pong) end
+      assert_raise Error, "Unknown command: pong", fn -> Bridge.call!(bridge, :pong, %{}, []) end
     end
 
     test "the worker ends a late call", %{bridge: bridge} do
@@ -54,19 +54,19 @@ defmodule DSPex.PythonBridge.BridgeTest do
       expected = %{"session_id" => "s", "traceparent" => parent}
       assert Bridge.call(bridge, :envelope, %{}, options) == {:ok, expected}
       assert Enum.to_list(Bridge.stream(bridge, :envelope, %{}, options)) == [result: expected]
-      assert {:ok, %{"traceparent" => nil}} = Bridge.call(bridge, :envelope)
+      assert {:ok, %{"traceparent" => nil}} = Bridge.call(bridge, :envelope, %{}, [])
     end
 
     test "any kind of name works", %{bridge: bridge} do
       for server <- [bridge, Process.whereis(bridge), {bridge, node()}] do
-        assert {:ok, _} = Bridge.call(server, :ping)
+        assert {:ok, _} = Bridge.call(server, :ping, %{}, [])
         assert {:ok, _} = Bridge.call(server, :ping, %{}, 1_000)
       end
     end
 
     test "many at once get their own replies", %{bridge: bridge} do
       1..200
-      |> Task.async_stream(fn n -> {n, Bridge.call!(bridge, :echo_decoded, %{n: n})["n"]} end,
+      |> Task.async_stream(fn n -> {n, Bridge.call!(bridge, :echo_decoded, %{n: n}, [])["n"]} end,
         max_concurrency: 50
       )
       |> Enum.each(fn {:ok, {asked, answered}} -> assert asked == answered end)
@@ -76,7 +76,7 @@ defmodule DSPex.PythonBridge.BridgeTest do
       blob = :binary.copy("x", 65 * 1024 * 1024)
 
       assert {:error, %Error{code: :frame_too_large, details: %{"limit" => 67_108_864}}} =
-               Bridge.call(bridge, :echo, %{blob: blob})
+               Bridge.call(bridge, :echo, %{blob: blob}, [])
 
       assert Bridge.get_status(bridge).open_calls == 0
     end
@@ -149,15 +149,15 @@ defmodule DSPex.PythonBridge.BridgeTest do
     assert Bridge.cast(bridge, :update_session_data, args) == :ok
 
     assert {:ok, %{"data" => %{"k" => 1}}} =
-             Bridge.call(bridge, :get_session_data, session_id: "s")
+             Bridge.call(bridge, :get_session_data, [session_id: "s"], [])
 
     assert Bridge.get_status(bridge).stats.casts == 1
   end
 
   test "status and statistics" do
     bridge = start_bridge()
-    Bridge.call(bridge, :ping)
-    Bridge.call(bridge, :pong)
+    Bridge.call(bridge, :ping, %{}, [])
+    Bridge.call(bridge, :pong, %{}, [])
     status = Bridge.get_status(bridge)
     assert %{status: :running, open_calls: 0, uptime: uptime} = status
     assert uptime >= 0
@@ -201,13 +201,13 @@ defmodule DSPex.PythonBridge.BridgeTest do
     end
 
     test "setup runs before it returns, and its failure is the start's" do
-      setup = fn bridge -> Bridge.call!(bridge, :echo, %{}) && send_to_test(:ready) end
+      setup = fn bridge -> Bridge.call!(bridge, :echo, %{}, []) && send_to_test(:ready) end
       Process.register(self(), :setup_test)
       assert {:ok, pid} = Bridge.start_link(options(name: nil, setup: setup))
       assert_received :ready
       assert :ok = Bridge.stop(pid)
 
-      setup = fn bridge -> Bridge.call!(bridge, :pong) end
+      setup = fn bridge -> Bridge.call!(bridge, :pong, %{}, []) end
       assert {:error, {:shutdown, error}} = Bridge.start_link(options(name: nil, setup: setup))
       assert error.message =~ "Unknown command: pong"
     end
@@ -243,7 +243,7 @@ defmodule DSPex.PythonBridge.BridgeTest do
 
   test "an open call gets its reply within the grace period of a stop" do
     {:ok, pid} = Bridge.start_link(options(name: nil))
-    call = Task.async(fn -> Bridge.call(pid, :sleep, %{seconds: 0.3}) end)
+    call = Task.async(fn -> Bridge.call(pid, :sleep, %{seconds: 0.3}, []) end)
     wait_until(fn -> Bridge.get_status(pid).open_calls == 1 end)
     assert Bridge.stop(pid) == :ok
     assert {:ok, %{"slept" => _}} = Task.await(call)

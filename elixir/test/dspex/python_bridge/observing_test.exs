@@ -26,10 +26,10 @@ defmodule DSPex.PythonBridge.ObservingTest do
       assert_received {[:dspex_bridge, :call, :stop], %{duration: _}, ^metadata}
     end
 
-    Bridge.call(bridge, :pong)
+    Bridge.call(bridge, :pong, %{}, [])
     assert_received {[:dspex_bridge, :call, :stop], _, %{command: :pong, code: :unknown_command}}
 
-    Bridge.call(bridge, :ping, %{blob: :binary.copy("x", 65 * 1024 * 1024)})
+    Bridge.call(bridge, :ping, %{blob: :binary.copy("x", 65 * 1024 * 1024)}, [])
     assert_received {[:dspex_bridge, :call, :stop], _, %{code: :frame_too_large}}
 
     Bridge.call(:no_such_bridge, :ping, %{}, 1)
@@ -132,7 +132,7 @@ defmodule DSPex.PythonBridge.ObservingTest do
 
     log =
       capture_log(fn ->
-        assert {:error, error} = Bridge.call(bridge, :fail)
+        assert {:error, error} = Bridge.call(bridge, :fail, %{}, [])
         refute error.message =~ "\n"
         assert error.message =~ "not caught"
       end)
@@ -157,8 +157,8 @@ defmodule DSPex.PythonBridge.ObservingTest do
 
     log =
       capture_log(fn ->
-        Bridge.cast(bridge, :pong)
-        Bridge.call(bridge, :ping)
+        Bridge.cast(bridge, :pong, %{})
+        Bridge.call(bridge, :ping, %{}, [])
       end)
 
     assert log =~ "Unknown command: pong"
@@ -174,7 +174,7 @@ defmodule DSPex.PythonBridge.ObservingTest do
 
   test "late replies are dropped and counted" do
     bridge = start_bridge()
-    caller = spawn(fn -> Bridge.call(bridge, :sleep, %{seconds: 5}) end)
+    caller = spawn(fn -> Bridge.call(bridge, :sleep, %{seconds: 5}, []) end)
     wait_until(fn -> Bridge.get_status(bridge).open_calls == 1 end)
     Process.exit(caller, :kill)
     wait_until(fn -> Bridge.get_status(bridge).stats.late_replies == 1 end)

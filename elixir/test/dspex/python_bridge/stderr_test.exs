@@ -68,7 +68,7 @@ defmodule DSPex.PythonBridge.StderrTest do
     shown =
       capture_io(:stderr, fn ->
         bridge = start_bridge(adapter: "bridge_test_adapter:adapter")
-        assert {:ok, _} = Bridge.call(bridge, :print)
+        assert {:ok, _} = Bridge.call(bridge, :print, %{}, [])
         stop_supervised!(bridge)
         wait_until(fn -> readers() == 0 end)
       end)

@@ -7,7 +7,7 @@ defmodule DSPex.PythonBridge.StreamTest do
   setup do: {:ok, bridge: start_bridge(adapter: "bridge_test_adapter:adapter")}
 
   test "events come in order, the result last", %{bridge: bridge} do
-    events = Enum.to_list(Bridge.stream(bridge, :events, %{count: 3}))
+    events = Enum.to_list(Bridge.stream(bridge, :events, %{count: 3}, []))
 
     assert events == [
              {:chunk, %{"number" => 1}},
@@ -20,20 +20,20 @@ defmodule DSPex.PythonBridge.StreamTest do
   end
 
   test "a stream can be enumerated again: each time it is a call", %{bridge: bridge} do
-    stream = Bridge.stream(bridge, :events, %{count: 1})
+    stream = Bridge.stream(bridge, :events, %{count: 1}, [])
     assert Enum.to_list(stream) == Enum.to_list(stream)
   end
 
   test "taking a part cancels the rest", %{bridge: bridge} do
-    assert [{:chunk, _}] = Enum.take(Bridge.stream(bridge, :events, %{count: 1, then: 60}), 1)
-    assert wait_until(fn -> Bridge.call!(bridge, :sent, %{})["sent"] == 1 end)
+    assert [{:chunk, _}] = Enum.take(Bridge.stream(bridge, :events, %{count: 1, then: 60}, []), 1)
+    assert wait_until(fn -> Bridge.call!(bridge, :sent, %{}, [])["sent"] == 1 end)
     assert %{abandoned: 1} = Bridge.get_status(bridge).stats
     refute_received _
   end
 
   test "an error is raised", %{bridge: bridge} do
     assert_raise Error, "Unknown command: pong", fn ->
-      Enum.to_list(Bridge.stream(bridge, :pong, %{}))
+      Enum.to_list(Bridge.stream(bridge, :pong, %{}, []))
     end
 
     assert_raise Error, fn ->
@@ -51,7 +51,7 @@ defmodule DSPex.PythonBridge.StreamTest do
 
     consumer =
       Task.async(fn ->
-        Bridge.stream(bridge, :events, %{count: 1_000, every: 0.001})
+        Bridge.stream(bridge, :events, %{count: 1_000, every: 0.001}, [])
         |> Enum.map(fn element ->
           if element == {:chunk, %{"number" => 1}} do
             send(parent, :first)
@@ -85,7 +85,7 @@ defmodule DSPex.PythonBridge.StreamTest do
 
     assert_raise Error, ~r/ended with status 137|is gone/, fn ->
       bridge
-      |> Bridge.stream(:events, %{count: 1, then: 60})
+      |> Bridge.stream(:events, %{count: 1, then: 60}, [])
       |> Enum.each(fn {:chunk, _} -> signal(worker, :KILL) end)
     end
   end

@@ -196,7 +196,7 @@ defmodule DSPex.PythonBridge.ToolsTest do
 
     calls = for _ <- 1..3, do: Task.async(fn -> ask(bridge, "meet") end)
     pids = for _ <- 1..3, do: assert_receive({:met, _}, 5_000) |> elem(1)
-    assert {:ok, _} = Bridge.call(bridge, :ping)
+    assert {:ok, _} = Bridge.call(bridge, :ping, %{}, [])
     Enum.each(pids, &send(&1, :go_on))
     assert [{:ok, _}, {:ok, _}, {:ok, _}] = Task.await_many(calls)
   end
