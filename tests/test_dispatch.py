@@ -151,7 +151,7 @@ def test_negotiation(dispatcher):
 def test_later_calls_of_a_session_wait_for_its_changes(steps, gate, seen):
     """Changes take effect in the order in which they arrived; other sessions do not wait."""
     first = in_background(steps, "change_slowly", {"name": "first", "session_id": "a"}, 1)
-    while not steps.lanes.unfinished:
+    while not steps.threads.unfinished:
         pass
     second = in_background(steps, "change", {"name": "second", "session_id": "a"}, 2)
     third = in_background(steps, "read", {"session_id": "a"}, 3)
@@ -178,7 +178,7 @@ def test_calls_that_released_their_turn_run_side_by_side(steps, gate, seen):
 def test_ending_sessions_waits_for_their_changes_only(steps, gate, seen):
     """cleanup takes its turn behind a pending change; calls behind it get a new session."""
     change = in_background(steps, "change_slowly", {"name": "old", "session_id": "a"}, 1)
-    while not steps.lanes.unfinished:
+    while not steps.threads.unfinished:
         pass
     cleanup = in_background(steps, "cleanup", {}, 2)
     while len(steps.sessions):
@@ -294,7 +294,7 @@ def test_threads_are_bounded():
     dispatcher = Dispatcher(echo, threads=2)
     replies = [in_background(dispatcher, "sleep", {"seconds": 0.05}, i) for i in range(6)]
     assert [reply()["id"] for reply in replies] == list(range(6))
-    names = [t.name for t in threading.enumerate() if t.name.startswith("bridge-lane")]
+    names = [t.name for t in threading.enumerate() if t.name.startswith("bridge-thread")]
     assert len(names) >= 2
 
 
@@ -340,5 +340,5 @@ def test_calls_behind_lost_threads_wait_for_one_of_them(gate):
     assert 3 not in replies
     gate.set()
     wait_for(3)
-    assert replies[3]["result"]["thread"].startswith("bridge-lane-")
+    assert replies[3]["result"]["thread"].startswith("bridge-thread-")
     assert call(dispatcher, "where", request_id=5)["success"]

@@ -347,7 +347,7 @@ def test_thousands_of_new_sessions_wait_for_one_change_for_all(make):
         other.path.answer(Frame.of(json.dumps(request).encode()), Outbox(), deliver)
     gate.set()
     assert changed()["opened"]
-    assert other.lanes.drain(WAIT)
+    assert other.threads.drain(WAIT)
     assert len(replies) == 3000
     assert ask(other, "get_session_data", "one more")["data"] == {}
 
@@ -386,7 +386,7 @@ def test_a_change_for_all_that_is_late_changes_nothing_and_holds_nobody_up(make)
     assert ask(other, "change") == {"found": None}
     gate.set()
     assert returned.wait(WAIT)
-    assert other.lanes.drain(WAIT)
+    assert other.threads.drain(WAIT)
     for name in ("a", "new", None):
         assert ask(other, "look", name) == {"by": "the next one"}
 

@@ -71,7 +71,7 @@ class Context:
     ended: BridgeError | None
     deadline_ns: int
     # What the dispatcher keeps with the call.
-    places: Any
+    turn: Any
     paused: Any
     slot: Any
     job: Any

@@ -159,7 +159,7 @@ cdef class Context:
     """What a handler may know of the call that it answers, and what it may do about it.
 
     id: as the host sent it. session_id: the envelope's, or else that in the args, or None.
-    session: that of a call that is not inline (sessions: all that it waited for). places: in their
+    session: that of a call that is not inline (sessions: all that it waited for). turn: in their
     orders. shared: what the adapter keeps for all sessions, a dict as it was when the call arrived.
     received_ns, deadline_ns: monotonic; 0 is no deadline. frame_bytes: of the request. buffers:
     those of a multipart request, a tuple of frames; else None.
@@ -189,7 +189,7 @@ cdef class Context:
     cdef public object waiting
     cdef public object gate
     cdef Path path
-    cdef public object places
+    cdef public object turn
     cdef bint observed
     cdef readonly bint answered
     cdef readonly bint running
@@ -341,12 +341,12 @@ cdef class Context:
     @property
     def has_turn(self):
         """Whether it is its turn in all its sessions: none of their later calls has started."""
-        return self.places is not None and self.places.has_turn
+        return self.turn is not None and self.turn.has_come
 
     def release(self):
         """End this call's turn in its session: the calls behind it go on beside it."""
-        if self.places is not None:
-            self.places.leave()
+        if self.turn is not None:
+            self.turn.end()
 
 
 @cython.final

@@ -123,11 +123,11 @@ class Handle:
         is_stuck = not self._inline_ends(max(grace, 1.0))
         forward_logs(dispatcher, None)
         dispatcher.calls.stop_all()
-        dispatcher.lanes.drain(grace)
+        dispatcher.threads.drain(grace)
         for context in list(dispatcher.calls.open.values()):
             dispatcher.end(context, errors.Cancelled("the host has closed the library"))
         ending = time.monotonic() + max(grace, 1.0)  # ended handlers still take their next step
-        left = dispatcher.lanes.stop(max(0.0, ending - time.monotonic()))
+        left = dispatcher.threads.stop(max(0.0, ending - time.monotonic()))
         left += not dispatcher.calls.stop(max(0.0, ending - time.monotonic()))
         for helper in self._helpers:  # imports, which end by themselves
             helper.join()

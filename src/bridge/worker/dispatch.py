@@ -33,9 +33,10 @@ from bridge.wire.tensors import resolve
 from bridge.worker import extras, process
 from bridge.worker.calls import Calls, wake
 from bridge.worker.host_calls import HostCalls
-from bridge.worker.lanes import Job, Lanes, Places
+from bridge.worker.order import Turn
 from bridge.worker.session import Session
 from bridge.worker.sessions import Sessions
+from bridge.worker.threads import Job, Threads
 
 if TYPE_CHECKING:
     from bridge.adapter import Handler
@@ -97,7 +98,7 @@ class Dispatcher:
         self.protocol = protocol
         self.mode = mode
         self.worker_id = worker_id
-        self.lanes = Lanes(threads, waiting)
+        self.threads = Threads(threads, waiting)
         self._queue = queue
         self.queue_bytes = queue_bytes
         self.stuck_after = stuck_after
@@ -122,7 +123,7 @@ class Dispatcher:
         self._next_overload_warning = 0.0
         # The statistics as text, for (open calls, sessions, uptime); `extras` replaces it.
         self.prometheus: Callable[..., dict[str, str]] = extras.switched_off
-        self.host = HostCalls(self.lanes)
+        self.host = HostCalls(self.threads)
         self.path = Path(by_first_byte(), self.commands, self.calls.open, self, max_frame, max_values)
         self.add(adapter)
 
@@ -171,9 +172,9 @@ class Dispatcher:
             context.host = self.host
             context.job = Job(partial(self._run, context))
             context.gate = threading.Lock()
-            context.places = self._places(context)
+            context.turn = self._turn_of(context)
             self.calls.add(context)
-            context.places.enter()
+            context.turn.enter()
         except Exception as error:
             self.calls.remove(context)
             return self._refused(self.fail(context, error))
@@ -263,24 +264,24 @@ class Dispatcher:
 
     # Calls on threads.
 
-    def _places(self, context: Context) -> Places:
+    def _turn_of(self, context: Context) -> Turn:
         """Where the call waits for the ones before it. No session ever waits for another one: a
         change for all waits for no session, and what ends sessions holds none up."""
-        start = partial(self.lanes.submit, context.job)
+        start = partial(self.threads.submit, context.job)
         lane, changes = context.command.spec.lane, self.sessions.changes
         orders = [session.order for session in context.sessions]
         if _is_for_all(context):
-            return Places([changes], start)
+            return Turn([changes], start)
         if lane == "end_all":
-            return Places([], start, orders)
+            return Turn([], start, orders)
         if lane not in LOADING or not changes.is_taken:
             context.shared = self.sessions.shared
-            return Places(orders, start)
+            return Turn(orders, start)
 
         def see() -> None:
             context.shared = self.sessions.shared
 
-        return Places(orders, start, [changes], see)
+        return Turn(orders, start, [changes], see)
 
     def _sessions_of(self, context: Context) -> list[Session]:
         """Those whose earlier calls come first; `end_…` lanes take theirs out of the table."""
@@ -348,12 +349,12 @@ class Dispatcher:
         wake(context)
         if not self._still_changes(context):
             context.release()
-        if self.lanes.write_off(context.job):
+        if self.threads.write_off(context.job):
             debug(
                 "the thread of %s %r does not come back; %d such threads",
                 context.command.name,
                 shown(context.id),
-                self.lanes.lost,
+                self.threads.lost,
             )
         outbox = Outbox()
         self.path.finish(context, outbox, failure(context.id, error, timestamp()))
@@ -380,7 +381,7 @@ class Dispatcher:
 
     def await_resume(self, context: Context) -> None:
         """Wait until the host lets a paused stream go on, or the call is over."""
-        with self.lanes.waiting_for_host(context.job):
+        with self.threads.waiting_for_host(context.job):
             context.paused.wait()
 
     def end_fork(self, error: BaseException | None) -> NoReturn:
@@ -391,21 +392,21 @@ class Dispatcher:
     def stuck_s(self) -> float:
         """Seconds for which no thread was free and none made progress, once these are
         `stuck_after`; else 0. Calls that wait for the host do not count."""
-        if not self.lanes.is_full or not self.stuck_after:
+        if not self.threads.is_full or not self.stuck_after:
             return 0.0
-        lanes, now = self.lanes, now_ns()
+        threads, now = self.threads, now_ns()
         limit = int(self.stuck_after * 1e9)
-        if now - lanes.progressed_ns < limit:
+        if now - threads.progressed_ns < limit:
             return 0.0
         steps = (call.stepped_ns for call in list(self.calls.open.values()) if call.running)
-        idle = now - max(lanes.progressed_ns, *steps, 0)
+        idle = now - max(threads.progressed_ns, *steps, 0)
         return idle / 1e9 if idle >= limit else 0.0
 
     def _refuse_overload(self, context: Context) -> None:
-        open_calls, held, lost = len(self.calls.open), self.calls.bytes, self.lanes.lost
-        if open_calls >= self.lanes.limit + self.lanes.waiting + self._queue:
+        open_calls, held, lost = len(self.calls.open), self.calls.bytes, self.threads.lost
+        if open_calls >= self.threads.limit + self.threads.waiting + self._queue:
             why = f"{open_calls} calls are open"
-        elif lost > self.lanes.limit:
+        elif lost > self.threads.limit:
             why = f"{lost} threads do not come back"
         elif held and held + context.frame_bytes > self.queue_bytes:
             why = f"the requests of {open_calls} open calls have {held} bytes (--queue-bytes)"

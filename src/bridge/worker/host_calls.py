@@ -9,15 +9,15 @@ from typing import Any
 from bridge import errors
 from bridge._dispatch import Context
 from bridge.wire.messages import Answer
-from bridge.worker.lanes import Lanes
+from bridge.worker.threads import Threads
 
 
 class HostCalls:
-    """offers: what the host said in `hello` that it answers; nothing else is asked of it. lanes:
+    """offers: what the host said in `hello` that it answers; nothing else is asked of it. threads:
     those of the calls that ask; while they wait, others run in their place."""
 
-    def __init__(self, lanes: Lanes) -> None:
-        self._lanes = lanes
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
         self.offers: frozenset[str] = frozenset()
         self._numbers = itertools.count(1)
         self._waiting: dict[str, Waiting] = {}
@@ -36,7 +36,7 @@ class HostCalls:
         try:
             context.check()
             self._send(context, request_id, command, args)
-            with self._lanes.waiting_for_host(context.job):
+            with self._threads.waiting_for_host(context.job):
                 waiting.event.wait(context.remaining)
             context.check()
             return waiting.result(command)

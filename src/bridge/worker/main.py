@@ -180,7 +180,7 @@ def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options
         reason = why if path.stopping else "the host has closed the pipe"
         logs.info(f"the worker ends: {reason}; {len(dispatcher.calls.open)} open calls")
     dispatcher.calls.stop_all()
-    dispatcher.lanes.drain(options.grace)
+    dispatcher.threads.drain(options.grace)
     close_store(dispatcher, options.grace)
     if error is None:
         return process.OK

@@ -116,7 +116,7 @@ class Group(Collector):
 
 
 class Worker(Collector):
-    """What is not of one command: the process, its lanes, its sessions."""
+    """What is not of one command: the process, its threads, its sessions."""
 
     def __init__(self, dispatcher: Dispatcher, uptime: float) -> None:
         self._dispatcher = dispatcher
@@ -132,13 +132,13 @@ class Worker(Collector):
         }
         yield InfoMetricFamily("bridge_worker", "What the worker is.", value=info)
         yield _counter("refused", "Frames that became no call.", "category", dict(dispatcher.refused))
-        lanes = dispatcher.lanes
+        threads = dispatcher.threads
         yield _gauge("sessions", "Live sessions.", len(dispatcher.sessions))
-        yield _gauge("threads_lost", "Threads that calls written off still keep.", lanes.lost)
+        yield _gauge("threads_lost", "Threads that calls written off still keep.", threads.lost)
         yield CounterMetricFamily(
-            "bridge_calls_written_off", "Calls whose thread did not come back.", lanes.written_off
+            "bridge_calls_written_off", "Calls whose thread did not come back.", threads.written_off
         )
-        yield _gauge("calls_waiting_for_host", "Paused, or asking the host.", lanes.waiting)
+        yield _gauge("calls_waiting_for_host", "Paused, or asking the host.", threads.waiting)
         yield _gauge("queue_bytes", "Of the requests of open calls.", dispatcher.calls.bytes)
         yield _gauge("stuck_seconds", "Without progress on any thread; 0: it works.", dispatcher.stuck_s)
         yield CounterMetricFamily("bridge_log_lines_lost", "Lines on stderr that nobody read.", lines_lost())

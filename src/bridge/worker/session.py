@@ -12,7 +12,7 @@ from bridge import errors
 from bridge._dispatch import timestamp
 from bridge._histogram import Recorder
 from bridge.records import Quota, Records, Settings
-from bridge.worker.lanes import Order
+from bridge.worker.order import Order
 
 if TYPE_CHECKING:
     from bridge.worker.stores.sqlite import Store

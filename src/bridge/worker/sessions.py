@@ -13,7 +13,7 @@ from bridge import errors
 from bridge.records import Quota, Records
 from bridge.telemetry.logs import debug, warn
 from bridge.worker.expiry import Expiry
-from bridge.worker.lanes import Order
+from bridge.worker.order import Order
 from bridge.worker.session import Session
 
 if TYPE_CHECKING:

@@ -55,9 +55,9 @@ def describe(dispatcher: Dispatcher, stuck: float) -> str:
         f"{call.command.name} {logs.shown(call.id)!r} ({(now - call.received_ns) / 1e9:.0f} s)"
         for call in running[:MOST_NAMED]
     ]
-    lanes = dispatcher.lanes
+    threads = dispatcher.threads
     named = f"; the oldest calls: {', '.join(oldest)}" if oldest else ""
     return (
-        f"stuck: none of {lanes.limit} threads is free and none has made progress for"
-        f" {stuck:.0f} s; {lanes.lost} more are with calls that are over{named}"
+        f"stuck: none of {threads.limit} threads is free and none has made progress for"
+        f" {stuck:.0f} s; {threads.lost} more are with calls that are over{named}"
     )
