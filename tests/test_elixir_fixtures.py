@@ -21,7 +21,7 @@ def test_its_vectors_are_the_vectors():
     assert files(FIXTURES / "vectors") == ours
 
 
-@pytest.mark.parametrize("original", ["tests/arrays.py", "examples/python/matrices.py"])
+@pytest.mark.parametrize("original", ["tests/support/arrays.py", "examples/python/matrices.py"])
 def test_its_adapters_are_the_adapters(original):
     """If this fails, copy the file to elixir/test/fixtures/python."""
     path = ROOT / original

@@ -1,4 +1,4 @@
-"""Where keys and requests may go: addresses, patterns, providers, keys that can be sent."""
+"""API keys: which address they are sent to, and what hides them."""
 
 from __future__ import annotations
 
@@ -9,228 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from bridge.adapters.dspy.providers import full_model, known
-from bridge.errors import InvalidArgs
-from bridge.security.destinations import Address, allows, pattern
+from keys import KEY, SIGNATURE, call, configure
 from openai_server import HTTPFault, OpenAIServer, fields
 
-KEY = "sk-own-0123456789abcdef"
 ENVIRONMENT_KEY = "sk-env-9876543210fedcba"
-SIGNATURE = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}]}
-
-
-# Addresses and patterns.
-
-
-@pytest.mark.parametrize(
-    ("text", "normal"),
-    [
-        ("https://API.Example.com:443/v1", "https://api.example.com/v1"),
-        ("http://example.com.:80", "http://example.com"),
-        ("HTTP://example.com:8080/a?b=c", "http://example.com:8080/a?b=c"),
-        ("https://bücher.example/x", "https://xn--bcher-kva.example/x"),
-        ("http://127.1/v1", "http://127.0.0.1/v1"),
-        ("http://0x7f000001", "http://127.0.0.1"),
-        ("http://[0:0:0:0:0:0:0:1]:81/", "http://[::1]:81/"),
-        ("https://u:p@host/v1", "https://u:p@host/v1"),
-    ],
-)
-def test_addresses_have_a_normal_form(text, normal):
-    """Whatever way they are written."""
-    assert str(Address.parse(text)) == normal
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", "host/v1", "ftp://host", "file:///etc/passwd", "http:host", "http://", "gopher://h"),
-        *("http://host\\@other", "http://a@b@c", "http://host /v1", "http://host/\nv1"),
-        *("http://host/a/../b", "http://host/%2e%2e/b", "http://host/a%252e%252e%252fb"),
-        *("http://host/a/..;/b", "http://host/.;x/b"),
-        *("http://host/..%2fb", "http://host/a%5cb", "http://host/#f", "http://ho%73t/"),
-        *(
-            "http://[::1",
-            "http://[fe80::1%25eth0]/",
-            "http://1.2.3.4.5",
-            "http://0x",
-            "http://a..b",
-        ),
-        *(
-            "http://host:99999",
-            "http://host:0",
-            "http://host:x",
-            "http://*.example.com",
-            "x" * 3000,
-        ),
-    ],
-)
-def test_what_is_no_address_is_refused(text):
-    """With a text that shows nothing of it."""
-    with pytest.raises(ValueError, match=r"address|host") as raised:
-        Address.parse(text)
-    assert len(text) < 8 or text not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("allowed", "address", "matches"),
-    [
-        ("https://example.com", "https://example.com/v1/x", True),
-        ("https://example.com:443/v1", "https://EXAMPLE.com./v1", True),
-        ("https://example.com/v1", "https://example.com/v1/", True),
-        ("https://example.com/v1", "https://example.com/v1beta", False),
-        ("https://example.com/v1", "https://example.com/v1?key=x", True),
-        ("https://example.com", "http://example.com", False),
-        ("https://example.com", "https://example.com:8443", False),
-        ("https://example.com", "https://user@example.com", False),
-        ("https://example.com", "https://example.com.evil.net", False),
-        ("https://example.com", "https://evil-example.com", False),
-        ("https://*.example.com", "https://eu.example.com/v1", True),
-        ("https://*.example.com", "https://example.com/v1", False),
-        ("https://*.example.com", "https://a.b.example.com", False),
-        ("https://llm-*.example.com", "https://llm-7.example.com", True),
-        ("http://127.0.0.1:8000", "http://2130706433:8000/v1", True),
-        ("http://[::1]:8000", "http://[0::1]:8000", True),
-    ],
-)
-def test_a_pattern_means_a_host_and_a_beginning_of_paths(allowed, address, matches):
-    """Nothing that only looks like it."""
-    assert allows([pattern(allowed)], Address.parse(address)) is matches
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        *(
-            "http://169.254.169.254",
-            "http://2852039166",
-            "http://0xa9fea9fe",
-            "http://169.254.43518",
-        ),
-        *("http://0251.0376.0251.0376", "http://0xA9.254.0251.254", "http://169.254.169.254."),
-        *("http://[::ffff:169.254.169.254]", "http://[::ffff:a9fe:a9fe]", "http://[fe80::1]"),
-        *("http://[fd00:ec2::254]", "http://[64:ff9b::a9fe:a9fe]", "http://[2002:a9fe:a9fe::1]"),
-        *("http://100.100.100.200", "http://metadata.google.internal", "http://METADATA."),
-        *(
-            "http://\uff11\uff16\uff19.254.169.254",
-            "http://169\u3002254\u3002169\u3002254",
-            "http://169.254.0.1:8080",
-        ),
-        *("http://[::169.254.169.254]", "http://[::ffff:0:169.254.169.254]"),
-        *("http://[64:ff9b:1::a9fe:a9fe]", "http://[2001:db8::5efe:a9fe:a9fe]"),
-    ],
-)
-def test_metadata_and_link_local_addresses_are_forbidden(address, dispatcher):
-    """In every spelling, with a key of the host's own too."""
-    reply = configure(dispatcher, model="openai/x", api_base=address, api_key=KEY)
-    assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.api_base")
-    assert "metadata" in reply["error"]
-    with pytest.raises(ValueError, match="metadata"):
-        pattern(address)
-
-
-def test_a_name_that_leads_to_a_forbidden_address_is_refused(dispatcher, monkeypatch):
-    """As far as it does when it is configured."""
-    import socket
-
-    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", 80))]
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **more: found)
-    reply = configure(dispatcher, model="openai/x", api_base="http://nice.example", api_key=KEY)
-    assert reply["code"] == "invalid_args"
-    assert "leads to" in reply["error"]
-
-
-# Models and their providers.
-
-
-@pytest.mark.parametrize(
-    ("model", "provider", "full"),
-    [
-        ("gpt-4o-mini", None, "openai/gpt-4o-mini"),
-        ("o3-mini", None, "openai/o3-mini"),
-        ("o1", None, "openai/o1"),
-        ("chatgpt-4o-latest", None, "openai/chatgpt-4o-latest"),
-        ("claude-3-5-haiku-latest", None, "anthropic/claude-3-5-haiku-latest"),
-        ("gemini-1.5-flash", None, "gemini/gemini-1.5-flash"),
-        ("gemini-1.5-flash", "google", "gemini/gemini-1.5-flash"),
-        ("gemini-1.5-flash", "Google", "gemini/gemini-1.5-flash"),
-        ("google/gemini-1.5-flash", None, "gemini/gemini-1.5-flash"),
-        ("llama3", "ollama_chat", "ollama_chat/llama3"),
-        ("Qwen/Qwen2.5-7B", "openai", "openai/Qwen/Qwen2.5-7B"),
-        ("openai/gpt-4o", "openai", "openai/gpt-4o"),
-        ("anthropic/claude-3", "openai", "openai/anthropic/claude-3"),
-        ("openai/gpt-4o-mini", "openrouter", "openrouter/openai/gpt-4o-mini"),
-        ("groq/openai/gpt-oss-20b", None, "groq/openai/gpt-oss-20b"),
-        ("gemini-1.5-flash", "vertex_ai", "vertex_ai/gemini-1.5-flash"),
-    ],
-)
-def test_a_models_provider_is_named_or_certain(model, provider, full):
-    """A named one wins over a slash; it is not written twice."""
-    assert full_model(model, provider) == full
-
-
-@pytest.mark.parametrize("model", ["llama3", "gpt-oss-20b", "gpt-j", "o11y", "mistral-7b", "x", "o2"])
-def test_a_model_of_no_certain_provider_is_refused(model, dispatcher):
-    """With what to write instead: its key would go to somebody else."""
-    reply = configure(dispatcher, model=model, api_key=KEY)
-    assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.model")
-    assert "provider/model" in reply["error"]
-    assert KEY not in json.dumps(reply)
-
-
-@pytest.mark.parametrize(
-    ("args", "path"),
-    [
-        ({"model": "x", "provider": "mock"}, "args.provider"),
-        ({"model": "x", "type": "mock"}, "args.provider"),
-        ({"model": "mock/x"}, "args.model"),
-        ({"model": "Qwen/Qwen2.5-7B"}, "args.model"),
-    ],
-)
-def test_an_unknown_provider_is_refused(args, path, dispatcher):
-    """With the known ones."""
-    reply = configure(dispatcher, api_key=KEY, **args)
-    assert (reply["code"], reply["details"]["path"]) == ("invalid_args", path)
-    assert {"openai", "gemini", "offline", "bedrock"} <= {*reply["details"]["known"]}
-    assert "openai" in reply["error"]
-
-
-def test_litellms_providers_are_known_without_loading_it():
-    """All of them: the list that is read is the one that LiteLLM works with."""
-    import subprocess
-    import sys
-
-    program = (
-        "import sys\nfrom bridge.adapters.dspy.providers import known\nfound = known()\n"
-        "assert 'litellm' not in sys.modules\nimport litellm\n"
-        "print({getattr(each, 'value', each) for each in litellm.provider_list} - found)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
-    assert len(known()) > 100
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        *("huggingface/https://evil.example/x", "openai/x\ny", "openai/", "", "/x"),
-        *("gemini/../../upload/x", "gemini/a/./b", "gemini/a/..", "openai/gpt-4o\u200b"),
-    ],
-)
-def test_a_models_name_is_no_address(model):
-    """LiteLLM would send a key there, or a request to another place of the provider's."""
-    with pytest.raises(InvalidArgs):
-        full_model(model)
-
-
-def test_a_gemini_programs_model_is_checked_when_it_is_made(dispatcher):
-    """A bare name is Gemini's there, unless it is certainly another's."""
-    create = {"signature": SIGNATURE}
-    reply = call(dispatcher, "create_gemini_program", **create, model="mock/x")
-    assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.model")
-    assert call(dispatcher, "create_gemini_program", **create, model="my-tuned-one")["success"]
-
-
-# Keys.
 
 
 @pytest.mark.parametrize("bad", ["\n", "\0", "\x7f", "\x1b", "\r\nX-Other: 1", "\t", "ü", "€", "\u2028"])
@@ -270,9 +52,6 @@ def test_keys_of_the_environment_are_stripped_or_refused(start_peer):
         reply = peer.call("execute_program", run, timeout_ms=60_000)
         assert reply["success"], reply
     assert authorizations(server) == {f"Bearer {ENVIRONMENT_KEY}"}
-
-
-# The operator's key.
 
 
 def test_the_operators_key_goes_to_no_address_of_a_host(dispatcher, monkeypatch):
@@ -352,9 +131,6 @@ def test_headers_of_the_environment_go_to_nobody_else(start_peer):
     assert authorizations(server) == {f"Bearer {KEY}"}
 
 
-# Redirects.
-
-
 @contextmanager
 def serving(answer):
     """Have POST requests on loopback answered by `answer(handler)`; its address."""
@@ -414,9 +190,6 @@ def test_redirects_take_no_key_to_another_host(start_peer):
                     assert reply["code"] == "lm_error", (model, status, reply)
                     assert KEY not in json.dumps(reply)
         assert not server.requests
-
-
-# What is redacted where.
 
 
 def test_a_sessions_key_hides_nothing_in_others_and_goes_with_it(dispatcher):
@@ -493,9 +266,6 @@ def test_a_result_is_not_changed(dispatcher):
     assert reply["result"]["outputs"]["answer"] == f"it is {KEY}"
 
 
-# A worker of a pool.
-
-
 @pytest.mark.parametrize("mode", ["pool-worker", "standalone"])
 def test_a_pools_worker_configures_itself(mode, start_peer):
     """From GEMINI_API_KEY, and says so; one that stands alone asks for configure_lm."""
@@ -539,31 +309,11 @@ def test_a_pools_worker_configures_itself(mode, start_peer):
     assert ENVIRONMENT_KEY not in peer.stderr()
 
 
-@pytest.fixture
-def dispatcher():
-    from bridge import Dispatcher
-    from bridge.adapters.dspy import adapter
-    from bridge.worker.control import control
-
-    dispatcher = Dispatcher(adapter)
-    dispatcher.add(control(dispatcher))
-    return dispatcher
-
-
 def authorizations(server):
     """The Authorization headers of the requests that came."""
     return {
         value for headers, _ in server.requests for name, value in headers.items() if name.lower() == "authorization"
     }
-
-
-def call(dispatcher, command, session_id=None, request_id=1, **args):
-    request = {"id": request_id, "command": command, "args": args, "session_id": session_id}
-    return json.loads(dispatcher.call(json.dumps(request).encode(), 60))
-
-
-def configure(dispatcher, **args):
-    return call(dispatcher, "configure_lm", **args)
 
 
 def ask(dispatcher, session_id=None, **more):

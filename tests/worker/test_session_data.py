@@ -1,103 +1,19 @@
-"""Session data means the same in each format: written in one, read in another, by any worker."""
+"""Session data has the same meaning in each format, whichever wrote or reads it."""
 
 from __future__ import annotations
 
 import datetime
-import itertools
 import math
 
 import msgspec
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge import Dispatcher
-from bridge.adapters.echo import adapter
 from bridge.records import Quota, Settings
-from bridge.wire._etf import Atom, Encoder, Opaque
-from bridge.wire.codec import ETF, JSON, MSGPACK, by_name
-from bridge.worker.control import control
+from bridge.wire._etf import Atom, Opaque
+from bridge.wire.codec import ETF, JSON, MSGPACK
 from bridge.worker.stores.sqlite import Store
-
-FORMATS = (JSON, MSGPACK, ETF)
-ids = itertools.count(1)
-
-# Atoms go out as atoms, as a host on the BEAM sends them.
-as_a_beam = Encoder(["a", "b", "f", "hello", "k", "ok", "tensor", "u", "x"]).encode
-
-
-class Workers:
-    """Workers on one store; `steal` and `restart` change who answers."""
-
-    def __init__(self, path):
-        self.path = path
-        self.stores = []
-        self.start()
-        self.ask(JSON, "create_session", {"durable": True})
-
-    def start(self):
-        self.stores.append(Store(self.path))
-        self.worker = Dispatcher(adapter, store=self.stores[-1])
-        self.worker.add(control(self.worker))
-
-    steal = start
-
-    def restart(self):
-        self.close()
-        self.start()
-
-    def close(self):
-        for store in self.stores:
-            store.close()
-        self.stores = []
-
-    def call(self, format, command, args):
-        request = {"id": next(ids), "command": command, "args": args, "session_id": "s"}
-        frame = as_a_beam(request) if format is ETF else format.encode(request)
-        return self.send(format, frame)
-
-    def send(self, format, frame):
-        reply = self.worker.call(frame, 60)
-        if format is ETF:
-            assert not foreign_atoms(ETF.decode(reply))
-        return format.decode(reply)
-
-    def ask(self, format, command, args):
-        reply = self.call(format, command, args)
-        assert reply["success"], reply
-        return reply["result"]
-
-    def write(self, format, value, key="k"):
-        return self.call(format, "update_session_data", {"key": key, "value": value})
-
-    def read(self, format, key="k"):
-        reply = self.call(format, "get_session_data", {"key": key})
-        return reply["result"]["data"][key] if reply["success"] else reply
-
-
-def foreign_atoms(value):
-    """Atoms that `binary_to_term(_, [:safe])` may refuse, and terms that hold some."""
-    if isinstance(value, Atom | Opaque):
-        return [value]
-    if isinstance(value, dict):
-        return foreign_atoms([*value.keys(), *value.values()])
-    if isinstance(value, tuple) and value[:1] == ("tensor",):
-        return []
-    return [atom for each in value for atom in foreign_atoms(each)] if is_many(value) else []
-
-
-def is_many(value):
-    return isinstance(value, list | tuple)
-
-
-@pytest.fixture
-def workers(tmp_path):
-    workers = Workers(tmp_path / "store.db")
-    yield workers
-    workers.close()
-
-
-NOT_UTF8 = b"\xff\x00\x80"
+from session_values import FORMATS, NOT_UTF8, as_a_beam, ids, is_many, same
 
 
 def every(value):
@@ -180,22 +96,9 @@ VALUES = [
     ("what looks like a reference", {"$buffer": 0}, FORMATS, every({"$buffer": 0})),
     ("what looks like a bad tensor", {"$tensor": 1}, FORMATS, every({"$tensor": 1})),
 ]
+
+
 NAMES = [name for name, *_ in VALUES]
-
-
-def same(read, expected):
-    """Equal, and of the same types all through."""
-    if type(read) is not type(expected):
-        return False
-    if isinstance(read, dict):
-        pairs = zip(sorted(read, key=repr), sorted(expected, key=repr), strict=False)
-        are_same = all(same(a, b) and same(read[a], expected[b]) for a, b in pairs)
-        return len(read) == len(expected) and are_same
-    if is_many(read):
-        return len(read) == len(expected) and all(map(same, read, expected))
-    if isinstance(read, float) and math.isnan(read):
-        return math.isnan(expected)
-    return read == expected
 
 
 @pytest.mark.parametrize("nested", [False, True], ids=["alone", "nested"])
@@ -233,6 +136,8 @@ def plain(value):
 
 
 PID = b"\x83Xw\rnonode@nohost\0\0\0p\0\0\0\0\0\0\0\0"[1:]
+
+
 REFUSED = {
     "pid": Opaque(PID),
     "improper list": Opaque(b"l\0\0\0\x01a\x01a\x02"),
@@ -372,176 +277,5 @@ def test_data_of_earlier_versions_is_read_by_the_same_rules(workers, kept):
         assert (reply["code"], reply["details"]["path"]) == ("not_encodable", "result.data.k[0]")
 
 
-def update(workers, format=JSON, **args):
-    return workers.call(format, "update_session_data", args)
-
-
-def data(workers):
-    return workers.ask(JSON, "get_session_data", {})["data"]
-
-
-def test_merge_with_a_key_merges_into_what_the_key_has(workers):
-    """Into its map; where the key has nothing, the map is put there."""
-    first = update(workers, operation="merge", key="prefs", value={"a": 1, "b": {"x": 1}})
-    assert (first["result"]["operation"], first["result"]["key"]) == ("merge", "prefs")
-    update(workers, operation="merge", key="prefs", value={"b": {"y": 2}, "c": None})
-    assert data(workers) == {"prefs": {"a": 1, "b": {"y": 2}, "c": None}}
-    update(workers, operation="merge", key="prefs", value={})
-    update(workers, operation="merge", value={"other": 1})
-    assert data(workers) == {"prefs": {"a": 1, "b": {"y": 2}, "c": None}, "other": 1}
-
-
-@pytest.mark.parametrize("first", FORMATS, ids=lambda format: format.name)
-@pytest.mark.parametrize("second", FORMATS, ids=lambda format: format.name)
-def test_maps_of_two_formats_are_merged(workers, first, second):
-    """The result is read in all."""
-    update(workers, first, operation="merge", key="k", value={"a": 1, "b": [1.5]})
-    update(workers, second, operation="merge", key="k", value={"a": "x", "c": True})
-    for format in FORMATS:
-        assert workers.read(format) == {"a": "x", "b": [1.5], "c": True}
-
-
-def test_a_merge_changes_no_value_that_the_other_format_cannot_carry(workers):
-    """It is kept in the format that carries both; where none does, nothing is changed."""
-    update(workers, ETF, key="k", value={"raw": NOT_UTF8, 1: "one"})
-    assert update(workers, JSON, operation="merge", key="k", value={"t": "x"})["success"]
-    assert workers.read(ETF) == {"raw": NOT_UTF8, 1: "one", "t": "x"}
-    update(workers, MSGPACK, key="k", value={"inf": math.inf})
-    reply = update(workers, JSON, operation="merge", key="k", value={"big": 2**70})
-    assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.value")
-    assert workers.read(MSGPACK) == {"inf": math.inf}
-
-
-@pytest.mark.parametrize(
-    ("args", "path", "words"),
-    [
-        ({"operation": "merge", "key": "n", "value": {"a": 1}}, "args.key", "set replaces it"),
-        ({"operation": "merge", "key": "m", "value": [1]}, "args.value", "needs a map"),
-        ({"operation": "merge", "key": "m"}, "args.value", "needs a map"),
-        ({"operation": "merge", "value": 1}, "args.value", "needs a map"),
-        ({"operation": "merge"}, "args.value", "needs a map"),
-        ({"operation": "set", "value": 1}, "args.key", "needs a key"),
-        ({"operation": "delete"}, "args.key", "needs a key"),
-        ({"operation": "explode", "key": "a"}, "args.operation", "set, put, update, delete"),
-        ({"operation": "x" * 100_000}, "args.operation", "unknown operation"),
-    ],
-)
-def test_wrong_updates_are_refused_in_words(workers, args, path, words):
-    """And change nothing."""
-    update(workers, key="n", value=1)
-    update(workers, key="m", value={"a": 0})
-    reply = update(workers, **args)
-    assert (reply["code"], reply["details"]["path"]) == ("invalid_args", path)
-    assert words in reply["error"]
-    assert len(reply["error"]) < 500
-    assert data(workers) == {"n": 1, "m": {"a": 0}}
-
-
-def test_keys_that_are_no_text_are_no_keys_of_session_data(workers):
-    """A merge without a key needs strings; atoms are."""
-    for wrong in ({1: 2}, {NOT_UTF8: 1}):
-        reply = update(workers, ETF, operation="merge", value=wrong)
-        assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.value")
-        assert "keys are strings" in reply["error"]
-    assert update(workers, ETF, operation="merge", value={Atom("a"): 1})["success"]
-    assert data(workers) == {"a": 1}
-
-
-@pytest.mark.parametrize("operation", ["set", "put", "update"])
-def test_the_names_of_setting(workers, operation):
-    """Without a value the key has null."""
-    assert update(workers, operation=operation, key="k", value=1)["result"]["operation"] == operation
-    assert update(workers, operation=operation, key="l")["success"]
-    assert data(workers) == {"k": 1, "l": None}
-    for delete in ("delete", "remove"):
-        assert update(workers, operation=delete, key=f"{delete} k"[-1], value="ignored")["success"]
-    assert data(workers) == {"l": None}
-
-
 # Values that all formats carry.
 text = st.text(st.characters(exclude_categories=["Cs"]))
-common = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=4)
-    ),
-    max_leaves=12,
-)
-# And what only some of them carry.
-special = (
-    st.integers()
-    | st.floats()
-    | st.binary()
-    | st.datetimes(timezones=st.just(datetime.UTC), min_value=datetime.datetime(1970, 1, 1))
-)
-anything = st.recursive(
-    common | special,
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.text(st.characters(exclude_categories=["Cs"])) | st.binary() | st.integers(),
-            inner,
-            max_size=4,
-        )
-    ),
-    max_leaves=12,
-)
-
-
-@settings(max_examples=150)
-@given(anything, st.sampled_from(["json", "msgpack", "etf"]))
-def test_what_is_read_is_what_was_written_or_an_error(tmp_path_factory, value, name):
-    """Never another value; as `neutral` says what each format writes."""
-    format = by_name(name)
-    if not carries(format, value):
-        return
-    workers = Workers(tmp_path_factory.mktemp("data") / "store.db")
-    try:
-        assert workers.write(format, value)["success"]
-        workers.restart()
-        for other in FORMATS:
-            read = workers.read(other)
-            meant = neutral(value, format)
-            if carries(other, meant):
-                assert same(read, neutral(meant, other)), other.name
-            else:
-                assert read["code"] == "not_encodable"
-    finally:
-        workers.close()
-
-
-def carries(format, value):
-    """Whether the format has a form for that value."""
-    kind = type(value)
-    if kind is dict:
-        keys_fit = format is not JSON or all(type(key) is str for key in value)
-        keys_fit = keys_fit and len({neutral(key, format) for key in value}) == len(value)
-        return keys_fit and all(carries(format, each) for each in (*value, *value.values()))
-    if kind is list:
-        return all(carries(format, each) for each in value)
-    if kind is int:
-        return format is not MSGPACK or -(2**63) <= value < 2**64
-    if kind is float:
-        return format is MSGPACK or math.isfinite(value)
-    if kind is bytes:
-        return format is not JSON
-    return kind is not datetime.datetime or format is MSGPACK
-
-
-def neutral(value, format):
-    """What a value means once the format has carried it: in ETF, text and bytes are one."""
-    if isinstance(value, dict):
-        return {neutral(key, format): neutral(entry, format) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [neutral(entry, format) for entry in value]
-    if format is ETF and isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            return value
-    return value

@@ -1,0 +1,14 @@
+"""The DSPy commands without a pipe: what hosts send, what they get, what they must not get."""
+
+from __future__ import annotations
+
+QA = {
+    "name": "My.App.QA",
+    "description": "Answer the question.",
+    "inputs": [{"name": "question", "type": "string", "description": "what is asked"}],
+    "outputs": [{"name": "answer", "type": "string"}],
+}
+
+
+def script(ask, *answers, **args):
+    ask("configure_lm", provider="scripted", answers=list(answers), **args)

@@ -1,0 +1,81 @@
+"""Fixtures of the tests of the worker."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from bridge import Dispatcher
+from bridge.adapters.dspy import adapter as dspy_adapter
+from bridge.worker.control import control
+from bridge.worker.stores.sqlite import Store
+from session_adapters import make_adapter
+from session_values import Workers
+from stats_hosts import Host
+
+
+@pytest.fixture
+def workers(tmp_path):
+    workers = Workers(tmp_path / "store.db")
+    yield workers
+    workers.close()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock that sessions age by; set `.now`."""
+
+    class Clock:
+        now = 1000.0
+
+        def monotonic(self):
+            return self.now
+
+    clock = Clock()
+    for module in ("session", "sessions", "dispatch"):
+        monkeypatch.setattr(f"bridge.worker.{module}.time", clock)
+    return clock
+
+
+@pytest.fixture
+def make():
+    def make(**options):
+        dispatcher = Dispatcher(make_adapter(), **options)
+        dispatcher.add(control(dispatcher))
+        return dispatcher
+
+    return make
+
+
+@pytest.fixture
+def gate():
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture
+def host(gate):
+    return Host(gate)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "store.db"
+
+
+@pytest.fixture
+def open_worker(path):
+    """Makes dispatchers on stores of one file, as other processes would have them."""
+    stores = []
+
+    def open_worker(adapter=dspy_adapter, **options):
+        stores.append(Store(path))
+        dispatcher = Dispatcher(adapter, store=stores[-1], **options)
+        dispatcher.add(control(dispatcher))
+        return dispatcher
+
+    yield open_worker
+    for store in stores:
+        store.close()

@@ -1,0 +1,175 @@
+"""Opening a store: foreign files, versions, migrations, damage, permissions."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+
+from bridge import errors
+from bridge.records import Quota, Settings
+from bridge.worker.stores import schema
+from bridge.worker.stores.sqlite import Store
+from store_workers import WAIT, ask, call
+
+
+@pytest.fixture
+def as_nobody():
+    """Root may write everywhere."""
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+        yield
+        os.seteuid(0)
+    else:
+        yield
+
+
+def start_failure(*flags):
+    """Exit status and stderr of a worker that is given no frame."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "bridge", "worker", "--adapter", "echo", *flags],
+        input=b"",
+        capture_output=True,
+        timeout=WAIT,
+    )
+    return done.returncode, done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"this is no database" * 500, "not a database"),
+        (b"SQLite format 3\0" + bytes(4080), "not a database"),
+    ],
+)
+def test_a_file_that_is_no_store_stops_the_start(path, content, words):
+    """Exit status 2, one line, the file as it was."""
+    path.write_bytes(content)
+    status, said = start_failure("--store", f"sqlite:{path}")
+    assert status == 2
+    assert words in said
+    assert "Traceback" not in said
+    assert path.read_bytes() == content
+
+
+def test_a_database_of_something_else_is_left_alone(path):
+    """Also one that looks empty but has a version."""
+    db = sqlite3.connect(path)
+    db.execute("CREATE TABLE mine (x)")
+    db.close()
+    with pytest.raises(errors.StoreFailed, match="something else"):
+        Store(path)
+
+
+def test_a_store_of_a_later_version_is_left_alone(path):
+    """It says which version it is of."""
+    Store(path).close()
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    status, said = start_failure("--store", f"sqlite:{path}")
+    assert status == 2
+    assert "version 99" in said
+
+
+def test_an_older_store_is_migrated_and_keeps_everything(path, monkeypatch):
+    """In one transaction: a migration that fails leaves the file as it was."""
+    store = Store(path)
+    store.create("s", Settings("now", 5.0, Quota()), {("data", "k"): b"v"})
+    store.close()
+    first = schema.MIGRATIONS
+    monkeypatch.setattr(schema, "MIGRATIONS", (*first, "CREATE TABLE new (x); nonsense"))
+    with pytest.raises(errors.StoreFailed, match="syntax error"):
+        Store(path)
+    monkeypatch.setattr(schema, "MIGRATIONS", (*first, "ALTER TABLE sessions ADD COLUMN note TEXT;"))
+    store = Store(path)
+    assert store.open("s").records == {("data", "k"): b"v"}
+    assert store._db.execute("PRAGMA user_version").fetchone() == (len(first) + 1,)
+    assert store._db.execute("SELECT note FROM sessions").fetchall() == [(None,)]
+    store.close()
+    monkeypatch.setattr(schema, "MIGRATIONS", first)
+    with pytest.raises(errors.StoreFailed, match="later one"):
+        Store(path)
+
+
+def test_a_lost_or_emptied_file_is_no_new_store(path):
+    """Where its journal still stands beside it."""
+    store = Store(path)
+    store.create("s", Settings("now", 5.0, Quota()), {})
+    content = path.read_bytes(), path.with_name("store.db-wal").read_bytes()
+    store.close()
+    for damage in (path.unlink, lambda: path.write_bytes(b"")):
+        path.write_bytes(content[0])
+        path.with_name("store.db-wal").write_bytes(content[1])
+        damage()
+        with pytest.raises(errors.StoreFailed, match="journal"):
+            Store(path)
+        assert path.with_name("store.db-wal").read_bytes() == content[1]
+
+
+def test_a_damaged_record_is_told_and_not_served(open_worker, path):
+    """SQLite has no checksums; ours find a changed byte. Other sessions work on."""
+    first = open_worker()
+    for name in ("s", "t"):
+        ask(first, "create_session", name, durable=True)
+        ask(first, "update_session_data", name, key="k", value=f"the value of {name}")
+    first.sessions.store.close()
+    content = path.read_bytes()
+    assert content.count(b"the value of s") == 1
+    path.write_bytes(content.replace(b"the value of s", b"the volue of s"))
+    worker = open_worker()
+    for command in ("get_session_data", "update_session_data"):
+        reply = call(worker, command, key="k", value=1)
+        assert (reply["code"], "damaged" in reply["error"]) == ("store_failed", True)
+    assert ask(worker, "get_session_data", "t")["data"] == {"k": "the value of t"}
+
+
+def test_a_store_that_may_not_be_written_stops_the_start(request):
+    """Read-only file, read-only folder, no such folder, a folder."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        Store(folder / "store.db").close()
+        (folder / "store.db").chmod(0o444)
+        folder.chmod(0o555)
+        request.getfixturevalue("as_nobody")
+        for path in ("store.db", "new.db", "no/such/folder.db", "."):
+            with pytest.raises(errors.StoreFailed, match=r"Permission denied|No such file|Is a directory"):
+                Store(folder / path)
+        if os.geteuid() != os.getuid():
+            os.seteuid(os.getuid())
+        folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("place", ["store.db", "sqlite:", "sqlite::memory:", "postgres://x"])
+def test_a_wrong_place_is_a_usage_error(place):
+    """Before anything is started."""
+    status, said = start_failure("--store", place)
+    assert status == 2
+    assert "sqlite:PATH" in said
+
+
+def test_many_workers_make_one_store_at_once(path):
+    """The file does not exist yet."""
+    found = []
+
+    def start(name):
+        try:
+            store = Store(path)
+            store.create(name, Settings("", 1.0, Quota()), {})
+            store.close()
+            found.append("made")
+        except errors.StoreFailed as error:
+            found.append(str(error))
+
+    threads = [threading.Thread(target=start, args=(str(n),)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == ["made"] * 8
