@@ -19,7 +19,7 @@ import msgspec
 
 from bridge.records import Records
 
-Lane = Literal["inline", "worker", "thread", "session", "everyone", "end_session", "end_all"]
+LaneName = Literal["inline", "worker", "thread", "session", "everyone", "end_session", "end_all"]
 Handler = Callable[[Any, Any], Any]  # (args, Context)
 AnyHandler = TypeVar("AnyHandler", bound=Callable[..., Any])
 
@@ -40,19 +40,50 @@ class AdapterFailed(ValueError):
     """An adapter cannot be used; the message says which, and why."""
 
 
+class Lane(msgspec.Struct, frozen=True):
+    """How the calls of a command run, beside each other and one after another.
+
+    inline: on the thread that reads the requests; the handler must not wait for anything. Others run on a thread.
+    sessions: whose earlier calls it waits for: those of no session, of its own ("one"), or of all.
+    changes: the session's later calls wait until the handler returns or calls context.release(). What it has changed in
+    the session's records by then is committed: in a durable session it is on disk before the reply leaves.
+    shares: a call that names no session changes no session but context.shared, a dict that all sessions see from their
+    next call on.
+    ends: the handler gets the sessions as context.sessions, and later calls do not find them any more.
+    """
+
+    name: LaneName
+    sessions: Literal["none", "one", "all"] = "none"
+    inline: bool = False
+    changes: bool = False
+    shares: bool = False
+    ends: bool = False
+
+    @property
+    def loads(self) -> bool:
+        """Return whether the session is loaded from the store before the handler runs."""
+        return self.sessions == "one" and not self.ends
+
+
+LANES: dict[str, Lane] = {
+    lane.name: lane
+    for lane in (
+        Lane("inline", inline=True),
+        Lane("worker"),
+        Lane("thread", sessions="one"),
+        Lane("session", sessions="one", changes=True),
+        Lane("everyone", sessions="one", changes=True, shares=True),
+        Lane("end_session", sessions="one", ends=True),
+        Lane("end_all", sessions="all", ends=True),
+    )
+}
+
+
 class CommandSpec(msgspec.Struct, frozen=True):
     """A command as its adapter declares it.
 
-    args: the type its args are decoded to, None for `Unchecked`.
-    lane: "inline" runs on the reading thread and must not wait for anything; "worker" runs beside
-    all other calls, without a session; "thread" does so too, once the earlier changes of its
-    session are made; "session" changes its session: the session's later calls wait until it
-    returns or calls context.release(), and what it changed in the session's records is stored
-    before its reply leaves (or when it calls context.session.commit(), as it must before release);
-    "everyone" is the same where a session is named; else it changes `context.shared`, a dict that
-    all sessions see from their next call on, and no session; "end_session" and "end_all" get the
-    sessions that they end as context.sessions, already out of reach of later calls.
-    idempotent: repeating it does no harm. help: the first line of the handler's docstring.
+    args: the type its args are decoded to, None for `Unchecked`. idempotent: repeating it does no harm. help: the first
+    line of the handler's docstring.
     """
 
     name: str
@@ -93,11 +124,12 @@ class Adapter:
         name: str,
         args: type | None = None,
         *,
-        lane: Lane = "thread",
+        lane: LaneName = "thread",
         idempotent: bool = False,
     ) -> Callable[[AnyHandler], AnyHandler]:
         """Declare the decorated handler(args, context) as the command `name`.
 
+        lane: the name of a row of LANES, which says where and after which calls the handler runs.
         args: the type that the wire's args are decoded to, usually a msgspec.Struct; None: it
         takes none. Arguments that a Struct does not have are refused as `invalid_args`, but for
         `session_id`, which every command may be sent. A Struct inside another one follows its own
@@ -111,7 +143,7 @@ class Adapter:
                 raise ValueError(f"adapter {self.name!r} has the command {name!r} already")
             help = (handler.__doc__ or "").strip().partition("\n")[0]
             wanted = _strict(NoArgs if args is None else args)
-            self.commands[name] = CommandSpec(name, handler, wanted, lane, idempotent, help)
+            self.commands[name] = CommandSpec(name, handler, wanted, LANES[lane], idempotent, help)
             return handler
 
         return declare

@@ -214,7 +214,7 @@ def _describe(spec: Any) -> dict[str, Any]:
     schema = {"type": "object"}
     if spec.args:
         schema = msgspec.json.schema(spec.args, schema_hook=arrays.schema) or schema
-    return {"help": spec.help, "lane": spec.lane, "idempotent": spec.idempotent, "args": schema}
+    return {"help": spec.help, "lane": spec.lane.name, "idempotent": spec.idempotent, "args": schema}
 
 
 def _programs(context: Context) -> int:

@@ -21,7 +21,7 @@ from bridge._dispatch import Command, Context, Path, timestamp
 from bridge._framing import DEFAULT_MAX_FRAME, Frame, Outbox
 from bridge._histogram import now_ns
 from bridge._watch import in_fork
-from bridge.adapter import Adapter, AdapterFailed, CommandSpec
+from bridge.adapter import Adapter, AdapterFailed
 from bridge.records import Quota
 from bridge.security.redaction import first_line
 from bridge.telemetry.logs import debug, logging_call, shown, warn
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
     from bridge.worker.stores.sqlite import Store
 
 WARN_EVERY = 60.0  # seconds, at most so often, of overload
-
-CHANGING = ("session", "everyone")  # lanes of commands that change what a session keeps
-LOADING = ("thread", *CHANGING)  # those of commands that need what it keeps
 
 # What it returns, if anything, is called when no lock is held: a host's callback may block.
 Deliver = Callable[[Outbox], Callable[[], None] | None]
@@ -135,11 +132,10 @@ class Dispatcher:
             decode = None
             if spec.args is not None:
                 decode = partial(_decode, spec.args, is_about_arrays(spec.args))
-            inline = spec.lane == "inline"
             run = spec.handler
-            if spec.lane in CHANGING:
+            if spec.lane.changes:
                 run = partial(_in_turn, self.sessions, spec.handler)
-            self.commands[spec.name] = Command(spec.name, run, decode, inline, spec)
+            self.commands[spec.name] = Command(spec.name, run, decode, spec.lane.inline, spec)
 
     def call(self, request: Any, timeout: float | None = None) -> bytes:
         """Return the reply to `request` (a payload without its length; any buffer), waited for.
@@ -272,9 +268,9 @@ class Dispatcher:
         orders = [session.order for session in context.sessions]
         if _is_for_all(context):
             return Turn([changes], start)
-        if lane == "end_all":
+        if lane.sessions == "all":
             return Turn([], start, orders)
-        if lane not in LOADING or not changes.is_taken:
+        if not lane.loads or not changes.is_taken:
             context.shared = self.sessions.shared
             return Turn(orders, start)
 
@@ -285,31 +281,31 @@ class Dispatcher:
 
     def _sessions_of(self, context: Context) -> list[Session]:
         """Those whose earlier calls come first; `end_…` lanes take theirs out of the table."""
-        spec: CommandSpec = context.command.spec
-        if spec.lane == "worker":
+        lane = context.command.spec.lane
+        if lane.sessions == "none":
             return []
         # What ends sessions must not do so by args that it refuses.
-        if spec.lane in ("end_all", "end_session") and context.command.decode is not None:
+        if lane.ends and context.command.decode is not None:
             context.command.decode(context.format, context.request.args, context.buffers)
-        if spec.lane == "end_all":
+        if lane.sessions == "all":
             return self.sessions.detach_all()
         if context.session_id is None:
             args = context.format.decode_args(context.request.args, SessionArgs, undecodable="refuse")
             context.session_id = args.session_id
-        if spec.lane == "everyone" and context.session_id in (None, self.sessions.default_id):
+        if lane.shares and context.session_id in (None, self.sessions.default_id):
             context.session_id = None
-        if spec.lane != "end_session":
+        if not lane.ends:
             return [self.sessions.open(context.session_id)]
         if context.session_id is None:
             raise errors.InvalidArgs("Session ID is required", path="args.session_id")
         return self.sessions.detach(context.session_id)
 
     def _run(self, context: Context) -> None:
-        outbox = Outbox()
+        outbox, lane = Outbox(), context.command.spec.lane
         try:
             self.calls.end_if_late(context)
             self._load(context)
-            if context.command.spec.lane == "thread":
+            if not lane.changes and lane.loads:
                 context.release()
             if not context.answered:
                 with logging_call(context):
@@ -321,7 +317,7 @@ class Dispatcher:
                 warn("a call broke the dispatcher", error=error)
         finally:
             # The next call must not change what this one's reply is still to be sent from.
-            sends_first = outbox.apart and context.command.spec.lane in CHANGING
+            sends_first = outbox.apart and lane.changes
             try:
                 if not sends_first:
                     context.release()
@@ -332,7 +328,7 @@ class Dispatcher:
     def _load(self, context: Context) -> None:
         """Have the call's session as it was stored; a call that cannot is over."""
         session = context.session
-        if session is None or context.answered or context.command.spec.lane not in LOADING:
+        if session is None or context.answered or not context.command.spec.lane.loads:
             return
         if _is_for_all(context):
             return
@@ -364,7 +360,7 @@ class Dispatcher:
     def _still_changes(self, context: Context) -> bool:
         """Whether the handler of an ended call keeps its turn until it is back: half of what it
         changes must not be stored with the next call's changes."""
-        is_stored = self.sessions.store is not None and context.command.spec.lane in LOADING
+        is_stored = self.sessions.store is not None and context.command.spec.lane.loads
         return is_stored and context.has_turn and not _is_for_all(context)
 
     def _reply(self, context: Context, outbox: Outbox) -> None:
@@ -463,7 +459,7 @@ def _decoded(format: Format, frame: Any, type: Any) -> Any:
 
 def _is_for_all(context: Context) -> bool:
     """Whether the call changes what all sessions share, and no session."""
-    return context.command.spec.lane == "everyone" and context.session_id is None
+    return context.command.spec.lane.shares and context.session_id is None
 
 
 def _in_turn(sessions: Sessions, handler: Handler, args: Any, context: Context) -> Any:
