@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import struct
 
+import numpy
+
 
 def frame_of(envelope, *buffers, **lies):
     """A multipart frame as the protocol states it; lies: what to write in place of the truth."""
@@ -24,3 +26,9 @@ def request(command, args, **more):
 
 def tensor(kind, shape, data):
     return {"$tensor": {"type": kind, "shape": shape, "data": data}}
+
+
+FORMATS = ("json", "msgpack", "etf")
+
+
+F3, F2, D2, D3 = numpy.zeros(3, "f4"), numpy.zeros(2, "f4"), numpy.zeros(2), numpy.zeros(3)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 import arrays
-from bridge import Dispatcher
+from bridge import Client, Dispatcher
 from bridge.worker.control import control
+from tensor_frames import FORMATS
 
 
 @pytest.fixture
@@ -14,3 +15,9 @@ def dispatcher():
     dispatcher = Dispatcher(arrays.adapter, max_frame=1 << 20)
     dispatcher.add(control(dispatcher))
     return dispatcher
+
+
+@pytest.fixture(scope="module", params=FORMATS)
+def client(request, support):
+    with Client.start(adapter="arrays:adapter", format=request.param, env={"PYTHONPATH": support}) as client:
+        yield client
