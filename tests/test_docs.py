@@ -112,6 +112,8 @@ def test_the_protocols_tables_are_complete():
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert cells[1:3] == [error.category, error.severity]
         assert cells[3].startswith(error.recovery)
+    _, _, *rows = text[text.index("| code | category |") :].partition("\n\n")[0].splitlines()
+    assert {code for row in rows for code in re.findall(r"`(\w+)`", row.split("|")[1])} == set(errors.CODES)
     dispatcher = Dispatcher(adapter)
     dispatcher.add(control(dispatcher))
     for command in dispatcher.commands:

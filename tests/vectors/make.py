@@ -17,6 +17,7 @@ from typing import Any
 from bridge import Dispatcher
 from bridge._framing import Frame, Outbox, envelope_of, is_multipart
 from bridge.adapters import dspy, echo
+from bridge.errors import CODES
 from bridge.wire.codec import FORMATS, Format, format_of
 from bridge.worker.control import control
 
@@ -167,7 +168,7 @@ def steady(payload: bytes) -> bytes:
 
 
 def write(folder: Path) -> None:
-    """The index and the frames into `folder`, which loses those that it has."""
+    """Write the index, the frames and the table of errors into `folder`; frames that it holds are deleted."""
     frames = folder / "frames"
     frames.mkdir(parents=True, exist_ok=True)
     for old in frames.iterdir():
@@ -180,6 +181,15 @@ def write(folder: Path) -> None:
             (folder / name).write_bytes(struct.pack(">I", len(payload)) + payload)
     index = {"volatile": VOLATILE, "vectors": entries}
     (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+    (folder / "errors.json").write_text(json.dumps(error_table(), indent=1) + "\n")
+
+
+def error_table() -> dict[str, dict[str, str]]:
+    """Return category, severity and recovery of each error code."""
+    return {
+        error.code: {"category": error.category, "severity": error.severity, "recovery": error.recovery}
+        for error in (error_class("") for error_class in CODES.values())
+    }
 
 
 if __name__ == "__main__":

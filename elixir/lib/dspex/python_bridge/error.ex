@@ -1,32 +1,6 @@
 defmodule DSPex.PythonBridge.Error do
-  @moduledoc """
-  What a call failed with: the error half of a worker's reply, or what the client found itself.
-
-    * `code` - an atom of the closed table below, `:internal` for a code that is not in it
-    * `wire_code` - the code as the worker sent it, `nil` where the client found the error
-    * `message` - one readable line
-    * `category`, `severity`, `recovery` - what a program should make of it, as atoms
-    * `details` - a map with string keys: what a program needs to react (`"path"`,
-      `"retry_after"` in seconds, `"exit_status"`, …)
-
-  | code | category | severity | recovery |
-  |---|---|---|---|
-  | `:invalid_frame` | communication | major | immediate_retry |
-  | `:frame_too_large`, `:reply_too_large`, `:quota_exceeded` | resource | minor | abandon |
-  | `:store_failed` | resource | major | backoff_retry |
-  | `:overloaded` | resource | major | failover |
-  | `:circuit_open` | resource | critical | circuit_break |
-  | `:invalid_request`, `:unknown_command`, `:invalid_args`, `:duplicate_id`, `:program_not_found`, `:program_exists`, `:lm_not_configured`, `:cancelled`, `:not_allowed` | request | warning | abandon |
-  | `:not_encodable`, `:handler_error`, `:lm_error` | python | major | abandon |
-  | `:session_not_found`, `:session_lost` | session | minor | immediate_retry |
-  | `:deadline_exceeded` | timeout | major | backoff_retry |
-  | `:worker_crashed` | connection | major | backoff_retry |
-  | `:internal` | system | critical | abandon |
-  """
-
-  alias DSPex.PythonBridge.Text
-
-  @policies %{
+  # In step with errors.py of the Python package, which a test compares.
+  @policies [
     invalid_frame: {:communication, :major, :immediate_retry},
     frame_too_large: {:resource, :minor, :abandon},
     reply_too_large: {:resource, :minor, :abandon},
@@ -51,11 +25,31 @@ defmodule DSPex.PythonBridge.Error do
     deadline_exceeded: {:timeout, :major, :backoff_retry},
     worker_crashed: {:connection, :major, :backoff_retry},
     internal: {:system, :critical, :abandon}
-  }
+  ]
+
+  @moduledoc """
+  The error of a call: the error half of a worker's reply, or a failure that the client detected.
+
+    * `code` - an atom from the table below; `:internal` for a code that is not in the table
+    * `wire_code` - the code as the worker sent it; `nil` if the client detected the failure
+    * `message` - one readable line
+    * `category`, `severity`, `recovery` - how a program should react, as atoms
+    * `details` - a map with string keys, for example `"path"`, `"retry_after"` (seconds),
+      `"exit_status"`
+
+  | code | category | severity | recovery |
+  |---|---|---|---|
+  #{Enum.map_join(@policies, "\n", fn {code, {category, severity, recovery}} -> "| `#{inspect(code)}` | #{category} | #{severity} | #{recovery} |" end)}
+
+  An `:lm_error` whose details have `"retry_after"` or `"retryable"` comes with the recovery
+  `:backoff_retry`.
+  """
+
+  alias DSPex.PythonBridge.Text
 
   @codes Map.new(@policies, fn {code, _} -> {Atom.to_string(code), code} end)
 
-  # Words of the policy that a reply may carry; others fall back to the table's.
+  # The values that a reply may carry; for any other the table's value is used.
   @words ~w(initialization connection communication timeout resource health_check session python
             request system critical major minor warning immediate_retry backoff_retry
             circuit_break failover abandon)a
@@ -75,7 +69,7 @@ defmodule DSPex.PythonBridge.Error do
         }
 
   @doc """
-  The error of a code of the table.
+  Returns the error of a code, with the category, severity and recovery of the table.
 
       iex> error = DSPex.PythonBridge.Error.new(:deadline_exceeded, "no reply in time")
       iex> {error.category, error.severity, error.recovery}
@@ -83,7 +77,7 @@ defmodule DSPex.PythonBridge.Error do
   """
   @spec new(atom(), String.t(), map()) :: t()
   def new(code, message, details \\ %{}) do
-    {category, severity, recovery} = Map.fetch!(@policies, code)
+    {category, severity, recovery} = Keyword.fetch!(@policies, code)
 
     %__MODULE__{
       code: code,
@@ -96,8 +90,10 @@ defmodule DSPex.PythonBridge.Error do
   end
 
   @doc """
-  The error that an error reply carries. What the reply leaves out comes from the table, so that
-  replies of the plain protocol, which have an `error` string only, become `:internal`.
+  Returns the error that an error reply carries.
+
+  What the reply leaves out comes from the table. A reply with nothing but an `error` string, as
+  workers of other packages send it, becomes `:internal`.
 
       iex> reply = %{"error" => "Program not found: X", "code" => "program_not_found"}
       iex> DSPex.PythonBridge.Error.from_reply(reply).code
@@ -118,11 +114,11 @@ defmodule DSPex.PythonBridge.Error do
     }
   end
 
-  @doc "All codes of the table."
+  @doc "Returns all codes of the table."
   @spec codes() :: [atom()]
-  def codes, do: Map.keys(@policies)
+  def codes, do: Keyword.keys(@policies)
 
-  # A worker that is not ours may send a traceback as the error.
+  # A worker of another package may send a traceback as the error.
   defp line(message, details) when is_binary(message) do
     if String.contains?(message, ["\n", "\r"]) do
       line = if message =~ ~r/\A\s*Traceback/, do: &Text.raised/1, else: &Text.line/1

@@ -5,6 +5,24 @@ defmodule DSPex.PythonBridge.ErrorTest do
 
   alias DSPex.PythonBridge.Error
 
+  test "the table of codes is that of the Python package" do
+    table =
+      Path.expand("../../fixtures/vectors/errors.json", __DIR__)
+      |> File.read!()
+      |> SmallJSON.decode!()
+
+    ours =
+      for code <- Error.codes(), into: %{} do
+        error = Error.new(code, "m")
+        policy = Map.take(error, [:category, :severity, :recovery])
+
+        {to_string(code),
+         Map.new(policy, fn {key, word} -> {to_string(key), to_string(word)} end)}
+      end
+
+    assert ours == table
+  end
+
   test "an unknown code is internal, and kept" do
     error = Error.from_reply(%{"error" => "new", "code" => "brand_new", "category" => "timeout"})
     assert {error.code, error.wire_code, error.category} == {:internal, "brand_new", :timeout}
