@@ -282,13 +282,13 @@ def unresolved(a: Missing) -> int:  # noqa: F821
 @pytest.mark.parametrize(
     ("tool", "text"),
     [
-        (asynchronous, "async functions cannot be tools"),
-        (Asynchronous(), "async functions cannot be tools"),
-        (functools.partial(asynchronous, 1), "async functions cannot be tools"),
-        (lambda a: a, "<lambda> is no name for a tool"),
-        (lambda *a: a, "<lambda> is no name for a tool"),
-        (unresolved, "annotations do not resolve: name 'Missing'"),
-        (5, "a tool is a function or another callable, not 5"),
+        (asynchronous, "an async function cannot be a tool"),
+        (Asynchronous(), "an async function cannot be a tool"),
+        (functools.partial(asynchronous, 1), "an async function cannot be a tool"),
+        (lambda a: a, "<lambda> cannot be the name of a tool"),
+        (lambda *a: a, "<lambda> cannot be the name of a tool"),
+        (unresolved, "annotations cannot be resolved: name 'Missing'"),
+        (5, "a tool must be a function or another callable, not 5"),
         (taking(asyncio.Lock), "argument value"),
     ],
 )

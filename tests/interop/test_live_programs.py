@@ -258,5 +258,5 @@ def test_wrong_tools_and_wrong_uses_of_them(client):
     def varied(*args: int) -> int:
         return 0
 
-    with pytest.raises(TypeError, match="has no name of its own"):
+    with pytest.raises(TypeError, match="cannot be declared"):
         client.register_tools([varied])

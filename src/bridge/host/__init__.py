@@ -1,1 +1,1 @@
-"""What starts workers and talks to them. Stands on the ground floor, never on `worker`."""
+"""The host side: start workers, and call them."""

@@ -1,7 +1,7 @@
 """Arguments of tools: JSON Schema and conversion, both from a parameter's annotation.
 
-pydantic knows the types, msgspec those that pydantic does not take (its own structs, and TypedDict
-before Python 3.12). They are loaded with the first tool.
+pydantic handles most types, msgspec those that pydantic refuses (msgspec's structs, and TypedDict
+before Python 3.12). Both are loaded with the first tool.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
     from pydantic_core import ErrorDetails
 
-LONGEST_VALUE = 60  # characters of a wrong value that are shown
+LONGEST_VALUE = 60  # characters of a wrong value that an error message shows
 
 Problems = list[str]
 
 
 class Argument:
-    """A parameter of a tool. Raises TypeError for annotations that no value of JSON fits.
+    """A parameter of a tool. Raises TypeError for an annotation that no JSON value can match.
 
-    schema: its JSON Schema, with `default` if it has one.
+    schema: its JSON Schema, with `default` if the parameter has a default.
     """
 
     def __init__(self, tool: str, parameter: inspect.Parameter) -> None:
@@ -34,7 +34,7 @@ class Argument:
         self.is_required = parameter.default is parameter.empty
         annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
         try:
-            self.schema, self._convert = _of_pydantic(annotation) or _of_msgspec(annotation)
+            self.schema, self._convert = _by_pydantic(annotation) or _by_msgspec(annotation)
         except (TypeError, ValueError, msgspec.ValidationError) as error:
             reason = str(error).partition("\n")[0]
             raise TypeError(f"tool {tool}: argument {self.name}: {reason}") from error
@@ -42,15 +42,15 @@ class Argument:
             self.schema["default"] = _json_form(parameter.default)
 
     def convert(self, value: Any) -> tuple[Any, Problems]:
-        """Return the value of the annotated type, or a line on each thing that is wrong."""
+        """Return the value converted to the annotated type, and a line for each problem."""
         return self._convert(self.name, value)
 
 
 Convert = Callable[[str, Any], tuple[Any, Problems]]
 
 
-def _of_pydantic(annotation: Any) -> tuple[dict[str, Any], Convert] | None:
-    """Schema and conversion; None for types that pydantic does not know."""
+def _by_pydantic(annotation: Any) -> tuple[dict[str, Any], Convert] | None:
+    """Return schema and conversion, or None for a type that pydantic does not support."""
     import pydantic
 
     try:
@@ -69,7 +69,7 @@ def _of_pydantic(annotation: Any) -> tuple[dict[str, Any], Convert] | None:
 
 
 def _validated(adapter: TypeAdapter[Any], value: Any) -> Any:
-    """Take what JSON means by a value, and numbers and booleans that are written as text."""
+    """Convert a JSON value strictly, except that numbers and booleans may be written as text."""
     import pydantic
 
     try:
@@ -95,26 +95,25 @@ _TYPES_WRITTEN_AS_TEXT = ("int_type", "float_type", "bool_type", "none_required"
 
 
 def _problems(name: str, value: Any, error: ValidationError) -> Problems:
-    expected: dict[tuple[str, str], list[str]] = {}  # by place and what stands there
+    expected: dict[tuple[str, str], list[str]] = {}  # by path and value
     problems = []
     for details in error.errors(include_url=False):
-        place = _place(name, value, details)
+        path = _path(name, value, details)
         if details["type"] in ("missing", "missing_argument"):
-            problems.append(f"argument {place!r} is missing")
+            problems.append(f"argument {path!r} is missing")
         elif details["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            problems.append(f"argument {place!r} is unknown")
+            problems.append(f"argument {path!r} is unknown")
         else:
-            words = expected.setdefault((place, _shown(details["input"])), [])
+            words = expected.setdefault((path, _shown(details["input"])), [])
             if (word := _expected(details)) not in words:
                 words.append(word)
-    for (place, given), words in expected.items():
-        problems.append(f"argument {place!r}: {' or '.join(words)}, got {given}")
+    for (path, given), words in expected.items():
+        problems.append(f"argument {path!r}: {' or '.join(words)}, got {given}")
     return [problem.replace(" or expected ", " or ") for problem in problems]
 
 
-def _place(name: str, value: Any, details: ErrorDetails) -> str:
-    """Where in `value` it is wrong. Names of a union's members, which stand among the keys, are
-    left out."""
+def _path(name: str, value: Any, details: ErrorDetails) -> str:
+    """Return the path of the wrong part of `value`, without the names of union members that pydantic puts into it."""
     at: Any = value
     for index, key in enumerate(details["loc"]):
         is_last = index == len(details["loc"]) - 1
@@ -167,17 +166,17 @@ _WORDS = {
 }
 
 
-def _of_msgspec(annotation: Any) -> tuple[dict[str, Any], Convert]:
-    """Schema and conversion. Raises TypeError for types that msgspec does not know either."""
+def _by_msgspec(annotation: Any) -> tuple[dict[str, Any], Convert]:
+    """Return schema and conversion. Raises TypeError for a type that msgspec does not support either."""
     schema = msgspec.json.schema(annotation)
 
     def convert(name: str, value: Any) -> tuple[Any, Problems]:
         try:
             return msgspec.convert(value, annotation, strict=False), []
         except msgspec.ValidationError as error:
-            text, _, place = str(error).partition(" - at `$")
+            text, _, path = str(error).partition(" - at `$")
             text = text.replace("`", "")
-            problem = f"argument {name + place.rstrip('`')!r}: {text[:1].lower()}{text[1:]}"
+            problem = f"argument {name + path.rstrip('`')!r}: {text[:1].lower()}{text[1:]}"
             return None, [re.sub(r"\s+", " ", problem)]
 
     return schema, convert
@@ -189,7 +188,7 @@ def _shown(value: Any) -> str:
 
 
 def _json_form(default: Any) -> Any:
-    """A default as JSON has it; null for what has no form there."""
+    """Return a default as a JSON value, or None if it has none."""
     from pydantic_core import to_jsonable_python
 
     try:

@@ -1,137 +1,66 @@
-"""A call as its caller sees it: a future of its result, and the stream of its events."""
+"""A call as its caller sees it: a future of its result, and a stream of its events."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import logging
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from math import inf
-from threading import Condition, RLock
+from threading import RLock
 from time import monotonic
 from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn
 
 from bridge import errors
-from bridge.host import process
+from bridge.host.events import Events
+from bridge.host.launch import WorkerProcess
 from bridge.host.threads import Threads
 from bridge.host.timeouts import seconds_of
 from bridge.wire.messages import Incoming
 
 OnEvent = Callable[[str, Any], None]
-SLACK = 0.25  # seconds that a caller waits beyond a deadline for the worker's own answer to it
+SLACK = 0.25  # seconds to wait after a deadline for the worker's own reply to it
 
 
 class CallCancelled(errors.Cancelled, concurrent.futures.CancelledError):
-    """The call was cancelled by `Call.cancel`."""
+    """Raised for a call that `Call.cancel` has cancelled."""
 
 
-class Events:
-    """Events of one call between the reader thread and whoever takes them.
+class OpenCalls:
+    """The open calls of a connection by their ids, and what a call needs of its connection.
 
-    hold("pause") and hold("resume") hold the worker back while more than `LIMIT` events wait.
-    lock: a reentrant one.
+    post(command, args): sends a request without waiting, and ignores its reply.
+    lock: the lock that `post` takes; code that held a different one while posting could deadlock
+    with a destructor that posts.
+    threads: run listeners, callbacks and tools.
     """
 
-    LIMIT = 256
-
-    def __init__(self, hold: Callable[[str], None], lock: RLock) -> None:
-        self._hold = hold
-        self._changed = Condition(lock)
-        self._waiting: deque[tuple[str, Any]] = deque()
-        self._is_paused = False
-        self._is_unlimited = False
-        self._has_ended = False
-
-    def put(self, event: str, data: Any) -> None:
-        """Add an event. Never waits."""
-        with self._changed:
-            if self._has_ended:
-                return
-            self._waiting.append((event, data))
-            if len(self._waiting) > self.LIMIT and not (self._is_paused or self._is_unlimited):
-                self._is_paused = True
-                self._hold("pause")
-            self._changed.notify()
-
-    def take(self, deadline: float | None = None) -> tuple[str, Any] | None:
-        """Wait for the next event; None behind the last one. deadline: of time.monotonic().
-        Raises TimeoutError."""
-        with self._changed:
-            while not self._waiting:
-                if self._has_ended:
-                    return None
-                left = None if deadline is None else deadline - monotonic()
-                if not self._changed.wait(left):
-                    raise TimeoutError
-            if self._is_paused and len(self._waiting) <= self.LIMIT // 2:
-                self._resume()
-            return self._waiting.popleft()
-
-    def lift_limit(self) -> None:
-        """Let any number of events wait from now on."""
-        with self._changed:
-            self._is_unlimited = True
-            if self._is_paused:
-                self._resume()
-
-    def end(self) -> None:
-        """Let takers see the end, once they have taken what is there."""
-        with self._changed:
-            self._has_ended = True
-            self._changed.notify_all()
-
-    def clear(self) -> None:
-        """Drop the events that wait."""
-        with self._changed:
-            self._waiting.clear()
-
-    def _resume(self) -> None:
-        self._is_paused = False
-        self._hold("resume")
-
-
-class CallTable:
-    """The open calls of a client, and what they need of it.
-
-    post(command, args): sends a request without waiting, and drops its reply. lock: the one that
-    it takes; whoever posts while holding another one could wait for a destructor that waits for it.
-    """
-
-    def __init__(self, post: Callable[[str, dict[str, Any]], None], lock: RLock) -> None:
-        self.open: dict[int, Call] = {}
-        self.threads = Threads("bridge-callbacks")
+    def __init__(self, process: WorkerProcess, post: Callable[[str, dict[str, Any]], None], lock: RLock) -> None:
+        self.process = process
         self.post = post
         self.lock = lock
-        self.pid = process.current_pid
+        self.by_id: dict[int, Call] = {}
+        self.threads = Threads("bridge-callbacks")
 
     def claim(self, call: Call) -> bool:
-        """Return whether the call is open, and the caller the one to end it: that is true once."""
-        return self.open.pop(call.id, None) is not None
+        """Close a call, and return whether it was open. Only the code that gets True may end the call."""
+        return self.by_id.pop(call.id, None) is not None
 
     @property
-    def is_usable_here(self) -> bool:
-        """Whether this is the process that started the worker, no fork of it, and not ending."""
-        return self.pid == process.current_pid and not sys.is_finalizing()
-
-    def check_process(self) -> None:
-        """Raise RuntimeError in another process than the client's own."""
-        if self.pid != process.current_pid:
-            raise RuntimeError(
-                f"this Client belongs to process {self.pid} and cannot be used in its fork"
-                f" {process.current_pid}; start another Client there"
-            )
+    def are_usable(self) -> bool:
+        """Whether the worker belongs to this process, which is neither a fork nor ending."""
+        return self.process.is_own and not sys.is_finalizing()
 
 
 class Call(concurrent.futures.Future[Any]):
-    """One call: a future of its result, whose exceptions are those of bridge.errors.
+    """A future of a call's result. Its exceptions are those of bridge.errors.
 
-    Callbacks run on a thread of their own, never on one that the client needs. `timing` is filled
-    where the call asked for it.
+    Callbacks run on a separate thread, never on one that the connection needs.
+    timing: where the worker spent the time, in µs, if the call asked for that.
     """
 
-    # Class attributes are what most calls never set.
+    # Class attributes: most calls never set these.
     timing: Mapping[str, float] = MappingProxyType({})
     deadline: float | None = None
     events: Events | None = None
@@ -141,7 +70,7 @@ class Call(concurrent.futures.Future[Any]):
 
     def __init__(
         self,
-        table: CallTable,
+        open_calls: OpenCalls,
         request_id: int,
         command: str,
         timeout: float | None,
@@ -150,35 +79,39 @@ class Call(concurrent.futures.Future[Any]):
         super().__init__()
         self.id = request_id
         self.command = command
-        self._table = table
+        self._open_calls = open_calls
         if timeout is not None:
             self._timeout = timeout
             self.deadline = monotonic() + timeout
         if has_events:
-            self.events = Events(self._hold, self._table.lock)
+            self.events = Events(self._post, open_calls.lock)
 
     def cancel(self) -> bool:
-        """End the call, in the worker too; whether it is cancelled now. Its result is not
-        available then: `result` raises Cancelled."""
+        """Cancel the call, in the worker too, and return whether it is cancelled now.
+
+        `result` raises Cancelled from then on.
+        """
         self.check_process()
-        if self._table.claim(self):
+        if self._open_calls.claim(self):
             super().cancel()
             self.set_running_or_notify_cancel()
             self._end_events()
-            self._table.post("cancel", {"id": self.id})
+            self._post("cancel")
         return self.cancelled()
 
     def result(self, timeout: float | None = None) -> Any:
-        """Return the call's result, waited for `timeout` seconds.
+        """Wait at most `timeout` seconds, and return the call's result.
 
         Raises the class of bridge.errors that belongs to the reply's code; DeadlineExceeded when
-        the call's own time is over; TimeoutError when `timeout` is; Cancelled after `cancel`.
+        the call's own timeout is over; TimeoutError when `timeout` is; Cancelled after `cancel`.
         """
         return self._outcome(super().result, timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return what `result` would raise, None for a call that succeeded; raises as `result`
-        for a call that is not over, or cancelled."""
+        """Wait at most `timeout` seconds, and return the call's exception, or None if it succeeded.
+
+        Raises TimeoutError for a call that has not ended, and Cancelled for a cancelled one.
+        """
         error: BaseException | None = self._outcome(super().exception, timeout)
         return error
 
@@ -186,46 +119,58 @@ class Call(concurrent.futures.Future[Any]):
         raise TypeError("a Call cannot be pickled: it belongs to a Client in this process")
 
     @property
-    def is_usable_here(self) -> bool:
-        """Whether this is the process that started the worker, no fork of it, and not ending."""
-        return self._table.is_usable_here
+    def is_usable(self) -> bool:
+        """Whether the call belongs to this process, which is neither a fork nor ending."""
+        return self._open_calls.are_usable
 
     def check_process(self) -> None:
-        """Raise RuntimeError in another process than that of the client."""
-        self._table.check_process()
+        """Raise RuntimeError in a fork of the process that made the call."""
+        self._open_calls.process.check_own()
 
     def listen(self, on_event: OnEvent) -> None:
-        """Have on_event(event, data) called for each event, one after the other, on one thread.
-        Raises RuntimeError if there can be no more threads."""
-        self._listener = on_event
-        self._table.threads.run(self._listen)
+        """Call on_event(event, data) for each event, in order, on a separate thread.
 
-    def happen(self, event: str, data: Any) -> None:
-        """Take in one of the call's events."""
+        Raises RuntimeError if no thread can be started.
+        """
+        self._listener = on_event
+        self._open_calls.threads.run(self._listen)
+
+    def add_event(self, event: str, data: Any) -> None:
+        """Pass an event of the call to its consumer."""
         if self.events is not None:
             self.events.put(event, data)
 
     def settle(self, reply: Incoming) -> None:
-        """Take in the call's reply."""
+        """End the call with its reply."""
         if self._listener is not None:
             self._reply = reply
-            self._end_events()  # the listener concludes the call, once it has heard all
-        elif self._table.open.pop(self.id, None) is not None:  # as `claim`, on the hot path
+            self._end_events()  # the listener's thread ends the call after the last event
+        elif self._open_calls.by_id.pop(self.id, None) is not None:  # `claim`, inlined for speed
             self._conclude(reply)
 
     def fail(self, error: BaseException) -> bool:
-        """End the call with `error`; whether it was open."""
-        if not self._table.claim(self):
+        """End the call with `error`, and return whether it was open."""
+        if not self._open_calls.claim(self):
             return False
         self.set_exception(error)
         self._end_events()
         return True
 
-    def end_late(self) -> None:
-        """End a call whose time is over, in the worker too."""
+    def expire(self) -> None:
+        """End the call with DeadlineExceeded, in the worker too."""
         text = f"no reply to {self.command} within {self._timeout} s"
         if self.fail(errors.DeadlineExceeded(text, timeout=self._timeout)):
-            self._table.post("cancel", {"id": self.id})
+            self._post("cancel")
+
+    def take_event(self) -> tuple[str, Any] | None:
+        """Wait for the next event; return None after the last one, or when the call's timeout is over."""
+        self.check_process()
+        assert self.events is not None
+        try:
+            return self.events.take(None if self.deadline is None else self.deadline + SLACK)
+        except TimeoutError:
+            self.expire()
+            return None
 
     def _conclude(self, reply: Incoming) -> None:
         if reply.timing:
@@ -237,16 +182,6 @@ class Call(concurrent.futures.Future[Any]):
         if self.events is not None:
             self.events.end()
 
-    def take_event(self) -> tuple[str, Any] | None:
-        """Wait for the next event; None behind the last one. A call whose time is over ends."""
-        self.check_process()
-        assert self.events is not None
-        try:
-            return self.events.take(None if self.deadline is None else self.deadline + SLACK)
-        except TimeoutError:
-            self.end_late()
-            return None
-
     def _listen(self) -> None:
         assert self._listener is not None
         try:
@@ -256,55 +191,55 @@ class Call(concurrent.futures.Future[Any]):
                 self._listener(*event)
         except BaseException as error:
             if self.fail(error):
-                self._table.post("cancel", {"id": self.id})
+                self._post("cancel")
             return
-        if self._reply is not None and self._table.claim(self):
+        if self._reply is not None and self._open_calls.claim(self):
             self._conclude(self._reply)
 
     def _end_events(self) -> None:
         if self.events is not None:
             self.events.end()
 
-    def _hold(self, command: str) -> None:
-        self._table.post(command, {"id": self.id})
+    def _post(self, command: str) -> None:
+        self._open_calls.post(command, {"id": self.id})
 
     def _invoke_callbacks(self) -> None:
-        # Future calls this once, on the thread that ends the call; that may be the reader thread.
+        # Future calls this once, on the thread that ends the call, which may be the reader thread.
         if self._done_callbacks:  # type: ignore[attr-defined]
             try:
-                self._table.threads.run(super()._invoke_callbacks)  # type: ignore[misc]
+                self._open_calls.threads.run(super()._invoke_callbacks)  # type: ignore[misc]
             except RuntimeError:
                 logging.getLogger("bridge").exception("the callbacks of %s do not run", self)
 
     def _outcome(self, get: Callable[[float | None], Any], timeout: float | None) -> Any:
-        """Wait with `get`, at most `timeout` seconds and until the call's own time is over."""
-        if self._table.pid != process.current_pid:
+        """Wait with `get` until `timeout` or the call's own timeout is over, whichever is earlier."""
+        if not self._open_calls.process.is_own:
             self.check_process()
         left = None if timeout is None else seconds_of(timeout, least=-inf)
-        is_last = False
+        is_own_timeout = False
         if self.deadline is not None:
             own = self.deadline + SLACK - monotonic()
             if left is None or own < left:
-                left, is_last = own, True
+                left, is_own_timeout = own, True
         try:
             return get(left)
         except concurrent.futures.CancelledError:
             if not self.cancelled():
-                raise  # what a listener raised
+                raise  # a listener has raised this
             raise CallCancelled("the caller cancelled the call") from None
         except TimeoutError:
-            if is_last:
-                self.end_late()
+            if is_own_timeout:
+                self.expire()
             elif not self.done():
                 raise
             return get(None)
 
 
 class Stream:
-    """The events of a call as they come: iterate over (event, data), then ask for the result.
+    """The events of a call as they arrive: iterate over (event, data), then ask for the result.
 
-    The worker is held back while more than `Events.LIMIT` events wait to be taken. As a context
-    manager it closes itself. A loop that ends early, by `break` or by an exception, closes it, too.
+    The worker is paused while more than `Events.LIMIT` events wait to be consumed. A loop that ends
+    early, by `break` or by an exception, closes the stream; so does leaving it as a context manager.
     """
 
     def __init__(self, call: Call) -> None:
@@ -317,23 +252,23 @@ class Stream:
             while (event := self._call.take_event()) is not None:
                 yield event
         finally:
-            self._close()  # does nothing behind the last event
+            self._close()  # does nothing after the last event
 
     def result(self, timeout: float | None = None) -> Any:
-        """Return the call's result, waited for `timeout` seconds. Raises as `Call.result`.
+        """Wait at most `timeout` seconds, and return the call's result. Raises the errors of `Call.result`.
 
-        The worker is not held back any more: events that nobody takes are kept.
+        The worker is not paused from then on: events that have not been consumed stay in memory.
         """
         self._call.check_process()
         self._events.lift_limit()
         return self._call.result(timeout)
 
     def cancel(self) -> bool:
-        """End the call; the events that came are still there. Whether the call is cancelled."""
+        """Cancel the call, and return whether it is cancelled now. Events that have arrived stay available."""
         return self._call.cancel()
 
     def close(self) -> None:
-        """End the call, if it is not over, and drop the events that nobody has taken."""
+        """Cancel the call if it has not ended, and drop events that have not been consumed."""
         self._call.check_process()
         self._close()
 
@@ -357,7 +292,7 @@ class Stream:
         raise TypeError("a Stream cannot be pickled: it belongs to a Client in this process")
 
     def _close(self) -> None:
-        if self._call.is_usable_here:  # else there is nothing to close
+        if self._call.is_usable:
             self._events.clear()
             if not self._call.done():
                 self._call.cancel()

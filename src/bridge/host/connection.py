@@ -1,240 +1,223 @@
-"""Frames to and from one worker process.
-
-Whoever sends a frame writes it as far as the pipe takes it without waiting; what is left is
-written by a writer thread. A reader thread hands on what arrives. It never writes where it would
-have to wait, so the worker can always get rid of its replies.
-"""
+"""A connection to one worker: send requests, route what arrives to the calls, answer the worker's calls."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
-import select
+import itertools
+import logging
 import sys
 import threading
-import time
-from collections import deque
-from collections.abc import Callable
+from typing import Any
 
 from bridge import errors
-from bridge._framing import Frame, Outbox, Reader, set_pipe_size
-from bridge.host.process import WorkerProcess
+from bridge._framing import Frame, Outbox, buffers_of, envelope_beginning, envelope_of, is_multipart
+from bridge.host.calls import Call, OnEvent, OpenCalls
+from bridge.host.frames import encoded
+from bridge.host.launch import WorkerProcess
+from bridge.host.pipes import Pipes
+from bridge.host.timeouts import seconds_of
+from bridge.host.tools import Tools, WrongArguments, error_text
+from bridge.security.redaction import shorten
+from bridge.wire._limits import limited
+from bridge.wire.codec import Format, format_of
+from bridge.wire.messages import Incoming
+from bridge.wire.tensors import resolve
 
-END_SECONDS = 1.0  # that a worker whose pipe is closed has to end by itself
-CHECK_SECONDS = 0.05  # between two looks at whether a reader is idle
+LONGEST_ERROR = 1000  # characters of a tool's error that are sent to the worker
 
 
 class Connection:
-    """The pipes to a worker, usable from any number of threads.
+    """The calls to one worker and the worker's calls back, over its pipes. Usable from any number of threads.
 
-    receive(frame): called on the reader thread for each frame; it must not wait. refuse(beginning,
-    error): the same for a frame that there was no memory for. A BridgeError that they raise ends
-    the connection and the worker. lost(): called once, on a thread of the
-    connection's, when the worker is gone. lock: held while something is sent.
+    tools: the functions that the worker may call.
     """
 
-    def __init__(
+    def __init__(self, process: WorkerProcess, format: Format, max_frame: int, max_values: int) -> None:
+        self.process = process
+        self.format = format
+        self.tools = Tools()
+        self._max_frame = max_frame
+        self._max_values = max_values
+        self._ids = itertools.count(1)
+        lock = threading.RLock()
+        self._open_calls = OpenCalls(process, self._post, lock)
+        self._pipes = Pipes(process, max_frame, self._receive, self._refuse_unread, self._fail_open_calls, lock)
+
+    @property
+    def end_reason(self) -> str | None:
+        """Why nothing can be sent anymore; None while the connection is open."""
+        return self._pipes.end_reason
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the worker belongs to this process, which is neither a fork nor ending."""
+        return self._open_calls.are_usable
+
+    def call(
         self,
-        process: WorkerProcess,
-        max_frame: int,
-        receive: Callable[[Frame], None],
-        refuse: Callable[[Frame, errors.BridgeError], None],
-        lost: Callable[[], None],
-        lock: threading.RLock,
-    ) -> None:
-        self._process = process
-        self._receive = receive
-        self._refuse = refuse
-        self._lost = lost
-        self._pending: deque[Outbox] = deque()
-        self._lock = lock
-        self._changed = threading.Condition(lock)
-        self._writer_wake = -1  # an eventfd, once there is a writer thread
-        self._is_input_closed = False
-        self._is_lost = threading.Event()
-        self._is_receiving = False
-        self.end_reason: str | None = None  # why nothing can be sent any more
-        os.set_blocking(process.input_fd, False)
-        for fd in (process.input_fd, process.output_fd):
-            set_pipe_size(fd)
-        self._frames = Reader(process.output_fd, max_frame)
-        self._reader = threading.Thread(target=self._read, name="bridge-reader", daemon=True)
-        self._reader.start()
-        threading.Thread(target=self._await_end, name="bridge-end", daemon=True).start()
+        command: str,
+        args: Any,
+        timeout: float | None,
+        session_id: str | None,
+        traceparent: str | None,
+        *,
+        stream: bool = False,
+        timing: bool = False,
+        on_event: OnEvent | None = None,
+    ) -> Call:
+        """Send a request, and return its open call. The parameters are those of `Client.submit`.
 
-    def send(self, outbox: Outbox, deadline: float | None = None) -> None:
-        """Send the frame in `outbox`, waiting until the pipe has taken all of it.
-
-        deadline: of time.monotonic(). Raises TimeoutError when it has passed: of a frame that has
-        begun to leave, the rest follows later, any other is not sent. Raises ConnectionError when
-        the worker is gone.
+        Raises NotEncodable and FrameTooLarge if the request cannot be encoded, DeadlineExceeded if
+        the worker does not accept it in time, WorkerCrashed if the worker has ended.
         """
-        with self._lock:
-            if self._written(outbox):
-                return
-            try:
-                while outbox.sent < len(outbox) and not self._is_input_closed:
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if not self._changed.wait(left):
-                        raise TimeoutError
-            finally:
-                if not outbox.sent and outbox in self._pending:
-                    self._pending.remove(outbox)
-            if outbox.sent < len(outbox):
-                raise ConnectionResetError(errno.ECONNRESET, "the connection has ended")
+        self.process.check_own()
+        if sys.is_finalizing():  # the threads that would receive the reply have stopped
+            raise RuntimeError("a Client cannot call its worker while the interpreter is ending")
+        seconds = seconds_of(timeout)
+        call = Call(self._open_calls, next(self._ids), command, seconds, has_events=stream)
+        request = {"id": call.id, "command": command, "args": {} if args is None else args}
+        if session_id is not None:
+            request["session_id"] = session_id
+        if seconds is not None:
+            request["timeout_ms"] = seconds * 1000
+        if stream:
+            request["stream"] = True
+        if timing:
+            request["timing"] = True
+        if traceparent is not None:
+            request["traceparent"] = traceparent
+        self._send(call, self._encoded(request, "args"), on_event)
+        return call
 
-    def post(self, outbox: Outbox) -> None:
-        """Send a frame without waiting; one that the pipe does not take now follows later. Does
-        nothing when the worker is gone."""
-        with self._lock:
-            if not self._is_input_closed:
-                with contextlib.suppress(OSError):  # the reader notices that, too
-                    self._written(outbox)
+    def ignore_reply(self, call: Call) -> None:
+        """Close a call whose reply nobody waits for."""
+        self._open_calls.claim(call)
 
-    def close(self, reason: str, timeout: float | None) -> None:
-        """Close the worker's stdin, once what is being sent has left it or `timeout` seconds are
-        over. Wait until the worker has ended, at most as long; then end it. While the interpreter
-        is ending, it is ended at once."""
-        if sys.is_finalizing():  # the other threads are gone, perhaps with the lock
-            self._process.end_alone()
-            return
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with self._lock:
-            self.end_reason = self.end_reason or reason
-            self._changed.wait_for(lambda: not self._pending or self._is_input_closed, timeout)
-            self._close_input()
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not self._process.has_ended.wait(left):
-            self._process.kill()
-        self._is_lost.wait()
+    def close(self, reason: str, timeout: float | None) -> int:
+        """End the worker, killing it after `timeout` seconds, and return its exit status."""
+        self._pipes.close(reason, timeout)
+        assert self.process.exit_status is not None
+        return self.process.exit_status
 
-    def wait_until_lost(self) -> None:
-        """Wait for the end of a worker that does not read any more; end it if it lives on. Does not
-        wait for one that was told to end."""
-        if self.end_reason is None and not self._is_lost.wait(END_SECONDS):
-            self._break("the worker has closed its stdin")
-            self._is_lost.wait()
-
-    def _written(self, outbox: Outbox) -> bool:
-        """Whether the frame has left at once; else it is pending."""
-        if self.end_reason is not None or self._is_input_closed:
-            raise ConnectionResetError(errno.ECONNRESET, "the connection has ended")
-        # Pending first: an exception of a signal handler must not lose a frame that has begun.
-        self._pending.append(outbox)
-        if len(self._pending) == 1 and outbox.write_to(self._process.input_fd):
-            self._pending.popleft()
-            return True
-        self._wake_writer()
-        return False
-
-    def _wake_writer(self) -> None:
-        if self._writer_wake < 0:
-            wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            writer = threading.Thread(target=self._write, name="bridge-writer", daemon=True)
-            self._writer_wake = wake
-            try:
-                writer.start()
-            except RuntimeError:  # no more threads: the next frame that has to wait tries again
-                self._writer_wake = -1
-                os.close(wake)
-                raise
-        else:
-            self._changed.notify_all()
-
-    def _write(self) -> None:
-        """Write pending frames whenever the pipe takes some, until the input is closed."""
-        process, poll = self._process, select.poll()
-        poll.register(process.input_fd, select.POLLOUT)
-        poll.register(self._writer_wake, select.POLLIN)
-        while True:
-            poll.poll()
-            with self._lock:
-                try:
-                    while self._pending and not self._is_input_closed:
-                        if not self._pending[0].write_to(process.input_fd):
-                            break
-                        self._pending.popleft()
-                        self._changed.notify_all()
-                    self._changed.wait_for(lambda: self._pending or self._is_input_closed)
-                except OSError:
-                    self._is_input_closed = True
-                if self._is_input_closed:
-                    self._pending.clear()
-                    self._changed.notify_all()
-                    process.close("input_fd")
-                    os.close(self._writer_wake)
-                    return
-
-    def _close_input(self) -> None:
-        """Let the worker see the end of its stdin."""
-        with self._lock:
-            if self._is_input_closed:
-                return
-            self._is_input_closed = True
-            if self._writer_wake >= 0:
-                os.eventfd_write(self._writer_wake, 1)  # that thread polls the descriptor
-            else:
-                self._process.close("input_fd")
-            self._changed.notify_all()
-
-    def _read(self) -> None:
+    def _send(self, call: Call, outbox: Outbox, on_event: OnEvent | None) -> None:
+        self._open_calls.by_id[call.id] = call
         try:
-            while (frame := self._next_frame()) is not None:
-                if len(frame):
-                    self._is_receiving = True
-                    self._receive(frame)
-                    self._is_receiving = False
-                del frame  # it may be large, and the next may be long in coming
-        except errors.BridgeError as error:
-            self._break(f"the worker sent a frame that cannot be read: {error}")
+            if on_event is not None:
+                call.listen(on_event)
+            self._pipes.send(outbox, call.deadline)
+        except TimeoutError:
+            call.expire()
+            call.result()
+        except ConnectionError as error:
+            self._pipes.wait_until_lost()
+            call.fail(self._crashed())
+            raise self._crashed() from error
+        except BaseException:
+            call.cancel()
+            raise
+
+    def _post(self, command: str, args: dict[str, Any]) -> None:
+        request = {"id": next(self._ids), "command": command, "args": args}
+        self._pipes.post(self._encoded(request, "args"))
+
+    def _encoded(self, message: dict[str, Any], name: str) -> Outbox:
+        return encoded(message, name, self.format, self._max_frame)
+
+    def _receive(self, frame: Frame) -> None:
+        """Pass a frame to the call that it belongs to. Raises InvalidFrame if it belongs to none."""
+        envelope, format = frame, None
+        try:
+            has_buffers = is_multipart(frame)
+            if has_buffers:
+                envelope = envelope_of(frame)
+            format = format_of(envelope)
+            envelope = limited(envelope, self._max_frame, self._max_values)
+            incoming: Incoming = format.decode(envelope, Incoming)  # type: ignore[union-attr]
+            if has_buffers:
+                _resolve(incoming, buffers_of(frame))
         except Exception as error:
-            self._break(f"the client cannot go on reading: {type(error).__name__}: {error}")
+            self._refuse(format, envelope, error)
+            return
+        if incoming.command is not None:
+            self._answer_on_a_thread(incoming)
+        elif incoming.event is not None:
+            call = self._open_calls.by_id.get(incoming.id)  # type: ignore[arg-type]  # our ids are integers
+            if call is not None:
+                call.add_event(incoming.event, incoming.data)
+        elif incoming.id is None:
+            self._receive_refusal(incoming)
         else:
-            if not self._process.has_ended.wait(END_SECONDS):
-                self._break("the worker has closed its stdout")
-        finally:
-            self._process.close("output_fd")
+            call = self._open_calls.by_id.get(incoming.id)  # type: ignore[arg-type]
+            if call is not None:
+                call.settle(incoming)
 
-    def _next_frame(self) -> Frame | None:
-        while True:
-            try:
-                return self._frames.read()
-            except errors.Overloaded as error:
-                beginning, self._frames.unread = self._frames.unread, None
-                assert beginning is not None
-                self._refuse(beginning, error)
+    def _refuse(self, format: Format | None, frame: Frame, error: Exception) -> None:
+        """Fail the call that an unreadable frame belongs to. Raises InvalidFrame if it belongs to none."""
+        text = f"{type(error).__name__}: {errors.text_of(error)}"
+        if format is None and not isinstance(error, errors.BridgeError):
+            text = f"{bytes(memoryview(frame)[:2])!r} begins no message of a known format"
+        call = self._open_calls.by_id.get(format.find_id(frame)) if format else None  # type: ignore[arg-type]
+        if call is None:
+            raise errors.InvalidFrame(text) from error
+        if not isinstance(error, errors.FrameTooLarge | errors.Overloaded):
+            error = errors.InvalidFrame(f"the reply does not decode: {text}")
+        if call.fail(error):
+            self._post("cancel", {"id": call.id})  # the frame may have been an event of a call that goes on
 
-    def _break(self, reason: str) -> None:
-        """End a worker that cannot be talked to any more."""
-        with self._lock:
-            self.end_reason = self.end_reason or f"{reason}; it was ended"
-        self._process.kill()
+    def _refuse_unread(self, beginning: Frame, error: errors.BridgeError) -> None:
+        envelope = envelope_beginning(beginning)
+        self._refuse(format_of(envelope), envelope, error)
 
-    def _await_end(self) -> None:
+    def _receive_refusal(self, refusal: Incoming) -> None:
+        """Fail the only open call if the worker refuses a frame whose id it could not read."""
+        error = errors.from_reply(refusal.code, refusal.error, refusal.category, refusal.details)
+        open_calls = list(self._open_calls.by_id.values())
+        if len(open_calls) == 1:
+            open_calls[0].fail(error)
+        else:
+            _log.error("the worker refused a frame; a call will have no reply: %s", error)
+
+    def _answer_on_a_thread(self, question: Incoming) -> None:
         try:
-            self._process.wait()
-            self._drain()
-            with self._lock:
-                self.end_reason = self.end_reason or self._process.how_it_ended()
-            self._close_input()
-            self._lost()
-        finally:
-            self._is_lost.set()
+            self._open_calls.threads.run(lambda: self._answer(question))
+        except RuntimeError as error:
+            reply = _failure(question, errors.Overloaded(f"the host: {error}"))
+            self._pipes.post(self._encoded(reply, "error"))
 
-    def _drain(self) -> None:
-        """Wait until the reader has handed on what the worker has left behind. It may never see the
-        end of the pipe, if a child of the worker holds that open."""
-        idle_checks = 0
-        while self._reader.is_alive() and idle_checks < 2:
-            self._reader.join(CHECK_SECONDS)
-            is_busy = self._is_receiving or self._has_unread()
-            idle_checks = 0 if is_busy else idle_checks + 1
+    def _answer(self, question: Incoming) -> None:
+        """Reply to a call of the worker's, whatever its tool raises."""
+        try:
+            if question.command != "call_tool":
+                raise errors.UnknownCommand(f"Unknown command: {question.command}")
+            result = self.tools.call(question.args)
+            outbox = self._encoded({"id": question.id, "success": True, "result": result}, "result")
+        except BaseException as error:
+            outbox = self._encoded(_failure(question, error), "error")
+            if not isinstance(error, WrongArguments):  # those are a mistake of the language model
+                with contextlib.suppress(Exception):  # a logging handler may fail; the reply must be sent
+                    _log.exception("tool %s failed", question.args.get("name"))
+        with contextlib.suppress(OSError):  # the worker has ended
+            self._pipes.send(outbox)
 
-    def _has_unread(self) -> bool:
-        fd = self._process.output_fd
-        if fd < 0:
-            return False
-        poll = select.poll()  # select() refuses high numbers, and any that the reader closes here
-        poll.register(fd, select.POLLIN)
-        return any(events & select.POLLIN for _, events in poll.poll(0))
+    def _fail_open_calls(self) -> None:
+        for call in list(self._open_calls.by_id.values()):
+            call.fail(self._crashed())
+
+    def _crashed(self) -> errors.WorkerCrashed:
+        return errors.WorkerCrashed(self.end_reason or "", **self.process.crash_details())
+
+
+def _failure(question: Incoming, error: BaseException) -> dict[str, Any]:
+    """Return the reply to a call of the worker's that failed."""
+    code = error.code if isinstance(error, errors.BridgeError) else errors.HandlerError.code
+    text = shorten(error_text(error), LONGEST_ERROR).encode("utf-8", "replace").decode()
+    return {"id": question.id, "success": False, "error": text, "code": code}
+
+
+def _resolve(incoming: Incoming, buffers: tuple[Frame, ...]) -> None:
+    incoming.result = resolve(incoming.result, buffers)
+    incoming.data = resolve(incoming.data, buffers)
+    incoming.args = resolve(incoming.args, buffers)
+
+
+_log = logging.getLogger("bridge")

@@ -1,19 +1,29 @@
-"""How a worker is started: its command line, its environment."""
+"""Start a worker: its command line and environment, its process and pipes, and how it ended."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import signal
+import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakSet
 
 from bridge import errors
 from bridge._framing import DEFAULT_MAX_FRAME
-from bridge.host.process import STDERR_FD, WorkerProcess
+from bridge.security.redaction import redact_in
 from bridge.wire._limits import DEFAULT_MAX_VALUES
 
 MIN_FRAME, MAX_FRAME = 4096, 1 << 30  # bytes, of max_frame
 MIN_VALUES, MAX_VALUES = 1000, 1 << 30
+STDERR_FD = 2
+STDERR_BYTES = 8192  # how much of the worker's latest output is kept for crash reports
+STDERR_LINES = 20  # how many lines of that a report quotes
+DRAIN_SECONDS = 0.5  # wait for stderr after the end of the process: a child may hold it open
 
 
 def launch(
@@ -24,23 +34,23 @@ def launch(
     max_frame: int = DEFAULT_MAX_FRAME,
     max_values: int = DEFAULT_MAX_VALUES,
 ) -> WorkerProcess:
-    """Start a worker; the options are those of `Client.start`.
+    """Start a worker. The parameters are those of `Client.start`.
 
-    Raises TypeError and ValueError for options that are wrong, WorkerCrashed (category
-    initialization) if there is no such program.
+    Raises TypeError and ValueError for invalid options, and WorkerCrashed (category
+    initialization) if the program cannot be started.
     """
     if isinstance(flags, str) or not all(isinstance(flag, str) for flag in flags):
-        raise TypeError(f'flags is a list of texts, like ["--threads", "8"], not {flags!r}')
+        raise TypeError(f'flags must be a list of strings, like ["--threads", "8"], not {flags!r}')
     for name, value in (env or {}).items():
         if not isinstance(value, str):
-            raise TypeError(f"env[{name!r}] is a text, not {type(value).__name__}")
+            raise TypeError(f"env[{name!r}] must be a string, not {type(value).__name__}")
     if not MIN_FRAME <= max_frame <= MAX_FRAME:
-        raise ValueError(f"max_frame is {MIN_FRAME} to {MAX_FRAME} bytes, not {max_frame}")
+        raise ValueError(f"max_frame must be {MIN_FRAME} to {MAX_FRAME} bytes, not {max_frame}")
     if not MIN_VALUES <= max_values <= MAX_VALUES:
-        raise ValueError(f"max_values is {MIN_VALUES} to {MAX_VALUES}, not {max_values}")
+        raise ValueError(f"max_values must be {MIN_VALUES} to {MAX_VALUES}, not {max_values}")
     command = [python, "-P", "-m", "bridge", "worker", "--adapter", adapter]
     command += ["--max-frame", str(max_frame), "--max-values", str(max_values), *flags]
-    # The worker's stderr is a pipe, and what it logs there may reach a terminal all the same.
+    # The worker's stderr is a pipe, but its output is passed on to this process's stderr, which may be a terminal.
     defaults = {"BRIDGE_LOG_FORMAT": "text"} if os.isatty(STDERR_FD) else {}
     try:
         return WorkerProcess(command, {**defaults, **os.environ, **(env or {})})
@@ -53,3 +63,170 @@ def not_started(reason: str, **details: Any) -> errors.WorkerCrashed:
     error = errors.WorkerCrashed(f"the worker did not start: {reason}", **details)
     error.category = "initialization"
     return error
+
+
+class WorkerProcess:
+    """A worker process, its pipes, its latest output and its exit status. Raises OSError if it cannot be started.
+
+    input_fd, output_fd: this side's ends of the worker's stdin and stdout. The code that uses one
+    closes it with `close`. is_own: False in a fork of the process that started the worker.
+    """
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
+        pipes = [_pipe() for _ in range(3)]
+        (worker_in, self.input_fd), (self.output_fd, worker_out), (stderr, worker_err) = pipes
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=worker_in,
+                stdout=worker_out,
+                stderr=worker_err,
+                env=env,
+                start_new_session=True,
+            )
+        except BaseException:
+            for fd in (self.input_fd, self.output_fd, stderr):
+                os.close(fd)
+            raise
+        finally:
+            for fd in (worker_in, worker_out, worker_err):
+                os.close(fd)
+        self.pid = self._process.pid
+        self.host_pid = os.getpid()
+        self.is_own = True
+        self.exit_status: int | None = None
+        self.has_ended = threading.Event()
+        self._stderr_fd = stderr
+        self._latest_output = b""
+        self._is_reaped = False
+        self._lock = threading.Lock()
+        self._relay = threading.Thread(target=self._relay_stderr, name="bridge-stderr", daemon=True)
+        self._relay.start()
+        _processes.add(self)
+
+    def check_own(self) -> None:
+        """Raise RuntimeError in a fork of the process that started the worker."""
+        if not self.is_own:
+            raise RuntimeError(
+                f"this Client belongs to process {self.host_pid} and cannot be used in its fork"
+                f" {os.getpid()}; start another Client there"
+            )
+
+    def kill(self) -> None:
+        """Kill the process and its children, unless it has ended."""
+        with self._lock:
+            if not self._is_reaped:
+                self._kill_group()
+
+    def wait(self) -> None:
+        """Wait for the end of the process, kill its children, and set `exit_status`.
+
+        Call this once; other threads wait for `has_ended`.
+        """
+        with contextlib.suppress(ChildProcessError):  # reaped by a signal handler of the application
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+            with self._lock:
+                # The process id cannot belong to another process before this one is reaped.
+                self._kill_group()
+                self._is_reaped = True
+        self._is_reaped = True
+        self.exit_status = self._process.wait()
+        self._relay.join(DRAIN_SECONDS)
+        self.has_ended.set()
+
+    def end_without_threads(self) -> None:
+        """Kill the process and its children, and set `exit_status`, while the interpreter is ending.
+
+        The other threads of this process have stopped by then, perhaps while holding the lock.
+        """
+        if self.exit_status is None:
+            if not self._is_reaped:
+                self._kill_group()
+            self.exit_status = self._process.wait()
+
+    def describe_end(self) -> str:
+        """Return how the process ended, in words."""
+        status = self.exit_status
+        if status is None:
+            return "the worker is running"
+        if status >= 0:
+            return f"the worker ended with status {status}"
+        return f"the worker was ended by {_signal_name(-status)}"
+
+    def crash_details(self) -> dict[str, Any]:
+        """Return `exit_status`, and as `stderr` the last lines of the worker's output, without secrets."""
+        details: dict[str, Any] = {"exit_status": self.exit_status}
+        if last_lines := self._last_lines():
+            details["stderr"] = redact_in(last_lines)
+        return details
+
+    def close(self, which: str) -> None:
+        """Close a descriptor of this process: "input_fd" or "output_fd"."""
+        fd = getattr(self, which)
+        setattr(self, which, -1)  # first: a fork in between must not close a descriptor that was reused
+        if fd >= 0:
+            os.close(fd)
+
+    def disown(self) -> None:
+        """Close the pipes in a fork of this process, where the worker is not a child."""
+        self.is_own = False
+        for which in ("input_fd", "output_fd", "_stderr_fd"):
+            with contextlib.suppress(OSError):
+                self.close(which)
+        self._process.returncode = 0  # so that the destructor of Popen neither waits nor warns
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def _relay_stderr(self) -> None:
+        """Copy the worker's stderr to this process's, and keep its latest bytes."""
+        with contextlib.suppress(OSError):
+            while chunk := os.read(self._stderr_fd, 1 << 16):
+                self._latest_output = (self._latest_output + chunk)[-STDERR_BYTES:]
+                with contextlib.suppress(OSError):
+                    while chunk:
+                        chunk = chunk[os.write(STDERR_FD, chunk) :]
+        self.close("_stderr_fd")
+
+    def _last_lines(self) -> str:
+        lines = self._latest_output.decode("utf-8", "replace").splitlines()
+        if len(self._latest_output) == STDERR_BYTES and len(lines) > 1:
+            del lines[0]  # its beginning is missing
+        return "\n".join(lines[-STDERR_LINES:])
+
+
+def _pipe() -> tuple[int, int]:
+    """Return the ends of a new pipe, neither of them 0, 1 or 2.
+
+    If this process has closed its stderr, code that writes to descriptor 2 must not write into the pipe.
+    """
+    low = []
+    ends: list[int] = []
+    for fd in os.pipe():
+        if fd <= STDERR_FD:
+            low.append(fd)
+            fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, STDERR_FD + 1)
+        ends.append(fd)
+    for fd in low:
+        os.close(fd)
+    return ends[0], ends[1]
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+_processes: WeakSet[WorkerProcess] = WeakSet()
+
+
+def _after_fork() -> None:
+    # A child that holds the pipes would hide the host's end from the worker.
+    for process in list(_processes):
+        process.disown()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,4 +1,4 @@
-"""Threads for code that is not the client's own: tools, event listeners, callbacks."""
+"""Threads that run the application's code: tools, event listeners, callbacks."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-IDLE_SECONDS = 10.0  # that a thread waits for its next job before it ends
+IDLE_SECONDS = 10.0  # how long a thread waits for its next job before it ends
 
 Job = Callable[[], object]
 
 
 class Threads:
-    """Run each job at once, on an idle thread or a new one, so that no job waits for another.
+    """Threads that run each job at once, idle ones first, so that no job waits for another.
 
     The threads are daemons: a job that never returns does not keep the process alive.
     """
@@ -22,8 +22,8 @@ class Threads:
     def __init__(self, name: str) -> None:
         self._name = name
         self._jobs: SimpleQueue[Job] = SimpleQueue()
-        # One entry for each idle thread, taken by who hands it a job. A lock would not do: a
-        # destructor may run a job in the middle of `run`.
+        # One entry for each idle thread, removed by the code that gives it a job. A lock could deadlock: a
+        # destructor may call `run` while its thread is inside `run`.
         self._idle: deque[None] = deque()
 
     def run(self, job: Job) -> None:
@@ -36,7 +36,7 @@ class Threads:
 
     def _work(self, first: Job) -> None:
         job: Job | None = first
-        del first  # what it holds on to is not needed longer than the job runs
+        del first  # the objects that a job refers to must not outlive it
         while job is not None:
             try:
                 job()

@@ -1,4 +1,4 @@
-"""Python callables as tools: how they are declared to a worker, and how it calls them."""
+"""Python callables as tools: declare them to a worker, and call them for it."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ Callables = Iterable[Callable[..., Any]]
 
 
 class WrongArguments(errors.InvalidArgs):
-    """The arguments of a tool are missing, unknown, or of the wrong type."""
+    """Raised if arguments of a tool are missing, unknown, or of the wrong type."""
 
 
 class Tool:
-    """A callable, its name, and the types of its arguments. Raises TypeError for what is no tool.
+    """A callable, its name, and the types of its arguments. Raises TypeError if it cannot be a tool.
 
-    Arguments that a functools.partial has given by name are not offered.
+    Keyword arguments that a functools.partial has filled in are not offered.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self.name = _name(function)
         if _is_async(function):
-            raise TypeError(f"tool {self.name}: async functions cannot be tools; give a plain one")
+            raise TypeError(f"tool {self.name}: an async function cannot be a tool; use a plain one")
         self.arguments: dict[str, Argument] = {}
         self._positional: list[str] = []
         fixed = function.keywords if isinstance(function, functools.partial) else {}
         for name, parameter in _signature(self.name, function).parameters.items():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                raise TypeError(f"tool {self.name}: {parameter} has no name of its own")
+                raise TypeError(f"tool {self.name}: {parameter} cannot be declared: each argument needs a name")
             if name in fixed:
                 continue
             self.arguments[name] = Argument(self.name, parameter)
@@ -44,14 +44,15 @@ class Tool:
 
     @property
     def declaration(self) -> dict[str, Any]:
-        """name, description (the docstring), args: JSON Schema of each argument, with `default`
-        where it has one."""
+        """The tool's name, its docstring as `description`, and the JSON Schema of each argument as `args`."""
         args = {name: argument.schema for name, argument in self.arguments.items()}
         return {"name": self.name, "description": _docstring(self.function), "args": args}
 
     def call(self, given: dict[str, Any]) -> Any:
-        """Call the function with arguments as they came, converted. Raises WrongArguments for
-        those that do not fit, what the function raises."""
+        """Convert the arguments to the annotated types, call the function, and return its result.
+
+        Raises WrongArguments if they do not fit, and whatever the function raises.
+        """
         problems = [
             f"unknown argument {name!r}; known: {', '.join(self.arguments) or 'none'}"
             for name in given
@@ -69,35 +70,38 @@ class Tool:
         positional = []
         for name in self._positional:
             if name not in values:
-                break  # the rest of them have defaults
+                break  # the remaining ones have defaults
             positional.append(values.pop(name))
         return self.function(*positional, **values)
 
 
 class Tools:
-    """The tools of each session, by their names."""
+    """The tools of each session, by name."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], Tool] = {}
 
     def add(self, session_id: str, tools: Iterable[Tool]) -> None:
-        """Know these as the tools of the session from now on."""
+        """Add tools to a session. They replace tools of the same name."""
         for tool in tools:
             self._known[session_id, tool.name] = tool
 
     def call(self, args: dict[str, Any]) -> Any:
-        """Call the tool that a worker's `call_tool` names. Raises what it raises."""
+        """Call the tool that a `call_tool` request names, and return its result.
+
+        Raises UnknownCommand and InvalidArgs for an invalid request, and whatever the tool raises.
+        """
         name, given = args.get("name", ""), args.get("args", {})
         tool = self._known.get((str(args.get("session_id", "")), str(name)))
         if tool is None:
-            raise errors.UnknownCommand(f"no tool {name!r}")
+            raise errors.UnknownCommand(f"unknown tool {name!r}")
         if not isinstance(given, dict):
-            raise errors.InvalidArgs(f"the arguments of {name} are a map, not {given!r}")
+            raise errors.InvalidArgs(f"the arguments of {name} must be a map, not {given!r}")
         return tool.call(given)
 
 
 def error_text(error: BaseException) -> str:
-    """Return the words of any exception, also of one that fails to say them."""
+    """Return the text of an exception, even if its `__str__` fails, with the class name unless it is a BridgeError."""
     words = errors.words_of(error)
     if isinstance(error, errors.BridgeError):
         return words
@@ -108,9 +112,9 @@ def _name(function: Callable[..., Any]) -> str:
     inner = _without_partial(function)
     name = str(getattr(inner, "__name__", type(inner).__name__))
     if not callable(inner):
-        raise TypeError(f"a tool is a function or another callable, not {function!r}")
+        raise TypeError(f"a tool must be a function or another callable, not {function!r}")
     if not name.isidentifier():
-        raise TypeError(f"{name} is no name for a tool; define it with `def`")
+        raise TypeError(f"{name} cannot be the name of a tool; define the tool with `def`")
     return name
 
 
@@ -125,7 +129,7 @@ def _docstring(function: Callable[..., Any]) -> str:
 
 
 def _body(function: Callable[..., Any]) -> Any:
-    """The function or method that is run in the end."""
+    """Return the function or method behind partials and callable objects."""
     inner = _without_partial(function)
     is_object = not hasattr(inner, "__name__") and hasattr(type(inner).__call__, "__code__")
     return type(inner).__call__ if is_object else inner
@@ -138,20 +142,20 @@ def _without_partial(function: Any) -> Any:
 
 
 def _signature(name: str, function: Callable[..., Any]) -> inspect.Signature:
-    """The signature, with annotations that are text evaluated. Raises TypeError."""
+    """Return the signature, with string annotations evaluated. Raises TypeError."""
     try:
         try:
             return inspect.signature(function, eval_str=True)
-        except NameError:  # of a class that is defined where the tool is
+        except NameError:  # the class may be local to the function that defines the tool
             return inspect.signature(function, eval_str=True, locals=_callers_names())
     except ValueError as error:
         raise TypeError(f"tool {name}: {error}") from error
     except NameError as error:
-        raise TypeError(f"tool {name}: its annotations do not resolve: {error}") from error
+        raise TypeError(f"tool {name}: its annotations cannot be resolved: {error}") from error
 
 
 def _callers_names() -> dict[str, Any]:
-    """The local names of all functions that are running, the innermost ones first."""
+    """Return the local variables of all running functions; those of inner functions win."""
     names: dict[str, Any] = {}
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
