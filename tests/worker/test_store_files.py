@@ -13,7 +13,7 @@ import pytest
 
 from bridge import Client, errors
 from bridge.records import Quota, Settings
-from bridge.worker.stores import schema
+from bridge.worker.stores.sqlite import schema
 from bridge.worker.stores.sqlite import Store
 
 SETTINGS = Settings("2026-01-01T00:00:00.000Z", 5.0, Quota(3, 999))

@@ -18,10 +18,10 @@ import msgspec
 
 from bridge import errors
 from bridge.records import Changes, Quota, Settings
-from bridge.worker.stores import schema
-from bridge.worker.stores.files import Files
-from bridge.worker.stores.rows import StoredRecords, damaged, read_records, write_records
-from bridge.worker.stores.schema import prepare, session_checksum
+from bridge.worker.stores.sqlite import schema
+from bridge.worker.stores.sqlite.files import Files
+from bridge.worker.stores.sqlite.rows import StoredRecords, damaged, read_records, write_records
+from bridge.worker.stores.sqlite.schema import prepare, session_checksum
 
 # Errors that no smaller transaction would be spared.
 OF_THE_FILE = {

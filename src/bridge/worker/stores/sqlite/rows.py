@@ -8,7 +8,7 @@ from typing import Any
 
 from bridge import errors
 from bridge.records import Changes, Quota, Records
-from bridge.worker.stores.schema import record_checksum
+from bridge.worker.stores.sqlite.schema import record_checksum
 
 Read = Callable[[str, tuple[Any, ...]], list[tuple[Any, ...]]]
 
