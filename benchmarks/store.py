@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bridge import Client
-from bridge.records import Quota
-from bridge.worker.stores.sqlite import Settings, Store
+from bridge.records import Quota, SessionSettings
+from bridge.worker.stores.sqlite import SQLiteStore
 
 SIZE = 200  # bytes of one change, about a small map
 AT_ONCE = 64
@@ -72,8 +72,10 @@ def measured(subjects: dict[str, Subject], rounds: int, writes: int) -> dict[str
 
 def in_process(folder: Path) -> dict[str, Subject]:
     """The store itself, the same rows by sqlite3, and the disk."""
-    store = Store(folder / "store.db")
-    owned = {f"s{number}": store.create(f"s{number}", Settings("", 3600.0, Quota()), {}) for number in range(AT_ONCE)}
+    store = SQLiteStore(folder / "store.db")
+    owned = {
+        f"s{number}": store.create(f"s{number}", SessionSettings("", 3600.0, Quota()), {}) for number in range(AT_ONCE)
+    }
 
     def write(number: int) -> None:
         name = f"s{number % AT_ONCE}"

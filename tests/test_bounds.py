@@ -11,7 +11,7 @@ import pytest
 
 from bridge import Dispatcher
 from bridge.adapters.dspy import adapter
-from bridge.records import Quota
+from bridge.records import Quota, Records
 from bridge.wire.codec import ETF, JSON, MSGPACK
 from bridge.worker.control import control
 
@@ -222,13 +222,14 @@ class NeverWalked(dict):
     keys = values = items = __iter__
 
 
-def test_no_call_for_one_program_looks_at_all_of_them(dispatcher):
+def test_no_call_for_one_program_looks_at_all_of_them(dispatcher, monkeypatch):
     """Whatever becomes of it; quotas are kept all the same."""
     ask(dispatcher, "configure_lm", provider="scripted", answers={"q": {"a": "1"}})
     ask(dispatcher, "create_program", session_id="s", id="p0", signature=SIGNATURE)
     records = dispatcher.sessions.find("s").records
-    records.quota = Quota(programs=3, bytes=100_000)
-    records._kept["program"] = NeverWalked(records._kept["program"])
+    records.quota = Quota(records=3, bytes=100_000)
+    of = Records.of
+    monkeypatch.setattr(Records, "of", lambda self, kind: NeverWalked(of(self, kind)))
     for number in (1, 2):
         ask(dispatcher, "create_program", session_id="s", id=f"p{number}", signature=SIGNATURE)
     args = {"signature": SIGNATURE, "session_id": "s"}

@@ -99,7 +99,9 @@ class Adapter:
 
     new_state(records): makes what the adapter keeps for a session, at its first use, from what
     is left of the last time: what is to outlive the worker, or to count for the session's quota,
-    it puts into `records` and finds there again. Programs are records of the kind "program".
+    it puts into `records` and finds there again.
+    counted: the kind of records that a session's quota limits in number (`--session-programs`) and that replies count
+    as `programs`; None: no kind.
     available(name): whether what `ping` reports as `{name}_available` (dspy, gemini) is there;
     must not import it. Asked once in a worker's life.
     warm_up: imports it; called on a thread of its own once the first frame is answered.
@@ -110,11 +112,13 @@ class Adapter:
         name: str,
         *,
         new_state: Callable[[Records], Any] = lambda records: {},
+        counted: str | None = None,
         available: Callable[[str], bool] = lambda name: False,
         warm_up: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
         self.new_state = new_state
+        self.counted = counted
         self.available = available
         self.warm_up = warm_up
         self.commands: dict[str, CommandSpec] = {}

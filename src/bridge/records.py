@@ -1,4 +1,4 @@
-"""What a session keeps, as named bytes: under a quota, and fit for a store to write down."""
+"""The records of a session: named values, limited by a quota, that a store can write."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ Changes = dict[Key, bytes | None]  # None: removed
 
 NOTHING: Mapping[str, bytes] = MappingProxyType({})
 
-
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
+# What the protocol calls the number of counted records, whichever kind of them the adapter counts.
+COUNTED_NAME = "programs"
 
-class Quota(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How much a session may keep; None: as much as it likes.
 
-    programs: records of the kind "program". bytes: names and values of all records together.
+class Quota(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"records": COUNTED_NAME}):
+    """Limits the records of a session; None: no limit.
+
+    records: the number of records of the kind that the adapter counts. bytes: the length of all names and values.
     """
 
-    programs: Count | None = None
+    records: Count | None = None
     bytes: Count | None = None
 
 
-class Settings(msgspec.Struct, frozen=True):
-    """What a store knows of a session besides its records. ttl: seconds."""
+class SessionSettings(msgspec.Struct, frozen=True):
+    """Holds what a store knows about a session besides its records. ttl: seconds."""
 
     created_at: str
     ttl: float
@@ -39,40 +41,48 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class Records:
-    """Values of bytes by kind and name. Changed only by the call that has the session's turn.
+    """Holds byte strings by kind and name. Only the call that has the session's turn may change them.
 
-    quota: see Quota. size: bytes of all names and values.
+    quota: what limits them. counted: the kind whose number it limits, None: no kind. size: the length of all names and
+    values, in bytes. is_stored: whether a store has the records too.
     """
 
-    __slots__ = ("_before", "_kept", "_private", "is_stored", "quota", "size")
+    __slots__ = ("_before", "_private", "_values", "counted", "is_stored", "quota", "size")
 
-    def __init__(self, quota: Quota) -> None:
+    def __init__(self, quota: Quota, counted: str | None = None) -> None:
         self.quota = quota
+        self.counted = counted
         self.size = 0
         self.is_stored = False
-        self._kept: dict[str, dict[str, bytes]] | None = None
+        self._values: dict[str, dict[str, bytes]] | None = None
         self._private: dict[Key, Any] | None = None
-        self._before: dict[Key, tuple[bytes | None, Any]] | None = None  # of what is not stored yet
+        # The values of the last stored state that have been changed since.
+        self._before: dict[Key, tuple[bytes | None, Any]] | None = None
+
+    @property
+    def counted_records(self) -> int:
+        """Return how many records of the counted kind there are."""
+        return 0 if self.counted is None else len(self.of(self.counted))
 
     def of(self, kind: str) -> Mapping[str, bytes]:
-        """Return the values by name, oldest first; live."""
-        return NOTHING if self._kept is None else self._kept.get(kind, NOTHING)
+        """Return a live view of the values of that kind by name, oldest first."""
+        return NOTHING if self._values is None else self._values.get(kind, NOTHING)
 
     def private(self, kind: str, name: str) -> Any:
-        """Return what was put beside the value; None where it has come out of a store."""
+        """Return the object that was put with the value; None if the value comes from a store."""
         return None if self._private is None else self._private.get((kind, name))
 
     def put(self, kind: str, name: str, value: bytes, private: Any = None) -> None:
-        """Keep `value`, and beside it something that lives in memory only, as secrets do.
+        """Set one record. Raises QuotaExceeded, and then changes nothing.
 
-        Raises QuotaExceeded, and then nothing is changed.
+        private: an object to keep with the value in memory but never in a store, for instance one that holds secrets.
         """
         self.put_all(kind, {name: value})
         if private is not None:
             self._private = {**(self._private or {}), (kind, name): private}
 
     def put_all(self, kind: str, values: Mapping[str, bytes]) -> None:
-        """Keep several values: all or, over the quota, none."""
+        """Set several records. Raises QuotaExceeded, and then changes nothing."""
         self.check(kind, values)
         for name, value in values.items():
             self._note(kind, name)
@@ -82,35 +92,35 @@ class Records:
         """Raise QuotaExceeded if `put_all` would."""
         before = self.of(kind)
         grown = self.size + sum(_size(name, value) - _size(name, before.get(name)) for name, value in values.items())
-        # Who is over a quota that was lowered may still shrink.
+        # A session that exceeds a lowered quota may still shrink.
         if self.quota.bytes is not None and grown > max(self.quota.bytes, self.size):
             raise _exceeded("bytes", self.quota.bytes, grown)
-        if kind == "program" and self.quota.programs is not None:
-            programs = len(before) + sum(name not in before for name in values)
-            if programs > max(self.quota.programs, len(before)):
-                raise _exceeded("programs", self.quota.programs, programs)
+        if kind == self.counted and self.quota.records is not None:
+            count = len(before) + sum(name not in before for name in values)
+            if count > max(self.quota.records, len(before)):
+                raise _exceeded(COUNTED_NAME, self.quota.records, count)
 
     def remove(self, kind: str, name: str) -> None:
-        """Keep it no longer; fine where there is none."""
+        """Remove a record if it exists."""
         if name in self.of(kind):
             self._note(kind, name)
             self._set(kind, name, None)
 
     def changes(self) -> Changes:
-        """Return what is not stored yet, of records that are."""
+        """Return what has changed since `stored`; nothing for records that no store has."""
         return {key: self.of(key[0]).get(key[1]) for key in self._before or ()}
 
     def all(self) -> Changes:
-        """Return everything, as the change that makes it."""
-        return {(kind, name): value for kind, values in (self._kept or {}).items() for name, value in values.items()}
+        """Return all records, as the changes that create them."""
+        return {(kind, name): value for kind, values in (self._values or {}).items() for name, value in values.items()}
 
     def stored(self) -> None:
-        """Note that a store has what there is; from now on changes are noted for it."""
+        """Note that a store has the current records. Later changes are noted for it."""
         self.is_stored = True
         self._before = None
 
     def undo(self) -> bool:
-        """Take back what is not stored yet; whether there was any."""
+        """Revert the changes since `stored`. Return whether there were any."""
         before, self._before = self._before, None
         for (kind, name), (value, private) in (before or {}).items():
             self._set(kind, name, value)
@@ -118,10 +128,10 @@ class Records:
                 self._private = {**(self._private or {}), (kind, name): private}
         return bool(before)
 
-    def load(self, kept: Changes, quota: Quota) -> None:
-        """Take over what a store has."""
+    def load(self, records: Changes, quota: Quota) -> None:
+        """Add the records and take the quota that a store has."""
         self.quota = quota
-        for (kind, name), value in kept.items():
+        for (kind, name), value in records.items():
             self._set(kind, name, value)
         self.stored()
 
@@ -133,9 +143,9 @@ class Records:
             self._before.setdefault((kind, name), before)
 
     def _set(self, kind: str, name: str, value: bytes | None) -> None:
-        if self._kept is None:
-            self._kept = {}
-        values = self._kept.setdefault(kind, {})
+        if self._values is None:
+            self._values = {}
+        values = self._values.setdefault(kind, {})
         before = values.pop(name, None) if value is None else values.get(name)
         if value is not None:
             values[name] = value
@@ -149,7 +159,12 @@ def _size(name: str, value: bytes | None) -> int:
 
 
 def _exceeded(what: str, limit: int, wanted: int) -> QuotaExceeded:
-    return QuotaExceeded(f"the session may keep {limit} {what}, not {wanted}", quota=what, limit=limit, wanted=wanted)
+    return QuotaExceeded(
+        f"the session's quota is {limit} {what}; this change would need {wanted}",
+        quota=what,
+        limit=limit,
+        wanted=wanted,
+    )
 
 
 class EncodedValue(msgspec.Struct, frozen=True):

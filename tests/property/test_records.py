@@ -14,7 +14,7 @@ from bridge import Dispatcher, errors
 from bridge.adapters.echo import adapter
 from bridge.records import Quota, Records
 from bridge.worker.control import control
-from bridge.worker.stores.sqlite import Store
+from bridge.worker.stores.sqlite import SQLiteStore
 
 names = st.text(max_size=4)
 values = st.binary(max_size=20)
@@ -28,7 +28,7 @@ steps = st.one_of(
 @given(st.lists(steps, max_size=30), st.builds(Quota, *[st.none() | st.integers(0, 60)] * 2))
 def test_records_are_a_map_with_a_way_back(todo, quota):
     """Beside a plain dict; size and changes are what they would be if counted anew."""
-    records, model, last = Records(quota), {}, {}
+    records, model, last = Records(quota, "program"), {}, {}
     records.stored()
     for what, kind, name, value in todo:
         before = dict(model)
@@ -39,7 +39,7 @@ def test_records_are_a_map_with_a_way_back(todo, quota):
             except errors.QuotaExceeded:
                 grown = {**model, (kind, name): value}
                 programs = [key for key in grown if key[0] == "program"]
-                assert (quota.programs is not None and len(programs) > quota.programs) or (
+                assert (quota.records is not None and len(programs) > quota.records) or (
                     quota.bytes is not None and size_of(grown) > quota.bytes
                 )
         elif what == "remove":
@@ -109,7 +109,7 @@ commands = st.one_of(
 def test_whichever_worker_is_asked_has_what_was_acknowledged(todo):
     """Two workers on one file take turns; what both know is what a dict would hold."""
     with tempfile.TemporaryDirectory() as folder:
-        stores = [Store(Path(folder) / "store.db") for _ in range(2)]
+        stores = [SQLiteStore(Path(folder) / "store.db") for _ in range(2)]
         workers = [Dispatcher(adapter, store=store) for store in stores]
         for worker in workers:
             worker.add(control(worker))

@@ -20,7 +20,7 @@ class PutArgs(msgspec.Struct):
 
 
 def make_adapter():
-    adapter = Adapter("keeper")
+    adapter = Adapter("keeper", counted="program")
     adapter.gate = threading.Event()
 
     @adapter.command("put", PutArgs, lane="session")

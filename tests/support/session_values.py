@@ -10,7 +10,7 @@ from bridge.adapters.echo import adapter
 from bridge.wire._etf import Atom, Encoder, Opaque
 from bridge.wire.codec import ETF, JSON, MSGPACK
 from bridge.worker.control import control
-from bridge.worker.stores.sqlite import Store
+from bridge.worker.stores.sqlite import SQLiteStore
 
 FORMATS = (JSON, MSGPACK, ETF)
 
@@ -32,7 +32,7 @@ class Workers:
         self.ask(JSON, "create_session", {"durable": True})
 
     def start(self):
-        self.stores.append(Store(self.path))
+        self.stores.append(SQLiteStore(self.path))
         self.worker = Dispatcher(adapter, store=self.stores[-1])
         self.worker.add(control(self.worker))
 

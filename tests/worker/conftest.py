@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import threading
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from bridge import Dispatcher
 from bridge.adapters.dspy import adapter as dspy_adapter
 from bridge.worker.control import control
-from bridge.worker.stores.sqlite import Store
+from bridge.worker.stores.sqlite import SQLiteStore
 from session_adapters import make_adapter
 from session_values import Workers
 from stats_hosts import Host
@@ -71,7 +73,7 @@ def open_worker(path):
     stores = []
 
     def open_worker(adapter=dspy_adapter, **options):
-        stores.append(Store(path))
+        stores.append(SQLiteStore(path))
         dispatcher = Dispatcher(adapter, store=stores[-1], **options)
         dispatcher.add(control(dispatcher))
         return dispatcher
@@ -79,3 +81,37 @@ def open_worker(path):
     yield open_worker
     for store in stores:
         store.close()
+
+
+@pytest.fixture
+def lock(path):
+    """Holds the lock of the store's file as another program might: `with lock():`."""
+
+    @contextlib.contextmanager
+    def lock():
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            other.execute("ROLLBACK")
+            other.close()
+
+    return lock
+
+
+@pytest.fixture
+def full(path):
+    """Fails long writes to the store as a full disk does, with the whole transaction: `with full():`."""
+
+    @contextlib.contextmanager
+    def full():
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute(
+                "CREATE TRIGGER full BEFORE INSERT ON records WHEN length(new.value) > 50000"
+                " BEGIN SELECT RAISE(ROLLBACK, 'database or disk is full'); END"
+            )
+            yield
+            other.execute("DROP TRIGGER full")
+
+    return full

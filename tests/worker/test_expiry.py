@@ -100,4 +100,4 @@ def test_the_limit_is_warned_of_once(make, caplog):
     for number in range(20):
         ask(dispatcher, "get_session_data", f"s{number}")
     warnings = [record.message for record in caplog.records]
-    assert warnings == ["8 sessions of at most 10; then the least recently used give way"]
+    assert warnings == ["8 of at most 10 sessions; beyond that, the least recently used one is evicted"]

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 
-from bridge.records import Quota, Settings
+from bridge.records import Quota, SessionSettings
 from bridge.wire._etf import Atom, Opaque
 from bridge.wire.codec import ETF, JSON, MSGPACK
-from bridge.worker.stores.sqlite import Store
+from bridge.worker.stores.sqlite import SQLiteStore
 from session_values import FORMATS, NOT_UTF8, as_a_beam, ids, is_many, same
 
 
@@ -266,8 +266,8 @@ def test_data_of_earlier_versions_is_read_by_the_same_rules(workers, kept):
     """They kept terms as they came: atoms become text, a pid cannot be read any more."""
     term = {Atom("a"): [Atom("b"), NOT_UTF8]} if kept else [Opaque(PID)]
     value = msgspec.msgpack.encode({"data": as_a_beam(term), "format": "etf"})
-    store = Store(workers.path)
-    store.create("old", Settings("", 60.0, Quota()), {("data", "k"): value})
+    store = SQLiteStore(workers.path)
+    store.create("old", SessionSettings("", 60.0, Quota()), {("data", "k"): value})
     store.close()
     request = {"id": 1, "command": "get_session_data", "session_id": "old"}
     reply = workers.send(ETF, as_a_beam(request))

@@ -102,7 +102,7 @@ def test_an_id_is_a_name_and_nothing_else(make, name):
 
 def test_quotas_of_programs_and_bytes(make):
     """Over them is `quota_exceeded`, and nothing changes; what is there may be replaced."""
-    dispatcher = make(quota=Quota(programs=2))
+    dispatcher = make(quota=Quota(records=2))
     for name in ("p", "q", "q"):
         ask(dispatcher, "put", "a", name=name)
     reply = call(dispatcher, "put", "a", name="r")

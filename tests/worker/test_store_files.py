@@ -12,11 +12,10 @@ import zlib
 import pytest
 
 from bridge import Client, errors
-from bridge.records import Quota, Settings
-from bridge.worker.stores.sqlite import schema
-from bridge.worker.stores.sqlite import Store
+from bridge.records import Quota, SessionSettings
+from bridge.worker.stores.sqlite import SQLiteStore, schema
 
-SETTINGS = Settings("2026-01-01T00:00:00.000Z", 5.0, Quota(3, 999))
+SETTINGS = SessionSettings("2026-01-01T00:00:00.000Z", 5.0, Quota(3, 999))
 
 
 @pytest.fixture
@@ -104,9 +103,9 @@ def test_a_file_that_is_put_back_is_used_again(client, path, what):
 def test_a_link_to_the_file_may_not_lead_elsewhere(path):
     """SQLite follows it once."""
     real = path.with_name("real.db")
-    Store(real).close()
+    SQLiteStore(real).close()
     path.symlink_to(real)
-    store = Store(path)
+    store = SQLiteStore(path)
     store.create("s", SETTINGS, {})
     path.unlink()
     shutil.copy(real, path.with_name("other.db"))
@@ -169,15 +168,15 @@ SWAPS = {
 @pytest.mark.parametrize("swap", SWAPS)
 def test_a_record_in_another_ones_place_is_damage(path, swap):
     """Though each value has its bytes."""
-    store = Store(path)
+    store = SQLiteStore(path)
     for name in ("s", "t"):
         records = {("data", "a"): f"a of {name}".encode(), ("data", "b"): f"b of {name}".encode()}
         store.create(name, SETTINGS, records)
     store.close()
     damage(path, *SWAPS[swap])
-    store = Store(path)
+    store = SQLiteStore(path)
     with pytest.raises(errors.StoreFailed, match="damaged"):
-        store.open("s")
+        store.take("s")
     store.close()
 
 
@@ -196,24 +195,24 @@ def test_a_store_of_the_first_version_is_read(path):
             row = (number, "data", key, value, crc32)
             db.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?)", row)
     db.close()
-    store = Store(path)
-    opened = store.open("s")
+    store = SQLiteStore(path)
+    opened = store.take("s")
     assert opened.records == {("data", "a"): b"a of s", ("data", "b"): b"b of s"}
     store.write("s", opened.epoch, {("data", "b"): None, ("data", "c"): b"new"})
     opened.records.update({("data", "b"): None, ("data", "c"): b"new"})
     del opened.records["data", "b"]
-    assert (opened.epoch, opened.settings) == (8, Settings("then", 5.0, Quota(3, None)))
+    assert (opened.epoch, opened.settings) == (8, SessionSettings("then", 5.0, Quota(3, None)))
     with pytest.raises(errors.StoreFailed, match="damaged"):
-        store.open("t")
+        store.take("t")
     store.close()
-    store = Store(path)
-    assert store.open("s").records == opened.records
+    store = SQLiteStore(path)
+    assert store.take("s").records == opened.records
     store.close()
 
 
 def test_what_is_written_again_and_removed_is_no_damage(path):
     """However often, in whatever order; equal values too."""
-    store = Store(path)
+    store = SQLiteStore(path)
     epoch = store.create("s", SETTINGS, {})
     expected = {}
     for number in range(60):
@@ -221,15 +220,15 @@ def test_what_is_written_again_and_removed_is_no_damage(path):
         value = None if number % 3 == 0 else b"v" * (number % 4)
         store.write("s", epoch, {key: value, ("tools", ""): b"same"})
         expected[key] = value
-        epoch = store.open("s").epoch
+        epoch = store.take("s").epoch
     expected = {key: value for key, value in expected.items() if value is not None}
-    assert store.open("s").records == {**expected, ("tools", ""): b"same"}
+    assert store.take("s").records == {**expected, ("tools", ""): b"same"}
     store.close()
 
 
 def test_an_error_of_sqlite_that_is_not_utf_8_ends_the_start_in_one_line(path):
     """It repeats what is in the file."""
-    Store(path).close()
+    SQLiteStore(path).close()
     content = path.read_bytes()
     for right, wrong in (
         (b"tableepochsepochs", b"table\xff\xfeochsepochs"),

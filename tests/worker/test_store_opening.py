@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -13,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from bridge import errors
-from bridge.records import Quota, Settings
-from bridge.worker.stores import schema
-from bridge.worker.stores.sqlite import Store
+from bridge.records import Quota, SessionSettings
+from bridge.worker.stores.sqlite import SQLiteStore, schema
 from store_workers import WAIT, ask, call
 
 
@@ -63,13 +63,13 @@ def test_a_database_of_something_else_is_left_alone(path):
     db = sqlite3.connect(path)
     db.execute("CREATE TABLE mine (x)")
     db.close()
-    with pytest.raises(errors.StoreFailed, match="something else"):
-        Store(path)
+    with pytest.raises(errors.StoreFailed, match="another application"):
+        SQLiteStore(path)
 
 
 def test_a_store_of_a_later_version_is_left_alone(path):
     """It says which version it is of."""
-    Store(path).close()
+    SQLiteStore(path).close()
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 99")
     db.close()
@@ -80,28 +80,29 @@ def test_a_store_of_a_later_version_is_left_alone(path):
 
 def test_an_older_store_is_migrated_and_keeps_everything(path, monkeypatch):
     """In one transaction: a migration that fails leaves the file as it was."""
-    store = Store(path)
-    store.create("s", Settings("now", 5.0, Quota()), {("data", "k"): b"v"})
+    store = SQLiteStore(path)
+    store.create("s", SessionSettings("now", 5.0, Quota()), {("data", "k"): b"v"})
     store.close()
     first = schema.MIGRATIONS
     monkeypatch.setattr(schema, "MIGRATIONS", (*first, "CREATE TABLE new (x); nonsense"))
     with pytest.raises(errors.StoreFailed, match="syntax error"):
-        Store(path)
+        SQLiteStore(path)
     monkeypatch.setattr(schema, "MIGRATIONS", (*first, "ALTER TABLE sessions ADD COLUMN note TEXT;"))
-    store = Store(path)
-    assert store.open("s").records == {("data", "k"): b"v"}
-    assert store._db.execute("PRAGMA user_version").fetchone() == (len(first) + 1,)
-    assert store._db.execute("SELECT note FROM sessions").fetchall() == [(None,)]
+    store = SQLiteStore(path)
+    assert store.take("s").records == {("data", "k"): b"v"}
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (len(first) + 1,)
+        assert db.execute("SELECT note FROM sessions").fetchall() == [(None,)]
     store.close()
     monkeypatch.setattr(schema, "MIGRATIONS", first)
-    with pytest.raises(errors.StoreFailed, match="later one"):
-        Store(path)
+    with pytest.raises(errors.StoreFailed, match="newer than"):
+        SQLiteStore(path)
 
 
 def test_a_lost_or_emptied_file_is_no_new_store(path):
     """Where its journal still stands beside it."""
-    store = Store(path)
-    store.create("s", Settings("now", 5.0, Quota()), {})
+    store = SQLiteStore(path)
+    store.create("s", SessionSettings("now", 5.0, Quota()), {})
     content = path.read_bytes(), path.with_name("store.db-wal").read_bytes()
     store.close()
     for damage in (path.unlink, lambda: path.write_bytes(b"")):
@@ -109,7 +110,7 @@ def test_a_lost_or_emptied_file_is_no_new_store(path):
         path.with_name("store.db-wal").write_bytes(content[1])
         damage()
         with pytest.raises(errors.StoreFailed, match="journal"):
-            Store(path)
+            SQLiteStore(path)
         assert path.with_name("store.db-wal").read_bytes() == content[1]
 
 
@@ -134,13 +135,13 @@ def test_a_store_that_may_not_be_written_stops_the_start(request):
     """Read-only file, read-only folder, no such folder, a folder."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        Store(folder / "store.db").close()
+        SQLiteStore(folder / "store.db").close()
         (folder / "store.db").chmod(0o444)
         folder.chmod(0o555)
         request.getfixturevalue("as_nobody")
         for path in ("store.db", "new.db", "no/such/folder.db", "."):
             with pytest.raises(errors.StoreFailed, match=r"Permission denied|No such file|Is a directory"):
-                Store(folder / path)
+                SQLiteStore(folder / path)
         if os.geteuid() != os.getuid():
             os.seteuid(os.getuid())
         folder.chmod(0o755)
@@ -160,8 +161,8 @@ def test_many_workers_make_one_store_at_once(path):
 
     def start(name):
         try:
-            store = Store(path)
-            store.create(name, Settings("", 1.0, Quota()), {})
+            store = SQLiteStore(path)
+            store.create(name, SessionSettings("", 1.0, Quota()), {})
             store.close()
             found.append("made")
         except errors.StoreFailed as error:

@@ -14,7 +14,7 @@ from bridge import Dispatcher
 from bridge._framing import Frame, Outbox
 from bridge.adapters.dspy import adapter
 from bridge.worker.control import control
-from bridge.worker.stores.sqlite import Store
+from bridge.worker.stores.sqlite import SQLiteStore
 from peer import wait_until
 
 QA = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}]}
@@ -38,7 +38,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def worker(path):
-    store = Store(path)
+    store = SQLiteStore(path)
     dispatcher = Dispatcher(adapter, store=store)
     dispatcher.add(control(dispatcher))
     yield dispatcher
@@ -105,7 +105,7 @@ def stuck(worker, hold):
         Sent(worker, "create_program", name, id="p", signature=QA).result()
     release = hold()
     call = Sent(worker, "update_session_data", "stuck", key="k", value=1)
-    wait_until(lambda: worker.sessions.store._is_busy)
+    wait_until(lambda: worker.sessions.store.commits.is_busy)
     call.release = release
     yield call
     assert call.result()["status"] == "updated"

@@ -8,23 +8,19 @@ import threading
 import pytest
 
 from bridge import Client, errors
-from bridge.records import Quota, Settings
-from bridge.worker.stores.sqlite import Store
+from bridge.records import Quota, SessionSettings
+from bridge.worker.stores.sqlite import SQLiteStore
+from peer import wait_until
 from store_workers import QA, WAIT, ask, call
 
 
-def test_calls_side_by_side_share_transactions(open_worker):
+def test_calls_side_by_side_share_transactions(open_worker, lock):
     """64 sessions written at once take far fewer than 64 transactions."""
     worker = open_worker()
     for number in range(64):
         ask(worker, "create_session", f"s{number}", durable=True)
-    store = worker.sessions.store
-    gate = threading.Event()
-    blocked = threading.Thread(target=store._do, args=(lambda db: gate.wait(WAIT),))
-    before = store.transactions
-    blocked.start()
-    while not store._is_busy:
-        pass
+    commits = worker.sessions.store.commits
+    before = commits.transactions
     replies = []
     threads = [
         threading.Thread(
@@ -32,48 +28,40 @@ def test_calls_side_by_side_share_transactions(open_worker):
         )
         for n in range(64)
     ]
+    with lock():
+        threads[0].start()
+        wait_until(lambda: commits.is_busy and not commits.waiting)
+        for thread in threads[1:]:
+            thread.start()
+        wait_until(lambda: commits.waiting == 63)
     for thread in threads:
-        thread.start()
-    while len(store._waiting) < 64:
-        pass
-    gate.set()
-    for thread in (blocked, *threads):
-        thread.join()
+        thread.join(WAIT)
     assert replies == [True] * 64
-    assert store.transactions - before == 2
+    assert commits.transactions - before == 2
 
 
-def test_a_failed_write_changes_nothing(open_worker, path):
+def test_a_failed_write_changes_nothing(open_worker, full):
     """The reply is store_failed, memory is as it was, and the next write works."""
     worker = open_worker()
     ask(worker, "create_session", durable=True)
     ask(worker, "update_session_data", key="k", value="small")
     ask(worker, "create_program", id="qa", signature=QA)
-    db = worker.sessions.store._db
-    db.execute(f"PRAGMA max_page_count = {db.execute('PRAGMA page_count').fetchone()[0]}")
-    reply = call(worker, "update_session_data", key="k", value="x" * 100_000)
-    assert (reply["code"], reply["category"]) == ("store_failed", "resource")
-    assert "full" in reply["error"]
-    assert ask(worker, "get_session_data")["data"] == {"k": "small"}
-    reply = call(worker, "create_session", "t", durable=True, quota={"bytes": 10**6})
-    big = {"inputs": [{"name": "q"}], "outputs": [{"name": "a", "description": "x" * 100_000}]}
-    assert call(worker, "create_program", id="big", signature=big)["code"] == "store_failed"
-    assert [entry["id"] for entry in ask(worker, "list_programs")["programs"]] == ["qa"]
-    db.execute("PRAGMA max_page_count = 1000000")
+    with full():
+        reply = call(worker, "update_session_data", key="k", value="x" * 100_000)
+        assert (reply["code"], reply["category"]) == ("store_failed", "resource")
+        assert "full" in reply["error"]
+        assert ask(worker, "get_session_data")["data"] == {"k": "small"}
+        big = {"inputs": [{"name": "q"}], "outputs": [{"name": "a", "description": "x" * 100_000}]}
+        assert call(worker, "create_program", id="big", signature=big)["code"] == "store_failed"
+        assert [entry["id"] for entry in ask(worker, "list_programs")["programs"]] == ["qa"]
     ask(worker, "update_session_data", key="k", value="x" * 100_000)
     assert len(ask(open_worker(), "get_session_data")["data"]["k"]) == 100_000
 
 
-def test_one_write_too_many_costs_the_others_nothing(path):
-    """A transaction that fails is taken apart."""
-    store = Store(path)
-    store.create("s", Settings("now", 1.0, Quota()), {})
-    db = store._db
-    db.execute(f"PRAGMA max_page_count = {db.execute('PRAGMA page_count').fetchone()[0] + 1}")
-    gate, results = threading.Event(), {}
-    threading.Thread(target=store._do, args=(lambda db: gate.wait(WAIT),)).start()
-    while not store._is_busy:
-        pass
+def test_one_write_too_many_costs_the_others_nothing(path, lock, full):
+    """The changes of a transaction that fails are tried one by one."""
+    store, results = SQLiteStore(path), {}
+    store.create("s", SessionSettings("now", 1.0, Quota()), {})
 
     def write(name, size):
         try:
@@ -82,19 +70,22 @@ def test_one_write_too_many_costs_the_others_nothing(path):
         except errors.StoreFailed:
             results[name] = "refused"
 
-    threads = [threading.Thread(target=write, args=each) for each in (("a", 1), ("b", 10**6), ("c", 1))]
-    for thread in threads:
-        thread.start()
-    while len(store._waiting) < 3:
-        pass
-    gate.set()
-    for thread in threads:
-        thread.join()
-    assert results == {"a": "written", "b": "refused", "c": "written"}
-    assert set(store.open("s").records) == {("data", "a"), ("data", "c")}
+    sizes = {"first": 1, "a": 1, "b": 10**6, "c": 1}
+    first, *others = [threading.Thread(target=write, args=each) for each in sizes.items()]
+    with full():
+        with lock():
+            first.start()
+            wait_until(lambda: store.commits.is_busy and not store.commits.waiting)
+            for thread in others:
+                thread.start()
+            wait_until(lambda: store.commits.waiting == 3)
+        for thread in (first, *others):
+            thread.join(WAIT)
+    assert results == {"first": "written", "a": "written", "b": "refused", "c": "written"}
+    assert {name for _, name in store.take("s").records} == {"first", "a", "c"}
     store.close()
     with pytest.raises(errors.StoreFailed):
-        store.open("s")
+        store.take("s")
 
 
 def test_a_disk_that_takes_no_more(path):
@@ -131,6 +122,6 @@ def test_a_disk_that_takes_no_more(path):
         assert refused.recovery == "backoff_retry"
         assert sorted(client.call("get_session_data")["data"]) == sorted(written)
     assert written
-    store = Store(path)
-    assert {name for _, name in store.open("default").records} == set(written)
+    store = SQLiteStore(path)
+    assert {name for _, name in store.take("default").records} == set(written)
     store.close()

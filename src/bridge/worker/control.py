@@ -218,4 +218,4 @@ def _describe(spec: Any) -> dict[str, Any]:
 
 
 def _programs(context: Context) -> int:
-    return sum(session.programs for session in context.sessions)
+    return sum(session.records.counted_records for session in context.sessions)

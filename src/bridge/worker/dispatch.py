@@ -40,7 +40,7 @@ from bridge.worker.threads import Job, Threads
 
 if TYPE_CHECKING:
     from bridge.adapter import Handler
-    from bridge.worker.stores.sqlite import Store
+    from bridge.worker.stores.protocol import Store
 
 WARN_EVERY = 60.0  # seconds, at most so often, of overload
 
@@ -104,7 +104,7 @@ class Dispatcher:
         self.calls = Calls(self.end)
         self.sessions = Sessions(
             "anonymous" if mode == "pool-worker" else "default",
-            adapter.new_state,
+            adapter,
             self._sessions_in_use,
             limit=max_sessions,
             ttl=session_ttl,

@@ -1,4 +1,4 @@
-"""Which sessions may have been idle for too long."""
+"""Finds the sessions that may have been idle for too long."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from bridge.worker.session import Session
 
 
 class Expiry:
-    """Finds sessions whose time may be over, at a cost that does not grow with their number.
+    """Finds sessions whose time to live may be over, at a cost that does not grow with their number.
 
-    Each stands in the slot of a second. A call in the session does not move it: when its slot is
-    due, it is looked at, and goes into a later one if it was used meanwhile.
+    Each session is in the slot of a second. A call does not move its session: when the slot is due, the caller checks
+    the session and adds it to a later slot if it was used meanwhile.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Expiry:
         self._due: list[str] = []
 
     def add(self, session: Session, since: float) -> None:
-        """Look at it when its time to live is over, counted from `since`."""
+        """Report the session once its time to live, counted from `since`, is over."""
         second = math.ceil(since + session.ttl)
         with self._lock:
             self._leave_slot(session)
@@ -36,12 +36,12 @@ class Expiry:
             ids.add(session.id)
 
     def remove(self, session: Session) -> None:
-        """Look at it no more."""
+        """Do not report the session any more."""
         with self._lock:
             self._leave_slot(session)
 
     def due(self, now: float, most: int) -> Iterator[str]:
-        """Up to `most` ids of sessions to be looked at by now."""
+        """Yield the ids of at most `most` sessions to check at the time `now`."""
         if not self._due and not (self._seconds and self._seconds[0] <= now):
             return
         with self._lock:

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
@@ -28,7 +27,7 @@ from bridge.worker.dispatch import Dispatcher
 
 if TYPE_CHECKING:
     from bridge.security.destinations import Address
-    from bridge.worker.stores.sqlite import Store
+    from bridge.worker.stores.protocol import Store
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -141,12 +140,12 @@ def _patterns(texts: tuple[str, ...]) -> tuple[Address, ...]:
 
 
 def _store(place: str | None) -> Store | None:
-    """The store at "sqlite:PATH". Raises StoreFailed."""
+    """Open the store at `place`, if there is one. Raises StoreFailed."""
     if place is None:
         return None
-    from bridge.worker.stores.sqlite import Store  # loads sqlite3
+    from bridge.worker.stores import open_store  # loads modules that a worker without a store does not need
 
-    return Store(Path(place.removeprefix("sqlite:")))
+    return open_store(place)
 
 
 def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options) -> int:

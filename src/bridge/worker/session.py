@@ -1,4 +1,4 @@
-"""A session: what a host's user is to the worker."""
+"""A session: the state of one user of a host."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ from typing import TYPE_CHECKING, Any
 from bridge import errors
 from bridge._dispatch import timestamp
 from bridge._histogram import Recorder
-from bridge.records import Quota, Records, Settings
+from bridge.records import Quota, Records, SessionSettings
 from bridge.worker.order import Order
 
 if TYPE_CHECKING:
-    from bridge.worker.stores.sqlite import Store
+    from bridge.worker.stores.protocol import Store
 
-_making = threading.Lock()
+_making_state = threading.Lock()
 
 
 class Session:
-    """records: what it keeps, for the store and the quota. state: what the adapter makes of them.
-    order: its calls'. ttl: seconds. epoch: that it was opened with in the store; 0: it is not
-    durable. recorder: what is counted of its calls.
+    """Represents a session in this worker.
 
-    is_new: no call has ended in it yet, and no store had it.
+    records: what the store and the quota see of it. state: what the adapter makes of the records.
+    order: the order of its calls. recorder: their statistics.
+    ttl: seconds without a call after which it expires. used: when it was last used, by time.monotonic().
+    slot: the second in which `Expiry` checks it.
+    epoch: the one under which this worker owns it in the store; 0: it is not durable.
+    failure: the error of its calls once another worker has taken it.
+    is_new: whether no call has ended in it yet and no store had it.
     """
 
     __slots__ = (
@@ -51,14 +55,14 @@ class Session:
     def __init__(
         self,
         session_id: str,
+        records: Records,
         new_state: Callable[[Records], Any],
         ttl: float,
-        quota: Quota,
         store: Store | None,
         inherited: Callable[[], Any],
     ) -> None:
         self.id = session_id
-        self.records = Records(quota)
+        self.records = records
         self.order = Order()
         self.recorder = Recorder()
         self.ttl = ttl
@@ -77,16 +81,16 @@ class Session:
     @property
     def state(self) -> Any:
         if self._state is None:
-            with _making:
+            with _making_state:
                 if self._state is None:
                     self._state = self._new_state(self.records)
         return self._state
 
     @property
     def inherited(self) -> Any:
-        """The default session's state, to be read only; None in the default session itself.
+        """Return the default session's state, to be read only; None in the default session itself.
 
-        It is as of now: another thread may be changing it. Raises StoreFailed.
+        Another thread may change it meanwhile. Raises StoreFailed.
         """
         return self._inherited()
 
@@ -95,23 +99,20 @@ class Session:
         return self.epoch != 0
 
     @property
-    def programs(self) -> int:
-        return len(self.records.of("program"))
-
-    @property
     def idle(self) -> float:
-        """Seconds since its last call ended or, if it is open, arrived; to the ms."""
+        """Return the seconds, rounded to ms, since its last call ended or, if that call is open, arrived."""
         return round(max(0.0, time.monotonic() - self.used), 3)
 
     @property
     def is_late(self) -> bool:
-        """Whether its time to live is over, unless it has an open call."""
+        """Return whether its time to live is over, leaving aside that a session with open calls does not expire."""
         return time.monotonic() - self.used >= self.ttl
 
     def load(self) -> None:
-        """Take the session over from the store, where it has one of that id; one that is here
-        already must not have been taken over by another worker. By the call that has the turn.
-        Raises SessionLost, StoreFailed."""
+        """Load the session from the store if it is not loaded yet. Only the call that has its turn may do that.
+
+        Raises SessionLost if another worker has taken the session since, StoreFailed.
+        """
         if self._store is None:
             return
         if self.is_durable and self.failure is None and not self._store.is_owner(self.id, self.epoch):
@@ -120,58 +121,56 @@ class Session:
             raise self.failure
         if self.is_loaded:
             return
-        opened = self._store.open(self.id)
-        if opened is not None:
-            self.epoch = opened.epoch
-            self.created_at = opened.settings.created_at
-            self.ttl = opened.settings.ttl
-            self.records.load(opened.records, opened.settings.quota)
+        taken = self._store.take(self.id)
+        if taken is not None:
+            self.epoch = taken.epoch
+            self.created_at = taken.settings.created_at
+            self.ttl = taken.settings.ttl
+            self.records.load(taken.records, taken.settings.quota)
             self.is_new = False
         self.is_loaded = True
 
     def make_durable(self, ttl: float, quota: Quota) -> None:
-        """Write all of it to the store, with these settings, and from now on each change.
+        """Write the session to the store with these settings. From then on `commit` writes its changes.
 
         Raises NotAllowed in a worker without a store, SessionLost, StoreFailed.
         """
         if self._store is None:
-            raise errors.NotAllowed("this worker keeps no sessions: start it with --store")
-        settings = Settings(self.created_at, ttl, quota)
-        with self._noting():
+            raise errors.NotAllowed("this worker has no store for durable sessions; start it with --store")
+        settings = SessionSettings(self.created_at, ttl, quota)
+        with self._noting_loss():
             self.epoch = self._store.create(self.id, settings, self.records.all())
         self.records.stored()
         self.ttl, self.records.quota = ttl, quota
 
     def configure(self, ttl: float, quota: Quota) -> None:
-        """Change the time to live (seconds) and the quota. Raises SessionLost, StoreFailed."""
+        """Set the time to live (seconds) and the quota. Raises SessionLost, StoreFailed."""
         is_same = (self.ttl, self.records.quota) == (ttl, quota)
         if self._store is not None and self.is_durable and not is_same:
-            with self._noting():
-                settings = Settings(self.created_at, ttl, quota)
-                self._store.configure(self.id, self.epoch, settings)
+            with self._noting_loss():
+                self._store.write(self.id, self.epoch, {}, SessionSettings(self.created_at, ttl, quota))
         self.ttl, self.records.quota = ttl, quota
 
     def commit(self) -> None:
-        """Have all changes on disk.
+        """Write all changes of a durable session to the store. Only the call that has its turn may do that.
 
-        By the call that has the turn. Raises SessionLost, StoreFailed.
+        Raises SessionLost, StoreFailed.
         """
         changes = self.records.changes()
         if not changes or self._store is None:
             return
-        with self._noting():
+        with self._noting_loss():
             self._store.write(self.id, self.epoch, changes)
         self.records.stored()
 
     def undo(self) -> None:
-        """Take back the changes that are not on disk, of a session that has its place there."""
+        """Revert the changes of a durable session that are not in the store."""
         if self.records.undo():
             self._state = None
 
     @contextmanager
-    def _noting(self) -> Iterator[None]:
-        """Note where the session is another worker's: calls that have it still get SessionLost,
-        those to come open it again."""
+    def _noting_loss(self) -> Iterator[None]:
+        """Note if another worker has taken the session: its present calls get SessionLost, later ones take it again."""
         try:
             yield
         except errors.SessionLost as error:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bridge._dispatch import Context
     from bridge.adapter import Adapter
     from bridge.worker.dispatch import Dispatcher
+    from bridge.worker.stores.protocol import StoredSession
 
 LISTED = 1000  # sessions, unless the host wants more
 MOST_LISTED = 1_000_000
@@ -99,9 +100,9 @@ def add_session_commands(adapter: Adapter, dispatcher: Dispatcher) -> None:
         total = len(live)
         if store is not None:
             shown = [one for one in shown if not one.is_durable or store.is_owner(one.id, one.epoch)]
-            rows, stored = store.list_sessions(limit)
+            rows, stored = store.list_sessions(limit, sessions.counted)
             here = {session.id for session in shown}
-            rest = [_as_stored(row) for row in rows if row["session_id"] not in here]
+            rest = [_as_stored(row) for row in rows if row.session_id not in here]
             total = stored + sum(not session.is_durable for session in live)
         return {
             "sessions": ([{**_described(one), "live": True} for one in shown] + rest)[:limit],
@@ -118,8 +119,8 @@ def add_session_commands(adapter: Adapter, dispatcher: Dispatcher) -> None:
         if session_id is None:
             session_id = sessions.default_id
         session = sessions.find(session_id)
-        stored = None if sessions.store is None else sessions.store.find(session_id)
-        if session is not None and session.epoch == (stored or {}).get("epoch", 0):
+        stored = None if sessions.store is None else sessions.store.find(session_id, sessions.counted)
+        if session is not None and session.epoch == (0 if stored is None else stored.epoch):
             return {**_described(session), "live": True}
         if stored is not None:
             return _as_stored(stored)
@@ -132,9 +133,9 @@ def add_session_commands(adapter: Adapter, dispatcher: Dispatcher) -> None:
     @adapter.command("cleanup_session", lane="end_session", idempotent=True)
     def cleanup_session(args: NoArgs, context: Context) -> dict[str, Any]:
         """Drops one session with its programs, also from the store; fine where there is none."""
-        removed = sum(session.programs for session in context.sessions)
+        removed = sum(session.records.counted_records for session in context.sessions)
         if sessions.store is not None:
-            removed = max(removed, sessions.store.delete(context.session.id))
+            removed = max(removed, sessions.store.drop(context.session.id, sessions.counted))
         return {
             "status": "cleaned",
             "session_id": context.session_id,
@@ -189,15 +190,22 @@ def _described(session: Session) -> dict[str, Any]:
         "idle_s": session.idle,
         "ttl_s": session.ttl,
         "durable": session.is_durable,
-        "programs": session.programs,
+        "programs": session.records.counted_records,
         "bytes": session.records.size,
-        "quota": {"programs": quota.programs, "bytes": quota.bytes},
+        "quota": {"programs": quota.records, "bytes": quota.bytes},
     }
 
 
-def _as_stored(row: dict[str, Any]) -> dict[str, Any]:
-    described = {name: value for name, value in row.items() if name != "epoch"}
-    return {**described, "durable": True, "live": False}
+def _as_stored(session: StoredSession) -> dict[str, Any]:
+    return {
+        "session_id": session.session_id,
+        "created_at": session.created_at,
+        "ttl_s": session.ttl,
+        "durable": True,
+        "programs": session.counted_records,
+        "bytes": session.bytes,
+        "live": False,
+    }
 
 
 def _update(context: Context, args: UpdateSessionDataArgs) -> None:

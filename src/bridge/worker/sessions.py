@@ -1,4 +1,4 @@
-"""The live sessions of a worker: found by id, made on first use, ended when their time is over."""
+"""The live sessions of a worker: created on first use, ended when they expire or when there are too many."""
 
 from __future__ import annotations
 
@@ -17,32 +17,36 @@ from bridge.worker.order import Order
 from bridge.worker.session import Session
 
 if TYPE_CHECKING:
-    from bridge.worker.stores.sqlite import Store
+    from bridge.adapter import Adapter
+    from bridge.worker.stores.protocol import Store
 
 LONGEST_ID = 512  # characters
 LONGEST_TTL = 31_536_000.0  # seconds: a year
 WARN_AT = 0.8  # of the limit
-AT_ONCE = 16  # sessions that one call drops because their time is over
-REMEMBERED = 1000  # ended sessions, to say so to who comes back
+AT_ONCE = 16  # expired sessions that one call drops
+REMEMBERED = 1000  # ended sessions whose reason is remembered
 
 
 class Sessions:
-    """The live sessions by id, made on first use. Only the reading thread changes the table.
+    """Holds the live sessions by id. Only the reading thread changes which they are.
 
-    default_id: the session of calls that name none; it neither expires nor gives way to others.
-    limit: how many there may be at once; then the one that was not used for longest gives way.
-    ttl: seconds that a session lives without a call, unless it has its own. quota: the same.
-    store: where durable sessions are; what expires or gives way stays there.
-    in_use(): those that have open calls.
+    adapter: makes the sessions' state and says which kind of records is counted.
+    in_use(): returns the sessions with open calls.
+    default_id: the session of calls that name none; it neither expires nor is evicted.
+    limit: the most sessions at once; beyond it, the least recently used one is evicted.
+    ttl: seconds without a call after which a session expires. quota: limits its records. Both are defaults for
+    sessions without their own.
+    store: keeps durable sessions, also those that expire or are evicted here.
+    shared: what the adapter shares among all sessions, at first the operator's settings. The dict is replaced as a
+    whole and never changed.
 
-    shared: what the adapter keeps for all sessions, at first what the operator sets; never changed,
-    only replaced. changes: the order of calls that replace it.
+    changes: the order of the calls that replace `shared`. counted: the kind of records that is counted.
     """
 
     def __init__(
         self,
         default_id: str,
-        new_state: Callable[[Records], Any],
+        adapter: Adapter,
         in_use: Callable[[], Collection[Session]],
         *,
         limit: int,
@@ -52,6 +56,7 @@ class Sessions:
         shared: dict[str, Any],
     ) -> None:
         self.default_id = default_id
+        self.counted = adapter.counted
         self.limit = limit
         self.ttl = ttl
         self.quota = quota
@@ -60,18 +65,18 @@ class Sessions:
         self.shared = shared
         self.expired = 0
         self.evicted = 0
-        self._new_state = new_state
+        self._new_state = adapter.new_state
         self._in_use = in_use
-        self._table: OrderedDict[str, Session] = OrderedDict()  # the last used one at the end
+        self._table: OrderedDict[str, Session] = OrderedDict()  # the last used session is last
         self._ending: WeakValueDictionary[str, Session] = WeakValueDictionary()
         self._gone: OrderedDict[str, str] = OrderedDict()
         self._expiry = Expiry()
         self._has_warned = False
 
     def open(self, session_id: str | None) -> Session:
-        """Return the session of that id (None: the default one).
+        """Return the session of that id (None: the default one); create it if it does not exist or is over.
 
-        Raises InvalidArgs for what cannot be an id, Overloaded where all have open calls.
+        Raises InvalidArgs for an invalid id, Overloaded if the limit is reached and every session has open calls.
         """
         session_id = self.default_id if session_id is None else session_id
         now, in_use = time.monotonic(), _Once(self._in_use)
@@ -86,9 +91,12 @@ class Sessions:
         return session
 
     def detach(self, session_id: str) -> list[Session]:
-        """Take one session out of the table. Calls that have it keep it; later calls get a new
-        one. That waits where there is a store, which may have the session though the table has
-        not: what it reads there must not be what the calls before it still change."""
+        """Take one session out of the table and return it, if there is one: later calls get a new session.
+
+        With a store, the first call of the new session waits for the last call of the old one, because it must not
+        read records from the store that the old calls still change. The store may have a session that the table has
+        not.
+        """
         session = self._table.pop(session_id, None)
         if session is None:
             if self.store is None:
@@ -110,32 +118,33 @@ class Sessions:
         return detached
 
     def load(self, session: Session) -> None:
-        """Have it as it is stored: see `Session.load`."""
+        """Load the session from the store if it is not loaded yet: see `Session.load`."""
         ttl = session.ttl
         session.load()
         if session.ttl != ttl:
             self._expiry.add(session, session.used)
 
     def find(self, session_id: str) -> Session | None:
-        """Return the live session of that id, not used by that."""
+        """Return the live session of that id, if there is one, without counting that as a use."""
         session = self._table.get(session_id)
         return None if session is None or self._is_over(session, _Once(self._in_use)) else session
 
     def why_gone(self, session_id: str) -> str | None:
-        """Return why the session ended, "expired" or "evicted", where that is known."""
+        """Return why the session ended, "expired" or "evicted"; None if that is unknown."""
         is_over = session_id in self._table and self.find(session_id) is None
         return "expired" if is_over else self._gone.get(session_id)
 
     def live(self, limit: int | None = None) -> list[Session]:
-        """Return all sessions, or at most so many; the last used one first."""
+        """Return all live sessions, or at most `limit`, the last used first."""
         in_use = _Once(self._in_use)
         every = list(reversed(self._table.values()))
         return list(islice((one for one in every if not self._is_over(one, in_use)), limit))
 
     def configure(self, session: Session, ttl: float, quota: Quota, durable: bool) -> None:
-        """Give the session another time to live (seconds) and quota; durable: and a place in the
-        store, if it has none yet. Raises NotAllowed, SessionLost, StoreFailed; then nothing is
-        changed."""
+        """Set the session's time to live (seconds) and quota; durable: also write it to the store if it is not there.
+
+        Raises NotAllowed, SessionLost, StoreFailed, and then changes nothing.
+        """
         if durable and not session.is_durable:
             session.make_durable(ttl, quota)
         else:
@@ -146,29 +155,36 @@ class Sessions:
         return len(self._table)
 
     @property
-    def programs(self) -> int:
-        """How many programs all sessions hold together."""
-        return sum(session.programs for session in list(self._table.values()))
+    def counted_records(self) -> int:
+        """Return how many records of the counted kind all live sessions have together."""
+        return sum(session.records.counted_records for session in list(self._table.values()))
 
     def _new(self, session_id: str) -> Session:
         is_default = session_id == self.default_id
         inherited = _nothing if is_default else self._default_state
-        return Session(session_id, self._new_state, self.ttl, self.quota, self.store, inherited)
+        return Session(session_id, self._new_records(), self._new_state, self.ttl, self.store, inherited)
+
+    def _new_records(self) -> Records:
+        return Records(self.quota, self.counted)
 
     def _default_state(self) -> Any:
         """Return the default session's state, which the others inherit.
 
-        The session is not opened in the store for that: it stays with the worker that has it.
+        A stored default session is read without taking it from the worker that owns it.
         """
         default = self._table.get(self.default_id)
         if self.store is None:
-            return self._new_state(Records(self.quota)) if default is None else default.state
-        is_here = default is not None and default.is_loaded and default.failure is None
-        if default is None or not is_here:
-            return self._new_state(self.store.records(self.default_id))
-        if default.is_durable and not self.store.is_owner(default.id, default.epoch):
-            return self._new_state(self.store.records(self.default_id))
-        return default.state
+            return self._new_state(self._new_records()) if default is None else default.state
+        if (
+            default is not None
+            and default.is_loaded
+            and default.failure is None
+            and (not default.is_durable or self.store.is_owner(default.id, default.epoch))
+        ):
+            return default.state
+        from bridge.worker.stores.stored_records import StoredRecords  # only workers with a store need it
+
+        return self._new_state(StoredRecords(self.default_id, self.store))
 
     def _add(self, session_id: str, now: float, in_use: _Once) -> Session:
         if session_id not in self._table:
@@ -188,12 +204,12 @@ class Sessions:
         return session
 
     def _is_over(self, session: Session, in_use: _Once) -> bool:
-        """Whether calls to come get another one."""
+        """Return whether later calls get a new session instead."""
         if session.failure is not None:
             return True
         if not session.is_late or session.id == self.default_id:
             return False
-        # Again, because its last call may have ended in between.
+        # `is_late` again: its last call may have ended, and thereby used it, between the first look and this one.
         return session not in in_use() and session.is_late
 
     def _expire(self, session_id: str, now: float, in_use: _Once) -> None:
@@ -212,7 +228,7 @@ class Sessions:
             self._has_warned = False
         elif not self._has_warned:
             self._has_warned = True
-            warn(f"{used} sessions of at most {self.limit}; then the least recently used give way")
+            warn(f"{used} of at most {self.limit} sessions; beyond that, the least recently used one is evicted")
         if used <= self.limit:
             return
         for _ in range(len(self._table)):
@@ -222,11 +238,11 @@ class Sessions:
                 self._drop(session, "evicted")
                 return
             self._table.move_to_end(session_id)
-        raise errors.Overloaded(f"all of {self.limit} sessions have open calls", retry_after=1.0)
+        raise errors.Overloaded(f"all {self.limit} sessions have open calls", retry_after=1.0)
 
     def _drop(self, session: Session, why: str) -> None:
-        """Drop a session that is out of the table already."""
-        debug("session %r is gone: %s", session.id, why)
+        """Note why a session that is no longer in the table has ended."""
+        debug("session %r has ended: %s", session.id, why)
         self._expiry.remove(session)
         if session.failure is not None:
             self._note_ending(session)
@@ -245,28 +261,28 @@ class Sessions:
             self._ending[session.id] = session
 
     def _wait_for(self, other: Session, session: Session) -> None:
-        """Let the next turn in `session` come when those in `other` are over."""
+        """Make the calls of `session` wait until the calls of `other` have ended."""
 
-        def made() -> None:
+        def leave() -> None:
             other.order.leave()
             session.order.leave()
 
-        session.order.enter(lambda: other.order.enter(made))
+        session.order.enter(lambda: other.order.enter(leave))
 
 
 class _Once:
-    """Asks when it is first called, and keeps the answer."""
+    """Calls a function when it is first called, and returns that result from then on."""
 
-    __slots__ = ("_answer", "_ask")
+    __slots__ = ("_function", "_result")
 
-    def __init__(self, ask: Callable[[], Collection[Session]]) -> None:
-        self._ask = ask
-        self._answer: Collection[Session] | None = None
+    def __init__(self, function: Callable[[], Collection[Session]]) -> None:
+        self._function = function
+        self._result: Collection[Session] | None = None
 
     def __call__(self) -> Collection[Session]:
-        if self._answer is None:
-            self._answer = self._ask()
-        return self._answer
+        if self._result is None:
+            self._result = self._function()
+        return self._result
 
 
 def _nothing() -> None:
@@ -276,6 +292,6 @@ def _nothing() -> None:
 def _check_id(session_id: str) -> None:
     if not 0 < len(session_id) <= LONGEST_ID:
         raise errors.InvalidArgs(
-            f"a session id has 1 to {LONGEST_ID} characters, not {len(session_id)}",
+            f"session_id: must have 1 to {LONGEST_ID} characters, got {len(session_id)}",
             path="session_id",
         )

@@ -174,7 +174,7 @@ def _overview(dispatcher: Dispatcher, calls: OpenCalls, uptime: float) -> dict[s
     recorders = [command.recorder for command in dispatcher.commands.values()]
     refused = dispatcher.refused.total()
     return {
-        "programs_count": dispatcher.sessions.programs,
+        "programs_count": dispatcher.sessions.counted_records,
         "sessions_count": len(dispatcher.sessions),
         "command_count": sum(recorder.calls for recorder in recorders),
         "error_count": sum(recorder.errors for recorder in recorders) + refused,

@@ -10,7 +10,7 @@ import pytest
 from bridge import Client, Dispatcher
 from bridge.adapters.dspy import adapter
 from bridge.worker.control import control
-from bridge.worker.stores.sqlite import Store
+from bridge.worker.stores.sqlite import SQLiteStore
 
 QA = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}]}
 OTHER = {"inputs": [{"name": "question"}], "outputs": [{"name": "reply"}]}
@@ -25,7 +25,7 @@ def open_worker(tmp_path):
 
     def open_worker(store=False, **options):
         if store:
-            stores.append(Store(tmp_path / "store.db"))
+            stores.append(SQLiteStore(tmp_path / "store.db"))
         dispatcher = Dispatcher(adapter, store=stores[-1] if store else None, **options)
         dispatcher.add(control(dispatcher))
         return dispatcher
@@ -170,10 +170,10 @@ def test_a_durable_program_is_kept_and_replaced_across_restarts(open_worker):
     create(first, "s", program_type="react")
     second = open_worker(store=True)
     ask(second, "register_tools", "s", tools=[TOOL])
-    before = second.sessions.store.transactions
+    before = second.sessions.store.commits.transactions
     kept = create(second, "s", program_type="react", if_exists="keep")["result"]
     assert (kept["status"], kept["same_definition"]) == ("exists", True)
-    assert second.sessions.store.transactions == before
+    assert second.sessions.store.commits.transactions == before
     create(second, "s", signature=OTHER, if_exists="replace")
     third = open_worker(store=True)
     (listed,) = ask(third, "list_programs", "s")["programs"]

@@ -44,6 +44,7 @@ def _available(name: str) -> bool:
 adapter = Adapter(
     "dspy",
     new_state=State,
+    counted="program",
     available=_available,
     warm_up=_warm_up,
 )

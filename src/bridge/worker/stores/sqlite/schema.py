@@ -1,4 +1,4 @@
-"""The format of a store's file: its tables, its versions, and the checksums of what it holds."""
+"""The schema of a store's file: its tables, the migrations between versions, and the checksums of rows."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import msgspec
 from bridge import errors
 
 APPLICATION_ID = 0x64737062  # "dspb", in the file's header
-BUSY_TIMEOUT = 30.0  # seconds that another process may hold the file
+BUSY_TIMEOUT = 30.0  # seconds to wait for another process that holds the file's lock
 
-# One entry for each version of the file, which is the number of those that were run on it.
+# The version of a file is the number of migrations that have run on it. `sessions.programs` and `sessions.bytes` are
+# the quota; the first one limits the records of the kind that the adapter counts, which was "program" when the column
+# was named.
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE epochs (last INTEGER NOT NULL);
@@ -38,8 +40,8 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (session, kind, name)
     );
     """,
-    # A record that is damaged already must not become a valid one. The column has another name so
-    # that workers which still write the old checksum fail.
+    # A damaged record must stay damaged. The column is renamed so that older workers, which still write the old
+    # checksum, fail.
     """
     ALTER TABLE records RENAME COLUMN crc32 TO checksum;
     UPDATE records SET checksum = CASE
@@ -57,13 +59,15 @@ MIGRATIONS: tuple[str, ...] = (
 
 
 def record_checksum(session_id: str, kind: str, name: str, value: bytes) -> int:
-    """Return the checksum of a record: of its value and of the place where it belongs."""
+    """Return the checksum of a record: of its value and its key, so that swapped records are found too."""
     return zlib.crc32(value, zlib.crc32(msgspec.msgpack.encode((session_id, kind, name))))
 
 
 class ChecksumOfAll:
-    """The checksum of a set of records, in any order, as an aggregate for SQLite: all of theirs,
-    exclusively or'ed, so that one record can be taken out or put in."""
+    """Computes the checksum of a set of records: the exclusive or of their checksums, in any order.
+
+    An aggregate function for SQLite. A record can be added to the set or removed without reading the others.
+    """
 
     def __init__(self) -> None:
         self._total = 0
@@ -76,14 +80,15 @@ class ChecksumOfAll:
 
 
 def session_checksum(*columns: Any) -> int:
-    """Return the checksum of a session: of id, epoch, created_at, ttl_s, programs, bytes."""
+    """Return the checksum of a session's columns id, epoch, created_at, ttl_s, programs, bytes."""
     return zlib.crc32(msgspec.msgpack.encode(columns))
 
 
 def prepare(db: sqlite3.Connection, path: Path) -> None:
-    """Set `db` up, and bring the file up to date in one transaction.
+    """Configure the connection `db` and run the missing migrations in one transaction.
 
-    Raises sqlite3.Error where it cannot be written, StoreFailed where it is not ours to change.
+    Raises sqlite3.Error if the file cannot be written, StoreFailed if it belongs to another application or to a newer
+    version.
     """
     for pragma in ("foreign_keys = ON", "trusted_schema = OFF", "cell_size_check = ON"):
         db.execute(f"PRAGMA {pragma}")
@@ -94,9 +99,9 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
     _version(db, path)
     _use_journal(db)
     db.execute("PRAGMA synchronous = FULL")
-    db.execute("BEGIN IMMEDIATE")  # also finds out whether the file can be written
+    db.execute("BEGIN IMMEDIATE")  # fails for a file that cannot be written
     try:
-        version = _version(db, path)  # another worker may have made it meanwhile
+        version = _version(db, path)  # another worker may have migrated it meanwhile
         for script in MIGRATIONS[version:]:
             for statement in script.split(";"):
                 db.execute(statement)
@@ -111,8 +116,7 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _use_journal(db: sqlite3.Connection) -> None:
-    """Turn on the write-ahead log. SQLite does not wait by itself for others that change to it
-    at the same moment."""
+    """Turn on the write-ahead log. SQLite's busy timeout does not cover that, so wait here."""
     deadline = time.monotonic() + BUSY_TIMEOUT
     while True:
         try:
@@ -125,16 +129,15 @@ def _use_journal(db: sqlite3.Connection) -> None:
 
 
 def _version(db: sqlite3.Connection, path: Path) -> int:
-    """Raises StoreFailed for files that are not ours to change."""
+    """Return the schema version of the file. Raises StoreFailed for a file that is not ours to change."""
     version, application, tables = db.execute(
         "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_schema)"
         " FROM pragma_user_version, pragma_application_id"
     ).fetchone()
     if application != APPLICATION_ID and (application or version or tables):
-        raise errors.StoreFailed(f"the store {path}: a database of something else")
+        raise errors.StoreFailed(f"the store {path} is another application's SQLite database")
     if version > len(MIGRATIONS):
         raise errors.StoreFailed(
-            f"the store {path}: of version {version}, and this program knows"
-            f" {len(MIGRATIONS)}; it was written by a later one"
+            f"the store {path} has schema version {version}, newer than this program's {len(MIGRATIONS)}"
         )
     return int(version)
