@@ -36,6 +36,7 @@ LAYERS = (
 # that a worker without a store does not load.
 LIBRARIES = {
     "dspy": ("adapters.dspy", "adapters.offline.engine"),
+    "fastavro": ("bench.avro",),
     "google": ("bench.formats", "bench.protobuf"),
     "httpx": ("adapters.dspy.litellm_errors",),
     "jsonschema": ("adapters.dspy.tool_schema",),
@@ -45,13 +46,14 @@ LIBRARIES = {
     "numpy": ("wire.tensors", "adapters.offline.reading"),
     "opentelemetry": ("telemetry.tracing",),
     "prometheus_client": ("worker.metrics",),
+    "pyarrow": ("bench.arrow",),
     "pydantic": ("adapters.dspy.runtime", "adapters.offline.prompt", "host.arguments"),
     "pydantic_core": ("adapters.dspy.runtime", "host.arguments"),
     "rich": ("bench.terminal",),
     "sqlite3": ("worker.stores",),
     "typing_extensions": ("_framing", "wire._etf", "wire.lenient"),
-    "zstandard": ("bench.contender",),
-    **dict.fromkeys(("cbor2", "fastavro", "msgpack", "orjson", "ormsgpack", "pyarrow"), ("bench.formats",)),
+    "zstandard": ("bench.case",),
+    **dict.fromkeys(("cbor2", "msgpack", "orjson", "ormsgpack"), ("bench.formats",)),
 }
 GRAPH = imports.edges()
 

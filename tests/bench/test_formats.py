@@ -10,7 +10,8 @@ import pytest
 
 from bench_runs import reason_against, written
 from bridge.bench import Payload, formats, payloads
-from bridge.bench.contender import Case, Pipe
+from bridge.bench.case import Case
+from bridge.bench.pipe import Pipe
 from bridge.bench.schema import difference, infer, merge, msgspec_type, of_all
 
 SUITABLE = {

@@ -6,8 +6,9 @@ import random
 from pathlib import Path
 
 from bridge.bench import Payload, formats
-from bridge.bench.contender import Case, reason_of
+from bridge.bench.case import Case
 from bridge.bench.estimates import estimate
+from bridge.bench.format import reason_of
 from bridge.bench.report import Cell, FormatInfo, PayloadInfo, Report
 
 TINY = {"starts": 1, "rounds": 3, "budget": 0.0005, "quick": True}

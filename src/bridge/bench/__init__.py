@@ -5,7 +5,7 @@ one's own is a subclass of `Format`, named `module:attr`. `python -m bridge benc
 """
 
 from bridge.bench.comparison import compare
-from bridge.bench.formats import Format, Unsuitable
+from bridge.bench.format import Format, Unsuitable
 from bridge.bench.measure import QUICK, Options, run
 from bridge.bench.payloads import BadData, Payload
 from bridge.bench.report import Report, load

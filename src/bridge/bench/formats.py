@@ -1,58 +1,18 @@
-"""The formats that are compared, one small class each; a user's own is one more."""
+"""The formats that are compared, and the table of them: a class, and a row in `BUILTIN`, add one."""
 
 from __future__ import annotations
 
 import importlib
-import io
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 
+from bridge.bench.arrow import Arrow
+from bridge.bench.avro import Avro
+from bridge.bench.format import Format
 from bridge.bench.payloads import Payload
-from bridge.bench.schema import Schema
-
-
-class Unsuitable(Exception):
-    """This format cannot carry that payload; the message says why."""
-
-
-class Format:
-    """One way to put values into bytes, made for one payload, in its library's documented best use.
-
-    A value is what `Payload.messages` holds. `native` is what a program that uses the library
-    holds: the value itself, a struct, a message, a table. `build` makes one of a value, `read`
-    makes a value of one. Whatever is raised anywhere makes the pair of format and payload N/A.
-
-    name, about: for the tables. packages: distributions whose versions are recorded.
-    flags: what differs from the library's defaults. typed: it works with a declared type.
-    through_bridge: its round trips go to a worker of this project, see `BRIDGE`.
-    foreign: natives are not Python's objects, so that `build` and `read` belong to what a message
-    costs and are timed with it.
-    encode, decode: bytes-like of a native, a native of a memoryview. As attributes that `__init__`
-    sets, they may be the library's own functions.
-    """
-
-    name: ClassVar[str] = ""
-    about: ClassVar[str] = ""
-    packages: ClassVar[tuple[str, ...]] = ()
-    flags: ClassVar[str] = ""
-    typed: ClassVar[bool] = False
-    foreign: ClassVar[bool] = False
-    through_bridge: ClassVar[bool] = False
-    encode: Callable[[Any], Any]
-    decode: Callable[[Any], Any]
-
-    def __init__(self, payload: Payload) -> None:
-        """Imports the library, makes what is made once. Raises Unsuitable."""
-
-    def build(self, value: Any) -> Any:
-        return value
-
-    def read(self, native: Any) -> Any:
-        return native
 
 
 class Json(Format):
@@ -219,109 +179,25 @@ class Protobuf(Format):
         self.encode, self.decode = kind.SerializeToString, kind.FromString
 
 
-class Arrow(Format):
-    """A table is a record batch, an array of numbers one column of it."""
-
-    name, about, packages = "arrow", "a record batch as an IPC stream", ("pyarrow",)
-    typed, foreign = True, True
-
-    def __init__(self, payload: Payload) -> None:
-        import pyarrow as pa
-
-        rows = payload.schema.items
-        if rows is None or payload.schema.kinds != ["list"]:
-            raise Unsuitable("not a table or an array: Arrow's messages are columns")
-        self.table = rows.kinds == ["record"]
-        if not self.table and not set(rows.kinds) <= {"int", "float"}:
-            raise Unsuitable("not a table or an array of numbers")
-        column = _arrow_type(pa, rows)
-        self.schema = pa.schema(column if self.table else [("value", column)])
-        self.pa, self.column = pa, column
-
-    def build(self, value: Any) -> Any:
-        if self.table:
-            return self.pa.RecordBatch.from_pylist(value, schema=self.schema)
-        return self.pa.record_batch([self.pa.array(value, self.column)], schema=self.schema)
-
-    def encode(self, native: Any) -> Any:
-        sink = self.pa.BufferOutputStream()
-        with self.pa.ipc.new_stream(sink, self.schema) as stream:
-            stream.write_batch(native)
-        return sink.getvalue()
-
-    def decode(self, data: Any) -> Any:
-        return self.pa.ipc.open_stream(data).read_next_batch()
-
-    def read(self, native: Any) -> Any:
-        return native.to_pylist() if self.table else native.column(0).to_pylist()
-
-
-def _arrow_type(pa: Any, schema: Schema) -> Any:
-    if len(schema.kinds) != 1:
-        raise Unsuitable(f"a column of {' and '.join(schema.kinds) or 'nothing known'}")
-    (kind,) = schema.kinds
-    if schema.items is not None:
-        return pa.list_(_arrow_type(pa, schema.items))
-    if schema.fields is not None:
-        return pa.struct([(key, _arrow_type(pa, field)) for key, field in schema.fields.items()])
-    names = {
-        "int": "int64",
-        "float": "float64",
-        "str": "string",
-        "bytes": "binary",
-        "bool": "bool_",
-    }
-    return getattr(pa, names[kind])()
-
-
-class Avro(Format):
-    """fastavro's schemaless reader and writer: the peers share the schema."""
-
-    name, about, packages = "avro", "records of a schema", ("fastavro",)
-    flags, typed = "schemaless, schema parsed once", True
-
-    def __init__(self, payload: Payload) -> None:
-        import fastavro
-
-        schema = fastavro.parse_schema(_avro_schema(payload.schema, "Message"))
-        read, write = fastavro.schemaless_reader, fastavro.schemaless_writer
-
-        def encode(native: Any) -> bytes:
-            out = io.BytesIO()
-            write(out, schema, native)
-            return out.getvalue()
-
-        self.encode = encode
-        self.decode = lambda data: read(io.BytesIO(data), schema, None)
-
-
-def _avro_schema(schema: Schema, name: str) -> Any:
-    names = {"null": "null", "bool": "boolean", "int": "long", "float": "double", "str": "string"}
-    branches: list[Any] = [{**names, "bytes": "bytes"}[scalar] for scalar in sorted(schema.scalars)]
-    if schema.items is not None:
-        branches.append({"type": "array", "items": _avro_schema(schema.items, f"{name}_entry")})
-    if schema.fields is not None:
-        if schema.optional:
-            raise Unsuitable(f"some records have no {min(schema.optional)!r}: Avro's have all fields")
-        fields = [{"name": key, "type": _avro_schema(field, f"{name}_{key}")} for key, field in schema.fields.items()]
-        branches.append({"type": "record", "name": name, "fields": fields})
-    branches.sort(key=lambda branch: branch != "null")
-    return branches[0] if len(branches) == 1 else branches or "null"
-
-
 BUILTIN: dict[str, type[Format]] = {
     kind.name: kind
     for kind in (
-        *(Json, Orjson, MsgspecJson, MessagePack, Ormsgpack, MsgspecMessagePack, Cbor, Etf, Pickle),
-        *(
-            ProtobufStruct,
-            MsgspecJsonTyped,
-            MsgspecMessagePackTyped,
-            EtfTyped,
-            Protobuf,
-            Avro,
-            Arrow,
-        ),
+        Json,
+        Orjson,
+        MsgspecJson,
+        MessagePack,
+        Ormsgpack,
+        MsgspecMessagePack,
+        Cbor,
+        Etf,
+        Pickle,
+        ProtobufStruct,
+        MsgspecJsonTyped,
+        MsgspecMessagePackTyped,
+        EtfTyped,
+        Protobuf,
+        Avro,
+        Arrow,
     )
 }
 

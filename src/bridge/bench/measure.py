@@ -17,8 +17,9 @@ from typing import Any
 import msgspec
 
 from bridge.bench import beam, formats, payloads, report
-from bridge.bench.contender import last_line
 from bridge.bench.estimates import estimate
+from bridge.bench.format import Format
+from bridge.bench.pipe import last_line
 
 PATIENCE = 60.0  # seconds for one answer; a format that takes longer is N/A
 # A setting of this shell must not slow one contender down.
@@ -91,9 +92,9 @@ def run(options: Options, tell: Tell = lambda done, of, what: None) -> report.Re
     )
 
 
-def _named(specs: tuple[str, ...]) -> dict[str, tuple[str, type[formats.Format]]]:
+def _named(specs: tuple[str, ...]) -> dict[str, tuple[str, type[Format]]]:
     """The formats by the names that tables show."""
-    found: dict[str, tuple[str, type[formats.Format]]] = {}
+    found: dict[str, tuple[str, type[Format]]] = {}
     for spec in specs:
         kind = formats.load(spec)
         label = kind.name or spec.rpartition(":")[2]
@@ -103,7 +104,7 @@ def _named(specs: tuple[str, ...]) -> dict[str, tuple[str, type[formats.Format]]
     return found
 
 
-def _info(label: str, kind: type[formats.Format]) -> report.FormatInfo:
+def _info(label: str, kind: type[Format]) -> report.FormatInfo:
     group = "bridge" if kind.through_bridge else "typed" if kind.typed else "untyped"
     versions = report.versions_of(kind.packages)
     return report.FormatInfo(label, kind.about, group, kind.flags, versions)

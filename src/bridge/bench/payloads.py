@@ -35,7 +35,7 @@ class Payload:
 
     @functools.cached_property
     def ascii(self) -> bool:
-        """Whether all text in it is ASCII: see `contender.Case.value`."""
+        """Whether all text in it is ASCII: see `case.Case.value`."""
         return ascii(self.messages) == repr(self.messages)
 
     @functools.cached_property

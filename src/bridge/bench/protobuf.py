@@ -9,7 +9,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from bridge.bench.formats import Unsuitable
+from bridge.bench.format import Unsuitable
 from bridge.bench.schema import Schema
 
 Field = descriptor_pb2.FieldDescriptorProto

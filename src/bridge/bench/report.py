@@ -63,7 +63,7 @@ class PayloadInfo(msgspec.Struct):
 class Cell(msgspec.Struct):
     """One format with one payload. reason: why it is N/A; then there are no figures.
 
-    bytes, zstd, memory: of a message, on average; see `contender.Case`.
+    bytes, zstd, memory: of a message, on average; see `case.Case`.
     typed_reason: why `typed` is not among the times.
     """
 

@@ -22,6 +22,7 @@ import msgspec
 
 from bridge._framing import Reader, Writer
 from bridge.bench import formats, payloads
+from bridge.bench.format import Format
 
 STEPS = ("decode", "read", "build", "encode")
 
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
     """Answer until the pipe ends."""
     kind = formats.load(arguments[0])
     own = {payload.name: payload for payload in payloads.from_paths(arguments[1:])}
-    made: dict[str, formats.Format] = {}
+    made: dict[str, Format] = {}
     reader, writer = Reader(os.dup(0)), Writer(os.dup(1))
     os.dup2(2, 1)  # what a library prints does not belong into the pipe
     while (frame := reader.read()) is not None:
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str]) -> None:
         writer.send(msgspec.json.encode({step: statistics.median(t) for step, t in times.items()}))
 
 
-def _echo(format: formats.Format, reader: Reader, writer: Writer, calls: int) -> dict[str, Any]:
+def _echo(format: Format, reader: Reader, writer: Writer, calls: int) -> dict[str, Any]:
     decode, read, build, encode = format.decode, format.read, format.build, format.encode
     foreign, now = format.foreign, time.perf_counter_ns
     times: dict[str, list[int]] = {step: [] for step in STEPS}
