@@ -25,6 +25,7 @@ from bridge import Dispatcher, errors
 from bridge._dispatch import timestamp
 from bridge._histogram import Recorder
 from bridge.adapters.echo import adapter as echo
+from bridge.options import Options
 from bridge.records import Quota
 from bridge.wire.messages import Reply, failure
 from bridge.worker import extras
@@ -105,7 +106,7 @@ def in_python(times: list[int]) -> dict[str, Callable[[], Any]]:
 
 
 def asking() -> dict[str, float]:
-    dispatcher = Dispatcher(echo, max_sessions=20_000)
+    dispatcher = Dispatcher(echo, Options(max_sessions=20_000))
     dispatcher.add(control(dispatcher))
     extras.load(dispatcher)
     for number in range(10_000):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bridge import Dispatcher
 from bridge.adapters.dspy import adapter
+from bridge.options import Options
 from bridge.worker.control import control
 from bridge.worker.stats import memory_usage
 
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 def figures_of(number: int) -> dict[str, float]:
-    dispatcher = Dispatcher(adapter, max_sessions=2 * number, session_ttl=86_400.0)
+    dispatcher = Dispatcher(adapter, Options(max_sessions=2 * number, session_ttl=86_400.0))
     dispatcher.add(control(dispatcher))
 
     def create(first: int, ttl: float) -> None:

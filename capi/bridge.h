@@ -84,7 +84,7 @@ BRIDGE_API const char *bridge_version(void);
    already it is used as it is, and this must be NULL or what it was started with.
    options: a JSON map, NULL is empty: "adapter" ("dspy", "echo", "module:attribute"), "path" (list
    of directories to find it in), and a worker's: mode, worker_id, protocol, threads, queue,
-   max_frame, grace, store, max_sessions, session_ttl, quota, log_level, telemetry,
+   max_frame, grace, store, max_sessions, session_ttl, session_programs, session_bytes, log_level, telemetry,
    api_bases. */
 BRIDGE_API bridge *bridge_open(const char *python, const char *options);
 

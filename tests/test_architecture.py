@@ -19,6 +19,7 @@ PACKAGE = Path(bridge.__file__).parent
 LAYERS = (
     ("version", "errors"),
     ("security",),
+    ("options",),
     ("_framing", "_histogram", "_watch"),
     ("wire",),
     ("records",),

@@ -63,7 +63,7 @@ BAD_VALUES = [
     *((option, value) for option in SECONDS for value in NO_SECONDS),
     *(("--fds", value) for value in ("", "3", "x,y", "77,78", "-1,1", "0,9" + "9" * 50, "0,1,2")),
     *(("--worker-id", value) for value in ("", "\udcff", "x" * 513)),
-    *(("--store", value) for value in ("", "x", "sqlite:", "sqlite::memory:", "postgres:x")),
+    *(("--store", value) for value in ("", "x", "sqlite:", ":x")),
     *((option, "x") for option in ("--mode", "--protocol", "--log-level", "--when-stuck")),
     ("--session-ttl", "0"),
     ("--max-frame", "4095"),
@@ -128,6 +128,16 @@ def test_an_adapter_that_does_not_load_is_one_line(name, tmp_path):
     (line,) = result.stderr.splitlines()
     assert line.startswith("dspex-bridge worker: error: ")
     assert ADAPTERS[name] in line
+
+
+@pytest.mark.parametrize("place", ["sqlite::memory:", "nothing:x"])
+def test_a_place_that_is_not_one_of_a_store_is_one_line(place):
+    """Exit status 2."""
+    result = run("worker", "--adapter", "echo", "--store", place, stdin=subprocess.DEVNULL)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("dspex-bridge worker: error: the store ")
+    assert place in line
 
 
 @pytest.mark.parametrize("place", ["no/such/folder/x.db", ".", "text", "\udcff/x.db"])

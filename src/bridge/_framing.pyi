@@ -4,7 +4,6 @@ from typing import Any, final
 from typing_extensions import Buffer
 
 PIPE_SIZE: int
-DEFAULT_MAX_FRAME: int
 MOST_BUFFERS: int
 REPLY: int
 EVENT: int

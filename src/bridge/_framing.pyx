@@ -221,7 +221,6 @@ cdef Py_ssize_t most_buffers = MOST_BUFFERS
 cdef uint64_t TRUSTED = 1 << 30   # bytes
 # Of each pipe; unprivileged users share a total of 64 MiB.
 PIPE_SIZE = 1 << 20               # bytes
-DEFAULT_MAX_FRAME = 64 << 20      # bytes
 
 # What is in an outbox.
 REPLY, EVENT, HOST_CALL = 0, 1, 2

@@ -12,12 +12,16 @@ def count_words(args: Text, context: Context) -> dict[str, int]:
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from bridge.records import Records
+
+ADAPTERS = {"dspy": "bridge.adapters.dspy:adapter", "echo": "bridge.adapters.echo:adapter"}
 
 LaneName = Literal["inline", "worker", "thread", "session", "everyone", "end_session", "end_all"]
 Handler = Callable[[Any, Any], Any]  # (args, Context)
@@ -169,3 +173,35 @@ def _strict(args: type) -> type | None:
         namespace={"__doc__": args.__doc__},
         forbid_unknown_fields=True,
     )
+
+
+def load(name: str) -> Adapter:
+    """The adapter that the operator named; a name from the wire never comes here. Raises
+    AdapterFailed."""
+    module, _, attribute = ADAPTERS.get(name, name).partition(":")
+    if not module or not attribute or module.startswith("."):
+        known = " and ".join(ADAPTERS)
+        raise AdapterFailed(f"there is no adapter {name!r}: there are {known}; one of your own is MODULE:ATTRIBUTE")
+    try:
+        loaded = importlib.import_module(module)
+    except BaseException as error:  # whatever a module does, SystemExit for instance
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            raise AdapterFailed(f"adapter {name!r}: there is no module {error.name!r}") from error
+        raise AdapterFailed(f"adapter {name!r} cannot be imported: {_reason(error)}") from error
+    try:
+        adapter = getattr(loaded, attribute)
+    except BaseException as error:
+        why = _reason(error)
+        raise AdapterFailed(f"adapter {name!r}: {module!r} has no {attribute!r}: {why}") from error
+    if not isinstance(adapter, Adapter):
+        kind = type(adapter).__name__
+        raise AdapterFailed(f"adapter {name!r}: not a bridge.Adapter but of the type {kind!r}")
+    return adapter
+
+
+def _reason(error: BaseException) -> str:
+    """The type of an error, and the first line of its text."""
+    text = ""
+    with contextlib.suppress(Exception):
+        text = str(error).strip().partition("\n")[0][:1000]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

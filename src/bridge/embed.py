@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 
@@ -15,46 +15,29 @@ from bridge import errors
 from bridge._dispatch import Context, timestamp
 from bridge._embed import Door
 from bridge._framing import Outbox
-from bridge.cli import load_adapter
+from bridge.adapter import load
+from bridge.options import Options
 from bridge.telemetry import logs
-from bridge.wire._limits import DEFAULT_MAX_VALUES
 from bridge.wire.codec import JSON
 from bridge.wire.messages import failure
 from bridge.worker import call_log, extras, main, process
 from bridge.worker.control import forward_logs
 from bridge.worker.dispatch import Dispatcher
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
-Seconds = Annotated[float, msgspec.Meta(gt=0, le=31_536_000)]
 
-
-class Options(main.Options, frozen=True, forbid_unknown_fields=True):
-    """Those of a worker, within the bounds of its command line, and what to answer with.
+class EmbeddedOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The options of a worker in a host's process.
 
     adapter: "dspy", "echo", "module:attribute". path: directories that modules are imported from,
     before all others; they stay on sys.path.
     """
 
-    mode: Literal["standalone", "pool-worker"] = "standalone"
-    protocol: Literal["json", "msgpack", "etf"] | None = None
-    threads: Count = 64
-    queue: Count = 4096
-    queue_bytes: Count = 256 << 20
-    waiting: Count = 1024
-    when_stuck: Literal["report"] = "report"  # a host's process is not ours to end
-    stuck_after: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 300.0
-    max_frame: Annotated[int, msgspec.Meta(ge=4096, le=1 << 30)] = 64 << 20
-    max_values: Annotated[int, msgspec.Meta(ge=1000, le=1 << 30)] = DEFAULT_MAX_VALUES
-    grace: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 2.0
-    store: Annotated[str, msgspec.Meta(pattern="^sqlite:.")] | None = None
-    max_sessions: Count = 10_000
-    session_ttl: Seconds = 3600.0
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "WARNING"
     adapter: str = "dspy"
     path: tuple[str, ...] = ()
+    when_stuck: Literal["report"] = "report"  # the library must not end the process of its host
 
 
-_options = msgspec.json.Decoder(Options).decode  # here, where one thread at a time comes
+_options = msgspec.json.Decoder(EmbeddedOptions).decode  # here, where one thread at a time comes
 
 
 def prepare() -> None:
@@ -76,7 +59,7 @@ def open(options: str, is_ours: bool) -> Handle:
         raise ValueError(f"options: {error}") from None
     sys.path[:0] = [place for place in chosen.path if place not in sys.path]
     try:
-        adapter = load_adapter(chosen.adapter)
+        adapter = load(chosen.adapter)
     except Exception as error:
         raise ValueError(f"adapter {chosen.adapter}: {error}") from error
     if is_ours:

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from bridge import Adapter, Dispatcher
+from bridge.options import Options
 from peer import wait_until
 
 
@@ -81,7 +82,7 @@ def test_a_full_worker_that_makes_progress_is_not_stuck():
             done.release()
         return {}
 
-    dispatcher = Dispatcher(adapter, threads=1, stuck_after=1.0)
+    dispatcher = Dispatcher(adapter, Options(threads=1, stuck_after=1.0))
     call = threading.Thread(target=dispatcher.call, args=(b'{"id": 1, "command": "steps"}',))
     call.start()
     for _ in range(2):

@@ -20,6 +20,7 @@ import arrays  # found through the line above
 import framing_spec
 from bridge import Dispatcher
 from bridge._framing import Frame, buffers_of, envelope_of, is_multipart
+from bridge.options import Options
 from bridge.wire import _etf
 from bridge.wire.codec import ETF, JSON, MSGPACK, format_of
 from bridge.wire.tensors import TYPES, resolve
@@ -102,7 +103,7 @@ def check(reply: bytes) -> None:
 
 def main() -> None:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
-    dispatcher = Dispatcher(arrays.adapter, max_frame=1 << 20)
+    dispatcher = Dispatcher(arrays.adapter, Options(max_frame=1 << 20))
     dispatcher.add(control(dispatcher))
     chance, corpus, count, multipart = random.Random(), seeds(), 0, 0
     for data in corpus:

@@ -136,7 +136,7 @@ def test_no_time_at_all(client):
         ({"flags": "--quiet"}, TypeError, "flags must be a list of strings"),
         ({"flags": ["--threads", 8]}, TypeError, "flags must be a list of strings"),
         ({"env": {"A": 1}}, TypeError, r"env\['A'\] must be a string"),
-        ({"max_frame": 10}, ValueError, "max_frame must be 4096"),
+        ({"max_frame": 10}, ValueError, "max_frame: 10 is not a whole number from 4096"),
         ({"format": "yaml"}, ValueError, "known: json, msgpack, etf"),
     ],
 )

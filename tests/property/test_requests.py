@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from bridge import Context, Dispatcher
 from bridge.adapters.echo import adapter as echo
+from bridge.options import Options
 from bridge.wire import codec
 from bridge.worker.control import control
 
 
 @pytest.fixture(scope="module")
 def dispatcher():
-    dispatcher = Dispatcher(echo, max_frame=4096)
+    dispatcher = Dispatcher(echo, Options(max_frame=4096))
     dispatcher.add(control(dispatcher))
     return dispatcher
 

@@ -9,6 +9,7 @@ import msgspec
 
 from bridge import Adapter, Dispatcher
 from bridge._framing import Frame, Outbox
+from bridge.options import Options
 from bridge.worker.control import control
 from peer import wait_until
 
@@ -66,7 +67,7 @@ class Host:
     """A dispatcher, and the replies that came later."""
 
     def __init__(self, gate, **options):
-        self.dispatcher = Dispatcher(make_adapter(gate), **options)
+        self.dispatcher = Dispatcher(make_adapter(gate), Options(**options))
         self.dispatcher.add(control(self.dispatcher))
         self.replies = {}
         self.arrived = threading.Condition()

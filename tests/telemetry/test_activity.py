@@ -10,6 +10,7 @@ import pytest
 
 from bridge import Adapter, Dispatcher, errors
 from bridge._framing import Frame, Outbox
+from bridge.options import Options
 from bridge.telemetry.activity import around, listen
 from bridge.worker.control import control
 
@@ -82,7 +83,7 @@ def dispatcher(gate):
     def large(args, context):
         return "x" * 10_000
 
-    dispatcher = Dispatcher(adapter, threads=2, max_frame=4096)
+    dispatcher = Dispatcher(adapter, Options(threads=2, max_frame=4096))
     dispatcher.add(control(dispatcher))
     return dispatcher
 

@@ -6,13 +6,14 @@ import pytest
 
 import arrays
 from bridge import Client, Dispatcher
+from bridge.options import Options
 from bridge.worker.control import control
 from tensor_frames import FORMATS
 
 
 @pytest.fixture
 def dispatcher():
-    dispatcher = Dispatcher(arrays.adapter, max_frame=1 << 20)
+    dispatcher = Dispatcher(arrays.adapter, Options(max_frame=1 << 20))
     dispatcher.add(control(dispatcher))
     return dispatcher
 

@@ -10,6 +10,7 @@ import pytest
 
 from bridge import Dispatcher
 from bridge.adapters.dspy import adapter as dspy_adapter
+from bridge.options import Options
 from bridge.worker.control import control
 from bridge.worker.stores.sqlite import SQLiteStore
 from session_adapters import make_adapter
@@ -43,7 +44,7 @@ def clock(monkeypatch):
 @pytest.fixture
 def make():
     def make(**options):
-        dispatcher = Dispatcher(make_adapter(), **options)
+        dispatcher = Dispatcher(make_adapter(), Options(**options))
         dispatcher.add(control(dispatcher))
         return dispatcher
 
@@ -74,7 +75,7 @@ def open_worker(path):
 
     def open_worker(adapter=dspy_adapter, **options):
         stores.append(SQLiteStore(path))
-        dispatcher = Dispatcher(adapter, store=stores[-1], **options)
+        dispatcher = Dispatcher(adapter, Options(**options), store=stores[-1])
         dispatcher.add(control(dispatcher))
         return dispatcher
 

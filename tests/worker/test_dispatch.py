@@ -11,6 +11,7 @@ import pytest
 from bridge import Adapter, Dispatcher
 from bridge._framing import Frame, Outbox
 from bridge.adapters.echo import adapter as echo
+from bridge.options import Options
 from bridge.worker.control import control
 
 
@@ -69,7 +70,7 @@ def steps(gate, seen):
 
 @pytest.fixture
 def dispatcher():
-    dispatcher = Dispatcher(echo, worker_id="w1")
+    dispatcher = Dispatcher(echo, Options(worker_id="w1"))
     dispatcher.add(control(dispatcher))
     return dispatcher
 
@@ -143,7 +144,7 @@ def test_negotiation(dispatcher):
     assert negotiate(supported=["msgpack", "json"], preferred="json") == "json"
     assert negotiate(supported=["bert", "msgpack"], preferred="bert") == "msgpack"
     assert negotiate(supported=["bert"]) == "json"
-    forced = Dispatcher(echo, protocol="json")
+    forced = Dispatcher(echo, Options(protocol="json"))
     reply = forced.call(b'{"type": "protocol_negotiation", "preferred": "msgpack"}')
     assert json.loads(reply)["protocol"] == "json"
 
@@ -291,7 +292,7 @@ def test_two_commands_of_one_name_are_refused(dispatcher):
 
 def test_threads_are_bounded():
     """More calls than threads wait for one; none is lost."""
-    dispatcher = Dispatcher(echo, threads=2)
+    dispatcher = Dispatcher(echo, Options(threads=2))
     replies = [in_background(dispatcher, "sleep", {"seconds": 0.05}, i) for i in range(6)]
     assert [reply()["id"] for reply in replies] == list(range(6))
     names = [t.name for t in threading.enumerate() if t.name.startswith("bridge-thread")]
@@ -311,7 +312,7 @@ def test_calls_behind_lost_threads_wait_for_one_of_them(gate):
     def where(args, context):
         return {"thread": threading.current_thread().name}
 
-    dispatcher = Dispatcher(adapter, threads=1)
+    dispatcher = Dispatcher(adapter, Options(threads=1))
     dispatcher.add(control(dispatcher))
     replies: dict[int, dict] = {}
     arrived = threading.Condition()

@@ -10,7 +10,7 @@ import pytest
 
 from bridge import Dispatcher
 from bridge._framing import Frame, Outbox
-from bridge.records import Quota
+from bridge.options import Options
 from bridge.worker.control import control
 from session_adapters import WAIT, ask, call, in_background, names
 
@@ -102,7 +102,7 @@ def test_an_id_is_a_name_and_nothing_else(make, name):
 
 def test_quotas_of_programs_and_bytes(make):
     """Over them is `quota_exceeded`, and nothing changes; what is there may be replaced."""
-    dispatcher = make(quota=Quota(records=2))
+    dispatcher = make(session_programs=2)
     for name in ("p", "q", "q"):
         ask(dispatcher, "put", "a", name=name)
     reply = call(dispatcher, "put", "a", name="r")
@@ -149,7 +149,7 @@ def test_thousands_of_new_sessions_wait_for_one_change_for_all(make):
         """Waits for the gate."""
         return {"opened": gate.wait(WAIT)}
 
-    other = Dispatcher(dispatcher.adapter, max_sessions=5000)
+    other = Dispatcher(dispatcher.adapter, Options(max_sessions=5000))
     other.add(control(other))
     changed = in_background(other, "change_all", None)
     replies = []

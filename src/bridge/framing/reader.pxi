@@ -7,7 +7,7 @@ cdef class Reader:
     max_frame: bytes; a longer announcement is refused before anything is allocated for it.
     """
 
-    def __cinit__(self, int fd, uint64_t max_frame=DEFAULT_MAX_FRAME):
+    def __cinit__(self, int fd, uint64_t max_frame=TRUSTED):
         self.fd = fd
         self.max_frame = max_frame
         self.slab = slab_new(SLAB)

@@ -8,13 +8,12 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from bridge import errors
-from bridge._framing import DEFAULT_MAX_FRAME
 from bridge.host.calls import Call, OnEvent, Stream
 from bridge.host.connection import Connection
 from bridge.host.launch import launch, not_started
 from bridge.host.timeouts import seconds_of
 from bridge.host.tools import Callables, Tool
-from bridge.wire._limits import DEFAULT_MAX_VALUES
+from bridge.options import DEFAULT_MAX_FRAME, DEFAULT_MAX_VALUES
 from bridge.wire.codec import FORMATS, by_name
 
 STOP_TIMEOUT = 3.0  # seconds; the worker's own grace period is 2 s

@@ -14,12 +14,9 @@ from typing import Any
 from weakref import WeakSet
 
 from bridge import errors
-from bridge._framing import DEFAULT_MAX_FRAME
+from bridge.options import DEFAULT_MAX_FRAME, DEFAULT_MAX_VALUES, check
 from bridge.security.redaction import redact_in
-from bridge.wire._limits import DEFAULT_MAX_VALUES
 
-MIN_FRAME, MAX_FRAME = 4096, 1 << 30  # bytes, of max_frame
-MIN_VALUES, MAX_VALUES = 1000, 1 << 30
 STDERR_FD = 2
 STDERR_BYTES = 8192  # how much of the worker's latest output is kept for crash reports
 STDERR_LINES = 20  # how many lines of that a report quotes
@@ -44,10 +41,11 @@ def launch(
     for name, value in (env or {}).items():
         if not isinstance(value, str):
             raise TypeError(f"env[{name!r}] must be a string, not {type(value).__name__}")
-    if not MIN_FRAME <= max_frame <= MAX_FRAME:
-        raise ValueError(f"max_frame must be {MIN_FRAME} to {MAX_FRAME} bytes, not {max_frame}")
-    if not MIN_VALUES <= max_values <= MAX_VALUES:
-        raise ValueError(f"max_values must be {MIN_VALUES} to {MAX_VALUES}, not {max_values}")
+    for option, limit in (("max_frame", max_frame), ("max_values", max_values)):
+        try:
+            check(option, limit)
+        except ValueError as error:
+            raise ValueError(f"{option}: {error}") from None
     command = [python, "-P", "-m", "bridge", "worker", "--adapter", adapter]
     command += ["--max-frame", str(max_frame), "--max-values", str(max_values), *flags]
     # The worker's stderr is a pipe, but its output is passed on to this process's stderr, which may be a terminal.

@@ -196,8 +196,6 @@ cdef enum:
     ETF = 0x83
     COMPRESSED = 80
 
-DEFAULT_MAX_VALUES = 1_000_000  # which take at most half a second
-
 
 cpdef Frame limited(Frame envelope, Py_ssize_t max_frame, uint64_t max_values):
     """`envelope`, a message in any format, or what it inflates to.

@@ -72,8 +72,8 @@ def control(dispatcher: Dispatcher) -> Adapter:
     adapter = Adapter("control")
     sessions = dispatcher.sessions
     dspy, gemini = dispatcher.available("dspy"), dispatcher.available("gemini")
-    worker_id = msgspec.UNSET if dispatcher.worker_id is None else dispatcher.worker_id
-    mode = dispatcher.mode
+    worker_id = msgspec.UNSET if dispatcher.options.worker_id is None else dispatcher.options.worker_id
+    mode = dispatcher.options.mode
 
     @adapter.command("ping", Unchecked, lane="inline", idempotent=True)
     def ping(args: None, context: Context) -> Pong:
@@ -164,7 +164,7 @@ def control(dispatcher: Dispatcher) -> Adapter:
         dispatcher.path.stopping = True
         return {
             "status": "shutting_down",
-            "worker_id": dispatcher.worker_id,
+            "worker_id": dispatcher.options.worker_id,
             "mode": mode,
             "sessions_cleaned": len(sessions),
         }

@@ -18,14 +18,14 @@ import msgspec
 
 from bridge import errors
 from bridge._dispatch import Command, Context, Path, timestamp
-from bridge._framing import DEFAULT_MAX_FRAME, Frame, Outbox
+from bridge._framing import Frame, Outbox
 from bridge._histogram import now_ns
 from bridge._watch import in_fork
 from bridge.adapter import Adapter, AdapterFailed
+from bridge.options import DEFAULTS, Options
 from bridge.records import Quota
 from bridge.security.redaction import first_line
 from bridge.telemetry.logs import debug, logging_call, shown, warn
-from bridge.wire._limits import DEFAULT_MAX_VALUES
 from bridge.wire.arrays import is_about_arrays
 from bridge.wire.codec import Format, by_first_byte, by_name
 from bridge.wire.messages import Answer, Failure, Id, Negotiation, Selection, failure
@@ -40,6 +40,7 @@ from bridge.worker.threads import Job, Threads
 
 if TYPE_CHECKING:
     from bridge.adapter import Handler
+    from bridge.security.destinations import Address
     from bridge.worker.stores.protocol import Store
 
 WARN_EVERY = 60.0  # seconds, at most so often, of overload
@@ -57,60 +58,31 @@ class SessionArgs(msgspec.Struct, gc=False):
 class Dispatcher:
     """Answers requests with the commands of `adapter` and those of `add`ed adapters.
 
-    mode: "standalone" or "pool-worker", where calls without a session share "anonymous".
-    threads: how many calls run at once beside the inline ones. waiting: how many calls may wait
-    for the host at once, because their stream is paused or they asked it something; they do not
-    count as threads.
-    queue: how many more may wait for a thread or for their turn before new ones are refused as
-    overloaded. queue_bytes: how long the requests of all open calls may be together; one alone may
-    be longer.
-    stuck_after: seconds without progress on any thread after which a full worker counts as stuck;
-    0: never. max_frame: bytes, also of replies. max_values: that a frame may hold. protocol: the
-    format that negotiation selects whatever the host prefers; frames in the other formats are
-    answered all the same. max_sessions, session_ttl (seconds), quota, store, shared: see Sessions.
+    store: where durable sessions are stored, in place of the one that `options` names.
+    Raises StoreFailed if that cannot be opened, AdapterFailed, ValueError if an item of `options.api_bases` is not a
+    pattern of addresses.
     """
 
-    def __init__(
-        self,
-        adapter: Adapter,
-        *,
-        mode: str = "standalone",
-        worker_id: str | None = None,
-        threads: int = 64,
-        queue: int = 4096,
-        queue_bytes: int = 256 << 20,
-        waiting: int = 1024,
-        stuck_after: float = 300.0,
-        max_frame: int = DEFAULT_MAX_FRAME,
-        max_values: int = DEFAULT_MAX_VALUES,
-        protocol: str | None = None,
-        max_sessions: int = 10_000,
-        session_ttl: float = 3600.0,
-        quota: Quota | None = None,
-        store: Store | None = None,
-        shared: dict[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, adapter: Adapter, options: Options = DEFAULTS, *, store: Store | None = None) -> None:
         self.adapter = adapter
+        self.options = options
         self.available = cache(adapter.available)
-        self.protocol = protocol
-        self.mode = mode
-        self.worker_id = worker_id
-        self.threads = Threads(threads, waiting)
-        self._queue = queue
-        self.queue_bytes = queue_bytes
-        self.stuck_after = stuck_after
+        self.threads = Threads(options.threads, options.waiting)
         self.may_be_stuck = False  # for those who cannot afford `stuck_s`; by the watchdog
         self.arrival = threading.Lock()  # requests arrive one at a time, also without a pipe
         self.calls = Calls(self.end)
         self.sessions = Sessions(
-            "anonymous" if mode == "pool-worker" else "default",
+            "anonymous" if options.mode == "pool-worker" else "default",
             adapter,
             self._sessions_in_use,
-            limit=max_sessions,
-            ttl=session_ttl,
-            quota=quota or Quota(),
-            store=store,
-            shared={} if shared is None else shared,
+            limit=options.max_sessions,
+            ttl=options.session_ttl,
+            quota=Quota(options.session_programs, options.session_bytes),
+            store=_opened(options.store) if store is None else store,
+            shared={
+                "api_bases": _patterns(options.api_bases),
+                "configures_itself": options.mode == "pool-worker",
+            },
         )
         self.commands: dict[str, Command] = {}
         # Frames that became no call, by the category of the error: no request, no such command,
@@ -121,7 +93,7 @@ class Dispatcher:
         # The statistics as text, for (open calls, sessions, uptime); `extras` replaces it.
         self.prometheus: Callable[..., dict[str, str]] = extras.switched_off
         self.host = HostCalls(self.threads)
-        self.path = Path(by_first_byte(), self.commands, self.calls.open, self, max_frame, max_values)
+        self.path = Path(by_first_byte(), self.commands, self.calls.open, self, options.max_frame, options.max_values)
         self.add(adapter)
 
     def add(self, adapter: Adapter) -> None:
@@ -388,10 +360,10 @@ class Dispatcher:
     def stuck_s(self) -> float:
         """Seconds for which no thread was free and none made progress, once these are
         `stuck_after`; else 0. Calls that wait for the host do not count."""
-        if not self.threads.is_full or not self.stuck_after:
+        if not self.threads.is_full or not self.options.stuck_after:
             return 0.0
         threads, now = self.threads, now_ns()
-        limit = int(self.stuck_after * 1e9)
+        limit = int(self.options.stuck_after * 1e9)
         if now - threads.progressed_ns < limit:
             return 0.0
         steps = (call.stepped_ns for call in list(self.calls.open.values()) if call.running)
@@ -400,11 +372,11 @@ class Dispatcher:
 
     def _refuse_overload(self, context: Context) -> None:
         open_calls, held, lost = len(self.calls.open), self.calls.bytes, self.threads.lost
-        if open_calls >= self.threads.limit + self.threads.waiting + self._queue:
+        if open_calls >= self.threads.limit + self.threads.waiting + self.options.queue:
             why = f"{open_calls} calls are open"
         elif lost > self.threads.limit:
             why = f"{lost} threads do not come back"
-        elif held and held + context.frame_bytes > self.queue_bytes:
+        elif held and held + context.frame_bytes > self.options.queue_bytes:
             why = f"the requests of {open_calls} open calls have {held} bytes (--queue-bytes)"
         else:
             return
@@ -435,9 +407,30 @@ class Dispatcher:
         offer = _decoded(format, frame, Negotiation)
         if offer is None or offer.type != "protocol_negotiation":
             return None
-        known = [name for name in (self.protocol, offer.preferred, *offer.supported) if name]
+        known = [name for name in (self.options.protocol, offer.preferred, *offer.supported) if name]
         chosen = next((name for name in known if by_name(name)), "json")
         return Selection("protocol_selected", chosen, timestamp())
+
+
+def _patterns(texts: tuple[str, ...]) -> tuple[Address, ...]:
+    """Raises ValueError."""
+    if not texts:
+        return ()
+    from bridge.security.destinations import pattern  # loads modules that a worker's start does not need
+
+    try:
+        return tuple(map(pattern, texts))
+    except ValueError as error:
+        raise ValueError(f"api_bases: {error}") from None
+
+
+def _opened(place: str | None) -> Store | None:
+    """Open the store at `place`, if there is one. Raises StoreFailed."""
+    if place is None:
+        return None
+    from bridge.worker.stores import open_store  # loads modules that a worker without a store does not need
+
+    return open_store(place)
 
 
 def _no_answer(request_id: Id | None, error: Exception) -> Answer:

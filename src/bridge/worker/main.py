@@ -9,58 +9,18 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
-
-import msgspec
+from typing import NoReturn
 
 from bridge import errors
-from bridge._framing import DEFAULT_MAX_FRAME, Reader, Writer, serve
+from bridge._framing import Reader, Writer, serve
 from bridge.adapter import Adapter, AdapterFailed
-from bridge.records import Quota
+from bridge.options import Options
 from bridge.security.redaction import redact
 from bridge.telemetry import logs
 from bridge.version import __version__
-from bridge.wire._limits import DEFAULT_MAX_VALUES
 from bridge.worker import call_log, extras, process, watchdog
 from bridge.worker.control import control
 from bridge.worker.dispatch import Dispatcher
-
-if TYPE_CHECKING:
-    from bridge.security.destinations import Address
-    from bridge.worker.stores.protocol import Store
-
-
-class Options(msgspec.Struct, frozen=True):
-    """How to run a worker; what is not said here is said of Dispatcher.
-
-    grace: seconds that open calls get when the host is gone.
-    when_stuck: "report", or "exit" with a status of its own.
-
-    protocol: what negotiation selects.
-    store: "sqlite:PATH", where durable sessions are kept. session_ttl: seconds.
-    telemetry: spans of calls whose traceparent is sampled, and Prometheus text.
-    api_bases: patterns of addresses that get keys from the environment, as hosts name them.
-    """
-
-    mode: str = "standalone"
-    worker_id: str | None = None
-    protocol: str | None = None
-    threads: int = 64
-    queue: int = 4096
-    queue_bytes: int = 256 << 20
-    waiting: int = 1024
-    stuck_after: float = 300.0
-    when_stuck: str = "report"
-    max_frame: int = DEFAULT_MAX_FRAME
-    max_values: int = DEFAULT_MAX_VALUES
-    grace: float = 2.0
-    store: str | None = None
-    max_sessions: int = 10_000
-    session_ttl: float = 3600.0
-    quota: Quota = Quota()
-    log_level: str = "WARNING"
-    telemetry: bool = False
-    api_bases: tuple[str, ...] = ()
 
 
 def run(load_adapter: Callable[[], Adapter], options: Options, fds: tuple[int, int], parent: int) -> NoReturn:
@@ -98,54 +58,12 @@ def _refuse_to_start(error: Exception, log_level: str) -> None:
 
 
 def dispatcher_of(adapter: Adapter, options: Options) -> Dispatcher:
-    """Return a worker's dispatcher, with the commands that every worker has. Raises StoreFailed,
-    AdapterFailed, and ValueError for what is no pattern among `api_bases`."""
-    dispatcher = Dispatcher(
-        adapter,
-        mode=options.mode,
-        worker_id=options.worker_id,
-        threads=options.threads,
-        queue=options.queue,
-        queue_bytes=options.queue_bytes,
-        waiting=options.waiting,
-        stuck_after=options.stuck_after,
-        max_frame=options.max_frame,
-        max_values=options.max_values,
-        protocol=options.protocol,
-        max_sessions=options.max_sessions,
-        session_ttl=options.session_ttl,
-        quota=options.quota,
-        store=_store(options.store),
-        shared={
-            "api_bases": _patterns(options.api_bases),
-            "configures_itself": options.mode == "pool-worker",
-        },
-    )
+    """Return a worker's dispatcher, with the commands that every worker has. Raises what Dispatcher raises."""
+    dispatcher = Dispatcher(adapter, options)
     dispatcher.add(control(dispatcher))
     if options.telemetry:
         dispatcher.prometheus = extras.loading
     return dispatcher
-
-
-def _patterns(texts: tuple[str, ...]) -> tuple[Address, ...]:
-    """Raises ValueError."""
-    if not texts:
-        return ()
-    from bridge.security.destinations import pattern  # loads modules that a worker's start does not need
-
-    try:
-        return tuple(map(pattern, texts))
-    except ValueError as error:
-        raise ValueError(f"api_bases: {error}") from None
-
-
-def _store(place: str | None) -> Store | None:
-    """Open the store at `place`, if there is one. Raises StoreFailed."""
-    if place is None:
-        return None
-    from bridge.worker.stores import open_store  # loads modules that a worker without a store does not need
-
-    return open_store(place)
 
 
 def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options) -> int:

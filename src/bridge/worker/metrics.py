@@ -127,8 +127,8 @@ class Worker(Collector):
         info = {
             "version": __version__,
             "adapter": dispatcher.adapter.name,
-            "mode": dispatcher.mode,
-            "worker_id": dispatcher.worker_id or "",
+            "mode": dispatcher.options.mode,
+            "worker_id": dispatcher.options.worker_id or "",
         }
         yield InfoMetricFamily("bridge_worker", "What the worker is.", value=info)
         yield _counter("refused", "Frames that became no call.", "category", dict(dispatcher.refused))

@@ -8,13 +8,13 @@ import msgspec
 
 from bridge import errors
 from bridge.adapter import NoArgs
+from bridge.options import LONGEST_TTL
 from bridge.records import Quota
 from bridge.wire.codec import JSON, MSGPACK, Format
 from bridge.wire.tensors import found
 from bridge.worker.dispatch import SessionArgs
 from bridge.worker.session import Session
 from bridge.worker.session_data import Value, below
-from bridge.worker.sessions import LONGEST_TTL
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context

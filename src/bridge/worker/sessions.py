@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from bridge.worker.stores.protocol import Store
 
 LONGEST_ID = 512  # characters
-LONGEST_TTL = 31_536_000.0  # seconds: a year
 WARN_AT = 0.8  # of the limit
 AT_ONCE = 16  # expired sessions that one call drops
 REMEMBERED = 1000  # ended sessions whose reason is remembered

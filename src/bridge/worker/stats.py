@@ -194,7 +194,7 @@ def _worker(dispatcher: Dispatcher, calls: OpenCalls) -> dict[str, Any]:
         "version": __version__,
         "python": platform.python_version(),
         "pid": os.getpid(),
-        "mode": dispatcher.mode,
+        "mode": dispatcher.options.mode,
         "adapter": dispatcher.adapter.name,
         "threads": dispatcher.threads.limit,
         "threads_lost": dispatcher.threads.lost,

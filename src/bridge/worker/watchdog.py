@@ -23,7 +23,7 @@ def start(dispatcher: Dispatcher, *, exits: bool) -> None:
 
 def _watch(dispatcher: Dispatcher, exits: bool) -> None:
     while True:
-        time.sleep(dispatcher.stuck_after / 4)
+        time.sleep(dispatcher.options.stuck_after / 4)
         stuck = dispatcher.stuck_s
         dispatcher.may_be_stuck = bool(stuck)
         if not stuck:
@@ -35,7 +35,7 @@ def _watch(dispatcher: Dispatcher, exits: bool) -> None:
         logs.warn(message)
         while dispatcher.stuck_s >= stuck:  # said once
             stuck = dispatcher.stuck_s
-            time.sleep(dispatcher.stuck_after / 4)
+            time.sleep(dispatcher.options.stuck_after / 4)
         logs.warn("the threads make progress again")
 
 

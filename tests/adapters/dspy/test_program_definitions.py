@@ -9,6 +9,7 @@ import pytest
 
 from bridge import Client, Dispatcher
 from bridge.adapters.dspy import adapter
+from bridge.options import Options
 from bridge.worker.control import control
 from bridge.worker.stores.sqlite import SQLiteStore
 
@@ -26,7 +27,7 @@ def open_worker(tmp_path):
     def open_worker(store=False, **options):
         if store:
             stores.append(SQLiteStore(tmp_path / "store.db"))
-        dispatcher = Dispatcher(adapter, store=stores[-1] if store else None, **options)
+        dispatcher = Dispatcher(adapter, Options(**options), store=stores[-1] if store else None)
         dispatcher.add(control(dispatcher))
         return dispatcher
 

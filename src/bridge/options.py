@@ -1,0 +1,103 @@
+"""The options of a worker: the one list of their names, defaults, bounds and descriptions.
+
+The flags of `python -m bridge worker` and the JSON options of an embedding host are made from it. A new option is one
+new field of `Options`.
+"""
+
+# No `from __future__ import annotations` here: each start of a worker reads the annotations, as objects.
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from bridge.errors import shown
+
+DAY = 86_400  # seconds
+LONGEST_TTL = 365 * DAY
+DEFAULT_MAX_FRAME = 64 << 20  # bytes
+DEFAULT_MAX_VALUES = 1_000_000  # which take at most half a second to decode
+
+
+def _flag(help: str, unit: str | None = None, check: Callable[[Any], object] | None = None) -> msgspec.Meta:
+    """Describe an option. check(value): raises ValueError for a value that the type accepts and the option does not."""
+    return msgspec.Meta(description=help, extra={"unit": unit, "check": check})
+
+
+def _whole(least: int, most: int) -> msgspec.Meta:
+    return msgspec.Meta(ge=least, le=most, title=f"a whole number from {least} to {most}")
+
+
+def _check_name(text: str) -> None:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError(f"{shown(text)} is not valid UTF-8")
+
+
+def _check_place(text: str) -> None:
+    scheme, _, place = text.partition(":")
+    if not scheme or not place:
+        raise ValueError(f"{shown(text)} is not a place like sqlite:PATH")
+
+
+def _check_addresses(texts: tuple[str, ...]) -> None:
+    from bridge.security.destinations import pattern  # loads modules that the start of a worker does not need
+
+    for text in texts:
+        pattern(text)
+
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=512, title="1 to 512 characters")]
+Count = Annotated[int, _whole(1, 1 << 53)]
+Frame = Annotated[int, _whole(4096, 1 << 30)]
+Values = Annotated[int, _whole(1000, 1 << 30)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=DAY, title=f"a number of seconds from 0 to {DAY}")]
+Ttl = Annotated[float, msgspec.Meta(gt=0, le=LONGEST_TTL, title=f"a number of seconds above 0 and up to {LONGEST_TTL}")]
+Mode = Literal["standalone", "pool-worker"]
+Protocol = Literal["json", "msgpack", "etf"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+_API_BASE = "address that gets keys from the environment, as https://*.example.com/v1; repeatable"
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to run a worker. Bounds are checked where options come from outside: from a command line, or as JSON."""
+
+    mode: Annotated[Mode, _flag('pool-worker: calls without a session share "anonymous"')] = "standalone"
+    worker_id: Annotated[Name, _flag("returned by ping and shutdown", "STR", _check_name)] | None = None
+    protocol: Annotated[Protocol, _flag("format that negotiation selects")] | None = None
+    threads: Annotated[Count, _flag("calls that run at once", "N")] = 64
+    queue: Annotated[Count, _flag("calls that wait for a thread or for earlier calls", "N")] = 4096
+    queue_bytes: Annotated[Count, _flag("size of the requests of all open calls", "BYTES")] = 256 << 20
+    waiting: Annotated[Count, _flag("calls that wait for the host, without a thread", "N")] = 1024
+    stuck_after: Annotated[Seconds, _flag("without progress on any thread; 0: never", "SECONDS")] = 300.0
+    when_stuck: Annotated[Literal["report", "exit"], _flag("log it, or exit with status 75")] = "report"
+    max_frame: Annotated[Frame, _flag("size of the largest frame", "BYTES")] = DEFAULT_MAX_FRAME
+    max_values: Annotated[Values, _flag("values that a frame may hold", "N")] = DEFAULT_MAX_VALUES
+    grace: Annotated[Seconds, _flag("that open calls get when the worker ends", "SECONDS")] = 2.0
+    api_bases: Annotated[tuple[str, ...], _flag(_API_BASE, "PATTERN", _check_addresses)] = ()
+    store: Annotated[str, _flag("where durable sessions are stored", "sqlite:PATH", _check_place)] | None = None
+    max_sessions: Annotated[Count, _flag("live sessions", "N")] = 10_000
+    session_ttl: Annotated[Ttl, _flag("that an idle session lives", "SECONDS")] = 3600.0
+    session_programs: Annotated[Count, _flag("quota of each session", "N")] | None = None
+    session_bytes: Annotated[Count, _flag("quota of each session", "BYTES")] | None = None
+    telemetry: Annotated[bool, _flag("OpenTelemetry spans and Prometheus text")] = False
+    log_level: Annotated[LogLevel, _flag("least severe messages to log")] = "WARNING"
+
+
+DEFAULTS = Options()
+
+# The type of each option, without None: typing.Annotated[…], with what _flag returned as the last of its metadata.
+TYPES: dict[str, Any] = {
+    option: each if hasattr(each, "__metadata__") else each.__args__[0]
+    for option, each in Options.__annotations__.items()
+}
+
+
+def check(option: str, value: Any) -> Any:
+    """Return `value` if `option` may have it. Raise ValueError, which says what is expected, if it may not."""
+    kind = TYPES[option]
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        raise ValueError(f"{shown(value)} is not {kind.__metadata__[0].title}") from None
+    if kind.__metadata__[-1].extra["check"] is not None:
+        kind.__metadata__[-1].extra["check"](value)
+    return value
