@@ -64,8 +64,8 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
     [
         (["--data", "no/such/file.json"], "no such file"),
         (["--data", "."], "no file in it ends in"),
-        (["--formats", "xml"], "no format 'xml'; there are json, orjson"),
-        (["--payloads", "pong"], "no payload 'pong'; there are ping"),
+        (["--formats", "xml"], "no format 'xml'; known: json, orjson"),
+        (["--payloads", "pong"], "no payload 'pong'; known: ping"),
         (["--format", "bench_formats:not_a_format"], "not a subclass of bridge.bench.Format"),
         (["--format", "bench_formats:nothing"], "AttributeError"),
         (["--format", "no_such_module:x"], "ModuleNotFoundError"),
@@ -73,7 +73,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
         (["--load", "none.json"], "No such file"),
         (["--json", "no/such/folder/x.json"], "no such folder"),
         (["--core", "999"], "not one of"),
-        (["--formats", "json,json"], "two formats are called json"),
+        (["--formats", "json,json"], "two formats have the name json"),
     ],
 )
 def test_wrong_usage_is_one_line(tmp_path, arguments, words):

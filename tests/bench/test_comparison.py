@@ -44,7 +44,7 @@ def test_too_few_runs_cannot_tell(olds, news):
     assert found.changes == []
     assert [change.format for change in found.uncertain] == ["f3"]
     assert found.exit_status == 4
-    assert "cannot tell from fewer than 3 runs" in figures.verdict(found)
+    assert "it takes at least 3 runs" in figures.verdict(found)
     assert compare(old, [synthetic(100)] * news).exit_status == 0
 
 
@@ -55,7 +55,7 @@ def test_comparing_says_what_else_is_unlike():
     old.formats[0].versions, new.formats[0].versions = {"x": "1"}, {"x": "2"}
     new.cells[0] = Cell("f0", "p", reason="broken")
     found = compare(old, new)
-    unknown = "whether the messages are the same is not known: p"
+    unknown = "unknown whether the messages are equal: p"
     assert found.unlike == ["cpu: old → new", "x: 1 → 2", unknown]
     assert [(change.step, change.reason) for change in found.changes] == [("N/A", "broken")]
     assert found.exit_status == 3
@@ -112,7 +112,7 @@ def test_text_that_was_measured_in_another_way_is_not_compared(plain, compared):
     found = compare(synthetic(1), new)
     assert found.compared == compared
     assert found.unlike[0] == "method: 1 → 2"
-    assert ("p: its text was encoded in another way, not compared" in found.unlike) != plain
+    assert ("p: its text was encoded by another method, not compared" in found.unlike) != plain
 
 
 def test_messages_have_their_hash(tmp_path):

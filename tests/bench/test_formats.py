@@ -120,7 +120,7 @@ def test_schemas_are_inferred():
         (1, True, "$: 1 became True"),
         ("a", b"a", "$: 'a' became b'a'"),
         ({"a": [1, 2]}, {"a": [1, 3]}, "$.a[1]: 2 became 3"),
-        ({"a": 1}, {}, "$: the key 'a' is gone"),
+        ({"a": 1}, {}, "$: the key 'a' is missing"),
         ({}, {"a": 1}, "$: a key 'a' appeared"),
         ([1], [1, 2], "$: 1 entries became 2"),
     ],

@@ -1,7 +1,10 @@
-"""The benchmark of formats: what each costs in time, bytes and memory, and over a real pipe.
+"""A tool that compares serialization formats on your machine, with your data.
 
-`run(Options(…))` makes a `Report`; `compare` says what is really different between two. A format of
-one's own is a subclass of `Format`, named `module:attr`. `python -m bridge bench` is the same.
+It measures the time, bytes and memory of each format, over a real pipe. `benchmarks/` in the
+repository is something else: it measures how fast this project is.
+
+`run(Options(…))` returns a `Report`, `compare` the real differences between two. To add a format,
+subclass `Format` and name it `module:attr`. `python -m bridge bench` is the command line.
 """
 
 from bridge.bench.comparison import compare

@@ -10,7 +10,7 @@ from bridge.bench.schema import Schema
 
 
 class Arrow(Format):
-    """A table is a record batch, an array of numbers one column of it."""
+    """A record batch as an IPC stream: a table, or one column for an array of numbers."""
 
     name, about, packages = "arrow", "a record batch as an IPC stream", ("pyarrow",)
     typed, foreign = True, True
@@ -20,7 +20,7 @@ class Arrow(Format):
 
         rows = payload.schema.items
         if rows is None or payload.schema.kinds != ["list"]:
-            raise Unsuitable("not a table or an array: Arrow's messages are columns")
+            raise Unsuitable("not a table or an array, and Arrow has columns only")
         self.table = rows.kinds == ["record"]
         if not self.table and not set(rows.kinds) <= {"int", "float"}:
             raise Unsuitable("not a table or an array of numbers")
@@ -48,7 +48,7 @@ class Arrow(Format):
 
 def _arrow_type(pa: Any, schema: Schema) -> Any:
     if len(schema.kinds) != 1:
-        raise Unsuitable(f"a column of {' and '.join(schema.kinds) or 'nothing known'}")
+        raise Unsuitable(f"a column of {' and '.join(schema.kinds) or 'unknown type'}")
     (kind,) = schema.kinds
     if schema.items is not None:
         return pa.list_(_arrow_type(pa, schema.items))

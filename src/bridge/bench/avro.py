@@ -11,7 +11,7 @@ from bridge.bench.schema import Schema
 
 
 class Avro(Format):
-    """fastavro's schemaless reader and writer: the peers share the schema."""
+    """Records by fastavro's schemaless reader and writer: both peers know the schema."""
 
     name, about, packages = "avro", "records of a schema", ("fastavro",)
     flags, typed = "schemaless, schema parsed once", True
@@ -38,7 +38,7 @@ def _avro_schema(schema: Schema, name: str) -> Any:
         branches.append({"type": "array", "items": _avro_schema(schema.items, f"{name}_entry")})
     if schema.fields is not None:
         if schema.optional:
-            raise Unsuitable(f"some records have no {min(schema.optional)!r}: Avro's have all fields")
+            raise Unsuitable(f"some records lack {min(schema.optional)!r}, and Avro's have all fields")
         fields = [{"name": key, "type": _avro_schema(field, f"{name}_{key}")} for key, field in schema.fields.items()]
         branches.append({"type": "record", "name": name, "fields": fields})
     branches.sort(key=lambda branch: branch != "null")

@@ -1,9 +1,9 @@
-# A BEAM as the host: the same orders and answers as `contender.py`, and its worker behind a port.
+# A BEAM as the host. It takes the orders of `contender.py`, and talks to its worker over a port.
 #
 #   elixir beam.exs FORMAT FOLDER PYTHON WORKER_FORMAT [FILE...]
 #
-# FOLDER holds, for payload number N, N.etf (its messages, a list) and N.name (JSON). Only OTP and
-# Elixir themselves are used; JSON is Elixir's own, from 1.18 on.
+# For payload number N, FOLDER contains N.etf (a list of its messages) and N.name (JSON). Uses only OTP
+# and Elixir; JSON is part of Elixir since 1.18.
 
 defmodule Beam do
   @batches 5
@@ -20,10 +20,10 @@ defmodule Beam do
       port: nil
     }
 
-    IO.stream(:stdio, :line) |> Enum.reduce(state, &obey/2)
+    IO.stream(:stdio, :line) |> Enum.reduce(state, &execute/2)
   end
 
-  defp obey(line, state) do
+  defp execute(line, state) do
     [_, what] = Regex.run(~r/"do":"(\w+)"/, line)
     [_, index] = Regex.run(~r/"index":(\d+)/, line)
 
@@ -54,7 +54,7 @@ defmodule Beam do
 
   defp prepare(index, state) do
     if state.format == "json" and not Code.ensure_loaded?(JSON) do
-      {reason("Elixir #{System.version()} has no JSON of its own (1.18 has)"), state}
+      {reason("Elixir #{System.version()} has no JSON module (1.18 has)"), state}
     else
       state = %{state | port: state.port || open(state.command)}
       path = Path.join(state.folder, index)
@@ -94,7 +94,7 @@ defmodule Beam do
     {~s({"times":{#{times}}}), state}
   end
 
-  # Median ns of each part of so many round trips, and the last replies.
+  # Returns the median ns of each part of `calls` round trips, and the replies.
   defp trips(%{format: format, port: port}, case_, calls) do
     Port.command(port, ~s({"payload":#{case_.name},"calls":#{calls}}))
     ~s({"ready":true}) = receive_frame(port)
@@ -137,7 +137,7 @@ defmodule Beam do
     end
   end
 
-  # ns a call, warm: the median of @batches batches, as `contender.timed` does it.
+  # Returns the ns that a call takes, warm: the median of @batches batches, as in `timing.py`.
   defp timed(call, inputs, budget) do
     {count, took} = warm_up(call, inputs, budget / 10, now(), 0)
     repeats = max(1, trunc(budget / @batches / (took / count) / length(inputs)))

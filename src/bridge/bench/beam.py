@@ -1,4 +1,4 @@
-"""The BEAM as a host, where elixir is installed: `beam.exs` does what `contender.py` does."""
+"""The BEAM as the host, if Elixir is installed: `beam.exs` does there what `contender.py` does here."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from bridge.bench.payloads import Payload
 from bridge.bench.report import FormatInfo, versions_of
 from bridge.wire import _etf
 
-# What the BEAM speaks, and which format the Python worker at the other end answers with.
+# The format of the BEAM, and the one that the Python worker at the other end uses.
 FORMATS = {"beam-etf": ("etf", "etf"), "beam-json": ("json", "msgspec-json")}
 ABOUT = {
     "beam-etf": "from a BEAM: term_to_binary; the worker's ETF",
     "beam-json": "from a BEAM: Elixir's JSON; the worker's msgspec",
 }
-# On one core with its worker, a scheduler that spins before it sleeps would keep the worker off it.
+# A scheduler that spins before it sleeps would block the worker, which runs on the same core.
 FLAGS = "+sbwt none +sbwtdcpu none +sbwtdio none"
 
 
 def names() -> list[str]:
-    """Those that can be tried: none where elixir is not installed."""
+    """Return the formats that can be measured: none if Elixir is not installed."""
     return list(FORMATS) if shutil.which("elixir") else []
 
 
 def info(name: str) -> FormatInfo:
+    """Return the description of a format for the report."""
     return FormatInfo(name, ABOUT[name], "beam", FLAGS, versions_of(("dspex-bridge", "msgspec")))
 
 
 def command(name: str, folder: str, data: Sequence[str]) -> list[str]:
-    """The command of its process; `files` made `folder`."""
+    """Return the command line of the host. folder: made by `files`. data: the user's own files."""
     script = str(Path(__file__).with_name("beam.exs"))
     spoken, worker = FORMATS[name]
     return ["elixir", "--erl", FLAGS, script, spoken, folder, sys.executable, worker, *data]
@@ -43,7 +44,7 @@ def command(name: str, folder: str, data: Sequence[str]) -> list[str]:
 
 @contextlib.contextmanager
 def files(payloads: Sequence[Payload]) -> Iterator[str]:
-    """A folder of what `beam.exs` reads, by the payloads' numbers."""
+    """Write payloads by number to a folder that `beam.exs` reads. Yields its path."""
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder:
         for index, payload in enumerate(payloads):
             Path(folder, f"{index}.etf").write_bytes(_etf.encode(payload.messages))

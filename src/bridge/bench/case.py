@@ -17,17 +17,17 @@ from bridge.bench.payloads import Payload
 from bridge.bench.schema import difference
 from bridge.bench.timing import timed, timed_once
 
-HELD = 4 << 20  # bytes of messages that are held to see what one takes of memory
-MOST_HELD = 20_000
-LONGEST = 0.1  # seconds of that
-CHUNK = 64 << 10  # bytes of messages with new text that are made at once, to stay in a cache
-MOST_IN_CHUNK = 256
+HELD = 4 << 20  # bytes of messages that are kept to measure the memory of one
+MOST_HELD = 20_000  # repetitions of all messages
+LONGEST = 0.1  # seconds that the measurement of memory may take
+CHUNK = 64 << 10  # bytes of messages with new text that are made at once, so that they stay in a cache
+MOST_IN_CHUNK = 256  # messages
 
 Times = dict[str, float]
 
 
 class Case:
-    """One format and one payload. Whatever the library raises passes through."""
+    """One format with one payload. Errors of the library pass through."""
 
     def __init__(self, kind: type[Format], payload: Payload) -> None:
         self.name = payload.name
@@ -40,35 +40,37 @@ class Case:
         self.decode_typed: Callable[[Any], Any] | None = None
 
     def value(self, index: int) -> Any:
-        """Message number `index`, counted round and round.
+        """Return message number `index`, modulo the number of messages, with new text objects.
 
-        CPython keeps the UTF-8 of a str once a library has asked for it, and the next one that
-        asks copies it. So text outside ASCII is made anew, as a program has it that has just made
-        or read it. ASCII is its own UTF-8: the same objects serve.
+        CPython caches the UTF-8 of a str when a library asks for it, and then copies the cached
+        bytes, which is faster. New objects measure what a program pays that has just made or read
+        the text. ASCII text needs no cache, so its objects are reused.
         """
         index %= len(self.values)
         return self.values[index] if self.pickled is None else pickle.loads(self.pickled[index])
 
     def native(self, index: int) -> Any:
-        """Of that message; as new as `value` is, where it holds Python's text at all."""
+        """Return the native of message number `index`, with new text objects if it holds Python's str."""
         if self.pickled is None or self.format.foreign:
             return self.natives[index % len(self.natives)]
         return self.format.build(self.value(index))
 
     def check(self) -> None:
-        """Raise Unsuitable if a message does not come back as it was."""
+        """Raise Unsuitable if a decoded message differs from the original."""
         for value, data in zip(self.values, self.encoded, strict=True):
             if not data:
-                raise Unsuitable("makes no bytes of it: an empty frame is a heartbeat here")
+                raise Unsuitable("encodes it as no bytes at all, and an empty frame is a heartbeat here")
             back = self.format.read(self.format.decode(memoryview(data)))
             if found := difference(value, back):
                 raise Unsuitable(f"comes back changed: {found}")
 
     def check_typed(self) -> str | None:
-        """Find the way to objects of a declared type, by the library itself or by msgspec.convert
-        behind it. Why there is none, if so."""
+        """Return None if messages can be decoded to a declared type, else the reason why not.
+
+        The library does that itself, or msgspec.convert does it after decoding.
+        """
         if self.format.typed:
-            return None  # that is its `decode`
+            return None  # `decode` does that
         decode, read, kind, convert = (
             self.format.decode,
             self.format.read,
@@ -87,8 +89,7 @@ class Case:
         return None
 
     def sizes(self) -> dict[str, float]:
-        """Bytes of a message, as it is and, where zstandard is installed, after zstd (level 3),
-        each on its own."""
+        """Return the mean bytes of a message and, if zstandard is installed, after zstd (level 3) as `zstd`."""
         count = len(self.encoded)
         sizes = {"bytes": sum(map(len, self.encoded)) / count}
         with contextlib.suppress(ModuleNotFoundError):
@@ -99,8 +100,10 @@ class Case:
         return sizes
 
     def memory(self) -> float | None:
-        """Bytes of resident memory that one message takes at the most while it is encoded and
-        decoded, everything kept: the growth of a forked process's peak. None: it did not say."""
+        """Return the peak of resident memory that encoding and decoding one message takes, in bytes.
+
+        Measured as the growth of a forked process that keeps everything. None if that process died.
+        """
         total = sum(map(len, self.encoded))
         repeats = max(1, min(MOST_HELD, HELD // total))
         gc.collect()
@@ -117,7 +120,7 @@ class Case:
         return float(text) if text else None
 
     def _growth(self, repeats: int) -> float:
-        # Once before: a fork's first use of the library maps its code anew.
+        # Run once before: the first use of the library in a fork maps its code again.
         started = time.monotonic()
         kept = [self._kept(native) for native in self.natives]
         took = time.monotonic() - started
@@ -133,7 +136,7 @@ class Case:
         return data, value, self.format.read(value) if self.format.foreign else None
 
     def times(self, budget: float) -> Times:
-        """ns a call of each step by itself. budget: seconds for each step."""
+        """Return the ns that a call of each step takes, measured alone. budget: seconds for each step."""
         format = self.format
         received = [memoryview(data) for data in self.encoded]
         times = {

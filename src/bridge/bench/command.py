@@ -1,4 +1,4 @@
-"""`python -m bridge bench`."""
+"""The command line `python -m bridge bench`."""
 
 from __future__ import annotations
 
@@ -15,39 +15,44 @@ MISSING = "bench needs {name}, which is not installed: pip install 'dspex-bridge
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags. Nothing heavy is imported for them."""
+    """Add the flags, without importing anything heavy."""
     add = parser.add_argument
-    add("--quick", action="store_true", help="all of it in less than a minute, and marked as such")
+    add("--quick", action="store_true", help="measure everything in less than a minute, less exactly")
     add("--json", metavar="FILE", help="write the report there")
     add("--html", metavar="FILE", help="write it as one HTML file that needs no network")
-    add("--plots", metavar="DIR", help="write its pictures there, PNG and SVG")
+    add("--plots", metavar="DIR", help="write its pictures there, as PNG and SVG")
     add("--markdown", metavar="FILE", help="write its tables there")
     add(
         "--compare",
         metavar="OLD.json",
         nargs="+",
-        help="say which differences to the runs of an old build are real; exit status 3 where"
-        " something is really slower, 4 where that cannot be told from so few runs",
+        help="show which differences to the runs of an old build are real; exit status 3 if"
+        " something is really slower, 4 if there are too few runs to tell",
     )
     add(
         "--load",
         metavar="RUN.json",
         nargs="+",
-        help="measure nothing: show that report (the first; --compare takes all of them)",
+        help="measure nothing, and show the first of these reports; --compare uses all of them",
     )
     add(
         "--data",
         metavar="PATH",
         action="append",
         default=[],
-        help="your own JSON or JSON lines, a file or a folder; then only that is measured, unless --payloads is given",
+        help="your own JSON or JSON lines, a file or a folder; nothing else is measured unless --payloads is given",
     )
-    add("--format", metavar="MODULE:ATTR", action="append", default=[], help="a format of your own")
-    add("--formats", metavar="A,B", type=_names, help="only these")
-    add("--payloads", metavar="A,B", type=_names, help="only these (and --data)")
-    add("--starts", type=_count, metavar="N", help="starts of every process: samples (default 11)")
-    add("--core", default="last", metavar="N", help="pin to it; 'none': do not pin (default: last)")
-    add("--no-beam", action="store_true", help="leave the BEAM out")
+    add("--format", metavar="MODULE:ATTR", action="append", default=[], help="your own format")
+    add("--formats", metavar="A,B", type=_names, help="measure only these")
+    add("--payloads", metavar="A,B", type=_names, help="measure only these, and --data")
+    add(
+        "--starts",
+        type=_count,
+        metavar="N",
+        help="how often each process is started, which is the number of samples (default 11)",
+    )
+    add("--core", default="last", metavar="N", help="pin all processes to that core, or 'none' (default: last)")
+    add("--no-beam", action="store_true", help="do not measure the BEAM")
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -62,8 +67,11 @@ def _count(text: str) -> int:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Run it; the exit status: 0; 1 (all is N/A) and 2, with a line on stderr; 3 and 4 of
-    `Comparison.exit_status`; 130 where Ctrl-C ended it."""
+    """Run the benchmark, and return the exit status.
+
+    0: done. 1: every pair is N/A. 2: an error; both write a line to stderr. 3, 4: see
+    `Comparison.exit_status`. 130: Ctrl-C.
+    """
     try:
         return _run(arguments)
     except ModuleNotFoundError as error:
@@ -85,7 +93,7 @@ def _run(arguments: argparse.Namespace) -> int:
     old = [report.load(path) for path in arguments.compare or ()]
     for path in (arguments.json, arguments.html, arguments.markdown):
         if path and not Path(path).absolute().parent.is_dir():
-            raise ValueError(f"{path}: no such folder")  # now, not after minutes
+            raise ValueError(f"{path}: no such folder")  # fail now, not after minutes
     if arguments.load:
         new = [report.load(path) for path in arguments.load]
     else:
@@ -122,7 +130,7 @@ def _options(arguments: argparse.Namespace) -> Options:
     unknown = [name for name in chosen if name not in payloads.BUILTIN]
     if unknown:
         known = ", ".join(payloads.BUILTIN)
-        raise ValueError(f"no payload {unknown[0]!r}; there are {known}, and --data PATH")
+        raise ValueError(f"no payload {unknown[0]!r}; known: {known}, and --data PATH")
     changed |= {"payloads": chosen, "data": tuple(arguments.data), "beam": not arguments.no_beam}
     if arguments.starts:
         changed["starts"] = arguments.starts

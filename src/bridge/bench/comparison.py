@@ -1,4 +1,4 @@
-"""Which figures really changed between the runs of two builds."""
+"""Find the figures that really changed between the runs of two builds."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ import msgspec
 from bridge.bench.estimates import Estimate, differ
 from bridge.bench.report import Cell, Report
 
-RUNS = 3  # of each build, at least: fewer do not show how much equal runs differ
-# What a machine drifts between two runs. Runs of one start each differed by up to a fifth: their
-# intervals do not hold a process's luck with addresses and hashes.
+RUNS = 3  # runs of each build that show how much equal runs differ
+# The share by which figures of a machine drift between two runs. Runs of one start each differed by up
+# to a fifth: their intervals do not include the influence of memory addresses and hash seeds.
 DRIFT, DRIFT_OF_ONE_START = 0.05, 0.25
 
 
 class Change(msgspec.Struct):
-    """A figure that differs. old, new: medians in ns, over all runs of a build. ratio: new by old;
-    None where a cell became N/A or ceased to be, which `reason` then explains."""
+    """A figure that differs between two builds.
+
+    old, new: medians in ns over all runs of a build. ratio: new divided by old, None if a cell has
+    become N/A or is no longer N/A, which `reason` explains.
+    """
 
     format: str
     payload: str
@@ -32,7 +35,7 @@ class Change(msgspec.Struct):
 
     @property
     def is_worse(self) -> bool:
-        """Whether it is slower now, or no longer measured."""
+        """Whether the new build is slower, or N/A."""
         if self.ratio is None:
             return not self.reason.startswith(NO_LONGER)
         return self.ratio > 1
@@ -42,13 +45,13 @@ NO_LONGER = "no longer N/A"
 
 
 class Comparison(msgspec.Struct):
-    """What `compare` found.
+    """The result of `compare`.
 
     changes: the real differences. uncertain: differences between too few runs to call them real.
-    compared: how many figures both builds have. unlike: what else differs between the runs
-    (machine, versions, options), so that the changes may be of that; and which payloads were not
-    compared, and why. threshold: the least difference that counts, a share of the old figure.
-    runs: how many of the old and of the new build.
+    compared: the number of figures that both builds have. unlike: other differences between the runs
+    (machine, versions, options), which may be the cause; and payloads that were not compared, with
+    the reason. threshold: the least difference that counts, as a share of the old figure.
+    runs: the numbers of old and of new runs.
     """
 
     changes: list[Change]
@@ -60,7 +63,7 @@ class Comparison(msgspec.Struct):
 
     @property
     def exit_status(self) -> int:
-        """3 where something is worse, 4 where that cannot be told, else 0."""
+        """3 if something is worse, 4 if there are too few runs to know, else 0."""
         if any(change.is_worse for change in self.changes):
             return 3
         return 4 if any(change.is_worse for change in self.uncertain) else 0
@@ -69,23 +72,23 @@ class Comparison(msgspec.Struct):
 def compare(old: Report | Sequence[Report], new: Report | Sequence[Report]) -> Comparison:
     """Compare the runs of one build with those of another.
 
-    With RUNS of each, a difference is real if every new run is apart from every old one by more
-    than any two runs of one build are in that step, with any format or payload, and by the
-    threshold. With fewer, differences are uncertain: those of `statistics.differ`.
+    With at least RUNS of each, a difference is real if every new run differs from every old run by
+    more than the threshold, and by more than any two runs of one build differ in that step, with
+    any format or payload. With fewer runs, the differences that `estimates.differ` finds are uncertain.
 
-    Payloads whose messages differ, or whose text was measured in another way, are not compared.
-    Raises ValueError where a side is empty.
+    Payloads whose messages differ, or whose text was measured by another method, are not compared.
+    Raises ValueError if a side is empty.
     """
     olds, news = ([side] if isinstance(side, Report) else [*side] for side in (old, new))
     if not olds or not news:
-        raise ValueError("a run of each build is needed")
+        raise ValueError("at least one run of each build is needed")
     every = [*olds, *news]
     threshold = DRIFT_OF_ONE_START if _of_one_start(every) else DRIFT
-    unlike, apart = _unlike_runs(olds, news)
+    unlike, excluded = _unlike_runs(olds, news)
     changes: list[Change] = []
     figures: list[_Figure] = []
     for cell in news[0].cells:
-        if cell.payload in apart:
+        if cell.payload in excluded:
             continue
         cells = [run.cell(cell.format, cell.payload) for run in every]
         found = [each for each in cells if each is not None]
@@ -107,7 +110,7 @@ def compare(old: Report | Sequence[Report], new: Report | Sequence[Report]) -> C
 
 
 class _Figure(msgspec.Struct):
-    """One step of one format with one payload, as each run of both builds found it."""
+    """One step of one format with one payload, measured by each run of both builds."""
 
     format: str
     payload: str
@@ -124,7 +127,7 @@ class _Figure(msgspec.Struct):
 
 
 def _availability(before: list[Cell], after: list[Cell]) -> Iterator[Change]:
-    """What is N/A in all runs of one build and in none of the other."""
+    """Yield a change if a cell is N/A in all runs of one build and in none of the other."""
     first, last = before[0], after[0]
     was, now = ({cell.reason is None for cell in side} for side in (before, after))
     if len(was) == len(now) == 1 and was != now:
@@ -133,7 +136,7 @@ def _availability(before: list[Cell], after: list[Cell]) -> Iterator[Change]:
 
 
 def _figures(before: list[Cell], after: list[Cell]) -> Iterator[_Figure]:
-    """The steps that every run measured, with a time that is not 0."""
+    """Yield the steps that every run measured, with a time above 0."""
     cells = [*before, *after]
     steps = set.intersection(*(set(cell.times) for cell in cells))
     for step in sorted(steps):
@@ -165,19 +168,19 @@ def _of_one_start(runs: list[Report]) -> bool:
 
 
 def _unlike_runs(olds: list[Report], news: list[Report]) -> tuple[list[str], set[str]]:
-    """What differs between any run and the first old one, and the payloads not to compare."""
-    said: dict[str, None] = {}
-    apart: set[str] = set()
+    """Return the differences between any run and the first old one, and the payloads not to compare."""
+    differences: dict[str, None] = {}
+    excluded: set[str] = set()
     for run in [*olds[1:], *news]:
         lines, payloads = _unlike_payloads(olds[0], run)
-        said |= dict.fromkeys([*_unlike(olds[0], run), *lines])
-        apart |= payloads
-    return [*said], apart
+        differences |= dict.fromkeys([*_unlike(olds[0], run), *lines])
+        excluded |= payloads
+    return [*differences], excluded
 
 
 def _unlike_payloads(old: Report, new: Report) -> tuple[list[str], set[str]]:
-    """What to say of them, and the names of those that cannot be compared."""
-    said, apart, unknown = [], set(), []
+    """Return lines on differing payloads, and the names of those that cannot be compared."""
+    differences, excluded, unknown = [], set(), []
     earlier = {payload.name: payload for payload in old.payloads}
     for payload in new.payloads:
         name = payload.name
@@ -189,25 +192,25 @@ def _unlike_payloads(old: Report, new: Report) -> tuple[list[str], set[str]]:
             if cell.payload == name and (was := old.cell(cell.format, name)) is not None
             if was.bytes is not None and cell.bytes is not None
         }
-        # A file has them rounded, see `_rounded`.
+        # Sizes in a file are rounded, see `report._rounded`.
         other = {n: (f"{a:.1f}", f"{b:.1f}") for n, (a, b) in sizes.items() if abs(a - b) > 0.1}
         known = before.digest is not None and payload.digest is not None
         differs = before.digest != payload.digest
         if not known:
-            # A library may have changed its bytes, but not all of them did.
+            # One library may have changed its encoding, but hardly all of them.
             differs = before.messages != payload.messages or (bool(sizes) and len(other) == len(sizes))
         if differs:
-            apart.add(name)
-            said.append(f"{name}: other messages, not compared")
+            excluded.add(name)
+            differences.append(f"{name}: other messages, not compared")
         elif old.method != new.method and True not in (before.ascii, payload.ascii):
-            apart.add(name)
-            said.append(f"{name}: its text was encoded in another way, not compared")
+            excluded.add(name)
+            differences.append(f"{name}: its text was encoded by another method, not compared")
         else:
-            said += [f"bytes of {name} as {n}: {a} → {b}" for n, (a, b) in other.items()]
+            differences += [f"bytes of {name} as {n}: {a} → {b}" for n, (a, b) in other.items()]
             unknown += [] if known else [name]
     if unknown:
-        said.append(f"whether the messages are the same is not known: {', '.join(unknown)}")
-    return said, apart
+        differences.append(f"unknown whether the messages are equal: {', '.join(unknown)}")
+    return differences, excluded
 
 
 def _unlike(old: Report, new: Report) -> list[str]:
@@ -230,6 +233,6 @@ def _unlike(old: Report, new: Report) -> list[str]:
 
 
 def _loads(old: Report, new: Report, key: str) -> tuple[str, str]:
-    """Of the last minute; twice the same where less than one process more wanted to run."""
+    """Return the load averages of the last minute, or equal texts if they differ by less than 1."""
     was, now = ((report.machine.get(key) or [0.0])[0] for report in (old, new))
     return (f"{was:.1f}", f"{now:.1f}") if abs(was - now) >= 1 else ("", "")

@@ -1,11 +1,11 @@
-"""The process that has one format loaded, and no other: it checks it, times it, and talks to a
-worker of the same format. The parent says what to do next, so that all formats take turns.
+"""The process that measures one format: check it, time it, and talk to a worker of the same format.
 
     python -m bridge.bench.contender FORMAT [FILE…]
 
-Orders and answers are JSON, a line each: `{"do": "prepare", "payload": name}` is answered with
-`{"bytes", "zstd", "memory", "typed_reason"}` or `{"reason"}`, `{"do": "round", "payload": name,
-"budget": seconds}` with `{"times": {step: ns}}` or `{"reason"}`.
+The parent process decides what is done when, so that all formats take turns. Orders and answers are
+lines of JSON: `{"do": "prepare", "payload": name}` is answered with `{"bytes", "zstd", "memory",
+"typed_reason"}` or `{"reason"}`, `{"do": "round", "payload": name, "budget": seconds}` with
+`{"times": {step: ns}}` or `{"reason"}`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PYTHON = [sys.executable, "-P", "-m"]
 
 
 class Contender:
-    """A format, made for the payloads that it is asked about, and its worker."""
+    """One format, the payloads that it has been prepared for, and a worker of the same format."""
 
     def __init__(self, format: str, paths: Sequence[str]) -> None:
         self.kind = formats.load(format)
@@ -37,12 +37,16 @@ class Contender:
         self.pipe: Pipe | None = None
 
     def open(self) -> Pipe:
+        """Start the worker."""
         if self.kind.through_bridge:
             return BridgePipe([*PYTHON, "bridge", "worker", "--adapter", "echo"])
         return Pipe(self.command)
 
     def prepare(self, name: str, memory: bool) -> dict[str, Any]:
-        """memory: measure that too, before anything has been timed and warmed the heap."""
+        """Check that the format carries a payload, and return its sizes. Raises whatever the library raises.
+
+        memory: measure memory too, which has to be done before timing has filled the heap.
+        """
         payload = self.own.get(name) or payloads.builtin(name)
         case = self.cases[name] = Case(self.kind, payload)
         if self.pipe is None:
@@ -55,6 +59,7 @@ class Contender:
         return facts
 
     def round(self, name: str, budget: float) -> dict[str, Any]:
+        """Return the times of one round, in ns by step. budget: seconds for each step."""
         case = self.cases[name]
         gc.collect()
         times = {} if self.kind.through_bridge else case.times(budget)
@@ -67,9 +72,9 @@ class Contender:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Obey until the orders end."""
+    """Execute orders until stdin ends."""
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # output of a library must not get among the answers
     contender = Contender(arguments[0], arguments[1:])
     for line in sys.stdin.buffer:
         order = msgspec.json.decode(line)
@@ -80,8 +85,8 @@ def main(arguments: Sequence[str]) -> None:
                 answer = contender.round(order["payload"], order["budget"])
         except Exception as error:
             answer = {"reason": reason_of(error)}
-            if contender.pipe is not None and contender.pipe.talking:
-                # Its worker may wait for messages that do not come.
+            if contender.pipe is not None and contender.pipe.in_conversation:
+                # The worker may be waiting for messages that will not come.
                 contender.pipe.process.kill()
                 contender.pipe.close()
                 contender.pipe = None

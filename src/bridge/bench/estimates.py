@@ -1,4 +1,4 @@
-"""Medians, how sure they are, and which of two differ."""
+"""Medians with confidence intervals, and whether two of them differ."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CONFIDENCE = 0.95
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """A median of samples, and the interval in which the true one lies with CONFIDENCE."""
+    """The median of samples, and the interval that contains the true median with CONFIDENCE."""
 
     median: float
     low: float
@@ -20,13 +20,13 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 def estimate(samples: Sequence[float]) -> Estimate:
-    """The median, with the percentile interval of its bootstrap.
+    """Return the median, with the percentile interval of its bootstrap.
 
-    The bootstrap is exact instead of drawn: of n samples, a resample's median (of an odd n; of an
-    even one, the lower and the upper middle) is at most the k-th smallest exactly when as many
-    draws as reach the middle are among the k smallest, which is a binomial probability. It is what
-    endlessly many resamples would give, and needs no seed. (Efron 1979; Maritz and Jarrett 1978.)
-    With one sample the interval is that sample, and says nothing.
+    The bootstrap is computed exactly, not by drawing: the median of a resample (for an even n, its
+    lower and upper middle) is at most the k-th smallest sample if at least as many draws as it takes
+    to reach the middle are among the k smallest. That is a binomial probability, which infinitely
+    many resamples would approach. (Efron 1979; Maritz and Jarrett 1978.)
+    With one sample the interval is that sample, and means nothing.
     """
     ordered = sorted(samples)
     count = len(ordered)
@@ -39,7 +39,7 @@ def estimate(samples: Sequence[float]) -> Estimate:
 
 
 def _at_most(count: int, smallest: int, needed: int) -> float:
-    """The probability that at least `needed` of `count` draws are among the `smallest` smallest."""
+    """Return the probability that at least `needed` of `count` draws are among the `smallest` smallest."""
     share = smallest / count
     return math.fsum(
         math.comb(count, hits) * share**hits * (1 - share) ** (count - hits) for hits in range(needed, count + 1)
@@ -47,11 +47,11 @@ def _at_most(count: int, smallest: int, needed: int) -> float:
 
 
 def differ(old: Estimate, new: Estimate, threshold: float) -> bool:
-    """Whether the two are really apart: their intervals do not meet, and the medians differ by at
-    least `threshold` (a share of the old one), which is what a machine drifts between two runs.
+    """Return whether two medians really differ: their intervals do not overlap, and they differ by `threshold`.
 
-    Intervals of 95 % that do not meet are a stricter test than 5 %: of two equal medians fewer than
-    one pair in a hundred does that by chance.
+    threshold: as a share of the old median; a machine drifts that much between two runs.
+    That 95 % intervals do not overlap is a stricter test than 5 %: it happens by chance for less
+    than 1 % of equal medians.
     """
-    apart = new.low > old.high or new.high < old.low
-    return apart and abs(new.median / old.median - 1) >= threshold if old.median else apart
+    is_separate = new.low > old.high or new.high < old.low
+    return is_separate and abs(new.median / old.median - 1) >= threshold if old.median else is_separate

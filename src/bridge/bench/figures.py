@@ -1,4 +1,4 @@
-"""How figures are written, the same in the terminal, in plots and in the page."""
+"""Write figures as text, alike in the terminal, in plots and in the HTML page."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ PART_NAMES = {part: part.removeprefix("trip_") for part in PARTS}
 GROUPS = {
     "untyped": "without a schema",
     "typed": "schema or types",
-    "bridge": "bridge worker",  # its work counts as pipe
+    "bridge": "bridge worker",  # the work of the worker counts as pipe
     "beam": "BEAM as host",
 }
 CALLS = ("build", "encode", "decode", "read", "typed")
 assert set(PARTS) < set(STEPS)
 WARM_TEXT = (
-    "Text outside ASCII was encoded from strings whose UTF-8 was known already, which most"
-    " libraries then copy: quicker than it is since."
+    "Text outside ASCII was encoded from strings whose UTF-8 was cached, which most libraries"
+    " then copy: faster than in later reports."
 )
 
 
 def time(ns: float | None) -> str:
-    """µs below a millisecond, else ms: `0.07 µs`, `12.3 µs`, `1.43 ms`."""
+    """Return a time in µs below a millisecond, else in ms: `0.07 µs`, `12.3 µs`, `1.43 ms`."""
     if ns is None:
         return ""
     value, unit = (ns / 1e3, "µs") if ns < 1e6 else (ns / 1e6, "ms")
@@ -32,7 +32,7 @@ def time(ns: float | None) -> str:
 
 
 def size(count: float | None) -> str:
-    """`54 B`, `12.4 kB`, `1.05 MB`, of powers of ten."""
+    """Return a size in decimal units: `54 B`, `12.4 kB`, `1.05 MB`."""
     if count is None:
         return ""
     if count < 1000:
@@ -42,7 +42,7 @@ def size(count: float | None) -> str:
 
 
 def spread(estimate: Estimate | None) -> str:
-    """The farther end of the interval, as a share of the median."""
+    """Return the distance of the farther end of the interval, in percent of the median."""
     if estimate is None or not estimate.median:
         return ""
     reach = max(estimate.high - estimate.median, estimate.median - estimate.low)
@@ -50,7 +50,7 @@ def spread(estimate: Estimate | None) -> str:
 
 
 def verdict(comparison: Comparison) -> str:
-    """What a comparison found, in a sentence or two, without the figures."""
+    """Return the result of a comparison in a sentence or two, without the figures."""
     old, new = comparison.runs
     found = (
         f"{comparison.compared} figures compared, of {old} old and {new} new runs:"
@@ -58,14 +58,14 @@ def verdict(comparison: Comparison) -> str:
     )
     if min(old, new) >= RUNS:
         return (
-            f"{found} (every new run apart from every old one by more than runs of one build are,"
+            f"{found} (every new run differs from every old one by more than runs of one build do,"
             f" and by {comparison.threshold:.0%} or more)"
         )
-    return f"{found}, {len(comparison.uncertain)} that may be: cannot tell from fewer than {RUNS} runs of each build"
+    return f"{found}, {len(comparison.uncertain)} that may be: it takes at least {RUNS} runs of each build to tell"
 
 
 def row(cell: Cell) -> dict[str, str]:
-    """Its figures by the column of a table."""
+    """Return the figures of a cell by the column of a table."""
     return {
         **{"round trip": time(cell.total), "±": spread(cell.times["trip_total"])},
         **{"bytes": size(cell.bytes), "zstd": size(cell.zstd), "memory": size(cell.memory)},
@@ -74,14 +74,14 @@ def row(cell: Cell) -> dict[str, str]:
 
 
 def measured(report: Report, payload: str, *groups: str) -> list[Cell]:
-    """What has a round trip, the quickest first."""
+    """Return the cells that have a round trip, fastest first."""
     names = {format.name for format in (report.group(*groups) if groups else report.formats)}
     cells = [c for c in report.cells if c.payload == payload and c.format in names and c.total]
     return sorted(cells, key=lambda cell: cell.total or 0)
 
 
 def fastest(cells: list[Cell]) -> set[str]:
-    """The formats that cannot be told from the quickest: their intervals meet."""
+    """Return the formats that are fastest or statistically tied: their intervals overlap that of the fastest."""
     if not cells:
         return set()
     limit = cells[0].times["trip_total"].high
@@ -89,7 +89,7 @@ def fastest(cells: list[Cell]) -> set[str]:
 
 
 def not_available(report: Report, payload: str) -> dict[str, list[str]]:
-    """Formats by the reason why they are N/A."""
+    """Return formats by the reason why they are N/A."""
     found: dict[str, list[str]] = {}
     for cell in report.cells:
         if cell.payload == payload and cell.reason:
@@ -98,7 +98,7 @@ def not_available(report: Report, payload: str) -> dict[str, list[str]]:
 
 
 def machine(report: Report) -> str:
-    """One line."""
+    """Return the machine of a report, in one line."""
     m, core = report.machine, report.options.get("core")
     load = ", ".join(f"{x:.1f}" for x in (m["load_before"][0], m.get("load_after", [0])[0]))
     parts = [
@@ -113,7 +113,7 @@ def machine(report: Report) -> str:
 
 
 def method(report: Report) -> str:
-    """One line on how many samples there are, and what was another way then."""
+    """Return the number of samples, and how the method of an old report differs, in one line."""
     if report.method == 1 and not all(payload.ascii for payload in report.payloads):
         return f"{_samples(report)} {WARM_TEXT}"
     return _samples(report)
@@ -123,12 +123,13 @@ def _samples(report: Report) -> str:
     starts, rounds = report.options["starts"], report.options["rounds"]
     if report.quick or starts == 1:
         return (
-            f"{rounds} rounds of one start of each process. The intervals do not hold what differs"
-            " from start to start: good for a look, not for a claim."
+            f"{rounds} rounds of one start of each process. The intervals do not include"
+            " differences from start to start: good for a first look, not for a claim."
         )
-    return f"{starts} starts of each process, each a sample."
+    return f"{starts} starts of each process, each of them a sample."
 
 
 def about(info: FormatInfo) -> str:
+    """Return the description, flags and versions of a format, in one line."""
     versions = ", ".join(f"{name} {version}" for name, version in info.versions.items())
     return "; ".join(part for part in (info.about, info.flags, versions) if part)

@@ -16,6 +16,8 @@ from bridge.bench.payloads import Payload
 
 
 class Json(Format):
+    """The standard library's JSON."""
+
     name, about = "json", "the standard library"
     flags = "compact separators, ensure_ascii=False, encoder made once"
 
@@ -30,6 +32,8 @@ class Json(Format):
 
 
 class Orjson(Format):
+    """orjson's JSON."""
+
     name, about, packages = "orjson", "JSON", ("orjson",)
 
     def __init__(self, payload: Payload) -> None:
@@ -39,6 +43,8 @@ class Orjson(Format):
 
 
 class MsgspecJson(Format):
+    """msgspec's JSON."""
+
     name, about, packages = "msgspec-json", "JSON", ("msgspec",)
     flags = "encoder and decoder made once"
 
@@ -47,6 +53,8 @@ class MsgspecJson(Format):
 
 
 class MsgspecMessagePack(Format):
+    """msgspec's MessagePack."""
+
     name, about, packages = "msgspec-msgpack", "MessagePack", ("msgspec",)
     flags = "encoder and decoder made once"
 
@@ -56,6 +64,8 @@ class MsgspecMessagePack(Format):
 
 
 class Etf(Format):
+    """Erlang's external term format, as this project encodes it."""
+
     name, about = "etf", "Erlang's external term format, this project's"
     packages, flags = ("dspex-bridge",), "encoder and decoder made once"
 
@@ -66,7 +76,7 @@ class Etf(Format):
 
 
 class Typed(Format):
-    """Natives are msgspec structs."""
+    """A format whose natives are msgspec structs."""
 
     typed = True
 
@@ -82,6 +92,8 @@ class Typed(Format):
 
 
 class MsgspecJsonTyped(Typed):
+    """msgspec's JSON, to and from structs."""
+
     name, about, packages = "msgspec-json-typed", "JSON, structs", ("msgspec",)
     flags = "encoder and decoder made once; bytes as base64"
 
@@ -92,6 +104,8 @@ class MsgspecJsonTyped(Typed):
 
 
 class MsgspecMessagePackTyped(Typed):
+    """msgspec's MessagePack, to and from structs."""
+
     name, about, packages = "msgspec-msgpack-typed", "MessagePack, structs", ("msgspec",)
     flags = "encoder and decoder made once"
 
@@ -102,6 +116,8 @@ class MsgspecMessagePackTyped(Typed):
 
 
 class EtfTyped(Typed):
+    """Erlang's external term format, to and from structs."""
+
     name, about = "etf-typed", "Erlang's external term format, structs"
     packages, flags = ("dspex-bridge", "msgspec"), "encoder and decoder made once"
 
@@ -113,6 +129,8 @@ class EtfTyped(Typed):
 
 
 class MessagePack(Format):
+    """The MessagePack of the msgpack package."""
+
     name, about, packages = "msgpack", "MessagePack", ("msgpack",)
 
     def __init__(self, payload: Payload) -> None:
@@ -122,6 +140,8 @@ class MessagePack(Format):
 
 
 class Ormsgpack(Format):
+    """ormsgpack's MessagePack."""
+
     name, about, packages = "ormsgpack", "MessagePack", ("ormsgpack",)
 
     def __init__(self, payload: Payload) -> None:
@@ -131,6 +151,8 @@ class Ormsgpack(Format):
 
 
 class Cbor(Format):
+    """cbor2's CBOR."""
+
     name, about, packages = "cbor2", "CBOR", ("cbor2",)
 
     def __init__(self, payload: Payload) -> None:
@@ -140,7 +162,9 @@ class Cbor(Format):
 
 
 class Pickle(Format):
-    name, about = "pickle", "Python's own; runs what it reads, so for trusted peers only"
+    """The standard library's pickle."""
+
+    name, about = "pickle", "Python's own; executes what it reads, so for trusted peers only"
     flags = "protocol 5"
 
     def __init__(self, payload: Payload) -> None:
@@ -151,7 +175,7 @@ class Pickle(Format):
 
 
 class ProtobufStruct(Format):
-    """struct_pb2.Value, what protobuf has for values without a schema."""
+    """struct_pb2.Value, protobuf's message for values without a schema."""
 
     name, about, packages = "protobuf-struct", "google.protobuf.Value", ("protobuf",)
     flags, foreign = "json_format.ParseDict and MessageToDict", True
@@ -166,7 +190,7 @@ class ProtobufStruct(Format):
 
 
 class Protobuf(Format):
-    """Messages of a proto3 schema, made at run time as protoc would make it."""
+    """Messages of a proto3 schema, made at run time with the descriptors that protoc would write."""
 
     name, about, packages = "protobuf", "messages of a schema", ("protobuf",)
     flags, typed, foreign = "proto3, upb, descriptors made at run time", True, True
@@ -203,29 +227,37 @@ BUILTIN: dict[str, type[Format]] = {
 
 
 class BridgeJson(MsgspecJson):
+    """JSON through a worker of this project."""
+
     name, about, through_bridge = "bridge-json", "a worker of this project, echo adapter", True
 
 
 class BridgeMessagePack(MsgspecMessagePack):
+    """MessagePack through a worker of this project."""
+
     name, about, through_bridge = "bridge-msgpack", "a worker of this project, echo adapter", True
 
 
 class BridgeEtf(Etf):
+    """ETF through a worker of this project."""
+
     name, about, through_bridge = "bridge-etf", "a worker of this project, echo adapter", True
 
 
-# The same formats over the whole of this project's worker: envelope, dispatch, statistics.
+# These go through a whole worker of this project: envelope, dispatch, statistics.
 BRIDGE: dict[str, type[Format]] = {kind.name: kind for kind in (BridgeJson, BridgeMessagePack, BridgeEtf)}
 
 
 def load(name: str) -> type[Format]:
-    """A built-in one, or `module:attr` of the operator's own, looked for in the current folder
-    too. Raises ValueError with one line."""
+    """Return a format by its name, or by `module:attr`, which is searched in the current folder too.
+
+    Raises ValueError with one line.
+    """
     if (kind := BUILTIN.get(name) or BRIDGE.get(name)) is not None:
         return kind
     module, colon, attribute = name.partition(":")
     if not colon:
-        raise ValueError(f"no format {name!r}; there are {', '.join(BUILTIN)}, and module:attr")
+        raise ValueError(f"no format {name!r}; known: {', '.join(BUILTIN)}, and module:attr")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

@@ -1,4 +1,4 @@
-"""The tables of a report for a document."""
+"""Write the tables of a report in Markdown."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Show = Callable[[Cell], str]
 
 
 def tables(report: Report) -> str:
-    """Round trips, sizes, and the libraries' calls alone, by format and payload."""
+    """Return tables of round trips, sizes, and the libraries' calls alone, by format and payload."""
     own = ("untyped", "typed")
     return "\n".join(
         (
-            "Round trip; bold: the quickest, or not to be told from it:\n",
-            _table(report, lambda cell: figures.time(cell.total), (*figures.GROUPS,), marked=True),
+            "Round trip; bold: fastest, or statistically tied:\n",
+            _table(report, lambda cell: figures.time(cell.total), (*figures.GROUPS,), highlighted=True),
             "Bytes of a message, and after zstd:\n",
             _table(report, _sizes, own),
             "Encode and decode, the library's calls alone:\n",
@@ -33,7 +33,7 @@ def _calls(cell: Cell) -> str:
     return " + ".join(figures.time(cell.median(step)) for step in ("encode", "decode"))
 
 
-def _table(report: Report, show: Show, groups: tuple[str, ...], marked: bool = False) -> str:
+def _table(report: Report, show: Show, groups: tuple[str, ...], highlighted: bool = False) -> str:
     names = [payload.name for payload in report.payloads]
     best = {
         (format, payload)
@@ -46,6 +46,6 @@ def _table(report: Report, show: Show, groups: tuple[str, ...], marked: bool = F
         for payload in names:
             cell = report.cell(info.name, payload)
             text = show(cell) if cell and cell.total else "N/A"
-            shown.append(f"**{text}**" if marked and (info.name, payload) in best else text)
+            shown.append(f"**{text}**" if highlighted and (info.name, payload) in best else text)
         lines.append(f"| {info.name} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"

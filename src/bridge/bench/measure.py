@@ -1,4 +1,4 @@
-"""A whole run: starts a process for each format, lets them take turns, gathers what they say."""
+"""A whole run: start a process for each format, let them take turns, and collect their figures."""
 
 from __future__ import annotations
 
@@ -21,24 +21,27 @@ from bridge.bench.estimates import estimate
 from bridge.bench.format import Format
 from bridge.bench.pipe import last_line
 
-PATIENCE = 60.0  # seconds for one answer; a format that takes longer is N/A
-# A setting of this shell must not slow one contender down.
+PATIENCE = 60.0  # seconds to wait for one answer; a slower format is N/A
+# Environment variables for Python could slow down some contenders only.
 ENVIRONMENT = {
     name: value
     for name, value in os.environ.items()
     if not name.startswith("PYTHON") or name in ("PYTHONPATH", "PYTHONHOME")
 }
 CONTENDER = [sys.executable, "-P", "-m", "bridge.bench.contender"]
-Tell = Callable[[int, int, str], None]  # steps done, steps in all, what comes next; "done" at last
+Tell = Callable[[int, int, str], None]  # steps done, steps in all, the next step or "done"
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """formats, payloads: names of built-in ones; formats also `module:attr`. data: paths of files
-    and folders. starts: how often every process is started anew, each giving one sample (the
-    median of its rounds); with one start its rounds are the samples. budget: seconds for each step
-    of a round. limit: seconds after which no further round begins, but for the first FEWEST.
-    core: all measured processes run on it (None: wherever the scheduler puts them). beam: from a
-    BEAM too, where elixir is installed.
+    """The options of a run.
+
+    formats: names of built-in formats, or `module:attr`. payloads: names of built-in payloads.
+    data: paths of files and folders. starts: how often every process is started; each start gives
+    one sample, the median of its rounds. With one start, its rounds are the samples.
+    budget: seconds for each step of a round. limit: seconds after which no further round begins,
+    except for the first FEWEST. core: the core of all measured processes; None leaves the choice to
+    the scheduler, -1 is the last core that this process may use.
+    beam: measure a BEAM as the host too, if Elixir is installed.
     """
 
     formats: tuple[str, ...] = (*formats.BUILTIN, *formats.BRIDGE)
@@ -48,18 +51,20 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int = 1
     budget: float = 0.03
     limit: float | None = None
-    core: int | None = -1  # the last that this process may use
+    core: int | None = -1
     beam: bool = True
     quick: bool = False
 
 
 QUICK: dict[str, Any] = {"starts": 1, "rounds": 5, "budget": 0.003, "limit": 45.0, "quick": True}
-FEWEST = 3  # rounds of a start, whatever the limit
+FEWEST = 3  # rounds of a start, regardless of the limit
 
 
 def run(options: Options, tell: Tell = lambda done, of, what: None) -> report.Report:
-    """Measure. Raises ValueError with one line for an unknown format, KeyError for an unknown
-    payload, BadData."""
+    """Measure, and return the report. tell: called with the progress.
+
+    Raises ValueError with one line for an unknown format, KeyError for an unknown payload, BadData.
+    """
     kinds = _named(options.formats)
     chosen = payloads.load(options.payloads, options.data)
     core = max(os.sched_getaffinity(0)) if options.core == -1 else options.core
@@ -93,13 +98,13 @@ def run(options: Options, tell: Tell = lambda done, of, what: None) -> report.Re
 
 
 def _named(specs: tuple[str, ...]) -> dict[str, tuple[str, type[Format]]]:
-    """The formats by the names that tables show."""
+    """Return name and class of each format, by the label that tables show."""
     found: dict[str, tuple[str, type[Format]]] = {}
     for spec in specs:
         kind = formats.load(spec)
         label = kind.name or spec.rpartition(":")[2]
         if label in found:
-            raise ValueError(f"two formats are called {label}: {found[label][0]} and {spec}")
+            raise ValueError(f"two formats have the name {label}: {found[label][0]} and {spec}")
         found[label] = spec, kind
     return found
 
@@ -111,6 +116,8 @@ def _info(label: str, kind: type[Format]) -> report.FormatInfo:
 
 
 class _Run:
+    """The state of a run: what is known of each format with each payload, and its samples so far."""
+
     def __init__(
         self,
         options: Options,
@@ -129,7 +136,7 @@ class _Run:
         self.notes: list[str] = []
         self.began, self.done = time.monotonic(), 0
         self.steps = options.starts * len(chosen) * len(names) * (1 + options.rounds)
-        # Which goes first and which after which is another in each round.
+        # The order of contenders changes in each round.
         self.order = random.Random(0)
 
     def start(self, start: int) -> None:
@@ -138,7 +145,7 @@ class _Run:
             contenders = {name: stack.enter_context(self._process(name)) for name in self.names}
             for name, contender in contenders.items():
                 for index, payload in enumerate(self.payloads):
-                    self._step(f"checks {name}")
+                    self._step(f"check {name}")
                     self._prepare(contender, (name, payload.name), index, first=start == 0)
             found: dict[tuple[str, str], list[dict[str, float]]] = {}
             for count in range(self.options.rounds):
@@ -187,6 +194,7 @@ class _Run:
             series.setdefault(step, []).extend(figures)
 
     def cells(self) -> list[report.Cell]:
+        """Return the results, a cell for each format with each payload."""
         found = []
         for name in self.names:
             for payload in self.payloads:
@@ -216,30 +224,30 @@ class _Run:
 
 
 class _Process:
-    """A process that obeys orders, a line of JSON each."""
+    """A contender's process, which takes orders as lines of JSON."""
 
     def __init__(self, command: list[str], core: int | None) -> None:
-        self.said = tempfile.TemporaryFile()  # noqa: SIM115  # what it prints; `end` closes it
+        self.output = tempfile.TemporaryFile()  # noqa: SIM115  # `end` closes it
         allowed = os.sched_getaffinity(0)
         if core is not None:
-            os.sched_setaffinity(0, {core})  # of this thread, and so of what it starts
+            os.sched_setaffinity(0, {core})  # applies to this thread, and to processes that it starts
         try:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self.said,
+                stderr=self.output,
                 env=ENVIRONMENT,
-                process_group=0,  # to be ended with its worker
+                process_group=0,  # to kill it together with its worker
             )
         finally:
             os.sched_setaffinity(0, allowed)
-        self.over: dict[str, Any] | None = None
+        self.failure: dict[str, Any] | None = None
 
     def ask(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Its answer; a reason if it has ended or does not answer."""
-        if self.over is not None:
-            return self.over
+        """Send an order, and return the answer, or a reason if the process has ended or does not answer."""
+        if self.failure is not None:
+            return self.failure
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -247,17 +255,18 @@ class _Process:
             self.process.stdin.flush()
         if not select.select([self.process.stdout], [], [], PATIENCE)[0]:
             self._kill()
-            self.over = {"reason": f"no answer within {PATIENCE:.0f} s"}
-            return self.over
+            self.failure = {"reason": f"no answer within {PATIENCE:.0f} s"}
+            return self.failure
         line = self.process.stdout.readline()
         if not line:
             status = self.process.wait()
-            self.over = {"reason": f"its process ended ({status}): {last_line(self.said)}"}
-            return self.over
+            self.failure = {"reason": f"its process ended ({status}): {last_line(self.output)}"}
+            return self.failure
         answer: dict[str, Any] = msgspec.json.decode(line)
         return answer
 
     def end(self) -> None:
+        """Close the pipes, and kill the process if it does not end within 5 s."""
         for stream in (self.process.stdin, self.process.stdout):
             assert stream is not None
             with contextlib.suppress(BrokenPipeError):
@@ -266,7 +275,7 @@ class _Process:
             self.process.wait(5)
         except subprocess.TimeoutExpired:
             self._kill()
-        self.said.close()
+        self.output.close()
 
     def _kill(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)

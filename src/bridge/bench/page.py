@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: no script, no network."""
+"""Write a report as one HTML file without scripts that needs no network."""
 
 from __future__ import annotations
 
@@ -32,38 +32,38 @@ nav a { display: inline-block; padding: 0.3rem 0.6rem 0.3rem 0; }
 ul { padding-left: 1.2rem; margin: 0.3rem 0; } li { overflow-wrap: anywhere; }
 """
 METHOD = (
-    "Each format in its library's documented best use, each in a process of its own, with a"
-    " worker of the same format behind two pipes. Every message is compared with what comes"
-    " back, by value and type, before anything is timed; what cannot carry it or changes it is"
-    " N/A.",
-    "The round trip decides: a value becomes bytes, crosses the pipe in a length-prefixed"
-    " frame, is decoded by the worker, encoded again, and comes back as a value. Where a"
-    " library's own objects are not Python's (protobuf, Arrow), making them (build) and"
-    " reading every value out of them (read) is part of it; who computes on them as they are"
-    " may leave those parts out. Structs are Python objects: making them is no part of it.",
-    "Formats take turns, in another order in each round. A sample is a start of all processes"
-    " (a round, in a quick run); the figure is the median, the interval the 95 % bootstrap"
-    " interval of the median, computed exactly. All processes share one core, so that waking a"
-    " sleeping core is in none of the figures; across cores each trip takes some 20 to 45 µs"
-    " more, whatever the format.",
-    "encode and decode are the library's calls alone, warm; text outside ASCII is encoded from"
-    " strings made anew for each call: CPython keeps the UTF-8 of one that was asked for it."
-    " typed: to an object of a declared type, by the library itself or by msgspec.convert"
-    " behind it. zstd: each message on its own, level 3. memory: what one message takes at the most"
-    " while it is encoded and decoded and all is kept.",
-    "Not shown: a language model's answer takes a second or more, and the choice of a format"
-    " then is noise; neither are other languages' libraries, machines with other caches, or"
-    " messages unlike these: measure your own with --data.",
+    "Each format is used as its library's documentation recommends, in a separate process, with a"
+    " worker of the same format behind two pipes. Before anything is timed, every message is"
+    " compared with the decoded one by value and type. A format that cannot carry a message, or"
+    " changes it, is N/A.",
+    "The round trip decides: a value is encoded, crosses the pipe in a length-prefixed frame, is"
+    " decoded by the worker, encoded again, and comes back as a value. If a library's objects are"
+    " not Python objects (protobuf, Arrow), making them (build) and reading every value out of"
+    " them (read) is part of it; a program that uses those objects directly saves these parts."
+    " Structs are Python objects: making them is not part of it.",
+    "Formats take turns, in a new order in each round. A sample is a start of all processes (in a"
+    " quick run: a round). The figure is the median; the interval is the 95 % bootstrap interval"
+    " of the median, computed exactly. All processes share one core, so no figure includes the"
+    " time to wake a sleeping core; across cores each trip takes about 20 to 45 µs longer,"
+    " whatever the format.",
+    "encode and decode are the library's calls alone, warm. Text outside ASCII is encoded from new"
+    " strings in each call, because CPython caches the UTF-8 of a string. typed: to an object of a"
+    " declared type, by the library itself or by msgspec.convert after decoding. zstd: each message"
+    " alone, level 3. memory: the peak that one message takes while it is encoded and decoded and"
+    " everything is kept.",
+    "Not shown: the answer of a language model, which takes a second or more, so that the choice of"
+    " a format does not matter; libraries of other languages; machines with other caches; messages"
+    " unlike these. Measure your own with --data.",
 )
 
 
 def save(report: Report, path: str | Path, comparison: Comparison | None = None) -> None:
-    """Raises OSError."""
+    """Write the page to `path`. Raises OSError."""
     Path(path).write_text(html(report, comparison), encoding="utf-8")
 
 
 def html(report: Report, comparison: Comparison | None = None) -> str:
-    """The whole page."""
+    """Return the page."""
     raw = report.encode().decode().replace("</", "<\\/")
     links = "".join(f'<a href="#p{index}">{escape(payload.name)}</a>' for index, payload in enumerate(report.payloads))
     parts = [
@@ -74,9 +74,9 @@ def html(report: Report, comparison: Comparison | None = None) -> str:
         if report.quick
         else f"<p>{escape(figures.method(report))}</p>",
         _changes(comparison) if comparison else "",
-        f"<h2>Round trip, {figures.TIMES} the quickest</h2>",
-        '<p class="small">By format and payload. 1.0 is the quickest of the payload; N/A: it cannot'
-        " carry it, or changes it. Wider than the screen: it scrolls.</p>",
+        f"<h2>Round trip, {figures.TIMES} the fastest</h2>",
+        '<p class="small">By format and payload. 1.0 is the fastest with that payload; N/A: the format'
+        " cannot carry it, or changes it. A table wider than the screen scrolls.</p>",
         _heat(report),
         f"<nav>{links}</nav>",
         *(_payload(report, payload, index) for index, payload in enumerate(report.payloads)),
@@ -151,7 +151,7 @@ def _figures(report: Report, payload: str) -> str:
     return (
         f'<details><summary>All figures of {escape(payload)}</summary><div class="wide"><table>'
         f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        '<p class="small">Bold: the quickest, or not to be told from it.</p></details>'
+        '<p class="small">Bold: fastest, or statistically tied.</p></details>'
     )
 
 
@@ -167,7 +167,7 @@ def _changes(comparison: Comparison) -> str:
         f"<td>{f'{figures.TIMES} {c.ratio:.2f}' if c.ratio else escape(c.reason)}</td></tr>"
         for c in (*comparison.changes, *comparison.uncertain)
     )
-    unlike = "".join(f"<li>not alike: {escape(line)}</li>" for line in comparison.unlike)
+    unlike = "".join(f"<li>differs: {escape(line)}</li>" for line in comparison.unlike)
     return (
         f"<h2>Against earlier runs</h2><p>{figures.verdict(comparison)}.</p>"
         f"<ul class='small'>{unlike}</ul>"

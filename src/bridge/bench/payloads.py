@@ -1,4 +1,4 @@
-"""What is sent: realistic shapes made from fixed seeds, and the user's own."""
+"""The messages that are sent: realistic ones made from fixed seeds, and the user's own files."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ import msgspec
 
 from bridge.bench.schema import Schema, infer, msgspec_type, of_all
 
-MAX_BYTES = 64 << 20  # of a file: more does not go into one frame of a worker with default flags
-MAX_LINES = 1000  # of a JSON-lines file; those behind them are left out, and `about` says so
+MAX_BYTES = 64 << 20  # of a file: a larger one would not fit into a frame of a worker with default flags
+MAX_LINES = 1000  # of a JSON-lines file; later lines are ignored, which `about` mentions
 SUFFIXES = {".json", ".jsonl", ".ndjson"}
 
 
 class BadData(ValueError):
-    """A file of the user's that cannot be measured; the message says why and what to do."""
+    """Raised for a file that cannot be measured; the message says why and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Payload:
-    """messages: sent one after another; figures are for one of them, on average. They hold dicts
-    with str keys, lists, str, bytes, int, float, bool, None, and nothing else."""
+    """Messages that are sent one after another; figures are the mean of one.
+
+    They consist of dicts with str keys, lists, str, bytes, int, float, bool and None.
+    """
 
     name: str
     about: str
@@ -35,25 +37,26 @@ class Payload:
 
     @functools.cached_property
     def ascii(self) -> bool:
-        """Whether all text in it is ASCII: see `case.Case.value`."""
+        """Whether all text is ASCII, see `case.Case.value`."""
         return ascii(self.messages) == repr(self.messages)
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the messages, types and order of keys included; the same in each Python."""
+        """The SHA-256 of the messages with their types and order of keys, equal in all Python versions."""
         return hashlib.sha256(ascii(self.messages).encode()).hexdigest()
 
     @functools.cached_property
     def schema(self) -> Schema:
+        """The schema that all messages match."""
         return of_all(self.messages)
 
     @functools.cached_property
     def type(self) -> Any:
-        """A msgspec type of the messages."""
+        """The msgspec type of the messages."""
         return msgspec_type(self.schema)
 
 
-# The hundred-odd commonest words of English prose, in the order of their frequency.
+# Common words of English prose, roughly by frequency.
 PROSE = """
 the of and to a in is that it was for on are as with his they at be this from have or by one had
 not but what all were when we there can an your which their said if do will each about how up
@@ -78,10 +81,12 @@ SPOKEN = (
 
 
 def ping(rng: random.Random) -> Any:
+    """Return a small request."""
     return {"id": 17, "command": "ping", "args": {}, "timeout_ms": 5000}
 
 
 def chat(rng: random.Random) -> Any:
+    """Return a request to a chat model."""
     roles = ["system"] + ["user", "assistant"] * 6
     messages = [{"role": role, "content": _prose(rng, rng.randrange(20, 120))} for role in roles]
     settings = {"temperature": 0.7, "max_tokens": 1024, "stream": True, "stop": ["\n\n"]}
@@ -89,6 +94,7 @@ def chat(rng: random.Random) -> Any:
 
 
 def passages(rng: random.Random) -> Any:
+    """Return a question with retrieved passages."""
     found = [
         {
             "id": f"doc-{rng.randrange(10**6)}#{index}",
@@ -103,6 +109,7 @@ def passages(rng: random.Random) -> Any:
 
 
 def rows(rng: random.Random) -> Any:
+    """Return the rows of a table."""
     return [
         {
             "id": 10_000 + index,
@@ -118,6 +125,8 @@ def rows(rng: random.Random) -> Any:
 
 
 def config(rng: random.Random) -> Any:
+    """Return a nested configuration."""
+
     def service(name: str) -> dict[str, Any]:
         return {
             "image": f"registry.example.org/{name}:1.{rng.randrange(40)}",
@@ -138,6 +147,7 @@ def config(rng: random.Random) -> Any:
 
 
 def telemetry(rng: random.Random) -> Any:
+    """Return samples of metrics."""
     start = 1_760_000_000_000_000_000
     return [
         {
@@ -153,7 +163,9 @@ def telemetry(rng: random.Random) -> Any:
 
 
 def floats(count: int) -> Callable[[random.Random], Any]:
-    # Of 32 bits, as models make them, in Python's 64.
+    """Return a function that returns an embedding of `count` numbers."""
+
+    # Models make floats of 32 bits; Python stores them in 64.
     def vector(rng: random.Random) -> Any:
         single = struct.pack(f"{count}f", *(rng.gauss(0.0, 0.03) for _ in range(count)))
         return list(struct.unpack(f"{count}f", single))
@@ -162,15 +174,18 @@ def floats(count: int) -> Callable[[random.Random], Any]:
 
 
 def ints(rng: random.Random) -> Any:
-    # As many digits one as the other: small ones, and some of up to 53 bits.
+    """Return integers of either sign."""
+    # Every number of digits is equally likely, up to 53 bits.
     return [rng.randrange(-(2 ** rng.randrange(1, 54)), 2 ** rng.randrange(1, 54)) for _ in range(4096)]
 
 
 def unicode(rng: random.Random) -> Any:
+    """Return texts in several scripts."""
     return {f"text_{index}": " ".join(rng.choices(SPOKEN, k=5)) for index in range(16)}
 
 
 def deep(rng: random.Random) -> Any:
+    """Return nested maps."""
     tree: dict[str, Any] = {"leaf": True}
     for level in range(48):
         tree = {"level": level, "name": rng.choice(WORDS), "tags": ["a", "b"], "child": tree}
@@ -178,6 +193,7 @@ def deep(rng: random.Random) -> Any:
 
 
 def blob(rng: random.Random) -> Any:
+    """Return random bytes with a name."""
     return {"name": "image.png", "type": "image/png", "data": rng.randbytes(1 << 20)}
 
 
@@ -197,24 +213,24 @@ BUILTIN: dict[str, tuple[str, Callable[[random.Random], Any]]] = {
     "floats-1536": ("an embedding of 1 536 numbers", floats(1536)),
     "ints-4096": ("4 096 integers of 1 to 53 bits, either sign", ints),
     "unicode": ("16 texts in eight scripts, with emoji and escapes", unicode),
-    "deep": ("maps in one another, 48 levels", deep),
+    "deep": ("nested maps, 48 levels", deep),
     "blob": ("1 MiB of random bytes, and its name", blob),
 }
 
 
 def builtin(name: str) -> Payload:
-    """The same on every machine. Raises KeyError."""
+    """Return a built-in payload, equal on every machine. Raises KeyError."""
     about, make = BUILTIN[name]
     return Payload(name, about, [make(random.Random(f"bridge {name}"))])
 
 
 def from_paths(paths: Sequence[str]) -> list[Payload]:
-    """Those of files, and of the JSON files of folders. Raises BadData."""
+    """Return the payloads of files, and of all JSON files in folders. Raises BadData."""
     found = [payload for path in paths for payload in _from_path(Path(path))]
     names = [payload.name for payload in found]
     twice = next((name for name in names if names.count(name) > 1 or name in BUILTIN), None)
     if twice:
-        raise BadData(f"two payloads are called {twice}: rename one of the files")
+        raise BadData(f"two payloads have the name {twice}: rename one of the files")
     return found
 
 
@@ -228,7 +244,7 @@ def _from_path(path: Path) -> list[Payload]:
 
 
 def from_file(path: Path) -> Payload:
-    """A file of JSON is one message; one of JSON lines a message for each line. Raises BadData."""
+    """Return the payload of a file: JSON is one message, JSON lines are a message each. Raises BadData."""
     try:
         if not path.is_file():
             raise BadData(f"{path}: not a file" if path.exists() else f"{path}: no such file")
@@ -259,7 +275,7 @@ def _parsed(path: Path, data: bytes) -> tuple[list[Any], str]:
         try:
             return [msgspec.json.decode(data)], f"{path}, one message"
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            # A first line that is JSON by itself makes it JSON lines, whatever its name.
+            # If the first line alone is JSON, the file is JSON lines, whatever its name.
             if len(lines) < 2 or _reason(lines[0]):
                 raise BadData(f"{path}: not JSON: {error}") from None
     for index, line in enumerate(lines[:MAX_LINES], 1):
@@ -279,5 +295,5 @@ def _reason(line: bytes) -> str | None:
 
 
 def load(names: Sequence[str], paths: Sequence[str]) -> list[Payload]:
-    """Built-in ones by name (KeyError), then those of `paths` (BadData)."""
+    """Return built-in payloads by name, then those of `paths`. Raises KeyError for a name, BadData for a path."""
     return [*map(builtin, names), *from_paths(paths)]

@@ -17,14 +17,14 @@ from bridge.bench.schema import difference
 
 
 class Pipe:
-    """A worker of the same format, behind two pipes."""
+    """A worker of the same format, and two pipes to it."""
 
     def __init__(self, command: list[str]) -> None:
-        self.said = tempfile.TemporaryFile()  # noqa: SIM115  # what it prints; `close` closes it
+        self.output = tempfile.TemporaryFile()  # noqa: SIM115  # `close` closes it
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, bufsize=0
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.output, bufsize=0
         )
-        self.talking = False  # within a conversation of so many messages
+        self.in_conversation = False  # the worker expects messages that were announced
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         streams = self.process.stdin.fileno(), self.process.stdout.fileno()
@@ -33,9 +33,9 @@ class Pipe:
         self.writer, self.reader = Writer(streams[0]), Reader(streams[1])
 
     def trips(self, case: Case, calls: int, check: bool = False) -> Times:
-        """Median ns of each part of so many round trips, one after another. A trip begins with a
-        value (a struct, where natives are structs) and ends with one.
+        """Make `calls` round trips, one after another, and return the median ns of each part.
 
+        A trip begins and ends with a value, or with a struct if natives are structs.
         check: raise Unsuitable if a value comes back changed.
         """
         order = {"payload": case.name, "calls": calls}
@@ -43,7 +43,7 @@ class Pipe:
         answer = msgspec.json.decode(self._receive())
         if "reason" in answer:
             raise Unsuitable(f"in the worker: {answer['reason']}")
-        self.talking = True
+        self.in_conversation = True
         format = case.format
         decode, read, build, encode = format.decode, format.read, format.build, format.encode
         foreign, now, send, receive = (
@@ -76,7 +76,7 @@ class Pipe:
                 if found := difference(expected, value if foreign else read(native)):
                     raise Unsuitable(f"comes back changed from the worker: {found}")
         theirs = msgspec.json.decode(self._receive())
-        self.talking = False
+        self.in_conversation = False
         names = ("build", "encode", "decode", "read", "total")
         mine = {n: statistics.median(t) for n, t in zip(names, zip(*steps, strict=True), strict=True)}
         parts = {step: mine[step] + theirs[step] for step in names[:-1]}
@@ -87,22 +87,23 @@ class Pipe:
         frame = self.reader.read()
         if frame is None:
             status = self.process.wait()
-            raise Unsuitable(f"its worker ended ({status}): {last_line(self.said)}")
+            raise Unsuitable(f"its worker ended ({status}): {last_line(self.output)}")
         return frame
 
     def close(self) -> None:
+        """Close the pipes, and wait for the end of the worker."""
         for stream in (self.process.stdin, self.process.stdout):
             assert stream is not None
             stream.close()
         self.process.wait()
-        self.said.close()
+        self.output.close()
 
 
 class BridgePipe(Pipe):
-    """A worker of this project, whose `echo_decoded` decodes the args and encodes them again."""
+    """Pipes to a worker of this project; its command `echo_decoded` decodes args and encodes them again."""
 
     def trips(self, case: Case, calls: int, check: bool = False) -> Times:
-        """As of `Pipe`; what the worker does is in `pipe`."""
+        """Make round trips as `Pipe.trips` does. The work of the worker counts as `pipe`."""
         encode, decode, now = case.format.encode, case.format.decode, time.perf_counter_ns
         steps: list[tuple[int, ...]] = []
         for index in range(calls):
@@ -123,7 +124,7 @@ class BridgePipe(Pipe):
 
 
 def last_line(file: IO[bytes]) -> str:
-    """Of what a process wrote into it; of a traceback, the error."""
+    """Return the last line that a process has written to `file`; of a traceback, that is the error."""
     file.seek(0)
     lines = file.read().decode(errors="replace").splitlines()
-    return next((line.strip() for line in reversed(lines) if line.strip()), "without a word")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")

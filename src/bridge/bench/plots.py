@@ -1,4 +1,4 @@
-"""Pictures of a report, each narrow enough for a phone: matplotlib figures, as SVG or PNG."""
+"""Draw a report as SVG or PNG with matplotlib, each picture narrow enough for a phone."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
     "font.size": 9,
-    "text.parse_math": False,  # a file's name may hold a dollar
+    "text.parse_math": False,  # a file name may contain a dollar sign
     "svg.fonttype": "none",
     "svg.hashsalt": "bridge",
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
-# By Okabe and Ito: to be told apart by most who do not see all colours.
+# From the palette of Okabe and Ito, which most colour-blind people can distinguish.
 COLOURS = {
     "trip_build": "#E69F00",
     "trip_encode": "#0072B2",
@@ -39,7 +39,7 @@ OTHERS = "#555555"
 
 
 def split(report: Report, payload: str) -> Figure:
-    """Where the time of a round trip goes, by format."""
+    """Draw the parts of a round trip's time, by format."""
     cells = figures.measured(report, payload)[::-1]
     figure = Figure(figsize=(WIDTH, 0.9 + 0.22 * max(1, len(cells))), layout="constrained")
     axes = figure.subplots()
@@ -79,7 +79,7 @@ def split(report: Report, payload: str) -> Figure:
 
 
 def size_and_speed(report: Report, payload: str) -> Figure:
-    """Bytes of a message against the time of a round trip; the names stand in a column beside."""
+    """Draw the bytes of a message against the time of a round trip, with a column of names beside the points."""
     cells = figures.measured(report, payload, "untyped", "typed")
     figure = Figure(figsize=(WIDTH, 3.6))
     axes = figure.add_axes((0.17, 0.21, 0.35, 0.76))
@@ -101,20 +101,20 @@ def _beside(axes: Any, points: list[tuple[float, float, str]]) -> None:
     axes.autoscale_view()
     to_axes = axes.transData + axes.transAxes.inverted()
     height = [to_axes.transform((x, y))[1] for x, y, _ in points]
-    # From the lowest up, each at least a line above the last; then down again from the top.
+    # From the bottom up, each name at least a line above the last; then down again from the top.
     step = min(0.058, 1.0 / len(points))
-    places: list[float] = []
+    heights: list[float] = []
     for at in height:
-        places.append(max(at, places[-1] + step if places else 0.0))
+        heights.append(max(at, heights[-1] + step if heights else 0.0))
     top = 1.0
-    for index in reversed(range(len(places))):
-        places[index] = min(places[index], top)
-        top = places[index] - step
-    for (x, y, name), place in zip(points, places, strict=True):
+    for index in reversed(range(len(heights))):
+        heights[index] = min(heights[index], top)
+        top = heights[index] - step
+    for (x, y, name), at in zip(points, heights, strict=True):
         axes.annotate(
             name,
             (x, y),
-            xytext=(1.06, place),
+            xytext=(1.06, at),
             textcoords="axes fraction",
             va="center",
             fontsize=8.5,
@@ -128,7 +128,7 @@ def _beside(axes: Any, points: list[tuple[float, float, str]]) -> None:
 
 
 def heat(report: Report) -> Figure:
-    """How many times the quickest each format takes, by payload."""
+    """Draw the time of each format as a multiple of the fastest, by payload."""
     formats = [info.name for info in report.group("untyped", "typed")]
     names = [payload.name for payload in report.payloads]
     figure = Figure(figsize=(2.2 + 0.72 * len(names), 1.2 + 0.27 * len(formats)), layout="constrained")
@@ -146,7 +146,7 @@ def heat(report: Report) -> Figure:
     axes.set_ylim(len(formats) - 0.5, -0.5)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axes.set_yticks(range(len(formats)), formats)
-    axes.set_title(f"round trip, {figures.TIMES} the quickest", fontsize=9, loc="left")
+    axes.set_title(f"round trip, {figures.TIMES} the fastest", fontsize=9, loc="left")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     return figure
@@ -159,7 +159,7 @@ def _square(column: int, row: int, ratio: float | None) -> Any:
 
 
 def shade(ratio: float | None) -> str:
-    """Paler the nearer to the quickest; the darkest from 16 times on."""
+    """Return the colour of a multiple of the fastest: pale for 1, darkest from 16 on."""
     if ratio is None:
         return "#f4f4f4"
     depth = min(1.0, math.log2(max(1.0, ratio)) / 4)
@@ -171,7 +171,7 @@ def shade(ratio: float | None) -> str:
 
 
 def dark(ratio: float) -> bool:
-    """Whether text on its shade is white."""
+    """Return whether text on the shade of a multiple should be white."""
     return ratio > 8
 
 
@@ -187,7 +187,7 @@ def _unit(cells: list[Cell]) -> tuple[str, float]:
 
 
 def _scale(axis: Any, values: list[float]) -> None:
-    """Logarithmic where the values are far apart; plain numbers at the ticks."""
+    """Make an axis logarithmic if its values span a factor of 3, with plain numbers at the ticks."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     if min(values) > 0 and max(values) > 3 * min(values):
@@ -204,7 +204,7 @@ def _plain(value: float) -> str:
 
 
 def svg(draw: Any, *arguments: Any, prefix: str) -> str:
-    """The figure as an element to stand in a page: no prologue, its ids its own by `prefix`."""
+    """Return a drawing as an SVG element for a page. prefix: makes its ids unique there."""
     with matplotlib.rc_context(STYLE):
         figure, out = draw(*arguments), io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -221,7 +221,7 @@ def _opening(match: re.Match[str]) -> str:
 
 
 def save(report: Report, folder: str | Path) -> None:
-    """All of them as PNG and SVG files. Raises OSError."""
+    """Write all pictures to a folder, as PNG and SVG. Raises OSError."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     pictures: dict[str, tuple[Any, ...]] = {"heat": (heat, report)}
     for payload in report.payloads:

@@ -1,5 +1,4 @@
-"""Protobuf messages of an inferred schema: the descriptors that protoc would write, made at run
-time, and the way between plain values and messages."""
+"""Protobuf messages of an inferred schema: their descriptors, made at run time, and conversion from and to values."""
 
 from __future__ import annotations
 
@@ -21,14 +20,14 @@ TYPES = {
     "str": Field.TYPE_STRING,
     "bytes": Field.TYPE_BYTES,
 }
-# A list has no message of its own in protobuf: where one is wanted, it is the one field of one.
+# Protobuf has no message for a bare list: a list of lists wraps each inner list in a message with this one field.
 WRAPPED = "entries"
 
 Convert = Callable[[Any], Any]
 
 
 def message(schema: Schema) -> tuple[Any, Convert, Convert]:
-    """The message class of `schema`, a message of a value, and back. Raises Unsuitable."""
+    """Return the message class of `schema`, and functions from value to message and back. Raises Unsuitable."""
     file = descriptor_pb2.FileDescriptorProto(name=f"{PACKAGE}.proto", package=PACKAGE, syntax="proto3")
     wrapped = schema.kinds == ["list"]
     if wrapped:
@@ -53,21 +52,23 @@ def _declare(file: Any, schema: Schema, name: str) -> None:
     record = file.message_type.add(name=name)
     for number, (key, field) in enumerate((schema.fields or {}).items(), 1):
         if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", key):
-            raise Unsuitable(f"the key {key!r} is no name of a protobuf field")
+            raise Unsuitable(f"the key {key!r} cannot be the name of a protobuf field")
         entry = record.field.add(name=key, number=number, label=Field.LABEL_OPTIONAL)
         one = field
         if field.kinds == ["list"]:
             if field.nullable or key in schema.optional:
-                raise Unsuitable(f"{key!r} is a list or nothing: protobuf cannot tell from empty")
+                raise Unsuitable(
+                    f"{key!r} is sometimes missing, and protobuf cannot distinguish that from an empty list"
+                )
             entry.label = Field.LABEL_REPEATED
             assert field.items is not None
             one = field.items
             if one.nullable:
                 raise Unsuitable(f"null among the entries of {key!r}")
         elif not field.kinds and not field.nullable:
-            raise Unsuitable(f"nothing is known of {key!r}")
+            raise Unsuitable(f"the type of {key!r} is unknown")
         elif (field.nullable or key in schema.optional) and field.kinds != ["record"]:
-            # As protoc writes `optional`: a oneof of its own.
+            # protoc writes `optional` as a oneof with one field.
             entry.proto3_optional = True
             entry.oneof_index = len(record.oneof_decl)
             record.oneof_decl.add(name=f"_{key}")
@@ -88,7 +89,7 @@ def _set_type(file: Any, entry: Any, schema: Schema, name: str) -> None:
 
 
 def _preparer(schema: Schema) -> Convert | None:
-    """A value as a message's constructor takes it: lists in lists wrapped. None: as it is."""
+    """Return a function that wraps lists of lists for a message's constructor, or None if there are none."""
     if schema.fields is not None:
         changes = {k: p for k, field in schema.fields.items() if (p := _preparer(field))}
         if not changes:
@@ -106,7 +107,7 @@ def _preparer(schema: Schema) -> Convert | None:
 
 
 def _reader(schema: Schema) -> Convert:
-    """Reads every value of a message, field by field."""
+    """Return a function that reads every value of a message, field by field."""
     if schema.fields is None:
         return lambda value: value
     plain: list[tuple[str, Convert, bool]] = []

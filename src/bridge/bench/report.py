@@ -1,4 +1,4 @@
-"""What a run found, as it is written to JSON and read again."""
+"""The results of a run, which can be written to JSON and read again."""
 
 from __future__ import annotations
 
@@ -18,30 +18,33 @@ import msgspec
 from bridge.bench.estimates import Estimate
 from bridge.version import __version__
 
-VERSION = 1  # of the file; one that is read must have it
-METHOD = 2  # of measuring; 1 encoded text outside ASCII from strings whose UTF-8 was known already
+VERSION = 1  # of the file format; `load` accepts no other
+METHOD = 2  # of measuring; method 1 encoded text outside ASCII from strings whose UTF-8 was cached
 
-# What a cell's `times` hold, all in ns per message. Those of a round trip begin with `trip_`.
+# The keys of a cell's `times`, in ns per message. The parts of a round trip begin with `trip_`.
 STEPS = {
     "encode": "native to bytes",
     "decode": "bytes to native",
     "typed": "bytes to an object of a declared type",
-    "build": "value to native, where natives are not Python's objects",
-    "read": "native to value, where natives are not Python's objects",
+    "build": "value to native, if natives are not Python objects",
+    "read": "native to value, if natives are not Python objects",
     "trip_total": "a round trip to a worker and back",
-    "trip_build": "its share of both processes' build",
-    "trip_encode": "of both processes' encode",
-    "trip_pipe": "of the pipes, the framing, the switch of processes",
-    "trip_decode": "of both processes' decode",
-    "trip_read": "of both processes' read",
+    "trip_build": "build in both processes",
+    "trip_encode": "encode in both processes",
+    "trip_pipe": "pipes, framing, process switches",
+    "trip_decode": "decode in both processes",
+    "trip_read": "read in both processes",
 }
-NOT_INSTALLED = "not installed"  # in the place of a version
+NOT_INSTALLED = "not installed"  # instead of a version
 PARTS = ("trip_build", "trip_encode", "trip_pipe", "trip_decode", "trip_read")
 
 
 class FormatInfo(msgspec.Struct):
-    """group: "untyped", "typed"; "bridge" (a worker of this project) and "beam" (the host is a
-    BEAM), whose round trips hold other work and stand apart."""
+    """A format of a run.
+
+    group: "untyped" or "typed"; "bridge" (a worker of this project) or "beam" (the host is a BEAM),
+    whose round trips include other work and are not compared with those of the first two.
+    """
 
     name: str
     about: str
@@ -51,7 +54,7 @@ class FormatInfo(msgspec.Struct):
 
 
 class PayloadInfo(msgspec.Struct):
-    """digest, ascii: as of `payloads.Payload`; None in reports of METHOD 1, which have neither."""
+    """A payload of a run. digest, ascii: see `payloads.Payload`; None in reports of method 1."""
 
     name: str
     about: str
@@ -61,10 +64,10 @@ class PayloadInfo(msgspec.Struct):
 
 
 class Cell(msgspec.Struct):
-    """One format with one payload. reason: why it is N/A; then there are no figures.
+    """The figures of one format with one payload.
 
-    bytes, zstd, memory: of a message, on average; see `case.Case`.
-    typed_reason: why `typed` is not among the times.
+    reason: why the pair is N/A; then there are no figures. bytes, zstd, memory: the mean of a message,
+    see `case.Case`. typed_reason: why `times` has no `typed`. times: by the keys of STEPS.
     """
 
     format: str
@@ -77,19 +80,20 @@ class Cell(msgspec.Struct):
     times: dict[str, Estimate] = {}
 
     def median(self, step: str) -> float | None:
+        """Return the median time of a step in ns, or None if it was not measured."""
         return self.times[step].median if step in self.times else None
 
     @property
     def total(self) -> float | None:
-        """What decides: ns of the whole round trip."""
+        """The median time of the whole round trip in ns."""
         return self.median("trip_total")
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """One run. machine, options: in words and numbers, as recorded."""
+    """The results of one run, with its machine and options."""
 
     version: int = VERSION
-    method: int = 1  # METHOD, but in reports from before there was another
+    method: int = 1  # METHOD; missing in reports of method 1
     bridge: str = __version__
     made: str
     seconds: float
@@ -102,25 +106,27 @@ class Report(msgspec.Struct, kw_only=True):
     notes: list[str] = []
 
     def cell(self, format: str, payload: str) -> Cell | None:
+        """Return the figures of a format with a payload, or None if the run lacks the pair."""
         return next((c for c in self.cells if (c.format, c.payload) == (format, payload)), None)
 
     def group(self, *names: str) -> list[FormatInfo]:
+        """Return the formats of these groups."""
         return [format for format in self.formats if format.group in names]
 
     def encode(self) -> bytes:
-        """JSON, a line for each cell."""
+        """Return the report as JSON, with a line for each cell."""
         whole = msgspec.to_builtins(self)
         cells = b",\n".join(msgspec.json.encode(_rounded(cell)) for cell in whole.pop("cells"))
         head = msgspec.json.format(msgspec.json.encode(whole), indent=1).removesuffix(b"\n}")
         return head + b',\n "cells": [\n' + cells + b"\n]}\n"
 
     def save(self, path: str | Path) -> None:
-        """Raises OSError."""
+        """Write the report to a file. Raises OSError."""
         Path(path).write_bytes(self.encode())
 
 
 def load(path: str | Path) -> Report:
-    """A report that `save` wrote. Raises ValueError with one line that names the file."""
+    """Return a report that `save` wrote. Raises ValueError with one line that names the file."""
     try:
         report = msgspec.json.decode(Path(path).read_bytes(), type=Report)
     except OSError as error:
@@ -128,12 +134,12 @@ def load(path: str | Path) -> Report:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a report of this benchmark: {error}") from None
     if report.version != VERSION:
-        raise ValueError(f"{path}: a report of version {report.version}, and this reads {VERSION}")
+        raise ValueError(f"{path}: a report of version {report.version}, and only version {VERSION} can be read")
     return report
 
 
 def _rounded(value: Any) -> Any:
-    """Times and bytes to a tenth: what is beyond is noise, and half the file."""
+    """Round times and bytes to a tenth: further digits are noise, and would double the file."""
     if isinstance(value, float):
         return round(value, 1)
     if isinstance(value, dict):
@@ -142,6 +148,7 @@ def _rounded(value: Any) -> Any:
 
 
 def versions_of(packages: tuple[str, ...]) -> dict[str, str]:
+    """Return the installed versions of distributions by name."""
     found = {}
     for package in packages:
         try:
@@ -152,11 +159,12 @@ def versions_of(packages: tuple[str, ...]) -> dict[str, str]:
 
 
 def now() -> str:
+    """Return the time in ISO 8601, UTC."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def machine() -> dict[str, Any]:
-    """What a figure depends on besides the library."""
+    """Return the properties of the machine and of Python that influence figures."""
     arguments = sysconfig.get_config_var("CONFIG_ARGS") or ""
     return {
         "cpu": _first("/proc/cpuinfo", "model name") or platform.machine(),
@@ -170,7 +178,7 @@ def machine() -> dict[str, Any]:
         "build": "PGO" if "--enable-optimizations" in arguments else "without PGO",
         "gil": getattr(sys, "_is_gil_enabled", lambda: True)(),
         "otp": _otp(),
-        **versions_of(("zstandard",)),  # of all sizes after zstd
+        **versions_of(("zstandard",)),  # compresses for all sizes after zstd
         "load_before": list(os.getloadavg()),
     }
 

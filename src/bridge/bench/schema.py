@@ -1,6 +1,8 @@
-"""The shape of a payload, found by looking at it. From it come the types, messages and schemas that
-one would write by hand for the formats that want them: msgspec's structs here, Avro's and Arrow's
-in `formats.py`, protobuf's in `protobuf.py`."""
+"""The schema of a payload, inferred from its values.
+
+Formats that need a schema make theirs from it, as one would write it by hand: msgspec's structs in
+this module, the others in `arrow.py`, `avro.py` and `protobuf.py`.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,11 @@ PYTHON: dict[str, Any] = {name: kind for kind, name in SCALARS.items()}
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-    """What a value may be: any of some scalars, a list, a record. Nothing at all: nothing is known.
+    """The types that a value may have: scalars, a list, a record. A schema without any is unknown.
 
-    items: what the entries of its lists may be, None where it is never a list.
-    fields: of its records by key, None where it is never one. optional: keys that may be missing.
-    negative: whether an integer below 0 occurs.
+    items: the schema of list entries, None if the value is never a list.
+    fields: the schemas of a record's fields by key, None if the value is never a record.
+    optional: keys that may be missing. negative: whether an integer below 0 occurs.
     """
 
     scalars: frozenset[str] = frozenset()
@@ -40,11 +42,12 @@ class Schema:
 
     @property
     def nullable(self) -> bool:
+        """Whether the value may be None."""
         return "null" in self.scalars
 
     @property
     def kinds(self) -> list[str]:
-        """What it may be besides null: names of SCALARS, "list", "record"."""
+        """The types besides null: names of SCALARS, "list", "record"."""
         found = sorted(self.scalars - {"null"})
         found += ["list"] if self.items is not None else []
         return found + (["record"] if self.fields is not None else [])
@@ -54,7 +57,7 @@ NOTHING = Schema()
 
 
 def infer(value: Any) -> Schema:
-    """The schema of one value. Raises TypeError for what no format has: sets, dates, other keys."""
+    """Return the schema of one value. Raises TypeError for sets, dates, and keys that are not strings."""
     kind = type(value)
     if kind in SCALARS:
         negative = kind is int and value < 0
@@ -63,18 +66,18 @@ def infer(value: Any) -> Schema:
         return Schema(items=of_all(value))
     if kind is dict:
         if not all(type(key) is str for key in value):
-            raise TypeError("keys that are no strings")
+            raise TypeError("keys that are not strings")
         return Schema(fields={key: infer(entry) for key, entry in value.items()})
     raise TypeError(f"a value of type {kind.__name__}")
 
 
 def of_all(values: Iterable[Any]) -> Schema:
-    """The schema that all of `values` have."""
+    """Return the schema that all of `values` match."""
     return functools.reduce(merge, map(infer, values), NOTHING)
 
 
 def merge(one: Schema, other: Schema) -> Schema:
-    """What is one or the other."""
+    """Return the schema that values of both schemas match."""
     if one == other:
         return one
     return Schema(
@@ -102,8 +105,10 @@ def _merged_fields(one: Schema, other: Schema) -> tuple[dict[str, Schema] | None
 
 
 def msgspec_type(schema: Schema, name: str = "Message") -> Any:
-    """The type that one would declare for it: structs for records, `| None`, UNSET for missing
-    keys. Not checked here: msgspec refuses some unions when a decoder is made of them."""
+    """Return the type that one would declare in msgspec: structs for records, UNSET for missing keys.
+
+    Some unions are refused only when a decoder is made from the type.
+    """
     parts = [PYTHON[scalar] for scalar in sorted(schema.scalars)]
     if schema.items is not None:
         parts.append(list[msgspec_type(schema.items, f"{name}_entry")])  # type: ignore[misc]
@@ -128,14 +133,16 @@ def _struct(schema: Schema, name: str) -> Any:
 
 
 def difference(expected: Any, actual: Any, path: str = "$") -> str | None:
-    """Where two plain values first differ, in words; None: nowhere. 1, 1.0 and True differ, and
-    so do bytes and text; the order of keys does not count."""
+    """Return where and how two plain values first differ, or None if they are equal.
+
+    1, 1.0 and True differ, and so do bytes and text. The order of keys does not count.
+    """
     if type(expected) is not type(actual):
         return f"{path}: {_short(expected)} became {_short(actual)}"
     if isinstance(expected, dict):
         for key in expected:
             if key not in actual:
-                return f"{path}: the key {_short(key)} is gone"
+                return f"{path}: the key {_short(key)} is missing"
             if found := difference(expected[key], actual[key], f"{path}.{key}"):
                 return found
         more = [key for key in actual if key not in expected]

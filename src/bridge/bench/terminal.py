@@ -1,4 +1,4 @@
-"""The progress bar and the tables."""
+"""Show progress and tables in the terminal."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from bridge.bench.report import Report
 
 COLUMNS = ("bytes", "zstd", "memory", *figures.CALLS, "round trip", "±")
 FEWER = ("bytes", "encode", "decode", "round trip", "±")
-# What a terminal has room for, by the least width that it needs, beside the longest name.
-ROOM = {128: COLUMNS, 70: FEWER, 54: ("bytes", "round trip", "±"), 0: ("round trip",)}
-NARROW = 70  # below it changes are ratios without the figures
+# Columns by the least width of a terminal that they fit into, beside the longest name.
+COLUMNS_BY_WIDTH = {128: COLUMNS, 70: FEWER, 54: ("bytes", "round trip", "±"), 0: ("round trip",)}
+NARROW = 70  # columns; a narrower terminal shows changes as ratios only
 
 
 @contextlib.contextmanager
 def progress() -> Iterator[Tell]:
-    """A bar on stderr that the yielded function moves."""
+    """Show a progress bar on stderr. Yields the function that moves it."""
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     bar = Progress(*columns, TextColumn("{task.description}"), console=console)
     task = bar.add_task("")
 
-    def tell(done: int, of: int, what: str) -> None:
-        bar.start()  # not before there is something to show; again is nothing
-        bar.update(task, completed=done, total=of, description=what)
+    def tell(done: int, of: int, step: str) -> None:
+        bar.start()  # only once there is something to show; further calls do nothing
+        bar.update(task, completed=done, total=of, description=step)
 
     try:
         yield tell
@@ -42,7 +42,7 @@ def progress() -> Iterator[Tell]:
 
 
 def show(report: Report, console: Console | None = None) -> None:
-    """A table for each payload, and what the figures are of."""
+    """Print a table for each payload, and the method and machine of the figures."""
     console = console or Console()
     for payload in report.payloads:
         console.print(_table(report, payload.name, payload.about, console.width))
@@ -52,7 +52,7 @@ def show(report: Report, console: Console | None = None) -> None:
     if report.quick:
         console.print("A quick run.", style="bold")
     console.print(escape(figures.method(report)))
-    console.print("* quickest, or not to be told from it. ± 95 % interval of the round trip's median.")
+    console.print("* fastest, or statistically tied. ± 95 % interval of the round trip's median.")
     console.print(escape(figures.machine(report)), style="dim")
     for note in report.notes:
         console.print(escape(note), style="dim")
@@ -61,7 +61,7 @@ def show(report: Report, console: Console | None = None) -> None:
 def _table(report: Report, payload: str, about: str, width: int) -> Table:
     table = Table(title=f"{escape(payload)}: {escape(about)}", title_justify="left", box=None)
     table.add_column("", no_wrap=True)
-    columns = next(columns for least, columns in ROOM.items() if width >= least)
+    columns = next(columns for least, columns in COLUMNS_BY_WIDTH.items() if width >= least)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     first = figures.fastest(figures.measured(report, payload, "untyped", "typed"))
@@ -70,21 +70,21 @@ def _table(report: Report, payload: str, about: str, width: int) -> Table:
         if cells:
             table.add_row(f"[dim]{title}[/dim]")
         for cell in cells:
-            marked = cell.format in first and group in ("untyped", "typed")
+            highlighted = cell.format in first and group in ("untyped", "typed")
             row = figures.row(cell)
             table.add_row(
-                f"{'*' if marked else ' '} {escape(cell.format)}",
+                f"{'*' if highlighted else ' '} {escape(cell.format)}",
                 *(row[column] for column in columns),
-                style="bold" if marked else "",
+                style="bold" if highlighted else "",
             )
     return table
 
 
 def show_changes(comparison: Comparison, console: Console | None = None) -> None:
-    """What is really different, or may be, the largest first."""
+    """Print the real and the uncertain differences, largest first."""
     console = console or Console()
     for line in comparison.unlike:
-        console.print(f"not alike: {escape(line)}", style="yellow")
+        console.print(f"differs: {escape(line)}", style="yellow")
     console.print(figures.verdict(comparison))
     changes = [*comparison.changes, *comparison.uncertain]
     table = Table(box=None)

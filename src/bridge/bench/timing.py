@@ -7,11 +7,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-BATCHES = 5  # a round's figure is the median of so many, each the mean over its calls
+BATCHES = 5  # a figure is the median of this many means
 
 
 def timed(call: Callable[[Any], Any], inputs: list[Any], budget: float) -> float:
-    """ns a call, warm: the median of BATCHES batches, a tenth of `budget` (seconds) before them."""
+    """Return the ns that a call takes, warm: the median of BATCHES batches.
+
+    budget: seconds; a tenth of it is spent on warming up.
+    """
     now, count, started = time.perf_counter_ns, 0, time.perf_counter_ns()
     while count == 0 or now() - started < budget * 1e8:
         for given in inputs:
@@ -29,8 +32,10 @@ def timed(call: Callable[[Any], Any], inputs: list[Any], budget: float) -> float
 
 
 def timed_once(call: Callable[[Any], Any], make: Callable[[int], Any], count: int, size: int, budget: float) -> float:
-    """As `timed`, with inputs that are used once: `make(0)` to `make(count - 1)`, and so again,
-    made outside the clock, `size` at a time."""
+    """Return the ns that a call takes, as `timed` does, with inputs that are used only once.
+
+    They are `make(0)` to `make(count - 1)`, repeatedly, made outside the measured time, `size` at once.
+    """
     now = time.perf_counter_ns
 
     def mean(limit: float) -> float:

@@ -1,10 +1,9 @@
-"""The far end of the pipe: a process that decodes each message with one format and sends it back
-encoded again, over the framing that this project's own workers use.
+"""The process at the other end of the pipe: decode each message with one format, and send it back encoded again.
 
-A conversation is counted, because the bytes of a foreign format can look like anything: a frame
-`{"payload": name, "calls": n}` in JSON, answered with `{"ready": true}` or `{"reason": …}`; then n
-messages, each answered with its echo; then one more frame from here, the median time of each step
-in ns.
+It uses the framing of this project's workers. The number of messages is announced, because the bytes
+of a foreign format can look like anything: a frame `{"payload": name, "calls": n}` in JSON is
+answered with `{"ready": true}` or `{"reason": …}`; n messages follow, each answered with its echo;
+then this process sends the median time of each step in ns.
 
     python -m bridge.bench.worker FORMAT [FILE…]
 """
@@ -28,12 +27,12 @@ STEPS = ("decode", "read", "build", "encode")
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Answer until the pipe ends."""
+    """Serve until the pipe ends."""
     kind = formats.load(arguments[0])
     own = {payload.name: payload for payload in payloads.from_paths(arguments[1:])}
     made: dict[str, Format] = {}
     reader, writer = Reader(os.dup(0)), Writer(os.dup(1))
-    os.dup2(2, 1)  # what a library prints does not belong into the pipe
+    os.dup2(2, 1)  # output of a library must not get into the pipe
     while (frame := reader.read()) is not None:
         name, calls = (order := msgspec.json.decode(frame))["payload"], order["calls"]
         try:
