@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bridge._framing import Frame, envelope_of, is_multipart
-from bridge.wire.codec import format_of
+from bridge.wire._frames import format_of
 from bridge.wire.messages import Incoming
 
 VECTORS = Path(__file__).parent / "vectors"

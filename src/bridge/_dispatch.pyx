@@ -9,21 +9,19 @@ cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from libc.stdint cimport int64_t, uint64_t
 
-from bridge.wire._walk cimport survey
 from bridge._framing cimport HEADER, Frame, Outbox, is_multipart
 from bridge._histogram cimport Recorder, monotonic
+from bridge.wire._frames cimport FrameCodec, codec_of
 from bridge.wire._limits cimport limited
 from bridge._watch cimport in_fork
 
 import threading
 
-from bridge.wire._walk import FORGED, LONG, NOT_FINITE, OTHER, TOO_LARGE
-from bridge.wire.codec import ETF, JSON, refuse_non_finite
-from bridge.errors import (BridgeError, CallEnded, InvalidFrame, NotAllowed, NotEncodable,
-                           Overloaded, ReplyTooLarge, shown, text_of)
+from bridge.wire._frames import codec_for
+from bridge.wire.codec import JSON
+from bridge.errors import BridgeError, CallEnded, InvalidFrame, NotAllowed, Overloaded, ReplyTooLarge, shown
 from bridge._framing import EVENT, HOST_CALL, buffers_of, envelope_beginning, envelope_of
-from bridge.wire.messages import Event, Failure, Reply, TimedReply, shortened
-from bridge.wire.tensors import collecting, set_apart
+from bridge.wire.messages import Event, Failure, Reply, TimedReply
 
 
 cdef extern from *:
@@ -54,9 +52,6 @@ cdef extern from *:
     """
     int64_t bridge_wall() nogil
     void bridge_iso8601(int64_t milliseconds, char *text) nogil
-
-
-cdef Py_ssize_t FRAME_MAX = 0xFFFFFFFF
 
 
 cdef int64_t stamped = -1
@@ -96,24 +91,6 @@ def log_calls(log):
     must not raise. None: call nobody."""
     global call_log
     call_log = log
-
-
-@cython.final
-cdef class Codec:
-    """What the path needs of a format, in fields of its own: no look-up for each frame."""
-
-    cdef object format
-    cdef object decode
-    cdef object encode_into
-    cdef bint lossy
-    cdef bint carries_nan
-
-    def __cinit__(self, format):
-        self.format = format
-        self.decode = format.decode_request
-        self.encode_into = format.encode_into
-        self.lossy = format.lossy
-        self.carries_nan = format.carries_nan
 
 
 @cython.final
@@ -169,7 +146,7 @@ cdef class Context:
 
     cdef readonly object request
     cdef readonly Command command
-    cdef Codec codec
+    cdef FrameCodec codec
     cdef readonly object deliver
     cdef readonly int64_t received_ns
     cdef public int64_t deadline_ns
@@ -177,7 +154,7 @@ cdef class Context:
     cdef readonly int64_t stepped_ns
     cdef readonly Py_ssize_t frame_bytes
     cdef readonly tuple buffers
-    cdef bint passes_buffers
+    cdef tuple passed  # buffers of the request that go into the reply
     cdef object named
     cdef public list sessions
     cdef public object shared
@@ -285,21 +262,21 @@ cdef class Context:
         if self.paused is not None and not self.paused.is_set():
             self.path.policy.await_resume(self)
             self.check()
-        outbox = self.path.addressed(self, Event(self.request.id, event, data), data, "data",
-                                     f"event {shown(event)}")
+        outbox = self.path.encoded(self, Event(self.request.id, event, data), data, "data",
+                                   f"event {shown(event)}")
         outbox.kind = EVENT
         self.send(outbox)
 
     def pass_buffers(self):
         """The reply carries the request's buffers, in their places: for a result that is, or holds,
         the args undecoded."""
-        self.passes_buffers = True
+        self.passed = self.buffers
 
     def encoded_call(self, str command, dict message):
         """The call of the host `message`, whose args may be anything, as a frame in an outbox.
         Raises NotEncodable, ReplyTooLarge."""
-        cdef Outbox outbox = self.path.addressed(self, message, message["args"], "args",
-                                                 f"host call {shown(command)}")
+        cdef Outbox outbox = self.path.encoded(self, message, message["args"], "args",
+                                               f"host call {shown(command)}")
         outbox.kind = HOST_CALL
         return outbox
 
@@ -351,21 +328,18 @@ cdef class Context:
 
 @cython.final
 cdef class Path:
-    """Answers frames. `formats`: 256 entries by first byte. `commands`: name -> Command, live.
+    """Answers frames. `commands`: name -> Command, live.
     `open_calls`: the calls that other threads have, by id, live.
 
     policy.refuse(format, frame, buffers, error) (None: no reply), .reject(context), .fail(context, error),
-    .not_encodable(context, error), .broken(id, error), .without_id() (in place of a failure whose id
-    is too long for a frame) make the reply for what went wrong;
+    .not_encodable(context, error), .broken(id, error) make the reply for what went wrong;
     policy.defer(context) takes over a call that is not inline, or returns the reply that says why
     not. policy.await_resume(context) waits until a paused call may go on. policy.end_fork(error) ends the
     child of a fork that comes back from a handler. stopping: set it to end whoever serves frames to this path. sets_apart: whether replies to
     usual frames may be multipart ones too.
     """
 
-    cdef list codecs
-    cdef Codec etf
-    cdef Codec fallback
+    cdef FrameCodec fallback
     cdef dict commands
     cdef dict open_calls
     cdef object policy
@@ -374,12 +348,8 @@ cdef class Path:
     cdef public object stopping
     cdef public bint sets_apart
 
-    def __init__(self, formats, commands, open_calls, policy, Py_ssize_t max_frame,
-                 uint64_t max_values):
-        codecs = {format: Codec(format) for format in {*formats} if format is not None}
-        self.codecs = [codecs.get(format) for format in formats]
-        self.etf = Codec(ETF)
-        self.fallback = codecs[JSON]
+    def __init__(self, commands, open_calls, policy, Py_ssize_t max_frame, uint64_t max_values):
+        self.fallback = codec_for(JSON)
         self.commands = commands
         self.open_calls = open_calls
         self.policy = policy
@@ -399,21 +369,21 @@ cdef class Path:
             self.take(frame, outbox, deliver, context, arrived)
         except Exception as error:
             outbox.undo(before)
-            self.put_failure(outbox, context.codec or self.fallback, self.policy.broken(
-                None if context.request is None else context.request.id, error))
+            failure = self.policy.broken(None if context.request is None else context.request.id, error)
+            self.put(outbox, None, context.codec or self.fallback, failure)
         return self.stopping
 
     cdef int take(self, Frame frame, Outbox outbox, object deliver, Context context,
                   int64_t arrived) except -1:
         """Answer `frame`, with `context` as that of its call."""
         cdef object command, request, failure
-        cdef Codec codec = None
+        cdef FrameCodec codec = None
         cdef Frame envelope = frame
         cdef tuple buffers = None
         try:
             if is_multipart(frame):
                 envelope = envelope_of(frame)
-            codec = context.codec = self.codec_of(envelope)
+            codec = context.codec = codec_of(envelope)
             if codec is None:
                 raise InvalidFrame("a frame of no known format")
             if envelope is not frame:
@@ -449,21 +419,15 @@ cdef class Path:
     def refuse(self, error, Outbox outbox not None, Frame beginning):
         """Append the reply to a frame that was not read, of which `beginning` is at hand, or
         None."""
-        cdef Codec codec = None
+        cdef FrameCodec codec = None
         if not isinstance(error, BridgeError):
             return
         if beginning is not None:
             beginning = envelope_beginning(beginning)
-            codec = self.codec_of(beginning)
+            codec = codec_of(beginning)
         failure = self.policy.refuse(None if codec is None else codec.format, beginning, None, error)
         if failure is not None:
-            self.put_failure(outbox, self.fallback if codec is None else codec, failure)
-
-    cdef Codec codec_of(self, Frame frame):
-        """As `codec.format_of` says it."""
-        if frame.length > 1 and frame.data[0] == 0x83 and frame.data[1] in (b"t", b"P"):
-            return self.etf
-        return self.codecs[frame.data[0]] if frame.length else None
+            self.put(outbox, None, self.fallback if codec is None else codec, failure)
 
     def run(self, Context context not None, Outbox outbox not None):
         """Run the handler and append its one reply, whatever the handler does. Nothing is
@@ -552,80 +516,29 @@ cdef class Path:
             "bytes_out": trial.used + trial.apart - HEADER,
         })
 
-    cdef Outbox addressed(self, Context context, object message, object value, str name,
-                          str what):
-        """`message`, in which `value` is what a handler gave, as a frame of its own. name: of
-        `value` in the error. what: of the whole message."""
-        cdef Outbox outbox = Outbox()
+    cdef Outbox encoded(self, Context context, object message, object value, str name, str what):
+        """Return `message` as a frame of its own; name: of `value`, a part of it that a handler made."""
+        cdef Outbox outbox
         try:
-            if self.add(outbox, context, context.codec, message, value, name):
-                return outbox
-        except BridgeError:
-            raise
+            outbox = context.codec.encoded(message, value, name, what, self.max_frame, self.uses_buffers(context),
+                                           context.passed)
         except MemoryError:
             raise Overloaded.without_memory(f"to encode {what}") from None
-        except Exception as error:
-            raise NotEncodable(f"{what} cannot be encoded as {context.codec.format.name}:"
-                               f" {type(error).__name__}: {text_of(error)}") from error
-        raise ReplyTooLarge(f"{what} is longer than {self.max_frame} bytes", limit=self.max_frame)
+        if outbox is None:
+            raise ReplyTooLarge(f"{what} is longer than {self.max_frame} bytes", limit=self.max_frame)
+        return outbox
 
-    cdef object put(self, Outbox outbox, Context context, Codec codec, object message):
-        """Append `message`; what was appended. Raises ReplyTooLarge, NotEncodable, and what the
-        encoder raises; nothing for a failure."""
+    cdef object put(self, Outbox outbox, Context context, FrameCodec codec, object message):
+        """Append `message` and return what was appended. Raises ReplyTooLarge, NotEncodable, and
+        what the encoder raises; nothing for a failure. context: None where there is no call."""
         if type(message) is Failure:
-            return self.put_failure(outbox, codec, message)
-        if type(message) is Reply or type(message) is TimedReply:
-            if self.add(outbox, context, codec, message, message.result, "result"):
-                return message
-            raise ReplyTooLarge(f"the reply is longer than {self.max_frame} bytes",
-                                limit=self.max_frame)
-        outbox.add(codec.encode_into, message, FRAME_MAX)
-        return message
+            return codec.add_failure(outbox, message, self.max_frame)
+        value = message.result if type(message) is Reply or type(message) is TimedReply else None
+        if codec.add(outbox, message, value, "result", self.max_frame, self.uses_buffers(context),
+                     None if context is None else context.passed):
+            return message
+        raise ReplyTooLarge(f"the reply is longer than {self.max_frame} bytes", limit=self.max_frame)
 
-    cdef object put_failure(self, Outbox outbox, Codec codec, object failure):
-        """Append a failure whatever its text and its details hold; what was appended. Details that
-        cannot be encoded are left out, and so is what makes it longer than a frame: its id last."""
-        try:
-            if not (codec.lossy and survey(failure.details) & NOT_FINITE):
-                if outbox.add(codec.encode_into, failure, self.max_frame):
-                    return failure
-        except Exception:  # of a handler's own values
-            pass
-        failure = shortened(failure, self.max_frame)
-        if not outbox.add(codec.encode_into, failure, self.max_frame):
-            failure = self.policy.without_id()
-            outbox.add(codec.encode_into, failure, FRAME_MAX)
-        return failure
-
-    cdef Py_ssize_t add(self, Outbox outbox, Context context, Codec codec, object message,
-                        object value, str name) except -1:
-        """Append `message`; bytes of its payload, or 0 if it is too long. Its long binaries and
-        its arrays stand apart where the host takes that. value: the part of it that a handler
-        made, called `name` in errors."""
-        cdef int found = survey(value, self.max_frame, 1)
-        if found & TOO_LARGE:
-            return 0
-        if found & NOT_FINITE and not codec.carries_nan:
-            refuse_non_finite(value, name)
-        try:
-            return self.add_surveyed(outbox, context, codec, message, found)
-        except ValueError:
-            refuse_non_finite(value, name)  # says where, if that is what it was
-            raise
-
-    cdef Py_ssize_t add_surveyed(self, Outbox outbox, Context context, Codec codec,
-                                 object message, int found) except -1:
-        cdef list buffers = []
-        if context is None or (context.buffers is None and not self.sets_apart):
-            return outbox.add(codec.encode_into, message, self.max_frame)
-        if context.passes_buffers and context.buffers:
-            buffers.extend(context.buffers)
-        elif not found & (LONG | OTHER):
-            return outbox.add(codec.encode_into, message, self.max_frame)
-        elif found & FORGED:
-            raise NotEncodable("a map of $buffer or $tensor alone, or a tuple that begins with"
-                               " tensor, cannot stand beside arrays: it is how they are named")
-        if found & LONG or buffers:
-            message = set_apart(message)
-        return outbox.add_multipart(collecting(codec.encode_into, buffers), message, buffers,
-                                    self.max_frame)
+    cdef inline bint uses_buffers(self, Context context):
+        """Whether the host reads multipart replies to this call: it does if it sent one, or said so."""
+        return context is not None and (context.buffers is not None or self.sets_apart)

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from bridge.wire import codec
+from bridge.wire._frames import format_of
 from peer import wait_until
 
 HEADER = struct.Struct(">I")
@@ -123,11 +124,11 @@ def test_broken_requests_get_one_reply_and_the_stream_goes_on(peer, what):
     peer.send_bytes(HEADER.pack(len(payload)) + payload + ping("next"))
     frames = [peer.receive_frame(), peer.receive_frame()]
     frame = next(frame for frame in frames if b'"next"' not in frame)
-    reply = codec.format_of(frame).decode(frame)
+    reply = format_of(frame).decode(frame)
     assert (reply["id"], reply["success"], reply["code"]) == (request_id, False, code)
     assert reply["error"]
     assert "\n" not in reply["error"]
-    assert codec.format_of(frame) is (codec.format_of(payload) or codec.JSON)
+    assert format_of(frame) is (format_of(payload) or codec.JSON)
     assert any(b'"next"' in frame and b'"success":true' in frame for frame in frames)
     assert peer.is_alive()
 

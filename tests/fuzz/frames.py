@@ -25,7 +25,7 @@ from command import Fault, main
 
 import framing_spec
 from bridge.wire import _etf  # found through the line above
-from bridge.wire.codec import format_of
+from bridge.wire._frames import format_of
 from peer import Peer
 
 MOST_MEMORY = 700 << 20  # bytes of a worker with DSPy loaded, a third of it DSPy itself

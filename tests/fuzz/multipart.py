@@ -22,7 +22,8 @@ from bridge import Dispatcher
 from bridge._framing import Frame, buffers_of, envelope_of, is_multipart
 from bridge.options import Options
 from bridge.wire import _etf
-from bridge.wire.codec import ETF, JSON, MSGPACK, format_of
+from bridge.wire._frames import format_of
+from bridge.wire.codec import ETF, JSON, MSGPACK
 from bridge.wire.tensors import TYPES, resolve
 from bridge.worker.control import control
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from bridge.errors import InvalidArgs, NotEncodable
 from bridge.wire import codec, lenient
+from bridge.wire._frames import format_of
+from bridge.wire.non_finite import refuse_non_finite
 
 scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=20)
 values = st.recursive(
@@ -30,13 +32,13 @@ def test_every_format_brings_a_map_back(value):
     for format in codec.FORMATS:
         data = format.encode(value)
         if len(value) < 2**16:
-            assert codec.format_of(data) is format
+            assert format_of(data) is format
         assert format.decode(data) == value
 
 
 def test_first_bytes_belong_to_one_format():
     """Otherwise a frame could be read in two ways."""
-    seen = [byte for format in codec.FORMATS for byte in format.first_bytes]
+    seen = [beginning for format in codec.FORMATS for beginning in format.beginnings]
     assert len(seen) == len(set(seen))
     assert {format.name for format in codec.FORMATS} == {"json", "msgpack", "etf"}
     assert codec.by_name("yaml") is None
@@ -93,7 +95,7 @@ def test_json_that_is_no_utf8():
 @given(values)
 def test_finite_values_pass(value):
     """Of any shape."""
-    codec.refuse_non_finite(value, "result")
+    refuse_non_finite(value, "result")
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
@@ -111,7 +113,7 @@ def test_non_finite_numbers_are_found_wherever_they_are(number):
     }
     for place, value in places.items():
         with pytest.raises(NotEncodable) as raised:
-            codec.refuse_non_finite(value, "result")
+            refuse_non_finite(value, "result")
         assert raised.value.details == {"path": place}
 
 

@@ -12,6 +12,7 @@ from bridge import Context, Dispatcher
 from bridge.adapters.echo import adapter as echo
 from bridge.options import Options
 from bridge.wire import codec
+from bridge.wire._frames import format_of
 from bridge.worker.control import control
 
 
@@ -23,7 +24,7 @@ def dispatcher():
 
 
 def decoded(reply: bytes):
-    return codec.format_of(reply).decode(reply)
+    return format_of(reply).decode(reply)
 
 
 REQUESTS = [

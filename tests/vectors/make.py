@@ -18,7 +18,8 @@ from bridge import Dispatcher
 from bridge._framing import Frame, Outbox, envelope_of, is_multipart
 from bridge.adapters import dspy, echo
 from bridge.errors import CODES
-from bridge.wire.codec import FORMATS, Format, format_of
+from bridge.wire._frames import format_of
+from bridge.wire.codec import FORMATS, Format
 from bridge.worker.control import control
 
 FOLDER = Path(__file__).parent

@@ -22,6 +22,7 @@ from bridge.adapters.echo import adapter as echo
 from bridge.errors import InvalidArgs
 from bridge.wire import codec
 from bridge.wire._etf import Atom, Encoder, decode, encode
+from bridge.wire._frames import format_of
 from bridge.wire.messages import Incoming, Reply, Request
 from bridge.worker.control import control
 from etf_values import compressed
@@ -291,13 +292,13 @@ def test_formats_are_told_by_two_bytes():
     """A MessagePack map of three begins with the same byte and goes on with a string."""
     three = msgspec.msgpack.encode({"id": 1, "command": "ping", "args": {}})
     assert three[0] == encode({})[0] == 0x83
-    assert codec.format_of(three) is codec.MSGPACK
+    assert format_of(three) is codec.MSGPACK
     for size in (1, 31, 32, 300, 70_000):
-        assert codec.format_of(msgspec.msgpack.encode({"k" * size: 1, 1: 1, 2: 2})) is codec.MSGPACK
-    assert codec.format_of(encode({})) is codec.format_of(compressed(b"j")) is codec.ETF
-    assert codec.format_of(b"\x83") is codec.MSGPACK
-    assert codec.format_of(b"{}") is codec.JSON
-    assert codec.format_of(b"") is codec.format_of(b"\xff") is None
+        assert format_of(msgspec.msgpack.encode({"k" * size: 1, 1: 1, 2: 2})) is codec.MSGPACK
+    assert format_of(encode({})) is format_of(compressed(b"j")) is codec.ETF
+    assert format_of(b"\x83") is codec.MSGPACK
+    assert format_of(b"{}") is codec.JSON
+    assert format_of(b"") is format_of(b"\xff") is None
 
 
 def test_a_reply_begins_with_its_id(dispatcher):

@@ -18,8 +18,8 @@ import pytest
 from bridge import Client, Dispatcher, errors
 from bridge._framing import Frame
 from bridge.wire import _etf
+from bridge.wire._frames import format_of
 from bridge.wire._limits import limited
-from bridge.wire.codec import format_of
 from peer import SUPPORT
 
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH")]))}

@@ -12,14 +12,14 @@ from typing import Any
 from bridge import errors
 from bridge._framing import Frame, Outbox, buffers_of, envelope_beginning, envelope_of, is_multipart
 from bridge.host.calls import Call, OnEvent, OpenCalls
-from bridge.host.frames import encoded
 from bridge.host.launch import WorkerProcess
 from bridge.host.pipes import Pipes
 from bridge.host.timeouts import seconds_of
 from bridge.host.tools import Tools, WrongArguments, error_text
 from bridge.security.redaction import shorten
+from bridge.wire._frames import codec_for, format_of
 from bridge.wire._limits import limited
-from bridge.wire.codec import Format, format_of
+from bridge.wire.codec import Format
 from bridge.wire.messages import Incoming
 from bridge.wire.tensors import resolve
 
@@ -121,7 +121,12 @@ class Connection:
         self._pipes.post(self._encoded(request, "args"))
 
     def _encoded(self, message: dict[str, Any], name: str) -> Outbox:
-        return encoded(message, name, self.format, self._max_frame)
+        """`message` as a frame; its part `name` is what the caller made. Raises NotEncodable, FrameTooLarge."""
+        codec, limit = codec_for(self.format), self._max_frame
+        outbox = codec.encoded(message, message[name], name, name, limit, uses_buffers=True)
+        if outbox is None:
+            raise errors.FrameTooLarge(f"{name} takes more than the {limit} bytes of a frame", limit=limit)
+        return outbox
 
     def _receive(self, frame: Frame) -> None:
         """Pass a frame to the call that it belongs to. Raises InvalidFrame if it belongs to none."""

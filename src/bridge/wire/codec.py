@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from bridge.errors import SHOWN, InvalidArgs, NotEncodable, Overloaded, shown
+from bridge.errors import InvalidArgs, Overloaded
 from bridge.wire import _etf, _walk, arrays, lenient, tensors
 from bridge.wire.empty_maps import EmptyMaps
 from bridge.wire.messages import Request
@@ -22,7 +21,8 @@ _preparing = threading.Lock()
 class Format:
     """One format. Decoders and encoders are made once and kept.
 
-    first_bytes: those that begin a message in this format, disjoint from all other formats'.
+    beginnings: the first bytes of a message in this format, one byte each; two where the first
+    byte may begin a message in another format too.
     find_id: reads the id of a message that does not decode (None: it cannot).
     repair(message, replace): rewrites one whose strings are not all UTF-8, see `decode_args`.
     carries_nan: it has NaN and infinities.
@@ -35,7 +35,7 @@ class Format:
         name: str,
         module: Any,
         encoder: Any,
-        first_bytes: bytes,
+        beginnings: tuple[bytes, ...],
         find_id: Callable[[Any], int | str | None],
         repair: Callable[[bytes, bool], bytes],
         carries_nan: bool = False,
@@ -43,7 +43,7 @@ class Format:
         tells_text: bool = True,
     ) -> None:
         self.name = name
-        self.first_bytes = first_bytes
+        self.beginnings = beginnings
         self.find_id = find_id
         self.repair = repair
         self.carries_nan = carries_nan
@@ -156,7 +156,7 @@ JSON = Format(
     "json",
     msgspec.json,
     msgspec.json.Encoder(enc_hook=tensors.encode_json_hook),
-    b"{ \t\r\n",
+    (b"{", b" ", b"\t", b"\r", b"\n"),
     lenient.json_id,
     lenient.json_repair,
     lossy=True,
@@ -165,18 +165,16 @@ MSGPACK = Format(
     "msgpack",
     msgspec.msgpack,
     msgspec.msgpack.Encoder(enc_hook=tensors.encode_hook),
-    bytes([*range(0x80, 0x90), 0xDE, 0xDF]),
+    tuple(bytes([first]) for first in (*range(0x80, 0x90), 0xDE, 0xDF)),
     lenient.msgpack_id,
     lenient.msgpack_repair,
     carries_nan=True,
 )
-# A byte that begins a MessagePack map of three, too, which goes on with a string.
-ETF_BEGINNINGS = (b"\x83t", b"\x83P")  # of a map, of a compressed term
 ETF = Format(
     "etf",
     _etf,
     _etf.Encoder(tensors.ATOMS, enc_hook=tensors.encode_etf_hook),
-    b"",
+    (b"\x83t", b"\x83P"),  # a map, a compressed term; 0x83 also begins a MessagePack map, but a string follows there
     lenient.etf_id,
     lenient.etf_repair,
     tells_text=False,
@@ -184,29 +182,8 @@ ETF = Format(
 FORMATS = (JSON, MSGPACK, ETF)
 
 
-def format_of(message: Any) -> Format | None:
-    """The format that `message` (a buffer) is in, if any."""
-    beginning = bytes(memoryview(message)[:2])
-    if beginning in ETF_BEGINNINGS:
-        return ETF
-    return _BY_FIRST_BYTE[beginning[0]] if beginning else None
-
-
-def by_first_byte() -> list[Format | None]:
-    """256 entries: the format that a frame with that first byte is in, if any; ETF aside, which
-    takes two."""
-    table: list[Format | None] = [None] * 256
-    for known in FORMATS:
-        for byte in known.first_bytes:
-            table[byte] = known
-    return table
-
-
-_BY_FIRST_BYTE = by_first_byte()
-
-
 def by_name(name: str) -> Format | None:
-    """The format called `name` in negotiation and on the command line."""
+    """Return the format called `name` in negotiation and on the command line, or None."""
     return next((known for known in FORMATS if known.name == name), None)
 
 
@@ -223,47 +200,3 @@ def _invalid_args(message: str, root: str) -> InvalidArgs:
     details = {"path": where, **({"expected": expected["expected"]} if expected else {})}
     kind = "a key: " if path and path["key"] else ""
     return InvalidArgs(f"{where}: {kind}{re.sub(_PATH, '', message)}", **details)
-
-
-def refuse_non_finite(value: Any, name: str) -> None:
-    """Raise NotEncodable if `value`, called `name`, holds NaN or an infinity, which JSON and ETF
-    cannot carry."""
-    try:
-        found = _non_finite(value)
-    except Exception:  # of a value that cannot be encoded for another reason
-        return
-    if found is not None:
-        number, keys = found
-        path = name + "".join(reversed(keys))
-        raise NotEncodable(f"{path} is {number}, which JSON and ETF cannot carry", path=path)
-
-
-def _non_finite(value: Any) -> tuple[float, list[str]] | None:
-    """The first NaN or infinity in `value`, and the way there, innermost key first."""
-    kind = type(value)
-    if kind in _HARMLESS:
-        return None
-    if issubclass(kind, float):
-        return None if math.isfinite(value) else (float(value), [])
-    entries: Iterable[tuple[Any, Any]]
-    if issubclass(kind, Mapping):
-        entries = value.items()
-    elif issubclass(kind, Sequence | Set):
-        entries = enumerate(value)
-    else:  # structs, dataclasses, numpy's numbers, dates, …
-        plain = msgspec.to_builtins(value, enc_hook=tensors.without_arrays)
-        return None if type(plain) is kind else _non_finite(plain)
-    for key, entry in entries:
-        found = _non_finite(entry) or (_non_finite(key) if isinstance(key, float) else None)
-        if found is not None:
-            is_name = issubclass(kind, Mapping) and isinstance(key, str)
-            found[1].append(f".{str(key)[:SHOWN]}" if is_name else f"[{shown(key)}]")
-            return found
-    return None
-
-
-# In which nothing can be, looked up first: most values of a reply are one of these.
-_HARMLESS = {
-    *(str, int, bool, type(None), bytes, bytearray, memoryview),
-    *(msgspec.Raw, _etf.Atom, _etf.Opaque, tensors.Tensor, tensors.Apart),
-}

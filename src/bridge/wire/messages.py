@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from bridge.errors import BridgeError, readable, words_of
+from bridge.errors import BridgeError, ReplyTooLarge, readable, words_of
 from bridge.security.redaction import redact_in, shorten
 
 Id = int | str
@@ -148,3 +148,8 @@ def shortened(failed: Failure, max_frame: int) -> Failure:
     if len(text) > max_frame // 16:  # a character takes at most 6 bytes, in JSON
         text = text[: max_frame // 16] + "…"
     return msgspec.structs.replace(failed, error=text, details={})
+
+
+def without_id(timestamp: str) -> Failure:
+    """Return the reply in place of a failure whose id is too long for a frame."""
+    return failure(None, ReplyTooLarge("the id of the request is too long for a reply"), timestamp)

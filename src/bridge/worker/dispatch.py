@@ -27,7 +27,7 @@ from bridge.records import Quota
 from bridge.security.redaction import first_line
 from bridge.telemetry.logs import debug, logging_call, shown, warn
 from bridge.wire.arrays import is_about_arrays
-from bridge.wire.codec import Format, by_first_byte, by_name
+from bridge.wire.codec import Format, by_name
 from bridge.wire.messages import Answer, Failure, Id, Negotiation, Selection, failure
 from bridge.wire.tensors import resolve
 from bridge.worker import extras, process
@@ -93,7 +93,7 @@ class Dispatcher:
         # The statistics as text, for (open calls, sessions, uptime); `extras` replaces it.
         self.prometheus: Callable[..., dict[str, str]] = extras.switched_off
         self.host = HostCalls(self.threads)
-        self.path = Path(by_first_byte(), self.commands, self.calls.open, self, options.max_frame, options.max_values)
+        self.path = Path(self.commands, self.calls.open, self, options.max_frame, options.max_values)
         self.add(adapter)
 
     def add(self, adapter: Adapter) -> None:
@@ -205,11 +205,6 @@ class Dispatcher:
                 f"the result of {name} cannot be encoded as {context.format.name}: {_one_line(error)}"
             )
         return failure(context.id, error, timestamp())
-
-    def without_id(self) -> Failure:
-        """Return the answer in place of a failure whose id is too long for a frame."""
-        error = errors.ReplyTooLarge("the id of the request is too long for a reply")
-        return failure(None, error, timestamp())
 
     def broken(self, request_id: Id | None, error: BaseException) -> Failure:
         """Return the answer where answering itself failed."""

@@ -1,0 +1,140 @@
+"""Frames of each format: which format a frame is in, and how a message becomes a frame.
+
+The only place that chooses between an inline message and out-of-band buffers, and that refuses what
+a format cannot carry. Compiled, because every reply passes here.
+"""
+
+cimport cython
+
+from bridge._framing cimport Frame, Outbox
+from bridge.wire._walk cimport survey
+
+from bridge.errors import BridgeError, NotEncodable, text_of
+from bridge.wire._walk import FORGED, LONG, NOT_FINITE, OTHER, TOO_LARGE
+from bridge.wire.codec import FORMATS
+from bridge.wire.messages import shortened, without_id
+from bridge.wire.non_finite import refuse_non_finite
+from bridge.wire.tensors import collecting, set_apart
+
+
+@cython.final
+cdef class FrameCodec:
+    """Represents a `Format` in C fields, so that the hot path does not look attributes up."""
+
+    def __init__(self, format):
+        self.format = format
+        self.decode = format.decode_request
+        self.encode_into = format.encode_into
+        self.carries_nan = format.carries_nan
+
+    cdef Py_ssize_t add(self, Outbox outbox, object message, object value, str name, Py_ssize_t limit,
+                        bint uses_buffers, tuple passed) except -1:
+        """Append `message` and return the bytes of its payload, or 0 if it is longer than `limit`.
+
+        value: the part of `message` that a handler made, called `name` in errors. uses_buffers: the
+        peer accepts multipart frames, so long binaries and arrays go into out-of-band buffers.
+        passed: buffers of a request that the message refers to by their numbers, or None.
+        """
+        cdef int found = survey(value, limit, 1)
+        if found & TOO_LARGE:
+            return 0
+        if found & NOT_FINITE and not self.carries_nan:
+            refuse_non_finite(value, name)
+        try:
+            return self.add_checked(outbox, message, found, limit, uses_buffers, passed)
+        except ValueError:
+            refuse_non_finite(value, name)  # names the number if that is the reason
+            raise
+
+    cdef Py_ssize_t add_checked(self, Outbox outbox, object message, int found, Py_ssize_t limit,
+                                bint uses_buffers, tuple passed) except -1:
+        cdef list buffers
+        if not uses_buffers or not (passed or found & (LONG | OTHER)):
+            return outbox.add(self.encode_into, message, limit)
+        if found & FORGED and not passed:
+            raise NotEncodable("a map with the single key $buffer or $tensor, or a tuple that begins with tensor,"
+                               " is reserved: it cannot be sent together with arrays or long binaries")
+        buffers = list(passed or ())
+        if found & LONG or buffers:
+            message = set_apart(message)
+        return outbox.add_multipart(collecting(self.encode_into, buffers), message, buffers, limit)
+
+    cdef object add_failure(self, Outbox outbox, object failure, Py_ssize_t limit):
+        """Append a failure reply, whatever its text and details hold, and return what was appended.
+
+        Omits details that cannot be encoded, then whatever makes it longer than `limit` bytes; the
+        id last.
+        """
+        try:
+            if self.carries_nan or not survey(failure.details) & NOT_FINITE:
+                if outbox.add(self.encode_into, failure, limit):
+                    return failure
+        except Exception:  # values of a handler raise anything
+            pass
+        failure = shortened(failure, limit)
+        if not outbox.add(self.encode_into, failure, limit):
+            failure = without_id(failure.timestamp)
+            outbox.append(self.encode_into, failure)
+        return failure
+
+    cpdef Outbox encoded(self, object message, object value, str name, str what, Py_ssize_t limit,
+                         bint uses_buffers, tuple passed=None):
+        """Return `message` as a frame, or None if it is longer than `limit` bytes.
+
+        what: names the whole message in errors; the other arguments are those of `add`. Raises
+        NotEncodable and MemoryError.
+        """
+        cdef Outbox outbox = Outbox()
+        try:
+            return outbox if self.add(outbox, message, value, name, limit, uses_buffers, passed) else None
+        except (BridgeError, MemoryError):
+            raise
+        except Exception as error:  # values of a handler raise anything
+            raise NotEncodable(f"{what} cannot be encoded as {self.format.name}:"
+                               f" {type(error).__name__}: {text_of(error)}") from error
+
+
+# Built from the `beginnings` of each format: of one byte, and of two where a first byte is shared.
+cdef list by_first_byte = [None] * 256
+cdef dict by_two_bytes = {}
+cdef bint is_shared[256]
+cdef dict by_names = {}
+
+
+cdef int learn(format) except -1:
+    cdef FrameCodec codec = FrameCodec(format)
+    by_names[format.name] = codec
+    for beginning in format.beginnings:
+        if len(beginning) == 1:
+            by_first_byte[<int>beginning[0]] = codec
+        else:
+            by_two_bytes[beginning] = codec
+            is_shared[<int>beginning[0]] = True
+    return 0
+
+
+for each in FORMATS:
+    learn(each)
+
+
+cdef FrameCodec codec_of(Frame frame):
+    """Return the codec of the format that `frame` begins like, or None."""
+    cdef object codec
+    if frame.length == 0:
+        return None
+    if is_shared[frame.data[0]] and frame.length > 1:
+        codec = by_two_bytes.get(frame.data[:2])
+        if codec is not None:
+            return codec
+    return by_first_byte[frame.data[0]]
+
+
+def format_of(message):
+    """Return the `Format` that `message` (any buffer) begins like, or None."""
+    codec = codec_of(Frame.of(memoryview(message)[:2]))
+    return None if codec is None else codec.format
+
+
+def codec_for(format):
+    """Return the codec of `format`."""
+    return by_names[format.name]
