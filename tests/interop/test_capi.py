@@ -160,7 +160,7 @@ def code_blocks() -> list:
     """The C of all documents."""
     return [
         pytest.param(code, id=f"{path.name}-{index}")
-        for path in (ROOT / "README.md", ROOT / "docs" / "embedding.md")
+        for path in (ROOT / "docs" / "embedding.md",)
         for index, code in enumerate(re.findall(r"^```c\n(.*?)^```", path.read_text(), re.M | re.S))
     ]
 
