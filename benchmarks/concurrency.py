@@ -1,4 +1,4 @@
-"""How calls run side by side, beside baselines of the same run. `README.md` explains it.
+"""Measure concurrent calls, beside baselines of the same run. `README.md` explains the sections.
 
 A contender is a callable that runs one round and returns its figures. The contenders of a section
 take turns, round by round; a figure is the median of its rounds.
@@ -82,25 +82,25 @@ def load(quick: bool, stack: ExitStack) -> Section:
         assert done.wait(60.0)
         return spread(times)
 
-    kept = partial(raw.probe, seconds=seconds, calls=WIDTH, refill=True)
+    refilled = partial(raw.probe, seconds=seconds, calls=WIDTH, refill=True)
     queued = partial(raw.probe, seconds=60.0, calls=queue)
     contenders: Contenders = {
         "idle: ping, Python client": partial(pings, False),
         "idle: ping": partial(raw.probe, PING, seconds),
         "idle: heartbeat": partial(raw.probe, HEARTBEAT, seconds),
         "64 kept in flight: ping, Python client": partial(pings, True),
-        "64 kept in flight: ping": partial(kept, PING),
-        "64 kept in flight: heartbeat": partial(kept, HEARTBEAT),
+        "64 kept in flight: ping": partial(refilled, PING),
+        "64 kept in flight: heartbeat": partial(refilled, HEARTBEAT),
         "64 threads, queue sent before: ping": partial(queued, PING),
         "64 threads, queue sent before: heartbeat": partial(queued, HEARTBEAT),
-        "the same, at an idle worker beside it": partial(queued, HEARTBEAT, at=peer),
+        "64 threads, queue sent before: heartbeat of an idle worker": partial(queued, HEARTBEAT, at=peer),
         "GIL held: heartbeat": peer.held,
-        "GIL held: heartbeat behind a ping": partial(peer.held, PING),
+        "GIL held: heartbeat after a ping": partial(peer.held, PING),
     }
-    still = ("64 threads, queue sent before: heartbeat", "GIL held: heartbeat")
+    responsive = ("64 threads, queue sent before: heartbeat", "GIL held: heartbeat")
 
     def targets(rows: Rows) -> list[Target]:
-        return [Target(f"{name}, p99_us", rows[name]["p99_us"], 1000) for name in still]
+        return [Target(f"{name}, p99_us", rows[name]["p99_us"], 1000) for name in responsive]
 
     return Section("latency, idle and under load", contenders, targets, 1 if quick else 3)
 
@@ -165,7 +165,7 @@ def first_chunk(quick: bool, stack: ExitStack) -> Section:
 
 def endings(quick: bool, stack: ExitStack) -> Section:
     port = stack.enter_context(Peer("serve")).line()
-    threads = ["--threads", str(MANY)]  # each call that ends early keeps one for a while
+    threads = ["--threads", str(MANY)]  # a call that ends early occupies its thread for a while
     echo = stack.enter_context(Client.start(adapter="echo", flags=threads))
     http = stack.enter_context(configured(served(port, SLOW), *threads))
     asleep, model = partial(lateness, echo, "sleep"), partial(lateness, http, "execute_program")
@@ -271,7 +271,7 @@ def table(section: Section, rows: Rows) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="How calls run side by side.")
+    parser = argparse.ArgumentParser(description="Measure concurrent calls.")
     parser.add_argument("--json", metavar="FILE", help="write the figures of all rounds there")
     parser.add_argument("--quick", action="store_true", help="fewer calls and rounds")
     parser.add_argument("--only", metavar="SECTION", help="see benchmarks/README.md")

@@ -1,4 +1,4 @@
-"""How `concurrency.py` talks to the other processes, and what it reads of them in /proc."""
+"""Talk to the other processes of `concurrency.py`, and read their figures from /proc."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Figures = dict[str, float]
 
 
 class Target(NamedTuple):
-    """The value is at most (`least`: at least) the limit."""
+    """A limit for a value: an upper one, or a lower one with `least`."""
 
     text: str
     value: float
@@ -53,7 +53,7 @@ def verdict(name: str, target: Target) -> str:
 
 
 class Peer:
-    """`concurrency_peers.py` in another process."""
+    """A process that runs `concurrency_peers.py`."""
 
     def __init__(self, role: str, port: int = 0) -> None:
         command, pipe = [sys.executable, PEERS, role], subprocess.PIPE
@@ -79,7 +79,7 @@ class Peer:
 
 
 class Raw:
-    """A worker on a bare pipe and one thread: no other is in the way of what it times."""
+    """A worker on a bare pipe, driven by one thread, so that no other thread of the host disturbs the timing."""
 
     def __init__(self, adapter: str) -> None:
         command = [sys.executable, "-P", "-m", "bridge", "worker", "--adapter", adapter]
@@ -99,7 +99,7 @@ class Raw:
         self.wait()
 
     def take(self, timeout: float) -> int:
-        """Read what comes within `timeout`; how many probes it answered."""
+        """Read what arrives within `timeout` seconds, and return how many probes were answered."""
         if not select.select([self.out], [], [], max(0.0, timeout))[0]:
             return 0
         data = os.read(self.out, 1 << 16)
@@ -130,14 +130,15 @@ class Raw:
         refill: bool = False,
         at: Raw | None = None,
     ) -> Figures:
-        """Latencies of single probes, while `calls` executes are worked off, or kept in flight.
+        """Return latencies of single probes while `calls` executes are processed.
 
-        at: probe this worker instead."""
+        refill: keep that many in flight instead. at: probe this worker instead.
+        """
         self.refill, times, until = refill, [], now() + seconds
         for _ in range(calls):
             self.send("execute_program", EXECUTE)
-        self.time(PING)  # all of them have been read,
-        self.time(HEARTBEAT)  # and the reader is back: nothing of a probe waits for Python
+        self.time(PING)  # wait until all of them have been read,
+        self.time(HEARTBEAT)  # and until the reader waits for input again, so that no probe waits for Python
         least = 0 if refill or not calls else WIDTH
         while now() < until and self.open >= least:
             pause = now() + GAP
@@ -149,18 +150,19 @@ class Raw:
         return spread(times)
 
     def time(self, probe: bytes, answers: int = 1) -> float:
+        """Send probes, and return the seconds until the last answer."""
         start = now()
         os.write(self.into, probe)
         while answers > 0:
             answers -= self.take(30.0)
         return now() - start
 
-    def held(self, behind: bytes = b"") -> Figures:
-        """Heartbeats while a handler holds the GIL; or one behind `behind`."""
+    def held(self, first: bytes = b"") -> Figures:
+        """Return latencies of heartbeats while a handler holds the GIL, or of one heartbeat after `first`."""
         self.send("hold_gil", {"seconds": HELD})
         time.sleep(0.1)
-        if behind:
-            figures = spread([self.time(behind + HEARTBEAT, answers=2)])
+        if first:
+            figures = spread([self.time(first + HEARTBEAT, answers=2)])
         else:
             until, times = now() + HELD - 0.2, []
             while now() < until:
@@ -186,14 +188,14 @@ HEARTBEAT, PING = bytes(4), frame(0, "ping", {})
 
 
 def spread(seconds: Sequence[float]) -> Figures:
-    """Latencies in µs."""
+    """Return the distribution of latencies in µs."""
     points = statistics.quantiles(seconds, n=100, method="inclusive") if len(seconds) > 1 else [*seconds] * 99
     figures = {"p50_us": points[49], "p90_us": points[89], "p99_us": points[98]}
     return {name: value * 1e6 for name, value in (figures | {"max_us": max(seconds)}).items()}
 
 
 def configured(settings: dict[str, Any], *flags: str) -> Client:
-    """A worker whose program has run once."""
+    """Start a worker with a program that has run once."""
     client = Client.start(flags=flags)
     client.call("configure_lm", settings, timeout=60.0)
     client.call("create_program", PROGRAM)
@@ -206,7 +208,7 @@ def served(port: int, delay: int) -> dict[str, Any]:
 
 
 def flood(client: Client, calls: int, stop: Callable[[], bool] = bool) -> threading.Event:
-    """Keep `WIDTH` executes in flight, until there were `calls` or `stop()`; set at the end."""
+    """Keep `WIDTH` executes in flight, `calls` in all or until `stop()`. Return an event that is set then."""
     done, left, ended = threading.Event(), itertools.count(), itertools.count(1)
 
     def again(before: Any = None) -> None:
@@ -223,7 +225,7 @@ def flood(client: Client, calls: int, stop: Callable[[], bool] = bool) -> thread
 
 
 def first_event(client: Client) -> float:
-    """Seconds to the first chunk."""
+    """Return the seconds to the first chunk."""
     chunks: list[float] = []
 
     def on_event(event: str, data: Any) -> None:
@@ -236,8 +238,10 @@ def first_event(client: Client) -> float:
 
 
 def lateness(client: Client, command: str, calls: int, width: int, cancel: bool) -> Figures:
-    """How long after its deadline, or after cancel(), a call ends; `width` calls are open, whose
-    ends are a millisecond apart."""
+    """Return how long after its deadline, or after cancel(), a call ends.
+
+    width: calls that are open at once; they end one millisecond after another.
+    """
     late: list[float] = []
     code = "cancelled" if cancel else "deadline_exceeded"
 
@@ -289,6 +293,6 @@ def cpu_seconds(pid: int) -> float:
 
 
 def switches(pid: int) -> int:
-    """How often the threads of a process have gone to sleep."""
+    """Return how often the threads of a process have gone to sleep."""
     files = Path(f"/proc/{pid}/task").glob("*/status")
     return sum(int(f.read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for f in files)

@@ -1,4 +1,4 @@
-"""What the other processes of `concurrency.py` run.
+"""The other processes of `concurrency.py`.
 
 `adapter`: commands of a worker that hold the GIL, or ask a slow language model.
 `python concurrency_peers.py serve`: a language model's server. `… direct`: DSPy without a worker.
@@ -38,14 +38,14 @@ class Seconds(msgspec.Struct):
 
 @adapter.command("hold_gil", Seconds)
 def hold_gil(args: Seconds, context: Any) -> dict[str, float]:
-    """Lets no other thread run Python for so long."""
+    """Hold the GIL, so that no other thread can run Python."""
     ctypes.PyDLL(None).usleep(int(args.seconds * 1e6))
     return {"held": args.seconds}
 
 
 @adapter.command("slow_lm")
 def slow_lm(args: None, context: Any) -> dict[str, str]:
-    """A program's answer, by a model in this process that takes `SLOW`."""
+    """Return the answer of a program whose model in this process takes `SLOW` ms."""
     return {"answer": slow_program()().answer}
 
 
@@ -62,7 +62,7 @@ def slow_program() -> Callable[[], Any]:
 
 
 def program(engine: Any, model: str = "scripted/answers", port: int = 0, adapter: Any = None) -> Callable[[], Any]:
-    """A program on an engine, called as a DSPy user does."""
+    """Return a function that calls a program as a DSPy user does."""
     import dspy
 
     from bridge.adapters.dspy import streaming
@@ -87,7 +87,7 @@ def url(port: int) -> str:
 
 
 def direct() -> None:
-    """Runs what it is asked to, line by line: `call`, on so many `threads`, `calls` in all."""
+    """Run tasks from stdin, a line each: `calls` calls of `call` on `threads` threads."""
     pool = concurrent.futures.ThreadPoolExecutor(1000)
     for line in sys.stdin:
         task = json.loads(line)
@@ -106,7 +106,7 @@ def repeat(call: Callable[[], Any], times: int, _: int) -> list[Any]:
 
 @cache
 def callable_of(name: str, port: int) -> Callable[[], Any]:
-    """What `direct` is asked to call; `first …` return the seconds to the first word."""
+    """Return the function of a task. Those named `first …` return the seconds to the first word."""
     if name == "sleep":
         return partial(time.sleep, SLOW / 1000)
     if name == "slow":
@@ -161,7 +161,7 @@ def first_bare(connection: http.client.HTTPConnection, port: int) -> float:
 
 
 async def serve() -> None:
-    """Speaks OpenAI's chat protocol; a model `chat-50` answers after 50 ms. Its port to stdout."""
+    """Serve OpenAI's chat protocol, and print the port. A model `chat-50` answers after 50 ms."""
     server = await asyncio.start_server(converse, "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
@@ -176,7 +176,7 @@ async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
             due = now() + int(request["model"].rpartition("-")[2]) / 1000
             await asyncio.sleep(due - now() - (0.003 if request.get("stream") else 0))
             if request.get("stream"):
-                while now() < due:  # an event loop's clock is too coarse for what is timed here
+                while now() < due:  # the clock of an event loop is too coarse here
                     pass
                 await stream(writer, request["model"])
             else:
@@ -187,7 +187,7 @@ async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 async def stream(writer: asyncio.StreamWriter, model: str) -> None:
-    """The first event holds the header and the first word, so that no one waits for a second."""
+    """Stream an answer. The first write contains the header and the first word, so a client waits only once."""
     kind = b"content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     writer.write(b"HTTP/1.1 200 OK\r\n" + kind)
     for word in [*TEXT.replace(" or", "| or").split("|"), ""]:

@@ -1,7 +1,7 @@
-"""What a call of libbridge costs: a ping in the host's own process beside a bare call of a Python
-function and beside a ping over a pipe, on one thread and on eight; a request of 64 MiB.
+"""Measure a call of libbridge: a ping in the host's process, on one thread and on eight, and a request of 64 MiB.
 
-Needs CMake; the host is `c/embed.c`, over the pipe `c/host.c`.
+Baselines are a bare call of a Python function, and a ping over a pipe. Needs CMake; the host is
+`c/embed.c`, and over the pipe `c/host.c`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from roundtrip import BRIDGE, PING, compile_c
 
 ROOT = Path(__file__).parent.parent
 ROUNDS = 21
-TARGET = 2000  # ns of a ping over the bare call
+TARGET = 2000  # ns that a ping may take longer than the bare call
 
 
 def main() -> None:
@@ -38,13 +38,13 @@ def main() -> None:
         print(f"{name:24}{figure / 1000:12.2f} us")
     over = ns["ping"] - ns["bare_call"]
     verdict = "reached" if over <= TARGET else "missed"
-    print(f"\nping over the bare call: {over / 1000:.2f} us, {TARGET / 1000:g} wanted: {verdict}")
+    print(f"\nping over the bare call: {over / 1000:.2f} us, target {TARGET / 1000:g}: {verdict}")
     if options.json:
         Path(options.json).write_text(json.dumps({"ns": ns}, indent=1))
 
 
 def over_a_pipe(host: str) -> float:
-    """ns of a ping in JSON, host and worker on one core."""
+    """Return the ns of a ping in JSON, with host and worker on one core."""
     request = json.dumps(PING).encode()
     command = [host, "calls", "-n5000", "-p0,0", "-e", "success", *BRIDGE]
     rounds = [

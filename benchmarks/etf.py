@@ -1,7 +1,7 @@
-"""ETF beside msgspec's MessagePack: microseconds to encode and to decode the same values.
+"""Compare ETF with msgspec's MessagePack: microseconds to encode and to decode the same values.
 
-Rounds are interleaved, so that a busy machine is busy for all; figures are medians. erlang_py, ETF
-in plain Python, is measured where it is installed; the bridge does not need it.
+Contenders take turns, so that a busy moment of the machine affects all of them; figures are medians.
+erlang_py, which is ETF in plain Python, is measured if it is installed; the bridge does not need it.
 
     python benchmarks/etf.py [--quick] [--json]
 """
@@ -44,7 +44,7 @@ Cases = dict[str, Callable[[], Any]]
 
 
 def cases() -> dict[str, Cases]:
-    """What is compared: row -> contender -> call. The first contender is the baseline."""
+    """Return the calls to compare by row and contender. The first contender is the baseline."""
     rows: dict[str, Cases] = {}
     for name, value in VALUES.items():
         packed, term = msgspec.msgpack.encode(value), _etf.encode(value)
@@ -75,7 +75,7 @@ def cases() -> dict[str, Cases]:
 
 
 def measure(contenders: Cases, rounds: int, seconds: float) -> dict[str, float]:
-    """Median microseconds of each; a contender that fails on the value is left out."""
+    """Return the median microseconds of each contender, without those that fail on the value."""
     samples: dict[str, list[float]] = {}
     repeats = {}
     for name, call in contenders.items():

@@ -1,12 +1,12 @@
 # cython: language_level=3
-"""How little a Python process can do for a frame: the floor under docs/performance.md's figures.
+"""The least that a Python process can do for a frame: a lower bound for the figures of docs/performance.md.
 
     cythonize -i benchmarks/floor.pyx && cc -O2 -o host benchmarks/c/host.c
     echo -n '{"id":1,"command":"ping","args":{}}' > ping
     cd benchmarks && ../host calls -n10000 -p0,0 -e '"success"' python -c 'import floor; floor.main(0)' < ../ping
 
-main(0) writes a constant reply; main(1) decodes the request and encodes a reply with msgspec. One
-frame a read, none longer than the buffer: nothing here is a worker.
+main(0) writes a constant reply; main(1) decodes the request and encodes a reply with msgspec. Each
+read must return one whole frame that fits into the buffer, so this is not a worker.
 """
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE

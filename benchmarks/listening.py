@@ -1,5 +1,7 @@
-"""What listeners cost: a ping through the dispatcher, without a pipe, with nobody listening and
-with some who do; and a stage."""
+"""Measure the cost of listeners: a ping through the dispatcher, and an activity, with and without listeners.
+
+No pipe is involved.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,8 @@ def main() -> None:
         Path(options.json).write_text(json.dumps({"ns": medians, "rounds": rounds}, indent=1))
 
 
-class Deaf:
-    """Listens, and does nothing."""
+class Idle:
+    """A listener that does nothing."""
 
     def started(self, activity: object) -> None:
         pass
@@ -48,7 +50,7 @@ class Deaf:
 
 
 def listening() -> dict[str, list[float]]:
-    """The rounds of pings and of a stage."""
+    """Return the ns that a call takes in each round, by contender."""
     trace.set_tracer_provider(TracerProvider())
     dispatcher = Dispatcher(adapter)
     dispatcher.add(control(dispatcher))
@@ -65,19 +67,19 @@ def listening() -> dict[str, list[float]]:
         with around("stage", "a stage"):
             pass
 
-    subjects = {
+    contenders = {
         "a ping": (None, ping),
-        "the same, a listener": (lambda: listen(Deaf()), ping),
-        "the same, --telemetry, not sampled": (tracing.start, ping),
-        "the same, --telemetry, sampled": (tracing.start, lambda: ping("1")),
+        "a ping, a listener": (lambda: listen(Idle()), ping),
+        "a ping, --telemetry, not sampled": (tracing.start, ping),
+        "a ping, --telemetry, sampled": (tracing.start, lambda: ping("1")),
         "a stage": (None, stage),
-        "the same, a listener ": (lambda: listen(Deaf()), stage),
+        "a stage, a listener": (lambda: listen(Idle()), stage),
     }
-    rounds: dict[str, list[float]] = {name: [] for name in subjects}
+    rounds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(ROUNDS):
-        for name, (start, subject) in subjects.items():
+        for name, (start, call) in contenders.items():
             stop = start() if start else None
-            rounds[name].append(timeit.timeit(subject, number=CALLS) / CALLS * 1e9)
+            rounds[name].append(timeit.timeit(call, number=CALLS) / CALLS * 1e9)
             if stop:
                 stop()
     return rounds

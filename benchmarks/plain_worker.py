@@ -1,6 +1,6 @@
-"""The baseline in Python: the worker one writes first, with json, struct and buffered stdio.
+"""The baseline in Python: a minimal worker with json, struct and buffered stdio.
 
-Its `ping` answers with the fields that the worker of `bridge` answers with.
+Its `ping` returns the same fields as that of the bridge's worker.
 """
 
 from __future__ import annotations

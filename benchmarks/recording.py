@@ -1,10 +1,9 @@
-"""What recording one call costs, all of it: two looks at the clock, and the entries into counters,
-histogram and window of its command and of its session.
+"""Measure the cost of recording one call: reading the clock twice, and updating figures of command and session.
 
-The compiled path does it in C, so it is timed in C (`recording_loops.pyx`), less the loop itself.
-Latencies are log-normal around 20 ms. Beside it: the histogram alone in a Python list and in a
-numpy array, less a call that does nothing. Behind it: what `get_stats` takes of the reading thread,
-with 10 000 sessions, beside `ping`.
+The figures are counters, a histogram and a window. The compiled path updates them in C, so C code measures
+it (`recording_loops.pyx`), minus the loop itself. Latencies are log-normal around 20 ms. Baselines:
+the histogram alone, in a Python list and in a numpy array, minus a call that does nothing. Also
+measured: the time that `get_stats` takes on the reader thread with 10 000 sessions, beside `ping`.
 """
 
 from __future__ import annotations
@@ -44,40 +43,42 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         loops = built(Path(folder))
     times = numpy.random.default_rng(1).lognormal(16.8, 1.0, CALLS).astype(numpy.int64)
-    subjects = {**in_c(loops, times), **in_python(times.tolist())}
-    rounds: dict[str, list[float]] = {name: [] for name in subjects}
+    contenders = {**in_c(loops, times), **in_python(times.tolist())}
+    rounds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(ROUNDS):
-        for name, subject in subjects.items():
-            rounds[name].append(timeit.timeit(subject, number=1) / CALLS * 1e9)
+        for name, call in contenders.items():
+            rounds[name].append(timeit.timeit(call, number=1) / CALLS * 1e9)
     medians = {name: statistics.median(each) for name, each in rounds.items()}
-    shown = {name: median - medians[baseline(name)] for name, median in medians.items() if baseline(name) != name}
-    print(f"{'ns a call, less the loop':52}")
-    for name, figure in shown.items():
+    net = {name: median - medians[baseline(name)] for name, median in medians.items() if baseline(name) != name}
+    print(f"{'ns a call, minus the loop':52}")
+    for name, figure in net.items():
         print(f"{name:52}{figure:8.1f}")
-    asked = asking()
+    statistics_ms = time_statistics()
     print(f"\n{'ms a request, with 10 000 sessions':52}")
-    for name, figure in asked.items():
+    for name, figure in statistics_ms.items():
         print(f"{name:52}{figure:8.3f}")
     if options.json:
-        figures = {"ns": shown, "with_loop_ns": medians, "rounds_ns": rounds, "asking_ms": asked}
+        figures = {"ns": net, "with_loop_ns": medians, "rounds_ns": rounds, "asking_ms": statistics_ms}
         Path(options.json).write_text(json.dumps(figures, indent=1))
 
 
 def in_c(loops: Any, times: Any) -> dict[str, Callable[[], Any]]:
+    """Return the contenders in C."""
     reply = Reply(1, True, {}, timestamp())
     failed = failure(1, errors.InvalidArgs("x"), timestamp())
     one, many = sessions(1), sessions(10_000)
     good, half = [reply, reply], [reply, failed]
     return {
         "loop: C": lambda: loops.nothing(times, good, one, Recorder()),
-        "C: two looks at the clock": lambda: loops.clocks(times, good, one, Recorder()),
-        "C: all of it": lambda: loops.all_of_it(times, good, one, Recorder()),
-        "C: all of it, 10 000 sessions in turns": lambda: loops.all_of_it(times, good, many, Recorder()),
-        "C: all of it, every other call an error": lambda: loops.all_of_it(times, half, one, Recorder()),
+        "C: reading the clock twice": lambda: loops.clocks(times, good, one, Recorder()),
+        "C: everything": lambda: loops.everything(times, good, one, Recorder()),
+        "C: everything, 10 000 sessions in turns": lambda: loops.everything(times, good, many, Recorder()),
+        "C: everything, every second call fails": lambda: loops.everything(times, half, one, Recorder()),
     }
 
 
 def in_python(times: list[int]) -> dict[str, Callable[[], Any]]:
+    """Return the contenders in Python."""
     counts, array = [0] * 1152, numpy.zeros(1152, numpy.uint64)
 
     def nothing(nanoseconds: int) -> None:
@@ -105,7 +106,8 @@ def in_python(times: list[int]) -> dict[str, Callable[[], Any]]:
     }
 
 
-def asking() -> dict[str, float]:
+def time_statistics() -> dict[str, float]:
+    """Return the ms that requests for statistics take, with 10 000 sessions."""
     dispatcher = Dispatcher(echo, Options(max_sessions=20_000))
     dispatcher.add(control(dispatcher))
     extras.load(dispatcher)
@@ -115,7 +117,7 @@ def asking() -> dict[str, float]:
     for command in dispatcher.commands.values():
         for number in range(1000):
             command.recorder.record(number * 1000, 100, 200)
-    questions: dict[str, tuple[str, dict[str, Any]]] = {
+    requests: dict[str, tuple[str, dict[str, Any]]] = {
         "ping": ("ping", {}),
         "get_stats": ("get_stats", {}),
         "commands": ("get_stats", {"include": ["commands"]}),
@@ -126,9 +128,9 @@ def asking() -> dict[str, float]:
         "prometheus": ("get_stats", {"format": "prometheus"}),
         "prometheus, 100 sessions": (*("get_stats", {"format": "prometheus", "include": ["sessions"]}),),
     }
-    print(f"\n({len(dispatcher.commands)} commands, all of them used)")
+    print(f"\n({len(dispatcher.commands)} commands, all with recorded calls)")
     figures = {}
-    for name, (command, args) in questions.items():
+    for name, (command, args) in requests.items():
         request = json.dumps({"id": 1, "command": command, "args": args}).encode()
         assert b'"success":true' in dispatcher.call(request)[:40]
         times = timeit.repeat(lambda: dispatcher.call(request), number=1, repeat=50)  # noqa: B023
@@ -145,7 +147,7 @@ def sessions(count: int) -> list[Session]:
 
 
 def built(folder: Path) -> Any:
-    """`recording_loops.pyx`, compiled as setup.py compiles the package, and imported."""
+    """Compile `recording_loops.pyx` with the flags of setup.py, and import it."""
     from Cython.Build import cythonize
     from setuptools import Distribution, Extension
 

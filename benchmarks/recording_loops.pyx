@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""What `recording.py` times: loops in C over the lines with which `_dispatch.Path` records a call."""
+"""Loops in C that `recording.py` times: they record a call as `_dispatch` does."""
 
 from libc.stdint cimport int64_t, uint64_t
 
@@ -9,7 +9,7 @@ from bridge.wire.messages import Failure
 
 
 def nothing(int64_t[::1] times, list messages, list sessions, Recorder command):
-    """The loop itself: the numbers are looked at, so that the compiler keeps it."""
+    """Run the loop alone. Summing the numbers keeps the compiler from removing it."""
     cdef Py_ssize_t i, count = times.shape[0]
     cdef int64_t total = 0
     cdef object message, session
@@ -21,7 +21,7 @@ def nothing(int64_t[::1] times, list messages, list sessions, Recorder command):
 
 
 def clocks(int64_t[::1] times, list messages, list sessions, Recorder command):
-    """Two looks at the clock besides."""
+    """Read the clock twice in each iteration."""
     cdef Py_ssize_t i, count = times.shape[0]
     cdef int64_t total = 0, arrived
     cdef object message, session
@@ -33,8 +33,8 @@ def clocks(int64_t[::1] times, list messages, list sessions, Recorder command):
     return total
 
 
-def all_of_it(int64_t[::1] times, list messages, list sessions, Recorder command):
-    """The clock at the arrival, and `Path.record`: the clock, the command, the session."""
+def everything(int64_t[::1] times, list messages, list sessions, Recorder command):
+    """Read the clock at the arrival, then do what `_dispatch` does: the clock, the command, the session."""
     cdef Py_ssize_t i, count = times.shape[0]
     cdef int64_t arrived, now, took
     cdef str category

@@ -1,7 +1,7 @@
-"""What a call over the pipe costs, beside baselines of the same run. `README.md` explains it.
+"""Measure calls over the pipe, beside baselines of the same run. `README.md` explains the sections.
 
-A section is one kind of traffic. Its contenders take turns, round by round, so that a noisy moment
-hits them alike; a figure is the median of its rounds.
+A section is one kind of traffic. Its contenders take turns, round by round, so that a busy moment of
+the machine affects all of them; a figure is the median of its rounds.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ IN_FLIGHT = f"ping, {WINDOW} in flight, host and worker on a core each"
 LATENCIES = ("p50_us", "p90_us", "p99_us")
 HEAVY = {"dspy", "litellm", "numpy", "openai", "pandas", "pydantic"}
 BASELINES = ("C echo", "plain worker", "python -c pass")
-# A setting of this shell must not slow one contender down: PYTHONUNBUFFERED doubles the plain
-# worker's writes, PYTHONDONTWRITEBYTECODE compiles bridge at each of its starts.
+# Environment variables must not slow down some contenders only: PYTHONUNBUFFERED doubles the writes of
+# the plain worker, PYTHONDONTWRITEBYTECODE makes each start of bridge compile its modules.
 ENVIRONMENT = {
     name: value
     for name, value in os.environ.items()
@@ -43,11 +43,11 @@ ENVIRONMENT = {
 }
 
 Figures = dict[str, float]
-Samples = dict[str, list[Figures]]  # of each round, by contender
+Samples = dict[str, list[Figures]]  # the figures of each round, by contender
 
 
 class Contender(NamedTuple):
-    """expect: bytes that each reply holds, just once."""
+    """A process to measure. expect: bytes that each reply contains exactly once."""
 
     name: str
     command: list[str]
@@ -56,8 +56,11 @@ class Contender(NamedTuple):
 
 
 class Section(NamedTuple):
-    """kind, calls, options: what `c/host.c` is to do in a round; the kind `elixir` is `port.exs`.
-    figures: those of the table; the first is what its ratios compare."""
+    """One kind of traffic, and its contenders.
+
+    kind, calls, options: arguments of `c/host.c` for a round; the kind `elixir` runs `port.exs`.
+    figures: the columns of the table; its ratios compare the first.
+    """
 
     name: str
     title: str
@@ -70,7 +73,7 @@ class Section(NamedTuple):
 
 
 class Target(NamedTuple):
-    """The contender's figure is at most `limit` baselines' (without a baseline: units)."""
+    """A limit for a contender's figure, as a multiple of the baseline's, or absolute if there is no baseline."""
 
     section: str
     contender: str
@@ -130,7 +133,7 @@ def contenders(echo: str, request: dict[str, Any]) -> list[Contender]:
 
 
 def echoes(echo: str, size: int) -> list[Contender]:
-    """`echo` of about `size` bytes of chat history. In bridge it leaves the args undecoded."""
+    """Return contenders for an `echo` of about `size` bytes of chat history, which bridge does not decode."""
     message = {"role": "user", "content": 'What is "a pipe"?\nA way between two programs. ' * 4}
     args = {"messages": [message] * (size // len(JSON.encode(message)))}
     decoded = {"id": 1, "command": "echo_decoded", "args": args}
@@ -152,14 +155,14 @@ def measure(host: str, section: Section) -> Samples:
     samples: Samples = {contender.name: [] for contender in section.contenders}
     for _ in range(section.rounds):
         for name, command, request, expect in section.contenders:
-            kind = section.kind if request else "exit"  # a command that answers nothing
+            kind = section.kind if request else "exit"  # a command that does not reply
             options = [kind, f"-n{section.calls}", *section.options, "-e", os.fsdecode(expect)]
             samples[name].append(json.loads(run(host, *options, *command, stdin=request)))
     return samples
 
 
 def measure_elixir(section: Section) -> Samples:
-    """All rounds in one BEAM. A contender is one argument, its fields a line each."""
+    """Measure all rounds in one BEAM. A contender is one argument with a line for each field."""
     fields = [(c.name, base64.b64encode(c.request).decode(), *c.command) for c in section.contenders]
     arguments = [str(section.rounds), str(section.calls), *map("\n".join, fields)]
     samples: Samples = json.loads(run("elixir", str(HERE / "port.exs"), *arguments))
@@ -167,7 +170,7 @@ def measure_elixir(section: Section) -> Samples:
 
 
 def heavy_imports() -> list[str]:
-    """The heavy packages that a worker has imported by its first reply."""
+    """Return the heavy packages that a worker has imported by its first reply."""
     ping = JSON.encode(PING)
     frame = len(ping).to_bytes(4, "big") + ping
     log = run(BRIDGE[0], "-X", "importtime", *BRIDGE[1:], stdin=frame, stderr=subprocess.STDOUT)
@@ -176,7 +179,7 @@ def heavy_imports() -> list[str]:
 
 
 def run(*command: str, stdin: bytes = b"", stderr: int | None = None) -> bytes:
-    """Its standard output. Raises CalledProcessError."""
+    """Run a command, and return its standard output. Raises CalledProcessError."""
     done = subprocess.run(command, input=stdin, stdout=subprocess.PIPE, stderr=stderr, check=True, env=ENVIRONMENT)
     return done.stdout
 
@@ -209,9 +212,9 @@ def table(section: Section, rows: dict[str, Figures]) -> str:
 
 def verdict(target: dict[str, Any]) -> str:
     word = "reached" if target["reached"] else "missed"
-    what = f"{target['section']}: {target['contender']} {target['figure']}"
+    figure = f"{target['section']}: {target['contender']} {target['figure']}"
     unit = f" x {target['baseline']}" if target["baseline"] else ""
-    return f"{word:8} {what:44} {target['value']:.3f}{unit}, target {target['limit']:.3f}"
+    return f"{word:8} {figure:44} {target['value']:.3f}{unit}, target {target['limit']:.3f}"
 
 
 def compile_c(name: str, directory: str) -> str:
@@ -221,9 +224,9 @@ def compile_c(name: str, directory: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What a call over the pipe costs.")
+    parser = argparse.ArgumentParser(description="Measure calls over the pipe.")
     parser.add_argument("--json", metavar="FILE", help="write the figures of all rounds there")
-    parser.add_argument("--quick", action="store_true", help="a fifth of the calls, 3 rounds")
+    parser.add_argument("--quick", action="store_true", help="a fifth of the calls, three rounds")
     parser.add_argument("--only", metavar="SECTION", help="see benchmarks/README.md")
     options = parser.parse_args()
     machine = {"python": platform.python_version(), "system": platform.platform()}
@@ -235,7 +238,7 @@ def main() -> None:
             if options.only not in (None, section.name):
                 continue
             if section.kind == "elixir" and not shutil.which("elixir"):
-                print("\nno elixir on PATH: its section is left out")
+                print("\nelixir is not on PATH, so its section is not measured")
                 continue
             samples = measure(host, section)
             rows = medians(samples)

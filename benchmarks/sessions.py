@@ -1,8 +1,8 @@
-"""What sessions cost: memory of empty ones, and finding one among many, also while others expire.
+"""Measure the cost of sessions: their memory, and the time to find one among many, also while others expire.
 
     python benchmarks/sessions.py [--json FILE]
 
-Through the dispatcher, without a pipe; each number of sessions in a process of its own.
+Runs in the dispatcher, without a pipe, in a new process for each number of sessions.
 """
 
 from __future__ import annotations
@@ -40,17 +40,18 @@ def main() -> None:
         done = subprocess.run(command, capture_output=True, check=True)
         figures[number] = json.loads(done.stdout)
     base = figures[NUMBERS[0]]["found_us"]
-    for number, of in figures.items():
+    for number, row in figures.items():
         print(
-            f"{number:8} sessions: {of['bytes']:6.0f} bytes each; one is found in"
-            f" {of['found_us']:.2f} us ({of['found_us'] / base:.2f} x that among {NUMBERS[0]}),"
-            f" in {of['expiring_us']:.1f} us while 16 others expire with each call"
+            f"{number:8} sessions: {row['bytes']:6.0f} bytes each; one is found in"
+            f" {row['found_us']:.2f} us ({row['found_us'] / base:.2f} x that among {NUMBERS[0]}),"
+            f" in {row['expiring_us']:.1f} us while 16 others expire with each call"
         )
     if options.json:
         Path(options.json).write_text(json.dumps(figures, indent=1))
 
 
 def figures_of(number: int) -> dict[str, float]:
+    """Return bytes of a session, and us to find one, among `number` sessions."""
     dispatcher = Dispatcher(adapter, Options(max_sessions=2 * number, session_ttl=86_400.0))
     dispatcher.add(control(dispatcher))
 
@@ -67,19 +68,19 @@ def figures_of(number: int) -> dict[str, float]:
     before = memory_usage()["rss"]
     create(0, 86_400.0)
     used = memory_usage()["rss"] - before
-    calls = min(CALLS, number // 32)  # each drops 16 of those whose time is over
-    found_us = finding(dispatcher, calls)
-    ttl = max(1.0, number / 10_000)  # longer than making them takes
+    calls = min(CALLS, number // 32)  # each call removes 16 expired sessions
+    found_us = time_to_find(dispatcher, calls)
+    ttl = max(1.0, number / 10_000)  # longer than it takes to create them
     create(number, ttl)
-    time.sleep(ttl + 1.1)  # they are looked at by the second
+    time.sleep(ttl + 1.1)  # expiry is checked once a second
     expired = dispatcher.sessions.expired
-    expiring_us = finding(dispatcher, calls)
+    expiring_us = time_to_find(dispatcher, calls)
     assert dispatcher.sessions.expired > expired
     return {"bytes": used / number, "found_us": found_us, "expiring_us": expiring_us}
 
 
-def finding(dispatcher: Dispatcher, calls: int) -> float:
-    """What the reading thread does for the session of a call, in us."""
+def time_to_find(dispatcher: Dispatcher, calls: int) -> float:
+    """Return the us that the reader thread takes to find the session of a call."""
     rounds = []
     for _ in range(ROUNDS):
         started = time.perf_counter()

@@ -1,9 +1,9 @@
-"""What a durable change costs: writes of sessions through the store, beside bare sqlite3.
+"""Measure durable changes: writes of sessions through the store, beside bare sqlite3.
 
     python benchmarks/store.py [--quick] [--only store|worker] [--json FILE]
 
-On a real disk: the files are made in the current folder. Every figure is a median of rounds that
-take turns.
+The files are made in the current folder, which should be on a real disk. Contenders take turns; a
+figure is the median of the rounds.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from bridge.records import Quota, SessionSettings
 from bridge.worker.stores.sqlite import SQLiteStore
 
 SIZE = 200  # bytes of one change, about a small map
-AT_ONCE = 64
-EACH = 16
+AT_ONCE = 64  # threads
+REPEATS = 16  # times as many writes with threads, so that starting them does not count
 
 turn = itertools.count()
 
 
 def value() -> bytes:
-    """Another one each time: SQLite writes nothing where nothing changes."""
+    """Return a new value each time: SQLite does not write an unchanged row."""
     return str(next(turn)).encode().ljust(SIZE, b".")
 
 
@@ -46,32 +46,32 @@ def main() -> None:
     figures = {}
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
         folder = Path(name)
-        for section, subjects in (("store", in_process), ("worker", through_a_worker)):
+        for section, contenders in (("store", in_process), ("worker", through_a_worker)):
             if options.only in (None, section):
-                figures |= measured(subjects(folder), rounds, writes)
+                figures |= measured(contenders(folder), rounds, writes)
     report(figures)
     if options.json:
         Path(options.json).write_text(json.dumps(figures, indent=1))
 
 
-Subject = Callable[[int], int]  # makes at least so many durable writes, and says how many
+Contender = Callable[[int], int]  # makes at least that many writes, and returns how many
 
 
-def measured(subjects: dict[str, Subject], rounds: int, writes: int) -> dict[str, list[float]]:
-    """Microseconds a write, of each round."""
-    figures: dict[str, list[float]] = {name: [] for name in subjects}
-    for subject in subjects.values():
-        subject(AT_ONCE)
+def measured(contenders: dict[str, Contender], rounds: int, writes: int) -> dict[str, list[float]]:
+    """Return the microseconds of a write in each round, by contender."""
+    figures: dict[str, list[float]] = {name: [] for name in contenders}
+    for write in contenders.values():
+        write(AT_ONCE)
     for _ in range(rounds):
-        for name, subject in subjects.items():
+        for name, write in contenders.items():
             started = time.perf_counter()
-            made = subject(writes)
+            made = write(writes)
             figures[name].append((time.perf_counter() - started) / made * 1e6)
     return figures
 
 
-def in_process(folder: Path) -> dict[str, Subject]:
-    """The store itself, the same rows by sqlite3, and the disk."""
+def in_process(folder: Path) -> dict[str, Contender]:
+    """Return contenders in this process: the store, equal rows with sqlite3, and the disk."""
     store = SQLiteStore(folder / "store.db")
     owned = {
         f"s{number}": store.create(f"s{number}", SessionSettings("", 3600.0, Quota()), {}) for number in range(AT_ONCE)
@@ -108,15 +108,15 @@ def in_process(folder: Path) -> dict[str, Subject]:
 
     return {
         "fdatasync of a file, one after the other": synced,
-        "bare sqlite3, a transaction each": one_after_the_other(insert),
+        "bare sqlite3, a transaction each": sequential(insert),
         f"bare sqlite3, {AT_ONCE} in a transaction": one_transaction,
-        "store, one after the other": one_after_the_other(write),
-        f"store, {AT_ONCE} threads": side_by_side(write),
+        "store, one after the other": sequential(write),
+        f"store, {AT_ONCE} threads": threaded(write),
     }
 
 
-def through_a_worker(folder: Path) -> dict[str, Subject]:
-    """update_session_data of a worker: in memory, and durable."""
+def through_a_worker(folder: Path) -> dict[str, Contender]:
+    """Return contenders that call a worker's update_session_data, in memory and durable."""
     store = f"sqlite:{folder / 'worker.db'}"
     client = Client.start(adapter="echo", flags=["--store", store])
     for number in range(AT_ONCE):
@@ -136,14 +136,14 @@ def through_a_worker(folder: Path) -> dict[str, Subject]:
         update("durable", number)
 
     return {
-        "worker, in memory, one after the other": one_after_the_other(in_memory),
-        "worker, durable, one after the other": one_after_the_other(durable),
-        f"worker, in memory, {AT_ONCE} callers": side_by_side(in_memory),
-        f"worker, durable, {AT_ONCE} callers": side_by_side(durable),
+        "worker, in memory, one after the other": sequential(in_memory),
+        "worker, durable, one after the other": sequential(durable),
+        f"worker, in memory, {AT_ONCE} callers": threaded(in_memory),
+        f"worker, durable, {AT_ONCE} callers": threaded(durable),
     }
 
 
-def one_after_the_other(write: Callable[[int], None]) -> Subject:
+def sequential(write: Callable[[int], None]) -> Contender:
     def run(writes: int) -> int:
         for number in range(writes):
             write(number)
@@ -152,13 +152,12 @@ def one_after_the_other(write: Callable[[int], None]) -> Subject:
     return run
 
 
-def side_by_side(write: Callable[[int], None]) -> Subject:
-    """Each thread has a session of its own, so that none waits for its turn in one. 16 times as
-    many writes, or starting the threads would be most of it."""
+def threaded(write: Callable[[int], None]) -> Contender:
+    """Return a contender that writes on AT_ONCE threads, each to its own session, so that none waits for another."""
 
     def run(writes: int) -> int:
         def some(first: int) -> None:
-            for number in range(first, EACH * writes, AT_ONCE):
+            for number in range(first, REPEATS * writes, AT_ONCE):
                 write(number)
 
         threads = [threading.Thread(target=some, args=(first,)) for first in range(AT_ONCE)]
@@ -166,7 +165,7 @@ def side_by_side(write: Callable[[int], None]) -> Subject:
             thread.start()
         for thread in threads:
             thread.join()
-        return EACH * writes
+        return REPEATS * writes
 
     return run
 

@@ -1,6 +1,6 @@
-"""What `tensors.py` measures: the commands of a worker, and workers that speak something else.
+"""The other processes of `tensors.py`: an adapter's commands, and workers with other formats.
 
-python benchmarks/tensor_peers.py pickle|pyarrow      a worker behind stdin and stdout
+python benchmarks/tensor_peers.py pickle|pyarrow      a worker on stdin and stdout
 """
 
 from __future__ import annotations
@@ -36,36 +36,36 @@ class Size(msgspec.Struct):
 
 @adapter.command("back", Array, lane="inline")
 def back(args: Array, context: Context) -> dict[str, Any]:
-    """The array."""
+    """Return the array."""
     return {"x": args.x}
 
 
 @adapter.command("values_back", Values, lane="inline")
 def values_back(args: Values, context: Context) -> dict[str, Any]:
-    """The numbers of a list, which were an array meanwhile."""
+    """Return the numbers of a list, after converting them to an array and back."""
     return {"x": numpy.array(args.x, "f4").tolist()}
 
 
 @adapter.command("take", Array, lane="inline")
 def take(args: Array, context: Context) -> dict[str, int]:
-    """How large it is."""
+    """Return the size of the array."""
     return {"size": args.x.nbytes}
 
 
-kept: dict[int, numpy.ndarray] = {}
+arrays: dict[int, numpy.ndarray] = {}
 
 
 @adapter.command("give", Size, lane="inline")
 def give(args: Size, context: Context) -> dict[str, Any]:
-    """An array of that size, the same one each time."""
-    if args.size not in kept:
-        kept.clear()
-        kept[args.size] = numpy.ones(args.size // 4, "f4")
-    return {"x": kept[args.size]}
+    """Return an array of that size, the same object each time."""
+    if args.size not in arrays:
+        arrays.clear()
+        arrays[args.size] = numpy.ones(args.size // 4, "f4")
+    return {"x": arrays[args.size]}
 
 
 def pickled(x: numpy.ndarray) -> list[Any]:
-    """Pickle 5, the array's bytes out of band: a length, the pickle, the bytes."""
+    """Encode with pickle 5 and an out-of-band buffer: a length, the pickle, the array's bytes."""
     buffers: list[pickle.PickleBuffer] = []
     head = pickle.dumps(x, protocol=5, buffer_callback=buffers.append)
     return [struct.pack(">I", len(head)), head, *(buffer.raw() for buffer in buffers)]
@@ -78,7 +78,7 @@ def unpickled(frame: Any) -> numpy.ndarray:
 
 
 def in_arrow(x: numpy.ndarray) -> list[Any]:
-    """A tensor of pyarrow's IPC format."""
+    """Encode as a tensor of pyarrow's IPC format."""
     import pyarrow
 
     sink = pyarrow.BufferOutputStream()

@@ -1,8 +1,8 @@
-"""What an array costs on the wire, from an array here to an array here, beside C's bandwidth.
+"""Measure arrays on the wire, from an array in this process to an array in this process, beside C's bandwidth.
 
-Every contender is a process behind two pipes that this one talks to through the same reader and
-writer (`bridge._framing`); they take turns, round by round, and a figure is the median of the
-rounds' medians. `README.md` explains it.
+Every contender is a process behind two pipes, which this process uses through the same reader and
+writer (`bridge._framing`). They take turns, round by round; a figure is the median of the rounds'
+medians. `README.md` explains the sections.
 
     python benchmarks/tensors.py [--quick] [--json FILE] [--only echo|in|out|forms|memory]
 """
@@ -48,11 +48,10 @@ except ImportError:
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = [KIB, 64 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB]
-OTHER_SIZES = [KIB, 64 * KIB, MIB, 16 * MIB, 64 * MIB]  # for forms, of which some take seconds
+OTHER_SIZES = [KIB, 64 * KIB, MIB, 16 * MIB, 64 * MIB]  # of the section forms, where some take seconds
 LISTS_UP_TO = MIB
 TEXT_UP_TO = 16 * MIB
 TARGET = 0.9  # of C's bandwidth, from 1 MiB up
-SPARE = 1.0  # MiB that a receiver may take beside the payload
 WORKER = [sys.executable, "-P", "-m", "bridge", "worker", "--adapter", "tensor_peers:adapter"]
 WORKER += ["--max-frame", str(MAX_FRAME)]
 
@@ -60,7 +59,7 @@ Call = Callable[[], Any]
 
 
 class Peer:
-    """A process behind two pipes, and frames to and from it."""
+    """A process behind two pipes, which takes and returns frames."""
 
     def __init__(self, *command: str) -> None:
         environment = {**ENVIRONMENT, "PYTHONPATH": str(HERE)}
@@ -83,7 +82,7 @@ class Peer:
 
 
 class Worker(Peer):
-    """A worker without a `Client`, whose reading thread costs two hand-overs a call."""
+    """A worker used without `Client`, whose reader thread costs two thread switches a call."""
 
     def __init__(self, format: Format) -> None:
         super().__init__(*WORKER)
@@ -107,7 +106,7 @@ def client(format: str) -> Client:
 
 
 def one_way(echo: str, size: int, only: str) -> dict[str, tuple[Call, Callable[[], None]]]:
-    """C, and the bridge in each format: name -> (a call, how to end it)."""
+    """Return contenders: C, and the bridge in each format. Each is a call, and a function that stops the process."""
     x = numpy.ones(size // 4, "f4")
     arguments = {"echo": [], "in": ["1"], "out": [str(size)]}[only]
     peer = Peer(echo, *arguments)
@@ -127,7 +126,7 @@ def one_way(echo: str, size: int, only: str) -> dict[str, tuple[Call, Callable[[
 
 
 def forms(echo: str, size: int) -> dict[str, tuple[Call, Callable[[], None]]]:
-    """An echo of the same array in other forms, from array to array."""
+    """Return contenders that echo one array in several forms."""
     x = numpy.ones(size // 4, "f4")
     ours, c = Worker(MSGPACK), Peer(echo)
     calls: dict[str, tuple[Call, Callable[[], None]]] = {
@@ -181,7 +180,7 @@ def forms(echo: str, size: int) -> dict[str, tuple[Call, Callable[[], None]]]:
 
 
 def measure(calls: dict[str, tuple[Call, Callable[[], None]]], size: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of a call, by contender: the median of each round, the first calls left out."""
+    """Return the median seconds of a call in each round, by contender, without the first calls."""
     count = max(4, min(200, 128 * MIB // size)) // (1 if rounds > 3 else 2)
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
@@ -202,8 +201,10 @@ def timed(call: Call, count: int) -> list[float]:
 
 
 def memory(size: int) -> dict[str, dict[str, float]]:
-    """MiB of resident memory that the peak of one call is above what was there before, less the
-    payload: here, where an array comes out, and in the worker, where it goes in."""
+    """Return the MiB by which one call raises the peak of resident memory, minus the payload.
+
+    The host receives an array there, the worker another one.
+    """
     figures = {}
     for format in ("json", "msgpack", "etf"):
         ours = client(format)
@@ -218,9 +219,9 @@ def memory(size: int) -> dict[str, dict[str, float]]:
 
 
 def peak(pid: int, call: Call) -> float:
-    """MiB that the resident memory of a process was higher at its highest during a call."""
+    """Return the MiB by which the resident memory of a process rises during a call."""
     gc.collect()
-    time.sleep(1.5)  # what is kept for the next large frame is given back
+    time.sleep(1.5)  # wait until the buffer that is kept for the next large frame is released
     Path(f"/proc/{pid}/clear_refs").write_text("5")
     before = resident(pid, "VmRSS")
     kept = call()
@@ -229,7 +230,7 @@ def peak(pid: int, call: Call) -> float:
 
 
 def resident(pid: int, line: str) -> int:
-    """KiB."""
+    """Return a value of /proc/PID/status in KiB."""
     status = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(entry.split()[1]) for entry in status if entry.startswith(line))
 
@@ -239,7 +240,7 @@ def sized(size: int) -> str:
 
 
 def table(title: str, medians: dict[int, dict[str, float]]) -> str:
-    """MB/s of payload, and in units of C's."""
+    """Return MB/s of payload, and the ratio to C."""
     names = list(dict.fromkeys(name for row in medians.values() for name in row))
     lines = [f"\n{title}", " " * 10 + "".join(f"{name:>24}" for name in names)]
     for size, row in medians.items():
@@ -252,15 +253,15 @@ def table(title: str, medians: dict[int, dict[str, float]]) -> str:
 
 
 TITLES = {
-    "echo": "there and back (payload once, and in units of C's)",
+    "echo": "both ways (payload counted once, and ratio to C)",
     "in": "to the worker",
     "out": "from the worker",
-    "forms": "there and back, in other forms",
+    "forms": "both ways, in other forms",
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What an array costs on the wire.")
+    parser = argparse.ArgumentParser(description="Measure arrays on the wire.")
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
     parser.add_argument("--quick", action="store_true", help="up to 16 MiB, half the rounds")
     parser.add_argument("--only", choices=[*TITLES, "memory"])
@@ -268,7 +269,7 @@ def main() -> None:
     sizes = [size for size in SIZES if not options.quick or size <= 16 * MIB]
     report: dict[str, Any] = {"cores": os.cpu_count(), "seconds": {}, "targets": []}
     if pyarrow is None:
-        print("pyarrow is not installed: left out")
+        print("pyarrow is not installed, so it is not measured")
     with tempfile.TemporaryDirectory() as directory:
         echo = compile_c("echo", directory)
         for section, title in TITLES.items():

@@ -1,4 +1,4 @@
-"""The baseline of the compiled framing: the same dispatcher behind the plain Python twin of it."""
+"""The baseline of the compiled framing: the same dispatcher with the framing in plain Python."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from bridge.adapters.echo import adapter
 from bridge.worker.control import control
 from bridge.worker.dispatch import Dispatcher
-from framing_spec import Reader, Writer  # found through the line above
+from framing_spec import Reader, Writer  # in the folder that the line above adds
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
-/* A ping in this process beside a bare call of a Python function, on one thread and on eight; a
-   request of 64 MiB with and without a copy. Prints JSON: ns for each, medians of rounds.
+/* Measures a ping in this process beside a bare call of a Python function, on one thread and on
+   eight, and a request of 64 MiB with and without a copy. Prints JSON: the medians of the rounds in ns.
    Arguments: the Python environment, rounds. */
 
 #define _GNU_SOURCE /* memmem */

@@ -1,4 +1,4 @@
-/* The host of the benchmarks: starts a worker behind two pipes, drives it, prints one JSON object.
+/* The host of the benchmarks: starts a worker behind two pipes, calls it, prints one JSON object.
 
    host KIND [-n COUNT] [-w WINDOW] [-g GAP] [-p HOST,WORKER] [-e EXPECT] [-s SETUP] COMMAND ARG... <REQUEST
 
@@ -9,8 +9,8 @@
    -s    a file of whole frames, sent one by one before the measurement; each must have one reply.
    REQUEST is one payload; the frame around it is made here.
 
-   cpu_us is what all threads of the worker spent on a core, per request, by the scheduler's own
-   count (/proc/PID/task/TID/schedstat): neither start-up nor warming up is in it. */
+   cpu_us is the CPU time of all threads of the worker per request, as counted by the scheduler
+   (/proc/PID/task/TID/schedstat), without start-up and warm-up. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>
@@ -26,17 +26,17 @@
 enum {
     HEADER = 4,                /* bytes of a frame's length, big-endian */
     PIPE_SIZE = 1 << 20,       /* bytes, asked for on both pipes */
-    ROOM = 4 << 20,            /* bytes: the longest request, and the longest reply */
-    IN_FLIGHT_LIMIT = 1 << 19, /* bytes: requests in flight must fit a pipe, or both sides block */
-    SETTLE = 5000000,          /* ns until the worker is back in read(2) and its CPU time booked */
-    PATIENCE = 120,            /* s until a run with a worker that hangs is killed */
+    ROOM = 4 << 20,            /* bytes: limit of a request, and of a reply */
+    IN_FLIGHT_LIMIT = 1 << 19, /* bytes: requests in flight must fit into a pipe, or both sides block */
+    SETTLE = 5000000,          /* ns until the worker is back in read(2) and its CPU time is counted */
+    PATIENCE = 120,            /* s until a run is killed because its worker hangs */
 };
 
 static struct { long count, window, gap; int host_core, worker_core; const char *expect, *setup; }
     options = {1, 1, 0, -1, -1, "", NULL};
 static struct { pid_t pid; int in, out; } worker; /* in: to it, out: from it */
-static unsigned char *request, *replies;          /* request: `window` frames, one behind another */
-static size_t frame, have;                        /* bytes of one request; of replies at hand */
+static unsigned char *request, *replies;          /* request: `window` frames, one after another */
+static size_t frame, have;                        /* bytes of one request; of unprocessed replies */
 
 static void die(const char *why) {
     fprintf(stderr, "host: %s\n", why);
@@ -114,7 +114,7 @@ static void send_requests(long count) {
     size_t size = count * frame, sent = 0;
     while (sent < size) {
         ssize_t n = write(worker.in, request + sent, size - sent);
-        if (n <= 0) die("the worker reads no more");
+        if (n <= 0) die("the worker has stopped reading");
         sent += n;
     }
 }
@@ -138,7 +138,7 @@ static void check(const unsigned char *reply, size_t size) {
         die("two replies in one");
 }
 
-/* Checks the whole replies at hand and drops them; how many there were. */
+/* Checks and drops the whole replies that have arrived; returns how many there were. */
 static long take_replies(void) {
     size_t start = 0, size;
     long count = 0;

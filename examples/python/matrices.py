@@ -1,4 +1,4 @@
-"""Arrays as args and results, without a copy on either way:
+"""Arrays as args and results, without a copy in either direction:
 
 python -m bridge worker --adapter matrices:adapter     (with this folder on PYTHONPATH)
 """
@@ -23,5 +23,5 @@ class Product(msgspec.Struct):
 
 @adapter.command("multiply", Product, idempotent=True)
 def multiply(args: Product, context: Context) -> dict[str, numpy.ndarray]:
-    """The product of two matrices; others are refused before it runs."""
+    """Multiply two matrices. Args of other types or shapes are refused before this runs."""
     return {"product": args.a @ args.b}

@@ -1,8 +1,8 @@
-"""Commands of one's own, beside nothing but the worker's:
+"""Your own commands, in addition to the worker's built-in ones:
 
 python -m bridge worker --adapter own_adapter:adapter     (with this folder on PYTHONPATH)
 
-The name is given by the operator who starts the worker, never by a request.
+The operator who starts the worker names the adapter; a request cannot.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ adapter = Adapter("own")
 
 
 class Numbers(msgspec.Struct):
-    """The args of both commands; anything else is refused before they run."""
+    """The args of both commands. Other args are refused before they run."""
 
     values: list[float]
 
 
 @adapter.command("median", Numbers, lane="inline", idempotent=True)
 def median(args: Numbers, context: Context) -> dict[str, float]:
-    """The median of some numbers: quick, so on the reading thread."""
+    """Return the median of some numbers. Fast, so it runs inline, on the reader thread."""
     if not args.values:
         raise errors.InvalidArgs("no values", path="args.values")
     return {"median": statistics.median(args.values)}
@@ -33,9 +33,10 @@ def median(args: Numbers, context: Context) -> dict[str, float]:
 
 @adapter.command("remember", Numbers, lane="session")
 def remember(args: Numbers, context: Context) -> dict[str, Any]:
-    """Adds numbers to the session's: in the order in which the calls came.
+    """Add numbers to the session's, in the order of the calls.
 
-    Records count for the session's quota; a durable one's are on disk before the reply leaves.
+    Records count towards the session's quota. Those of a durable session are on disk before the
+    reply is sent.
     """
     records = context.session.records
     numbers = msgspec.json.decode(records.of("numbers").get("all", b"[]"))

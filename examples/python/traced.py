@@ -1,9 +1,9 @@
-"""DSPy programs whose spans go to the file that SPANS names, one JSON object a line.
+"""DSPy programs whose spans are written to the file named by SPANS, one JSON object per line.
 
     SPANS=spans.jsonl python -m bridge worker --adapter traced:adapter --telemetry
 
-Needs opentelemetry-sdk. In earnest an OTLPSpanExporter stands in the place of the file, or
-`opentelemetry-instrument python -m bridge worker --telemetry` sets it all up.
+Needs opentelemetry-sdk. In production, use an OTLPSpanExporter instead of the file, or
+`opentelemetry-instrument python -m bridge worker --telemetry`, which configures everything.
 """
 
 import os
@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProces
 
 from bridge.adapters.dspy import adapter
 
-spans = open(os.environ["SPANS"], "a")  # noqa: SIM115  # open as long as the worker lives
+spans = open(os.environ["SPANS"], "a")  # noqa: SIM115  # open until the worker ends
 exporter = ConsoleSpanExporter(out=spans, formatter=lambda span: span.to_json(indent=None) + "\n")
 provider = TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(exporter))

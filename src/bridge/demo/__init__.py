@@ -1,7 +1,7 @@
-"""The main job in front of one's eyes: a worker over a real pipe answers real questions.
+"""A demonstration: start a worker, create a DSPy program, and ask it questions over a pipe.
 
-Without a key for a provider the language model is the embedded offline reader, which looks its
-answers up in the passages.
+If the environment has no provider's key, the language model is the embedded offline reader, which
+finds its answers in the passages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from bridge.errors import BridgeError
 from bridge.host.client import Client
 
-# The first whose key is in the environment is used.
+# The first provider whose key is in the environment is used.
 PROVIDERS = {
     "OPENAI_API_KEY": "openai/gpt-4o-mini",
     "ANTHROPIC_API_KEY": "anthropic/claude-3-5-haiku-latest",
@@ -31,17 +31,17 @@ SIGNATURE = {
     "description": "Answer the question from the passage, as briefly as possible.",
     "inputs": [
         {"name": "question", "type": "string", "description": "what is asked"},
-        {"name": "passage", "type": "string", "description": "where the answer stands"},
+        {"name": "passage", "type": "string", "description": "contains the answer"},
     ],
     "outputs": [
         {"name": "answer", "type": "string", "description": "a few words of the passage"},
-        {"name": "score", "type": "confidence_score", "description": "0 to 1: how sure"},
+        {"name": "score", "type": "confidence_score", "description": "confidence, 0 to 1"},
     ],
 }
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Run it; the exit status: 0, or 1 with a line on stderr."""
+    """Run the demonstration. Return the exit status: 0, or 1 after a line on stderr."""
     try:
         _run(_language_model(arguments))
     except BridgeError as error:
@@ -51,13 +51,13 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _language_model(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The args of configure_lm; the worker finds the provider's key in its environment."""
+    """Return the args of configure_lm. The worker takes the provider's key from its environment."""
     model = arguments.model or next((model for key, model in PROVIDERS.items() if os.environ.get(key)), None)
     if model is None and arguments.api_base is None:
         return {"provider": "offline"}
     settings = {"model": model or "openai/default", "temperature": 0.0}
     if arguments.api_base:
-        key = os.environ.get("OPENAI_API_KEY", "none")  # servers of one's own want any or none
+        key = os.environ.get("OPENAI_API_KEY", "none")  # a local server may accept any key
         settings.update(api_base=arguments.api_base, api_key=key)
     return settings
 
@@ -66,23 +66,23 @@ def _run(language_model: dict[str, Any]) -> None:
     questions = json.loads(resources.files(__name__).joinpath("questions.json").read_text())
     started = time.perf_counter()
     with Client.start() as client:
-        _say(started, f"worker {client.pid} answers on its pipe")
+        _report(started, f"worker {client.pid} answers on its pipe")
         configured = client.call("configure_lm", language_model, timeout=60)
-        _say(started, f"language model: {configured['provider']}, {configured['model']}")
+        _report(started, f"language model: {configured['provider']}, {configured['model']}")
         create = {"id": "qa", "signature": SIGNATURE, "program_type": "predict"}
         client.call("create_program", create, timeout=60)
-        _say(started, "program 'qa' created from its signature\n")
+        _report(started, "program 'qa' created from its signature\n")
         matches = sum(_ask(client, entry) for entry in questions)
         print(f"{matches} of {len(questions)} as expected\n")
         _show_statistics(client.stats())
 
 
-def _say(started: float, what: str) -> None:
-    print(f"{(time.perf_counter() - started) * 1000:7.0f} ms  {what}")
+def _report(started: float, text: str) -> None:
+    print(f"{(time.perf_counter() - started) * 1000:7.0f} ms  {text}")
 
 
 def _ask(client: Client, entry: dict[str, str]) -> bool:
-    """Ask one question and print what came; whether it is what was expected."""
+    """Ask one question, print the answer, and return whether it is the expected one."""
     inputs = {"question": entry["question"], "passage": entry["passage"]}
     started = time.perf_counter()
     result = client.call("execute_program", {"program_id": "qa", "inputs": inputs}, timeout=120)
