@@ -12,7 +12,7 @@ defmodule DSPex.MixProject do
       start_permanent: Mix.env() == :prod,
       deps: [],
       name: "DSPex bridge",
-      description: "DSPy programs for Elixir: a Python worker at the far end of a port.",
+      description: "Run DSPy programs from Elixir, in a Python worker process behind a port.",
       package: package(),
       docs: docs()
     ]

@@ -1,5 +1,5 @@
 defmodule DSPex.GuideTest do
-  # The guide's words are kept: its example runs in a project that `mix new` makes.
+  # Runs the guide's examples in a project created with `mix new`.
   use ExUnit.Case, async: true
 
   @root File.cwd!()
@@ -51,19 +51,25 @@ defmodule DSPex.GuideTest do
 
     {output, status} = mix(["bridge.doctor"], project, [{"PYTHONPATH", Path.dirname(broken)}])
     assert status == 1
-    assert output =~ ~r/missing DSPy does not import: .*ended with 1: ImportError: libmissing.so/
+
+    assert output =~
+             ~r/missing DSPy cannot be imported: .*exited with status 1: ImportError: libmissing.so/
 
     {output, status} = mix(["bridge.doctor", "--python", "/no/such/python"], project)
     assert status == 1
     assert output =~ "missing no Python at /no/such/python"
   end
 
-  # The children of the guide, and a worker that is killed: the next one knows the program again.
+  # Starts the guide's children and kills the worker: the next worker has the program again.
   defp restart do
     """
     {:ok, _} = Supervisor.start_link(children, strategy: :one_for_one)
     System.cmd("kill", ["-9", to_string(Bridge.get_status().worker_pid)])
-    wait = fn wait -> if Bridge.get_status()[:stats][:restarts] == 2, do: :ok, else: wait.(wait) end
+    deadline = System.monotonic_time(:millisecond) + 60_000
+    wait = fn wait ->
+      if System.monotonic_time(:millisecond) > deadline, do: raise("no restart within a minute")
+      if Bridge.get_status()[:stats][:restarts] < 2, do: Process.sleep(10) && wait.(wait)
+    end
     wait.(wait)
     {:ok, %{"programs" => [_]}} = Bridge.call(:list_programs)
     {:ok, %{"inherited" => ["qa"]}} = Bridge.call(:list_programs, %{}, session_id: "ann")
@@ -71,7 +77,7 @@ defmodule DSPex.GuideTest do
     """
   end
 
-  # In an environment as a user has it, with the worker's Python that these tests have.
+  # The environment of a user, with the Python of these tests.
   defp mix(arguments, directory, env \\ []) do
     {:ok, python, _} = DSPex.PythonBridge.Python.find()
 

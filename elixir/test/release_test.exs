@@ -1,6 +1,6 @@
 defmodule DSPex.ReleaseTest do
-  # A real application with a supervisor of default limits, run by mix and as a release: it outlives
-  # ten workers that are killed.
+  # An application whose supervisor has default limits survives ten killed workers, started by mix
+  # and as a release.
   use ExUnit.Case, async: true
 
   @root File.cwd!()

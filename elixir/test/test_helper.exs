@@ -14,4 +14,4 @@ else
 end
 
 Application.put_env(:dspex_bridge, :json, SmallJSON)
-ExUnit.start(capture_log: true)
+ExUnit.start(capture_log: true, assert_receive_timeout: 10_000)

@@ -1,10 +1,10 @@
 defprotocol DSPex.Encodable do
   @moduledoc """
-  How a struct is written in what goes to a worker: args, inputs, session data, results of tools.
+  Defines how a struct is sent to a worker: in args, inputs, session data, and results of tools.
 
-  `Date`, `Time`, `NaiveDateTime` and `DateTime` are written in ISO 8601, `Decimal` and `URI` as
-  text. Any other struct is refused with its path, because its fields may hold what no model and no
-  log should see. An application says what a struct of its own means:
+  `Date`, `Time`, `NaiveDateTime` and `DateTime` are sent in ISO 8601, `Decimal` and `URI` as
+  text. Any other struct is an error with its path, because its fields may contain data that must
+  not reach a model or a log. An application implements the protocol for its own structs:
 
       defmodule MyApp.User do
         @derive {DSPex.Encodable, only: [:name, :age]}
@@ -17,14 +17,14 @@ defprotocol DSPex.Encodable do
         def encode(money), do: "\#{money.amount} \#{money.currency}"
       end
 
-  `@derive DSPex.Encodable` takes all fields, `except: [...]` all but some.
+  `@derive DSPex.Encodable` sends all fields, `except: [...]` all but the given ones.
   """
 
   @fallback_to_any true
 
   @doc """
-  Returns what stands for the struct: text, a number, a list or a map, in which further structs may
-  stand.
+  Returns the value to send in place of the struct: text, a number, a list or a map. It may
+  contain further structs.
   """
   @spec encode(t()) :: term()
   def encode(struct)
@@ -46,7 +46,7 @@ defimpl DSPex.Encodable, for: Any do
       [] -> fields
       [only: only] -> known(module, only, fields)
       [except: except] -> fields -- known(module, except, fields)
-      _ -> raise ArgumentError, "DSPex.Encodable takes :only or :except, not both"
+      _ -> raise ArgumentError, "DSPex.Encodable accepts :only or :except, not both"
     end
   end
 
@@ -70,10 +70,10 @@ defimpl DSPex.Encodable, for: URI do
   def encode(uri), do: URI.to_string(uri)
 end
 
-# By its name: the package need not be there.
+# `Decimal` is only a name here, so the package is not needed.
 defimpl DSPex.Encodable, for: Decimal do
-  # As the specification of decimal arithmetic writes numbers, which keeps each digit and takes no
-  # more room than the number itself.
+  # The notation of the General Decimal Arithmetic specification: it keeps every digit, and its
+  # length does not depend on the exponent.
   def encode(%{sign: sign, coef: :NaN}), do: sign(sign) <> "NaN"
   def encode(%{sign: sign, coef: :inf}), do: sign(sign) <> "Infinity"
 

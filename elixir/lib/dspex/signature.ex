@@ -1,10 +1,10 @@
 defmodule DSPex.Signature do
   @moduledoc """
-  Signatures in the form that a worker takes, from a line of text or from a keyword list.
+  Builds signatures in the form that a worker expects, from a line of text or from a keyword list.
 
-  The worker knows the types (`docs/dspy.md` of the Python package lists them): `string`, `integer`,
-  `float`, `boolean`, `list<T>`, `dict<K, V>`, `optional<T>`, `union<A|B>`, `enum<"a"|"b">`, `any`,
-  `date`, `datetime` and more. What it does not know is `:invalid_args` with its place.
+  The types are `string`, `integer`, `float`, `boolean`, `list<T>`, `dict<K, V>`, `optional<T>`,
+  `union<A|B>`, `enum<"a"|"b">`, `any`, `date`, `datetime` and more; `docs/dspy.md` of the Python
+  package lists them. The worker answers `:invalid_args` with the position of an unknown type.
   """
 
   @type type ::
@@ -19,9 +19,10 @@ defmodule DSPex.Signature do
   @type wire :: %{required(String.t()) => term()}
 
   @doc """
-  A signature.
+  Returns a signature.
 
-  As text: inputs, `->`, outputs, each `name` or `name: type`, with commas between them.
+  As text: inputs, `->`, outputs. The fields are separated by commas, and each is `name` or
+  `name: type`.
 
       iex> DSPex.Signature.new("question -> answer: string, score: float")
       %{
@@ -32,8 +33,8 @@ defmodule DSPex.Signature do
         ]
       }
 
-  As a keyword list: `:inputs` and `:outputs` with a type for each field, or a type and what the
-  field is.
+  As a keyword list: `:inputs` and `:outputs`, with a type for each field, or a type and a
+  description.
 
       iex> DSPex.Signature.new(
       ...>   inputs: [passages: {{:list, :string}, "where to look"}],
@@ -49,12 +50,12 @@ defmodule DSPex.Signature do
         ]
       }
 
-  `:description` (the instructions to the model) and `:name` go with either.
+  Both forms accept `:description` (the instructions to the model) and `:name`.
 
       iex> DSPex.Signature.new("text -> summary", description: "In one sentence.")["description"]
       "In one sentence."
 
-  Raises ArgumentError with the place in the text.
+  Raises `ArgumentError` with the column of a mistake in the text.
 
       iex> DSPex.Signature.new("question: -> answer")
       ** (ArgumentError) no type after "question:" at column 1 of "question: -> answer"
@@ -68,7 +69,8 @@ defmodule DSPex.Signature do
         wire(text_fields(inputs, 1, text), text_fields(outputs, column, text), options)
 
       parts ->
-        raise ArgumentError, "one -> is needed, not #{length(parts) - 1}, in #{inspect(text)}"
+        raise ArgumentError,
+              "a signature needs one ->, not #{length(parts) - 1}: #{inspect(text)}"
     end
   end
 
@@ -101,9 +103,14 @@ defmodule DSPex.Signature do
   defp type({:dict, key, value}), do: "dict<#{type(key)}, #{type(value)}>"
   defp type({:union, types}), do: "union<#{Enum.map_join(types, "|", &type/1)}>"
   defp type({:enum, values}), do: "enum<#{Enum.map_join(values, "|", &choice/1)}>"
-  defp type(other), do: raise(ArgumentError, "#{inspect(other)} is no type of a field")
 
-  # In quotes, where a worker reads a backslash before a quote as no part of the text.
+  defp type(other) do
+    raise ArgumentError,
+          "#{inspect(other)} is not a field type; use an atom, a string, {:list, type}, " <>
+            "{:dict, key, value}, {:optional, type}, {:union, types} or {:enum, strings}"
+  end
+
+  # Quoted. The worker takes a backslash before a quote for an escape.
   defp choice(value) do
     text = to_string(value)
 
@@ -114,7 +121,7 @@ defmodule DSPex.Signature do
     ~s("#{String.replace(text, ~s("), ~S(\"))}")
   end
 
-  # Text: fields with the column at which they begin, so that errors can say where.
+  # Text is parsed into fields with the column at which each begins, for the error messages.
 
   defp text_fields(part, column, text) do
     if String.trim(part) == "" do
@@ -139,14 +146,13 @@ defmodule DSPex.Signature do
     raise ArgumentError, "no type after \"#{name}:\" at column #{column} of #{inspect(text)}"
   end
 
-  # The parts between separators that stand outside of brackets and quotes, each with the column
-  # at which it begins.
+  # Splits at separators outside of brackets and quotes. Returns each part with its column.
   defp split(text, separator), do: split(text, separator, 1, [], {"", 1}, text)
 
   defp split("", _separator, _column, [], {part, begin}, _text), do: [{part, begin}]
 
   defp split("", _separator, _column, [{open, at} | _], _part, text) do
-    raise ArgumentError, "no end to the #{open} at column #{at} of #{inspect(text)}"
+    raise ArgumentError, "the #{open} at column #{at} of #{inspect(text)} is not closed"
   end
 
   defp split(rest, separator, column, open, {part, begin}, text) do
@@ -185,7 +191,7 @@ defmodule DSPex.Signature do
 
     case open do
       [{^expected, _} | outer] -> outer
-      _ -> raise ArgumentError, "a #{char} too many at column #{column} of #{inspect(text)}"
+      _ -> raise ArgumentError, "unmatched #{char} at column #{column} of #{inspect(text)}"
     end
   end
 

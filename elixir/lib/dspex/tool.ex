@@ -2,16 +2,18 @@ defmodule DSPex.Tool do
   @moduledoc """
   An Elixir function that a program of type `react` may call.
 
-    * `name` - a string, by which the model calls it
-    * `description` - what it does, for the model
+    * `name` - the name that the model uses, a string
+    * `description` - a description for the model
     * `args` - the JSON Schema of each argument, by name
-    * `run` - a function of one argument: the map of arguments, with string keys. What it returns
-      is what the model is told. The worker has looked at the arguments before
+    * `run` - a function of one argument, the map of arguments with string keys. Its result is
+      sent to the model. The worker checks the arguments against `args` before the call
 
-  In an application `run` is a capture, `&Module.function/1`: it calls the code of now. A `fn`
-  belongs to the version of its module that made it, and fails after two recompilations of that. What
-  a tool raises is logged with its stacktrace, and its message is what the model is told; what it
-  returns is written as `DSPex.Encodable` says.
+  In an application, use a capture, `&Module.function/1`, which always calls the current code. A
+  `fn` belongs to the version of the module that created it, and fails after that module has been
+  recompiled twice.
+
+  If a tool raises, the stacktrace is logged and the message is sent to the model. Structs in a
+  result are sent as `DSPex.Encodable` defines.
   """
 
   @enforce_keys [:name, :description, :args, :run]
@@ -35,9 +37,10 @@ defmodule DSPex.Tool do
   }
 
   @doc """
-  A tool. An argument is a type (#{Enum.map_join(Map.keys(@types), ", ", &"`#{inspect(&1)}`")}), a
-  list of a type (`{:list, :string}`), or its JSON Schema as a map; one whose schema has a
-  `default` may be missing.
+  Returns a tool. An argument is a type
+  (#{Enum.map_join(Map.keys(@types), ", ", &"`#{inspect(&1)}`")}), a list of a type
+  (`{:list, :string}`), or its JSON Schema as a map; an argument whose schema has a `default` is
+  optional.
 
       iex> tool = DSPex.Tool.new(:temperature, "The temperature in a city.", [city: :string],
       ...>   fn %{"city" => city} -> "It is 21 degrees in " <> city end)
@@ -62,7 +65,11 @@ defmodule DSPex.Tool do
   defp schema(type) do
     case @types do
       %{^type => name} -> %{"type" => name}
-      _ -> raise ArgumentError, "#{inspect(type)} is no type of an argument"
+      _ -> raise ArgumentError, "#{inspect(type)} is not an argument type; known: #{known()}"
     end
+  end
+
+  defp known do
+    Enum.map_join(Map.keys(@types), ", ", &inspect/1) <> ", {:list, type}, a JSON Schema as a map"
   end
 end

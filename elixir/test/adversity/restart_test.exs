@@ -13,12 +13,13 @@ defmodule DSPex.RestartTest do
     end)
   end
 
-  # As `register_tools/3` does, for an adapter that has no command for it.
+  # The test adapter has no command `register_tools`, so the function is added to the table
+  # directly.
   defp add_tool(bridge, name, function) do
     :ets.insert(Connection.fetch!(bridge).table, {{:tool, "default", name}, function})
   end
 
-  test "a stream that outlives its worker leaves the calls of the next one alone" do
+  test "a stream of an ended worker does not affect the calls of the next worker" do
     bridge = start_bridge(@misbehaving)
     worker = worker_pid(bridge)
     parent = self()
@@ -49,7 +50,7 @@ defmodule DSPex.RestartTest do
     for result <- Task.await_many(others), do: assert({:ok, %{"sent" => 0}} = result)
   end
 
-  test "a connection from before a restart fails, and harms nobody" do
+  test "a connection of an ended worker fails and has no other effect" do
     parent = self()
     bridge = start_bridge(setup: fn connection -> send(parent, {:connection, connection}) end)
     assert_receive {:connection, old}
@@ -76,7 +77,7 @@ defmodule DSPex.RestartTest do
     assert worker_pid(bridge) != worker
   end
 
-  test "a worker that cannot be talked to any more is killed, and replaced" do
+  test "a worker whose port is closed is killed and replaced" do
     {:ok, bridge} = Bridge.start_link(options(name: nil))
     worker = worker_pid(bridge)
     port = Connection.fetch!(bridge).port
@@ -87,7 +88,7 @@ defmodule DSPex.RestartTest do
     assert worker_pid(bridge) != worker
   end
 
-  test "a start that fails in its setup leaves no process" do
+  test "a start whose setup fails leaves no process" do
     Process.flag(:trap_exit, true)
     parent = self()
 
@@ -111,17 +112,17 @@ defmodule DSPex.RestartTest do
     wait_until(fn -> not os_alive?(worker) end)
   end
 
-  test "what is no Python is said to be none" do
+  test "reports a program that is not Python" do
     Process.flag(:trap_exit, true)
 
     assert {:error, {:shutdown, error}} =
              Bridge.start_link(options(name: nil, python: "/bin/true"))
 
-    assert error.message =~ "does not answer as a Python"
+    assert error.message =~ "is not a Python interpreter"
   end
 
-  test "large requests in both directions do not make a worker look dead" do
-    # For longer than four heartbeats take, with the port full most of the time.
+  test "heartbeats survive large requests in both directions" do
+    # For longer than four heartbeat intervals, with the port full most of the time.
     bridge = start_bridge(heartbeat_interval: 300)
     worker = worker_pid(bridge)
     blob = :binary.copy("x", 12_000_000)
@@ -137,13 +138,13 @@ defmodule DSPex.RestartTest do
     assert worker_pid(bridge) == worker
   end
 
-  test "a timeout longer than the BEAM's own" do
+  test "a timeout longer than the maximum of `receive`" do
     bridge = start_bridge()
     assert {:ok, _} = Bridge.call(bridge, :ping, %{}, 5_000_000_000)
     refute_received _
   end
 
-  test "a tool that is ended from outside, and a question without a tool, are answered" do
+  test "a tool that is killed, and a request for an unknown tool, are answered" do
     bridge = start_bridge(@misbehaving)
 
     linked = fn _ ->
@@ -160,7 +161,7 @@ defmodule DSPex.RestartTest do
     assert {:error, %Error{code: :invalid_args}} = Bridge.call(bridge, :ask, %{}, [])
   end
 
-  test "a tool that never returns ends with its bridge" do
+  test "a tool that does not return ends with its bridge" do
     {:ok, bridge} = Bridge.start_link(options(@misbehaving ++ [name: nil]))
     parent = self()
 

@@ -1,5 +1,5 @@
 defmodule DSPex.SurvivalTest do
-  # The end of a worker, or a worker that never starts, stays inside its bridge. Not async: one test
+  # A worker that ends or does not start affects only its bridge. Not async: one test
   # reads the whole log.
   use ExUnit.Case, async: false
 
@@ -30,7 +30,7 @@ defmodule DSPex.SurvivalTest do
 
     for number <- 1..10 do
       signal(worker_pid(bridge), :KILL)
-      # By name and by pid: neither knows that there was another worker.
+      # By name and by pid.
       server = if rem(number, 2) == 0, do: bridge, else: process
       wait_until(fn -> Bridge.get_status(bridge).stats.restarts == number end)
       assert Bridge.call(server, :echo_decoded, %{n: number}, []) == {:ok, %{"n" => number}}
@@ -40,7 +40,7 @@ defmodule DSPex.SurvivalTest do
     assert Process.alive?(supervisor)
   end
 
-  test "calls, casts and streams wait for the next worker, and those in flight get one answer" do
+  test "calls, casts and streams wait for the next worker, and open calls get one error" do
     {bridge, _} =
       supervised(adapter: "bridge_test_adapter:adapter", backoff_min: 300, backoff_max: 300)
 
@@ -69,7 +69,7 @@ defmodule DSPex.SurvivalTest do
     refute_received {:second, _}
   end
 
-  test "where no worker starts, a call gets the last failure within its timeout" do
+  test "if no worker starts, a call gets the last failure within its timeout" do
     python = breakable_python()
     {bridge, supervisor} = supervised(python: python)
     break(python, "no space left")
@@ -93,7 +93,9 @@ defmodule DSPex.SurvivalTest do
     assert Process.alive?(supervisor)
   end
 
-  test "a worker that never starts is logged once for each attempt, and the application runs" do
+  test "a worker that does not start is logged once for each attempt, and the application runs" do
+    :telemetry.listen()
+
     for {options, line} <- [
           {[args: ["--no-such-flag"]], "unrecognized arguments: --no-such-flag"},
           {[python: "/no/such/python"], "no Python at /no/such/python"},
@@ -102,7 +104,12 @@ defmodule DSPex.SurvivalTest do
       log =
         capture_log(fn ->
           {bridge, supervisor} = supervised(options)
-          wait_until(fn -> failures(bridge) > 3 end, 30_000)
+
+          for failures <- 1..3 do
+            assert_receive {[:dspex_bridge, :worker, :start_failed], %{failures: ^failures},
+                            %{bridge: ^bridge}}
+          end
+
           assert Process.alive?(supervisor)
 
           assert {:error, %Error{code: :worker_crashed} = error} =
@@ -117,11 +124,7 @@ defmodule DSPex.SurvivalTest do
     end
   end
 
-  defp failures(bridge) do
-    bridge |> Process.whereis() |> :sys.get_state() |> Map.fetch!(:failures)
-  end
-
-  test "a setup that fails for a later worker is a start that failed, and so is one that hangs" do
+  test "the start of a later worker fails if its setup raises or hangs" do
     agent = start_supervised!({Agent, fn -> :fine end})
 
     setup = fn bridge ->
@@ -145,7 +148,7 @@ defmodule DSPex.SurvivalTest do
     end
   end
 
-  test "a setup may call its bridge by name, and what it raises shows no map" do
+  test "a setup may call its bridge by name, and its errors do not show maps" do
     config = %{api_key: "sk-in-a-map"}
     name = :"survival_#{System.unique_integer([:positive])}"
     setup = fn _ -> {:ok, _} = Bridge.call(name, :ping, %{}, []) end
@@ -177,7 +180,7 @@ defmodule DSPex.SurvivalTest do
     end
   end
 
-  test "the wait grows to its limit, and begins anew after a healthy worker" do
+  test "the delay grows to its limit, and is reset by a healthy worker" do
     :telemetry.listen()
     {bridge, _} = supervised(args: ["--no-such-flag"], backoff_min: 8, backoff_max: 32)
 
@@ -189,15 +192,21 @@ defmodule DSPex.SurvivalTest do
     end
 
     stop_supervised!(bridge)
-    {bridge, _} = supervised(healthy_after: 0)
 
-    for _ <- 1..3 do
-      worker = worker_pid(bridge)
-      signal(worker, :KILL)
-      wait_until(fn -> Bridge.get_status(bridge).worker_pid not in [nil, worker] end)
-      worker_pid(bridge)
-      assert failures(bridge) == 1
-    end
+    log =
+      capture_log(fn ->
+        {bridge, _} = supervised(healthy_after: 0)
+
+        for _ <- 1..3 do
+          worker = worker_pid(bridge)
+          signal(worker, :KILL)
+          wait_until(fn -> Bridge.get_status(bridge).worker_pid not in [nil, worker] end)
+          worker_pid(bridge)
+        end
+      end)
+
+    # No delay after any of them.
+    assert length(String.split(log, "starting another\n")) - 1 == 3
   end
 
   test "a bridge that is stopped while its worker starts leaves no process" do
@@ -219,14 +228,14 @@ defmodule DSPex.SurvivalTest do
     Bridge.start_link(options(name: :stopped_while_starting, setup: setup))
   end
 
-  test "a worker whose threads all hang is replaced" do
+  test "a worker whose threads are all stuck is replaced" do
     options = [adapter: "bridge_test_adapter:adapter", threads: 1, stuck_after: 200]
     {bridge, _} = supervised(options)
     assert {:error, %Error{code: :worker_crashed} = error} = Bridge.call(bridge, :hang, %{}, [])
     assert %{"exit_status" => 75} = error.details
     assert {:ok, _} = Bridge.call(bridge, :sent, %{}, [])
 
-    # Many calls that wait for that one thread are open then, and each gets its one answer.
+    # With many calls waiting for the only thread, each gets one answer.
     calls = for _ <- 1..10, do: Task.async(fn -> Bridge.call(bridge, :hang, %{}, []) end)
 
     for result <- Task.await_many(calls, 30_000) do
@@ -239,7 +248,7 @@ defmodule DSPex.SurvivalTest do
     assert Bridge.get_status(bridge).stats.restarts == 0
   end
 
-  test "options that make no sense are errors before anything starts" do
+  test "invalid options raise before anything starts" do
     for {options, line} <- [
           {[backoff_min: "1"], ":backoff_min"},
           {[healthy_after: -1], ":healthy_after"},
@@ -272,7 +281,7 @@ defmodule DSPex.SurvivalTest do
     end
   end
 
-  test "no state, report or specification shows the environment of the worker" do
+  test "states, reports and specifications do not show the worker's environment" do
     secret = "sk-secret-#{System.unique_integer([:positive])}"
 
     options = [
@@ -284,7 +293,8 @@ defmodule DSPex.SurvivalTest do
       capture_log(fn ->
         {bridge, supervisor} = supervised(options)
         process = Process.whereis(bridge)
-        owner = :sys.get_state(process).owner
+        {:links, links} = Process.info(process, :links)
+        owner = Enum.find(links, &(&1 != supervisor))
 
         for shown <- [
               :sys.get_state(process),
@@ -296,7 +306,7 @@ defmodule DSPex.SurvivalTest do
           refute to_string(:io_lib.format(~c"~p", [shown])) =~ secret
         end
 
-        # An end without order, of the owner and then of the bridge.
+        # An unexpected end, first of the owner and then of the bridge.
         GenServer.stop(owner, :boom)
         assert {:ok, _} = Bridge.call(bridge, :ping, %{}, [])
         monitor = Process.monitor(process)

@@ -1,5 +1,6 @@
 defmodule DSPex.DSPyTest do
-  # Programs of the real DSPy with the offline model: one worker, whose import of it takes a second.
+  # Runs programs with DSPy and the offline model. One worker for all tests, because importing
+  # DSPy takes a second.
   use ExUnit.Case, async: false
 
   alias DSPex.Adapters.PythonPort
@@ -18,7 +19,7 @@ defmodule DSPex.DSPyTest do
     :ok
   end
 
-  test "the port adapter makes, runs, lists and deletes programs" do
+  test "the port adapter creates, runs, lists and deletes programs" do
     signature = Signature.new("question, passage -> answer, score: confidence_score")
     assert PythonPort.health_check() == :ok
     assert {:ok, "qa"} = PythonPort.create_program(%{id: "qa", signature: signature})
@@ -39,7 +40,7 @@ defmodule DSPex.DSPyTest do
     assert {:error, %Error{code: :program_not_found}} = PythonPort.execute_program("qa", inputs)
   end
 
-  test "choices may hold quotes, and two of them stay two" do
+  test "choices may contain quotes" do
     choices = [~S(say "no"), ~S("|"), "it's", ~S(a\b), "a -> b, c"]
     keywords = Signature.new(inputs: [q: :string], outputs: [a: {:enum, choices}])
     [%{"type" => type}] = keywords["outputs"]
@@ -61,7 +62,7 @@ defmodule DSPex.DSPyTest do
     end
   end
 
-  test "an agent calls an Elixir function, and its answer streams" do
+  test "an agent calls an Elixir function and streams its answer" do
     Bridge.call!(:create_program, %{
       id: "weather",
       program_type: "react",
@@ -86,7 +87,7 @@ defmodule DSPex.DSPyTest do
     assert answer =~ "21"
   end
 
-  test "two sessions have tools of the same name" do
+  test "two sessions can have tools with the same name" do
     for session <- ["warm", "cold"] do
       tool =
         Tool.new(:temperature, "The temperature in a city.", [city: :string], fn _ ->
@@ -109,7 +110,7 @@ defmodule DSPex.DSPyTest do
     end
   end
 
-  test "a type that the worker does not know is an error with its place" do
+  test "a type that the worker does not know is an error with its position" do
     config = %{signature: Signature.new("a: strnig -> b")}
 
     assert {:error, %Error{code: :invalid_args, details: %{"path" => path}}} =
@@ -142,7 +143,7 @@ defmodule DSPex.DSPyTest do
     assert Bridge.call(:delete_program, %{program_id: "dated"}) |> elem(0) == :ok
   end
 
-  test "sessions that callers name have the programs, tools and model of the setup" do
+  test "named sessions inherit the programs, tools and model of the setup" do
     config = %{
       id: "shared",
       program_type: "react",
@@ -157,7 +158,7 @@ defmodule DSPex.DSPyTest do
 
     assert answer =~ "21"
 
-    # A program of the session's own finds the shared tools, too.
+    # A program of the session itself can use the shared tools too.
     Bridge.call!(:create_program, %{config | id: "own"}, session_id: "somebody")
 
     assert {:ok, %{"outputs" => %{"answer" => ^answer}}} =

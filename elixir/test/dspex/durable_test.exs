@@ -1,5 +1,5 @@
 defmodule DSPex.DurableTest do
-  # A setup whose session outlives the worker that it was made for.
+  # A setup that creates a durable session, which survives its worker.
   use ExUnit.Case, async: true
 
   import Workers
@@ -39,7 +39,9 @@ defmodule DSPex.DurableTest do
     end
   end
 
-  test "without it the error names the program, and the bridge lives on", %{options: options} do
+  test "without if_exists the error names the program, and the bridge stays alive", %{
+    options: options
+  } do
     setup = &set_up(&1, %{})
     options = [setup: setup, backoff_min: 60_000, backoff_max: 60_000] ++ options
     bridge = start_bridge(options)

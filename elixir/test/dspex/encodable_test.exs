@@ -1,5 +1,5 @@
 defmodule DSPex.EncodableTest do
-  # Not async: stderr is captured.
+  # Not async: captures stderr.
   use ExUnit.Case, async: false
   doctest DSPex.PythonBridge.Terms
 
@@ -54,7 +54,7 @@ defmodule DSPex.EncodableTest do
     {{-1, :inf, 0}, "-Infinity"}
   ]
 
-  test "what has a written form arrives so, wherever it stands" do
+  test "encodable structs are sent as their encoding, at any depth" do
     written = @written ++ for {{s, c, e}, text} <- @numbers, do: {decimal(s, c, e), text}
 
     for {value, expected} <- written do
@@ -66,7 +66,7 @@ defmodule DSPex.EncodableTest do
     end
   end
 
-  test "structs are keys where they are written as text" do
+  test "structs that are encoded as text can be keys" do
     args = %{"days" => %{~D[2024-01-01] => 1, decimal(1, 10, -1) => 2}}
 
     assert Bridge.call(Bridge.EncodableEcho, :echo_decoded, args, []) ==
@@ -84,7 +84,7 @@ defmodule DSPex.EncodableTest do
     end
   end
 
-  test "session data has written forms too" do
+  test "structs in session data are encoded" do
     args = %{operation: "set", key: "since", value: ~D[2024-01-01], session_id: "dates"}
     assert {:ok, _} = Bridge.call(Bridge.EncodableEcho, :update_session_data, args, [])
     assert Bridge.cast(Bridge.EncodableEcho, :update_session_data, %{args | key: "cast"}) == :ok
@@ -93,7 +93,7 @@ defmodule DSPex.EncodableTest do
              Bridge.call(Bridge.EncodableEcho, :get_session_data, [session_id: "dates"], [])
   end
 
-  test "what has none is refused with its path, in every format and by calls of every kind" do
+  test "other structs are errors with their path, in every format and kind of call" do
     user = %Structs.Plain{name: "Ann", password: "pw"}
 
     for {value, line} <- [
@@ -101,10 +101,10 @@ defmodule DSPex.EncodableTest do
           {1..3, "a struct Range cannot be sent: send Enum.to_list/1 of it"},
           {MapSet.new([1]), "a struct MapSet"},
           {~r/x/, "a struct Regex"},
-          {%Structs.Money{}, "the struct Structs.Money has no written form: no amount"},
+          {%Structs.Money{}, "the struct Structs.Money cannot be encoded: no amount"},
           {%Structs.Endless{}, "nested more than 512 levels deep"},
           {%Date{year: 2024, month: 1, day: 1, calendar: :no_calendar},
-           "the struct Date has no written form"},
+           "the struct Date cannot be encoded"},
           {self(), "a pid cannot be sent"},
           {make_ref(), "a reference cannot be sent"},
           {fn -> 1 end, "a function cannot be sent"},
@@ -134,7 +134,7 @@ defmodule DSPex.EncodableTest do
     end
   end
 
-  test "in JSON also tuples and binaries that are no text are refused with their path" do
+  test "tuples and binaries that are not UTF-8 are errors with their path in JSON" do
     for {value, line} <- [{{1, 2}, "a tuple"}, {<<255>>, "not UTF-8"}, {%{[1] => 2}, "a list"}] do
       error = catch_error(Protocol.encode_request(1, :echo, %{"x" => [value]}, format: :json))
       assert error.message =~ "args.x[0]: "
@@ -142,12 +142,12 @@ defmodule DSPex.EncodableTest do
     end
   end
 
-  test "keys that mean the same are refused in either format" do
+  test "keys that are equal in Python are an error in either format" do
     for keys <- [[:a, "a"], [~D[2024-01-01], "2024-01-01"]], format <- [:etf, :json] do
       args = %{x: [Map.new(keys, &{&1, 1})]}
       error = catch_error(Protocol.encode_request(1, :echo, args, format: format))
       assert %Error{code: :not_encodable} = error
-      assert error.message =~ "args.x[0]: two keys of the map mean the same"
+      assert error.message =~ "args.x[0]: two keys of the map are equal in Python"
     end
 
     for {keys, format} <- [
@@ -158,14 +158,14 @@ defmodule DSPex.EncodableTest do
         ] do
       args = Map.new(keys, &{&1, 1})
       error = catch_error(Protocol.encode_request(1, :echo, args, format: format))
-      assert error.message =~ "args: two keys of the map mean the same"
+      assert error.message =~ "args: two keys of the map are equal in Python"
     end
 
     assert Bridge.call(Bridge.EncodableEcho, :echo, %{:a => 1, "b" => 2, 1 => 3}, []) |> elem(0) ==
              :ok
   end
 
-  test "keys that JSON cannot write are refused with their path" do
+  test "keys that JSON cannot represent are errors with their path" do
     error =
       catch_error(Protocol.encode_request(1, :echo, %{"x" => %{<<255>> => 1}}, format: :json))
 
@@ -181,7 +181,7 @@ defmodule DSPex.EncodableTest do
              {:ok, %{"name" => "Ann"}}
   end
 
-  test "a tool's result has written forms", %{bridge: bridge} do
+  test "structs in a tool's result are encoded", %{bridge: bridge} do
     connection = DSPex.PythonBridge.Connection.fetch!(bridge)
     tool = fn _ -> %{at: ~D[2024-01-01], who: [%Structs.Only{name: "Ann"}]} end
     :ets.insert(connection.table, {{:tool, "default", "day"}, tool})
@@ -191,7 +191,7 @@ defmodule DSPex.EncodableTest do
              Bridge.call(bridge, :ask, %{name: "day"}, [])
   end
 
-  test "plain terms are told from those that need a look" do
+  test "recognises terms that can be encoded unchanged" do
     for term <- [%{}, %{a: [1, 2.5, nil, "x", %{"b" => :c}]}, [], ""],
         do: assert(Terms.plain?(term))
 
@@ -208,7 +208,7 @@ defmodule DSPex.EncodableTest do
         do: refute(Terms.plain?(term))
   end
 
-  test "derived fields that are not there are errors at compile time" do
+  test "unknown derived fields are errors at compile time" do
     for options <- [
           "only: [:nmae]",
           "except: [:nmae]",
@@ -222,7 +222,7 @@ defmodule DSPex.EncodableTest do
       end
       """
 
-      # Elixir warns besides that protocols are consolidated by now.
+      # Elixir also warns that protocols are already consolidated.
       ExUnit.CaptureIO.capture_io(:stderr, fn ->
         assert_raise ArgumentError, fn -> Code.eval_string(code) end
       end)

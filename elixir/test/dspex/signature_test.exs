@@ -20,19 +20,19 @@ defmodule DSPex.SignatureTest do
     assert types(signature["outputs"]) == [{"c", "union<string|integer>"}, {"d", "string"}]
   end
 
-  test "inputs may be missing, outputs may not" do
+  test "inputs are optional, outputs are not" do
     assert Signature.new("-> answer")["inputs"] == []
     assert_raise ArgumentError, ~r/needs an output/, fn -> Signature.new("question ->") end
   end
 
-  test "errors say where" do
+  test "errors name the column" do
     for {text, message} <- [
-          {"question", "one -> is needed, not 0"},
-          {"a -> b -> c", "one -> is needed, not 2"},
+          {"question", "a signature needs one ->, not 0"},
+          {"a -> b -> c", "a signature needs one ->, not 2"},
           {"a, , b -> c", "no name at column 4"},
-          {"a -> b: list<string", "no end to the < at column 13"},
-          {"a -> b: string>", "a > too many at column 15"},
-          {"a -> b: list<string]", "a ] too many at column 20"}
+          {"a -> b: list<string", "the < at column 13 of "},
+          {"a -> b: string>", "unmatched > at column 15"},
+          {"a -> b: list<string]", "unmatched ] at column 20"}
         ] do
       assert_raise ArgumentError, ~r/#{Regex.escape(message)}/, fn -> Signature.new(text) end
     end
@@ -52,7 +52,7 @@ defmodule DSPex.SignatureTest do
     assert types(signature["outputs"]) == [{"c", "union<string|list<float>>"}, {"d", "List[int]"}]
     assert signature["name"] == "My.Signature"
 
-    assert_raise ArgumentError, ~r/no type of a field/, fn ->
+    assert_raise ArgumentError, ~r/not a field type/, fn ->
       Signature.new(outputs: [a: {:tuple}])
     end
 

@@ -1,4 +1,4 @@
-# The application of `release_test.exs`: kills its worker ten times, and says how it stands then.
+# The application of `release_test.exs`: kills its worker ten times, and prints its state then.
 defmodule Host.Application do
   use Application
   alias DSPex.PythonBridge.Bridge

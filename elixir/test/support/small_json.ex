@@ -1,5 +1,5 @@
 defmodule SmallJSON do
-  @moduledoc "JSON for the tests, which have no package: what an application would bring."
+  @moduledoc "A JSON module for the tests, as an application would provide."
 
   def encode_to_iodata!(nil), do: "null"
   def encode_to_iodata!(value) when is_boolean(value), do: Atom.to_string(value)
@@ -29,7 +29,7 @@ defmodule SmallJSON do
 
   defp escape(char), do: "\\u00" <> Base.encode16(<<char>>)
 
-  # Reads what is JSON; does not look for all that is not.
+  # Decodes valid JSON; does not reject all that is invalid.
   def decode!(text) do
     true = String.starts_with?(text, ["{", "["])
     tokens = Regex.scan(~r/"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]]|[^\s,:{}\[\]]+/, text)
@@ -65,7 +65,7 @@ defmodule SmallJSON do
     value
   end
 
-  # Neighbours are read together: a character past 0xFFFF is a pair of them.
+  # Adjacent escapes are decoded together: a character past 0xFFFF is a surrogate pair.
   defp unescape("\\u" <> _ = units) do
     units = units |> String.replace("\\u", "") |> Base.decode16!(case: :mixed)
     :unicode.characters_to_binary(units, :utf16)

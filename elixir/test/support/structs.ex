@@ -1,5 +1,8 @@
 defmodule Structs do
-  @moduledoc "Structs of an application, for what is written of them. Here, because protocols are consolidated."
+  @moduledoc """
+  Structs with encodings. In a separate file, because protocols are consolidated before the tests
+  run.
+  """
 
   defmodule Plain do
     defstruct [:name, :password, __meta__: :loaded]
@@ -39,6 +42,6 @@ defmodule Structs do
 end
 
 defmodule Decimal do
-  @moduledoc "Stands in for the package."
+  @moduledoc "A replacement for the package."
   defstruct [:sign, :coef, :exp]
 end

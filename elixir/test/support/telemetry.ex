@@ -1,5 +1,7 @@
 defmodule :telemetry do
-  @moduledoc "Stands in for the package: sends each event to the process that `listen/0` registered."
+  @moduledoc """
+  A replacement for the package: sends each event to the process that called `listen/0`.
+  """
 
   def listen, do: Process.register(self(), __MODULE__)
 

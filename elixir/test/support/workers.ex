@@ -1,24 +1,27 @@
 defmodule Workers do
-  @moduledoc "Real workers for tests, and waiting for what they do."
+  @moduledoc "Starts real workers for tests, and waits for conditions."
 
   import ExUnit.Callbacks, only: [on_exit: 1, start_supervised!: 1]
   alias DSPex.PythonBridge.Bridge
 
   @support Path.expand(__DIR__)
 
-  @doc "A supervised bridge of the test's own; returns its name."
+  @doc "Starts a supervised bridge for one test and returns its name."
   def start_bridge(options \\ []) do
     name = Module.concat(Bridge, "Test#{System.unique_integer([:positive])}")
     start_supervised!({Bridge, [name: name] ++ options(options)})
     name
   end
 
-  @doc "Options for a worker with an adapter of `test/support`; the echo adapter otherwise."
+  @doc """
+  Returns options for a worker that finds the adapters of `test/support`; the default is the echo
+  adapter.
+  """
   def options(options \\ []) do
     Keyword.merge([adapter: "echo", format: format(), env: %{PYTHONPATH: @support}], options)
   end
 
-  @doc "The format of the whole run: BRIDGE_TEST_FORMAT, or the default."
+  @doc "Returns the format of this test run: BRIDGE_TEST_FORMAT, or `:etf`."
   def format, do: "BRIDGE_TEST_FORMAT" |> System.get_env("etf") |> String.to_atom()
 
   @doc "Waits for a condition, at most `timeout` ms."
@@ -41,7 +44,7 @@ defmodule Workers do
     end
   end
 
-  @doc "Whether a process of the operating system is there and no zombie."
+  @doc "Returns whether an operating system process exists and is not a zombie."
   def os_alive?(pid) do
     case File.read("/proc/#{pid}/stat") do
       {:ok, stat} -> not (stat =~ ~r/\) Z /)
@@ -52,7 +55,7 @@ defmodule Workers do
   @doc "Sends a signal to a worker."
   def signal(pid, name), do: {_, 0} = System.cmd("kill", ["-#{name}", "#{pid}"])
 
-  @doc "The id of a bridge's worker, once it is running."
+  @doc "Waits until a bridge is running, and returns the process id of its worker."
   def worker_pid(bridge) do
     wait_until(fn ->
       status = Bridge.get_status(bridge)

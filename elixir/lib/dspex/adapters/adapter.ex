@@ -1,8 +1,9 @@
 defmodule DSPex.Adapters.Adapter do
   @moduledoc """
-  What runs programs: `DSPex.Adapters.PythonPort` with a worker, `DSPex.Adapters.Mock` without one.
+  The behaviour of modules that run programs: `DSPex.Adapters.PythonPort` with a worker,
+  `DSPex.Adapters.Mock` without one.
 
-  An application takes the module from its configuration, and its tests run with the mock:
+  An application reads the module from its configuration, so that its tests can use the mock:
 
       adapter = Application.get_env(:my_app, :dspy, DSPex.Adapters.PythonPort)
       {:ok, id} = adapter.create_program(%{signature: DSPex.Signature.new("question -> answer")})
@@ -11,43 +12,49 @@ defmodule DSPex.Adapters.Adapter do
 
   @type program_id :: String.t()
   @typedoc """
-  `:signature` (see `DSPex.Signature`), and `:id`, `:program_type`, … as `create_program` takes them.
-  `:if_exists` says what is done where there is a program of that id: `"error"` (default), `"keep"` it
-  or `"replace"` it.
+  `:signature` (see `DSPex.Signature`), and optionally `:id`, `:program_type` and other args of
+  the command `create_program`. `:if_exists` decides what happens to an existing program with the
+  same id: `"error"` (default) fails, `"keep"` keeps it, and `"replace"` replaces it.
   """
   @type config :: map()
   @type inputs :: map()
   @type options :: map()
   @type error :: {:error, DSPex.PythonBridge.Error.t()}
 
-  @doc "Makes a program; its id is the config's, or a new one."
+  @doc "Creates a program with the id in the config, or with a new id."
   @callback create_program(config()) :: {:ok, program_id()} | error()
 
   @doc ~S|Runs a program: `{:ok, %{"program_id" => id, "outputs" => outputs, …}}`.|
   @callback execute_program(program_id(), inputs()) :: {:ok, map()} | error()
 
-  @doc "The same with options for the model: `temperature`, `max_tokens`."
+  @doc "Runs a program with options for the model, such as `temperature` and `max_tokens`."
   @callback execute_program(program_id(), inputs(), options()) :: {:ok, map()} | error()
 
-  @doc "The ids of all programs."
+  @doc "Returns the ids of all programs."
   @callback list_programs() :: {:ok, [program_id()]} | error()
 
-  @doc "Forgets a program."
+  @doc "Deletes a program."
   @callback delete_program(program_id()) :: :ok | error()
 
-  @doc "What is known of a program."
+  @doc "Returns information about a program."
   @callback get_program_info(program_id()) :: {:ok, map()} | error()
 
-  @doc "Whether programs can be run."
+  @doc "Checks that programs can be run."
   @callback health_check() :: :ok | error()
 
-  @doc "Statistics of whatever runs the programs."
+  @doc "Returns statistics of the worker or the mock."
   @callback get_stats() :: {:ok, map()} | error()
 
-  @doc "Whether the adapter belongs to a layer of tests: `:layer_1` without, `:layer_3` with a worker."
+  @doc """
+  Returns whether the adapter serves a layer of tests: `:layer_1` without, `:layer_3` with a
+  worker.
+
+  This callback and `c:get_test_capabilities/0` exist only for the test suites of applications
+  that were written for the package `dspex`; nothing in this package calls them.
+  """
   @callback supports_test_layer?(layer :: atom()) :: boolean()
 
-  @doc "What tests can expect of it."
+  @doc "Returns what tests can expect of the adapter; see `c:supports_test_layer?/1`."
   @callback get_test_capabilities() :: map()
 
   @optional_callbacks execute_program: 3,

@@ -1,10 +1,10 @@
 defmodule DSPex.Adapters.Mock do
   @moduledoc """
-  Programs without a worker, for tests: the answers are made up from the signature's types and the
-  inputs, the same for the same inputs.
+  An adapter without a worker, for tests. It generates answers from the types in the signature and
+  the inputs; equal inputs give equal answers.
 
-  Starts itself at the first call, or under a supervisor. `inject_error/2` makes a command fail,
-  `set_response/2` says what a field answers, `reset/0` forgets everything.
+  The mock starts at the first call, or under a supervisor. `inject_error/2` makes a command fail,
+  `set_response/2` sets the value of an output field, and `reset/0` deletes programs and settings.
   """
 
   @behaviour DSPex.Adapters.Adapter
@@ -19,15 +19,17 @@ defmodule DSPex.Adapters.Mock do
   @spec start_link(keyword()) :: Agent.on_start()
   def start_link(_options \\ []), do: Agent.start_link(fn -> @empty end, name: __MODULE__)
 
-  @doc "Forgets programs, errors and responses."
+  @doc "Deletes all programs, errors and responses."
   @spec reset() :: :ok
   def reset, do: run(nil, fn _ -> {:ok, @empty} end)
 
-  @doc "Makes a command (`:create_program`, `:execute_program`, …) fail until `reset/0`; `nil` ends it."
+  @doc """
+  Makes a command, such as `:execute_program`, fail until `reset/0` or until the error is `nil`.
+  """
   @spec inject_error(atom(), Error.t() | nil) :: :ok
   def inject_error(command, error), do: run(nil, &{:ok, put_in(&1.errors[command], error)})
 
-  @doc "What an output field answers from now on."
+  @doc "Sets the value of an output field in all further results."
   @spec set_response(atom() | String.t(), term()) :: :ok
   def set_response(field, value) do
     run(nil, &{:ok, put_in(&1.responses[to_string(field)], value)})
@@ -152,7 +154,7 @@ defmodule DSPex.Adapters.Mock do
 
   defp failure(code, message), do: {:error, Error.new(code, message)}
 
-  # Config and signatures come with atoms or strings as keys, fields as a list or as a map by name.
+  # Configs and signatures have atom or string keys; fields are a list, or a map by name.
   defp value(map, key), do: Map.get(map, key) || Map.get(map, Atom.to_string(key))
 
   defp fields(nil), do: []

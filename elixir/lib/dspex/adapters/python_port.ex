@@ -1,7 +1,7 @@
 defmodule DSPex.Adapters.PythonPort do
   @moduledoc """
-  Programs in the worker of the default bridge, which has to run: put
-  `{DSPex.PythonBridge.Bridge, []}` under a supervisor.
+  An adapter that runs programs in the worker of the default bridge. Add
+  `{DSPex.PythonBridge.Bridge, []}` to a supervisor of the application.
   """
 
   @behaviour DSPex.Adapters.Adapter
@@ -38,9 +38,14 @@ defmodule DSPex.Adapters.PythonPort do
   @impl true
   def health_check do
     case Bridge.call(:ping) do
-      {:ok, %{"status" => "ok"}} -> :ok
-      {:ok, other} -> {:error, Error.new(:internal, "the worker is not well", other)}
-      {:error, error} -> {:error, error}
+      {:ok, %{"status" => "ok"}} ->
+        :ok
+
+      {:ok, other} ->
+        {:error, Error.new(:internal, "the worker does not report status ok", other)}
+
+      {:error, error} ->
+        {:error, error}
     end
   end
 

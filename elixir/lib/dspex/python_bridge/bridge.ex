@@ -20,8 +20,8 @@ defmodule DSPex.PythonBridge.Bridge do
 
   Every open call returns `{:error, error}` with the code `:worker_crashed` at once. The bridge
   stays alive and starts another worker: immediately after the first failure, then after a delay
-  that doubles with each further failure up to `:backoff_max`. The delay is reset when a worker has
-  run for `:healthy_after`.
+  that doubles with each further failure up to `:backoff_max`. The delay is reset when a worker
+  has run for `:healthy_after`.
 
   Until the new worker is ready, the status is `:starting` and new calls wait for it. A call whose
   timeout ends first returns the error of the last failure, with the last lines of the worker's
@@ -36,8 +36,8 @@ defmodule DSPex.PythonBridge.Bridge do
 
   ## Names
 
-  The name of a bridge is also the name of its ETS table. A call by name costs one lookup; a call by
-  pid or `{:via, …}` costs an extra message to the bridge.
+  The name of a bridge is also the name of its ETS table. A call by name costs one lookup; a call
+  by pid or `{:via, …}` costs an extra message to the bridge.
   """
 
   alias DSPex.PythonBridge.{
@@ -68,7 +68,8 @@ defmodule DSPex.PythonBridge.Bridge do
   Returns the child specification of a bridge.
 
   Under a supervisor, a first worker that does not start is not fatal: the bridge logs the reason
-  and tries again, as after a crash. With `retry_start: false` the start of the bridge fails instead.
+  and tries again, as after a crash. With `retry_start: false` the start of the bridge fails
+  instead.
   """
   @spec child_spec(keyword()) :: Supervisor.child_spec()
   def child_spec(options) do
@@ -97,8 +98,8 @@ defmodule DSPex.PythonBridge.Bridge do
 
     * `:name` - the registered name, default `DSPex.PythonBridge.Bridge`; `nil` for none
     * `:python` - the path of the interpreter; see `DSPex.PythonBridge.Python` for the default
-    * `:adapter` - the adapter that defines the worker's commands: `"dspy"` (default), `"echo"`, or
-      `"module:attr"`
+    * `:adapter` - the adapter that defines the worker's commands: `"dspy"` (default), `"echo"`,
+      or `"module:attr"`
     * `:args` - further flags of `python -m bridge worker`
     * `:env` - environment variables of the worker: a map, a list of pairs, or a function that
       returns one; the value `nil` removes a variable
@@ -107,15 +108,15 @@ defmodule DSPex.PythonBridge.Bridge do
     * `:format` - `:etf` (default), or `:json` if a JSON module is available
     * `:tools` - tools of the default session, see `register_tools/3`
     * `:setup` - a function of one argument, the bridge. It runs after every start, before the
-      worker takes calls from other processes. If it raises, the start has failed; an error that it
-      returns is logged
+      worker takes calls from other processes. If it raises, the start has failed; an error that
+      it returns is logged
     * `:logs` - `true` (default) sends the worker's logs to `Logger`, `false` to stderr
     * `:start_timeout` - how long the worker may take to answer its first request, in ms, default
       10 000
-    * `:setup_timeout` - how long registering `:tools` and running `:setup` may take, in ms, default
-      60 000
-    * `:heartbeat_interval` - the time between heartbeats in ms, default 2 000; `false` for none. A
-      worker that misses three in a row is replaced
+    * `:setup_timeout` - how long registering `:tools` and running `:setup` may take, in ms,
+      default 60 000
+    * `:heartbeat_interval` - the time between heartbeats in ms, default 2 000; `false` for none.
+      A worker that misses three in a row is replaced
     * `:stuck_after` - replace the worker when all its threads are busy and none has made progress
       for this many ms, default 300 000; `false` for never
     * `:backoff_min`, `:backoff_max` - the delay in ms before the start that follows the second
@@ -123,8 +124,8 @@ defmodule DSPex.PythonBridge.Bridge do
       shortened at random by up to half
     * `:healthy_after` - how long a worker must run, in ms, for its end not to count as another
       failure in a row, default 5 000
-    * `:retry_start` - whether the bridge stays alive and tries again when its first worker does not
-      start; default `false` here, `true` under a supervisor (`child_spec/1`)
+    * `:retry_start` - whether the bridge stays alive and tries again when its first worker does
+      not start; default `false` here, `true` under a supervisor (`child_spec/1`)
     * `:tool_timeout` - how long a tool may run, in ms, default 300 000, or `:infinity`
 
   Returns `{:error, {:shutdown, %DSPex.PythonBridge.Error{}}}` if the first worker does not start;
@@ -234,9 +235,9 @@ defmodule DSPex.PythonBridge.Bridge do
     * `:session_id` - the session that gets the tools, default `"default"`
     * `:timeout` - ms, default 30 000
 
-  A tool replaces one of the same name. Every session can also use the tools of the default session,
-  but prefers its own. After a restart only the tools of the `:tools` option, and those that
-  `:setup` registers, are available.
+  A tool replaces one of the same name. Every session can also use the tools of the default
+  session, but prefers its own. After a restart only the tools of the `:tools` option, and those
+  that `:setup` registers, are available.
   """
   @spec register_tools([DSPex.Tool.t()], keyword()) :: result()
   def register_tools(tools, options \\ []), do: register_tools(__MODULE__, tools, options)
@@ -259,8 +260,9 @@ defmodule DSPex.PythonBridge.Bridge do
     * `:open_calls` - the number of calls that have no reply yet
     * `:last_error` - why the last worker ended or did not start; `nil` once another one runs
     * `:stats` - counters since the first start under this name: `:starts` and `:restarts` of
-      workers, `:calls`, `:replies`, `:casts`, `:events`, `:tool_calls`, `:late_replies` (dropped),
-      `:abandoned` (cancelled because the caller ended or stopped waiting), and `:errors` by code
+      workers, `:calls`, `:replies`, `:casts`, `:events`, `:tool_calls`, `:late_replies`
+      (dropped), `:abandoned` (cancelled because the caller ended or stopped waiting), and
+      `:errors` by code
 
   `call(:get_stats)` returns the statistics of the worker itself.
   """
@@ -305,8 +307,8 @@ defmodule DSPex.PythonBridge.Bridge do
   @doc """
   Stops a bridge and its worker.
 
-  Open calls get the worker's grace period of 2 s. Returns `:ok` for a bridge that does not run, and
-  exits if stopping takes more than `timeout` ms.
+  Open calls get the worker's grace period of 2 s. Returns `:ok` for a bridge that does not run,
+  and exits if stopping takes more than `timeout` ms.
   """
   @spec stop(GenServer.server(), timeout()) :: :ok
   def stop(server \\ __MODULE__, timeout \\ 5_000) do

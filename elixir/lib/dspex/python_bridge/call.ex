@@ -1,13 +1,13 @@
 defmodule DSPex.PythonBridge.Call do
   @moduledoc """
-  Runs one call in the process that makes it: encodes and sends the request, waits, decodes the
-  reply. The owner of the port is not asked; it hands the reply on as it came.
+  Runs one call in the process that makes it: encodes and sends the request, waits, and decodes
+  the reply. The owner of the port only forwards the reply's bytes.
   """
 
   alias DSPex.PythonBridge.{Connection, Error, OpenCall, Protocol, Statistics, Telemetry}
   import OpenCall, only: [abandon: 3, counted: 2, forget: 3, late: 1, on_worker: 3, request: 5]
 
-  # How long a cast waits for a worker, and for a port that takes nothing, ms.
+  # How long a cast waits for a worker, and for a port that is busy, ms.
   @cast_timeout 30_000
 
   @type server :: GenServer.server() | Connection.t()
@@ -40,7 +40,11 @@ defmodule DSPex.PythonBridge.Call do
       :busy ->
         forget(connection, id, reply_to)
         Statistics.count(connection.counters, :calls)
-        counted({:error, late("the worker does not read; the call was not sent")}, connection)
+
+        counted(
+          {:error, late("the worker does not read its input; the call was not sent")},
+          connection
+        )
 
       :closed ->
         forget(connection, id, reply_to)
@@ -75,13 +79,13 @@ defmodule DSPex.PythonBridge.Call do
   end
 
   defp send_cast(connection, command, args, deadline) do
-    # A string: the owner knows by it that nobody waits for the reply.
+    # A string id tells the owner that no process waits for the reply.
     id = "cast-#{Connection.next_id(connection)}"
     request = request(connection, id, command, args, [])
 
     case Connection.send(connection, request, deadline) do
       :ok -> Statistics.count(connection.counters, :casts)
-      :busy -> {:error, late("the worker does not read; nothing was sent")}
+      :busy -> {:error, late("the worker does not read its input; nothing was sent")}
       :closed -> :closed
     end
   rescue

@@ -1,16 +1,16 @@
 defmodule DSPex.PythonBridge.Connection do
   @moduledoc """
-  What a caller needs to talk to a worker by itself: the port, the table of open calls, the
-  counters. The owner of the port makes one for each worker; callers find it in the table of the
-  bridge (`DSPex.PythonBridge.Server`).
+  The data that a caller needs to send requests to a worker itself: the port, the table of open
+  calls, and the counters. The owner of the port creates one connection for each worker; callers
+  read it from the bridge's table (`DSPex.PythonBridge.Server`).
 
-  Its own table holds
+  The connection's own table holds
 
-    * `{id, :open, reply_to, caller, flow}` for each open call; `flow` is `nil`, or the counters of
-      a stream
+    * `{id, :open, reply_to, caller, flow}` for each open call; `flow` is `nil`, or the
+      `DSPex.PythonBridge.Flow` of a stream
     * `{{:tool, session_id, name}, function}` for each tool
 
-  That table goes with its owner, so nothing can be sent to a worker that is gone.
+  The table is deleted when its owner ends, so no request can be sent to a worker that has ended.
   """
 
   alias DSPex.PythonBridge.{Error, Statistics}
@@ -42,21 +42,24 @@ defmodule DSPex.PythonBridge.Connection do
           tool_timeout: timeout()
         }
 
-  # How long a name may be without a process: a supervisor restarts a bridge within this time.
+  # How long to wait for a name without a process, ms: a supervisor restarts a bridge in less
+  # time.
   @restart_gap 200
-  # Between two looks at something that another process is about to change.
+  # Pause between two checks of something that another process is about to change, ms.
   @pause 2
-  # How much longer than its deadline the server may take to answer, ms.
+  # How much later than the deadline the server may answer, ms.
   @slack 100
 
   @doc """
   Returns the connection of a server: a name, a pid, `{:via, …}`, `{:global, …}`, or a connection
   itself.
 
-  A worker that starts is waited for, and a name without a process for as long as a supervisor may
-  take to restart it, but neither beyond `deadline` (monotonic ms, or `:infinity`). Raises
-  `DSPex.PythonBridge.Error`: `:worker_crashed` when there is no bridge, or with what ended the last
-  worker where no other started in time; `:deadline_exceeded` where the first takes too long.
+  Waits until `deadline` (monotonic ms, or `:infinity`) for a worker that is starting. Waits for a
+  name without a process only as long as a supervisor needs to restart the bridge.
+
+  Raises `DSPex.PythonBridge.Error` with `:worker_crashed` if there is no such bridge, or with the
+  error of the last worker if no other has started in time, and with `:deadline_exceeded` if
+  the first worker has not started in time.
   """
   @spec fetch!(GenServer.server() | t(), integer() | :infinity) :: t()
   def fetch!(server, deadline \\ :infinity)
@@ -74,7 +77,10 @@ defmodule DSPex.PythonBridge.Connection do
 
   defp lookup(_), do: nil
 
-  @doc "Makes this process, a setup, reach its worker by the bridge's name, which takes no calls yet."
+  @doc """
+  Lets the calling process use this connection under the bridge's name, before the bridge takes
+  calls from others. For the process that runs the setup.
+  """
   @spec put_own(t()) :: :ok
   def put_own(connection) do
     Process.put(__MODULE__, connection)
@@ -100,7 +106,7 @@ defmodule DSPex.PythonBridge.Connection do
         raise error
 
       found ->
-        # A process that ended has a successor to come, which may take its own time.
+        # A supervisor restarts a process that has just ended, so the wait begins again.
         gap_end = if found == :ended, do: now() + @restart_gap, else: gap_end
 
         if is_pid(server) or now() >= gap_end or remaining(deadline) == 0 do
@@ -113,8 +119,8 @@ defmodule DSPex.PythonBridge.Connection do
   end
 
   @doc """
-  Asks the server itself, which answers by `deadline`. Returns `nil` where there is none, `:ended`
-  where it ends.
+  Calls the server process, which answers before `deadline`. Returns `nil` if there is no such
+  process, and `:ended` if it ends before it answers.
   """
   @spec ask(GenServer.server(), term(), integer() | :infinity) :: term()
   def ask(server, question, deadline) do
@@ -126,10 +132,11 @@ defmodule DSPex.PythonBridge.Connection do
         GenServer.call(pid, question, patience(deadline))
 
       _ ->
-        raise ArgumentError, "#{inspect(server)} is on another node: call the bridge there"
+        raise ArgumentError,
+              "#{inspect(server)} is on another node; call the bridge from that node"
     end
   catch
-    # Its first worker starts still.
+    # The server is still waiting for its first worker.
     :exit, {:timeout, _} ->
       raise Error.new(:deadline_exceeded, "the worker did not start in time")
 
@@ -144,14 +151,14 @@ defmodule DSPex.PythonBridge.Connection do
     error =
       Error.new(
         :worker_crashed,
-        "no bridge runs as #{inspect(server)}: put {DSPex.PythonBridge.Bridge, []} under a " <>
+        "no bridge is running as #{inspect(server)}: add {DSPex.PythonBridge.Bridge, []} to a " <>
           "supervisor, or call DSPex.PythonBridge.Bridge.start_link/1"
       )
 
     %{error | category: :initialization}
   end
 
-  @doc "How many calls are open in the table of a worker, which may be gone."
+  @doc "Counts the open calls in the table of a worker. Returns 0 if the worker has ended."
   @spec open_calls(:ets.table() | nil) :: non_neg_integer()
   def open_calls(nil), do: 0
 
@@ -161,13 +168,15 @@ defmodule DSPex.PythonBridge.Connection do
     ArgumentError -> 0
   end
 
-  @doc "A new id for a request."
+  @doc "Returns a new id for a request."
   @spec next_id(t()) :: pos_integer()
   def next_id(connection), do: :atomics.add_get(connection.ids, 1, 1)
 
   @doc """
-  Hands a request to the port. Never waits beyond `deadline`: a port whose worker does not read is
-  `:busy` then. `:closed` when the worker is gone; in both cases nothing was sent.
+  Sends a request to the port.
+
+  Waits until `deadline` while the port is busy because the worker does not read, then returns
+  `:busy`. Returns `:closed` if the worker has ended. In both cases nothing was sent.
   """
   @spec send(t(), iodata(), integer() | :infinity) :: :ok | :busy | :closed
   def send(connection, request, deadline) do
@@ -185,11 +194,11 @@ defmodule DSPex.PythonBridge.Connection do
     ArgumentError -> :closed
   end
 
-  @doc "Monotonic time in ms, the unit of deadlines."
+  @doc "Returns the monotonic time in ms, the unit of deadlines."
   @spec now() :: integer()
   def now, do: System.monotonic_time(:millisecond)
 
-  @doc "Milliseconds until a deadline, 0 when it is over."
+  @doc "Returns the ms until a deadline; 0 if it has passed."
   @spec remaining(integer() | :infinity) :: timeout()
   def remaining(:infinity), do: :infinity
   def remaining(deadline), do: max(deadline - now(), 0)

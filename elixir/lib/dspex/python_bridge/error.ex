@@ -27,6 +27,10 @@ defmodule DSPex.PythonBridge.Error do
     internal: {:system, :critical, :abandon}
   ]
 
+  @rows Enum.map_join(@policies, "\n", fn {code, {category, severity, recovery}} ->
+          "| `#{inspect(code)}` | #{category} | #{severity} | #{recovery} |"
+        end)
+
   @moduledoc """
   The error of a call: the error half of a worker's reply, or a failure that the client detected.
 
@@ -39,7 +43,7 @@ defmodule DSPex.PythonBridge.Error do
 
   | code | category | severity | recovery |
   |---|---|---|---|
-  #{Enum.map_join(@policies, "\n", fn {code, {category, severity, recovery}} -> "| `#{inspect(code)}` | #{category} | #{severity} | #{recovery} |" end)}
+  #{@rows}
 
   An `:lm_error` whose details have `"retry_after"` or `"retryable"` comes with the recovery
   `:backoff_retry`.

@@ -1,8 +1,10 @@
 defmodule DSPex.PythonBridge.EventStream do
   @moduledoc """
-  A call whose events are wanted, as an Elixir stream in the process that enumerates it. The worker
-  is asked to wait when the consumer is far behind, and the call is cancelled when the consumer
-  stops early.
+  A call whose events are delivered as an Elixir stream, in the process that enumerates the
+  stream.
+
+  `DSPex.PythonBridge.Flow` pauses the worker while the consumer is far behind. A consumer that
+  stops early cancels the call.
   """
 
   alias DSPex.PythonBridge.{Connection, Error, Flow, OpenCall, Protocol, Statistics, Telemetry}
@@ -14,7 +16,7 @@ defmodule DSPex.PythonBridge.EventStream do
   # ended: `nil` while the stream runs, then `:ok` or the error that it raises next.
   defstruct @enforce_keys ++ [:connection, :id, :reply_to, :ended, events: 0]
 
-  @doc "See `DSPex.PythonBridge.Bridge.stream/4`."
+  @doc "Returns the stream of a call; see `DSPex.PythonBridge.Bridge.stream/4`."
   @spec new(
           GenServer.server() | Connection.t(),
           Protocol.command(),
@@ -64,7 +66,7 @@ defmodule DSPex.PythonBridge.EventStream do
 
       :busy ->
         OpenCall.forget(connection, id, reply_to)
-        error = OpenCall.late("the worker does not read; the call was not sent")
+        error = OpenCall.late("the worker does not read its input; the call was not sent")
         OpenCall.counted({:error, error}, connection)
 
       :closed ->

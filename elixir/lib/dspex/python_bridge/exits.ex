@@ -1,12 +1,13 @@
 defmodule DSPex.PythonBridge.Exits do
   @moduledoc """
-  Describes what ended code of the application, a tool or a setup, without its arguments: those of a
-  call that failed may hold secrets, and go into logs and errors.
+  Describes exceptions, exits and throws of application code (tools and setups) in one line,
+  without the arguments of the functions that failed: they may hold secrets, and the line goes
+  into logs and errors.
   """
 
   alias DSPex.PythonBridge.Text
 
-  @doc "Describes it in one line."
+  @doc "Returns one line that describes an exception, exit or throw."
   @spec line(:error | :exit | :throw, term(), Exception.stacktrace()) :: String.t()
   def line(:error, {:badfun, function}, _stacktrace) when is_function(function) do
     replaced(function)
@@ -28,7 +29,7 @@ defmodule DSPex.PythonBridge.Exits do
   def line(:exit, reason, _stacktrace), do: Text.line("exit: #{exit_reason(reason)}")
   def line(:throw, value, _stacktrace), do: Text.line("throw: #{safe(value)}")
 
-  @doc "Returns the stacktrace with arities in place of arguments."
+  @doc "Replaces the arguments in a stacktrace by arities."
   @spec without_arguments(Exception.stacktrace()) :: Exception.stacktrace()
   def without_arguments(stacktrace) do
     for entry <- stacktrace do
@@ -45,31 +46,32 @@ defmodule DSPex.PythonBridge.Exits do
     end
   end
 
-  # What calls a function whose module was loaded twice since it was made.
+  # The error of a call to a function whose module was loaded twice since the function was
+  # created.
   defp replaced(function) do
     {:module, module} = Function.info(function, :module)
 
-    "the code of a function is gone: #{inspect(module)} was recompiled since the function was " <>
-      "made. Give &Module.function/1, which always means the code of now"
+    "a function's code was removed: #{inspect(module)} was recompiled since the function was " <>
+      "created. Use a capture such as &Module.function/1, which always calls the current code"
   end
 
-  # That of a call of another process: what it was called with is not shown.
+  # The reason of a failed call to another process.
   defp exit_reason({reason, {module, function, arguments}})
        when is_atom(module) and is_atom(function) and is_list(arguments) do
     "#{exit_reason(reason)} in #{inspect(module)}.#{function}/#{length(arguments)}"
   end
 
-  # That of a process that ended with an error.
+  # The reason of a process that ended with an error.
   defp exit_reason({reason, [{_, _, _, _} | _] = stacktrace}) do
     line(:error, reason, stacktrace)
   end
 
   defp exit_reason(reason), do: safe(reason)
 
-  # Its own message shows the whole map.
+  # The exception's own message would show the whole map.
   defp message(%KeyError{key: key}), do: "key #{inspect(key)} not found"
 
-  # `message/1` of an exception, and `inspect` of a struct, are code of the application too.
+  # `message/1` of an exception, and `inspect` of a struct, are application code and may raise.
   defp message(exception) do
     Exception.message(exception)
   catch
@@ -79,6 +81,6 @@ defmodule DSPex.PythonBridge.Exits do
   defp safe(term) do
     inspect(term, limit: 10, printable_limit: 200)
   catch
-    _kind, _reason -> "a term that cannot be shown"
+    _kind, _reason -> "a term that cannot be inspected"
   end
 end

@@ -29,7 +29,9 @@ defmodule DSPex.PythonBridge.Flow do
   @spec new() :: t()
   def new, do: :atomics.new(2, [])
 
-  @doc "Counts an event that was sent to the consumer, and pauses the worker if there are too many."
+  @doc """
+  Counts an event that was sent to the consumer, and pauses the worker if there are too many.
+  """
   @spec arrived(t(), Connection.t(), integer()) :: :ok
   def arrived(flow, connection, id) do
     # Only the owner makes the state `@paused`, and only after it has sent the request, so no

@@ -1,9 +1,11 @@
 defmodule DSPex.PythonBridge.JSON do
   @moduledoc """
-  JSON, where the application has a module for it: the one that `config :dspex_bridge, json: …`
-  names (with `encode_to_iodata!/1` and `decode!/1`), else Jason, Elixir's `JSON` or OTP's `:json`.
+  Encodes and decodes JSON with a module of the application: the module in `config :dspex_bridge,
+  json: …`, which exports `encode_to_iodata!/1` and `decode!/1`, or the first of Jason, Elixir's
+  `JSON`, and OTP's `:json` that is available.
 
-  The bridge itself speaks Erlang's external term format and needs none.
+  Only the option `format: :json` needs such a module. The default is Erlang's external term
+  format.
   """
 
   @compile {:no_warn_undefined,
@@ -12,7 +14,7 @@ defmodule DSPex.PythonBridge.JSON do
   @candidates [Jason, JSON, :json]
 
   @doc """
-  The module that is used, or `nil`.
+  Returns the JSON module, or `nil` if there is none.
   """
   @spec module() :: module() | nil
   def module do
@@ -20,7 +22,9 @@ defmodule DSPex.PythonBridge.JSON do
       Enum.find(@candidates, &(Code.ensure_loaded?(&1) and usable?(&1)))
   end
 
-  @doc "Encodes a term. Raises what the module raises, and ArgumentError where there is none."
+  @doc """
+  Encodes a term. Raises what the JSON module raises, or `ArgumentError` if there is no module.
+  """
   @spec encode!(term()) :: iodata()
   def encode!(term) do
     case module!() do
@@ -29,7 +33,7 @@ defmodule DSPex.PythonBridge.JSON do
     end
   end
 
-  @doc "Decodes a text; keys are strings. Raises as `encode!/1` does."
+  @doc "Decodes a text into a term with string keys. Raises as `encode!/1` does."
   @spec decode!(binary()) :: term()
   def decode!(text) do
     case module!() do
@@ -38,11 +42,11 @@ defmodule DSPex.PythonBridge.JSON do
     end
   end
 
-  # `:json` takes `nil` for the string "nil".
+  # `:json` would encode `nil` as the string "nil".
   defp encode_value(nil, _encode), do: "null"
   defp encode_value(value, encode), do: :json.encode_value(value, encode)
 
-  # An application's own module may be called JSON as well.
+  # An application may have a different module named JSON.
   defp usable?(:json), do: function_exported?(:json, :decode, 3)
 
   defp usable?(module) do
@@ -52,7 +56,7 @@ defmodule DSPex.PythonBridge.JSON do
   defp module! do
     module() ||
       raise ArgumentError,
-            "JSON needs a module that the application brings: Jason, Elixir 1.18, OTP 27, " <>
-              "or config :dspex_bridge, json: MyJSON"
+            "no JSON module found: add Jason, use Elixir 1.18 or OTP 27, or set " <>
+              "config :dspex_bridge, json: MyJSON"
   end
 end

@@ -1,24 +1,25 @@
 defmodule DSPex.PythonBridge.Multipart do
   @moduledoc """
-  Tensors and long binaries beside a message instead of in it. Pure.
+  Multipart frames: the data of tensors and long binaries is sent in out-of-band buffers that
+  follow the encoded message. Pure functions.
 
-  A tensor is `{:tensor, type, shape, binary}`, as `Nx` has them: `{:tensor, {:f, 32}, {2, 3},
-  binary}`, little-endian, row by row. It may stand anywhere in the args of a call, in what a tool
-  returns, in results and in events.
+  A tensor is `{:tensor, type, shape, binary}` with types and shapes as in `Nx`, for example
+  `{:tensor, {:f, 32}, {2, 3}, binary}`; the data is little-endian and row by row. Tensors are
+  allowed anywhere in the args of a call, in the results of tools, in results and in events.
 
-  Other binaries of more than 4 KiB stand apart too where they are no text. A worker takes any
-  binary that is UTF-8 for text; bytes that may look like it go as a tensor of `{:u, 8}`.
+  Other binaries longer than 4 KiB also get a buffer unless they are UTF-8. A worker decodes every
+  UTF-8 binary as text; send bytes that could be mistaken for text as a tensor of `{:u, 8}`.
 
-  What comes back is not copied: its binaries are parts of the frame that they came in, which lives
-  as long as one of them. `:binary.copy/1` lets go of it.
+  Received data is not copied: the binaries are parts of their frame and keep the whole frame in
+  memory. Use `:binary.copy/1` to keep a small one without its frame.
   """
 
   @magic <<0xC1, 1, 0, 0>>
-  # Bytes from the frame's start, of each buffer.
+  # Each buffer starts at a multiple of this many bytes from the start of the frame.
   @alignment 64
-  # Bytes; a longer binary stands apart.
-  @apart 4096
-  # What a worker takes in one frame; what is more stays in the message.
+  # Bytes; a longer binary gets a buffer.
+  @out_of_band_above 4096
+  # The most buffers that a worker accepts in one frame; further data stays in the message.
   @most_buffers 65_536
   @kinds [:s, :u, :f, :c, :bf, :f8_e4m3fn]
 
@@ -30,22 +31,23 @@ defmodule DSPex.PythonBridge.Multipart do
           | {:f8_e4m3fn, 8}
   @type tensor :: {:tensor, type(), tuple(), binary()}
 
-  @doc "The kinds of numbers: atoms that a reply may hold, and that are there from now on."
+  @doc "Returns the kinds of numbers, the atoms that the tensors in a reply may contain."
   @spec kinds() :: [atom()]
   def kinds, do: @kinds
 
-  @doc "Bytes from which on a binary, or a whole message, is worth a look."
-  @spec apart() :: pos_integer()
-  def apart, do: @apart
+  @doc "Returns the number of bytes above which a binary may get a buffer."
+  @spec out_of_band_above() :: pos_integer()
+  def out_of_band_above, do: @out_of_band_above
 
   @doc """
-  The term with references in place of the data of tensors and of long binaries, and those.
+  Replaces the data of tensors and long binaries by references, and returns the term and the
+  buffers.
 
-      iex> DSPex.PythonBridge.Multipart.set_apart(%{x: {:tensor, {:u, 8}, {3}, "abc"}, y: "short"})
+      iex> DSPex.PythonBridge.Multipart.extract(%{x: {:tensor, {:u, 8}, {3}, "abc"}, y: "short"})
       {%{x: {:tensor, {:u, 8}, {3}, %{"$buffer" => 0}}, y: "short"}, ["abc"]}
   """
-  @spec set_apart(term()) :: {term(), [binary()]}
-  def set_apart(term) do
+  @spec extract(term()) :: {term(), [binary()]}
+  def extract(term) do
     {term, {_count, buffers}} = walk(term, {0, []})
     {term, Enum.reverse(buffers)}
   end
@@ -55,7 +57,7 @@ defmodule DSPex.PythonBridge.Multipart do
     {{:tensor, type, shape, data}, found}
   end
 
-  defp walk(data, found) when is_binary(data) and byte_size(data) > @apart do
+  defp walk(data, found) when is_binary(data) and byte_size(data) > @out_of_band_above do
     if is_binary(:unicode.characters_to_binary(data)),
       do: {data, found},
       else: reference(data, found)
@@ -88,7 +90,7 @@ defmodule DSPex.PythonBridge.Multipart do
   defp reference(data, {count, buffers}),
     do: {%{"$buffer" => count}, {count + 1, [data | buffers]}}
 
-  @doc "The frame of an encoded message and its buffers, which are not copied."
+  @doc "Returns the frame of an encoded message and its buffers, which are not copied."
   @spec frame(iodata(), [binary()]) :: iodata()
   def frame(envelope, []), do: envelope
 
@@ -108,8 +110,8 @@ defmodule DSPex.PythonBridge.Multipart do
   end
 
   @doc """
-  The message of a multipart frame as bytes, and its buffers as a tuple; `:error` where its table
-  does not fit it.
+  Splits a multipart frame into the encoded message and a tuple of its buffers. Returns `:error`
+  if the lengths in the frame's header do not match the frame.
   """
   @spec parts(binary()) :: {:ok, binary(), tuple()} | :error
   def parts(<<@magic, count::32, length::32, rest::binary>> = frame)
@@ -136,21 +138,24 @@ defmodule DSPex.PythonBridge.Multipart do
 
   defp buffers([], _ending, _frame, _envelope, _found), do: :error
 
-  @doc "The term with buffers in place of references. Raises ArgumentError for one to none."
-  @spec resolve(term(), tuple()) :: term()
-  def resolve(%{"$buffer" => index} = map, buffers) when map_size(map) == 1 do
+  @doc """
+  Replaces references by their buffers. Raises `ArgumentError` for a reference without a buffer.
+  """
+  @spec substitute(term(), tuple()) :: term()
+  def substitute(%{"$buffer" => index} = map, buffers) when map_size(map) == 1 do
     elem(buffers, index)
   end
 
-  def resolve(map, buffers) when is_map(map) do
-    :maps.map(fn _key, value -> resolve(value, buffers) end, map)
+  def substitute(map, buffers) when is_map(map) do
+    :maps.map(fn _key, value -> substitute(value, buffers) end, map)
   end
 
-  def resolve([first | rest], buffers), do: [resolve(first, buffers) | resolve(rest, buffers)]
+  def substitute([first | rest], buffers),
+    do: [substitute(first, buffers) | substitute(rest, buffers)]
 
-  def resolve(tuple, buffers) when is_tuple(tuple) do
-    tuple |> Tuple.to_list() |> resolve(buffers) |> List.to_tuple()
+  def substitute(tuple, buffers) when is_tuple(tuple) do
+    tuple |> Tuple.to_list() |> substitute(buffers) |> List.to_tuple()
   end
 
-  def resolve(other, _buffers), do: other
+  def substitute(other, _buffers), do: other
 end

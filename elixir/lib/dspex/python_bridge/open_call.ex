@@ -1,27 +1,32 @@
 defmodule DSPex.PythonBridge.OpenCall do
   @moduledoc """
-  An open call, seen from the process that made it: what `DSPex.PythonBridge.Call` and
-  `DSPex.PythonBridge.EventStream` share, from the options to the end.
+  The life of a call in the process that made it: options, request, wait, and result. Shared by
+  `DSPex.PythonBridge.Call` and `DSPex.PythonBridge.EventStream`.
 
-  A call is open while it has a row in the connection's table. Whoever takes the row ends it: the
-  owner when the reply comes, the caller when it waits no longer.
+  A call is open while it has a row in the connection's table. The process that takes the row ends
+  the call: the owner of the port when the reply arrives, or the caller when it stops waiting.
   """
 
   alias DSPex.PythonBridge.{Connection, Error, Flow, Protocol, Statistics}
 
-  # Milliseconds that a caller waits beyond its timeout, for the worker to say so itself.
+  # How long a caller waits after its timeout for the worker's own reply, ms.
   @slack 250
   @default_timeout 30_000
-  # Between two attempts to find a worker for a request that could not be sent.
+  # Pause between two attempts to find a worker for a request that could not be sent, ms.
   @pause 2
-  # What `receive` can wait for, less the slack: 49 days. Longer timeouts count as this.
+  # The maximum of `receive` less the slack, ms: 49 days. Longer timeouts are shortened to this.
   @longest_timeout 4_294_967_000
   @envelope_options [:session_id, :timing, :traceparent]
 
-  @typedoc "A timeout in ms, or `:timeout`, `:session_id`, `:timing` and `:traceparent`."
+  @typedoc """
+  A timeout in ms, or a keyword list of `:timeout`, `:session_id`, `:timing` and `:traceparent`.
+  """
   @type options :: timeout() | keyword()
 
-  @doc "The timeout and the further keys of the envelope. Raises ArgumentError for unknown options."
+  @doc """
+  Returns the timeout and the request's other envelope keys. Raises `ArgumentError` for unknown
+  options.
+  """
   @spec envelope(options()) :: {timeout(), [{String.t(), term()}]}
   def envelope(:infinity), do: {:infinity, []}
 
@@ -32,7 +37,8 @@ defmodule DSPex.PythonBridge.OpenCall do
   def envelope(options) do
     Keyword.keyword?(options) ||
       raise ArgumentError,
-            "a timeout is a whole number of ms from 0, or :infinity; options are a keyword list"
+            "a timeout must be a non-negative integer in ms, or :infinity; options must be a " <>
+              "keyword list"
 
     {timeout, options} = Keyword.pop(options, :timeout, @default_timeout)
     {timeout, head} = envelope(timeout)
@@ -42,7 +48,7 @@ defmodule DSPex.PythonBridge.OpenCall do
         key in @envelope_options || raise ArgumentError, "unknown option #{inspect(key)}"
 
         option?(key, value) ||
-          raise ArgumentError, "the option #{inspect(key)} is no #{kind(key)}"
+          raise ArgumentError, "the option #{inspect(key)} must be a #{kind(key)}"
 
         {Atom.to_string(key), value}
       end
@@ -56,32 +62,43 @@ defmodule DSPex.PythonBridge.OpenCall do
   defp kind(:timing), do: "boolean"
   defp kind(_key), do: "string"
 
-  @doc "The moment when a timeout is over, in monotonic ms."
+  @doc "Returns the time at which a timeout has passed, in monotonic ms."
   @spec deadline(timeout()) :: integer() | :infinity
   def deadline(:infinity), do: :infinity
   def deadline(timeout), do: Connection.now() + min(timeout, @longest_timeout)
 
-  @doc "How many ms the reply is waited for."
+  @doc "Returns how many ms to wait for the reply."
   @spec patience(integer() | :infinity) :: timeout()
   def patience(:infinity), do: :infinity
   def patience(deadline), do: Connection.remaining(deadline) + @slack
 
   @doc """
-  The args of a call as a map. A struct stays one, for the encoder to judge. Raises ArgumentError for
-  a list that is none of pairs.
+  Returns the args of a call as a map. A struct is returned unchanged; the encoder decides whether
+  it can be sent. Raises `ArgumentError` for anything but a map or a keyword list.
   """
   @spec args(map() | keyword()) :: map()
   def args(args) when is_map(args), do: args
 
-  def args(args) do
+  def args(args) when is_list(args) do
     Map.new(args)
   rescue
-    ArgumentError -> reraise ArgumentError, "args are a map or a keyword list", __STACKTRACE__
+    ArgumentError -> refuse_args(args)
+  end
+
+  def args(args), do: refuse_args(args)
+
+  @spec refuse_args(term()) :: no_return()
+  defp refuse_args(args) do
+    raise ArgumentError,
+          "args must be a map or a keyword list, not #{inspect(args, limit: 5)}; after a " <>
+            "server as the first argument, no other may be left out"
   end
 
   @doc """
-  Runs a function with the connection of a server's worker; what returns `:closed` has sent nothing,
-  and is run again with the next worker, if there is one by the deadline.
+  Runs a function with the connection of a server's worker.
+
+  A function that returns `:closed` has not sent its request because the worker has ended. It runs
+  again with the next worker, if one starts before the deadline.
   """
   @spec on_worker(GenServer.server() | Connection.t(), integer() | :infinity, fun) ::
           result | {:error, Error.t()}
@@ -91,7 +108,7 @@ defmodule DSPex.PythonBridge.OpenCall do
 
     with :closed <- run.(connection) do
       if is_struct(server) or Connection.remaining(deadline) == 0 do
-        counted({:error, Error.new(:worker_crashed, "the worker is gone")}, connection)
+        counted({:error, Error.new(:worker_crashed, "the worker has ended")}, connection)
       else
         Process.sleep(@pause)
         on_worker(server, deadline, run)
@@ -101,7 +118,10 @@ defmodule DSPex.PythonBridge.OpenCall do
     error in Error -> {:error, error}
   end
 
-  @doc "The encoded request. Raises `DSPex.PythonBridge.Error` for what cannot be sent."
+  @doc """
+  Returns the encoded request. Raises `DSPex.PythonBridge.Error` for a request that cannot be
+  sent.
+  """
   @spec request(Connection.t(), Protocol.id(), Protocol.command(), map(), list()) :: iodata()
   def request(connection, id, command, args, envelope) do
     head = [{"id", id}, {"command", to_string(command)} | envelope]
@@ -111,7 +131,7 @@ defmodule DSPex.PythonBridge.OpenCall do
     if size > connection.max_frame do
       raise Error.new(
               :frame_too_large,
-              "a request of #{size} bytes is longer than the limit of #{connection.max_frame} bytes",
+              "a request of #{size} bytes exceeds the limit of #{connection.max_frame} bytes",
               %{"length" => size, "limit" => connection.max_frame}
             )
     end
@@ -132,11 +152,11 @@ defmodule DSPex.PythonBridge.OpenCall do
     :ets.insert(connection.table, {id, :open, reply_to, self(), flow})
     Connection.send(connection, request, deadline)
   rescue
-    # The table went with its owner.
+    # The owner has ended, and its table with it.
     ArgumentError -> :closed
   end
 
-  @doc "Ends a call that may be open: nobody waits for its reply, and the worker is told."
+  @doc "Ends a call on this side, and cancels it in the worker if it is still open."
   @spec abandon(Connection.t(), integer(), reference()) :: :ok
   def abandon(connection, id, reply_to) do
     if forget(connection, id, reply_to) == :open do
@@ -147,7 +167,7 @@ defmodule DSPex.PythonBridge.OpenCall do
     :ok
   end
 
-  @doc "Sends `cancel`, `pause` or `resume` for a call, if the port takes it at once."
+  @doc "Sends `cancel`, `pause` or `resume` for a call. Returns whether the port took it at once."
   @spec notify(Connection.t(), String.t(), integer()) :: boolean()
   def notify(connection, command, id) do
     head = [{"id", "control"}, {"command", command}]
@@ -155,14 +175,14 @@ defmodule DSPex.PythonBridge.OpenCall do
     Connection.send(connection, request, Connection.now()) == :ok
   end
 
-  @doc "Ends a call on this side; says whether it was open still, without a reply on its way."
+  @doc "Ends a call on this side. Returns `:open` if no reply had arrived, else `:ended`."
   @spec forget(Connection.t(), integer(), reference()) :: :open | :ended
   def forget(connection, id, reply_to) do
     :erlang.demonitor(reply_to, [:flush])
     flush(reply_to)
     if :ets.take(connection.table, id) == [], do: :ended, else: :open
   rescue
-    # The table went with its owner.
+    # The owner has ended, and its table with it.
     ArgumentError -> :ended
   end
 
@@ -174,7 +194,7 @@ defmodule DSPex.PythonBridge.OpenCall do
     end
   end
 
-  @doc "What `DSPex.PythonBridge.Bridge.call/4` returns for a decoded reply."
+  @doc "Returns the result of `DSPex.PythonBridge.Bridge.call/4` for a decoded reply."
   @spec result({:ok, term()} | :error) ::
           {:ok, term()} | {:ok, term(), map()} | {:error, Error.t()}
   def result({:ok, %{"success" => true, "result" => result, "timing" => timing}}) do
@@ -183,18 +203,18 @@ defmodule DSPex.PythonBridge.OpenCall do
 
   def result({:ok, %{"success" => true, "result" => result}}), do: {:ok, result}
   def result({:ok, %{"success" => false} = reply}), do: {:error, Error.from_reply(reply)}
-  def result(_), do: {:error, Error.new(:invalid_frame, "the reply does not decode")}
+  def result(_), do: {:error, Error.new(:invalid_frame, "the reply cannot be decoded")}
 
-  @doc "The error for an owner that ended with a reason."
+  @doc "Returns the error of a call whose owner has ended with the given reason."
   @spec crashed(term()) :: Error.t()
   def crashed({:shutdown, %Error{} = error}), do: error
   def crashed(_reason), do: Error.new(:worker_crashed, "the bridge was stopped during the call")
 
-  @doc "The error of a call that nobody answers in time."
+  @doc "Returns the error of a call that got no reply in time."
   @spec late(String.t()) :: Error.t()
   def late(message), do: Error.new(:deadline_exceeded, message)
 
-  @doc "The result, counted."
+  @doc "Counts a result and returns it."
   @spec counted(result, Connection.t()) :: result when result: tuple()
   def counted({:error, error} = result, connection) do
     Statistics.count(connection.counters, error.code)

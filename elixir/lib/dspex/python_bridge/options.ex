@@ -1,7 +1,7 @@
 defmodule DSPex.PythonBridge.Options do
   @moduledoc """
-  The options of a bridge (`DSPex.PythonBridge.Bridge.start_link/1`): their defaults, and what is
-  wrong with those that make no sense. No message shows a value of `:env`, which may be a key.
+  The options of a bridge (`DSPex.PythonBridge.Bridge.start_link/1`): defaults and validation.
+  Error messages never contain values of `:env`, which may be API keys.
   """
 
   @defaults [
@@ -26,10 +26,10 @@ defmodule DSPex.PythonBridge.Options do
     tools: []
   ]
 
-  @doc "Returns the options with defaults. Raises ArgumentError for what makes no sense."
+  @doc "Returns the options with defaults. Raises `ArgumentError` for invalid options."
   @spec checked!(keyword()) :: keyword()
   def checked!(options) do
-    unless Keyword.keyword?(options), do: raise(ArgumentError, "options are a keyword list")
+    unless Keyword.keyword?(options), do: raise(ArgumentError, "options must be a keyword list")
 
     for {key, _} <- options, key != :setup and not Keyword.has_key?(@defaults, key) do
       raise ArgumentError, "unknown option #{inspect(key)}"
@@ -40,7 +40,7 @@ defmodule DSPex.PythonBridge.Options do
     options
   end
 
-  # `GenServer` checks it.
+  # `GenServer` checks the name.
   defp check!(:name, _name), do: :ok
   defp check!(:env, env) when is_function(env, 0), do: check!(:env, env.())
   defp check!(:env, nil), do: :ok
@@ -50,7 +50,7 @@ defmodule DSPex.PythonBridge.Options do
   end
 
   defp check!(key, value) do
-    valid?(key, value) || raise ArgumentError, "#{inspect(key)} is #{expected(key)}"
+    valid?(key, value) || raise ArgumentError, "#{inspect(key)} must be #{expected(key)}"
   end
 
   defp valid?(:python, value), do: value == nil or text?(value)
@@ -73,33 +73,33 @@ defmodule DSPex.PythonBridge.Options do
 
   defp valid?(_time, value), do: whole?(value, 1)
 
-  defp expected(:python), do: "the path of an interpreter, a string"
+  defp expected(:python), do: "the path of an interpreter, as a string"
   defp expected(:adapter), do: "a string"
   defp expected(:args), do: "a list of strings"
-  defp expected(key) when key in [:threads, :max_frame], do: "a whole number from 1"
+  defp expected(key) when key in [:threads, :max_frame], do: "a positive integer"
   defp expected(:format), do: ":etf or :json"
   defp expected(:setup), do: "a function of one argument, the bridge"
   defp expected(key) when key in [:logs, :retry_start], do: "true or false"
   defp expected(:env), do: "a map or a list of pairs of strings"
-  defp expected(:tools), do: "a list of DSPex.Tool"
-  defp expected(:healthy_after), do: "a whole number of ms from 0"
+  defp expected(:tools), do: "a list of DSPex.Tool structs"
+  defp expected(:healthy_after), do: "a non-negative integer in ms"
 
   defp expected(key) when key in [:heartbeat_interval, :stuck_after] do
-    "a whole number of ms from 1, or false"
+    "a positive integer in ms, or false"
   end
 
-  defp expected(:tool_timeout), do: "a whole number of ms from 1, or :infinity"
-  defp expected(_time), do: "a whole number of ms from 1"
+  defp expected(:tool_timeout), do: "a positive integer in ms, or :infinity"
+  defp expected(_time), do: "a positive integer in ms"
 
   defp check_variable!({name, value}) when is_binary(name) or is_atom(name) do
     name = to_string(name)
 
     if name == "" or String.contains?(name, ["=", "\0"]) do
-      raise ArgumentError, "a name in :env is empty or holds = or a NUL"
+      raise ArgumentError, "a name in :env must not be empty or contain = or NUL"
     end
 
     value in [nil, false] or text?(value) or charlist?(value) ||
-      raise ArgumentError, "the value of #{name} in :env is no string, or holds a NUL"
+      raise ArgumentError, "the value of #{name} in :env must be a string without NUL"
   end
 
   defp check_variable!(_other), do: check!(:env, :no_pair)
@@ -108,6 +108,6 @@ defmodule DSPex.PythonBridge.Options do
 
   defp charlist?(value), do: is_list(value) and List.ascii_printable?(value)
 
-  # The operating system takes no NUL.
+  # The operating system ends strings at NUL.
   defp text?(value), do: is_binary(value) and not String.contains?(value, "\0")
 end

@@ -1,10 +1,10 @@
 defmodule DSPex.PythonBridge.Owner do
   @moduledoc """
-  The process that owns the port of one worker: starts it, hands on its frames, watches it, ends it.
-  It never decodes a reply, and no caller waits for it.
+  The process that owns the port of one worker: starts the worker, routes its frames, monitors it,
+  and stops it. It never decodes a reply, and callers do not wait for it.
 
-  It lives as long as its worker: when one ends, so does the other, and every caller that waits gets
-  the reason with the monitor's message. `DSPex.PythonBridge.Server` starts the next one.
+  Owner and worker end together. Every caller that waits for a reply monitors the owner, so it
+  gets the reason at once. `DSPex.PythonBridge.Server` starts the next owner.
   """
 
   use GenServer
@@ -23,24 +23,29 @@ defmodule DSPex.PythonBridge.Owner do
     WorkerPort
   }
 
-  # How often calls are looked at whose caller may be gone, ms.
+  # Time between two checks for calls whose caller has ended, ms.
   @sweep 100
-  # Heartbeats without an answer before the worker is taken for dead.
+  # Unanswered heartbeats after which the worker counts as dead.
   @missed_limit 3
-  # A worker's own grace period for open calls is 2 s; ms.
+  # More than the worker's grace period for open calls, which is 2 s; ms.
   @stop_timeout 3_000
 
   @enforce_keys [:server, :connection, :worker, :started]
   # starting: nil once the worker takes calls.
-  # missed: heartbeats without an answer; nil before the worker has sent its first frame.
+  # missed: unanswered heartbeats; nil until the worker has sent its first frame.
   defstruct @enforce_keys ++ [:starting, :heartbeat_interval, :missed]
 
-  @typedoc "What all workers of a bridge share: its name, its table, its counters."
+  @typedoc """
+  What all workers of a bridge share: the bridge's name, its ETS table, and its counters.
+  """
   @type bridge :: %{name: term(), table: :ets.table(), counters: Statistics.t()}
 
   @doc """
-  Starts a worker without waiting for it. The caller gets `{:started, owner, connection}` when it
-  takes calls, and an exit signal when it ends. `options` is a function that returns them.
+  Starts the owner of a new worker without waiting for the worker.
+
+  The calling process receives `{:started, owner, connection}` when the worker takes calls, and an
+  exit signal when the worker ends. `options` is a function that returns the options, so that
+  crash reports do not show them.
   """
   @spec start_link(bridge(), (() -> keyword())) :: GenServer.on_start()
   def start_link(bridge, options) do
@@ -77,8 +82,8 @@ defmodule DSPex.PythonBridge.Owner do
       bridge: bridge.table,
       name: bridge.name,
       port: worker.port,
-      # Without concurrency flags: a worker reads on one thread, so the table is never busy enough
-      # for finer locks to pay, and they cost every call 0.2 µs.
+      # Without concurrency flags: a worker reads on one thread, so there is too little contention
+      # for finer locks to pay off, and they cost every call 0.2 µs.
       table: :ets.new(__MODULE__, [:public]),
       ids: :atomics.new(1, signed: false),
       counters: bridge.counters,
@@ -146,7 +151,8 @@ defmodule DSPex.PythonBridge.Owner do
 
   def handle_info(_message, state), do: {:noreply, state}
 
-  # A heartbeat that a full port does not take counts as missed too: a live worker reads and answers.
+  # A heartbeat that a full port does not take counts as missed too: a live worker reads and
+  # answers.
   defp beat(state) do
     _ = Connection.send(state.connection, "", Connection.now())
     schedule(state.heartbeat_interval, :heartbeat)
@@ -203,7 +209,7 @@ defmodule DSPex.PythonBridge.Owner do
     metadata = %{bridge: connection.name, os_pid: state.worker.os_pid, reason: reason}
     Telemetry.worker(:stopped, %{uptime: uptime}, metadata)
   rescue
-    # The table went with the server.
+    # The server has ended, and its table with it.
     ArgumentError -> end_worker(state)
   end
 
@@ -227,7 +233,7 @@ defmodule DSPex.PythonBridge.Owner do
     end
   end
 
-  # Calls that end within the worker's grace period still get their replies.
+  # Calls that finish within the worker's grace period still get their replies.
   defp await_end(%{port: port} = connection, deadline) do
     receive do
       {^port, {:data, frame}} ->
@@ -250,7 +256,7 @@ defmodule DSPex.PythonBridge.Owner do
 
   defp schedule(_never, _message), do: :ok
 
-  # The last message is not shown: a frame may hold anything.
+  # Hides the last message, because a frame may contain secrets.
   @doc false
   @spec format_status(map()) :: map()
   def format_status(status), do: Map.replace(status, :message, :hidden)

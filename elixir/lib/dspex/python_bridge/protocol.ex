@@ -1,25 +1,27 @@
 defmodule DSPex.PythonBridge.Protocol do
   @moduledoc """
-  Messages as bytes and back: requests, replies and frames. Pure; holds no process and no port.
+  Encodes and decodes messages: requests, replies and frames. Pure functions.
 
-  The format is Erlang's external term format (`:etf`), or JSON (`:json`) where the application
-  has a module for it, see `DSPex.PythonBridge.JSON`. A worker answers in the format in which it
-  is asked.
+  The format is Erlang's external term format (`:etf`), or JSON (`:json`) if the application has a
+  JSON module (`DSPex.PythonBridge.JSON`). A worker replies in the format of the request.
 
   ## Terms
 
-  Maps, lists, binaries, numbers, booleans and `nil` go as what they are. Atoms arrive as strings,
-  as keys and as values, so `%{question: "x"}` is `{"question": "x"}`. Tuples arrive as tuples. Dates,
-  times, `Decimal` and `URI` are written as text, other structs as `DSPex.Encodable` says or not at
-  all. Pids, ports, references, functions, improper lists, bit strings, and maps with two keys that
-  mean the same (`:a` and `"a"`, 1 and 1.0) are refused with their path. In JSON keys are text.
+  Maps, lists, tuples, binaries, numbers, booleans and `nil` are sent unchanged. Other atoms
+  arrive as strings, both keys and values: `%{question: "x"}` arrives as `{"question": "x"}`.
+  Dates, times, `Decimal` and `URI` are sent as text, other structs only if they implement
+  `DSPex.Encodable`.
 
-  What comes back has strings as keys, and of atoms only `true`, `false` and `nil`, but for what comes
-  back byte for byte as it was sent, as the signature of a program does. Nothing that a worker sends
-  makes an atom.
+  Pids, ports, references, functions, improper lists and bit strings are errors with their path,
+  and so are maps with two keys that are equal in Python (`:a` and `"a"`, 1 and 1.0). In JSON all
+  keys are text.
 
-  Tensors, `{:tensor, type, shape, binary}`, go and come as `DSPex.PythonBridge.Multipart` says,
-  in `:etf` alone.
+  Received maps have string keys, and the only received atoms are `true`, `false` and `nil`. The
+  exception is data that the worker returns unchanged, such as the signature of a program.
+  Decoding never creates new atoms.
+
+  Tensors, `{:tensor, type, shape, binary}`, are supported in `:etf` only; see
+  `DSPex.PythonBridge.Multipart`.
   """
 
   alias DSPex.PythonBridge.{Error, Exits, JSON, Multipart, Terms}
@@ -29,19 +31,19 @@ defmodule DSPex.PythonBridge.Protocol do
   @type command :: atom() | String.t()
 
   @etf 131
-  # The byte that begins a multipart frame.
+  # The first byte of a multipart frame.
   @multipart 0xC1
-  # Tensors in a reply are atoms in part, which `:safe` wants to be there.
+  # Tensors in a reply contain these atoms, and decoding with `:safe` needs them to exist.
   @tensor_atoms [:tensor | Multipart.kinds()]
-  # Bytes up to which a term is encoded in one piece.
+  # Bytes up to which a term is encoded as one binary.
   @copied 16_384
 
   @doc """
-  A request as iodata, ready for a port with `{:packet, 4}` or for `frame_message/1`.
+  Encodes a request as iodata for a port with `{:packet, 4}` or for `frame_message/1`.
 
-  `envelope` holds the further keys of the envelope (`timeout_ms:`, `session_id:`, `stream:`, …)
-  and `format:`, default `:etf`. Raises `DSPex.PythonBridge.Error` (`:not_encodable`) for args
-  that the format cannot carry.
+  `envelope` holds the other keys of the envelope (`timeout_ms:`, `session_id:`, `stream:`, …) and
+  `format:`, default `:etf`. Raises `DSPex.PythonBridge.Error` with `:not_encodable` for args
+  that the format cannot represent.
 
       iex> request = DSPex.PythonBridge.Protocol.encode_request(1, :ping, %{})
       iex> request |> IO.iodata_to_binary() |> :erlang.binary_to_term()
@@ -54,8 +56,8 @@ defmodule DSPex.PythonBridge.Protocol do
     encode(format, [{"id", id}, {"command", to_string(command)} | envelope], args)
   end
 
-  # The id stands in front also in a request, because a worker looks for it in the first 64 KiB of
-  # an envelope that is broken or too long; a map's own order would put the args before it.
+  # The id comes first, because a worker looks for it in the first 64 KiB of a request that is
+  # invalid or too long. The order of a map would put the args before it.
   @doc false
   @spec encode(format(), [{String.t(), term()}], term()) :: iodata()
   def encode(:etf, head, args) do
@@ -71,7 +73,7 @@ defmodule DSPex.PythonBridge.Protocol do
   @doc false
   @spec encode_answer(format(), map()) :: iodata()
   def encode_answer(:etf, answer) do
-    {answer, buffers} = answer |> written_result(:etf) |> Multipart.set_apart()
+    {answer, buffers} = answer |> written_result(:etf) |> Multipart.extract()
     Multipart.frame(:erlang.term_to_iovec(answer), buffers)
   end
 
@@ -90,15 +92,17 @@ defmodule DSPex.PythonBridge.Protocol do
   rescue
     error ->
       reason = Exits.line(:error, error, __STACKTRACE__)
-      reraise Error.new(:not_encodable, "the message is no JSON: #{reason}"), __STACKTRACE__
+
+      reraise Error.new(:not_encodable, "the message cannot be encoded as JSON: #{reason}"),
+              __STACKTRACE__
   end
 
-  # Args without their version byte, and what stands apart.
+  # Returns the encoded args without the version byte, and the buffers.
   defp etf_args(args) do
     if Terms.plain?(args) do
       {etf_term(args), []}
     else
-      {args, buffers} = args |> Terms.written!(:etf, "args") |> Multipart.set_apart()
+      {args, buffers} = args |> Terms.written!(:etf, "args") |> Multipart.extract()
       {etf_term(args), buffers}
     end
   end
@@ -106,7 +110,7 @@ defmodule DSPex.PythonBridge.Protocol do
   defp etf_pairs([], args), do: [<<?m, 4::32, "args">> | args]
   defp etf_pairs([{key, value} | rest], args), do: [etf_pair(key, value) | etf_pairs(rest, args)]
 
-  # The usual kinds of values in one piece with their key.
+  # Common kinds of values are encoded together with their key.
   defp etf_pair(key, value) when is_integer(value) and value in 0..0x7FFFFFFF do
     <<?m, byte_size(key)::32, key::binary, ?b, value::32>>
   end
@@ -117,8 +121,8 @@ defmodule DSPex.PythonBridge.Protocol do
 
   defp etf_pair(key, value), do: [<<?m, byte_size(key)::32, key::binary>> | etf_term(value)]
 
-  # A term without its version byte. Small ones are copied, which is faster; of large ones the
-  # binaries go to the port as they are.
+  # Returns a term without the version byte. Small terms are copied, which is faster; the binaries
+  # of large ones are not.
   defp etf_term(term) do
     if :erlang.external_size(term) <= @copied do
       <<@etf, encoded::binary>> = :erlang.term_to_binary(term)
@@ -130,7 +134,7 @@ defmodule DSPex.PythonBridge.Protocol do
   end
 
   @doc """
-  Reads a reply in either format.
+  Decodes a reply in either format.
 
       iex> reply = :erlang.term_to_binary(%{"id" => 1, "success" => true, "result" => %{"a" => 1}})
       iex> DSPex.PythonBridge.Protocol.decode_response(reply)
@@ -159,7 +163,7 @@ defmodule DSPex.PythonBridge.Protocol do
   end
 
   @doc """
-  Reads any message in either format: `{:ok, term}` or `:error`.
+  Decodes any message in either format. Returns `{:ok, term}` or `:error`.
   """
   @spec decode_message(binary()) :: {:ok, term()} | :error
   def decode_message(<<@etf, _::binary>> = data) do
@@ -171,7 +175,7 @@ defmodule DSPex.PythonBridge.Protocol do
   def decode_message(<<@multipart, _::binary>> = data) do
     with {:ok, envelope, buffers} <- Multipart.parts(data),
          {:ok, message} <- decode_message(envelope) do
-      {:ok, Multipart.resolve(message, buffers)}
+      {:ok, Multipart.substitute(message, buffers)}
     end
   rescue
     ArgumentError -> :error
@@ -184,9 +188,10 @@ defmodule DSPex.PythonBridge.Protocol do
   end
 
   @doc """
-  What a frame is and whose, without reading more than its beginning: `{:reply, id}`,
-  `{:event, id}` or `{:log, id}`; `{:request, id}` for a worker that asks; `:heartbeat` for an
-  empty frame; `:unknown` for anything else. Messages begin with their `id`: that is promised.
+  Returns the kind and the id of a frame from its first bytes, without decoding it: `{:reply,
+  id}`, `{:event, id}`, `{:log, id}`, `{:request, id}` for a request of the worker, `:heartbeat`
+  for an empty frame, and `:unknown` for anything else. The protocol guarantees that messages
+  begin with their `id`.
   """
   @spec peek(binary()) ::
           {:reply | :event | :log, id() | nil} | {:request, String.t()} | :heartbeat | :unknown
@@ -238,11 +243,11 @@ defmodule DSPex.PythonBridge.Protocol do
     end
   end
 
-  # Only for ids of this client and of workers, which need no escapes.
+  # The ids of this client and of workers contain no escapes.
   defp json_string(<<"\"", text::binary>>), do: text |> :binary.split("\"") |> hd()
 
   @doc """
-  A payload with its 4-byte length in front, for transports that do not frame by themselves.
+  Adds the 4-byte length in front of a payload, for transports without framing of their own.
 
       iex> IO.iodata_to_binary(DSPex.PythonBridge.Protocol.frame_message("abc"))
       <<0, 0, 0, 3, "abc">>
@@ -251,8 +256,8 @@ defmodule DSPex.PythonBridge.Protocol do
   def frame_message(payload), do: [<<IO.iodata_length(payload)::32>>, payload]
 
   @doc """
-  The first frame of a buffer: `{:ok, payload, rest}`, or `{:more, bytes}` with how many bytes are
-  missing at least.
+  Takes the first frame from a buffer. Returns `{:ok, payload, rest}`, or `{:more, bytes}` with
+  the least number of bytes that are missing.
 
       iex> DSPex.PythonBridge.Protocol.unframe_message(<<0, 0, 0, 3, "abc", 0>>)
       {:ok, "abc", <<0>>}
@@ -268,6 +273,7 @@ defmodule DSPex.PythonBridge.Protocol do
   def unframe_message(<<size::32, part::binary>>), do: {:more, size - byte_size(part)}
   def unframe_message(part), do: {:more, 4 - byte_size(part)}
 
+  # Keeps the atoms in this module, so that they exist before a reply is decoded.
   @doc false
   @spec tensor_atoms() :: [atom()]
   def tensor_atoms, do: @tensor_atoms

@@ -1,8 +1,8 @@
 defmodule DSPex.PythonBridge.Python do
   @moduledoc """
-  Finds the Python interpreter of the worker, and says what is wrong with one that does not work.
+  Finds the Python interpreter for the worker, and explains why an interpreter does not work.
 
-  Looked at in this order; the first that is set or there is used:
+  The first of these that is set or exists is used:
 
     1. the `:python` option
     2. `config :dspex_bridge, python: "/path/to/python"`
@@ -15,13 +15,13 @@ defmodule DSPex.PythonBridge.Python do
   alias DSPex.PythonBridge.{Exits, Text}
 
   @minimum {3, 11}
-  # For the import of DSPy on a cold disk, ms.
+  # Enough to import DSPy from a cold disk, ms.
   @timeout 60_000
 
   @doc """
-  The absolute path of the interpreter, and where it was found.
+  Returns the absolute path of the interpreter, and which setting or directory it comes from.
 
-  A path that is named (1 to 3) but not there is an error, not a reason to look further.
+  A configured path (1 to 3) that does not exist is an error; the search does not continue.
   """
   @spec find(String.t() | nil) :: {:ok, Path.t(), String.t()} | {:error, String.t()}
   def find(option \\ nil) do
@@ -38,8 +38,9 @@ defmodule DSPex.PythonBridge.Python do
   end
 
   @doc """
-  The versions of an interpreter and of the package in it, or a line that says what is missing and
-  what to type. Starts the interpreter, which takes some hundred milliseconds.
+  Returns the versions of an interpreter and of its package `dspex-bridge`, or a line that says
+  what is missing and how to install it. Runs the interpreter, which takes some hundred
+  milliseconds.
   """
   @spec check(Path.t()) ::
           {:ok, python :: String.t(), package :: String.t()} | {:error, String.t()}
@@ -60,12 +61,12 @@ defmodule DSPex.PythonBridge.Python do
             else: {:error, "#{python} is Python #{version}; the bridge needs 3.11 or newer"}
 
         nil ->
-          {:error, "#{python} does not answer as a Python: #{inspect(version)}"}
+          {:error, "#{python} is not a Python interpreter: it printed #{inspect(version)}"}
       end
     end
   end
 
-  # -P: nothing from the current directory is imported, as in the worker.
+  # As in the worker, -P keeps Python from importing modules from the current directory.
   defp package(python) do
     case run(python, ["-P", "-c", "import bridge; print(bridge.__version__)"]) do
       {:ok, version} ->
@@ -73,15 +74,15 @@ defmodule DSPex.PythonBridge.Python do
 
       {:error, reason} ->
         if reason =~ "No module named 'bridge'" do
-          {:error, "the Python package is missing: type   #{python} -m pip install dspex-bridge"}
+          {:error, "the Python package is missing. Run   #{python} -m pip install dspex-bridge"}
         else
-          {:error, "the Python package does not import: #{reason}"}
+          {:error, "the Python package cannot be imported: #{reason}"}
         end
     end
   end
 
   @doc """
-  Imports DSPy and returns its version, or a line that says why that fails.
+  Imports DSPy and returns its version, or a line that says why the import failed.
   """
   @spec dspy(Path.t()) :: {:ok, String.t()} | {:error, String.t()}
   def dspy(python) do
@@ -91,15 +92,15 @@ defmodule DSPex.PythonBridge.Python do
 
       {:error, reason} ->
         if reason =~ "No module named 'dspy'" do
-          {:error, "DSPy is missing: type   #{python} -m pip install dspy-ai"}
+          {:error, "DSPy is missing. Run   #{python} -m pip install dspy-ai"}
         else
-          {:error, "DSPy does not import: #{reason}"}
+          {:error, "DSPy cannot be imported: #{reason}"}
         end
     end
   end
 
-  # The last line of what it prints, or what it raises. In a process of its own, so that an
-  # interpreter that hangs is not waited for.
+  # Returns the last line that the interpreter prints, or the exception. A separate process limits
+  # the time, in case the interpreter hangs.
   defp run(python, arguments) do
     task = Task.async(fn -> output(python, arguments) end)
 
@@ -114,7 +115,7 @@ defmodule DSPex.PythonBridge.Python do
 
     if status == 0,
       do: {:ok, Text.last_line(output)},
-      else: {:error, "#{python} ended with #{status}: #{reason(output)}"}
+      else: {:error, "#{python} exited with status #{status}: #{reason(output)}"}
   rescue
     error in ErlangError -> {:error, "#{python}: #{Exits.line(:error, error, [])}"}
   end
@@ -125,7 +126,7 @@ defmodule DSPex.PythonBridge.Python do
 
   defp named(path, from) do
     case executable(path) do
-      nil -> {:error, "no Python at #{path}, which #{from} names"}
+      nil -> {:error, "no Python at #{path} (from #{from})"}
       path -> {:ok, path, from}
     end
   end
@@ -145,9 +146,9 @@ defmodule DSPex.PythonBridge.Python do
     case Enum.find_value(candidates, &found/1) do
       nil ->
         {:error,
-         "no Python found. Looked at the :python option, config :dspex_bridge, python:, " <>
+         "no Python found. Searched the :python option, config :dspex_bridge, python:, " <>
            "BRIDGE_PYTHON, #{Enum.join(candidates, ", ")} (PATH). " <>
-           "Type   python3 -m venv .venv && .venv/bin/pip install dspex-bridge"}
+           "Run   python3 -m venv .venv && .venv/bin/pip install dspex-bridge"}
 
       found ->
         found
@@ -162,8 +163,9 @@ defmodule DSPex.PythonBridge.Python do
     end
   end
 
-  # A bare name is looked for on PATH, anything else from the current directory. Links are not
-  # followed: a virtual environment is one, and the interpreter finds it by its name.
+  # A bare name is searched on PATH; other paths are relative to the current directory. Links are
+  # not resolved: the interpreter of a virtual environment is a link, and its path identifies the
+  # environment.
   defp executable(name) do
     path = if Path.basename(name) == name, do: name, else: Path.expand(name)
     System.find_executable(path)

@@ -1,14 +1,14 @@
 defmodule DSPex.PythonBridge.Routing do
   @moduledoc """
-  Hands each frame of a worker to whom it belongs, and looks after the callers. Runs in the owner of
-  the port, and decodes no reply.
+  Sends each frame of a worker to the process it is for, and cleans up after callers that have
+  ended. Runs in the owner of the port, and decodes no replies.
   """
 
   require Logger
 
   alias DSPex.PythonBridge.{Connection, Flow, OpenCall, Protocol, Statistics, Text, Tools}
 
-  @doc "Hands on one frame."
+  @doc "Routes one frame."
   @spec route(binary(), Connection.t()) :: term()
   def route(frame, connection) do
     case Protocol.peek(frame) do
@@ -31,7 +31,7 @@ defmodule DSPex.PythonBridge.Routing do
         unclaimed(frame, connection)
 
       :unknown ->
-        Logger.warning("a frame of no known kind: #{inspect(frame, limit: 40)}",
+        Logger.warning("unknown kind of frame from the worker: #{inspect(frame, limit: 40)}",
           bridge: connection.name
         )
     end
@@ -51,7 +51,8 @@ defmodule DSPex.PythonBridge.Routing do
 
   defp event(_, _frame, _connection), do: :ok
 
-  # Replies to casts and to this client's own notes; without an id, what the worker could not read.
+  # Replies to casts and to this client's control requests. A reply without an id is for a frame
+  # that the worker could not read.
   defp unclaimed(frame, connection) do
     with {:error, _, error} <- Protocol.decode_response(frame) do
       Logger.warning(
@@ -61,7 +62,7 @@ defmodule DSPex.PythonBridge.Routing do
     end
   end
 
-  # The message is one line; what follows it, and tracebacks, go into the metadata.
+  # Logs the first line of the message; the rest and tracebacks go into the metadata.
   defp log({:ok, %{"data" => %{"message" => message} = data}}, connection) do
     Logger.log(level(data["level"]), fn ->
       {one_line(to_string(message), data["error"]),
@@ -90,7 +91,7 @@ defmodule DSPex.PythonBridge.Routing do
   defp level("WARNING"), do: :warning
   defp level(_), do: :error
 
-  @doc "Cancels the calls whose callers are gone, and resumes streams that have caught up."
+  @doc "Cancels the calls whose callers have ended, and resumes streams that have caught up."
   @spec sweep(Connection.t()) :: :ok
   def sweep(connection) do
     for entry <- :ets.match_object(connection.table, {:_, :open, :_, :_, :_}) do

@@ -1,15 +1,17 @@
 defmodule DSPex.PythonBridge.Server do
   @moduledoc """
-  The process behind a bridge's name. It starts one worker after another and stays alive itself:
-  the end of a worker never reaches the application's supervisor.
+  The process that is registered under a bridge's name. It starts a new worker whenever one ends,
+  and stays alive itself, so the end of a worker never reaches the application's supervisor.
 
-  Each worker has an owner (`DSPex.PythonBridge.Owner`), a linked process that ends with it. Between
-  two starts the server waits, longer after each failure; callers that ask meanwhile wait for the
-  next worker, or for their deadline. Its table, named as the bridge is, holds
+  Each worker has an owner (`DSPex.PythonBridge.Owner`), a linked process that ends with the
+  worker. The delay between two starts grows with each failure. Calls that come in the meantime
+  wait for the next worker, or for their deadline.
 
-    * `{:connection, connection}`, while there is a worker that takes calls
+  The server's table has the name of the bridge. It holds
+
+    * `{:connection, connection}`, while a worker takes calls
     * `{:worker, status, os_pid, started, counters, calls}`, where `calls` is the owner's table
-    * `{:failure, error}`: why the last worker ended or did not start, while there is none
+    * `{:failure, error}`, while no worker runs: why the last one ended or did not start
   """
 
   use GenServer
@@ -17,11 +19,12 @@ defmodule DSPex.PythonBridge.Server do
 
   alias DSPex.PythonBridge.{Connection, Error, Owner, Statistics, Telemetry}
 
-  # Longer than an owner waits for its worker, shorter than a supervisor for a bridge; ms.
+  # Longer than an owner waits for its worker, shorter than a supervisor waits for a bridge; ms.
   @stop_timeout 4_000
 
   @enforce_keys [:name, :table, :counters, :options, :backoff, :healthy_after]
-  # failures: in a row. running_since: monotonic ms, nil while there is no worker that takes calls.
+  # failures: the number of failures in a row. running_since: monotonic ms, nil while no worker
+  # takes calls. waiting: callers that wait for a worker, with their timers.
   defstruct @enforce_keys ++
               [:owner, :running_since, :failure, failures: 0, waiting: %{}]
 
@@ -29,7 +32,9 @@ defmodule DSPex.PythonBridge.Server do
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(options) do
     name = options[:name]
-    # As a function, because a function does not show what it holds, in no report of a crash.
+
+    # Wrapped in a function, so that crash reports do not show the options: they may hold API
+    # keys.
     GenServer.start_link(__MODULE__, fn -> options end, if(name, do: [name: name], else: []))
   end
 
@@ -59,7 +64,7 @@ defmodule DSPex.PythonBridge.Server do
 
   defp new_table(_), do: :ets.new(__MODULE__, [:public])
 
-  # The first worker is waited for, so that whoever starts a bridge can use it then.
+  # `init/1` waits for the first worker, so that a bridge can be used as soon as it has started.
   defp await_first(%{owner: owner} = state, retry, links) do
     receive do
       {:started, ^owner, connection} ->
@@ -95,7 +100,6 @@ defmodule DSPex.PythonBridge.Server do
     :ets.update_element(state.table, :worker, {2, :running})
     :ets.delete(state.table, :failure)
 
-    # A first start that goes well is no news.
     if state.failure do
       Logger.info("#{inspect(state.name)}: another worker takes calls", bridge: state.name)
     end
@@ -147,7 +151,7 @@ defmodule DSPex.PythonBridge.Server do
   defp error({:shutdown, %Error{} = error}), do: error
   defp error(reason), do: Error.new(:worker_crashed, "the worker's owner ended: #{kind(reason)}")
 
-  # Not the whole reason: it may hold the options.
+  # Leaves out the rest of the reason, which may contain the options.
   defp kind({%{__exception__: true, __struct__: module}, _}), do: inspect(module)
   defp kind(reason) when is_atom(reason), do: inspect(reason)
   defp kind(_reason), do: "an unexpected error"
@@ -160,12 +164,13 @@ defmodule DSPex.PythonBridge.Server do
     wait = delay(state)
     log(state, error, wait)
     Process.send_after(self(), :start_worker, wait)
-    # A caller that is gone needs no answer any more.
+    # Callers that have ended need no answer.
     waiting = Map.filter(state.waiting, fn {{pid, _}, _} -> Process.alive?(pid) end)
     %{state | owner: nil, running_since: nil, failure: error, waiting: waiting}
   end
 
-  # Failures count from 0 for a worker that has run, so that the first end costs no wait.
+  # The first failure of a worker that has run causes no delay. A worker that did not start counts
+  # as at least the second failure, so the next start is delayed.
   defp count(%{running_since: nil} = state), do: %{state | failures: max(state.failures, 1) + 1}
 
   defp count(state) do
@@ -173,7 +178,8 @@ defmodule DSPex.PythonBridge.Server do
     %{state | failures: if(healthy, do: 1, else: state.failures + 1)}
   end
 
-  # Between half of it and all of it, so that the workers of many bridges do not start at once.
+  # Random, between half the delay and the whole, so that many bridges do not start workers at
+  # once.
   defp delay(%{failures: 1}), do: 0
 
   defp delay(%{backoff: {first, longest}, failures: failures}) do
@@ -200,7 +206,7 @@ defmodule DSPex.PythonBridge.Server do
   defp too_late(nil), do: Error.new(:deadline_exceeded, "the worker did not start in time")
 
   defp too_late(failure) do
-    %{failure | message: "no worker started in time; the last failure: #{failure.message}"}
+    %{failure | message: "no worker has started in time; last failure: #{failure.message}"}
   end
 
   @impl true
@@ -210,14 +216,13 @@ defmodule DSPex.PythonBridge.Server do
     if state.owner, do: stop_owner(state, reason)
   end
 
-  # Calls that end within the worker's grace period still get their replies.
   defp stop_owner(%{owner: owner}, reason) do
     Process.exit(owner, reason)
 
     receive do
       {:EXIT, ^owner, _} -> :ok
     after
-      # It may wait for an interpreter that hangs. The worker ends with its port.
+      # The owner may be waiting for an interpreter that hangs. The worker ends with its port.
       @stop_timeout -> Process.exit(owner, :kill)
     end
   end

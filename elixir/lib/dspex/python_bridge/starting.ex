@@ -4,8 +4,8 @@ defmodule DSPex.PythonBridge.Starting do
   runs the setup.
 
   This work runs in a separate process, as an ordinary caller, while the owner of the port routes
-  its calls. The owner gets `:start_timeout` or the process's `:DOWN`, and `error/2` turns what went
-  wrong into an error that says what to do.
+  its calls. The owner gets `:start_timeout` or the process's `:DOWN`, and `error/2` turns what
+  went wrong into an error that says what to do.
   """
 
   require Logger
@@ -18,8 +18,9 @@ defmodule DSPex.PythonBridge.Starting do
   @type t :: %__MODULE__{pid: pid(), monitor: reference(), python: Path.t()}
 
   @typedoc """
-  Why a worker did not start: no usable interpreter, a reply that refuses the format, the end of the
-  worker's port, missed heartbeats, the timeout, or the exit reason of the process that prepares it.
+  Why a worker did not start: no usable interpreter, a reply that refuses the format, the end of
+  the worker's port, missed heartbeats, the timeout, or the exit reason of the process that
+  prepares it.
   """
   @type cause ::
           {:python, String.t()}

@@ -1,8 +1,8 @@
 defmodule DSPex.PythonBridge.Statistics do
   @moduledoc """
-  Counters of one bridge, written by callers and by the port's owner without asking each other.
+  The counters of one bridge. Callers and the owner of the port update them concurrently.
 
-  A bridge with a name keeps its counters over restarts: they belong to the name.
+  The counters of a bridge with a name survive its restarts: they are stored under the name.
   """
 
   alias DSPex.PythonBridge.Error
@@ -12,7 +12,7 @@ defmodule DSPex.PythonBridge.Statistics do
 
   @type t :: :counters.counters_ref()
 
-  @doc "The counters of a name; new ones without a name."
+  @doc "Returns the counters of a name, or new ones for `nil`."
   @spec for_name(term()) :: t()
   def for_name(nil), do: :counters.new(length(@counted) + length(@codes), [:write_concurrency])
 
@@ -26,11 +26,17 @@ defmodule DSPex.PythonBridge.Statistics do
     end
   end
 
-  @doc "Counts one of #{Enum.map_join(@counted, ", ", &"`#{inspect(&1)}`")}, or an error's code."
+  @doc """
+  Increments a counter: #{Enum.map_join(@counted, ", ", &"`#{inspect(&1)}`")}, or the code of an
+  error.
+  """
   @spec count(t(), atom()) :: :ok
   def count(counters, what), do: :counters.add(counters, index(what), 1)
 
-  @doc "All counters; `errors` has the codes that occurred, `restarts` the starts after the first."
+  @doc """
+  Returns all counters. `errors` has the codes that occurred, `restarts` the starts after the
+  first.
+  """
   @spec read(t()) :: map()
   def read(counters) do
     codes = for code <- @codes, (n = :counters.get(counters, index(code))) > 0, do: {code, n}

@@ -1,33 +1,34 @@
 defmodule DSPex.PythonBridge.Stderr do
   @moduledoc """
-  Reads the stderr of one worker: passes each line on to the stderr of the BEAM, and remembers the
-  last ones for the error of a worker that ends.
+  Reads the stderr of one worker: writes each line to the stderr of the BEAM, and keeps the last
+  lines for the error of a worker that ends.
 
-  A port has no stderr of its own, so the worker writes into a file without a name, which this
-  process reads: a worker never waits for whoever reads its stderr, nor does the worker's owner.
+  An Erlang port cannot capture stderr, so the worker writes to an unlinked temporary file that
+  this process reads. Neither the worker nor its owner can be blocked by a slow reader of the
+  BEAM's stderr.
   """
 
   use GenServer
 
   alias DSPex.PythonBridge.{Error, Text}
 
-  # How often the file is looked at, ms.
+  # Time between two reads of the file, ms.
   @interval 200
-  # Lines that are remembered, and bytes of them.
-  @remembered 20
+  # How many lines to keep, and how many characters of each.
+  @kept_lines 20
   @line_length 2_000
-  # Bytes of one read, and after which the file is emptied.
+  # Bytes of one read, and the size at which the file is truncated.
   @chunk 65_536
   @longest 1_048_576
-  # Bytes that the reader may be behind. What is more is dropped, so that the disk does not fill.
+  # Unread bytes above which data is dropped, so that the disk does not fill up.
   @behind 4_194_304
 
-  @typedoc "The reader, and the path at which the worker's shell finds the file and removes it."
+  @typedoc "The reader, and the path of the file, which the worker's shell opens and removes."
   @type t :: {pid(), Path.t()}
 
   @doc """
-  Makes the file and its reader, which ends with the calling process. `:error` where the temporary
-  directory cannot be written.
+  Creates the file and starts its reader, which ends with the calling process. Returns `:error` if
+  the temporary directory is not writable.
   """
   @spec open() :: {:ok, t()} | :error
   def open do
@@ -50,13 +51,13 @@ defmodule DSPex.PythonBridge.Stderr do
   def last_lines({reader, _path}) do
     GenServer.call(reader, :last_lines, 1_000)
   catch
-    # It may wait for a stderr of the BEAM that nobody reads.
+    # The reader may be blocked by the BEAM's stderr.
     :exit, _ -> []
   end
 
   @doc """
   Adds the last lines of a worker that has ended to its error: all of them to the details as
-  `"stderr"`, the very last one to the message.
+  `"stderr"`, and the very last one to the message.
   """
   @spec explained(Error.t(), t() | nil) :: Error.t()
   def explained(error, stderr) do
@@ -88,7 +89,7 @@ defmodule DSPex.PythonBridge.Stderr do
 
   @impl true
   def handle_call(:last_lines, _from, state) do
-    # There still where the worker's shell did not get as far as opening it.
+    # The file still has its name if the worker's shell did not get as far as opening it.
     File.rm(state.path)
     state = state |> read() |> line_ends()
     {:reply, Enum.reverse(state.lines), state}
@@ -110,7 +111,8 @@ defmodule DSPex.PythonBridge.Stderr do
 
   defp schedule, do: Process.send_after(self(), :read, @interval)
 
-  # To where the file ends now, since the worker may write faster than anybody reads.
+  # Reads up to the current end of the file only: the worker may write faster than this process
+  # reads.
   defp read(state) do
     {:ok, size} = :file.position(state.file, :eof)
 
@@ -129,7 +131,7 @@ defmodule DSPex.PythonBridge.Stderr do
     read(taken(state, data), size)
   end
 
-  # But for the end of it, which may say why the worker ended.
+  # Keeps the end of the data, which may say why the worker ended.
   defp dropped(state, size) do
     lost = size - @chunk - state.offset
     state = line("(#{lost} bytes of the worker's stderr were dropped)", line_ends(state))
@@ -143,7 +145,7 @@ defmodule DSPex.PythonBridge.Stderr do
     if byte_size(rest) > @chunk, do: line_ends(state), else: state
   end
 
-  # The worker appends, so it goes on at the beginning.
+  # The worker opened the file for appending, so it continues at the start of the truncated file.
   defp emptied(state) do
     {:ok, 0} = :file.position(state.file, 0)
     :ok = :file.truncate(state.file)
@@ -157,7 +159,7 @@ defmodule DSPex.PythonBridge.Stderr do
     line = line |> Text.valid() |> String.trim_trailing("\r")
     pass_on(line)
     kept = String.slice(line, 0, @line_length)
-    %{state | lines: Enum.take([kept | state.lines], @remembered)}
+    %{state | lines: Enum.take([kept | state.lines], @kept_lines)}
   end
 
   defp pass_on(line) do

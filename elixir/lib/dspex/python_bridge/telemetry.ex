@@ -1,35 +1,35 @@
 defmodule DSPex.PythonBridge.Telemetry do
   @moduledoc """
-  Events for `:telemetry`, where the application has it; without it nothing is measured.
+  Emits `:telemetry` events, if the application has that package; otherwise nothing is measured.
 
   | event | measurements | metadata |
   |---|---|---|
   | `[:dspex_bridge, :call, :start]` | `system_time`, `monotonic_time` | `bridge`, `command`, `session_id` |
-  | `[:dspex_bridge, :call, :stop]` | `duration`, `monotonic_time` | and `code`: `:ok` or the error's |
-  | `[:dspex_bridge, :call, :exception]` | `duration`, `monotonic_time` | and `kind`, `reason`, `stacktrace` |
-  | `[:dspex_bridge, :cast, …]` | as of a call | as of a call; `code` says whether it was sent |
-  | `[:dspex_bridge, :stream, :start]` | `system_time`, `monotonic_time` | as of a call |
-  | `[:dspex_bridge, :stream, :stop]` | `duration`, `monotonic_time`, `events` | and `code`: `:ok`, the error's, or `:halted` where the consumer ended first |
+  | `[:dspex_bridge, :call, :stop]` | `duration`, `monotonic_time` | also `code`: `:ok` or the error's |
+  | `[:dspex_bridge, :call, :exception]` | `duration`, `monotonic_time` | also `kind`, `reason`, `stacktrace` |
+  | `[:dspex_bridge, :cast, …]` | as for a call | as for a call; `code` is `:ok` if the request was sent |
+  | `[:dspex_bridge, :stream, :start]` | `system_time`, `monotonic_time` | as for a call |
+  | `[:dspex_bridge, :stream, :stop]` | `duration`, `monotonic_time`, `events` | also `code`: `:ok`, the error's, or `:halted` if the consumer stopped early |
   | `[:dspex_bridge, :tool, :start]` | `system_time`, `monotonic_time` | `bridge`, `tool`, `session_id`, `call_id` |
-  | `[:dspex_bridge, :tool, :stop]` | `duration`, `monotonic_time` | and `code`: `:ok` or the error's |
-  | `[:dspex_bridge, :tool, :exception]` | `duration`, `monotonic_time` | and `kind`, `reason`, `stacktrace` |
-  | `[:dspex_bridge, :worker, :started]` | `duration` until it took calls | `bridge`, `os_pid` |
+  | `[:dspex_bridge, :tool, :stop]` | `duration`, `monotonic_time` | also `code`: `:ok` or the error's |
+  | `[:dspex_bridge, :tool, :exception]` | `duration`, `monotonic_time` | also `kind`, `reason`, `stacktrace` |
+  | `[:dspex_bridge, :worker, :started]` | `duration` until the worker took calls | `bridge`, `os_pid` |
   | `[:dspex_bridge, :worker, :stopped]` | `uptime` | `bridge`, `os_pid`, `reason` |
   | `[:dspex_bridge, :worker, :start_failed]` | `failures` in a row, `delay` in ms until the next start | `bridge`, `error` |
 
-  `bridge` is the bridge's name, or its pid where it has none. Times are in native units. Handlers
-  run in the process that calls, that runs the tool, or that owns the port.
+  `bridge` is the bridge's name, or its pid if it has no name. Times are in native units. Handlers
+  run in the process that makes the call, that runs the tool, or that owns the port.
   """
 
   alias DSPex.PythonBridge.Connection
 
   @compile {:no_warn_undefined, [:telemetry]}
 
-  @doc "Loads `:telemetry`, where the application has it."
+  @doc "Loads `:telemetry` and returns whether the application has it."
   @spec load() :: boolean()
   def load, do: Code.ensure_loaded?(:telemetry)
 
-  @doc "Whether `:telemetry` is loaded, which a bridge sees to when it starts."
+  @doc "Returns whether `:telemetry` is loaded. A bridge loads it when it starts."
   @spec available?() :: boolean()
   def available?, do: :erlang.function_exported(:telemetry, :span, 3)
 
@@ -50,7 +50,7 @@ defmodule DSPex.PythonBridge.Telemetry do
     end
   end
 
-  @doc "The metadata of the events of a call."
+  @doc "Returns the metadata of the events of a call."
   @spec metadata(GenServer.server() | Connection.t(), term(), list()) :: map()
   def metadata(server, command, envelope) do
     {_, session_id} = List.keyfind(envelope, "session_id", 0, {nil, nil})
@@ -69,7 +69,9 @@ defmodule DSPex.PythonBridge.Telemetry do
   defp bridge({name, node}) when node == node(), do: name
   defp bridge(server), do: server
 
-  @doc "Emits the start event of a stream or a tool. Returns when that was; `nil` without telemetry."
+  @doc """
+  Emits the start event of a stream or a tool. Returns the start time, or `nil` without telemetry.
+  """
   @spec start(:stream | :tool, map()) :: integer() | nil
   def start(kind, metadata) do
     if available?() do
@@ -80,7 +82,7 @@ defmodule DSPex.PythonBridge.Telemetry do
     end
   end
 
-  @doc "Emits the last event of what `start/2` began: `:stop` or `:exception`."
+  @doc "Emits the last event of a stream or a tool: `:stop` or `:exception`."
   @spec finish(integer() | nil, :stream | :tool, :stop | :exception, map(), map()) :: :ok
   def finish(started, kind, event, metadata, measured \\ %{})
   def finish(nil, _kind, _event, _metadata, _measured), do: :ok
@@ -91,7 +93,7 @@ defmodule DSPex.PythonBridge.Telemetry do
     :telemetry.execute([:dspex_bridge, kind, event], measured, metadata)
   end
 
-  @doc "Emits an event of the worker's life."
+  @doc "Emits an event of the worker's life cycle."
   @spec worker(:started | :stopped | :start_failed, map(), map()) :: :ok
   def worker(event, measurements, metadata) do
     if available?() do

@@ -1,13 +1,13 @@
 defmodule DSPex.PythonBridge.Text do
   @moduledoc """
-  Makes text from other programs safe to show: valid UTF-8, and on one line where that is wanted.
+  Makes text from other programs safe to display: valid UTF-8, shortened to one line where needed.
   """
 
-  # Characters of one line.
+  # The most characters of one line.
   @line_limit 500
 
   @doc """
-  Replaces bytes that are not UTF-8 by U+FFFD.
+  Replaces each byte that is not UTF-8 by U+FFFD.
 
       iex> DSPex.PythonBridge.Text.valid(<<"a", 255, "b">>)
       "a\uFFFDb"
@@ -15,7 +15,7 @@ defmodule DSPex.PythonBridge.Text do
   @spec valid(binary()) :: String.t()
   def valid(text), do: if(valid?(text), do: text, else: scrub(text, ""))
 
-  @doc "Whether a binary is UTF-8. Faster than `String.valid?/1` for long ones."
+  @doc "Returns whether a binary is UTF-8. Faster than `String.valid?/1` for long binaries."
   @spec valid?(binary()) :: boolean()
   def valid?(text), do: is_binary(:unicode.characters_to_binary(text))
 
@@ -24,7 +24,8 @@ defmodule DSPex.PythonBridge.Text do
   defp scrub(<<>>, done), do: done
 
   @doc """
-  Returns the first line that is not blank, valid and at most #{@line_limit} characters long.
+  Returns the first line that is not blank, as valid UTF-8 and at most #{@line_limit} characters
+  long.
 
       iex> DSPex.PythonBridge.Text.line("\\nfirst\\nsecond")
       "first"
@@ -33,7 +34,7 @@ defmodule DSPex.PythonBridge.Text do
   def line(text), do: text |> lines() |> Enum.at(0, "") |> String.slice(0, @line_limit)
 
   @doc """
-  Returns what `line/1` does, and the next line too where the first ends with a colon.
+  Returns the first line that is not blank, and also the next one if the first ends with a colon.
 
       iex> DSPex.PythonBridge.Text.opening("wrong arguments:\\n\\n  * 1st argument: no integer\\n")
       "wrong arguments: * 1st argument: no integer"
@@ -53,13 +54,13 @@ defmodule DSPex.PythonBridge.Text do
   end
 
   @doc """
-  Returns the last line that is not blank, as `line/1` does the first.
+  Returns the last line that is not blank, with the same limits as `line/1`.
   """
   @spec last_line(binary()) :: String.t()
   def last_line(text), do: text |> lines() |> Enum.at(-1, "") |> String.slice(0, @line_limit)
 
   @doc """
-  Returns the line of a traceback of Python that says what was raised: the first behind its frames.
+  Returns the line of a Python traceback that names the exception: the first one after the frames.
 
       iex> DSPex.PythonBridge.Text.raised("Traceback:\\n  here\\nValueError: no\\nnot at all\\n")
       "ValueError: no"

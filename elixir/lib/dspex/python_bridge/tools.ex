@@ -1,10 +1,10 @@
 defmodule DSPex.PythonBridge.Tools do
   @moduledoc """
-  Elixir functions that programs call: declared to the worker, and run when it asks.
+  Elixir functions that programs call: registered with the worker, and run on its request.
 
-  Each call of a tool runs in a process of its own, so a tool may take its time and may call the
-  bridge. Whatever ends it, the worker gets one answer: the result, or one line for the model. What
-  a tool raises is logged with its stacktrace.
+  Each call of a tool runs in its own process, so a tool may run for long and may call the bridge.
+  The worker always gets one answer: the result, or one line of text for the model. Exceptions are
+  logged with their stacktrace.
   """
 
   require Logger
@@ -23,24 +23,24 @@ defmodule DSPex.PythonBridge.Tools do
 
   alias DSPex.Tool
 
-  # The session of a call that names none, by the worker's mode.
+  # The default session's id, which depends on the worker's mode.
   @default_sessions ["default", "anonymous"]
 
-  @doc "Declares tools; see `DSPex.PythonBridge.Bridge.register_tools/3`."
+  @doc "Registers tools; see `DSPex.PythonBridge.Bridge.register_tools/3`."
   @spec register(GenServer.server() | Connection.t(), [Tool.t()], OpenCall.options()) ::
           {:ok, term()} | {:error, Error.t()}
   def register(_server, [], _options), do: {:ok, %{}}
 
   def register(server, tools, options) do
     (is_list(tools) and Enum.all?(tools, &is_struct(&1, Tool))) ||
-      raise ArgumentError, "tools are a list of DSPex.Tool"
+      raise ArgumentError, "tools must be a list of DSPex.Tool structs"
 
     {timeout, _} = OpenCall.envelope(options)
     connection = Connection.fetch!(server, OpenCall.deadline(timeout))
     declared = Enum.map(tools, &Map.take(&1, [:name, :description, :args]))
     reply = Call.run(connection, "register_tools", %{tools: declared}, options)
 
-    # The worker says which session it was: without one it depends on the worker's mode.
+    # The worker reports the session: without an option it depends on the worker's mode.
     with {:ok, %{"session_id" => session_id}} <- reply,
          :ok <- put(connection, session_id, tools),
          do: reply
@@ -55,20 +55,22 @@ defmodule DSPex.PythonBridge.Tools do
 
     :ok
   rescue
-    # The table went with its owner.
-    ArgumentError -> {:error, Error.new(:worker_crashed, "the worker is gone")}
+    # The owner has ended, and its table with it.
+    ArgumentError -> {:error, Error.new(:worker_crashed, "the worker has ended")}
   end
 
   @doc """
-  Answers a worker's request from a process of its own. The tool runs in another one, so that its
-  end is seen whatever ends it. It may outlive the call that it was for, but not the bridge.
+  Answers a worker's request in a new process.
+
+  The tool runs in another new process, whose end is noticed whatever the reason. It may run
+  longer than the call that needs it, but not longer than the worker.
   """
   @spec answer(Connection.t(), String.t(), binary()) :: :ok
   def answer(connection, id, frame) do
     spawn(fn ->
       request = Protocol.decode_message(frame)
       answer = guarded(connection, request)
-      if answer != :nobody, do: reply(connection, message(id, answer), request)
+      if answer != :no_worker, do: reply(connection, message(id, answer), request)
     end)
 
     Statistics.count(connection.counters, :tool_calls)
@@ -96,7 +98,7 @@ defmodule DSPex.PythonBridge.Tools do
     case find(connection, session, name) do
       {:ok, function} -> observed(connection, function, call["args"] || %{}, metadata)
       :error -> {:error, "unknown_command", missing(name, session)}
-      :nobody -> :nobody
+      :no_worker -> :no_worker
     end
   end
 
@@ -109,15 +111,15 @@ defmodule DSPex.PythonBridge.Tools do
   end
 
   defp answered(_connection, _unreadable) do
-    {:error, "invalid_frame", "the request does not decode"}
+    {:error, "invalid_frame", "the request cannot be decoded"}
   end
 
   defp missing(name, session) do
     "no function for the tool #{inspect(name)} of session #{inspect(session)}: " <>
-      "after a restart only those of :tools and :setup are there"
+      "after a restart only the tools of :tools and :setup are registered"
   end
 
-  # A session has the tools of the default session beside its own.
+  # A session's own tools come before those of the default session.
   defp find(connection, session, name) do
     Enum.find_value([session | @default_sessions], :error, fn session ->
       with [{_, function}] <- :ets.lookup(connection.table, {:tool, session, name}),
@@ -125,8 +127,8 @@ defmodule DSPex.PythonBridge.Tools do
            else: (_ -> nil)
     end)
   rescue
-    # The table went with its owner.
-    ArgumentError -> :nobody
+    # The owner has ended, and its table with it.
+    ArgumentError -> :no_worker
   end
 
   defp observed(connection, function, args, metadata) do
@@ -146,7 +148,7 @@ defmodule DSPex.PythonBridge.Tools do
 
   defp code({:ok, _}), do: :ok
   defp code({:error, code, _line}), do: String.to_existing_atom(code)
-  defp code(:nobody), do: :worker_crashed
+  defp code(:no_worker), do: :worker_crashed
 
   defp run(connection, function, args) do
     owner = Process.monitor(connection.owner)
@@ -161,7 +163,7 @@ defmodule DSPex.PythonBridge.Tools do
 
       {:DOWN, ^owner, _, _, _} ->
         Process.exit(tool, :kill)
-        :nobody
+        :no_worker
     after
       connection.tool_timeout ->
         Process.exit(tool, :kill)
@@ -179,7 +181,7 @@ defmodule DSPex.PythonBridge.Tools do
     kind, reason -> {:raised, kind, reason, __STACKTRACE__}
   end
 
-  # Logs what a tool raised, and returns the line for the model.
+  # Logs the exception of a tool, and returns the line for the model.
   defp failed(%{kind: kind, reason: reason, stacktrace: stacktrace}, metadata) do
     line = cause(kind, reason, stacktrace)
     trace = Exception.format_stacktrace(Exits.without_arguments(stacktrace))
@@ -208,7 +210,7 @@ defmodule DSPex.PythonBridge.Tools do
     Connection.send(connection, encoded(connection, answer, request), :infinity)
   end
 
-  # What cannot be sent becomes an error that can: the program must not wait for nothing.
+  # A result that cannot be sent is replaced by an error, so that the program gets an answer.
   defp encoded(connection, %{"id" => id} = answer, request) do
     encoded = Protocol.encode_answer(connection.format, answer)
     size = IO.iodata_length(encoded)

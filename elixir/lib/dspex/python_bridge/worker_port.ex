@@ -1,26 +1,27 @@
 defmodule DSPex.PythonBridge.WorkerPort do
   @moduledoc """
-  Starts and kills the worker as a process of the operating system.
+  Starts and kills a worker's operating system process.
   """
 
   alias DSPex.PythonBridge.{Exits, Stderr}
 
-  # Bytes queued towards the worker before a sender finds the port busy. The default, 8 KiB, is
-  # less than one request.
+  # Low and high limit, in bytes, of the port's output queue; above the high limit the port is
+  # busy. The default, 8 KiB, is less than one request.
   @busy_limits {4 * 1024 * 1024, 8 * 1024 * 1024}
 
-  # Opens the file as stderr, removes its name, and becomes the worker: same id, same group.
+  # Opens the file as stderr, unlinks it, and executes the worker with the same process id and
+  # group.
   @with_stderr ~S(exec 2>>"$1"; rm -f "$1"; shift; exec "$@")
 
   @enforce_keys [:port, :os_pid, :stderr]
   defstruct @enforce_keys
 
-  @typedoc "A worker: its port, its id in the operating system where it has one, its stderr."
+  @typedoc "A worker: its port, its process id if known, and the reader of its stderr."
   @type t :: %__MODULE__{port: port(), os_pid: pos_integer() | nil, stderr: Stderr.t() | nil}
 
   @doc """
-  Starts a worker with the options of `DSPex.PythonBridge.Bridge.start_link/1`. The calling process
-  owns its port.
+  Starts a worker with the options of `DSPex.PythonBridge.Bridge.start_link/1`. The calling
+  process becomes the owner of the port.
   """
   @spec open(Path.t(), keyword()) :: {:ok, t()} | {:error, String.t()}
   def open(python, options) do
@@ -58,17 +59,17 @@ defmodule DSPex.PythonBridge.WorkerPort do
     {shell, ["-c", @with_stderr, "sh", path, python | arguments]}
   end
 
-  @doc "Kills a worker. It leads its process group, so its children go too."
+  @doc "Kills a worker and its children, which are in the process group that it leads."
   @spec kill(pos_integer() | nil) :: :ok
   def kill(nil), do: :ok
 
   def kill(os_pid) do
-    # The shell's own kill: small images have no other.
+    # The shell's builtin kill: small container images have no other.
     :os.cmd(~c"kill -9 -#{os_pid} #{os_pid} 2>/dev/null")
     :ok
   end
 
-  # -P: nothing from the current directory is imported.
+  # -P keeps Python from importing modules from the current directory.
   defp arguments(options) do
     ["-P", "-m", "bridge", "worker", "--adapter", options[:adapter]] ++
       flag("--max-frame", options[:max_frame]) ++

@@ -1,14 +1,14 @@
 defmodule Mix.Tasks.Bridge.Doctor do
-  @shortdoc "Checks what the bridge needs, and says what to type"
+  @shortdoc "Checks that the bridge can run, and explains how to fix what is missing"
   @moduledoc """
-  Checks Elixir and OTP, finds Python and the package in it, starts a worker, asks it, and imports
-  DSPy, which takes some seconds.
+  Prints the versions of Elixir and OTP, finds Python and its package, starts and calls a worker,
+  and imports DSPy, which takes some seconds.
 
       mix bridge.doctor [--python /path/to/python]
 
-  Prints a line for each check: `ok`, or what is wrong and what to type. The exit status is 0 when
-  everything that is needed works, and 1 when something does not, for CI. Options that an application
-  gives to its own bridges are not known here; its `config :dspex_bridge` is.
+  Prints one line for each check: `ok`, or what is wrong and the command that fixes it. For CI,
+  the exit status is 0 if everything required works, else 1. The task reads `config
+  :dspex_bridge`, but not the options that an application gives to its bridges.
   """
 
   use Mix.Task
@@ -37,7 +37,8 @@ defmodule Mix.Tasks.Bridge.Doctor do
     end
   end
 
-  # Each check but the first and the last two needs what the one before found: the interpreter.
+  # A check without arguments needs no interpreter; the others get the one that `python/1` has
+  # found.
   defp check(check, python) do
     case if(is_function(check, 0), do: check.(), else: check.(python)) do
       {:ok, line} ->
@@ -84,11 +85,11 @@ defmodule Mix.Tasks.Bridge.Doctor do
     end
   end
 
-  # Imported as a worker imports it: that a package can be found says nothing of whether it works.
+  # Imports DSPy as a worker does: a package that is installed may still fail to import.
   defp dspy(python) do
     with {:ok, version} <- Python.dspy(python), do: {:ok, "DSPy #{version} imports"}
   end
 
-  defp optional(true, name, _without), do: "#{name} is there"
-  defp optional(false, name, without), do: "#{name} is not there, which is fine: #{without}"
+  defp optional(true, name, _without), do: "#{name} is available"
+  defp optional(false, name, without), do: "#{name} is not available (optional): #{without}"
 end

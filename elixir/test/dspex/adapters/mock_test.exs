@@ -12,7 +12,7 @@ defmodule DSPex.Adapters.MockTest do
 
   defp program(signature), do: elem(Mock.create_program(%{signature: signature}), 1)
 
-  test "answers have the signature's types, the same for the same inputs" do
+  test "answers have the signature's types and depend only on the inputs" do
     id =
       program(
         Signature.new(

@@ -7,11 +7,11 @@ defmodule DSPex.PythonBridge.BridgeTest do
   describe "call" do
     setup do: {:ok, bridge: start_bridge()}
 
-    test "ping answers with a map of strings", %{bridge: bridge} do
+    test "ping returns a map with string keys", %{bridge: bridge} do
       assert {:ok, %{"status" => "ok"}} = Bridge.call(bridge, :ping, %{}, [])
     end
 
-    test "args go out and come back", %{bridge: bridge} do
+    test "args are returned unchanged", %{bridge: bridge} do
       args = %{text: "ü", number: 1.5, list: [1, nil, true], nested: %{"a" => %{}}}
 
       assert Bridge.call(bridge, "echo_decoded", args, []) ==
@@ -42,12 +42,12 @@ defmodule DSPex.PythonBridge.BridgeTest do
       assert {:ok, _} = Bridge.call(bridge, :sleep, %{seconds: 0.01}, :infinity)
     end
 
-    test "timing comes beside the result", %{bridge: bridge} do
+    test "timing is returned with the result", %{bridge: bridge} do
       assert {:ok, %{"a" => 1}, %{"run_us" => _}} =
                Bridge.call(bridge, :echo_decoded, %{a: 1}, timing: true)
     end
 
-    test "a traceparent goes with calls and streams" do
+    test "calls and streams send a traceparent" do
       bridge = start_bridge(adapter: "bridge_test_adapter:adapter")
       parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
       options = [traceparent: parent, session_id: "s"]
@@ -64,7 +64,7 @@ defmodule DSPex.PythonBridge.BridgeTest do
       end
     end
 
-    test "many at once get their own replies", %{bridge: bridge} do
+    test "concurrent calls get their own replies", %{bridge: bridge} do
       1..200
       |> Task.async_stream(fn n -> {n, Bridge.call!(bridge, :echo_decoded, %{n: n}, [])["n"]} end,
         max_concurrency: 50
@@ -81,13 +81,13 @@ defmodule DSPex.PythonBridge.BridgeTest do
       assert Bridge.get_status(bridge).open_calls == 0
     end
 
-    test "an unknown option is an error of the caller", %{bridge: bridge} do
+    test "an unknown option raises in the caller", %{bridge: bridge} do
       assert_raise ArgumentError, ~r/:timeuot/, fn ->
         Bridge.call(bridge, :ping, %{}, timeuot: 5)
       end
 
       for session_id <- [self(), 5, %Structs.Plain{password: "pw"}, ~D[2024-01-01]] do
-        assert_raise ArgumentError, "the option :session_id is no string", fn ->
+        assert_raise ArgumentError, "the option :session_id must be a string", fn ->
           Bridge.call(bridge, :ping, %{}, session_id: session_id)
         end
       end
@@ -95,43 +95,43 @@ defmodule DSPex.PythonBridge.BridgeTest do
       assert {:ok, _} = Bridge.call(bridge, :ping, %{}, session_id: :an_atom)
 
       for {options, line} <- [
-            {-1, ~r/a timeout is a whole number of ms/},
-            {1.5, ~r/a timeout is/},
-            {nil, ~r/a timeout is/},
-            {[timeout: "5"], ~r/a timeout is/},
-            {%{timeout: 5}, ~r/options are a keyword list/},
-            {[:timing], ~r/options are a keyword list/},
-            {[timing: 1], ~r/:timing is no boolean/},
-            {[session_id: true], ~r/:session_id is no string/}
+            {-1, ~r/a timeout must be a non-negative integer/},
+            {1.5, ~r/a timeout must be/},
+            {nil, ~r/a timeout must be/},
+            {[timeout: "5"], ~r/a timeout must be/},
+            {%{timeout: 5}, ~r/options must be a keyword list/},
+            {[:timing], ~r/options must be a keyword list/},
+            {[timing: 1], ~r/:timing must be a boolean/},
+            {[session_id: true], ~r/:session_id must be a string/}
           ] do
         assert_raise ArgumentError, line, fn -> Bridge.call(bridge, :ping, %{}, options) end
         assert_raise ArgumentError, line, fn -> Bridge.stream(bridge, :ping, %{}, options) end
       end
     end
 
-    test "wrong tools and options of them are errors of the caller", %{bridge: bridge} do
+    test "wrong tools and wrong tool options raise in the caller", %{bridge: bridge} do
       tool = DSPex.Tool.new(:now, "The time.", [], &inspect/1)
 
       for {tools, options, line} <- [
-            {[:now], [], "tools are a list of DSPex.Tool"},
-            {%{}, [], "tools are a list of DSPex.Tool"},
+            {[:now], [], "tools must be a list of DSPex.Tool structs"},
+            {%{}, [], "tools must be a list of DSPex.Tool structs"},
             {[tool], [timuot: 5], "unknown option :timuot"}
           ] do
         assert_raise ArgumentError, line, fn -> Bridge.register_tools(bridge, tools, options) end
       end
     end
 
-    test "args that are neither a map nor a keyword list are an error of the caller",
+    test "args that are neither a map nor a keyword list raise in the caller",
          %{bridge: bridge} do
-      for args <- [[1, 2], ~c"ping", [{:a, 1} | 2]] do
-        message = "args are a map or a keyword list"
+      for args <- [[1, 2], ~c"ping", [{:a, 1} | 2], :ping] do
+        message = ~r/args must be a map or a keyword list, not /
         assert_raise ArgumentError, message, fn -> Bridge.call(bridge, :ping, args, 5_000) end
         assert_raise ArgumentError, message, fn -> Bridge.cast(bridge, :ping, args) end
       end
     end
   end
 
-  test "sessions keep their data apart" do
+  test "sessions do not share data" do
     bridge = start_bridge()
 
     for session <- ["a", "b"] do
@@ -143,7 +143,7 @@ defmodule DSPex.PythonBridge.BridgeTest do
              Bridge.call(bridge, :get_session_data, %{}, session_id: "a")
   end
 
-  test "cast sends, and waits for nothing" do
+  test "cast does not wait for a reply" do
     bridge = start_bridge()
     args = %{operation: "set", key: "k", value: 1, session_id: "s"}
     assert Bridge.cast(bridge, :update_session_data, args) == :ok
@@ -166,7 +166,7 @@ defmodule DSPex.PythonBridge.BridgeTest do
     assert Bridge.get_status(:"no such bridge") == %{status: :not_running}
   end
 
-  test "without a bridge a call says what to do" do
+  test "a call without a bridge explains how to start one" do
     assert {:error, %Error{code: :worker_crashed, category: :initialization} = error} =
              Bridge.call(:no_such_bridge, :ping, %{}, 50)
 
@@ -179,28 +179,28 @@ defmodule DSPex.PythonBridge.BridgeTest do
       :ok
     end
 
-    test "says that Python is missing" do
+    test "reports that Python is missing" do
       assert {:error, {:shutdown, %Error{category: :initialization} = error}} =
                Bridge.start_link(name: nil, python: "/no/such/python")
 
       assert error.message =~ "no Python at /no/such/python"
     end
 
-    test "says that the package is missing" do
-      # An interpreter that looks for packages nowhere.
+    test "reports that the package is missing" do
+      # An interpreter without a search path for packages.
       bare = bare_python()
       assert {:error, {:shutdown, error}} = Bridge.start_link(name: nil, python: bare)
       assert error.message =~ "#{bare} -m pip install dspex-bridge"
     end
 
-    test "says that the worker did not answer in time" do
+    test "reports that the worker did not answer in time" do
       assert {:error, {:shutdown, error}} =
                Bridge.start_link(name: nil, python: script("exec sleep 60"), start_timeout: 100)
 
       assert error.message =~ "did not start"
     end
 
-    test "setup runs before it returns, and its failure is the start's" do
+    test "setup runs before start_link returns, and start_link fails if the setup does" do
       setup = fn bridge -> Bridge.call!(bridge, :echo, %{}, []) && send_to_test(:ready) end
       Process.register(self(), :setup_test)
       assert {:ok, pid} = Bridge.start_link(options(name: nil, setup: setup))
@@ -228,7 +228,7 @@ defmodule DSPex.PythonBridge.BridgeTest do
     end
   end
 
-  test "stop ends the worker, and is harmless without one" do
+  test "stop ends the worker, and does nothing without a bridge" do
     {:ok, pid} = Bridge.start_link(options(name: nil))
     worker = worker_pid(pid)
     assert Bridge.stop(pid) == :ok

@@ -1,5 +1,5 @@
 defmodule DSPex.PythonBridge.DefaultBridgeTest do
-  # The one name that every test without a name of its own shares.
+  # Not async: uses the default name.
   use ExUnit.Case, async: false
 
   import Workers

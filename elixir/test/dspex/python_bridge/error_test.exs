@@ -5,7 +5,7 @@ defmodule DSPex.PythonBridge.ErrorTest do
 
   alias DSPex.PythonBridge.Error
 
-  test "the table of codes is that of the Python package" do
+  test "the table of codes is equal to that of the Python package" do
     table =
       Path.expand("../../fixtures/vectors/errors.json", __DIR__)
       |> File.read!()
@@ -23,12 +23,12 @@ defmodule DSPex.PythonBridge.ErrorTest do
     assert ours == table
   end
 
-  test "an unknown code is internal, and kept" do
+  test "an unknown code becomes internal and is kept as wire_code" do
     error = Error.from_reply(%{"error" => "new", "code" => "brand_new", "category" => "timeout"})
     assert {error.code, error.wire_code, error.category} == {:internal, "brand_new", :timeout}
   end
 
-  test "what a reply says wins over the table" do
+  test "values in a reply override the table" do
     reply = %{"error" => "busy", "code" => "lm_error", "recovery" => "backoff_retry"}
     assert Error.from_reply(reply).recovery == :backoff_retry
     assert Error.from_reply(%{reply | "recovery" => "no such word"}).recovery == :abandon
@@ -50,7 +50,7 @@ defmodule DSPex.PythonBridge.ErrorTest do
     assert Error.from_reply(reply).details == %{"path" => "args", "text" => "a\nb"}
   end
 
-  test "it can be raised" do
+  test "an error can be raised" do
     assert_raise Error, "late", fn -> raise Error.new(:deadline_exceeded, "late") end
   end
 end

@@ -17,7 +17,7 @@ defmodule DSPex.PythonBridge.ObservingTest do
     assert_received {[:dspex_bridge, :call, :start], _, %{command: "hello", bridge: ^bridge}}
     assert_received {[:dspex_bridge, :call, :stop], _, %{command: "hello", bridge: ^bridge}}
 
-    # By whatever name a caller knows it.
+    # However a caller names the bridge.
     for server <- [bridge, Process.whereis(bridge), {bridge, node()}, Connection.fetch!(bridge)] do
       Bridge.call(server, :ping, %{}, session_id: "s")
       metadata = %{bridge: bridge, command: :ping, session_id: "s"}
@@ -108,7 +108,7 @@ defmodule DSPex.PythonBridge.ObservingTest do
     end
   end
 
-  test "the worker's logs go to Logger, with their ids" do
+  test "the worker's logs go to Logger, with their metadata" do
     bridge = start_bridge(adapter: "bridge_test_adapter:adapter")
 
     log =
@@ -124,7 +124,7 @@ defmodule DSPex.PythonBridge.ObservingTest do
     assert log =~ "request_id="
   end
 
-  test "what Python raises is one line on the console, and its traceback metadata" do
+  test "a Python exception is one line on the console, and its traceback is metadata" do
     bridge = start_bridge(adapter: "bridge_test_adapter:adapter")
     config = %{config: self()}
     :ok = :logger.add_handler(:observing_test, __MODULE__, config)
@@ -148,7 +148,7 @@ defmodule DSPex.PythonBridge.ObservingTest do
     assert meta.python_message =~ "it went wrong:\nin two lines"
   end
 
-  # A handler of Erlang's logger.
+  # The callback of an Erlang logger handler.
   @doc false
   def log(%{meta: meta}, %{config: test}), do: send(test, {:logged, meta})
 
@@ -180,7 +180,7 @@ defmodule DSPex.PythonBridge.ObservingTest do
     wait_until(fn -> Bridge.get_status(bridge).stats.late_replies == 1 end)
   end
 
-  test "counters belong to a name" do
+  test "counters survive a restart under the same name" do
     counters = Statistics.for_name(:counted_name)
     Statistics.count(counters, :starts)
     Statistics.count(Statistics.for_name(:counted_name), :starts)

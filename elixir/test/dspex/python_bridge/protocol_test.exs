@@ -8,7 +8,7 @@ defmodule DSPex.PythonBridge.ProtocolTest do
     id |> Protocol.encode_request(command, args, envelope) |> IO.iodata_to_binary()
   end
 
-  test "a request is one map, with its id in front" do
+  test "a request is one map that begins with its id" do
     for id <- [0, 255, 256, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFFFFFFFFFFFF, "text"] do
       frame = encoded(id, "do", %{a: [1, nil]}, timeout_ms: 30_000, stream: true, session_id: "ü")
       assert <<131, ?t, 6::32, ?m, 2::32, "id", _::binary>> = frame
@@ -38,7 +38,7 @@ defmodule DSPex.PythonBridge.ProtocolTest do
     end
   end
 
-  test "the id comes first in either format, for a worker that reads no more than the beginning" do
+  test "the id comes first in either format, so that a worker finds it in a request that it rejects" do
     for format <- [:etf, :json] do
       options = [format: format, session_id: "ü", timeout_ms: 5]
       assert {:reply, 7} = 7 |> encoded(:ping, %{a: 1}, options) |> Protocol.peek()
@@ -48,7 +48,7 @@ defmodule DSPex.PythonBridge.ProtocolTest do
     end
   end
 
-  # A map with up to 32 keys has them in order, so `id` would not come first: built by hand, as
+  # A map with up to 32 keys is sorted, so `id` would not come first. Built by hand, as
   # workers do.
   defp message(id, key, value) do
     <<131, id::binary>> = :erlang.term_to_binary(id)
@@ -56,7 +56,7 @@ defmodule DSPex.PythonBridge.ProtocolTest do
     <<131, ?t, 2::32, ?m, 2::32, "id", id::binary, ?m, byte_size(key)::32, key::binary>> <> value
   end
 
-  test "peek tells replies, events, logs and requests by their beginning" do
+  test "peek recognises replies, events, logs and requests by their first bytes" do
     for id <- [0, 255, 256, -1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFFFFFF, "text", nil] do
       assert Protocol.peek(message(id, "success", true)) == {:reply, id}
       assert Protocol.peek(message(id, "event", "chunk")) == {:event, id}
@@ -86,7 +86,7 @@ defmodule DSPex.PythonBridge.ProtocolTest do
     assert Protocol.peek(~s({"id":})) == :unknown
   end
 
-  test "replies in JSON, and messages that are none" do
+  test "decodes replies in JSON, and rejects messages in neither format" do
     assert Protocol.decode_response(~s({"id":1,"success":true,"result":{"a":1}})) ==
              {:ok, 1, %{"a" => 1}}
 
@@ -98,7 +98,7 @@ defmodule DSPex.PythonBridge.ProtocolTest do
     assert Protocol.decode_response("") == {:error, :decode_error}
   end
 
-  test "a reply makes no atoms" do
+  test "decoding a reply creates no atoms" do
     name = "never_seen_before_#{System.unique_integer([:positive])}"
     frame = <<131, ?w, byte_size(name), name::binary>>
     assert Protocol.decode_message(frame) == :error

@@ -1,5 +1,5 @@
 defmodule DSPex.PythonBridge.PythonTest do
-  # The environment and the current directory belong to all tests.
+  # Not async: changes the environment and the current directory.
   use ExUnit.Case, async: false
 
   alias DSPex.PythonBridge.Python
@@ -38,7 +38,7 @@ defmodule DSPex.PythonBridge.PythonTest do
     path
   end
 
-  test "the first that is named or there is used", %{home: home} do
+  test "the first interpreter that is configured or exists is used", %{home: home} do
     assert {:error, reason} = Python.find()
 
     for place <- ["BRIDGE_PYTHON", ".venv/bin/python", "pip install dspex-bridge"],
@@ -69,18 +69,18 @@ defmodule DSPex.PythonBridge.PythonTest do
     assert {:ok, ^on_path, "the :python option"} = Python.find("bin/python3")
   end
 
-  test "what is named but not there is an error", %{home: home} do
+  test "a configured interpreter that does not exist is an error", %{home: home} do
     interpreter(home, "bin/python3")
     System.put_env("BRIDGE_PYTHON", "/no/such/python")
-    assert Python.find() == {:error, "no Python at /no/such/python, which BRIDGE_PYTHON names"}
+    assert Python.find() == {:error, "no Python at /no/such/python (from BRIDGE_PYTHON)"}
   end
 
-  test "an interpreter that is too old, or none, is said to be", %{home: home} do
+  test "reports an interpreter that is too old, or a program that is not Python", %{home: home} do
     assert {:error, reason} = Python.check(interpreter(home, "old"))
     assert reason =~ "is Python 3.9.1; the bridge needs 3.11"
     File.write!(interpreter(home, "broken"), "#!/bin/sh\necho no such thing >&2\nexit 3\n")
     assert {:error, reason} = Python.check(Path.join(home, "broken"))
-    assert reason =~ "ended with 3: no such thing"
+    assert reason =~ "exited with status 3: no such thing"
     assert {:error, _} = Python.check("/no/such/python")
   end
 end

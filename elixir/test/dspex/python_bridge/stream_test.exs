@@ -19,12 +19,12 @@ defmodule DSPex.PythonBridge.StreamTest do
     assert Bridge.get_status(bridge).open_calls == 0
   end
 
-  test "a stream can be enumerated again: each time it is a call", %{bridge: bridge} do
+  test "each enumeration of a stream is a new call", %{bridge: bridge} do
     stream = Bridge.stream(bridge, :events, %{count: 1}, [])
     assert Enum.to_list(stream) == Enum.to_list(stream)
   end
 
-  test "taking a part cancels the rest", %{bridge: bridge} do
+  test "stopping early cancels the call", %{bridge: bridge} do
     assert [{:chunk, _}] = Enum.take(Bridge.stream(bridge, :events, %{count: 1, then: 60}, []), 1)
     assert wait_until(fn -> Bridge.call!(bridge, :sent, %{}, [])["sent"] == 1 end)
     assert %{abandoned: 1} = Bridge.get_status(bridge).stats
@@ -40,13 +40,13 @@ defmodule DSPex.PythonBridge.StreamTest do
       Enum.to_list(Bridge.stream(bridge, :events, %{count: 1, then: 60}, 50))
     end
 
-    # Neither is cancelled: both had their replies.
+    # Neither call is cancelled, because both got their replies.
     assert %{abandoned: 0, errors: errors} = Bridge.get_status(bridge).stats
     assert errors == %{unknown_command: 1, deadline_exceeded: 1}
     refute_received _
   end
 
-  test "a slow consumer makes the worker wait, and loses nothing", %{bridge: bridge} do
+  test "a slow consumer pauses the worker, and loses no events", %{bridge: bridge} do
     parent = self()
 
     consumer =
@@ -63,7 +63,7 @@ defmodule DSPex.PythonBridge.StreamTest do
       end)
 
     assert_receive :first, 5_000
-    # The worker is asked to wait long before it has sent them all.
+    # The worker pauses long before it has sent all events.
     wait_until(fn -> settled?(fn -> Bridge.get_status(bridge).stats.events end) end)
     assert Bridge.get_status(bridge).stats.events < 1_000
     send(consumer.pid, :go_on)
@@ -80,7 +80,7 @@ defmodule DSPex.PythonBridge.StreamTest do
     before > 0 and read.() == before
   end
 
-  test "a worker that ends ends the stream", %{bridge: bridge} do
+  test "the end of the worker ends the stream", %{bridge: bridge} do
     worker = worker_pid(bridge)
 
     assert_raise Error, ~r/ended with status 137|is gone/, fn ->

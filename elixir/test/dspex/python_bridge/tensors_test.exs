@@ -13,7 +13,7 @@ defmodule DSPex.PythonBridge.TensorsTest do
   defp floats(list), do: for(x <- list, into: <<>>, do: <<x::float-32-little>>)
   defp floats_of(binary), do: for(<<x::float-32-little <- binary>>, do: x)
 
-  test "the example multiplies matrices, and refuses others with the place" do
+  test "the example multiplies matrices, and refuses wrong ones with their path" do
     bridge = start("matrices:adapter")
     a = {:tensor, {:f, 32}, {2, 3}, floats([1, 2, 3, 4, 5, 6])}
     b = {:tensor, {:f, 32}, {3, 1}, floats([1, 0, 1])}
@@ -40,7 +40,7 @@ defmodule DSPex.PythonBridge.TensorsTest do
     end
   end
 
-  test "all types come back, as parts of their frame" do
+  test "all types are returned, as parts of their frame" do
     bridge = start("arrays:adapter")
 
     for type <- [
@@ -71,7 +71,7 @@ defmodule DSPex.PythonBridge.TensorsTest do
     end
   end
 
-  # Where the application has it.
+  # Only if the application has it.
   defp nx({:tensor, type, shape, data}) do
     if Code.ensure_loaded?(Nx) do
       tensor = Nx |> apply(:from_binary, [data, type]) |> then(&apply(Nx, :reshape, [&1, shape]))
@@ -115,7 +115,7 @@ defmodule DSPex.PythonBridge.TensorsTest do
     assert [{"array", %{"x" => ^small}}, {:result, %{"x" => ^small}}] = events
   end
 
-  test "large ones go both ways, and no binary is copied into the request" do
+  test "large tensors are sent in both directions, and not copied into the request" do
     bridge = start("arrays:adapter", max_frame: 64 * 1024 * 1024)
     data = :crypto.strong_rand_bytes(20_000_000)
     tensor = {:tensor, {:u, 8}, {20_000_000}, data}
@@ -124,7 +124,7 @@ defmodule DSPex.PythonBridge.TensorsTest do
     assert Enum.count(parts, &:erts_debug.same(&1, data)) == 2
   end
 
-  test "a tool gets tensors and returns them" do
+  test "a tool receives and returns tensors" do
     parent = self()
 
     double = fn %{"x" => {:tensor, type, shape, data} = x} ->
@@ -132,7 +132,8 @@ defmodule DSPex.PythonBridge.TensorsTest do
       {:tensor, type, shape, floats(Enum.map(floats_of(data), &(2 * &1)))}
     end
 
-    # The test adapter has no `register_tools`, so the function is put where it puts it.
+    # The test adapter has no command `register_tools`, so the function is added to the table
+    # directly.
     bridge = start("arrays:adapter")
     :ets.insert(Connection.fetch!(bridge).table, {{:tool, "default", "double"}, double})
     x = {:tensor, {:f, 32}, {2}, floats([1, 2])}
@@ -141,15 +142,15 @@ defmodule DSPex.PythonBridge.TensorsTest do
     assert_received {:asked, ^x}
   end
 
-  test "in JSON a tensor is refused with a line that says so" do
+  test "a tensor in JSON is an error" do
     args = %{x: {:tensor, {:u, 8}, {3}, "abc"}}
 
-    assert_raise Error, ~r/tensors go in the format :etf alone/, fn ->
+    assert_raise Error, ~r/a tensor cannot be sent in JSON/, fn ->
       Protocol.encode_request(1, :back, args, format: :json)
     end
   end
 
-  test "frames are read as they are written, and those that lie are none" do
+  test "frames are decoded as they were encoded, and frames with wrong lengths are errors" do
     buffers = [<<>>, "a", :binary.copy("b", 64), :binary.copy("c", 5000)]
     envelope = :erlang.term_to_binary(%{"id" => 1})
     frame = IO.iodata_to_binary(Multipart.frame(envelope, buffers))

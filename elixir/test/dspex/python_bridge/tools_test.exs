@@ -12,7 +12,8 @@ defmodule DSPex.PythonBridge.ToolsTest do
     {:ok, bridge: bridge}
   end
 
-  # The test adapter has no `register_tools`, so the functions are put where it puts them.
+  # The test adapter has no command `register_tools`, so functions are added to the table
+  # directly.
   defp know(bridge, name, session \\ "default", run) do
     connection = DSPex.PythonBridge.Connection.fetch!(bridge)
     :ets.insert(connection.table, {{:tool, session, name}, run})
@@ -32,7 +33,7 @@ defmodule DSPex.PythonBridge.ToolsTest do
     assert ask(bridge, "nested") == {:ok, %{"answer" => "ok"}}
   end
 
-  test "what a function raises is one line", %{bridge: bridge} do
+  test "an exception becomes one line", %{bridge: bridge} do
     know(bridge, "raises", fn _ -> raise "first\nsecond" end)
     know(bridge, "throws", fn _ -> throw(:ball) end)
     know(bridge, "exits", fn _ -> exit(:now) end)
@@ -50,7 +51,7 @@ defmodule DSPex.PythonBridge.ToolsTest do
     def message(%{how: how}), do: how
   end
 
-  test "whatever ends a function, there is one answer that says so", %{bridge: bridge} do
+  test "a function gives exactly one answer, however it ends", %{bridge: bridge} do
     for {run, line} <- [
           {fn _ -> Process.exit(self(), :kill) end, ":killed"},
           {fn _ -> spawn_link(fn -> exit(:boom) end) && Process.sleep(:infinity) end, ":boom"},
@@ -104,7 +105,7 @@ defmodule DSPex.PythonBridge.ToolsTest do
     end
   end
 
-  test "a function that does not return is ended" do
+  test "a function that does not return is killed" do
     bridge = start_bridge(adapter: "bridge_test_adapter:adapter", tool_timeout: 50)
     parent = self()
     know(bridge, "endless", fn _ -> send(parent, self()) && Process.sleep(:infinity) end)
@@ -173,10 +174,10 @@ defmodule DSPex.PythonBridge.ToolsTest do
 
   test "a result that is too large is an error", %{bridge: bridge} do
     know(bridge, "large", fn _ -> :binary.copy("x", 65 * 1024 * 1024) end)
-    assert {:error, %Error{code: :reply_too_large}} = ask(bridge, "large", timeout: 5_000)
+    assert {:error, %Error{code: :reply_too_large}} = ask(bridge, "large", timeout: 30_000)
   end
 
-  test "sessions have tools of their own", %{bridge: bridge} do
+  test "sessions have their own tools", %{bridge: bridge} do
     know(bridge, "who", "a", fn _ -> "a" end)
     know(bridge, "who", "b", fn _ -> "b" end)
     assert {:ok, %{"answer" => "a"}} = ask(bridge, "who", session_id: "a")
@@ -186,7 +187,7 @@ defmodule DSPex.PythonBridge.ToolsTest do
     assert {:ok, %{"answer" => "default"}} = ask(bridge, "all", session_id: "a")
   end
 
-  test "slow functions do not hold up each other", %{bridge: bridge} do
+  test "slow functions do not block each other", %{bridge: bridge} do
     parent = self()
 
     know(bridge, "meet", fn _ ->
@@ -201,7 +202,7 @@ defmodule DSPex.PythonBridge.ToolsTest do
     assert [{:ok, _}, {:ok, _}, {:ok, _}] = Task.await_many(calls)
   end
 
-  test "a tool knows its types" do
+  test "a tool checks its argument types" do
     tool =
       Tool.new(
         "t",
@@ -215,7 +216,7 @@ defmodule DSPex.PythonBridge.ToolsTest do
              "b" => %{"type" => "string", "default" => ""}
            }
 
-    assert_raise ArgumentError, ~r/:city is no type/, fn ->
+    assert_raise ArgumentError, ~r/:city is not an argument type/, fn ->
       Tool.new("t", "", [a: :city], & &1)
     end
   end

@@ -15,7 +15,7 @@ defmodule DSPex.PythonBridge.VectorsTest do
       not String.starts_with?(name, "multipart") do
     @entry entry
 
-    test "#{name}: what a worker says is read as the index has it" do
+    test "#{name}: decodes to the values in the index" do
       for {file, value} <- Enum.zip(@entry["replies"], @entry["values"]) do
         <<length::32, payload::binary-size(length)>> = File.read!(Path.join(@vectors, file))
 
@@ -28,7 +28,7 @@ defmodule DSPex.PythonBridge.VectorsTest do
     end
   end
 
-  test "a request says what the vector's does" do
+  test "a request decodes to the same term as the vector's" do
     <<_::32, expected::binary>> = File.read!(Path.join(@vectors, "frames/execute.etf.request"))
     %{"id" => id, "command" => command, "args" => args} = :erlang.binary_to_term(expected)
     ours = id |> Protocol.encode_request(command, args) |> IO.iodata_to_binary()
