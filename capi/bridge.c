@@ -1,5 +1,5 @@
-/* libbridge: Python's start, threads that Python never saw, and waiting. What a request is, and what
-   becomes of it, is in the package: bridge/_embed.pyx, bridge/embed.py. */
+/* libbridge: starts Python, registers foreign threads with it, and waits for replies. Requests are
+   handled in the package: bridge/_embed.pyx and bridge/embed.py. */
 
 #define _GNU_SOURCE  /* dladdr, RTLD_NOLOAD */
 #include "embed.h"
@@ -16,31 +16,31 @@
 #include <unistd.h>
 
 struct bridge {
-    PyObject *handle;         /* bridge.embed.Handle; NULL once it is closed. With the GIL */
-    PyObject *door;
+    PyObject *handle;         /* bridge.embed.Handle; NULL once it is closed. Needs the GIL */
+    PyObject *endpoint;       /* NULL once it is closed. Written with the GIL, atomically */
     const bridge_embed *embed;
-    uint64_t calls;           /* numbered so far. With the GIL */
-    int running;              /* callbacks, and submits, which may call one. Atomic */
+    uint64_t calls;           /* the number of the last call. Needs the GIL */
+    int running;              /* running callbacks, and submits, which may call one. Atomic */
     struct bridge *next;
 };
 
-/* Handles are never freed, so that a call after close is an error and no crash. */
+/* Handles are never freed, so that a call after bridge_close is an error and not a crash. */
 static bridge *handles;
 
-static pthread_mutex_t starting = PTHREAD_MUTEX_INITIALIZER;  /* what stands up to the next line */
+static pthread_mutex_t starting = PTHREAD_MUTEX_INITIALIZER;  /* guards the next three */
 static int is_started;
 static char start_failure[512];
 static char started_with[4096];
 
-static int is_ours;    /* Python was started here, not by the host */
-static int is_forked;  /* this is a child of the process that has Python */
+static int is_ours;    /* this library has started Python, not the host */
+static int is_forked;  /* this process is a fork of one that has started Python */
 static pthread_key_t thread_end;
 
 static _Thread_local struct {
     int code;
     char text[1024];
 } last;
-static _Thread_local int callbacks;  /* that run on this thread, in one another */
+static _Thread_local int callbacks;  /* the nested callbacks that run on this thread */
 
 static int fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -58,7 +58,8 @@ int bridge_error_code(void) { return last.code; }
 
 const char *bridge_version(void) { return BRIDGE_VERSION; }
 
-/* How much of this thread's stack is left; SIZE_MAX where it is not the system's, as in a coroutine. */
+/* Return the bytes of stack that this thread has left, or SIZE_MAX on a stack that the system did not
+   allocate, such as that of a coroutine. */
 static size_t stack_left(void) {
     static _Thread_local struct { char *begin, *end; } stack;
     char here;
@@ -83,7 +84,7 @@ static size_t stack_left(void) {
     return &here > stack.begin && &here < stack.end ? (size_t)(&here - stack.begin) : SIZE_MAX;
 }
 
-/* Python reads requests of up to 512 levels on the caller's stack. */
+/* Decoding a request nested 512 levels deep, the limit, takes this much of the caller's stack. */
 static int has_stack(void) {
     size_t left = stack_left();
     if (left >= BRIDGE_STACK_SIZE) return 1;
@@ -92,8 +93,8 @@ static int has_stack(void) {
     return 0;
 }
 
-/* The GIL. A thread that Python does not know gets a state at its first call and keeps it to its
-   end: making one for each call would cost more than a ping. */
+/* The GIL. A thread that Python does not know gets a thread state at its first call and keeps it until
+   the thread ends: creating one for each call would cost more than a ping. */
 
 static PyThreadState *current_state(void) {
 #if PY_VERSION_HEX >= 0x030d0000
@@ -115,17 +116,18 @@ static void take_gil(void) {
 
 static void drop_gil(void) { PyEval_SaveThread(); }
 
-/* A caller that has the GIL gives it up for as long as it is in here: what to give to `step_back`. */
-static PyThreadState *step_out(void) {
+/* Release the GIL if the caller holds it. Return the state for `restore_gil`. */
+static PyThreadState *release_gil(void) {
     PyThreadState *state = is_forked ? NULL : PyGILState_GetThisThreadState();
     return state && state == current_state() ? PyEval_SaveThread() : NULL;
 }
 
-static void step_back(PyThreadState *held) {
+static void restore_gil(PyThreadState *held) {
     if (held) PyEval_RestoreThread(held);
 }
 
-/* Python's own word for the thread's state may be gone before this is called. */
+/* Delete the thread state of a thread that ends. Python's own thread-specific data may be gone
+   already, so the state comes from `thread_end`. */
 static void at_thread_end(void *state) {
     if (is_forked || !Py_IsInitialized()) return;
     PyEval_RestoreThread(state);
@@ -133,7 +135,8 @@ static void at_thread_end(void *state) {
     PyThreadState_DeleteCurrent();
 }
 
-/* In the child, which also has no use for a Python that half starts: its lock stays taken. */
+/* Called in the child. If another thread was starting Python during the fork, `starting` stays locked
+   for ever in the child, which then counts as forked too. */
 static void at_fork(void) {
     is_forked = is_started || pthread_mutex_trylock(&starting);
     if (!is_forked) pthread_mutex_unlock(&starting);
@@ -148,7 +151,7 @@ static void prepare(void) {
 
 /* The start of Python. */
 
-/* Python's error as the last one; it is gone then. A ValueError is what was said wrong. */
+/* Make the Python exception the last error, and clear it. A ValueError means invalid options. */
 static int fail_with_python(int code, const char *what) {
     PyObject *error, *text;
     const char *message = NULL;
@@ -161,7 +164,7 @@ static int fail_with_python(int code, const char *what) {
     Py_XDECREF(type);
     Py_XDECREF(traceback);
 #endif
-    if (error == NULL) return fail(code, "%san error that nobody raised", what);
+    if (error == NULL) return fail(code, "%sa failure without an exception", what);
     text = PyObject_Str(error);
     if (text) message = PyUnicode_AsUTF8(text);
     if (message == NULL) message = "its text cannot be read";
@@ -182,23 +185,23 @@ static int exists(const char *directory, const char *name, char *path, size_t si
     return length > 0 && (size_t)length < size && access(path, F_OK) == 0;
 }
 
-/* Where the package is looked for: what is asked for, or else what the environment says. */
+/* Return the Python to start: the caller's, or else that of the environment, or NULL. */
 static const char *chosen_python(const char *python) {
-    const char *places[] = {python, getenv("BRIDGE_PYTHON"), getenv("VIRTUAL_ENV"),
+    const char *candidates[] = {python, getenv("BRIDGE_PYTHON"), getenv("VIRTUAL_ENV"),
                             BRIDGE_DEFAULT_PYTHON};
     size_t i;
-    for (i = 0; i < sizeof places / sizeof *places; i++) {
-        if (places[i] && *places[i]) return places[i];
+    for (i = 0; i < sizeof candidates / sizeof *candidates; i++) {
+        if (candidates[i] && *candidates[i]) return candidates[i];
     }
     return NULL;
 }
 
-/* Whether the environment that has `python` is of the version that this library is built with; else
-   nothing of it would be found. Without a word about it in pyvenv.cfg it is. */
+/* Return whether the environment of `python` has the Python version that this library was built with;
+   otherwise its packages would not be found. True if there is no pyvenv.cfg or no version in it. */
 static int is_of_our_version(const char *python, int is_directory) {
     char path[4200], line[256];
     const char *slash = strrchr(python, '/');
-    int major, minor, is_so = 1;
+    int major, minor, matches = 1;
     FILE *file;
     snprintf(path, sizeof path, is_directory ? "%.*s/pyvenv.cfg" : "%.*s/../pyvenv.cfg",
              (int)(is_directory ? strlen(python) : slash ? (size_t)(slash - python) : 0), python);
@@ -206,20 +209,21 @@ static int is_of_our_version(const char *python, int is_directory) {
     while (file && fgets(line, sizeof line, file)) {
         if (sscanf(line, "version = %d.%d", &major, &minor) == 2 ||
             sscanf(line, "version_info = %d.%d", &major, &minor) == 2) {
-            is_so = major == PY_MAJOR_VERSION && minor == PY_MINOR_VERSION;
+            matches = major == PY_MAJOR_VERSION && minor == PY_MINOR_VERSION;
             break;
         }
     }
     if (file) fclose(file);
-    if (!is_so) {
-        fail(BRIDGE_PYTHON, "%s is of Python %d.%d, and this library is built with %d.%d", python,
+    if (!matches) {
+        fail(BRIDGE_PYTHON, "%s is Python %d.%d, but this library was built with %d.%d", python,
              major, minor, PY_MAJOR_VERSION, PY_MINOR_VERSION);
     }
-    return is_so;
+    return matches;
 }
 
-/* Set `config` to the Python at `python`: an executable, an environment, or a home. 0, or failed. */
-static int set_place(PyConfig *config, const char *python, PyStatus *status) {
+/* Set `config` to the Python at `python`: an executable, an environment, or a home. Return 0, or a
+   bridge_status. */
+static int set_python(PyConfig *config, const char *python, PyStatus *status) {
     char path[4096];
     struct stat found;
     char library[64];
@@ -230,7 +234,7 @@ static int set_place(PyConfig *config, const char *python, PyStatus *status) {
     }
     if (!is_of_our_version(python, S_ISDIR(found.st_mode))) return last.code;
     if (!S_ISDIR(found.st_mode)) {
-        if (access(python, X_OK) < 0) return fail(BRIDGE_PYTHON, "%s is no executable", python);
+        if (access(python, X_OK) < 0) return fail(BRIDGE_PYTHON, "%s is not executable", python);
         *status = PyConfig_SetBytesString(config, &config->executable, python);
         return 0;
     }
@@ -244,14 +248,14 @@ static int set_place(PyConfig *config, const char *python, PyStatus *status) {
     } else if (exists(python, library, path, sizeof path)) {
         *status = PyConfig_SetBytesString(config, &config->home, python);
     } else {
-        return fail(BRIDGE_PYTHON, "%s is no home of Python %d.%d: it has no %s", python,
+        return fail(BRIDGE_PYTHON, "%s is not a home of Python %d.%d: it has no %s", python,
                     PY_MAJOR_VERSION, PY_MINOR_VERSION, library);
     }
     return 0;
 }
 
-/* Extension modules look for Python's symbols where everybody can see them; a host that has loaded
-   this library for itself alone has hidden them. */
+/* Make Python's symbols global: extension modules need them, and a host that has loaded this library
+   with RTLD_LOCAL has hidden them. */
 static void show_symbols(void) {
     Dl_info info;
     union { PyStatus (*function)(const PyConfig *); void *address; } start = {
@@ -261,8 +265,9 @@ static void show_symbols(void) {
     }
 }
 
-/* Start Python, isolated: no signal handlers, no locale, no environment variables of Python's, no
-   directory of the user's. A failure is text, and stays: half a Python cannot be started again. */
+/* Start Python in its isolated configuration: no signal handlers, no change of locale, no PYTHON*
+   variables, no user site directory. A failure is stored in `start_failure` and is final: a Python
+   that has started in part cannot be started again. */
 static int start_python(const char *python) {
     PyPreConfig before;
     PyConfig config;
@@ -272,14 +277,14 @@ static int start_python(const char *python) {
     PyPreConfig_InitIsolatedConfig(&before);
     before.utf8_mode = 1;
 #ifdef BRIDGE_SANITIZED
-    before.allocator = PYMEM_ALLOCATOR_MALLOC;  /* what Python keeps in its own arenas is not seen */
+    before.allocator = PYMEM_ALLOCATOR_MALLOC;  /* the sanitizer cannot see Python's arenas */
 #endif
     PyConfig_InitIsolatedConfig(&config);
     show_symbols();
     sigaction(SIGINT, NULL, &interrupt);
     status = Py_PreInitialize(&before);
     if (PyStatus_Exception(status)) goto failed;
-    code = set_place(&config, python, &status);
+    code = set_python(&config, python, &status);
     if (code) {
         PyConfig_Clear(&config);
         return code;
@@ -288,8 +293,8 @@ static int start_python(const char *python) {
     status = Py_InitializeFromConfig(&config);
     if (PyStatus_Exception(status)) goto failed;
     PyConfig_Clear(&config);
-    /* The module takes SIGINT when it is first imported, whatever the configuration says; what an
-       environment runs at its start may have done so. */
+    /* The first import of _signal sets a handler of SIGINT despite the configuration, and a .pth file
+       of the environment may have imported it. Import it now and restore the host's handler. */
     Py_XDECREF(PyImport_ImportModule("_signal"));
     PyErr_Clear();
     sigaction(SIGINT, &interrupt, NULL);
@@ -297,18 +302,18 @@ static int start_python(const char *python) {
 failed:
     PyConfig_Clear(&config);
     snprintf(start_failure, sizeof start_failure,
-             "Python %d.%d does not start%s%s (%s); this process has to begin anew to try another",
+             "Python %d.%d does not start%s%s (%s); restart this process to try another",
              PY_MAJOR_VERSION, PY_MINOR_VERSION, python ? " at " : "", python ? python : "",
              status.err_msg ? status.err_msg : "no reason given");
     return fail(BRIDGE_PYTHON, "%s", start_failure);
 }
 
-/* Have a Python; called with `starting`. Leaves without the GIL what came with it. */
-static int have_python(const char *python) {
+/* Start Python unless it runs. Called with `starting` locked and without the GIL; returns without it. */
+static int ensure_python(const char *python) {
     int code;
     if (is_started) {
         if (python && is_ours && strcmp(python, started_with)) {
-            return fail(BRIDGE_INVALID, "Python runs in this process already, from %s",
+            return fail(BRIDGE_INVALID, "Python already runs in this process, from %s",
                         started_with);
         }
         return BRIDGE_OK;
@@ -338,7 +343,8 @@ static void run(bridge_callback callback, void *context, bridge_kind kind, bridg
     callbacks--;
 }
 
-/* The same for the package: called with the GIL, so that a close that has it sees it counted. */
+/* Call a callback for the package. Called with the GIL, so that bridge_close, which holds it when it
+   looks, sees this callback counted. */
 static void run_for(void *handle, bridge_callback callback, void *context, bridge_kind kind,
                     bridge_bytes *bytes) {
     PyThreadState *held;
@@ -349,21 +355,21 @@ static void run_for(void *handle, bridge_callback callback, void *context, bridg
     leave(handle);
 }
 
-/* What the handle of `options` needs. With the GIL; 0, or failed. */
+/* Open the Python side of a handle. Needs the GIL. Return 0, or a bridge_status. */
 static int open_handle(bridge *handle, const char *options) {
     static int is_prepared;
     PyObject *module, *done;
     char what[256];
     module = PyImport_ImportModule("bridge.embed");
     if (module == NULL) {
-        snprintf(what, sizeof what, "Python %d.%d at %.180s has no working package bridge: ",
+        snprintf(what, sizeof what, "Python %d.%d at %.180s cannot import the package bridge: ",
                  PY_MAJOR_VERSION, PY_MINOR_VERSION, is_ours ? started_with : "the host's");
         return fail_with_python(BRIDGE_PYTHON, what);
     }
     handle->embed = PyCapsule_Import(BRIDGE_EMBED_CAPSULE, 0);
     if (handle->embed == NULL) {
         Py_DECREF(module);
-        return fail_with_python(BRIDGE_PYTHON, "the package is not of this library's version: ");
+        return fail_with_python(BRIDGE_PYTHON, "the package and this library have different versions: ");
     }
     if (is_ours && !is_prepared) {
         is_prepared = 1;
@@ -374,9 +380,9 @@ static int open_handle(bridge *handle, const char *options) {
     handle->handle = PyObject_CallMethod(module, "open", "si", options ? options : "", is_ours);
     Py_DECREF(module);
     if (handle->handle == NULL) return fail_with_python(BRIDGE_FAILED, "");
-    handle->door = PyObject_GetAttrString(handle->handle, "door");
-    if (handle->door == NULL || handle->embed->attach(handle->door, run_for, handle) < 0) {
-        Py_CLEAR(handle->door);
+    handle->endpoint = PyObject_GetAttrString(handle->handle, "door");
+    if (handle->endpoint == NULL || handle->embed->attach(handle->endpoint, run_for, handle) < 0) {
+        Py_CLEAR(handle->endpoint);
         Py_CLEAR(handle->handle);
         return fail_with_python(BRIDGE_FAILED, "");
     }
@@ -397,7 +403,7 @@ bridge *bridge_open(const char *python, const char *options) {
         return NULL;
     }
     if (is_forked) {
-        fail(BRIDGE_FORKED, "this process is a fork of one that has Python");
+        fail(BRIDGE_FORKED, "this process is a fork of one that has started Python");
         return NULL;
     }
     handle = calloc(1, sizeof *handle);
@@ -405,9 +411,9 @@ bridge *bridge_open(const char *python, const char *options) {
         fail(BRIDGE_MEMORY, "no memory for a handle");
         return NULL;
     }
-    held = step_out();
+    held = release_gil();
     pthread_mutex_lock(&starting);
-    code = have_python(python);
+    code = ensure_python(python);
     pthread_mutex_unlock(&starting);
     if (!code) {
         take_gil();
@@ -418,7 +424,7 @@ bridge *bridge_open(const char *python, const char *options) {
         free(handle);
         handle = NULL;
     }
-    step_back(held);
+    restore_gil(held);
     return handle;
 }
 
@@ -436,10 +442,10 @@ static int is_heartbeat(const bridge_request *request) {
 }
 
 static int is_open(const bridge *handle) {
-    return __atomic_load_n(&handle->door, __ATOMIC_SEQ_CST) != NULL;
+    return __atomic_load_n(&handle->endpoint, __ATOMIC_SEQ_CST) != NULL;
 }
 
-/* Whether a request can be handed on; else it is dropped. */
+/* Return 0 if a request can be sent with `handle`; else drop it and return a bridge_status. */
 static int accepts(const bridge *handle, const bridge_request *request) {
     int code = BRIDGE_OK;
     if (handle == NULL) {
@@ -457,25 +463,26 @@ static int accepts(const bridge *handle, const bridge_request *request) {
     return code;
 }
 
-/* Hand a request to the package; where its reply is (BRIDGE_LATER, …), or -1 and the last error. */
+/* Pass a request to the package. Return BRIDGE_REPLIED or BRIDGE_LATER, or -1 and set the last
+   error. */
 static int answer(bridge *handle, const bridge_request *request, uint64_t *number,
                   bridge_callback callback, void *context, int streams, bridge_bytes *reply) {
-    PyObject *door;
-    int place = BRIDGE_ENDED;
+    PyObject *endpoint;
+    int outcome = BRIDGE_ENDED;
     take_gil();
-    door = handle->door;
-    if (door) {
+    endpoint = handle->endpoint;
+    if (endpoint) {
         uint64_t call = ++handle->calls;
-        __atomic_store_n(number, call, __ATOMIC_RELEASE);  /* another thread may look for it */
-        Py_INCREF(door);
-        place = handle->embed->answer(door, request, call, callback, context, streams, reply);
-        Py_DECREF(door);
-        if (place < 0) fail_with_python(BRIDGE_FAILED, "");
+        __atomic_store_n(number, call, __ATOMIC_RELEASE);  /* another thread may read it */
+        Py_INCREF(endpoint);
+        outcome = handle->embed->answer(endpoint, request, call, callback, context, streams, reply);
+        Py_DECREF(endpoint);
+        if (outcome < 0) fail_with_python(BRIDGE_FAILED, "");
     } else {
         drop(request);
     }
     drop_gil();
-    if (place != BRIDGE_ENDED) return place;
+    if (outcome != BRIDGE_ENDED) return outcome;
     fail(BRIDGE_CLOSED, "the handle is closed");
     return -1;
 }
@@ -515,7 +522,7 @@ static void end_waiting(waiting *waiting) {
     pthread_mutex_destroy(&waiting->lock);
 }
 
-/* Wait for the reply, until `until` or without an end; whether it is there. */
+/* Wait for the reply until `until`, or without a limit if it is NULL. Return whether it has come. */
 static int wait_until(waiting *waiting, const struct timespec *until) {
     int error = 0, is_done;
     pthread_mutex_lock(&waiting->lock);
@@ -530,7 +537,7 @@ static int wait_until(waiting *waiting, const struct timespec *until) {
 
 static struct timespec in_ms(int64_t milliseconds) {
     struct timespec until;
-    const int64_t most = INT64_C(86400000);  /* a day, as on the wire */
+    const int64_t most = INT64_C(86400000);  /* a day, as in the protocol */
     if (milliseconds > most) milliseconds = most;
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += (time_t)(milliseconds / 1000);
@@ -542,7 +549,7 @@ static struct timespec in_ms(int64_t milliseconds) {
     return until;
 }
 
-/* Ask the package to end a call: `method(number[, timeout_ms])`. A closed handle has ended it. */
+/* End a call by `method(number[, timeout_ms])` of the Python handle. A closed handle has no calls. */
 static int end_call(bridge *handle, const char *method, uint64_t number, int64_t timeout_ms) {
     PyObject *python, *done;
     int code = BRIDGE_OK;
@@ -568,18 +575,18 @@ int bridge_call(bridge *handle, bridge_request request, int64_t timeout_ms, brid
     waiting waiting;
     struct timespec until;
     uint64_t number;
-    int place, code = accepts(handle, &request);
+    int outcome, code = accepts(handle, &request);
     if (reply == NULL) {
         if (!code) drop(&request);
-        return fail(BRIDGE_INVALID, "there is no place for the reply");
+        return fail(BRIDGE_INVALID, "the reply is NULL");
     }
     memset(reply, 0, sizeof *reply);
     if (code || is_heartbeat(&request)) return code;
-    held = step_out();
+    held = release_gil();
     start_waiting(&waiting);
     if (timeout_ms >= 0) until = in_ms(timeout_ms);
-    place = answer(handle, &request, &number, wake, &waiting, 0, reply);
-    if (place == BRIDGE_LATER) {
+    outcome = answer(handle, &request, &number, wake, &waiting, 0, reply);
+    if (outcome == BRIDGE_LATER) {
         if (timeout_ms >= 0 && !wait_until(&waiting, &until)) {
             end_call(handle, "late", number, timeout_ms);
         }
@@ -587,17 +594,17 @@ int bridge_call(bridge *handle, bridge_request request, int64_t timeout_ms, brid
         *reply = waiting.reply;
     }
     end_waiting(&waiting);
-    step_back(held);
-    return place < 0 ? last.code : BRIDGE_OK;
+    restore_gil(held);
+    return outcome < 0 ? last.code : BRIDGE_OK;
 }
 
-/* bridge_submit, with the handle entered. */
+/* bridge_submit, while the handle counts this call as running. */
 static int submit(bridge *handle, bridge_request request, bridge_callback callback, void *context,
                   uint64_t *call) {
     PyThreadState *held;
     bridge_bytes reply = {NULL, 0, NULL};
     uint64_t number;
-    int place, code = accepts(handle, &request);
+    int outcome, code = accepts(handle, &request);
     if (callback == NULL) {
         if (!code) drop(&request);
         return fail(BRIDGE_INVALID, "the callback is NULL");
@@ -608,14 +615,14 @@ static int submit(bridge *handle, bridge_request request, bridge_callback callba
         run(callback, context, BRIDGE_REPLY, &reply);
         return BRIDGE_OK;
     }
-    held = step_out();
-    place = answer(handle, &request, call ? call : &number, callback, context, 1, &reply);
-    if (place == BRIDGE_REPLIED) {
+    held = release_gil();
+    outcome = answer(handle, &request, call ? call : &number, callback, context, 1, &reply);
+    if (outcome == BRIDGE_REPLIED) {
         run(callback, context, BRIDGE_REPLY, &reply);
         bridge_free(&reply);
     }
-    step_back(held);
-    return place < 0 ? last.code : BRIDGE_OK;
+    restore_gil(held);
+    return outcome < 0 ? last.code : BRIDGE_OK;
 }
 
 int bridge_submit(bridge *handle, bridge_request request, bridge_callback callback, void *context,
@@ -627,38 +634,40 @@ int bridge_submit(bridge *handle, bridge_request request, bridge_callback callba
     return code;
 }
 
-/* Whether there is a handle to do something with. */
-static int is_there(const bridge *handle) {
+/* Return 0 if `handle` can be used on this thread, else a bridge_status. */
+static int check(const bridge *handle) {
     if (handle == NULL) return fail(BRIDGE_INVALID, "the handle is NULL");
-    if (is_forked) return fail(BRIDGE_FORKED, "this process is a fork of the one that opened the handle");
+    if (is_forked) {
+        return fail(BRIDGE_FORKED, "this process is a fork of the one that opened the handle");
+    }
     return has_stack() ? BRIDGE_OK : BRIDGE_STACK;
 }
 
 int bridge_cancel(bridge *handle, uint64_t call) {
     PyThreadState *held;
-    int code = is_there(handle);
+    int code = check(handle);
     if (code) return code;
-    held = step_out();
+    held = release_gil();
     code = end_call(handle, "cancel", call, -1);
-    step_back(held);
+    restore_gil(held);
     return code;
 }
 
 int bridge_listen(bridge *handle, bridge_callback callback, void *context) {
     PyThreadState *held;
-    int code = is_there(handle);
+    int code = check(handle);
     if (code) return code;
-    held = step_out();
+    held = release_gil();
     take_gil();
-    if (handle->door == NULL) {
+    if (handle->endpoint == NULL) {
         code = fail(BRIDGE_CLOSED, "the handle is closed");
     } else {
-        int ended = handle->embed->listen(handle->door, callback, context);
+        int ended = handle->embed->listen(handle->endpoint, callback, context);
         if (ended < 0) code = fail_with_python(BRIDGE_FAILED, "");
         if (ended > 0) code = fail(BRIDGE_CLOSED, "the handle was shut down");
     }
     drop_gil();
-    step_back(held);
+    restore_gil(held);
     return code;
 }
 
@@ -671,11 +680,11 @@ void bridge_free(bridge_bytes *bytes) {
     if (freed.owner == NULL) {
         free((void *)freed.data);
     } else if (!is_forked) {
-        held = step_out();
+        held = release_gil();
         take_gil();
         Py_DECREF((PyObject *)freed.owner);
         drop_gil();
-        step_back(held);
+        restore_gil(held);
     }
 }
 
@@ -683,14 +692,14 @@ static int is_running(const bridge *handle) {
     return __atomic_load_n(&handle->running, __ATOMIC_SEQ_CST);
 }
 
-/* End what the closed `handle` had. With the GIL. */
-static int end_handle(bridge *handle, PyObject *python, PyObject *door) {
+/* Stop the calls, threads and callbacks of a closed handle. Needs the GIL. */
+static int end_handle(bridge *handle, PyObject *python, PyObject *endpoint) {
     PyObject *done;
     long left, waits;
     done = PyObject_CallMethod(python, "close", NULL);
     left = done ? PyLong_AsLong(done) : -1;
     Py_XDECREF(done);
-    handle->embed->listen(door, NULL, NULL);
+    handle->embed->listen(endpoint, NULL, NULL);
     done = left ? NULL : PyObject_GetAttrString(python, "patience_ms");
     waits = done ? PyLong_AsLong(done) : 0;
     Py_XDECREF(done);
@@ -701,30 +710,31 @@ static int end_handle(bridge *handle, PyObject *python, PyObject *door) {
         take_gil();
     }
     if (left == 0 && !is_running(handle)) return BRIDGE_OK;
-    return fail(BRIDGE_BUSY, "the handle is closed; %ld of its threads and %d callbacks have not come back",
-                left, is_running(handle));
+    return fail(BRIDGE_BUSY,
+                "the handle is closed; %ld of its threads and %d callbacks have not returned", left,
+                is_running(handle));
 }
 
 int bridge_close(bridge *handle) {
     PyThreadState *held;
-    PyObject *python, *door;
-    int code = is_there(handle);
+    PyObject *python, *endpoint;
+    int code = check(handle);
     if (code) return code;
     if (callbacks) return fail(BRIDGE_BUSY, "a callback cannot close a handle");
-    held = step_out();
+    held = release_gil();
     take_gil();
     python = handle->handle;
     if (python) {
-        door = handle->door;
+        endpoint = handle->endpoint;
         handle->handle = NULL;
-        __atomic_store_n(&handle->door, NULL, __ATOMIC_SEQ_CST);
-        code = end_handle(handle, python, door);
-        Py_DECREF(door);
+        __atomic_store_n(&handle->endpoint, NULL, __ATOMIC_SEQ_CST);
+        code = end_handle(handle, python, endpoint);
+        Py_DECREF(endpoint);
         Py_DECREF(python);
     } else {
         code = fail(BRIDGE_CLOSED, "the handle is closed already");
     }
     drop_gil();
-    step_back(held);
+    restore_gil(held);
     return code;
 }

@@ -1,12 +1,21 @@
-/* The worker in this process: the requests of docs/protocol.md in, its replies out, without a pipe.
+/* libbridge runs a worker inside the host's process. Requests and replies are the messages of
+   docs/protocol.md, passed in memory instead of through a pipe.
 
-   A payload is a frame without its four bytes of length, in any of the formats. A handle has the
-   dispatcher that a worker of its own would have: sessions, statistics, threads. All handles share
-   one Python, which the first bridge_open starts and nothing ends.
+   Payloads: a payload is the content of a frame, without the four bytes of length, in any of the
+   formats.
 
-   Everything here may be called from any thread with BRIDGE_STACK_SIZE of stack left, and from
-   several at once; no thread has to be known to Python, and none keeps its GIL while it waits. What is not stated to return a status
-   cannot fail. docs/embedding.md is the whole contract. */
+   Handles: each handle has its own dispatcher, with its own sessions, statistics and threads, as a
+   worker process has. All handles share one Python interpreter. The first bridge_open starts it,
+   and it runs until the process ends.
+
+   Threads: every function may be called from any thread, and from several threads at once. The
+   thread must have at least BRIDGE_STACK_SIZE bytes of stack left, except for bridge_free. Python
+   need not know the thread. A caller that holds the GIL does not keep it while the function waits.
+
+   Errors: a function that returns int returns a bridge_status. bridge_open returns NULL on failure.
+   The other functions cannot fail.
+
+   docs/embedding.md is the complete contract. */
 
 #ifndef BRIDGE_H
 #define BRIDGE_H
@@ -29,25 +38,28 @@ typedef struct bridge bridge;
 
 typedef enum bridge_status {
     BRIDGE_OK = 0,
-    BRIDGE_INVALID = 1,  /* NULL where there must be something, options that are none */
-    BRIDGE_PYTHON = 2,   /* Python does not start, or has no working package */
-    BRIDGE_CLOSED = 3,   /* the handle is closed, or was shut down */
+    BRIDGE_INVALID = 1,  /* an argument is NULL or invalid, or the options are */
+    BRIDGE_PYTHON = 2,   /* Python does not start, or the package bridge cannot be imported */
+    BRIDGE_CLOSED = 3,   /* the handle was closed, or shut down by a request */
     BRIDGE_FORKED = 4,   /* this process is a fork of the one that started Python */
-    BRIDGE_MEMORY = 5,
-    BRIDGE_BUSY = 6,     /* bridge_close: in a callback, or threads that do not come back */
-    BRIDGE_FAILED = 7,   /* anything else; bridge_error says what */
-    BRIDGE_STACK = 8     /* the thread has less than BRIDGE_STACK_SIZE of its stack left */
+    BRIDGE_MEMORY = 5,   /* out of memory */
+    BRIDGE_BUSY = 6,     /* bridge_close was called in a callback, or threads have not ended in time */
+    BRIDGE_FAILED = 7,   /* any other failure; bridge_error describes it */
+    BRIDGE_STACK = 8     /* the thread has less than BRIDGE_STACK_SIZE bytes of stack left */
 } bridge_status;
 
-/* Bytes of stack that a thread has to have left where it calls this library, bridge_free aside. */
+/* The bytes of stack that a calling thread must have left; bridge_free needs less. */
 enum { BRIDGE_STACK_SIZE = 256 * 1024 };
 
-/* A request. With `release` its bytes are not copied: they must neither change nor go before
-   release(context) is called, once, from whichever thread drops the last view of them, perhaps
-   long after the reply (a handler may keep an array); it must be quick and call nothing of this
-   library. It is called also where the request is refused. Arrays in it are read in place where
-   `data` is aligned to 64 bytes. Without `release` the bytes are copied, and are the caller's again
-   when the function returns. */
+/* The payload of a request.
+
+   release == NULL: the bytes are copied. The caller may reuse them when the function returns.
+
+   release != NULL: the bytes are not copied. They must stay valid and unchanged until the library
+   calls release(context), which happens exactly once, even if the request is refused. The call
+   comes from whichever thread drops the last reference, possibly long after the reply: a handler
+   may keep an array. release must return quickly and must not call this library. If `data` is
+   aligned to 64 bytes, arrays in the request are not copied either. */
 typedef struct bridge_request {
     const void *data;
     size_t size;
@@ -55,7 +67,8 @@ typedef struct bridge_request {
     void *context;
 } bridge_request;
 
-/* Bytes that belong to whoever holds this until bridge_free; all zero is none. */
+/* Bytes that the holder of this struct owns and frees with bridge_free. All fields are zero if there
+   are no bytes. `owner` is private to the library. */
 typedef struct bridge_bytes {
     const void *data;
     size_t size;
@@ -63,71 +76,93 @@ typedef struct bridge_bytes {
 } bridge_bytes;
 
 typedef enum bridge_kind {
-    BRIDGE_REPLY = 0,    /* once, and nothing of this call behind it */
-    BRIDGE_EVENT = 1,    /* of a request with "stream": true; a line of the log */
-    BRIDGE_HOST_CALL = 2 /* a request to the host, which sends its answer as a request of its own */
+    BRIDGE_REPLY = 0,    /* the reply: exactly one, and the last message of a call */
+    BRIDGE_EVENT = 1,    /* an event of a request with "stream": true, or a line of the log */
+    BRIDGE_HOST_CALL = 2 /* a call into the host, which answers it by sending another request */
 } bridge_kind;
 
-/* Called without Python's GIL, on the thread that has the message: that of bridge_submit, also
-   before it returns, or one of the library's. It may call everything but bridge_close, and holds up
-   its own call and that thread while it runs: it must not wait without an end for a call that needs
-   the last of the handle's threads, or for a deadline that is told on its own thread. `bytes` are freed behind it; to keep them, take the
-   struct and leave zeros in its place. */
+/* A function that receives messages.
+
+   Thread: the thread of bridge_submit, before bridge_submit returns, or a thread of the library. The
+   GIL is not held.
+
+   Restrictions: it may call every function but bridge_close. Its call and its thread make no
+   progress until it returns. It must therefore not wait forever for a call that needs the last free
+   thread of the handle, or for a deadline that is reported on its own thread.
+
+   Memory: the library frees `bytes` after the callback. To keep them, copy the struct and set
+   *bytes to zeros; the copy is then freed with bridge_free. */
 typedef void (*bridge_callback)(void *context, bridge_kind kind, bridge_bytes *bytes);
 
-/* The version of the library, "1.2.3". */
+/* Return the version of the library, for example "1.2.3". */
 BRIDGE_API const char *bridge_version(void);
 
-/* A new handle, or NULL.
-   python: the executable of an environment with the package, its directory, or a Python home; NULL:
-   $BRIDGE_PYTHON, $VIRTUAL_ENV, or the one that the library was built with. Where Python runs
-   already it is used as it is, and this must be NULL or what it was started with.
-   options: a JSON map, NULL is empty: "adapter" ("dspy", "echo", "module:attribute"), "path" (list
-   of directories to find it in), and a worker's: mode, worker_id, protocol, threads, queue,
-   max_frame, grace, store, max_sessions, session_ttl, session_programs, session_bytes, log_level, telemetry,
-   api_bases. */
+/* Open a handle, and start Python if it does not run. Return NULL on failure.
+
+   python: the interpreter of an environment that has the package bridge, the environment's
+   directory, or a Python home. NULL: $BRIDGE_PYTHON, $VIRTUAL_ENV, or the default that was set when
+   the library was built. If Python already runs in this process, it is used, and `python` must be
+   NULL or the value of the first bridge_open.
+
+   options: a JSON object; NULL means {}. "adapter" is "dspy", "echo" or "module:attribute"; "path" is
+   a list of directories in which to find the module. The other keys are those of a worker: mode,
+   worker_id, protocol, threads, queue, max_frame, grace, store, max_sessions, session_ttl,
+   session_programs, session_bytes, log_level, telemetry, api_bases. */
 BRIDGE_API bridge *bridge_open(const char *python, const char *options);
 
-/* Send a request and wait for its reply, which is the caller's to free. Of a payload that gets no
-   reply (the answer to a call into the host) the reply is zeros.
-   timeout_ms: when it is over, the call is ended and the reply is `deadline_exceeded`; negative:
-   never. While an inline handler of another thread's call runs, a request waits for it, and that
-   is not counted. Events, and calls into the host, go to the handle's listener. */
+/* Send a request and wait for its reply.
+
+   reply: receives the bytes of the reply, which the caller frees with bridge_free. It is set to zeros
+   if the call fails, or if the payload gets no reply (an answer to a call into the host).
+
+   timeout_ms: milliseconds after which the call is ended and the reply is `deadline_exceeded`;
+   negative for no timeout. Time spent waiting for the inline handler of another call is not counted.
+
+   Events and calls into the host go to the listener of the handle. */
 BRIDGE_API int bridge_call(bridge *handle, bridge_request request, int64_t timeout_ms,
                            bridge_bytes *reply);
 
-/* Send a request; all that comes of it goes to `callback`: events and calls into the host, and then
-   one BRIDGE_REPLY, with zeros of what gets none. Where this fails, it is not called.
-   call: NULL, or where to put a number for bridge_cancel before the request is sent, in one atomic
-   write: another thread may read it there, atomically, to cancel a submit that has not returned. */
+/* Send a request without waiting. Its messages go to `callback`: events and calls into the host, and
+   at last one BRIDGE_REPLY, with zeros if the payload gets no reply. If the function fails, the
+   callback is not called.
+
+   call: NULL, or receives the number of the call for bridge_cancel. It is written atomically before
+   the request is sent, so that another thread can read it atomically and cancel a bridge_submit
+   that has not returned. */
 BRIDGE_API int bridge_submit(bridge *handle, bridge_request request, bridge_callback callback,
                              void *context, uint64_t *call);
 
-/* End a call: its reply is `cancelled`. BRIDGE_OK also where it is over already. */
+/* Cancel a call, whose reply is then `cancelled`. Return BRIDGE_OK also if the call has ended. */
 BRIDGE_API int bridge_cancel(bridge *handle, uint64_t call);
 
-/* Have what belongs to no bridge_submit: events and calls into the host of bridge_call, and log
-   lines after a `hello` that offers logs: all of this process, for the last handle that has sent
-   one. One for each handle; NULL: nobody. The one before may
-   still be running when this returns. */
+/* Set the listener of a handle, or remove it with NULL. It receives the events and host calls of
+   bridge_call, and log lines after a `hello` that offers logs. The log lines of the whole process
+   go to the handle that has sent the last such `hello`.
+
+   The previous listener may still run when this function returns. */
 BRIDGE_API int bridge_listen(bridge *handle, bridge_callback callback, void *context);
 
-/* Free bytes, once or again; NULL is harmless. Also after bridge_close. */
+/* Free bytes and set the struct to zeros. Do nothing for NULL or zeros. May be called after
+   bridge_close. */
 BRIDGE_API void bridge_free(bridge_bytes *bytes);
 
-/* Close a handle. Open calls are told to stop, and those that have not replied within the option
-   `grace` (seconds, 2) are answered `cancelled`. Then the handle's threads end, and its callbacks
-   on whatever thread. BRIDGE_BUSY: some did not, because a handler or a callback has not returned
-   within another `grace` (at least a second); the handle is closed all the same. Behind BRIDGE_OK
-   no callback of the handle runs, and none will.
-   A handle stays valid for ever: whoever calls it afterwards gets BRIDGE_CLOSED. */
+/* Close a handle. Ask open calls to stop, and answer `cancelled` to those that have not replied
+   within the option `grace` (seconds, default 2). Then wait for the handle's threads and callbacks
+   to end.
+
+   BRIDGE_OK: no callback of the handle runs, and none will.
+   BRIDGE_BUSY: the handle is closed, but a handler or a callback has not returned within a second
+   period of `grace` (at least one second).
+
+   The memory of a handle is never freed, so later calls with it return BRIDGE_CLOSED. */
 BRIDGE_API int bridge_close(bridge *handle);
 
-/* What the last function that failed on this thread failed with: a line, and a bridge_status. */
+/* Return the message and the bridge_status of the last function that failed on this thread. The
+   message is one line, valid until another function fails on this thread. */
 BRIDGE_API const char *bridge_error(void);
 BRIDGE_API int bridge_error_code(void);
 
-/* A request of a text that ends with a zero byte; copied. */
+/* Return a request for a NUL-terminated text, which will be copied. */
 static inline bridge_request bridge_text(const char *text) {
     bridge_request request = {text, text ? strlen(text) : 0, 0, 0};
     return request;

@@ -1,4 +1,4 @@
-// bridge.h for C++17: handles and bytes that free themselves, exceptions for errors.
+// C++17 wrapper of bridge.h: RAII for handles and bytes, and exceptions for errors.
 
 #ifndef BRIDGE_HPP
 #define BRIDGE_HPP
@@ -19,18 +19,18 @@
 
 namespace libbridge {
 
-/// What a function of bridge.h failed with.
+/// The error of a function of bridge.h: its message and its status.
 class Error : public std::runtime_error {
   public:
     Error() : std::runtime_error(bridge_error()), status(bridge_status(bridge_error_code())) {}
     const bridge_status status;
 };
 
-/// Bytes of the library's, freed at the end of their scope.
+/// Bytes of the library, freed by the destructor.
 class Bytes {
   public:
     Bytes() = default;
-    /// Takes them: zeros are left in `bytes`.
+    /// Take ownership of `bytes` and set them to zeros.
     explicit Bytes(bridge_bytes *bytes) : bytes_(std::exchange(*bytes, {})) {}
     Bytes(Bytes &&other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
     Bytes &operator=(Bytes &&other) noexcept {
@@ -47,16 +47,16 @@ class Bytes {
     bridge_bytes bytes_{};
 };
 
-/// A request: text that is copied, or a string that is handed over without a copy.
+/// A request: a text that is copied when it is sent, or a string that it owns and that is not copied.
 class Request {
   public:
     Request(std::string_view text) : request_{text.data(), text.size(), nullptr, nullptr} {}
     Request(const std::string &text) : Request(std::string_view(text)) {}
     Request(const char *text) : Request(std::string_view(text)) {}
     static Request owning(std::string text) {
-        auto *kept = new std::string(std::move(text));
-        Request request{std::string_view(*kept)};
-        request.request_.context = kept;
+        auto *owned = new std::string(std::move(text));
+        Request request{std::string_view(*owned)};
+        request.request_.context = owned;
         request.request_.release = [](void *context) {
             delete static_cast<std::string *>(context);
         };
@@ -67,17 +67,17 @@ class Request {
     ~Request() {
         if (request_.release) request_.release(request_.context);
     }
-    /// For the library, which releases it from then on.
+    /// Pass ownership to the library, which calls `release`.
     bridge_request take() { return std::exchange(request_, {}); }
 
   private:
     bridge_request request_{};
 };
 
-/// A handle, closed at the end of its scope. See bridge.h for what its functions do.
+/// A handle, closed by the destructor. bridge.h documents the functions.
 class Bridge {
   public:
-    /// Called as a bridge_callback is; what it throws ends the process.
+    /// A function that is called like a bridge_callback. An exception that leaves it ends the process.
     using Callback = std::function<void(bridge_kind, Bytes)>;
 
     explicit Bridge(const std::string &options = "", const char *python = nullptr)
@@ -88,7 +88,7 @@ class Bridge {
     Bridge &operator=(const Bridge &) = delete;
     ~Bridge() {
         if (bridge_close(handle_) == BRIDGE_OK) has_ended_ = true;
-        if (!has_ended_) static_cast<void>(listeners_.release());  // one may still run
+        if (!has_ended_) static_cast<void>(listeners_.release());  // a callback may still run
     }
 
     Bytes call(Request request, std::optional<std::chrono::milliseconds> timeout = {}) {
@@ -97,19 +97,19 @@ class Bridge {
         return Bytes(&reply);
     }
 
-    /// The number to cancel it by. An empty `callback` is BRIDGE_INVALID.
+    /// Send a request and return its number for `cancel`. Throw BRIDGE_INVALID if `callback` is empty.
     std::uint64_t submit(Request request, Callback callback) {
         if (!callback) check(bridge_submit(handle_, request.take(), nullptr, nullptr, nullptr));
-        auto kept = std::make_unique<Callback>(std::move(callback));
+        auto owned = std::make_unique<Callback>(std::move(callback));
         std::uint64_t number = 0;
-        check(bridge_submit(handle_, request.take(), once, kept.get(), &number));
-        static_cast<void>(kept.release());  // `once` has deleted it, or will
+        check(bridge_submit(handle_, request.take(), once, owned.get(), &number));
+        static_cast<void>(owned.release());  // `once` deletes it
         return number;
     }
 
     void cancel(std::uint64_t number) { check(bridge_cancel(handle_, number)); }
 
-    /// An empty `callback`: nobody.
+    /// Set the listener, or remove it if `callback` is empty.
     void listen(Callback callback) {
         if (!callback) return check(bridge_listen(handle_, nullptr, nullptr));
         const std::lock_guard<std::mutex> lock(listening_);
@@ -117,7 +117,7 @@ class Bridge {
         check(bridge_listen(handle_, many, &listeners_->back()));
     }
 
-    /// Closes now, to learn how that went; what is called afterwards throws.
+    /// Close the handle, and throw if that fails. Every later call throws BRIDGE_CLOSED.
     void close() {
         check(bridge_close(handle_));
         has_ended_ = true;
@@ -136,9 +136,9 @@ class Bridge {
     }
 
     bridge *handle_;
-    bool has_ended_ = false;  // a close was OK: nothing runs any more
+    bool has_ended_ = false;  // a close has succeeded, so no callback runs
     std::mutex listening_;
-    // Earlier ones stay: they may be running when another takes their place.
+    // Keeps replaced listeners, which may still be running.
     std::unique_ptr<std::deque<Callback>> listeners_ = std::make_unique<std::deque<Callback>>();
 };
 

@@ -1,4 +1,4 @@
-/* What bridge.c and bridge/_embed.pyx know of each other. */
+/* The interface between bridge.c and bridge/_embed.pyx: a struct of functions in a capsule. */
 
 #ifndef BRIDGE_EMBED_H
 #define BRIDGE_EMBED_H
@@ -7,28 +7,31 @@
 
 #include "bridge.h"
 
-/* The interface below; also the end of the capsule's name, so that others are not found. */
+/* The capsule's name. Its number changes with the struct below, so that a package of another version
+   is not found. */
 #define BRIDGE_EMBED_CAPSULE "bridge._embed.interface_1"
 
-/* Where a reply is. */
+/* What `answer` has done with the reply. */
 enum { BRIDGE_LATER, BRIDGE_REPLIED, BRIDGE_ENDED };
 
-/* Calls a callback; itself called with the GIL. */
+/* A function that calls a callback without the GIL. Called with the GIL. */
 typedef void (*bridge_run)(void *handle, bridge_callback callback, void *context, bridge_kind kind,
                            bridge_bytes *bytes);
 
-/* All are called with the GIL; -1 is a Python error. */
+/* All functions are called with the GIL. They return -1 and set a Python exception on failure. */
 typedef struct bridge_embed {
-    /* Before all others: `run` calls all callbacks, with `handle` and bytes that they may take. */
-    int (*attach)(PyObject *door, bridge_run run, void *handle);
-    /* Hand a request to `door`. BRIDGE_REPLIED: the reply is in `reply`. BRIDGE_LATER: the callback
-       gets it, or has it. BRIDGE_ENDED: the door answers no more. Events and calls into the host go
-       to the callback if `streams`, else to the listener. `release` of the request is called in any
-       case. */
-    int (*answer)(PyObject *door, const bridge_request *request, uint64_t number,
+    /* Must be called first. Every callback will be called through run(handle, ...), and may take
+       ownership of its bytes. */
+    int (*attach)(PyObject *endpoint, bridge_run run, void *handle);
+    /* Handle a request. Call the request's `release` in every case.
+       BRIDGE_REPLIED: the reply is in `reply`.
+       BRIDGE_LATER: the callback gets the reply, or already has it.
+       BRIDGE_ENDED: the endpoint takes no requests any more.
+       Events and calls into the host go to the callback if `streams`, else to the listener. */
+    int (*answer)(PyObject *endpoint, const bridge_request *request, uint64_t number,
                   bridge_callback callback, void *context, int streams, bridge_bytes *reply);
-    /* BRIDGE_ENDED, or 0. */
-    int (*listen)(PyObject *door, bridge_callback callback, void *context);
+    /* Set the listener. Return BRIDGE_ENDED if the endpoint takes no requests any more, else 0. */
+    int (*listen)(PyObject *endpoint, bridge_callback callback, void *context);
 } bridge_embed;
 
 #endif

@@ -1,4 +1,4 @@
-# As of what is installed: another minor version is another interface.
+# Compatible within a minor version, like an installed library.
 file(GLOB version_file "${CMAKE_CURRENT_LIST_DIR}/../../version.py"
      "${CMAKE_CURRENT_LIST_DIR}/../../src/bridge/version.py")
 file(STRINGS "${version_file}" PACKAGE_VERSION REGEX "__version__ = ")

@@ -1,4 +1,4 @@
-"""Commands that do to a host what handlers can do."""
+"""An adapter whose commands do what can disturb a host: they block, log, print and keep buffers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Count(msgspec.Struct):
 
 @adapter.command("wait")
 def wait(args: None, context: Context) -> None:
-    """Until the call is ended."""
+    """Run until the call is ended."""
     while True:
         context.check()
         time.sleep(0.002)
@@ -31,20 +31,20 @@ def wait(args: None, context: Context) -> None:
 
 @adapter.command("stubborn")
 def stubborn(args: None, context: Context) -> None:
-    """Until `let_go`, whatever becomes of the call."""
+    """Run until `let_go`, even if the call is ended."""
     let_go.wait()
 
 
 @adapter.command("stubborn_inline", lane="inline")
 def stubborn_inline(args: None, context: Context) -> None:
-    """The same on the caller's thread."""
+    """Run until `let_go`, on the caller's thread."""
     is_stuck.set()
     let_go.wait()
 
 
 @adapter.command("until_stuck")
 def until_stuck(args: None, context: Context) -> None:
-    """Until `stubborn_inline` runs."""
+    """Run until `stubborn_inline` runs."""
     is_stuck.wait()
 
 
@@ -55,7 +55,7 @@ def let_go_(args: None, context: Context) -> None:
 
 @adapter.command("count", Count)
 def count(args: Count, context: Context) -> int:
-    """Events 0 to n - 1."""
+    """Emit the events 0 to n - 1."""
     for number in range(args.n):
         context.emit("number", number)
     return args.n
@@ -63,25 +63,25 @@ def count(args: Count, context: Context) -> int:
 
 @adapter.command("count_inline", Count, lane="inline")
 def count_inline(args: Count, context: Context) -> int:
-    """The same on the caller's thread."""
+    """Emit the events 0 to n - 1, on the caller's thread."""
     return count(args, context)
 
 
 @adapter.command("ask")
 def ask(args: None, context: Context) -> Any:
-    """What the host answers."""
+    """Return what the host answers."""
     return context.call_host("call_tool", {"name": "temperature"})
 
 
 @adapter.command("keep", msgspec.Raw, lane="inline")
 def keep(args: msgspec.Raw, context: Context) -> None:
-    """Keeps a view of the request."""
+    """Keep a view of the request's buffers."""
     kept.extend(map(memoryview, context.buffers))
 
 
 @adapter.command("kept", lane="inline")
 def first_of_kept(args: None, context: Context) -> str:
-    """What is kept, which is given back."""
+    """Return the first kept buffer as text, and drop them all."""
     text = bytes(kept[0]).decode()
     kept.clear()
     return text
@@ -89,13 +89,13 @@ def first_of_kept(args: None, context: Context) -> str:
 
 @adapter.command("log", lane="inline")
 def log(args: None, context: Context) -> None:
-    """A line of the log."""
+    """Write a line to the log."""
     logging.getLogger("commands").warning("said")
 
 
 @adapter.command("print", lane="inline")
 def print_(args: None, context: Context) -> None:
-    """What user code prints, and reads."""
+    """Print, read stdin and set a variable, as user code may."""
     import os
     import sys
 

@@ -1,5 +1,5 @@
-/* The library through its header, a test for each argument: `test_bridge NAME`. Each runs in a process
-   of its own, because Python starts once. */
+/* Tests the library through its header: `test_bridge NAME` runs one test. Each needs its own process,
+   because Python can start only once in a process. */
 
 #define _GNU_SOURCE
 #include <Python.h>
@@ -22,7 +22,7 @@
 #define CHECK(condition)                                                                          \
     do {                                                                                          \
         if (!(condition)) {                                                                       \
-            fprintf(stderr, "%s:%d: not so: %s (last error %d: %s)\n", __FILE__, __LINE__,        \
+            fprintf(stderr, "%s:%d: failed: %s (last error %d: %s)\n", __FILE__, __LINE__,        \
                     #condition, bridge_error_code(), bridge_error());                             \
             _exit(1);                                                                             \
         }                                                                                         \
@@ -49,7 +49,7 @@ static int holds(const bridge_bytes *bytes, const char *text) {
     return memmem(bytes->data, bytes->size, text, strlen(text)) != NULL;
 }
 
-/* Whether the reply to `request` holds `text`. */
+/* Return whether the reply to `request` contains `text`. */
 static int says(bridge *handle, const char *request, const char *text) {
     bridge_bytes reply;
     int is_so;
@@ -64,7 +64,7 @@ static int pings(bridge *handle) {
     return says(handle, "{\"id\": 1, \"command\": \"ping\"}", "\"status\":\"ok\"");
 }
 
-/* What came of a call, and of those after it. */
+/* The messages of a call, counted, and the last of them. */
 typedef struct {
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -109,7 +109,7 @@ static int threads(void) {
     return count;
 }
 
-/* The system takes a moment to forget a thread that has been joined. */
+/* The system removes a joined thread from its list with a short delay. */
 static int falls_to(int (*count)(void), int wanted) {
     int tries;
     for (tries = 0; count() > wanted && tries < 1000; tries++) usleep(10000);
@@ -126,7 +126,7 @@ static void open_ping_close(void) {
     CHECK(bridge_close(handle) == BRIDGE_OK);
 }
 
-/* JSON, MessagePack, ETF, and nonsense. The vectors have more. */
+/* JSON, MessagePack, ETF, and invalid payloads. The vectors cover more. */
 static void formats(void) {
     static const char msgpack[] = "\x82\xa2id\x07\xa7" "command\xa4" "ping";
     static const char etf[] = "\x83t\0\0\0\2m\0\0\0\2idm\0\0\0\1am\0\0\0\7commandm\0\0\0\4ping";
@@ -153,7 +153,7 @@ static void count_release(void *context) {
     releases++;
 }
 
-/* NULL wherever it could be; no length, and far too much of it. */
+/* NULL for every argument, an empty payload, and one that is far too long. */
 static void bad_arguments(void) {
     bridge *handle = with_echo();
     bridge_request ping = bridge_text("{\"id\": 1, \"command\": \"ping\"}");
@@ -240,7 +240,7 @@ static void after_close(void) {
     CHECK(bridge_close(handle) == BRIDGE_CLOSED);
     CHECK(holds(&kept, "\"ok\""));
     bridge_free(&kept);
-    CHECK(pings(other)); /* beside it */
+    CHECK(pings(other)); /* at the same time */
     CHECK(bridge_close(other) == BRIDGE_OK);
     handle = with_echo(); /* again */
     CHECK(pings(handle));
@@ -269,7 +269,7 @@ static void *call_until_closed(void *context) {
     return NULL;
 }
 
-/* 100 submitted and 8 waited for; each gets its one reply. */
+/* 100 submitted requests and 8 threads that wait; each request gets exactly one reply. */
 static void close_with_calls_in_flight(void) {
     bridge *handle = with_commands(", \"threads\": 16");
     int before = threads(), i;
@@ -301,7 +301,7 @@ static void block(void *context, bridge_kind kind, bridge_bytes *bytes) {
     pthread_mutex_unlock(&gate);
 }
 
-/* A handler and a callback that do not come back cost a close its grace period and no more. */
+/* A handler and a callback that do not return delay a close by its grace period and no more. */
 static void close_with_what_does_not_come_back(void) {
     bridge *handle = with_commands(", \"grace\": 0.1"), *other = with_commands("");
     int before = threads();
@@ -314,12 +314,12 @@ static void close_with_what_does_not_come_back(void) {
                                     " \"args\": {\"n\": 3}}"),
                         block, &blocked, NULL) == BRIDGE_OK);
     await(&blocked, &blocked.events, 1);
-    CHECK(says(handle, "{\"id\": 3, \"command\": \"ping\"}", "ok")); /* only that call is held up */
+    CHECK(says(handle, "{\"id\": 3, \"command\": \"ping\"}", "ok")); /* only that call is blocked */
     CHECK(bridge_close(handle) == BRIDGE_BUSY);
-    CHECK(strstr(bridge_error(), "have not come back"));
+    CHECK(strstr(bridge_error(), "have not returned"));
     CHECK(stubborn.replies == 1 && strstr(stubborn.last, "\"cancelled\""));
     CHECK(bridge_close(handle) == BRIDGE_CLOSED);
-    CHECK(blocked.replies == 0); /* one after the other */
+    CHECK(blocked.replies == 0); /* callbacks of a call run one after the other */
     pthread_mutex_unlock(&gate);
     await(&blocked, &blocked.replies, 1);
     CHECK(says(other, "{\"id\": 1, \"command\": \"let_go\"}", "\"success\":true"));
@@ -341,7 +341,7 @@ static void *submit_heartbeat(void *context) {
     return NULL;
 }
 
-/* Callbacks on threads of the host, and those of a log that another handle writes. */
+/* Callbacks on threads of the host, and callbacks for log lines that another handle writes. */
 static void close_while_a_callback_runs(void) {
     void *(*submits[])(void *) = {submit_ping, submit_heartbeat};
     bridge *other = with_commands("");
@@ -383,14 +383,14 @@ static void *call_behind_it(void *handle) {
     return NULL;
 }
 
-/* The same for an inline handler; who waits behind it is not let in any more. */
+/* An inline handler that does not return delays a close likewise; requests that wait for it are refused. */
 static void close_with_an_inline_handler_that_does_not_come_back(void) {
     bridge *handle = with_commands(", \"grace\": 0.1"), *other = with_commands("");
     pthread_t stubborn, behind;
     pthread_create(&stubborn, NULL, call_stubborn_inline, handle);
     CHECK(says(other, "{\"id\": 1, \"command\": \"until_stuck\"}", "\"success\":true"));
     pthread_create(&behind, NULL, call_behind_it, handle);
-    usleep(50000); /* to be there, which changes nothing where it is not */
+    usleep(50000); /* likely enough to wait; the test also passes if it does not */
     CHECK(bridge_close(handle) == BRIDGE_BUSY);
     CHECK(says(other, "{\"id\": 2, \"command\": \"let_go\"}", "\"success\":true"));
     pthread_join(stubborn, NULL);
@@ -458,19 +458,19 @@ static void events_and_host_calls(void) {
                "\"result\":5"));
     CHECK(listener.host_calls == 1 && listener.events == 5 && listener.replies == 0);
     CHECK(bridge_submit(handle, bridge_text("{\"id\": \"w9\", \"success\": true}"), collect, &box,
-                        NULL) == BRIDGE_OK); /* an answer that nobody waits for */
+                        NULL) == BRIDGE_OK); /* an answer to no open call */
     CHECK(box.replies == 2 && box.empty == 1);
     CHECK(says(handle, "{\"id\": 5, \"command\": \"hello\", \"args\": {\"offers\": {\"logs\": true}}}",
                "logs"));
     CHECK(says(handle, "{\"id\": 6, \"command\": \"log\"}", "\"success\":true"));
-    CHECK(listener.events == 6 && strstr(listener.last, "\"event\":\"log\"")); /* behind its reply */
+    CHECK(listener.events == 6 && strstr(listener.last, "\"event\":\"log\"")); /* after the reply */
     CHECK(bridge_listen(handle, NULL, NULL) == BRIDGE_OK);
     CHECK(says(handle, "{\"id\": 7, \"command\": \"count\", \"stream\": true, \"args\": {\"n\": 5}}",
                "\"result\":5"));
     CHECK(bridge_close(handle) == BRIDGE_OK);
 }
 
-/* They go to the last handle that asked; what becomes of the others changes nothing. */
+/* Log lines go to the last handle that asked for them, even after other handles are closed. */
 static void logs_of_several_handles(void) {
     static const char hello[] = "{\"id\": 1, \"command\": \"hello\", \"args\": {\"offers\":"
                                 " {\"logs\": true}}}";
@@ -489,7 +489,7 @@ static void logs_of_several_handles(void) {
     CHECK(bridge_close(second) == BRIDGE_OK);
 }
 
-/* A listener that has a line of the log and does not return holds up nobody else who logs. */
+/* A listener that does not return from a log line does not block others that log. */
 static void logs_while_a_listener_blocks(void) {
     bridge *handle = with_commands("");
     box box = BOX;
@@ -533,7 +533,7 @@ static void deadlines_and_cancelling(void) {
     CHECK(bridge_submit(handle, bridge_text("{\"id\": 3, \"command\": \"wait\"}"), collect, &box,
                         &call) == BRIDGE_OK);
     CHECK(says(handle, "{\"id\": 4, \"command\": \"cancel\", \"args\": {\"id\": 3}}",
-               "\"cancelled\":true")); /* as on the wire */
+               "\"cancelled\":true")); /* as in the protocol */
     await(&box, &box.replies, 2);
     CHECK(bridge_close(handle) == BRIDGE_OK);
 }
@@ -550,7 +550,7 @@ static void *submit_wait(void *context) {
     return NULL;
 }
 
-/* As soon as there is a number, though the call has to wait for an inline handler. */
+/* A call can be cancelled as soon as it has a number, even while it waits for an inline handler. */
 static void cancel_before_the_call_arrives(void) {
     bridge *handle = with_commands(""), *other = with_commands("");
     numbered call = {BOX, 0};
@@ -569,7 +569,7 @@ static void cancel_before_the_call_arrives(void) {
     CHECK(bridge_close(handle) == BRIDGE_OK && bridge_close(other) == BRIDGE_OK);
 }
 
-/* Bytes are not copied, and are the host's again when the last view of them is gone. */
+/* Bytes are not copied, and are released when the last view of them is dropped. */
 static void requests_without_a_copy(void) {
     static const char envelope[] = "{\"id\": 1, \"command\": \"keep\"}";
     static char frame[256];
@@ -627,7 +627,7 @@ static int python_threads(void) {
     return count;
 }
 
-/* Threads that Python never saw get their own replies, and go without a trace. */
+/* Threads unknown to Python get their own replies, and leave nothing behind when they end. */
 static void many_threads(void) {
     bridge *handle = with_echo();
     pthread_t callers[16];
@@ -650,7 +650,7 @@ static void *open_and_close(void *unused) {
     return NULL;
 }
 
-/* Opened at the same moment, and where the thread that started Python is gone. */
+/* Handles opened at the same time, and after the thread that started Python has ended. */
 static void many_opens(void) {
     pthread_t threads[8];
     int i;
@@ -674,7 +674,7 @@ static void forks(void) {
         CHECK(bridge_open(NULL, "{}") == NULL && bridge_error_code() == BRIDGE_FORKED);
         CHECK(bridge_close(handle) == BRIDGE_FORKED);
         bridge_free(&kept);
-        exit(0); /* with whatever hooks there are */
+        exit(0); /* with all exit hooks */
     }
     CHECK(waitpid(child, &status, 0) == child && status == 0);
     bridge_free(&kept);
@@ -682,7 +682,7 @@ static void forks(void) {
     CHECK(bridge_close(handle) == BRIDGE_OK);
 }
 
-/* At any moment of the first open: the child has its answer, whichever. */
+/* A fork at any moment of the first open: every call in the child returns. */
 #ifdef __has_feature
 #if __has_feature(thread_sanitizer)
 #define __SANITIZE_THREAD__ 1
@@ -691,7 +691,7 @@ static void forks(void) {
 
 static void forks_while_python_starts(void) {
 #ifdef __SANITIZE_THREAD__
-    return; /* its own runtime waits for a thread that the fork has not got, now and then */
+    return; /* the sanitizer's runtime sometimes waits for a thread that the child does not have */
 #endif
     pthread_t opener;
     pid_t children[20];
@@ -749,7 +749,7 @@ static void surprises(void) {
     CHECK(printed && !strcmp(printed, "1"));
 }
 
-/* A host that frees nothing and closes nothing. */
+/* A host that does not free or close anything. */
 static void never_freed(void) {
     static box box = BOX;
     bridge *handle = with_commands("");
@@ -777,25 +777,25 @@ static void put(const char *path, const char *text) {
     fclose(file);
 }
 
-/* What is seen to be no Python leaves the next one its chance. */
+/* A path that is recognised as not a Python does not prevent a later start. */
 static void no_python(void) {
     char directory[] = "/tmp/bridge-XXXXXX", path[4200];
     bridge *handle;
     CHECK(mkdtemp(directory));
     snprintf(path, sizeof path, "%s/pyvenv.cfg", directory);
     put(path, "home = /usr/bin\nversion = 3.2.1\n");
-    fails_to_open(directory, "is of Python 3.2");
+    fails_to_open(directory, "is Python 3.2");
     put(path, "home = /usr/bin\n");
     fails_to_open(directory, "no bin/python");
     fails_to_open("/no/such/python", "no Python at /no/such/python");
-    fails_to_open("/etc/passwd", "no executable");
-    fails_to_open("/tmp", "no home of Python");
+    fails_to_open("/etc/passwd", "is not executable");
+    fails_to_open("/tmp", "is not a home of Python");
     handle = with_echo();
     CHECK(pings(handle));
     CHECK(bridge_close(handle) == BRIDGE_OK);
 }
 
-/* An environment without the package, that runs something at its start. */
+/* An environment without the package, with a .pth file that runs code at the start. */
 static void no_package(void) {
     const char *folders[] = {"lib", "lib/" PYTHON, "lib/" PYTHON "/site-packages"};
     char directory[] = "/tmp/bridge-XXXXXX", path[4200], text[4200];
@@ -816,14 +816,14 @@ static void no_package(void) {
     snprintf(text, sizeof text, "home = %.*s\n", (int)(strrchr(BASE_PYTHON, '/') - BASE_PYTHON),
              BASE_PYTHON);
     put(path, text);
-    fails_to_open(directory, "has no working package bridge");
+    fails_to_open(directory, "cannot import the package bridge");
     CHECK(strstr(bridge_error(), "No module named 'bridge'"));
     CHECK(getenv("BRIDGE_TEST") && !strcmp(getenv("BRIDGE_TEST"), "2"));
     CHECK(signal_handlers() == handlers);
     fails_to_open(NULL, "No module named 'bridge'");
 }
 
-/* A home whose standard library is an empty folder. */
+/* A home whose standard library is an empty directory. */
 static void broken_python(void) {
     char directory[] = "/tmp/bridge-XXXXXX", path[4200];
     const char *part, *parts[] = {"lib", "lib/" PYTHON, "lib/" PYTHON "/encodings"};
@@ -835,10 +835,10 @@ static void broken_python(void) {
         CHECK(mkdir(path, 0700) == 0);
     }
     fails_to_open(directory, "does not start");
-    fails_to_open(NULL, "has to begin anew");
+    fails_to_open(NULL, "restart this process");
 }
 
-/* A request whose args are `depth` levels deep; `closing` may be empty. */
+/* Return a request whose args are nested `depth` levels deep; `closing` may be empty. */
 static bridge_request deep(const char *head, size_t head_size, const char *opening, const char *inner,
                            const char *closing, int depth, const char *tail, char *room) {
     bridge_request request = {NULL, 0, NULL, NULL};
@@ -855,7 +855,7 @@ static bridge_request deep(const char *head, size_t head_size, const char *openi
     return request;
 }
 
-/* What a thread with little stack does: all deep requests, each of which is answered or refused. */
+/* Run on a thread with little stack: send deep requests, each of which must be answered or refused. */
 static void *call_deeply(void *handle) {
     static const int depths[] = {1, 300, 500, 508, 520, 1100, 100000};
     static char room[1 << 20];
@@ -953,7 +953,7 @@ static void *nothing(void *unused) { return unused; }
 int main(int count, char **arguments) {
     pthread_t first;
     size_t i;
-    pthread_create(&first, NULL, nothing, NULL); /* sanitizers start one of their own with it */
+    pthread_create(&first, NULL, nothing, NULL); /* sanitizers start their own thread with the first one */
     pthread_join(first, NULL);
     for (i = 0; i < sizeof tests / sizeof *tests; i++) {
         if (count > 1 && !strcmp(arguments[1], tests[i].name)) {

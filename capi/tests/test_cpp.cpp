@@ -1,4 +1,4 @@
-// The header for C++, and bridge.h from a C++ compiler.
+// Tests bridge.hpp, and bridge.h with a C++ compiler.
 
 #include "bridge.hpp"
 
@@ -10,7 +10,7 @@
 #define CHECK(condition)                                                                  \
     do {                                                                                  \
         if (!(condition)) {                                                               \
-            std::cerr << __FILE__ << ':' << __LINE__ << ": not so: " #condition << '\n';  \
+            std::cerr << __FILE__ << ':' << __LINE__ << ": failed: " #condition << '\n';  \
             std::_Exit(1);                                                                \
         }                                                                                 \
     } while (0)
@@ -53,7 +53,7 @@ static void calls() {
     CHECK(holds(reply, text.c_str()));
     libbridge::Request::owning("never sent");
 
-    std::promise<libbridge::Bytes> replied;  // kept longer than its callback
+    std::promise<libbridge::Bytes> replied;  // outlives its callback
     const auto number =
         worker.submit(R"({"id": 2, "command": "sleep", "args": {"seconds": 0.3}})",
                       [&](bridge_kind, libbridge::Bytes bytes) {
@@ -67,7 +67,7 @@ static void calls() {
     CHECK(failure_of([&] { worker.submit("{}", nullptr); }) == BRIDGE_INVALID);
 }
 
-// What a listener holds stays for as long as it runs, whatever became of the handle.
+// A listener's captures live as long as the listener runs, even if the handle is destroyed.
 static void listener_that_outlives_its_handle() {
     std::promise<void> begun, over;
     std::thread calling;

@@ -1,5 +1,5 @@
-/* A host that loads the library for itself alone, as plugins are loaded: Python's own modules have to
-   find Python's symbols all the same. Argument: the library. */
+/* A host that loads the library with RTLD_LOCAL, as plugins are loaded: Python's extension modules must
+   still find Python's symbols. Argument: the library. */
 
 #include <dlfcn.h>
 #include <stdio.h>
@@ -24,5 +24,5 @@ int main(int count, char **arguments) {
     }
     symbol.address = dlsym(library, "bridge_close");
     if (symbol.close(handle)) return 1;
-    return dlclose(library); /* its code stays: threads still end in it */
+    return dlclose(library); /* its code stays mapped: threads may still end in it */
 }

@@ -1,5 +1,5 @@
-/* What the hosts in C and C++ say: a program of type react with a tool of theirs, and its answer in
-   chunks. Each prints every message that it gets, so that one can see that they get the same. */
+/* The messages of the example hosts in C and C++: a program of type react that calls a tool of the
+   host, and whose answer is streamed. Each host prints every message that it receives. */
 
 #ifndef CONVERSATION_H
 #define CONVERSATION_H
@@ -27,14 +27,14 @@ static void print_message(const void *data, size_t size) {
     fflush(stdout);
 }
 
-/* Whether a reply has what the tool says. */
+/* Return whether a reply contains the result of the tool. */
 static int is_answered(const void *data, size_t size) {
     char message[4096];
     snprintf(message, sizeof message, "%.*s", (int)size, (const char *)data);
     return strstr(message, "21 degrees\"}") != NULL;
 }
 
-/* The string behind "name":" in a message; a host of your own has a JSON library. */
+/* Copy the string that follows "name":" in a message. Your own host should use a JSON library. */
 static void find_string(const void *data, size_t size, const char *name, char *text, size_t room) {
     char message[4096], key[64];
     const char *start;
@@ -47,7 +47,7 @@ static void find_string(const void *data, size_t size, const char *name, char *t
     snprintf(text, room, "%.*s", (int)length, start);
 }
 
-/* The tool: what to send for a call into the host. */
+/* Run the tool, and write the answer to a call into the host. */
 static void answer_tool(const void *data, size_t size, char *answer, size_t room) {
     char id[64], city[64];
     find_string(data, size, "id", id, sizeof id);

@@ -1,4 +1,4 @@
-/* A DSPy program in this process, with a tool in C and an answer that comes in chunks. In CMake:
+/* Run a DSPy program in this process, with a tool in C and a streamed answer. In CMake:
 
    find_package(bridge CONFIG REQUIRED)
    target_link_libraries(embedded PRIVATE bridge::bridge) */

@@ -1,5 +1,5 @@
-/* The same as embedded.c with a worker at the other end of two pipes, and no library. The Python is
-   $BRIDGE_PYTHON, or python3. */
+/* Run a DSPy program in a worker process, with a tool in C and a streamed answer. Talks to the worker
+   over two pipes and needs no library. The interpreter is $BRIDGE_PYTHON, or python3. */
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -27,7 +27,7 @@ static void transfer(ssize_t (*step)(int, void *, size_t), int fd, void *data, s
 
 static ssize_t write_some(int fd, void *data, size_t size) { return write(fd, data, size); }
 
-/* A frame is four bytes of length, the highest first, and the payload. */
+/* A frame is the length of the payload in four bytes, big-endian, and the payload. */
 static void send_frame(const char *text) {
     size_t size = strlen(text);
     unsigned char header[4] = {(unsigned char)(size >> 24), (unsigned char)(size >> 16),
@@ -48,7 +48,7 @@ static char *receive_frame(size_t *size) {
     return data;
 }
 
-/* Send a request and print what comes of it, up to its reply; whether that is an answer. */
+/* Send a request and print all messages up to its reply. Return whether the reply is the answer. */
 static int ask(const char *request) {
     char answer[256], *message;
     size_t size;
@@ -86,7 +86,7 @@ int main(void) {
     close(from_worker[1]);
     for (i = 0; i < PREPARATIONS; i++) ask(preparations[i]);
     has_answer = ask(question);
-    close(to_worker[1]); /* its end */
+    close(to_worker[1]); /* ends the worker */
     if (waitpid(worker, &status, 0) != worker || status) fail("the worker's end");
     return !has_answer;
 }

@@ -1,4 +1,4 @@
-// The same as examples/c/embedded.c with the C++ header.
+// Run a DSPy program in this process, with a tool in C++ and a streamed answer.
 
 #include <exception>
 #include <future>
@@ -15,7 +15,7 @@ int main() try {
     libbridge::Bridge worker(R"({"adapter": "dspy"})");
     for (const char *request : preparations) print(worker.call(request));
 
-    std::promise<bool> done;  // whether with an answer
+    std::promise<bool> done;  // true if the reply is the answer
     worker.submit(question, [&](bridge_kind kind, libbridge::Bytes bytes) {
         print(bytes);
         if (kind == BRIDGE_HOST_CALL) {

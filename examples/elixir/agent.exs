@@ -1,20 +1,20 @@
-# An agent whose tool is an Elixir function and whose answer is shown as it is written, and a
-# second run that is cancelled half-way:
+# Runs an agent that calls an Elixir function and streams its answer, and then a second run that is
+# cancelled half-way:
 #
 #     BRIDGE_PYTHON=/path/to/venv/bin/python elixir examples/elixir/agent.exs
 #
-# BRIDGE_MODEL (openai/gpt-4o-mini, say), BRIDGE_API_BASE and OPENAI_API_KEY choose the model;
-# without BRIDGE_MODEL it is the embedded offline reader. Requests and replies are Erlang terms, so
-# that no package is needed. elixir/ holds a client that does all of this, and more.
+# BRIDGE_MODEL (for example openai/gpt-4o-mini), BRIDGE_API_BASE and OPENAI_API_KEY select the model;
+# without BRIDGE_MODEL it is the built-in offline model. Requests and replies are Erlang terms, so
+# no package is needed. The client in elixir/ does all of this, and more.
 
 defmodule Tools do
-  # What the agent may call. The worker has looked at the arguments before they come here.
+  # The tools of the agent. The worker has checked the arguments.
   def run("temperature", %{"city" => city}), do: "It is 21 degrees in #{city}."
 end
 
 defmodule Worker do
-  # The reply to a call, and the state that its events left: on_event makes a state of each
-  # event, its data and the state before.
+  # Returns the reply to a call, and the last state: on_event returns the new state from the name
+  # of an event, its data and the state.
   def call(port, id, command, args, state \\ nil, on_event \\ nil) do
     send_term(port, %{id: id, command: command, args: args, stream: on_event != nil})
     {reply, state} = await(port, id, state, on_event)
@@ -45,11 +45,11 @@ defmodule Worker do
       {^port, {:exit_status, status}} ->
         raise "the worker ended with status #{status}: is dspex-bridge installed?"
     after
-      60_000 -> raise "nothing came from the worker within a minute"
+      60_000 -> raise "no message from the worker within a minute"
     end
   end
 
-  # A slow tool would run in a process of its own, so that frames go on being read meanwhile.
+  # A slow tool should run in its own process, so that this one can read frames in the meantime.
   defp answer(%{"name" => name, "args" => args}) do
     %{success: true, result: Tools.run(name, args)}
   rescue
@@ -103,7 +103,7 @@ Worker.call(port, 2, "configure_lm", model)
 Worker.call(port, 3, "register_tools", %{tools: [tool]})
 Worker.call(port, 4, "create_program", program)
 
-# The first run shows what happens; its state is how many chunks of the answer came.
+# The first run prints its events; the state is the number of chunks of the answer.
 show = fn
   "chunk", %{"field" => "answer", "text" => text}, count ->
     IO.write(text)
@@ -124,8 +124,8 @@ end
 {reply, count} = Worker.call(port, 5, "execute_program", run.("Graz"), 0, show)
 IO.puts("\nanswer: #{reply["result"]["outputs"]["answer"]} (#{count} chunks)")
 
-# The second run is cancelled at its first chunk, and `cancelled` is its one reply. What may
-# still come behind it, the reply to `cancel` or a last call of the tool, needs no answer.
+# The second run is cancelled at its first chunk, and its only reply is `cancelled`. Messages that may
+# follow, the reply to `cancel` or a last call of the tool, need no answer.
 cancel = fn
   "chunk", _data, :running ->
     Worker.send_term(port, %{id: 7, command: "cancel", args: %{id: 6}})

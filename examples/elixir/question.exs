@@ -1,9 +1,9 @@
-# From an Elixir program to a DSPy answer over a port, with nothing but OTP:
+# Runs a DSPy program over a port, with nothing but OTP:
 #
 #     BRIDGE_PYTHON=/path/to/venv/bin/python elixir examples/elixir/question.exs
 #
-# Requests and replies are Erlang terms, so that no package is needed. elixir/ holds a client that
-# does all of this, and more.
+# Requests and replies are Erlang terms, so no package is needed. The client in elixir/ does all of
+# this, and more.
 
 python =
   System.get_env("BRIDGE_PYTHON") || System.find_executable("python3") ||

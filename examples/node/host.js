@@ -1,10 +1,11 @@
-// A DSPy program with a tool in JavaScript and an answer in chunks, over a worker's stdin and
-// stdout. Needs Node and nothing else: node host.js; the Python is $BRIDGE_PYTHON, or python3.
+// Runs a DSPy program in a worker process, with a tool in JavaScript and a streamed answer, over the
+// worker's stdin and stdout: node host.js. Needs nothing but Node. The interpreter is $BRIDGE_PYTHON,
+// or python3.
 "use strict";
 
 const { spawn } = require("node:child_process");
 
-const LAST_BYTES_MS = 200; // for what the worker wrote before it ended
+const LAST_BYTES_MS = 200; // to read what the worker wrote before it ended
 
 class Worker {
   constructor(python = process.env.BRIDGE_PYTHON || "python3", tools = {}) {
@@ -12,21 +13,21 @@ class Worker {
     this.calls = new Map(); // by id: { resolve, reject, onEvent }
     this.nextId = 1;
     this.unread = Buffer.alloc(0);
-    this.ended = undefined; // the error of every call, once the worker is gone
+    this.ended = undefined; // the error of every call, once the worker has ended
     this.child = spawn(python, ["-P", "-m", "bridge", "worker"], {
       stdio: ["pipe", "pipe", "inherit"],
     });
     this.child.stdout.on("data", (bytes) => this.read(bytes));
     this.child.stdin.on("error", () => {}); // the worker is ending: "exit" says how
     this.child.on("error", (error) => this.end(error));
-    // Not "close": it waits for whoever else holds the pipe, a child of the worker for instance.
+    // Not "close", which waits for every process that holds the pipe, such as a child of the worker.
     this.child.on("exit", (status, signal) => {
-      const error = new Error(`the worker is gone (${signal || `exit status ${status}`})`);
+      const error = new Error(`the worker has ended (${signal || `exit status ${status}`})`);
       setTimeout(() => this.end(error), LAST_BYTES_MS);
     });
   }
 
-  /** The result of a command; onEvent(name, data) gets what comes before it. */
+  /** Returns a promise of a command's result; calls onEvent(name, data) for each event. */
   call(command, args = {}, onEvent) {
     return new Promise((resolve, reject) => {
       if (this.ended) throw this.ended;
@@ -36,7 +37,7 @@ class Worker {
     });
   }
 
-  /** Ends the worker; resolves to its exit status (null: a signal ended it, or it never ran). */
+  /** Ends the worker; resolves to its exit status, or null if a signal ended it or it never ran. */
   stop() {
     this.child.stdin.end();
     return new Promise((resolve) => {
@@ -58,24 +59,24 @@ class Worker {
       const end = 4 + this.unread.readUInt32BE();
       const payload = this.unread.subarray(4, end);
       this.unread = this.unread.subarray(end);
-      if (payload.length) this.take(payload.toString());
+      if (payload.length) this.dispatch(payload.toString());
     }
   }
 
-  take(text) {
+  dispatch(text) {
     console.log(text);
     const message = JSON.parse(text);
     if (message.command !== undefined) return this.answer(message);
     const call = this.calls.get(message.id);
-    if (message.event !== undefined) return this.hand(message, call);
+    if (message.event !== undefined) return this.deliver(message, call);
     this.calls.delete(message.id);
     if (message.success) return call?.resolve(message.result);
     const error = new Error(message.error);
     call?.reject(Object.assign(error, { code: message.code, details: message.details }));
   }
 
-  /** An event, to its call; one that its listener cannot take fails that call alone. */
-  hand({ id, event, data }, call) {
+  /** Passes an event to its call. If onEvent throws, only that call fails. */
+  deliver({ id, event, data }, call) {
     try {
       call?.onEvent?.(event, data);
     } catch (error) {

@@ -48,7 +48,7 @@ def test_calls_before_and_after_the_end_of_the_worker_fail():
         say(await failed(worker.call("ping")));
         say(String(await worker.stop()));
     """)
-    assert said == ["the worker is gone (SIGKILL)", "the worker is gone (SIGKILL)", "null"]
+    assert said == ["the worker has ended (SIGKILL)", "the worker has ended (SIGKILL)", "null"]
 
 
 def test_a_worker_that_cannot_be_started():
@@ -67,7 +67,7 @@ def test_stopping_twice_and_calling_afterwards():
         say(String(await worker.stop()));
         say(await failed(worker.call("ping")));
     """)
-    assert said == ["0", "0", "the worker is gone (exit status 0)"]
+    assert said == ["0", "0", "the worker has ended (exit status 0)"]
 
 
 def test_a_listener_that_throws_fails_its_call_alone():
