@@ -9,6 +9,7 @@ import threading
 import msgspec
 
 from bridge import Adapter
+from peer import wait_until
 
 WAIT = 30.0
 
@@ -19,8 +20,8 @@ class PutArgs(msgspec.Struct):
     size: int = 1
 
 
-def make_adapter():
-    adapter = Adapter("keeper", counted="program")
+def make_adapter(counted="program"):
+    adapter = Adapter("keeper", counted=counted)
     adapter.gate = threading.Event()
 
     @adapter.command("put", PutArgs, lane="session")
@@ -62,8 +63,7 @@ def in_background(dispatcher, command, session_id):
     before = len(dispatcher.calls.open)
     thread = threading.Thread(target=lambda: results.append(ask(dispatcher, command, session_id)), daemon=True)
     thread.start()
-    while len(dispatcher.calls.open) == before:
-        pass
+    wait_until(lambda: len(dispatcher.calls.open) > before)
 
     def done():
         thread.join(WAIT)

@@ -13,6 +13,7 @@ from bridge._framing import Frame, Outbox
 from bridge.options import Options
 from bridge.telemetry.activity import around, listen
 from bridge.worker.control import control
+from peer import wait_until
 
 
 class Args(msgspec.Struct):
@@ -205,14 +206,12 @@ def test_a_call_that_is_cancelled_while_it_runs(dispatcher, listener, gate):
     """It ends when its handler returns, as what its caller was told."""
     replies = Replies(dispatcher)
     replies.send(1, "wait")
-    while not listener.told:
-        pass
+    wait_until(lambda: listener.told)
     replies.send(2, "cancel", args={"id": 1})
     replies.wait_for(1, 2)
     assert ("failed", "wait") not in listener.ends()
     gate.set()
-    while len(listener.ends()) < 2:
-        pass
+    wait_until(lambda: len(listener.ends()) >= 2)
     assert listener.ends() == [("complete", "cancel"), ("failed", "wait")]
     assert listener.errors[0].code == "cancelled"
 

@@ -234,7 +234,7 @@ def test_debug_tells_of_threads_sessions_and_overload(start_peer):
     warnings = [message for level, message in lines if level == "WARNING"]
     assert warnings == ["calls are refused as overloaded (1 so far): 2 calls are open"]
     assert ("DEBUG", "the thread of sleep 'late' does not come back; 1 such threads") in lines
-    assert ("DEBUG", "session 'old' is gone: expired") in lines
+    assert ("DEBUG", "session 'old' has ended: expired") in lines
 
 
 def test_what_fails_in_the_first_frame_is_a_line_of_json(start_peer):

@@ -13,6 +13,7 @@ from bridge._framing import Frame, Outbox
 from bridge.adapters.echo import adapter as echo
 from bridge.options import Options
 from bridge.worker.control import control
+from peer import wait_until
 
 
 class Step(msgspec.Struct):
@@ -152,8 +153,7 @@ def test_negotiation(dispatcher):
 def test_later_calls_of_a_session_wait_for_its_changes(steps, gate, seen):
     """Changes take effect in the order in which they arrived; other sessions do not wait."""
     first = in_background(steps, "change_slowly", {"name": "first", "session_id": "a"}, 1)
-    while not steps.threads.unfinished:
-        pass
+    wait_until(lambda: steps.threads.unfinished)
     second = in_background(steps, "change", {"name": "second", "session_id": "a"}, 2)
     third = in_background(steps, "read", {"session_id": "a"}, 3)
     assert call(steps, "change", {"name": "other", "session_id": "b"}, 4)["success"]
@@ -168,8 +168,7 @@ def test_later_calls_of_a_session_wait_for_its_changes(steps, gate, seen):
 def test_calls_that_released_their_turn_run_side_by_side(steps, gate, seen):
     """A long run does not keep its session."""
     run = in_background(steps, "run_slowly", {"name": "run"}, 1)
-    while not seen:
-        pass
+    wait_until(lambda: seen)
     assert call(steps, "change", {"name": "change"}, 2)["success"]
     assert call(steps, "ping", {}, 3)["success"]
     gate.set()
@@ -179,8 +178,7 @@ def test_calls_that_released_their_turn_run_side_by_side(steps, gate, seen):
 def test_ending_sessions_waits_for_their_changes_only(steps, gate, seen):
     """cleanup takes its turn behind a pending change; calls behind it get a new session."""
     change = in_background(steps, "change_slowly", {"name": "old", "session_id": "a"}, 1)
-    while not steps.threads.unfinished:
-        pass
+    wait_until(lambda: steps.threads.unfinished)
     cleanup = in_background(steps, "cleanup", {}, 2)
     while len(steps.sessions):
         pass

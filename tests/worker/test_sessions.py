@@ -12,7 +12,7 @@ from bridge import Dispatcher
 from bridge._framing import Frame, Outbox
 from bridge.options import Options
 from bridge.worker.control import control
-from session_adapters import WAIT, ask, call, in_background, names
+from session_adapters import WAIT, ask, call, in_background, make_adapter, names
 
 
 def test_a_session_is_made_on_first_use_or_by_name(make):
@@ -98,6 +98,20 @@ def test_an_id_is_a_name_and_nothing_else(make, name):
     ask(dispatcher, "update_session_data", name, key=name, value=name)
     assert ask(dispatcher, "get_session_data", name)["data"] == {name: name}
     assert names(dispatcher) == {name}
+
+
+@pytest.mark.parametrize(("counted", "count", "code"), [("chunk", 1, "quota_exceeded"), (None, 0, None)])
+def test_the_adapter_says_which_records_are_counted(counted, count, code):
+    """The wire calls them `programs`, whatever their kind; without a kind none are counted or limited."""
+    dispatcher = Dispatcher(make_adapter(counted), quota=Quota(records=1))
+    dispatcher.add(control(dispatcher))
+    for kind in ("chunk", "program", "data"):
+        ask(dispatcher, "put", "a", kind=kind)
+    assert call(dispatcher, "put", "a", kind="chunk", name="q").get("code") == code
+    ask(dispatcher, "put", "a", kind="program", name="q")
+    assert ask(dispatcher, "get_session", "a")["programs"] == count
+    assert ask(dispatcher, "get_stats")["programs_count"] == count
+    assert ask(dispatcher, "cleanup_session", "a")["programs_removed"] == count
 
 
 def test_quotas_of_programs_and_bytes(make):

@@ -1,7 +1,7 @@
-"""Session data: what a value means in each format, and how it is kept.
+"""Session data: how values are stored, and how they are converted between formats.
 
-A value is kept in the format in which it came, without what only that host could read, so that it
-goes back exactly to whoever uses that format, and is converted for everybody else.
+A value is stored in the format of the request that set it, without parts that only one host could read. A host that
+uses the same format gets exactly that value back; for other formats it is converted.
 """
 
 from __future__ import annotations
@@ -21,18 +21,17 @@ from bridge.wire.tensors import Tensor
 SHOWN = 100  # characters of a key in an error
 SHOWN_PATH = 400  # of a whole path
 
-# What decoders and encoders raise.
+# The errors of decoders and encoders.
 _FAILURES = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
-
 
 _NAMES = {datetime.datetime: "a timestamp", msgspec.msgpack.Ext: "an extension type"}
 
 
 class Value(msgspec.Struct, frozen=True):
-    """A value as it is kept.
+    """Represents a stored value.
 
-    data: encoded. format: a format's name. is_checked: `of` made it; earlier versions kept values
-    as they came.
+    data: its encoded bytes. format: the name of their format. is_checked: whether `of` created it; earlier versions
+    stored values unchecked.
     """
 
     data: bytes
@@ -41,37 +40,38 @@ class Value(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, raw: msgspec.Raw, format: Format, path: str) -> Value:
-        """Return a value from the wire. Raises InvalidArgs for what no session can keep, with
-        its path."""
+        """Return the value for the encoded bytes `raw` at `path` of a request.
+
+        Raises InvalidArgs, with the path, for what cannot be stored.
+        """
         data = bytes(raw)
         if format is MSGPACK:
             data = _with_bin(data)
-        format.decode_args(msgspec.Raw(data), Any, path=path, undecodable="refuse")  # the check
+        format.decode_args(msgspec.Raw(data), Any, path=path, undecodable="refuse")  # raises InvalidArgs
         if format is ETF:
             data = ETF.encode(_without_atoms(ETF.decode(data), path))
         return cls(data, format.name, True)
 
     def in_format(self, format: Format, path: str) -> msgspec.Raw:
-        """Return the value for a reply in `format`. Raises NotEncodable, with the path of what
-        it cannot carry."""
+        """Return the value for a reply in `format`. Raises NotEncodable, with the path of what it cannot carry."""
         own = by_name(self.format)
         if own is None:
-            raise NotEncodable(f"{path} was written by a later version of this program", path=path)
+            raise NotEncodable(f"{path} was stored by a later version of this program", path=path)
         try:
-            kept = self if self.is_checked else Value.of(msgspec.Raw(self.data), own, path)
+            checked = self if self.is_checked else Value.of(msgspec.Raw(self.data), own, path)
             if own is format:
-                return msgspec.Raw(kept.data)
-            value = own.decode(kept.data)
+                return msgspec.Raw(checked.data)
+            value = own.decode(checked.data)
             pairs = _Pairs()
             converted = _Conversion(own, format, pairs).of(value, path)
             if own is MSGPACK and pairs.has_other_keys:
-                pairs.check(kept.data, path)
+                pairs.check(checked.data, path)
             return msgspec.Raw(format.encode(converted))
         except NotEncodable:
             raise
         except RecursionError:
             reason = "is nested too deeply"
-        except InvalidArgs as error:  # of a value that was not checked when it was written
+        except InvalidArgs as error:  # the value was stored unchecked
             raise NotEncodable(error.message, **error.details) from None
         except _FAILURES as error:
             reason = f"cannot be encoded as {format.name}: {error}"
@@ -79,8 +79,10 @@ class Value(msgspec.Struct, frozen=True):
         raise NotEncodable(f"{path} {reason}", path=path)
 
     def as_map(self) -> Value | None:
-        """Return the value, or an empty map for an empty list, which some hosts write so; None
-        where it is neither."""
+        """Return the value if it is a map, an empty map for an empty list, None for anything else.
+
+        Some hosts encode an empty map as an empty list.
+        """
         format = by_name(self.format)
         if format is None:
             return None
@@ -96,13 +98,12 @@ class Value(msgspec.Struct, frozen=True):
         return Value(format.encode({}), self.format, True) if is_empty else None
 
     def entries(self) -> dict[Any, msgspec.Raw]:
-        """Return the entries of a map, undecoded."""
+        """Return the entries of this map with their values still encoded."""
         format = by_name(self.format)
         return {} if format is None else format.decode(self.data, dict[Any, msgspec.Raw])
 
     def merged(self, other: Value, path: str) -> Value:
-        """Return this map with the entries of another one. Raises InvalidArgs where no format
-        can carry both."""
+        """Return this map with the entries of another one. Raises InvalidArgs if no format can carry both."""
         for name in (self.format, other.format):
             format = by_name(name)
             if format is None:
@@ -115,11 +116,11 @@ class Value(msgspec.Struct, frozen=True):
             kinds = {key: type(key) for key in before}
             if all(kinds.get(key, type(key)) is type(key) for key in after):
                 return Value(format.encode(before | after), name, True)
-        raise InvalidArgs(f"{path}: no format can carry both this and what is there already", path=path)
+        raise InvalidArgs(f"{path}: no format can carry both this value and the stored one", path=path)
 
 
 def below(path: str, key: Any) -> str:
-    """Return the path of an entry of a map at `path`."""
+    """Return the path of the entry `key` of the map at `path`."""
     return f"{path}.{key if isinstance(key, str) else repr(key)}"[: len(path) + SHOWN]
 
 
@@ -128,21 +129,20 @@ def _shortened(path: str) -> str:
 
 
 def _with_bin(data: bytes) -> bytes:
-    """Return `data` with bin in place of strings that are not UTF-8: some hosts pack all
-    binaries so."""
+    """Return MessagePack with the type bin for strings that are not UTF-8: some hosts pack all binaries as strings."""
     try:
         MSGPACK.decode(data)
     except UnicodeDecodeError:
         return lenient.msgpack_repair(data, False)
     except _FAILURES:
-        pass  # decoding it again says what is wrong
+        pass  # the caller decodes it again and reports the error
     return data
 
 
 def _without_atoms(value: Any, path: str) -> Any:
-    """Return `value` with text in place of atoms but those of tensors, which every host may know.
+    """Return `value` with text in place of atoms, except in tensors.
 
-    Raises InvalidArgs for terms that mean something in one node only.
+    Raises InvalidArgs for terms that only one node can read.
     """
     kind = type(value)
     if kind is Atom:
@@ -167,7 +167,7 @@ def _without_atoms(value: Any, path: str) -> Any:
     if kind is Opaque:
         path = _shortened(path)
         raise InvalidArgs(
-            f"{path}: a session cannot keep pids, ports, references, functions, bit strings,"
+            f"{path}: session data cannot hold pids, ports, references, functions, bit strings,"
             " improper lists, or maps whose keys are equal or are maps or lists",
             path=path,
         )
@@ -204,21 +204,23 @@ def _text_of(data: bytes) -> str | None:
 
 
 class _Pairs:
-    """The entries of maps that were found in a value; a map has lost some where keys are equal in
-    Python (1, 1.0 and true)."""
+    """Counts the entries of all maps in a value.
+
+    A decoded map has fewer entries than its bytes if keys are equal in Python, as 1, 1.0 and true are.
+    """
 
     def __init__(self) -> None:
         self.count = 0
         self.has_other_keys = False
 
     def check(self, data: bytes, path: str) -> None:
-        """Raise NotEncodable if `data`, a MessagePack value, has more."""
+        """Raise NotEncodable if the MessagePack value `data` has more entries than were counted."""
         if lenient.msgpack_pairs(data) != self.count:
-            raise NotEncodable(f"{path}: a map with equal keys, as 1 and 1.0 are", path=path)
+            raise NotEncodable(f"{path}: a map has equal keys, as 1 and 1.0 are", path=path)
 
 
 class _Conversion:
-    """Values from one format to another."""
+    """Converts values from one format to another."""
 
     def __init__(self, own: Format, wanted: Format, pairs: _Pairs) -> None:
         self._own = own
@@ -226,7 +228,7 @@ class _Conversion:
         self._pairs = pairs
 
     def of(self, value: Any, path: str) -> Any:
-        """Return `value` as the encoder of the wanted format takes it. Raises NotEncodable."""
+        """Return `value` as the encoder of the wanted format accepts it. Raises NotEncodable."""
         kind = type(value)
         if value is None or kind in (str, bool, int):
             return value
@@ -237,7 +239,7 @@ class _Conversion:
         if kind is dict:
             tensor = None if self._own is ETF else _tensor_of_form(value, self._own)
             if tensor is not None:
-                self._pairs.count += 1 + 3  # the form, and what is in it
+                self._pairs.count += 1 + 3  # the map with the key $tensor, and its three entries
                 return tensor
             self._pairs.count += len(value)
             entries = {}
@@ -266,12 +268,12 @@ class _Conversion:
     def _check_key(self, key: Any, path: str) -> None:
         self._pairs.has_other_keys = True
         if self._wanted is JSON:
-            raise self._refused("a key that is no string", path)
+            raise self._refused("a key that is not a string", path)
         if type(key) is tuple:
             raise self._refused("a key that is a list or a tuple", path)
         self.of(key, path)
 
     def _refused(self, what: str, path: str) -> NotEncodable:
         path = _shortened(path)
-        reason = f"{self._wanted.name} cannot carry {what}, which came as {self._own.name}"
+        reason = f"{self._wanted.name} cannot carry {what}, which is stored as {self._own.name}"
         return NotEncodable(f"{path}: {reason}", path=path)
