@@ -103,7 +103,7 @@ def test_an_id_is_a_name_and_nothing_else(make, name):
 @pytest.mark.parametrize(("counted", "count", "code"), [("chunk", 1, "quota_exceeded"), (None, 0, None)])
 def test_the_adapter_says_which_records_are_counted(counted, count, code):
     """The wire calls them `programs`, whatever their kind; without a kind none are counted or limited."""
-    dispatcher = Dispatcher(make_adapter(counted), quota=Quota(records=1))
+    dispatcher = Dispatcher(make_adapter(counted), Options(session_programs=1))
     dispatcher.add(control(dispatcher))
     for kind in ("chunk", "program", "data"):
         ask(dispatcher, "put", "a", kind=kind)
