@@ -14,11 +14,10 @@ from pathlib import Path
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from bridge import Dispatcher
+from bridge import Dispatcher, activity, listen
 from bridge._framing import Frame, Outbox
 from bridge.adapters.echo import adapter
 from bridge.telemetry import tracing
-from bridge.telemetry.activity import around, listen
 from bridge.worker.control import control
 
 CALLS = 10_000
@@ -64,7 +63,7 @@ def listening() -> dict[str, list[float]]:
         dispatcher.path.answer(frames[sampled], Outbox(), None)
 
     def stage() -> None:
-        with around("stage", "a stage"):
+        with activity("stage", "a stage"):
             pass
 
     contenders = {

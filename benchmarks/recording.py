@@ -20,12 +20,10 @@ from typing import Any
 
 import numpy
 
-from bridge import Dispatcher, errors
+from bridge import Dispatcher, Options, Quota, errors
 from bridge._dispatch import timestamp
 from bridge._histogram import Recorder
 from bridge.adapters.echo import adapter as echo
-from bridge.options import Options
-from bridge.records import Quota
 from bridge.wire.messages import Reply, failure
 from bridge.worker import extras
 from bridge.worker.control import control

@@ -15,9 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-from bridge import Dispatcher
+from bridge import Dispatcher, Options
 from bridge.adapters.dspy import adapter
-from bridge.options import Options
 from bridge.worker.control import control
 from bridge.worker.stats import memory_usage
 

@@ -20,8 +20,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bridge import Client
-from bridge.records import Quota, SessionSettings
+from bridge import Client, Quota
+from bridge.records import SessionSettings
 from bridge.worker.stores.sqlite import SQLiteStore
 
 SIZE = 200  # bytes of one change, about a small map

@@ -7,9 +7,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 
+from bridge import Dispatcher
 from bridge.adapters.echo import adapter
 from bridge.worker.control import control
-from bridge.worker.dispatch import Dispatcher
 from framing_spec import Reader, Writer  # in the folder that the line above adds
 
 

@@ -122,7 +122,7 @@ FIRST_PING = """
 import bridge.worker.main
 from bridge.adapters.dspy import adapter
 from bridge.worker.control import control
-from bridge.worker.dispatch import Dispatcher
+from bridge import Dispatcher
 dispatcher = Dispatcher(adapter)
 dispatcher.add(control(dispatcher))
 assert b'"dspy_available":true' in dispatcher.call(b'{"id": 1, "command": "ping"}')

@@ -9,9 +9,8 @@ import tracemalloc
 
 import pytest
 
-from bridge import Dispatcher
+from bridge import Dispatcher, Quota, Records
 from bridge.adapters.dspy import adapter
-from bridge.records import Quota, Records
 from bridge.wire.codec import ETF, JSON, MSGPACK
 from bridge.worker.control import control
 

@@ -10,8 +10,7 @@ from typing import Annotated
 import msgspec
 import numpy
 
-from bridge import Adapter, Context
-from bridge.wire.arrays import array
+from bridge import Adapter, Context, array
 
 adapter = Adapter("matrices")
 

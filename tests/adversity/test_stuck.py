@@ -8,8 +8,7 @@ import threading
 
 import pytest
 
-from bridge import Adapter, Dispatcher
-from bridge.options import Options
+from bridge import Adapter, Dispatcher, Options
 from peer import wait_until
 
 

@@ -18,9 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 
 import arrays  # found through the line above
 import framing_spec
-from bridge import Dispatcher
+from bridge import Dispatcher, Options
 from bridge._framing import Frame, buffers_of, envelope_of, is_multipart
-from bridge.options import Options
 from bridge.wire import _etf
 from bridge.wire._frames import format_of
 from bridge.wire.codec import ETF, JSON, MSGPACK

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bridge import Atom, Opaque
 from bridge.wire import _etf
-from bridge.wire._etf import Atom, Opaque, decode, encode
+from bridge.wire._etf import decode, encode
 from bridge.wire.messages import Incoming, Request
 
 OPAQUE = [

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge import Dispatcher, errors
+from bridge import Dispatcher, Quota, Records, errors
 from bridge.adapters.echo import adapter
-from bridge.records import Quota, Records
 from bridge.worker.control import control
 from bridge.worker.stores.sqlite import SQLiteStore
 

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bridge import Context, Dispatcher
+from bridge import Context, Dispatcher, Options
 from bridge.adapters.echo import adapter as echo
-from bridge.options import Options
 from bridge.wire import codec
 from bridge.wire._frames import format_of
 from bridge.worker.control import control

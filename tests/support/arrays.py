@@ -9,9 +9,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import numpy
 
-from bridge import Adapter, Context
-from bridge.wire.arrays import array
-from bridge.wire.tensors import Tensor
+from bridge import Adapter, Context, Tensor, array
 
 adapter = Adapter("arrays")
 

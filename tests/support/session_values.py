@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 
-from bridge import Dispatcher
+from bridge import Atom, Dispatcher, Opaque
 from bridge.adapters.echo import adapter
-from bridge.wire._etf import Atom, Encoder, Opaque
+from bridge.wire._etf import Encoder
 from bridge.wire.codec import ETF, JSON, MSGPACK
 from bridge.worker.control import control
 from bridge.worker.stores.sqlite import SQLiteStore

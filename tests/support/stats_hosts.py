@@ -7,9 +7,8 @@ import threading
 
 import msgspec
 
-from bridge import Adapter, Dispatcher
+from bridge import Adapter, Dispatcher, Options
 from bridge._framing import Frame, Outbox
-from bridge.options import Options
 from bridge.worker.control import control
 from peer import wait_until
 

@@ -8,10 +8,8 @@ import threading
 import msgspec
 import pytest
 
-from bridge import Adapter, Dispatcher, errors
+from bridge import Adapter, Dispatcher, Options, activity, errors, listen
 from bridge._framing import Frame, Outbox
-from bridge.options import Options
-from bridge.telemetry.activity import around, listen
 from bridge.worker.control import control
 from peer import wait_until
 
@@ -59,15 +57,15 @@ def dispatcher(gate):
     @adapter.command("inline", Args, lane="inline")
     @adapter.command("on_thread", Args)
     def nested(args, context):
-        with around("stage", "outer", size=1) as facts:
-            with around("lm", "inner"):
+        with activity("stage", "outer", size=1) as facts:
+            with activity("lm", "inner"):
                 pass
             facts["result"] = 2
         return {"value": 1 / args.value}
 
     @adapter.command("stage_fails", Args)
     def stage_fails(args, context):
-        with around("stage", "outer"):
+        with activity("stage", "outer"):
             raise KeyError("x")
 
     @adapter.command("wait", Args, lane="session")
@@ -279,7 +277,7 @@ def test_nobody_is_told_once_listening_ended(dispatcher):
     call(dispatcher, "inline")
     assert first.told == []
     assert len(second.told) == 6
-    with around("stage", "silent", size=1) as facts:
+    with activity("stage", "silent", size=1) as facts:
         facts["more"] = 2
     assert facts == {"size": 1, "more": 2}
 
@@ -292,7 +290,7 @@ def test_a_listener_that_wants_some_calls(dispatcher, command):
     try:
         call(dispatcher, command)
         call(dispatcher, command, traceparent="another")
-        with around("lm", "alone"):
+        with activity("lm", "alone"):
             pass
         assert choosy.told == []
         call(dispatcher, command, traceparent="this one")
@@ -319,7 +317,7 @@ def test_listeners_of_one_call_hear_the_same_activities(dispatcher, listener):
 
 def test_activities_outside_of_calls(listener):
     """Belong to none."""
-    with around("lm", "alone"):
+    with activity("lm", "alone"):
         pass
-    (activity,) = listener.activities
-    assert (activity.parent, activity.request_id, activity.command) == (None, None, None)
+    (only,) = listener.activities
+    assert (only.parent, only.request_id, only.command) == (None, None, None)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 import arrays
-from bridge import Client, Dispatcher
-from bridge.options import Options
+from bridge import Client, Dispatcher, Options
 from bridge.worker.control import control
 from tensor_frames import FORMATS
 

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from bridge import Atom, Opaque
 from bridge.wire import _etf
-from bridge.wire._etf import Atom, Encoder, Opaque, decode, encode
+from bridge.wire._etf import Encoder, decode, encode
 from etf_values import compressed
 
 TERMS = {  # as OTP 26 and later write them

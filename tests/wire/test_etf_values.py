@@ -15,13 +15,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from bridge import Dispatcher
+from bridge import Adapter, Atom, Dispatcher
 from bridge._framing import Frame
-from bridge.adapter import Adapter
 from bridge.adapters.echo import adapter as echo
 from bridge.errors import InvalidArgs
 from bridge.wire import codec
-from bridge.wire._etf import Atom, Encoder, decode, encode
+from bridge.wire._etf import Encoder, decode, encode
 from bridge.wire._frames import format_of
 from bridge.wire.messages import Incoming, Reply, Request
 from bridge.worker.control import control

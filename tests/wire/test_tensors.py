@@ -16,11 +16,11 @@ from hypothesis.extra import numpy as arrays_of
 
 import arrays
 import framing_spec
-from bridge import Dispatcher, errors
+from bridge import Dispatcher, Tensor, errors
 from bridge._framing import Frame, buffers_of, envelope_of, is_multipart
 from bridge.wire import _etf
 from bridge.wire._walk import APART
-from bridge.wire.tensors import TYPES, Tensor, resolve
+from bridge.wire.tensors import TYPES, resolve
 from bridge.worker.control import control
 from tensor_frames import F3, FORMATS, frame_of, request, tensor
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from bridge import Adapter, Dispatcher
-from bridge.adapter import Unchecked
+from bridge import Adapter, Dispatcher, Unchecked
 from bridge.adapters import dspy, echo
 from bridge.wire.codec import ETF, FORMATS
 from bridge.worker.control import control

@@ -8,9 +8,8 @@ import threading
 
 import pytest
 
-from bridge import Dispatcher
+from bridge import Dispatcher, Options
 from bridge.adapters.dspy import adapter as dspy_adapter
-from bridge.options import Options
 from bridge.worker.control import control
 from bridge.worker.stores.sqlite import SQLiteStore
 from session_adapters import make_adapter

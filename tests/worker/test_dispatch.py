@@ -8,10 +8,9 @@ import threading
 import msgspec
 import pytest
 
-from bridge import Adapter, Dispatcher
+from bridge import Adapter, Dispatcher, Options
 from bridge._framing import Frame, Outbox
 from bridge.adapters.echo import adapter as echo
-from bridge.options import Options
 from bridge.worker.control import control
 from peer import wait_until
 

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 
-from bridge.records import Quota, SessionSettings
-from bridge.wire._etf import Atom, Opaque
+from bridge import Atom, Opaque, Quota
+from bridge.records import SessionSettings
 from bridge.wire.codec import ETF, JSON, MSGPACK
 from bridge.worker.stores.sqlite import SQLiteStore
 from session_values import FORMATS, NOT_UTF8, as_a_beam, ids, is_many, same

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.wire._etf import Atom
+from bridge import Atom
 from bridge.wire.codec import ETF, JSON, MSGPACK, by_name
 from session_values import FORMATS, NOT_UTF8, Workers, same
 

@@ -8,9 +8,8 @@ import threading
 import msgspec
 import pytest
 
-from bridge import Dispatcher
+from bridge import Dispatcher, Options
 from bridge._framing import Frame, Outbox
-from bridge.options import Options
 from bridge.worker.control import control
 from session_adapters import WAIT, ask, call, in_background, make_adapter, names
 

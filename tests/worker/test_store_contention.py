@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from bridge import errors
-from bridge.records import Quota, SessionSettings
+from bridge import Quota, errors
+from bridge.records import SessionSettings
 from bridge.worker.stores.sqlite import SQLiteStore, schema
 from store_workers import QA, WAIT, ask, call, ids
 

@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from bridge import Dispatcher, errors
+from bridge import Dispatcher, Quota, errors
 from bridge.adapters.dspy import adapter
-from bridge.records import Quota, SessionSettings
+from bridge.records import SessionSettings
 from bridge.worker import stores
 from bridge.worker.control import control
 from bridge.worker.stores.stored_records import StoredRecords

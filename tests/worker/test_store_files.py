@@ -11,8 +11,8 @@ import zlib
 
 import pytest
 
-from bridge import Client, errors
-from bridge.records import Quota, SessionSettings
+from bridge import Client, Quota, errors
+from bridge.records import SessionSettings
 from bridge.worker.stores.sqlite import SQLiteStore, schema
 
 SETTINGS = SessionSettings("2026-01-01T00:00:00.000Z", 5.0, Quota(3, 999))

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge import errors
-from bridge.records import Quota, SessionSettings
+from bridge import Quota, errors
+from bridge.records import SessionSettings
 from bridge.worker.stores.sqlite import SQLiteStore, schema
 from store_workers import WAIT, ask, call
 

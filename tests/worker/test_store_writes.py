@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from bridge import Client, errors
-from bridge.records import Quota, SessionSettings
+from bridge import Client, Quota, errors
+from bridge.records import SessionSettings
 from bridge.worker.stores.sqlite import SQLiteStore
 from peer import wait_until
 from store_workers import QA, WAIT, ask, call

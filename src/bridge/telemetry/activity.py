@@ -1,7 +1,7 @@
-"""What a worker does, told while it happens: calls, the stages of a call, calls of language models.
+"""Activities, reported to listeners while they happen: calls, the stages of a call, requests to language models.
 
-Adapters tell of stages and models with `around`, the compiled path of calls; whoever wants to know
-`listen`s. Where nobody does, a call costs one look.
+Adapters report stages and models with `activity`, the compiled path reports calls. While there is no listener, a call
+costs one comparison more.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 Kind = Literal["call", "stage", "lm"]
 
-UNKNOWN = "_OTHER"  # OpenTelemetry's word for what is not known; a host may send any name
+UNKNOWN = "_OTHER"  # how OpenTelemetry names an unknown method; a host may send any name
 
 
 class Activity:
-    """Something that takes time.
+    """Represents something that takes time.
 
     kind: "call" (of a command), "stage" (of a call), "lm" (one request to a language model).
-    name: the command, or `_OTHER` where the worker has none of that name; a stage's or a model
-    call's operation, such as execute_tool. facts: what is known of it besides, more at its end than
-    at its start; of a call queued_ns. request_id, session_id, command, traceparent: the call's, as
-    the host sent them; None outside of calls. parent: what it is a part of. started_ns, ended_ns:
-    monotonic; ended_ns is 0 until then. listeners: who is told of it.
+    name: the command, or `_OTHER` if the worker has no command of that name; for a stage or a request to a model the
+    operation, such as execute_tool. facts: further attributes, some of which are added before the end; a call has
+    queued_ns. request_id, session_id, command, traceparent: those of the call, as the host sent them; None outside
+    of calls. parent: the activity that this one is part of. started_ns, ended_ns: monotonic; ended_ns is 0 until the
+    end. listeners: those that the activity is reported to.
     """
 
     __slots__ = (
@@ -81,18 +81,21 @@ class Activity:
 
 
 class Listener(Protocol):
-    """Told of each activity twice, in the thread that does it: so it must be quick. What it raises
-    is logged and hurts nobody."""
+    """Observes activities. It is called at the start and at the end of each, in the thread that performs the activity,
+    so it must return quickly. What it raises is logged and has no other effect."""
 
     def started(self, activity: Activity) -> None:
-        """It begins. Those that are parts of it begin and end before it ends."""
+        """Note that `activity` begins. Its parts begin and end before it ends."""
 
     def complete(self, activity: Activity) -> None:
-        """It went well."""
+        """Note that `activity` has succeeded."""
 
     def failed(self, activity: Activity, error: BaseException) -> None:
-        """It did not. error: of a call the one of bridge.errors that its caller gets, secrets
-        blotted out; of its parts what was raised, as it was raised."""
+        """Note that `activity` has failed.
+
+        error: for a call, the one of bridge.errors that its caller gets, redacted; for its parts, the exception as it
+        was raised.
+        """
 
 
 Wants = Callable[[str | None], bool]
@@ -105,11 +108,11 @@ End = Callable[[BaseException | None], None]
 
 
 def listen(listener: Listener, wants: Wants | None = None) -> Callable[[], None]:
-    """Tell `listener` of what begins in this process from now on, until the function that this
-    returns is called. Of what has begun by then it is told the end, too.
+    """Report the activities of this process to `listener`, until the returned function is called.
 
-    wants(traceparent): whether a call is one to tell of, with its parts; it must not raise. None:
-    tell of all that happens, outside of calls too.
+    An activity that has been reported as started is reported as ended even after that.
+    wants(traceparent): returns whether to report a call, with its parts; it must not raise. None: report all
+    activities, also those outside of calls.
     """
     global _listeners
     with _changing:
@@ -126,8 +129,8 @@ def listen(listener: Listener, wants: Wants | None = None) -> Callable[[], None]
     return stop
 
 
-def around(kind: Kind, name: str, **facts: Any) -> AbstractContextManager[dict[str, Any]]:
-    """The activity that happens inside of a `with`, which gets its facts to add to them."""
+def activity(kind: Kind, name: str, **facts: Any) -> AbstractContextManager[dict[str, Any]]:
+    """Report the body of a `with` statement as an activity. The statement gets its facts, a dict, to add to."""
     if not _listeners:
         return nullcontext(facts)
     parent = _current.get()
@@ -135,12 +138,11 @@ def around(kind: Kind, name: str, **facts: Any) -> AbstractContextManager[dict[s
         listeners = tuple(listener for listener, wants in _listeners if wants is None)
     else:
         listeners = parent.listeners
-    activity = Activity(kind, name, facts, listeners, parent)
-    return _around(activity) if listeners else nullcontext(facts)
+    return _reported(Activity(kind, name, facts, listeners, parent)) if listeners else nullcontext(facts)
 
 
 @contextmanager
-def _around(activity: Activity) -> Iterator[dict[str, Any]]:
+def _reported(activity: Activity) -> Iterator[dict[str, Any]]:
     parent = activity.parent
     if parent is not None:
         activity.request_id = parent.request_id

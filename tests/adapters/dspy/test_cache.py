@@ -7,11 +7,10 @@ import json
 
 import pytest
 
-from bridge import Dispatcher
+from bridge import Dispatcher, listen
 from bridge._framing import Frame, Outbox
 from bridge.adapters.dspy import adapter
 from bridge.adapters.dspy.cache import Answers
-from bridge.telemetry.activity import listen
 from bridge.worker.control import control
 
 SIGNATURE = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}

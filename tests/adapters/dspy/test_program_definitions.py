@@ -7,9 +7,8 @@ import json
 
 import pytest
 
-from bridge import Client, Dispatcher
+from bridge import Client, Dispatcher, Options
 from bridge.adapters.dspy import adapter
-from bridge.options import Options
 from bridge.worker.control import control
 from bridge.worker.stores.sqlite import SQLiteStore
 

@@ -7,7 +7,7 @@ import json
 import msgspec
 import pytest
 
-from bridge.wire._etf import Opaque
+from bridge import Opaque
 from bridge.wire.codec import ETF, MSGPACK
 from dspy_requests import QA, script
 

@@ -29,7 +29,7 @@ from bridge.adapters.dspy.text_form import rounded_float, without_text_form
 from bridge.adapters.dspy.tool_schema import ToolSchema
 from bridge.adapters.dspy.tools import Tool, model_names
 from bridge.adapters.dspy.values import read_key, read_moment
-from bridge.telemetry.activity import around
+from bridge.telemetry.activity import activity
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
@@ -225,7 +225,7 @@ def execute(
 
 
 def _stage(program: Program) -> AbstractContextManager[dict[str, Any]]:
-    return around(
+    return activity(
         "stage",
         "invoke_workflow",
         workflow=program.signature.name,

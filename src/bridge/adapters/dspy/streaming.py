@@ -25,7 +25,7 @@ from bridge.adapters.dspy.prices import cost_usd
 from bridge.adapters.dspy.replies import FieldReader, well_formed
 from bridge.adapters.dspy.retries import NO_RETRIES, Retries
 from bridge.errors import ReplyTooLarge
-from bridge.telemetry.activity import around
+from bridge.telemetry.activity import activity
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
@@ -171,7 +171,7 @@ class TappedEngine:
         """Send the request once; listeners, counters and logs learn of it."""
         provider, _, model = request.model.partition("/")
         count = run.context.count
-        with around("lm", "chat", provider=provider, model=model) as facts:
+        with activity("lm", "chat", provider=provider, model=model) as facts:
             count("lm_calls", 1)
             try:
                 if run.context.streaming and self._stream is not None:

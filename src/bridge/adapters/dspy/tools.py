@@ -15,7 +15,7 @@ from bridge.adapter import Ignored
 from bridge.adapters.dspy.text_form import without_text_form
 from bridge.adapters.dspy.tool_schema import ToolSchema, with_maps
 from bridge.security.redaction import first_line
-from bridge.telemetry.activity import around
+from bridge.telemetry.activity import activity
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
@@ -121,7 +121,7 @@ def call(tool: Tool, schema: ToolSchema, context: Context, arguments: dict[str, 
     context.emit("tool_call", {"name": tool.name, "args": arguments})
     args = {"name": tool.name, "args": arguments, "session_id": context.session.id}
     try:
-        with around("stage", "execute_tool", tool=tool.name):
+        with activity("stage", "execute_tool", tool=tool.name):
             result = context.call_host("call_tool", args)
     except errors.BridgeError as error:
         result = f"error: {first_line(str(error), MAX_ERROR)}"
