@@ -1,7 +1,6 @@
-"""Logs: to stderr, one JSON object a line where nobody watches, plain lines on a terminal.
+"""Logs: plain lines on a terminal, otherwise one JSON object for each line on stderr, or maps for the host.
 
-The standard library's logging is a fifth of a worker's start: nothing here imports it before the
-first frame is answered.
+Importing `logging` takes a fifth of a worker's start, so nothing here imports it before the first frame is answered.
 """
 
 from __future__ import annotations
@@ -25,14 +24,33 @@ if TYPE_CHECKING:
 
     from bridge._dispatch import Context
 
-MOST_LOGGERS = 100  # that have a level of their own by `set_log_level`
+MOST_LOGGERS = 100  # whose level `set_log_level` sets
+LONGEST_ID = 200  # characters of the id of a call in a log line
+LONGEST_TEXT = 64 * 1024  # characters of a message, and of a traceback
 
+Send = Callable[[dict[str, Any]], None]
+
+
+class _State:
+    """Holds how this process logs."""
+
+    deferred_level: str | None = None  # by `log_when_needed`, until `log_to_stderr` is called
+    is_set_up = False
+    send: Send | None = None
+    sender: object = None  # who has set `send`
+
+    def __init__(self) -> None:
+        self.levels: dict[str | None, str] = {}  # set at run time, by the logger's name; None is the root
+        self.libraries: list[str] = []  # whose loggers `log_to_stderr` takes over
+
+
+_state = _State()
 _call: ContextVar[Context | None] = ContextVar("call", default=None)
 
 
 @contextmanager
 def logging_call(context: Context) -> Iterator[None]:
-    """Have all that is logged meanwhile, on this thread, say whose call it was."""
+    """Add the facts of a call to all lines that this thread logs inside the `with` statement."""
     token = _call.set(context)
     scope = redaction.session.set(_session_id(context) or redaction.ANY)
     try:
@@ -43,8 +61,8 @@ def logging_call(context: Context) -> Iterator[None]:
 
 
 def call_facts(context: Context) -> dict[str, Any]:
-    """Return what logs and activities say of a call: request_id, session_id (None where it has
-    none, or several), command, traceparent."""
+    """Return the facts of a call that log lines and activities have: request_id, session_id (None if the call has no
+    session, or several), command, traceparent."""
     request = context.request
     return {
         "request_id": request.id,
@@ -62,63 +80,30 @@ def _session_id(context: Context) -> str | None:
 
 
 def warn(message: str, *, error: BaseException | None = None) -> None:
-    """Log a warning of the worker's own. Does not raise, whatever `error` is."""
-    _own_log().warning(message, exc_info=_exc_info(error))
+    """Log a warning, with the traceback of `error`. Never raises, whatever `error` is."""
+    _worker_logger().warning(message, exc_info=_exc_info(error))
 
 
 def info(message: str) -> None:
-    """Log a step in the worker's life."""
-    if _may_be_wanted():
-        _own_log().info(message)
+    """Log a step in the life of the worker."""
+    if _may_log_details():
+        _worker_logger().info(message)
 
 
 def debug(message: str, *args: object) -> None:
-    """Log a detail of the worker's own, with `args` put into the message as `logging` does it.
-    Costs next to nothing where the logs are not set up, and little where the level is higher."""
-    if _may_be_wanted():
-        _own_log().debug(message, *args)
+    """Log a detail, with `args` inserted into the message as by `logging`. Costs little if the level is higher, and
+    next to nothing before logging is set up."""
+    if _may_log_details():
+        _worker_logger().debug(message, *args)
 
 
 def report(message: str, *, error: BaseException | None = None) -> None:
-    """Log why the worker ends, whatever the level."""
-    _own_log().critical(message, exc_info=_exc_info(error))
-
-
-def _exc_info(error: BaseException | None) -> Any:
-    if error is None:
-        return None
-    # An exception of a handler's own may have a property of that name, which fails.
-    return type(error), error, BaseException.__dict__["__traceback__"].__get__(error)
-
-
-_deferred: str | None = None
-
-
-def log_when_needed(level: str) -> None:
-    """Do what `log_to_stderr` does when the worker itself first logs something."""
-    global _deferred
-    _deferred = level
-
-
-def _may_be_wanted() -> bool:
-    """Whether a line below WARNING may go anywhere; what needs no `logging` does not load it."""
-    return "logging" in sys.modules or _deferred in ("INFO", "DEBUG")
-
-
-def _own_log() -> logging.Logger:
-    import logging
-
-    if _deferred is not None:
-        log_to_stderr(_deferred)
-    return logging.getLogger("bridge.worker")
-
-
-LONGEST_ID = 200  # characters in a line
-LONGEST_TEXT = 64 * 1024  # of a message, and of a traceback
+    """Log why the worker ends, at the level CRITICAL, with the traceback of `error`."""
+    _worker_logger().critical(message, exc_info=_exc_info(error))
 
 
 def shown(call_id: str | int | None) -> str | int | None:
-    """Return the id of a call as logs have it: it may be as long as a frame."""
+    """Return the id of a call, shortened for a log line: it may be as long as a frame."""
     if isinstance(call_id, str) and len(call_id) > LONGEST_ID:
         return f"{call_id[:LONGEST_ID]}…"
     if isinstance(call_id, int) and call_id.bit_length() > 64:
@@ -126,83 +111,88 @@ def shown(call_id: str | int | None) -> str | int | None:
     return call_id
 
 
-Send = Callable[[dict[str, Any]], None]
-_send: Send | None = None
-_asker: object = None
+def forward(send: Send | None, sender: object) -> None:
+    """Pass log lines as maps to `send` from now on, for `sender`. A process has one receiver of log lines.
 
-
-def forward(send: Send | None, asker: object) -> None:
-    """Hand log lines to `send` from now on, as maps; None: write them to stderr, unless another
-    asker has them by now. There is one such place in a process."""
-    global _send, _asker
-    if send is not None or asker is _asker:
-        _send, _asker = send, None if send is None else asker
-
-
-_levels: dict[str | None, str] = {}  # set at run time, by the logger's name; None is the root
+    send: None writes them to stderr again, if `sender` is still the one whose `send` is used.
+    """
+    if send is not None or sender is _state.sender:
+        _state.send, _state.sender = send, None if send is None else sender
 
 
 def set_log_level(level: str, logger: str | None = None) -> None:
-    """Log from `level` up ("DEBUG" to "CRITICAL"), of that logger and those below it, or of all
-    that have no level of their own. From now on, or from `log_to_stderr` on if that is to come.
+    """Log from `level` up ("DEBUG" to "CRITICAL"): for that logger and those below it, or by default for all loggers
+    without a level of their own. Takes effect at once, or when `log_to_stderr` is called.
 
-    Raises ValueError for more names than `MOST_LOGGERS`: loggers are never given back.
+    Raises ValueError for more names than `MOST_LOGGERS`, because Python never frees a logger.
     """
-    if logger not in _levels and len(_levels) >= MOST_LOGGERS:
-        raise ValueError(f"levels are kept of at most {MOST_LOGGERS} loggers")
-    _levels[logger] = level
+    if logger not in _state.levels and len(_state.levels) >= MOST_LOGGERS:
+        raise ValueError(f"the levels of at most {MOST_LOGGERS} loggers can be set")
+    _state.levels[logger] = level
     if "logging" in sys.modules:
         import logging
 
         logging.getLogger(logger).setLevel(level)
 
 
+def log_when_needed(level: str) -> None:
+    """Call `log_to_stderr(level)` when the worker itself first logs something."""
+    _state.deferred_level = level
+
+
 def log_to_stderr(level: str) -> None:
-    """Send this process's logs from `level` up ("DEBUG" to "CRITICAL") to stderr, or to where
-    `forward` says; warnings of Python too."""
+    """Send the logs of this process from `level` up ("DEBUG" to "CRITICAL"), and Python's warnings, to stderr or to the
+    receiver that `forward` has set."""
     import logging
 
     class Handler(logging.StreamHandler[Any]):
         def handle(self, record: logging.LogRecord) -> Any:
-            # Not in `emit`: that has the lock of all who log, and `send` may run a host's code.
-            send = _send
-            if send is not None and (kept := self.filter(record)):
+            # Not in `emit`, which holds a lock that all threads need for logging: `send` may run code of the host.
+            send = _state.send
+            if send is not None and (passed := self.filter(record)):
                 try:
-                    send(_line(kept if isinstance(kept, logging.LogRecord) else record))
+                    send(_line(passed if isinstance(passed, logging.LogRecord) else record))
                     return True
                 except Exception:
                     pass
             return super().handle(record)
 
         def format(self, record: logging.LogRecord) -> str:
-            # A client that passes a worker's stderr on to a terminal says so.
+            # A client that passes a worker's stderr on to a terminal sets the variable.
             if sys.stderr.isatty() or os.environ.get("BRIDGE_LOG_FORMAT") == "text":
                 record.msg, record.args = _message(record), ()
                 if record.exc_info:
                     record.exc_text = _stack(record.exc_info)
-                return _readable_part(super().format(record))
+                return _shortened(super().format(record))
             return msgspec.json.encode(_line(record)).decode()
 
-    global _writing, _deferred
-    _writing, _deferred = True, None
+    _state.is_set_up, _state.deferred_level = True, None
     stream = sys.stderr.unredacted if isinstance(sys.stderr, RedactedStream) else sys.stderr
     logging.basicConfig(level=level, handlers=[Handler(stream)], force=True)
     logging.captureWarnings(True)
     threading.excepthook = _thread_failed
-    for logger, chosen in _levels.items():
+    for logger, chosen in _state.levels.items():
         logging.getLogger(logger).setLevel(chosen)
-    for name in _libraries:
+    for name in _state.libraries:
         _take_over(name)
 
 
+def take_over_logs(library: str) -> None:
+    """Make a library that writes its logs itself log like all others, with the levels of all others. Has no effect
+    before `log_to_stderr` is called."""
+    _state.libraries.append(library)
+    if _state.is_set_up:
+        _take_over(library)
+
+
 class RedactedStream:
-    """A text stream in place of another, for what libraries print: its secrets are redacted."""
+    """Replaces a text stream, and redacts secrets in what libraries print."""
 
     def __init__(self, stream: TextIO) -> None:
         self.unredacted = stream
 
     def write(self, text: str) -> int:
-        """Write `text` to the other stream, redacted."""
+        """Write `text` to the replaced stream, redacted."""
         self.unredacted.write(redact(text))
         return len(text)
 
@@ -215,22 +205,30 @@ class RedactedStream:
         return getattr(self.unredacted, name)
 
 
-def take_over_logs(library: str) -> None:
-    """Have a library that writes its logs itself write them as all others are written, by the
-    levels of all others; only where `log_to_stderr` is called."""
-    _libraries.append(library)
-    if _writing:
-        _take_over(library)
+def _may_log_details() -> bool:
+    """Return whether a line below WARNING may be logged; if not, `logging` need not be imported for it."""
+    return "logging" in sys.modules or _state.deferred_level in ("INFO", "DEBUG")
+
+
+def _worker_logger() -> logging.Logger:
+    import logging
+
+    if _state.deferred_level is not None:
+        log_to_stderr(_state.deferred_level)
+    return logging.getLogger("bridge.worker")
+
+
+def _exc_info(error: BaseException | None) -> Any:
+    if error is None:
+        return None
+    # Not `error.__traceback__`: the class of a handler's exception may define a property of that name, which may fail.
+    return type(error), error, BaseException.__dict__["__traceback__"].__get__(error)
 
 
 def _thread_failed(raised: threading.ExceptHookArgs) -> None:
-    if raised.exc_type is not SystemExit:  # that is a thread's way to end
+    if raised.exc_type is not SystemExit:  # which ends a thread silently
         name = raised.thread.name if raised.thread else "a thread"
         warn(f"{name} failed", error=raised.exc_value)
-
-
-_writing = False
-_libraries: list[str] = []
 
 
 def _take_over(library: str) -> None:
@@ -239,19 +237,19 @@ def _take_over(library: str) -> None:
     logger = logging.getLogger(library)
     logger.handlers.clear()
     logger.propagate = True
-    logger.setLevel(_levels.get(library, "NOTSET"))
+    logger.setLevel(_state.levels.get(library, "NOTSET"))
 
 
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except Exception:  # of a caller's own arguments
+    except Exception:  # raised by the caller's arguments
         return f"{errors.shown(record.msg)} (with arguments that have no text)"
 
 
 def _stack(exc_info: Any) -> str:
-    """What was raised and where, or its type alone: `logging` could not even report that the rest
-    fails, which the same exception is the context of."""
+    """Return the traceback, or only the type of the exception if formatting the rest fails: `logging` would fail again
+    when it reports that failure, whose context is the same exception."""
     import logging
 
     try:
@@ -260,14 +258,14 @@ def _stack(exc_info: Any) -> str:
         return f"{exc_info[0].__name__} (its traceback cannot be written)"
 
 
-def _readable_part(text: str) -> str:
-    """Return as much of `text` as anybody reads, redacted: searching more takes long."""
+def _shortened(text: str) -> str:
+    """Return the beginning of `text`, redacted: searching a longer one for secrets takes too long."""
     part = shorten(text, LONGEST_TEXT)
     return part if len(part) < LONGEST_TEXT else f"{part}…"
 
 
 def _line(record: logging.LogRecord) -> dict[str, Any]:
-    """All that is logged passes here on its way out, and secrets are redacted."""
+    """Return a log line as a map, redacted. Lines for a host and lines of JSON are made here."""
     import logging
 
     message = _message(record)
@@ -275,7 +273,7 @@ def _line(record: logging.LogRecord) -> dict[str, Any]:
         "time": logging.Formatter().formatTime(record, "%Y-%m-%dT%H:%M:%S"),
         "level": record.levelname,
         "logger": redact(record.name),
-        "message": _readable_part(message),
+        "message": _shortened(message),
     }
     call = _call.get()
     if call is not None:
@@ -283,10 +281,10 @@ def _line(record: logging.LogRecord) -> dict[str, Any]:
         facts["request_id"] = shown(facts["request_id"])
         line |= {name: redact_in(fact) for name, fact in facts.items() if fact is not None}
     if record.exc_info:
-        line["error"] = _readable_part(_stack(record.exc_info))
+        line["error"] = _shortened(_stack(record.exc_info))
     for name, fact in line.items():
         if isinstance(fact, str):
             line[name] = errors.readable(fact)
-        elif not -(2**63) <= fact < 2**64:  # an id that only some formats carry
+        elif not -(2**63) <= fact < 2**64:  # an id that not all formats can represent
             line[name] = errors.shown(fact)
     return line
