@@ -1,5 +1,5 @@
-"""Where requests to a model may go: addresses, the patterns of those that the operator allows, and
-what no host may name."""
+"""Where requests to a model may be sent: addresses, patterns that the operator allows, and addresses that no host may
+name."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import msgspec
 
 PORTS = {"http": 80, "https": 443}
 LONGEST = 2048  # characters
-RESOLVING = 1.0  # seconds that a name's resolution is waited for
+RESOLVING = 1.0  # seconds to wait for the resolution of a name
 
 _HOST = re.compile(r"(?!-)[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 _WILD_HOST = re.compile(r"[a-z0-9_*-]+(?:\.[a-z0-9_*-]+)*")
 _NUMBER = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)")
 
-# Where clouds hand out identities: link-local, AWS, Alibaba, Azure, Google.
+# The metadata services of clouds, which hand out credentials: link-local, AWS, Alibaba, Azure, Google.
 FORBIDDEN = tuple(
     map(
         ipaddress.ip_network,
@@ -31,16 +31,16 @@ FORBIDDEN = tuple(
     )
 )
 FORBIDDEN_NAMES = re.compile(r"(?:metadata|instance-data)(?:\..*)?|.*\.metadata\.google\.internal|metadata\.goog")
-# IPv6 that ends with the IPv4 address it leads to: compatible, translated, NAT64.
+# IPv6 networks whose addresses end with an IPv4 address: compatible, translated, NAT64.
 _ENDS_WITH_IPV4 = tuple(map(ipaddress.ip_network, ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48")))
 _ISATAP = (0x00005EFE, 0x02005EFE)
 
 
 class Address(msgspec.Struct, frozen=True):
-    """An http or https address in normal form.
+    """Represents an http or https address in normal form.
 
-    host: lower case, without a trailing dot, international names as ASCII, numbers as dotted IPv4
-    or compressed IPv6. port: always set. user: "user:password", or empty.
+    host: lower case, without a trailing dot, international names as ASCII, numbers as dotted IPv4 or compressed IPv6.
+    port: always set. user: "user:password", or empty.
     """
 
     scheme: str
@@ -52,24 +52,26 @@ class Address(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str, *, wild: bool = False) -> Address:
-        """Read an address; wild: one whose host may have `*` in it. Raises ValueError, whose text
-        has no part of the address: it may hold a secret."""
+        """Parse an address. wild: whether the host may contain `*`.
+
+        Raises ValueError, whose text contains no part of the address, because that may contain a secret.
+        """
         if len(text) > LONGEST:
-            raise ValueError(f"an address has at most {LONGEST} characters")
+            raise ValueError(f"an address may have at most {LONGEST} characters")
         if "\\" in text or not text.isprintable() or " " in text:
-            raise ValueError("an address has no backslash, white space or control character")
+            raise ValueError("an address must not contain backslashes, white space or control characters")
         try:
             parts = urlsplit(text)
             port = parts.port
         except ValueError:
-            raise ValueError("it cannot be read as an address, as in https://host/v1") from None
+            raise ValueError("this is not an address like https://host/v1") from None
         if parts.scheme not in PORTS or not parts.hostname or port == 0:
-            raise ValueError("an address is wanted, as in https://host/v1")
+            raise ValueError("expected an address like https://host/v1")
         if "#" in text:
-            raise ValueError("an address for requests has no fragment")
+            raise ValueError("an address must not have a fragment (#…)")
         user, _, _ = parts.netloc.rpartition("@")
         if "@" in user:
-            raise ValueError("an address has one @ at most before its path")
+            raise ValueError("an address must not have more than one @ before its path")
         _check_path(parts.path)
         host = _host(parts.hostname, wild)
         return cls(parts.scheme, host, port or PORTS[parts.scheme], parts.path, parts.query, user)
@@ -85,9 +87,9 @@ class Address(msgspec.Struct, frozen=True):
         return f"<Address at {self.host}>"
 
     def matches(self, pattern: Address) -> bool:
-        """Return whether this is an address that `pattern` means: of the same scheme, port and
-        host, and with a path that is the pattern's or goes on behind it. `*` in the pattern's host
-        stands for any characters of one label. One with a user in it matches nothing."""
+        """Return whether this address matches `pattern`: it has the same scheme, port and host, and its path equals the
+        path of the pattern or continues it. `*` in the host of the pattern matches any characters of one label. An
+        address with a user matches no pattern."""
         if (self.scheme, self.port) != (pattern.scheme, pattern.port) or self.user:
             return False
         host = re.escape(pattern.host).replace(r"\*", "[^.:]*")
@@ -98,15 +100,15 @@ class Address(msgspec.Struct, frozen=True):
 
     @property
     def is_forbidden(self) -> bool:
-        """Whether requests may never go there: an address by which a cloud hands out identities,
-        or a name of it."""
+        """Return whether requests must never be sent there, because it is the metadata service of a cloud or a name of
+        one."""
         try:
             return _is_forbidden(self.host)
         except ValueError:
             return FORBIDDEN_NAMES.fullmatch(self.host) is not None
 
     def leads_to_forbidden(self) -> bool:
-        """Return whether its name resolves, within a second, to such an address."""
+        """Return whether the host resolves to a forbidden address within a second."""
         found: list[str] = []
 
         def resolve() -> None:
@@ -123,17 +125,17 @@ class Address(msgspec.Struct, frozen=True):
 
 
 def pattern(text: str) -> Address:
-    """Read what an operator allows: scheme://host[:port][/path]. Raises ValueError."""
+    """Parse a pattern of allowed addresses: scheme://host[:port][/path]. Raises ValueError."""
     address = Address.parse(text, wild=True)
     if address.user or address.query:
-        raise ValueError("a pattern has neither a user nor a query")
+        raise ValueError("a pattern must not have a user or a query")
     if address.is_forbidden:
         raise ValueError("link-local and metadata addresses cannot be allowed")
     return address
 
 
 def allows(patterns: Iterable[Address], address: Address) -> bool:
-    """Return whether one of `patterns` means `address`."""
+    """Return whether `address` matches one of `patterns`."""
     return any(address.matches(each) for each in patterns)
 
 
@@ -142,38 +144,38 @@ def _check_path(path: str) -> None:
         decoded = unquote(path)
         names = {segment.partition(";")[0] for segment in decoded.split("/")}
         if "\\" in decoded or {".", ".."} & names:
-            raise ValueError("an address has no . or .. in its path")
+            raise ValueError("the path of an address must not contain . or ..")
         if decoded.count("/") != path.count("/"):
-            raise ValueError("an address has no encoded slash in its path")
+            raise ValueError("the path of an address must not contain an encoded slash")
         if decoded == path:
             return
         path = decoded
-    raise ValueError("the path of the address is encoded too many times")
+    raise ValueError("the path of the address is percent-encoded too many times")
 
 
 def _host(name: str, wild: bool) -> str:
     if ":" in name:
         if "%" in name:
-            raise ValueError("the host has characters that an address may not have")
+            raise ValueError("the host contains characters that are not allowed in an IPv6 address")
         try:
             return str(ipaddress.IPv6Address(name))
         except ValueError:
-            raise ValueError("the host is no IPv6 address") from None
+            raise ValueError("the host is not a valid IPv6 address") from None
     try:
         name = name.encode("idna").decode().lower()
     except UnicodeError:
         if not name.isascii():
-            raise ValueError("the host is no name that DNS knows") from None
+            raise ValueError("the host is not a valid domain name") from None
     name = name.removesuffix(".")
     if not (_WILD_HOST if wild else _HOST).fullmatch(name):
-        raise ValueError("the host has characters that a name may not have")
+        raise ValueError("the host contains characters that are not allowed in a domain name")
     if not _NUMBER.fullmatch(name.rpartition(".")[2]):
         return name
     try:
         # Also 2852039166, 0xa9fea9fe, 0251.0376.0251.0376 and 169.254.43518.
         return str(ipaddress.IPv4Address(socket.inet_aton(name)))
     except OSError:
-        raise ValueError("the host is no IPv4 address") from None
+        raise ValueError("the host is not a valid IPv4 address") from None
 
 
 def _is_forbidden(host: str) -> bool:

@@ -1,8 +1,8 @@
-"""Redaction: keeps secrets out of every text that leaves the process as an error, a log or a span.
+"""Redaction of secrets in every text that leaves the process as an error, a log line or a span.
 
-What counts as a secret, and its forms, are in secret_values.py. It is redacted while somebody holds
-it (`hold`), within its scope: everywhere, or in texts of one session's calls. What only looks like
-a credential (`Authorization: …`, `://user:password@`) is redacted without that.
+A secret is redacted as long as a `Hold` of it exists, within its scope: in all texts, or in texts of one session's
+calls. What looks like a credential (`Authorization: …`, `://user:password@`) is always redacted. What counts as a
+secret, and in which forms it is found, is defined in secret_values.py.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 
 MASK = "***"
 SHORTEST = 8  # characters of a secret, and of each of its forms
-CERTAIN = 16  # characters: a beginning of a secret that long is redacted wherever it stands
+CERTAIN = 16  # characters: a beginning of a secret that is so long is always redacted
 MOST_SECRETS = 50_000
-FEW = 64  # beginnings of secrets: so many are searched for faster one by one
+FEW = 64  # beginnings of secrets: up to so many are faster to search for one by one
 LONGEST_FORM = 1 << 16  # characters of it that are compared
 SEARCHED = 1 << 16  # characters of a text that is shortened afterwards
 DEEPEST = 64  # levels of lists and maps that are searched
 
 ANY = object()
-# The session whose secrets are redacted besides those of the process. ANY: all sessions'.
+# The session whose secrets are redacted besides those of the process. ANY: those of all sessions.
 session: ContextVar[object] = ContextVar("session", default=ANY)
 
 
 class Hold:
-    """Secrets that are redacted as long as this object lives."""
+    """Represents secrets that are redacted as long as this object exists."""
 
     __slots__ = ("_scope", "_values")
 
@@ -47,8 +47,8 @@ class Hold:
         self._scope = scope
 
     def __del__(self) -> None:
-        # Without the lock: the thread that collects garbage may have it.
-        if _released is not None:  # as it is when the interpreter ends
+        # Without the lock: the thread that collects garbage may hold it already.
+        if _released is not None:  # None while the interpreter ends
             _released.append((self._values, self._scope))
 
     def __repr__(self) -> str:
@@ -56,18 +56,18 @@ class Hold:
 
 
 def hold(values: Iterable[str], session_id: str | None = None) -> Hold:
-    """Redact those of `values` that are secrets, as long as the result lives; in the texts of that
-    session's calls, and where it is not known whose a text is. session_id None: in all texts.
+    """Redact those of `values` that are secrets, as long as the returned object exists.
 
-    Raises QuotaExceeded for more secrets than MOST_SECRETS.
+    session_id: redact them only in texts of this session's calls, and in texts that belong to no known session.
+    None: in all texts. Raises QuotaExceeded for more secrets than MOST_SECRETS.
     """
-    from bridge.security.secret_values import forms_of, is_secret  # not needed for a worker's start
+    from bridge.security.secret_values import forms_of, is_secret  # not needed for the start of a worker
 
     found = frozenset(filter(is_secret, values))
     with _changing:
         _drop_released()
         if len(_secrets) + len(found) > MOST_SECRETS:
-            raise QuotaExceeded(f"the worker has {MOST_SECRETS} secrets to redact and takes no more")
+            raise QuotaExceeded(f"the worker already redacts {MOST_SECRETS} secrets, which is its limit")
         for value in found:
             secret = _secrets.get(value)
             if secret is None:
@@ -93,7 +93,7 @@ def redact(text: str) -> str:
 
 
 def redact_in(value: Any, _depth: int = 0) -> Any:
-    """Return `value` with all texts redacted in lists and maps, the maps' keys too."""
+    """Return `value` with all texts in it redacted, in lists and maps and in the keys of maps."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, bytes):
@@ -110,17 +110,16 @@ def redact_in(value: Any, _depth: int = 0) -> Any:
 
 
 def shorten(text: str, limit: int) -> str:
-    """Return the first `limit` characters of `text` redacted. A secret is found also where the
-    limit would cut it."""
+    """Return the first `limit` characters of `text`, redacted. A secret that crosses the limit is redacted too."""
     return redact(text[: max(SEARCHED, 2 * limit)])[:limit]
 
 
 def first_line(text: str, limit: int) -> str:
-    """Return the first line of `text` as `shorten` does; a secret may have several lines."""
+    """Return at most `limit` characters of the first line of `text`, redacted; a secret may have several lines."""
     return redact(text.strip()[:SEARCHED]).partition("\n")[0][:limit]
 
 
-# Where secrets stand.
+# Finding secrets in a text.
 
 
 class _Secret:
@@ -181,16 +180,16 @@ def _found(text: str, scope: object) -> list[tuple[int, int]]:
     if _released:
         with _changing:
             _drop_released()
-    places = []
+    spans = []
     for view in views(text) if _index else ():
-        # Also inside of what was found: where two secrets overlap, both are covered.
+        # Also inside of secrets already found: where two overlap, both are covered.
         for position in _candidates(view.text):
             with _changing:
                 length = _length_at(view, position, scope, text)
             if length:
-                places.append(view.place(position, position + length))
+                spans.append(view.span(position, position + length))
     covered: list[tuple[int, int]] = []
-    for start, end in sorted(places):
+    for start, end in sorted(spans):
         if covered and start <= covered[-1][1]:
             start, last = covered.pop()
             end = max(end, last)
@@ -199,60 +198,56 @@ def _found(text: str, scope: object) -> list[tuple[int, int]]:
 
 
 def _candidates(text: str) -> list[int]:
-    """Return where in `text` a secret may begin."""
+    """Return the positions in `text` where a secret may begin."""
     beginnings = list(_index)
     if len(beginnings) > FEW:
         index, size = _index, SHORTEST
         return [at for at in range(len(text) - size + 1) if text[at : at + size] in index]
-    places = []
+    positions = []
     for beginning in beginnings:
         at = text.find(beginning)
         while at >= 0:
-            places.append(at)
+            positions.append(at)
             at = text.find(beginning, at + 1)
-    return sorted(places)
+    return sorted(positions)
 
 
 def _length_at(view: View, position: int, scope: object, original: str) -> int:
-    """Return how many characters of a secret stand in the view from `position` on: of the longest
-    form, or of the beginning of one that was cut off. original: the text that is viewed."""
+    """Return how many characters of a secret the view has at `position`: of the longest form, or of the beginning of
+    one that was cut off. original: the text of which `view` is a view."""
     text = view.text
     forms = _index.get(text[position : position + SHORTEST])
     if forms is None:
         return 0
     longest = 0
     rest = text[position : position + LONGEST_FORM]
-    place = bisect.bisect_right(forms, rest)
-    # The forms that have most in common with the text are its neighbours in the sorted list.
-    for form in forms[max(0, place - 2) : place + 2]:
+    index = bisect.bisect_right(forms, rest)
+    # The forms that share the longest beginning with the text are its neighbours in the sorted list.
+    for form in forms[max(0, index - 2) : index + 2]:
         if any(owner.applies(scope) for owner in _owners[form]):
             common = _common(form, rest)
-            if (
-                common == len(form)
-                or common >= CERTAIN
-                or _is_cut(original, view.place(position, position + common)[1])
-            ):
+            if common == len(form) or common >= CERTAIN or _is_cut(original, view.span(position, position + common)[1]):
                 longest = max(longest, common)
-    # A form that the text begins with stands before it, with only longer ones between.
-    while place:
-        form = forms[place - 1]
+    # A form that is a beginning of the text sorts before it, and only longer forms are between the two.
+    while index:
+        form = forms[index - 1]
         if rest.startswith(form):
             if any(owner.applies(scope) for owner in _owners[form]):
                 return max(longest, len(form))
-            place -= 1
+            index -= 1
         else:
-            place = min(place - 1, bisect.bisect_right(forms, rest[: _common(form, rest)]))
+            index = min(index - 1, bisect.bisect_right(forms, rest[: _common(form, rest)]))
     return longest
 
 
 def _common(first: str, second: str) -> int:
-    """Return how many characters both begin with."""
+    """Return the length of the common beginning of two texts."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((at for at, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
 def _is_cut(text: str, end: int) -> bool:
-    """Return whether `text`, or what it quotes, seems to have been cut off at `end`."""
+    """Return whether `text`, or a text that it quotes, seems to have been cut off at `end`."""
     return end == len(text) or text.startswith(("…", "...", "'", '"', "`", '\\"'), end)
 
 
@@ -261,7 +256,7 @@ _MARKS = ("://", "authorization", "api-key", "bearer", "basic", "?", "&")
 
 @cache
 def _credentials() -> Callable[..., str]:
-    """Return what replaces credentials that are known by what stands before them."""
+    """Return the function that replaces credentials that are recognized by the text before them."""
     import re
 
     return re.compile(
@@ -286,7 +281,7 @@ _environment: Hold | None = None
 
 
 def read_environment(*, once: bool = False) -> None:
-    """Hold the secrets in this process's environment, as it is now. once: unless that was done."""
+    """Redact the secrets in the current environment of this process. once: do nothing if that has been done before."""
     global _environment
     from bridge.security.secret_values import secrets_in_environment
 

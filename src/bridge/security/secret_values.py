@@ -1,6 +1,6 @@
-"""What counts as a secret, and the forms in which one gets into texts.
+"""What counts as a secret, and the forms in which a secret appears in texts.
 
-Apart from redaction.py because a worker's start does not need it.
+A module of its own because the start of a worker does not need it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _WORDS = re.compile(r"(?:[A-Z]+|[A-Z]?[a-z]+(?:[A-Z][a-z]{2,})*)(?:[ _.,:/-]+[A-
 def is_secret(value: str) -> bool:
     """Return whether `value` is too long and too random to be part of a text by chance.
 
-    It has at least 8 characters with 22 bits of Shannon entropy together; words joined by spaces
-    or punctuation count from 20 characters, and what has no letter from 16.
+    A secret has at least 8 characters with 22 bits of Shannon entropy in total. Words joined by spaces or punctuation
+    need 20 characters, and values without a letter need 16.
     """
     if len(value) < SHORTEST:
         return False
@@ -39,11 +39,10 @@ def is_secret(value: str) -> bool:
 
 
 def forms_of(secret: str) -> frozenset[str]:
-    """Return what `secret` appears as in the views of a text (unescaped.py): itself, in hex, as
-    the numbers of its bytes, and in base64, also as a part of what was encoded (`user:secret`)."""
+    """Return the forms in which `secret` appears in the views of a text (unescaped.py): as it is, in hexadecimal, as
+    the numbers of its bytes, and in base64, also if it is only a part of the encoded text (`user:secret`)."""
     forms: set[str] = set()
-    # With + for spaces as in queries, with \xf6 for ö as in Python's representations, and as
-    # UTF-8 that was read as Latin-1.
+    # With + for spaces as in queries, with \xf6 for ö as in Python's representations, and as UTF-8 decoded as Latin-1.
     misread = secret.encode("utf-8", "surrogatepass").decode("latin-1")
     for text in {secret, secret.replace(" ", "+"), ascii(secret)[1:-1], misread}:
         forms |= {view.text for view in views(text)}
@@ -59,7 +58,7 @@ def _in_base64(data: bytes) -> set[str]:
 
     whole = b64encode(data).decode()
     found = {whole, whole.rstrip("=")}
-    # Three bytes become four characters: what stands before decides how `data` is divided.
+    # Three bytes become four characters: the length of the text before `data` decides how `data` is divided.
     for shift, first in ((0, 0), (1, 2), (2, 3)):
         encoded = b64encode(b"\0" * shift + data).decode()
         found.add(encoded[first : (shift + len(data)) * 8 // 6])
@@ -78,7 +77,7 @@ _PASSWORD_IN_URL = re.compile(r"://([^\s/@:?#]*):([^\s/@]+)@")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s,;\"'{}\[\]]+", re.IGNORECASE)
 _FILE = re.compile(r"(?:~|\.{0,2})/")
 _LIKE_BASE64 = re.compile(r"(?=.*[0-9])(?=.*[a-z])(?=.*[A-Z])[A-Za-z0-9+/]{32,}={0,2}")
-# As issuers make keys; whatever the variable's name.
+# The formats of well-known issuers; they count whatever the name of the variable is.
 _ISSUED = re.compile(
     r"\b(?:sk-|[sr]k_live_|gsk_|xai-|pplx-|r8_|hf_|ghp_|gho_|ghs_|github_pat_|glpat-|xox[abprs]-"
     r"|npm_|pypi-|SG\.|AIza|A[KS]IA|eyJ)[\w.~+/=-]{16,}"
@@ -86,7 +85,7 @@ _ISSUED = re.compile(
 
 
 def secrets_in_environment(variables: Mapping[str, str]) -> Iterator[str]:
-    """Yield what may be secret in the variables of an environment, by their names and forms."""
+    """Yield the values of environment variables that may be secrets, judged by name and form."""
     for name, value in variables.items():
         for user, password in _PASSWORD_IN_URL.findall(value):
             yield from _pair(user, password)
@@ -99,11 +98,11 @@ def secrets_in_environment(variables: Mapping[str, str]) -> Iterator[str]:
 
 def _in_secret_variable(value: str) -> Iterator[str]:
     if _URL.fullmatch(value):
-        # As of a webhook: the path is the key.
+        # For instance the URL of a webhook: its path is the key.
         yield from value.partition("?")[0].split("/")
         return
     yield value
-    # Lists of keys, headers, connection strings, keys as JSON (its line breaks escaped), PEM.
+    # Lists of keys, headers, connection strings, keys as JSON (with escaped line breaks), PEM.
     for part in _PARTS.findall(value):
         if not _URL.fullmatch(part):
             name, _, text = part.partition("=")
@@ -122,7 +121,7 @@ def _is_file(value: str) -> bool:
 
 
 def secrets_in_url(url: str) -> Iterator[str]:
-    """Yield what may be secret in an address: user and password, and the values of its query."""
+    """Yield the parts of a URL that may be secrets: user and password, and the values of its query."""
     from urllib.parse import parse_qsl, unquote, urlsplit
 
     try:

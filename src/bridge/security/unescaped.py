@@ -1,6 +1,6 @@
-"""Texts as secrets are compared: in lower case, without white space, and without escapes.
+"""Views of a text in which secrets are searched: in lower case, without white space, and without escapes.
 
-Not imported by redaction.py at a worker's start, which does not need it.
+A module of its own because the start of a worker does not need it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from re import Match
 
-MOST_PASSES = 4  # kinds of escapes inside of each other, as JSON in a URL
+MOST_PASSES = 4  # levels of escapes inside escapes, as of JSON in a URL
 
-_DROPPED = r"\s\x00-\x20\x7f\xad\u200b-\u200f\u2060\ufeff"  # white space and what nobody sees
+_DROPPED = r"\s\x00-\x20\x7f\xad\u200b-\u200f\u2060\ufeff"  # white space and invisible characters
 _AS_IT_IS = re.compile(rf"[{_DROPPED}]+|([^\x00-\x7f{_DROPPED}]+)")
-# Runs of \, of %25 and of &amp; are escapes that were escaped in the same way, however often.
+# Runs of \, of %25 and of &amp; are escapes that were escaped again in the same way, any number of times.
 _UNESCAPED = re.compile(
     rf"""
     [{_DROPPED}]+ | =\r?\n
@@ -36,23 +36,23 @@ _INVISIBLE = re.compile(rf"[{_DROPPED}]")
 
 
 class View:
-    """What a text says, and where in the text that stands.
+    """Represents a text without escapes, and maps its positions to those of the original text.
 
-    text: each character is one byte of its UTF-8.
+    text: each character is one byte of the UTF-8 of the unescaped text.
     """
 
-    __slots__ = ("_parent", "_places", "_starts", "text")
+    __slots__ = ("_parent", "_spans", "_starts", "text")
 
     def __init__(
         self,
         text: str,
         pattern: re.Pattern[str],
-        said: Callable[[Match[str]], str],
+        unescape: Callable[[Match[str]], str],
         parent: View | None = None,
     ) -> None:
         self._parent = parent
         self._starts: list[int] = []  # of each piece in self.text
-        self._places: list[tuple[int, int]] = []  # of each piece in `text`
+        self._spans: list[tuple[int, int]] = []  # of each piece in `text`
         pieces: list[str] = []
         size = copied = 0
 
@@ -61,36 +61,36 @@ class View:
             if piece:
                 pieces.append(piece)
                 self._starts.append(size)
-                self._places.append((start, end))
+                self._spans.append((start, end))
                 size += len(piece)
 
         for match in pattern.finditer(text):
             start, end = match.span()
             add(text[copied:start], copied, start)
-            add(said(match), start, end)
+            add(unescape(match), start, end)
             copied = end
         add(text[copied:], copied, len(text))
         self.text = "".join(pieces).lower()
 
-    def place(self, start: int, end: int) -> tuple[int, int]:
-        """Return where the original text says what stands from `start` to `end` in this one."""
+    def span(self, start: int, end: int) -> tuple[int, int]:
+        """Return the start and end in the original text of what is between `start` and `end` in this view."""
         first = bisect_right(self._starts, start) - 1
         last = bisect_left(self._starts, end) - 1
-        begin, stop = self._places[first][0], self._places[last][1]
+        begin, stop = self._spans[first][0], self._spans[last][1]
         if self._is_literal(first):
             begin += start - self._starts[first]
         if self._is_literal(last):
-            stop = self._places[last][0] + end - self._starts[last]
-        return self._parent.place(begin, stop) if self._parent is not None else (begin, stop)
+            stop = self._spans[last][0] + end - self._starts[last]
+        return self._parent.span(begin, stop) if self._parent is not None else (begin, stop)
 
     def _is_literal(self, index: int) -> bool:
-        begin, stop = self._places[index]
+        begin, stop = self._spans[index]
         following = self._starts[index + 1 : index + 2] or [len(self.text)]
         return stop - begin == following[0] - self._starts[index]
 
 
 def views(text: str) -> Iterator[View]:
-    """Yield the text as it is, and, where it may have escapes, as it is without them."""
+    """Yield a view of the text as it is and, if the text may have escapes, one without them."""
     yield View(text, _AS_IT_IS, lambda match: _utf8(match[1]) if match[1] else "")
     if _ESCAPES.search(text) is None:
         return
@@ -98,7 +98,7 @@ def views(text: str) -> Iterator[View]:
     for _ in range(MOST_PASSES - 1):
         if _ESCAPES.search(view.text) is None:
             break
-        # Its characters are bytes already.
+        # The characters of a view are bytes already.
         inner = View(view.text, _UNESCAPED, _unescaped_bytes, view)
         if inner.text == view.text:
             break
@@ -133,5 +133,5 @@ def _unescaped(match: Match[str]) -> str:
         return match[0]
     if kind in _BYTES:
         return chr(code) if code > 0x20 and code != 0x7F else ""
-    said = chr(code)
-    return "" if _INVISIBLE.match(said) else _utf8(said)
+    character = chr(code)
+    return "" if _INVISIBLE.match(character) else _utf8(character)

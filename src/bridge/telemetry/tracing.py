@@ -1,7 +1,7 @@
-"""OpenTelemetry spans of calls that the host's trace asks for: `--telemetry`.
+"""OpenTelemetry spans of calls in sampled traces, for `--telemetry`.
 
-Only the API is used: who runs the worker chooses what becomes of spans (opentelemetry-instrument,
-or an adapter that sets the SDK up). Contents of prompts and answers are in none of them.
+Only the API is used: the operator chooses where spans go (with opentelemetry-instrument, or an adapter that sets up the
+SDK). No span contains prompts or answers.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from bridge.version import __version__
 
 RPC_SYSTEM = "dspex_bridge"
 
-# What is known of an activity -> the attribute's name in OpenTelemetry's semantic conventions.
-# Those of RPC (1.43) are not all stable yet, those of GenAI are still in development.
+# A fact of an activity -> the name of the attribute in OpenTelemetry's semantic conventions. Those of RPC (1.43) are
+# not all stable yet, those of GenAI are still in development.
 NAMES = {
     "request_id": "dspex_bridge.request.id",
     "program_id": "dspex_bridge.program.id",
@@ -54,16 +54,16 @@ Span = trace.Span
 
 
 def start() -> Callable[[], None]:
-    """Make spans of calls in sampled traces, until the function that this returns is called."""
+    """Make spans of calls in sampled traces, until the returned function is called."""
     return listen(Tracing(), wants=lambda traceparent: sampled(traceparent) is not None)
 
 
 class Tracing:
-    """Listens to activities in a sampled trace, and makes spans of them.
+    """Listens to activities in sampled traces and makes spans of them.
 
-    A call is a server span by the RPC conventions that continues the host's trace, from the moment
-    its request was read; within it a program's run is an `invoke_workflow`, a tool an
-    `execute_tool`, a request to a model a `chat`, by the GenAI conventions.
+    A call is a server span by the RPC conventions that continues the host's trace. It starts when its request was read.
+    By the GenAI conventions, the run of a program inside it is an `invoke_workflow`, a tool an `execute_tool`, and a
+    request to a model a `chat`.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Tracing:
         self._open: dict[Activity, tuple[Span, Any]] = {}
 
     def started(self, activity: Activity) -> None:
-        """Begin a span, and make it the current one of the thread."""
+        """Start a span, and make it the current span of the thread."""
         if activity.kind == "call":
             remote = sampled(activity.traceparent)
             assert remote is not None
@@ -89,11 +89,11 @@ class Tracing:
         self._open[activity] = span, token
 
     def complete(self, activity: Activity) -> None:
-        """End its span."""
+        """End the span of `activity`."""
         self._end(activity)
 
     def failed(self, activity: Activity, error: BaseException) -> None:
-        """End its span as an error."""
+        """End the span of `activity` as an error."""
         span, _ = self._open[activity]
         code = getattr(error, "code", None)
         kind = code if isinstance(code, str) else type(error).__qualname__
@@ -115,8 +115,8 @@ HEXADECIMAL = frozenset("0123456789abcdef")
 
 
 def sampled(traceparent: str | None) -> trace.SpanContext | None:
-    """The host's span, where it is in a sampled trace. None for anything else, nonsense too."""
-    # 00-<32 hexadecimal digits>-<16>-<2>; what comes behind that belongs to a later version.
+    """Return the host's span if it is in a sampled trace. Return None for everything else, invalid values included."""
+    # 00-<32 hexadecimal digits>-<16>-<2>; what follows belongs to a later version.
     text = traceparent
     if text is None or len(text) < 55 or text[54] not in "13579bdf":
         return None
@@ -148,7 +148,7 @@ def _of_call(activity: Activity) -> dict[str, Any]:
 
 
 def _attributes(facts: dict[str, Any]) -> dict[str, Any]:
-    """As attributes, by the conventions' names; redacted."""
+    """Return `facts` as redacted attributes, with the names of the conventions."""
     found: dict[str, Any] = {}
     for key, fact in facts.items():
         if fact is None:
