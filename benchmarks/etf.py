@@ -63,8 +63,8 @@ def cases() -> dict[str, Cases]:
             rows[f"decode {name}"]["erlang_py"] = lambda v=term: erlang.binary_to_term(v)
     packed, term = msgspec.msgpack.encode(REQUEST), _etf.encode(REQUEST)
     rows["decode a request"] = {
-        "msgpack": lambda: MSGPACK.decode_request(packed),
-        "etf": lambda: ETF.decode_request(term),
+        "msgpack": lambda: MSGPACK.decode_envelope(packed),
+        "etf": lambda: ETF.decode_envelope(term),
     }
     reply, room = Reply(7, True, SMALL_MAP, "2026-01-01T00:00:00.000Z"), bytearray(512)
     rows["encode a reply"] = {

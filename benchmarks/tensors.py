@@ -39,7 +39,7 @@ from bridge._framing import (
 )
 from bridge.wire import _etf
 from bridge.wire.codec import ETF, JSON, MSGPACK, Format
-from bridge.wire.tensors import collecting, resolve
+from bridge.wire.tensors import collecting, substitute
 
 try:
     import pyarrow
@@ -97,7 +97,7 @@ class Worker(Peer):
         frame = self._reader.read()
         if not is_multipart(frame):
             return self._format.decode(frame)["result"]
-        return resolve(self._format.decode(envelope_of(frame))["result"], buffers_of(frame))
+        return substitute(self._format.decode(envelope_of(frame))["result"], buffers_of(frame))
 
 
 def client(format: str) -> Client:

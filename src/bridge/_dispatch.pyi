@@ -9,7 +9,7 @@ from bridge._histogram import Recorder
 from bridge.adapter import CommandSpec, Handler
 from bridge.errors import BridgeError
 from bridge.wire.codec import Format
-from bridge.wire.messages import Failure, Id, Request, Selection
+from bridge.wire.messages import Envelope, Failure, Id, Selection
 
 _Deliver = Callable[[Outbox], Callable[[], None] | None]
 
@@ -21,6 +21,13 @@ class Policy(Protocol):
         frame: Frame,
         buffers: tuple[Frame, ...] | None,
         error: Exception,
+    ) -> Failure | Selection | None: ...
+    def receive(
+        self,
+        format: Format,
+        frame: Frame,
+        buffers: tuple[Frame, ...] | None,
+        message: Envelope,
     ) -> Failure | Selection | None: ...
     def reject(self, context: Context) -> Failure: ...
     def defer(self, context: Context) -> Failure | None: ...
@@ -80,7 +87,7 @@ class Context:
     @property
     def id(self) -> Id: ...
     @property
-    def request(self) -> Request: ...
+    def request(self) -> Envelope: ...
     @property
     def command(self) -> Command: ...
     @property

@@ -17,7 +17,7 @@ from bridge._watch cimport in_fork
 
 import threading
 
-from bridge.wire._frames import codec_for
+from bridge.wire._frames import codec_for, unknown_format
 from bridge.wire.codec import JSON
 from bridge.errors import BridgeError, CallEnded, InvalidFrame, NotAllowed, Overloaded, ReplyTooLarge, shown
 from bridge._framing import EVENT, HOST_CALL, buffers_of, envelope_beginning, envelope_of
@@ -144,6 +144,7 @@ cdef class Context:
     when it last asked whether it should go on, monotonic.
     """
 
+    cdef readonly object id
     cdef readonly object request
     cdef readonly Command command
     cdef FrameCodec codec
@@ -170,10 +171,6 @@ cdef class Context:
     cdef bint observed
     cdef readonly bint answered
     cdef readonly bint running
-
-    @property
-    def id(self):
-        return self.request.id
 
     @property
     def format(self):
@@ -262,7 +259,7 @@ cdef class Context:
         if self.paused is not None and not self.paused.is_set():
             self.path.policy.await_resume(self)
             self.check()
-        outbox = self.path.encoded(self, Event(self.request.id, event, data), data, "data",
+        outbox = self.path.encoded(self, Event(self.id, event, data), data, "data",
                                    f"event {shown(event)}")
         outbox.kind = EVENT
         self.send(outbox)
@@ -331,7 +328,8 @@ cdef class Path:
     """Answers frames. `commands`: name -> Command, live.
     `open_calls`: the calls that other threads have, by id, live.
 
-    policy.refuse(format, frame, buffers, error) (None: no reply), .reject(context), .fail(context, error),
+    policy.refuse(format, frame, buffers, error), .receive(format, frame, buffers, envelope) of a message
+    that is not a request (both: None for no reply), .reject(context), .fail(context, error),
     .not_encodable(context, error), .broken(id, error) make the reply for what went wrong;
     policy.defer(context) takes over a call that is not inline, or returns the reply that says why
     not. policy.await_resume(context) waits until a paused call may go on. policy.end_fork(error) ends the
@@ -369,14 +367,14 @@ cdef class Path:
             self.take(frame, outbox, deliver, context, arrived)
         except Exception as error:
             outbox.undo(before)
-            failure = self.policy.broken(None if context.request is None else context.request.id, error)
+            failure = self.policy.broken(context.id, error)
             self.put(outbox, None, context.codec or self.fallback, failure)
         return self.stopping
 
     cdef int take(self, Frame frame, Outbox outbox, object deliver, Context context,
                   int64_t arrived) except -1:
         """Answer `frame`, with `context` as that of its call."""
-        cdef object command, request, failure
+        cdef object command, name, request, failure, reply
         cdef FrameCodec codec = None
         cdef Frame envelope = frame
         cdef tuple buffers = None
@@ -385,7 +383,7 @@ cdef class Path:
                 envelope = envelope_of(frame)
             codec = context.codec = codec_of(envelope)
             if codec is None:
-                raise InvalidFrame("a frame of no known format")
+                raise InvalidFrame(unknown_format(envelope))
             if envelope is not frame:
                 buffers = buffers_of(frame)
             envelope = limited(envelope, self.max_frame, self.max_values)
@@ -395,15 +393,21 @@ cdef class Path:
             if failure is not None:
                 self.put(outbox, None, codec or self.fallback, failure)
             return 0
+        name, context.id = request.command, request.id
+        if name is None or context.id is None:
+            reply = self.policy.receive(codec.format, envelope, buffers, request)
+            if reply is not None:
+                self.put(outbox, None, codec, reply)
+            return 0
         context.request = request
         context.path = self
         context.deliver = deliver
         context.received_ns = arrived
         context.frame_bytes = frame.length
         context.buffers = buffers
-        command = self.commands.get(request.command)
+        command = self.commands.get(name)
         context.command = <Command>command
-        if command is None or (self.open_calls and request.id in self.open_calls):
+        if command is None or (self.open_calls and context.id in self.open_calls):
             failure = self.policy.reject(context)
         elif context.command.inline:
             self.run(context, outbox)
@@ -459,7 +463,7 @@ cdef class Path:
                 args = command.decode(context.codec.format, context.request.args, context.buffers)
             if context.started_ns:
                 decoded = monotonic()
-            message = Reply(context.request.id, True, command.run(args, context), timestamp())
+            message = Reply(context.id, True, command.run(args, context), timestamp())
         except BaseException as error:
             if in_fork():
                 self.policy.end_fork(error)

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from bridge.wire import _etf
-from bridge.wire.messages import Incoming, Request
+from bridge.wire.messages import Envelope, Incoming
 
 ATOMS = ["ok", "error", "a"]
 
@@ -30,7 +30,7 @@ class Nested(msgspec.Struct):
 
 
 UNTYPED = [_etf.Decoder(binaries=mode) for mode in ("str", "bytes", "view", "replace")]
-TYPED = [_etf.Decoder(type) for type in (Request, Incoming, Nested, dict[str, Any], msgspec.Raw)]
+TYPED = [_etf.Decoder(type) for type in (Envelope, Incoming, Nested, dict[str, Any], msgspec.Raw)]
 ENCODER = _etf.Encoder(atoms=ATOMS)
 TAGS = bytes([70, 77, 80, *range(88, 91), *range(97, 121), 131])
 

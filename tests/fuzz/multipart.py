@@ -23,7 +23,7 @@ from bridge._framing import Frame, buffers_of, envelope_of, is_multipart
 from bridge.wire import _etf
 from bridge.wire._frames import format_of
 from bridge.wire.codec import ETF, JSON, MSGPACK
-from bridge.wire.tensors import TYPES, resolve
+from bridge.wire.tensors import TYPES, substitute
 from bridge.worker.control import control
 
 NUMBERS = [0, 1, 2, 3, 4, 5, 63, 64, 65, 255, 65_536, 65_537, 2**31, 2**32 - 1]
@@ -98,7 +98,7 @@ def check(reply: bytes) -> None:
         return
     envelope = envelope_of(frame)
     message: Any = format_of(envelope).decode(envelope)  # type: ignore[union-attr]
-    resolve(message["result"], buffers_of(frame))
+    substitute(message["result"], buffers_of(frame))
 
 
 def main() -> None:

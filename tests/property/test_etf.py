@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from bridge import Atom, Opaque
 from bridge.wire import _etf
 from bridge.wire._etf import decode, encode
-from bridge.wire.messages import Incoming, Request
+from bridge.wire.messages import Envelope, Incoming
 
 OPAQUE = [
     Opaque(b"X" + b"w\x01n" + bytes(12)),
@@ -53,7 +53,7 @@ class Nested(msgspec.Struct):
     named: dict[str, Nested] = {}
 
 
-TYPED = [_etf.Decoder(type) for type in (Request, Incoming, Nested, dict[str, Any], list[int])]
+TYPED = [_etf.Decoder(type) for type in (Envelope, Incoming, Nested, dict[str, Any], list[int])]
 UNTYPED = [_etf.Decoder(binaries=mode) for mode in MODES]
 
 
@@ -132,7 +132,7 @@ def test_every_prefix_and_every_change(value, byte):
 def test_nothing_is_kept():
     """References and memory are the same after thousands of messages, broken ones too."""
     chance = random.Random(3)
-    watched: list[Any] = [None, True, Atom, Opaque, msgspec.Raw, Request, (), ""]
+    watched: list[Any] = [None, True, Atom, Opaque, msgspec.Raw, Envelope, (), ""]
     seed = encode({"id": 1, "command": "x", "args": [1.5, (2, {"k": b"\xff"}), 2**70, *OPAQUE]})
 
     def work() -> None:

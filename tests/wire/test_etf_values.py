@@ -22,7 +22,7 @@ from bridge.errors import InvalidArgs
 from bridge.wire import codec
 from bridge.wire._etf import Encoder, decode, encode
 from bridge.wire._frames import format_of
-from bridge.wire.messages import Incoming, Reply, Request
+from bridge.wire.messages import Envelope, Incoming, Reply
 from bridge.worker.control import control
 from etf_values import compressed
 
@@ -248,7 +248,7 @@ ENVELOPES: list[Any] = [
 
 
 @pytest.mark.parametrize("value", ENVELOPES, ids=repr)
-@pytest.mark.parametrize("type", [Request, Incoming, dict[str, Any], Inner])
+@pytest.mark.parametrize("type", [Envelope, Incoming, dict[str, Any], Inner])
 def test_types_say_the_same_as_in_messagepack(type, value):
     """The same value, or the same error to the word, where msgspec has one word for all formats:
     it calls null None in MessagePack, and does not say what a key was instead."""
@@ -268,7 +268,7 @@ def test_keys_that_come_twice():
     """No sound host sends them; they are no reason to pick one."""
     twice = b"t\x00\x00\x00\x03" + (encode("id")[1:] + b"a\x01") * 2 + encode(["command", "x"])[6:-1]
     with pytest.raises(msgspec.ValidationError, match=r"got `bridge\.wire\._etf\.Opaque`"):
-        decode(twice, type=Request)
+        decode(twice, type=Envelope)
 
 
 def test_one_key_as_text_and_as_bytes_is_not_written():
@@ -282,7 +282,7 @@ def test_one_key_as_text_and_as_bytes_is_not_written():
 def test_atoms_are_text_to_a_type():
     """Elixir's hosts may write keys and names as atoms."""
     data = b"\x83t\x00\x00\x00\x03w\x02ida\x01w\x07commandd\x00\x04pingw\x04argsd\x00\x03nil"
-    request = decode(data, type=Request)
+    request = decode(data, type=Envelope)
     assert (request.id, request.command, type(request.command)) == (1, "ping", str)
     assert codec.ETF.decode_args(request.args, dict) == {}
 

@@ -20,7 +20,7 @@ from bridge import Dispatcher, Tensor, errors
 from bridge._framing import Frame, buffers_of, envelope_of, is_multipart
 from bridge.wire import _etf
 from bridge.wire._walk import APART
-from bridge.wire.tensors import TYPES, resolve
+from bridge.wire.tensors import TYPES, substitute
 from bridge.worker.control import control
 from tensor_frames import F3, FORMATS, frame_of, request, tensor
 
@@ -186,7 +186,7 @@ def test_every_value_survives_a_frame(value, name):
     outbox.append_multipart(collecting(format.encode_into, buffers), message, buffers)
     frame = Frame.of(outbox.payload())
     assert all((memoryview(b).nbytes == 0) or len(b) for b in buffers_of(frame))
-    back = resolve(format.decode(bytes(envelope_of(frame))), buffers_of(frame))
+    back = substitute(format.decode(bytes(envelope_of(frame))), buffers_of(frame))
     assert same(back["value"], value)
 
 
@@ -296,7 +296,7 @@ def test_commands_that_keep_bytes_take_multipart_frames(name):
     kept = other.decode(dispatcher.call(request_data, 60))["result"]["data"]["k"]
     assert bytes(kept["long"]) == long
     assert kept["n"] == [1, None]
-    assert not numpy.any(resolve(kept["x"], None) != numpy.frombuffer(b"ab", "u1"))
+    assert not numpy.any(substitute(kept["x"], None) != numpy.frombuffer(b"ab", "u1"))
 
 
 def test_a_reply_is_as_it_was_when_it_was_made(start_peer):

@@ -21,7 +21,7 @@ from bridge.wire._frames import codec_for, format_of
 from bridge.wire._limits import limited
 from bridge.wire.codec import Format
 from bridge.wire.messages import Incoming
-from bridge.wire.tensors import resolve
+from bridge.wire.tensors import substitute
 
 LONGEST_ERROR = 1000  # characters of a tool's error that are sent to the worker
 
@@ -139,7 +139,7 @@ class Connection:
             envelope = limited(envelope, self._max_frame, self._max_values)
             incoming: Incoming = format.decode(envelope, Incoming)  # type: ignore[union-attr]
             if has_buffers:
-                _resolve(incoming, buffers_of(frame))
+                _substitute(incoming, buffers_of(frame))
         except Exception as error:
             self._refuse(format, envelope, error)
             return
@@ -219,10 +219,10 @@ def _failure(question: Incoming, error: BaseException) -> dict[str, Any]:
     return {"id": question.id, "success": False, "error": text, "code": code}
 
 
-def _resolve(incoming: Incoming, buffers: tuple[Frame, ...]) -> None:
-    incoming.result = resolve(incoming.result, buffers)
-    incoming.data = resolve(incoming.data, buffers)
-    incoming.args = resolve(incoming.args, buffers)
+def _substitute(incoming: Incoming, buffers: tuple[Frame, ...]) -> None:
+    incoming.result = substitute(incoming.result, buffers)
+    incoming.data = substitute(incoming.data, buffers)
+    incoming.args = substitute(incoming.args, buffers)
 
 
 _log = logging.getLogger("bridge")

@@ -3,7 +3,7 @@ from bridge._framing cimport Frame, Outbox
 
 cdef class FrameCodec:
     cdef readonly object format
-    cdef object decode        # the envelope of a request
+    cdef object decode        # an Envelope from bytes
     cdef object encode_into
     cdef bint carries_nan
 

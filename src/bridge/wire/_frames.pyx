@@ -23,7 +23,7 @@ cdef class FrameCodec:
 
     def __init__(self, format):
         self.format = format
-        self.decode = format.decode_request
+        self.decode = format.decode_envelope
         self.encode_into = format.encode_into
         self.carries_nan = format.carries_nan
 
@@ -138,3 +138,10 @@ def format_of(message):
 def codec_for(format):
     """Return the codec of `format`."""
     return by_names[format.name]
+
+
+def unknown_format(message):
+    """Return the text of the error for a message (any buffer) that begins like no format."""
+    if not len(message):
+        return f"an empty frame; expected a message in {', '.join(by_names)}"
+    return f"a frame that begins with byte 0x{memoryview(message)[0]:02x} is not in a known format: {', '.join(by_names)}"

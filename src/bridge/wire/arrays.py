@@ -1,4 +1,4 @@
-"""Args that hold arrays: how a type says so, and how args become what it says.
+"""Args that hold arrays: how a type declares them, and how args are decoded with their arrays and buffers.
 
 class Product(msgspec.Struct):
     a: Annotated[numpy.ndarray, array("f32", "n", "k")]
@@ -7,38 +7,66 @@ class Product(msgspec.Struct):
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import msgspec
 from msgspec import inspect
 
 from bridge.wire import _walk
-from bridge.wire._walk import Found
-from bridge.wire.tensors import TYPES, Tensor, dimensions, found, invalid, opened, tensor_of
+from bridge.wire._walk import BUFFER, Found
+from bridge.wire.codec import Format
+from bridge.wire.tensors import TYPES, Tensor, as_array, dimensions, invalid, substitute, tensor_of
+from bridge.wire.type_walk import parts, type_of, types_in, walk
 
+Buffers = Sequence[Any] | None  # of the frame; None if it is not a multipart one
 Sizes = dict[str, int]
 
 
-def convert(
-    value: Any,
-    type: Any,
-    buffers: Sequence[Any] | None,
-    *,
-    str_keys: bool = False,
-    tells_text: bool = True,
-) -> Any:
-    """A decoded value, whose references are to `buffers`, as `type`, whose arrays may have
-    constraints (`array`). str_keys: keys are text, whatever they stand for. tells_text: text in
-    `value` is no binary. Raises msgspec.ValidationError, with the place."""
-    resolved = found(value, buffers, Found)
-    if not tells_text:
-        resolved = _with_bytes(type_of(type), resolved)
-    made = msgspec.convert(resolved, type, dec_hook=_as, str_keys=str_keys)
-    made = _walk.opened(made, opened)
+def args_decoder(type: Any) -> Callable[[Format, msgspec.Raw, Buffers], Any]:
+    """Return the function that decodes args as `type`, chosen once for each command."""
+    return partial(_decode_arrays if holds_arrays(type) else _decode, type)
+
+
+def _decode(type: Any, format: Format, raw: msgspec.Raw, buffers: Buffers) -> Any:
+    if buffers is None or type is msgspec.Raw or not _refers_to_buffers(raw):
+        return format.decode_args(raw, type)
+    return _decode_arrays(type, format, raw, buffers)
+
+
+def _refers_to_buffers(raw: msgspec.Raw) -> bool:
+    """Whether encoded args may hold a reference; in JSON an escape may hide it."""
+    encoded = bytes(raw)
+    return BUFFER.encode() in encoded or b"\\u" in encoded
+
+
+def _decode_arrays(type: Any, format: Format, raw: msgspec.Raw, buffers: Buffers) -> Any:
+    return format.decode_args(raw, type, decode=partial(_decode_parts, format, buffers))
+
+
+def _decode_parts(format: Format, buffers: Buffers, data: Any, type: Any, undecodable: str) -> Any:
+    value = format.decode_lenient(data, Any, undecodable)
+    if holds_raw(type):  # undecoded parts cannot refer to buffers: encode what the references stand for
+        return format.decode(format.encode(substitute(value, buffers)), type)
+    format.prepare(type)
+    return convert(value, type, buffers, format)
+
+
+def convert(value: Any, type: Any, buffers: Buffers, format: Format) -> Any:
+    """Return a decoded value as `type`, with arrays and `buffers` in place of its references, and check
+    the constraints of its arrays. Raises msgspec.ValidationError with the path."""
+    value = substitute(value, buffers, Found)
+    if not format.has_bytes:
+        value = _with_bytes(type_of(type), value)
+    made = msgspec.convert(value, type, dec_hook=_as, str_keys=format.has_text_keys)
+    made = _walk.opened(made, as_array)
     if _has(type, _is_constraint):
-        _check(type_of(type), made, "$", {})
+        sizes: Sizes = {}
+        for path, info, part in walk(type_of(type), made, "$"):
+            if _is_constraint(info):
+                name, shape = info.extra["tensor"]
+                _check(name, shape, part, path, sizes)
     return made
 
 
@@ -66,43 +94,21 @@ def schema(type: Any) -> dict[str, Any]:
     return {"type": "object", "properties": {"$tensor": tensor}, "required": ["$tensor"]}
 
 
-def is_about_arrays(type: Any) -> bool:
-    """Whether values of that type hold arrays or Tensors."""
-    return type is not None and type is not msgspec.Raw and _has(type, _is_array)
-
-
-def keeps_bytes(type: Any) -> bool:
-    """Whether values of that type hold undecoded parts, which cannot refer to anything."""
-    return type is not None and _has(type, _is_raw)
+@cache
+def holds_arrays(type: Any) -> bool:
+    """Return whether values of `type` hold arrays or Tensors."""
+    return _has(type, _is_array)
 
 
 @cache
-def type_of(type: Any) -> Any:
-    """What msgspec knows of a type."""
-    return inspect.type_info(type)
+def holds_raw(type: Any) -> bool:
+    """Return whether values of `type` hold undecoded parts."""
+    return _has(type, _is_raw)
 
 
 @cache
-def _has(type: Any, wanted: Any) -> bool:
-    return any(wanted(info) for info in _all(type_of(type), set()))
-
-
-def _all(info: Any, seen: set[int]) -> Iterator[Any]:
-    """A type and all that its values may hold."""
-    if id(info) in seen:
-        return
-    seen.add(id(info))
-    yield info
-    for part in _parts(info):
-        yield from _all(part, seen)
-
-
-def _parts(info: Any) -> Iterable[Any]:
-    if hasattr(info, "fields"):  # structs, dataclasses, typed dicts, named tuples
-        return [field.type for field in info.fields]
-    several = [*getattr(info, "types", ()), *getattr(info, "item_types", ())]
-    one = [getattr(info, name, None) for name in ("type", "item_type", "key_type", "value_type")]
-    return [*several, *(part for part in one if isinstance(part, inspect.Type))]
+def _has(type: Any, is_wanted: Callable[[Any], bool]) -> bool:
+    return any(is_wanted(info) for info in types_in(type_of(type)))
 
 
 def _is_ndarray(type: Any) -> bool:
@@ -132,66 +138,33 @@ def _as(type: type, value: Any) -> Any:
     return tensor if type is Tensor else tensor.numpy()
 
 
+_BYTES = (inspect.BytesType, inspect.ByteArrayType, inspect.MemoryViewType)
+
+
 def _with_bytes(info: Any, value: Any) -> Any:
-    """`value` with bytes in place of text where a type wants bytes."""
-    if isinstance(info, inspect.BytesType | inspect.ByteArrayType | inspect.MemoryViewType):
+    """`value` with bytes in place of text where its type wants bytes and not text."""
+    if isinstance(info, _BYTES):
         return value.encode() if isinstance(value, str) else value
     if isinstance(info, inspect.Metadata):
         return _with_bytes(info.type, value)
-    if isinstance(info, inspect.UnionType):  # where either will do, text is text
-        if not any(isinstance(each, inspect.StrType) for each in info.types):
-            for each in info.types:
-                value = _with_bytes(each, value)
-    elif isinstance(value, dict):
-        if isinstance(info, inspect.DictType):
-            return {key: _with_bytes(info.value_type, entry) for key, entry in value.items()}
-        fields = {field.encode_name: field.type for field in getattr(info, "fields", ())}
-        return {key: _with_bytes(fields[key], entry) if key in fields else entry for key, entry in value.items()}
-    elif isinstance(value, list | tuple):
-        if isinstance(info, inspect.ListType | inspect.VarTupleType):
-            return [_with_bytes(info.item_type, entry) for entry in value]
-        if isinstance(info, inspect.TupleType):
-            types = zip(info.item_types, value, strict=False)
-            return [_with_bytes(each, entry) for each, entry in types]
-    return value
+    if isinstance(info, inspect.UnionType):
+        for each in () if any(isinstance(each, inspect.StrType) for each in info.types) else info.types:
+            value = _with_bytes(each, value)
+        return value
+    changed = {}
+    for part in parts(info, value):
+        new = _with_bytes(part.type, part.value)
+        if new is not part.value:
+            changed[part.key] = new
+    if not changed:
+        return value
+    if isinstance(value, dict):
+        return {**value, **changed}
+    return [changed.get(index, entry) for index, entry in enumerate(value)]
 
 
-def _check(info: Any, value: Any, place: str, sizes: Sizes) -> None:
-    """Raise for arrays in `value`, which is of that type, that are not as `array` says."""
-    if isinstance(info, inspect.Metadata):
-        if _is_constraint(info):
-            type, shape = (info.extra or {})["tensor"]
-            _hold(type, shape, value, place, sizes)
-        else:
-            _check(info.type, value, place, sizes)
-    elif isinstance(info, inspect.UnionType):
-        for each in info.types:
-            _check(each, value, place, sizes)
-    elif hasattr(info, "fields"):
-        if isinstance(value, dict) and isinstance(info, inspect.TypedDictType):
-            for field in info.fields:
-                if field.name in value:
-                    _check(field.type, value[field.name], f"{place}.{field.name}", sizes)
-        elif value.__class__ is info.cls:
-            is_list = getattr(info, "array_like", False)
-            first = 0 if getattr(info, "tag", None) is None else 1
-            for index, field in enumerate(info.fields, first):
-                key = f"[{index}]" if is_list else f".{field.encode_name}"
-                _check(field.type, getattr(value, field.name), place + key, sizes)
-    elif isinstance(info, inspect.DictType):
-        if isinstance(value, dict):
-            for key, entry in value.items():
-                _check(info.value_type, entry, f"{place}.{key}", sizes)
-    elif isinstance(info, inspect.TupleType):
-        if isinstance(value, tuple):
-            for index, (each, entry) in enumerate(zip(info.item_types, value, strict=False)):
-                _check(each, entry, f"{place}[{index}]", sizes)
-    elif hasattr(info, "item_type") and isinstance(value, list | tuple):
-        for index, entry in enumerate(value):
-            _check(info.item_type, entry, f"{place}[{index}]", sizes)
-
-
-def _hold(type: str | None, shape: tuple[int | str | None, ...], value: Any, place: str, sizes: Sizes) -> None:
+def _check(type: str | None, shape: tuple[int | str | None, ...], value: Any, path: str, sizes: Sizes) -> None:
+    """Raise for an array that does not have that type and shape. sizes: of the named dimensions so far."""
     tensor = tensor_of(value)
     if tensor is None:
         return
@@ -202,7 +175,7 @@ def _hold(type: str | None, shape: tuple[int | str | None, ...], value: Any, pla
             wanted = sizes.setdefault(wanted, size)
         fits = fits and wanted in (None, size)
     if not fits or type not in (None, tensor.type):
-        raise invalid(f"Expected `{_wanted(type, shape, known)}`, got `{tensor}`", place)
+        raise invalid(f"Expected `{_wanted(type, shape, known)}`, got `{tensor}`", path)
 
 
 def _wanted(type: str | None, shape: tuple[int | str | None, ...], known: Sizes) -> str:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from bridge.errors import InvalidArgs, Overloaded
-from bridge.wire import _etf, _walk, arrays, lenient, tensors
-from bridge.wire.empty_maps import EmptyMaps
-from bridge.wire.messages import Request
-from bridge.wire.unknown_args import unknown_args
+from bridge.wire import _etf, lenient, tensors
+from bridge.wire.messages import Envelope
 
 _preparing = threading.Lock()
 
@@ -26,8 +24,8 @@ class Format:
     find_id: reads the id of a message that does not decode (None: it cannot).
     repair(message, replace): rewrites one whose strings are not all UTF-8, see `decode_args`.
     carries_nan: it has NaN and infinities.
-    lossy: its encoder writes null for those, without a word.
-    tells_text: strings and bytes differ in it. Where they do not, what is UTF-8 is a string.
+    has_text_keys: keys of maps are always text.
+    has_bytes: text and bytes differ; otherwise a binary that is UTF-8 is decoded as text.
     """
 
     def __init__(
@@ -39,39 +37,47 @@ class Format:
         find_id: Callable[[Any], int | str | None],
         repair: Callable[[bytes, bool], bytes],
         carries_nan: bool = False,
-        lossy: bool = False,
-        tells_text: bool = True,
+        has_text_keys: bool = False,
+        has_bytes: bool = True,
     ) -> None:
         self.name = name
         self.beginnings = beginnings
         self.find_id = find_id
         self.repair = repair
         self.carries_nan = carries_nan
-        self.lossy = lossy
-        self.tells_text = tells_text
-        self.decode_request: Callable[[Any], Request] = module.Decoder(Request).decode
+        self.has_text_keys = has_text_keys
+        self.has_bytes = has_bytes
+        self.decode_envelope: Callable[[Any], Envelope] = module.Decoder(Envelope).decode
         self.encode_into: Callable[[Any, bytearray, int], None] = encoder.encode_into
         self.encode: Callable[[Any], bytes] = encoder.encode
         self._no_args: bytes = encoder.encode({})
-        nothing = module.Decoder(list[msgspec.Raw]).decode(encoder.encode([None, []]))
-        self._absent = (msgspec.Raw(), *nothing)
-        self._empty_maps = EmptyMaps(self.decode, encoder.encode)
+        empty = module.Decoder(list[msgspec.Raw]).decode(encoder.encode([None, [], {}]))
+        self._empty = (msgspec.Raw(), *empty)
         self._decoder = module.Decoder
         self._decoders: dict[Any, Callable[[Any], Any]] = {}
 
     def decode(self, data: Any, type: Any = Any) -> Any:
-        """`data` (a buffer) as `type`. Raises what msgspec raises."""
+        """Return `data` (a buffer) as `type`. Raises what msgspec raises."""
         decode = self._decoders.get(type)
         if decode is None:
             decode = self._prepare(type)
         return decode(data)
 
+    def prepare(self, type: Any) -> None:
+        """Make the decoder of `type`, unless there is one."""
+        if type not in self._decoders:
+            self._prepare(type)
+
     def _prepare(self, type: Any) -> Callable[[Any], Any]:
-        """The decoder of `type`, made. msgspec completes what it knows of a type, for all formats
-        together, step by step where other threads see it already: so one at a time."""
+        # msgspec completes what it knows of a type, for all formats together, while other threads already
+        # see it: so one at a time.
         with _preparing:
             msgspec.msgpack.Decoder(type)
             return self._decoders.setdefault(type, self._decoder(type).decode)
+
+    def is_empty(self, raw: msgspec.Raw) -> bool:
+        """Return whether an undecoded value is missing, null, an empty list or an empty map."""
+        return raw in self._empty
 
     def decode_args(
         self,
@@ -80,28 +86,29 @@ class Format:
         *,
         path: str = "args",
         undecodable: str = "bytes",
-        buffers: Sequence[Any] | None = None,
-        has_arrays: bool = False,
+        decode: Callable[[Any, Any, str], Any] | None = None,
     ) -> Any:
-        """The args of a request as `type`; missing ones and null are an empty map, and so is an
-        empty list where the type has a map.
+        """Return the args of a request as `type`. Missing args and null count as an empty map, and so does
+        an empty list where the type has a map.
 
-        buffers: those of the frame, if it is a multipart one. has_arrays: the type holds some.
-        undecodable: what becomes of strings that are not UTF-8: "bytes" (where the format has
-        them), "replace" (what can be read of them stays), "refuse". Raises InvalidArgs, with the
-        place below `path`.
+        undecodable: what becomes of strings that are not UTF-8: "bytes" (if the format has them),
+        "replace" (their invalid bytes become U+FFFD), "refuse". decode(data, type, undecodable):
+        decodes args with arrays or buffers (`arrays.args_decoder`). Raises InvalidArgs with the path
+        below `path`.
         """
-        data = self._no_args if raw in self._absent else raw
+        data = self._no_args if raw in self._empty else raw
+        if decode is None:
+            decode = self.decode_lenient
         try:
-            if undecodable == "replace" and not self.tells_text:
+            if undecodable == "replace" and not self.has_bytes:
                 data = self.repair(bytes(data), True)
             try:
-                return self._decode_as(data, type, undecodable, buffers, has_arrays)
+                return decode(data, type, undecodable)
             except msgspec.ValidationError:
-                replaced = self._empty_maps.replaced(data, type)
+                replaced = self._with_empty_maps(data, type)
                 if replaced is None:
                     raise
-                return self._decode_as(replaced, type, undecodable, buffers, has_arrays)
+                return decode(replaced, type, undecodable)
         except msgspec.ValidationError as error:
             raise self._unknown(data, type, path) or _invalid_args(str(error), path) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -111,33 +118,8 @@ class Format:
         except MemoryError:
             raise Overloaded.without_memory(f"to decode {path}") from None
 
-    def _decode_as(
-        self,
-        data: Any,
-        type: Any,
-        undecodable: str,
-        buffers: Sequence[Any] | None,
-        has_arrays: bool,
-    ) -> Any:
-        as_it_is = type is msgspec.Raw or buffers is None or not _refers(data)
-        if as_it_is and not has_arrays:
-            return self._decode_repaired(data, type, undecodable)
-        value = self._decode_repaired(data, Any, undecodable)
-        if arrays.keeps_bytes(type):  # then the bytes have to hold all
-            return self.decode(self.encode(tensors.resolve(value, buffers)), type)
-        if type not in self._decoders:
-            self._prepare(type)
-        return arrays.convert(value, type, buffers, str_keys=self.lossy, tells_text=self.tells_text)
-
-    def _unknown(self, data: Any, type: Any, path: str) -> InvalidArgs | None:
-        """The error for keys in the args that the type does not have, if there are any."""
-        try:
-            value = self._decode_repaired(data, Any, "bytes")
-        except (msgspec.MsgspecError, ValueError, RecursionError):
-            return None
-        return unknown_args(value, type, path)
-
-    def _decode_repaired(self, data: Any, type: Any, undecodable: str) -> Any:
+    def decode_lenient(self, data: Any, type: Any, undecodable: str) -> Any:
+        """Return `data` (a buffer) as `type`; strings that are not UTF-8 as `decode_args` describes."""
         try:
             return self.decode(data, type)
         except UnicodeDecodeError:
@@ -145,11 +127,22 @@ class Format:
                 raise
             return self.decode(self.repair(bytes(data), undecodable == "replace"), type)
 
+    # Both load what only args that do not match their type need.
 
-def _refers(data: Any) -> bool:
-    """Whether there may be a reference to a buffer in encoded args."""
-    encoded = bytes(data)
-    return _walk.BUFFER.encode() in encoded or b"\\u" in encoded  # which may hide one in JSON
+    def _with_empty_maps(self, data: Any, type: Any) -> msgspec.Raw | None:
+        from bridge.wire.empty_maps import EmptyMaps
+
+        return EmptyMaps(self.decode, self.encode).replaced(data, type)
+
+    def _unknown(self, data: Any, type: Any, path: str) -> InvalidArgs | None:
+        """The error for args that the type does not have, if there are any."""
+        from bridge.wire.unknown_args import unknown_args
+
+        try:
+            value = self.decode_lenient(data, Any, "bytes")
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return None
+        return unknown_args(value, type, path)
 
 
 JSON = Format(
@@ -159,7 +152,7 @@ JSON = Format(
     (b"{", b" ", b"\t", b"\r", b"\n"),
     lenient.json_id,
     lenient.json_repair,
-    lossy=True,
+    has_text_keys=True,
 )
 MSGPACK = Format(
     "msgpack",
@@ -177,7 +170,7 @@ ETF = Format(
     (b"\x83t", b"\x83P"),  # a map, a compressed term; 0x83 also begins a MessagePack map, but a string follows there
     lenient.etf_id,
     lenient.etf_repair,
-    tells_text=False,
+    has_bytes=False,
 )
 FORMATS = (JSON, MSGPACK, ETF)
 

@@ -1,17 +1,17 @@
-"""Empty lists where a map is expected: Elixir writes an empty keyword list as `[]`.
+"""Empty lists where a map is expected: Elixir encodes an empty keyword list as `[]`.
 
-Only called for args that did not match their type, so that matching ones cost nothing.
+Only used for args that do not match their type, so that matching args cost nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from msgspec import inspect
 
-from bridge.wire.arrays import type_of
+from bridge.wire.type_walk import alternatives, parts, type_of
 
 LONGEST = 16  # bytes of an encoded empty list: JSON may have white space in it
 
@@ -28,41 +28,36 @@ class EmptyMaps:
     def __init__(self, decode: Callable[[Any, Any], Any], encode: Callable[[Any], bytes]) -> None:
         self._decode = decode
         self._encode = encode
-        self._empty = msgspec.Raw(encode({}))
 
     def replaced(self, data: Any, type: Any) -> msgspec.Raw | None:
-        """Return `data` (a buffer) with an empty map for each empty list that stands where `type`
-        has a map and no list; None where there is nothing to replace."""
+        """Return `data` (a buffer) with an empty map for each empty list where `type` has a map and
+        no list; None if there is nothing to replace."""
         return self._replaced(msgspec.Raw(bytes(data)), type_of(type))
 
     def _replaced(self, raw: msgspec.Raw, info: inspect.Type) -> msgspec.Raw | None:
-        kinds = [*_alternatives(info)]
-        maps = [kind for kind in kinds if _is_map(kind)]
-        lists = [kind for kind in kinds if isinstance(kind, _LISTS)]
+        types = [*alternatives(info)]
+        maps = [each for each in types if isinstance(each, _MAPS) and not getattr(each, "array_like", False)]
+        lists = [each for each in types if isinstance(each, _LISTS)]
         if maps and not lists and self._is_empty_list(raw):
-            return self._empty
-        entries = self._decoded(raw, dict[str, msgspec.Raw]) if maps else None
-        if entries is not None:
-            return self._with(entries, lambda name: _values(maps, name))
-        items = self._decoded(raw, list[msgspec.Raw]) if lists else None
-        if items is not None:
-            return self._with(dict(enumerate(items)), lambda index: [lists[0].item_type])
+            return msgspec.Raw(self._encode({}))
+        for expected, type in ((maps, dict[str, msgspec.Raw]), (lists[:1], list[msgspec.Raw])):
+            entries = self._decoded(raw, type) if expected else None
+            if entries is not None:
+                return self._with_replaced_parts(entries, expected)
         return None
 
-    def _with(
-        self, entries: dict[Any, msgspec.Raw], expected: Callable[[Any], list[inspect.Type]]
-    ) -> msgspec.Raw | None:
-        """Return the map or the list (keys: 0, 1, …) of `entries`, where any of them changes."""
+    def _with_replaced_parts(self, entries: Any, types: list[Any]) -> msgspec.Raw | None:
         changed = {}
-        for key, entry in entries.items():
-            for info in expected(key):
-                made = self._replaced(entry, info)
-                if made is not None:
-                    changed[key] = made
+        for info in types:
+            for part in parts(info, entries):
+                replaced = self._replaced(part.value, part.type)
+                if replaced is not None:
+                    changed[part.key] = replaced
         if not changed:
             return None
-        every = {**entries, **changed}
-        return msgspec.Raw(self._encode([*every.values()] if 0 in every else every))
+        for key, replaced in changed.items():
+            entries[key] = replaced
+        return msgspec.Raw(self._encode(entries))
 
     def _is_empty_list(self, raw: msgspec.Raw) -> bool:
         return len(bytes(raw)) <= LONGEST and self._decoded(raw, list[msgspec.Raw]) == []
@@ -72,28 +67,3 @@ class EmptyMaps:
             return self._decode(raw, type)
         except (msgspec.MsgspecError, ValueError):
             return None
-
-
-def _alternatives(info: inspect.Type) -> Iterator[inspect.Type]:
-    if isinstance(info, inspect.Metadata):
-        yield from _alternatives(info.type)
-    elif isinstance(info, inspect.UnionType):
-        for each in info.types:
-            yield from _alternatives(each)
-    else:
-        yield info
-
-
-def _is_map(info: inspect.Type) -> bool:
-    return isinstance(info, _MAPS) and not getattr(info, "array_like", False)
-
-
-def _values(maps: list[Any], name: str) -> list[inspect.Type]:
-    """Return the types that the entry `name` may have in one of `maps`."""
-    types = []
-    for each in maps:
-        if isinstance(each, inspect.DictType):
-            types.append(each.value_type)
-        else:
-            types += [field.type for field in each.fields if field.encode_name == name]
-    return types

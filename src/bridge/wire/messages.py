@@ -14,21 +14,26 @@ Id = int | str
 LONGEST_TEXT = 4000  # characters of an error
 
 
-class Request(msgspec.Struct, gc=False):
-    """The envelope of a request; `args` stays undecoded until its command is known.
+class Envelope(msgspec.Struct, gc=False):
+    """Represents a message from a host: a request (it has a `command`), the reply to a call of the worker
+    (`success`), or a negotiation of the format (`type`).
 
-    session_id: may also stand at the top of `args`; the one here wins. timeout_ms: from the
-    moment the frame is read. stream: events are wanted. timing: so is where the time went.
+    args: undecoded until the command is known. session_id: takes precedence over the one in `args`.
+    timeout_ms: counts from the moment the frame is read. stream: the host wants events. timing: the
+    host wants to know how long each step took. success, type: only whether they are there; such a
+    message is decoded as what it is.
     """
 
-    id: Id
-    command: str
+    id: Id | None = None
+    command: str | None = None
     args: msgspec.Raw = msgspec.Raw()
     session_id: str | None = None
     timeout_ms: float | None = None
     stream: bool = False
     timing: bool = False
     traceparent: str | None = None
+    success: msgspec.Raw = msgspec.Raw()
+    type: msgspec.Raw = msgspec.Raw()
 
 
 class Reply(msgspec.Struct, gc=False):
@@ -72,20 +77,8 @@ class Event(msgspec.Struct, gc=False):
     data: Any
 
 
-class Answer(msgspec.Struct, gc=False):
-    """Either of the two as a client reads it."""
-
-    id: Id | None
-    success: bool
-    result: Any = None
-    error: str = ""
-    code: str = "internal"
-    category: str = ""
-    details: dict[str, Any] = {}
-
-
-class Incoming(msgspec.Struct, gc=False):
-    """What a client may get: a reply (success), an event (event), a host call (command)."""
+class ReceivedReply(msgspec.Struct, gc=False):
+    """Represents a reply to one's own call, whether it succeeded or failed."""
 
     id: Id | None
     success: bool | None = None
@@ -94,6 +87,12 @@ class Incoming(msgspec.Struct, gc=False):
     code: str = "internal"
     category: str = ""
     details: dict[str, Any] = {}
+
+
+class Incoming(ReceivedReply, gc=False):
+    """Represents a message from a worker: a reply (it has `success`), an event (`event`), or a call to
+    the host (`command`)."""
+
     timing: dict[str, float] = {}
     event: str | None = None
     data: Any = None

@@ -213,17 +213,16 @@ def set_apart(value: Any) -> Any:
     return _walk.set_apart(value, Apart)
 
 
-def resolve(value: Any, buffers: Sequence[Any] | None) -> Any:
-    """`value` with arrays, and memoryviews of `buffers`, in place of what stands for them on the
-    wire; Tensors of types that numpy does not have. Raises msgspec.ValidationError, with the place.
-    """
-    return found(value, buffers, opened)
+def as_array(tensor: Tensor) -> Any:
+    """Return `tensor` as handlers get it where no type says otherwise: a numpy array if numpy has the type."""
+    return tensor if tensor.type in _RAW else tensor.numpy()
 
 
-def found(value: Any, buffers: Sequence[Any] | None, make: Callable[[Tensor], Any]) -> Any:
-    """The same with make(tensor) in place of arrays."""
+def substitute(value: Any, buffers: Sequence[Any] | None, make: Callable[[Tensor], Any] = as_array) -> Any:
+    """Return `value` with make(tensor) in place of each tensor, and memoryviews of `buffers` in place of
+    references to them. Raises msgspec.ValidationError with the path."""
 
-    def put_back(name: str, form: Any) -> Any:
+    def replacement(name: str, form: Any) -> Any:
         if name == _walk.BUFFER:
             return _buffer(form, buffers)
         tensor = _from_form(form, buffers) if name == _walk.TENSOR else _from_term(form, buffers)
@@ -233,17 +232,12 @@ def found(value: Any, buffers: Sequence[Any] | None, make: Callable[[Tensor], An
             raise Misplaced(str(error)) from None
 
     try:
-        return _walk.resolve(value, put_back)
+        return _walk.resolve(value, replacement)
     except Misplaced as error:
-        place = "$"
+        path = "$"
         for key in reversed(error.path):
-            place += f".{key}" if isinstance(key, str) else f"[{shown(key)}]"
-        raise invalid(str(error), place) from None
-
-
-def opened(tensor: Tensor) -> Any:
-    """As an adapter gets it where no type says what it wants."""
-    return tensor if tensor.type in _RAW else tensor.numpy()
+            path += f".{key}" if isinstance(key, str) else f"[{shown(key)}]"
+        raise invalid(str(error), path) from None
 
 
 def _buffer(index: Any, buffers: Sequence[Any] | None) -> memoryview:

@@ -1,4 +1,4 @@
-"""What a request holds beyond what its command knows, found once decoding has failed for it."""
+"""Names of args that a command does not know. Only used after decoding has failed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 from msgspec import inspect
 
 from bridge.errors import InvalidArgs
-from bridge.wire.arrays import type_of
+from bridge.wire.type_walk import short_key, type_of, walk
 
 MAX_LISTED = 20  # unknown names in one error
-MAX_NAME = 100  # characters of one of them
 
 
 class Unknown(NamedTuple):
@@ -28,9 +27,8 @@ class Unknown(NamedTuple):
 
 
 def unknown_args(value: Any, type: Any, path: str) -> InvalidArgs | None:
-    """Return the error for what `value` holds that `type` forbids; None where it holds nothing
-    such."""
-    found = list(_unknown(type_of(type), value, path))
+    """Return the error for names in `value` that `type` does not have, or None."""
+    found = [unknown for part in walk(type_of(type), value, path) for unknown in _unknown(*part)]
     if not found:
         return None
     first = found[0]
@@ -42,41 +40,18 @@ def unknown_args(value: Any, type: Any, path: str) -> InvalidArgs | None:
     )
 
 
-def _unknown(info: inspect.Type, value: Any, path: str) -> Iterator[Unknown]:
-    match info:
-        case inspect.Metadata():
-            yield from _unknown(info.type, value, path)
-        case inspect.UnionType():
-            for each in info.types:
-                yield from _unknown(each, value, path)
-        case inspect.StructType() if isinstance(value, Mapping):
-            yield from _of_struct(info, value, path)
-        case inspect.DictType() if isinstance(value, Mapping):
-            for key, entry in value.items():
-                yield from _unknown(info.value_type, entry, f"{path}.{_shortened(key)}")
-        case inspect.ListType() | inspect.VarTupleType() if isinstance(value, list | tuple):
-            for index, entry in enumerate(value):
-                yield from _unknown(info.item_type, entry, f"{path}[{index}]")
-
-
-def _of_struct(info: inspect.StructType, value: Mapping[Any, Any], path: str) -> Iterator[Unknown]:
+def _unknown(path: str, info: inspect.Type, value: Any) -> Iterator[Unknown]:
+    if not isinstance(info, inspect.StructType) or not info.forbid_unknown_fields or not isinstance(value, Mapping):
+        return
     types = {field.encode_name: field.type for field in info.fields}
-    unknown = [_shortened(key) for key in value if key not in types]
-    if unknown and info.forbid_unknown_fields:
+    unknown = [short_key(key) for key in value if key not in types]
+    if unknown:
         known = sorted(name for name, type in types.items() if not _is_ignored(type))
         yield Unknown(path, unknown, known)
-    for key, entry in value.items():
-        if key in types:
-            yield from _unknown(types[key], entry, f"{path}.{key}")
 
 
 def _is_ignored(info: inspect.Type) -> bool:
     return isinstance(info, inspect.Metadata) and bool((info.extra or {}).get("ignored"))
-
-
-def _shortened(key: Any) -> str:
-    text = key if isinstance(key, str) else ascii(key)[:MAX_NAME]
-    return text if len(text) <= MAX_NAME else f"{text[:MAX_NAME]}…"
 
 
 def _with_suggestion(name: str, known: list[str]) -> str:

@@ -26,10 +26,10 @@ from bridge.options import DEFAULTS, Options
 from bridge.records import Quota
 from bridge.security.redaction import first_line
 from bridge.telemetry.logs import debug, logging_call, shown, warn
-from bridge.wire.arrays import is_about_arrays
+from bridge.wire.arrays import args_decoder
 from bridge.wire.codec import Format, by_name
-from bridge.wire.messages import Answer, Failure, Id, Negotiation, Selection, failure
-from bridge.wire.tensors import resolve
+from bridge.wire.messages import Envelope, Failure, Id, Negotiation, ReceivedReply, Selection, failure
+from bridge.wire.tensors import substitute
 from bridge.worker import extras, process
 from bridge.worker.calls import Calls, wake
 from bridge.worker.host_calls import HostCalls
@@ -101,9 +101,7 @@ class Dispatcher:
         for spec in adapter.commands.values():
             if spec.name in self.commands:
                 raise AdapterFailed(f"two adapters have a command {spec.name!r}")
-            decode = None
-            if spec.args is not None:
-                decode = partial(_decode, spec.args, is_about_arrays(spec.args))
+            decode = None if spec.args is None else args_decoder(spec.args)
             run = spec.handler
             if spec.lane.changes:
                 run = partial(_in_turn, self.sessions, spec.handler)
@@ -155,21 +153,31 @@ class Dispatcher:
         buffers: tuple[Frame, ...] | None,
         error: Exception,
     ) -> Failure | Selection | None:
-        """Return the answer to a frame that did not decode as a request; None for an answer."""
-        if format is not None and isinstance(error, msgspec.ValidationError):
-            try:
-                if self._resolve(format, frame, buffers):
-                    return None
-                selection = self._negotiate(format, frame)
-            except MemoryError as raised:
-                selection, error = None, raised
-            if selection is not None:
-                return selection
+        """Return the reply to a frame that cannot be read; None if it was the reply to a host call, which
+        then fails."""
         request_id = None if format is None else format.find_id(frame)
         if self.host.is_asked(request_id):
-            self.host.resolve(_no_answer(request_id, error))
+            self.host.deliver(_unreadable(request_id, error))
             return None
         return self._refused(failure(request_id, _envelope_error(error), timestamp()))
+
+    def receive(
+        self, format: Format, frame: Any, buffers: tuple[Frame, ...] | None, message: Envelope
+    ) -> Failure | Selection | None:
+        """Take in a message that is not a request: the reply to a host call, or a negotiation of the format.
+
+        Returns the reply to it, if any.
+        """
+        try:
+            if message.command is None and message.success:
+                self.host.deliver(_host_reply(format, frame, buffers))
+                return None
+            if message.command is None and message.type:
+                return self._negotiate(format.decode(frame, Negotiation))
+            missing = "id" if message.id is None else "command"
+            raise errors.InvalidRequest(f"not a request: Object missing required field `{missing}`")
+        except Exception as error:
+            return self.refuse(format, frame, buffers, error)
 
     def reject(self, context: Context) -> Failure:
         """Return the answer to a request whose command is unknown or whose id is taken."""
@@ -178,7 +186,7 @@ class Dispatcher:
         if name in self.commands:
             error = errors.DuplicateId(f"a call with id {errors.shown(context.id)} is open already")
         else:
-            error = errors.UnknownCommand(f"Unknown command: {name[: errors.SHOWN]}", known=sorted(self.commands))
+            error = errors.UnknownCommand(f"Unknown command: {str(name)[: errors.SHOWN]}", known=sorted(self.commands))
         return self._refused(failure(context.id, error, timestamp()))
 
     def fail(self, context: Context, error: BaseException) -> Failure:
@@ -385,23 +393,9 @@ class Dispatcher:
         calls = list(self.calls.open.values())
         return {call.session for call in calls if call.session is not None}
 
-    def _resolve(self, format: Format, frame: Any, buffers: tuple[Frame, ...] | None) -> bool:
-        """Whether the frame is an answer of the host; then it is handed on."""
-        answer = _decoded(format, frame, Answer)
-        if answer is None:
-            return False
-        if buffers is not None:
-            try:
-                answer.result = resolve(answer.result, buffers)
-            except Exception as error:
-                answer = _no_answer(answer.id, error)
-        self.host.resolve(answer)
-        return True
-
-    def _negotiate(self, format: Format, frame: Any) -> Selection | None:
-        offer = _decoded(format, frame, Negotiation)
-        if offer is None or offer.type != "protocol_negotiation":
-            return None
+    def _negotiate(self, offer: Negotiation) -> Selection:
+        if offer.type != "protocol_negotiation":
+            raise errors.InvalidRequest(f"not a request: unknown type {errors.shown(offer.type)}")
         known = [name for name in (self.options.protocol, offer.preferred, *offer.supported) if name]
         chosen = next((name for name in known if by_name(name)), "json")
         return Selection("protocol_selected", chosen, timestamp())
@@ -428,21 +422,23 @@ def _opened(place: str | None) -> Store | None:
     return open_store(place)
 
 
-def _no_answer(request_id: Id | None, error: Exception) -> Answer:
-    """In place of an answer of the host that cannot be read."""
+def _host_reply(format: Format, frame: Any, buffers: tuple[Frame, ...] | None) -> ReceivedReply:
+    """The host's reply to a call of the worker. Raises what decoding raises."""
+    reply: ReceivedReply = format.decode(frame, ReceivedReply)
+    if reply.success is None:
+        raise errors.InvalidRequest("a reply whose `success` is null")
+    if buffers is not None:
+        reply.result = substitute(reply.result, buffers)
+    return reply
+
+
+def _unreadable(request_id: Id | None, error: Exception) -> ReceivedReply:
+    """The failure in place of a reply of the host that cannot be read."""
     if isinstance(error, MemoryError):
         error = errors.Overloaded.without_memory("to decode it")
-    text = f"the host's answer cannot be read: {errors.text_of(error)}"
+    text = f"the reply of the host cannot be read: {errors.text_of(error)}"
     code = error.code if isinstance(error, errors.BridgeError) else errors.InvalidFrame.code
-    return Answer(request_id, False, error=text, code=code)
-
-
-def _decoded(format: Format, frame: Any, type: Any) -> Any:
-    """The frame as `type`, or None: it has failed to decode as something else already."""
-    try:
-        return format.decode(frame, type)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return None
+    return ReceivedReply(request_id, False, error=text, code=code)
 
 
 def _is_for_all(context: Context) -> bool:
@@ -476,16 +472,6 @@ def _change_for_all(sessions: Sessions, handler: Handler, args: Any, context: Co
         if not context.answered:
             sessions.shared = context.shared
     return result
-
-
-def _decode(
-    type: Any,
-    has_arrays: bool,
-    format: Format,
-    raw: msgspec.Raw,
-    buffers: tuple[Frame, ...] | None,
-) -> Any:
-    return format.decode_args(raw, type, buffers=buffers, has_arrays=has_arrays)
 
 
 def _envelope_error(error: Exception) -> errors.BridgeError:

@@ -8,7 +8,7 @@ from typing import Any
 
 from bridge import errors
 from bridge._dispatch import Context
-from bridge.wire.messages import Answer
+from bridge.wire.messages import ReceivedReply
 from bridge.worker.threads import Threads
 
 
@@ -48,11 +48,11 @@ class HostCalls:
         """Return whether an answer to that is waited for."""
         return request_id in self._waiting
 
-    def resolve(self, answer: Answer) -> None:
-        """Hand an answer to whoever waits for it; one that nobody waits for is dropped."""
-        waiting = self._waiting.get(answer.id)  # type: ignore[arg-type]  # others are not found
+    def deliver(self, reply: ReceivedReply) -> None:
+        """Hand a reply to the call that waits for it; drop one that no call waits for."""
+        waiting = self._waiting.get(reply.id)  # type: ignore[arg-type]  # others are not found
         if waiting is not None:
-            waiting.answer = answer
+            waiting.answer = reply
             waiting.event.set()
 
     def _send(self, context: Context, request_id: str, command: str, args: dict[str, Any]) -> None:
@@ -67,7 +67,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self.event = threading.Event()
-        self.answer: Answer | None = None
+        self.answer: ReceivedReply | None = None
 
     def result(self, command: str) -> Any:
         """Return what the host answered. Raises what it failed with."""

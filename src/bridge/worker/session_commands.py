@@ -11,7 +11,7 @@ from bridge.adapter import NoArgs
 from bridge.options import LONGEST_TTL
 from bridge.records import Quota
 from bridge.wire.codec import JSON, MSGPACK, Format
-from bridge.wire.tensors import found
+from bridge.wire.tensors import substitute
 from bridge.worker.dispatch import SessionArgs
 from bridge.worker.session import Session
 from bridge.worker.session_data import Value, below
@@ -243,7 +243,7 @@ def _given(context: Context, args: UpdateSessionDataArgs) -> tuple[msgspec.Raw, 
     # JSON alone cannot hold what is in the buffers.
     value = _json_args(context.request.args).get("value")
     try:
-        value = found(value, context.buffers, lambda tensor: tensor)
+        value = substitute(value, context.buffers, lambda tensor: tensor)
         return msgspec.Raw(MSGPACK.encode(value)), MSGPACK
     except (msgspec.ValidationError, OverflowError, RecursionError) as error:
         raise errors.InvalidArgs(f"args.value: {error}", path="args.value") from None

@@ -190,7 +190,7 @@ def _tensor_of_form(value: dict[Any, Any], own: Format) -> Tensor | None:
 
 def _tensor(form: Any) -> Tensor | None:
     try:
-        tensor = tensors.found(form, None, lambda found: found)
+        tensor = tensors.substitute(form, None, lambda tensor: tensor)
     except (msgspec.ValidationError, RecursionError):
         return None
     return tensor if isinstance(tensor, Tensor) else None

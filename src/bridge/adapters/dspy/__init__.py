@@ -267,7 +267,7 @@ def _visible_tools(context: Context) -> dict[str, Tool]:
 def _find_or_rebuild(args: ExecuteArgs, context: Context) -> Program:
     """The session's program, or one from `program_data`, which hosts with many workers send."""
     data = args.program_data
-    name, signature = ("", msgspec.Raw()) if data is None else data.definition()
+    name, signature = ("", msgspec.Raw()) if data is None else data.definition(context.format)
     if data is None or args.program_id is None or not name:
         return _find(args.program_id, context)
     known = _visible(args.program_id, context)

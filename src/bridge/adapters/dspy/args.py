@@ -15,6 +15,7 @@ from bridge.adapters.dspy.tools import ToolDefinition
 from bridge.security.destinations import Address
 from bridge.security.redaction import redact
 from bridge.security.secret_values import secrets_in_url
+from bridge.wire.codec import Format
 
 MOST_ITERATIONS = 100  # calls of tools in one run
 MOST_LISTED = 1_000_000
@@ -288,14 +289,6 @@ class ProgramArgs(msgspec.Struct):
     session_id: str | None = None
 
 
-# Empty, an empty map, an empty list and null, in each format.
-_NOTHING = {
-    *(b"", b"{}", b"[]", b"null"),
-    *(b"\x80", b"\x90", b"\xc0"),
-    *(b"t\0\0\0\0", b"j", b"w\x03nil"),
-}
-
-
 class ProgramData(msgspec.Struct):
     """What a host that keeps programs itself sends with each execute, its own keys among it."""
 
@@ -303,12 +296,12 @@ class ProgramData(msgspec.Struct):
     signature_def: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     program_type: str | None = None
 
-    def definition(self) -> tuple[str, msgspec.Raw]:
-        """Return the name and the value of the signature to build from; empty where there is
-        none."""
+    def definition(self, format: Format) -> tuple[str, msgspec.Raw]:
+        """Return the name and the value, encoded in `format`, of the signature to build from; both are
+        empty if there is none."""
         for name in ("signature", "signature_def"):
             raw: msgspec.Raw = getattr(self, name)
-            if bytes(raw).strip() not in _NOTHING:
+            if not format.is_empty(raw):
                 return name, raw
         return "", msgspec.Raw()
 
