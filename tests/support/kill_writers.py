@@ -1,6 +1,6 @@
 """Workers that share a store are killed while they write: is everything acknowledged there?
 
-    python tests/kill_writers.py --seconds 60 [--json FILE]
+    python tests/support/kill_writers.py --seconds 60 [--json FILE]
 
 Each writer has a durable session and writes one number into two keys of it, in one call, again
 and again, through whichever worker it finds. Whenever a worker was lost under it, and at the end,
@@ -44,17 +44,23 @@ class Count:
 
 
 class Worker:
-    """A place with a worker in it: a new one whenever the last was killed."""
+    """A worker process that is replaced whenever it is killed."""
 
     def __init__(self, store: Path) -> None:
         self._flags = ("--store", f"sqlite:{store}")
-        self._changing = threading.Lock()
-        self.client = self._start()
+        self._replacing = threading.Lock()
+        self._client = self._start()
+
+    @property
+    def client(self) -> Client:
+        """Return the client of the running process; wait while it is being replaced."""
+        with self._replacing:
+            return self._client
 
     def kill(self) -> None:
-        with self._changing:
-            self.client.kill()
-            self.client = self._start()
+        with self._replacing:
+            self._client.kill()
+            self._client = self._start()
 
     def _start(self) -> Client:
         return Client.start(adapter="echo", flags=self._flags, timeout=60)
@@ -137,7 +143,7 @@ class Writer:
 
 
 def run(store: Path, seconds: float, *, writers: int = 32, places: int = 3, rate: float = 10.0):
-    """The Count of one run; rate: kills a second."""
+    """The Count of one run; rate: kills a second, at most."""
     count, lock, stop = Count(), threading.Lock(), threading.Event()
     workers = [Worker(store) for _ in range(places)]
     all_writers = [Writer(number, workers, count, lock) for number in range(writers)]
@@ -152,7 +158,7 @@ def run(store: Path, seconds: float, *, writers: int = 32, places: int = 3, rate
             worker.kill()
             with lock:
                 count.kills += 1
-            due = max(due + places / rate, time.monotonic())
+            due = time.monotonic() + places / rate  # counted from the start, or a slow machine would only kill
 
     killers = [threading.Thread(target=kill, args=(worker, turn)) for turn, worker in enumerate(workers)]
     for killer in killers:
