@@ -65,13 +65,13 @@ def program(engine: Any, model: str = "scripted/answers", port: int = 0, adapter
     """Return a function that calls a program as a DSPy user does."""
     import dspy
 
-    from bridge.adapters.dspy import streaming
+    from bridge.adapters.dspy import supervised_engine
 
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     server = {"api_base": url(port), "api_key": "none"} if port else {}
     lm = dspy.LM(model, engine=engine, cache=False, **server)
     if port:
-        lm._engine_store = streaming.NativeEngines(4096)  # DSPy's own limit is 100 connections
+        lm._engine_store = supervised_engine.NativeEngines(4096)  # DSPy's own limit is 100 connections
     predict = dspy.Predict("question, passage -> answer")
     adapter = adapter or dspy.ChatAdapter(use_json_adapter_fallback=False)
 
@@ -113,13 +113,13 @@ def callable_of(name: str, port: int) -> Callable[[], Any]:
         return slow_program()
     if name == "first, bare":
         return partial(first_bare, http.client.HTTPConnection("127.0.0.1", port), port)
-    from bridge.adapters.dspy import chat
+    from bridge.adapters.dspy import chat_format
     from bridge.adapters.dspy.scripted import ScriptedAnswers
 
     if name == "instant":
         return program(ScriptedAnswers(ANSWERS))
     if name == "instant, bridge's adapter":
-        return program(ScriptedAnswers(ANSWERS), adapter=chat.adapter)
+        return program(ScriptedAnswers(ANSWERS), adapter=chat_format.adapter)
     if name == "http":
         return program("auto", f"openai/chat-{SLOW}", port)
     from dspy import lm15

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from bridge import Client, Dispatcher, errors
-from bridge.adapters.dspy import adapter, streaming
+from bridge.adapters.dspy import adapter
 from model_server import KEY, PROTOCOLS, Anthropic, Gemini, LiteLLM, ModelServer, OpenAI
 from openai_server import fields
 
@@ -336,7 +336,7 @@ def test_a_fault_of_ours_is_not_the_providers(monkeypatch):
     def fail(request, response):
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(streaming, "cost_usd", fail)
+    monkeypatch.setattr(supervised_engine, "cost_usd", fail)
     dispatcher = Dispatcher(adapter)
 
     def ask(command, args):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bridge import Dispatcher
 from bridge.adapters.dspy import adapter
 from bridge.adapters.dspy.tools import MAX_NAME, Tool, model_names
-from bridge.adapters.dspy.types import _PLAIN, parse_type
+from bridge.adapters.type_names import _PLAIN, parse_type
 from bridge.wire.codec import FORMATS
 
 # What Python, pydantic, DSPy and its prompts have under such names, and what is no word.

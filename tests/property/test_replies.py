@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bridge import Client, errors
-from bridge.adapters.dspy.replies import FieldReader, read_fields, well_formed
+from bridge.adapters.dspy.reply_reader import FieldReader, read_fields, well_formed
 
 TOKENS = st.sampled_from(
     [

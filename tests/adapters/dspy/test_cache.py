@@ -10,7 +10,7 @@ import pytest
 from bridge import Dispatcher, listen
 from bridge._framing import Frame, Outbox
 from bridge.adapters.dspy import adapter
-from bridge.adapters.dspy.cache import Answers
+from bridge.adapters.dspy.answer_cache import Answers
 from bridge.worker.control import control
 
 SIGNATURE = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}

@@ -7,7 +7,7 @@ from typing import Any
 import dspy
 import pytest
 
-from bridge.adapters.dspy.chat import ChatAdapter
+from bridge.adapters.dspy.chat_format import ChatAdapter
 
 FIELDS: dict[str, Any] = {
     "question": (str, dspy.InputField(desc="what is asked")),

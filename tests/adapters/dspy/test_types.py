@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pydantic
 import pytest
 
-from bridge.adapters.dspy.types import MAX_DEPTH, MAX_LENGTH, TypeNameError, parse_type
+from bridge.adapters.type_names import MAX_DEPTH, MAX_LENGTH, TypeNameError, parse_type
 
 NAMED = {
     "string": str,

@@ -365,7 +365,7 @@ def test_what_is_long_is_read_at_once(run, type, text):
 
 def test_every_type_is_tried():
     """Each name that docs/dspy.md lists, but for other names of the same types."""
-    from bridge.adapters.dspy.types import _GENERIC, _PLAIN, parse_type
+    from bridge.adapters.type_names import _GENERIC, _PLAIN, parse_type
 
     tried = {repr(parse_type(type)) for type in VALUES}
     assert {repr(type) for type in _PLAIN.values()} <= tried

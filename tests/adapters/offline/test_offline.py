@@ -20,8 +20,8 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 import dspy  # after the variable that keeps it from fetching a price list
 
 from bridge.adapters.offline import MODEL, OfflineReader
-from bridge.adapters.offline.answers import NOT_FOUND, answer, names, numbers
 from bridge.adapters.offline.reading import read, sentences
+from bridge.adapters.offline.short_answers import NOT_FOUND, answer, names, numbers
 
 QUESTIONS = json.loads(resources.files("bridge").joinpath("demo/questions.json").read_text("utf-8"))
 LOUVRE = "The Louvre is a museum in Paris. The Mona Lisa has hung there since 1797."

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def _warm_up() -> None:
-    from bridge.adapters.dspy import runtime  # noqa: F401  # importing it is the point
+    from bridge.adapters.dspy import run  # noqa: F401  # importing it is the point
 
 
 def _available(name: str) -> bool:
@@ -111,13 +111,13 @@ def register_tools(args: RegisterToolsArgs, context: Context) -> dict[str, Any]:
 @adapter.command("execute_program", ExecuteArgs, lane="session")
 def execute_program(args: ExecuteArgs, context: Context) -> dict[str, Any]:
     """Runs a program on inputs; what it needs of the session is fixed when its turn comes."""
-    from bridge.adapters.dspy import runtime
+    from bridge.adapters.dspy import run
 
     program = _find_or_rebuild(args, context)
     model = context.session.state.model(context.shared)
     context.session.commit()
     context.release()
-    return runtime.execute(program, model, args.inputs, args.options, context)
+    return run.execute(program, model, args.inputs, args.options, context)
 
 
 adapter.command("execute_gemini_program", ExecuteArgs, lane="session")(execute_program)

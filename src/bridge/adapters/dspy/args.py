@@ -9,8 +9,8 @@ import msgspec
 
 from bridge import errors
 from bridge.adapter import Ignored
+from bridge.adapters.dspy.prompt_values import without_text_form
 from bridge.adapters.dspy.providers import GEMINI, full_model, header_value
-from bridge.adapters.dspy.text_form import without_text_form
 from bridge.adapters.dspy.tools import ToolDefinition
 from bridge.security.destinations import Address
 from bridge.security.redaction import redact
@@ -235,7 +235,7 @@ class ConfigureArgs(msgspec.Struct):
 
 
 class CreateArgs(msgspec.Struct):
-    """id: made up if missing. signature: see signatures.py. program_type: see runtime.py.
+    """id: made up if missing. signature: see signatures.py. program_type: see run.py.
 
     For `react`: tools, by name, of those registered in the session or the default session (default:
     all of them);

@@ -17,11 +17,11 @@ from dspy.clients.engines.litellm_engine import LiteLLMEngine
 from dspy.utils.exceptions import LMConfigurationError
 
 from bridge import errors
-from bridge.adapters.dspy import providers, streaming
+from bridge.adapters.dspy import providers, supervised_engine
+from bridge.adapters.dspy.answer_cache import Answers
 from bridge.adapters.dspy.args import LMSettings
-from bridge.adapters.dspy.cache import Answers
-from bridge.adapters.dspy.failures import lm_error
-from bridge.adapters.dspy.litellm_errors import litellm_errors
+from bridge.adapters.dspy.litellm_engine import litellm_errors
+from bridge.adapters.dspy.model_errors import lm_error
 from bridge.adapters.dspy.retries import Retries
 from bridge.security import redaction
 from bridge.security.destinations import Address, allows
@@ -165,7 +165,7 @@ def _made(settings: LMSettings) -> dspy.LM:
     engine = _own_engine(settings)
     connection: dict[str, Any]
     if engine is not None:
-        connection = {"engine": streaming.TappedEngine(engine, priced=False)}
+        connection = {"engine": supervised_engine.TappedEngine(engine, priced=False)}
     else:
         given = {"api_key": settings.api_key, "api_base": settings.api_base}
         connection = {name: value for name, value in given.items() if value is not None}
@@ -176,12 +176,12 @@ def _made(settings: LMSettings) -> dspy.LM:
             return lm
         backend = select_backend(lm)
         if not backend.native:
-            engine = streaming.TappedEngine(ThroughLiteLLM(connection), retries=retries)
+            engine = supervised_engine.TappedEngine(ThroughLiteLLM(connection), retries=retries)
             return _lm(settings.model, engine=engine, **common)
         # By the name "lm15" it never falls back to an engine that is not wrapped; but then it finds
         # no keys that it finds otherwise.
         lm = _lm(settings.model, engine="lm15", **backend.clients, **common)
-        lm._engine_store = streaming.NativeEngines(CONNECTIONS, retries)
+        lm._engine_store = supervised_engine.NativeEngines(CONNECTIONS, retries)
         return lm
     except LMConfigurationError as error:  # numbers that this model does not take
         raise errors.InvalidArgs(f"args.model: {error}", path="args.model") from error
@@ -215,7 +215,7 @@ class ThroughLiteLLM:
 
     def _engine(self) -> LiteLLMEngine:
         _load_litellm()
-        run = streaming.running.get()
+        run = supervised_engine.running.get()
         remaining = None if run is None else run.context.remaining
         timeout = _in_time(self._connection["timeout"], remaining)
         return LiteLLMEngine(**{**self._connection, "timeout": timeout})
@@ -273,7 +273,7 @@ def _keep_refusals() -> None:
 
     @wraps(handle)
     def handle_openai_chat_completion_chunk(self: Any, chunk: Any) -> Any:
-        run = streaming.running.get()
+        run = supervised_engine.running.get()
         for choice in getattr(chunk, "choices", None) or ():
             refused = getattr(getattr(choice, "delta", None), "refusal", None)
             if run is not None and isinstance(refused, str):

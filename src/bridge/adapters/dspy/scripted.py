@@ -10,7 +10,7 @@ from typing import Any
 
 from dspy import lm15
 
-from bridge.adapters.dspy import streaming
+from bridge.adapters.dspy import supervised_engine
 
 Answers = list[Any] | dict[str, Any]
 
@@ -72,7 +72,7 @@ def _text(answer: Any) -> str:
 def _labels(name: str) -> list[str]:
     """Return what the prompt calls the field `name`: two, where the host has a `reasoning` of
     its own beside DSPy's."""
-    run = streaming.running.get()
+    run = supervised_engine.running.get()
     if run is None:
         return [name]
     own = [label for label, host_name in run.names.items() if host_name == name]

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from bridge.adapter import Ignored
-from bridge.adapters.dspy.types import TypeNameError, parse_type
+from bridge.adapters.type_names import TypeNameError, parse_type
 from bridge.errors import InvalidArgs
 from bridge.wire.codec import Format
 

@@ -16,7 +16,7 @@ from bridge.wire.codec import Format
 
 if TYPE_CHECKING:
     from bridge.adapters.dspy.models import Model
-    from bridge.adapters.dspy.runtime import Runner
+    from bridge.adapters.dspy.run import Runner
     from bridge.adapters.dspy.signatures import Signature
 
 
@@ -44,7 +44,7 @@ _settings = msgspec.msgpack.Decoder(StoredSettings).decode
 
 
 class Program:
-    """A program by its definition; the DSPy module for it is made by runtime.py, when it is
+    """A program by its definition; the DSPy module for it is made by run.py, when it is
     first needed."""
 
     def __init__(self, program_id: str, definition: Definition) -> None:
@@ -92,10 +92,10 @@ class Program:
     @cached_property
     def runner(self) -> Runner:
         """The DSPy module of the program, which `check` found to be right."""
-        from bridge.adapters.dspy import runtime
+        from bridge.adapters.dspy import run
 
         made = self.definition
-        return runtime.runner(self.signature, made.program_type, made.tools, made.max_iters)
+        return run.runner(self.signature, made.program_type, made.tools, made.max_iters)
 
     def is_defined_by(self, signature: msgspec.Raw, format: Format, path: str = "args.signature") -> bool:
         """Whether that is the same signature, though its bytes may differ: hosts write what they
@@ -107,7 +107,7 @@ class Program:
 
     def has_definition(self, other: Definition) -> bool:
         """Whether a program made from `other` would be the same one. Raises InvalidArgs."""
-        from bridge.adapters.dspy.runtime import DEFAULT_ITERATIONS
+        from bridge.adapters.dspy.run import DEFAULT_ITERATIONS
 
         mine = self.definition
         if (mine.program_type, mine.model) != (other.program_type, other.model):

@@ -1,6 +1,6 @@
 """Tools of the host: declared for a session, called by programs through the pipe.
 
-Nothing here imports DSPy: runtime.py makes a DSPy tool of each.
+Nothing here imports DSPy: run.py makes a DSPy tool of each.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 
 from bridge import errors
 from bridge.adapter import Ignored
-from bridge.adapters.dspy.text_form import without_text_form
+from bridge.adapters.dspy.prompt_values import without_text_form
 from bridge.adapters.dspy.tool_schema import ToolSchema, with_maps
 from bridge.security.redaction import first_line
 from bridge.telemetry.activity import activity

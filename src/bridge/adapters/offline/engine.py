@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dspy import lm15
 
 from bridge.adapters.offline import prompt
-from bridge.adapters.offline.answers import answer, names, numbers
 from bridge.adapters.offline.reading import Reading, read, sentences, stems
-from bridge.adapters.offline.values import value
+from bridge.adapters.offline.schema_values import value
+from bridge.adapters.offline.short_answers import answer, names, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pydantic
 
-from bridge.adapters.dspy.types import TypeNameError, parse_type
+from bridge.adapters.type_names import TypeNameError, parse_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,16 +20,16 @@ import dspy
 from dspy import lm15
 from dspy._vendor.lm15.providers import base as lm15_base
 
-from bridge.adapters.dspy.failures import refusal
+from bridge.adapters.dspy.model_errors import refusal
 from bridge.adapters.dspy.prices import cost_usd
-from bridge.adapters.dspy.replies import FieldReader, well_formed
+from bridge.adapters.dspy.reply_reader import FieldReader, well_formed
 from bridge.adapters.dspy.retries import NO_RETRIES, Retries
 from bridge.errors import ReplyTooLarge
 from bridge.telemetry.activity import activity
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
-    from bridge.adapters.dspy.cache import Answers
+    from bridge.adapters.dspy.answer_cache import Answers
 
 running: ContextVar[Run | None] = ContextVar("running", default=None)
 log = logging.getLogger("bridge.lm")

@@ -15,7 +15,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bridge.adapters.offline.answers import (
+from bridge.adapters.offline.choices import SIGNS, choose, everything, overlap, sentiment
+from bridge.adapters.offline.reading import Reading, words
+from bridge.adapters.offline.short_answers import (
     NOT_FOUND,
     agrees,
     answer,
@@ -24,8 +26,6 @@ from bridge.adapters.offline.answers import (
     question_kind,
     span,
 )
-from bridge.adapters.offline.options import SIGNS, choose, everything, overlap, sentiment
-from bridge.adapters.offline.reading import Reading, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

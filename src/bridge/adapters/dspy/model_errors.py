@@ -8,8 +8,8 @@ import dspy
 from dspy import lm15
 
 from bridge import errors
-from bridge.adapters.dspy.labels import label_of
-from bridge.adapters.dspy.replies import read_fields, well_formed
+from bridge.adapters.dspy.prompt_fields import label_of
+from bridge.adapters.dspy.reply_reader import read_fields, well_formed
 from bridge.security.redaction import SEARCHED, shorten
 
 LONGEST_REPLY = 4096  # bytes of a model's reply, or of its refusal, in an error

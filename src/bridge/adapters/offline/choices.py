@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from bridge.adapters.offline.answers import agrees, answer
 from bridge.adapters.offline.reading import MAXIMUM_FOUND, WORD, Reading, stem, stems
+from bridge.adapters.offline.short_answers import agrees, answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

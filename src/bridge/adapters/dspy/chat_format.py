@@ -19,10 +19,10 @@ from dspy.adapters.utils import (
     serialize_for_json,
 )
 
-from bridge.adapters.dspy import streaming
-from bridge.adapters.dspy.labels import Labelled, label_of, labelled
-from bridge.adapters.dspy.replies import read_fields, well_formed_in
-from bridge.adapters.dspy.values import read_value
+from bridge.adapters.dspy import supervised_engine
+from bridge.adapters.dspy.field_values import read_value
+from bridge.adapters.dspy.prompt_fields import Labelled, label_of, labelled
+from bridge.adapters.dspy.reply_reader import read_fields, well_formed_in
 
 # By signature: it lives as long as its programs.
 Texts = weakref.WeakKeyDictionary[Any, str]
@@ -52,7 +52,7 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
         demos: list[dict[str, Any]],
         inputs: dict[str, Any],
     ) -> list[dict[str, Any]]:
-        run = streaming.running.get()
+        run = supervised_engine.running.get()
         if run is not None:
             run.fields = tuple(labelled(signature.output_fields))
         values: list[dict[str, Any]] = super().__call__(lm, lm_kwargs, signature, demos, inputs)

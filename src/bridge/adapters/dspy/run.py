@@ -18,17 +18,17 @@ import pydantic
 import pydantic_core
 
 from bridge import errors
-from bridge.adapters.dspy import chat, streaming, tools
+from bridge.adapters.dspy import chat_format, supervised_engine, tools
 from bridge.adapters.dspy.args import LMSettings, RunOptions
-from bridge.adapters.dspy.failures import lm_error, unreadable
-from bridge.adapters.dspy.labels import LABEL
+from bridge.adapters.dspy.field_values import read_key, read_moment
+from bridge.adapters.dspy.model_errors import lm_error, unreadable
 from bridge.adapters.dspy.models import Model, from_environment, in_time
+from bridge.adapters.dspy.prompt_fields import LABEL
+from bridge.adapters.dspy.prompt_values import rounded_float, without_text_form
 from bridge.adapters.dspy.providers import GEMINI, full_model
 from bridge.adapters.dspy.signatures import Field, Signature
-from bridge.adapters.dspy.text_form import rounded_float, without_text_form
 from bridge.adapters.dspy.tool_schema import ToolSchema
 from bridge.adapters.dspy.tools import Tool, model_names
-from bridge.adapters.dspy.values import read_key, read_moment
 from bridge.telemetry.activity import activity
 
 if TYPE_CHECKING:
@@ -155,13 +155,13 @@ def _dspy_tool(tool: Tool, name: str) -> Any:
     schema = ToolSchema.of(tool.args)
 
     def call(arguments: dict[str, Any]) -> Any:
-        run = streaming.running.get()
+        run = supervised_engine.running.get()
         if run is None:
             raise RuntimeError(f"{tool.name} was called outside of a run")
         try:
             return tools.call(tool, schema, run.context, _plain(arguments))
         except Exception as error:  # DSPy would show the model its traceback
-            raise streaming.OwnError(error) from error
+            raise supervised_engine.OwnError(error) from error
 
     description = tool.description
     if name != tool.name:
@@ -197,20 +197,20 @@ def execute(
     elif config:
         arguments["config"] = config
     started = time.monotonic()
-    run = streaming.Run(context, runner.labels, chosen.answers(context.session.state))
+    run = supervised_engine.Run(context, runner.labels, chosen.answers(context.session.state))
     with _stage(program):
-        token = streaming.running.set(run)
+        token = supervised_engine.running.set(run)
         try:
-            with dspy.context(lm=lm, adapter=chat.adapter, trace=None, disable_history=True):
+            with dspy.context(lm=lm, adapter=chat_format.adapter, trace=None, disable_history=True):
                 prediction = runner.module(**arguments)
-        except streaming.OwnError as error:
+        except supervised_engine.OwnError as error:
             raise error.error from error.error.__cause__
         except dspy.AdapterParseError as error:
             raise unreadable(error, run.reply, run.names, truncated=run.reply_truncated) from error
         except dspy.DSPyError as error:
             raise lm_error(error, run.attempts) from error
         finally:
-            streaming.running.reset(token)
+            supervised_engine.running.reset(token)
     run.succeeded()
     program.executed()
     result = {
