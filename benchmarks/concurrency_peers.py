@@ -52,13 +52,14 @@ def slow_lm(args: None, context: Any) -> dict[str, str]:
 @cache
 def slow_program() -> Callable[[], Any]:
     from bridge.adapters.dspy.scripted import ScriptedAnswers
+    from bridge.adapters.dspy.text_engine import TextEngine
 
-    class Slow(ScriptedAnswers):
+    class Slow(TextEngine):
         def complete(self, request: Any) -> Any:
             time.sleep(SLOW / 1000)
             return super().complete(request)
 
-    return program(Slow(ANSWERS))
+    return program(Slow(ScriptedAnswers(ANSWERS)))
 
 
 def program(engine: Any, model: str = "scripted/answers", port: int = 0, adapter: Any = None) -> Callable[[], Any]:
@@ -115,11 +116,12 @@ def callable_of(name: str, port: int) -> Callable[[], Any]:
         return partial(first_bare, http.client.HTTPConnection("127.0.0.1", port), port)
     from bridge.adapters.dspy import chat_format
     from bridge.adapters.dspy.scripted import ScriptedAnswers
+    from bridge.adapters.dspy.text_engine import TextEngine
 
     if name == "instant":
-        return program(ScriptedAnswers(ANSWERS))
+        return program(TextEngine(ScriptedAnswers(ANSWERS)))
     if name == "instant, bridge's adapter":
-        return program(ScriptedAnswers(ANSWERS), adapter=chat_format.adapter)
+        return program(TextEngine(ScriptedAnswers(ANSWERS)), adapter=chat_format.adapter)
     if name == "http":
         return program("auto", f"openai/chat-{SLOW}", port)
     from dspy import lm15

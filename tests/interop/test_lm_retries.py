@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from bridge import Client, errors
-from bridge.adapters.dspy.args import LMSettings, StoredSettings
+from bridge.adapters.dspy.settings import LMSettings, StoredSettings
 from model_server import KEY, PROTOCOLS, LiteLLM, ModelServer, OpenAI
 from openai_server import fields
 from peer import wait_until

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from bridge import Client, Dispatcher, errors
-from bridge.adapters.dspy import adapter
+from bridge.adapters.dspy import adapter, supervised_engine
 from model_server import KEY, PROTOCOLS, Anthropic, Gemini, LiteLLM, ModelServer, OpenAI
 from openai_server import fields
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from bridge import Dispatcher
 from bridge.adapters.dspy import adapter
-from bridge.adapters.dspy.tools import MAX_NAME, Tool, model_names
+from bridge.adapters.dspy.commands.tools import MAX_NAME
+from bridge.adapters.dspy.tools import Tool, model_names
 from bridge.adapters.type_names import _PLAIN, parse_type
 from bridge.wire.codec import FORMATS
 

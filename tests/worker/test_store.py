@@ -31,7 +31,7 @@ def test_all_of_a_session_comes_back(open_worker):
     assert ask(second, "create_session")["status"] == "exists"
     done = ask(second, "execute_program", program_id="qa", inputs={"question": "Where?"})
     assert done["outputs"] == {"answer": "Graz"}
-    tools = second.sessions.open("s").state.programs["re"].definition.tools
+    tools = second.sessions.open("s").state.get("re").definition.tools
     assert [tool.name for tool in tools] == ["look"]
 
 

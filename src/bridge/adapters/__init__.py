@@ -1,1 +1,1 @@
-"""What a worker can do: each module here is an adapter."""
+"""The adapters of this project, and what two of them share (type_names)."""

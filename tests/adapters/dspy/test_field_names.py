@@ -13,6 +13,7 @@ from bridge._framing import Frame, Outbox
 from bridge.adapters.dspy import adapter
 from bridge.adapters.dspy.scripted import ScriptedAnswers
 from bridge.adapters.dspy.signatures import _STEM
+from bridge.adapters.dspy.text_engine import TextEngine
 from bridge.worker.control import control
 
 NAMES = [
@@ -39,14 +40,14 @@ TYPES = ("predict", "chain_of_thought", "react")
 def prompts(monkeypatch):
     """[(system, last message)] of all requests that reach a scripted model."""
     seen = []
-    complete = ScriptedAnswers.complete
+    complete = TextEngine.complete
 
     def recorded(self, request):
         system = request.system if isinstance(request.system, str) else _text(request.system)
         seen.append((system, _text(request.messages[-1].parts)))
         return complete(self, request)
 
-    monkeypatch.setattr(ScriptedAnswers, "complete", recorded)
+    monkeypatch.setattr(TextEngine, "complete", recorded)
     return seen
 
 
@@ -214,7 +215,7 @@ def test_prompts_of_ordinary_names_are_those_of_dspy(ask, prompts, program_type)
             module = dspy.ReAct(own, [tool])
         else:
             module = modules[program_type](own)
-        lm = dspy.LM("scripted/answers", engine=ScriptedAnswers(answers), cache=False)
+        lm = dspy.LM("scripted/answers", engine=TextEngine(ScriptedAnswers(answers)), cache=False)
         with dspy.context(lm=lm, adapter=dspy.ChatAdapter(), disable_history=True):
             module(**inputs)
         theirs, prompts[:] = prompts[:], []

@@ -86,17 +86,17 @@ def host():
 @pytest.fixture
 def prompts(monkeypatch):
     """The texts of all requests that reach a scripted model."""
-    from bridge.adapters.dspy.scripted import ScriptedAnswers
+    from bridge.adapters.dspy.text_engine import TextEngine
 
     seen = []
-    complete = ScriptedAnswers.complete
+    complete = TextEngine.complete
 
     def recorded(self, request):
         texts = [part.text for message in request.messages for part in message.parts]
         seen.append("\n".join([str(request.system or ""), *texts]))
         return complete(self, request)
 
-    monkeypatch.setattr(ScriptedAnswers, "complete", recorded)
+    monkeypatch.setattr(TextEngine, "complete", recorded)
     return seen
 
 
@@ -238,14 +238,14 @@ def nested(depth):
         ({"name": ""}, "1 to 200 characters"),
         ({"name": "n" * 201}, "1 to 200 characters"),
         ({"name": "t", "args": {"x": 5}}, "not a JSON Schema"),
-        ({"name": "t", "args": {"x": {"type": "strng"}}}, "no JSON Schema"),
+        ({"name": "t", "args": {"x": {"type": "strng"}}}, "not a JSON Schema"),
         ({"name": "t", "args": {"type": "object", "properties": {"x": 5}}}, "JSON Schema"),
-        ({"name": "t", "args": {"x": {"$ref": "http://127.0.0.1/a"}}}, "only those within"),
-        ({"name": "t", "args": {"x": {"items": [{"$ref": "file:///etc"}]}}}, "only those within"),
+        ({"name": "t", "args": {"x": {"$ref": "http://127.0.0.1/a"}}}, "only references within"),
+        ({"name": "t", "args": {"x": {"items": [{"$ref": "file:///etc"}]}}}, "only references within"),
         ({"name": "t", "args": {"type": "object", "required": [{}]}}, "required.0"),
         ({"name": "t", "args": {"type": "object", "$schema": {}}}, "$schema: expected a URL"),
         ({"name": "t", "args": nested(150)}, "nested too deeply"),
-        ({"name": "t", "args": CITY, "inputSchema": ALL}, "args and inputSchema are the same"),
+        ({"name": "t", "args": CITY, "inputSchema": ALL}, "args and inputSchema mean the same"),
     ],
 )
 def test_wrong_declarations(host, tool, text):

@@ -19,16 +19,23 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 import dspy  # after the variable that keeps it from fetching a price list
 
-from bridge.adapters.offline import MODEL, OfflineReader
+from bridge.adapters.dspy.text_engine import TextEngine
+from bridge.adapters.offline import OfflineReader
 from bridge.adapters.offline.reading import read, sentences
 from bridge.adapters.offline.short_answers import NOT_FOUND, answer, names, numbers
 
+MODEL = "offline/reader"
 QUESTIONS = json.loads(resources.files("bridge").joinpath("demo/questions.json").read_text("utf-8"))
 LOUVRE = "The Louvre is a museum in Paris. The Mona Lisa has hung there since 1797."
 ADAPTERS = {
     "chat": lambda: dspy.ChatAdapter(use_json_adapter_fallback=False),
     "json": dspy.JSONAdapter,
 }
+
+
+def engine() -> TextEngine:
+    """Return the reader as the worker has it."""
+    return TextEngine(OfflineReader(), words_per_piece=4)
 
 
 class Color(enum.Enum):
@@ -69,7 +76,7 @@ def asking(**outputs: Any) -> Any:
 
 
 def run(module: Any, adapter: Any = None, **inputs: Any) -> dict[str, Any]:
-    lm = dspy.LM(MODEL, engine=OfflineReader(), cache=False)
+    lm = dspy.LM(MODEL, engine=engine(), cache=False)
     with dspy.context(lm=lm, adapter=adapter, trace=None, disable_history=True):
         return dict(module(**inputs).items())
 
@@ -286,12 +293,12 @@ def test_react_calls_one_tool_and_finishes(adapter, question, tool, arguments, a
 def request(question: str = "Where is the Louvre?") -> Any:
     taken = []
 
-    class Taking(OfflineReader):
+    class Taking(TextEngine):
         def complete(self, request: Any) -> Any:
             taken.append(request)
             return super().complete(request)
 
-    lm = dspy.LM(MODEL, engine=Taking(), cache=False)
+    lm = dspy.LM(MODEL, engine=Taking(OfflineReader()), cache=False)
     with dspy.context(lm=lm, trace=None, disable_history=True):
         dspy.ChainOfThought(asking(answer=str))(question=question, context=LOUVRE)
     return taken[0]
@@ -299,8 +306,8 @@ def request(question: str = "Where is the Louvre?") -> Any:
 
 def test_the_stream_is_the_reply_in_pieces():
     """One start, deltas that join to the reply, one end with the same usage."""
-    response = OfflineReader().complete(request())
-    start, *deltas, end = OfflineReader().stream(request())
+    response = engine().complete(request())
+    start, *deltas, end = engine().stream(request())
     assert (start.type, end.type) == ("start", "end")
     assert len(deltas) > 3
     assert "".join(event.delta.text for event in deltas) == response.message.text
@@ -311,7 +318,7 @@ def test_the_stream_is_the_reply_in_pieces():
 
 def test_dspy_streams_the_fields():
     """DSPy's own listeners find each field in the stream."""
-    lm = dspy.LM(MODEL, engine=OfflineReader(), cache=False)
+    lm = dspy.LM(MODEL, engine=engine(), cache=False)
     listeners = [dspy.streaming.StreamListener(name) for name in ("reasoning", "answer")]
     program = dspy.streamify(dspy.ChainOfThought(asking(answer=str)), stream_listeners=listeners)
 
@@ -329,8 +336,8 @@ def test_dspy_streams_the_fields():
 def test_the_same_request_has_the_same_reply_in_every_thread():
     """No randomness and no state: one instance, many threads, replies as alone."""
     requests = [request(each["question"]) for each in QUESTIONS[:6]] * 8
-    alone = [OfflineReader().complete(each).message.text for each in requests]
-    reader = OfflineReader()
+    alone = [engine().complete(each).message.text for each in requests]
+    reader = engine()
     with ThreadPoolExecutor(8) as threads:
         together = list(threads.map(lambda each: reader.complete(each).message.text, requests))
     assert together == alone
@@ -338,7 +345,7 @@ def test_the_same_request_has_the_same_reply_in_every_thread():
 
 def test_usage_reaches_dspy():
     """DSPy's own count of usage has the reader's words."""
-    lm = dspy.LM(MODEL, engine=OfflineReader(), cache=False)
+    lm = dspy.LM(MODEL, engine=engine(), cache=False)
     with dspy.context(lm=lm, trace=None, disable_history=True, track_usage=True):
         prediction = dspy.Predict(asking(answer=str))(question="Where?", context=LOUVRE)
     assert prediction.get_lm_usage()[MODEL]["prompt_tokens"] > 50
@@ -346,7 +353,7 @@ def test_usage_reaches_dspy():
 
 def test_a_prompt_that_is_not_from_an_adapter():
     """A plain text is a question after its passages."""
-    lm = dspy.LM(MODEL, engine=OfflineReader(), cache=False)
+    lm = dspy.LM(MODEL, engine=engine(), cache=False)
     with dspy.context(disable_history=True):
         assert lm("Bob Smith is a baker in York. What is this? Where is Bob Smith?") == ["York"]
         assert lm("") == [NOT_FOUND]

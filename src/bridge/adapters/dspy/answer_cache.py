@@ -1,45 +1,63 @@
-"""Answers of language models, kept for requests that come again: `cache` of configure_lm."""
+"""Cached responses of language models, for requests that are repeated: `cache` of configure_lm."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import threading
+import weakref
 from collections import OrderedDict
-from typing import Any
 
+from dspy import lm15
 from dspy._vendor.lm15.serde import request_to_dict
 
+from bridge.adapters.dspy.settings import Model
 
-class Answers:
-    """The last `size` answers to requests of one session to one model, by all that the requests
-    hold. In memory; the one that was not asked for the longest goes first."""
+
+class AnswerCache:
+    """The last `size` responses of one model to one session, in memory; the least recently used is dropped first."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._kept: OrderedDict[bytes, Any] = OrderedDict()
+        self._responses: OrderedDict[bytes, lm15.Response] = OrderedDict()
         self._lock = threading.Lock()
 
-    def find(self, request: Any) -> Any:
-        """The lm15.Response to that lm15.Request, or None."""
+    def find(self, request: lm15.Request) -> lm15.Response | None:
+        """Return the response to an equal request, or None."""
         key = _key(request)
         with self._lock:
-            response = self._kept.get(key)
+            response = self._responses.get(key)
             if response is not None:
-                self._kept.move_to_end(key)
+                self._responses.move_to_end(key)
             return response
 
-    def keep(self, request: Any, response: Any) -> None:
-        """From now on `find` has it."""
+    def add(self, request: lm15.Request, response: lm15.Response) -> None:
+        """Add `response`, or replace the response to an equal request."""
         key = _key(request)
         with self._lock:
-            self._kept[key] = response
-            self._kept.move_to_end(key)
-            while len(self._kept) > self._size:
-                self._kept.popitem(last=False)
+            self._responses[key] = response
+            self._responses.move_to_end(key)
+            while len(self._responses) > self._size:
+                self._responses.popitem(last=False)
 
 
-def _key(request: Any) -> bytes:
-    # Messages, tools, settings: all of it. DSPy's own cache is keyed by the same.
+def cache_of(model: Model, session: object) -> AnswerCache | None:
+    """Return the cache of a session's answers of `model`; None if the model has no cache.
+
+    session: an object that lives as long as the session's state.
+    """
+    if not model.cache:
+        return None
+    with _creating:
+        caches = _caches.setdefault(model, weakref.WeakKeyDictionary())
+        return caches.setdefault(session, AnswerCache(model.cache))
+
+
+_caches: weakref.WeakKeyDictionary[Model, weakref.WeakKeyDictionary[object, AnswerCache]] = weakref.WeakKeyDictionary()
+_creating = threading.Lock()
+
+
+def _key(request: lm15.Request) -> bytes:
+    # All of the request counts: messages, tools and settings, as in DSPy's own cache.
     text = json.dumps(request_to_dict(request), sort_keys=True)
     return hashlib.sha256(text.encode()).digest()

@@ -1,7 +1,7 @@
-"""DSPy's chat format: prompts in which values stay text, replies read as they are streamed.
+"""DSPy's chat format: writes prompts in which no value is taken for structure, and reads replies.
 
-What depends on the signature alone is made once a signature: DSPy makes it anew for each call,
-which is a third of what a call of it costs.
+The parts of a prompt that depend on the signature only are written once for each signature. DSPy writes them for every
+call, which takes a third of the call's time.
 """
 
 from __future__ import annotations
@@ -19,27 +19,29 @@ from dspy.adapters.utils import (
     serialize_for_json,
 )
 
-from bridge.adapters.dspy import supervised_engine
+from bridge.adapters.dspy.current_run import current_run
 from bridge.adapters.dspy.field_values import read_value
-from bridge.adapters.dspy.prompt_fields import Labelled, label_of, labelled
+from bridge.adapters.dspy.prompt_fields import LabelledSignature, by_label, label_of
 from bridge.adapters.dspy.reply_reader import read_fields, well_formed_in
 
-# By signature: it lives as long as its programs.
+# By signature, as long as its programs live.
 Texts = weakref.WeakKeyDictionary[Any, str]
 
 _HEADER = re.compile(r"^([ \t]*\[)(?=\[ ## \w+ ## \]\])", re.MULTILINE)
 
 
 class Formatted(str):
-    """Text in the chat format, made by `ChatAdapter`: its headers are no part of any value."""
+    """Text written by `ChatAdapter`: its headers belong to the format, not to a value."""
 
 
 class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
-    """Sends what `dspy.ChatAdapter` sends, except where a value holds what DSPy or a model would
-    take for structure: its marks for images and files, or the header of a field."""
+    """Writes what `dspy.ChatAdapter` writes, but escapes what DSPy or a model would take for structure in a value.
+
+    That is DSPy's marks of images and files, and the headers of fields.
+    """
 
     def __init__(self) -> None:
-        # A reply that does not parse is an error: the fallback would ask the model a second time.
+        # The fallback would send a second request to the model if a reply cannot be read.
         super().__init__(use_json_adapter_fallback=False)
         self._system: Texts = Texts()
         self._requirements: Texts = Texts()
@@ -52,19 +54,19 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
         demos: list[dict[str, Any]],
         inputs: dict[str, Any],
     ) -> list[dict[str, Any]]:
-        run = supervised_engine.running.get()
+        run = current_run.get()
         if run is not None:
-            run.fields = tuple(labelled(signature.output_fields))
+            run.fields = tuple(by_label(signature.output_fields))
         values: list[dict[str, Any]] = super().__call__(lm, lm_kwargs, signature, demos, inputs)
         return values
 
     def format_system_message(self, signature: Any) -> str:
         format = super().format_system_message
-        return _once(self._system, signature, lambda: format(Labelled(signature)))
+        return _once(self._system, signature, lambda: format(LabelledSignature(signature)))
 
     def user_message_output_requirements(self, signature: Any) -> str:
         format = super().user_message_output_requirements
-        return _once(self._requirements, signature, lambda: format(Labelled(signature)))
+        return _once(self._requirements, signature, lambda: format(LabelledSignature(signature)))
 
     def format_assistant_message_content(
         self, signature: Any, outputs: dict[str, Any], missing_field_message: Any = None
@@ -72,7 +74,9 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
         values = {
             label_of(name, field): outputs[name] for name, field in signature.output_fields.items() if name in outputs
         }
-        text: str = super().format_assistant_message_content(Labelled(signature), values, missing_field_message)
+        text: str = super().format_assistant_message_content(
+            LabelledSignature(signature), values, missing_field_message
+        )
         return text
 
     def format_user_message_content(
@@ -83,7 +87,7 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
         suffix: str = "",
         main_request: bool = False,
     ) -> str:
-        """Every value that reaches a prompt passes here: inputs, tool results, examples."""
+        """Return a message with values: inputs, results of tools, examples. No other method writes values."""
         parts = [prefix]
         for name, field in signature.input_fields.items():
             if name in inputs:
@@ -91,8 +95,8 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
         if main_request:
             parts.append(self.user_message_output_requirements(signature))
         text = "\n\n".join([*parts, suffix]).strip()
-        # DSPy makes content parts of what stands between its marks, so that the provider would
-        # fetch what a text names. No type of a signature has a value that needs them.
+        # Between these marks DSPy would read content parts, and the provider would fetch what a text names. No type
+        # of a signature needs them.
         return Formatted(text.replace("<<CUSTOM-TYPE-", "< <CUSTOM-TYPE-"))
 
     def parse(self, signature: Any, completion: str) -> dict[str, Any]:
@@ -102,9 +106,9 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
             name = names[label]
             try:
                 value = read_value(text, signature.output_fields[name].annotation)
-                # JSON can spell half a character though the text has none.
+                # An escape sequence of JSON can be half of a surrogate pair.
                 fields[name] = well_formed_in(value) if "\\u" in text else value
-            except Exception as error:  # of several parsers, on text that anybody may have written
+            except Exception as error:  # any parser may fail, and the text may be anything
                 raise _unreadable(signature, completion, label, error) from error
         fields = apply_output_field_defaults(signature, fields)
         if fields.keys() != signature.output_fields.keys():
@@ -115,11 +119,11 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
 def _value_text(field: Any, value: Any) -> str:
     if isinstance(value, Formatted):
         return value
-    # DSPy finds out that a text is one with a pydantic model made for each value.
+    # DSPy would create a pydantic model for each text.
     if type(value) is str:
         text = value
     elif type(value) is list and not (value and all(type(item) is str for item in value)):
-        # Where the field is text, as a tool's result is, DSPy takes every list for one of texts.
+        # If the field is text, as the result of a tool is, DSPy takes every list for a list of texts.
         text = json.dumps(serialize_for_json(value), ensure_ascii=False)
     else:
         text = format_field_value(field, value)

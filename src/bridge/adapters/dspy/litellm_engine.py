@@ -1,21 +1,127 @@
-"""What litellm's errors leave out: that no provider has answered, and when it wants to be asked."""
+"""Providers that are called through LiteLLM, which is loaded for the first such request.
+
+LiteLLM's HTTP clients, streams and errors are corrected here.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, wraps
 from typing import Any
 
 from dspy import lm15
 from dspy.clients._http import retry_after_seconds
+from dspy.clients.engines.litellm_engine import LiteLLMEngine
 
-from bridge.adapters.dspy.retries import causes
+from bridge.adapters.dspy import credentials
+from bridge.adapters.dspy.current_run import current_run
+from bridge.adapters.dspy.retries import causes, timeout_within
+from bridge.security import redaction
+from bridge.security.destinations import Address, allows
+from bridge.telemetry.logs import take_over_logs
+
+
+class ThroughLiteLLM:
+    """An engine for the providers that DSPy does not call itself.
+
+    DSPy would create one for each request, which could not be supervised.
+    """
+
+    def __init__(self, connection: dict[str, Any]) -> None:
+        self._connection = connection
+
+    def complete(self, request: Any) -> Any:
+        with _completed_errors():
+            return self._engine().complete(request)
+
+    def stream(self, request: Any) -> Any:
+        with _completed_errors():
+            yield from self._engine().stream(request)
+
+    def _engine(self) -> LiteLLMEngine:
+        _load_litellm()
+        run = current_run.get()
+        remaining = None if run is None else run.context.remaining
+        timeout = timeout_within(self._connection["timeout"], remaining)
+        return LiteLLMEngine(**{**self._connection, "timeout": timeout})
+
+
+@cache
+def _load_litellm() -> None:
+    import litellm
+
+    litellm.suppress_debug_info = True  # it is printed, not logged
+    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
+        take_over_logs(name)
+    _guard_http_clients()
+    _keep_refusals()
+    credentials.strip_environment_keys()
+    redaction.read_environment()  # it reads a file .env
+
+
+def _guard_http_clients() -> None:
+    """Stop LiteLLM's clients from following redirects, and OpenAI's from sending headers of the environment to others.
+
+    httpx sends all headers but Authorization, such as x-api-key, on to the host of a redirect. DSPy's own client
+    neither follows redirects nor adds headers.
+    """
+    from litellm.llms.custom_httpx.http_handler import HTTPHandler
+    from litellm.llms.openai.common_utils import BaseOpenAILLM
+
+    def guarded(make: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(make)
+        def made(*args: Any, **kwargs: Any) -> Any:
+            client = make(*args, **kwargs)
+            if client is not None:
+                client.follow_redirects = False
+                hooks = client.event_hooks["request"]
+                if _drop_openai_headers not in hooks:
+                    hooks.append(_drop_openai_headers)
+            return client
+
+        return made
+
+    own, openai = HTTPHandler.create_client, BaseOpenAILLM._get_sync_http_client
+    for owner, name, made in (
+        (HTTPHandler, "create_client", guarded(own)),
+        (BaseOpenAILLM, "_get_sync_http_client", staticmethod(guarded(openai))),
+    ):
+        setattr(owner, name, made)
+
+
+def _keep_refusals() -> None:
+    """Record the text of refusals in streams, which LiteLLM drops."""
+    from litellm import CustomStreamWrapper
+
+    handle = CustomStreamWrapper.handle_openai_chat_completion_chunk
+
+    @wraps(handle)
+    def handle_openai_chat_completion_chunk(self: Any, chunk: Any) -> Any:
+        run = current_run.get()
+        for choice in getattr(chunk, "choices", None) or ():
+            refused = getattr(getattr(choice, "delta", None), "refusal", None)
+            if run is not None and isinstance(refused, str):
+                run.refusal += refused
+        return handle(self, chunk)
+
+    CustomStreamWrapper.handle_openai_chat_completion_chunk = handle_openai_chat_completion_chunk
+
+
+def _drop_openai_headers(request: Any) -> None:
+    with contextlib.suppress(ValueError):
+        if allows(credentials.addresses_of("openai"), Address.parse(str(request.url))):
+            return
+    for name, value in credentials.openai_headers():
+        if request.headers.get(name) == value:
+            del request.headers[name]
 
 
 @contextmanager
-def litellm_errors() -> Iterator[None]:
-    """Complete the errors that are raised inside."""
+def _completed_errors() -> Iterator[None]:
+    """Add to LiteLLM's errors what they leave out."""
     try:
         yield
     except lm15.LM15Error as error:
@@ -23,7 +129,7 @@ def litellm_errors() -> Iterator[None]:
 
         failed = any(isinstance(cause, httpx.TransportError) for cause in causes(error))
         if failed and not isinstance(error, lm15.TimeoutError | lm15.TransportError):
-            # litellm makes up a status of 500.
+            # LiteLLM invents a status of 500.
             raise lm15.TransportError(error.message, provider=error.provider) from error
         for cause in causes(error):
             if isinstance(cause, httpx.HTTPStatusError):
@@ -33,13 +139,13 @@ def litellm_errors() -> Iterator[None]:
 
 
 def _complete(error: lm15.LM15Error, response: Any) -> None:
-    """Add what the provider's `response` says and litellm's error does not."""
+    """Add what only the provider's `response` says: its message, code and Retry-After."""
     if error.retry_after is None:
         error.retry_after = retry_after_seconds(response.headers.get("retry-after"))
     try:
         said = json.loads(response.text)["error"]
         message, code = said["message"], said.get("code")
-    except Exception:  # of a body in some other shape, or none
+    except Exception:  # the body has another shape, or there is none
         return
     if isinstance(message, str):
         error.message = message

@@ -1,4 +1,4 @@
-"""What goes wrong with a language model, as errors that a host can act on."""
+"""Errors of language models as LMError, with details that a host can act on."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from bridge.adapters.dspy.prompt_fields import label_of
 from bridge.adapters.dspy.reply_reader import read_fields, well_formed
 from bridge.security.redaction import SEARCHED, shorten
 
-LONGEST_REPLY = 4096  # bytes of a model's reply, or of its refusal, in an error
+LONGEST_REPLY = 4096  # bytes of a model's reply or refusal in an error
 _LONGEST_MESSAGE = 1000  # characters
-_TRACEBACK = "Traceback (most recent call last)"  # litellm's errors may hold one
-_MOST_FIELDS = 32  # names that a reply made up
+_TRACEBACK = "Traceback (most recent call last)"  # which LiteLLM's errors may contain
+_MOST_FIELDS = 32  # of a reply, in an error
 
-# What providers, and lm15 for them, call it when they withhold an answer instead of giving one.
+# The codes of providers, and of lm15 for them, for an answer that is withheld.
 _FILTERED = "content_filter"
 _REFUSALS = {
     code: code
@@ -36,8 +36,10 @@ _REFUSALS |= {"promptFeedback": _FILTERED, "inband_finish_reason": _FILTERED}
 
 
 def lm_error(error: dspy.DSPyError, attempts: int = 1) -> errors.LMError:
-    """Return DSPy's error as ours: its message without the advice, its code and status as details.
-    attempts: how often the request was sent."""
+    """Return DSPy's error as LMError: the message without DSPy's advice, the code and the status as details.
+
+    attempts: how many times the request was sent.
+    """
     refused = _REFUSALS.get(error.provider_code)
     facts = {
         "lm_code": "refusal" if refused else error.code,
@@ -54,9 +56,9 @@ def lm_error(error: dspy.DSPyError, attempts: int = 1) -> errors.LMError:
 
 
 def refusal(response: lm15.Response, text: str) -> errors.LMError | None:
-    """Return the error for a response that withholds its answer; None where it does not.
+    """Return the error for a response that withholds its answer, else None.
 
-    text: of a refusal that came beside the response.
+    text: of a refusal that came outside of the response.
     """
     text += "".join(part.text for part in response.message.parts_of(lm15.RefusalPart))
     if not text and response.finish_reason != _FILTERED:
@@ -70,11 +72,13 @@ def refusal(response: lm15.Response, text: str) -> errors.LMError | None:
     )
 
 
-def unreadable(
+def unreadable_reply(
     error: dspy.AdapterParseError, reply: str, names: Mapping[str, str], *, truncated: bool
 ) -> errors.LMError:
-    """Return the error for a reply without the fields that are wanted, or with one of another type.
-    names: the host's names of fields, by what prompts call them."""
+    """Return the error for a reply that lacks an output field, or has a field of another type.
+
+    names: the host's names of the fields, by label.
+    """
     wanted = [label_of(*named) for named in error.signature.output_fields.items()]
     headers = dict.fromkeys(read_fields(reply, wanted).headers)
     found = [name for name in headers if name != "completed"][:_MOST_FIELDS]
@@ -103,7 +107,7 @@ def unreadable(
 
 
 def cut(text: str) -> str:
-    """Return `text` without secrets, and no longer than an error may carry."""
+    """Return `text` without secrets, cut to LONGEST_REPLY."""
     return _redacted(text).encode()[:LONGEST_REPLY].decode(errors="ignore")
 
 
@@ -112,5 +116,5 @@ def _line(text: str) -> str:
 
 
 def _redacted(text: str) -> str:
-    # Before it is squeezed or cut: half a secret would not be recognized.
+    # Before the text is cut: half a secret would not be recognized.
     return shorten(well_formed(text), SEARCHED)

@@ -1,93 +1,116 @@
-"""Language models: from settings to DSPy's models, which sessions of equal settings share."""
+"""From settings to DSPy's language models, which sessions of equal settings share."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
-from functools import cache, wraps
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import dspy
 from dspy.clients.backend_selection import select_backend
-from dspy.clients.engines.litellm_engine import LiteLLMEngine
 from dspy.utils.exceptions import LMConfigurationError
 
 from bridge import errors
-from bridge.adapters.dspy import providers, supervised_engine
-from bridge.adapters.dspy.answer_cache import Answers
-from bridge.adapters.dspy.args import LMSettings
-from bridge.adapters.dspy.litellm_engine import litellm_errors
+from bridge.adapters.dspy import credentials, providers
+from bridge.adapters.dspy.litellm_engine import ThroughLiteLLM
 from bridge.adapters.dspy.model_errors import lm_error
-from bridge.adapters.dspy.retries import Retries
-from bridge.security import redaction
-from bridge.security.destinations import Address, allows
+from bridge.adapters.dspy.retries import Retries, timeout_within
+from bridge.adapters.dspy.settings import LMSettings, Model
+from bridge.adapters.dspy.supervised_engine import NativeEngines, SupervisedEngine
 from bridge.telemetry.logs import take_over_logs, warn
 
 if TYPE_CHECKING:
-    from bridge.adapters.dspy.state import State
+    from bridge._dispatch import Context
+    from bridge.adapters.dspy.state import Program
 
-CONNECTIONS = 4096  # of each model; the worker's threads are the limit that counts
-# An engine is made, and connections with it, for each timeout: few different ones.
-TIMEOUTS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # seconds
+CONNECTIONS = 4096  # of each model; the number of worker threads is the limit in practice
 
-# DSPy's response cache ignores key and endpoint of a model, so sessions would read each other's
-# answers; the one on disk holds pickles.
+# DSPy's cache ignores the key and the address of a model, so sessions would read each other's answers; the one on disk
+# holds pickles.
 dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
 
 take_over_logs("dspy")
 
-providers.strip_environment_keys()
+credentials.strip_environment_keys()
 
 
-class Model:
-    """A language model and its settings. Calls nobody. Raises InvalidArgs for settings that send a
-    key of the operator's where it may not go, InvalidArgs or LMError where DSPy would not take
-    them, QuotaExceeded where there are too many secrets.
+def model_for(program: Program, model: Model | None, context: Context) -> Model:
+    """Return the model that `program` runs on: its own, the session's (`model`), or the environment's.
 
-    Models of equal settings share one DSPy model, and with it the connections, as long as one of
-    them is kept; `scripted` ones do not, because their answers are used up.
-    cache: how many answers are kept for each session. session_id: whose its keys are; None: those
-    of all sessions. allowed: where keys of the operator's may go besides their providers.
+    Raises LMNotConfigured if there is none.
     """
-
-    def __init__(
-        self,
-        settings: LMSettings,
-        cache: int = 0,
-        *,
-        session_id: str | None = None,
-        allowed: tuple[Address, ...] = (),
-    ) -> None:
-        self._secrets = redaction.hold(settings.secrets, session_id)
-        self.session_id = session_id
-        self.settings = settings
-        self.cache = cache
-        _check_destination(settings, allowed)
-        self._answers: weakref.WeakKeyDictionary[State, Answers] = weakref.WeakKeyDictionary()
-        with _sharing:
-            shared = settings.provider != "scripted"
-            found = _shared.get(settings) if shared else None
-            if found is None:
-                found = _made(settings)
-            self.lm = found
-            if shared:
-                _shared[settings] = self.lm
-
-    def answers(self, session: State) -> Answers | None:
-        """Return the session's own cache of this model's answers; None where none are kept."""
-        if not self.cache:
-            return None
-        with _sharing:
-            return self._answers.setdefault(session, Answers(self.cache))
+    if program.definition.model is not None:
+        return _own_model(program, program.definition.model, model)
+    model = model or _from_environment(context.shared)
+    if model is None:
+        raise errors.LMNotConfigured(
+            "no language model is configured: send configure_lm first (provider offline needs neither key nor network)"
+        )
+    return model
 
 
-def from_environment(shared: dict[str, Any]) -> Model | None:
-    """Return Gemini with the key in the environment, where that is wanted of a worker that nobody
-    has configured: hosts with pools configure one of its workers only."""
+def lm_for(model: Model, context: Context) -> dspy.LM:
+    """Return DSPy's model for `model`, with a timeout not much longer than the time that is left for the call."""
+    lm = connect(model, context.shared)
+    if not isinstance(lm.engine, str):
+        return lm
+    timeout = timeout_within(lm.kwargs["timeout"], context.remaining)
+    return lm if timeout == lm.kwargs["timeout"] else lm.copy(timeout=timeout)
+
+
+def connect(model: Model, shared: dict[str, Any]) -> dspy.LM:
+    """Return DSPy's model for `model`; it sends no request. Lives as long as a model of equal settings.
+
+    Raises InvalidArgs for settings that would send a key of the operator where it must not go, and InvalidArgs or
+    LMError for settings that DSPy does not accept.
+    """
+    lm = _lms.get(model)
+    if lm is None:
+        credentials.check_destination(model.settings, shared.get("api_bases", ()))
+        with _connecting:
+            lm = _lms.get(model)
+            if lm is None:
+                lm = _lms[model] = _shared_lm(model.settings)
+    return lm
+
+
+_lms: weakref.WeakKeyDictionary[Model, dspy.LM] = weakref.WeakKeyDictionary()
+_lms_by_settings: weakref.WeakValueDictionary[LMSettings, dspy.LM] = weakref.WeakValueDictionary()
+_connecting = threading.Lock()
+
+
+def _shared_lm(settings: LMSettings) -> dspy.LM:
+    """Return the DSPy model of `settings`, and with it its connections, if one is in use, else a new one."""
+    local = providers.LOCAL.get(settings.provider)
+    if local is not None and not local.is_shared:
+        return _create(settings)
+    lm = _lms_by_settings.get(settings)
+    if lm is None:
+        lm = _lms_by_settings[settings] = _create(settings)
+    return lm
+
+
+def _own_model(program: Program, name: str, model: Model | None) -> Model:
+    """Return the model of a program that names its model: the session's settings, with that model."""
+    full_name = providers.full_model(name, default=providers.GEMINI)
+    settings = model.settings.with_model(name, full_name) if model else LMSettings(name, full_name)
+    size, session_id = (model.cache, model.session_id) if model else (0, None)
+    own = _own_models.get(program)
+    if own is None or (own.settings, own.cache) != (settings, size):
+        own = _own_models[program] = Model(settings, size, session_id=session_id)
+    return own
+
+
+_own_models: weakref.WeakKeyDictionary[Program, Model] = weakref.WeakKeyDictionary()
+
+
+def _from_environment(shared: dict[str, Any]) -> Model | None:
+    """Return Gemini with the environment's key if the operator allows the worker to configure itself, else None.
+
+    Hosts with a pool of workers configure only one of them.
+    """
     if not shared.get("configures_itself") or not any(map(os.environ.get, providers.GEMINI_KEYS)):
         return None
     return _gemini()
@@ -97,93 +120,14 @@ def from_environment(shared: dict[str, Any]) -> Model | None:
 def _gemini() -> Model:
     name = providers.DEFAULT_GEMINI_MODEL
     model = Model(LMSettings(name, f"{providers.GEMINI}/{name}"))
-    warn(f"no language model was configured: using {model.lm.model} and the environment's key")
+    warn(f"no language model was configured: using {model.settings.model} and the environment's key")
     return model
 
 
-def _check_destination(settings: LMSettings, allowed: tuple[Address, ...]) -> None:
-    """Raise InvalidArgs where requests with these settings may not go, or where a key from the
-    environment would go to an address that the host names."""
-    provider = settings.provider
-    if provider in providers.OWN:
-        return
-    if settings.api_key is None:
-        providers.check_environment_key(provider)
-    if settings.api_base is None:
-        return
-    address = Address.parse(settings.api_base)
-    if address.is_forbidden:
-        raise _refused("requests never go to link-local and metadata addresses")
-    if allows([*_own_addresses(provider), *allowed], address):
-        return
-    if settings.api_key is None:
-        raise _refused(
-            "the worker's own key goes to its provider only: send an api_key for this address (any"
-            " text for a server that wants none), or have the operator allow it with --api-base"
-        )
-    if providers.has_identity(provider):
-        raise _refused(
-            f"requests to {provider} carry an identity of the worker's machine: only the operator"
-            " can allow an address for them, with --api-base"
-        )
-    if address.leads_to_forbidden():
-        raise _refused("this name leads to a link-local or metadata address")
-
-
-def _own_addresses(provider: str) -> Iterator[Address]:
-    for base in (providers.ADDRESSES.get(provider), *providers.environment_bases(provider)):
-        with contextlib.suppress(ValueError):
-            if base:
-                yield Address.parse(base)
-
-
-def _refused(why: str) -> errors.InvalidArgs:
-    return errors.InvalidArgs(f"args.api_base: {why}", path="args.api_base")
-
-
-_shared: weakref.WeakValueDictionary[LMSettings, dspy.LM] = weakref.WeakValueDictionary()
-_sharing = threading.Lock()
-
-
-def in_time(lm: dspy.LM, remaining: float | None) -> dspy.LM:
-    """Return `lm`, or one like it that does not wait much longer than the call has."""
-    if not isinstance(lm.engine, str):
-        return lm
-    timeout = _in_time(lm.kwargs["timeout"], remaining)
-    return lm if timeout == lm.kwargs["timeout"] else lm.copy(timeout=timeout)
-
-
-def _in_time(timeout: float, remaining: float | None) -> float:
-    if remaining is None:
-        return timeout
-    return min(timeout, next((each for each in TIMEOUTS if each >= remaining), timeout))
-
-
-def _made(settings: LMSettings) -> dspy.LM:
-    common = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
-    retries = Retries(settings.retries, settings.retry_wait, settings.retry_cap)
-    engine = _own_engine(settings)
-    connection: dict[str, Any]
-    if engine is not None:
-        connection = {"engine": supervised_engine.TappedEngine(engine, priced=False)}
-    else:
-        given = {"api_key": settings.api_key, "api_base": settings.api_base}
-        connection = {name: value for name, value in given.items() if value is not None}
-        connection["timeout"] = settings.timeout
+def _create(settings: LMSettings) -> dspy.LM:
     try:
-        lm = _lm(settings.model, **connection, **common)
-        if engine is not None:
-            return lm
-        backend = select_backend(lm)
-        if not backend.native:
-            engine = supervised_engine.TappedEngine(ThroughLiteLLM(connection), retries=retries)
-            return _lm(settings.model, engine=engine, **common)
-        # By the name "lm15" it never falls back to an engine that is not wrapped; but then it finds
-        # no keys that it finds otherwise.
-        lm = _lm(settings.model, engine="lm15", **backend.clients, **common)
-        lm._engine_store = supervised_engine.NativeEngines(CONNECTIONS, retries)
-        return lm
-    except LMConfigurationError as error:  # numbers that this model does not take
+        return _local(settings) if settings.provider in providers.LOCAL else _remote(settings)
+    except LMConfigurationError as error:  # numbers that this model does not accept
         raise errors.InvalidArgs(f"args.model: {error}", path="args.model") from error
     except dspy.DSPyError as error:
         raise lm_error(error) from error
@@ -191,115 +135,33 @@ def _made(settings: LMSettings) -> dspy.LM:
         raise errors.InvalidArgs(f"args.model: {error}", path="args.model") from error
 
 
-def _lm(model: str, **settings: Any) -> dspy.LM:
-    # DSPy's own retries sleep where no cancel and no deadline can end it.
-    return dspy.LM(model, cache=False, num_retries=0, **settings)
+def _local(settings: LMSettings) -> dspy.LM:
+    """Return a model that answers in this process."""
+    engine = providers.LOCAL[settings.provider].engine(settings)
+    return _lm(settings, engine=SupervisedEngine(engine, priced=False))
 
 
-class ThroughLiteLLM:
-    """An engine for the providers that DSPy's own HTTP stack does not know.
-
-    DSPy would make one for each request, which could not be wrapped for streams and retries.
-    """
-
-    def __init__(self, connection: dict[str, Any]) -> None:
-        self._connection = connection
-
-    def complete(self, request: Any) -> Any:
-        with litellm_errors():
-            return self._engine().complete(request)
-
-    def stream(self, request: Any) -> Any:
-        with litellm_errors():
-            yield from self._engine().stream(request)
-
-    def _engine(self) -> LiteLLMEngine:
-        _load_litellm()
-        run = supervised_engine.running.get()
-        remaining = None if run is None else run.context.remaining
-        timeout = _in_time(self._connection["timeout"], remaining)
-        return LiteLLMEngine(**{**self._connection, "timeout": timeout})
+def _remote(settings: LMSettings) -> dspy.LM:
+    """Return a model that is called over HTTP: by DSPy itself if it knows the provider, else by LiteLLM."""
+    given = {"api_key": settings.api_key, "api_base": settings.api_base, "timeout": settings.timeout}
+    connection = {name: value for name, value in given.items() if value is not None}
+    retries = Retries(settings.retries, settings.retry_wait, settings.retry_cap)
+    backend = select_backend(_lm(settings, **connection))
+    if not backend.native:
+        return _lm(settings, engine=SupervisedEngine(ThroughLiteLLM(connection), retries=retries))
+    # The name "lm15" rules out engines that would not be wrapped, but also the keys that DSPy finds for other names.
+    lm = _lm(settings, engine="lm15", **backend.clients)
+    lm._engine_store = NativeEngines(CONNECTIONS, retries)
+    return lm
 
 
-@cache
-def _load_litellm() -> None:
-    import litellm
-
-    litellm.suppress_debug_info = True  # it would print beside the logs
-    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
-        take_over_logs(name)
-    _guard_http_clients()
-    _keep_refusals()
-    providers.strip_environment_keys()
-    redaction.read_environment()  # it reads a file .env
-
-
-def _guard_http_clients() -> None:
-    """Keep LiteLLM's clients from following redirects, and OpenAI's from sending headers of the
-    environment to others.
-
-    httpx would take all headers but Authorization with it to another host, as x-api-key. DSPy's own
-    client follows no redirects and adds no headers.
-    """
-    from litellm.llms.custom_httpx.http_handler import HTTPHandler
-    from litellm.llms.openai.common_utils import BaseOpenAILLM
-
-    def guarded(make: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(make)
-        def made(*args: Any, **kwargs: Any) -> Any:
-            client = make(*args, **kwargs)
-            if client is not None:
-                client.follow_redirects = False
-                hooks = client.event_hooks["request"]
-                if _drop_openai_headers not in hooks:
-                    hooks.append(_drop_openai_headers)
-            return client
-
-        return made
-
-    own, openai = HTTPHandler.create_client, BaseOpenAILLM._get_sync_http_client
-    for owner, name, made in (
-        (HTTPHandler, "create_client", guarded(own)),
-        (BaseOpenAILLM, "_get_sync_http_client", staticmethod(guarded(openai))),
-    ):
-        setattr(owner, name, made)
-
-
-def _keep_refusals() -> None:
-    """Read the text of refusals from streams before LiteLLM drops it."""
-    from litellm import CustomStreamWrapper
-
-    handle = CustomStreamWrapper.handle_openai_chat_completion_chunk
-
-    @wraps(handle)
-    def handle_openai_chat_completion_chunk(self: Any, chunk: Any) -> Any:
-        run = supervised_engine.running.get()
-        for choice in getattr(chunk, "choices", None) or ():
-            refused = getattr(getattr(choice, "delta", None), "refusal", None)
-            if run is not None and isinstance(refused, str):
-                run.refusal += refused
-        return handle(self, chunk)
-
-    CustomStreamWrapper.handle_openai_chat_completion_chunk = handle_openai_chat_completion_chunk
-
-
-def _drop_openai_headers(request: Any) -> None:
-    with contextlib.suppress(ValueError):
-        if allows(_own_addresses("openai"), Address.parse(str(request.url))):
-            return
-    for name, value in providers.openai_headers():
-        if request.headers.get(name) == value:
-            del request.headers[name]
-
-
-def _own_engine(settings: LMSettings) -> Any:
-    """Return the engine that answers in this process; None for providers elsewhere."""
-    if settings.provider == "offline":
-        from bridge.adapters.offline import OfflineReader  # loads numpy
-
-        return OfflineReader()
-    if settings.provider == "scripted":
-        from bridge.adapters.dspy.scripted import ScriptedAnswers
-
-        return ScriptedAnswers(json.loads(settings.answers or "[]"))
-    return None
+def _lm(settings: LMSettings, **connection: Any) -> dspy.LM:
+    # DSPy's own retries sleep, and neither a cancel nor a deadline ends that.
+    return dspy.LM(
+        settings.model,
+        cache=False,
+        num_retries=0,
+        temperature=settings.temperature,
+        max_tokens=settings.max_tokens,
+        **connection,
+    )

@@ -1,30 +1,62 @@
-"""What prompts call the fields of a DSPy signature.
+"""The fields of a DSPy signature, and what prompts call them: their labels.
 
-DSPy calls the host's fields by names that cannot be taken for its own; models see the host's.
+DSPy gets fields under Python names that it cannot take for its own; models read the labels, which are the host's names
+where possible.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-LABEL = "label"  # the key under which a field of DSPy's keeps it
+import dspy
+
+from bridge.adapters.dspy.signatures import Field, Signature
+
+_LABEL = "label"  # the key of a label in the metadata of a DSPy field
 
 
-class Labelled:
-    """A signature whose fields go by their labels, for what DSPy makes text of."""
+def dspy_signature(signature: Signature) -> Any:
+    """Return the DSPy class of `signature`."""
+    fields = {}
+    for make, side in ((dspy.InputField, signature.inputs), (dspy.OutputField, signature.outputs)):
+        for field in side:
+            made = make(desc=_description(field))
+            made.json_schema_extra[_LABEL] = field.label
+            fields[field.python_name] = (field.type, made)
+    return dspy.make_signature(fields, signature.description or _instructions(signature))
+
+
+def _instructions(signature: Signature) -> str:
+    """Return what DSPy would write for a signature without instructions."""
+    inputs, outputs = (
+        ", ".join(f"`{field.label}`" for field in side) for side in (signature.inputs, signature.outputs)
+    )
+    return f"Given the fields {inputs}, produce the fields {outputs}."
+
+
+def _description(field: Field) -> str:
+    """Return the description of a field in prompts: with the host's name of it if that is not the label."""
+    if field.label == field.name:
+        return field.description
+    name = " ".join(field.name.split())
+    return f"{name}: {field.description}" if field.description else name
+
+
+class LabelledSignature:
+    """A DSPy signature with its fields by label, for the functions of DSPy that print one."""
 
     def __init__(self, signature: Any) -> None:
         self.instructions = signature.instructions
-        self.input_fields = labelled(signature.input_fields)
-        self.output_fields = labelled(signature.output_fields)
+        self.input_fields = by_label(signature.input_fields)
+        self.output_fields = by_label(signature.output_fields)
 
 
 def label_of(name: str, field: Any) -> str:
-    """Return what prompts call a field; those of DSPy's own go by their names."""
-    label: str = field.json_schema_extra.get(LABEL, name)
+    """Return what prompts call the DSPy field `name`; a field that DSPy added is called by its name."""
+    label: str = field.json_schema_extra.get(_LABEL, name)
     return label
 
 
-def labelled(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields by their labels."""
+def by_label(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return DSPy fields by their labels."""
     return {label_of(name, field): field for name, field in fields.items()}

@@ -1,4 +1,4 @@
-"""Which values a prompt can show: those of JSON, and dates, times, decimals and UUIDs."""
+"""Which values have a text form in prompts: those of JSON, and dates, times, decimals and UUIDs."""
 
 from __future__ import annotations
 
@@ -9,41 +9,43 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-MAX_BITS = 14284  # of an integer: those of 4300 decimal digits, which Python turns into text
-EXACT_DIGITS = 15  # of a decimal number, which every float of 64 bits keeps
+MAX_BITS = 14284  # of an integer; Python converts integers of up to 4300 decimal digits to text
+EXACT_DIGITS = 15  # of a decimal number that every 64-bit float represents exactly
 _SCALARS = (str, datetime.date, datetime.time, decimal.Decimal, uuid.UUID, type(None))
 
 
 def without_text_form(value: Any, path: str) -> tuple[str, str] | None:
-    """Return the first place in `value`, which stands at `path`, that a prompt cannot show, and
-    what is there in words; None where it can show everything."""
+    """Return the path and the kind of the first part of `value` that has no text form; None if all parts have one.
+
+    path: that of `value` itself.
+    """
     if _is_plain(value):
         return None
     waiting = [(path, value)]
     while waiting:
-        place, current = waiting.pop()
+        where, current = waiting.pop()
         if isinstance(current, Mapping):
             for key in current:
                 if not isinstance(key, str | int | float | None):
-                    return place, f"a map with a key of type {type(key).__name__}"
+                    return where, f"a map with a key of type {type(key).__name__}"
                 if isinstance(key, int) and key.bit_length() > MAX_BITS:
-                    return place, "a map whose key is an integer of more than 4300 digits"
-            waiting += reversed(_parts(current, place))
+                    return where, "a map whose key is an integer of more than 4300 digits"
+            waiting += reversed(_parts(current, where))
         elif isinstance(current, list | tuple):
-            waiting += reversed(_parts(current, place))
+            waiting += reversed(_parts(current, where))
         elif isinstance(current, float):
             if not math.isfinite(current):
-                return place, str(current)
+                return where, str(current)
         elif isinstance(current, int):
             if current.bit_length() > MAX_BITS:
-                return place, "an integer of more than 4300 digits"
+                return where, "an integer of more than 4300 digits"
         elif not isinstance(current, _SCALARS):
-            return place, _KINDS.get(type(current).__name__, type(current).__name__)
+            return where, _KINDS.get(type(current).__name__, type(current).__name__)
     return None
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it is certain that a prompt can show all of `value`; without looking for places."""
+    """Return whether `value` certainly has a text form. Faster than finding the path of a part that has none."""
     waiting = [value]
     while waiting:
         current = waiting.pop()
@@ -66,22 +68,24 @@ def _is_plain(value: Any) -> bool:
 
 
 def rounded_float(value: Any, path: str) -> str | None:
-    """Return the first place in `value`, which stands at `path`, with a float of more digits
-    than all floats have: it may not be what was sent. None if there is none."""
+    """Return the path of the first float in `value` that may have been rounded, or None.
+
+    A float may have been rounded if it has more than EXACT_DIGITS digits. path: that of `value` itself.
+    """
     waiting = [(path, value)]
     while waiting:
-        place, current = waiting.pop()
+        where, current = waiting.pop()
         if isinstance(current, float):
             digits = repr(current).partition("e")[0].replace(".", "").strip("-0")
             if len(digits) > EXACT_DIGITS:
-                return place
+                return where
         else:
-            waiting += reversed(_parts(current, place))
+            waiting += reversed(_parts(current, where))
     return None
 
 
 def _parts(value: Any, path: str) -> list[tuple[str, Any]]:
-    """Return what a map or a list holds, each with its place."""
+    """Return the parts of a map or a list, each with its path."""
     if isinstance(value, Mapping):
         return [(f"{path}.{key}", entry) for key, entry in value.items()]
     if isinstance(value, list | tuple):

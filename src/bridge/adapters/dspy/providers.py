@@ -1,32 +1,66 @@
-"""Which provider serves a model, what providers there are, and which keys of the environment they
-take. Imports neither DSPy nor LiteLLM: that would hold up the first `configure_lm` for seconds."""
+"""The providers of language models, and which of them serves a model.
+
+A provider that answers in this process is a row in `LOCAL`; one that is called over HTTP needs a row in `ADDRESSES`
+only if keys of the environment may be sent to it. DSPy and LiteLLM, which take seconds to load, are not imported here.
+"""
 
 from __future__ import annotations
 
 import importlib.util
-import os
+import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from bridge import errors
+from bridge.adapters.dspy.settings import LMSettings
 
-OWN = ("offline", "scripted")  # these run in the worker
+
+class LocalProvider(NamedTuple):
+    """A provider whose models answer in this process.
+
+    default_model: the model if configure_lm names none. engine: returns an engine for `dspy.LM`. is_shared: whether
+    sessions of equal settings share an engine.
+    """
+
+    default_model: str
+    engine: Callable[[LMSettings], Any]
+    is_shared: bool = True
+
+
+def _offline(settings: LMSettings) -> Any:
+    from bridge.adapters.dspy.text_engine import TextEngine
+    from bridge.adapters.offline import OfflineReader  # loads numpy
+
+    return TextEngine(OfflineReader(), words_per_piece=4)
+
+
+def _scripted(settings: LMSettings) -> Any:
+    from bridge.adapters.dspy.scripted import ScriptedAnswers
+    from bridge.adapters.dspy.text_engine import TextEngine
+
+    return TextEngine(ScriptedAnswers(json.loads(settings.answers or "[]")))
+
+
+LOCAL = {
+    "offline": LocalProvider("reader", _offline),
+    "scripted": LocalProvider("answers", _scripted, is_shared=False),  # its answers are used up
+}
 ALIASES = {"google": "gemini"}  # names that hosts use -> DSPy's
 GEMINI = "gemini"
 GEMINI_KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 DEFAULT_GEMINI_MODEL = "gemini-2.0-flash"
 
-# Bare model names that only one provider uses. Names of open models (gpt-oss-…, gemma-…,
-# mistral-…) are not among them: many providers serve those.
+# Model names that only one provider uses. Open models (gpt-oss-…, gemma-…, mistral-…) are served by many.
 SURE = re.compile(
     r"(?P<openai>(?:chat)?gpt-\d|chatgpt-|(?:o1|o3|o4)(?:$|-)|text-embedding-(?:3|ada))"
     r"|(?P<anthropic>claude-)|(?P<gemini>gemini-)|(?P<xai>grok-\d)"
 )
 
-# Where a provider's own API is: LiteLLM's defaults, as far as hosts name them.
+# The address of each provider's own API: LiteLLM's defaults for the common ones.
 ADDRESSES = {
     "anthropic": "https://api.anthropic.com",
     "cerebras": "https://api.cerebras.ai",
@@ -43,24 +77,17 @@ ADDRESSES = {
     "xai": "https://api.x.ai",
 }
 
-# Their requests carry, or are signed with, an identity of the machine besides the API key.
-WITH_IDENTITY = (
-    *("aws_", "azure", "bedrock", "chatgpt", "databricks", "gdc", "gigachat", "github_copilot"),
-    "oci",
-    *("microsoft_", "s3_vectors", "sagemaker", "sap", "snowflake", "vertex_ai", "watsonx"),
-)
-
 _NAME = re.compile(r"\S+(?: \S+)*")
 LONGEST_NAME = 512  # characters
 
 
 def full_model(model: str, provider: str | None = None, default: str | None = None) -> str:
-    """Return DSPy's name of `model`, its provider first.
+    """Return DSPy's name of `model`, provider first.
 
-    A named provider wins; else what stands before the first slash is the provider, and a bare
-    name's is known by its beginning, or `default`. Raises InvalidArgs where none is known.
+    The provider is `provider`, or else the part of the name before the first slash, or else the one that is known to
+    serve such names, or else `default`. Raises InvalidArgs if it is unknown, or the name is not valid.
     """
-    # A name is a part of the address at some providers.
+    # Some providers make the name a part of the URL.
     if (
         not (_NAME.fullmatch(model) and model.isprintable())
         or len(model) > LONGEST_NAME
@@ -68,8 +95,8 @@ def full_model(model: str, provider: str | None = None, default: str | None = No
         or {".", ".."} & set(model.split("/"))
     ):
         raise errors.InvalidArgs(
-            f"args.model: a model's name has at most {LONGEST_NAME} characters, none of them"
-            " a control character or invisible, no . or .. between slashes, and is no address",
+            f"args.model: a model's name has at most {LONGEST_NAME} characters, no control or invisible characters,"
+            " no . or .. between slashes, and is not a URL",
             path="args.model",
         )
     head, slash, rest = model.partition("/")
@@ -85,7 +112,7 @@ def full_model(model: str, provider: str | None = None, default: str | None = No
         raise _unknown(name, path)
     if not model:
         raise errors.InvalidArgs(
-            f"args.model: the model's name is missing behind its provider {name}",
+            f"args.model: the model's name is missing after its provider {name}",
             path="args.model",
         )
     return f"{name}/{model}"
@@ -102,8 +129,8 @@ def _sure_provider(model: str, default: str | None) -> str:
         return default
     if found is None:
         raise errors.InvalidArgs(
-            f"args.model: {model!r} does not say which provider serves it: write provider/model,"
-            f" as in openai/{model}, or name it in args.provider",
+            f"args.model: the provider of {model!r} is not known: write provider/model, as in openai/{model},"
+            " or send args.provider",
             path="args.model",
             expected="provider/model",
         )
@@ -111,7 +138,7 @@ def _sure_provider(model: str, default: str | None) -> str:
 
 
 def _unknown(name: str, path: str) -> errors.InvalidArgs:
-    common = ", ".join([*OWN, *sorted(ADDRESSES)])
+    common = ", ".join([*LOCAL, *sorted(ADDRESSES)])
     return errors.InvalidArgs(
         f"{path}: unknown provider {name[:100]!r}; known: {common}, and LiteLLM's others (in details.known)",
         path=path,
@@ -121,21 +148,20 @@ def _unknown(name: str, path: str) -> errors.InvalidArgs:
 
 @cache
 def known() -> frozenset[str]:
-    """Return the names of all providers: our own and LiteLLM's."""
-    return frozenset((*OWN, *ADDRESSES, *_of_litellm()))
+    """Return the names of all providers: the local ones and LiteLLM's."""
+    return frozenset((*LOCAL, *ADDRESSES, *_of_litellm()))
 
 
 def _of_litellm() -> Iterator[str]:
     spec = importlib.util.find_spec("litellm")
     if spec is None or spec.origin is None:
         return
-    place = Path(spec.origin).parent
+    folder = Path(spec.origin).parent
     try:
-        # The enumeration that `litellm.provider_list` is made of, and the table beside it. Read
-        # and not imported: that takes seconds and holds the GIL.
-        text = (place / "types" / "utils.py").read_text()
+        # The sources of `litellm.provider_list`; importing it would take seconds and hold the GIL.
+        text = (folder / "types" / "utils.py").read_text()
         names = _ENUMERATION.search(text)
-        table = (place / "llms" / "openai_like" / "providers.json").read_bytes()
+        table = (folder / "llms" / "openai_like" / "providers.json").read_bytes()
         assert names is not None
         yield from _MEMBER.findall(names[0])
         yield from re.findall(r'^  "([\w-]+)": \{', table.decode(), re.MULTILINE)
@@ -150,8 +176,7 @@ _MEMBER = re.compile(r'^    [A-Z0-9_]+ = "([^"]+)"', re.MULTILINE)
 
 
 def _registered() -> set[str]:
-    """Return the providers that an adapter of the operator's has registered with DSPy or LiteLLM,
-    which it has imported for that."""
+    """Return the providers that the operator's adapter has registered with DSPy or LiteLLM (if they are imported)."""
     found: set[str] = set()
     if "dspy.lm15" in sys.modules:
         for each in sys.modules["dspy.lm15"].registered_providers():
@@ -160,71 +185,3 @@ def _registered() -> set[str]:
     if "litellm" in sys.modules:
         found |= {each["provider"] for each in sys.modules["litellm"].custom_provider_map}
     return found
-
-
-def has_identity(provider: str) -> bool:
-    """Return whether the provider's requests carry more of this machine's than an API key."""
-    return provider.startswith(WITH_IDENTITY)
-
-
-def environment_keys(provider: str) -> list[str]:
-    """Return the names of the variables in the environment that are the provider's keys."""
-    prefix = f"{provider.upper().replace('-', '_')}_"
-    names = [name for name in os.environ if name.startswith(prefix) and _KEY.search(name)]
-    return [*names, *(GEMINI_KEYS if provider == GEMINI else ())]
-
-
-def openai_headers() -> Iterator[tuple[str, str]]:
-    """Yield the headers that OpenAI's client takes from the environment, wherever it sends them."""
-    for variable in ("OPENAI_ORGANIZATION", "OPENAI_ORG_ID"):
-        yield "OpenAI-Organization", os.environ.get(variable, "").strip()
-    yield "OpenAI-Project", os.environ.get("OPENAI_PROJECT_ID", "").strip()
-    for line in os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines():
-        name, _, value = line.partition(":")
-        yield name.strip(), value.strip()
-
-
-def environment_bases(provider: str) -> list[str]:
-    """Return the addresses in the environment that the operator has chosen for the provider."""
-    prefix = provider.upper().replace("-", "_")
-    found = (os.environ.get(f"{prefix}_{end}") for end in ("API_BASE", "BASE_URL", "BASE"))
-    return [base for base in found if base]
-
-
-_KEY = re.compile(r"(?:KEY|TOKEN)$")
-
-
-def header_value(key: str) -> str:
-    """Return `key` without surrounding white space. Raises ValueError, without the key, for what
-    cannot be the value of an HTTP header. Of Latin-1 only ASCII can: not every client that is used
-    here sends more."""
-    key = key.strip()
-    if len(key) > LONGEST_KEY:
-        raise ValueError(f"it has more than {LONGEST_KEY} characters")
-    if not key.isascii() or not key.isprintable():
-        raise ValueError("it has a line break, another control character, or one beyond ASCII")
-    return key
-
-
-LONGEST_KEY = 8192  # characters; the usual limit of servers for a header
-
-
-def strip_environment_keys() -> None:
-    """Strip white space around the keys in the environment: a file's last line break often gets
-    in, and the libraries below send keys as they are."""
-    for name, value in list(os.environ.items()):
-        if _KEY.search(name) and value != value.strip():
-            os.environ[name] = value.strip()
-
-
-def check_environment_key(provider: str) -> None:
-    """Raise InvalidArgs, without the key, for one in the environment that cannot be sent."""
-    for name in environment_keys(provider):
-        try:
-            header_value(os.environ.get(name, ""))
-        except ValueError as error:
-            raise errors.InvalidArgs(
-                f"the key in the worker's environment variable {name} cannot be sent: {error}",
-                path="args.api_key",
-                variable=name,
-            ) from None

@@ -1,7 +1,7 @@
-"""Replies of models in DSPy's chat format, read once for streams and results.
+"""Reads the fields of replies in DSPy's chat format, for streams and for results.
 
-A field begins with the header `[[ ## name ## ]]` at the start of a line. A header anywhere else is
-text. Of several sections of one name the first counts.
+A field begins with the header `[[ ## name ## ]]` at the start of a line. A header elsewhere in a line is text. If
+several sections have the same name, the first one counts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _WHITE_SPACE = " \t\r\n"
 
 
 def _prefix_pattern() -> str:
-    """Return a pattern for every beginning of a header that is not the whole one."""
+    """Return a pattern that matches every incomplete header."""
     parts = [r"\[", r"\[", " ", "#", "#", " ", rf"\w{{1,{_LONGEST_NAME}}}", " ", "#", "#", " "]
     pattern = r"\]?"
     for part in reversed(parts[1:]):
@@ -29,11 +29,10 @@ _HEADER_PREFIX = re.compile(_prefix_pattern())
 
 
 class FieldReader:
-    """Takes a reply apart into the texts of its fields, piece by piece.
+    """Reads the texts of fields from a reply that arrives in pieces.
 
-    names: the fields to read; the sections of all others are dropped. texts: each field's text so
-    far. headers: the names of all sections, in order. White space around a text is no part of it,
-    except for the indentation of its first line.
+    names: the fields to read; other sections are skipped. texts: each field's text so far. headers: the names of all
+    sections, in order. White space around a text is not part of it, except the indentation of its first line.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -51,7 +50,7 @@ class FieldReader:
         return {name: "".join(pieces) for name, pieces in self._pieces.items()}
 
     def feed(self, text: str) -> list[tuple[str, str]]:
-        """Read on. Returns (field, text) for all text that is certain by now."""
+        """Read the next piece. Return (field, text) for the text that is certain by now."""
         text = self._held + text
         self._held = ""
         new: list[tuple[str, str]] = []
@@ -75,7 +74,7 @@ class FieldReader:
         return new
 
     def finish(self) -> list[tuple[str, str]]:
-        """End the reply. Returns what was held back."""
+        """End the reply. Return the text that was held back."""
         new: list[tuple[str, str]] = []
         self._add(self._held, new)
         self._held = ""
@@ -107,7 +106,7 @@ class FieldReader:
 
 
 def read_fields(reply: str, names: Iterable[str]) -> FieldReader:
-    """Read a whole reply."""
+    """Return the reader of a whole reply."""
     reader = FieldReader(names)
     reader.feed(reply)
     reader.finish()
@@ -115,7 +114,7 @@ def read_fields(reply: str, names: Iterable[str]) -> FieldReader:
 
 
 def well_formed(text: str) -> str:
-    """Join the halves of characters that arrived apart; a half without the other is U+FFFD."""
+    """Return `text` with surrogate pairs joined, and U+FFFD for half a pair."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -124,7 +123,7 @@ def well_formed(text: str) -> str:
 
 
 def well_formed_in(value: Any) -> Any:
-    """Return `value` with all texts inside lists and maps well formed."""
+    """Return `value` with all texts in lists and maps well formed."""
     if isinstance(value, str):
         return well_formed(value)
     if isinstance(value, dict):
@@ -141,8 +140,7 @@ def _skip_blanks(text: str, start: int) -> int:
 
 
 def _without_blank_lines(text: str) -> str:
-    """Return `text`, which follows a header, without the blank lines, and the blanks behind the
-    header, that it begins with."""
+    """Return the `text` after a header without leading blank lines and without blanks on the header's line."""
     start = len(text) - len(text.lstrip(_WHITE_SPACE))
     line = text.rfind("\n", 0, start) + 1
     return text[line or start :]

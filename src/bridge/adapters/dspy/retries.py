@@ -1,4 +1,4 @@
-"""When a request to a model is sent again, and after how long."""
+"""How long a request to a model may take, and when it is sent again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import msgspec
 from dspy import lm15
 from dspy._vendor.lm15.transports import ConnectError, ReadTimeout
 
-# Nobody answers there, or the time that an answer may take is over: both would be so again.
+# DSPy creates an engine, and connections with it, for each timeout: so there are few different ones.
+TIMEOUTS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # seconds
+
+# No server answers at the address, or the answer takes longer than the timeout: repeating would not help.
 _FINAL_CAUSES = (
     ConnectError,
     ConnectionRefusedError,
@@ -23,24 +26,29 @@ _FINAL_CAUSES = (
 
 
 class Retries(msgspec.Struct, frozen=True):
-    """count: how often a failed request is sent again. first_wait, longest_wait: in seconds; each
-    wait is twice as long as the one before, up to the longest."""
+    """When failed requests are sent again.
+
+    count: how many times. first_wait, longest_wait: seconds; each wait is twice as long as the one before, up to the
+    longest.
+    """
 
     count: int = 2
     first_wait: float = 0.5
     longest_wait: float = 10.0
 
     def wait(self, error: lm15.LM15Error, attempt: int, remaining: float | None) -> float | None:
-        """Return how long to wait after the attempt of that number (from 1), or None where that
-        was the last one. remaining: seconds until the call's deadline."""
+        """Return how many seconds to wait after attempt number `attempt` (from 1), or None if it was the last one.
+
+        remaining: seconds until the call's deadline.
+        """
         if attempt > self.count or not is_transient(error):
             return None
         limit = self.longest_wait if remaining is None else min(self.longest_wait, remaining)
         if error.retry_after is not None:
-            # The provider will not answer sooner, so a shorter wait would be in vain.
+            # The provider refuses earlier requests.
             return error.retry_after if error.retry_after <= limit else None
         longest = min(self.first_wait * 2.0 ** (attempt - 1), self.longest_wait)
-        wait = longest * random.uniform(0.5, 1.0)  # calls that failed together come back apart
+        wait = longest * random.uniform(0.5, 1.0)  # so that calls that failed together do not repeat together
         return wait if wait <= limit else None
 
 
@@ -50,8 +58,8 @@ NO_RETRIES = Retries(count=0)
 def is_transient(error: lm15.LM15Error) -> bool:
     """Return whether the same request may succeed a little later.
 
-    True for the statuses 408, 409, 429 and 5xx, and for connections that break. False for addresses
-    that cannot be reached, for timeouts of our own, and for requests that are refused.
+    True for the statuses 408, 409, 429 and 5xx, and for broken connections. False for unreachable addresses, for
+    our own timeouts, and for refused requests.
     """
     if not isinstance(
         error,
@@ -62,10 +70,17 @@ def is_transient(error: lm15.LM15Error) -> bool:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield what `error` was raised from, the nearest first."""
+    """Yield the causes of `error`, the nearest first."""
     seen: set[int] = set()
     cause = error.__cause__ or error.__context__
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
         yield cause
         cause = cause.__cause__ or cause.__context__
+
+
+def timeout_within(timeout: float, remaining: float | None) -> float:
+    """Return a timeout in seconds that is at most `timeout`, and not much longer than `remaining`."""
+    if remaining is None:
+        return timeout
+    return min(timeout, next((each for each in TIMEOUTS if each >= remaining), timeout))

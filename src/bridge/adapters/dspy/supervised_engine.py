@@ -1,7 +1,7 @@
-"""Between DSPy and its engines: where a call is stopped, a request sent again, a reply streamed.
+"""The engine that every request to a model passes: it cancels, repeats, streams and counts.
 
-DSPy's own streaming needs an event loop; this works on plain threads. The engine of each model is
-wrapped: a call whose host wants events reads the engine's stream instead of its whole answer.
+DSPy's own streaming needs an event loop; this works on plain threads. A call whose host wants events reads the engine's
+stream instead of its whole response.
 """
 
 from __future__ import annotations
@@ -10,122 +10,31 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dspy
 from dspy import lm15
 from dspy._vendor.lm15.providers import base as lm15_base
 
+from bridge.adapters.dspy.current_run import PassedError, Run, current_run
 from bridge.adapters.dspy.model_errors import refusal
 from bridge.adapters.dspy.prices import cost_usd
-from bridge.adapters.dspy.reply_reader import FieldReader, well_formed
+from bridge.adapters.dspy.reply_reader import well_formed
 from bridge.adapters.dspy.retries import NO_RETRIES, Retries
-from bridge.errors import ReplyTooLarge
 from bridge.telemetry.activity import activity
 
-if TYPE_CHECKING:
-    from bridge._dispatch import Context
-    from bridge.adapters.dspy.answer_cache import Answers
-
-running: ContextVar[Run | None] = ContextVar("running", default=None)
 log = logging.getLogger("bridge.lm")
 
 LONGEST_EVENT = 1 << 28  # bytes of one event in a provider's stream
 
 
-class Run:
-    """One run of a program: its call, the host's names of its output fields by their labels (what
-    prompts call them), and the answers that its session keeps, if it does.
+class SupervisedEngine:
+    """Wraps `engine`: ends calls that are over, repeats failed requests, streams replies, and counts what each costs.
 
-    fields: the labels of those that the request under way asks for. reply, reply_truncated: the
-    text of the last response, and whether it was cut off. truncated: whether any was. attempts:
-    how often the last request was sent.
-    """
-
-    def __init__(self, context: Context, names: dict[str, str], answers: Answers | None = None) -> None:
-        self.context = context
-        self.names = names
-        self.answers = answers
-        self.fields: tuple[str, ...] = ()
-        self.reply = ""
-        self.reply_truncated = False
-        self.truncated = False
-        self.attempts = 1
-        self.has_streamed = False  # text of the request under way
-        self.refusal = ""  # text of it that came outside of the response
-        self._fresh: list[tuple[lm15.Request, lm15.Response]] = []
-
-    def got(self, request: lm15.Request, response: lm15.Response) -> None:
-        """Take in what the model answered. Raises OwnError where it refused to."""
-        self._read(response)
-        refused = refusal(response, self.refusal)
-        if refused is not None:
-            raise OwnError(refused)
-        if self.answers is not None:
-            self._fresh.append((request, response))
-
-    def recalled(self, model: str, response: lm15.Response) -> None:
-        """Take in an answer that was kept: for the host like one that has just come."""
-        self._read(response)
-        self.context.count("cache_hits", 1)
-        if self.context.streaming:
-            self.context.emit("status", {"status": "cache_hit", "model": model})
-            fields = self.reader()
-            self.emit_text([*fields.feed(self.reply), *fields.finish()])
-
-    def _read(self, response: lm15.Response) -> None:
-        self.reply = response.message.text or ""
-        self.reply_truncated = response.finish_reason == "length"
-        self.truncated = self.truncated or self.reply_truncated
-
-    def succeeded(self) -> None:
-        """Keep the answers: the program made something of them."""
-        for request, response in self._fresh:
-            assert self.answers is not None
-            self.answers.keep(request, response)
-
-    def reader(self) -> FieldReader:
-        """Return a reader of the fields that stream.
-
-        A field that a module adds does not, where one of the host's has its name.
-        """
-        hosts = set(self.names.values())
-        return FieldReader(field for field in self.fields if field in self.names or field not in hosts)
-
-    def emit_text(self, pieces: list[tuple[str, str]]) -> None:
-        """Stream what a reader returned."""
-        for field, text in pieces:
-            self.has_streamed = True
-            self._emit_chunk(self.names.get(field, field), text)
-
-    def _emit_chunk(self, field: str, text: str) -> None:
-        try:
-            self.context.emit("chunk", {"field": field, "text": text})
-        except ReplyTooLarge:
-            if len(text) < 2:
-                raise
-            half = len(text) // 2
-            self._emit_chunk(field, text[:half])
-            self._emit_chunk(field, text[half:])
-
-
-class OwnError(BaseException):
-    """Carries `error` past DSPy, which takes each Exception in an engine for the provider's."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-class TappedEngine:
-    """`engine`, stopping calls that are over, sending requests again that failed, streaming for
-    those that want it, and recording what each request to the model took.
-
-    priced: whether DSPy's price list may know what it costs.
+    priced: whether DSPy's price list may know the price of a request.
     """
 
     def __init__(self, engine: Any, *, priced: bool = True, retries: Retries = NO_RETRIES) -> None:
@@ -135,8 +44,8 @@ class TappedEngine:
         self._retries = retries
 
     def complete(self, request: lm15.Request) -> lm15.Response:
-        """Return what the engine does. Raises CallEnded and OwnError besides."""
-        run = running.get()
+        """Return the engine's response. Raises the engine's errors, and PassedError with ours."""
+        run = current_run.get()
         if run is None:
             return self._complete(request)
         try:
@@ -144,14 +53,14 @@ class TappedEngine:
         except (lm15.LM15Error, dspy.DSPyError):
             raise
         except Exception as error:
-            raise OwnError(error) from error
+            raise PassedError(error) from error
 
     def _answered(self, request: lm15.Request, run: Run) -> lm15.Response:
         run.context.check()
-        known = None if run.answers is None else run.answers.find(request)
-        if known is not None:
-            run.recalled(request.model, known)
-            return known
+        cached = None if run.cache is None else run.cache.find(request)
+        if cached is not None:
+            run.record_cached(request.model, cached)
+            return cached
         run.has_streamed, run.refusal = False, ""
         for attempt in count(1):
             run.attempts = attempt
@@ -160,15 +69,18 @@ class TappedEngine:
                 break
             except lm15.LM15Error as error:
                 wait = self._retries.wait(error, attempt, run.context.remaining)
-                # What a host has shown cannot be taken back.
+                # Text that the host has shown cannot be withdrawn.
                 if wait is None or run.has_streamed:
                     raise
                 self._pause(request, run, error, wait)
-        run.got(request, response)
+        refused = refusal(response, run.refusal)
+        if refused is not None:
+            raise refused
+        run.record(request, response)
         return response
 
     def _attempt(self, request: lm15.Request, run: Run) -> lm15.Response:
-        """Send the request once; listeners, counters and logs learn of it."""
+        """Send the request once, and report it to listeners, counters and logs."""
         provider, _, model = request.model.partition("/")
         count = run.context.count
         with activity("lm", "chat", provider=provider, model=model) as facts:
@@ -198,7 +110,7 @@ class TappedEngine:
         return response
 
     def _pause(self, request: lm15.Request, run: Run, error: lm15.LM15Error, wait: float) -> None:
-        """Wait before the next attempt. Raises CallEnded when the call is over."""
+        """Wait `wait` seconds before the next attempt. Raises CallEnded if the call is over."""
         log.debug("%s: attempt %d in %.3f s", request.model, run.attempts + 1, wait)
         run.context.count("lm_retries", 1)
         status = {"status": "lm_retry", "model": request.model, "attempt": run.attempts + 1}
@@ -211,7 +123,7 @@ class TappedEngine:
     ) -> lm15.Response:
         run.context.emit("status", {"status": "lm_call", "model": request.model})
         fields = run.reader()
-        half = ""  # of a character whose other half has not come
+        half = ""  # the first half of a surrogate pair, until the second arrives
         with _engine_errors():
             parts = lm15.ResponseStream(stream(request), request)
         with parts:
@@ -231,8 +143,10 @@ class TappedEngine:
 
 
 class NativeEngines(dict[Any, Any]):
-    """The store in which a `dspy.LM` keeps the engines it makes: each is wrapped on its way in, and
-    allowed as many connections as there may be calls (DSPy's limit is 100)."""
+    """The dict in which a `dspy.LM` stores the engines that it creates; wraps each one.
+
+    connections: how many each may have at once (DSPy's limit is 100).
+    """
 
     def __init__(self, connections: int, retries: Retries = NO_RETRIES) -> None:
         super().__init__()
@@ -242,17 +156,17 @@ class NativeEngines(dict[Any, Any]):
     def __setitem__(self, key: Any, engine: Any) -> None:
         config = replace(engine.config, max_connections=self._connections)
         engine.__init__(config, model_type=engine.model_type)
-        engine.complete = TappedEngine(engine, retries=self._retries).complete
+        engine.complete = SupervisedEngine(engine, retries=self._retries).complete
         super().__setitem__(key, engine)
 
 
 def _refusals_kept(
     parse: Callable[[Any, lm15.Request, Any], Iterator[Any]],
 ) -> Callable[[Any, lm15.Request, Any], Iterator[Any]]:
-    """`OpenAIChatLM.parse_stream_events`, which drops the text of refusals, without that."""
+    """Return `OpenAIChatLM.parse_stream_events`, changed to record the text of refusals, which it drops."""
 
     def parse_stream_events(self: Any, request: lm15.Request, raw: Any) -> Iterator[Any]:
-        run = running.get()
+        run = current_run.get()
         if run is not None and '"refusal"' in raw.data and raw.data.startswith("{"):
             for choice in json.loads(raw.data).get("choices") or []:
                 run.refusal += (choice.get("delta") or {}).get("refusal") or ""
@@ -261,14 +175,14 @@ def _refusals_kept(
     return parse_stream_events
 
 
-# A provider may send a whole answer in one event; lm15's own limits are 64 KiB for a line of one.
+# A provider may send a whole answer in one event; lm15 limits its lines to 64 KiB.
 lm15_base.parse_sse = partial(lm15_base.parse_sse, max_line_bytes=LONGEST_EVENT, max_event_bytes=LONGEST_EVENT)
 lm15.OpenAIChatLM.parse_stream_events = _refusals_kept(lm15.OpenAIChatLM.parse_stream_events)
 
 
 @contextmanager
 def _engine_errors() -> Iterator[None]:
-    """Raise what is not an error of a provider's yet as one: an engine fails on its behalf."""
+    """Convert any other exception of an engine to an error of its provider."""
     try:
         yield
     except (lm15.LM15Error, dspy.DSPyError, ImportError):
@@ -278,7 +192,7 @@ def _engine_errors() -> Iterator[None]:
 
 
 def _well_formed(response: lm15.Response) -> lm15.Response:
-    """Return `response` with text that every encoding can hold."""
+    """Return `response` with text that UTF-8 can encode."""
     parts = [
         replace(part, text=well_formed(part.text)) if isinstance(part, lm15.TextPart) else part
         for part in response.message.parts

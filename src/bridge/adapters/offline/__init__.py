@@ -1,10 +1,10 @@
-"""The embedded language model: it reads instead of generating, without network or weights.
+"""The embedded language model: it quotes the inputs instead of generating text, without network or weights.
 
-From the ground up: reading (which sentences match), answers (the short answer in them),
-options and values (that answer in the type that is asked for), prompt (DSPy's prompts taken
-apart and replies printed), engine (all of it as an engine for `dspy.LM`).
+From the bottom up: reading (which sentences match a question), short_answers (the answer in them), choices and
+schema_values (that answer in the type that is asked for), prompt (reads DSPy's prompts, writes replies), engine (all of
+it). It knows neither DSPy's classes nor the bridge's adapter for DSPy.
 """
 
-from bridge.adapters.offline.engine import MODEL, OfflineReader
+from bridge.adapters.offline.engine import OfflineReader
 
-__all__ = ["MODEL", "OfflineReader"]
+__all__ = ["OfflineReader"]

@@ -1,4 +1,4 @@
-"""The reader as an engine for `dspy.LM`: a prompt in, every output field answered, a reply out."""
+"""The embedded language model: reads a prompt, answers every output field, and writes the reply."""
 
 from __future__ import annotations
 
@@ -6,60 +6,25 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dspy import lm15
-
 from bridge.adapters.offline import prompt
 from bridge.adapters.offline.reading import Reading, read, sentences, stems
 from bridge.adapters.offline.schema_values import value
 from bridge.adapters.offline.short_answers import answer, names, numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-MODEL = "offline/reader"
-_DELTA_WORDS = 4  # words in one piece of a streamed reply
+    from collections.abc import Iterator, Mapping, Sequence
 
 
 class OfflineReader:
-    """A deterministic engine without state: `dspy.LM(MODEL, engine=OfflineReader(), cache=False)`.
+    """A deterministic text model without state: it answers from the inputs alone.
 
-    It answers from the inputs alone; what they do not hold is "not found in the inputs". One
-    instance serves any number of threads. Usage counts words instead of tokens.
+    What the inputs do not contain is "not found in the inputs". One instance serves any number of threads.
     """
 
-    def complete(self, request: lm15.Request) -> lm15.Response:
-        """Return the reply to DSPy's chat or JSON prompt, or to a plain question."""
-        system = _system_text(request)
-        texts = [message.text or "" for message in request.messages]
-        text = _answered(system, texts[-1])
-        return lm15.Response(
-            id=None,
-            model=request.model,
-            message=lm15.Message.assistant(text),
-            finish_reason="stop",
-            usage=lm15.Usage(
-                input_tokens=sum(len(each.split()) for each in (system, *texts)),
-                output_tokens=len(text.split()),
-            ),
-        )
-
-    def stream(self, request: lm15.Request) -> Iterator[lm15.StreamEvent]:
-        """Yield the same reply: a start event, deltas of a few words, an end event with usage."""
-        response = self.complete(request)
-        words = re.findall(r"\s*\S+|\s+", response.message.text or "")
-        yield lm15.StreamStartEvent(model=response.model)
-        for first in range(0, len(words), _DELTA_WORDS):
-            piece = "".join(words[first : first + _DELTA_WORDS])
-            yield lm15.StreamDeltaEvent(delta=lm15.TextDelta(text=piece))
-        yield lm15.StreamEndEvent(finish_reason=response.finish_reason, usage=response.usage)
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-
-def _system_text(request: lm15.Request) -> str:
-    system = request.system or ""
-    return system if isinstance(system, str) else "".join(part.text for part in system)
+    def reply(self, system: str, messages: Sequence[str]) -> tuple[str, int]:
+        """Return the reply to DSPy's chat or JSON prompt, or to a question, and the number of words in the prompt."""
+        words = sum(len(text.split()) for text in (system, *messages))
+        return _answered(system, messages[-1]), words
 
 
 def _answered(system: str, message: str) -> str:
@@ -75,7 +40,7 @@ def _answered(system: str, message: str) -> str:
     return prompt.reply(values, outputs, message)
 
 
-# What is asked, and what is to be read
+# The question and the texts to read
 
 
 class _Task(NamedTuple):
@@ -88,7 +53,7 @@ _ASKING = ("question", "query", "q", "problem", "request", "prompt")
 
 
 def _task(texts: dict[str, str]) -> _Task:
-    """The input named like a question, else one that ends like it, asks; the others are read."""
+    """Return the task: the question is the input named like one, else one that ends with "?"; the others are read."""
     observations = prompt.observations(texts.pop("trajectory", ""))
     asking = [name for name in _ASKING if name in texts]
     asking += [name for name, text in texts.items() if text.endswith("?")]
@@ -100,7 +65,7 @@ def _task(texts: dict[str, str]) -> _Task:
 
 
 def _question_in(text: str) -> tuple[str, list[str]]:
-    """The last question of a text (else its first sentence), and its other sentences."""
+    """Return the last question of a text (else its first sentence), and its other sentences."""
     parts = sentences(text)
     asking = [part for part in parts if part.endswith("?")] or parts[:1] or [""]
     question = asking[-1]
@@ -116,7 +81,7 @@ def _values(outputs: Mapping[str, prompt.Output], task: _Task) -> dict[str, Any]
 
 
 def _reading(task: _Task) -> Reading:
-    """The reading of the question; what a tool said counts even where no word is shared."""
+    """Return the reading of the question. An observation is used even if it shares no word with the question."""
     reading = read(task.question, task.passages + task.observations)
     if reading.found or not task.observations:
         return reading
@@ -124,7 +89,7 @@ def _reading(task: _Task) -> Reading:
 
 
 def _reading_for(name: str, output: prompt.Output, task: _Task) -> Reading:
-    """Where no input asks, the name and the description of the output do."""
+    """Return a reading for the name and the description of an output, if no input is a question."""
     passages = task.passages + task.observations
     asked = read(f"{name.replace('_', ' ')} {output.description}", passages)
     decides = output.schema.get("type") == "boolean"
@@ -139,7 +104,7 @@ _CALCULATION = re.compile(r"[\d(][\d\s.()]*[-+*/^%][\d\s.()+*/^%-]*[\d)]")
 
 
 def _next_step(tools: tuple[prompt.Tool, ...], task: _Task) -> dict[str, Any]:
-    """Call the tool that fits the question best, once; then finish."""
+    """Return ReAct's next step: call the tool that fits the question best, once; then finish."""
     if task.observations or not tools:
         return _step("Nothing is left to be looked up.", "finish", {})
     asked = " ".join([task.question, *task.passages])
@@ -149,7 +114,7 @@ def _next_step(tools: tuple[prompt.Tool, ...], task: _Task) -> dict[str, Any]:
 
 
 def _fit(tool: prompt.Tool, asked: str) -> float:
-    """The shared words, those of the name twice; without any, a tool for any text comes first."""
+    """Return how well a tool fits: words in common, those of the name twice, or else whether it takes any text."""
     takes = {name.lower() for name in tool.arguments}
     if takes & _FORMULA and _CALCULATION.search(asked):
         return math.inf
@@ -162,7 +127,7 @@ def _step(thought: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _arguments(tool: prompt.Tool, asked: str) -> dict[str, Any]:
-    """The required arguments: numbers and names of the question in their order, else all of it."""
+    """Return the required arguments: numbers and names of the question in their order, else all of it."""
     figures = iter(numbers(asked))
     proper = (name for name in names(asked) if not asked.startswith(name))
     return {

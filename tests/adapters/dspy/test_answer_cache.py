@@ -10,7 +10,7 @@ import pytest
 from bridge import Dispatcher, listen
 from bridge._framing import Frame, Outbox
 from bridge.adapters.dspy import adapter
-from bridge.adapters.dspy.answer_cache import Answers
+from bridge.adapters.dspy.answer_cache import AnswerCache
 from bridge.worker.control import control
 
 SIGNATURE = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}
@@ -108,11 +108,13 @@ def test_sessions_share_no_answers(call, ask):
 
 def test_equal_models_share_no_answers(call, ask, dispatcher):
     """The offline reader is one object for all of equal settings."""
+    from bridge.adapters.dspy.models import connect
+
     for session in ("a", "b"):
         call("configure_lm", session, provider="offline", cache=5)
         call("create_program", session, id="p", signature=SIGNATURE)
     a, b = (dispatcher.sessions.open(session).state for session in ("a", "b"))
-    assert a.model({}).lm is b.model({}).lm
+    assert connect(a.model({}), {}) is connect(b.model({}), {})
     assert ask("x", "a") == ask("x", "b")
     counters = dispatcher.commands["execute_program"].recorder.counters
     assert (counters["lm_calls"], counters.get("cache_hits", 0)) == (2, 0)
@@ -218,10 +220,10 @@ def test_kept_answers_of_requests():
     def request(text, **config):
         return lm15.Request("m/x", (lm15.Message.user(text),), config=lm15.Config(**config))
 
-    answers = Answers(2)
-    answers.keep(request("a"), 1)
-    answers.keep(request("b"), 2)
+    answers = AnswerCache(2)
+    answers.add(request("a"), 1)
+    answers.add(request("b"), 2)
     assert answers.find(request("a")) == 1
-    answers.keep(request("c"), 3)
+    answers.add(request("c"), 3)
     assert [answers.find(request(text)) for text in "abc"] == [1, None, 3]
     assert answers.find(request("a", temperature=0.5)) is None

@@ -1,0 +1,24 @@
+"""The DSPy adapter. Each module in this package declares commands on it, every command after the type of its args."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+from bridge.adapter import Adapter
+from bridge.adapters.dspy.providers import GEMINI_KEYS
+from bridge.adapters.dspy.state import State
+
+
+def _warm_up() -> None:
+    from bridge.adapters.dspy import run  # noqa: F401  # imports DSPy
+
+
+def _available(name: str) -> bool:
+    """Return whether DSPy is installed ("dspy"), or the environment has a key for Gemini ("gemini")."""
+    if name == "gemini":
+        return any(os.environ.get(key, "").strip() for key in GEMINI_KEYS)
+    return importlib.util.find_spec("dspy") is not None
+
+
+adapter = Adapter("dspy", new_state=State, counted="program", available=_available, warm_up=_warm_up)

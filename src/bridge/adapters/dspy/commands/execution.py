@@ -1,0 +1,97 @@
+"""The command that runs a program."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bridge.adapter import Ignored
+from bridge.adapters.dspy.commands import adapter
+from bridge.adapters.dspy.commands.programs import add_program, find_program, visible_program, visible_tools
+from bridge.adapters.dspy.settings import check_ranges
+from bridge.adapters.dspy.state import Definition, Program, State
+from bridge.records import EncodedValue
+from bridge.wire.codec import Format
+
+if TYPE_CHECKING:
+    from bridge._dispatch import Context
+
+class ProgramData(msgspec.Struct):
+    """A program as hosts that store programs themselves send it with each execute_program. Other keys are ignored."""
+
+    signature: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    signature_def: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    program_type: str | None = None
+
+    def definition(self, format: Format) -> tuple[str, msgspec.Raw]:
+        """Return the name and the value, encoded in `format`, of the signature; both are empty if there is none."""
+        for name in ("signature", "signature_def"):
+            raw: msgspec.Raw = getattr(self, name)
+            if not format.is_empty(raw):
+                return name, raw
+        return "", msgspec.Raw()
+
+
+class RunOptions(msgspec.Struct, forbid_unknown_fields=True):
+    """Settings of the language model for one run."""
+
+    temperature: float | None = None
+    max_tokens: int | None = None
+    pool_name: Ignored = None  # and below: sent by hosts that pass the options of their pool on
+    session_id: Ignored = None
+    timeout: Ignored = None
+    pool_timeout: Ignored = None
+
+    def given(self) -> dict[str, Any]:
+        """Return the options that are set. Raises InvalidArgs for numbers out of range."""
+        settings = {"temperature": self.temperature, "max_tokens": self.max_tokens}
+        check_ranges(settings, "args.options")
+        return {name: value for name, value in settings.items() if value is not None}
+
+
+class ExecuteArgs(msgspec.Struct):
+    """The args of execute_program. inputs: a value for each input of the signature."""
+
+    program_id: str | None = None
+    inputs: dict[str, Any] = {}
+    options: RunOptions | None = None
+    program_data: ProgramData | None = None
+    session_id: str | None = None
+
+
+@adapter.command("execute_gemini_program", ExecuteArgs, lane="session")
+@adapter.command("execute_program", ExecuteArgs, lane="session")
+def execute_program(args: ExecuteArgs, context: Context) -> dict[str, Any]:
+    """Run a program on inputs. Later changes of the session do not affect a run that has started."""
+    from bridge.adapters.dspy import run
+
+    state: State = context.session.state
+    program = _find_or_add(args, context)
+    model = state.model(context.shared)
+    context.session.commit()
+    context.release()
+    config = {} if args.options is None else args.options.given()
+    return run.execute(program, model, args.inputs, config, context)
+
+
+def _find_or_add(args: ExecuteArgs, context: Context) -> Program:
+    """Return the program, created from `program_data` if the session lacks it or has another definition of it."""
+    data = args.program_data
+    name, signature = ("", msgspec.Raw()) if data is None else data.definition(context.format)
+    if data is None or args.program_id is None or not name:
+        return find_program(args.program_id, context)
+    known = visible_program(args.program_id, context)
+    path = f"args.program_data.{name}"
+    if (
+        known is not None
+        and data.program_type in (None, known.definition.program_type)
+        and known.has_signature(signature, context.format, path)
+    ):
+        return known
+    definition = Definition(
+        EncodedValue(bytes(signature), context.format.name),
+        data.program_type or (known.definition.program_type if known else "predict"),
+        tools=tuple(visible_tools(context).values()),
+    )
+    return add_program(context.session.state, args.program_id, definition, "args.program_data", name)

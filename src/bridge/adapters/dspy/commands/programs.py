@@ -1,0 +1,273 @@
+"""The commands that create, list, describe and delete programs."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+
+from bridge import errors
+from bridge.adapter import Ignored
+from bridge.adapters.dspy.commands import adapter
+from bridge.adapters.dspy.providers import GEMINI, full_model
+from bridge.adapters.dspy.state import Definition, Program, State
+from bridge.records import EncodedValue
+
+if TYPE_CHECKING:
+    from bridge._dispatch import Context
+    from bridge.adapters.dspy.tools import Tool
+
+MOST_ITERATIONS = 100  # calls of tools in one run
+MOST_LISTED = 1_000_000
+QUESTION_ANSWER = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}]}
+
+
+class CreateArgs(msgspec.Struct):
+    """The args of create_program.
+
+    id: generated if missing. signature: see signatures.py. program_type: a key of modules.MODULES. tools: of a type
+    that takes tools, the names of those to use of the session's and the default session's tools (default: all).
+    max_iters: of such a type, how many calls of tools a run may make. if_exists: what to do if the session has a
+    program with this id: fail ("error"), keep it unchanged ("keep"), or replace it ("replace").
+    """
+
+    signature: msgspec.Raw
+    id: str | None = None
+    program_type: str = "predict"
+    tools: list[str] | None = None
+    max_iters: Annotated[int, msgspec.Meta(ge=1, le=MOST_ITERATIONS)] | None = None
+    if_exists: Literal["error", "keep", "replace"] = "error"
+    session_id: str | None = None
+    modules: Ignored = None  # sent by hosts that describe programs in more detail
+    pool_name: Ignored = None
+
+
+@adapter.command("create_program", CreateArgs, lane="session")
+def create_program(args: CreateArgs, context: Context) -> dict[str, Any]:
+    """Create a program from a typed signature."""
+    return _create(args, context, model=None)
+
+
+class CreateGeminiArgs(CreateArgs):
+    """The args of create_gemini_program.
+
+    signature: question -> answer if missing. model: as in configure_lm; the program runs on it whatever the session's
+    model is.
+    """
+
+    signature: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    model: str | None = None
+
+
+@adapter.command("create_gemini_program", CreateGeminiArgs, lane="session")
+def create_gemini_program(args: CreateGeminiArgs, context: Context) -> dict[str, Any]:
+    """Create a program that runs on its own model."""
+    if not args.signature:
+        args.signature = msgspec.Raw(context.format.encode(QUESTION_ANSWER))
+    if args.model is not None:
+        full_model(args.model, default=GEMINI)  # raises InvalidArgs
+    created = _create(args, context, model=args.model)
+    state: State = context.session.state
+    model = state.model(context.shared)
+    name = args.model or (model.settings.name if model else None)
+    return {**created, "type": "gemini", "model_name": name}
+
+
+class ListProgramsArgs(msgspec.Struct):
+    """The args of list_programs. limit: how many are listed, the oldest first."""
+
+    limit: Annotated[int, msgspec.Meta(ge=0, le=MOST_LISTED)] = MOST_LISTED
+    session_id: str | None = None
+
+
+@adapter.command("list_programs", ListProgramsArgs, idempotent=True)
+def list_programs(args: ListProgramsArgs, context: Context) -> dict[str, Any]:
+    """List the session's programs, and the ids of those it inherits from the default session."""
+    state: State = context.session.state
+    inherited: State | None = context.session.inherited
+    ids = state.program_ids
+    programs = (state.get(program_id) for program_id in ids[: args.limit])
+    listed = [{"id": program.id, **program.info(context.format)} for program in programs if program is not None]
+    result: dict[str, Any] = {"programs": listed, "total_count": len(ids)}
+    if inherited is not None:
+        own = set(ids)
+        others = [name for name in inherited.program_ids if name not in own]
+        result["inherited"] = others[: args.limit]
+    return result
+
+
+class ProgramArgs(msgspec.Struct):
+    """The args of a command on one program.
+
+    program_id: required; optional here because hosts look for the text of the error.
+    """
+
+    program_id: str | None = None
+    session_id: str | None = None
+
+
+@adapter.command("get_program_info", ProgramArgs, idempotent=True)
+def get_program_info(args: ProgramArgs, context: Context) -> dict[str, Any]:
+    """Return a program's signature, and how often it ran."""
+    program = find_program(args.program_id, context)
+    info = program.info(context.format)
+    if context.session.state.get(program.id) is None:
+        info["inherited"] = True
+    return info
+
+
+@adapter.command("delete_program", ProgramArgs, lane="session")
+def delete_program(args: ProgramArgs, context: Context) -> dict[str, Any]:
+    """Delete a program. Runs that have started continue."""
+    program = find_program(args.program_id, context)
+    state: State = context.session.state
+    if state.get(program.id) is None:
+        raise errors.ProgramNotFound(
+            f"Program not found: {program.id} (in session {context.session.id!r}; the default"
+            " session has one, which is deleted without a session_id)",
+            program_id=program.id,
+            session_id=context.session.id,
+            inherited=True,
+        )
+    state.remove(program)
+    return {"program_id": program.id, "status": "deleted"}
+
+
+def find_program(program_id: str | None, context: Context) -> Program:
+    """Return the session's program `program_id`, or else the default session's.
+
+    Raises ProgramNotFound, and InvalidArgs for None.
+    """
+    if program_id is None:
+        raise errors.InvalidArgs("Program ID is required", path="args.program_id")
+    program = visible_program(program_id, context)
+    if program is None:
+        # Other sessions may be other users', so they are not mentioned.
+        is_default = context.session.inherited is None
+        where = "" if is_default else f" (in session {context.session.id!r} or the default session)"
+        raise errors.ProgramNotFound(
+            f"Program not found: {program_id}{where}",
+            program_id=program_id,
+            session_id=context.session.id,
+        )
+    return program
+
+
+def visible_program(program_id: str, context: Context) -> Program | None:
+    """Return the session's program `program_id`, or else the default session's, or else None."""
+    state: State = context.session.state
+    program = state.get(program_id)
+    if program is None:
+        inherited: State | None = context.session.inherited
+        program = None if inherited is None else inherited.get(program_id)
+    return program
+
+
+def visible_tools(context: Context) -> dict[str, Tool]:
+    """Return the session's tools, and those of the default session that have other names."""
+    inherited: State | None = context.session.inherited
+    return {**({} if inherited is None else inherited.tools), **context.session.state.tools}
+
+
+def add_program(
+    state: State, program_id: str, definition: Definition, path: str = "args", name: str = "signature"
+) -> Program:
+    """Add a program. Raises QuotaExceeded, and InvalidArgs for a wrong definition.
+
+    path: where the definition is in the args; name: the signature's name there.
+    """
+    program = Program(program_id, definition)
+    state.check(program)  # first, because a parsed signature takes much more memory than its definition
+    _check(program, path, name)
+    state.add(program)
+    return program
+
+
+def _check(program: Program, path: str, name: str) -> None:
+    """Raise InvalidArgs if the definition of `program` is wrong."""
+    from bridge.adapters.dspy.modules import MODULES
+
+    definition = program.definition
+    module_type = MODULES.get(definition.program_type)
+    if module_type is None:
+        raise errors.InvalidArgs(
+            f"{path}.program_type: unknown program type {definition.program_type[:100]!r}; known: {', '.join(MODULES)}",
+            path=f"{path}.program_type",
+            expected=" | ".join(MODULES),
+        )
+    if module_type.takes_tools and not definition.tools:
+        raise errors.InvalidArgs(
+            f"args.tools: {definition.program_type} needs tools, and the session has none: send register_tools"
+            " first, with the same session_id",
+            path="args.tools",
+        )
+    program.parse_signature(f"{path}.{name}")
+
+
+def _has_definition(program: Program, other: Definition) -> bool:
+    """Return whether a program created from `other` would be the same. Raises InvalidArgs if `other` is wrong."""
+    from bridge.adapters.dspy.modules import DEFAULT_ITERATIONS, MODULES
+
+    own = program.definition
+    if (own.program_type, own.model) != (other.program_type, other.model):
+        return False
+    if MODULES[own.program_type].takes_tools:
+        iterations = [each.max_iters or DEFAULT_ITERATIONS for each in (own, other)]
+        tools = [{tool.name: tool for tool in each.tools} for each in (own, other)]
+        if iterations[0] != iterations[1] or tools[0] != tools[1]:
+            return False
+    return program.has_signature(msgspec.Raw(other.signature.data), other.signature.own_format)
+
+
+def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, Any]:
+    state: State = context.session.state
+    program_id = args.id if args.id is not None else str(uuid.uuid4())
+    existing = state.get(program_id)
+    if existing is not None and args.if_exists == "error":
+        raise errors.ProgramExists(f"Program with ID '{program_id}' already exists", program_id=program_id)
+    definition = Definition(
+        EncodedValue(bytes(args.signature), context.format.name),
+        args.program_type,
+        model=model,
+        tools=_chosen_tools(args, context),
+        max_iters=args.max_iters,
+    )
+    if existing is not None and args.if_exists == "keep":
+        _check(Program(program_id, definition), "args", "signature")
+        return {
+            "program_id": program_id,
+            "status": "exists",
+            "signature": existing.definition.signature.in_format(context.format),
+            "program_type": existing.definition.program_type,
+            "same_definition": _has_definition(existing, definition),
+        }
+    add_program(state, program_id, definition)
+    return {
+        "program_id": program_id,
+        "status": "created" if existing is None else "replaced",
+        "signature": args.signature,
+        "program_type": args.program_type,
+    }
+
+
+def _chosen_tools(args: CreateArgs, context: Context) -> tuple[Tool, ...]:
+    """Return the tools for a new program. Raises InvalidArgs for an unknown tool, and if its type takes none."""
+    from bridge.adapters.dspy.modules import MODULES
+
+    takers = [name for name, module_type in MODULES.items() if module_type.takes_tools]
+    if args.program_type not in takers:
+        for name in ("tools", "max_iters"):
+            if getattr(args, name) is not None:
+                raise errors.InvalidArgs(
+                    f"args.{name}: only for programs of type {' or '.join(takers)}", path=f"args.{name}"
+                )
+    tools = visible_tools(context)
+    names = tools if args.tools is None else args.tools
+    unknown = [name for name in names if name not in tools]
+    if unknown:
+        raise errors.InvalidArgs(
+            f"args.tools: no tool {', '.join(unknown)} is registered in this session or the default session",
+            path="args.tools",
+        )
+    return tuple(tools[name] for name in names)

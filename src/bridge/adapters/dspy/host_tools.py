@@ -1,0 +1,84 @@
+"""Tools of the host as DSPy tools: a model's call of one is a request to the host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dspy
+
+from bridge import errors
+from bridge.adapters.dspy.current_run import PassedError, current_run
+from bridge.adapters.dspy.field_validation import plain
+from bridge.adapters.dspy.prompt_values import without_text_form
+from bridge.adapters.dspy.tool_schema import ToolSchema
+from bridge.adapters.dspy.tools import Tool, model_names
+from bridge.security.redaction import first_line
+from bridge.telemetry.activity import activity
+
+if TYPE_CHECKING:
+    from bridge._dispatch import Context
+
+MAX_ERROR = 300  # characters of an error that the model reads
+
+
+class HostTool(dspy.Tool):  # type: ignore[misc]  # DSPy is not typed
+    """A tool whose arguments may have any names.
+
+    `dspy.Tool` has parameters of its own beside them, and answers wrong arguments with a traceback.
+    """
+
+    def __call__(self, /, **arguments: Any) -> Any:
+        return self.func(arguments)
+
+
+def dspy_tools(tools: tuple[Tool, ...]) -> list[HostTool]:
+    """Return a DSPy tool for each of the host's tools."""
+    names = model_names(tools, ("finish",))  # which is the name of a tool that ReAct adds
+    return [_dspy_tool(tool, name) for tool, name in zip(tools, names, strict=True)]
+
+
+def _dspy_tool(tool: Tool, name: str) -> HostTool:
+    schema = ToolSchema.of(tool.args)
+
+    def call(arguments: dict[str, Any]) -> Any:
+        run = current_run.get()
+        if run is None:
+            raise RuntimeError(f"{tool.name} was called outside of a run")
+        try:
+            return call_tool(tool, schema, run.context, plain(arguments))
+        except Exception as error:  # DSPy would show the model its traceback
+            raise PassedError(error) from error
+
+    description = tool.description
+    if name != tool.name:
+        description = f"{tool.name}: {description}" if description else tool.name
+    return HostTool(
+        call,
+        name=name,
+        desc=description,
+        args=schema.properties,
+        arg_types=dict.fromkeys(schema.properties, Any),
+    )
+
+
+def call_tool(tool: Tool, schema: ToolSchema, context: Context, arguments: dict[str, Any]) -> Any:
+    """Call the host's tool. Return what the model reads: the tool's result, or one line that begins with "error:".
+
+    Arguments that are missing, unknown or wrong are not sent to the host. Raises CallEnded.
+    """
+    wrong = schema.wrong(arguments)
+    if wrong:
+        return f"error: {tool.name} {wrong}"
+    context.emit("tool_call", {"name": tool.name, "args": arguments})
+    args = {"name": tool.name, "args": arguments, "session_id": context.session.id}
+    try:
+        with activity("stage", "execute_tool", tool=tool.name):
+            result = context.call_host("call_tool", args)
+    except errors.BridgeError as error:
+        result = f"error: {first_line(str(error), MAX_ERROR)}"
+    unreadable = without_text_form(result, "result")
+    if unreadable is not None:
+        path, kind = unreadable
+        result = f"error: {tool.name} returned what has no text form: {path} is {kind}"
+    context.emit("tool_result", {"name": tool.name, "result": result})
+    return result

@@ -1,0 +1,91 @@
+"""Programs ready to run: the DSPy module of each, the checks of its inputs and the names of its outputs."""
+
+from __future__ import annotations
+
+import weakref
+from functools import lru_cache
+from typing import Any
+
+from bridge import errors
+from bridge.adapters.dspy.field_validation import InputCheck, plain
+from bridge.adapters.dspy.modules import DEFAULT_ITERATIONS, MODULES
+from bridge.adapters.dspy.signatures import Signature
+from bridge.adapters.dspy.state import Program
+from bridge.adapters.dspy.tools import Tool
+
+LARGEST_SHARED = 16_384  # characters of a signature; the cache of 1024 outlives the programs
+
+
+class Prepared:
+    """A DSPy module with what it needs to be called by a host. Shared between threads.
+
+    names: the host's names of the output fields, by label.
+    """
+
+    def __init__(self, signature: Signature, module: Any) -> None:
+        self.module = module
+        self.names = {field.label: field.name for field in signature.outputs}
+        self._inputs = {field.name: (field.python_name, InputCheck(field)) for field in signature.inputs}
+        self._outputs = {field.python_name: field.name for field in signature.outputs}
+        self._has_reasoning = "reasoning" in self._outputs.values()
+
+    def arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return the module's arguments. Raises InvalidArgs for an undeclared, missing or wrong input."""
+        unknown = [name for name in inputs if name not in self._inputs]
+        if unknown:
+            raise errors.InvalidArgs(
+                f"inputs not declared by the signature: {', '.join(map(str, unknown))};"
+                f" declared: {', '.join(self._inputs) or 'none'}",
+                path=f"args.inputs.{unknown[0]}",
+                unknown=unknown,
+                declared=list(self._inputs),
+            )
+        missing = [name for name, (_, check) in self._inputs.items() if name not in inputs and not check.accepts_none()]
+        if missing:
+            raise errors.InvalidArgs(
+                f"inputs missing: {', '.join(missing)}",
+                path=f"args.inputs.{missing[0]}",
+                missing=missing,
+            )
+        return {python_name: check.value(inputs.get(name)) for name, (python_name, check) in self._inputs.items()}
+
+    def outputs(self, prediction: Any) -> dict[str, Any]:
+        """Return the values of `prediction` under the host's names, in types that every wire format has.
+
+        Of the fields that DSPy's modules add only the reasoning is returned, unless the host has an output of that
+        name. Trajectories are sent as events.
+        """
+        return {
+            self._outputs.get(name, name): plain(value)
+            for name, value in prediction.items()
+            if name in self._outputs or (name == "reasoning" and not self._has_reasoning)
+        }
+
+
+def prepared(program: Program) -> Prepared:
+    """Return `program`, which was checked, ready to run. Programs of equal signatures and no tools share it."""
+    found = _prepared.get(program)
+    if found is None:
+        found = _prepared[program] = _prepare(program)
+    return found
+
+
+_prepared: weakref.WeakKeyDictionary[Program, Prepared] = weakref.WeakKeyDictionary()
+
+
+def _prepare(program: Program) -> Prepared:
+    signature, definition = program.signature, program.definition
+    if MODULES[definition.program_type].takes_tools:
+        iterations = definition.max_iters or DEFAULT_ITERATIONS
+        return _create(signature, definition.program_type, definition.tools, iterations)
+    create = _create if signature.size > LARGEST_SHARED else _shared
+    return create(signature, definition.program_type)
+
+
+def _create(
+    signature: Signature, program_type: str, tools: tuple[Tool, ...] = (), iterations: int = DEFAULT_ITERATIONS
+) -> Prepared:
+    return Prepared(signature, MODULES[program_type].create(signature, tools, iterations))
+
+
+_shared = lru_cache(maxsize=1024)(_create)
