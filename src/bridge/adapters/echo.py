@@ -1,4 +1,4 @@
-"""The smallest adapter: what a pipe and a dispatcher cost, with nothing behind them."""
+"""The smallest adapter. Its commands show what the pipe and the dispatcher cost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class SleepArgs(msgspec.Struct):
-    """seconds: how long the call takes, on a thread of its own."""
+    """The args of sleep. seconds: how long the call takes."""
 
     seconds: float = 0.0
 
@@ -24,20 +24,20 @@ adapter = Adapter("echo")
 
 @adapter.command("echo", msgspec.Raw, lane="inline", idempotent=True)
 def echo(args: msgspec.Raw, context: Context) -> msgspec.Raw:
-    """The args, byte for byte."""
+    """Return the args, byte for byte."""
     context.pass_buffers()
     return args
 
 
 @adapter.command("echo_decoded", dict[str, Any], lane="inline", idempotent=True)
 def echo_decoded(args: dict[str, Any], context: Context) -> dict[str, Any]:
-    """The args, decoded and encoded."""
+    """Return the args, decoded and encoded."""
     return args
 
 
 @adapter.command("sleep", SleepArgs, idempotent=True)
 def sleep(args: SleepArgs, context: Context) -> dict[str, float]:
-    """Answers after a while."""
-    if args.seconds:  # even none costs the system's timer slack
+    """Return after some seconds."""
+    if args.seconds:  # sleep(0) takes the timer slack of the system
         time.sleep(args.seconds)
     return {"slept": args.seconds}

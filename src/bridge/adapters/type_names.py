@@ -1,14 +1,13 @@
-"""Type names, as hosts and DSPy's prompts spell them, to Python types, by a closed grammar.
+"""Parses type names, as hosts and DSPy's prompts write them, to Python types.
 
-A room of its own because DSPy's own parser imports any name it does not know; here a name
-is either in a table below or refused.
+DSPy's own parser imports names that it does not know. Here, a name that is not in a table below is an error.
 
     type    = single ("|" single)*
     single  = plain | list<T> | dict<K, V> | optional<T> | union<T, ...> | literal<value, ...>
     value   = "text" | 'text' | word | integer | true | false | none
 
-Square and angle brackets mean the same, the values of a literal (or enum) are separated by
-"," or "|", names are case-insensitive and may begin with "typing." or "dspy.".
+Square and angle brackets are equivalent. The values of a literal (or enum) are separated by "," or "|". Names are
+case-insensitive and may begin with "typing." or "dspy.".
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ MAX_DEPTH = 16  # types inside types
 
 
 class TypeNameError(ValueError):
-    """A type name outside the grammar; the message is one line and names the place."""
+    """Raised for a type name that the grammar does not accept. The message is one line and contains the position."""
 
 
 @lru_cache(maxsize=1024)
 def parse_type(text: str) -> Any:
-    """Return the Python type that `text` names, ready to be a pydantic annotation.
+    """Return the Python type that `text` names, as a pydantic annotation.
 
-    Raises TypeNameError with the offending part, its position (from 0) and the known names.
+    Raises TypeNameError with the unexpected part, its position (from 0) and the known names.
     """
     if len(text) > MAX_LENGTH:
         raise TypeNameError(f"type name of {len(text)} characters, the limit is {MAX_LENGTH}")
@@ -75,7 +74,7 @@ _PLAIN: dict[str, Any] = {
     "uuid": uuid.UUID,
 }
 
-# Seen as values, so that mypy does not read `Union[members]` as an annotation.
+# As values, because mypy would read `Union[members]` as an annotation.
 _literal: Any = Literal
 _optional: Any = Optional
 _union: Any = Union
@@ -129,7 +128,7 @@ class _Token(NamedTuple):
 
 
 class _Parser:
-    """Recursive descent over one type name, one token ahead."""
+    """Parses one type name by recursive descent, with one token of lookahead."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -182,7 +181,7 @@ class _Parser:
         if arity not in (None, len(members)):
             self._fail(f"{len(members)} inner type(s) where {name} takes {arity}", token)
         if build is _dict_of and not _is_key(members[0]):
-            self._fail("the keys of a dict are no plain type", token)
+            self._fail("the keys of a dict must be of a plain type", token)
         return build(*members)
 
     def _literal(self) -> Any:
@@ -195,7 +194,7 @@ class _Parser:
         token = self._advance()
         match token.kind:
             case "text":
-                # Only quotes are escaped: that is how DSPy prints the values of a Literal.
+                # DSPy escapes only quotes when it prints the values of a Literal.
                 return re.sub(r"\\(['\"])", r"\1", token.text[1:-1])
             case "integer":
                 return int(token.text)

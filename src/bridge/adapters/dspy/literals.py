@@ -1,4 +1,4 @@
-"""Data that a model wrote as JSON or as a Python literal, with every number as it was written."""
+"""Reads data that a model wrote as JSON or as a Python literal; every number stays exact."""
 
 from __future__ import annotations
 
@@ -14,26 +14,25 @@ _BULLET = re.compile(r"[ \t]*(?:[-*•]|\d{1,4}[.)])[ \t]+(\S.*)")
 _OPENING = re.compile(r"(?:^|:)[ \t]*([\[{])", re.MULTILINE)
 _NEITHER = "neither JSON nor a Python literal"
 _BRACKETS = ("[", "{", "(")
-# One string, not several beside each other, which Python would join.
+# One string, not several adjacent ones, which Python would join.
 _ONE_TEXT = re.compile(
     r"""[rRuU]?(?:"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')"""
     r"""|[rRuU]?(?:\"{3}(?:[^"\\]|\\.|"(?!""))*\"{3}|'{3}(?:[^'\\]|\\.|'(?!''))*'{3})""",
     re.DOTALL,
 )
-# A backslash before what Python has no escape for, about which it would warn.
+# A backslash before a character without an escape sequence, for which Python would print a warning.
 _NO_ESCAPE = re.compile(r"""\\[^\n\\'"abfnrtv0-7xNuU]""")
 _CONSTANTS = {"true": True, "false": False, "null": None}
 
 
 class NotData(ValueError):
-    """The text is no such data."""
+    """Raised for text that is neither JSON nor a Python literal."""
 
 
 def read_data(text: str) -> Any:
-    """Return the value of `text`, which is JSON, or a Python literal, as a whole: fractions are
-    Decimal.
+    """Return the value of `text` if all of it is JSON or a Python literal. Fractions become Decimal.
 
-    Raises NotData; ValueError for a key that is there twice and for integers of too many digits.
+    Raises NotData, and ValueError for a repeated key and for integers of too many digits.
     """
     try:
         return _JSON.decode(text)
@@ -42,8 +41,7 @@ def read_data(text: str) -> Any:
 
 
 def unfenced(text: str) -> str:
-    """Return `text` without a code block's fence, backquotes or asterisks that stand around all
-    of it."""
+    """Return `text` without the fence of a code block, the backquotes or the asterisks that enclose all of it."""
     text = text.strip()
     fenced = _FENCE.fullmatch(text)
     if fenced:
@@ -56,8 +54,11 @@ def unfenced(text: str) -> str:
 
 
 def within_prose(text: str) -> Iterator[str]:
-    """Return the part of `text` that may be the data meant: its one code block, or what begins
-    with a bracket at the start of a line or behind a colon, and ends with a line."""
+    """Yield the part of `text` that is probably data, if there is one.
+
+    That is the only code block, or the part that begins with a bracket, at the start of a line or after a colon, and
+    ends at the end of a line.
+    """
     blocks = _FENCE.findall(text)
     if blocks:
         if len(blocks) == 1:
@@ -74,7 +75,7 @@ def within_prose(text: str) -> Iterator[str]:
 
 
 def list_items(text: str) -> list[str] | None:
-    """Return the items of a bulleted or numbered list, one a line; None where it is none."""
+    """Return the items of a bulleted or numbered list with one item per line; None if `text` is not such a list."""
     lines = [line for line in text.split("\n") if line.strip()]
     found = [_BULLET.fullmatch(line.rstrip()) for line in lines]
     if not found or not all(found):
@@ -87,7 +88,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in made if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:50]!r} is there twice")
+        raise ValueError(f"the key {twice[:50]!r} is repeated")
     return made
 
 
@@ -95,24 +96,24 @@ def _fraction(written: str) -> Decimal:
     try:
         return Decimal(written)
     except InvalidOperation:
-        raise ValueError(f"{written[:50]} is no finite number") from None
+        raise ValueError(f"{written[:50]} is not a finite number") from None
 
 
 def _constant(name: str) -> Any:
-    raise ValueError(f"{name} is no finite number")
+    raise ValueError(f"{name} is not a finite number")
 
 
 _JSON = json.JSONDecoder(
     object_pairs_hook=_unique,
     parse_float=_fraction,
     parse_constant=_constant,
-    strict=False,  # models write the line breaks of a text as they are
+    strict=False,  # models often write line breaks unescaped
 )
 
 
 def _python_literal(text: str) -> Any:
     source = text.strip().replace("\r\n", "\n").replace("\r", "\n")
-    source = source.removesuffix(",").rstrip()  # behind a list, it would make it a list of one
+    source = source.removesuffix(",").rstrip()  # after a list, it would make a tuple of the list
     is_one = source[:1] in _BRACKETS or source in ("None", "True", "False")
     if not is_one or _NO_ESCAPE.search(source):
         raise NotData(_NEITHER)
@@ -124,7 +125,7 @@ def _python_literal(text: str) -> Any:
 
 
 class _Literal:
-    """The values of a syntax tree of which nothing is ever run."""
+    """Reads values from a syntax tree, of which nothing is executed."""
 
     def __init__(self, source: str) -> None:
         self._lines = [line.encode() for line in source.split("\n")]
@@ -156,14 +157,14 @@ class _Literal:
             yield key, value
 
     def _key(self, node: ast.expr) -> str:
-        """Return a key as JSON has it, so that two that are the same there are noticed here."""
+        """Return a key as text, as in JSON, so that keys that are equal there count as repeated."""
         if isinstance(node, ast.Name) and node.id not in _CONSTANTS:
             return node.id  # keys without quotes, as in JavaScript
         key = self.value(node)
         if isinstance(key, bool):
             return str(key).lower()
         if not isinstance(key, str | int | Decimal):
-            raise NotData("a key that is no text and no number")
+            raise NotData("a key that is neither text nor a number")
         return str(key)
 
     def _decimal(self, node: ast.expr) -> Decimal:
@@ -171,10 +172,10 @@ class _Literal:
         try:
             return Decimal(written.replace("_", ""))
         except InvalidOperation:
-            raise NotData(f"{written[:50]!r} is no number") from None
+            raise NotData(f"{written[:50]!r} is not a number") from None
 
     def _written(self, node: ast.expr) -> str:
-        """Return the source of a node; its columns are counted in bytes."""
+        """Return the source of a node. ast counts columns in bytes."""
         first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
         lines = self._lines[first : last + 1]
         lines[-1] = lines[-1][: node.end_col_offset]

@@ -1,4 +1,4 @@
-"""What an answer of a language model cost."""
+"""Prices of requests to language models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dspy.clients.model_metadata import model_info
 
 
 def cost_usd(request: Any, response: Any) -> float | None:
-    """By DSPy's price list, in US dollars; None where that does not know the whole price."""
+    """Return the price in US dollars by DSPy's price list; None if the list does not have all of it."""
     provider, _, model = request.model.partition("/")
     if not _is_listed(provider, model, response.model):
         return None
@@ -21,5 +21,5 @@ def cost_usd(request: Any, response: Any) -> float | None:
 
 @lru_cache(maxsize=1024)
 def _is_listed(provider: str, *models: str) -> bool:
-    # A model that is not listed is looked for in the whole list, which takes a millisecond.
+    # Searching the whole list, as for a model that it lacks, takes a millisecond.
     return any(model_info(provider, model) for model in models)

@@ -1,6 +1,6 @@
-"""Signatures on the wire: both forms, checked, with names that DSPy can use and types honoured.
+"""Signatures as hosts send them, in two forms: read, checked, and with the names that DSPy and prompts use.
 
-Never DSPy's string parser: it imports modules by the names it meets.
+DSPy's own parser is not used: it imports modules whose names it finds in a signature.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bridge.adapters.type_names import TypeNameError, parse_type
 from bridge.errors import InvalidArgs
 from bridge.wire.codec import Format
 
-# Sections that DSPy's modules and its chat format add to a prompt.
+# Sections that DSPy's modules and chat format add to a prompt.
 _SECTIONS = frozenset(
     {
         *("completed", "reasoning"),
@@ -24,13 +24,13 @@ _SECTIONS = frozenset(
     }
 )
 _LABEL = re.compile(r"\w{1,64}")
-# Python's names of fields must not be in anybody's text, see `Signature.with_labels`.
+# Python names of fields must not occur in any text: `Signature.with_labels` replaces them.
 _STEM = f"field_{secrets.token_hex(4)}_"
 MAX_FIELDS = 256
 
 
 class FieldDefinition(msgspec.Struct, forbid_unknown_fields=True):
-    """A field of the map form, where the key is the name."""
+    """A field in the map form, in which the key is the name."""
 
     type: str | None = None
     description: str | None = None
@@ -38,7 +38,7 @@ class FieldDefinition(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class NamedDefinition(FieldDefinition, kw_only=True, forbid_unknown_fields=True):
-    """A field of the list form."""
+    """A field in the list form."""
 
     name: str
 
@@ -47,7 +47,7 @@ Definitions = list[NamedDefinition] | dict[str, FieldDefinition]
 
 
 class SignatureDefinition(msgspec.Struct, forbid_unknown_fields=True):
-    """{"name", "description", "inputs", "outputs"}; module and metadata are the host's own."""
+    """A signature as hosts send it. module and metadata are ignored."""
 
     inputs: Definitions
     outputs: Definitions
@@ -58,8 +58,11 @@ class SignatureDefinition(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Field(msgspec.Struct, frozen=True):
-    """name: the host's. label: what prompts call it. python_name: what DSPy calls it, which takes
-    other names for its own. type_name: as the host wrote it."""
+    """A field of a checked signature.
+
+    name: the host's. label: the name in prompts. python_name: the name in DSPy, which gives some names a meaning of its
+    own. type_name: as the host wrote it.
+    """
 
     name: str
     label: str
@@ -73,12 +76,12 @@ class Field(msgspec.Struct, frozen=True):
 
     @property
     def is_exact(self) -> bool:
-        """Whether its values hold decimals."""
+        """Return whether the values contain decimals."""
         return "decimal" in self.type_name.lower()
 
 
 class Signature(msgspec.Struct, frozen=True):
-    """A checked signature; equal ones are one DSPy class."""
+    """A checked signature. Equal ones can share a DSPy class."""
 
     name: str
     description: str
@@ -87,15 +90,14 @@ class Signature(msgspec.Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """How many characters the host wrote."""
+        """Return the number of characters that the host wrote."""
         fields = (*self.inputs, *self.outputs)
         texts = [part for f in fields for part in (f.name, f.type_name, f.description)]
         return sum(map(len, (self.name, self.description, *texts)))
 
     @classmethod
     def parse(cls, definition: msgspec.Raw, format: Format, path: str = "args.signature") -> Signature:
-        """Read a signature from the wire, where it is at `path`. Raises InvalidArgs with the path
-        of what is wrong."""
+        """Return the signature sent at `path` of the args. Raises InvalidArgs with the path of what is wrong."""
         parsed = format.decode_args(definition, SignatureDefinition, path=path, undecodable="replace")
         inputs = _named(parsed.inputs, f"{path}.inputs")
         outputs = _named(parsed.outputs, f"{path}.outputs")
@@ -115,15 +117,14 @@ class Signature(msgspec.Struct, frozen=True):
         )
 
     def with_labels(self, text: str) -> str:
-        """Return a text of DSPy's that names fields, with their labels."""
+        """Return a text that DSPy wrote with the labels of the fields it names."""
         for field in (*self.inputs, *self.outputs):
             text = text.replace(f"`{field.python_name}`", f"`{field.label}`")
         return text
 
 
 def _named(definitions: Definitions, path: str) -> list[tuple[str, str, FieldDefinition]]:
-    """Return (name, path, definition) of each field, in order. Raises InvalidArgs for a wrong
-    name."""
+    """Return (name, path, definition) of each field, in order. Raises InvalidArgs for a wrong name."""
     if len(definitions) > MAX_FIELDS:
         raise InvalidArgs(f"{path}: more than {MAX_FIELDS} fields", path=path)
     if isinstance(definitions, dict):
@@ -153,8 +154,7 @@ def _checked(type_name: str, path: str) -> str:
 
 
 def _labels(names: list[str]) -> list[str]:
-    """Return a label for each field: its name where that is a word and nothing else in a prompt
-    has it, else one like it. Inputs and outputs do not share one either."""
+    """Return a label for each field: its name if that is a word and unique in a prompt, else a similar one."""
     labels: dict[int, str] = {}
     taken = set(_SECTIONS)
     for index, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""Which of several options fits what was read: feelings, yes and no, or shared words."""
+"""Chooses the option that fits a reading best: by feelings, by yes and no, or by shared words."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _UNDECIDED = frozenset({"other", "unknown", "none", "neutral", "unclear", "n/a"}
 
 
 def choose(options: Sequence[Any], reading: Reading) -> Any:
-    """Return the option that fits the inputs best, the first of equals.
+    """Return the option that fits the inputs best, the first one of equals.
 
     Options that name a feeling go by the balance of good and bad words, yes and no by the
     question; all others by the words that they share with the answer and the sentences.
@@ -58,19 +58,19 @@ def choose(options: Sequence[Any], reading: Reading) -> Any:
 
 
 def _likeness(option: str, texts: Sequence[str], question: str) -> float:
-    """Shared words: those of the short answer first, then of each sentence by its rank."""
+    """Return how many words are shared with the short answer and, with less weight, with the sentences by rank."""
     likeness = sum(overlap(option, text) / rank for rank, text in enumerate(texts, 1))
     return likeness + overlap(option, question) / (len(texts) + 1)
 
 
 def overlap(text: str, other: str) -> float:
-    """The share (0..1) of the words of `text` that stand in `other` too."""
+    """Return the share (0..1) of the words of `text` that occur in `other` too."""
     wanted = frozenset(map(stem, WORD.findall(text)))
     return len(wanted.intersection(map(stem, WORD.findall(other)))) / max(1, len(wanted))
 
 
 def sentiment(text: str) -> int:
-    """The sign of good minus bad words; a negation shortly before a word turns it round."""
+    """Return the sign of good minus bad words; a negation shortly before a word reverses it."""
     spoken = [stem(word) for word in WORD.findall(text)]
     balance = 0
     for place, word in enumerate(spoken):
@@ -81,6 +81,6 @@ def sentiment(text: str) -> int:
 
 
 def everything(reading: Reading) -> str:
-    """The question and all sentences in the order in which they stand."""
+    """Return the question and all sentences in the order of the text."""
     ordered = sorted(reading.matches, key=lambda match: match.place)
     return " ".join([reading.question, *(match.sentence for match in ordered)])

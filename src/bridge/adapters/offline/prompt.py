@@ -1,6 +1,6 @@
-"""DSPy's prompts taken apart, and replies printed as its adapters parse them.
+"""Reads DSPy's prompts, and writes replies as its adapters parse them.
 
-Known are the chat format (`[[ ## field ## ]]` sections), the JSON format, and what ReAct adds
+Supported are the chat format (`[[ ## field ## ]]` sections), the JSON format, and what ReAct adds
 to either: the list of tools and the trajectory.
 """
 
@@ -34,7 +34,7 @@ _REPLY_RULES = re.compile(r"(?:\A|\n\n)Respond with (?:the corresponding output 
 
 
 class Output(NamedTuple):
-    """What an output field has to be."""
+    """The type and the description of an output field."""
 
     schema: Schema
     description: str
@@ -42,7 +42,7 @@ class Output(NamedTuple):
 
 @lru_cache(maxsize=64)
 def outputs(system: str) -> Mapping[str, Output]:
-    """The output fields that a system message declares; none where it is not DSPy's."""
+    """Return the output fields that a system message declares; empty if it is not DSPy's."""
     listed = system.partition(_OUTPUTS)[2].partition(_FORMAT)[0]
     notes = dict(_NOTE.findall(_field_notes(system)))
     return {
@@ -52,21 +52,21 @@ def outputs(system: str) -> Mapping[str, Output]:
 
 
 def _field_notes(system: str) -> str:
-    """The text with the notes on the types; the JSON format has them inside JSON strings."""
+    """Return the text with the notes on the types; the JSON format has them inside JSON strings."""
     fields = system.partition(_JSON_FORMAT)[2]
     return "\n".join(json.JSONDecoder().raw_decode(fields)[0].values()) if fields else system
 
 
 def _schema(type_name: str, note: str) -> Schema:
-    """The JSON Schema of an output: as DSPy printed it, or that of the type it named."""
+    """Return the JSON Schema of an output: as DSPy printed it, or that of the type it named."""
     if type_name == "Decimal":
-        return {"type": "number"}  # its own schema allows any text as well
+        return {"type": "number"}  # DSPy's schema of it accepts any text
     if note.startswith(_OPTIONS_NOTE):
         options = note.removeprefix(_OPTIONS_NOTE).split("; ")
         return {"enum": [int(each) if each.isdecimal() else each for each in options]}
     schema = json.loads(note.removeprefix(_SCHEMA_NOTE)) if note.startswith(_SCHEMA_NOTE) else _schema_of(type_name)
     if type_name.startswith(("dict[int", "dict[float", "dict[bool")):
-        schema["propertyNames"] = {"const": "1"}  # its own schema does not tell it from text
+        schema["propertyNames"] = {"const": "1"}  # DSPy's schema of it has keys of any text
     return dict(schema)
 
 
@@ -78,7 +78,7 @@ def _schema_of(type_name: str) -> dict[str, Any]:
 
 
 def inputs(system: str, message: str) -> dict[str, str]:
-    """The texts of the declared input fields, up to the rules for the reply."""
+    """Return the texts of the declared input fields, up to the rules for the reply."""
     rules = list(_REPLY_RULES.finditer(message))
     rest = message[: rules[-1].start()] if rules else message
     texts = {}
@@ -100,7 +100,7 @@ def _input_names(system: str) -> tuple[str, ...]:
 
 
 def passages(text: str) -> list[str]:
-    """The texts in one input; DSPy prints lists and objects as JSON, or lists numbered."""
+    """Return the texts in one input; DSPy prints lists and objects as JSON, or lists numbered."""
     try:
         parsed = json.loads(text) if text[:1] in ("[", "{") else text
     except ValueError:
@@ -143,7 +143,7 @@ _STEP = re.compile(
 
 @lru_cache(maxsize=64)
 def tools(system: str) -> tuple[Tool, ...]:
-    """The tools that a system message lists, without `finish`."""
+    """Return the tools that a system message lists, without `finish`."""
     return tuple(
         Tool(found["name"], found["description"] or "", ast.literal_eval(found["arguments"]))
         for found in _TOOL.finditer(system)
@@ -152,7 +152,7 @@ def tools(system: str) -> tuple[Tool, ...]:
 
 
 def observations(trajectory: str) -> list[str]:
-    """What the tools said so far, without `finish`."""
+    """Return the results of tools so far, without `finish`."""
     said = []
     tool = ""
     for kind, text in _STEP.findall(trajectory):
@@ -167,14 +167,14 @@ def observations(trajectory: str) -> list[str]:
 
 
 def reply(values: Mapping[str, Any], declared: Mapping[str, Output], message: str) -> str:
-    """The values of the output fields in the format that the message asks for."""
+    """Return the values of the output fields in the format that the message asks for."""
     rules = _REPLY_RULES.findall(message)
     if rules and rules[-1]:
         return json.dumps(values, ensure_ascii=False)
     sections = [
         f"[[ ## {name} ## ]]\n{_printed(value, declared[name].schema)}"
         for name, value in values.items()
-        # A section left out is how the chat format spells None.
+        # In the chat format a missing section means None.
         if value is not None or "enum" in declared[name].schema
     ]
     return "\n\n".join([*sections, "[[ ## completed ## ]]"])
@@ -186,7 +186,7 @@ def _printed(value: Any, schema: Schema) -> str:
 
 
 def _is_text(schema: Schema) -> bool:
-    """Whether DSPy takes the section as a text, not as JSON."""
+    """Return whether DSPy takes the section for text, not for JSON."""
     alternatives = schema.get("anyOf", ())
     if {"type": "null"} in alternatives:
         return {"type": "string"} in alternatives

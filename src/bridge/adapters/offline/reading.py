@@ -1,6 +1,6 @@
-"""Which sentences of some passages match a question: words, sentences, BM25.
+"""Ranks the sentences of passages by how well they match a question: words, sentences, BM25.
 
-The ground floor of the offline reader: pure text, no model, nothing random.
+The bottom layer of the offline reader: text only, no model, nothing random.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-MAXIMUM_FOUND = 20  # sentences looked into for an answer
+MAXIMUM_FOUND = 20  # sentences searched for an answer
 MAXIMUM_SENTENCE = 1000  # characters; longer ones are cut
 MAXIMUM_WORDS = 50  # different words of a question that count, the frequent ones first
-MINIMUM_SCORE = 0.25  # share of the question's words; a sentence with less is no answer
+MINIMUM_SCORE = 0.25  # share of the question's words; a sentence with less does not answer it
 _SATURATION, _LENGTH = 1.2, 0.75  # k1 and b of BM25, the usual values
-_CONTEXT = 0.5  # weight of the sentence before: "It" and "He" refer back to it
+_CONTEXT = 0.5  # weight of the previous sentence, which "It" and "He" refer to
 
 
 class Match(NamedTuple):
-    """One sentence, its place in the text, and the share (0..1) of the question it covers."""
+    """One sentence, its position in the text, and the share (0..1) of the question it covers."""
 
     sentence: str
     place: int
@@ -39,13 +39,13 @@ class Reading(NamedTuple):
 
     @property
     def found(self) -> tuple[Match, ...]:
-        """The best sentences that match well enough to hold an answer."""
+        """Return the best sentences that match well enough to hold an answer."""
         best = self.matches[:MAXIMUM_FOUND]
         return tuple(match for match in best if match.score >= MINIMUM_SCORE)
 
     @property
     def score(self) -> float:
-        """The score of the best sentence, 0.0 where none matches well enough or nothing asks."""
+        """Return the score of the best sentence, 0.0 if none matches well enough or there is no question."""
         return self.found[0].score if self.found and words(self.question) else 0.0
 
 
@@ -69,7 +69,7 @@ def read(question: str, passages: Iterable[str]) -> Reading:
 
 
 def _rank(wanted: Sequence[str], texts: Sequence[str]) -> tuple[Any, Any]:
-    """BM25 of each text, and the share of the wanted stems in it, both with context."""
+    """Return the BM25 score of each text, and the share of the wanted stems in it, both with context."""
     stemmed = [[stem(word) for word in WORD.findall(text)] for text in texts]
     counts = np.array([[each.count(one) for one in wanted] for each in stemmed], dtype=float)
     holding = (counts > 0).sum(axis=0)
@@ -127,16 +127,16 @@ def sentences(text: str) -> list[str]:
 
 @lru_cache(maxsize=10_000)
 def stem(word: str) -> str:
-    """The word without its most common English endings, in lower case."""
+    """Return the word without its most common English endings, in lower case."""
     lower = word.lower().removesuffix("'s").removesuffix("\u2019s")
     return _ENDING.sub("", _IRREGULAR.get(lower, lower))
 
 
 def stems(text: str) -> frozenset[str]:
-    """The stems of the words of `text` that carry meaning."""
+    """Return the stems of the words of `text` that carry meaning."""
     return frozenset(map(stem, words(text)))
 
 
 def words(text: str) -> list[str]:
-    """The words of `text` that carry meaning, in their order."""
+    """Return the words of `text` that carry meaning, in their order."""
     return [word for word in WORD.findall(text) if word.lower() not in STOP]

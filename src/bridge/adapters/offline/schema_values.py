@@ -1,8 +1,7 @@
-"""Values of a JSON Schema, filled with what a reading found.
+"""Fills values of a JSON Schema with the answer that a reading found.
 
-A room of its own because every output type of a signature comes down to a JSON Schema; the
-name of a field says what is wanted of it (a score, a year, a summary) where the type does not.
-Where nothing was found the value is the emptiest one that the schema allows.
+Every output type of a signature has a JSON Schema. If the type does not say what is wanted (a score, a year, a
+summary), the name of the field may. If nothing was found, the value is the emptiest one that the schema allows.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class _Field(NamedTuple):
 
     @property
     def role(self) -> str:
-        """What the last telling word of the name asks for, "" where none does."""
+        """Return what the last known word of the name asks for, or ""."""
         asked = re.findall(r"[a-z]+", self.name.lower())
         return next((_ROLES[word] for word in reversed(asked) if word in _ROLES), "")
 
@@ -92,7 +91,7 @@ def _resolved(field: _Field, schema: Schema) -> Schema:
 
 
 def _any_of(field: _Field, schemas: Sequence[Schema]) -> Any:
-    """The first alternative that what was found fits; null where nothing was found."""
+    """Return a value of the first alternative that fits the answer; null if nothing was found."""
     null = {"type": "null"}
     others = [each for each in schemas if each != null and each.get("$ref") not in field.open]
     if null in schemas and not (others and field.reading.found):
@@ -133,7 +132,7 @@ def _text(field: _Field) -> str:
             ordered = sorted(best, key=lambda match: match.place)
             return " ".join(match.sentence for match in ordered) or NOT_FOUND
     if role == "name" and question_kind(reading.question) not in ("", "name"):
-        # Not the question asks for a name, so it may be one that the question has.
+        # The field asks for a name and the question does not, so the name may be one in the question.
         return next(iter(names(answer(reading).sentence)), NOT_FOUND)
     return (_span(field, role) or NOT_FOUND) if role else answer(reading).text
 
@@ -144,7 +143,7 @@ def _span(field: _Field, kind: str) -> str:
 
 
 def _reasoning(reading: Reading) -> str:
-    """One honest sentence on how the answer was found."""
+    """Return one sentence that says how the answer was found."""
     if not reading.found:
         return "No sentence of the inputs matches the question."
     sentence = answer(reading).sentence
@@ -162,7 +161,7 @@ _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct",
 
 
 def _date(text: str) -> str:
-    """The ISO form of a date; what it leaves open is 1, and 1970-01-01 stands for none."""
+    """Return the ISO form of a date; missing parts are 1, and no date is 1970-01-01."""
     year = re.search(r"\b[1-9]\d{3}\b", text)
     day = re.search(r"\b\d{1,2}\b(?!-)", text)
     spoken = [_MONTHS.index(word[:3]) + 1 for word in text.lower().split() if word[:3] in _MONTHS]
@@ -252,7 +251,7 @@ def _is_text(schema: Schema) -> bool:
 
 
 def _strings(field: _Field) -> list[str]:
-    """The several answers of the text, by the name of the field or as an enumeration."""
+    """Return the several answers of the text, by the name of the field or as an enumeration."""
     reading = field.reading
     match field.role:
         case "keyword":

@@ -1,7 +1,7 @@
-"""The short answer to a question, cut out of the sentences that match it.
+"""Finds the short answer to a question in the sentences that match it.
 
-The question word tells what to look for: a name for "who", a date for "when", a number for
-"how many". Of several such spans the one nearest to the question's words is the answer.
+The question word decides what to look for: a name for "who", a date for "when", a number for "how many". Of several
+such spans the one nearest to the question's words is the answer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 NOT_FOUND = "not found in the inputs"
-_BONUS = 0.3  # what a preferred span has before others, in 1 / characters of distance
+_BONUS = 0.3  # of a preferred span, in 1 / characters of distance
 
 Span = tuple[int, int]
 
@@ -41,13 +41,13 @@ _ASKS_IDENTITY = re.compile(r"\b(?:what|which|who)(?: \w+){0,2}? (?:is|are|was|w
 
 
 def question_kind(question: str) -> str:
-    """What the first question word asks for: a key of `_FINDERS`, "decision", or ""."""
+    """Return what the first question word asks for: a key of `_FINDERS`, "decision", or ""."""
     found = [(match.start(), kind) for asks, kind in _ASKING if (match := asks.search(question))]
     return min(found, key=lambda place: place[0])[1] if found else ""
 
 
 class Answer(NamedTuple):
-    """The words that answer, and the sentence they are taken from ("" where there is none)."""
+    """The words that answer, and the sentence they are taken from ("" if there is none)."""
 
     text: str
     sentence: str
@@ -56,7 +56,7 @@ class Answer(NamedTuple):
 def answer(reading: Reading) -> Answer:
     """Return the short answer to the question of a reading.
 
-    It is NOT_FOUND where no sentence matches, and the best sentence where no span of it fits.
+    It is NOT_FOUND if no sentence matches, and the best sentence if no span of it fits.
     """
     if not reading.found:
         return Answer(NOT_FOUND, "")
@@ -67,7 +67,7 @@ def answer(reading: Reading) -> Answer:
 
 
 def span(reading: Reading, kind: str) -> Answer | None:
-    """Return the span of that kind in the best sentence that has one."""
+    """Return the span of `kind` in the best sentence that has one."""
     clues = [_clue(reading.question, match.sentence) for match in reading.found]
     for find in _FINDERS.get(kind, ()):
         for clue in clues:
@@ -77,10 +77,9 @@ def span(reading: Reading, kind: str) -> Answer | None:
 
 
 def agrees(reading: Reading) -> bool:
-    """Whether the best sentence says what a yes/no question asks.
+    """Return whether the best sentence says what a yes/no question asks.
 
-    It does not where just one of the two is negated, or where the sentence has another name
-    or number in the place of the question's.
+    It does not if only one of the two is negated, or if the sentence has another name or number than the question.
     """
     if not reading.found:
         return False
@@ -95,13 +94,13 @@ def _specifics(text: str) -> frozenset[str]:
 
 
 def names(text: str) -> list[str]:
-    """The capitalised names in `text`, each once, in their order."""
+    """Return the capitalised names in `text`, each once, in their order."""
     found = [sentence[slice(*name)] for sentence in sentences(text) for name in _names(sentence)]
     return list(dict.fromkeys(found))
 
 
 def numbers(text: str) -> list[float]:
-    """The numbers in `text`: digits, small number words, with "million" and the like."""
+    """Return the numbers in `text`: digits, small number words, with "million" and the like."""
     return [_number(found[0]) for found in _NUMBER.finditer(text)]
 
 
@@ -114,7 +113,7 @@ def _number(text: str) -> float:
 
 
 class _Clue(NamedTuple):
-    """A sentence, its names, and the places of the question's words in it."""
+    """A sentence, its names, and the positions of the question's words in it."""
 
     question: str
     sentence: str
@@ -177,7 +176,7 @@ def _is_name(clue: _Clue) -> Span | None:
 
 
 def _doer(clue: _Clue) -> Span | None:
-    """The name beside the verb of "who did": that verb tells more than the other words."""
+    """Return the name next to the verb of "who did", if the sentence has that verb."""
     verb = _ASKS_DOER.search(clue.question)
     places = [word.span() for word in WORD.finditer(clue.sentence)]
     told = verb and any(stem(clue.sentence[slice(*place)]) == stem(verb[1]) for place in places)
@@ -206,7 +205,7 @@ def _date(clue: _Clue) -> Span | None:
 
 
 def _quantity(clue: _Clue) -> Span | None:
-    """The nearest number that is no year, with its unit unless the question names it."""
+    """Return the nearest number that is not a year, with its unit unless the question names it."""
     years = _matches(_YEAR, clue)
     nearest = _closest(clue, [place for place in _matches(_NUMBER, clue) if place not in years])
     unit = _UNIT.match(clue.sentence, nearest[1]) if nearest else None
@@ -229,7 +228,7 @@ def _near_thing(clue: _Clue) -> Span | None:
 
 
 def _things(clue: _Clue) -> Span | None:
-    """The enumeration around what `_is_thing` or `_near_thing` finds."""
+    """Return the enumeration around what `_is_thing` or `_near_thing` finds."""
     thing = _is_thing(clue) or _near_thing(clue)
     groups: list[Span] = []
     for start, end in _chunks(clue):
@@ -240,8 +239,8 @@ def _things(clue: _Clue) -> Span | None:
     return next((group for group in groups if thing and group[0] <= thing[0] < group[1]), None)
 
 
-# What each kind of question looks for: the first finder that finds something, in the best
-# sentence where it does, gives the answer.
+# The finders for each kind of question. The first one that finds a span, in the best sentence in which it does,
+# gives the answer.
 _FINDERS: dict[str, tuple[Callable[[_Clue], Span | None], ...]] = {
     "date": (_date,),
     "name": (_is_name, _doer, _near_name),
@@ -258,7 +257,7 @@ _CHUNK = re.compile(rf"(?:-(?=\d)|\b){_CONTENT}(?: (?:(?:and|of) )?{_CONTENT})*"
 
 
 def _chunks(clue: _Clue) -> list[Span]:
-    """The longest runs of words without stop words and without the question's words."""
+    """Return the longest runs of words without stop words and without the question's words."""
     masked = clue.sentence
     for start, end in clue.hits:
         masked = masked[:start] + "|" * (end - start) + masked[end:]
@@ -266,7 +265,7 @@ def _chunks(clue: _Clue) -> list[Span]:
 
 
 def _identified(clue: _Clue, spans: list[Span]) -> Span | None:
-    """The span beside the first "is" that has the question's words on its other side only."""
+    """Return the span beside the first "is" that has the question's words on its other side only."""
     if _ASKS_OBJECT.search(clue.question) or not _ASKS_IDENTITY.search(clue.question):
         return None
     for copula in _COPULA.finditer(clue.sentence):
@@ -295,12 +294,12 @@ def _matches(pattern: re.Pattern[str], clue: _Clue) -> list[Span]:
 
 
 def _closest(clue: _Clue, places: Iterable[Span], bonus: Callable[[Span], float] = lambda _: 0.0) -> Span | None:
-    """The place nearest to the question's words, the first of equals."""
+    """Return the span nearest to the question's words, the first one of equals."""
     return max(places, key=lambda place: _closeness(clue, place) + bonus(place), default=None)
 
 
 def _closeness(clue: _Clue, place: Span) -> float:
-    """Sum of 1 / distance over the question's words, those on the unexpected side for half."""
+    """Return the sum of 1 / distance over the question's words, those on the unexpected side for half."""
     total = 0.0
     for start, end in clue.hits:
         gap = max(start - place[1], place[0] - end, 0)

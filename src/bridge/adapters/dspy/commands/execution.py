@@ -17,6 +17,7 @@ from bridge.wire.codec import Format
 if TYPE_CHECKING:
     from bridge._dispatch import Context
 
+
 class ProgramData(msgspec.Struct):
     """A program as hosts that store programs themselves send it with each execute_program. Other keys are ignored."""
 
