@@ -225,15 +225,15 @@ static int is_of_our_version(const char *python, int is_directory) {
    bridge_status. */
 static int set_python(PyConfig *config, const char *python, PyStatus *status) {
     char path[4096];
-    struct stat found;
+    struct stat info;
     char library[64];
     *status = PyStatus_Ok();
     if (python == NULL) return 0;
-    if (stat(python, &found) < 0) {
+    if (stat(python, &info) < 0) {
         return fail(BRIDGE_PYTHON, "no Python at %s: %s", python, strerror(errno));
     }
-    if (!is_of_our_version(python, S_ISDIR(found.st_mode))) return last.code;
-    if (!S_ISDIR(found.st_mode)) {
+    if (!is_of_our_version(python, S_ISDIR(info.st_mode))) return last.code;
+    if (!S_ISDIR(info.st_mode)) {
         if (access(python, X_OK) < 0) return fail(BRIDGE_PYTHON, "%s is not executable", python);
         *status = PyConfig_SetBytesString(config, &config->executable, python);
         return 0;

@@ -376,7 +376,7 @@ static void *call_stubborn_inline(void *handle) {
     return NULL;
 }
 
-static void *call_behind_it(void *handle) {
+static void *call_that_waits(void *handle) {
     bridge_bytes reply;
     const char *request = "{\"id\": 2, \"command\": \"count\", \"args\": {\"n\": 0}}";
     CHECK(bridge_call(handle, bridge_text(request), FOREVER, &reply) == BRIDGE_CLOSED);
@@ -386,15 +386,15 @@ static void *call_behind_it(void *handle) {
 /* An inline handler that does not return delays a close likewise; requests that wait for it are refused. */
 static void close_with_an_inline_handler_that_does_not_come_back(void) {
     bridge *handle = with_commands(", \"grace\": 0.1"), *other = with_commands("");
-    pthread_t stubborn, behind;
+    pthread_t stubborn, waiting;
     pthread_create(&stubborn, NULL, call_stubborn_inline, handle);
     CHECK(says(other, "{\"id\": 1, \"command\": \"until_stuck\"}", "\"success\":true"));
-    pthread_create(&behind, NULL, call_behind_it, handle);
+    pthread_create(&waiting, NULL, call_that_waits, handle);
     usleep(50000); /* likely enough to wait; the test also passes if it does not */
     CHECK(bridge_close(handle) == BRIDGE_BUSY);
     CHECK(says(other, "{\"id\": 2, \"command\": \"let_go\"}", "\"success\":true"));
     pthread_join(stubborn, NULL);
-    pthread_join(behind, NULL);
+    pthread_join(waiting, NULL);
     CHECK(bridge_close(other) == BRIDGE_OK);
 }
 
@@ -840,9 +840,9 @@ static void broken_python(void) {
 
 /* Return a request whose args are nested `depth` levels deep; `closing` may be empty. */
 static bridge_request deep(const char *head, size_t head_size, const char *opening, const char *inner,
-                           const char *closing, int depth, const char *tail, char *room) {
+                           const char *closing, int depth, const char *tail, char *buffer) {
     bridge_request request = {NULL, 0, NULL, NULL};
-    char *at = room;
+    char *at = buffer;
     int i;
     memcpy(at, head, head_size);
     at += head_size;
@@ -850,15 +850,15 @@ static bridge_request deep(const char *head, size_t head_size, const char *openi
     at += sprintf(at, "%s", inner);
     for (i = 0; i < depth; i++) at += sprintf(at, "%s", closing);
     at += sprintf(at, "%s", tail);
-    request.data = room;
-    request.size = (size_t)(at - room);
+    request.data = buffer;
+    request.size = (size_t)(at - buffer);
     return request;
 }
 
 /* Run on a thread with little stack: send deep requests, each of which must be answered or refused. */
 static void *call_deeply(void *handle) {
     static const int depths[] = {1, 300, 500, 508, 520, 1100, 100000};
-    static char room[1 << 20];
+    static char buffer[1 << 20];
     const char json[] = "{\"id\": 7, \"command\": \"echo_decoded\", \"args\": {\"a\": ";
     const char msgpack[] = "\x83\xa2id\x07\xa7" "command\xac" "echo_decoded\xa4" "args\x81\xa1" "a";
     size_t i, format;
@@ -870,10 +870,10 @@ static void *call_deeply(void *handle) {
             box box = BOX;
             int code;
             switch (format) {
-                case 0: request = deep(json, sizeof json - 1, "[", "1", "]", depths[i], "}}", room); break;
-                case 1: request = deep(json, sizeof json - 1, "{\"k\":", "1", "}", depths[i], "}}", room); break;
-                case 2: request = deep(msgpack, sizeof msgpack - 1, "\x91", "\x01", "", depths[i], "", room); break;
-                default: request = deep(msgpack, sizeof msgpack - 1, "\x81\xa1k", "\x01", "", depths[i], "", room);
+                case 0: request = deep(json, sizeof json - 1, "[", "1", "]", depths[i], "}}", buffer); break;
+                case 1: request = deep(json, sizeof json - 1, "{\"k\":", "1", "}", depths[i], "}}", buffer); break;
+                case 2: request = deep(msgpack, sizeof msgpack - 1, "\x91", "\x01", "", depths[i], "", buffer); break;
+                default: request = deep(msgpack, sizeof msgpack - 1, "\x81\xa1k", "\x01", "", depths[i], "", buffer);
             }
             code = bridge_call(handle, request, FOREVER, &reply);
             CHECK(code == BRIDGE_OK || code == BRIDGE_STACK);

@@ -35,7 +35,7 @@ static int is_answered(const void *data, size_t size) {
 }
 
 /* Copy the string that follows "name":" in a message. Your own host should use a JSON library. */
-static void find_string(const void *data, size_t size, const char *name, char *text, size_t room) {
+static void find_string(const void *data, size_t size, const char *name, char *text, size_t text_size) {
     char message[4096], key[64];
     const char *start;
     size_t length;
@@ -44,15 +44,15 @@ static void find_string(const void *data, size_t size, const char *name, char *t
     start = strstr(message, key);
     start = start ? start + strlen(key) : "";
     length = strcspn(start, "\"");
-    snprintf(text, room, "%.*s", (int)length, start);
+    snprintf(text, text_size, "%.*s", (int)length, start);
 }
 
 /* Run the tool, and write the answer to a call into the host. */
-static void answer_tool(const void *data, size_t size, char *answer, size_t room) {
+static void answer_tool(const void *data, size_t size, char *answer, size_t answer_size) {
     char id[64], city[64];
     find_string(data, size, "id", id, sizeof id);
     find_string(data, size, "city", city, sizeof city);
-    snprintf(answer, room,
+    snprintf(answer, answer_size,
              "{\"id\": \"%s\", \"success\": true, \"result\": \"It is 21 degrees in %s.\"}", id, city);
 }
 

@@ -105,9 +105,9 @@ defmodule DSPex.PythonBridge.Connection do
       {:error, error} ->
         raise error
 
-      found ->
+      absent ->
         # A supervisor restarts a process that has just ended, so the wait begins again.
-        gap_end = if found == :ended, do: now() + @restart_gap, else: gap_end
+        gap_end = if absent == :ended, do: now() + @restart_gap, else: gap_end
 
         if is_pid(server) or now() >= gap_end or remaining(deadline) == 0 do
           raise not_running(server)

@@ -52,40 +52,40 @@ defmodule DSPex.PythonBridge.Multipart do
     {term, Enum.reverse(buffers)}
   end
 
-  defp walk({:tensor, type, shape, data}, found) when is_binary(data) do
-    {data, found} = reference(data, found)
-    {{:tensor, type, shape, data}, found}
+  defp walk({:tensor, type, shape, data}, acc) when is_binary(data) do
+    {data, acc} = reference(data, acc)
+    {{:tensor, type, shape, data}, acc}
   end
 
-  defp walk(data, found) when is_binary(data) and byte_size(data) > @out_of_band_above do
+  defp walk(data, acc) when is_binary(data) and byte_size(data) > @out_of_band_above do
     if is_binary(:unicode.characters_to_binary(data)),
-      do: {data, found},
-      else: reference(data, found)
+      do: {data, acc},
+      else: reference(data, acc)
   end
 
-  defp walk([first | rest], found) do
-    {first, found} = walk(first, found)
-    {rest, found} = walk(rest, found)
-    {[first | rest], found}
+  defp walk([first | rest], acc) do
+    {first, acc} = walk(first, acc)
+    {rest, acc} = walk(rest, acc)
+    {[first | rest], acc}
   end
 
-  defp walk(map, found) when is_map(map) do
-    Enum.reduce(:maps.to_list(map), {map, found}, fn {key, value}, {map, found} ->
-      case walk(value, found) do
-        {_same, ^found} -> {map, found}
-        {value, found} -> {%{map | key => value}, found}
+  defp walk(map, acc) when is_map(map) do
+    Enum.reduce(:maps.to_list(map), {map, acc}, fn {key, value}, {map, acc} ->
+      case walk(value, acc) do
+        {_same, ^acc} -> {map, acc}
+        {value, acc} -> {%{map | key => value}, acc}
       end
     end)
   end
 
-  defp walk(tuple, found) when is_tuple(tuple) do
-    {list, found} = walk(Tuple.to_list(tuple), found)
-    {List.to_tuple(list), found}
+  defp walk(tuple, acc) when is_tuple(tuple) do
+    {list, acc} = walk(Tuple.to_list(tuple), acc)
+    {List.to_tuple(list), acc}
   end
 
-  defp walk(other, found), do: {other, found}
+  defp walk(other, acc), do: {other, acc}
 
-  defp reference(data, {@most_buffers, _} = found), do: {data, found}
+  defp reference(data, {@most_buffers, _} = acc), do: {data, acc}
 
   defp reference(data, {count, buffers}),
     do: {%{"$buffer" => count}, {count + 1, [data | buffers]}}
@@ -122,15 +122,15 @@ defmodule DSPex.PythonBridge.Multipart do
 
   def parts(_frame), do: :error
 
-  defp buffers([], ending, frame, envelope, found) when ending == byte_size(frame) do
-    {:ok, envelope, found |> Enum.reverse() |> List.to_tuple()}
+  defp buffers([], ending, frame, envelope, acc) when ending == byte_size(frame) do
+    {:ok, envelope, acc |> Enum.reverse() |> List.to_tuple()}
   end
 
-  defp buffers([size | rest], ending, frame, envelope, found) do
+  defp buffers([size | rest], ending, frame, envelope, acc) do
     start = ending + Integer.mod(-ending, @alignment)
 
     if start + size <= byte_size(frame) do
-      buffers(rest, start + size, frame, envelope, [binary_part(frame, start, size) | found])
+      buffers(rest, start + size, frame, envelope, [binary_part(frame, start, size) | acc])
     else
       :error
     end

@@ -192,7 +192,7 @@ defmodule DSPex.PythonBridge.Owner do
   end
 
   defp error(nil, {:port, reason}) do
-    crashed("the worker is gone: #{inspect(reason)}", %{"reason" => inspect(reason)})
+    crashed("the worker's port was closed: #{inspect(reason)}", %{"reason" => inspect(reason)})
   end
 
   defp error(nil, {:heartbeats, missed}) do

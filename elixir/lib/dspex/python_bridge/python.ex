@@ -143,19 +143,19 @@ defmodule DSPex.PythonBridge.Python do
       for(environment <- environments, environment, do: Path.join(environment, "bin/python")) ++
         ["python3", "python"]
 
-    case Enum.find_value(candidates, &found/1) do
+    case Enum.find_value(candidates, &usable/1) do
       nil ->
         {:error,
          "no Python found. Searched the :python option, config :dspex_bridge, python:, " <>
            "BRIDGE_PYTHON, #{Enum.join(candidates, ", ")} (PATH). " <>
            "Run   python3 -m venv .venv && .venv/bin/pip install dspex-bridge"}
 
-      found ->
-        found
+      result ->
+        result
     end
   end
 
-  defp found(candidate) do
+  defp usable(candidate) do
     case executable(candidate) do
       nil -> nil
       path when candidate in ["python3", "python"] -> {:ok, path, "PATH"}

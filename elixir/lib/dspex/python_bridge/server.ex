@@ -141,8 +141,8 @@ defmodule DSPex.PythonBridge.Server do
   def handle_info(:start_worker, state), do: {:noreply, start_worker(state)}
 
   def handle_info({:expired, from}, state) do
-    {found, waiting} = Map.pop(state.waiting, from, :answered)
-    if found != :answered, do: GenServer.reply(from, {:error, too_late(state.failure)})
+    {timer, waiting} = Map.pop(state.waiting, from, :answered)
+    if timer != :answered, do: GenServer.reply(from, {:error, too_late(state.failure)})
     {:noreply, %{state | waiting: waiting}}
   end
 

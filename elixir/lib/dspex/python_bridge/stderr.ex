@@ -21,7 +21,7 @@ defmodule DSPex.PythonBridge.Stderr do
   @chunk 65_536
   @longest 1_048_576
   # Unread bytes above which data is dropped, so that the disk does not fill up.
-  @behind 4_194_304
+  @max_unread 4_194_304
 
   @typedoc "The reader, and the path of the file, which the worker's shell opens and removes."
   @type t :: {pid(), Path.t()}
@@ -117,7 +117,7 @@ defmodule DSPex.PythonBridge.Stderr do
     {:ok, size} = :file.position(state.file, :eof)
 
     cond do
-      size - state.offset > @behind -> dropped(state, size)
+      size - state.offset > @max_unread -> dropped(state, size)
       size > state.offset -> read(state, size)
       state.offset > @longest -> emptied(state)
       true -> state
@@ -158,8 +158,8 @@ defmodule DSPex.PythonBridge.Stderr do
   defp line(line, state) do
     line = line |> Text.valid() |> String.trim_trailing("\r")
     pass_on(line)
-    kept = String.slice(line, 0, @line_length)
-    %{state | lines: Enum.take([kept | state.lines], @kept_lines)}
+    shortened = String.slice(line, 0, @line_length)
+    %{state | lines: Enum.take([shortened | state.lines], @kept_lines)}
   end
 
   defp pass_on(line) do

@@ -169,7 +169,7 @@ defmodule DSPex.PythonBridge.ObservingTest do
         wait_until(fn -> Bridge.get_status(bridge)[:stats][:restarts] == 1 end)
       end)
 
-    assert log =~ "the worker ended with status 137" or log =~ "the worker is gone"
+    assert log =~ "the worker ended with status 137" or log =~ "the worker's port was closed"
   end
 
   test "late replies are dropped and counted" do
