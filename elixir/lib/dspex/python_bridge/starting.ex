@@ -1,7 +1,6 @@
 defmodule DSPex.PythonBridge.Starting do
   @moduledoc """
-  The time between the launch of a worker and its first call: says hello, registers the tools, and
-  runs the setup.
+  Prepares a worker for its first call: sends `hello`, registers the tools, and runs the setup.
 
   This work runs in a separate process, as an ordinary caller, while the owner of the port routes
   its calls. The owner gets `:start_timeout` or the process's `:DOWN`, and `error/2` turns what

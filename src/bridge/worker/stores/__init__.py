@@ -19,14 +19,18 @@ if TYPE_CHECKING:
 SCHEMES = {"sqlite": ("sqlite:PATH", "bridge.worker.stores.sqlite")}
 
 
+class UnknownStore(errors.StoreFailed, ValueError):
+    """The place of a store has no known form: the option is wrong, not the store."""
+
+
 def open_store(place: str) -> Store:
     """Open the store at `place`, for instance ``sqlite:/var/lib/bridge.db``. Create it if it does not exist.
 
-    Raises StoreFailed for a place of no known form, and for a store that cannot be used.
+    Raises UnknownStore for a place of no known form, and StoreFailed for a store that cannot be used.
     """
     scheme, _, location = place.partition(":")
     if scheme not in SCHEMES or not location:
         forms = ", ".join(form for form, _ in SCHEMES.values())
-        raise errors.StoreFailed(f"the store {place[:100]!r} has no known form; known: {forms}")
+        raise UnknownStore(f"the store {place[:100]!r} has no known form; known: {forms}")
     store: Store = import_module(SCHEMES[scheme][1]).open_store(location)
     return store
