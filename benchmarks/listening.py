@@ -18,7 +18,6 @@ from bridge import Dispatcher, activity, listen
 from bridge._framing import Frame, Outbox
 from bridge.adapters.echo import adapter
 from bridge.telemetry import tracing
-from bridge.worker.control import control
 
 CALLS = 10_000
 ROUNDS = 15
@@ -52,7 +51,6 @@ def listening() -> dict[str, list[float]]:
     """Return the ns that a call takes in each round, by contender."""
     trace.set_tracer_provider(TracerProvider())
     dispatcher = Dispatcher(adapter)
-    dispatcher.add(control(dispatcher))
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0"
     frames = {
         sampled: Frame.of(json.dumps({"id": 1, "command": "ping", "traceparent": parent + sampled}).encode())

@@ -25,8 +25,7 @@ from bridge._dispatch import timestamp
 from bridge._histogram import Recorder
 from bridge.adapters.echo import adapter as echo
 from bridge.wire.messages import Reply, failure
-from bridge.worker import extras
-from bridge.worker.control import control
+from bridge.worker import exporters
 from bridge.worker.session import Session
 
 CALLS = 100_000
@@ -107,8 +106,7 @@ def in_python(times: list[int]) -> dict[str, Callable[[], Any]]:
 def time_statistics() -> dict[str, float]:
     """Return the ms that requests for statistics take, with 10 000 sessions."""
     dispatcher = Dispatcher(echo, Options(max_sessions=20_000))
-    dispatcher.add(control(dispatcher))
-    extras.load(dispatcher)
+    exporters.load(dispatcher.worker)
     for number in range(10_000):
         session = dispatcher.sessions.open(f"s{number * 7919 % 10_000}")
         session.recorder.record(number * 1000, 100, 200)

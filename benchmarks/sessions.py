@@ -17,7 +17,6 @@ from pathlib import Path
 
 from bridge import Dispatcher, Options
 from bridge.adapters.dspy import adapter
-from bridge.worker.control import control
 from bridge.worker.stats import memory_usage
 
 NUMBERS = (1_000, 10_000, 100_000)
@@ -52,7 +51,6 @@ def main() -> None:
 def figures_of(number: int) -> dict[str, float]:
     """Return bytes of a session, and us to find one, among `number` sessions."""
     dispatcher = Dispatcher(adapter, Options(max_sessions=2 * number, session_ttl=86_400.0))
-    dispatcher.add(control(dispatcher))
 
     def create(first: int, ttl: float) -> None:
         for each in range(first, first + number):

@@ -9,13 +9,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 
 from bridge import Dispatcher
 from bridge.adapters.echo import adapter
-from bridge.worker.control import control
 from framing_spec import Reader, Writer  # in the folder that the line above adds
 
 
 def main() -> None:
     dispatcher = Dispatcher(adapter)
-    dispatcher.add(control(dispatcher))
     reader, writer = Reader(0), Writer(1)
     while (request := reader.read()) is not None:
         writer.send(dispatcher.call(request))

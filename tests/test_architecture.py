@@ -122,10 +122,8 @@ HEAVY = {*LIBRARIES, "asyncio", "bridge.bench"} - LIGHT
 FIRST_PING = """
 import bridge.worker.main
 from bridge.adapters.dspy import adapter
-from bridge.worker.control import control
 from bridge import Dispatcher
 dispatcher = Dispatcher(adapter)
-dispatcher.add(control(dispatcher))
 assert b'"dspy_available":true' in dispatcher.call(b'{"id": 1, "command": "ping"}')
 import sys
 assert "logging" not in sys.modules

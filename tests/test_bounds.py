@@ -12,7 +12,6 @@ import pytest
 from bridge import Dispatcher, Quota, Records
 from bridge.adapters.dspy import adapter
 from bridge.wire.codec import ETF, JSON, MSGPACK
-from bridge.worker.control import control
 
 SIGNATURE = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}
 ids = itertools.count(1)
@@ -21,7 +20,6 @@ ids = itertools.count(1)
 @pytest.fixture
 def dispatcher():
     dispatcher = Dispatcher(adapter)
-    dispatcher.add(control(dispatcher))
     return dispatcher
 
 

@@ -16,7 +16,6 @@ import framing_spec
 from bridge import Dispatcher, errors
 from bridge.adapters.dspy import adapter
 from bridge.adapters.echo import adapter as echo
-from bridge.worker.control import control
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
@@ -79,7 +78,6 @@ def test_elixir_blocks_run(code, tmp_path, elixir_client):
 def test_the_protocols_examples_are_what_a_worker_answers():
     """Each → gets its ←, in one conversation."""
     dispatcher = Dispatcher(adapter)
-    dispatcher.add(control(dispatcher))
     text = (ROOT / "docs" / "protocol.md").read_text()
     pairs = re.findall(r"^→ `(.*)`\n← `(.*)`$", text, re.M)
     assert len(pairs) >= 12
@@ -115,7 +113,6 @@ def test_the_protocols_tables_are_complete():
     _, _, *rows = text[text.index("| code | category |") :].partition("\n\n")[0].splitlines()
     assert {code for row in rows for code in re.findall(r"`(\w+)`", row.split("|")[1])} == set(errors.CODES)
     dispatcher = Dispatcher(adapter)
-    dispatcher.add(control(dispatcher))
     for command in dispatcher.commands:
         assert re.search(rf"^\| .*`{command}`.* \|", text, re.M), command
     usage = subprocess.run([sys.executable, "-m", "bridge", "worker", "--help"], capture_output=True, text=True)

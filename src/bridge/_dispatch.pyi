@@ -101,6 +101,8 @@ class Context:
     @property
     def buffers(self) -> tuple[Frame, ...] | None: ...
     @property
+    def worker(self) -> Any: ...
+    @property
     def timestamp(self) -> str: ...
     @property
     def uptime(self) -> float: ...
@@ -144,6 +146,7 @@ class Path:
         commands: dict[str, Command],
         open_calls: dict[Id, Context],
         policy: Policy,
+        worker: Any,
         max_frame: int,
         max_values: int,
     ) -> None: ...

@@ -185,6 +185,11 @@ cdef class Context:
         self.named = value
 
     @property
+    def worker(self):
+        """The state of the worker (worker/state.py): what control commands read and change."""
+        return self.path.worker
+
+    @property
     def timestamp(self):
         return timestamp()
 
@@ -326,7 +331,7 @@ cdef class Context:
 @cython.final
 cdef class Path:
     """Answers frames. `commands`: name -> Command, live.
-    `open_calls`: the calls that other threads have, by id, live.
+    `open_calls`: the calls that other threads have, by id, live. `worker`: what handlers get as `context.worker`.
 
     policy.refuse(format, frame, buffers, error), .receive(format, frame, buffers, envelope) of a message
     that is not a request (both: None for no reply), .reject(context), .fail(context, error),
@@ -341,16 +346,19 @@ cdef class Path:
     cdef dict commands
     cdef dict open_calls
     cdef object policy
+    cdef object worker
     cdef readonly Py_ssize_t max_frame
     cdef readonly uint64_t max_values
     cdef public object stopping
     cdef public bint sets_apart
 
-    def __init__(self, commands, open_calls, policy, Py_ssize_t max_frame, uint64_t max_values):
+    def __init__(self, commands, open_calls, policy, worker, Py_ssize_t max_frame,
+                 uint64_t max_values):
         self.fallback = codec_for(JSON)
         self.commands = commands
         self.open_calls = open_calls
         self.policy = policy
+        self.worker = worker
         self.max_frame = max_frame
         self.max_values = max_values
         self.stopping = False

@@ -16,7 +16,7 @@ class Door:
     def __init__(
         self,
         answer: Callable[[Frame, Outbox, _Deliver], bool],
-        refuse: Callable[[BridgeError, Outbox], None],
+        refuse: Callable[[BridgeError, Outbox, Frame | None], None],
         arrival: Any,
         cancel: Callable[[int], object],
         max_frame: int,

@@ -71,7 +71,7 @@ cdef class Door:
     """One dispatcher for callers in C.
 
     answer(frame, outbox, deliver) -> whether it was told to end: as `Path.answer`. refuse(error,
-    outbox): the same for what is too long. arrival: the lock that orders requests; nothing is
+    outbox, beginning): as `Path.refuse`. arrival: the lock that orders requests; nothing is
     delivered while it is held. cancel(number): ends a call. ended: whether it answers no more; who waits for the lock is not answered either.
     """
 
@@ -190,7 +190,7 @@ cdef int answer(PyObject *door_, const bridge_request *request, uint64_t number,
     if request.size > door.max_frame:
         if request.release is not NULL:
             request.release(request.context)
-        door.refuse(FrameTooLarge.announced(request.size, door.max_frame), outbox)
+        door.refuse(FrameTooLarge.announced(request.size, door.max_frame), outbox, None)
     else:
         try:
             frame = frame_over(request.data, request.size, request.release, request.context)

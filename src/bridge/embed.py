@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import io
 import sys
-import threading
-import time
-from collections.abc import Callable
 from typing import Literal
 
 import msgspec
 
 from bridge import errors
-from bridge._dispatch import Context, timestamp
+from bridge._dispatch import Context
 from bridge._embed import Door
-from bridge._framing import Outbox
 from bridge.adapter import load
 from bridge.options import Options
 from bridge.telemetry import logs
-from bridge.wire.codec import JSON
-from bridge.wire.messages import failure
-from bridge.worker import call_log, extras, main, process
-from bridge.worker.control import forward_logs
+from bridge.worker import call_log, process
 from bridge.worker.dispatch import Dispatcher
 
 
@@ -65,7 +58,7 @@ def open(options: str, is_ours: bool) -> Handle:
     if is_ours:
         logs.log_to_stderr(chosen.log_level)
         call_log.follow_level()
-    return Handle(main.dispatcher_of(adapter, chosen), chosen)
+    return Handle(Dispatcher(adapter, chosen), chosen)
 
 
 class Handle:
@@ -77,16 +70,12 @@ class Handle:
         self.patience_ms = int(max(options.grace, 1.0) * 1000)  # for what ends a moment later
         self.door = Door(
             dispatcher.path.answer,
-            _refuse,
+            dispatcher.path.refuse,
             dispatcher.arrival,
             self.cancel,
             dispatcher.path.max_frame,
         )
-        self._helpers: list[threading.Thread] = []
-        if options.telemetry:
-            self._on_a_thread(lambda: extras.load(dispatcher))
-        if dispatcher.adapter.warm_up is not None:
-            self._on_a_thread(dispatcher.adapter.warm_up)
+        dispatcher.start()
 
     def cancel(self, number: int) -> bool:
         """End the call of that number, now or when it arrives; whether it had no reply yet."""
@@ -100,30 +89,9 @@ class Handle:
         return self._end(number, error)
 
     def close(self) -> int:
-        """End every call and every thread; how many threads do not come back."""
-        dispatcher, grace = self._dispatcher, self._grace
+        """End every call and every thread. Return the number of threads that did not end."""
         self.door.ended = True
-        is_stuck = not self._inline_ends(max(grace, 1.0))
-        forward_logs(dispatcher, None)
-        dispatcher.calls.stop_all()
-        dispatcher.threads.drain(grace)
-        for context in list(dispatcher.calls.open.values()):
-            dispatcher.end(context, errors.Cancelled("the host has closed the library"))
-        ending = time.monotonic() + max(grace, 1.0)  # ended handlers still take their next step
-        left = dispatcher.threads.stop(max(0.0, ending - time.monotonic()))
-        left += not dispatcher.calls.stop(max(0.0, ending - time.monotonic()))
-        for helper in self._helpers:  # imports, which end by themselves
-            helper.join()
-        main.close_store(dispatcher, grace)
-        return left + (is_stuck and not self._inline_ends(0.0))
-
-    def _inline_ends(self, timeout: float) -> bool:
-        """Wait for the inline handler that runs, if one does; whether it has come back."""
-        arrival = self._dispatcher.arrival
-        has_ended: bool = arrival.acquire(timeout=timeout)
-        if has_ended:
-            arrival.release()
-        return has_ended
+        return self._dispatcher.close()
 
     def _end(self, number: int, error: errors.BridgeError) -> bool:
         context = self._context_of(number)
@@ -132,12 +100,3 @@ class Handle:
     def _context_of(self, number: int) -> Context | None:
         calls = list(self._dispatcher.calls.open.values())
         return next((call for call in calls if getattr(call.deliver, "number", 0) == number), None)
-
-    def _on_a_thread(self, run: Callable[[], None]) -> None:
-        helper = threading.Thread(target=run, name="bridge-warm-up", daemon=True)
-        helper.start()
-        self._helpers.append(helper)
-
-
-def _refuse(error: errors.BridgeError, outbox: Outbox) -> None:
-    outbox.append(JSON.encode_into, failure(None, error, timestamp()))

@@ -85,12 +85,12 @@ def test_a_full_worker_that_makes_progress_is_not_stuck():
     call = threading.Thread(target=dispatcher.call, args=(b'{"id": 1, "command": "steps"}',))
     call.start()
     for _ in range(2):
-        wait_until(lambda: dispatcher.stuck_s >= 1.0)
+        wait_until(lambda: dispatcher.worker.stuck_s >= 1.0)
         steps.release()
         done.acquire()
-        wait_until(lambda: dispatcher.stuck_s == 0.0)
+        wait_until(lambda: dispatcher.worker.stuck_s == 0.0)
     call.join()
-    assert dispatcher.stuck_s == 0.0
+    assert dispatcher.worker.stuck_s == 0.0
 
 
 def test_a_worker_whose_calls_wait_for_the_host_is_not_stuck(start_peer):

@@ -24,7 +24,6 @@ from bridge.wire import _etf
 from bridge.wire._frames import format_of
 from bridge.wire.codec import ETF, JSON, MSGPACK
 from bridge.wire.tensors import TYPES, substitute
-from bridge.worker.control import control
 
 NUMBERS = [0, 1, 2, 3, 4, 5, 63, 64, 65, 255, 65_536, 65_537, 2**31, 2**32 - 1]
 WAIT = 30.0  # seconds for a reply
@@ -104,7 +103,6 @@ def check(reply: bytes) -> None:
 def main() -> None:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
     dispatcher = Dispatcher(arrays.adapter, Options(max_frame=1 << 20))
-    dispatcher.add(control(dispatcher))
     chance, corpus, count, multipart = random.Random(), seeds(), 0, 0
     for data in corpus:
         assert b"handler_error" not in (reply := answered(dispatcher, data)), reply

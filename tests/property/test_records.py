@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from bridge import Dispatcher, Quota, Records, errors
 from bridge.adapters.echo import adapter
-from bridge.worker.control import control
 from bridge.worker.stores.sqlite import SQLiteStore
 
 names = st.text(max_size=4)
@@ -110,8 +109,6 @@ def test_whichever_worker_is_asked_has_what_was_acknowledged(todo):
     with tempfile.TemporaryDirectory() as folder:
         stores = [SQLiteStore(Path(folder) / "store.db") for _ in range(2)]
         workers = [Dispatcher(adapter, store=store) for store in stores]
-        for worker in workers:
-            worker.add(control(worker))
         model: dict[str, dict[str, object]] = {}
         turn = 0
         for command, session_id, args in todo:

@@ -12,13 +12,11 @@ from bridge import Context, Dispatcher, Options
 from bridge.adapters.echo import adapter as echo
 from bridge.wire import codec
 from bridge.wire._frames import format_of
-from bridge.worker.control import control
 
 
 @pytest.fixture(scope="module")
 def dispatcher():
     dispatcher = Dispatcher(echo, Options(max_frame=4096))
-    dispatcher.add(control(dispatcher))
     return dispatcher
 
 

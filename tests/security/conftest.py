@@ -9,8 +9,6 @@ import pytest
 def dispatcher():
     from bridge import Dispatcher
     from bridge.adapters.dspy import adapter
-    from bridge.worker.control import control
 
     dispatcher = Dispatcher(adapter)
-    dispatcher.add(control(dispatcher))
     return dispatcher

@@ -9,7 +9,6 @@ from bridge import Atom, Dispatcher, Opaque
 from bridge.adapters.echo import adapter
 from bridge.wire._etf import Encoder
 from bridge.wire.codec import ETF, JSON, MSGPACK
-from bridge.worker.control import control
 from bridge.worker.stores.sqlite import SQLiteStore
 
 FORMATS = (JSON, MSGPACK, ETF)
@@ -34,7 +33,6 @@ class Workers:
     def start(self):
         self.stores.append(SQLiteStore(self.path))
         self.worker = Dispatcher(adapter, store=self.stores[-1])
-        self.worker.add(control(self.worker))
 
     steal = start
 

@@ -9,7 +9,6 @@ import msgspec
 
 from bridge import Adapter, Dispatcher, Options
 from bridge._framing import Frame, Outbox
-from bridge.worker.control import control
 from peer import wait_until
 
 
@@ -67,7 +66,6 @@ class Host:
 
     def __init__(self, gate, **options):
         self.dispatcher = Dispatcher(make_adapter(gate), Options(**options))
-        self.dispatcher.add(control(self.dispatcher))
         self.replies = {}
         self.arrived = threading.Condition()
 

@@ -10,7 +10,6 @@ import pytest
 
 from bridge import Adapter, Dispatcher, Options, activity, errors, listen
 from bridge._framing import Frame, Outbox
-from bridge.worker.control import control
 from peer import wait_until
 
 
@@ -83,7 +82,6 @@ def dispatcher(gate):
         return "x" * 10_000
 
     dispatcher = Dispatcher(adapter, Options(threads=2, max_frame=4096))
-    dispatcher.add(control(dispatcher))
     return dispatcher
 
 

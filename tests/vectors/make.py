@@ -20,7 +20,6 @@ from bridge.adapters import dspy, echo
 from bridge.errors import CODES
 from bridge.wire._frames import format_of
 from bridge.wire.codec import FORMATS, Format
-from bridge.worker.control import control
 
 FOLDER = Path(__file__).parent
 # The Elixir client is a project of its own, whose tests find all that they need in it.
@@ -107,7 +106,6 @@ class Worker:
     def __init__(self, adapter: str) -> None:
         self.adapter = adapter
         self.dispatcher = Dispatcher({"echo": echo, "dspy": dspy}[adapter].adapter)
-        self.dispatcher.add(control(self.dispatcher))
 
     def vector(self, name: str, request: bytes) -> tuple[dict[str, Any], bytes, list[bytes]]:
         replies = [steady(reply) for reply in self.replies(request)]

@@ -6,14 +6,12 @@ import pytest
 
 import arrays
 from bridge import Client, Dispatcher, Options
-from bridge.worker.control import control
 from tensor_frames import FORMATS
 
 
 @pytest.fixture
 def dispatcher():
     dispatcher = Dispatcher(arrays.adapter, Options(max_frame=1 << 20))
-    dispatcher.add(control(dispatcher))
     return dispatcher
 
 

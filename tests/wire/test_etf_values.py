@@ -23,14 +23,12 @@ from bridge.wire import codec
 from bridge.wire._etf import Encoder, decode, encode
 from bridge.wire._frames import format_of
 from bridge.wire.messages import Envelope, Incoming, Reply
-from bridge.worker.control import control
 from etf_values import compressed
 
 
 @pytest.fixture(scope="module")
 def dispatcher():
     dispatcher = Dispatcher(echo)
-    dispatcher.add(control(dispatcher))
     return dispatcher
 
 

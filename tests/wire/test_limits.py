@@ -267,10 +267,8 @@ FOREIGN_INTEGERS = {
 def test_integers_of_any_size_in_args(name, command):
     """Errors about them are built: each call gets its reply."""
     import arrays
-    from bridge.worker.control import control
 
     dispatcher = Dispatcher(arrays.adapter)
-    dispatcher.add(control(dispatcher))
     encode = _etf.Encoder({"tensor", "f"}).encode
     request = {"id": 1, "command": command, "args": FOREIGN_INTEGERS[name]}
     for frame in (encode(request), multipart(encode(request))):

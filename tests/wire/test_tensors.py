@@ -21,7 +21,6 @@ from bridge._framing import Frame, buffers_of, envelope_of, is_multipart
 from bridge.wire import _etf
 from bridge.wire._walk import APART
 from bridge.wire.tensors import TYPES, substitute
-from bridge.worker.control import control
 from tensor_frames import F3, FORMATS, frame_of, request, tensor
 
 DTYPES = ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16", "?"]
@@ -275,7 +274,6 @@ def test_commands_that_keep_bytes_take_multipart_frames(name):
     from bridge.wire.tensors import Apart, collecting
 
     format, dispatcher = by_name(name), Dispatcher(adapter)
-    dispatcher.add(control(dispatcher))
 
     def ask(command, args):
         outbox, buffers = Outbox(), []

@@ -8,7 +8,6 @@ import pytest
 from bridge import Adapter, Dispatcher, Unchecked
 from bridge.adapters import dspy, echo
 from bridge.wire.codec import ETF, FORMATS
-from bridge.worker.control import control
 
 SIGNATURE = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}
 TOOL = {"name": "look_up"}
@@ -38,7 +37,7 @@ def call(request, words):
     """call(command, args, **envelope) -> reply, of dspy, echo, words and the built-in commands."""
     format = request.param
     dispatcher = Dispatcher(dspy.adapter)
-    for adapter in (echo.adapter, words, control(dispatcher)):
+    for adapter in (echo.adapter, words):
         dispatcher.add(adapter)
 
     def call(command, args, **envelope):

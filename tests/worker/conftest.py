@@ -10,7 +10,6 @@ import pytest
 
 from bridge import Dispatcher, Options
 from bridge.adapters.dspy import adapter as dspy_adapter
-from bridge.worker.control import control
 from bridge.worker.stores.sqlite import SQLiteStore
 from session_adapters import make_adapter
 from session_values import Workers
@@ -44,7 +43,6 @@ def clock(monkeypatch):
 def make():
     def make(**options):
         dispatcher = Dispatcher(make_adapter(), Options(**options))
-        dispatcher.add(control(dispatcher))
         return dispatcher
 
     return make
@@ -75,7 +73,6 @@ def open_worker(path):
     def open_worker(adapter=dspy_adapter, **options):
         stores.append(SQLiteStore(path))
         dispatcher = Dispatcher(adapter, Options(**options), store=stores[-1])
-        dispatcher.add(control(dispatcher))
         return dispatcher
 
     yield open_worker

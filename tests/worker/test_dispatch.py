@@ -11,7 +11,6 @@ import pytest
 from bridge import Adapter, Dispatcher, Options
 from bridge._framing import Frame, Outbox
 from bridge.adapters.echo import adapter as echo
-from bridge.worker.control import control
 from peer import wait_until
 
 
@@ -64,14 +63,12 @@ def seen():
 @pytest.fixture
 def steps(gate, seen):
     dispatcher = Dispatcher(make_adapter(gate, seen))
-    dispatcher.add(control(dispatcher))
     return dispatcher
 
 
 @pytest.fixture
 def dispatcher():
     dispatcher = Dispatcher(echo, Options(worker_id="w1"))
-    dispatcher.add(control(dispatcher))
     return dispatcher
 
 
@@ -310,7 +307,6 @@ def test_calls_behind_lost_threads_wait_for_one_of_them(gate):
         return {"thread": threading.current_thread().name}
 
     dispatcher = Dispatcher(adapter, Options(threads=1))
-    dispatcher.add(control(dispatcher))
     replies: dict[int, dict] = {}
     arrived = threading.Condition()
 

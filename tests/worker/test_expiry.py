@@ -51,7 +51,7 @@ def test_a_session_with_an_open_call_does_not_expire(make, clock):
         clock.now += 100
         ask(dispatcher, "get_session_data", "other")
     assert "busy" in names(dispatcher)
-    dispatcher.adapter.gate.set()
+    dispatcher.worker.adapter.gate.set()
     assert done()["opened"]
     clock.now += 9
     ask(dispatcher, "get_session_data", "other")
@@ -79,7 +79,7 @@ def test_at_the_limit_the_least_recently_used_gives_way(make):
     assert names(dispatcher) == {"busy", "a", "c", "d", "e"}
     assert call(dispatcher, "get_session", session_id="b")["details"] == {"was": "evicted"}
     assert ask(dispatcher, "list_sessions")["evicted"] == 1
-    dispatcher.adapter.gate.set()
+    dispatcher.worker.adapter.gate.set()
     done()
 
 
@@ -89,7 +89,7 @@ def test_when_all_sessions_are_in_use_a_new_one_is_refused(make):
     waiting = [in_background(dispatcher, "wait", name) for name in ("a", "b")]
     reply = call(dispatcher, "get_session_data", "c")
     assert (reply["code"], reply["details"]) == ("overloaded", {"retry_after": 1.0})
-    dispatcher.adapter.gate.set()
+    dispatcher.worker.adapter.gate.set()
     assert all(done()["opened"] for done in waiting)
     assert ask(dispatcher, "get_session_data", "c")["data"] == {}
 

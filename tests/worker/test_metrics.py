@@ -7,7 +7,7 @@ import json
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bridge.worker import extras
+from bridge.worker import exporters
 from peer import wait_until
 
 
@@ -23,7 +23,7 @@ def samples(text):
 
 def test_prometheus_text_says_what_was_called(host, gate):
     """Read with the client library's own parser."""
-    extras.load(host.dispatcher)
+    exporters.load(host.dispatcher.worker)
     for _ in range(300):
         host.call("ask", {"size": 2}, session_id='a"\\\n')
     host.call("fail")
@@ -60,7 +60,7 @@ def test_prometheus_text_says_what_was_called(host, gate):
 
 def test_prometheus_buckets_are_exact(host):
     """Cumulative, each the number of calls within its bound; sum and count besides."""
-    extras.load(host.dispatcher)
+    exporters.load(host.dispatcher.worker)
     recorder = host.dispatcher.commands["ask"].recorder
     times = [3 * 7**power for power in range(15)]
     for time in times:
@@ -82,7 +82,7 @@ def test_prometheus_buckets_are_exact(host):
 
 def test_sessions_are_in_the_text_only_when_asked_for(host):
     """As many as `limit`, each a summary without buckets; any id is a label."""
-    extras.load(host.dispatcher)
+    exporters.load(host.dispatcher.worker)
     odd = 'a"\\\n\u00e9'
     for session_id in ("first", "second", odd):
         host.call("ask", session_id=session_id)

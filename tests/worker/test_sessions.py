@@ -10,7 +10,6 @@ import pytest
 
 from bridge import Dispatcher, Options
 from bridge._framing import Frame, Outbox
-from bridge.worker.control import control
 from session_adapters import WAIT, ask, call, in_background, make_adapter, names
 
 
@@ -103,7 +102,6 @@ def test_an_id_is_a_name_and_nothing_else(make, name):
 def test_the_adapter_says_which_records_are_counted(counted, count, code):
     """The wire calls them `programs`, whatever their kind; without a kind none are counted or limited."""
     dispatcher = Dispatcher(make_adapter(counted), Options(session_programs=1))
-    dispatcher.add(control(dispatcher))
     for kind in ("chunk", "program", "data"):
         ask(dispatcher, "put", "a", kind=kind)
     assert call(dispatcher, "put", "a", kind="chunk", name="q").get("code") == code
@@ -157,13 +155,12 @@ def test_thousands_of_new_sessions_wait_for_one_change_for_all(make):
     dispatcher = make()
     gate = threading.Event()
 
-    @dispatcher.adapter.command("change_all", lane="everyone")
+    @dispatcher.worker.adapter.command("change_all", lane="everyone")
     def change_all(args, context):
         """Waits for the gate."""
         return {"opened": gate.wait(WAIT)}
 
-    other = Dispatcher(dispatcher.adapter, Options(max_sessions=5000))
-    other.add(control(other))
+    other = Dispatcher(dispatcher.worker.adapter, Options(max_sessions=5000))
     changed = in_background(other, "change_all", None)
     replies = []
 
@@ -185,7 +182,7 @@ def test_a_change_for_all_that_is_late_changes_nothing_and_holds_nobody_up(make)
     dispatcher = make()
     gate, returned = threading.Event(), threading.Event()
 
-    @dispatcher.adapter.command("change_slowly", lane="everyone")
+    @dispatcher.worker.adapter.command("change_slowly", lane="everyone")
     def change_slowly(args, context):
         """Waits for the gate."""
         context.shared["by"] = "the late one"
@@ -193,20 +190,19 @@ def test_a_change_for_all_that_is_late_changes_nothing_and_holds_nobody_up(make)
         returned.set()
         return {}
 
-    @dispatcher.adapter.command("change", lane="everyone")
+    @dispatcher.worker.adapter.command("change", lane="everyone")
     def change(args, context):
         """Says what it found."""
         found = context.shared.get("by")
         context.shared["by"] = "the next one"
         return {"found": found}
 
-    @dispatcher.adapter.command("look")
+    @dispatcher.worker.adapter.command("look")
     def look(args, context):
         """Says what it sees."""
         return {"by": context.shared.get("by")}
 
-    other = Dispatcher(dispatcher.adapter)
-    other.add(control(other))
+    other = Dispatcher(dispatcher.worker.adapter)
     request = {"id": "all", "command": "change_slowly", "timeout_ms": 50}
     reply = json.loads(other.call(json.dumps(request).encode(), WAIT))
     assert reply["code"] == "deadline_exceeded"

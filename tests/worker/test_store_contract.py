@@ -11,7 +11,6 @@ from bridge import Dispatcher, Quota, errors
 from bridge.adapters.dspy import adapter
 from bridge.records import SessionSettings
 from bridge.worker import stores
-from bridge.worker.control import control
 from bridge.worker.stores.stored_records import StoredRecords
 
 SETTINGS = SessionSettings("2026-01-01T00:00:00.000Z", 5.0, Quota(3, None))
@@ -135,7 +134,6 @@ def test_workers_share_sessions_through_any_store(open_store):
     workers = []
     for _ in range(2):
         workers.append(Dispatcher(adapter, store=open_store()))
-        workers[-1].add(control(workers[-1]))
     first, second = workers
     ask(first, "create_session", durable=True, quota={"programs": 1})
     ask(first, "create_program", id="qa", signature=QA)

@@ -13,7 +13,6 @@ import pytest
 from bridge import Dispatcher
 from bridge._framing import Frame, Outbox
 from bridge.adapters.dspy import adapter
-from bridge.worker.control import control
 from bridge.worker.stores.sqlite import SQLiteStore
 from peer import wait_until
 
@@ -40,7 +39,6 @@ def path(tmp_path):
 def worker(path):
     store = SQLiteStore(path)
     dispatcher = Dispatcher(adapter, store=store)
-    dispatcher.add(control(dispatcher))
     yield dispatcher
     store.close()
 

@@ -9,8 +9,12 @@ from collections.abc import Callable
 
 from bridge import errors
 from bridge._dispatch import Context
+from bridge._framing import Outbox
 from bridge._histogram import now_ns
 from bridge.wire.messages import Id
+
+# Sends what is in an outbox. What it returns, if anything, is called when no lock is held: a host's callback may block.
+Deliver = Callable[[Outbox], Callable[[], None] | None]
 
 MILLISECOND = 1_000_000  # ns
 LONGEST_TIMEOUT_MS = 86_400_000.0  # a day; longer ones count as this

@@ -9,54 +9,42 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import msgspec
 
 from bridge import errors
 from bridge._dispatch import Command, Context, Path, timestamp
 from bridge._framing import Frame, Outbox
-from bridge._histogram import now_ns
 from bridge._watch import in_fork
 from bridge.adapter import Adapter, AdapterFailed
 from bridge.options import DEFAULTS, Options
-from bridge.records import Quota
 from bridge.security.redaction import first_line
+from bridge.telemetry import logs
 from bridge.telemetry.logs import debug, logging_call, shown, warn
 from bridge.wire.arrays import args_decoder
 from bridge.wire.codec import Format, by_name
 from bridge.wire.messages import Envelope, Failure, Id, Negotiation, ReceivedReply, Selection, failure
 from bridge.wire.tensors import substitute
-from bridge.worker import extras, process
-from bridge.worker.calls import Calls, wake
-from bridge.worker.host_calls import HostCalls
+from bridge.worker import control, exporters, process, session_commands, watchdog
+from bridge.worker.calls import wake
 from bridge.worker.order import Turn
 from bridge.worker.session import Session
-from bridge.worker.sessions import Sessions
-from bridge.worker.threads import Job, Threads
+from bridge.worker.sessions import SessionArgs, Sessions
+from bridge.worker.state import Worker
+from bridge.worker.threads import Job
 
 if TYPE_CHECKING:
     from bridge.adapter import Handler
-    from bridge.security.destinations import Address
     from bridge.worker.stores.protocol import Store
 
 WARN_EVERY = 60.0  # seconds, at most so often, of overload
 
-# What it returns, if anything, is called when no lock is held: a host's callback may block.
-Deliver = Callable[[Outbox], Callable[[], None] | None]
-
-
-class SessionArgs(msgspec.Struct, gc=False):
-    """The one argument that the dispatcher itself reads."""
-
-    session_id: str | None = None
-
 
 class Dispatcher:
-    """Answers requests with the commands of `adapter` and those of `add`ed adapters.
+    """Answers requests with the commands of `adapter` and with those that every worker has.
 
     store: where durable sessions are stored, in place of the one that `options` names.
     Raises StoreFailed if that cannot be opened, AdapterFailed, ValueError if an item of `options.api_bases` is not a
@@ -64,37 +52,20 @@ class Dispatcher:
     """
 
     def __init__(self, adapter: Adapter, options: Options = DEFAULTS, *, store: Store | None = None) -> None:
-        self.adapter = adapter
-        self.options = options
-        self.available = cache(adapter.available)
-        self.threads = Threads(options.threads, options.waiting)
-        self.may_be_stuck = False  # for those who cannot afford `stuck_s`; by the watchdog
+        self.worker = Worker(adapter, options, store, self.end)
+        self.worker.prometheus = exporters.refuse_while_loading if options.telemetry else exporters.refuse_while_off
+        self.commands, self.sessions = self.worker.commands, self.worker.sessions
+        self.calls, self.threads, self.host = self.worker.calls, self.worker.threads, self.worker.host
         self.arrival = threading.Lock()  # requests arrive one at a time, also without a pipe
-        self.calls = Calls(self.end)
-        self.sessions = Sessions(
-            "anonymous" if options.mode == "pool-worker" else "default",
-            adapter,
-            self._sessions_in_use,
-            limit=options.max_sessions,
-            ttl=options.session_ttl,
-            quota=Quota(options.session_programs, options.session_bytes),
-            store=_opened(options.store) if store is None else store,
-            shared={
-                "api_bases": _patterns(options.api_bases),
-                "configures_itself": options.mode == "pool-worker",
-            },
-        )
-        self.commands: dict[str, Command] = {}
-        # Frames that became no call, by the category of the error: no request, no such command,
-        # a queue that is full.
-        self.refused: Counter[str] = Counter()
+        self._closing = threading.Event()
+        self._beside: list[threading.Thread] = []  # threads that run no calls
         self._overloads = 0
         self._next_overload_warning = 0.0
-        # The statistics as text, for (open calls, sessions, uptime); `extras` replaces it.
-        self.prometheus: Callable[..., dict[str, str]] = extras.switched_off
-        self.host = HostCalls(self.threads)
-        self.path = Path(self.commands, self.calls.open, self, options.max_frame, options.max_values)
-        self.add(adapter)
+        self.path = self.worker.path = Path(
+            self.commands, self.calls.open, self, self.worker, options.max_frame, options.max_values
+        )
+        for each in (adapter, control.adapter, session_commands.adapter):
+            self.add(each)
 
     def add(self, adapter: Adapter) -> None:
         """Add the commands of `adapter`. Raises AdapterFailed where one is there already."""
@@ -106,6 +77,70 @@ class Dispatcher:
             if spec.lane.changes:
                 run = partial(_in_turn, self.sessions, spec.handler)
             self.commands[spec.name] = Command(spec.name, run, decode, spec.lane.inline, spec)
+
+    def start(self) -> None:
+        """Load what commands will need, on threads, and watch for threads that are stuck. Without this, commands load
+        it when they are first called."""
+        worker, adapter = self.worker, self.worker.adapter
+        if worker.options.stuck_after:
+            self._run_beside("bridge-watchdog", watchdog.watch, worker, self._closing)
+        if worker.options.telemetry:
+            self._run_beside("bridge-warm-up", exporters.load, worker)
+        if adapter.warm_up is not None:
+            self._run_beside("bridge-warm-up", _warm_up, adapter.name, adapter.warm_up)
+
+    def stop_calls(self) -> None:
+        """Ask open calls to stop, and wait up to `options.grace` seconds for them."""
+        self.calls.stop_all()
+        self.threads.drain(self.worker.options.grace)
+
+    def close_store(self) -> None:
+        """Close the store, if there is one, and wait up to `options.grace` seconds for that. It has all changes that
+        were acknowledged."""
+        if self.sessions.store is not None:
+            closing = threading.Thread(target=self.sessions.store.close, daemon=True)
+            closing.start()
+            closing.join(self.worker.options.grace)
+
+    def close(self) -> int:
+        """End all calls and threads, and close the store. Return the number of threads that did not end.
+
+        Open calls have `options.grace` seconds to finish. Those that do not are answered `cancelled`; their handlers
+        have as long again, but at least a second, to reach their next step.
+        """
+        patience = max(self.worker.options.grace, 1.0)
+        self._closing.set()
+        is_stuck = not self._wait_for_inline(patience)
+        logs.forward(None, self.worker)
+        self.stop_calls()
+        for context in list(self.calls.open.values()):
+            self.end(context, errors.Cancelled("the worker is closed"))
+        ending = time.monotonic() + patience
+        left = self.threads.stop(patience)
+        left += not self.calls.stop(max(0.0, ending - time.monotonic()))
+        for thread in self._beside:
+            thread.join()
+        self.close_store()
+        return left + (is_stuck and not self._wait_for_inline(0.0))
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _wait_for_inline(self, timeout: float) -> bool:
+        """Wait for the inline command that runs, if one does. Return whether it has ended within `timeout` seconds."""
+        has_ended = self.arrival.acquire(timeout=timeout)
+        if has_ended:
+            self.arrival.release()
+        return has_ended
+
+    def _run_beside(self, name: str, run: Callable[..., None], *args: Any) -> None:
+        thread = threading.Thread(target=run, args=args, name=name, daemon=True)
+        thread.start()
+        self._beside.append(thread)
 
     def call(self, request: Any, timeout: float | None = None) -> bytes:
         """Return the reply to `request` (a payload without its length; any buffer), waited for.
@@ -219,7 +254,7 @@ class Dispatcher:
         return failure(request_id, _fault(error), timestamp())
 
     def _refused(self, reply: Failure) -> Failure:
-        self.refused[reply.category] += 1
+        self.worker.refused[reply.category] += 1
         debug("refused %r: %s: %.300s", shown(reply.id), reply.code, reply.error)
         if reply.code == errors.Overloaded.code:
             self._note_overload(reply.error)
@@ -359,67 +394,33 @@ class Dispatcher:
         """End the child of a fork that comes back from a handler: the worker answers the call."""
         process.end_fork(error)
 
-    @property
-    def stuck_s(self) -> float:
-        """Seconds for which no thread was free and none made progress, once these are
-        `stuck_after`; else 0. Calls that wait for the host do not count."""
-        if not self.threads.is_full or not self.options.stuck_after:
-            return 0.0
-        threads, now = self.threads, now_ns()
-        limit = int(self.options.stuck_after * 1e9)
-        if now - threads.progressed_ns < limit:
-            return 0.0
-        steps = (call.stepped_ns for call in list(self.calls.open.values()) if call.running)
-        idle = now - max(threads.progressed_ns, *steps, 0)
-        return idle / 1e9 if idle >= limit else 0.0
-
     def _refuse_overload(self, context: Context) -> None:
         open_calls, held, lost = len(self.calls.open), self.calls.bytes, self.threads.lost
-        if open_calls >= self.threads.limit + self.threads.waiting + self.options.queue:
+        if open_calls >= self.threads.limit + self.threads.waiting + self.worker.options.queue:
             why = f"{open_calls} calls are open"
         elif lost > self.threads.limit:
             why = f"{lost} threads do not come back"
-        elif held and held + context.frame_bytes > self.options.queue_bytes:
+        elif held and held + context.frame_bytes > self.worker.options.queue_bytes:
             why = f"the requests of {open_calls} open calls have {held} bytes (--queue-bytes)"
         else:
             return
         details = {"retry_after": errors.RETRY_AFTER}
-        if stuck := self.stuck_s:
+        if stuck := self.worker.stuck_s:
             details["stuck_s"] = round(stuck, 1)
         raise errors.Overloaded(why, **details)
-
-    def _sessions_in_use(self) -> set[Session]:
-        """Those that calls have."""
-        calls = list(self.calls.open.values())
-        return {call.session for call in calls if call.session is not None}
 
     def _negotiate(self, offer: Negotiation) -> Selection:
         if offer.type != "protocol_negotiation":
             raise errors.InvalidRequest(f"not a request: unknown type {errors.shown(offer.type)}")
-        known = [name for name in (self.options.protocol, offer.preferred, *offer.supported) if name]
+        known = [name for name in (self.worker.options.protocol, offer.preferred, *offer.supported) if name]
         chosen = next((name for name in known if by_name(name)), "json")
         return Selection("protocol_selected", chosen, timestamp())
 
 
-def _patterns(texts: tuple[str, ...]) -> tuple[Address, ...]:
-    """Raises ValueError."""
-    if not texts:
-        return ()
-    from bridge.security.destinations import pattern  # loads modules that a worker's start does not need
-
-    try:
-        return tuple(map(pattern, texts))
-    except ValueError as error:
-        raise ValueError(f"api_bases: {error}") from None
-
-
-def _opened(place: str | None) -> Store | None:
-    """Open the store at `place`, if there is one. Raises StoreFailed."""
-    if place is None:
-        return None
-    from bridge.worker.stores import open_store  # loads modules that a worker without a store does not need
-
-    return open_store(place)
+def _warm_up(name: str, warm_up: Callable[[], None]) -> None:
+    started = time.monotonic()
+    warm_up()
+    logs.info(f"the libraries of {name} are loaded: {time.monotonic() - started:.1f} s")
 
 
 def _host_reply(format: Format, frame: Any, buffers: tuple[Frame, ...] | None) -> ReceivedReply:

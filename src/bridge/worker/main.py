@@ -5,10 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
-import threading
-import time
 from collections.abc import Callable
-from functools import partial
 from typing import NoReturn
 
 from bridge import errors
@@ -18,8 +15,7 @@ from bridge.options import Options
 from bridge.security.redaction import redact
 from bridge.telemetry import logs
 from bridge.version import __version__
-from bridge.worker import call_log, extras, process, watchdog
-from bridge.worker.control import control
+from bridge.worker import call_log, process
 from bridge.worker.dispatch import Dispatcher
 
 
@@ -38,7 +34,7 @@ def run(load_adapter: Callable[[], Adapter], options: Options, fds: tuple[int, i
     try:
         logs.info(f"dspex-bridge {__version__} starts with the process {os.getpid()}")
         call_log.follow_level()
-        status = _serve(dispatcher_of(load_adapter(), options), read_fd, write_fd, options)
+        status = _serve(Dispatcher(load_adapter(), options), read_fd, write_fd, options)
     except (AdapterFailed, errors.StoreFailed) as error:
         _refuse_to_start(error, options.log_level)
         status = process.USAGE
@@ -57,15 +53,6 @@ def _refuse_to_start(error: Exception, log_level: str) -> None:
     print(f"dspex-bridge worker: error: {line}", file=sys.stderr)
 
 
-def dispatcher_of(adapter: Adapter, options: Options) -> Dispatcher:
-    """Return a worker's dispatcher, with the commands that every worker has. Raises what Dispatcher raises."""
-    dispatcher = Dispatcher(adapter, options)
-    dispatcher.add(control(dispatcher))
-    if options.telemetry:
-        dispatcher.prometheus = extras.loading
-    return dispatcher
-
-
 def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options) -> int:
     """Serve to the end of the stream; the exit status."""
     reader, writer = Reader(read_fd, options.max_frame), Writer(write_fd)
@@ -78,8 +65,8 @@ def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options
         why, path.stopping = "SIGTERM", True
 
     process.on_sigterm(stop)
-    logs.info(f"ready, with the adapter {dispatcher.adapter.name}")
-    os.register_at_fork(after_in_child=lambda: logs.forward(None, dispatcher))
+    logs.info(f"ready, with the adapter {dispatcher.worker.adapter.name}")
+    os.register_at_fork(after_in_child=lambda: logs.forward(None, dispatcher.worker))
     try:
         error = serve(
             reader,
@@ -88,7 +75,7 @@ def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options
             writer.flush,
             path.refuse,
             stopping=lambda: path.stopping,
-            warm_up=lambda: _warm_up(dispatcher, options),
+            warm_up=lambda: _start(dispatcher),
         )
     except (BrokenPipeError, ConnectionResetError):
         logs.info("the worker ends: the host reads no more")
@@ -96,43 +83,16 @@ def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options
     if error is None:
         reason = why if path.stopping else "the host has closed the pipe"
         logs.info(f"the worker ends: {reason}; {len(dispatcher.calls.open)} open calls")
-    dispatcher.calls.stop_all()
-    dispatcher.threads.drain(options.grace)
-    close_store(dispatcher, options.grace)
+    dispatcher.stop_calls()
+    dispatcher.close_store()
     if error is None:
         return process.OK
     logs.report(f"the stream broke: {error}")
     return process.PROTOCOL_ERROR
 
 
-def close_store(dispatcher: Dispatcher, timeout: float) -> None:
-    """Close its store, if it has one, and wait for that at most `timeout` seconds: whatever is
-    acknowledged is on disk."""
-    if dispatcher.sessions.store is not None:
-        closing = threading.Thread(target=dispatcher.sessions.store.close, daemon=True)
-        closing.start()
-        closing.join(timeout)
-
-
-def _warm_up(dispatcher: Dispatcher, options: Options) -> None:
-    """What a worker needs, but not for its first reply."""
-    logs.log_to_stderr(options.log_level)
+def _start(dispatcher: Dispatcher) -> None:
+    """Set up what the worker needs, except for its first reply."""
+    logs.log_to_stderr(dispatcher.worker.options.log_level)
     call_log.follow_level()
-    if options.stuck_after:
-        watchdog.start(dispatcher, exits=options.when_stuck == "exit")
-    if options.telemetry:
-        _on_a_thread(lambda: extras.load(dispatcher))
-    if dispatcher.adapter.warm_up is not None:
-        _on_a_thread(partial(_load, dispatcher.adapter))
-
-
-def _load(adapter: Adapter) -> None:
-    """Import what the adapter's commands need."""
-    started = time.monotonic()
-    if adapter.warm_up is not None:
-        adapter.warm_up()
-    logs.info(f"the libraries of {adapter.name} are loaded: {time.monotonic() - started:.1f} s")
-
-
-def _on_a_thread(warm_up: Callable[[], None]) -> None:
-    threading.Thread(target=warm_up, name="bridge-warm-up", daemon=True).start()
+    dispatcher.start()

@@ -1,6 +1,6 @@
-"""The statistics as Prometheus text. Only `extras` loads this: it imports prometheus_client.
+"""The statistics as Prometheus text, made from the recorders at each scrape.
 
-Nothing is counted here and nothing kept: the families are made of the recorders at each scrape.
+Only `exporters` imports this module, because it imports prometheus_client.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from bridge._histogram import Histogram
 from bridge.version import __version__
 from bridge.worker._companion import lines_lost
 from bridge.worker.session import Session
-from bridge.worker.stats import OpenCalls, process, used_commands
+from bridge.worker.stats import OpenCalls, resources, used_commands
 
 if TYPE_CHECKING:
     from bridge._dispatch import Command
-    from bridge.worker.dispatch import Dispatcher
+    from bridge.worker.state import Worker
 
 # Whole octaves of the histograms, so that the counts are exact: 4 µs to 9 minutes, in ns.
 BOUNDS = tuple(2**power - 1 for power in range(12, 40))
 
 
-def prometheus(dispatcher: Dispatcher, calls: OpenCalls, sessions: Sequence[Session], uptime: float) -> dict[str, str]:
-    """{content_type, text}: of the worker, of each command, and of these sessions."""
+def prometheus(worker: Worker, calls: OpenCalls, sessions: Sequence[Session], uptime: float) -> dict[str, str]:
+    """Return {content_type, text} with the metrics of the worker, of each command, and of `sessions`."""
     registry = CollectorRegistry()
-    registry.register(Worker(dispatcher, uptime))
-    commands = used_commands(dispatcher, calls)
-    registry.register(Group("command", {each.name: each for each in commands}, calls))
+    registry.register(WorkerCollector(worker, uptime))
+    commands = used_commands(worker, calls)
+    registry.register(GroupCollector("command", {each.name: each for each in commands}, calls))
     if sessions:
-        registry.register(Group("session", {each.id: each for each in sessions}, calls))
+        registry.register(GroupCollector("session", {each.id: each for each in sessions}, calls))
     text = generate_latest(registry).decode()
     return {"content_type": CONTENT_TYPE_PLAIN_0_0_4, "text": text}
 
 
-class Group(Collector):
-    """What is counted of each command, or of each session. kind: which, and the label's name."""
+class GroupCollector(Collector):
+    """The metrics of each command, or of each session. kind: "command" or "session", also the name of the label."""
 
     def __init__(self, kind: str, rows: dict[str, Command | Session], calls: OpenCalls) -> None:
         self._prefix = "bridge" if kind == "command" else f"bridge_{kind}"
@@ -115,32 +115,32 @@ class Group(Collector):
         return families
 
 
-class Worker(Collector):
-    """What is not of one command: the process, its threads, its sessions."""
+class WorkerCollector(Collector):
+    """The metrics of the worker as a whole: its process, threads and sessions."""
 
-    def __init__(self, dispatcher: Dispatcher, uptime: float) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, worker: Worker, uptime: float) -> None:
+        self._worker = worker
         self._uptime = uptime
 
     def collect(self) -> Iterator[Metric]:
-        dispatcher, numbers = self._dispatcher, process(self._uptime)
+        worker, numbers = self._worker, resources(self._uptime)
         info = {
             "version": __version__,
-            "adapter": dispatcher.adapter.name,
-            "mode": dispatcher.options.mode,
-            "worker_id": dispatcher.options.worker_id or "",
+            "adapter": worker.adapter.name,
+            "mode": worker.options.mode,
+            "worker_id": worker.options.worker_id or "",
         }
         yield InfoMetricFamily("bridge_worker", "What the worker is.", value=info)
-        yield _counter("refused", "Frames that became no call.", "category", dict(dispatcher.refused))
-        threads = dispatcher.threads
-        yield _gauge("sessions", "Live sessions.", len(dispatcher.sessions))
+        yield _counter("refused", "Frames that became no call.", "category", dict(worker.refused))
+        threads = worker.threads
+        yield _gauge("sessions", "Live sessions.", len(worker.sessions))
         yield _gauge("threads_lost", "Threads that calls written off still keep.", threads.lost)
         yield CounterMetricFamily(
             "bridge_calls_written_off", "Calls whose thread did not come back.", threads.written_off
         )
         yield _gauge("calls_waiting_for_host", "Paused, or asking the host.", threads.waiting)
-        yield _gauge("queue_bytes", "Of the requests of open calls.", dispatcher.calls.bytes)
-        yield _gauge("stuck_seconds", "Without progress on any thread; 0: it works.", dispatcher.stuck_s)
+        yield _gauge("queue_bytes", "Of the requests of open calls.", worker.calls.bytes)
+        yield _gauge("stuck_seconds", "Without progress on any thread; 0: it works.", worker.stuck_s)
         yield CounterMetricFamily("bridge_log_lines_lost", "Lines on stderr that nobody read.", lines_lost())
         yield _gauge("uptime_seconds", "Since the start of the process.", numbers["uptime"])
         yield _gauge("process_resident_memory_bytes", "Memory in use.", numbers["rss"])

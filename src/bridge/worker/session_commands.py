@@ -1,4 +1,4 @@
-"""The control commands that are about sessions."""
+"""The commands for sessions and their data, which every worker has."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from bridge import errors
-from bridge.adapter import NoArgs
+from bridge.adapter import Adapter, NoArgs
 from bridge.options import LONGEST_TTL
 from bridge.records import Quota
 from bridge.wire.codec import JSON, MSGPACK, Format
 from bridge.wire.tensors import substitute
-from bridge.worker.dispatch import SessionArgs
 from bridge.worker.session import Session
 from bridge.worker.session_data import Value, below
+from bridge.worker.sessions import SessionArgs
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
-    from bridge.adapter import Adapter
-    from bridge.worker.dispatch import Dispatcher
+    from bridge.worker.sessions import Sessions
     from bridge.worker.stores.protocol import StoredSession
 
-LISTED = 1000  # sessions, unless the host wants more
+DEFAULT_LISTED = 1000  # sessions
 MOST_LISTED = 1_000_000
 OPERATIONS = {
     **dict.fromkeys(("set", "put", "update"), "set"),
@@ -32,10 +31,10 @@ OPERATIONS = {
 
 
 class CreateSessionArgs(msgspec.Struct):
-    """ttl_s: seconds without a call that it lives, at most a year. durable: kept in the store.
+    """ttl_s: seconds without a call after which the session expires, at most a year. durable: whether the store has it.
 
-    quota: {"programs", "bytes"}. What is missing stays as it is (a new session: as the worker was
-    started); null in a quota is none.
+    quota: {"programs", "bytes"}; null is no limit. A missing setting does not change; a new session gets the one that
+    the worker was started with.
     """
 
     session_id: str | None = None
@@ -45,18 +44,20 @@ class CreateSessionArgs(msgspec.Struct):
 
 
 class ListSessionsArgs(msgspec.Struct):
-    """limit: how many are listed, the last used first."""
+    """limit: the largest number of sessions to list; the most recently used come first."""
 
-    limit: Annotated[int, msgspec.Meta(ge=0, le=MOST_LISTED)] = LISTED
+    limit: Annotated[int, msgspec.Meta(ge=0, le=MOST_LISTED)] = DEFAULT_LISTED
 
 
 class SessionDataArgs(msgspec.Struct):
+    """key: the only one to return; missing: all."""
+
     session_id: str | None = None
     key: str | None = None
 
 
 class UpdateSessionDataArgs(msgspec.Struct):
-    """operation: "set" (also "put", "update"), "delete" (also "remove"), or "merge" (a map)."""
+    """operation: "set" (also "put", "update"), "delete" (also "remove"), or "merge" (of a map)."""
 
     session_id: str | None = None
     operation: str = "set"
@@ -64,108 +65,109 @@ class UpdateSessionDataArgs(msgspec.Struct):
     value: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
 
 
-# Made here, where one thread at a time comes: see codec.Format.
+# Made at import, on one thread: see codec.Format.
 _value = msgspec.msgpack.Decoder(Value).decode
 _json_args = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-def add_session_commands(adapter: Adapter, dispatcher: Dispatcher) -> None:
-    """Declare them on `adapter`, for the sessions of `dispatcher`."""
-    sessions = dispatcher.sessions
+adapter = Adapter("sessions")
 
-    @adapter.command("create_session", CreateSessionArgs, lane="session", idempotent=True)
-    def create_session(args: CreateSessionArgs, context: Context) -> dict[str, Any]:
-        """Makes a session with settings of its own, or gives one that is there other settings."""
-        session: Session = context.session
-        _required(context)
-        ttl = session.ttl if args.ttl_s is None else _checked_ttl(args.ttl_s)
-        quota = session.records.quota if args.quota is None else args.quota
-        is_new = session.is_new
-        if args.durable is False and session.is_durable:
-            raise errors.InvalidArgs(
-                "args.durable: a durable session stays so; cleanup_session ends it",
-                path="args.durable",
-            )
-        sessions.configure(session, ttl, quota, bool(args.durable))
-        status = "created" if is_new else "exists"
-        return {"status": status, **_described(session), "live": True}
 
-    @adapter.command("list_sessions", ListSessionsArgs, lane="worker", idempotent=True)
-    def list_sessions(args: ListSessionsArgs, context: Context) -> dict[str, Any]:
-        """Lists the sessions of this worker, the last used first, and those that only the store
-        has."""
-        limit, store, live = args.limit, sessions.store, sessions.live()
-        shown = live[:limit]
-        rest: list[dict[str, Any]] = []
-        total = len(live)
-        if store is not None:
-            shown = [one for one in shown if not one.is_durable or store.is_owner(one.id, one.epoch)]
-            rows, stored = store.list_sessions(limit, sessions.counted)
-            here = {session.id for session in shown}
-            rest = [_as_stored(row) for row in rows if row.session_id not in here]
-            total = stored + sum(not session.is_durable for session in live)
-        return {
-            "sessions": ([{**_described(one), "live": True} for one in shown] + rest)[:limit],
-            "total_count": total,
-            "limit": sessions.limit,
-            "expired": sessions.expired,
-            "evicted": sessions.evicted,
-        }
-
-    @adapter.command("get_session", SessionArgs, lane="worker", idempotent=True)
-    def get_session(args: SessionArgs, context: Context) -> dict[str, Any]:
-        """Describes one session, not used by that. Unlike other commands this makes none."""
-        session_id = context.request.session_id or args.session_id
-        if session_id is None:
-            session_id = sessions.default_id
-        session = sessions.find(session_id)
-        stored = None if sessions.store is None else sessions.store.find(session_id, sessions.counted)
-        if session is not None and session.epoch == (0 if stored is None else stored.epoch):
-            return {**_described(session), "live": True}
-        if stored is not None:
-            return _as_stored(stored)
-        why = sessions.why_gone(session_id)
-        raise errors.SessionNotFound(
-            f"session not found: {session_id[:100]}{f' ({why})' if why else ''}",
-            **({"was": why} if why else {}),
+@adapter.command("create_session", CreateSessionArgs, lane="session", idempotent=True)
+def create_session(args: CreateSessionArgs, context: Context) -> dict[str, Any]:
+    """Create a session with its own settings, or change the settings of an existing one."""
+    session: Session = context.session
+    sessions: Sessions = context.worker.sessions
+    _required(context)
+    ttl = session.ttl if args.ttl_s is None else _checked_ttl(args.ttl_s)
+    quota = session.records.quota if args.quota is None else args.quota
+    is_new = session.is_new
+    if args.durable is False and session.is_durable:
+        raise errors.InvalidArgs(
+            "args.durable: a durable session cannot become a transient one; cleanup_session ends it",
+            path="args.durable",
         )
+    sessions.configure(session, ttl, quota, bool(args.durable))
+    status = "created" if is_new else "exists"
+    return {"status": status, **_described(session), "live": True}
 
-    @adapter.command("cleanup_session", lane="end_session", idempotent=True)
-    def cleanup_session(args: NoArgs, context: Context) -> dict[str, Any]:
-        """Drops one session with its programs, also from the store; fine where there is none."""
-        removed = sum(session.records.counted_records for session in context.sessions)
-        if sessions.store is not None:
-            removed = max(removed, sessions.store.drop(context.session.id, sessions.counted))
-        return {
-            "status": "cleaned",
-            "session_id": context.session_id,
-            "programs_removed": removed,
-        }
 
-    @adapter.command("get_session_data", SessionDataArgs, idempotent=True)
-    def get_session_data(args: SessionDataArgs, context: Context) -> dict[str, Any]:
-        """Returns the session's data, or of it one key."""
-        stored = context.session.records.of("data")
-        if args.key is None:
-            stored = dict(stored)
-        else:
-            value = stored.get(args.key)
-            stored = {} if value is None else {args.key: value}
-        data = {
-            key: _value(value).in_format(context.format, below("result.data", key)) for key, value in stored.items()
-        }
-        return {"session_id": context.session.id, "data": data}
+@adapter.command("list_sessions", ListSessionsArgs, lane="worker", idempotent=True)
+def list_sessions(args: ListSessionsArgs, context: Context) -> dict[str, Any]:
+    """List the sessions of this worker, the most recently used first, then those that only the store has."""
+    sessions: Sessions = context.worker.sessions
+    limit, store, live = args.limit, sessions.store, sessions.live()
+    shown = live[:limit]
+    rest: list[dict[str, Any]] = []
+    total = len(live)
+    if store is not None:
+        shown = [one for one in shown if not one.is_durable or store.is_owner(one.id, one.epoch)]
+        rows, stored = store.list_sessions(limit, sessions.counted)
+        here = {session.id for session in shown}
+        rest = [_as_stored(row) for row in rows if row.session_id not in here]
+        total = stored + sum(not session.is_durable for session in live)
+    return {
+        "sessions": ([{**_described(one), "live": True} for one in shown] + rest)[:limit],
+        "total_count": total,
+        "limit": sessions.limit,
+        "expired": sessions.expired,
+        "evicted": sessions.evicted,
+    }
 
-    @adapter.command("update_session_data", UpdateSessionDataArgs, lane="session", idempotent=True)
-    def update_session_data(args: UpdateSessionDataArgs, context: Context) -> dict[str, Any]:
-        """Sets, deletes or merges session data."""
-        _update(context, args)
-        return {
-            "status": "updated",
-            "session_id": context.session.id,
-            "operation": args.operation,
-            "key": args.key,
-        }
+
+@adapter.command("get_session", SessionArgs, lane="worker", idempotent=True)
+def get_session(args: SessionArgs, context: Context) -> dict[str, Any]:
+    """Describe a session, without creating it or counting as a use of it."""
+    sessions: Sessions = context.worker.sessions
+    session_id = context.request.session_id or args.session_id
+    if session_id is None:
+        session_id = sessions.default_id
+    session = sessions.find(session_id)
+    stored = None if sessions.store is None else sessions.store.find(session_id, sessions.counted)
+    if session is not None and session.epoch == (0 if stored is None else stored.epoch):
+        return {**_described(session), "live": True}
+    if stored is not None:
+        return _as_stored(stored)
+    why = sessions.why_gone(session_id)
+    raise errors.SessionNotFound(
+        f"session not found: {session_id[:100]}{f' ({why})' if why else ''}",
+        **({"was": why} if why else {}),
+    )
+
+
+@adapter.command("cleanup_session", lane="end_session", idempotent=True)
+def cleanup_session(args: NoArgs, context: Context) -> dict[str, Any]:
+    """Drop a session with its programs, also from the store. It need not exist."""
+    sessions: Sessions = context.worker.sessions
+    removed = sum(session.records.counted_records for session in context.sessions)
+    if sessions.store is not None:
+        removed = max(removed, sessions.store.drop(context.session.id, sessions.counted))
+    return {"status": "cleaned", "session_id": context.session_id, "programs_removed": removed}
+
+
+@adapter.command("get_session_data", SessionDataArgs, idempotent=True)
+def get_session_data(args: SessionDataArgs, context: Context) -> dict[str, Any]:
+    """Return the session's data, or one key of it."""
+    stored = context.session.records.of("data")
+    if args.key is None:
+        stored = dict(stored)
+    else:
+        value = stored.get(args.key)
+        stored = {} if value is None else {args.key: value}
+    data = {key: _value(value).in_format(context.format, below("result.data", key)) for key, value in stored.items()}
+    return {"session_id": context.session.id, "data": data}
+
+
+@adapter.command("update_session_data", UpdateSessionDataArgs, lane="session", idempotent=True)
+def update_session_data(args: UpdateSessionDataArgs, context: Context) -> dict[str, Any]:
+    """Set, delete or merge session data."""
+    _update(context, args)
+    return {
+        "status": "updated",
+        "session_id": context.session.id,
+        "operation": args.operation,
+        "key": args.key,
+    }
 
 
 def _required(context: Context) -> None:
@@ -174,9 +176,9 @@ def _required(context: Context) -> None:
 
 
 def _checked_ttl(ttl: float) -> float:
-    if not 0 < ttl <= LONGEST_TTL:  # NaN neither
+    if not 0 < ttl <= LONGEST_TTL:  # false for NaN
         raise errors.InvalidArgs(
-            f"args.ttl_s: above 0 and at most {LONGEST_TTL:.0f} (a year), not {ttl:g}",
+            f"args.ttl_s: must be above 0 and at most {LONGEST_TTL} (a year), got {ttl:g}",
             path="args.ttl_s",
         )
     return ttl
@@ -216,7 +218,7 @@ def _update(context: Context, args: UpdateSessionDataArgs) -> None:
             path="args.operation",
         )
     if args.key is None and operation != "merge":
-        raise errors.InvalidArgs(f"args.key: {args.operation} needs a key", path="args.key")
+        raise errors.InvalidArgs(f"args.key is required for the operation {args.operation!r}", path="args.key")
     records = context.session.records
     if args.key is not None and operation == "delete":
         records.remove("data", args.key)
@@ -232,15 +234,15 @@ def _update(context: Context, args: UpdateSessionDataArgs) -> None:
         if operation == "merge":
             value = _merged(args.key, stored, value)
         values = {args.key: value}
-    # All of them or, over the quota, none.
+    # At once, so that a full quota refuses all of them.
     records.put_all("data", {key: msgspec.msgpack.encode(each) for key, each in values.items()})
 
 
 def _given(context: Context, args: UpdateSessionDataArgs) -> tuple[msgspec.Raw, Format]:
-    """Return the value that came, null if none did, and its format."""
+    """Return the value of the request (null if it has none) and the format that it is encoded in."""
     if not context.buffers or context.format is not JSON:
         return args.value or msgspec.Raw(context.format.encode(None)), context.format
-    # JSON alone cannot hold what is in the buffers.
+    # JSON cannot hold the contents of the buffers.
     value = _json_args(context.request.args).get("value")
     try:
         value = substitute(value, context.buffers, lambda tensor: tensor)
@@ -250,8 +252,7 @@ def _given(context: Context, args: UpdateSessionDataArgs) -> tuple[msgspec.Raw, 
 
 
 def _entries(raw: msgspec.Raw, format: Format) -> dict[str, msgspec.Raw]:
-    """Return the entries of a map whose keys become those of the session's data; of an empty list,
-    none.
+    """Return the entries of a map whose keys are strings. An empty list counts as an empty map.
 
     Raises InvalidArgs.
     """
@@ -269,16 +270,16 @@ def _entries(raw: msgspec.Raw, format: Format) -> dict[str, msgspec.Raw]:
 
 
 def _merged(key: str, stored: bytes | None, value: Value) -> Value:
-    """Return what the key has once the entries of `value` are in it. Raises InvalidArgs."""
+    """Return the stored map with the entries of `value` added to it. Raises InvalidArgs if one of them is not a map."""
     given = value.as_map()
     if given is None:
-        raise errors.InvalidArgs("args.value: merge needs a map; set puts another value", path="args.value")
+        raise errors.InvalidArgs("args.value: merge needs a map; set stores any value", path="args.value")
     if stored is None:
         return given
     before = _value(stored).as_map()
     if before is None:
         raise errors.InvalidArgs(
-            f"args.key: what {key[:100]!r} has is no map to merge into; set replaces it",
+            f"args.key: the value of {key[:100]!r} is not a map, so nothing can be merged into it; set replaces it",
             path="args.key",
         )
     return before.merged(given, "args.value")

@@ -9,6 +9,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
+import msgspec
+
 from bridge import errors
 from bridge.records import Quota, Records
 from bridge.telemetry.logs import debug, warn
@@ -24,6 +26,12 @@ LONGEST_ID = 512  # characters
 WARN_AT = 0.8  # of the limit
 AT_ONCE = 16  # expired sessions that one call drops
 REMEMBERED = 1000  # ended sessions whose reason is remembered
+
+
+class SessionArgs(msgspec.Struct, gc=False):
+    """The argument that names the session of a call whose envelope names none."""
+
+    session_id: str | None = None
 
 
 class Sessions:

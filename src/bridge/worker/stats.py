@@ -1,7 +1,4 @@
-"""What `get_stats` answers: sections made of what the recorders of commands and sessions hold.
-
-Nothing here is paid by a call: it is added up when somebody asks.
-"""
+"""The result of `get_stats`, computed when it is requested from the recorders of commands and sessions."""
 
 from __future__ import annotations
 
@@ -23,17 +20,17 @@ from bridge.worker.session import Session
 
 if TYPE_CHECKING:
     from bridge._dispatch import Command, Context
-    from bridge.worker.dispatch import Dispatcher
+    from bridge.worker.state import Worker
 
 SECTIONS = ("commands", "sessions", "process", "histograms", "worker")
 FORMATS = ("map", "prometheus")
 WINDOWS = {"1m": 60, "5m": 300}  # seconds
-MOST_SESSIONS = 1000  # in one reply: some 20 ms of the reading thread
+MOST_SESSIONS = 1000  # in one reply, which takes the reading thread about 20 ms
 
 
 class StatsArgs(msgspec.Struct):
-    """include: sections; null: those of always. session_id: the only session listed. limit: how
-    many are, the last used first. format: "map" or "prometheus"."""
+    """include: names of sections; null: commands, worker, and an overview. session_id: the only session to list.
+    limit: the largest number of sessions to list, the most recently used first. format: "map" or "prometheus"."""
 
     include: list[str] | None = None
     session_id: str | None = None
@@ -41,29 +38,28 @@ class StatsArgs(msgspec.Struct):
     format: str = "map"
 
 
-def reply(dispatcher: Dispatcher, args: StatsArgs, context: Context) -> dict[str, Any]:
+def result(worker: Worker, args: StatsArgs, context: Context) -> dict[str, Any]:
     """Return the result of `get_stats`. Raises InvalidArgs, NotAllowed and Overloaded."""
     _refuse_unknown(args)
     now = now_ns()
-    calls = OpenCalls(dispatcher.calls.open.values())
+    calls = OpenCalls(worker.calls.open.values())
     include = set(args.include or ())
     sessions = []
     if "sessions" in include:
-        sessions = listed(dispatcher, context.session_id or args.session_id, args.limit)
+        sessions = listed_sessions(worker, context.session_id or args.session_id, args.limit)
     if args.format == "prometheus":
-        return dispatcher.prometheus(calls, sessions, context.uptime)
-    result: dict[str, Any] = {}
+        return worker.prometheus(calls, sessions, context.uptime)
+    sections: dict[str, Any] = {}
     if args.include is None:
-        result = _overview(dispatcher, calls, context.uptime)
+        sections = _overview(worker, calls, context.uptime)
         include = {"commands", "worker"}
     raw = "histograms" in include
     if "commands" in include or (raw and "sessions" not in include):
-        result["commands"] = {
-            command.name: _entry(command.recorder, calls, command, now, raw)
-            for command in used_commands(dispatcher, calls)
+        sections["commands"] = {
+            command.name: _entry(command.recorder, calls, command, now, raw) for command in used_commands(worker, calls)
         }
     if "sessions" in include:
-        result["sessions"] = [
+        sections["sessions"] = [
             {
                 "session_id": session.id,
                 "idle_s": session.idle,
@@ -72,23 +68,23 @@ def reply(dispatcher: Dispatcher, args: StatsArgs, context: Context) -> dict[str
             for session in sessions
         ]
     if "process" in include:
-        result["process"] = process(context.uptime)
+        sections["process"] = resources(context.uptime)
     if "worker" in include:
-        result["worker"] = _worker(dispatcher, calls)
-    return result
+        sections["worker"] = _worker(worker, calls)
+    return sections
 
 
 class OpenCalls:
     """The calls that have no reply yet, counted by command and by session.
 
-    in_flight: all of them. queued: of these, how many wait for their turn or for a thread.
+    in_flight: all of them. queued: those of them that wait for their turn or for a thread.
     """
 
     def __init__(self, calls: Iterable[Context]) -> None:
         self.in_flight: Counter[Command | Session] = Counter()
         self.queued: Counter[Command | Session] = Counter()
         self.total = self.total_queued = 0
-        for call in list(calls):  # other threads end calls meanwhile
+        for call in list(calls):  # a copy, because other threads end calls meanwhile
             waits = not call.running
             self.total += 1
             self.total_queued += waits
@@ -99,39 +95,37 @@ class OpenCalls:
                 self.queued[call.session] += waits
 
 
-def used_commands(dispatcher: Dispatcher, calls: OpenCalls) -> list[Command]:
-    """Those with calls, open ones too."""
-    commands = list(dispatcher.commands.values())
+def used_commands(worker: Worker, calls: OpenCalls) -> list[Command]:
+    """Return the commands that have been called, including those whose only calls are open."""
+    commands = list(worker.commands.values())
     return [command for command in commands if command.recorder.calls or calls.in_flight[command]]
 
 
-def listed(dispatcher: Dispatcher, session_id: str | None, limit: int) -> list[Session]:
-    """Return the sessions last used, at most `limit`; or the one of that id, if there is one."""
+def listed_sessions(worker: Worker, session_id: str | None, limit: int) -> list[Session]:
+    """Return the `limit` most recently used sessions; or, if an id is given, the session of that id, if it is live."""
     if session_id is None:
-        return dispatcher.sessions.live(limit)
-    found = dispatcher.sessions.find(session_id)
+        return worker.sessions.live(limit)
+    found = worker.sessions.find(session_id)
     return [] if found is None else [found]
 
 
 def memory_usage() -> dict[str, float]:
-    """rss and vms of this process in bytes, and rss in percent of the machine's memory."""
+    """Return the rss and vms of this process in bytes, and its rss in percent of the machine's memory."""
     page = os.sysconf("SC_PAGE_SIZE")
     total = os.sysconf("SC_PHYS_PAGES") * page
     try:
         with open("/proc/self/statm") as statm:
             vms, rss = (int(pages) * page for pages in statm.read().split()[:2])
-    except OSError:  # no procfs: the peak is what can be had
+    except OSError:  # no procfs; the peak is available everywhere
         import resource
 
         vms, rss = 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"rss": rss, "vms": vms, "percent": round(100 * rss / total, 2)}
 
 
-def process(uptime: float) -> dict[str, Any]:
-    """rss, vms (bytes), cpu_user, cpu_system, uptime (s), threads, fds, gc by generation.
-
-    threads: of the system, those of libraries too.
-    """
+def resources(uptime: float) -> dict[str, Any]:
+    """Return what this process uses: rss and vms (bytes), cpu_user, cpu_system and uptime (seconds), threads
+    (including those of libraries), fds, and gc (a list by generation for each figure)."""
     memory, times = memory_usage(), os.times()
     try:
         threads = len(os.listdir("/proc/self/task"))
@@ -144,7 +138,7 @@ def process(uptime: float) -> dict[str, Any]:
         "cpu_user": times.user,
         "cpu_system": times.system,
         "threads": threads,
-        "fds": len(os.listdir("/dev/fd")) - 1,  # without the one that lists them
+        "fds": len(os.listdir("/dev/fd")) - 1,  # without the one that listdir opens
         "gc": {
             name: [generation[name] for generation in generations]
             for name in ("collections", "collected", "uncollectable")
@@ -157,56 +151,56 @@ def _refuse_unknown(args: StatsArgs) -> None:
     for index, section in enumerate(args.include or ()):
         if section not in SECTIONS:
             raise errors.InvalidArgs(
-                f"no section {section!r}: there are {', '.join(SECTIONS)}",
+                f"unknown section {section!r}; known: {', '.join(SECTIONS)}",
                 path=f"args.include[{index}]",
                 known=list(SECTIONS),
             )
     if args.format not in FORMATS:
         raise errors.InvalidArgs(
-            f"no format {args.format!r}: there are {', '.join(FORMATS)}",
+            f"unknown format {args.format!r}; known: {', '.join(FORMATS)}",
             path="args.format",
             known=list(FORMATS),
         )
 
 
-def _overview(dispatcher: Dispatcher, calls: OpenCalls, uptime: float) -> dict[str, Any]:
-    """What stands beside the sections where none is chosen: the keys of the plain protocol."""
-    recorders = [command.recorder for command in dispatcher.commands.values()]
-    refused = dispatcher.refused.total()
+def _overview(worker: Worker, calls: OpenCalls, uptime: float) -> dict[str, Any]:
+    """Return the figures that a reply has in addition to its sections if the request names no sections."""
+    recorders = [command.recorder for command in worker.commands.values()]
+    refused = worker.refused.total()
     return {
-        "programs_count": dispatcher.sessions.counted_records,
-        "sessions_count": len(dispatcher.sessions),
+        "programs_count": worker.sessions.counted_records,
+        "sessions_count": len(worker.sessions),
         "command_count": sum(recorder.calls for recorder in recorders),
         "error_count": sum(recorder.errors for recorder in recorders) + refused,
         "refused_count": refused,
         "in_flight": calls.total,
-        "threads_lost": dispatcher.threads.lost,
-        "calls_written_off": dispatcher.threads.written_off,
+        "threads_lost": worker.threads.lost,
+        "calls_written_off": worker.threads.written_off,
         "uptime": uptime,
         "memory_usage": memory_usage(),
-        "dspy_available": dispatcher.available("dspy"),
-        "gemini_available": dispatcher.available("gemini"),
+        "dspy_available": worker.has_dspy,
+        "gemini_available": worker.has_gemini,
     }
 
 
-def _worker(dispatcher: Dispatcher, calls: OpenCalls) -> dict[str, Any]:
+def _worker(worker: Worker, calls: OpenCalls) -> dict[str, Any]:
     return {
         "version": __version__,
         "python": platform.python_version(),
         "pid": os.getpid(),
-        "mode": dispatcher.options.mode,
-        "adapter": dispatcher.adapter.name,
-        "threads": dispatcher.threads.limit,
-        "threads_lost": dispatcher.threads.lost,
-        "calls_written_off": dispatcher.threads.written_off,
+        "mode": worker.options.mode,
+        "adapter": worker.adapter.name,
+        "threads": worker.threads.limit,
+        "threads_lost": worker.threads.lost,
+        "calls_written_off": worker.threads.written_off,
         "in_flight": calls.total,
         "queue_depth": calls.total_queued,
-        "queue_bytes": dispatcher.calls.bytes,
-        "waiting_for_host": dispatcher.threads.waiting,
-        "stuck_s": round(dispatcher.stuck_s, 1),
+        "queue_bytes": worker.calls.bytes,
+        "waiting_for_host": worker.threads.waiting,
+        "stuck_s": round(worker.stuck_s, 1),
         "log_lines_lost": lines_lost(),
-        "sessions": len(dispatcher.sessions),
-        "refused": dict(dispatcher.refused),
+        "sessions": len(worker.sessions),
+        "refused": dict(worker.refused),
     }
 
 

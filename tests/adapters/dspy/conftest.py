@@ -9,13 +9,11 @@ import pytest
 
 from bridge import Dispatcher
 from bridge.adapters.dspy import adapter
-from bridge.worker.control import control
 
 
 @pytest.fixture
 def dispatcher():
     dispatcher = Dispatcher(adapter)
-    dispatcher.add(control(dispatcher))
     return dispatcher
 
 

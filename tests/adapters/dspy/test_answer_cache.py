@@ -11,7 +11,6 @@ from bridge import Dispatcher, listen
 from bridge._framing import Frame, Outbox
 from bridge.adapters.dspy import adapter
 from bridge.adapters.dspy.answer_cache import AnswerCache
-from bridge.worker.control import control
 
 SIGNATURE = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}
 
@@ -19,7 +18,6 @@ SIGNATURE = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}
 @pytest.fixture
 def dispatcher():
     dispatcher = Dispatcher(adapter)
-    dispatcher.add(control(dispatcher))
     return dispatcher
 
 

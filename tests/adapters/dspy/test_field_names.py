@@ -14,7 +14,6 @@ from bridge.adapters.dspy import adapter
 from bridge.adapters.dspy.scripted import ScriptedAnswers
 from bridge.adapters.dspy.signatures import _STEM
 from bridge.adapters.dspy.text_engine import TextEngine
-from bridge.worker.control import control
 
 NAMES = [
     # parameters of DSPy's modules and of what wraps them
@@ -60,7 +59,6 @@ def ask():
     """ask(command, **args): its result, or the reply of one that `fails`; `events` gets those of a
     streamed call."""
     dispatcher = Dispatcher(adapter)
-    dispatcher.add(control(dispatcher))
     ids = itertools.count(1)
 
     def ask(command, events=None, fails=False, **args):

@@ -9,7 +9,6 @@ import pytest
 
 from bridge import Client, Dispatcher, Options
 from bridge.adapters.dspy import adapter
-from bridge.worker.control import control
 from bridge.worker.stores.sqlite import SQLiteStore
 
 QA = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}]}
@@ -27,7 +26,6 @@ def open_worker(tmp_path):
         if store:
             stores.append(SQLiteStore(tmp_path / "store.db"))
         dispatcher = Dispatcher(adapter, Options(**options), store=stores[-1] if store else None)
-        dispatcher.add(control(dispatcher))
         return dispatcher
 
     yield open_worker

@@ -13,7 +13,6 @@ from bridge import Dispatcher
 from bridge._framing import Frame, Outbox
 from bridge.adapters.dspy import adapter
 from bridge.wire.codec import ETF, JSON, MSGPACK
-from bridge.worker.control import control
 
 QA = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}]}
 CITY = {"city": {"type": "string"}}
@@ -26,7 +25,6 @@ class Host:
     def __init__(self, format=JSON):
         self.format = format
         self.dispatcher = Dispatcher(adapter)
-        self.dispatcher.add(control(self.dispatcher))
         self.called = []
         self.tool = lambda name, args: "fine"
         self.reply("hello", offers={"tools": True})

@@ -1,0 +1,107 @@
+"""The state of a worker, which its dispatcher, its control commands, its statistics and its watchdog share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from bridge import errors
+from bridge._histogram import now_ns
+from bridge.records import Quota
+from bridge.worker.calls import Calls
+from bridge.worker.host_calls import HostCalls
+from bridge.worker.sessions import Sessions
+from bridge.worker.threads import Threads
+
+if TYPE_CHECKING:
+    from bridge._dispatch import Command, Context, Path
+    from bridge.adapter import Adapter
+    from bridge.options import Options
+    from bridge.security.destinations import Address
+    from bridge.worker.session import Session
+    from bridge.worker.stores.protocol import Store
+
+
+class Worker:
+    """The options and commands of one worker, its threads, open calls and sessions. Handlers get it as
+    `context.worker`.
+
+    has_dspy, has_gemini: whether the adapter finds these libraries. refused: how many frames did not become a call,
+    by the category of the error. may_be_stuck: whether `stuck_s` was above 0 when the watchdog last checked; unlike
+    `stuck_s` it costs nothing to read. path and prometheus are set by the dispatcher. prometheus(open calls, sessions,
+    uptime) returns the statistics as Prometheus text, or raises why there is none.
+    """
+
+    path: Path
+    prometheus: Callable[..., dict[str, str]]
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        options: Options,
+        store: Store | None,
+        end: Callable[[Context, errors.BridgeError], bool],
+    ) -> None:
+        self.adapter = adapter
+        self.options = options
+        self.has_dspy, self.has_gemini = adapter.available("dspy"), adapter.available("gemini")
+        self.commands: dict[str, Command] = {}
+        self.refused: Counter[str] = Counter()
+        self.may_be_stuck = False
+        self.threads = Threads(options.threads, options.waiting)
+        self.calls = Calls(end)
+        self.host = HostCalls(self.threads)
+        self.sessions = Sessions(
+            "anonymous" if options.mode == "pool-worker" else "default",
+            adapter,
+            self._sessions_in_use,
+            limit=options.max_sessions,
+            ttl=options.session_ttl,
+            quota=Quota(options.session_programs, options.session_bytes),
+            store=_opened(options.store) if store is None else store,
+            shared={
+                "api_bases": _patterns(options.api_bases),
+                "configures_itself": options.mode == "pool-worker",
+            },
+        )
+
+    @property
+    def stuck_s(self) -> float:
+        """Seconds for which all threads have been busy without progress, once these reach `stuck_after`; else 0.
+
+        Calls that wait for the host do not count.
+        """
+        if not self.threads.is_full or not self.options.stuck_after:
+            return 0.0
+        progressed_ns, now = self.threads.progressed_ns, now_ns()
+        limit = int(self.options.stuck_after * 1e9)
+        if now - progressed_ns < limit:
+            return 0.0
+        steps = (call.stepped_ns for call in list(self.calls.open.values()) if call.running)
+        idle = now - max(progressed_ns, *steps, 0)
+        return idle / 1e9 if idle >= limit else 0.0
+
+    def _sessions_in_use(self) -> set[Session]:
+        calls = list(self.calls.open.values())
+        return {call.session for call in calls if call.session is not None}
+
+
+def _patterns(texts: tuple[str, ...]) -> tuple[Address, ...]:
+    if not texts:
+        return ()
+    from bridge.security.destinations import pattern  # loads modules that the start of a worker does not need
+
+    try:
+        return tuple(map(pattern, texts))
+    except ValueError as error:
+        raise ValueError(f"api_bases: {error}") from None
+
+
+def _opened(place: str | None) -> Store | None:
+    """Open the store at `place`, if there is one. Raises StoreFailed."""
+    if place is None:
+        return None
+    from bridge.worker.stores import open_store  # loads modules that a worker without a store does not need
+
+    return open_store(place)
