@@ -1,4 +1,4 @@
-"""What the fuzz programs have in common: their arguments, and the seed that repeats a run."""
+"""The command line of the fuzz programs, with a seed that repeats a run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from collections.abc import Callable
 
 
 class Fault(Exception):
-    """What must not happen; the text says with which input."""
+    """Raised for a defect that was found; the text includes the input."""
 
 
-def main(description: str, run: Callable[[float, int], int], what: str) -> int:
-    """Run run(seconds, seed), which returns how many inputs there were or raises Fault; returns
-    the exit status. what: of the inputs, for the last line."""
+def main(description: str, run: Callable[[float, int], int], inputs: str) -> int:
+    """Run a fuzz program, and return its exit status.
+
+    run(seconds, seed): returns the number of inputs, or raises Fault. inputs: describes them in the last line.
+    """
     parser = argparse.ArgumentParser(description=description.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
@@ -25,5 +27,5 @@ def main(description: str, run: Callable[[float, int], int], what: str) -> int:
     except (Fault, AssertionError) as fault:
         print(f"seed {options.seed}: {fault}", file=sys.stderr)
         return 1
-    print(f"{count} {what}")
+    print(f"{count} {inputs}")
     return 0

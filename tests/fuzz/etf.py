@@ -1,4 +1,4 @@
-"""Feeds bytes to _etf until the time is over: by atheris where it is installed, else by mutation.
+"""Pass random bytes to _etf for some time, made by atheris if it is installed, else by mutation.
 
     python tests/fuzz/etf.py [SECONDS]
 
@@ -36,7 +36,7 @@ TAGS = bytes([70, 77, 80, *range(88, 91), *range(97, 121), 131])
 
 
 def feed(data: bytes) -> None:
-    """Read `data` in every way, and write what came of it: that must be read as the same again."""
+    """Decode `data` in every way, encode the value, and check that this decodes to an equal value."""
     for decoder in (*UNTYPED, *TYPED):
         try:
             value = decoder.decode(data)

@@ -1,10 +1,10 @@
-"""Sends mutated requests in every format to a live worker until the time is over.
+"""Send mutated requests in every format to a worker for some time.
 
     python tests/fuzz/frames.py [--seconds 60] [--seed N]
 
-Each request must get exactly one reply with its id, whatever is in it, and no reply may say that
-the worker is at fault (`internal`, `handler_error`). The worker must go on, end with status 0 at
-the end of its input, and keep its memory. The seed that is printed repeats a run.
+Each request must get exactly one reply with its id, whatever it contains, and no reply may report a
+defect of the worker (`internal`, `handler_error`). The worker must go on, end with status 0 at the
+end of its input, and stay within a memory limit. The printed seed repeats a run.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ import msgspec
 from command import Fault, main
 
 import framing_spec
-from bridge.wire import _etf  # found through the line above
+from bridge.wire import _etf  # in the folder that the line above adds
 from bridge.wire._frames import format_of
 from peer import Peer
 
-MOST_MEMORY = 700 << 20  # bytes of a worker with DSPy loaded, a third of it DSPy itself
+MOST_MEMORY = 700 << 20  # bytes of a worker that has loaded DSPy, which takes a third of it
 MAX_FRAME = 1 << 20
 FRAMES_OF_A_WORKER = 3000
-BATCH = 20  # requests that are open at once
+BATCH = 20  # open requests
 FAULTS = {"internal", "handler_error"}
 
 QA = {
@@ -40,7 +40,7 @@ QA = {
     "outputs": [{"name": "answer"}, {"name": "score", "type": "optional<float>"}],
 }
 TOOL = {"name": "clock", "description": "The time.", "args": {"zone": {"type": "string"}}}
-LISTED = {  # as a server of the Model Context Protocol lists it
+LISTED = {  # a tool as a server of the Model Context Protocol lists it
     "name": "look-up",
     "title": "Look up",
     "inputSchema": {
@@ -56,7 +56,7 @@ MAPS = {
 }
 ASKED = {"question": "Who?"}
 BUFFER = {"$buffer": 0}
-# What a model says to the program with tools, and to the others in between.
+# The answers of a model, to the program with tools and to all others.
 STEPS = {
     "next_tool_name": {
         "next_thought": "I look it up.",
@@ -65,7 +65,7 @@ STEPS = {
     },
     "": {"answer": "noon", "score": "0.5", "reasoning": "so", "out": "0.10"},
 }
-# Good requests of every command; what they name is created by the others, or is not there.
+# Valid requests for every command. The objects that they name are created by other requests, or missing.
 REQUESTS: list[dict[str, Any]] = [
     {"command": "ping", "args": {"health_check": True}},
     {"command": "hello", "args": {"offers": {"buffers": False, "logs": False, "tools": True}}},
@@ -151,7 +151,7 @@ SCALARS: list[Any] = [
 
 
 def nested(chance: random.Random) -> Any:
-    """A list or map of any depth up to what a format can write."""
+    """Return nested lists and maps, up to the depth that a format can encode."""
     value: Any = chance.choice(SCALARS)
     for _ in range(chance.choice((1, 2, 5, 100, 400))):
         value = [value] if chance.random() < 0.5 else {"k": value}
@@ -171,20 +171,20 @@ def any_value(chance: random.Random) -> Any:
     return [[] for _ in range(20_000)]
 
 
-def places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """(container, key) of everything below `value`."""
+def positions(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield container and key of everything in `value`, at every level."""
     entries = value.items() if isinstance(value, dict) else enumerate(value)
     for key, entry in list(entries):
         yield value, key
         if isinstance(entry, dict | list):
-            yield from places(entry)
+            yield from positions(entry)
 
 
 def mutated(chance: random.Random, request: dict[str, Any]) -> dict[str, Any]:
-    """The request with some values replaced, removed, added, renamed or taken from another."""
+    """Return the request with some values replaced, removed, added, renamed or copied from another request."""
     made = copy.deepcopy(request)
     for _ in range(chance.choice((0, 1, 1, 1, 2, 3))):
-        container, key = chance.choice([*places(made)])
+        container, key = chance.choice([*positions(made)])
         kind = chance.randrange(6)
         if key in ("command", "id") and container is made and chance.random() < 0.9:
             continue
@@ -201,7 +201,7 @@ def mutated(chance: random.Random, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def encoded(chance: random.Random, request: dict[str, Any]) -> bytes | None:
-    """In one of the formats, alone or in a multipart frame; None where it has no form in it."""
+    """Return the request in a random format, alone or in a multipart frame, or None if it cannot be encoded."""
     encoders = (msgspec.json.encode, msgspec.msgpack.encode, _etf.encode)
     try:
         data = chance.choice(encoders)(request)
@@ -213,7 +213,7 @@ def encoded(chance: random.Random, request: dict[str, Any]) -> bytes | None:
 
 
 def broken(chance: random.Random, data: bytes) -> bytes:
-    """The frame with some bytes changed, removed or put in."""
+    """Return the frame with some bytes changed, removed or inserted."""
     made = bytearray(data)
     for _ in range(chance.randrange(1, 4)):
         at = chance.randrange(len(made) + 1)
@@ -230,14 +230,14 @@ def broken(chance: random.Random, data: bytes) -> bytes:
 
 
 class Worker:
-    """A live worker, and the ids that it still owes a reply."""
+    """A worker, and the requests that it has not answered yet."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
         self.peer = Peer("--max-frame", str(MAX_FRAME), "--quiet", adapter="dspy")
         self.sent = 0
         self.owed: dict[Any, bytes] = {}
-        self.last = b""  # sent without an id that is known
+        self.last = b""  # the last frame whose id is unknown
 
     def send(self, request_id: Any, data: bytes) -> None:
         self.owed[request_id] = data
@@ -245,7 +245,7 @@ class Worker:
         self.sent += 1
 
     def receive(self) -> dict[str, Any]:
-        """The next reply; events are passed over, and calls of the host refused."""
+        """Return the next reply. Ignores events, and answers calls of the host."""
         while True:
             try:
                 frame = self.peer.receive_frame()
@@ -260,7 +260,7 @@ class Worker:
                 frame, _ = framing_spec.parted(frame)
             format = format_of(frame)
             if format is None:
-                raise Fault(f"a frame in no format: {frame[:200]!r}")
+                raise Fault(f"a frame in an unknown format: {frame[:200]!r}")
             message = decoded(format, frame)
             if "success" in message:
                 return message
@@ -268,11 +268,11 @@ class Worker:
                 self.peer.send_frame(self._answer(format, message["id"]))
 
     def _answer(self, format: Any, call_id: str) -> bytes:
-        """What the host answers to a call of a tool: good or bad, it ends the worker's waiting."""
+        """Return a valid or invalid answer to a tool call, which the worker must accept as the end of that call."""
         answer = copy.deepcopy(self._chance.choice(ANSWERS))
         for _ in range(self._chance.choice((0, 0, 1, 2))):
             answer[self._chance.choice([*answer, "x"])] = any_value(self._chance)
-        answer = {"id": call_id, **answer}  # in front, where it is found also if the rest is broken
+        answer = {"id": call_id, **answer}  # first, where it is found even if the rest is broken
         try:
             data: bytes = format.encode(answer)
         except (msgspec.MsgspecError, OverflowError, RecursionError, ValueError, TypeError):
@@ -282,31 +282,31 @@ class Worker:
         return data
 
     def settle(self) -> None:
-        """Wait until nothing is owed. Raises Fault for a reply that is owed to nobody."""
+        """Wait until every request has a reply. Raises Fault for an unexpected reply."""
         while self.owed:
             reply = self.receive()
             sent = self.owed.pop(reply["id"], None)
             if sent is None:
                 owed = [data[:2000] for data in self.owed.values()]
-                raise Fault(f"a reply that nothing asked for: {reply}; owed are replies to {owed}")
+                raise Fault(f"an unexpected reply: {reply}; no reply yet to {owed}")
             check(reply, sent)
 
     def settle_any(self, data: bytes) -> None:
-        """The same for a frame whose id is not known: one reply of any id, beside a ping's."""
+        """Send a frame whose id is unknown, and expect one reply with any id besides that to a ping."""
         answer = is_answer(data)
         self.last = data
         self.peer.send_frame(data)
         self.sent += 1
-        self.peer.send({"id": "behind", "command": "ping"})
+        self.peer.send({"id": "after", "command": "ping"})
         others = [self.receive()] if answer else [self.receive(), self.receive()]
-        others = [reply for reply in others if reply["id"] != "behind"]
+        others = [reply for reply in others if reply["id"] != "after"]
         if len(others) != (0 if answer else 1):
             raise Fault(f"{len(others)} replies to {data[:2000]!r}")
         for reply in others:
             check(reply, data)
 
     def memory(self) -> int:
-        """Bytes that are resident."""
+        """Return the resident memory in bytes."""
         with open(f"/proc/{self.peer.process.pid}/statm") as statm:
             return int(statm.read().split()[1]) * 4096
 
@@ -314,21 +314,21 @@ class Worker:
         memory = self.memory()
         self.peer.close_input()
         status = self.peer.wait()
-        said = self.peer.stderr()
+        output = self.peer.stderr()
         self.peer.finish()
-        if status or "Traceback" in said:
-            raise Fault(f"the worker ended with {status}: {said[-3000:]}")
+        if status or "Traceback" in output:
+            raise Fault(f"the worker ended with {status}: {output[-3000:]}")
         if memory > MOST_MEMORY:
             raise Fault(f"{memory >> 20} MiB after {self.sent} frames")
 
 
 def is_answer(data: bytes) -> bool:
-    """Whether the frame may be a host's answer, which gets no reply."""
+    """Return whether the frame may be a host's answer, which gets no reply."""
     return b"success" in data
 
 
 def decoded(format: Any, frame: bytes) -> Any:
-    """A message; signatures come back as they came, also where they are no UTF-8."""
+    """Decode a message. Signatures come back unchanged, even if they are not valid UTF-8."""
     try:
         return format.decode(frame)
     except UnicodeDecodeError:
@@ -341,7 +341,7 @@ def check(reply: dict[str, Any], sent: bytes) -> None:
 
 
 def run(seconds: float, seed: int) -> int:
-    """How many frames were answered. Raises Fault."""
+    """Fuzz, and return how many frames were answered. Raises Fault."""
     chance = random.Random(seed)
     end = time.monotonic() + seconds
     count = 0
@@ -363,7 +363,7 @@ def step(chance: random.Random, worker: Worker) -> None:
     request.setdefault("args", {})
     request = mutated(chance, request)
     request_id = chance.choice((worker.sent, f"request-{worker.sent}", 2**60 + worker.sent))
-    if chance.random() < 0.8:  # in front, where it is found also if the rest is broken
+    if chance.random() < 0.8:  # first, where it is found even if the rest is broken
         request.pop("id", None)
         request = {"id": request_id, **request}
     data = encoded(chance, request)

@@ -1,9 +1,8 @@
-"""Feeds mutated multipart frames to a worker's dispatcher until the time is over.
+"""Pass mutated multipart frames to a worker's dispatcher for some time.
 
     python tests/fuzz/multipart.py [SECONDS]
 
-Each frame must get one reply that can be read, and no more may be kept of it. Meant for a build
-with sanitizers, as `etf.py` says.
+Each frame must get one readable reply. Meant for a build with sanitizers, see `etf.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 
-import arrays  # found through the line above
+import arrays  # in the folder that the line above adds
 import framing_spec
 from bridge import Dispatcher, Options
 from bridge._framing import Frame, buffers_of, envelope_of, is_multipart
@@ -30,7 +29,7 @@ WAIT = 30.0  # seconds for a reply
 
 
 def seeds() -> list[bytes]:
-    """Good frames in every format: arrays of all types, binaries, buffers that nothing names."""
+    """Return valid frames in every format, with arrays of all types, binaries, and unused buffers."""
     frames = []
     for kind, (size, _) in TYPES.items():
         form = {"$tensor": {"type": kind, "shape": [2, 3], "data": {"$buffer": 1}}}
@@ -59,7 +58,7 @@ def seeds() -> list[bytes]:
 
 
 def mutated(chance: random.Random, data: bytearray, corpus: list[bytes]) -> None:
-    """Mostly in the table and the envelope: what stands in buffers is any number."""
+    """Mutate mostly the table and the envelope, because buffers may contain any bytes."""
     for _ in range(chance.randrange(1, 3)):
         at = chance.randrange(min(len(data) + 1, 250))
         kind = chance.randrange(7)
@@ -81,7 +80,7 @@ def mutated(chance: random.Random, data: bytearray, corpus: list[bytes]) -> None
 
 
 def answered(dispatcher: Dispatcher, data: bytes) -> bytes:
-    """The reply, or nothing to what may be an answer to a worker's own request."""
+    """Return the reply, or nothing for a frame that may be a host's answer."""
     if b"success" not in data:
         return dispatcher.call(data, WAIT)
     try:

@@ -1,11 +1,11 @@
-"""Drives two workers that share a store through random sessions until the time is over.
+"""Make random calls to the sessions of two workers that share a store, for some time.
 
     python tests/fuzz/sessions.py [--seconds 60] [--seed N]
 
-Calls create, change, read, run, stream, pause, cancel and end, with deadlines, in sessions that
-are durable or not, beside changes for all; workers are killed. Every call must get one reply, no
-event may come behind it, and what a session holds must be what a simple model says: acknowledged
-changes are there, others are there whole or not at all. The seed that is printed repeats a run.
+Calls create, change, read, run, stream, pause, cancel and end, with deadlines, in durable and other
+sessions; some calls affect all sessions, and workers are killed. Every call must get one reply, no
+event may follow it, and the content of a session must agree with a simple model: acknowledged
+changes are present, others are present completely or not at all. The printed seed repeats a run.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 
 from command import Fault, main
 
-from peer import Peer  # found through the line above
+from peer import Peer  # in the folder that the line above adds
 
 DURABLE = ("d1", "d2")
-VOLATILE = ("m1", "m2")  # a session of each worker
+VOLATILE = ("m1", "m2")  # each worker has its own
 KEYS = ("a", "b", "c")
 PROGRAMS = ("p", "q")
 MOST_MEMORY = 700 << 20  # bytes of a worker with DSPy loaded
-KILLS = 0.03  # of the rounds
+KILLS = 0.03  # share of the rounds
 SLOW = "word " * 400
 END = "cleanup_session"
 END_ALL = ("cleanup", "reset_state")
 
-# A call that ends so may have done what it was asked for, or not; all others have not.
+# A call that fails with one of these may have had its effect; a call that fails otherwise has not.
 UNCERTAIN = {"deadline_exceeded", "cancelled", "store_failed", "killed"}
 EXPECTED = {
     *UNCERTAIN,
@@ -45,32 +45,32 @@ EXPECTED = {
 }
 
 
-# What a session may hold: data by key and definitions of programs by id, each a set of JSON texts
-# that are possible; "" is nothing.
+# The possible content of a session: data by key and definitions of programs by id, each a set of JSON
+# texts; "" means that there is none.
 Possible = dict[tuple[str, str], set[str]]
 
 
 def nothing() -> Possible:
-    places = [("data", key) for key in KEYS] + [("program", each) for each in PROGRAMS]
-    return {place: {""} for place in places}
+    slots = [("data", key) for key in KEYS] + [("program", each) for each in PROGRAMS]
+    return {slot: {""} for slot in slots}
 
 
 class Change:
-    """What a call does to some places of a session: old JSON text -> new one."""
+    """The effect of a call on a session: functions from old to new JSON text, by slot."""
 
-    def __init__(self, places: dict[tuple[str, str], Callable[[str], str]]) -> None:
-        self.places = places
+    def __init__(self, slots: dict[tuple[str, str], Callable[[str], str]]) -> None:
+        self.slots = slots
 
     def apply(self, held: Possible, *, is_certain: bool) -> None:
-        for place, change in self.places.items():
-            after = {change(text) for text in held[place]}
-            held[place] = after if is_certain else held[place] | after
+        for slot, change in self.slots.items():
+            after = {change(text) for text in held[slot]}
+            held[slot] = after if is_certain else held[slot] | after
 
 
 class Call:
-    """One request, and what its reply says of the model.
+    """One request, its effect on the model, and a check of its reply.
 
-    check(reply, held): raises Fault for a success, or an error, that cannot be.
+    check(reply, held): raises Fault for a reply that contradicts the model.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ def put(text: str) -> Callable[[str], str]:
 
 
 def written(chance: random.Random, session: str) -> Call:
-    """An update of data."""
+    """Return an update of data."""
     key = chance.choice(KEYS)
     kind = chance.randrange(4)
     if kind == 0:
@@ -126,7 +126,7 @@ def written(chance: random.Random, session: str) -> Call:
 
 
 def expect(reply: dict[str, Any], code: str, *, possible: bool, certain: bool) -> None:
-    """Whether an error of that code fits what is known."""
+    """Raise Fault if an error of that code contradicts the model."""
     if (reply.get("code") == code and not possible) or (reply["success"] and certain):
         raise Fault(f"{code} is {'certain' if certain else 'impossible'} here")
 
@@ -144,13 +144,13 @@ def read(chance: random.Random, session: str) -> Call:
     return Call(session, "get_session_data", {}, None, check)
 
 
-def known(held: Possible, place: tuple[str, str], text: str) -> None:
-    """What a place was seen to hold."""
-    possible = {json.dumps(json.loads(each), sort_keys=True) if each else "" for each in held[place]}
+def known(held: Possible, slot: tuple[str, str], text: str) -> None:
+    """Check a slot against the model, which then contains only the text that was seen."""
+    possible = {json.dumps(json.loads(each), sort_keys=True) if each else "" for each in held[slot]}
     seen = json.dumps(json.loads(text), sort_keys=True) if text else ""
     if seen not in possible:
-        raise Fault(f"{place} holds {text!r}, which is none of {sorted(possible)}")
-    held[place] = {text}
+        raise Fault(f"{slot} is {text!r}, expected one of {sorted(possible)}")
+    held[slot] = {text}
 
 
 def signature(name: str) -> dict[str, Any]:
@@ -214,8 +214,8 @@ def configured(chance: random.Random, session: str) -> Call:
 
 
 def ended(chance: random.Random, session: str) -> Call:
-    places = {place: put("") for place in nothing()}
-    return Call(session, END, {}, Change(places))
+    slots = {slot: put("") for slot in nothing()}
+    return Call(session, END, {}, Change(slots))
 
 
 def all_ended(chance: random.Random, session: str) -> Call:
@@ -239,7 +239,7 @@ STEPS: list[tuple[Callable[[random.Random, str], Call], float]] = [
 
 
 class Worker:
-    """A live worker, what its own sessions may hold, and the replies it owes."""
+    """A worker, the possible content of its own sessions, and the calls that it has not answered yet."""
 
     numbers = itertools.count(1)
 
@@ -255,7 +255,7 @@ class Worker:
             self.make_durable(session)
 
     def make_durable(self, session: str) -> None:
-        for _ in range(2):  # the first call of a session that another worker took is lost
+        for _ in range(2):  # the first call fails if another worker has taken over the session
             reply = self._ask("create_session", session_id=session, durable=True)
             if reply["success"]:
                 return
@@ -286,7 +286,7 @@ class Worker:
         self.is_killed = True
 
     def settle(self) -> None:
-        """Read until nothing is owed, or to the end of a worker that was killed."""
+        """Read until every call has a reply, or until the end of a killed worker."""
         while self.owed:
             frame = self.peer.receive_frame()
             if frame is None:
@@ -302,27 +302,27 @@ class Worker:
         number = message["id"]
         if "event" in message:
             if number in self.answered or not self.owed[number].request.get("stream"):
-                raise Fault(f"an event that nobody waits for: {message}")
+                raise Fault(f"an unexpected event: {message}")
             return
         call = self.owed.pop(number, None)
         if call is None:
-            raise Fault(f"a reply that nothing asked for: {message}")
+            raise Fault(f"an unexpected reply: {message}")
         self.answered.add(number)
         call.reply = message
 
     def finish(self) -> None:
-        """End it in order, with a look at its memory and its words."""
+        """End the worker, and check its memory and stderr."""
         with open(f"/proc/{self.peer.process.pid}/statm") as statm:
             memory = int(statm.read().split()[1]) * 4096
         self.peer.close_input()
         status = self.peer.wait()
-        said = self.peer.stderr()
-        if status or "Traceback" in said or memory > MOST_MEMORY:
-            raise Fault(f"ended with {status}, {memory >> 20} MiB: {said[-3000:]}")
+        output = self.peer.stderr()
+        if status or "Traceback" in output or memory > MOST_MEMORY:
+            raise Fault(f"ended with {status}, {memory >> 20} MiB: {output[-3000:]}")
 
 
 class World:
-    """Two workers, a store, and the model of what is in it."""
+    """Two workers, their store, and the model of its content."""
 
     def __init__(self, chance: random.Random, folder: str) -> None:
         self.chance = chance
@@ -332,7 +332,7 @@ class World:
         self.calls = 0
 
     def round(self) -> None:
-        """Some calls at once, of a durable session to one worker only; then what they mean."""
+        """Make some concurrent calls, those of a durable session to one worker only, and check their replies."""
         chance = self.chance
         owner = {session: chance.randrange(2) for session in DURABLE}
         sent: list[tuple[int, Call]] = []
@@ -342,7 +342,7 @@ class World:
             call = chance.choices([s for s, _ in STEPS], [w for _, w in STEPS])[0](chance, session)
             if self._fits(call, [one for _, one in sent]):
                 sent.append((at, self._send(self.workers[at], call)))
-        # Until it is made durable again, an ended session is in memory only.
+        # An ended session is in memory only, until it is made durable again.
         ended_here = {call.session for _, call in sent if call.request["command"] == END}
         dead = chance.randrange(2) if chance.random() < KILLS and not ended_here else None
         if dead is not None:
@@ -361,8 +361,10 @@ class World:
 
     @staticmethod
     def _fits(call: Call, others: list[Call]) -> bool:
-        """Not both in one round: what is left of a session that was durable, in memory, would end
-        with all others."""
+        """Return whether a call can be in one round with others.
+
+        A call that ends one session cannot be with one that ends all: the session may be in memory only by then.
+        """
         ends = {END, *END_ALL}
         kinds = {one.request["command"] for one in (call, *others)} & ends
         return END not in kinds or len(kinds) == 1
@@ -385,10 +387,10 @@ class World:
         code = None if reply["success"] else reply["code"]
         try:
             if code is not None and code not in EXPECTED:
-                raise Fault("an error that nothing explains")
+                raise Fault("an unexpected error")
             if call.request["command"] in END_ALL:
-                for held in worker.held.values():  # whatever its reply is: they end on arrival
-                    Change({place: put("") for place in held}).apply(held, is_certain=code != "killed")
+                for held in worker.held.values():  # whatever the reply is, these sessions end when the request arrives
+                    Change({slot: put("") for slot in held}).apply(held, is_certain=code != "killed")
             if call.session is None:
                 return
             held = self.held.get(call.session) or worker.held[call.session]
@@ -404,7 +406,7 @@ class World:
 
 
 def run(seconds: float, seed: int) -> int:
-    """How many calls there were. Raises Fault."""
+    """Fuzz, and return the number of calls. Raises Fault."""
     chance = random.Random(seed)
     end = time.monotonic() + seconds
     with tempfile.TemporaryDirectory() as folder:

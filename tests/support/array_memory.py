@@ -1,7 +1,8 @@
-"""A host of its own that sends a long array to a worker and gets one, and prints how much resident
-memory and how much of Python's own each of the two took at its peak: bytes beside the payload.
+"""A host that sends a long array to a worker and receives one, and prints the peak memory of both processes.
 
-    python tests/array_memory.py json|msgpack|etf [BYTES]
+It prints resident memory and Python's own, in bytes in addition to the payload.
+
+    python tests/support/array_memory.py json|msgpack|etf [BYTES]
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ import numpy
 
 from bridge import Client
 
-UNIT = 1024  # bytes; of /proc
+UNIT = 1024  # bytes, the unit of /proc
 
 
 def resident(pid: int, line: str) -> int:
-    """VmRSS or VmHWM, bytes."""
+    """Return VmRSS or VmHWM of a process in bytes."""
     status = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(entry.split()[1]) for entry in status if entry.startswith(line)) * UNIT
 
 
 class Peaks:
-    """Of both ends, since it was made."""
+    """The peak memory of host and worker since this object was made."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -39,10 +40,10 @@ class Peaks:
         self._traced = tracemalloc.get_traced_memory()[0]
         self._before = {name: resident(pid, "VmRSS") for name, pid in self._pids.items()}
         for pid in self._pids.values():
-            Path(f"/proc/{pid}/clear_refs").write_text("5")  # VmHWM begins anew
+            Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets VmHWM
 
     def read(self, **payloads: int) -> dict[str, Any]:
-        """payloads: what an end has to hold, bytes."""
+        """Return the peaks. payloads: bytes that host or worker have to hold, which are subtracted."""
         resident_peak = {name: resident(pid, "VmHWM") for name, pid in self._pids.items()}
         traced = {
             "host": tracemalloc.get_traced_memory()[1] - self._traced,

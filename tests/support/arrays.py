@@ -1,4 +1,4 @@
-"""An adapter with arrays, for tests and benchmarks: what comes goes back, or is looked at."""
+"""An adapter with arrays, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -65,68 +65,68 @@ class Binary(msgspec.Struct):
 
 @adapter.command("back", OneArray, lane="inline")
 def back(args: OneArray, context: Context) -> dict[str, Any]:
-    """The array."""
+    """Return the array."""
     return {"x": args.x}
 
 
 @adapter.command("back_on_a_thread", OneArray)
 def back_on_a_thread(args: OneArray, context: Context) -> dict[str, Any]:
-    """The array, from another thread; as an event first."""
+    """Return the array from another thread, after sending it as an event."""
     context.emit("array", {"x": args.x})
     return {"x": args.x}
 
 
 @adapter.command("tensor_back", OneTensor)
 def tensor_back(args: OneTensor, context: Context) -> dict[str, Any]:
-    """The tensor."""
+    """Return the tensor."""
     return {"x": args.x}
 
 
 @adapter.command("anything", dict[str, Any])
 def anything(args: dict[str, Any], context: Context) -> dict[str, Any]:
-    """The args, and their types."""
+    """Return the args and their types."""
     return {"args": args, "types": {name: type(value).__name__ for name, value in args.items()}}
 
 
 @adapter.command("matmul", Product)
 def matmul(args: Product, context: Context) -> dict[str, Any]:
-    """The product of two matrices."""
+    """Return the product of two matrices."""
     return {"product": args.a @ args.b}
 
 
 @adapter.command("many", Many)
 def many(args: Many, context: Context) -> dict[str, Any]:
-    """How many arrays of each kind."""
+    """Return the number of arrays of each kind."""
     return {"rows": len(args.rows), "maybe": args.maybe is not None, "named": len(args.named)}
 
 
 @adapter.command("binary", Binary)
 def binary(args: Binary, context: Context) -> dict[str, Any]:
-    """Both, the other way round."""
+    """Return both values, swapped."""
     return {"data": args.view, "view": args.data}
 
 
 @adapter.command("noted", Noted)
 def noted(args: Noted, context: Context) -> dict[str, Any]:
-    """The note."""
+    """Return the note."""
     return {"note": args.note}
 
 
 @adapter.command("places", Places)
 def places(args: Places, context: Context) -> dict[str, Any]:
-    """The array of the pair."""
+    """Return the array of the pair."""
     return {"x": args.pair and args.pair[1]}
 
 
 @adapter.command("tree", Tree)
 def tree(args: Tree, context: Context) -> dict[str, Any]:
-    """What the leaf is."""
+    """Return the type of the leaf."""
     return {"leaf": type(args.leaf).__name__, "has_left": args.left is not None}
 
 
 @adapter.command("facts", OneArray)
 def facts(args: OneArray, context: Context) -> dict[str, Any]:
-    """What there is to know of an array."""
+    """Return the properties of an array."""
     x = args.x
     return {
         "dtype": str(x.dtype),
@@ -142,20 +142,20 @@ made_arrays: list[numpy.ndarray] = []
 
 @adapter.command("make", Size, lane="inline")
 def make(args: Size, context: Context) -> dict[str, Any]:
-    """Makes an array for `made`."""
+    """Make an array for `made`."""
     made_arrays[:] = [numpy.ones(args.size // 4, "f4")]
     return {}
 
 
 @adapter.command("made", lane="inline")
 def made(args: None, context: Context) -> dict[str, Any]:
-    """The array that `make` has made."""
+    """Return the array that `make` has made."""
     return {"x": made_arrays[0]}
 
 
 @adapter.command("traced", lane="inline")
 def traced(args: None, context: Context) -> dict[str, int]:
-    """The peak of Python's memory since it was last asked for, beside what it was then; bytes."""
+    """Return the growth of Python's memory at its peak since the last call, in bytes."""
     if not tracemalloc.is_tracing():
         tracemalloc.start()
     peak = tracemalloc.get_traced_memory()[1] - traced_before[0]
@@ -169,7 +169,7 @@ traced_before = [0]
 
 @adapter.command("ask", dict[str, Any])
 def ask(args: dict[str, Any], context: Context) -> dict[str, Any]:
-    """What the host's tool `double` makes of the args."""
+    """Return the result of the host's tool `double`."""
     call = {"name": "double", "args": args, "session_id": context.session_id or "default"}
     answer = context.call_host("call_tool", call)
     return {"x": answer, "type": type(answer).__name__}
@@ -214,7 +214,7 @@ class Several(msgspec.Struct):
 
 @adapter.command("several", Several)
 def several(args: Several, context: Context) -> dict[str, Any]:
-    """Which of them came."""
+    """Return the names of the args that were given."""
     return {"came": [name for name in Several.__struct_fields__ if getattr(args, name) is not None]}
 
 
@@ -223,13 +223,13 @@ buffer = bytearray(8000)
 
 @adapter.command("own_buffer", lane="inline")
 def own_buffer(args: None, context: Context) -> dict[str, Any]:
-    """The adapter's own buffer, which it goes on using."""
+    """Return a buffer that the adapter goes on using."""
     return {"x": memoryview(buffer)}
 
 
 @adapter.command("change_buffer", lane="inline")
 def change_buffer(args: None, context: Context) -> dict[str, Any]:
-    """Counts the buffer's first byte up, and tries to make it longer."""
+    """Increment the buffer's first byte, and try to extend the buffer."""
     buffer[0] += 1
     with contextlib.suppress(BufferError):
         buffer.extend(b"more")
@@ -238,11 +238,11 @@ def change_buffer(args: None, context: Context) -> dict[str, Any]:
 
 @adapter.command("forge", dict[str, Any])
 def forge(args: dict[str, Any], context: Context) -> dict[str, Any]:
-    """Something that looks like a reference, beside an array."""
+    """Return a map that looks like a reference, and an array."""
     return {"x": numpy.zeros(2), "y": {"$buffer": 0}}
 
 
 @adapter.command("ask_host", lane="thread")
 def ask_host(args: None, context: Context) -> dict[str, Any]:
-    """What the host says."""
+    """Return the result of a host's tool."""
     return {"answer": context.call_host("call_tool", {"name": "t", "args": {}})}

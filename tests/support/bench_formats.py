@@ -1,4 +1,4 @@
-"""Formats of a user's own, for the benchmark's tests: one that works, and some that do not."""
+"""User-defined formats for tests of the benchmark: one that works, and some that fail."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bridge.bench import Format, Unsuitable
 
 
 class Literal(Format):
-    """Python's own literals."""
+    """Python literals."""
 
     name, about, flags = "literal", "repr and literal_eval", "none"
 
@@ -22,7 +22,7 @@ class Literal(Format):
 
 
 class Rounding(Literal):
-    """Brings numbers back changed."""
+    """Changes numbers."""
 
     name = "rounding"
 
@@ -52,7 +52,7 @@ class Missing(Literal):
 
 
 class Dying(Literal):
-    """Ends its worker."""
+    """Ends its worker process."""
 
     name = "dying"
 
@@ -74,7 +74,7 @@ class Failing(Literal):
 
 
 class Fickle(Literal):
-    """Well in a check, worse in a worker."""
+    """Works in the check, but changes values in the worker."""
 
     name = "fickle"
 
@@ -83,7 +83,7 @@ class Fickle(Literal):
 
 
 class Hanging(Literal):
-    """Its worker does not come back, and says in `pid` who it was."""
+    """Never returns in its worker, whose process id it writes to `pid`."""
 
     name = "hanging"
 

@@ -17,7 +17,7 @@ TINY = {"starts": 1, "rounds": 3, "budget": 0.0005, "quick": True}
 SUPPORT = Path(__file__).parent
 
 
-# What each of them is N/A for, on `ping`.
+# The reason why each of these formats is N/A with `ping`.
 OWN = {
     "Literal": None,
     "Rounding": "comes back changed: $.id: 17 became 17.0",
@@ -31,7 +31,7 @@ OWN = {
 
 
 def reason_against(format: str, payload: Payload) -> str | None:
-    """Why the pair is N/A, if it is."""
+    """Return why a format is N/A with a payload, or None."""
     try:
         case = Case(formats.load(format), payload)
         case.check()
@@ -43,7 +43,7 @@ def reason_against(format: str, payload: Payload) -> str | None:
 
 
 def synthetic(seed: int | str, **shift: float) -> Report:
-    """A report of ten formats, 1000 ns each with 2 % noise, times `shift` by name."""
+    """Return a report of ten formats that take 1000 ns with 2 % noise. shift: factors by name."""
     rng = random.Random(seed)
     names = [f"f{index}" for index in range(10)]
     cells = []

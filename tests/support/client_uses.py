@@ -1,4 +1,4 @@
-"""Calls, streams and callbacks of the Python client; clients in forks; what a client shows."""
+"""Helpers for tests of the Python client: calls, streams, callbacks, forks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from peer import SUPPORT
 SUPPORT_PATH = {"PYTHONPATH": os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH")]))}
 
 
-HANG = 30  # seconds after which something that should have happened is taken to hang
+HANG = 30  # seconds after which a test considers its subject to hang
 
 
-ENDLESS = {"size": 1_000_000}  # of `emit`: it is held back long before
+ENDLESS = {"size": 1_000_000}  # args of `emit`, which is paused long before it has sent that many events
 
 
 def is_idle(client):

@@ -1,4 +1,4 @@
-"""The DSPy commands without a pipe: what hosts send, what they get, what they must not get."""
+"""Requests to the DSPy commands, without a pipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Python end of etf_terms.exs: terms there and back again, in packets on stdin and stdout."""
+"""The Python peer of etf_terms.exs: returns the terms that it receives, in packets on stdin and stdout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def text(chance: random.Random, most: int = 12) -> str:
 
 
 def value(chance: random.Random, depth: int) -> Any:
-    """A value whose bytes must be the BEAM's own: maps have sorted text keys, at most 32."""
+    """Return a random value that the BEAM encodes to the same bytes: maps have sorted text keys, at most 32."""
     if depth and chance.random() < 0.5:
         items = [value(chance, depth - 1) for _ in range(chance.randrange(6))]
         kind = chance.randrange(3)

@@ -1,5 +1,5 @@
-# Random terms of every kind, there and back again through a Python process, and its terms through
-# this one. Arguments: how to start it, how many terms each way, a seed. Prints what was compared.
+# Sends random terms of every kind through a Python process and back, and its terms through this one.
+# Arguments: the command of that process, the number of terms each way, a seed. Prints what was compared.
 
 defmodule Terms do
   @atoms [:ok, :error, :undefined, :"", :"with space", :ünïcode, :日本, :"é", nil, true, false,
@@ -71,7 +71,7 @@ defmodule Terms do
     Enum.random([&String.upcase/1, &__MODULE__.any/1, fn -> bound end, fn x -> {x, bound, 1} end])
   end
 
-  # A pid, a port and a reference of a node elsewhere, and a pid in its old form.
+  # A pid, a port and a reference of another node, and a pid in the old form.
   defp other_node do
     node = <<119, 5, "n@far">>
 
@@ -105,7 +105,7 @@ defmodule Exchange do
     IO.puts("#{theirs} terms of Python")
   end
 
-  # Returns how many were written in the form that must come back to the byte.
+  # Returns how many terms were written in a form that must come back byte for byte.
   defp there_and_back(port, count) do
     sent =
       for _ <- 1..count do
@@ -126,7 +126,7 @@ defmodule Exchange do
     |> Enum.sum()
   end
 
-  # Python has the last word: it compares what comes back with its own value and bytes.
+  # Python compares what comes back with its own value and bytes.
   defp their_terms(port, {batch, index}) do
     terms = ask(port, {"generate", index, length(batch)})
     again = for bytes <- terms, do: bytes |> :erlang.binary_to_term([:safe]) |> :erlang.term_to_binary(minor_version: 2)

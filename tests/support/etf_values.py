@@ -1,4 +1,4 @@
-"""Erlang's external term format: each tag, each rule of docs/protocol.md, each limit."""
+"""Values and terms in Erlang's external term format, for its tests."""
 
 from __future__ import annotations
 

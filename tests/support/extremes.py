@@ -31,7 +31,7 @@ class Number(enum.Enum):
 
 
 class Unreadable(Exception):
-    """One whose text cannot be read."""
+    """An exception whose text cannot be read."""
 
     def __str__(self) -> str:
         raise ValueError("no text")
@@ -60,7 +60,7 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "structs": Node,
     "mixed": lambda value: {"a": [(Link(value), numpy.zeros(1))]},
 }
-# Name -> a function that makes it, so that each is made where it is needed.
+# Functions that make each value when it is needed, by name.
 TOO_DEEP: dict[str, Callable[[], Any]] = {
     **{
         f"{depth} {name}": lambda depth=depth, wrap=wrap: nested(depth, wrap)
@@ -161,7 +161,7 @@ def raise_unreadable(args: None, context: Any) -> None:
 
 
 class Hiding(Exception):
-    """One whose traceback cannot be followed."""
+    """An exception whose traceback cannot be read."""
 
     @property
     def __traceback__(self) -> Any:
@@ -169,7 +169,7 @@ class Hiding(Exception):
 
 
 class Groundless(Exception):
-    """One whose cause cannot be read."""
+    """An exception whose cause cannot be read."""
 
     @property
     def __cause__(self) -> Any:
@@ -250,13 +250,13 @@ def large_ask(args: Size, context: Any) -> None:
 
 @adapter.command("shared", lane="inline")
 def shared(args: None, context: Any) -> Any:
-    """60 levels of lists, in which each holds the next twice."""
+    """Return 60 levels of lists, each of which contains the next one twice."""
     return nested(60, lambda value: [value, value])
 
 
 @adapter.command("recursion_limit", lane="inline")
 def recursion_limit(args: None, context: Any) -> int:
-    """How many calls of a Python function go into one another on this thread."""
+    """Return how deeply calls of a Python function can be nested on this thread."""
 
     def depth(level: int) -> int:
         try:

@@ -1,4 +1,4 @@
-"""The wire of `_framing.pyx` in plain Python: its specification, and the oracle of its tests."""
+"""The framing of `_framing.pyx` in plain Python: a specification, which tests compare the compiled module with."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ import threading
 from bridge.errors import FrameTooLarge, InvalidFrame
 
 HEADER = struct.Struct(">I")
-MULTIPART = struct.Struct(">4sII")  # a multipart frame begins so: how many buffers, the envelope's
-MAGIC = b"\xc1\x01\0\0"  # length; then the length of each buffer, 4 bytes, and the envelope
-ALIGNMENT = 64  # bytes: from the frame's start, of each buffer
+# A multipart frame: the magic number, the number of buffers, the length of the envelope, the lengths of the
+# buffers in 4 bytes each, the envelope, the buffers.
+MULTIPART = struct.Struct(">4sII")
+MAGIC = b"\xc1\x01\0\0"
+ALIGNMENT = 64  # bytes, of each buffer from the start of the payload
 MOST_BUFFERS = 65_536
-TRUSTED = 1 << 30  # bytes; a longer announcement is not skipped: the stream is not one of ours
+TRUSTED = 1 << 30  # bytes; a longer announcement means that the stream does not consist of frames
 
 
 class Reader:
-    """Frames from a descriptor. See `_framing.Reader`."""
+    """Reads frames from a descriptor. See `_framing.Reader`."""
 
     def __init__(self, fd: int, max_frame: int = 64 << 20) -> None:
         self.fd = fd
         self.max_frame = max_frame
-        self._skipping = 0  # bytes of a refused frame that are still to come
+        self._skipping = 0  # bytes of a refused frame that have not arrived yet
 
     def read(self) -> bytes | None:
-        """The next frame, or None at the end. Raises FrameTooLarge, InvalidFrame, OSError."""
+        """Return the next frame, or None at the end. Raises FrameTooLarge, InvalidFrame, OSError."""
         self._skip()
         header = self._exactly(HEADER.size, at_boundary=True)
         if header is None:
@@ -57,7 +59,7 @@ class Reader:
 
 
 class Writer:
-    """Whole frames to a descriptor, from any thread. See `_framing.Writer`."""
+    """Writes whole frames to a descriptor, from any thread. See `_framing.Writer`."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -73,7 +75,7 @@ class Writer:
 
 
 def joined(envelope: bytes, *buffers: bytes) -> bytes:
-    """A multipart frame."""
+    """Return a multipart payload."""
     frame = MULTIPART.pack(MAGIC, len(buffers), len(envelope))
     frame += b"".join(HEADER.pack(len(buffer)) for buffer in buffers) + envelope
     for buffer in buffers:
@@ -82,7 +84,7 @@ def joined(envelope: bytes, *buffers: bytes) -> bytes:
 
 
 def parted(frame: bytes) -> tuple[bytes, list[bytes]]:
-    """The envelope of a multipart frame, and its buffers. Raises InvalidFrame."""
+    """Return the envelope of a multipart payload, and its buffers. Raises InvalidFrame."""
     if len(frame) < MULTIPART.size or not frame.startswith(MAGIC):
         raise InvalidFrame("no multipart frame")
     _, count, length = MULTIPART.unpack_from(frame)

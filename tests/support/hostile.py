@@ -1,4 +1,4 @@
-"""An adapter whose handlers do what handlers must not; for workers under test."""
+"""An adapter whose handlers do what handlers must not do."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Args(msgspec.Struct):
 
 
 def both_lanes(name: str, args: type = Args):
-    """Declare a handler inline, and once more on a thread as NAME_on_thread."""
+    """Declare a handler as an inline command, and as NAME_on_thread on a thread."""
 
     def declare(handler):
         adapter.command(name, args, lane="inline")(handler)
@@ -119,21 +119,21 @@ def sleep(args: Args, context: Any):
 
 @adapter.command("hold_gil", Args)
 def hold_gil(args: Args, context: Any):
-    """Blocks in C with the GIL held: PyDLL calls do not release it."""
+    """Block in C while holding the GIL, which PyDLL calls do not release."""
     ctypes.PyDLL(None).usleep(int(args.seconds * 1_000_000))
     return {}
 
 
 @adapter.command("child", Args)
 def child(args: Args, context: Any):
-    """Starts a process that would outlive the worker."""
+    """Start a process that would outlive the worker."""
     process = subprocess.Popen(["sleep", "600"])
     return {"pid": process.pid}
 
 
 @adapter.command("fork", Args)
 def fork(args: Args, context: Any):
-    """Leaves a child in a session of its own that holds every descriptor of the worker's."""
+    """Leave a child in a new session that holds every descriptor of the worker."""
     pid = os.fork()
     if pid == 0:
         os.setsid()
@@ -154,7 +154,7 @@ def modules(args: Args, context: Any):
 
 @adapter.command("wait_politely", Args)
 def wait_politely(args: Args, context: Any):
-    """Asks between its steps whether it should go on."""
+    """Check between steps whether the call was cancelled."""
     end = time.monotonic() + args.seconds
     while time.monotonic() < end:
         context.check()
@@ -164,7 +164,7 @@ def wait_politely(args: Args, context: Any):
 
 @adapter.command("emit", Args)
 def emit(args: Args, context: Any):
-    """As many events as `size`."""
+    """Send `size` events."""
     for number in range(args.size):
         context.emit("number", number)
     return {"streaming": context.streaming}
@@ -203,7 +203,7 @@ declared: list[Any] = []
 
 @adapter.command("register_tools", dict[str, Any], lane="inline")
 def register_tools(args: dict[str, Any], context: Any):
-    """As the DSPy adapter's; `declared_tools` answers with what was declared."""
+    """Declare tools as the DSPy adapter does. `declared_tools` returns them."""
     declared[:] = args["tools"]
     return {"session_id": "default"}
 
@@ -215,7 +215,7 @@ def declared_tools(args: Any, context: Any):
 
 @adapter.command("use_tool", dict[str, Any])
 def use_tool(args: dict[str, Any], context: Any):
-    """Calls a tool of the host, as a program does."""
+    """Call a tool of the host, as a program does."""
     return context.call_host("call_tool", {"session_id": "default", **args})
 
 
@@ -225,7 +225,7 @@ class SecretArgs(msgspec.Struct):
 
 @both_lanes("leak", SecretArgs)
 def leak(args: SecretArgs, context: Any):
-    """Tries every way out with a secret that is known as one."""
+    """Send a known secret through every output."""
     import logging
     import warnings
 

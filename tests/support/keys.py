@@ -1,4 +1,4 @@
-"""Where keys and requests may go: addresses, patterns, providers, keys that can be sent."""
+"""Helpers for tests of keys and of the addresses that they may be sent to."""
 
 from __future__ import annotations
 

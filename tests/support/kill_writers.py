@@ -1,10 +1,10 @@
-"""Workers that share a store are killed while they write: is everything acknowledged there?
+"""Kill workers that share a store while they write, and check that no acknowledged change is lost.
 
     python tests/support/kill_writers.py --seconds 60 [--json FILE]
 
-Each writer has a durable session and writes one number into two keys of it, in one call, again
-and again, through whichever worker it finds. Whenever a worker was lost under it, and at the end,
-it reads both: they must be equal, not below the last number acknowledged, not above the last sent.
+Each writer has a durable session, and writes one number to two of its keys in one call, repeatedly,
+through any worker. Whenever its worker was killed, and at the end, it reads both: they must be equal,
+not below the last acknowledged number, and not above the last number sent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bridge import Client, errors
 
 @dataclass
 class Count:
-    """What happened. lost, half, invented: must stay 0."""
+    """The results of a run. lost, half, invented: must stay 0."""
 
     kills: int = 0
     acknowledged: int = 0
@@ -67,6 +67,8 @@ class Worker:
 
 
 class Writer:
+    """A thread that writes numbers to one session, and checks them."""
+
     def __init__(self, number: int, workers: list[Worker], count: Count, lock: threading.Lock):
         self._session = f"writer {number}"
         self._random = random.Random(number)
@@ -85,7 +87,7 @@ class Writer:
             self._add(faults=[f"{self._session}: {error!r}"])
 
     def _step(self) -> None:
-        if self._random.random() < 0.02:  # so that sessions change hands while both workers live
+        if self._random.random() < 0.02:  # moves the session while both workers are alive
             self._worker = self._random.choice(self._workers)
         self._sent += 1
         try:
@@ -119,7 +121,7 @@ class Writer:
         if self._acknowledged < 0:
             self._sent = -1
             return
-        # Another worker may have had the session since, so that what this one knows is old.
+        # Another worker may have changed the session meanwhile, so this one may have old data.
         with suppress(errors.SessionLost):
             self._worker.client.call(
                 "update_session_data",
@@ -142,10 +144,10 @@ class Writer:
                 setattr(self._count, name, getattr(self._count, name) + value)
 
 
-def run(store: Path, seconds: float, *, writers: int = 32, places: int = 3, rate: float = 10.0):
-    """The Count of one run; rate: kills a second, at most."""
+def run(store: Path, seconds: float, *, writers: int = 32, slots: int = 3, rate: float = 10.0):
+    """Run the test, and return its Count. rate: kills per second, at most."""
     count, lock, stop = Count(), threading.Lock(), threading.Event()
-    workers = [Worker(store) for _ in range(places)]
+    workers = [Worker(store) for _ in range(slots)]
     all_writers = [Writer(number, workers, count, lock) for number in range(writers)]
     threads = [threading.Thread(target=writer.run, args=(stop,)) for writer in all_writers]
     started = time.monotonic()
@@ -158,7 +160,7 @@ def run(store: Path, seconds: float, *, writers: int = 32, places: int = 3, rate
             worker.kill()
             with lock:
                 count.kills += 1
-            due = time.monotonic() + places / rate  # counted from the start, or a slow machine would only kill
+            due = time.monotonic() + slots / rate  # counted from the start, or a slow machine would only kill
 
     killers = [threading.Thread(target=kill, args=(worker, turn)) for turn, worker in enumerate(workers)]
     for killer in killers:
@@ -182,7 +184,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--writers", type=int, default=32)
-    parser.add_argument("--workers", type=int, default=3, help="that share the store")
+    parser.add_argument("--workers", type=int, default=3, help="workers that share the store")
     parser.add_argument("--rate", type=float, default=10.0, help="kills a second")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
@@ -191,7 +193,7 @@ def main() -> int:
             Path(folder) / "store.db",
             options.seconds,
             writers=options.writers,
-            places=options.workers,
+            slots=options.workers,
             rate=options.rate,
         )
     for name, value in asdict(count).items():

@@ -6,11 +6,11 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-POLL = 0.02  # seconds between two looks at whether the server is to stop
+POLL = 0.02  # seconds between two checks whether to stop
 
 
 class LoopbackServer:
-    """Hands each POST request to `respond`, on a thread of its own. url: without a path."""
+    """A server that passes each POST request to `respond_to` on a new thread. url: without a path."""
 
     def __init__(self) -> None:
         owner = self
@@ -30,7 +30,7 @@ class LoopbackServer:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(POLL,), daemon=True)
 
     def respond_to(self, handler: BaseHTTPRequestHandler) -> None:
-        """Answer the request of `handler`; for subclasses."""
+        """Respond to the request of `handler`. Subclasses implement this."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:

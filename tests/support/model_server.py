@@ -1,4 +1,4 @@
-"""A provider on loopback that says just what a test wants, in the shapes of three protocols."""
+"""A provider on loopback whose responses a test chooses, and messages of three protocols."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ KEY = "sk-loopback-0123456789"
 
 
 class ModelServer(LoopbackServer):
-    """respond(body) -> (status, headers, body): a map is sent as JSON, bytes as they are, a list
-    of either as server-sent events; None closes the connection.
+    """A provider. respond(body): returns (status, headers, body), or None to close the connection.
 
-    requests: the bodies that came.
+    A map as body is sent as JSON, bytes unchanged, a list of either as server-sent events.
+    requests: the bodies that were received.
     """
 
     def __init__(self, respond: Callable[[dict[str, Any]], Any]) -> None:
@@ -32,9 +32,9 @@ class ModelServer(LoopbackServer):
         if response is None:
             handler.close_connection = True
             return
-        status, headers, said = response
-        is_stream = isinstance(said, list)
-        data = b"".join(map(_event, said)) if is_stream else _encoded(said)
+        status, headers, content = response
+        is_stream = isinstance(content, list)
+        data = b"".join(map(_event, content)) if is_stream else _encoded(content)
         kind = "text/event-stream" if is_stream else "application/json"
         handler.send_response(status)
         handler.send_header("Content-Type", kind)
@@ -46,17 +46,17 @@ class ModelServer(LoopbackServer):
             handler.wfile.write(data[start : start + self.piece])
 
 
-def _encoded(said: Any) -> bytes:
-    return said if isinstance(said, bytes) else json.dumps(said).encode()
+def _encoded(content: Any) -> bytes:
+    return content if isinstance(content, bytes) else json.dumps(content).encode()
 
 
-def _event(said: Any) -> bytes:
-    kind = f"event: {said['type']}\n" if isinstance(said, dict) and "type" in said else ""
-    return kind.encode() + b"data: " + _encoded(said) + b"\n\n"
+def _event(content: Any) -> bytes:
+    kind = f"event: {content['type']}\n" if isinstance(content, dict) and "type" in content else ""
+    return kind.encode() + b"data: " + _encoded(content) + b"\n\n"
 
 
 class OpenAI:
-    """Chat completions."""
+    """OpenAI's Chat Completions."""
 
     model = "openai/test-model"
     path = "/v1"
@@ -77,18 +77,18 @@ class OpenAI:
 
     @staticmethod
     def contents(body: dict[str, Any]) -> list[Any]:
-        """What stands for the text of each message."""
+        """Return the content of each message."""
         return [message["content"] for message in body["messages"]]
 
 
 class LiteLLM(OpenAI):
-    """A provider that is reached through litellm only."""
+    """A provider that DSPy reaches through litellm only."""
 
     model = "together_ai/some/model"
 
 
 class Anthropic:
-    """Messages."""
+    """Anthropic's Messages."""
 
     model = "anthropic/claude-3-5-haiku-latest"
     path = "/v1"
@@ -145,7 +145,7 @@ class Anthropic:
 
 
 class Gemini:
-    """generateContent."""
+    """Gemini's generateContent."""
 
     model = "gemini/gemini-2.0-flash"
     path = "/v1beta"
@@ -179,5 +179,5 @@ PROTOCOLS = [OpenAI, Anthropic, Gemini, LiteLLM]
 
 
 def _texts(parts: list[dict[str, Any]], keys: set[str]) -> list[Any]:
-    """The texts of parts that are text, the others as they are."""
+    """Return the texts of text parts, and other parts unchanged."""
     return [part["text"] if part.keys() <= keys else part for part in parts]

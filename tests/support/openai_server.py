@@ -1,4 +1,4 @@
-"""A small OpenAI-compatible server on loopback: real HTTP, streaming too, answers of our choice."""
+"""A small OpenAI-compatible HTTP server on loopback, with streaming, whose answers a test chooses."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from loopback_server import LoopbackServer
 
 
 class OpenAIServer(LoopbackServer):
-    """answer(prompt) -> the completion's text; raise HTTPFault for an error status.
+    """A server. answer(prompt): returns the completion's text, or raises HTTPFault for an error status.
 
-    requests: the (headers, body) of each request that came.
+    requests: headers and body of each request.
     """
 
     def __init__(self, answer: Callable[[str], str], delay: float = 0.0) -> None:
@@ -24,9 +24,9 @@ class OpenAIServer(LoopbackServer):
         self.requests: list[tuple[dict[str, str], dict[str, Any]]] = []
         self.answer = answer
         self.delay = delay
-        self.before_word: Callable[[int], Any] = lambda index: None  # of a streamed answer
+        self.before_word: Callable[[int], Any] = lambda index: None  # called before each word of a streamed answer
         self.finish_reason = "stop"
-        self.broken = 0  # streams that were not read to their end
+        self.broken = 0  # streams that the client did not read to the end
         self.url += "/v1"
 
     def respond_to(self, handler: BaseHTTPRequestHandler) -> None:
@@ -45,7 +45,7 @@ class OpenAIServer(LoopbackServer):
                 self.broken += 1
                 handler.close_connection = True
         else:
-            with contextlib.suppress(OSError):  # the caller did not wait
+            with contextlib.suppress(OSError):  # the client has disconnected
                 _send(handler, 200, _completion(text, self.finish_reason), {})
 
     def _stream(self, handler: BaseHTTPRequestHandler, text: str) -> None:
@@ -71,7 +71,7 @@ class HTTPFault(Exception):
 
 
 def fields(**values: str) -> str:
-    """The reply of a model that keeps to DSPy's chat format."""
+    """Return the reply of a model in DSPy's chat format."""
     parts = [f"[[ ## {name} ## ]]\n{value}" for name, value in values.items()]
     return "\n\n".join([*parts, "[[ ## completed ## ]]"])
 

@@ -1,4 +1,4 @@
-"""Looks at a report of the benchmark in headless Chromium, as a phone and as a desktop shows it.
+"""Check a report of the benchmark in headless Chromium, as a phone and as a desktop show it.
 
 Not a test of the suite: it needs Debian's chromium, which is large. It fails on any message on the
 console and where the page is wider than the screen; the screenshots are for the eye.
@@ -22,7 +22,7 @@ CHROMIUM = [
     *("--disable-sync", "--hide-scrollbars", "--enable-logging=stderr"),
     *("--allow-file-access-from-files", "--virtual-time-budget=5000"),
 ]
-# Chromium's windows are at least 500 pixels wide; a frame within one is as narrow as it should be.
+# Chromium's windows are at least 500 pixels wide, but a frame in one can be narrower.
 FRAME = """<!doctype html><body style="margin:0"><iframe src="{url}" style="border:0"
 width="{width}" height="{height}"></iframe><script>onload = () => {{
 const page = document.querySelector("iframe").contentDocument.documentElement;
@@ -31,7 +31,7 @@ document.title = page.scrollWidth + " " + page.querySelectorAll("svg").length;
 
 
 def browse(page: Path, *flags: str) -> tuple[str, list[str]]:
-    """What it prints, and what the console says."""
+    """Run Chromium, and return its output and the lines of its console."""
     with tempfile.TemporaryDirectory() as profile:
         done = subprocess.run(
             [*CHROMIUM, f"--user-data-dir={profile}", *flags, page.absolute().as_uri()],
@@ -44,20 +44,20 @@ def browse(page: Path, *flags: str) -> tuple[str, list[str]]:
 
 
 def main(report: Path, folder: Path) -> int:
-    """The exit status."""
+    """Check the report at each width, and return the exit status."""
     wrong = 0
     for name, width in WIDTHS.items():
         frame = folder / f"{name}.html"
         frame.write_text(FRAME.format(url=report.absolute().as_uri(), width=width, height=HEIGHT))
         picture = folder / f"{name}.png"
         size = f"--window-size={max(width, 500)},{HEIGHT}"
-        _, said = browse(frame, size, f"--screenshot={picture}")
+        _, lines = browse(frame, size, f"--screenshot={picture}")
         dom, more = browse(frame, size, "--dump-dom")
         found = re.search(r"<title>(\d+) (\d+)</title>", dom)
         wide, pictures = (int(found[1]), int(found[2])) if found else (0, 0)
         print(f"{name}: {width} px, page {wide} px, {pictures} pictures, {picture}")
-        print(*said, *more, sep="\n")
-        wrong += bool(said or more) + (wide != width) + (not pictures)
+        print(*lines, *more, sep="\n")
+        wrong += bool(lines or more) + (wide != width) + (not pictures)
     return min(wrong, 1)
 
 

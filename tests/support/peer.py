@@ -1,4 +1,4 @@
-"""A host that speaks raw bytes to a real worker over real pipes, and can misbehave at will."""
+"""A host that exchanges raw bytes with a worker over pipes, so that tests can misbehave."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 SUPPORT = str(Path(__file__).parent)
-DEADLINE = 30.0  # seconds that a test waits for what must come
+DEADLINE = 30.0  # seconds that a test waits before it fails
 
 
 class Peer:
-    """One worker process. All waiting has a deadline; a missed one fails the test."""
+    """A worker process. Every wait has a deadline; missing it fails the test."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Peer:
         command: list[str] | None = None,
         stderr: Any = subprocess.PIPE,
     ):
-        """command: starts the worker in another way. stderr: as for Popen."""
+        """Start the worker. command: the command line to use instead. stderr: as for Popen."""
         if command is None:
             command = [sys.executable, "-P", "-m", "bridge", "worker", "--adapter", adapter, *flags]
         paths = [SUPPORT, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -62,7 +62,7 @@ class Peer:
         self.send_frame(json.dumps(message).encode())
 
     def receive_frame(self, deadline: float = DEADLINE) -> bytes | None:
-        """The next frame; None at the end of the stream."""
+        """Return the next frame, or None at the end of the stream."""
         header = self._exactly(4, deadline)
         if header is None:
             return None
@@ -91,12 +91,12 @@ class Peer:
         return self.process.wait(deadline)
 
     def stderr(self) -> str:
-        """All that the worker wrote there; only once it has ended."""
+        """Wait for the end of the worker, and return what it has written to stderr."""
         self.process.wait(DEADLINE)
         return self.process.stderr.read().decode()
 
     def finish(self) -> None:
-        """Leave nothing behind, whatever the test did."""
+        """Close the pipes and end the process, whatever the test did."""
         for stream in (self.input, self.output):
             stream.close()
         try:
@@ -122,7 +122,7 @@ class Peer:
 
 
 def wait_until(condition: Any, deadline: float = DEADLINE) -> None:
-    """Wait for a condition that comes true by itself."""
+    """Wait until `condition()` is true."""
     end = time.monotonic() + deadline
     while not condition():
         assert time.monotonic() < end, f"{condition} did not come true within {deadline} s"
@@ -130,7 +130,7 @@ def wait_until(condition: Any, deadline: float = DEADLINE) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether the process is there and not a zombie."""
+    """Return whether the process exists and is not a zombie."""
     try:
         with open(f"/proc/{pid}/stat") as stat:
             return stat.read().rpartition(")")[2].split()[0] != "Z"

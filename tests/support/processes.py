@@ -1,4 +1,4 @@
-"""An adapter whose handlers fork, start children, and write to stderr without end."""
+"""An adapter whose handlers fork, start children, and write much to stderr."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Args(msgspec.Struct):
 
 
 def both_lanes(name: str):
-    """Declare a handler inline, and once more on a thread as NAME_on_thread."""
+    """Declare a handler as an inline command, and as NAME_on_thread on a thread."""
 
     def declare(handler):
         adapter.command(name, Args, lane="inline")(handler)
@@ -47,7 +47,7 @@ def _fork(way: str) -> int:
 
 @both_lanes("fork_and_return")
 def fork_and_return(args: Args, context: Any):
-    """Parent and child both return, raise, exit, or send an event."""
+    """Fork; parent and child both return, raise, exit, or send an event."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pid = _fork(args.way)
@@ -65,7 +65,7 @@ def fork_and_return(args: Args, context: Any):
 
 @adapter.command("fork_and_change", Args, lane="session")
 def fork_and_change(args: Args, context: Any):
-    """Parent and child both change the session and return."""
+    """Fork; parent and child both change the session and return."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pid = os.fork()
@@ -82,7 +82,7 @@ def read_change(args: Args, context: Any):
 
 @both_lanes("fork_and_live")
 def fork_and_live(args: Args, context: Any):
-    """The child lives on; a process of multiprocessing, or of a plain fork."""
+    """Leave a running child, made by multiprocessing or by a plain fork."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if args.way == "multiprocessing":
@@ -98,7 +98,7 @@ def fork_and_live(args: Args, context: Any):
 
 @both_lanes("terminate_fork")
 def terminate_fork(args: Args, context: Any):
-    """A child that gets SIGTERM ends, and nobody else."""
+    """End a child by SIGTERM, which must not end any other process."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
@@ -110,7 +110,7 @@ def terminate_fork(args: Args, context: Any):
 
 @both_lanes("child")
 def child(args: Args, context: Any):
-    """A process that has one more below it."""
+    """Start a process that has a child of its own."""
     command = ["sh", "-c", "sleep 600 & echo $!; wait"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=args.way == "session")
     return {"pids": [process.pid, int(process.stdout.readline())]}
@@ -118,25 +118,25 @@ def child(args: Args, context: Any):
 
 @adapter.command("orphan")
 def orphan(args: None, context: Any):
-    """A process in a session of its own, whose parent has ended."""
+    """Start a process in a new session whose parent ends."""
     command = ["setsid", "sh", "-c", "sleep 600 >/dev/null & echo $!"]
     return {"pids": [int(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)]}
 
 
 @adapter.command("worker")
 def worker(args: None, context: Any):
-    """Starts a worker of its own, which starts a process."""
+    """Start another worker, which starts a process."""
     from bridge import Client
 
     client = Client.start(adapter="processes:adapter")
     pids = client.call("child_on_thread", {"way": "session"})["pids"]
-    adapter.client = client  # lives as long as this process
+    adapter.client = client  # keep it until this process ends
     return {"pids": [client.call("get_stats", {"include": ["worker"]})["worker"]["pid"], *pids]}
 
 
 @both_lanes("descriptors")
 def descriptors(args: Args, context: Any):
-    """Where the descriptors of a child point to."""
+    """Return what the descriptors of a child refer to."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["sh", "-c", f"ls -l /proc/self/fd > {folder}/text"]
         if args.way == "posix_spawn":
@@ -150,7 +150,7 @@ def descriptors(args: Args, context: Any):
 
 @both_lanes("signals")
 def signals(args: Args, context: Any):
-    """What the process, and a child of it, block and ignore."""
+    """Return the signals that the process and a child block and ignore."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     ignored = [n for n in signal.valid_signals() if signal.getsignal(n) is signal.SIG_IGN]
     return {"blocked": sorted(blocked), "ignored": sorted(map(int, ignored))}
@@ -158,7 +158,7 @@ def signals(args: Args, context: Any):
 
 @both_lanes("take_signal")
 def take_signal(args: Args, context: Any):
-    """A signal that a library handles itself."""
+    """Raise a signal that a library handles."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGALRM, lambda *_: None)
         signal.setitimer(signal.ITIMER_REAL, 0.01)
@@ -167,7 +167,7 @@ def take_signal(args: Args, context: Any):
 
 @both_lanes("shout")
 def shout(args: Args, context: Any):
-    """Writes `size` lines of 1000 bytes to stderr."""
+    """Write `size` lines of 1000 bytes to stderr."""
     line = "x" * 999
     for number in range(args.size):
         if args.way == "log":
@@ -194,7 +194,7 @@ def shout(args: Args, context: Any):
 
 @both_lanes("last_words")
 def last_words(args: Args, context: Any):
-    """Writes a line and is gone."""
+    """Write a line, and end the process."""
     print("last words", file=sys.stderr)
     if args.way == "segfault":
         ctypes.string_at(0)

@@ -1,4 +1,4 @@
-"""Sessions without a store: made, listed, limited, forgotten."""
+"""Adapters for tests of sessions."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def make_adapter(counted="program"):
 
     @adapter.command("put", PutArgs, lane="session")
     def put(args, context):
-        """Keep so many bytes."""
+        """Store that many bytes in the session."""
         context.session.records.put(args.kind, args.name, bytes(args.size))
         return {}
 
     @adapter.command("wait")
     def wait(args, context):
-        """Answers when the gate opens."""
+        """Wait until the gate opens."""
         return {"opened": adapter.gate.wait(WAIT)}
 
     return adapter

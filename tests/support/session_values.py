@@ -1,4 +1,4 @@
-"""Session data means the same in each format: written in one, read in another, by any worker."""
+"""Helpers for tests of session data that is written in one format and read in another."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ FORMATS = (JSON, MSGPACK, ETF)
 ids = itertools.count(1)
 
 
-# Atoms go out as atoms, as a host on the BEAM sends them.
+# Sends atoms as a host on the BEAM does.
 as_a_beam = Encoder(["a", "b", "f", "hello", "k", "ok", "tensor", "u", "x"]).encode
 
 
 class Workers:
-    """Workers on one store; `steal` and `restart` change who answers."""
+    """Workers that share a store. `steal` and `restart` change which of them answers."""
 
     def __init__(self, path):
         self.path = path
@@ -70,7 +70,7 @@ class Workers:
 
 
 def foreign_atoms(value):
-    """Atoms that `binary_to_term(_, [:safe])` may refuse, and terms that hold some."""
+    """Return the atoms in a value that `binary_to_term(_, [:safe])` may refuse, and terms that contain them."""
     if isinstance(value, Atom | Opaque):
         return [value]
     if isinstance(value, dict):
@@ -88,7 +88,7 @@ NOT_UTF8 = b"\xff\x00\x80"
 
 
 def same(read, expected):
-    """Equal, and of the same types all through."""
+    """Return whether two values are equal and have equal types at every level."""
     if type(read) is not type(expected):
         return False
     if isinstance(read, dict):

@@ -1,7 +1,7 @@
-"""A relay between a host and a worker that stops, slows, splits, cuts or corrupts what passes.
+"""A relay between a host and a worker that can stop, slow, split, cut or corrupt the stream.
 
-`StallingProxy.python` is given to a host in place of the worker's interpreter, so it works for any
-host that starts one. A `Pump` alone does the same between any two descriptors, sockets too.
+A host uses `StallingProxy.python` as the worker's interpreter, so it works with any host that starts
+workers. A `Pump` alone works between any two descriptors, including sockets.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TO_WORKER, TO_HOST = "to_worker", "to_host"
 
 
 class Pump:
-    """Passes bytes from `source` to `sink` until the end of `source`, then closes `sink`."""
+    """Copies bytes from `source` to `sink` until the end of `source`, then closes `sink`."""
 
     def __init__(self, source: int, sink: int) -> None:
         self.passed = 0  # bytes
@@ -36,14 +36,14 @@ class Pump:
         threading.Thread(target=self._pass, daemon=True).start()
 
     def stop(self) -> None:
-        """Pass nothing on until `go`."""
+        """Stop until `go`."""
         self._can_pass.clear()
 
     def go(self) -> None:
         self._can_pass.set()
 
     def slow(self, bytes_per_second: float | None) -> None:
-        """Pass no more than that; None: as fast as it goes."""
+        """Limit the rate. None: no limit."""
         self._rate = bytes_per_second
 
     def split(self, size: int) -> None:
@@ -51,11 +51,11 @@ class Pump:
         self._piece = size
 
     def corrupt(self, replacement: bytes) -> None:
-        """Put `replacement` in the place of the next bytes."""
+        """Replace the next bytes."""
         self._replacement = replacement
 
     def insert(self, data: bytes) -> None:
-        """Write `data` in between."""
+        """Write `data` between two pieces."""
         with self._writing:
             self._write(data)
 
@@ -79,7 +79,7 @@ class Pump:
                             return
                         self._write(self._changed(piece))
         except OSError:
-            pass  # either end is gone
+            pass  # either end was closed
         finally:
             self.cut()
             os.close(self._source)
@@ -102,7 +102,7 @@ class Pump:
 
 
 class StallingProxy:
-    """Controls the relay of one worker. `python` starts relay and worker, once."""
+    """Controls the relay of one worker. python: the program that starts relay and worker."""
 
     def __init__(self, directory: Path) -> None:
         self._listener = socket.socket(socket.AF_UNIX)
@@ -115,7 +115,7 @@ class StallingProxy:
         self.python = str(launcher)
 
     def tell(self, way: str, method: str, *args: Any) -> Any:
-        """Call a method of the pump `TO_WORKER` or `TO_HOST`; bytes are given as lists."""
+        """Call a method of the pump `TO_WORKER` or `TO_HOST`. Bytes are sent as lists."""
         if self._control is None:
             connection, _ = self._listener.accept()
             self._control = connection.makefile("rw")
@@ -124,7 +124,7 @@ class StallingProxy:
             self._control.write(json.dumps([way, method, *args]) + "\n")
             self._control.flush()
             return json.loads(self._control.readline() or "null")
-        except OSError:  # the host has ended the relay, because of what it was told just now
+        except OSError:  # the command made the host end the relay
             return None
 
     def stop(self, way: str) -> None:
@@ -153,7 +153,7 @@ class StallingProxy:
         return int(self.tell("", "pid"))
 
     def passed(self, way: str) -> int:
-        """How many bytes have been passed on."""
+        """Return how many bytes have been copied."""
         return int(self.tell(way, "passed"))
 
     def close(self) -> None:
@@ -163,7 +163,7 @@ class StallingProxy:
 
 
 def relay(control_path: str, arguments: list[str]) -> None:
-    """Start a worker with `arguments`, and relay between it and this process's own stdio."""
+    """Start a worker with `arguments`, and relay between it and the stdio of this process."""
     worker = subprocess.Popen([sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
     assert worker.stdin is not None
     assert worker.stdout is not None
@@ -173,13 +173,13 @@ def relay(control_path: str, arguments: list[str]) -> None:
     }
     worker.stdin.close()
     worker.stdout.close()
-    threading.Thread(target=_obey, args=(control_path, pumps, worker.pid), daemon=True).start()
+    threading.Thread(target=_execute, args=(control_path, pumps, worker.pid), daemon=True).start()
     status = worker.wait()
-    time.sleep(0.05)  # for what it has written last
+    time.sleep(0.05)  # let the pumps copy its last output
     os._exit(status if status >= 0 else 128 - status)
 
 
-def _obey(control_path: str, pumps: dict[str, Pump], pid: int) -> None:
+def _execute(control_path: str, pumps: dict[str, Pump], pid: int) -> None:
     control = socket.socket(socket.AF_UNIX)
     control.connect(control_path)
     lines = control.makefile("rw")

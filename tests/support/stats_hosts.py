@@ -1,4 +1,4 @@
-"""get_stats: what was called is what it says, by command and by session, as maps and as text."""
+"""An adapter and a host for tests of get_stats."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make_adapter(gate: threading.Event) -> Adapter:
 
     @adapter.command("ask", Size)
     def ask(args, context):
-        """As an adapter that asks language models."""
+        """Count as an adapter does that calls language models."""
         context.count("lm_calls")
         context.count("input_tokens", args.size)
         context.count("cost_usd", 0.25)
@@ -62,7 +62,7 @@ def make_adapter(gate: threading.Event) -> Adapter:
 
 
 class Host:
-    """A dispatcher, and the replies that came later."""
+    """A dispatcher, and the replies that it sent later."""
 
     def __init__(self, gate, **options):
         self.dispatcher = Dispatcher(make_adapter(gate), Options(**options))
@@ -74,7 +74,7 @@ class Host:
         return json.loads(self.dispatcher.call(json.dumps(request).encode(), 30))
 
     def send(self, request_id, command, **more):
-        """Without waiting."""
+        """Send a request without waiting for its reply."""
         request = {"id": request_id, "command": command, **more}
         self.dispatcher.path.answer(Frame.of(json.dumps(request).encode()), Outbox(), self.keep_reply)
 

@@ -1,4 +1,4 @@
-"""Durable sessions: on disk before the reply, back in another worker, lost to a new owner."""
+"""Workers that share a store, for tests of durable sessions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrays and binaries on the wire: in every format, apart or not, and those that lie."""
+"""Multipart frames with arrays and binaries, valid and invalid, for tests."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import struct
 import numpy
 
 
-def frame_of(envelope, *buffers, **lies):
-    """A multipart frame as the protocol states it; lies: what to write in place of the truth."""
+def frame_of(envelope, *buffers, **wrong):
+    """Return a multipart payload. wrong: parts to write instead of the right ones."""
     text = envelope if isinstance(envelope, bytes) else json.dumps(envelope).encode()
-    count, length = lies.get("count", len(buffers)), lies.get("length", len(text))
-    lengths = lies.get("lengths", [len(buffer) for buffer in buffers])
-    frame = lies.get("magic", b"\xc1\x01\0\0") + struct.pack(">II", count, length)
+    count, length = wrong.get("count", len(buffers)), wrong.get("length", len(text))
+    lengths = wrong.get("lengths", [len(buffer) for buffer in buffers])
+    frame = wrong.get("magic", b"\xc1\x01\0\0") + struct.pack(">II", count, length)
     frame += struct.pack(f">{len(lengths)}I", *lengths) + text
     for buffer in buffers:
         frame += bytes(-len(frame) % 64) + bytes(buffer)
-    return frame + lies.get("tail", b"")
+    return frame + wrong.get("tail", b"")
 
 
 def request(command, args, **more):
