@@ -28,7 +28,7 @@ from bridge.wire.arrays import args_decoder
 from bridge.wire.codec import Format, by_name
 from bridge.wire.messages import Envelope, Failure, Id, Negotiation, ReceivedReply, Selection, failure
 from bridge.wire.tensors import substitute
-from bridge.worker import control, exporters, process, session_commands, watchdog
+from bridge.worker import control, exporters, process, session_commands
 from bridge.worker.calls import wake
 from bridge.worker.order import Turn
 from bridge.worker.session import Session
@@ -57,8 +57,7 @@ class Dispatcher:
         self.commands, self.sessions = self.worker.commands, self.worker.sessions
         self.calls, self.threads, self.host = self.worker.calls, self.worker.threads, self.worker.host
         self.arrival = threading.Lock()  # requests arrive one at a time, also without a pipe
-        self._closing = threading.Event()
-        self._beside: list[threading.Thread] = []  # threads that run no calls
+        self._loading: list[threading.Thread] = []
         self._overloads = 0
         self._next_overload_warning = 0.0
         self.path = self.worker.path = Path(
@@ -79,15 +78,12 @@ class Dispatcher:
             self.commands[spec.name] = Command(spec.name, run, decode, spec.lane.inline, spec)
 
     def start(self) -> None:
-        """Load what commands will need, on threads, and watch for threads that are stuck. Without this, commands load
-        it when they are first called."""
-        worker, adapter = self.worker, self.worker.adapter
-        if worker.options.stuck_after:
-            self._run_beside("bridge-watchdog", watchdog.watch, worker, self._closing)
-        if worker.options.telemetry:
-            self._run_beside("bridge-warm-up", exporters.load, worker)
+        """Load on threads what commands will need. Otherwise they load it when they are first called."""
+        adapter = self.worker.adapter
+        if self.worker.options.telemetry:
+            self._in_background(exporters.load, self.worker)
         if adapter.warm_up is not None:
-            self._run_beside("bridge-warm-up", _warm_up, adapter.name, adapter.warm_up)
+            self._in_background(_warm_up, adapter.name, adapter.warm_up)
 
     def stop_calls(self) -> None:
         """Ask open calls to stop, and wait up to `options.grace` seconds for them."""
@@ -109,7 +105,6 @@ class Dispatcher:
         have as long again, but at least a second, to reach their next step.
         """
         patience = max(self.worker.options.grace, 1.0)
-        self._closing.set()
         is_stuck = not self._wait_for_inline(patience)
         logs.forward(None, self.worker)
         self.stop_calls()
@@ -118,7 +113,7 @@ class Dispatcher:
         ending = time.monotonic() + patience
         left = self.threads.stop(patience)
         left += not self.calls.stop(max(0.0, ending - time.monotonic()))
-        for thread in self._beside:
+        for thread in self._loading:
             thread.join()
         self.close_store()
         return left + (is_stuck and not self._wait_for_inline(0.0))
@@ -137,10 +132,10 @@ class Dispatcher:
             self.arrival.release()
         return has_ended
 
-    def _run_beside(self, name: str, run: Callable[..., None], *args: Any) -> None:
-        thread = threading.Thread(target=run, args=args, name=name, daemon=True)
+    def _in_background(self, load: Callable[..., None], *args: Any) -> None:
+        thread = threading.Thread(target=load, args=args, name="bridge-warm-up", daemon=True)
         thread.start()
-        self._beside.append(thread)
+        self._loading.append(thread)
 
     def call(self, request: Any, timeout: float | None = None) -> bytes:
         """Return the reply to `request` (a payload without its length; any buffer), waited for.

@@ -15,7 +15,7 @@ from bridge.options import Options
 from bridge.security.redaction import redact
 from bridge.telemetry import logs
 from bridge.version import __version__
-from bridge.worker import call_log, process
+from bridge.worker import call_log, process, watchdog
 from bridge.worker.dispatch import Dispatcher
 
 
@@ -95,4 +95,6 @@ def _start(dispatcher: Dispatcher) -> None:
     """Set up what the worker needs, except for its first reply."""
     logs.log_to_stderr(dispatcher.worker.options.log_level)
     call_log.follow_level()
+    if dispatcher.worker.options.stuck_after:
+        watchdog.start(dispatcher.worker)
     dispatcher.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from bridge._histogram import now_ns
@@ -15,10 +16,16 @@ if TYPE_CHECKING:
 MOST_NAMED = 5  # calls in one line
 
 
-def watch(worker: Worker, closing: threading.Event) -> None:
-    """Watch `worker` until `closing` is set. Log when it becomes stuck, or end the process if it should exit then."""
+def start(worker: Worker) -> None:
+    """Watch `worker` on a thread, until the process ends. Log when it is stuck, or end the process if it should exit
+    then."""
+    threading.Thread(target=_watch, args=(worker,), name="bridge-watchdog", daemon=True).start()
+
+
+def _watch(worker: Worker) -> None:
     pause = worker.options.stuck_after / 4
-    while not closing.wait(pause):
+    while True:
+        time.sleep(pause)
         stuck = worker.stuck_s
         worker.may_be_stuck = bool(stuck)
         if not stuck:
@@ -30,8 +37,7 @@ def watch(worker: Worker, closing: threading.Event) -> None:
         logs.warn(message)
         while worker.stuck_s >= stuck:  # logged once
             stuck = worker.stuck_s
-            if closing.wait(pause):
-                return
+            time.sleep(pause)
         logs.warn("the threads make progress again")
 
 
