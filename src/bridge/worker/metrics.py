@@ -67,7 +67,7 @@ class GroupCollector(Collector):
             sent.add_metric([name], total.bytes_out)
         yield from (calls, received, sent, self._errors(), self._duration(totals))
         yield self._open("in_flight", "Calls without a reply yet.", self._calls.in_flight)
-        yield self._open("queued", "Of these, the ones that wait for a turn or a thread.", self._calls.queued)
+        yield self._open("queued", "Calls that wait for their turn or for a thread.", self._calls.queued)
         yield from self._counters().values()
 
     def _counter(self, name: str, help: str) -> CounterMetricFamily:
@@ -85,7 +85,7 @@ class GroupCollector(Collector):
         return family
 
     def _duration(self, totals: dict[str, Histogram]) -> Metric:
-        """Sessions are many: they get no buckets."""
+        """Return the durations as a histogram; for sessions, of which there may be many, as a summary."""
         name, help = f"{self._prefix}_call_duration_seconds", "From the request read to the reply."
         if self._labels == ["session"]:
             summary = SummaryMetricFamily(name, help, labels=self._labels)
@@ -105,7 +105,7 @@ class GroupCollector(Collector):
         return family
 
     def _counters(self) -> dict[str, CounterMetricFamily]:
-        """What the adapter counts. A name of its own, so that it meets none of ours."""
+        """Return the counters of the adapter, with a prefix that no metric of the worker has."""
         families: dict[str, CounterMetricFamily] = {}
         for label, row in self._rows.items():
             for name, value in row.recorder.counters.items():
@@ -131,21 +131,23 @@ class WorkerCollector(Collector):
             "worker_id": worker.options.worker_id or "",
         }
         yield InfoMetricFamily("bridge_worker", "What the worker is.", value=info)
-        yield _counter("refused", "Frames that became no call.", "category", dict(worker.refused))
+        yield _counter("refused", "Frames that did not become a call.", "category", dict(worker.refused))
         threads = worker.threads
         yield _gauge("sessions", "Live sessions.", len(worker.sessions))
-        yield _gauge("threads_lost", "Threads that calls written off still keep.", threads.lost)
+        yield _gauge("threads_lost", "Threads that are still busy with calls that are over.", threads.lost)
         yield CounterMetricFamily(
-            "bridge_calls_written_off", "Calls whose thread did not come back.", threads.written_off
+            "bridge_calls_written_off", "Calls that ended while their handler kept its thread.", threads.written_off
         )
-        yield _gauge("calls_waiting_for_host", "Paused, or asking the host.", threads.waiting)
-        yield _gauge("queue_bytes", "Of the requests of open calls.", worker.calls.bytes)
-        yield _gauge("stuck_seconds", "Without progress on any thread; 0: it works.", worker.stuck_s)
-        yield CounterMetricFamily("bridge_log_lines_lost", "Lines on stderr that nobody read.", lines_lost())
+        yield _gauge("calls_waiting_for_host", "Calls that are paused, or wait for the host.", threads.waiting)
+        yield _gauge("queue_bytes", "Bytes of the requests of open calls.", worker.calls.bytes)
+        yield _gauge("stuck_seconds", "Seconds without progress on any thread; 0: not stuck.", worker.stuck_s)
+        yield CounterMetricFamily(
+            "bridge_log_lines_lost", "Lines that were dropped because nobody read stderr.", lines_lost()
+        )
         yield _gauge("uptime_seconds", "Since the start of the process.", numbers["uptime"])
         yield _gauge("process_resident_memory_bytes", "Memory in use.", numbers["rss"])
         yield _gauge("process_virtual_memory_bytes", "Memory mapped.", numbers["vms"])
-        yield _gauge("process_threads", "Threads, those of libraries too.", numbers["threads"])
+        yield _gauge("process_threads", "Threads, including those of libraries.", numbers["threads"])
         yield _gauge("process_open_fds", "Open descriptors.", numbers["fds"])
         cpu = {"user": numbers["cpu_user"], "system": numbers["cpu_system"]}
         yield _counter("process_cpu_seconds", "CPU time.", "mode", cpu)
