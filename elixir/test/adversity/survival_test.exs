@@ -113,7 +113,7 @@ defmodule DSPex.SurvivalTest do
           assert Process.alive?(supervisor)
 
           assert {:error, %Error{code: :worker_crashed} = error} =
-                   Bridge.call(bridge, :ping, %{}, 1)
+                   Bridge.call(bridge, :ping, %{}, 1_000)
 
           assert error.message =~ line
           stop_supervised!(bridge)

@@ -49,7 +49,7 @@ defmodule DSPex.DurableTest do
 
     line = "Program with ID 'qa' already exists"
     wait_until(fn -> last_message(bridge) =~ line end, 30_000)
-    assert {:error, %Error{} = error} = Bridge.call(bridge, :ping, %{}, 10)
+    assert {:error, %Error{} = error} = Bridge.call(bridge, :ping, %{}, 1_000)
     assert error.message =~ line
   end
 
