@@ -133,7 +133,7 @@ def main() -> None:
     builds = dict(map(build_of, options.builds))
     packages = {name: package_of(python) for name, python in builds.items()}
     if len(set(packages.values())) < len(options.builds):
-        sys.exit(f"each build needs a package and a name of its own: {packages}")
+        sys.exit(f"two builds have the same package or name: {packages}")
     report: dict[str, Any] = {"system": platform.platform(), "cores": os.cpu_count(), "builds": packages}
     report["sections"] = []
     with tempfile.TemporaryDirectory() as directory:

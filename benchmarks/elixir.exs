@@ -1,11 +1,11 @@
-# What a call through the Elixir client costs, beside a bare port to the same worker and beside a
-# bare port to a C program that echoes; and how many calls a second many processes get through.
+# Measures calls through the Elixir client, beside a bare port to the same worker and a bare port to the
+# C echo, and the number of calls per second that many processes make.
 #
 #   cd elixir && MIX_ENV=prod BRIDGE_PYTHON=… mix run ../benchmarks/elixir.exs \
 #     [--rounds 10] [--count 5000] [--seconds 3] [--json FILE]
 #
-# Contenders take turns, a round each, so that a busy machine is busy for all of them. The figures
-# are medians over the rounds; the share is that of each round, and then the median.
+# Contenders take turns, so that a busy moment of the machine affects all of them. Figures are medians of
+# the rounds; a ratio is computed for each round, then its median is shown.
 
 defmodule Benchmark do
   alias DSPex.PythonBridge.{Bridge, Protocol, Python}

@@ -66,10 +66,10 @@ def cases() -> dict[str, Cases]:
         "msgpack": lambda: MSGPACK.decode_envelope(packed),
         "etf": lambda: ETF.decode_envelope(term),
     }
-    reply, room = Reply(7, True, SMALL_MAP, "2026-01-01T00:00:00.000Z"), bytearray(512)
+    reply, buffer = Reply(7, True, SMALL_MAP, "2026-01-01T00:00:00.000Z"), bytearray(512)
     rows["encode a reply"] = {
-        "msgpack": lambda: MSGPACK.encode_into(reply, room, 4),
-        "etf": lambda: ETF.encode_into(reply, room, 4),
+        "msgpack": lambda: MSGPACK.encode_into(reply, buffer, 4),
+        "etf": lambda: ETF.encode_into(reply, buffer, 4),
     }
     return rows
 

@@ -1,13 +1,13 @@
-# Round trips from a BEAM port, the caller being its owner.
+# Measures round trips over a BEAM port, made by the port's owner.
 #
 #   elixir port.exs ROUNDS COUNT CONTENDER...
 #
 # A contender is one argument of several lines: name, request (Base64), executable, its arguments.
-# Prints {"name": [{"p50_us": …, "p90_us": …, "p99_us": …}, one object a round], …}.
+# Prints {"name": [{"p50_us": …, "p90_us": …, "p99_us": …}, an object for each round], …}.
 
 defmodule Bench do
   @timeout 10_000
-  # Bytes queued towards the worker; the default, 8 KiB, suspends whoever sends more.
+  # Bytes queued for the worker; the default of 8 KiB suspends a process that sends more.
   @busy_limits {4 * 1024 * 1024, 8 * 1024 * 1024}
 
   def parse(argument) do
@@ -38,7 +38,7 @@ defmodule Bench do
     receive do
       {^port, {:data, reply}} ->
         took = System.monotonic_time(:nanosecond) - started
-        # A reply of the C echo is its request.
+        # The C echo returns the request as its reply.
         [_] = :binary.matches(reply, ["\"success\":true", "\"success\": true", "\"command\":"])
         took
     after

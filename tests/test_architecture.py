@@ -39,6 +39,7 @@ LAYERS = (
 # that a worker without a store does not load.
 LIBRARIES = {
     "dspy": ("adapters.dspy",),
+    "fastavro": ("bench.avro",),
     "google": ("bench.formats", "bench.protobuf"),
     "httpx": ("adapters.dspy.litellm_engine",),
     "jsonschema": ("adapters.dspy.tool_schema",),

@@ -110,7 +110,7 @@ def terminate_fork(args: Args, context: Any):
 
 @both_lanes("child")
 def child(args: Args, context: Any):
-    """Start a process that has a child of its own."""
+    """Start a process that has a child."""
     command = ["sh", "-c", "sleep 600 & echo $!; wait"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=args.way == "session")
     return {"pids": [process.pid, int(process.stdout.readline())]}

@@ -212,7 +212,7 @@ class Call(concurrent.futures.Future[Any]):
                 logging.getLogger("bridge").exception("the callbacks of %s do not run", self)
 
     def _outcome(self, get: Callable[[float | None], Any], timeout: float | None) -> Any:
-        """Wait with `get` until `timeout` or the call's own timeout is over, whichever is earlier."""
+        """Wait with `get` until `timeout` or the call's own timeout is over."""
         if not self._open_calls.process.is_own:
             self.check_process()
         left = None if timeout is None else seconds_of(timeout, least=-inf)

@@ -129,7 +129,7 @@ def _docstring(function: Callable[..., Any]) -> str:
 
 
 def _body(function: Callable[..., Any]) -> Any:
-    """Return the function or method behind partials and callable objects."""
+    """Return the function or method that a partial or a callable object calls."""
     inner = _without_partial(function)
     is_object = not hasattr(inner, "__name__") and hasattr(type(inner).__call__, "__code__")
     return type(inner).__call__ if is_object else inner
