@@ -71,13 +71,11 @@ __all__ = [
     "listen",
 ]
 
-NOT_BUILT = (
-    "the compiled part of bridge is missing ({name}); in a checkout type: pip install . (which needs a C compiler)"
-)
+NOT_BUILT = "the compiled part of bridge is missing ({name}); in a checkout type: pip install . (it needs a C compiler)"
 
 
 def is_compiled(module: str | None) -> bool:
-    """Return whether `module` is one of the compiled modules of this package, built or not."""
+    """Return whether `module` is the name of a compiled module of this package, whether it has been built or not."""
     return module is not None and module.startswith("bridge.") and module.rpartition(".")[2].startswith("_")
 
 

@@ -1,4 +1,4 @@
-"""An adapter is a set of commands: what a worker can do. This is the way to write one.
+"""Adapters: named sets of commands, which a worker answers. An adapter is written like this:
 
 words = Adapter("words")
 
@@ -27,21 +27,21 @@ LaneName = Literal["inline", "worker", "thread", "session", "everyone", "end_ses
 Handler = Callable[[Any, Any], Any]  # (args, Context)
 AnyHandler = TypeVar("AnyHandler", bound=Callable[..., Any])
 
-# The type of an argument that some hosts send and that has no effect. Declared with the default
-# None beside the others; it is not among the known arguments that an error lists.
+# The type of an argument that some hosts send and that has no effect. It is declared with the default None. Errors do
+# not list it among the known arguments.
 Ignored = Annotated[Any, msgspec.Meta(description="Ignored.", extra={"ignored": True})]
 
 
 class NoArgs(msgspec.Struct):
-    """The args of a command that takes none."""
+    """The args of a command without arguments."""
 
 
 class Unchecked(msgspec.Struct):
-    """As the args of a command: whatever is sent is ignored unread, the handler gets None."""
+    """The args of a command that ignores its arguments: they are not decoded, and the handler gets None."""
 
 
 class AdapterFailed(ValueError):
-    """An adapter cannot be used; the message says which, and why."""
+    """Raised if an adapter cannot be used; the message names it and the reason."""
 
 
 class Lane(msgspec.Struct, frozen=True):
@@ -84,10 +84,10 @@ LANES: dict[str, Lane] = {
 
 
 class CommandSpec(msgspec.Struct, frozen=True):
-    """A command as its adapter declares it.
+    """Declares a command of an adapter.
 
-    args: the type its args are decoded to, None for `Unchecked`. idempotent: repeating it does no harm. help: the first
-    line of the handler's docstring.
+    args: the type that its args are decoded to, None for `Unchecked`. idempotent: whether a call may be repeated
+    safely. help: the first line of the handler's docstring.
     """
 
     name: str
@@ -99,16 +99,15 @@ class CommandSpec(msgspec.Struct, frozen=True):
 
 
 class Adapter:
-    """Commands under one name.
+    """Represents a set of commands under one name.
 
-    new_state(records): makes what the adapter keeps for a session, at its first use, from what
-    is left of the last time: what is to outlive the worker, or to count for the session's quota,
-    it puts into `records` and finds there again.
+    new_state(records): makes the adapter's state of a session when it is first used. State that must survive the
+    worker, or that counts for the session's quota, is put into `records`, which then has it the next time.
     counted: the kind of records that a session's quota limits in number (`--session-programs`) and that replies count
     as `programs`; None: no kind.
-    available(name): whether what `ping` reports as `{name}_available` (dspy, gemini) is there;
-    must not import it. Asked once in a worker's life.
-    warm_up: imports it; called on a thread of its own once the first frame is answered.
+    available(name): returns what `ping` reports as `{name}_available` (dspy, gemini). It is called once for each name,
+    and must not import the library.
+    warm_up(): imports the libraries of the commands. It is called on a separate thread after the first reply.
     """
 
     def __init__(
@@ -138,17 +137,16 @@ class Adapter:
         """Declare the decorated handler(args, context) as the command `name`.
 
         lane: the name of a row of LANES, which says where and after which calls the handler runs.
-        args: the type that the wire's args are decoded to, usually a msgspec.Struct; None: it
-        takes none. Arguments that a Struct does not have are refused as `invalid_args`, but for
-        `session_id`, which every command may be sent. A Struct inside another one follows its own
-        `forbid_unknown_fields`. The handler returns what every format can encode, a dict as a
-        rule, and raises bridge.errors for errors with a code; whatever else it raises is answered
-        as `handler_error`.
+        args: the type that the args of a request are decoded to, usually a msgspec.Struct; None: the command has no
+        arguments. Arguments that the Struct does not have are `invalid_args`, except `session_id`, which every command
+        accepts. A Struct inside another one follows its own `forbid_unknown_fields`.
+        The handler returns a value that every format can encode, usually a dict. It raises an exception of
+        bridge.errors for an error with that code; any other exception is answered as `handler_error`.
         """
 
         def declare(handler: AnyHandler) -> AnyHandler:
             if name in self.commands:
-                raise ValueError(f"adapter {self.name!r} has the command {name!r} already")
+                raise ValueError(f"adapter {self.name!r} already has a command {name!r}")
             help = (handler.__doc__ or "").strip().partition("\n")[0]
             wanted = _strict(NoArgs if args is None else args)
             self.commands[name] = CommandSpec(name, handler, wanted, LANES[lane], idempotent, help)
@@ -158,7 +156,7 @@ class Adapter:
 
 
 def _strict(args: type) -> type | None:
-    """`args` without unknown fields but with a session_id; None for Unchecked."""
+    """Return `args` as a type that refuses unknown fields and accepts a session_id; None for Unchecked."""
     if args is Unchecked:
         return None
     if not isinstance(args, msgspec.StructMeta) or args.__struct_config__.array_like:
@@ -168,7 +166,7 @@ def _strict(args: type) -> type | None:
         args.__name__,
         [] if "session_id" in args.__struct_fields__ else [session_id],
         bases=(args,),
-        # Not the type's own, so that schemas of types that hold themselves can name both.
+        # Different from the module of `args`, so that the schema of a recursive type can name both types.
         module=f"{args.__module__}.args",
         namespace={"__doc__": args.__doc__},
         forbid_unknown_fields=True,
@@ -176,15 +174,17 @@ def _strict(args: type) -> type | None:
 
 
 def load(name: str) -> Adapter:
-    """The adapter that the operator named; a name from the wire never comes here. Raises
-    AdapterFailed."""
+    """Return the adapter `name`: one of ADAPTERS, or MODULE:ATTRIBUTE. Raise AdapterFailed if it cannot be loaded.
+
+    The name comes from the operator, never from a request.
+    """
     module, _, attribute = ADAPTERS.get(name, name).partition(":")
     if not module or not attribute or module.startswith("."):
         known = " and ".join(ADAPTERS)
-        raise AdapterFailed(f"there is no adapter {name!r}: there are {known}; one of your own is MODULE:ATTRIBUTE")
+        raise AdapterFailed(f"there is no adapter {name!r}: there are {known}; name your own as MODULE:ATTRIBUTE")
     try:
         loaded = importlib.import_module(module)
-    except BaseException as error:  # whatever a module does, SystemExit for instance
+    except BaseException as error:  # a module may raise anything when it is imported, for instance SystemExit
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             raise AdapterFailed(f"adapter {name!r}: there is no module {error.name!r}") from error
         raise AdapterFailed(f"adapter {name!r} cannot be imported: {_reason(error)}") from error
@@ -200,7 +200,7 @@ def load(name: str) -> Adapter:
 
 
 def _reason(error: BaseException) -> str:
-    """The type of an error, and the first line of its text."""
+    """Return the type of an error and the first line of its text."""
     text = ""
     with contextlib.suppress(Exception):
         text = str(error).strip().partition("\n")[0][:1000]

@@ -16,7 +16,7 @@ from bridge.version import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command in `argv` (default: the process's); the exit status."""
+    """Run the command in `argv` (default: that of the process), and return the exit status."""
     parent = os.getppid()
     argv = sys.argv[1:] if argv is None else argv
     arguments = _parser(argv).parse_args(argv)
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    """With the flags of only those commands that `argv` names: a worker's start pays for each."""
+    """Return a parser that has only the flags of commands in `argv`: each flag slows down the start of a worker."""
     parser = argparse.ArgumentParser(
         prog="dspex-bridge",
         description="DSPy programs for any host, over a pipe.",
@@ -43,7 +43,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         version=os.path.join(os.path.dirname(__file__), "capi", "cmake"),
         help="print the folder for -Dbridge_DIR=… of a C or C++ host's build, and exit",
     )
-    # A prog, because argparse else formats a usage message to make one.
+    # With a prog, because argparse otherwise formats a usage message to make one.
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", prog=parser.prog)
     for name, add, help in (
         ("worker", _add_worker, "answer frames on a pipe (for hosts)"),
@@ -57,18 +57,22 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
-    # A width, because argparse loads shutil to find one, and that at every start.
+    # With a width, because argparse otherwise loads shutil to find one.
     return argparse.HelpFormatter(prog, width=100)
 
 
 def _add_worker(parser: argparse.ArgumentParser) -> None:
-    with _hidden("typing_extensions"):  # before any module of ours imports it
-        import msgspec  # noqa: F401  # importing it is the point
+    with _hidden("typing_extensions"):  # before any module of bridge imports msgspec
+        import msgspec  # noqa: F401  # imported for its effect
     from bridge.options import DEFAULTS, TYPES
 
     parser.set_defaults(run=_worker)
-    parser.add_argument("--adapter", default="dspy", metavar="NAME", help="dspy, echo, or module:attr of your own")
-    parser.add_argument("--fds", type=_fds, default=(0, 1), metavar="R,W", help="descriptors (default 0,1)")
+    parser.add_argument(
+        "--adapter", default="dspy", metavar="NAME", help="dspy, echo, or your own as module:attr (default dspy)"
+    )
+    parser.add_argument(
+        "--fds", type=_fds, default=(0, 1), metavar="R,W", help="descriptors to read from and to write to (default 0,1)"
+    )
     for option, kind in TYPES.items():
         _add_option(parser, option, kind, getattr(DEFAULTS, option))
     parser.add_argument("--quiet", action="store_true", help="log errors only")
@@ -152,7 +156,7 @@ def _worker(arguments: argparse.Namespace, parent: int) -> int:
     if os.isatty(arguments.fds[0]):
         print(
             "a worker is started by a host and reads frames from a pipe, not from a terminal;"
-            "\nfor a look at what it does: python -m bridge demo",
+            "\nto see what it does, type: python -m bridge demo",
             file=sys.stderr,
         )
         return 2
@@ -174,10 +178,10 @@ def _worker(arguments: argparse.Namespace, parent: int) -> int:
 
 @contextlib.contextmanager
 def _hidden(module: str) -> Iterator[None]:
-    """Make an optional import of `module` fail meanwhile.
+    """Make the import of `module` fail inside the `with` statement.
 
-    msgspec prefers typing_extensions to what Python 3.11 has itself; loading it would be a quarter
-    of a worker's start.
+    msgspec imports typing_extensions if it is installed, though it does not need it with Python 3.11; that would take
+    a quarter of a worker's start.
     """
     if module in sys.modules:
         yield

@@ -1,15 +1,15 @@
-"""The closed table of error codes, and one exception class for each.
+"""The closed table of error codes, with one exception class for each code.
 
-Both ends share it: a worker turns an exception into the error half of a reply, a client turns
-that half into the same exception. Categories, severities and recoveries are the failure policy's.
+A worker turns an exception into the error fields of a reply, and a client turns these fields into the same exception.
+Categories, severities and recoveries tell the host how to react.
 """
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
-# What a host should make of an error: how bad (critical, major, minor, warning), and what to do
-# (immediate_retry, backoff_retry, circuit_break, failover, abandon).
+# How a host should treat an error: the severity (critical, major, minor, warning) and the recovery (immediate_retry,
+# backoff_retry, circuit_break, failover, abandon).
 Policy = tuple[str, str]
 
 CATEGORIES: dict[str, Policy] = {
@@ -27,15 +27,15 @@ CATEGORIES: dict[str, Policy] = {
 
 CODES: dict[str, type[BridgeError]] = {}
 
-RETRY_AFTER = 1.0  # seconds until an overloaded worker is asked again: about that of an LM call
-SHOWN = 80  # characters of a foreign text that an error shows
+RETRY_AFTER = 1.0  # seconds after which a host may ask an overloaded worker again: about as long as an LM call takes
+SHOWN = 80  # characters of a value from outside that an error shows
 
 
 class BridgeError(Exception):
-    """Root of all errors that a reply can carry; never raised itself.
+    """The base of all errors that a reply can carry; only its subclasses are raised.
 
-    message: one readable line. details: what a program needs to react (`path`, `expected`,
-    `retry_after` in seconds, …), of JSON types only.
+    message: one readable line. details: values that a program needs to react (`path`, `expected`, `retry_after` in
+    seconds, …), of JSON types only.
     """
 
     code: ClassVar[str] = ""
@@ -49,9 +49,9 @@ class BridgeError(Exception):
 
     def __init_subclass__(cls) -> None:
         if cls.code and "code" not in vars(cls):
-            return  # a special case of the error that it derives from
+            return  # it has the code of its base class
         if not cls.code or cls.code in CODES:
-            raise TypeError(f"{cls.__name__} needs an error code of its own, not {cls.code!r}")
+            raise TypeError(f"{cls.__name__} needs a unique error code, not {cls.code!r}")
         CODES[cls.code] = cls
 
     @property
@@ -66,13 +66,13 @@ class BridgeError(Exception):
 
 
 class InvalidFrame(BridgeError):
-    """A frame that no codec can read."""
+    """The frame cannot be decoded in any known format."""
 
     code, category = "invalid_frame", "communication"
 
 
 class FrameTooLarge(BridgeError):
-    """A frame announced more bytes than the receiver accepts."""
+    """The frame is longer than the receiver accepts."""
 
     code, category = "frame_too_large", "resource"
 
@@ -86,19 +86,19 @@ class FrameTooLarge(BridgeError):
 
 
 class ReplyTooLarge(BridgeError):
-    """A reply would be longer than the limit for frames."""
+    """The reply would be longer than the limit for frames."""
 
     code, category = "reply_too_large", "resource"
 
 
 class InvalidRequest(BridgeError):
-    """A frame was read, but its envelope is not that of a request."""
+    """The frame was decoded, but is not a valid request."""
 
     code, category = "invalid_request", "request"
 
 
 class UnknownCommand(BridgeError):
-    """No adapter of this worker has such a command."""
+    """This worker has no such command."""
 
     code, category = "unknown_command", "request"
 
@@ -110,37 +110,37 @@ class InvalidArgs(BridgeError):
 
 
 class NotEncodable(BridgeError):
-    """A result holds what the reply's format cannot carry."""
+    """The result contains a value that the format of the reply cannot represent."""
 
     code, category = "not_encodable", "python"
 
 
 class DuplicateId(BridgeError):
-    """A request reused the id of one that has no reply yet."""
+    """A call with the same id has no reply yet."""
 
     code, category = "duplicate_id", "request"
 
 
 class ProgramNotFound(BridgeError):
-    """The session has no program of that id."""
+    """The session has no program with this id."""
 
     code, category = "program_not_found", "request"
 
 
 class ProgramExists(BridgeError):
-    """The session already has a program of that id."""
+    """The session already has a program with this id."""
 
     code, category = "program_exists", "request"
 
 
 class SessionNotFound(BridgeError):
-    """No such session."""
+    """There is no such session."""
 
     code, category = "session_not_found", "session"
 
 
 class SessionLost(BridgeError):
-    """The session belongs to another worker now."""
+    """Another worker has taken over the session."""
 
     code, category = "session_lost", "session"
 
@@ -150,25 +150,25 @@ class SessionLost(BridgeError):
 
 
 class QuotaExceeded(BridgeError):
-    """The session may not hold more."""
+    """The session has reached its quota."""
 
     code, category = "quota_exceeded", "resource"
 
 
 class StoreFailed(BridgeError):
-    """The disk, or the file that durable sessions are kept in, fails."""
+    """The store of durable sessions fails, or its disk."""
 
     code, category, policy = "store_failed", "resource", ("major", "backoff_retry")
 
 
 class Overloaded(BridgeError):
-    """The worker's queue is full, or it has no memory for the call."""
+    """The queue of the worker is full, or it has not enough memory for the call."""
 
     code, category, policy = "overloaded", "resource", ("major", "failover")
 
     @classmethod
     def without_memory(cls, purpose: str) -> Overloaded:
-        return cls(f"there is no memory {purpose}", retry_after=RETRY_AFTER)
+        return cls(f"there is not enough memory {purpose}", retry_after=RETRY_AFTER)
 
 
 class DeadlineExceeded(BridgeError):
@@ -190,44 +190,44 @@ class LMNotConfigured(BridgeError):
 
 
 class LMError(BridgeError):
-    """The language model, or the way to it, failed."""
+    """The language model, or the connection to it, failed."""
 
     code, category = "lm_error", "python"
 
 
 class HandlerError(BridgeError):
-    """A handler raised something that is not one of these errors."""
+    """A handler raised an exception that has no error code."""
 
     code, category = "handler_error", "python"
 
 
 class NotAllowed(BridgeError):
-    """The operator has not allowed that."""
+    """The operator has not allowed this."""
 
     code, category = "not_allowed", "request"
 
 
 class WorkerCrashed(BridgeError):
-    """The worker ended while a call was open, or before it could be made."""
+    """The worker ended while a call was open, or before the call could be sent."""
 
     code, category = "worker_crashed", "connection"
 
 
 class CircuitOpen(BridgeError):
-    """Calls are held back after repeated failures."""
+    """Calls are not sent after repeated failures."""
 
     code, category, policy = "circuit_open", "resource", ("critical", "circuit_break")
 
 
 class Internal(BridgeError):
-    """A fault of this package."""
+    """A fault in this package."""
 
     code, category = "internal", "system"
 
 
 def shown(value: Any) -> str:
-    """What an error's text says of a foreign value: its repr where that is short and cannot fail,
-    else its beginning or its type."""
+    """Return a short description of a value from outside for an error: its repr if that is short and cannot fail,
+    otherwise its beginning or its type."""
     kind = type(value)
     if value is None or kind is bool or kind is float:
         return repr(value)
@@ -241,14 +241,14 @@ def shown(value: Any) -> str:
 
 
 def readable(text: str) -> str:
-    """`text` with a question mark in place of each character that UTF-8 cannot hold."""
+    """Return `text` with a question mark in place of each character that UTF-8 cannot encode."""
     if text.isascii():
         return text
     return text.encode("utf-8", "replace").decode()
 
 
 def words_of(error: BaseException) -> str:
-    """The text of an exception, whatever its `__str__` does."""
+    """Return the text of an exception. Never raises, whatever its `__str__` does."""
     try:
         return str(error)
     except BaseException:
@@ -256,20 +256,20 @@ def words_of(error: BaseException) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """The first line of that, readable."""
+    """Return the first line of the text of an exception, with characters that UTF-8 cannot encode replaced."""
     return readable(words_of(error).strip().partition("\n")[0])
 
 
 class CallEnded(BaseException):
-    """Raised inside a handler whose call is over: cancelled, late, or its host is gone.
+    """Raised inside a handler whose call has ended: it was cancelled, is past its deadline, or its host is gone.
 
-    No Exception, so that nothing on the way to the dispatcher takes it for a fault to go on from.
+    It is not a subclass of Exception, so that `except Exception` in a handler or a library does not catch it.
     """
 
 
 def from_reply(code: str, message: str, category: str, details: dict[str, Any]) -> BridgeError:
-    """The exception for the error half of a reply; unknown codes become Internal."""
+    """Return the exception for the error fields of a reply; an unknown code becomes Internal."""
     error = CODES.get(code, Internal)(message)
-    error.details = details  # of any keys
+    error.details = details  # not as keyword arguments: the keys may be any text
     error.category = category if category in CATEGORIES else error.category
     return error

@@ -363,7 +363,7 @@ def test_a_client_that_has_no_memory_for_a_reply():
     )
     assert run.returncode == 0, run.stderr
     first, second = run.stdout.splitlines()
-    assert first.startswith("there is no memory for a frame of")
+    assert first.startswith("there is not enough memory for a frame of")
     assert second == "xxxxx"
 
 

@@ -1,4 +1,4 @@
-"""The worker as a process: its descriptors, its signals, its end."""
+"""The process of a worker: its descriptors, its signals and its end."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from collections.abc import Callable
 from typing import NoReturn
 
 import bridge._watch as _watch
-import bridge.worker._companion as _companion  # not `from bridge`: an error names what is missing
+import bridge.worker._companion as _companion  # not `from bridge`: then an error names the missing module
 from bridge._framing import set_pipe_size
 from bridge.telemetry.logs import RedactedStream
 
-# Exit statuses. 0 is also: end of the stream, shutdown, SIGTERM.
+# Exit statuses. OK is also that of the end of the stream, of shutdown and of SIGTERM.
 OK, USAGE, PROTOCOL_ERROR, INTERNAL_ERROR, STUCK = 0, 2, 65, 70, 75
 
 # Signals that handlers and libraries rely on, and that a host may have ignored.
 RESET = (signal.SIGCHLD, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGUSR2)
 
-MARK = "DSPEX_BRIDGE_WORKER"  # in the environment of its children, by which they are found
+MARK = "DSPEX_BRIDGE_WORKER"  # an environment variable by which the companion finds the children of the worker
 
 FIRST_PRIVATE = 3  # the lowest descriptor that is not stdin, stdout or stderr
 
-# A pool of workers must not start thousands of BLAS threads; and DSPy and litellm fetch a price
-# list from the network at their first call unless told not to.
+# A pool of workers must not start thousands of BLAS threads. LiteLLM fetches a price list from the network at its first
+# call unless the last variable is set.
 ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
@@ -39,16 +39,16 @@ ENVIRONMENT = {
 
 
 def set_environment() -> None:
-    """Defaults for the libraries that a handler may load, where the operator set none."""
+    """Set environment variables for libraries that a handler may load, unless the operator has set them."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
 def take_descriptors(read_fd: int, write_fd: int) -> tuple[int, int]:
-    """Private duplicates of the protocol's descriptors, out of reach of print, printf, children.
+    """Return private duplicates of the protocol's descriptors, which print, printf and child processes cannot reach.
 
-    Must run before any code that is not ours: from then on 0 is /dev/null and 1 is stderr. The
-    originals are closed where they are not 0 to 2.
+    Must run before any code of an adapter. Afterwards 0 is /dev/null and 1 is stderr. The originals are closed unless
+    they are 0 to 2.
     """
     _open_closed_ones()
     private = tuple(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_PRIVATE) for fd in (read_fd, write_fd))
@@ -67,7 +67,7 @@ def take_descriptors(read_fd: int, write_fd: int) -> tuple[int, int]:
 
 
 def _open_closed_ones() -> None:
-    """A host may start a worker without some of 0 to 2; nothing else may get their numbers."""
+    """Open those of the descriptors 0 to 2 that are closed, so that no other file gets their numbers."""
     for fd in range(FIRST_PRIVATE):
         try:
             os.fstat(fd)
@@ -76,9 +76,9 @@ def _open_closed_ones() -> None:
 
 
 def watch_host(read_fd: int, write_fd: int, parent: int, grace: float) -> None:
-    """End with the host, `grace` seconds after it at the latest.
+    """End this process at the latest `grace` seconds after the end of the host, or after SIGTERM.
 
-    parent: os.getppid() as it was when the process started. SIGTERM starts the same countdown.
+    parent: os.getppid() as it was when the process started.
     """
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
@@ -91,7 +91,7 @@ def watch_host(read_fd: int, write_fd: int, parent: int, grace: float) -> None:
 
 
 def start_companion() -> None:
-    """Have a process group of our own, and beside it the process that outlives this one."""
+    """Make this process the leader of a process group, and start the companion, which outlives this process."""
     leads = _watch.lead_group()
     value = f"{os.getpid()}-{os.urandom(8).hex()}"
     os.environ[MARK] = value
@@ -105,13 +105,12 @@ def start_companion() -> None:
 
 
 def before_anything() -> None:
-    """Until there is something to drain, SIGTERM just ends; SIGINT is the host's business, SIGHUP
-    its terminal's. SIGUSR1 writes the stacks of all threads to stderr. What the host blocks or
-    ignores counts no more."""
+    """Set the signals of a worker that has no calls yet: SIGTERM ends it at once, SIGINT and SIGHUP do nothing, and
+    SIGUSR1 writes the stacks of all threads to stderr. Signals that the host blocks or ignores are reset."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # a terminal's background may write to it
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # a background process may write to its terminal
     signal.signal(signal.SIGTERM, lambda *_: os._exit(OK))
-    signal.signal(signal.SIGHUP, lambda *_: None)  # no SIG_IGN: children would inherit that
+    signal.signal(signal.SIGHUP, lambda *_: None)  # not SIG_IGN: children would inherit it
     faulthandler.register(signal.SIGUSR1, file=2)
     for number in RESET:
         if signal.getsignal(number) is signal.SIG_IGN:
@@ -120,21 +119,21 @@ def before_anything() -> None:
 
 
 def _reset_signals() -> None:
-    """In the child of a fork, have Python know that SIGTERM and SIGHUP end it."""
+    """Reset the signals in the child of a fork: SIGTERM and SIGHUP end it."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
 
 def end_fork(error: BaseException | None) -> NoReturn:
-    """End the child of a fork whose handler has returned or raised, as a process of its own."""
+    """End the child of a fork whose handler has returned or raised, with the exit status of a Python process."""
     status = 0 if error is None else 1
     if isinstance(error, SystemExit):
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
     elif error is not None:
         import traceback
 
-        with contextlib.suppress(BaseException):  # of the exception's own text
+        with contextlib.suppress(BaseException):  # raised by the text of the exception
             traceback.print_exception(error)
     with contextlib.suppress(Exception):
         sys.stderr.flush()
@@ -142,20 +141,19 @@ def end_fork(error: BaseException | None) -> NoReturn:
 
 
 def on_sigterm(stop: Callable[[], None]) -> None:
-    """Call `stop` on SIGTERM from now on."""
+    """Call `stop` on SIGTERM instead of ending at once."""
     signal.signal(signal.SIGTERM, lambda *_: stop())
 
 
 def end_at_once(status: int) -> NoReturn:
-    """End the process and its children without any exit hook, which a thread that hangs may hold
-    up."""
+    """End the process and its children without exit hooks, which a hanging thread may block."""
     _end(status)
 
 
 def leave(status: int) -> NoReturn:
-    """End the process now: exit hooks, children, then without waiting for any thread."""
+    """Run the exit hooks, then end the process and its children without waiting for any thread."""
     with contextlib.suppress(Exception):
-        atexit._run_exitfuncs()  # there is no public way
+        atexit._run_exitfuncs()  # there is no public function for it
         sys.stderr.flush()
     _end(status)
 
