@@ -380,7 +380,7 @@ static int open_handle(bridge *handle, const char *options) {
     handle->handle = PyObject_CallMethod(module, "open", "si", options ? options : "", is_ours);
     Py_DECREF(module);
     if (handle->handle == NULL) return fail_with_python(BRIDGE_FAILED, "");
-    handle->endpoint = PyObject_GetAttrString(handle->handle, "door");
+    handle->endpoint = PyObject_GetAttrString(handle->handle, "endpoint");
     if (handle->endpoint == NULL || handle->embed->attach(handle->endpoint, run_for, handle) < 0) {
         Py_CLEAR(handle->endpoint);
         Py_CLEAR(handle->handle);

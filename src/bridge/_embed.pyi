@@ -9,7 +9,7 @@ interface_1: Any
 _Deliver = Callable[[Outbox], Callable[[], None] | None]
 
 @final
-class Door:
+class Endpoint:
     ended: bool
     @property
     def coming(self) -> dict[int, bool]: ...

@@ -1,7 +1,6 @@
-"""What capi/bridge.c calls: a request from memory to the path and what comes of it back to C.
+"""The functions that capi/bridge.c calls: they pass a request in memory to a dispatcher and its messages back to C.
 
-Bytes and callables only; which dispatcher that is, and how it begins and ends, stands in
-`embed.py`.
+This module handles only bytes and callables; `embed.py` makes, starts and closes the dispatcher.
 """
 
 cimport cython
@@ -67,12 +66,13 @@ cdef enum:
 
 
 @cython.final
-cdef class Door:
-    """One dispatcher for callers in C.
+cdef class Endpoint:
+    """Represents a dispatcher for callers in C.
 
-    answer(frame, outbox, deliver) -> whether it was told to end: as `Path.answer`. refuse(error,
-    outbox, beginning): as `Path.refuse`. arrival: the lock that orders requests; nothing is
-    delivered while it is held. cancel(number): ends a call. ended: whether it answers no more; who waits for the lock is not answered either.
+    answer(frame, outbox, deliver): answers a request as `Path.answer` does, and returns whether it asks the worker to
+    end. refuse(error, outbox, beginning): answers a request that cannot be read, as `Path.refuse` does. arrival: the
+    lock that orders requests; no message is delivered while it is held. cancel(number): cancels a call. ended: whether
+    requests are no longer answered, not even those that wait for the lock.
     """
 
     cdef object answer
@@ -80,9 +80,9 @@ cdef class Door:
     cdef object arrival
     cdef object cancel
     cdef uint64_t max_frame
-    cdef unsigned long arriving  # the thread that has the lock
-    cdef list kept_back          # what came on that thread meanwhile
-    cdef readonly dict coming    # whether each submitted call that has not arrived is cancelled
+    cdef unsigned long arriving  # the thread that holds the lock
+    cdef list kept_back          # messages made on that thread in the meantime
+    cdef readonly dict coming    # by the number of a submitted call that has not arrived: whether it is cancelled
     cdef public bint ended
     cdef bridge_run run
     cdef void *handle
@@ -101,39 +101,39 @@ cdef class Door:
 
 @cython.final
 cdef class Call:
-    """Where what comes of a request is delivered, one after the other. number: the caller's for it.
+    """Delivers the messages of a call, one after the other. number: the number of the call in C.
 
-    A callback may block: it is called when no lock is held, and holds up what comes behind it, but
-    not who brings that.
+    A callback may block: no lock is held while it is called. It delays later messages, but not the threads that make
+    them.
     """
 
-    cdef Door door
+    cdef Endpoint endpoint
     cdef readonly uint64_t number
     cdef bridge_run run
     cdef void *handle
-    cdef bridge_callback callback  # NULL behind the reply
+    cdef bridge_callback callback  # NULL after the reply
     cdef void *context
     cdef bint streams
     cdef list queue
     cdef bint is_delivering
 
     def __init__(self):
-        raise TypeError("a Call is made by its door")
+        raise TypeError("a Call is made by its endpoint")
 
     def __call__(self, Outbox outbox not None):
-        if self.door.arriving == PyThread_get_thread_ident():
-            self.door.kept_back.append((self, outbox))
+        if self.endpoint.arriving == PyThread_get_thread_ident():
+            self.endpoint.kept_back.append((self, outbox))
             return None
         self.queue.append(outbox)
         return self.deliver_all
 
     def deliver_all(self):
-        """Deliver what is in the queue, unless another thread is at it."""
+        """Deliver the messages in the queue, unless another thread does so already."""
         if self.is_delivering:
             return
         self.is_delivering = True
         try:
-            while self.queue:  # nobody else has the GIL between this and the end
+            while self.queue:  # the GIL is not released between the last check and the end
                 self.deliver(self.queue.pop(0))
         finally:
             self.is_delivering = False
@@ -144,8 +144,8 @@ cdef class Call:
         cdef bridge_bytes bytes
         cdef bridge_kind kind = <bridge_kind>outbox.kind
         if kind != BRIDGE_REPLY and (callback is NULL or not self.streams):
-            callback = self.door.listener
-            context = self.door.context
+            callback = self.endpoint.listener
+            context = self.endpoint.context
         if callback is NULL:
             return 0
         hand_over(outbox, &bytes)
@@ -157,14 +157,14 @@ cdef class Call:
 
     def __dealloc__(self):
         cdef bridge_bytes none
-        if self.callback is not NULL:  # nobody is left who could reply
+        if self.callback is not NULL:  # nothing is left that could reply
             none.data = none.owner = NULL
             none.size = 0
             self.run(self.handle, self.callback, self.context, BRIDGE_REPLY, &none)
 
 
 cdef int hand_over(Outbox outbox, bridge_bytes *bytes) except -1:
-    """The payload of the only frame in it, with a reference to what holds it."""
+    """Return the payload of the only frame in `outbox`, with a reference to the object that holds it."""
     cdef object owner
     if outbox.buffers is None:
         owner = outbox.data
@@ -179,18 +179,18 @@ cdef int hand_over(Outbox outbox, bridge_bytes *bytes) except -1:
     return 0
 
 
-cdef int answer(PyObject *door_, const bridge_request *request, uint64_t number,
+cdef int answer(PyObject *endpoint_, const bridge_request *request, uint64_t number,
                 bridge_callback callback, void *context, int streams,
                 bridge_bytes *reply) except -1:
-    cdef Door door = <Door>door_
+    cdef Endpoint endpoint = <Endpoint>endpoint_
     cdef Outbox outbox = Outbox()
     cdef Frame frame
     cdef Call call
     cdef void *copy
-    if request.size > door.max_frame:
+    if request.size > endpoint.max_frame:
         if request.release is not NULL:
             request.release(request.context)
-        door.refuse(FrameTooLarge.announced(request.size, door.max_frame), outbox, None)
+        endpoint.refuse(FrameTooLarge.announced(request.size, endpoint.max_frame), outbox, None)
     else:
         try:
             frame = frame_over(request.data, request.size, request.release, request.context)
@@ -199,25 +199,25 @@ cdef int answer(PyObject *door_, const bridge_request *request, uint64_t number,
                 request.release(request.context)
             raise
         call = Call.__new__(Call)
-        call.door = door
-        call.run = door.run
-        call.handle = door.handle
+        call.endpoint = endpoint
+        call.run = endpoint.run
+        call.handle = endpoint.handle
         call.number = number
         call.context = context
         call.streams = streams
         call.queue = []
-        if not streams:  # nobody has its number
-            if not arrive(door, frame, outbox, call, callback):
+        if not streams:  # the caller does not know its number
+            if not arrive(endpoint, frame, outbox, call, callback):
                 return BRIDGE_ENDED
         else:
-            door.coming[number] = False
+            endpoint.coming[number] = False
             try:
-                if not arrive(door, frame, outbox, call, callback):
+                if not arrive(endpoint, frame, outbox, call, callback):
                     return BRIDGE_ENDED
             finally:
-                is_cancelled = door.coming.pop(number)
+                is_cancelled = endpoint.coming.pop(number)
             if is_cancelled:
-                door.cancel(number)
+                endpoint.cancel(number)
     if not len(outbox):
         return BRIDGE_LATER
     reply.owner = NULL
@@ -233,48 +233,48 @@ cdef int answer(PyObject *door_, const bridge_request *request, uint64_t number,
     return BRIDGE_REPLIED
 
 
-cdef int arrive(Door door, Frame frame, Outbox outbox, Call call,
+cdef int arrive(Endpoint endpoint, Frame frame, Outbox outbox, Call call,
                 bridge_callback callback) except -1:
-    """Whether the door still answers; then it has, or will."""
+    """Answer the request or have it answered, and return whether the endpoint still answers."""
     cdef list kept_back = None
-    with door.arrival:
-        if door.ended:
+    with endpoint.arrival:
+        if endpoint.ended:
             return 0
-        door.arriving = PyThread_get_thread_ident()
-        call.callback = callback  # from here on it owes its reply
+        endpoint.arriving = PyThread_get_thread_ident()
+        call.callback = callback  # from here on the call must get a reply
         try:
-            if door.answer(frame, outbox, call):
-                door.ended = True
+            if endpoint.answer(frame, outbox, call):
+                endpoint.ended = True
         except BaseException:
             call.callback = NULL
             raise
         finally:
-            door.arriving = 0
-            if door.kept_back:
-                kept_back, door.kept_back = door.kept_back, []
+            endpoint.arriving = 0
+            if endpoint.kept_back:
+                kept_back, endpoint.kept_back = endpoint.kept_back, []
     try:
         if kept_back is not None:
             for other, message in kept_back:
                 (<Call>other).queue.append(message)
                 (<Call>other).deliver_all()
     finally:
-        if len(outbox):  # the caller of this has the reply
+        if len(outbox):  # the caller of this function has the reply
             call.callback = NULL
     return 1
 
 
-cdef int attach(PyObject *door_, bridge_run run, void *handle) except -1:
-    cdef Door door = <Door>door_
-    door.run = run
-    door.handle = handle
+cdef int attach(PyObject *endpoint_, bridge_run run, void *handle) except -1:
+    cdef Endpoint endpoint = <Endpoint>endpoint_
+    endpoint.run = run
+    endpoint.handle = handle
     return 0
 
 
-cdef int listen(PyObject *door_, bridge_callback callback, void *context) except -1:
-    cdef Door door = <Door>door_
-    door.listener = callback
-    door.context = context
-    return BRIDGE_ENDED if door.ended else 0
+cdef int listen(PyObject *endpoint_, bridge_callback callback, void *context) except -1:
+    cdef Endpoint endpoint = <Endpoint>endpoint_
+    endpoint.listener = callback
+    endpoint.context = context
+    return BRIDGE_ENDED if endpoint.ended else 0
 
 
 cdef bridge_embed _interface

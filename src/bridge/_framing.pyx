@@ -1,9 +1,8 @@
 """Frames on a descriptor: 4-byte big-endian length, then the payload.
 
-Bytes and descriptors only: what a frame means is decided by whoever is handed it. A `Reader` fills
-write-once slabs straight from the descriptor and hands out frames that are views of them; a
-`Writer` sends whole frames under a native lock; `serve` joins both around an answering callable.
-`framing.py` states the same wire in plain Python.
+This module handles only bytes and descriptors, not the meaning of a frame. A `Reader` reads from the descriptor into
+write-once slabs and returns frames that are views of them. A `Writer` sends whole frames under a native lock. `serve`
+connects both with a callable that answers frames. `tests/support/framing_spec.py` is the same wire in plain Python.
 """
 
 cimport cython
@@ -40,19 +39,19 @@ cdef extern from *:
     enum { BRIDGE_ALIGNMENT = 64, BRIDGE_HEADER = 4 };
     enum { BRIDGE_MAPPED_FROM = 1 << 20, BRIDGE_HUGE_PAGE = 1 << 21 }; /* bytes */
 
-    /* The payload of a frame that begins a slab is aligned. `room` bytes can be used, `size` are:
-       a slab that is used again may be a little longer than its frame. */
+    /* The payload of a frame at the start of a slab is aligned. `size` of `room` bytes are used: a reused slab may be
+       a little longer than its frame. */
     struct bridge_slab {
         int references;
         size_t size, room;
-        void (*release)(void *);  /* of bytes that are somebody else's, instead of `data` */
+        void (*release)(void *);  /* of bytes that belong to a caller, instead of `data` */
         void *context;
         unsigned char padding[BRIDGE_ALIGNMENT - BRIDGE_HEADER - 5 * sizeof(size_t)];
         unsigned char data[];
     };
 
-    /* Zeroing fresh memory page by page takes longer than filling it from a pipe. Only whole huge
-       pages, so that no more than the slab becomes resident. */
+    /* Zeroing new memory page by page takes longer than filling it by a pipe, so huge pages are used, whole ones
+       only, so that no memory beyond the slab becomes resident. */
     static void *bridge_map(size_t size) {
         void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (at == MAP_FAILED) return NULL;
@@ -99,7 +98,7 @@ cdef extern from *:
         p[0] = value >> 24; p[1] = value >> 16; p[2] = value >> 8; p[3] = value;
     }
 
-    /* A host may have set O_NONBLOCK on the descriptor it shares with us. 0 when `ms` are over. */
+    /* Wait for a descriptor on which the host may have set O_NONBLOCK. Return 0 when `ms` have passed. */
     static int bridge_await(int fd, short events, int ms) {
         struct pollfd entry = {fd, events, 0};
         return poll(&entry, 1, ms);
@@ -111,7 +110,7 @@ cdef extern from *:
         return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
     }
 
-    /* 0, or the errno. Consumes `parts`: short writes move them along. */
+    /* Return 0 or the errno. Consumes `parts`: a short write advances them. */
     static int bridge_writev_all(int fd, struct iovec *parts, int count) {
         while (count > 0) {
             ssize_t sent = writev(fd, parts, count < IOV_MAX ? count : IOV_MAX);
@@ -131,7 +130,7 @@ cdef extern from *:
         return 0;
     }
 
-    /* Bytes that a non-blocking descriptor took; -1 with errno. */
+    /* Return the number of bytes that a non-blocking descriptor has accepted, or -1 with errno. */
     static ssize_t bridge_writev_some(int fd, const struct iovec *parts, int count) {
         ssize_t sent;
         do {
@@ -145,7 +144,7 @@ cdef extern from *:
         return fstat(fd, &status) == 0 && S_ISFIFO(status.st_mode);
     }
 
-    /* Long writes would wait forever for a moment without a short one. */
+    /* Prefer writers of the lock: long writes would otherwise wait as long as short ones keep coming. */
     static int bridge_init_lock(pthread_rwlock_t *lock) {
         pthread_rwlockattr_t attributes;
         pthread_rwlockattr_init(&attributes);
@@ -202,27 +201,27 @@ cdef extern from "<pthread.h>" nogil:
 
 cdef enum:
     SLAB = 64 * 1024              # bytes; measured best on a pipe of 64 KiB and of 1 MiB
-    KEPT_MS = 1000                # that a long frame's memory is kept for one of about that length
-    PAUSE_MS = 10                 # until memory is asked for again
-    FEW = 64                      # buffers that a write has room for on the stack
-    MAPPED = 128 * 1024           # bytes: from here on malloc asks the system for pages
-    FLUSH_AT = 64 * 1024          # bytes of replies kept back while a read's frames are answered
+    KEPT_MS = 1000                # for which the memory of a long frame is kept for the next frame of similar length
+    PAUSE_MS = 10                 # until memory is requested again
+    FEW = 64                      # buffers of one write for which the stack has room
+    MAPPED = 128 * 1024           # bytes: from this size on malloc requests pages from the system
+    FLUSH_AT = 64 * 1024          # bytes of replies that are held back while the frames of one read are answered
     MULTIPART = 0xC1              # begins a multipart frame; then: the version, two zeros,
     VERSION = 1
     PREFIX = 12                   # bytes: and the number of buffers, the envelope's length,
     ENTRY = 4                     # and the length of each buffer
     ALIGNMENT = 64                # bytes, of each buffer, from the start of the payload
 
-# Of a frame, so that what stands for them is small beside the longest frame.
+# Of a frame, so that their Python objects are small compared with the longest frame.
 MOST_BUFFERS = 65_536
 cdef Py_ssize_t most_buffers = MOST_BUFFERS
 
-# Announced lengths up to here are skipped; beyond it the stream is not one of ours.
+# Frames that are too long are skipped up to this length; a longer one means that the stream is not one of frames.
 cdef uint64_t TRUSTED = 1 << 30   # bytes
 # Of each pipe; unprivileged users share a total of 64 MiB.
 PIPE_SIZE = 1 << 20               # bytes
 
-# What is in an outbox.
+# The kind of the frames in an outbox.
 REPLY, EVENT, HOST_CALL = 0, 1, 2
 
 cdef enum:
@@ -236,21 +235,20 @@ include "framing/writer.pxi"
 
 
 def set_pipe_size(int fd, int size=PIPE_SIZE):
-    """Ask for a pipe of `size` bytes; what it got, or -1 where `fd` is no pipe or may not grow."""
+    """Set the size of a pipe in bytes, and return the new size; -1 if `fd` is not a pipe or must not grow."""
     return bridge_set_pipe_size(fd, size)
 
 
 def serve(Reader reader not None, Writer writer not None, answer, deliver, refuse, *,
           stopping, warm_up):
-    """Answer frames until the stream ends; returns None at its end, else what broke it.
+    """Answer frames until the stream ends. Return None at its regular end, otherwise the error that broke it.
 
-    answer(frame, outbox, deliver) -> whether to end behind this frame: appends the reply to
-    `outbox`, or keeps `deliver` and calls it later, from another thread, with an outbox of its
-    own. refuse(error, outbox, beginning): the same for a frame that was not read; beginning: of it,
-    where it is at hand, else None. stopping() -> whether to
-    end: asked after each signal. warm_up(): called once, behind the first replies.
-    The replies to all frames of one read leave in one write. Empty frames are answered with empty
-    frames, without the GIL as long as no frame before them waits for Python.
+    answer(frame, outbox, deliver): appends the reply to `outbox`, or calls `deliver` later from another thread with
+    a new outbox; returns whether to end after this frame. refuse(error, outbox, beginning): answers a frame that
+    could not be read; beginning: the first bytes of the frame if they have been read, otherwise None. stopping():
+    returns whether to end; called after each signal. warm_up(): called once, after the first replies.
+    The replies to all frames of one read are sent in one write. Empty frames are answered with empty frames, without
+    the GIL unless an earlier frame waits for Python.
     """
     cdef Outbox outbox = Outbox()
     cdef int status
@@ -264,7 +262,7 @@ def serve(Reader reader not None, Writer writer not None, answer, deliver, refus
             else:
                 reader.start += HEADER
                 outbox.add_empty()
-            # What stands apart is sent before the next handler can change it.
+            # Out-of-band buffers are sent before the next handler can change them.
             if outbox.used > FLUSH_AT or outbox.apart:
                 writer.flush(outbox)
             status = reader.parse()

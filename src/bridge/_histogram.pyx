@@ -1,4 +1,4 @@
-"""Counters and latencies beside the hot path: C arrays, whose memory follows their use.
+"""Counters and latencies of calls: C arrays that grow with their use.
 
 Log-linear: 32 buckets an octave of nanoseconds, so a percentile is off by at most 1/32; 36 octaves
 reach 18 minutes, longer calls fall into the last bucket. All histograms have these buckets, so any
@@ -30,11 +30,11 @@ cdef extern from *:
 cdef enum:
     LOG_LEAST = 8     # entries of two bytes
     LOG_MOST = 256
-    RING_MOST = 32    # slots; a power of two, and more than are read
+    RING_MOST = 32    # slots; a power of two, larger than LIVE
 
 SLOT_NS = 10_000_000_000
 cdef int64_t SLOT = SLOT_NS
-cdef int64_t LIVE = 31      # slots that a window may reach back to: 5 minutes and the current one
+cdef int64_t LIVE = 31      # slots that a window may include: 5 minutes and the current slot
 cdef int64_t NEVER = -(<int64_t>1 << 62)
 
 cdef double INFINITE = float("inf")
@@ -55,17 +55,17 @@ cdef inline uint32_t bucket_of(uint64_t value) noexcept nogil:
 
 
 cdef inline uint64_t top_of(int index) noexcept nogil:
-    """The largest value of a bucket."""
+    """Return the largest value of a bucket."""
     cdef int shift = (index >> SUB_BITS) - 1
     if shift < 0:
         return index
     return ((<uint64_t>(index - (shift << SUB_BITS)) + 1) << shift) - 1
 
 
-# Cells: what one histogram holds. Where there is no memory, a call is counted but in no bucket.
+# Cells: the values of one histogram. Without memory for a bucket, a call is counted but not in a bucket.
 
 cdef bint lengthen(Cells *cells) noexcept nogil:
-    """More room for the list; false where it is as long as it gets."""
+    """Enlarge the list. Return false if it has its greatest length."""
     cdef uint32_t room = cells.room * 2 if cells.room else LOG_LEAST
     cdef void *log
     if room > LOG_MOST:
@@ -79,7 +79,7 @@ cdef bint lengthen(Cells *cells) noexcept nogil:
 
 
 cdef bint cover(Cells *cells, uint32_t bucket) noexcept nogil:
-    """Counts for the octaves from the lowest bucket to the highest, this one among them."""
+    """Allocate counts for all octaves from the lowest bucket to the highest, including `bucket`."""
     cdef uint32_t low = bucket, high = bucket, i
     cdef uint64_t *counts
     if cells.size:
@@ -117,7 +117,7 @@ cdef inline void enter(Cells *cells, uint32_t bucket, uint64_t times) noexcept n
 
 cdef inline void book(Cells *cells, uint32_t bucket, uint64_t value, uint64_t bytes_in,
                       uint64_t bytes_out, bint failed) noexcept nogil:
-    """One call."""
+    """Add one call."""
     cells.calls += 1
     cells.errors += failed
     cells.bytes_in += bytes_in
@@ -129,7 +129,7 @@ cdef inline void book(Cells *cells, uint32_t bucket, uint64_t value, uint64_t by
 
 
 cdef void absorb(Cells *cells, const Cells *other) noexcept nogil:
-    """All calls of `other` besides."""
+    """Add all calls of `other`."""
     cdef uint32_t i
     cells.calls += other.calls
     cells.errors += other.errors
@@ -145,7 +145,7 @@ cdef void absorb(Cells *cells, const Cells *other) noexcept nogil:
 
 
 cdef void spread(const Cells *cells, uint64_t *counts) noexcept nogil:
-    """The count of every bucket."""
+    """Write the count of each bucket to `counts`."""
     cdef uint32_t i
     memset(counts, 0, BUCKETS * sizeof(uint64_t))
     for i in range(cells.logged):
@@ -155,7 +155,7 @@ cdef void spread(const Cells *cells, uint64_t *counts) noexcept nogil:
 
 
 cdef uint64_t rank(const Cells *cells, const uint64_t *counts, double fraction) noexcept nogil:
-    """The value that `fraction` of the calls did not exceed."""
+    """Return the value that `fraction` of the calls did not exceed."""
     cdef uint64_t seen = 0
     cdef uint64_t wanted = <uint64_t>(fraction * cells.calls + 0.999999)
     cdef int index
@@ -177,14 +177,14 @@ cdef void empty(Cells *cells) noexcept nogil:
 @cython.final
 @cython.no_gc
 cdef class Histogram:
-    """Calls, errors, bytes and latencies, as they were when it was made."""
+    """Holds the calls, errors, bytes and latencies at the time when it was made."""
 
     def __dealloc__(self):
         empty(&self.cells)
 
     @staticmethod
     def from_dict(data):
-        """What `to_dict` made, here or elsewhere. Raises ValueError."""
+        """Return the histogram of which `to_dict` has made `data`. Raises ValueError."""
         cdef Histogram made = Histogram()
         cdef Cells *cells = &made.cells
         cdef uint64_t times
@@ -194,7 +194,7 @@ cdef class Histogram:
             cells.nanoseconds, cells.longest = data["sum_ns"], data["max_ns"]
             for index, times in data["buckets"]:
                 if not 0 <= index < BUCKETS:
-                    raise ValueError(f"no bucket {index}")
+                    raise ValueError(f"there is no bucket {index}")
                 enter(cells, index, times)
         except (KeyError, TypeError, OverflowError, ValueError) as error:
             raise ValueError(f"not a histogram: {type(error).__name__}: {error}") from None
@@ -202,7 +202,7 @@ cdef class Histogram:
 
     @staticmethod
     def tops():
-        """The longest duration in ns of each bucket: a memoryview of uint64, as `counts`."""
+        """Return the longest duration in ns of each bucket: a memoryview of uint64, like `counts`."""
         cdef uint64_t tops[BUCKETS]
         cdef int index
         for index in range(BUCKETS):
@@ -227,18 +227,18 @@ cdef class Histogram:
 
     @property
     def sum_ns(self):
-        """Of all calls together."""
+        """Return the total duration of all calls, in ns."""
         return self.cells.nanoseconds
 
     @property
     def counts(self):
-        """The calls in each bucket: a memoryview of 1152 uint64, for `numpy.asarray`."""
+        """Return the number of calls in each bucket: a memoryview of 1152 uint64, for `numpy.asarray`."""
         cdef uint64_t counts[BUCKETS]
         spread(&self.cells, counts)
         return memoryview((<char *>counts)[:sizeof(counts)]).cast("Q")
 
     def merge(self, Histogram other not None):
-        """Add the calls of `other`. As if all had been recorded in one."""
+        """Add the calls of `other`, as if they had been recorded here."""
         cdef Cells copy
         memset(&copy, 0, sizeof(Cells))
         if other is self:
@@ -249,13 +249,13 @@ cdef class Histogram:
             absorb(&self.cells, &other.cells)
 
     def percentile(self, double fraction):
-        """Nanoseconds that `fraction` (0 to 1) of the calls did not exceed; 0 without calls."""
+        """Return the nanoseconds that `fraction` (0 to 1) of the calls did not exceed; 0 without calls."""
         cdef uint64_t counts[BUCKETS]
         spread(&self.cells, counts)
         return rank(&self.cells, counts, fraction)
 
     def calls_within(self, uint64_t nanoseconds):
-        """How many calls took at most that long; exact for one of `tops`."""
+        """Return how many calls took at most `nanoseconds`; exact for a value of `tops`."""
         cdef uint64_t counts[BUCKETS]
         cdef uint64_t seen = 0
         cdef int index
@@ -267,7 +267,7 @@ cdef class Histogram:
         return seen
 
     def summary(self):
-        """calls, errors, bytes_in, bytes_out, latency_us {p50, p90, p99, p99.9, max}."""
+        """Return a dict of calls, errors, bytes_in, bytes_out, latency_us {p50, p90, p99, p99.9, max}."""
         cdef uint64_t counts[BUCKETS]
         cdef Cells *cells = &self.cells
         spread(cells, counts)
@@ -286,8 +286,8 @@ cdef class Histogram:
         }
 
     def to_dict(self):
-        """calls, errors, bytes_in, bytes_out, sum_ns, max_ns, and buckets: [index, calls] of each
-        that is not empty, lowest first."""
+        """Return a dict of calls, errors, bytes_in, bytes_out, sum_ns, max_ns, and buckets: [index, calls] of each that
+        is not empty, lowest first."""
         cdef uint64_t counts[BUCKETS]
         cdef int index
         spread(&self.cells, counts)
@@ -305,10 +305,10 @@ cdef class Histogram:
 @cython.final
 @cython.no_gc
 cdef class Recorder:
-    """What is counted of one command, or of one session. Used under the GIL.
+    """Records the calls of one command, or of one session. It is used under the GIL.
 
-    Beside the total it keeps slots of 10 s, each from a multiple of that on the monotonic clock,
-    for as long as a window reaches back. A slot takes memory when there was a call in it.
+    Besides the total it has slots of 10 s, aligned to the monotonic clock, as far back as a window reaches. A slot uses
+    memory only if a call ended in it.
     """
 
     def __dealloc__(self):
@@ -324,16 +324,16 @@ cdef class Recorder:
 
     @property
     def errors_by_category(self):
-        """A copy."""
+        """Return the number of errors by category, as a copy."""
         return dict(self.by_category or ())
 
     @property
     def counters(self):
-        """What `count` has counted: a copy."""
+        """Return the counters of `count` by name, as a copy."""
         return dict(self.by_name or ())
 
     def __sizeof__(self):
-        """Bytes, what C keeps for it included."""
+        """Return the size in bytes, including memory allocated in C."""
         cdef size_t size = sizeof_cells(&self.cells) + self.capacity * sizeof(Slot)
         cdef uint32_t i
         for i in range(self.capacity):
@@ -356,7 +356,7 @@ cdef class Recorder:
             self.by_category[category] = self.by_category.get(category, 0) + 1
 
     cdef void turn(self, int64_t now) noexcept:
-        """The slot of that time becomes the current one; none where there is no memory."""
+        """Make the slot of the time `now` the current one; there is none if there is no memory."""
         cdef int64_t number = now // SLOT
         cdef Slot *slot
         self.slot = NULL
@@ -374,7 +374,7 @@ cdef class Recorder:
                 return
 
     cdef bint widen(self) noexcept:
-        """Twice as many slots. Each stands where its number says, so none meets another."""
+        """Double the number of slots. The index of a slot depends on its number, so no two collide."""
         cdef uint32_t capacity = self.capacity * 2 or 1, i
         cdef Slot *slots
         if capacity > RING_MOST:
@@ -398,15 +398,15 @@ cdef class Recorder:
         known = self.by_name.get(name)
         if known is None:
             if not (name.isidentifier() and name.isascii()) or name.endswith("_total"):
-                raise ValueError(f"{name!r}: not the name of a counter (_total comes by itself)")
+                raise ValueError(f"{name!r}: not a valid name of a counter (_total is added to it)")
             known = 0
-        if known + amount < INFINITE:  # a sum that is no number could not be told
+        if known + amount < INFINITE:  # JSON cannot represent an infinite sum
             self.by_name[name] = known + amount
         return 0
 
     def record(self, int64_t nanoseconds, uint64_t bytes_in=0, uint64_t bytes_out=0,
                str category=None, now=None):
-        """Record one call that took `nanoseconds`; category: of its error, if it failed.
+        """Record one call that took `nanoseconds`. category: that of its error, if it failed.
 
         now: when it ended, by `now_ns`; default: now.
         """
@@ -414,28 +414,28 @@ cdef class Recorder:
                  category)
 
     def count(self, str name not None, amount=1):
-        """Add `amount` to the counter `name`. Raises TypeError and ValueError where it is no
-        finite number from 0 up, or the name not letters, digits and underscores."""
+        """Add `amount` to the counter `name`. Raises TypeError and ValueError unless the amount is a finite number ≥ 0
+        and the name consists of letters, digits and underscores."""
         if not isinstance(amount, (int, float)):
-            raise TypeError(f"{name}: a number is counted, not {type(amount).__name__}")
+            raise TypeError(f"counter {name}: the amount must be a number, not {type(amount).__name__}")
         if not 0 <= amount < INFINITE:
-            raise ValueError(f"{name}: a counter does not go by {amount}")
+            raise ValueError(f"counter {name}: the amount must be finite and ≥ 0, not {amount}")
         self.add_to(name, int(amount) if isinstance(amount, int) else float(amount))
 
     def reset(self):
-        """Back to nothing recorded."""
+        """Remove all that has been recorded."""
         self.forget()
         self.by_category = self.by_name = None
 
     def total(self):
-        """All calls: a Histogram of their own."""
+        """Return a Histogram of all calls."""
         cdef Histogram made = Histogram()
         absorb(&made.cells, &self.cells)
         return made
 
     def window(self, int64_t seconds, now=None):
-        """The calls that ended in the last `seconds`, and up to 10 s before: whole slots, so that
-        no call of that time is missing. At most 300 s. now: as in `record`."""
+        """Return a Histogram of the calls that ended in the last `seconds` (at most 300), and up to 10 s before: it has
+        whole slots, so that no call of that time is missing. now: as in `record`."""
         cdef Histogram made = Histogram()
         cdef int64_t current = (bridge_monotonic() if now is None else now) // SLOT
         cdef int64_t oldest = current - min(-(-seconds * 1_000_000_000 // SLOT), LIVE - 1)
@@ -446,7 +446,7 @@ cdef class Recorder:
         return made
 
     cdef void forget(self) noexcept:
-        """Give back all memory of counts."""
+        """Free all memory of counts."""
         cdef uint32_t i
         empty(&self.cells)
         for i in range(self.capacity):
@@ -462,5 +462,5 @@ cdef size_t sizeof_cells(const Cells *cells) noexcept nogil:
 
 
 def now_ns():
-    """CLOCK_MONOTONIC in nanoseconds: the clock of all latencies."""
+    """Return CLOCK_MONOTONIC in nanoseconds, the clock of all latencies."""
     return bridge_monotonic()

@@ -1,8 +1,8 @@
 """A native thread that ends the process when its host is gone.
 
-It needs neither the GIL nor the interpreter, so it also works while a handler holds the GIL
-forever. It sees the end of either pipe, the death of the parent, and a SIGTERM that Python has
-taken; from then on the process has a grace period to end by itself.
+It needs neither the GIL nor the interpreter, so it also works while a handler holds the GIL forever. It detects the end
+of either pipe, the death of the parent, and a SIGTERM that Python has received. From then on the process has a grace
+period to end by itself.
 """
 
 cdef extern from *:
@@ -45,7 +45,7 @@ cdef extern from *:
     }
 
     /* Parent and process group of a pid; 0 if it cannot be read. The name in /proc/PID/stat is in
-       parentheses and may hold anything, so the last one counts. */
+       parentheses and may contain any characters, so the last ) counts. */
     static int watch_relatives(const char *pid, int *parent, int *group) {
         char path[64], text[512];
         snprintf(path, sizeof path, "/proc/%.20s/stat", pid);
@@ -59,8 +59,8 @@ cdef extern from *:
                && state != 'Z';
     }
 
-    /* SIGKILL to our children, and to our process group if it is our own. Repeated, because what is
-       being killed may fork. Processes that left the group and lost their parent are not found. */
+    /* Kill the children of this process, and its process group if it is the leader. This is repeated because a process
+       may fork while it is being killed. Processes that have left the group and lost their parent are not found. */
     static void bridge_kill_children(void) {
         int self = getpid();
         for (int round = 0; round < 8; round++) {
@@ -80,15 +80,15 @@ cdef extern from *:
         }
     }
 
-    /* Make the process the leader of a group of its own, where it may; whether it is. One that a
-       shell has made a leader may have other members of a pipeline in its group. */
+    /* Make the process the leader of a group if possible, and return whether the group has no foreign processes. The
+       group of a leader that was started by a shell may contain other members of a pipeline. */
     static int bridge_lead_group(void) {
         int self = getpid();
         if (getpgrp() == self) return getsid(0) == self;
         return setpgid(0, 0) == 0;
     }
 
-    /* A signal to the child must not reach the worker through the descriptor that both have. */
+    /* A signal to the child must not reach the worker through the wakeup descriptor, which both have. */
     static __thread sigset_t watch_mask;
     static void watch_before_fork(void) {
         sigset_t all;
@@ -97,7 +97,7 @@ cdef extern from *:
     }
     static void watch_after_fork(void) { pthread_sigmask(SIG_SETMASK, &watch_mask, NULL); }
 
-    /* In the child of a fork, whoever made it: what it writes to those goes nowhere, and nobody
+    /* In the child of a fork, whichever code forks: what the child writes to guarded descriptors is dropped, and nobody
        waits for it to close them. */
     static void watch_in_child(void) {
         watch_in_fork = 1;
@@ -128,7 +128,7 @@ cdef extern from *:
     #endif
     }
 
-    /* Python writes the number of each signal that it takes. */
+    /* Python writes the number of each signal that it receives. */
     static int watch_saw_sigterm(int wake_fd) {
         unsigned char numbers[64];
         ssize_t got;
@@ -146,7 +146,7 @@ cdef extern from *:
             {watch.read_fd, POLLRDHUP, 0}, {watch.write_fd, 0, 0},
             {watch.wake_fd, POLLIN, 0}, {parent_fd, POLLIN, 0},
         };
-        /* Without a pidfd the parent is looked at twice a second. */
+        /* Without a pidfd the parent is checked twice a second. */
         int timeout = parent_fd < 0 ? PARENT_CHECK_MS : -1;
         int signalled = 0;
         while (getppid() == watch.parent && !signalled) {
@@ -159,7 +159,7 @@ cdef extern from *:
         int64_t deadline = watch_now_ms() + watch.grace_ms;
         while (watch_now_ms() < deadline) {
             poll(NULL, 0, NUDGE_MS);
-            /* A signal that came just before a blocking read was lost on it. */
+            /* A signal that arrives just before a blocking read does not interrupt it. */
             if (signalled) pthread_kill(watch.main_thread, SIGTERM);
         }
         bridge_kill_children();
@@ -167,7 +167,7 @@ cdef extern from *:
         return NULL;
     }
 
-    /* 0 or an errno. All signals stay with the other threads. */
+    /* Return 0 or an errno. Signals are delivered to the other threads only. */
     static int bridge_start_watch(int read_fd, int write_fd, int wake_fd, int parent,
                                   int grace_ms) {
         bridge_watch *watch = malloc(sizeof *watch);
@@ -193,45 +193,44 @@ cdef extern from *:
 
 
 cpdef bint in_fork() noexcept:
-    """Whether this is the child of a fork, and so not the process that guarded its descriptors."""
+    """Return whether this process is the child of a fork of the process that called `guard`."""
     return watch_in_fork
 
 
 def lead_group():
-    """Have a process group of one's own, where that is possible; whether it is so: then
-    `kill_children` kills all of it."""
+    """Make this process the leader of a process group if possible, and return whether the whole group may be killed
+    by `kill_children`."""
     global watch_leads
     watch_leads = bridge_lead_group()
     return bool(watch_leads)
 
 
 def spare(int pid):
-    """Have `kill_children` leave that one."""
+    """Exclude the process `pid` from `kill_children`."""
     global watch_spared
     watch_spared = pid
 
 
 def guard(int fd):
-    """Put /dev/null in the place of the descriptor in every child that is forked from now on (at
-    most 8 descriptors). Raises OSError."""
+    """Replace the descriptor with /dev/null in every child that is forked from now on. At most 8 descriptors can be
+    guarded. Raises OSError."""
     cdef int error = bridge_guard(fd)
     if error:
         raise OSError(error, "the descriptor cannot be guarded")
 
 
 def start(int read_fd, int write_fd, int wake_fd, int parent, int grace_ms):
-    """Watch from now on, called from the main thread. Raises OSError.
+    """Start the watching thread. To be called from the main thread. Raises OSError.
 
-    parent: the parent's pid at the start of the process. wake_fd: not blocking; brings the numbers
-    of signals that came.
-    After `grace_ms` the process and its children are gone, with exit status 0.
+    parent: the parent's pid at the start of the process. wake_fd: not blocking; the numbers of received signals are
+    read from it. `grace_ms` after the host is gone, the process and its children are ended, with exit status 0.
     """
     cdef int error = bridge_start_watch(read_fd, write_fd, wake_fd, parent, grace_ms)
     if error:
-        raise OSError(error, "the watching thread did not start")
+        raise OSError(error, "the watching thread cannot be started")
 
 
 def kill_children():
-    """SIGKILL to all children, and to the whole process group where it is this process's own."""
+    """Kill all children, and the whole process group if this process leads it."""
     with nogil:
         bridge_kill_children()

@@ -1,4 +1,4 @@
-"""The door for hosts in the same process: what capi/bridge.c calls besides the way of a request."""
+"""The entry point for hosts in the same process: capi/bridge.c calls it to open and close a dispatcher."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 from bridge import errors
 from bridge._dispatch import Context
-from bridge._embed import Door
+from bridge._embed import Endpoint
 from bridge.adapter import load
 from bridge.options import Options
 from bridge.telemetry import logs
@@ -62,13 +62,13 @@ def open(options: str, is_ours: bool) -> Handle:
 
 
 class Handle:
-    """A dispatcher, its door, and its end."""
+    """Represents an open dispatcher in a host: its endpoint for requests, its cancelling and its close."""
 
     def __init__(self, dispatcher: Dispatcher, options: Options) -> None:
         self._dispatcher = dispatcher
         self._grace = options.grace
         self.patience_ms = int(max(options.grace, 1.0) * 1000)  # for what ends a moment later
-        self.door = Door(
+        self.endpoint = Endpoint(
             dispatcher.path.answer,
             dispatcher.path.refuse,
             dispatcher.arrival,
@@ -79,8 +79,8 @@ class Handle:
 
     def cancel(self, number: int) -> bool:
         """End the call of that number, now or when it arrives; whether it had no reply yet."""
-        if number in self.door.coming:
-            self.door.coming[number] = True
+        if number in self.endpoint.coming:
+            self.endpoint.coming[number] = True
         return self._end(number, errors.Cancelled("the caller cancelled the call"))
 
     def late(self, number: int, timeout_ms: int) -> bool:
@@ -90,7 +90,7 @@ class Handle:
 
     def close(self) -> int:
         """End every call and every thread. Return the number of threads that did not end."""
-        self.door.ended = True
+        self.endpoint.ended = True
         return self._dispatcher.close()
 
     def _end(self, number: int, error: errors.BridgeError) -> bool:

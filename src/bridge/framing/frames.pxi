@@ -1,11 +1,11 @@
-# Part of _framing.pyx: payloads, and what multipart ones are made of.
+# Part of _framing.pyx: payloads, and the parts of multipart ones.
 
 @cython.final
 @cython.freelist(256)
 cdef class Frame:
-    """One payload: a read-only buffer over the slab it arrived in, kept alive by this object.
+    """Represents a payload: a read-only buffer over the slab into which it was read, and which it keeps alive.
 
-    The bytes never move and are never overwritten while a frame or a view of it is held.
+    The bytes never move and are not overwritten as long as a frame or a view of it exists.
     """
 
     def __cinit__(self):
@@ -18,7 +18,7 @@ cdef class Frame:
         return self.length
 
     cdef Frame part(self, Py_ssize_t start, Py_ssize_t length):
-        """A view of some of it."""
+        """Return a part of this frame, without a copy."""
         cdef Frame part = Frame.__new__(Frame)
         slab_hold(self.slab)
         part.slab = self.slab
@@ -31,7 +31,7 @@ cdef class Frame:
 
     @staticmethod
     def of(data):
-        """A frame that holds a copy of `data` (any buffer), for callers that have no pipe."""
+        """Return a frame with a copy of `data` (any buffer), for callers without a pipe."""
         cdef Py_buffer view
         cdef Frame frame = Frame.__new__(Frame)
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
@@ -49,8 +49,8 @@ cdef class Frame:
 
 cdef Frame frame_over(const void *data, Py_ssize_t length, void (*release)(void *) noexcept nogil,
                       void *context):
-    """A frame of bytes that stay where they are until release(context) is called, once, by whoever
-    drops the last view of them; of a copy, where there is no release."""
+    """Return a frame over bytes of the caller, which must not change until release(context) is called. That happens
+    once, in the thread that drops the last view of them. Without `release`, the frame has a copy."""
     cdef Frame frame = Frame.__new__(Frame)
     frame.slab = slab_new(HEADER if release is not NULL else HEADER + length)
     if frame.slab is NULL:
@@ -70,12 +70,12 @@ cdef Frame frame_over(const void *data, Py_ssize_t length, void (*release)(void 
 
 
 cpdef bint is_multipart(Frame frame) except -1:
-    """Whether it is an envelope with buffers behind it."""
+    """Return whether `frame` is a multipart frame: an envelope followed by buffers."""
     return frame.length > 0 and frame.data[0] == MULTIPART
 
 
 def envelope_of(Frame frame not None):
-    """The envelope of a multipart frame, as a frame. Raises InvalidFrame."""
+    """Return the envelope of a multipart frame, as a frame. Raises InvalidFrame."""
     cdef Py_ssize_t start
     cdef uint64_t count, length
     if frame.length < PREFIX or frame.data[1] != VERSION or frame.data[2] or frame.data[3]:
@@ -92,8 +92,8 @@ def envelope_of(Frame frame not None):
 
 
 def envelope_beginning(Frame frame not None):
-    """What there is of the envelope in the beginning of a frame, which is itself where it is not a
-    multipart one."""
+    """Return the bytes of the envelope in `frame`, the beginning of a frame; `frame` itself if it is not a multipart
+    one."""
     cdef uint64_t start
     if not is_multipart(frame) or frame.length < PREFIX:
         return frame
@@ -102,7 +102,7 @@ def envelope_beginning(Frame frame not None):
 
 
 def buffers_of(Frame frame not None):
-    """The buffers of a multipart frame, a tuple of frames. Raises InvalidFrame."""
+    """Return the buffers of a multipart frame, as a tuple of frames. Raises InvalidFrame."""
     cdef Frame envelope = envelope_of(frame)
     cdef Py_ssize_t end = envelope.data - frame.data + envelope.length
     cdef uint64_t start, length
@@ -121,8 +121,8 @@ def buffers_of(Frame frame not None):
 
 
 cdef object raw(object buffer):
-    """A view of a buffer, which keeps it from changing its size; of a copy where its bytes do not
-    lie side by side."""
+    """Return a view of a buffer, which cannot change its size as long as the view exists; a view of a copy if its bytes
+    are not contiguous."""
     view = memoryview(buffer)
     return view if view.c_contiguous else memoryview(view.tobytes())
 

@@ -2,11 +2,11 @@
 
 @cython.final
 cdef class Outbox:
-    """Frames to be sent, one behind the other in one buffer; buffers of multipart frames stay
-    where they are, and are sent from there.
+    """Holds frames to be sent, one after the other in one bytearray. Buffers of multipart frames are not copied, they
+    are sent from their own memory.
 
-    The bytearray is not emptied between uses: msgspec takes its length as room to write in, and
-    shrinking it would give the memory back each time.
+    The bytearray is not emptied between uses: msgspec writes within its length, and shrinking it would free the memory
+    each time.
     """
 
     def __cinit__(self):
@@ -20,24 +20,24 @@ cdef class Outbox:
         return self.used + self.apart
 
     cdef Py_ssize_t add(self, object encode_into, object message, Py_ssize_t limit) except -1:
-        """Append `message` as a frame; bytes of its payload, or 0 if longer than `limit`."""
+        """Append `message` as a frame. Return the bytes of its payload, or 0 if it would be longer than `limit`."""
         cdef Py_ssize_t size = self.encode(encode_into, message)
         return self.close(size) if size <= limit else 0
 
     cdef Py_ssize_t encode(self, object encode_into, object message) except -1:
-        """Write `message` behind the room for a header; its bytes."""
+        """Write `message` after the space for a header, and return its bytes."""
         cdef Py_ssize_t room = PyByteArray_GET_SIZE(self.data)
         encode_into(message, self.data, self.used + HEADER)
         if room >= MAPPED and PyByteArray_GET_SIZE(self.data) < MAPPED:
-            # What is cut down from pages of its own stays such pages, and the system would resize
-            # them with each later message: 8 us.
+            # Shrunk memory from mmap stays mapped, and the system would resize it with each later message: 8 us.
             self.data = bytearray(self.data)
         return PyByteArray_GET_SIZE(self.data) - self.used - HEADER
 
     cdef Py_ssize_t add_multipart(self, object encode_into, object message, list buffers,
                                   Py_ssize_t limit) except -1:
-        """The same of a message whose encoding adds to `buffers` what stands apart; where there is
-        nothing in it in the end, the frame is a usual one."""
+        """Append `message` with `buffers`, to which its encoding may add out-of-band buffers. If there are none in the
+        end, the frame is not a multipart one. Return the bytes of the payload, or 0 if it would be longer than
+        `limit`."""
         cdef Py_ssize_t start = self.used + HEADER, size, prefix, end, length, index
         cdef unsigned char *at
         cdef uint64_t total
@@ -82,7 +82,7 @@ cdef class Outbox:
         return size
 
     cdef int undo(self, Py_ssize_t used) except -1:
-        """Back to so many bytes."""
+        """Remove what has been appended after the first `used` bytes."""
         self.used = used
         while self.buffers and self.buffers[len(self.buffers) - 1][0] > used:
             self.apart -= self.buffers.pop()[1].nbytes
@@ -100,17 +100,17 @@ cdef class Outbox:
         self.add(encode_into, message, 0xFFFFFFFF)
 
     def append_multipart(self, encode_into, message, list buffers not None):
-        """Append it as a multipart frame with what is in `buffers`, and what encoding adds there;
-        a usual frame where that is nothing in the end."""
+        """Append `message` as a multipart frame with `buffers`, to which `encode_into` may add; as a frame without
+        buffers if there are none in the end."""
         if not self.add_multipart(encode_into, message, buffers, 0xFFFFFFFF):
             raise OverflowError("a frame holds at most 4294967295 bytes")
 
     def payload(self):
-        """The payload of the only frame in here, as bytes."""
+        """Return the payload of the only frame, as bytes."""
         return b"".join(self.parts())[HEADER:]
 
     def parts(self):
-        """All there is to be sent, as a list of buffers."""
+        """Return all bytes to be sent, as a list of buffers."""
         cdef Py_ssize_t done = 0
         cdef list parts = []
         whole = memoryview(self.data)
@@ -121,10 +121,10 @@ cdef class Outbox:
         return parts
 
     def write_to(self, int fd):
-        """Write what the non-blocking descriptor `fd` takes at once; return whether that was the rest.
+        """Write as much as the non-blocking descriptor `fd` accepts at once, and return whether all has been written.
 
-        The next call goes on from there. `sent` changes together with the write, so an exception
-        of a signal handler never leaves the two in disagreement. Raises OSError.
+        The next call continues from there. `sent` changes together with the write, so it is right even if a signal
+        handler raises. Raises OSError.
         """
         cdef iovec part
         cdef ssize_t written
@@ -184,7 +184,7 @@ cdef class Outbox:
 
 
 cdef int check_would_block(int fd, int error) except -1:
-    """Raise OSError unless `error` says that the write would have waited."""
+    """Raise OSError unless `error` means that the write would have blocked."""
     if error != EAGAIN:
         raise OSError(error, f"write to descriptor {fd} failed")
     return 0

@@ -2,9 +2,9 @@
 
 @cython.final
 cdef class Reader:
-    """Frames from the descriptor `fd`, which stays its owner's to close.
+    """Reads frames from the descriptor `fd`, which it does not close.
 
-    max_frame: bytes; a longer announcement is refused before anything is allocated for it.
+    max_frame: bytes; a longer frame is refused before memory is allocated for it.
     """
 
     def __cinit__(self, int fd, uint64_t max_frame=TRUSTED):
@@ -19,7 +19,7 @@ cdef class Reader:
         slab_release(self.spare)
 
     cdef int parse(self) noexcept nogil:
-        """What the bytes at hand begin with. Does no I/O."""
+        """Return what the bytes read so far begin with. Does no I/O."""
         cdef size_t have
         if self.skipping:
             have = min(<uint64_t>(self.end - self.start), self.skipping)
@@ -38,7 +38,7 @@ cdef class Reader:
         return FRAME if self.announced else EMPTY
 
     cdef int reserve(self, size_t need) noexcept nogil:
-        """Room for `need` bytes from `start` on, and for one more byte; 0, or -1 without memory."""
+        """Make room for `need` bytes after `start`, and for one more byte. Return 0, or -1 without memory."""
         cdef size_t have = self.end - self.start
         cdef bridge_slab *fresh
         if self.start + need <= self.slab.size and self.end < self.slab.size:
@@ -58,7 +58,7 @@ cdef class Reader:
         return 0
 
     cdef bridge_slab *fresh(self, size_t need) noexcept nogil:
-        """A slab for `need` bytes, the spare one if it is about as long; NULL without memory."""
+        """Return a slab for `need` bytes: the spare one if it is of similar length; NULL without memory."""
         cdef bridge_slab *spare = self.spare
         if need <= SLAB:
             return slab_new(SLAB)
@@ -71,8 +71,8 @@ cdef class Reader:
         return slab_new(need)
 
     cdef void put_aside(self, bridge_slab *slab) noexcept nogil:
-        """Let go of a slab; a long one is kept for a moment, because the kernel takes as long to
-        find fresh memory as a pipe to fill it."""
+        """Release a slab. A long one is kept for a moment, because the kernel takes as long to provide new memory as
+        a pipe takes to fill it."""
         if slab.size > SLAB:
             slab_release(self.spare)
             self.spare = slab
@@ -81,7 +81,7 @@ cdef class Reader:
             slab_release(slab)
 
     cdef int await_with_spare(self) noexcept nogil:
-        """Wait for bytes; gives the spare slab back when they do not come in time. As poll(2)."""
+        """Wait for bytes, and release the spare slab if they do not come in time. Return the result of poll(2)."""
         cdef int64_t left = self.spare_until - bridge_now_ms()
         cdef int ready = bridge_await(self.fd, POLLIN, <int>left) if left > 0 else 0
         if ready == 0:
@@ -90,16 +90,16 @@ cdef class Reader:
         return ready
 
     cdef int fill(self) noexcept nogil:
-        """One read(2), behind `parse` has said PENDING: PENDING, or why there is no more."""
+        """Call read(2) once after `parse` has returned PENDING. Return PENDING, or why there are no more bytes."""
         cdef ssize_t got
         cdef size_t have = self.end - self.start
         cdef size_t need = HEADER
         if have >= HEADER and not self.skipping:
             need = HEADER + self.announced
         if self.reserve(need) < 0:
-            need = min(need, <size_t>SLAB)  # enough for the id of a frame that there is no room for
+            need = min(need, <size_t>SLAB)  # enough for the id of a frame for which there is no memory
             if self.reserve(need) < 0:
-                bridge_await(-1, 0, PAUSE_MS)  # others may give some back
+                bridge_await(-1, 0, PAUSE_MS)  # other threads may free some
                 return INTERRUPTED
             if have >= need:
                 return NO_MEMORY
@@ -121,7 +121,7 @@ cdef class Reader:
         return INTERRUPTED if bridge_await(self.fd, POLLIN, -1) < 0 else PENDING
 
     cdef int wait(self, Writer heartbeats) noexcept nogil:
-        """Read until there is something for Python; answers empty frames if given a writer."""
+        """Read until there is a frame or an error for Python. Answer empty frames if given a writer."""
         cdef int status
         while True:
             status = self.parse()
@@ -137,7 +137,7 @@ cdef class Reader:
                 return status
 
     cdef Frame take(self):
-        """The frame that `parse` has found."""
+        """Return the frame that `parse` has found."""
         cdef Frame frame = Frame.__new__(Frame)
         slab_hold(self.slab)
         frame.slab = self.slab
@@ -147,7 +147,7 @@ cdef class Reader:
         return frame
 
     cdef Frame beginning(self):
-        """What is at hand of the payload that `parse` or `fill` has found and that is not read."""
+        """Return the bytes read so far of the payload that `parse` or `fill` has found and that cannot be read."""
         cdef Frame frame = Frame.__new__(Frame)
         slab_hold(self.slab)
         frame.slab = self.slab
@@ -160,11 +160,11 @@ cdef class Reader:
         self.skipping = self.announced
 
     def read(self):
-        """The next frame (an empty one is a heartbeat), or None at the end of the stream.
+        """Return the next frame (an empty one is a heartbeat), or None at the end of the stream.
 
-        Raises FrameTooLarge (the next call goes on behind it, unless it announced more than
-        1 GiB), Overloaded where there is no memory for it (the same; `unread` is its beginning),
-        InvalidFrame if the stream ends inside a frame, OSError.
+        Raises FrameTooLarge, and Overloaded if there is no memory for the frame (`unread` is its beginning); the next
+        call continues after the frame, unless that is longer than 1 GiB. Raises InvalidFrame if the stream ends inside
+        a frame, and OSError.
         """
         cdef int status
         while True:

@@ -2,12 +2,12 @@
 
 @cython.final
 cdef class Writer:
-    """Whole frames to the descriptor `fd`, from any thread.
+    """Writes whole frames to the descriptor `fd`, from any thread.
 
-    The lock is taken and released only without the GIL, so that a heartbeat never waits for
-    Python. A pipe keeps up to PIPE_BUF bytes of one write together, so such writes share the lock:
-    none waits for a thread that lost its core inside another. A longer one has it for itself. A
-    write that a signal interrupts goes on; the signal's handler runs behind it.
+    The lock is taken and released only without the GIL, so a heartbeat never waits for Python. A pipe does not split
+    writes of up to PIPE_BUF bytes, so these share the lock, and none waits for a thread that lost its core inside
+    another one. Longer writes hold the lock exclusively. A write that is interrupted by a signal continues; the signal
+    handler runs afterwards.
     """
 
     def __cinit__(self, int fd):
@@ -20,7 +20,7 @@ cdef class Writer:
         pthread_rwlock_destroy(&self.lock)
 
     cdef int put(self, iovec *parts, int count, size_t size) noexcept nogil:
-        """0, or the errno. Consumes `parts`, which are `size` bytes together."""
+        """Write `parts`, which have `size` bytes in total and are consumed. Return 0 or the errno."""
         cdef int error
         if size <= self.shared_up_to:
             pthread_rwlock_rdlock(&self.lock)
@@ -31,7 +31,7 @@ cdef class Writer:
         return error
 
     cdef int beat(self) noexcept nogil:
-        """Send an empty frame; 0, or the errno."""
+        """Send an empty frame. Return 0 or the errno."""
         cdef unsigned char header[HEADER]
         cdef iovec part
         bridge_store_be32(header, 0)
@@ -63,8 +63,8 @@ cdef class Writer:
         self.put_all(parts, True)
 
     cdef int put_all(self, parts, bint as_frame) except -1:
-        """Send buffers one behind the other, in one writev; as_frame: behind their length. Raises
-        OSError, and ValueError where a frame cannot be that long."""
+        """Send buffers one after the other, in one writev. as_frame: after their length. Raises OSError, and ValueError
+        if a frame cannot be that long."""
         cdef Py_buffer few_views[FEW]
         cdef iovec few_parts[FEW + 1]
         cdef Py_buffer *views = few_views

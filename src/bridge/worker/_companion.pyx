@@ -1,8 +1,8 @@
-"""A small process beside the worker, which needs no Python and lives a moment longer.
+"""The companion: a small process that needs no Python and outlives the worker by a moment.
 
-It passes on what the worker and its children write to stderr, so that nobody waits for a host that
-does not read it: beyond a buffer, lines are dropped and counted. When the worker is gone, however
-that came, it kills the worker's process group, and those who left it but have its mark.
+It passes on what the worker and its children write to stderr, so that they never wait for a host that does not read
+it: if its buffer is full, lines are dropped and counted. When the worker has ended in any way, it kills the worker's
+process group, and processes that have left the group but have the worker's mark in their environment.
 """
 
 from libc.stdint cimport uint64_t
@@ -35,25 +35,25 @@ cdef extern from *:
     #endif
 
     enum {
-        PENDING_BYTES = 1 << 20,   /* that wait for a host which does not read */
-        NOTICE_BYTES = 256,        /* room for the line that says how many were lost */
-        FLUSH_MS = 1000,           /* for what is pending at the end */
-        CHECK_MS = 500,            /* without a pidfd the parent is looked at twice a second */
+        PENDING_BYTES = 1 << 20,   /* for a host that does not read */
+        NOTICE_BYTES = 256,        /* for the line that reports how many were lost */
+        FLUSH_MS = 1000,           /* for pending bytes at the end */
+        CHECK_MS = 500,            /* without a pidfd the parent is checked twice a second */
         HIGHEST_FD = 65536,
         ENVIRONMENT_BYTES = 1 << 18,
-        ROUNDS = 8                 /* of killing, because what is being killed may fork */
+        ROUNDS = 8                 /* of killing, because a process may fork while it is being killed */
     };
 
     #define COMPANION_NAME "bridge-beside"
 
     typedef struct {
         int relay, control, output, worker_fd, kind;
-        int leads;                 /* the worker's group holds nobody else's processes */
+        int leads;                 /* the worker's group has no foreign processes */
         pid_t worker;
-        const char *mark;          /* what its children have in their environment */
+        const char *mark;          /* in the environment of the worker's children */
         volatile uint64_t *lost;
         uint64_t reported;
-        int dropping;              /* the rest of the present line is dropped as well */
+        int dropping;              /* the rest of the current line is dropped too */
         size_t start, end;
     } companion;
 
@@ -86,7 +86,7 @@ cdef extern from *:
         }
     }
 
-    /* A pipe of ours with flags of its own: those of the one we got are the host's too. */
+    /* Open the pipe again, because the flags of the inherited descriptor are shared with the host. */
     static int companion_reopened(int fd) {
         char path[32];
         snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
@@ -108,7 +108,7 @@ cdef extern from *:
         return PENDING_BYTES - NOTICE_BYTES - (self->end - self->start);
     }
 
-    /* By lines: one that has no room is dropped, and what was taken of it is ended. */
+    /* Append whole lines: a line that does not fit is dropped, and the part already appended is ended. */
     static void companion_take(companion *self, const char *data, size_t size) {
         while (size) {
             const char *newline = memchr(data, '\\n', size);
@@ -148,7 +148,7 @@ cdef extern from *:
         self->reported = *self->lost;
     }
 
-    /* Everything there is at the moment; 0 when no writer is left. */
+    /* Read all available bytes; return 0 when no writer is left. */
     static int companion_read(companion *self) {
         char data[65536];
         for (int round = 0; round < 64; round++) {
@@ -195,13 +195,13 @@ cdef extern from *:
         char name[sizeof COMPANION_NAME];
         size_t size = companion_read_file(pid, "environ", environment, sizeof environment);
         if (!memmem(environment, size, mark, strlen(mark) + 1)) return 0;
-        /* Another worker's has that worker's children to kill. */
+        /* The companion of another worker has to kill the children of that worker. */
         size = companion_read_file(pid, "comm", name, sizeof name - 1);
         return size < sizeof name - 1 || memcmp(name, COMPANION_NAME, sizeof name - 1);
     }
 
-    /* The worker's group once it is gone, and in any case those who have left the group but
-       inherited the mark: also where it ends in order, because it may be killed meanwhile. */
+    /* Kill the worker's group once the worker is gone, and always those that have left the group but inherited the
+       mark: also if the worker ends in order, because it may be killed in the meantime. */
     static void companion_kill(companion *self) {
         if (self->leads && getppid() != self->worker) kill(-self->worker, SIGKILL);
         for (int round = 0; round < ROUNDS; round++) {
@@ -271,7 +271,7 @@ cdef extern from *:
         _exit(0);
     }
 
-    /* 0 or an errno. The descriptors 1 and 2 become a pipe to it, if stderr is one that may fill. */
+    /* Return 0 or an errno. If stderr is a pipe or a socket, which may fill, 1 and 2 become a pipe to the companion. */
     static int companion_start(int leads, const char *mark) {
         struct stat status;
         int relay[2] = {-1, -1}, control[2] = {-1, -1};
@@ -311,7 +311,7 @@ cdef extern from *:
         return error;
     }
 
-    /* Waits until what was written to stderr has left, or could not within a second. */
+    /* Wait until all that was written to stderr has been passed on, for a second at most. */
     static void companion_finish(void) {
         if (!companion_pid || companion_control < 0) return;
         int64_t deadline = companion_now_ms() + 2 * FLUSH_MS;
@@ -330,24 +330,23 @@ cdef extern from *:
 
 
 def start(bint leads, bytes mark not None):
-    """Start it, from a process that has no other thread: its pid, and the descriptor that `finish`
-    writes to. Raises OSError.
+    """Start the companion, and return its pid and the descriptor that `finish` writes to. Raises OSError.
 
-    leads: all of this process's group are its own children, to be killed with it. mark: NAME=VALUE
-    that only these have in their environment.
+    This process must have no other thread. leads: whether all of this process's group are its children, to be killed
+    with it. mark: NAME=VALUE that only these children have in their environment.
     """
     cdef int error = companion_start(leads, mark)
     if error:
-        raise OSError(error, "the process beside the worker did not start")
+        raise OSError(error, "the companion process cannot be started")
     return companion_pid, companion_control
 
 
 def finish():
-    """Have all that was written to stderr delivered, within a second; nothing is behind this."""
+    """Have all that was written to stderr passed on, within a second. To be called last."""
     with nogil:
         companion_finish()
 
 
 def lines_lost():
-    """How many lines on stderr were dropped because nobody read them."""
+    """Return the number of lines that were dropped because nobody read stderr."""
     return companion_lines_lost()
