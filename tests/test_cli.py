@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from bridge import __version__
+from bridge.options import TYPES
 
 
 def run(*arguments, **options):
@@ -29,6 +30,15 @@ def test_help_and_version():
     assert run("--version").stdout.strip() == f"dspex-bridge {__version__}"
     assert "--adapter" in run("worker", "--help").stdout
     assert "--quick" in run("bench", "--help").stdout
+
+
+def test_each_option_is_a_flag():
+    """With its description; a list is given one item at a time."""
+    shown = " ".join(run("worker", "--help").stdout.split())
+    for option, kind in TYPES.items():
+        flag = "--api-base" if option == "api_bases" else f"--{option.replace('_', '-')}"
+        assert f"{flag} " in shown
+        assert kind.__metadata__[-1].description in shown
 
 
 @pytest.mark.parametrize("arguments", [(), ("nonsense",), ("worker", "--nonsense")])

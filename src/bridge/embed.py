@@ -19,10 +19,10 @@ from bridge.worker.dispatch import Dispatcher
 
 
 class EmbeddedOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The options of a worker in a host's process.
+    """The options of a worker in the process of its host.
 
-    adapter: "dspy", "echo", "module:attribute". path: directories that modules are imported from,
-    before all others; they stay on sys.path.
+    adapter: "dspy", "echo", "module:attribute". path: directories from which modules are imported before all others;
+    they stay on sys.path.
     """
 
     adapter: str = "dspy"
@@ -30,27 +30,29 @@ class EmbeddedOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=
     when_stuck: Literal["report"] = "report"  # the library must not end the process of its host
 
 
-_options = msgspec.json.Decoder(EmbeddedOptions).decode  # here, where one thread at a time comes
+_options = msgspec.json.Decoder(EmbeddedOptions).decode  # made at import, because only one thread imports
 
 
 def prepare() -> None:
-    """Make this interpreter the host's guest; once, where it runs nothing else. What is printed
-    goes to stderr, nothing reads stdin, and libraries get a worker's environment variables."""
+    """Prepare an interpreter that runs nothing but bridge. To be called once.
+
+    Printed text goes to stderr, stdin is empty, and libraries get the environment variables that a worker sets.
+    """
     sys.stdout = sys.__stdout__ = sys.stderr  # type: ignore[misc, assignment]
     sys.stdin = sys.__stdin__ = io.StringIO()  # type: ignore[misc, assignment]
     process.set_environment()
 
 
 def open(options: str, is_ours: bool) -> Handle:
-    """A handle. is_ours: the interpreter runs nothing else, so that logs are ours to direct.
+    """Start a dispatcher. is_ours: whether the interpreter runs nothing else, so that its logs are set up here.
 
-    Raises ValueError for options that are none and adapters that do not load, StoreFailed.
+    Raises ValueError for invalid options and adapters that cannot be loaded, StoreFailed.
     """
     try:
         chosen = _options(options or "{}")
     except msgspec.MsgspecError as error:
         raise ValueError(f"options: {error}") from None
-    sys.path[:0] = [place for place in chosen.path if place not in sys.path]
+    sys.path[:0] = [folder for folder in chosen.path if folder not in sys.path]
     try:
         adapter = load(chosen.adapter)
     except Exception as error:
@@ -67,7 +69,7 @@ class Handle:
     def __init__(self, dispatcher: Dispatcher, options: Options) -> None:
         self._dispatcher = dispatcher
         self._grace = options.grace
-        self.patience_ms = int(max(options.grace, 1.0) * 1000)  # for what ends a moment later
+        self.patience_ms = int(max(options.grace, 1.0) * 1000)  # how long C waits for calls that are ending
         self.endpoint = Endpoint(
             dispatcher.path.answer,
             dispatcher.path.refuse,
@@ -78,13 +80,13 @@ class Handle:
         dispatcher.start()
 
     def cancel(self, number: int) -> bool:
-        """End the call of that number, now or when it arrives; whether it had no reply yet."""
+        """Cancel the call of that number, now or when it arrives. Return whether it had no reply yet."""
         if number in self.endpoint.coming:
             self.endpoint.coming[number] = True
         return self._end(number, errors.Cancelled("the caller cancelled the call"))
 
     def late(self, number: int, timeout_ms: int) -> bool:
-        """The same, because its caller waits no longer."""
+        """End the call of that number because its deadline has passed. Return whether it had no reply yet."""
         error = errors.DeadlineExceeded(f"no result within {timeout_ms} ms", timeout_ms=float(timeout_ms))
         return self._end(number, error)
 

@@ -1,4 +1,4 @@
-"""A worker from its start to its end: one dispatcher behind one pair of descriptors."""
+"""The life of a worker process: one dispatcher that answers the frames of one pair of descriptors."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from bridge.worker.dispatch import Dispatcher
 
 
 def run(load_adapter: Callable[[], Adapter], options: Options, fds: tuple[int, int], parent: int) -> NoReturn:
-    """Serve until the host is gone or says so, then end the process.
+    """Serve until the host is gone or asks the worker to end, then end the process.
 
-    load_adapter(): called once the descriptors are safe from what it prints. fds: those to read
-    from and to write to. parent: os.getppid() as early as it could be asked.
+    load_adapter(): called after the descriptors have been made safe from what it prints. fds: the descriptors to read
+    from and to write to. parent: os.getppid() at the start of the process.
     """
     read_fd, write_fd = process.take_descriptors(*fds)
     process.start_companion()
@@ -45,8 +45,7 @@ def run(load_adapter: Callable[[], Adapter], options: Options, fds: tuple[int, i
 
 
 def _refuse_to_start(error: Exception, log_level: str) -> None:
-    """Say in one line what the operator is to change, whatever the level; with DEBUG, where it
-    came from as well."""
+    """Print in one line what the operator must change, whatever the log level; with DEBUG, log the traceback too."""
     if log_level == "DEBUG":
         logs.report("the worker does not start", error=error)
     line = " ".join(redact(str(error)).splitlines())
@@ -54,15 +53,15 @@ def _refuse_to_start(error: Exception, log_level: str) -> None:
 
 
 def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options) -> int:
-    """Serve to the end of the stream; the exit status."""
+    """Serve until the end of the stream, and return the exit status."""
     reader, writer = Reader(read_fd, options.max_frame), Writer(write_fd)
     path = dispatcher.path
 
-    why = "the host asked for it"
+    reason = "the host asked for it"
 
     def stop() -> None:
-        nonlocal why
-        why, path.stopping = "SIGTERM", True
+        nonlocal reason
+        reason, path.stopping = "SIGTERM", True
 
     process.on_sigterm(stop)
     logs.info(f"ready, with the adapter {dispatcher.worker.adapter.name}")
@@ -78,10 +77,11 @@ def _serve(dispatcher: Dispatcher, read_fd: int, write_fd: int, options: Options
             warm_up=lambda: _start(dispatcher),
         )
     except (BrokenPipeError, ConnectionResetError):
-        logs.info("the worker ends: the host reads no more")
+        logs.info("the worker ends: the host no longer reads its replies")
         return process.OK
     if error is None:
-        reason = why if path.stopping else "the host has closed the pipe"
+        if not path.stopping:
+            reason = "the host has closed the pipe"
         logs.info(f"the worker ends: {reason}; {len(dispatcher.calls.open)} open calls")
     dispatcher.stop_calls()
     dispatcher.close_store()
