@@ -7,7 +7,6 @@ only if keys of the environment may be sent to it. DSPy and LiteLLM, which take 
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -39,6 +38,8 @@ def _offline(settings: LMSettings) -> Any:
 
 
 def _scripted(settings: LMSettings) -> Any:
+    import json
+
     from bridge.adapters.dspy.scripted import ScriptedAnswers
     from bridge.adapters.dspy.text_engine import TextEngine
 

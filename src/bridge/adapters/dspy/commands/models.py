@@ -8,7 +8,6 @@ import msgspec
 
 from bridge import errors
 from bridge.adapters.dspy.commands import adapter
-from bridge.adapters.dspy.prompt_values import without_text_form
 from bridge.adapters.dspy.providers import LOCAL, full_model
 from bridge.adapters.dspy.settings import LMSettings, Model, check_ranges, header_value
 from bridge.security.destinations import Address
@@ -74,6 +73,8 @@ class ConfigureArgs(msgspec.Struct):
             return None
         if model.partition("/")[0] != "scripted":
             raise errors.InvalidArgs("args.answers: only for the provider scripted", path="args.answers")
+        from bridge.adapters.dspy.prompt_values import without_text_form
+
         unreadable = without_text_form(self.answers, "args.answers")
         if unreadable is not None:
             path, kind = unreadable

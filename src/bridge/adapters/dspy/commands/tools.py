@@ -9,7 +9,6 @@ import msgspec
 from bridge import errors
 from bridge.adapter import Ignored
 from bridge.adapters.dspy.commands import adapter
-from bridge.adapters.dspy.prompt_values import without_text_form
 from bridge.adapters.dspy.tools import Tool
 
 if TYPE_CHECKING:
@@ -40,6 +39,7 @@ class ToolDefinition(msgspec.Struct, forbid_unknown_fields=True):
     def tool(self, path: str) -> Tool:
         """Return the tool that this defines. Raises InvalidArgs. path: of this in the args."""
         from bridge.adapters.dspy.json_schema import with_maps
+        from bridge.adapters.dspy.prompt_values import without_text_form
         from bridge.adapters.dspy.tool_schema import ToolSchema
 
         if not self.name.strip() or len(self.name) > MAX_NAME:
