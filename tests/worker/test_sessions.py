@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 
 import msgspec
@@ -10,6 +11,8 @@ import pytest
 
 from bridge import Dispatcher, Options
 from bridge._framing import Frame, Outbox
+from bridge.worker import sessions
+from bridge.worker.expiry import Expiry
 from session_adapters import WAIT, ask, call, in_background, make_adapter, names
 
 
@@ -263,15 +266,17 @@ def test_a_single_session_beside_the_default_one(make):
     assert ask(dispatcher, "list_sessions")["evicted"] == 2
 
 
-def test_what_is_over_leaves_nothing_to_look_at(make):
-    """Sessions that are cleaned up, evicted, configured again and again."""
+def test_an_ended_session_is_not_checked_for_expiry(make, monkeypatch):
+    """Sessions that are cleaned up, evicted, configured again and again: each live one is due once."""
+    made = []
+    monkeypatch.setattr(sessions, "Expiry", lambda: made.append(Expiry()) or made[-1])
     dispatcher = make(max_sessions=10)
     for number in range(300):
         ask(dispatcher, "create_session", f"s{number % 50}", ttl_s=1000 + number)
         if number % 3 == 0:
             ask(dispatcher, "cleanup_session", f"s{number % 50}")
-    waiting = dispatcher.sessions._expiry._slots.values()
-    assert sum(map(len, waiting)) == len(dispatcher.sessions)
+    (expiry,) = made
+    assert len(list(expiry.due(math.inf, 1000))) == len(dispatcher.sessions)
 
 
 def test_the_default_session_says_how_long_it_was_not_used(make, clock):
