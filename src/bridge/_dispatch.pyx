@@ -15,7 +15,8 @@ from bridge.wire._frames cimport FrameCodec, codec_of
 from bridge.wire._limits cimport limited
 from bridge._watch cimport in_fork
 
-import threading
+from threading import Lock
+from time import sleep
 
 from bridge.wire._frames import codec_for, unknown_format
 from bridge.wire.codec import JSON
@@ -118,30 +119,18 @@ cdef class Command:
         self.recorder = Recorder()
 
 
-class Sleep:
-    """A wait for nothing but time. event: ends it early."""
-
-    __slots__ = ("event",)
-
-    def __init__(self):
-        self.event = threading.Event()
+cdef class FastPath  # each of the two holds the other
 
 
-cdef class Path  # each of the two holds the other
-
-
-@cython.final
 @cython.freelist(64)
 cdef class Context:
-    """What a handler may know of the call that it answers, and what it may do about it.
+    """What a handler may know of the call that it answers, and what it may do.
 
-    id: as the host sent it. session_id: the envelope's, or else that in the args, or None.
-    session: that of a call that is not inline (sessions: all that it waited for). turn: in their
-    orders. shared: what the adapter keeps for all sessions, a dict as it was when the call arrived.
-    received_ns, deadline_ns: monotonic; 0 is no deadline. frame_bytes: of the request. buffers:
-    those of a multipart request, a tuple of frames; else None.
-    running: its handler has begun; before that it waits for its turn or for a thread. stepped_ns:
-    when it last asked whether it should go on, monotonic.
+    An inline call has only this; any other one is a `Deferred`.
+
+    id: of the request, as the host sent it. request: the envelope that came. deliver(outbox): sends what belongs to the call and is not its reply. received_ns:
+    when the request came; monotonic. frame_bytes: of the request. buffers: of a multipart request, a tuple of frames;
+    else None.
     """
 
     cdef readonly object id
@@ -150,81 +139,187 @@ cdef class Context:
     cdef FrameCodec codec
     cdef readonly object deliver
     cdef readonly int64_t received_ns
-    cdef public int64_t deadline_ns
-    cdef readonly int64_t started_ns
-    cdef readonly int64_t stepped_ns
     cdef readonly Py_ssize_t frame_bytes
     cdef readonly tuple buffers
     cdef tuple passed  # buffers of the request that go into the reply
-    cdef object named
-    cdef public list sessions
-    cdef public object shared
-    cdef public object ended
-    cdef public object paused
-    cdef public object slot
-    cdef public object job
-    cdef public object host
-    cdef public object waiting
-    cdef public object gate
-    cdef Path path
-    cdef public object turn
+    cdef FastPath path
     cdef bint observed
-    cdef readonly bint answered
-    cdef readonly bint running
+
+    def __init__(self):
+        raise TypeError("the dispatcher makes contexts")
 
     @property
     def format(self):
+        """Return the format of the request, in which it is answered."""
         return self.codec.format
 
     @property
     def session_id(self):
-        return self.request.session_id if self.named is None else self.named
+        """Return the session id of the envelope or, if it has none, of the args; else None."""
+        return self.request.session_id
 
-    @session_id.setter
-    def session_id(self, value):
-        self.named = value
+    @property
+    def sessions(self):
+        """Return the sessions that the call has; none if it is inline."""
+        return ()
+
+    @property
+    def session(self):
+        """Return the first of the sessions, or None."""
+        return self.sessions[0] if self.sessions else None
+
+    @property
+    def shared(self):
+        """Return what the adapter keeps for all sessions, as it was when the call arrived; {} if it is inline."""
+        return {}
 
     @property
     def worker(self):
-        """The state of the worker (worker/state.py): what control commands read and change."""
+        """Return the state of the worker (worker/state.py), which control commands read and change."""
         return self.path.worker
 
     @property
     def timestamp(self):
+        """Return the current time as ISO 8601 in UTC."""
         return timestamp()
 
     @property
     def uptime(self):
-        """Seconds from the start of the process to the arrival of the request, to the ms."""
+        """Return the seconds from the start of the process to the arrival of the request, to the ms."""
         return ((self.received_ns - started) // 1_000_000) / 1000.0
 
     @property
-    def session(self):
-        return self.sessions[0] if self.sessions else None
-
-    @property
     def streaming(self):
-        """Whether the host asked for events."""
+        """Return whether the host asked for events."""
         return self.request.stream
 
     @property
     def remaining(self):
-        """Seconds until the deadline, not below 0; None without one."""
-        if not self.deadline_ns:
-            return None
-        return max(0.0, (self.deadline_ns - monotonic()) / 1e9)
+        """Return the seconds until the deadline, 0.0 after it, None without one."""
+        return None
 
-    def __init__(self):
-        raise TypeError("a Context is made by the dispatcher")
+    @property
+    def has_turn(self):
+        """Return whether none of the later calls of its sessions has started."""
+        return False
+
+    def check(self):
+        """Raise CallEnded if the call is over. Long work calls this between its steps."""
+        if in_fork():
+            raise CallEnded("this is a child of the worker")
+
+    def wait(self, seconds):
+        """Wait that many seconds. Raise CallEnded as soon as the call is over."""
+        self.check()
+        sleep(max(0.0, seconds))
+
+    def emit(self, str event, data):
+        """Send an event if the host asked for events. Wait while the host has paused them.
+
+        Raise CallEnded if the call is over, ReplyTooLarge, NotEncodable, Overloaded if too many calls wait for the
+        host.
+        """
+        cdef Outbox outbox
+        if not self.request.stream:
+            return
+        self.wait_until_ready()
+        outbox = self.path.encoded(self, Event(self.id, event, data), data, "data",
+                                     f"event {shown(event)}")
+        outbox.kind = EVENT
+        self.send(outbox)
+
+    def pass_buffers(self):
+        """Send the request's buffers with the reply, in their places: for a result that contains the undecoded args."""
+        self.passed = self.buffers
+
+    def call_host(self, str command, args):
+        """Return the host's answer to `command`, waited for until the deadline.
+
+        Raise NotAllowed if the host does not offer it, the error that the host answers, CallEnded, NotEncodable,
+        ReplyTooLarge, Overloaded if too many calls wait for the host.
+        """
+        raise NotAllowed("an inline command cannot wait for the host")
+
+    def count(self, str name not None, amount=1):
+        """Add `amount` to the counter `name` in the statistics of the command and of the session.
+
+        Use few names, known beforehand (`lm_calls`, `input_tokens`). Raise TypeError or ValueError unless the amount is
+        a finite number of at least 0 and the name consists of letters, digits and underscores.
+        """
+        self.command.recorder.count(name, amount)
+        if self.sessions:
+            (<Recorder?>self.session.recorder).count(name, amount)
+
+    def release(self):
+        """Commit what the handler has changed in its session, and let the session's later calls start.
+
+        Raise SessionLost or StoreFailed if it cannot be stored.
+        """
+
+    cdef int wait_until_ready(self) except -1:
+        """Wait until an event may be sent."""
+        self.check()
+        return 0
+
+    cdef int send(self, Outbox outbox) except -1:
+        """Deliver what belongs to the call and is not its reply."""
+        rest = self.deliver(outbox)
+        if rest is not None:
+            rest()
+        return 0
+
+
+cdef class Deferred(Context):
+    """A call that is not inline: who answers it, and what may leave before its reply.
+
+    sessions: those whose earlier calls it waits for. answered: somebody has claimed the call, to send its one reply.
+    ended: the error that ended it before its handler was done. running: its handler has begun. stepped_ns: when the
+    handler last checked whether it should go on; monotonic, like deadline_ns (0: no deadline).
+    """
+
+    cdef public object session_id
+    cdef public list sessions
+    cdef public dict shared
+    cdef public int64_t deadline_ns
+    cdef public bint running
+    cdef public object ended
+    cdef readonly bint answered
+    cdef readonly int64_t stepped_ns
+    cdef readonly object gate  # between the reply and what must not leave after it
+    cdef public object resumed  # an event, not set while the host has paused the call's events; None if it never has
+
+    def __init__(self, Context arrived not None):
+        """Take over the request that arrived."""
+        self.id = arrived.id
+        self.request = arrived.request
+        self.command = arrived.command
+        self.codec = arrived.codec
+        self.deliver = arrived.deliver
+        self.received_ns = arrived.received_ns
+        self.frame_bytes = arrived.frame_bytes
+        self.buffers = arrived.buffers
+        self.path = arrived.path
+        self.session_id = arrived.request.session_id
+        self.sessions = []
+        self.shared = {}
+        self.gate = Lock()
+
+    @property
+    def remaining(self):
+        return max(0.0, (self.deadline_ns - monotonic()) / 1e9) if self.deadline_ns else None
+
+    def check(self):
+        self.stepped_ns = monotonic()
+        if self.ended is not None:
+            raise CallEnded(str(self.ended))
+        Context.check(self)
 
     def claim(self, error=None):
-        """Whether the caller of this is the one to answer the call: true once. No event leaves
-        from then on. error: what ends the call before its handler is done."""
+        """Return whether the caller is the one to answer the call: True once. No event leaves from then on.
+
+        error: what ends the call before its handler is done.
+        """
         cdef bint first
-        if self.gate is None:
-            first = not self.answered
-            self.answered = True
-            return first
         with self.gate:
             first = not self.answered
             self.answered = True
@@ -232,112 +327,42 @@ cdef class Context:
                 self.ended = error
         return first
 
-    def check(self):
-        """Raise CallEnded if the call is over. Long work asks between its steps."""
-        self.stepped_ns = monotonic()
-        if self.ended is not None:
-            raise CallEnded(str(self.ended))
-        if in_fork():
-            raise CallEnded("this is a child of the worker")
-
-    def wait(self, seconds):
-        """Wait that long. Raises CallEnded as soon as the call is over."""
-        cdef object sleep = Sleep()
-        self.waiting = sleep
-        try:
-            self.check()
-            sleep.event.wait(seconds)
-            self.check()
-        finally:
-            self.waiting = None
-
-    def emit(self, str event, data):
-        """Send an event, if the host asked for events and the call is not over.
-
-        Waits while the host has paused the stream. Raises CallEnded, ReplyTooLarge, NotEncodable,
-        Overloaded where too many calls wait for the host.
-        """
-        cdef Outbox outbox
-        if not self.request.stream:
-            return
+    cdef int wait_until_ready(self) except -1:
         self.check()
-        if self.paused is not None and not self.paused.is_set():
-            self.path.policy.await_resume(self)
+        if self.resumed is not None and not self.resumed.is_set():
+            self.await_resume()
             self.check()
-        outbox = self.path.encoded(self, Event(self.id, event, data), data, "data",
-                                   f"event {shown(event)}")
-        outbox.kind = EVENT
-        self.send(outbox)
+        return 0
 
-    def pass_buffers(self):
-        """The reply carries the request's buffers, in their places: for a result that is, or holds,
-        the args undecoded."""
-        self.passed = self.buffers
-
-    def encoded_call(self, str command, dict message):
-        """The call of the host `message`, whose args may be anything, as a frame in an outbox.
-        Raises NotEncodable, ReplyTooLarge."""
-        cdef Outbox outbox = self.path.encoded(self, message, message["args"], "args",
-                                               f"host call {shown(command)}")
-        outbox.kind = HOST_CALL
-        return outbox
-
-    def send(self, Outbox outbox not None):
-        """Deliver what belongs to the call and is not its reply: nothing leaves behind that.
-        Raises CallEnded."""
-        if self.gate is None:  # inline: nobody else can answer
-            rest = self.deliver(outbox)
-        else:
-            rest = None
-            with self.gate:
-                if not self.answered:
-                    rest = self.deliver(outbox)
+    cdef int send(self, Outbox outbox) except -1:
+        rest = None
+        with self.gate:
+            if not self.answered:
+                rest = self.deliver(outbox)
         if rest is not None:
             rest()
-        if self.gate is not None:
-            self.check()
+        self.check()
+        return 0
 
-    def call_host(self, str command, args):
-        """The host's answer to `command`, waited for until the deadline.
-
-        Raises NotAllowed where the host did not offer it, what it failed with, CallEnded.
-        """
-        if self.host is None:
-            raise NotAllowed("an inline command cannot wait for the host")
-        return self.host.call(self, command, args)
-
-    def count(self, str name not None, amount=1):
-        """Add `amount` to the counter `name` of the command and of the session: what an adapter
-        has to count (`lm_calls`, `input_tokens`, …) stands in the statistics of both.
-
-        Few names, known beforehand. Raises TypeError and ValueError where the amount is no finite
-        number from 0 up, or the name not letters, digits and underscores.
-        """
-        self.command.recorder.count(name, amount)
-        if self.sessions:
-            (<Recorder?>self.sessions[0].recorder).count(name, amount)
-
-    @property
-    def has_turn(self):
-        """Whether it is its turn in all its sessions: none of their later calls has started."""
-        return self.turn is not None and self.turn.has_come
-
-    def release(self):
-        """End this call's turn in its session: the calls behind it go on beside it."""
-        if self.turn is not None:
-            self.turn.end()
+    def send_host_call(self, str request_id, str command, args):
+        """Send a request to the host. Raise NotEncodable, ReplyTooLarge, CallEnded."""
+        cdef dict message = {"id": request_id, "command": command, "args": args, "call_id": self.id}
+        cdef Outbox outbox = self.path.encoded(self, message, args, "args", f"host call {shown(command)}")
+        outbox.kind = HOST_CALL
+        self.send(outbox)
 
 
 @cython.final
-cdef class Path:
+cdef class FastPath:
     """Answers frames. `commands`: name -> Command, live.
-    `open_calls`: the calls that other threads have, by id, live. `worker`: what handlers get as `context.worker`.
+    `open_calls`: the calls that other threads have, by id, live. new_call(context): the object for a call that is not
+    inline: a `Deferred`, made of `context`. `worker`: what handlers get as `context.worker`.
 
     policy.refuse(format, frame, buffers, error), .receive(format, frame, buffers, envelope) of a message
     that is not a request (both: None for no reply), .reject(context), .fail(context, error),
     .not_encodable(context, error), .broken(id, error) make the reply for what went wrong;
-    policy.defer(context) takes over a call that is not inline, or returns the reply that says why
-    not. policy.await_resume(context) waits until a paused call may go on. policy.end_fork(error) ends the
+    policy.defer(call) takes over a call that is not inline, or returns the reply that says why
+    not. policy.end_fork(error) ends the
     child of a fork that comes back from a handler. stopping: set it to end whoever serves frames to this path. sets_apart: whether replies to
     usual frames may be multipart ones too.
     """
@@ -345,6 +370,7 @@ cdef class Path:
     cdef FrameCodec fallback
     cdef dict commands
     cdef dict open_calls
+    cdef object new_call
     cdef object policy
     cdef object worker
     cdef readonly Py_ssize_t max_frame
@@ -352,11 +378,11 @@ cdef class Path:
     cdef public object stopping
     cdef public bint sets_apart
 
-    def __init__(self, commands, open_calls, policy, worker, Py_ssize_t max_frame,
-                 uint64_t max_values):
+    def __init__(self, commands, open_calls, new_call, policy, worker, Py_ssize_t max_frame, uint64_t max_values):
         self.fallback = codec_for(JSON)
         self.commands = commands
         self.open_calls = open_calls
+        self.new_call = new_call
         self.policy = policy
         self.worker = worker
         self.max_frame = max_frame
@@ -421,6 +447,7 @@ cdef class Path:
             self.run(context, outbox)
             return 0
         else:
+            context = <Deferred?>self.new_call(context)
             failure = self.policy.defer(context)
         if failure is not None:
             if observer is not None:
@@ -463,13 +490,12 @@ cdef class Path:
         cdef Command command = context.command
         cdef object message, args = None
         cdef Py_ssize_t before, start = outbox.used
+        cdef int64_t began = monotonic() if context.request.timing else 0
         cdef int64_t decoded = 0
-        context.running = True
-        context.started_ns = monotonic() if context.request.timing else 0
         try:
             if command.decode is not None:
                 args = command.decode(context.codec.format, context.request.args, context.buffers)
-            if context.started_ns:
+            if began:
                 decoded = monotonic()
             message = Reply(context.id, True, command.run(args, context), timestamp())
         except BaseException as error:
@@ -479,12 +505,12 @@ cdef class Path:
             message = self.policy.fail(context, error)
         if in_fork():
             self.policy.end_fork(None)
-        if not context.claim():
-            return self.policy.fail(context, context.ended)
+        if isinstance(context, Deferred) and not (<Deferred>context).claim():
+            return self.policy.fail(context, (<Deferred>context).ended)
         before = outbox.used + outbox.apart
         try:
             if decoded:
-                message = self.timed(context, message, decoded)
+                message = self.timed(context, message, began, decoded)
             message = self.put(outbox, context, context.codec, message)
         except BaseException as error:
             outbox.undo(start)
@@ -493,8 +519,9 @@ cdef class Path:
         self.record(context, outbox.used + outbox.apart - before - HEADER, message)
         return message if type(message) is Failure else None
 
-    def finish(self, Context context not None, Outbox outbox not None, message):
-        """Append `message` as the reply to a call that was claimed before its handler was done."""
+    def finish(self, Context context not None, Outbox outbox not None, error):
+        """Append `error` as the reply to a call that was claimed before its handler was done."""
+        cdef object message = self.policy.fail(context, error)
         cdef Py_ssize_t before = outbox.used + outbox.apart
         message = self.put(outbox, context, context.codec, message)
         self.record(context, outbox.used + outbox.apart - before - HEADER, message)
@@ -508,20 +535,20 @@ cdef class Path:
         cdef int64_t took = now - context.received_ns
         cdef str category = message.category if type(message) is Failure else None
         context.command.recorder.add(now, took, context.frame_bytes, size, category)
-        if context.sessions:
-            (<Recorder?>context.sessions[0].recorder).add(now, took, context.frame_bytes, size,
+        if isinstance(context, Deferred) and (<Deferred>context).sessions:
+            (<Recorder?>context.session.recorder).add(now, took, context.frame_bytes, size,
                                                           category)
         if call_log is not None:
             call_log(context, took, message if type(message) is Failure else None)
         return 0
 
-    cdef object timed(self, Context context, object reply, int64_t decoded):
+    cdef object timed(self, Context context, object reply, int64_t began, int64_t decoded):
         cdef int64_t ran = monotonic()
         cdef Outbox trial = Outbox()
         self.put(trial, context, context.codec, reply)
         return TimedReply(reply.id, True, reply.result, reply.timestamp, {
-            "queue_us": (context.started_ns - context.received_ns) / 1000,
-            "decode_us": (decoded - context.started_ns) / 1000,
+            "queue_us": (began - context.received_ns) / 1000,
+            "decode_us": (decoded - began) / 1000,
             "run_us": (ran - decoded) / 1000,
             "encode_us": (monotonic() - ran) / 1000,
             "bytes_in": context.frame_bytes,

@@ -9,12 +9,12 @@ from typing import Literal
 import msgspec
 
 from bridge import errors
-from bridge._dispatch import Context
 from bridge._embed import Endpoint
 from bridge.adapter import load
 from bridge.options import Options
 from bridge.telemetry import logs
 from bridge.worker import call_log, process
+from bridge.worker.calls import Call
 from bridge.worker.dispatch import Dispatcher
 
 
@@ -97,8 +97,8 @@ class Handle:
 
     def _end(self, number: int, error: errors.BridgeError) -> bool:
         context = self._context_of(number)
-        return context is not None and self._dispatcher.end(context, error)
+        return context is not None and self._dispatcher.calls.end(context, error)
 
-    def _context_of(self, number: int) -> Context | None:
+    def _context_of(self, number: int) -> Call | None:
         calls = list(self._dispatcher.calls.open.values())
         return next((call for call in calls if getattr(call.deliver, "number", 0) == number), None)

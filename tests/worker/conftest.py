@@ -34,7 +34,7 @@ def clock(monkeypatch):
             return self.now
 
     clock = Clock()
-    for module in ("session", "sessions", "dispatch"):
+    for module in ("session", "sessions"):
         monkeypatch.setattr(f"bridge.worker.{module}.time", clock)
     return clock
 

@@ -1,17 +1,27 @@
-"""The calls that threads have: found by id, ended before their handlers are done."""
+"""The calls that are not inline: what the worker keeps of each, and its life from its arrival to its one reply."""
 
 from __future__ import annotations
 
-import heapq
-import itertools
+import contextlib
 import threading
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from bridge import errors
-from bridge._dispatch import Context
+from bridge._dispatch import Context, Deferred, FastPath
 from bridge._framing import Outbox
 from bridge._histogram import now_ns
+from bridge._watch import in_fork
+from bridge.adapter import Handler, Lane
+from bridge.telemetry.logs import debug, logging_call, shown, warn
 from bridge.wire.messages import Id
+from bridge.worker.host_calls import HostCalls
+from bridge.worker.order import Turn
+from bridge.worker.session import in_transaction
+from bridge.worker.sessions import Sessions
+from bridge.worker.threads import Job, Threads
+from bridge.worker.timers import Timer, Timers
 
 # Sends what is in an outbox. What it returns, if anything, is called when no lock is held: a host's callback may block.
 Deliver = Callable[[Outbox], Callable[[], None] | None]
@@ -20,128 +30,257 @@ MILLISECOND = 1_000_000  # ns
 LONGEST_TIMEOUT_MS = 86_400_000.0  # a day; longer ones count as this
 
 
-class Calls:
-    """The open calls by id, and the clock that ends them.
+class Call(Deferred):
+    """What the worker keeps of a call that is not inline; a handler sees it as its `Context`.
 
-    bytes: of the frames that brought them. end(context, error): answers a call in place of its
-    handler.
+    job: what a thread runs when the turn has come. lane: of its command. timer: of its deadline.
     """
 
-    def __init__(self, end: Callable[[Context, errors.BridgeError], bool]) -> None:
-        self.open: dict[Id, Context] = {}
-        self.bytes = 0
-        self._counting = threading.Lock()
-        self._end = end
-        self._changed = threading.Condition()
-        # (deadline, a number that no other has, [the call, or None once it is over])
-        self._deadlines: list[tuple[int, int, list[Context | None]]] = []
-        self._numbers = itertools.count()
-        self._clock: threading.Thread | None = None
-        self._stopped = False
+    __slots__ = ("_host", "_threads", "_waits_for", "job", "lane", "timer", "turn")
 
-    def add(self, context: Context) -> None:
-        """Take `context` in, with its deadline if it has one."""
+    job: Job
+    turn: Turn
+
+    def __init__(self, threads: Threads, host: HostCalls, arrived: Context) -> None:
+        super().__init__(arrived)
+        self.lane: Lane = self.command.spec.lane
+        self.timer: Timer | None = None
+        self._threads = threads
+        self._host = host
+        self._waits_for: threading.Event | None = None  # what its handler waits for
+
+    @property
+    def changes_shared(self) -> bool:
+        """Return whether the call changes what all sessions share, and no session."""
+        return self.lane.shares and self.session_id is None
+
+    @property
+    def has_turn(self) -> bool:
+        """Return whether none of the later calls of its sessions has started, and this is not a child of the worker."""
+        return self.turn.has_come and not in_fork()
+
+    def wait(self, seconds: float) -> None:
+        """Wait that many seconds. Raise CallEnded as soon as the call is over."""
+        self._wait_for(threading.Event(), seconds)
+
+    def call_host(self, command: str, args: dict[str, Any]) -> Any:
+        """Return the host's answer, as Context has it."""
+        with self._host.ask(command) as question:
+            self.check()
+            self.send_host_call(question.id, command, args)
+            with self._threads.waiting_for_host(self.job):
+                self._wait_for(question.answered, self.remaining)
+            return question.result()
+
+    def release(self) -> None:
+        """Commit what the handler has changed in its session, then end the turn."""
+        if self.lane.changes and self.has_turn and not self.changes_shared:
+            self.session.commit()
+        self.turn.end()
+
+    def pause(self) -> None:
+        """Hold back the events of the call."""
+        if self.resumed is None or self.resumed.is_set():
+            self.resumed = threading.Event()
+            if self.answered:  # `wake` came before there was something to wake
+                self.resumed.set()
+
+    def resume(self) -> None:
+        """Let the events of the call go again."""
+        if self.resumed is not None:
+            self.resumed.set()
+
+    def await_resume(self) -> None:
+        """Wait until the host lets the events go again, or the call is over."""
+        if self.resumed is not None:
+            with self._threads.waiting_for_host(self.job):
+                self.resumed.wait()
+
+    def wake(self) -> None:
+        """Let a handler that waits inside the worker notice that its call is over."""
+        self.resume()
+        waits_for = self._waits_for
+        if waits_for is not None:
+            waits_for.set()
+
+    def _wait_for(self, event: threading.Event, seconds: float | None) -> None:
+        """Wait for `event`. Raise CallEnded as soon as the call is over."""
+        self._waits_for = event
+        try:
+            self.check()
+            event.wait(seconds)
+            self.check()
+        finally:
+            self._waits_for = None
+
+
+class Calls:
+    """Runs open calls and sees that each gets one reply.
+
+    open: the calls without a reply, by id. bytes: of the frames that brought them. path: runs handlers and encodes
+    replies; the dispatcher sets it.
+    """
+
+    path: FastPath
+
+    def __init__(self, threads: Threads, sessions: Sessions) -> None:
+        self.open: dict[Id, Call] = {}
+        self.bytes = 0
+        self._threads = threads
+        self._sessions = sessions
+        self._timers = Timers()
+        self._counting = threading.Lock()
+
+    def add(self, call: Call) -> None:
+        """Open `call`, with its deadline if it has one."""
         with self._counting:
-            self.open[context.id] = context
-            self.bytes += context.frame_bytes
-        timeout = context.request.timeout_ms
+            self.open[call.id] = call
+            self.bytes += call.frame_bytes
+        timeout = call.request.timeout_ms
         if timeout is not None:
             # NaN is not above 0 either.
             timeout = min(timeout, LONGEST_TIMEOUT_MS) if timeout > 0 else 0.0
-            context.deadline_ns = context.received_ns + int(timeout * MILLISECOND)
-            self._watch(context)
+            call.deadline_ns = call.received_ns + int(timeout * MILLISECOND)
+            call.timer = Timer(call.deadline_ns, partial(self._end_if_late, call))
+            self._timers.add(call.timer)
 
-    def remove(self, context: Context) -> None:
-        """Forget a call that is over. To be called before its reply leaves: its
-        reader may use the id again at once."""
-        with self._counting:
-            if self.open.get(context.id) is context:
-                del self.open[context.id]
-                self.bytes -= context.frame_bytes
-        if context.slot is not None:
-            context.slot[0] = None  # so that the clock keeps nothing alive until the deadline
+    def run(self, call: Call) -> None:
+        """Run the handler and send the reply: on a thread, once the call has its turn."""
+        outbox = Outbox()
+        try:
+            self._end_if_late(call)
+            self._load(call)
+            if not call.answered:
+                call.running = True
+                with logging_call(call):
+                    self.path.run(call, outbox)
+        except BaseException as error:  # a fault of ours must not cost the caller its reply
+            outbox = Outbox()
+            self.path.finish(call, outbox, fault_of(error))
+            with logging_call(call):
+                warn("a call broke the dispatcher", error=error)
+        finally:
+            self._finish(call, outbox, is_back=True)
 
-    def end_if_late(self, context: Context) -> None:
-        """End the call if its deadline has passed."""
-        if context.deadline_ns and now_ns() >= context.deadline_ns:
-            timeout = context.request.timeout_ms
-            self._end(
-                context,
-                errors.DeadlineExceeded(f"no result within {timeout:g} ms", timeout_ms=timeout),
-            )
+    def end(self, call: Call, error: errors.BridgeError) -> bool:
+        """Answer `call` with `error` before its handler is done; it stops at its next step.
+
+        Return whether the call had no reply yet.
+        """
+        if not call.claim(error):
+            return False
+        call.wake()
+        if self._threads.write_off(call.job):
+            lost = self._threads.lost
+            debug("the thread of %s %r does not come back; %d such threads", call.command.name, shown(call.id), lost)
+        outbox = Outbox()
+        self.path.finish(call, outbox, error)
+        self._finish(call, outbox, is_back=False)
+        return True
 
     def cancel(self, call_id: Id) -> bool:
-        """End an open call; whether there was one that had no reply yet."""
-        context = self.open.get(call_id)
-        if context is None:
-            return False
-        return self._end(context, errors.Cancelled("the caller cancelled the call"))
+        """End the open call of that id. Return whether there was one without a reply."""
+        call = self.open.get(call_id)
+        return call is not None and self.end(call, errors.Cancelled("the caller cancelled the call"))
+
+    def pause(self, call_id: Id) -> bool:
+        """Hold back the events of the open call of that id. Return whether there is one."""
+        call = self.open.get(call_id)
+        if call is not None:
+            call.pause()
+        return call is not None
+
+    def resume(self, call_id: Id) -> bool:
+        """Let the events of the open call of that id go again. Return whether there is one."""
+        call = self.open.get(call_id)
+        if call is not None:
+            call.resume()
+        return call is not None
 
     def stop_all(self) -> None:
         """Tell all handlers to stop at their next step; what they answer still counts."""
-        for context in list(self.open.values()):
-            context.ended = errors.Cancelled("the host is gone")
-            wake(context)
+        for call in list(self.open.values()):
+            call.ended = errors.Cancelled("the host is gone")
+            call.wake()
 
     def stop(self, timeout: float) -> bool:
-        """End the clock; whether it has ended within `timeout` seconds."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify()
-            clock = self._clock
-        if clock is None:
-            return True
-        clock.join(timeout)
-        return not clock.is_alive()
+        """End the clock of the deadlines. Return whether it has ended within `timeout` seconds."""
+        return self._timers.stop(timeout)
 
-    def _watch(self, context: Context) -> None:
-        context.slot = [context]
-        with self._changed:
-            entry = (context.deadline_ns, next(self._numbers), context.slot)
-            heapq.heappush(self._deadlines, entry)
-            if self._clock is None:
-                self._clock = threading.Thread(target=self._run_clock, name="bridge-clock", daemon=True)
-                self._clock.start()
-            elif self._deadlines[0] is entry:
-                self._changed.notify()
+    def remove(self, call: Call) -> None:
+        """Close `call`. To be called before its reply leaves: whoever reads that may use the id again at once."""
+        with self._counting:
+            if self.open.get(call.id) is call:
+                del self.open[call.id]
+                self.bytes -= call.frame_bytes
+        if call.timer is not None:
+            call.timer.cancel()
 
-    def _run_clock(self) -> None:
-        while True:
-            with self._changed:
-                while not self._deadlines or self._deadlines[0][0] > now_ns():
-                    if self._stopped:
-                        return
-                    self._changed.wait(self._until_next())
-                if self._stopped:
-                    return
-                _, _, slot = heapq.heappop(self._deadlines)
-            context = slot[0]
-            if context is not None:
-                self.end_if_late(context)
+    def _end_if_late(self, call: Call) -> None:
+        if call.deadline_ns and now_ns() >= call.deadline_ns:
+            timeout = call.request.timeout_ms
+            self.end(call, errors.DeadlineExceeded(f"no result within {timeout:g} ms", timeout_ms=timeout))
 
-    def _until_next(self) -> float | None:
-        if not self._deadlines:
-            return None
-        return max(0.0, (self._deadlines[0][0] - now_ns()) / 1e9)
+    def _load(self, call: Call) -> None:
+        """Load the call's session from the store, if that is still to be done; end the call if that fails."""
+        if not call.lane.loads:
+            return
+        if not call.answered and not call.changes_shared:
+            try:
+                self._sessions.load(call.session)
+            except errors.BridgeError as error:
+                self.end(call, error)
+        if not call.lane.changes:  # then later changes need not wait for it
+            call.turn.end()
+
+    def _finish(self, call: Call, outbox: Outbox, *, is_back: bool) -> None:
+        """Send the reply, if `outbox` holds it, and end the turn. is_back: the handler is done.
+
+        This alone decides which comes first. The turn ends first, so that later calls do not wait until the host takes
+        the reply, unless the next call could change what is still needed: the arrays that the reply is sent from, or
+        the changes to a stored session of a handler that is not back.
+        """
+        if is_back:
+            sends_first = outbox.apart and call.lane.changes
+        else:
+            is_stored = self._sessions.store is not None and call.lane.loads and not call.changes_shared
+            sends_first = is_stored and call.has_turn
+        try:
+            if not sends_first:
+                call.turn.end()
+        finally:
+            if len(outbox):
+                self._reply(call, outbox)
+            if is_back:
+                call.turn.end()
+
+    def _reply(self, call: Call, outbox: Outbox) -> None:
+        if call.sessions:  # first: a session with open calls does not expire
+            call.session.touch()
+        self.remove(call)
+        with contextlib.suppress(OSError):  # the host is gone
+            rest = call.deliver(outbox)
+            if rest is not None:
+                rest()
 
 
-def pause(context: Context) -> None:
-    """Hold back the call's events from now on."""
-    if context.paused is None or context.paused.is_set():
-        context.paused = threading.Event()
-        if context.answered:  # `wake` came before there was something to wake
-            context.paused.set()
+def change_shared(sessions: Sessions, handler: Handler, args: Any, call: Call) -> Any:
+    """Run a handler that changes its session or, if the call names none, what all sessions share.
+
+    It gets a copy of that, which replaces it if the handler returns before the call is over.
+    """
+    if not call.changes_shared:
+        return in_transaction(handler, args, call)
+    call.shared = dict(sessions.shared)
+    result = handler(args, call)
+    with call.gate:
+        if not call.answered:
+            sessions.shared = call.shared
+    return result
 
 
-def resume(context: Context) -> None:
-    """Let them go again."""
-    if context.paused is not None:
-        context.paused.set()
-
-
-def wake(context: Context) -> None:
-    """Let a handler that waits inside the worker see that its call is over."""
-    resume(context)
-    waiting = context.waiting
-    if waiting is not None:
-        waiting.event.set()
+def fault_of(error: BaseException) -> errors.BridgeError:
+    """Return the error to answer with where not the handler but the worker failed."""
+    if isinstance(error, MemoryError):
+        return errors.Overloaded.without_memory("to answer the call")
+    return errors.Internal(f"a fault of the worker: {type(error).__name__}")

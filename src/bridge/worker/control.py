@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +16,7 @@ from bridge.wire import arrays
 from bridge.wire.codec import FORMATS, Format
 from bridge.wire.messages import Event, Id
 from bridge.worker import call_log, stats
-from bridge.worker.calls import Deliver, pause, resume
+from bridge.worker.calls import Deliver
 from bridge.worker.stats import StatsArgs
 
 if TYPE_CHECKING:
@@ -132,13 +131,13 @@ def cancel(args: CallArgs, context: Context) -> dict[str, Any]:
 @adapter.command("pause", CallArgs, lane="inline", idempotent=True)
 def pause_events(args: CallArgs, context: Context) -> dict[str, Any]:
     """Hold back the events of a call, and with them its work."""
-    return {"id": args.id, "paused": _if_open(context.worker, args.id, pause)}
+    return {"id": args.id, "paused": context.worker.calls.pause(args.id)}
 
 
 @adapter.command("resume", CallArgs, lane="inline", idempotent=True)
 def resume_events(args: CallArgs, context: Context) -> dict[str, Any]:
     """Let the events of a paused call go on."""
-    return {"id": args.id, "resumed": _if_open(context.worker, args.id, resume)}
+    return {"id": args.id, "resumed": context.worker.calls.resume(args.id)}
 
 
 @adapter.command("set_log_level", LogLevelArgs, lane="inline", idempotent=True)
@@ -206,14 +205,6 @@ def _beginning(value: Any, longest: int) -> Any:
     """Return the first `longest` characters of a text; return any other value unchanged."""
     is_long = isinstance(value, str) and len(value) > longest
     return value[:longest] + "…" if is_long else value
-
-
-def _if_open(worker: Worker, call_id: Id, do: Callable[[Context], None]) -> bool:
-    """Call `do` with the open call of that id. Return whether there is one."""
-    call = worker.calls.open.get(call_id)
-    if call is not None:
-        do(call)
-    return call is not None
 
 
 def _described(spec: CommandSpec) -> dict[str, Any]:

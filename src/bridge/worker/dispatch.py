@@ -6,7 +6,6 @@ takes a decision: what a broken request is answered, which thread runs a call, a
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -16,9 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import msgspec
 
 from bridge import errors
-from bridge._dispatch import Command, Context, Path, timestamp
+from bridge._dispatch import Command, Context, FastPath, timestamp
 from bridge._framing import Frame, Outbox
-from bridge._watch import in_fork
 from bridge.adapter import Adapter, AdapterFailed
 from bridge.options import DEFAULTS, Options
 from bridge.security.redaction import first_line
@@ -29,15 +27,14 @@ from bridge.wire.codec import Format, by_name
 from bridge.wire.messages import Envelope, Failure, Id, Negotiation, ReceivedReply, Selection, failure
 from bridge.wire.tensors import substitute
 from bridge.worker import control, exporters, process, session_commands
-from bridge.worker.calls import wake
+from bridge.worker.calls import Call, change_shared, fault_of
 from bridge.worker.order import Turn
-from bridge.worker.session import Session
-from bridge.worker.sessions import SessionArgs, Sessions
+from bridge.worker.session import Session, in_transaction
+from bridge.worker.sessions import SessionArgs
 from bridge.worker.state import Worker
 from bridge.worker.threads import Job
 
 if TYPE_CHECKING:
-    from bridge.adapter import Handler
     from bridge.worker.stores.protocol import Store
 
 WARN_EVERY = 60.0  # seconds, at most so often, of overload
@@ -52,7 +49,7 @@ class Dispatcher:
     """
 
     def __init__(self, adapter: Adapter, options: Options = DEFAULTS, *, store: Store | None = None) -> None:
-        self.worker = Worker(adapter, options, store, self.end)
+        self.worker = Worker(adapter, options, store)
         self.worker.prometheus = exporters.refuse_while_loading if options.telemetry else exporters.refuse_while_off
         self.commands, self.sessions = self.worker.commands, self.worker.sessions
         self.calls, self.threads, self.host = self.worker.calls, self.worker.threads, self.worker.host
@@ -60,8 +57,9 @@ class Dispatcher:
         self._loading: list[threading.Thread] = []
         self._overloads = 0
         self._next_overload_warning = 0.0
-        self.path = self.worker.path = Path(
-            self.commands, self.calls.open, self, self.worker, options.max_frame, options.max_values
+        new_call = partial(Call, self.threads, self.host)
+        self.path = self.worker.path = self.calls.path = FastPath(
+            self.commands, self.calls.open, new_call, self, self.worker, options.max_frame, options.max_values
         )
         for each in (adapter, control.adapter, session_commands.adapter):
             self.add(each)
@@ -73,8 +71,10 @@ class Dispatcher:
                 raise AdapterFailed(f"two adapters have a command {spec.name!r}")
             decode = None if spec.args is None else args_decoder(spec.args)
             run = spec.handler
-            if spec.lane.changes:
-                run = partial(_in_turn, self.sessions, spec.handler)
+            if spec.lane.shares:
+                run = partial(change_shared, self.sessions, spec.handler)
+            elif spec.lane.changes:
+                run = partial(in_transaction, spec.handler)
             self.commands[spec.name] = Command(spec.name, run, decode, spec.lane.inline, spec)
 
     def start(self) -> None:
@@ -109,7 +109,7 @@ class Dispatcher:
         logs.forward(None, self.worker)
         self.stop_calls()
         for context in list(self.calls.open.values()):
-            self.end(context, errors.Cancelled("the worker is closed"))
+            self.calls.end(context, errors.Cancelled("the worker is closed"))
         ending = time.monotonic() + patience
         left = self.threads.stop(patience)
         left += not self.calls.stop(max(0.0, ending - time.monotonic()))
@@ -160,21 +160,77 @@ class Dispatcher:
 
     # What the compiled path asks for.
 
-    def defer(self, context: Context) -> Failure | None:
-        """Queue a call behind its session's earlier ones, or say why not."""
+    def defer(self, call: Call) -> Failure | None:
+        """Queue a call after the earlier ones of its sessions. Return the reply that says why not, if it is refused."""
         try:
-            self._refuse_overload(context)
-            context.sessions = self._sessions_of(context)
-            context.host = self.host
-            context.job = Job(partial(self._run, context))
-            context.gate = threading.Lock()
-            context.turn = self._turn_of(context)
-            self.calls.add(context)
-            context.turn.enter()
+            self._refuse_overload(call)
+            call.sessions = self._sessions_of(call)
+            call.job = Job(partial(self.calls.run, call))
+            call.turn = self._turn_of(call)
+            self.calls.add(call)
+            call.turn.enter()
         except Exception as error:
-            self.calls.remove(context)
-            return self._refused(self.fail(context, error))
+            self.calls.remove(call)
+            return self._refused(self.fail(call, error))
         return None
+
+    def _sessions_of(self, call: Call) -> list[Session]:
+        """Return the sessions whose earlier calls come first, without those that it ends in the table any more."""
+        lane = call.lane
+        if lane.sessions == "none":
+            return []
+        # A call must not end sessions if its args are refused.
+        if lane.ends and call.command.decode is not None:
+            call.command.decode(call.format, call.request.args, call.buffers)
+        if lane.sessions == "all":
+            return self.sessions.detach_all()
+        if call.session_id is None:
+            args = call.format.decode_args(call.request.args, SessionArgs, undecodable="refuse")
+            call.session_id = args.session_id
+        if lane.shares and call.session_id == self.sessions.default_id:
+            call.session_id = None
+        if not lane.ends:
+            return [self.sessions.open(call.session_id)]
+        if call.session_id is None:
+            raise errors.InvalidArgs("Session ID is required", path="args.session_id")
+        return self.sessions.detach(call.session_id)
+
+    def _turn_of(self, call: Call) -> Turn:
+        """Return the turn that the call waits for, which starts its job.
+
+        No session ever waits for another one: a change for all waits for no session, and a call that ends sessions
+        holds up none of them.
+        """
+        start = partial(self.threads.submit, call.job)
+        orders = [session.order for session in call.sessions]
+        changes = self.sessions.changes
+        if call.changes_shared:
+            return Turn([changes], start)
+        if call.lane.sessions == "all":
+            return Turn([], start, orders)
+        if not call.lane.loads or not changes.is_taken:
+            call.shared = self.sessions.shared
+            return Turn(orders, start)
+
+        def see() -> None:
+            call.shared = self.sessions.shared
+
+        return Turn(orders, start, [changes], see)
+
+    def _refuse_overload(self, call: Call) -> None:
+        open_calls, held, lost = len(self.calls.open), self.calls.bytes, self.threads.lost
+        if open_calls >= self.threads.limit + self.threads.waiting + self.worker.options.queue:
+            why = f"{open_calls} calls are open"
+        elif lost > self.threads.limit:
+            why = f"{lost} threads do not come back"
+        elif held and held + call.frame_bytes > self.worker.options.queue_bytes:
+            why = f"the requests of {open_calls} open calls have {held} bytes (--queue-bytes)"
+        else:
+            return
+        details = {"retry_after": errors.RETRY_AFTER}
+        if stuck := self.worker.stuck_s:
+            details["stuck_s"] = round(stuck, 1)
+        raise errors.Overloaded(why, **details)
 
     def refuse(
         self,
@@ -221,11 +277,11 @@ class Dispatcher:
 
     def fail(self, context: Context, error: BaseException) -> Failure:
         """Return the answer to a call whose handler raised."""
-        if isinstance(error, errors.CallEnded) and context.ended is not None:
-            error = context.ended
-        # On a thread: too many calls wait for the host.
-        if isinstance(error, errors.Overloaded) and context.running and context.job is not None:
-            self._note_overload(error.message)
+        if isinstance(context, Call):
+            if isinstance(error, errors.CallEnded) and context.ended is not None:
+                error = context.ended
+            if isinstance(error, errors.Overloaded) and context.running:  # too many calls wait for the host
+                self._note_overload(error.message)
         if not isinstance(error, errors.BridgeError):
             with logging_call(context):
                 warn(f"handler of {context.command.name} failed", error=error)
@@ -246,7 +302,7 @@ class Dispatcher:
 
     def broken(self, request_id: Id | None, error: BaseException) -> Failure:
         """Return the answer where answering itself failed."""
-        return failure(request_id, _fault(error), timestamp())
+        return failure(request_id, fault_of(error), timestamp())
 
     def _refused(self, reply: Failure) -> Failure:
         self.worker.refused[reply.category] += 1
@@ -263,146 +319,9 @@ class Dispatcher:
             self._next_overload_warning = now + WARN_EVERY
             warn(f"calls are refused as overloaded ({self._overloads} so far): {why}")
 
-    # Calls on threads.
-
-    def _turn_of(self, context: Context) -> Turn:
-        """Where the call waits for the ones before it. No session ever waits for another one: a
-        change for all waits for no session, and what ends sessions holds none up."""
-        start = partial(self.threads.submit, context.job)
-        lane, changes = context.command.spec.lane, self.sessions.changes
-        orders = [session.order for session in context.sessions]
-        if _is_for_all(context):
-            return Turn([changes], start)
-        if lane.sessions == "all":
-            return Turn([], start, orders)
-        if not lane.loads or not changes.is_taken:
-            context.shared = self.sessions.shared
-            return Turn(orders, start)
-
-        def see() -> None:
-            context.shared = self.sessions.shared
-
-        return Turn(orders, start, [changes], see)
-
-    def _sessions_of(self, context: Context) -> list[Session]:
-        """Those whose earlier calls come first; `end_…` lanes take theirs out of the table."""
-        lane = context.command.spec.lane
-        if lane.sessions == "none":
-            return []
-        # What ends sessions must not do so by args that it refuses.
-        if lane.ends and context.command.decode is not None:
-            context.command.decode(context.format, context.request.args, context.buffers)
-        if lane.sessions == "all":
-            return self.sessions.detach_all()
-        if context.session_id is None:
-            args = context.format.decode_args(context.request.args, SessionArgs, undecodable="refuse")
-            context.session_id = args.session_id
-        if lane.shares and context.session_id in (None, self.sessions.default_id):
-            context.session_id = None
-        if not lane.ends:
-            return [self.sessions.open(context.session_id)]
-        if context.session_id is None:
-            raise errors.InvalidArgs("Session ID is required", path="args.session_id")
-        return self.sessions.detach(context.session_id)
-
-    def _run(self, context: Context) -> None:
-        outbox, lane = Outbox(), context.command.spec.lane
-        try:
-            self.calls.end_if_late(context)
-            self._load(context)
-            if not lane.changes and lane.loads:
-                context.release()
-            if not context.answered:
-                with logging_call(context):
-                    self.path.run(context, outbox)
-        except BaseException as error:  # a fault of ours must not cost the caller its reply
-            outbox = Outbox()
-            self.path.finish(context, outbox, self.broken(context.id, error))
-            with logging_call(context):
-                warn("a call broke the dispatcher", error=error)
-        finally:
-            # The next call must not change what this one's reply is still to be sent from.
-            sends_first = outbox.apart and lane.changes
-            try:
-                if not sends_first:
-                    context.release()
-            finally:
-                self._reply(context, outbox)
-                context.release()
-
-    def _load(self, context: Context) -> None:
-        """Have the call's session as it was stored; a call that cannot is over."""
-        session = context.session
-        if session is None or context.answered or not context.command.spec.lane.loads:
-            return
-        if _is_for_all(context):
-            return
-        try:
-            self.sessions.load(session)
-        except errors.BridgeError as error:
-            self.end(context, error)
-
-    def end(self, context: Context, error: errors.BridgeError) -> bool:
-        """Answer a call in place of its handler, which stops at its next step; whether it had
-        no reply yet."""
-        if not context.claim(error):
-            return False
-        wake(context)
-        if not self._still_changes(context):
-            context.release()
-        if self.threads.write_off(context.job):
-            debug(
-                "the thread of %s %r does not come back; %d such threads",
-                context.command.name,
-                shown(context.id),
-                self.threads.lost,
-            )
-        outbox = Outbox()
-        self.path.finish(context, outbox, failure(context.id, error, timestamp()))
-        self._reply(context, outbox)
-        return True
-
-    def _still_changes(self, context: Context) -> bool:
-        """Whether the handler of an ended call keeps its turn until it is back: half of what it
-        changes must not be stored with the next call's changes."""
-        is_stored = self.sessions.store is not None and context.command.spec.lane.loads
-        return is_stored and context.has_turn and not _is_for_all(context)
-
-    def _reply(self, context: Context, outbox: Outbox) -> None:
-        if not len(outbox):
-            return
-        if context.session is not None:  # first: what has open calls does not expire
-            context.session.used = time.monotonic()
-            context.session.is_new = False
-        self.calls.remove(context)
-        with contextlib.suppress(OSError):  # the host is gone
-            rest = context.deliver(outbox)
-            if rest is not None:
-                rest()
-
-    def await_resume(self, context: Context) -> None:
-        """Wait until the host lets a paused stream go on, or the call is over."""
-        with self.threads.waiting_for_host(context.job):
-            context.paused.wait()
-
     def end_fork(self, error: BaseException | None) -> NoReturn:
         """End the child of a fork that comes back from a handler: the worker answers the call."""
         process.end_fork(error)
-
-    def _refuse_overload(self, context: Context) -> None:
-        open_calls, held, lost = len(self.calls.open), self.calls.bytes, self.threads.lost
-        if open_calls >= self.threads.limit + self.threads.waiting + self.worker.options.queue:
-            why = f"{open_calls} calls are open"
-        elif lost > self.threads.limit:
-            why = f"{lost} threads do not come back"
-        elif held and held + context.frame_bytes > self.worker.options.queue_bytes:
-            why = f"the requests of {open_calls} open calls have {held} bytes (--queue-bytes)"
-        else:
-            return
-        details = {"retry_after": errors.RETRY_AFTER}
-        if stuck := self.worker.stuck_s:
-            details["stuck_s"] = round(stuck, 1)
-        raise errors.Overloaded(why, **details)
 
     def _negotiate(self, offer: Negotiation) -> Selection:
         if offer.type != "protocol_negotiation":
@@ -437,39 +356,6 @@ def _unreadable(request_id: Id | None, error: Exception) -> ReceivedReply:
     return ReceivedReply(request_id, False, error=text, code=code)
 
 
-def _is_for_all(context: Context) -> bool:
-    """Whether the call changes what all sessions share, and no session."""
-    return context.command.spec.lane.shares and context.session_id is None
-
-
-def _in_turn(sessions: Sessions, handler: Handler, args: Any, context: Context) -> Any:
-    """Run a handler that changes its session. Of a durable one the changes are on disk when this
-    returns, and taken back where it raises."""
-    if _is_for_all(context):
-        return _change_for_all(sessions, handler, args, context)
-    session: Session = context.session
-    try:
-        result = handler(args, context)
-        if context.has_turn and not in_fork():
-            session.commit()
-    except BaseException:
-        if context.has_turn and not in_fork():
-            session.undo()
-        raise
-    return result
-
-
-def _change_for_all(sessions: Sessions, handler: Handler, args: Any, context: Context) -> Any:
-    """Run a handler that changes what all sessions share: a copy of it, which counts from then on
-    if the handler returns before the call is over."""
-    context.shared = dict(sessions.shared)
-    result = handler(args, context)
-    with context.gate:
-        if not context.answered:
-            sessions.shared = context.shared
-    return result
-
-
 def _envelope_error(error: Exception) -> errors.BridgeError:
     if isinstance(error, errors.BridgeError):
         return error
@@ -480,12 +366,6 @@ def _envelope_error(error: Exception) -> errors.BridgeError:
     if isinstance(error, msgspec.ValidationError):
         return errors.InvalidRequest(f"not a request: {errors.text_of(error)}")
     return errors.InvalidFrame(f"the frame does not decode: {errors.text_of(error)}")
-
-
-def _fault(error: BaseException) -> errors.BridgeError:
-    if isinstance(error, MemoryError):
-        return errors.Overloaded.without_memory("to answer the call")
-    return errors.Internal(f"a fault of the worker: {type(error).__name__}")
 
 
 def _one_line(error: BaseException) -> str:

@@ -4,76 +4,75 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from bridge import errors
-from bridge._dispatch import Context
 from bridge.wire.messages import ReceivedReply
-from bridge.worker.threads import Threads
 
 
-class HostCalls:
-    """offers: what the host said in `hello` that it answers; nothing else is asked of it. threads:
-    those of the calls that ask; while they wait, others run in their place."""
+class Question:
+    """A call of the host that has not been answered yet, or whose answer has just come.
 
-    def __init__(self, threads: Threads) -> None:
-        self._threads = threads
-        self.offers: frozenset[str] = frozenset()
-        self._numbers = itertools.count(1)
-        self._waiting: dict[str, Waiting] = {}
+    id: of the request that the host gets. answered: set when the answer has come.
+    """
 
-    def call(self, context: Context, command: str, args: dict[str, Any]) -> Any:
-        """Ask the host and wait for its answer, at most until the call's own deadline.
+    __slots__ = ("_answer", "answered", "command", "id")
 
-        Raises NotAllowed where the host offered no tools, Overloaded where too many calls wait for
-        the host, the error that it answered with, and CallEnded when the call is over first.
-        """
-        if "tools" not in self.offers:
-            raise errors.NotAllowed("the host has not offered to be called: hello with offers.tools")
-        request_id, waiting = f"w{next(self._numbers)}", Waiting()
-        self._waiting[request_id] = waiting
-        context.waiting = waiting
-        try:
-            context.check()
-            self._send(context, request_id, command, args)
-            with self._threads.waiting_for_host(context.job):
-                waiting.event.wait(context.remaining)
-            context.check()
-            return waiting.result(command)
-        finally:
-            context.waiting = None
-            self._waiting.pop(request_id, None)
+    def __init__(self, id: str, command: str) -> None:
+        self.id = id
+        self.command = command
+        self.answered = threading.Event()
+        self._answer: ReceivedReply | None = None
 
-    def is_asked(self, request_id: Any) -> bool:
-        """Return whether an answer to that is waited for."""
-        return request_id in self._waiting
+    def answer(self, answer: ReceivedReply) -> None:
+        """Hand the host's answer to whoever waits for it."""
+        self._answer = answer
+        self.answered.set()
 
-    def deliver(self, reply: ReceivedReply) -> None:
-        """Hand a reply to the call that waits for it; drop one that no call waits for."""
-        waiting = self._waiting.get(reply.id)  # type: ignore[arg-type]  # others are not found
-        if waiting is not None:
-            waiting.answer = reply
-            waiting.event.set()
-
-    def _send(self, context: Context, request_id: str, command: str, args: dict[str, Any]) -> None:
-        request = {"id": request_id, "command": command, "args": args, "call_id": context.id}
-        context.send(context.encoded_call(command, request))
-
-
-class Waiting:
-    """One open question to the host."""
-
-    __slots__ = ("answer", "event")
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-        self.answer: ReceivedReply | None = None
-
-    def result(self, command: str) -> Any:
-        """Return what the host answered. Raises what it failed with."""
-        answer = self.answer
+    def result(self) -> Any:
+        """Return the host's result. Raise the error that it answered, DeadlineExceeded without an answer."""
+        answer = self._answer
         if answer is None:
-            raise errors.DeadlineExceeded(f"the host did not answer {command} in time")
+            raise errors.DeadlineExceeded(f"the host did not answer {self.command} in time")
         if answer.success:
             return answer.result
         raise errors.from_reply(answer.code, answer.error, answer.category, answer.details)
+
+
+class HostCalls:
+    """The open questions to the host, by id.
+
+    offers: what the host has offered in `hello`; nothing else is asked of it.
+    """
+
+    def __init__(self) -> None:
+        self.offers: frozenset[str] = frozenset()
+        self._numbers = itertools.count(1)
+        self._open: dict[Any, Question] = {}
+
+    @contextmanager
+    def ask(self, command: str) -> Iterator[Question]:
+        """Provide a question whose answer is accepted until the block ends.
+
+        Raises NotAllowed if the host has not offered to be called.
+        """
+        if "tools" not in self.offers:
+            raise errors.NotAllowed("the host has not offered to be called: hello with offers.tools")
+        question = Question(f"w{next(self._numbers)}", command)
+        self._open[question.id] = question
+        try:
+            yield question
+        finally:
+            del self._open[question.id]
+
+    def is_asked(self, request_id: Any) -> bool:
+        """Return whether a question of that id is open."""
+        return request_id in self._open
+
+    def deliver(self, reply: ReceivedReply) -> None:
+        """Hand a reply to the question of its id; drop it if there is none."""
+        question = self._open.get(reply.id)
+        if question is not None:
+            question.answer(reply)

@@ -15,6 +15,8 @@ from bridge.records import Quota, Records, SessionSettings
 from bridge.worker.order import Order
 
 if TYPE_CHECKING:
+    from bridge._dispatch import Context
+    from bridge.adapter import Handler
     from bridge.worker.stores.protocol import Store
 
 _making_state = threading.Lock()
@@ -108,6 +110,11 @@ class Session:
         """Return whether its time to live is over, leaving aside that a session with open calls does not expire."""
         return time.monotonic() - self.used >= self.ttl
 
+    def touch(self) -> None:
+        """Count the time without a call from now on, because a call ends."""
+        self.used = time.monotonic()
+        self.is_new = False
+
     def load(self) -> None:
         """Load the session from the store if it is not loaded yet. Only the call that has its turn may do that.
 
@@ -176,3 +183,20 @@ class Session:
         except errors.SessionLost as error:
             self.failure = error
             raise
+
+
+def in_transaction(handler: Handler, args: Any, context: Context) -> Any:
+    """Run a handler that changes its session. Commit the changes if it returns, undo them if it raises.
+
+    Neither happens if its turn is over by then: `release` has committed, or the call has been ended.
+    """
+    session: Session = context.session
+    try:
+        result = handler(args, context)
+        if context.has_turn:
+            session.commit()
+    except BaseException:
+        if context.has_turn:
+            session.undo()
+        raise
+    return result

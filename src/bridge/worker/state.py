@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from bridge import errors
 from bridge._histogram import now_ns
 from bridge.records import Quota
 from bridge.worker.calls import Calls
@@ -15,7 +14,7 @@ from bridge.worker.sessions import Sessions
 from bridge.worker.threads import Threads
 
 if TYPE_CHECKING:
-    from bridge._dispatch import Command, Context, Path
+    from bridge._dispatch import Command, FastPath
     from bridge.adapter import Adapter
     from bridge.options import Options
     from bridge.security.destinations import Address
@@ -33,16 +32,10 @@ class Worker:
     uptime) returns the statistics as Prometheus text, or raises why there is none.
     """
 
-    path: Path
+    path: FastPath
     prometheus: Callable[..., dict[str, str]]
 
-    def __init__(
-        self,
-        adapter: Adapter,
-        options: Options,
-        store: Store | None,
-        end: Callable[[Context, errors.BridgeError], bool],
-    ) -> None:
+    def __init__(self, adapter: Adapter, options: Options, store: Store | None) -> None:
         self.adapter = adapter
         self.options = options
         self.has_dspy, self.has_gemini = adapter.available("dspy"), adapter.available("gemini")
@@ -50,8 +43,7 @@ class Worker:
         self.refused: Counter[str] = Counter()
         self.may_be_stuck = False
         self.threads = Threads(options.threads, options.waiting)
-        self.calls = Calls(end)
-        self.host = HostCalls(self.threads)
+        self.host = HostCalls()
         self.sessions = Sessions(
             "anonymous" if options.mode == "pool-worker" else "default",
             adapter,
@@ -65,6 +57,7 @@ class Worker:
                 "configures_itself": options.mode == "pool-worker",
             },
         )
+        self.calls = Calls(self.threads, self.sessions)
 
     @property
     def stuck_s(self) -> float:

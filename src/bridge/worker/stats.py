@@ -20,6 +20,7 @@ from bridge.worker.session import Session
 
 if TYPE_CHECKING:
     from bridge._dispatch import Command, Context
+    from bridge.worker.calls import Call
     from bridge.worker.state import Worker
 
 SECTIONS = ("commands", "sessions", "process", "histograms", "worker")
@@ -80,7 +81,7 @@ class OpenCalls:
     in_flight: all of them. queued: those of them that wait for their turn or for a thread.
     """
 
-    def __init__(self, calls: Iterable[Context]) -> None:
+    def __init__(self, calls: Iterable[Call]) -> None:
         self.in_flight: Counter[Command | Session] = Counter()
         self.queued: Counter[Command | Session] = Counter()
         self.total = self.total_queued = 0

@@ -70,7 +70,6 @@ def execute_program(args: ExecuteArgs, context: Context) -> dict[str, Any]:
     state: State = context.session.state
     program = _find_or_add(args, context)
     model = state.model(context.shared)
-    context.session.commit()
     context.release()
     config = {} if args.options is None else args.options.given()
     return run.execute(program, model, args.inputs, config, context)

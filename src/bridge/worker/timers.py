@@ -1,0 +1,81 @@
+"""The clock: one thread that calls functions at given times."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections.abc import Callable
+
+from bridge._histogram import now_ns
+
+
+class Timer:
+    """A function to call once at a time (monotonic nanoseconds), unless it is cancelled before."""
+
+    __slots__ = ("_run", "at_ns")
+
+    def __init__(self, at_ns: int, run: Callable[[], object]) -> None:
+        self.at_ns = at_ns
+        self._run: Callable[[], object] | None = run
+
+    def cancel(self) -> None:
+        """Do not call the function. The clock keeps nothing alive that it needs."""
+        self._run = None
+
+    def fire(self) -> None:
+        """Call the function, unless that has happened or the timer is cancelled."""
+        run, self._run = self._run, None
+        if run is not None:
+            run()
+
+
+class Timers:
+    """Fires timers on a thread of its own, which the first of them starts."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: list[tuple[int, int, Timer]] = []  # a heap; the numbers keep it from comparing timers
+        self._numbers = itertools.count()
+        self._clock: threading.Thread | None = None
+        self._stopped = False
+
+    def add(self, timer: Timer) -> None:
+        """Fire `timer` at its time, at once if that has passed."""
+        with self._changed:
+            entry = (timer.at_ns, next(self._numbers), timer)
+            heapq.heappush(self._waiting, entry)
+            if self._clock is None:
+                self._clock = threading.Thread(target=self._run, name="bridge-clock", daemon=True)
+                self._clock.start()
+            elif self._waiting[0] is entry:
+                self._changed.notify()
+
+    def stop(self, timeout: float) -> bool:
+        """End the clock. Return whether it has ended within `timeout` seconds."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+            clock = self._clock
+        if clock is None:
+            return True
+        clock.join(timeout)
+        return not clock.is_alive()
+
+    def _run(self) -> None:
+        while (timer := self._next()) is not None:
+            timer.fire()
+
+    def _next(self) -> Timer | None:
+        """Wait for the next timer and return it, or None after `stop`."""
+        with self._changed:
+            while not self._stopped:
+                wait = self._until_next()
+                if wait is not None and wait <= 0:
+                    return heapq.heappop(self._waiting)[2]
+                self._changed.wait(wait)
+        return None
+
+    def _until_next(self) -> float | None:
+        """Return the seconds until the next timer; None without one."""
+        return (self._waiting[0][0] - now_ns()) / 1e9 if self._waiting else None
