@@ -1,1 +1,1 @@
-"""Inside the worker process. Stands on the ground floor, never on `host`."""
+"""The worker process: its dispatcher, sessions, stores and commands."""

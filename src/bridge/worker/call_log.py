@@ -1,4 +1,4 @@
-"""A line for each call, at the level DEBUG."""
+"""The log line of each call, at the level DEBUG."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ LONGEST_ERROR = 300  # characters
 
 
 def follow_level() -> None:
-    """Log each call from now on, or none, as the level says. Other calls do not pay for it."""
+    """Log each call from now on if the level is DEBUG, or no call. At other levels calls take no longer."""
     if "logging" not in sys.modules:
-        return  # this is called again when the logs are set up
+        return  # this function is called again when the logs are set up
     import logging
 
     enabled = logging.getLogger("bridge.worker").isEnabledFor(logging.DEBUG)
