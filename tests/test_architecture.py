@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ LAYERS = (
     ("telemetry",),
     ("adapters.type_names",),
     ("adapters.offline",),
-    ("worker", "adapters.dspy", "adapters.echo", "adapters", "host"),
+    ("worker", "adapters", "host"),
     ("embed", "bench", "demo"),
     ("__init__",),
     ("cli",),
@@ -173,3 +174,11 @@ def test_a_worker_starts_without_inspect():
     loaded = {line.rpartition(b"|")[2].strip().decode() for line in done.stderr.splitlines()}
     assert "bridge.worker.main" in loaded
     assert not loaded & {"inspect", "dspy", "numpy"}
+
+
+def test_the_picture_in_the_documents_is_the_list_of_layers(repository):
+    """docs/architecture.md shows the layers, highest first."""
+    text = (repository / "docs" / "architecture.md").read_text()
+    picture = re.search(r"^```layers\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[1]
+    shown = [re.split(r"  +", re.sub(r"   +.*", "", line)) for line in picture.splitlines()]
+    assert shown[::-1] == [list(layer) for layer in LAYERS]
