@@ -1,8 +1,7 @@
-"""The way of one request from bytes to reply bytes: the loop that everything else stays out of.
+"""From the bytes of a request to those of its reply: decode, look up, run an inline handler, encode, record.
 
-Decode, look up, run an inline handler, encode, record. It knows no command and takes no decision:
-whatever is not this path (a broken frame, a failed handler, work for another thread) is handed to
-the policy it was made with (`worker/dispatch.py`).
+It takes no decisions and knows no commands. Anything else (a broken frame, a failed handler, a call for a thread) goes
+to its policy, the dispatcher (`worker/dispatch.py`).
 """
 
 cimport cython
@@ -128,9 +127,9 @@ cdef class Context:
 
     An inline call has only this; any other one is a `Deferred`.
 
-    id: of the request, as the host sent it. request: the envelope that came. deliver(outbox): sends what belongs to the call and is not its reply. received_ns:
-    when the request came; monotonic. frame_bytes: of the request. buffers: of a multipart request, a tuple of frames;
-    else None.
+    id: of the request, as the host sent it. request: the envelope that came. deliver(outbox): sends what belongs to the
+    call and is not its reply. received_ns: when the request came; monotonic. frame_bytes: of the request. buffers: of a
+    multipart request, a tuple of frames; else None.
     """
 
     cdef readonly object id
@@ -354,17 +353,18 @@ cdef class Deferred(Context):
 
 @cython.final
 cdef class FastPath:
-    """Answers frames. `commands`: name -> Command, live.
-    `open_calls`: the calls that other threads have, by id, live. new_call(context): the object for a call that is not
-    inline: a `Deferred`, made of `context`. `worker`: what handlers get as `context.worker`.
+    """Answers frames.
 
-    policy.refuse(format, frame, buffers, error), .receive(format, frame, buffers, envelope) of a message
-    that is not a request (both: None for no reply), .reject(context), .fail(context, error),
-    .not_encodable(context, error), .broken(id, error) make the reply for what went wrong;
-    policy.defer(call) takes over a call that is not inline, or returns the reply that says why
-    not. policy.end_fork(error) ends the
-    child of a fork that comes back from a handler. stopping: set it to end whoever serves frames to this path. sets_apart: whether replies to
-    usual frames may be multipart ones too.
+    commands: by name; open_calls: those on threads, by id; both live. new_call(context): makes a `Deferred` of the
+    context of a call that is not inline. worker: what handlers get as `context.worker`.
+
+    policy.refuse(format, frame, buffers, error), .receive(format, frame, buffers, envelope) of a message that is not a
+    request (both: None for no reply), .reject(context), .fail(context, error), .not_encodable(context, error) and
+    .broken(id, error) return the reply to what went wrong. policy.defer(call) takes a call that is not inline, or
+    returns the reply that refuses it. policy.end_fork(error) ends a child process that returns from a handler.
+
+    stopping: whoever serves frames to this stops when it is set. sets_apart: whether replies to frames without buffers
+    may have buffers too.
     """
 
     cdef FrameCodec fallback
