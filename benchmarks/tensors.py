@@ -39,7 +39,7 @@ from bridge._framing import (
 )
 from bridge.wire import _etf
 from bridge.wire.codec import ETF, JSON, MSGPACK, Format
-from bridge.wire.tensors import collecting, substitute
+from bridge.wire.tensors import collecting_buffers, substitute
 
 try:
     import pyarrow
@@ -92,7 +92,7 @@ class Worker(Peer):
     def call(self, command: str, args: dict[str, Any]) -> Any:
         outbox, buffers = Outbox(), []
         request = {"id": 1, "command": command, "args": args}
-        outbox.append_multipart(collecting(self._format.encode_into, buffers), request, buffers)
+        outbox.append_multipart(collecting_buffers(self._format.encode_into, buffers), request, buffers)
         self._writer.flush(outbox)
         frame = self._reader.read()
         if not is_multipart(frame):

@@ -135,7 +135,7 @@ class Deferred(Context):
 @final
 class FastPath:
     stopping: bool
-    sets_apart: bool
+    accepts_buffers: bool
     @property
     def max_frame(self) -> int: ...
     @property

@@ -363,7 +363,7 @@ cdef class FastPath:
     .broken(id, error) return the reply to what went wrong. policy.defer(call) takes a call that is not inline, or
     returns the reply that refuses it. policy.end_fork(error) ends a child process that returns from a handler.
 
-    stopping: whoever serves frames to this stops when it is set. sets_apart: whether replies to frames without buffers
+    stopping: whoever serves frames to this stops when it is set. accepts_buffers: whether replies to frames without buffers
     may have buffers too.
     """
 
@@ -376,7 +376,7 @@ cdef class FastPath:
     cdef readonly Py_ssize_t max_frame
     cdef readonly uint64_t max_values
     cdef public object stopping
-    cdef public bint sets_apart
+    cdef public bint accepts_buffers
 
     def __init__(self, commands, open_calls, new_call, policy, worker, Py_ssize_t max_frame, uint64_t max_values):
         self.fallback = codec_for(JSON)
@@ -388,7 +388,7 @@ cdef class FastPath:
         self.max_frame = max_frame
         self.max_values = max_values
         self.stopping = False
-        self.sets_apart = False
+        self.accepts_buffers = False
 
     def answer(self, Frame frame not None, Outbox outbox not None, deliver):
         """Append the reply to `frame`, or hand the call on: its reply then comes through
@@ -507,7 +507,7 @@ cdef class FastPath:
             self.policy.end_fork(None)
         if isinstance(context, Deferred) and not (<Deferred>context).claim():
             return self.policy.fail(context, (<Deferred>context).ended)
-        before = outbox.used + outbox.apart
+        before = outbox.used + outbox.external
         try:
             if decoded:
                 message = self.timed(context, message, began, decoded)
@@ -516,15 +516,15 @@ cdef class FastPath:
             outbox.undo(start)
             message = self.put(outbox, context, context.codec,
                                self.policy.not_encodable(context, error))
-        self.record(context, outbox.used + outbox.apart - before - HEADER, message)
+        self.record(context, outbox.used + outbox.external - before - HEADER, message)
         return message if type(message) is Failure else None
 
     def finish(self, Context context not None, Outbox outbox not None, error):
         """Append `error` as the reply to a call that was claimed before its handler was done."""
         cdef object message = self.policy.fail(context, error)
-        cdef Py_ssize_t before = outbox.used + outbox.apart
+        cdef Py_ssize_t before = outbox.used + outbox.external
         message = self.put(outbox, context, context.codec, message)
-        self.record(context, outbox.used + outbox.apart - before - HEADER, message)
+        self.record(context, outbox.used + outbox.external - before - HEADER, message)
         if observer is not None and not context.observed:
             context.observed = True
             observer(context)(message)
@@ -552,7 +552,7 @@ cdef class FastPath:
             "run_us": (ran - decoded) / 1000,
             "encode_us": (monotonic() - ran) / 1000,
             "bytes_in": context.frame_bytes,
-            "bytes_out": trial.used + trial.apart - HEADER,
+            "bytes_out": trial.used + trial.external - HEADER,
         })
 
     cdef Outbox encoded(self, Context context, object message, object value, str name, str what):
@@ -580,4 +580,4 @@ cdef class FastPath:
 
     cdef inline bint uses_buffers(self, Context context):
         """Whether the host reads multipart replies to this call: it does if it sent one, or said so."""
-        return context is not None and (context.buffers is not None or self.sets_apart)
+        return context is not None and (context.buffers is not None or self.accepts_buffers)

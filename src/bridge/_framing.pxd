@@ -42,7 +42,7 @@ cdef Frame frame_over(const void *data, Py_ssize_t length, void (*release)(void 
 cdef class Outbox:
     cdef bytearray data
     cdef Py_ssize_t used    # bytes of it
-    cdef readonly Py_ssize_t apart   # bytes that are sent from elsewhere, between those
+    cdef readonly Py_ssize_t external # bytes that are sent from elsewhere, between those
     cdef readonly Py_ssize_t sent    # bytes that `write_to` has written
     cdef list buffers       # None, or of each: where in `data` it belongs, and a view of it
     cdef public int kind    # REPLY, EVENT, HOST_CALL: for those who deliver each in its way

@@ -263,7 +263,7 @@ def serve(Reader reader not None, Writer writer not None, answer, deliver, refus
                 reader.start += HEADER
                 outbox.add_empty()
             # Out-of-band buffers are sent before the next handler can change them.
-            if outbox.used > FLUSH_AT or outbox.apart:
+            if outbox.used > FLUSH_AT or outbox.external:
                 writer.flush(outbox)
             status = reader.parse()
         if status == INTERRUPTED:

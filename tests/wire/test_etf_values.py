@@ -152,7 +152,7 @@ def test_values_without_a_form():
     with pytest.raises(UnicodeEncodeError):
         encode("\ud800")
     for number in (math.nan, math.inf, -math.inf):
-        with pytest.raises(ValueError, match="no number that ETF can carry"):
+        with pytest.raises(ValueError, match="not a number that ETF can carry"):
             encode([number])
     for raw in (b"", b"\x83"):
         with pytest.raises(ValueError, match="empty Raw"):

@@ -19,7 +19,7 @@ import framing_spec
 from bridge import Dispatcher, Tensor, errors
 from bridge._framing import Frame, buffers_of, envelope_of, is_multipart
 from bridge.wire import _etf
-from bridge.wire._walk import APART
+from bridge.wire._walk import OUT_OF_BAND_FROM
 from bridge.wire.tensors import TYPES, substitute
 from tensor_frames import F3, FORMATS, frame_of, request, tensor
 
@@ -80,15 +80,15 @@ def test_large_arrays_are_aligned_and_not_copied(client):
 
 def test_long_binaries_stand_apart(client):
     """Bytes and memoryviews of over 4 KiB, both ways, into fields of either type."""
-    for size in (APART + 1, 100_000):
+    for size in (OUT_OF_BAND_FROM + 1, 100_000):
         a, b = bytes(size), bytes([255]) * (size + 1)
         back = client.call("binary", {"data": a, "view": memoryview(b)})
         assert (bytes(back["data"]), bytes(back["view"])) == (b, a)
     back = client.call("binary", {"data": b"abcd", "view": memoryview(b"\0" * 10_000)})
     assert (bytes(back["data"]), as_bytes(back["view"])) == (b"\0" * 10_000, b"abcd")
-    back = client.call("anything", {"x": bytes(APART + 1), "s": "x" * 10_000})
+    back = client.call("anything", {"x": bytes(OUT_OF_BAND_FROM + 1), "s": "x" * 10_000})
     assert back["types"] == {"x": "memoryview", "s": "str"}
-    assert len(back["args"]["x"]) == APART + 1
+    assert len(back["args"]["x"]) == OUT_OF_BAND_FROM + 1
 
 
 def as_bytes(value):
@@ -178,11 +178,11 @@ def test_every_value_survives_a_frame(value, name):
     ETF."""
     from bridge._framing import Outbox
     from bridge.wire.codec import by_name
-    from bridge.wire.tensors import Apart, collecting
+    from bridge.wire.tensors import OutOfBand, collecting_buffers
 
     format, outbox, buffers = by_name(name), Outbox(), []
-    message = {"value": in_parts(value, Apart), "x": Apart(b"one at least")}
-    outbox.append_multipart(collecting(format.encode_into, buffers), message, buffers)
+    message = {"value": in_parts(value, OutOfBand), "x": OutOfBand(b"one at least")}
+    outbox.append_multipart(collecting_buffers(format.encode_into, buffers), message, buffers)
     frame = Frame.of(outbox.payload())
     assert all((memoryview(b).nbytes == 0) or len(b) for b in buffers_of(frame))
     back = substitute(format.decode(bytes(envelope_of(frame))), buffers_of(frame))
@@ -271,23 +271,23 @@ def test_commands_that_keep_bytes_take_multipart_frames(name):
     from bridge._framing import Outbox
     from bridge.adapters.dspy import adapter
     from bridge.wire.codec import JSON, MSGPACK, by_name
-    from bridge.wire.tensors import Apart, collecting
+    from bridge.wire.tensors import OutOfBand, collecting_buffers
 
     format, dispatcher = by_name(name), Dispatcher(adapter)
 
     def ask(command, args):
         outbox, buffers = Outbox(), []
         message = request(command, args)
-        outbox.append_multipart(collecting(format.encode_into, buffers), message, buffers)
+        outbox.append_multipart(collecting_buffers(format.encode_into, buffers), message, buffers)
         reply = format.decode(dispatcher.call(outbox.payload(), 60))
         assert reply["success"], reply
         return reply["result"]
 
     signature = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}
-    ask("create_program", {"id": "p", "signature": signature, "modules": Apart(b"some")})
+    ask("create_program", {"id": "p", "signature": signature, "modules": OutOfBand(b"some")})
     assert ask("list_programs", {})["programs"][0]["signature"] == signature
     long = b"\xff" * 10_000
-    value = {"long": Apart(long), "x": Tensor("u8", (2,), b"ab"), "n": [1, None]}
+    value = {"long": OutOfBand(long), "x": Tensor("u8", (2,), b"ab"), "n": [1, None]}
     ask("update_session_data", {"key": "k", "value": value})
     other = MSGPACK if format is JSON else format  # JSON cannot carry the bytes
     request_data = other.encode(request("get_session_data", {}))

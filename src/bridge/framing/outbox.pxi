@@ -12,12 +12,12 @@ cdef class Outbox:
     def __cinit__(self):
         self.data = bytearray(512)
         self.used = 0
-        self.apart = 0
+        self.external = 0
         self.sent = 0
         self.buffers = None
 
     def __len__(self):
-        return self.used + self.apart
+        return self.used + self.external
 
     cdef Py_ssize_t add(self, object encode_into, object message, Py_ssize_t limit) except -1:
         """Append `message` as a frame. Return the bytes of its payload, or 0 if it would be longer than `limit`."""
@@ -72,7 +72,7 @@ cdef class Outbox:
             total = aligned(total) + length
             if length:
                 self.buffers.append((self.used, part))
-                self.apart += length
+                self.external += length
         return total
 
     cdef Py_ssize_t close(self, Py_ssize_t size):
@@ -85,7 +85,7 @@ cdef class Outbox:
         """Remove what has been appended after the first `used` bytes."""
         self.used = used
         while self.buffers and self.buffers[len(self.buffers) - 1][0] > used:
-            self.apart -= self.buffers.pop()[1].nbytes
+            self.external -= self.buffers.pop()[1].nbytes
         return 0
 
     cdef int add_empty(self) except -1:
@@ -149,7 +149,7 @@ cdef class Outbox:
         cdef ssize_t written
         cdef int count, error
         cdef Py_ssize_t index = 0
-        while self.sent < self.used + self.apart:
+        while self.sent < self.used + self.external:
             length = parts[index].nbytes
             while before + length <= self.sent:
                 before += length
@@ -179,7 +179,7 @@ cdef class Outbox:
         return 1
 
     cdef void clear(self):
-        self.used = self.apart = self.sent = 0
+        self.used = self.external = self.sent = 0
         self.buffers = None
 
 

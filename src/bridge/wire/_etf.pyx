@@ -1,8 +1,7 @@
 """Erlang's external term format (ETF): terms to Python values and back.
 
-Bytes and values only: which type a message has and what an error means is decided by the callers.
-Every read is checked against the end of the input and every announced count against what is left
-of it, before anything is allocated. The tags are those of the ERTS user's guide, "External Term
+Every read is checked against the end of the input, and every announced count against the bytes that
+are left, before anything is allocated. The tags are those of the ERTS user's guide, "External Term
 Format"; docs/protocol.md states which value each of them becomes.
 """
 
@@ -18,10 +17,11 @@ from libc.string cimport memcmp, memcpy, memset
 import enum
 import types
 import typing
-from collections import abc
 
 import msgspec
-from msgspec import NODEFAULT, UNSET, DecodeError, Raw, Struct, convert, to_builtins
+from msgspec import NODEFAULT, UNSET, DecodeError, Raw, Struct, convert, inspect, to_builtins
+
+from bridge.wire.type_walk import alternatives, type_of
 
 
 cdef extern from *:
@@ -174,27 +174,27 @@ cdef enum:  # tags
 
 cdef enum:
     DEPTH = 512           # levels of containers, both ways; a level takes about 200 bytes of stack
-    CACHED = 32           # bytes; longer keys and atoms are made anew each time
+    CACHED = 32           # bytes; longer keys and atoms are not cached
     SLOTS = 1024          # of each cache
     SAME_HASHES = 40      # keys of a map that may have one hash
     PEEKED = 65536        # bytes of a compressed message that are searched for its id
-    PRESIZED = 1024       # entries that a map gets room for on the strength of its announcement
+    PRESIZED = 1024       # entries that are allocated before they are read
     COPIED = 1024         # bytes; a shorter raw value is cheaper to copy than to refer to
     STRING_MAX = 65535    # items of a list that may go out as STRING_EXT
-    FIRST_ROOM = 256      # bytes that `encode` begins with
-    KEPT_ROOM = 65536     # and keeps from one call to the next
+    FIRST_ROOM = 256      # bytes that `encode` starts with
+    KEPT_ROOM = 65536     # that `encode` keeps from one call to the next
 
-# What a compressed term may announce to hold where nobody says how long a frame may be.
+# The bytes that a compressed term may inflate to if the caller gives no limit.
 cdef uint64_t UNCOMPRESSED_MAX = 64 << 20  # bytes
-# What the opaque terms of a message may hold beyond four times its length: each that stands in
-# another is copied with it, which at 512 levels would take as many copies.
+# The bytes that the opaque terms of a message may hold beyond four times its length: a nested opaque
+# term is copied with each one around it, up to 512 times.
 cdef uint64_t OPAQUE_MAX = 64 << 20  # bytes
 
 MAX_DEPTH = DEPTH
 
 
 class Atom(str):
-    """An atom; true, false and nil are True, False and None instead. Equal to the same text."""
+    """Represents an atom. Equal to the same text. The atoms true, false and nil become True, False and None."""
 
     __slots__ = ()
 
@@ -204,15 +204,15 @@ class Atom(str):
 
 @cython.final
 cdef class Opaque:
-    """A term that Python has no value for, as its own bytes (without the version byte).
+    """Represents a term that has no Python value, such as a pid, by its bytes without the version byte.
 
-    It encodes to these bytes again. Equal to another of the same bytes.
+    It encodes to the same bytes. Equal to another Opaque with the same bytes.
     """
 
     cdef readonly bytes data
 
     def __cinit__(self, *_):
-        self.data = b"j"  # never without a term
+        self.data = b"j"  # a valid term, should __init__ not run
 
     def __init__(self, bytes data not None):
         cdef Cursor cursor

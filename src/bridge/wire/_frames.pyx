@@ -10,11 +10,11 @@ from bridge._framing cimport Frame, Outbox
 from bridge.wire._walk cimport survey
 
 from bridge.errors import BridgeError, NotEncodable, text_of
-from bridge.wire._walk import FORGED, LONG, NOT_FINITE, OTHER, TOO_LARGE
+from bridge.wire._walk import RESERVED, LONG_BINARY, NON_FINITE, OTHER_TYPE, TOO_LARGE
 from bridge.wire.codec import FORMATS
 from bridge.wire.messages import shortened, without_id
 from bridge.wire.non_finite import refuse_non_finite
-from bridge.wire.tensors import collecting, set_apart
+from bridge.wire.tensors import collecting_buffers, wrap_long_binaries
 
 
 @cython.final
@@ -38,7 +38,7 @@ cdef class FrameCodec:
         cdef int found = survey(value, limit, 1)
         if found & TOO_LARGE:
             return 0
-        if found & NOT_FINITE and not self.carries_nan:
+        if found & NON_FINITE and not self.carries_nan:
             refuse_non_finite(value, name)
         try:
             return self.add_checked(outbox, message, found, limit, uses_buffers, passed)
@@ -49,15 +49,15 @@ cdef class FrameCodec:
     cdef Py_ssize_t add_checked(self, Outbox outbox, object message, int found, Py_ssize_t limit,
                                 bint uses_buffers, tuple passed) except -1:
         cdef list buffers
-        if not uses_buffers or not (passed or found & (LONG | OTHER)):
+        if not uses_buffers or not (passed or found & (LONG_BINARY | OTHER_TYPE)):
             return outbox.add(self.encode_into, message, limit)
-        if found & FORGED and not passed:
+        if found & RESERVED and not passed:
             raise NotEncodable("a map with the single key $buffer or $tensor, or a tuple that begins with tensor,"
                                " is reserved: it cannot be sent together with arrays or long binaries")
         buffers = list(passed or ())
-        if found & LONG or buffers:
-            message = set_apart(message)
-        return outbox.add_multipart(collecting(self.encode_into, buffers), message, buffers, limit)
+        if found & LONG_BINARY or buffers:
+            message = wrap_long_binaries(message)
+        return outbox.add_multipart(collecting_buffers(self.encode_into, buffers), message, buffers, limit)
 
     cdef object add_failure(self, Outbox outbox, object failure, Py_ssize_t limit):
         """Append a failure reply, whatever its text and details hold, and return what was appended.
@@ -66,7 +66,7 @@ cdef class FrameCodec:
         id last.
         """
         try:
-            if self.carries_nan or not survey(failure.details) & NOT_FINITE:
+            if self.carries_nan or not survey(failure.details) & NON_FINITE:
                 if outbox.add(self.encode_into, failure, limit):
                     return failure
         except Exception:  # values of a handler raise anything

@@ -1,8 +1,8 @@
-"""What a frame may hold: its depth and the number of its values, before anything is made of it.
+"""Limits of a frame, checked before it is decoded: its depth and the number of its values.
 
-Decoding holds the GIL until it is done: millions of small values would hold up everybody's pings
-and deadlines for seconds, and take fifty times their length. So they are counted, without the GIL,
-where a frame is long enough to hold too many. A map's keys count too; bytes in buffers do not.
+Decoding holds the GIL until it is done: millions of small values would delay all pings and deadlines
+for seconds and take fifty times their length in memory. So a frame that is long enough to hold too
+many is counted first, without the GIL. Keys of maps count too; bytes in buffers do not.
 """
 
 from libc.stdint cimport uint64_t
@@ -22,8 +22,8 @@ cdef extern from *:
 
     enum { BRIDGE_FITS, BRIDGE_TOO_DEEP, BRIDGE_TOO_MANY, BRIDGE_ODD_KEYS };
     enum { BRIDGE_DEPTH = 512 };  /* MAX_DEPTH */
-    /* Arrays as keys of a message. Their hashes are known to everybody, and keys of one hash take a
-       time that grows with the square of their number. */
+    /* Arrays as keys of maps. Their hashes can be predicted, and keys with one hash take a time that
+       grows with the square of their number. */
     enum { BRIDGE_MOST_ODD_KEYS = 1000 };
 
     static uint64_t bridge_be(const uint8_t *p, int size) {
@@ -32,7 +32,7 @@ cdef extern from *:
         return value;
     }
 
-    /* Behind the string that begins before `p`. */
+    /* Returns the end of the string that begins before `p`. */
     static const uint8_t *bridge_string_end(const uint8_t *p, const uint8_t *end) {
         while (p < end) {
             const uint8_t *quote = memchr(p, '"', (size_t)(end - p)), *q = quote;
@@ -49,7 +49,7 @@ cdef extern from *:
         uint64_t opened = 0, parted = 0, values = 1;
         int depth = 0, is_new = 0;
         size_t i, j;
-        /* Those in strings too, in vectors: most messages are below the limits even so. */
+        /* Counts those in strings too, vectorized: most messages are below the limits even so. */
         for (i = 0; i < size; i += 128) {
             uint8_t opens = 0, parts = 0;
             size_t n = size - i < 128 ? size - i : 128;
@@ -112,7 +112,7 @@ cdef extern from *:
             } else {
                 body = fixed[c - 0xC0];
             }
-            if ((uint64_t)(end - p) < body) return BRIDGE_FITS;  /* cut off: its decoder says so */
+            if ((uint64_t)(end - p) < body) return BRIDGE_FITS;  /* cut off: the decoder reports it */
             p += body;
             if (inside) {
                 if (depth == BRIDGE_DEPTH) return BRIDGE_TOO_DEEP;
@@ -127,13 +127,13 @@ cdef extern from *:
         return BRIDGE_FITS;
     }
 
-    /* Bytes of the atom at `p`; 0 where there is none. */
+    /* Returns the bytes of the atom at `p`, 0 if there is none. */
     static uint64_t bridge_atom_size(const uint8_t *p, uint64_t left) {
         if (left >= 3 && (*p == 'd' || *p == 'v')) return 3 + bridge_be(p + 1, 2);
         return left >= 2 && (*p == 's' || *p == 'w') ? 2 + p[1] : 0;
     }
 
-    /* The decoder looks after the depth, and after terms that are not accepted. */
+    /* The decoder checks the depth and refuses tags that are not accepted. */
     static int bridge_measure_etf(const uint8_t *p, size_t size, uint64_t most) {
         const uint8_t *end = p + size;
         uint64_t values = 0;
@@ -191,17 +191,17 @@ cdef extern from *:
 
 
 cdef enum:
-    SHORT = 512           # bytes: a frame of so many holds neither too many values nor too deep ones
-    LONG = 64 * 1024      # bytes: from here on the GIL is given up meanwhile
+    SHORT = 512           # bytes; a frame up to this size can break neither limit
+    LONG = 64 * 1024      # bytes; longer frames are measured without the GIL
     ETF = 0x83
     COMPRESSED = 80
 
 
 cpdef Frame limited(Frame envelope, Py_ssize_t max_frame, uint64_t max_values):
-    """`envelope`, a message in any format, or what it inflates to.
+    """Return `envelope`, a message in any format; inflated if it is a compressed ETF term.
 
-    Raises FrameTooLarge where that is more than `max_frame` bytes, or holds more than `max_values`
-    values; RecursionError where it is nested too deeply; DecodeError where it does not inflate.
+    Raises FrameTooLarge if it has more than `max_frame` bytes or more than `max_values` values,
+    RecursionError if it is nested too deeply, DecodeError if it does not inflate.
     """
     cdef int found
     cdef uint64_t announced

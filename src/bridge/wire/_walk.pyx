@@ -1,7 +1,7 @@
-"""Walks over all of a message: what is in it, and arrays and binaries in place of references.
+"""Walks over a whole value: survey what it holds, and substitute arrays and binaries for references.
 
-In C, because every message is walked. What a reference means, and what becomes of it, is decided in
-`tensors.py`. No walk goes deeper than `MAX_DEPTH` levels, whatever Python's own recursion limit.
+Compiled, because every reply is walked. `tensors.py` decides what a reference means. No walk goes
+deeper than `MAX_DEPTH` levels, whatever Python's own recursion limit is.
 """
 
 from cpython.bytes cimport PyBytes_GET_SIZE
@@ -24,30 +24,30 @@ cdef extern from "<Python.h>":
     double PyFloat_AS_DOUBLE(object value)
 
 
-cdef Py_ssize_t longest = 4096  # bytes; longer binaries stand apart in a multipart frame
-APART = longest
+cdef Py_ssize_t longest = 4096  # bytes; longer binaries go into out-of-band buffers
+OUT_OF_BAND_FROM = longest
 cdef int deepest = MAX_DEPTH
 
-# Of `survey`.
-LONG = 1
-OTHER = 2
-FORGED = 4
-NOT_FINITE = 8
-TOO_LARGE = 16
+# Flags that `survey` returns.
+LONG_BINARY = 1  # a binary longer than OUT_OF_BAND_FROM
+OTHER_TYPE = 2   # a value that only an encoder's hook knows, such as an array
+RESERVED = 4     # a map or a tuple that looks like a reference
+NON_FINITE = 8   # NaN or an infinity, which JSON and ETF cannot carry
+TOO_LARGE = 16   # no format writes the value in `limit` bytes; the walk ends there
 
 BUFFER, TENSOR = "$buffer", "$tensor"
 
 
-class Misplaced(ValueError):
-    """Something is wrong with a reference. path: the keys and places on the way there."""
+class InvalidReference(ValueError):
+    """A reference does not name a buffer, or a tensor's form is wrong. path: keys and indexes, innermost first."""
 
     def __init__(self, message):
         super().__init__(message)
         self.path = []
 
 
-class Found:
-    """A tensor among values that are to become a type. tensor: see tensors.Tensor."""
+class Placeholder:
+    """Represents a tensor in a value that is still to be converted to a type. tensor: a tensors.Tensor."""
 
     __slots__ = ("tensor",)
 
@@ -55,7 +55,7 @@ class Found:
         self.tensor = tensor
 
 
-Found.__name__ = "tensor"  # what errors call it
+Placeholder.__name__ = "tensor"  # msgspec names it in errors
 
 
 cdef inline bint is_simple(object value, object kind):
@@ -65,19 +65,16 @@ cdef inline bint is_simple(object value, object kind):
 
 cdef struct Survey:
     int found
-    int levels        # that may still be opened
+    int levels        # that may still be fill
     Py_ssize_t left   # bytes that it may still take
 
 
 cpdef int survey(object value, Py_ssize_t limit=0x7FFFFFFFFFFFFFFF, int levels=0) except -1:
-    """What is in `value`, as a sum: LONG is a binary longer than APART, OTHER what only an encoder's
-    hook knows, such as an array, FORGED a map that looks like a reference, NOT_FINITE a number that
-    JSON and ETF cannot carry, TOO_LARGE that no format writes it in `limit` bytes (the walk ends
-    there). levels: of containers that it stands in.
+    """Return what `value` holds, as a sum of flags. limit: bytes that a message may take. levels: how many
+    containers hold `value`.
 
-    Raises RecursionError where it is nested more than MAX_DEPTH levels deep, BufferError for a
-    memoryview whose bytes are not contiguous, ValueError for one that is released and for an empty
-    Raw.
+    Raises RecursionError if it is nested more than MAX_DEPTH levels deep, BufferError for a
+    memoryview whose bytes are not contiguous, ValueError for a released one and for an empty Raw.
     """
     cdef Survey result
     result.found = 0
@@ -94,12 +91,12 @@ cdef int too_deep() except -1:
 
 
 cdef inline int look(object value, Survey *survey) except -1:
-    """Rows of numbers and texts are most of what is large, so these come first."""
+    """Survey one value. Numbers and texts come first: they are most of a large message."""
     cdef PyTypeObject *exact = Py_TYPE(value)
     survey.left -= 1
     if exact == &PyFloat_Type:
         if not isfinite(PyFloat_AS_DOUBLE(value)):
-            survey.found |= NOT_FINITE
+            survey.found |= NON_FINITE
     elif exact == &PyUnicode_Type:
         survey.left -= PyUnicode_GET_LENGTH(value)
     elif not (exact == &PyLong_Type or exact == &PyBool_Type or value is None or value is UNSET):
@@ -113,7 +110,7 @@ cdef int look_further(object value, Survey *survey) except -1:
         return look_at_binary(PyBytes_GET_SIZE(value), survey)
     if kind is Raw:
         if not value:
-            raise ValueError("an empty Raw is no value")
+            raise ValueError("an empty Raw is not a value")
         return 0
     return look_inside(value, kind, survey)
 
@@ -121,7 +118,7 @@ cdef int look_further(object value, Survey *survey) except -1:
 cdef int look_at_binary(Py_ssize_t size, Survey *survey) except -1:
     survey.left -= size
     if size > longest:
-        survey.found |= LONG
+        survey.found |= LONG_BINARY
     return 0
 
 
@@ -138,7 +135,7 @@ cdef int look_inside(object value, object kind, Survey *survey) except -1:
                 break
     elif kind is tuple:
         if len(<tuple>value) == 4 and type(value[0]) in (str, Atom) and value[0] == "tensor":
-            survey.found |= FORGED
+            survey.found |= RESERVED
         for entry in <tuple>value:
             look(entry, survey)
             if survey.left < 0:
@@ -159,7 +156,7 @@ cdef int look_inside(object value, object kind, Survey *survey) except -1:
 
 cdef int look_at_map(dict value, Survey *survey) except -1:
     if len(value) == 1 and (BUFFER in value or TENSOR in value):
-        survey.found |= FORGED
+        survey.found |= RESERVED
     for name, entry in value.items():
         look(name, survey)
         look(entry, survey)
@@ -169,8 +166,8 @@ cdef int look_at_map(dict value, Survey *survey) except -1:
 
 
 cdef int look_at_other(object value, object kind, Survey *survey) except -1:
-    """A value of a type that encoders know by descent, by its fields, or not at all."""
-    survey.found |= OTHER
+    """Survey a value of a type that encoders know by its base class, by its fields, or not at all."""
+    survey.found |= OTHER_TYPE
     if isinstance(value, enum.Enum):
         look(value._value_, survey)
     elif isinstance(value, dict):
@@ -189,16 +186,16 @@ cdef int look_at_other(object value, object kind, Survey *survey) except -1:
         for field in kind.__attrs_attrs__:
             look(getattr(value, field.name, None), survey)
     elif hasattr(kind, "nbytes"):
-        # One of an array that repeats a few of its bytes may be far more than there is memory.
+        # An array that repeats a few bytes may claim far more than there is memory.
         size = value.nbytes
         if isinstance(size, int):
             survey.left -= min(size, survey.left + 1)
     return 0
 
 
-def set_apart(value, wrap):
-    """`value` with wrap(binary) in place of each longer than APART in maps, lists, tuples and
-    structs; itself without any. Raises RecursionError."""
+def wrap_long_binaries(value, wrap):
+    """Return `value` with wrap(binary) in place of each binary longer than OUT_OF_BAND_FROM in its maps,
+    lists, tuples and structs; `value` itself if there are none. Raises RecursionError."""
     return wrapped(value, wrap, deepest)
 
 
@@ -222,7 +219,7 @@ cdef object wrapped(object value, object wrap, int levels):
         if any([new is not old for new, old in zip(items, value)]):
             return items if kind is list else tuple(items)
         return value
-    # One that checks its fields would find what wraps a binary in them.
+    # A struct with __post_init__ may check its fields, and would meet the wrapper.
     if isinstance(value, Struct) and not hasattr(kind, "__post_init__"):
         for name in kind.__struct_fields__:
             old = getattr(value, name)
@@ -233,14 +230,15 @@ cdef object wrapped(object value, object wrap, int levels):
     return value
 
 
-cpdef object resolve(object value, object make):
-    """`value` with make(name, form) in place of each reference, name being "$buffer", "$tensor", or
-    "tensor" of a term; atoms become text, because msgspec knows no text by descent. Itself where
-    there is nothing to do. Raises Misplaced, RecursionError, and what `make` raises."""
-    return resolved(value, make, deepest)
+cpdef object substitute(object value, object make):
+    """Return `value` with make(name, form) in place of each reference. name: "$buffer", "$tensor", or
+    "tensor" for an ETF term. Atoms become str, because msgspec does not convert subclasses of str.
+    Returns `value` itself if nothing changes. Raises InvalidReference, RecursionError, and what
+    `make` raises."""
+    return substituted(value, make, deepest)
 
 
-cdef object resolved(object value, object make, int levels):
+cdef object substituted(object value, object make, int levels):
     kind = type(value)
     if is_simple(value, kind) or kind is bytes:
         return value
@@ -249,25 +247,25 @@ cdef object resolved(object value, object make, int levels):
     if levels == 0:
         too_deep()
     if kind is dict:
-        return resolve_map(value, make, levels - 1)
+        return substitute_in_map(value, make, levels - 1)
     if kind is list:
-        return resolve_items(value, value, make, levels - 1)
+        return substitute_in_items(value, value, make, levels - 1)
     if kind is tuple:
         if is_term(value):
             return make("tensor", value)
-        items = resolve_items(value, list(value), make, levels - 1)
+        items = substitute_in_items(value, list(value), make, levels - 1)
         return value if items is value else tuple(items)
     return value
 
 
 cdef bint is_term(tuple value) except -1:
-    """Whether it is {tensor, {f, 32}, {2, 3}, Data}; the atom may have become text."""
+    """Whether it is {tensor, {f, 32}, {2, 3}, Data}; the atom `tensor` may have become str."""
     if len(value) != 4 or not isinstance(value[0], str) or value[0] != "tensor":
         return False
     return type(value[0]) is Atom or (type(value[1]) is tuple and type(value[2]) is tuple)
 
 
-cdef object resolve_map(dict value, object make, int levels):
+cdef object substitute_in_map(dict value, object make, int levels):
     cdef dict made = None
     cdef bint has_atoms = False
     if len(value) == 1:
@@ -277,8 +275,8 @@ cdef object resolve_map(dict value, object make, int levels):
     for name, old in value.items():
         has_atoms |= type(name) is Atom
         try:
-            new = resolved(old, make, levels)
-        except Misplaced as error:
+            new = substituted(old, make, levels)
+        except InvalidReference as error:
             error.path.append(name)
             raise
         if new is not old:
@@ -291,15 +289,15 @@ cdef object resolve_map(dict value, object make, int levels):
     return value if made is None else made
 
 
-cdef object resolve_items(object value, list items, object make, int levels):
-    """`value` where none of `items`, which are its own, changes; else a list."""
+cdef object substitute_in_items(object value, list items, object make, int levels):
+    """Return `value`, whose items are `items`, if none of them changes; otherwise a list."""
     cdef list made = None
     cdef Py_ssize_t index
     for index in range(len(items)):
         old = items[index]
         try:
-            new = resolved(old, make, levels)
-        except Misplaced as error:
+            new = substituted(old, make, levels)
+        except InvalidReference as error:
             error.path.append(index)
             raise
         if new is not old:
@@ -309,39 +307,39 @@ cdef object resolve_items(object value, list items, object make, int levels):
     return value if made is None else made
 
 
-cpdef object opened(object value, object open):
-    """`value` with open(tensor) in place of each that was Found and left in it; itself, changed
-    where it is a map, a list or a struct. Raises RecursionError."""
-    return opened_in(value, open, deepest)
+cpdef object fill(object value, object open):
+    """Return `value` with open(tensor) in place of each Placeholder that conversion left in it. Changes
+    maps, lists and structs in place. Raises RecursionError."""
+    return fill_in(value, open, deepest)
 
 
-cdef object opened_in(object value, object open, int levels):
+cdef object fill_in(object value, object open, int levels):
     kind = type(value)
     if is_simple(value, kind) or kind is bytes or kind is memoryview:
         return value
-    if kind is Found:
+    if kind is Placeholder:
         return open(value.tensor)
     if levels == 0:
         too_deep()
     levels -= 1
     if kind is dict:
         for name, old in (<dict>value).items():
-            new = opened_in(old, open, levels)
+            new = fill_in(old, open, levels)
             if new is not old:
                 (<dict>value)[name] = new
     elif kind is list:
         for index, old in enumerate(<list>value):
-            new = opened_in(old, open, levels)
+            new = fill_in(old, open, levels)
             if new is not old:
                 (<list>value)[index] = new
     elif kind is tuple:
-        items = [opened_in(entry, open, levels) for entry in <tuple>value]
+        items = [fill_in(entry, open, levels) for entry in <tuple>value]
         if any([new is not old for new, old in zip(items, value)]):
             return tuple(items)
     elif isinstance(value, Struct):
         for name in kind.__struct_fields__:
             old = getattr(value, name)
-            new = opened_in(old, open, levels)
+            new = fill_in(old, open, levels)
             if new is not old:
                 force_setattr(value, name, new)
     return value

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import inspect
 
 from bridge.wire import _walk
-from bridge.wire._walk import BUFFER, Found
+from bridge.wire._walk import BUFFER, Placeholder
 from bridge.wire.codec import Format
 from bridge.wire.tensors import TYPES, Tensor, as_array, dimensions, invalid, substitute, tensor_of
 from bridge.wire.type_walk import parts, type_of, types_in, walk
@@ -56,11 +56,11 @@ def _decode_parts(format: Format, buffers: Buffers, data: Any, type: Any, undeco
 def convert(value: Any, type: Any, buffers: Buffers, format: Format) -> Any:
     """Return a decoded value as `type`, with arrays and `buffers` in place of its references, and check
     the constraints of its arrays. Raises msgspec.ValidationError with the path."""
-    value = substitute(value, buffers, Found)
+    value = substitute(value, buffers, Placeholder)
     if not format.has_bytes:
         value = _with_bytes(type_of(type), value)
     made = msgspec.convert(value, type, dec_hook=_as, str_keys=format.has_text_keys)
-    made = _walk.opened(made, as_array)
+    made = _walk.fill(made, as_array)
     if _has(type, _is_constraint):
         sizes: Sizes = {}
         for path, info, part in walk(type_of(type), made, "$"):
@@ -71,13 +71,13 @@ def convert(value: Any, type: Any, buffers: Buffers, format: Format) -> Any:
 
 
 def array(type: str | None, *shape: int | str | None) -> msgspec.Meta:
-    """A constraint of an array among the args: Annotated[numpy.ndarray, array("f32", None, 768)].
+    """Return the constraint of an array among the args: Annotated[numpy.ndarray, array("f32", None, 768)].
 
-    type: of TYPES, or None for any. shape: of each dimension its size, None for any, or a name:
-    dimensions of one name are of one size. None given: any shape.
+    type: a key of TYPES, or None for any. shape: for each dimension its size, None for any size, or a
+    name: dimensions with the same name have the same size. Without sizes: any shape.
     """
     if type is not None and type not in TYPES:
-        raise ValueError(f"no tensor type {type!r}; known: {', '.join(TYPES)}")
+        raise ValueError(f"unknown tensor type {type!r}; known: {', '.join(TYPES)}")
     return msgspec.Meta(
         extra={"tensor": (type, shape)},
         extra_json_schema={"description": f"tensor {_wanted(type, shape, {})}"},
@@ -85,7 +85,7 @@ def array(type: str | None, *shape: int | str | None) -> msgspec.Meta:
 
 
 def schema(type: Any) -> dict[str, Any]:
-    """The JSON Schema of an array's form. Raises NotImplementedError for other types."""
+    """Return the JSON Schema of an array. Raises NotImplementedError for other types."""
     if type is not Tensor and not _is_ndarray(type):
         raise NotImplementedError(f"args of type {type}")
     sizes = {"type": "array", "items": {"type": "integer", "minimum": 0}}
@@ -129,10 +129,10 @@ def _is_constraint(info: Any) -> bool:
 
 
 def _as(type: type, value: Any) -> Any:
-    """msgspec's question what a value is as a type that it does not know."""
+    """Convert a value to a type that msgspec does not know: its `dec_hook`."""
     if type is not Tensor and not _is_ndarray(type):
         raise NotImplementedError(f"args of type {type.__name__}")
-    if not isinstance(value, Found):
+    if not isinstance(value, Placeholder):
         raise ValueError(f"Expected `tensor`, got `{value.__class__.__name__}`")
     tensor: Tensor = value.tensor
     return tensor if type is Tensor else tensor.numpy()
@@ -179,6 +179,6 @@ def _check(type: str | None, shape: tuple[int | str | None, ...], value: Any, pa
 
 
 def _wanted(type: str | None, shape: tuple[int | str | None, ...], known: Sizes) -> str:
-    """A constraint in words: f32[n, k=3, _]."""
+    """Return a constraint as text: f32[n, k=3, _]."""
     sizes = ["_" if w is None else f"{w}={known[w]}" if w in known else w for w in shape]
     return f"{type or 'any'}[{dimensions(sizes) if shape else '…'}]"

@@ -1,4 +1,7 @@
-"""The formats a frame may be in: a table, one entry each. How a frame begins tells which."""
+"""The formats of frames: a table with one row for each. A new format is one more row.
+
+`_frames.format_of` recognizes a frame's format by its beginning; `arrays` decodes args with arrays.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,12 @@ _preparing = threading.Lock()
 
 
 class Format:
-    """One format. Decoders and encoders are made once and kept.
+    """Represents one format. Its decoders and encoders are created once.
 
     beginnings: the first bytes of a message in this format, one byte each; two where the first
     byte may begin a message in another format too.
-    find_id: reads the id of a message that does not decode (None: it cannot).
-    repair(message, replace): rewrites one whose strings are not all UTF-8, see `decode_args`.
+    find_id: returns the id of a message that does not decode, or None.
+    repair(message, replace): rewrites a message with strings that are not UTF-8, see `decode_args`.
     carries_nan: it has NaN and infinities.
     has_text_keys: keys of maps are always text.
     has_bytes: text and bytes differ; otherwise a binary that is UTF-8 is decoded as text.
@@ -180,14 +183,14 @@ def by_name(name: str) -> Format | None:
     return next((known for known in FORMATS if known.name == name), None)
 
 
-# Not compiled here: that would be a part of every worker's start.
+# Compiled at first use, because compiling takes part of a worker's start.
 _EXPECTED = r"Expected `(?P<expected>[^`]+)`"
 _PATH = r" - at (?P<key>`key` in )?`\$(?P<path>[^`]*)`$"
 _FIELD = r"field `(?P<field>[^`]+)`"
 
 
 def _invalid_args(message: str, root: str) -> InvalidArgs:
-    """msgspec's words with the path in the wire's terms: `args.signature.inputs[0]`."""
+    """Return msgspec's error with the path as hosts know it: `args.signature.inputs[0]`."""
     expected, path, field = (re.search(p, message) for p in (_EXPECTED, _PATH, _FIELD))
     where = root + (path["path"] if path else "") + (f".{field['field']}" if field else "")
     details = {"path": where, **({"expected": expected["expected"]} if expected else {})}

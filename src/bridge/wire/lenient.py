@@ -1,8 +1,8 @@
-"""What can still be read of a message that does not decode.
+"""Lenient reading of messages that do not decode.
 
-The id of a request whose envelope is broken, so that its error finds its caller; and messages
-whose strings are not UTF-8 (some hosts pack all binaries as MessagePack strings), made readable.
-Nothing here recurses without a limit, so no depth of nesting matters.
+Finds the id of a request whose envelope is broken, so that the error reaches its caller, and repairs
+messages whose strings are not UTF-8 (some hosts pack all binaries as MessagePack strings). Nothing
+here recurses without a limit, so deep nesting is harmless.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 SEARCHED = 64 * 1024  # bytes of a broken message that are searched for its id
 
-# A quote that nothing closes is a token too, so that the search ends there.
+# An unclosed quote is a token too, so that the search ends there.
 _JSON_TOKEN = rb'(?s)"(?:[^"\\]|\\.)*"|[{}\[\]]|"'
 _JSON_ID = rb'\s*:\s*(-?\d{1,40}(?=\s*[,}])|"(?:[^"\\]|\\.)*")'
 
 
 def json_id(message: Buffer) -> int | str | None:
-    """The value of the outermost key "id", if it is an integer or a string."""
+    """Return the value of the outermost key "id" if it is an integer or a string, otherwise None."""
     message = bytes(memoryview(message)[:SEARCHED])
     depth = 0
     for token in re.finditer(_JSON_TOKEN, message):
@@ -52,7 +52,7 @@ def _json_scalar(text: bytes) -> int | str | None:
 
 
 def msgpack_id(message: Buffer) -> int | str | None:
-    """The value of the outermost key "id", if it is an integer or a string."""
+    """Return the value of the outermost key "id" if it is an integer or a string, otherwise None."""
     message = bytes(memoryview(message)[:SEARCHED])
     open_items: list[int] = []  # items still to come in each open container, outermost first
     at_id = False
@@ -78,13 +78,13 @@ def _msgpack_scalar(token: bytes) -> int | str | None:
 
 
 def json_repair(message: bytes, replace: bool) -> bytes:
-    """`message` with what is not UTF-8 replaced by U+FFFD; as it is without `replace`."""
+    """Return `message` with U+FFFD for invalid UTF-8 if `replace` is set, otherwise unchanged."""
     return message.decode("utf-8", "replace").encode() if replace else message
 
 
 def msgpack_repair(message: bytes, replace: bool) -> bytes:
-    """`message` with each string that is not UTF-8 as bin of the same bytes, or as a string with
-    U+FFFD in it."""
+    """Return `message` with each string that is not UTF-8 as a bin of the same bytes, or with `replace` as
+    a string with U+FFFD."""
     parts: list[bytes] = []
     for start, body, end, _ in _msgpack_tokens(message):
         token = message[start:end]
@@ -99,23 +99,23 @@ def msgpack_repair(message: bytes, replace: bool) -> bytes:
 
 
 def msgpack_pairs(message: bytes) -> int:
-    """How many entries all maps in `message` have together."""
+    """Return the number of entries of all maps in `message`."""
     shapes = ((message[start], items) for start, _, _, items in _msgpack_tokens(message))
     return sum(items // 2 for first, items in shapes if first <= 0x8F or first in (0xDE, 0xDF))
 
 
 def etf_id(message: Buffer) -> int | str | None:
-    """The value of the outermost key "id", if it is an integer or a string."""
+    """Return the value of the outermost key "id" if it is an integer or a string, otherwise None."""
     return _etf.find_id(memoryview(message)[:SEARCHED])
 
 
 def etf_repair(message: bytes, replace: bool) -> bytes:
-    """`message` with U+FFFD in binaries that are not UTF-8, and its atoms as binaries; as it is
-    without `replace`."""
+    """Return `message` with U+FFFD in binaries that are not UTF-8 and with atoms as binaries if `replace`
+    is set, otherwise unchanged."""
     return _etf.encode(_etf.decode(message, binaries="replace")) if replace else message
 
 
-# First byte -> (bytes of the length or item count behind it, fixed bytes of body behind that).
+# First byte -> bytes of the length after it; of a container, (bytes of the item count, values for each item).
 _SIZED = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
 _EXTENSION = {0xC7: 1, 0xC8: 2, 0xC9: 4}
 _CONTAINER = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
@@ -127,9 +127,9 @@ _FIXED = {
 
 
 def _msgpack_tokens(message: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """(start, start of its body, end, items that follow inside it) of each value, in order.
+    """Yield (start, start of the body, end, number of values inside) of each value, in order.
 
-    Containers end where their items begin. Stops where the message is cut off or malformed.
+    Containers end where their first item begins. Stops where the message is cut off or malformed.
     """
     position = 0
     while position < len(message):

@@ -1,4 +1,4 @@
-"""What stands in a frame: request, reply, failure. Field names are the wire's."""
+"""The messages in a frame: requests, replies, events, negotiation. Field names are those on the wire."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bridge.security.redaction import redact_in, shorten
 
 Id = int | str
 
-LONGEST_TEXT = 4000  # characters of an error
+LONGEST_TEXT = 4000  # characters of an error in a reply
 
 
 class Envelope(msgspec.Struct, gc=False):
@@ -37,7 +37,7 @@ class Envelope(msgspec.Struct, gc=False):
 
 
 class Reply(msgspec.Struct, gc=False):
-    """The reply of a command that succeeded. timestamp: ISO 8601, UTC."""
+    """Represents the reply to a request that succeeded. timestamp: ISO 8601, UTC."""
 
     id: Id | None
     success: bool
@@ -46,7 +46,7 @@ class Reply(msgspec.Struct, gc=False):
 
 
 class Failure(msgspec.Struct, gc=False):
-    """The reply of one that did not. `error` is one readable line."""
+    """Represents the reply to a request that failed. error: one readable line."""
 
     id: Id | None
     success: bool
@@ -60,17 +60,18 @@ class Failure(msgspec.Struct, gc=False):
 
 
 class TimedReply(Reply, gc=False):
-    """A reply that says what it took: queue_us, decode_us, run_us, encode_us, bytes_in, bytes_out.
+    """Represents a reply with the time of each step, in microseconds, and its bytes: queue_us, decode_us,
+    run_us, encode_us, bytes_in, bytes_out.
 
-    encode_us and bytes_out are those of the reply without this.
+    encode_us and bytes_out do not include `timing` itself.
     """
 
     timing: dict[str, float]
 
 
 class Event(msgspec.Struct, gc=False):
-    """Something of a call that is not its reply; only where the request asked with `stream`, or
-    for `log` events (id: that of the request logged about, if any) in `hello`."""
+    """Represents progress of a call before its reply, sent if the request set `stream`; or a log record, sent
+    if `hello` offered `logs` (id: of the request that the record is about, if any)."""
 
     id: Id | None
     event: str
@@ -101,7 +102,7 @@ class Incoming(ReceivedReply, gc=False):
 
 
 class Negotiation(msgspec.Struct, gc=False):
-    """The first frame of a host that asks which format to speak."""
+    """Represents a host's question which format to use, in its first frame."""
 
     type: str
     supported: list[str] = []
@@ -109,7 +110,7 @@ class Negotiation(msgspec.Struct, gc=False):
 
 
 class Selection(msgspec.Struct, gc=False):
-    """The answer to it."""
+    """Represents the worker's choice of a format, its answer to a Negotiation."""
 
     type: str
     protocol: str
@@ -117,10 +118,10 @@ class Selection(msgspec.Struct, gc=False):
 
 
 def failure(request_id: Id | None, error: BridgeError, timestamp: str) -> Failure:
-    """`error` as the reply to the request `request_id` (None where its id is unknown).
+    """Return `error` as the reply to the request `request_id` (None if its id is unknown).
 
-    All text of errors passes here on its way out, and secrets are redacted. Details that cannot be
-    searched for them are left out.
+    Every error that leaves the worker passes here: secrets are redacted, and details that cannot be
+    searched for secrets are omitted.
     """
     try:
         details: dict[str, Any] = redact_in(error.details)
@@ -141,8 +142,8 @@ def failure(request_id: Id | None, error: BridgeError, timestamp: str) -> Failur
 
 
 def shortened(failed: Failure, max_frame: int) -> Failure:
-    """`failed` without details and with only the beginning of its text: a frame holds it with any
-    id that is not long itself."""
+    """Return `failed` without details and with the beginning of its text, so that it fits in a frame of
+    `max_frame` bytes unless its id is too long."""
     text = failed.error
     if len(text) > max_frame // 16:  # a character takes at most 6 bytes, in JSON
         text = text[: max_frame // 16] + "…"

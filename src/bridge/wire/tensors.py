@@ -1,10 +1,10 @@
-"""Arrays and large binaries on the wire: their names, their forms, and where their bytes stand.
+"""Arrays and large binaries on the wire: the names of types, the forms of tensors, and their buffers.
 
 In JSON and MessagePack a tensor is {"$tensor": {"type": "f32", "shape": [2, 3], "data": …}}, in ETF
 {tensor, {f, 32}, {2, 3}, Data}. The data is a binary (base64 in JSON) or, in a multipart frame, a
 reference to one of its buffers: {"$buffer": 0}. Little-endian, row by row.
 
-numpy is loaded when the first array is made or met.
+numpy is loaded when the first array is decoded.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from bridge._framing import MOST_BUFFERS
 from bridge.errors import shown
 from bridge.wire import _walk
 from bridge.wire._etf import Atom
-from bridge.wire._walk import Misplaced
+from bridge.wire._walk import InvalidReference
 
 if TYPE_CHECKING:
     import numpy
 
 _RAW = ("bf16", "f8", "f8_e4m3fn")
-# Name on the wire -> bytes of an element, numpy's type. numpy has no bf16 and no f8: their bits.
+# Name on the wire -> bytes of an element, numpy type. numpy has no bf16 and f8; arrays of them hold the bits.
 TYPES: dict[str, tuple[int, str]] = {
     **{
         f"{kind}{8 * size}": (size, f"<{code}{size}")
@@ -45,7 +45,7 @@ TYPES: dict[str, tuple[int, str]] = {
     "f8": (1, "<u1"),
     "f8_e4m3fn": (1, "<u1"),
 }
-# By dtype.str, where the bytes are as they are on the wire.
+# dtype.str -> name on the wire, for arrays whose bytes need no conversion.
 _NAMES = {
     "|b1": "bool",
     **{
@@ -59,7 +59,7 @@ LARGEST_SIZE = 2**63 - 1  # of a dimension
 
 
 def _nx(name: str) -> tuple[str, int]:
-    """The type as Nx calls it, which has none for truth values."""
+    """Return the type as Nx names it; Nx has no type for booleans."""
     if name == "bool":
         return "u", 8
     if name == "f8_e4m3fn":
@@ -70,22 +70,22 @@ def _nx(name: str) -> tuple[str, int]:
 
 _TERMS = {name: _nx(name) for name in TYPES}
 _FROM_TERMS = {term: name for name, term in _TERMS.items() if name != "bool"}
-# What an encoder may write as atoms.
+# Atoms that the ETF encoder may write.
 ATOMS = ("tensor", *sorted({kind for kind, _ in _TERMS.values()}))
 
 
 class Tensor:
-    """An array of any type of the wire, those that numpy does not have too.
+    """Represents an array of any type on the wire, including those that numpy lacks.
 
-    type: a key of TYPES. shape: sizes. data: any buffer of just the right length; held, not
-    copied. Raises ValueError.
+    type: a key of TYPES. shape: the size of each dimension. data: a buffer of exactly that many
+    bytes; referenced, not copied. Raises ValueError.
     """
 
     __slots__ = ("data", "shape", "type")
 
     def __init__(self, type: str, shape: Sequence[int], data: Any) -> None:
         if not isinstance(type, str) or type not in TYPES:
-            raise ValueError(f"no tensor type {shown(type)}; known: {', '.join(TYPES)}")
+            raise ValueError(f"unknown tensor type {shown(type)}; known: {', '.join(TYPES)}")
         if len(shape) > MOST_DIMENSIONS:
             raise ValueError(f"{len(shape)} dimensions are more than {MOST_DIMENSIONS}")
         for size in shape:
@@ -101,16 +101,16 @@ class Tensor:
 
     @classmethod
     def of(cls, array: numpy.ndarray[Any, Any]) -> Tensor:
-        """The array, without a copy where it lies row by row in little-endian order. Raises
+        """Return a Tensor of `array`, without a copy if it is C-contiguous and little-endian. Raises
         ValueError for types that have no name on the wire (text, objects, dates, records)."""
         module = sys.modules["numpy"]
         if type(array) is not module.ndarray and isinstance(array, module.ma.MaskedArray):
-            raise ValueError("a masked array has no form on the wire")
+            raise ValueError("a masked array cannot be sent; fill it first")
         name = _NAMES.get(array.dtype.str)
         if name is None:
             name = _NAMES.get(f"<{array.dtype.str[1:]}")
             if name is None:
-                raise ValueError(f"an array of {array.dtype} has no form on the wire")
+                raise ValueError(f"an array of {array.dtype} cannot be sent: the wire has no such type")
             array = array.astype(array.dtype.newbyteorder("<"), order="C")
         tensor = cls.__new__(cls)
         tensor.type, tensor.shape = name, array.shape
@@ -118,8 +118,8 @@ class Tensor:
         return tensor
 
     def numpy(self) -> numpy.ndarray[Any, Any]:
-        """An array of the same bytes, read-only if they are; copied only where they are not
-        aligned. Of bf16 and f8 the bits, as unsigned integers."""
+        """Return a numpy array over the same bytes, read-only if they are; copied only if they are not
+        aligned. bf16 and f8 become unsigned integers with the same bits."""
         import numpy
 
         array: numpy.ndarray[Any, Any]
@@ -134,8 +134,8 @@ class Tensor:
 
 
 class Collector(threading.local):
-    """Where binaries of the message go that this thread encodes: None, or the list of those that
-    stand apart from it."""
+    """Holds the out-of-band buffers of the message that this thread encodes; None: there are none. msgspec
+    passes nothing to its hooks, so this is how they reach the list."""
 
     buffers: list[Any] | None = None
 
@@ -144,8 +144,8 @@ _collector = Collector()
 Encode = Callable[[Any, bytearray, int], None]
 
 
-def collecting(encode_into: Encode, buffers: list[Any]) -> Encode:
-    """`encode_into`, putting what is to stand apart into `buffers` and references in its place."""
+def collecting_buffers(encode_into: Encode, buffers: list[Any]) -> Encode:
+    """Return an `encode_into` that moves tensors and OutOfBand binaries to `buffers` and writes references."""
 
     def encode(message: Any, room: bytearray, offset: int) -> None:
         before, _collector.buffers = _collector.buffers, buffers
@@ -158,8 +158,8 @@ def collecting(encode_into: Encode, buffers: list[Any]) -> Encode:
 
 
 def encode_hook(value: Any) -> Any:
-    """What the encoder of MessagePack makes of a tensor. Raises TypeError for what is none."""
-    if isinstance(value, Apart):
+    """Return the form of a tensor in JSON and MessagePack. Raises TypeError for values that no format carries."""
+    if isinstance(value, OutOfBand):
         return value.form()
     tensor = tensor_of(value)
     if tensor is None:
@@ -169,7 +169,8 @@ def encode_hook(value: Any) -> Any:
 
 
 def encode_json_hook(value: Any) -> Any:
-    """The same of JSON's, which has no number for NaN. Raises ValueError for that."""
+    """Return the form of a tensor in JSON. Raises ValueError for a numpy number that is NaN or infinite,
+    for which the encoder would write null."""
     plain = encode_hook(value)
     if type(plain) is float and not math.isfinite(plain):
         raise ValueError(f"{plain} is not a number that JSON can carry")
@@ -177,8 +178,8 @@ def encode_json_hook(value: Any) -> Any:
 
 
 def encode_etf_hook(value: Any) -> Any:
-    """The same of ETF's."""
-    if isinstance(value, Apart):
+    """Return the form of a tensor in ETF. Raises TypeError for values that no format carries."""
+    if isinstance(value, OutOfBand):
         return value.form()
     tensor = tensor_of(value)
     if tensor is None:
@@ -188,15 +189,15 @@ def encode_etf_hook(value: Any) -> Any:
 
 
 def without_arrays(value: Any) -> Any:
-    """None for what stands apart or is an array, the number for one of numpy's. Raises TypeError
-    for the rest."""
-    if isinstance(value, Apart | Tensor) or is_array(value):
+    """Return the Python number for a numpy number, None for an array or a buffer. Raises TypeError for
+    other values."""
+    if isinstance(value, OutOfBand | Tensor) or is_array(value):
         return None
     return _plain(value)
 
 
-class Apart:
-    """A binary that stands apart wherever that is possible."""
+class OutOfBand:
+    """Represents a binary that is sent in an out-of-band buffer if the message has such buffers."""
 
     __slots__ = ("buffer",)
 
@@ -207,10 +208,10 @@ class Apart:
         return _data(self.buffer)
 
 
-def set_apart(value: Any) -> Any:
-    """`value` with its long binaries in maps, lists, tuples and structs as Apart; itself without
-    any. Raises RecursionError."""
-    return _walk.set_apart(value, Apart)
+def wrap_long_binaries(value: Any) -> Any:
+    """Return `value` with its long binaries as OutOfBand, or `value` itself if it has none. Raises
+    RecursionError."""
+    return _walk.wrap_long_binaries(value, OutOfBand)
 
 
 def as_array(tensor: Tensor) -> Any:
@@ -229,11 +230,11 @@ def substitute(value: Any, buffers: Sequence[Any] | None, make: Callable[[Tensor
         try:
             return make(tensor)
         except (ValueError, OverflowError) as error:
-            raise Misplaced(str(error)) from None
+            raise InvalidReference(str(error)) from None
 
     try:
-        return _walk.resolve(value, replacement)
-    except Misplaced as error:
+        return _walk.substitute(value, replacement)
+    except InvalidReference as error:
         path = "$"
         for key in reversed(error.path):
             path += f".{key}" if isinstance(key, str) else f"[{shown(key)}]"
@@ -242,15 +243,15 @@ def substitute(value: Any, buffers: Sequence[Any] | None, make: Callable[[Tensor
 
 def _buffer(index: Any, buffers: Sequence[Any] | None) -> memoryview:
     if buffers is None:
-        raise Misplaced("a reference to a buffer in a frame that has none")
+        raise InvalidReference("the frame has no buffers to refer to")
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(buffers):
-        raise Misplaced(f"no buffer {shown(index)}: the frame has {len(buffers)}")
+        raise InvalidReference(f"no buffer {shown(index)}: the frame has {len(buffers)}")
     return memoryview(buffers[index])
 
 
 def _from_form(form: Any, buffers: Sequence[Any] | None) -> Tensor:
     if not isinstance(form, dict) or not {"type", "shape", "data"} <= form.keys():
-        raise Misplaced("a $tensor has type, shape and data")
+        raise InvalidReference("a $tensor needs type, shape and data")
     return _made(form["type"], form["shape"], form["data"], buffers)
 
 
@@ -270,36 +271,36 @@ def _made(type: Any, shape: Any, data: Any, buffers: Sequence[Any] | None) -> Te
         try:
             data = binascii.a2b_base64(data, strict_mode=True)
         except ValueError as error:
-            raise Misplaced(f"the data of a tensor is not base64: {error}") from None
+            raise InvalidReference(f"the data of a tensor is not base64: {error}") from None
     elif not isinstance(data, bytes | memoryview):
-        raise Misplaced("the data of a tensor is no binary")
+        raise InvalidReference("the data of a tensor must be a binary")
     if not isinstance(shape, list):
-        raise Misplaced("the shape of a tensor is a list of sizes")
+        raise InvalidReference("the shape of a tensor must be a list of sizes")
     try:
         return Tensor(type, shape, data)
     except (ValueError, OverflowError) as error:
-        raise Misplaced(str(error)) from None
+        raise InvalidReference(str(error)) from None
 
 
-def invalid(message: str, place: str) -> msgspec.ValidationError:
-    """What msgspec would raise at that place."""
-    return msgspec.ValidationError(f"{message} - at `{place}`")
+def invalid(message: str, path: str) -> msgspec.ValidationError:
+    """Return the error that msgspec would raise at that path."""
+    return msgspec.ValidationError(f"{message} - at `{path}`")
 
 
 def dimensions(sizes: Sequence[Any]) -> str:
-    """In words; not all of very many."""
+    """Return sizes as text: `2, 3`, and at most eight of them."""
     return ", ".join(map(str, sizes[:8])) + (", …" if len(sizes) > 8 else "")
 
 
 def tensor_of(value: Any) -> Tensor | None:
-    """An array as a Tensor, a Tensor as it is, None for the rest. Raises ValueError."""
+    """Return an array or a Tensor as a Tensor, None for other values. Raises ValueError."""
     if isinstance(value, Tensor):
         return value
     return Tensor.of(value) if is_array(value) else None
 
 
 def is_array(value: Any) -> bool:
-    """Whether it is one of numpy's, which is not loaded for that."""
+    """Return whether `value` is a numpy array, without loading numpy."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(value, numpy.ndarray)
 

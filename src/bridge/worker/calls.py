@@ -241,7 +241,7 @@ class Calls:
         the changes to a stored session of a handler that is not back.
         """
         if is_back:
-            sends_first = outbox.apart and call.lane.changes
+            sends_first = outbox.external and call.lane.changes
         else:
             is_stored = self._sessions.store is not None and call.lane.loads and not call.changes_shared
             sends_first = is_stored and call.has_turn

@@ -93,7 +93,7 @@ def hello(args: HelloArgs, context: Context) -> dict[str, Any]:
     worker: Worker = context.worker
     offers = frozenset(name for name, offered in args.offers.items() if offered)
     worker.host.offers = offers & {"tools", "logs", "buffers"}
-    worker.path.sets_apart = "buffers" in offers
+    worker.path.accepts_buffers = "buffers" in offers
     if "logs" in offers:
         logs.forward(partial(_send_log, context.format, context.deliver, worker.path.max_frame), worker)
     else:

@@ -26,7 +26,7 @@ defmodule DSPex.PythonBridge.TensorsTest do
     for {a, b, path, line} <- [
           {a, a, "args.b", "Expected `f32[k=3, m]`, got `f32[2, 3]`"},
           {put_elem(a, 1, {:f, 64}), b, "args.a", "does not take 24 bytes"},
-          {put_elem(a, 1, {:f, 33}), b, "args.a", "no tensor type"},
+          {put_elem(a, 1, {:f, 33}), b, "args.a", "unknown tensor type"},
           {put_elem(a, 2, {2, -3}), b, "args.a", "sizes from 0"},
           {put_elem(a, 3, <<>>), b, "args.a", "does not take 0 bytes"},
           {put_elem(a, 3, [1]), b, "args.a", "no binary"},

@@ -49,8 +49,8 @@ cdef inline int need(Cursor *cursor, uint64_t size) except -1:
 
 
 cdef inline int descend(Cursor *cursor, uint64_t items) except -1:
-    """Open a container of `items` terms. All that is owed must be there, at least a byte for each:
-    so the containers of a message together take no more room than its length allows."""
+    """Enter a container of `items` terms. Every announced term needs at least a byte of input, so the
+    containers of a message together cannot take more memory than its length allows."""
     cursor.owed += items
     need(cursor, cursor.owed)
     cursor.levels -= 1
@@ -81,7 +81,7 @@ cdef inline const uint8_t *take(Cursor *cursor, uint64_t size) except NULL:
 
 
 cdef int skip(Cursor *cursor, uint64_t pending) except -1:
-    """Move behind `pending` terms, without making anything of them. Does not recurse."""
+    """Move past `pending` terms without creating values. Does not recurse."""
     cdef uint64_t size
     cdef int tag
     while pending:
@@ -147,30 +147,30 @@ cdef int skip(Cursor *cursor, uint64_t pending) except -1:
 
 
 cdef int skip_atom(Cursor *cursor) except -1:
-    """Move behind the node name in a pid, a port or a reference."""
+    """Move past the node name in a pid, a port or a reference."""
     cdef int tag = take(cursor, 1)[0]
     if tag == ATOM_LATIN1 or tag == ATOM_UTF8:
         take(cursor, load_16(take(cursor, 2)))
     elif tag == SMALL_ATOM_LATIN1 or tag == SMALL_ATOM_UTF8:
         take(cursor, take(cursor, 1)[0])
     else:
-        malformed(cursor, "a node that is no atom")
+        malformed(cursor, "a node that is not an atom")
     return 0
 
 
 cdef object opaque(Cursor *cursor, const uint8_t *begin, uint64_t pending):
-    """The term that starts at `begin` and ends `pending` terms from here, as it is."""
+    """Return the term that starts at `begin` and ends `pending` terms from here, as an Opaque."""
     cdef Opaque term = Opaque.__new__(Opaque)
     skip(cursor, pending)
     cursor.copied += cursor.at - begin
     if cursor.copied > OPAQUE_MAX + 4 * <uint64_t>(cursor.end - cursor.begin):
-        malformed(cursor, "too much in terms that Python has no values for")
+        malformed(cursor, "terms without Python values are too large")
     term.data = PyBytes_FromStringAndSize(<const char *>begin, cursor.at - begin)
     return term
 
 
 cdef object term(Cursor *cursor):
-    """The next term as a value."""
+    """Return the next term as a value."""
     cdef const uint8_t *begin = cursor.at
     cdef uint32_t size
     need(cursor, 1)
@@ -216,15 +216,15 @@ cdef object term(Cursor *cursor):
 
 cdef inline object finite(Cursor *cursor, double value):
     if not isfinite(value):
-        malformed(cursor, "a float that is no finite number")
+        malformed(cursor, "a float that is not finite")
     return PyFloat_FromDouble(value)
 
 
 cdef object old_float(Cursor *cursor):
-    """31 bytes of text, filled up with zeros."""
+    """Return a float written as 31 bytes of text, padded with zeros."""
     cdef bytes text = take(cursor, 31)[:31].rstrip(b"\0")
     cdef double value = NAN
-    if not text.strip(b"0123456789.eE+-"):  # of what Python reads besides, nothing
+    if not text.strip(b"0123456789.eE+-"):  # float() accepts more than Erlang writes
         try:
             value = float(text)
         except ValueError:
@@ -256,7 +256,7 @@ cdef object binary(Cursor *cursor, const uint8_t *data, uint32_t size):
 
 
 cdef object text(const uint8_t *data, uint32_t size):
-    """str, or bytes where it is no UTF-8."""
+    """Return str, or bytes if it is not UTF-8."""
     try:
         return PyUnicode_DecodeUTF8(<const char *>data, size, NULL)
     except UnicodeDecodeError:
@@ -268,13 +268,13 @@ cdef object view(Cursor *cursor, const uint8_t *data, Py_ssize_t size):
     return (<object>cursor.input)[offset:offset + size]
 
 
-# Of texts that came before, so that the same one is made once. Each slot holds a reference.
+# Texts that were read before, so that a repeated one is not created again. Each slot holds a reference.
 cdef PyObject *known_texts[SLOTS]
 cdef PyObject *known_atoms[SLOTS]
 
 
 cdef object known(PyObject **cache, const uint8_t *data, uint32_t size):
-    """The text of at most CACHED bytes from `cache`, made where it is not there; or bytes."""
+    """Return the text of at most CACHED bytes from `cache`, adding it if it is missing; bytes if not UTF-8."""
     cdef PyObject **slot = cache + slot_of(data, size)
     cdef PyObject *found = slot[0]
     if found is not NULL and PyUnicode_GET_LENGTH(found) == size:
@@ -283,10 +283,10 @@ cdef object known(PyObject **cache, const uint8_t *data, uint32_t size):
     made = text(data, size)
     if cache == &known_atoms[0] and type(made) is str:
         made = Atom(made)
-    if isinstance(made, str) and made.isascii():  # only of these are the characters the bytes
+    if isinstance(made, str) and made.isascii():  # only then are its characters its bytes
         PyObject_Hash(made)
         Py_INCREF(made)
-        found = slot[0]  # again: making an object may run others' code, which may decode
+        found = slot[0]  # read again: creating an object may run other code, which may decode
         slot[0] = <PyObject *>made
         if found is not NULL:
             drop(found)
@@ -316,7 +316,7 @@ cdef object atom(Cursor *cursor, int tag, const uint8_t *data, uint32_t size):
 
 
 cdef inline object key(Cursor *cursor):
-    """The next term as a key."""
+    """Return the next term as a key."""
     cdef const uint8_t *begin = cursor.at
     cdef uint32_t size
     if cursor.binaries > VIEW or cursor.end - begin < 5 or begin[0] != BINARY:
@@ -328,8 +328,8 @@ cdef inline object key(Cursor *cursor):
 
 
 cdef int check_hash(Cursor *cursor, dict hashes, object name) except -1:
-    """Count the hash of a key. Python's hashes of integers and tuples are known to everybody: a map
-    of keys with one hash would take a time that grows with the square of its size."""
+    """Count the hash of a key. Hashes of integers and tuples can be predicted, and a map whose keys share
+    one hash would take a time that grows with the square of its size."""
     cdef int64_t number
     cdef int count
     kind = type(name)
@@ -347,7 +347,7 @@ cdef int check_hash(Cursor *cursor, dict hashes, object name) except -1:
 
 
 cdef object mapping(Cursor *cursor):
-    """A map; opaque where no dict can hold it, for its keys are not hashable or equal in Python."""
+    """Return a map; an Opaque if its keys are not hashable, or equal in Python."""
     cdef const uint8_t *begin = cursor.at - 1
     cdef uint32_t size = take_32(cursor), index
     cdef dict found, hashes = {} if size > SAME_HASHES else None
@@ -366,14 +366,14 @@ cdef object mapping(Cursor *cursor):
 
 
 cdef object unheld(Cursor *cursor, const uint8_t *begin, uint64_t pairs):
-    """A map with a key that is not hashable, `pairs` before its end."""
+    """Return a map with a key that is not hashable as an Opaque; `pairs` are left to read."""
     cursor.levels += 1
     cursor.owed -= 2 * pairs
     return opaque(cursor, begin, 2 * pairs)
 
 
 cdef object sequence(Cursor *cursor):
-    """A list; opaque where it is improper."""
+    """Return a list; an Opaque if it is improper."""
     cdef const uint8_t *begin = cursor.at - 1
     cdef uint32_t size = take_32(cursor), index
     cdef list found
@@ -388,7 +388,7 @@ cdef object sequence(Cursor *cursor):
 
 
 cdef object ended(Cursor *cursor, const uint8_t *begin, list found):
-    """`found` behind its last item, whose tail comes now."""
+    """Return `found` after its last item, if the tail that follows is nil; otherwise an Opaque."""
     cursor.levels += 1
     cursor.owed -= 1
     need(cursor, 1)
@@ -399,7 +399,7 @@ cdef object ended(Cursor *cursor, const uint8_t *begin, list found):
 
 
 cdef object fixed(Cursor *cursor, uint32_t size):
-    """A tuple."""
+    """Return a tuple."""
     cdef uint32_t index
     cdef tuple found
     cdef bint is_tensor = size == 4 and names_a_tensor(cursor)
@@ -415,7 +415,7 @@ cdef object fixed(Cursor *cursor, uint32_t size):
 
 
 cdef bint names_a_tensor(Cursor *cursor) noexcept:
-    """Whether the atom `tensor` is next, in one of its forms."""
+    """Return whether the atom `tensor` is next, in any encoding."""
     cdef Py_ssize_t size = cursor.end - cursor.at
     if size >= 8 and (cursor.at[0] == SMALL_ATOM_UTF8 or cursor.at[0] == SMALL_ATOM_LATIN1):
         return memcmp(cursor.at + 1, b"\x06tensor", 7) == 0
@@ -424,7 +424,7 @@ cdef bint names_a_tensor(Cursor *cursor) noexcept:
 
 
 cdef object numbers(Cursor *cursor):
-    """The data of a tensor: no text, though its bytes may look like that."""
+    """Return the data of a tensor: bytes, even if they are valid UTF-8."""
     cdef const uint8_t *begin = cursor.at
     cdef uint32_t size
     if cursor.end - begin < 5 or begin[0] != BINARY:
@@ -436,7 +436,7 @@ cdef object numbers(Cursor *cursor):
 
 
 cdef object inflated(const uint8_t *data, Py_ssize_t size, uint64_t limit=UNCOMPRESSED_MAX):
-    """What a compressed term holds, `data` being what follows its tag."""
+    """Return what a compressed term holds; `data` is what follows its tag."""
     import zlib
 
     cdef uint64_t announced
@@ -447,19 +447,19 @@ cdef object inflated(const uint8_t *data, Py_ssize_t size, uint64_t limit=UNCOMP
         raise DecodeError(f"a compressed term of {announced} bytes, more than {limit}")
     stream = zlib.decompressobj()
     try:
-        # One byte more, so that a longer one is told from one that ends there.
+        # One byte more, to notice a longer one.
         found = stream.decompress(data[4:size], announced + 1)
     except zlib.error as error:
         raise DecodeError(f"a compressed term does not inflate: {error}") from None
     if <uint64_t>len(found) != announced or not stream.eof or stream.unused_data:
-        raise DecodeError("a compressed term is not as long as it says")
+        raise DecodeError("a compressed term does not have its announced length")
     if found[:1] in (b"\x83", b"P"):
         raise DecodeError("a compressed term in a compressed term")
     return found
 
 
 def inflate(message, uint64_t limit):
-    """The message that a compressed one holds. Raises DecodeError."""
+    """Return the message that a compressed one holds. Raises DecodeError."""
     cdef bytes data = bytes(message)
     return b"\x83" + inflated(<const uint8_t *>PyBytes_AS_STRING(data) + 2,
                               PyBytes_GET_SIZE(data) - 2, limit)

@@ -1,5 +1,5 @@
-# Part of _etf.pyx: bytes to values of a type. What msgspec.convert does not see any more is read
-# by the type here: raw parts, bytes, and the structs that messages begin with.
+# Part of _etf.pyx: bytes to values of a type. Reads what msgspec.convert could not tell any more: raw
+# parts, bytes, and the structs of messages.
 
 cdef enum:  # how a part of a message is read for its type
     AS_RAW      # its bytes
@@ -11,44 +11,39 @@ cdef enum:  # how a part of a message is read for its type
 
 @cython.final
 cdef class Plan:
-    """What a type says of how its parts are read; None is as without a type."""
+    """Represents how values of a type are read."""
 
     cdef int kind
     cdef Plan item
     cdef dict fields
 
 
-cdef Plan plan_of(object wanted, dict seen):
-    """seen: the plans of structs, so that one that holds itself ends."""
-    cdef Plan plan
-    if wanted is Raw:
-        return plan_as(AS_RAW)
-    if wanted is bytes or wanted is bytearray or wanted is memoryview:
-        return plan_as(AS_BYTES)
-    if isinstance(wanted, msgspec.StructMeta):
-        if wanted not in seen:
-            plan = seen[wanted] = plan_as(AS_STRUCT)
-            plan.fields = {
-                field.encode_name: plan_of(field.type, seen)
-                for field in msgspec.structs.fields(wanted)
-                if not wanted.__struct_config__.array_like
-            }
-        return seen[wanted]
-    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
-    if origin is typing.Annotated:
-        return plan_of(arguments[0], seen)
-    if origin is typing.Union or origin is types.UnionType:
-        plans = [plan_of(one, seen) for one in arguments if one is not types.NoneType]
-        return plans[0] if len(plans) == 1 else None
-    if not isinstance(origin, type):
+cdef Plan plan_of(object info, dict seen):
+    """Return how values of a type are read, from `type_walk`'s description of it; None: as without a type.
+
+    seen: the plans of structs, so that a struct that holds itself ends the recursion.
+    """
+    cdef Plan plan, item
+    cdef list infos = [one for one in alternatives(info) if not isinstance(one, inspect.NoneType)]
+    if len(infos) != 1:
         return None
-    if issubclass(origin, abc.Mapping) and len(arguments) == 2:
-        kind = AS_MAP
-    elif issubclass(origin, abc.Collection) and arguments[1:] in ((), (...,)):
-        kind = AS_LIST
+    info = infos[0]
+    if isinstance(info, inspect.RawType):
+        return plan_as(AS_RAW)
+    if isinstance(info, (inspect.BytesType, inspect.ByteArrayType, inspect.MemoryViewType)):
+        return plan_as(AS_BYTES)
+    if isinstance(info, inspect.StructType):
+        if info.cls not in seen:
+            plan = seen[info.cls] = plan_as(AS_STRUCT)
+            fields = () if info.array_like else info.fields
+            plan.fields = {field.encode_name: plan_of(field.type, seen) for field in fields}
+        return seen[info.cls]
+    if isinstance(info, inspect.DictType):
+        kind, item = AS_MAP, plan_of(info.value_type, seen)
+    elif hasattr(info, "item_type"):
+        kind, item = AS_LIST, plan_of(info.item_type, seen)
     else:
         return None
-    item = plan_of(arguments[1 if kind == AS_MAP else 0], seen)
     if item is None:
         return None
     plan = plan_as(kind)
@@ -81,7 +76,7 @@ cdef dict KINDS = {
 
 @cython.final
 cdef class Record:
-    """A struct type with plain fields: made at once, without msgspec's look at each value."""
+    """Represents a struct type with simple fields, which is created directly instead of by msgspec.convert."""
 
     cdef object type
     cdef dict places      # name on the wire -> index
@@ -93,7 +88,7 @@ cdef class Record:
 
 
 cdef Record record_of(wanted):
-    """None where it needs more than a record does: then msgspec.convert makes it."""
+    """Return the Record of a type, or None if only msgspec.convert can create its values."""
     cdef Record record = Record.__new__(Record)
     if not isinstance(wanted, msgspec.StructMeta) or hasattr(wanted, "__post_init__"):
         return None
@@ -120,7 +115,7 @@ cdef Record record_of(wanted):
 
 
 cdef object kinds_of(wanted):
-    """0: one that is not for a record."""
+    """Return the kinds of values of a field, or 0 if a record cannot have it."""
     origin = typing.get_origin(wanted)
     if origin is not typing.Union and origin is not types.UnionType:
         return KINDS.get(wanted, 0)
@@ -129,7 +124,7 @@ cdef object kinds_of(wanted):
 
 
 cdef object recorded(Cursor *cursor, Record record):
-    """The next term as the record; None where it does not fit in every way."""
+    """Return the next term as the struct; None if it does not match exactly."""
     cdef PyObject *values[FIELDS]
     cdef Py_ssize_t index
     for index in range(record.count):
@@ -144,7 +139,7 @@ cdef object recorded(Cursor *cursor, Record record):
 
 
 cdef bint read_fields(Cursor *cursor, Record record, PyObject **values) except -1:
-    """Whether it is a map whose values fit; `values` then holds a reference to each."""
+    """Return whether the next term is a map whose values match; `values` then holds a reference to each."""
     cdef uint32_t size, pair
     cdef const uint8_t *begin
     cdef PyObject *place
@@ -185,7 +180,7 @@ cdef bint read_fields(Cursor *cursor, Record record, PyObject **values) except -
 
 
 cdef bint fill_in(Record record, PyObject **values) except -1:
-    """Defaults for what is missing; False where there is none."""
+    """Fill in defaults for missing fields; return False if a required field is missing."""
     cdef Py_ssize_t index
     for index in range(record.count):
         if values[index] is NULL:
@@ -228,7 +223,7 @@ cdef bint fits(object value, int kinds):
 
 
 cdef object planned(Cursor *cursor, Plan plan):
-    """The next term, read as `plan` says where it has the shape for it."""
+    """Return the next term, read as `plan` says if it has the right shape."""
     cdef const uint8_t *begin = cursor.at
     if plan is None:
         return term(cursor)
@@ -249,7 +244,7 @@ cdef object planned(Cursor *cursor, Plan plan):
 
 
 cdef object raw(Cursor *cursor, const uint8_t *begin):
-    """The term from `begin` to here; nil in the shortest of its forms, so that one can ask for it."""
+    """Return the bytes of the term from `begin` to here; nil in its shortest form, so that it can be compared."""
     cdef Py_ssize_t size = cursor.at - begin
     if 5 <= size <= 6 and memcmp(cursor.at - 3, b"nil", 3) == 0:
         if begin[0] in (SMALL_ATOM_UTF8, SMALL_ATOM_LATIN1, ATOM_UTF8, ATOM_LATIN1):
@@ -296,8 +291,8 @@ cdef object planned_sequence(Cursor *cursor, Plan item):
 
 
 def find_id(message):
-    """The value of the outermost key "id" of a message that may be broken or cut off, if it is an
-    integer or text; else None."""
+    """Return the value of the outermost key "id" of a message that may be broken or cut off if it is an
+    integer or text, otherwise None."""
     cdef Cursor cursor
     cdef bytes data = bytes(message)
     cdef uint64_t pairs
@@ -323,7 +318,7 @@ def find_id(message):
 
 
 cdef bint is_id(Cursor *cursor) except -1:
-    """Whether the next term, a key, is "id" as text or as an atom; moves behind it."""
+    """Return whether the next term, a key, is "id" as text or as an atom; moves past it."""
     cdef const uint8_t *begin = cursor.at
     skip(cursor, 1)
     if cursor.at - begin > 7 or begin[0] not in (BINARY, SMALL_ATOM_UTF8, SMALL_ATOM_LATIN1,
@@ -338,7 +333,7 @@ cdef dict MODES = {"str": TEXT, "replace": REPLACE, "bytes": BYTES, "view": VIEW
 
 @cython.final
 cdef class Decoder:
-    """Decodes messages as `type`.
+    """Decodes messages as values of `type`.
 
     binaries: "str" (bytes where they are not UTF-8), "replace" (str, with U+FFFD for what is not),
     "bytes", or "view" (memoryviews of the input, which they keep alive; keys as with "str").
@@ -355,15 +350,15 @@ cdef class Decoder:
 
     def __init__(self, type=typing.Any, *, str binaries="str"):
         if binaries not in MODES:
-            raise ValueError(f"binaries are one of {', '.join(MODES)}, not {binaries!r}")
+            raise ValueError(f"binaries must be one of {', '.join(MODES)}, not {binaries!r}")
         self.type = type
         self.binaries = MODES[binaries]
         self.typed = type is not typing.Any
 
     def decode(self, data):
-        """The term in `data` (a buffer; the version byte in front may be missing).
+        """Return the term in `data` (a buffer; the version byte may be missing).
 
-        Raises msgspec.DecodeError, msgspec.ValidationError where it is not of the type,
+        Raises msgspec.DecodeError, msgspec.ValidationError if it does not match the type,
         RecursionError.
         """
         cdef Py_buffer buffer
@@ -371,7 +366,7 @@ cdef class Decoder:
         cdef const uint8_t *begin
         cdef object whole = None
         if self.typed and not self.is_planned:
-            self.plan = plan_of(self.type, {})
+            self.plan = plan_of(type_of(self.type), {})
             self.record = record_of(self.type)
             self.is_planned = True
         PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE)
@@ -404,5 +399,5 @@ cdef class Decoder:
 
 
 def decode(data, *, type=typing.Any, binaries="str"):
-    """The term in `data` as `type`: see Decoder."""
+    """Return the term in `data` as `type`, as a Decoder does."""
     return Decoder(type, binaries=binaries).decode(data)

@@ -156,7 +156,7 @@ cdef int put_big(Sink *sink, object value) except -1:
 
 cdef inline int put_float(Sink *sink, double value) except -1:
     if not isfinite(value):
-        raise ValueError(f"{value} is no number that ETF can carry")
+        raise ValueError(f"{value} is not a number that ETF can carry")
     reserve(sink, 9)
     sink.at[0] = NEW_FLOAT
     store_double(sink.at + 1, value)
@@ -175,7 +175,7 @@ cdef int put_buffer(Sink *sink, object value) except -1:
 
 
 cdef int put_raw(Sink *sink, object value) except -1:
-    """A term that is encoded already, with its version byte or without."""
+    """Write a term that is encoded already, with or without its version byte."""
     cdef Py_buffer buffer
     cdef const uint8_t *data
     cdef Py_ssize_t size
@@ -188,7 +188,7 @@ cdef int put_raw(Sink *sink, object value) except -1:
             data += 1
             size -= 1
         if size == 0:
-            raise ValueError("an empty Raw is no term")
+            raise ValueError("an empty Raw is not a term")
         if data[0] == COMPRESSED:
             whole = inflated(data + 1, size - 1)
             data = <const uint8_t *>PyBytes_AS_STRING(whole)
@@ -216,7 +216,7 @@ cdef int put_tuple_head(Sink *sink, Py_ssize_t size) except -1:
 
 
 cdef int put_string(Sink *sink, list items) except -1:
-    """A list that `are_bytes` is true of."""
+    """Write a list for which `are_bytes` is true."""
     cdef bytes content = bytes(items)
     reserve(sink, 3)
     sink.at[0] = STRING
@@ -227,7 +227,7 @@ cdef int put_string(Sink *sink, list items) except -1:
 
 
 cdef bint are_bytes(list items) noexcept:
-    """Whether each of them is an int of 0 to 255: the BEAM writes such a list as STRING_EXT."""
+    """Return whether each item is an int from 0 to 255: the BEAM writes such a list as STRING_EXT."""
     cdef Py_ssize_t index
     cdef PyObject *item
     cdef int64_t number
@@ -240,7 +240,7 @@ cdef bint are_bytes(list items) noexcept:
 
 @cython.final
 cdef class Shape:
-    """How a struct type is written. heads: each field's key as it goes out."""
+    """Represents how a struct type is written. heads: the encoded key of each field."""
 
     cdef tuple names
     cdef tuple heads
@@ -261,20 +261,20 @@ cdef class Shape:
             self.defaults = (NODEFAULT,) * required + kind.__struct_defaults__
 
     cdef list items(self, value):
-        """Of a struct that goes out as a list."""
+        """Return the items of a struct that is written as a list."""
         items = [getattr(value, name) for name in self.names]
         return items if self.tag is None else [self.tag, *items]
 
 
 cdef bint is_default(object value, object default):
-    """As msgspec sees it: the very object, or as empty as the default of a mutable type."""
+    """Return whether msgspec omits it as a default: the same object, or empty like a mutable default."""
     factory = getattr(default, "factory", None)
     return value is default or (factory in (list, dict, set) and type(value) is factory
                                 and not value)
 
 
 cdef object check_keys(dict items):
-    """Raise ValueError where a key is there as text and as bytes: both are the same binary, and no
+    """Raise ValueError for a key that is there both as text and as bytes: both are the same binary, and no
     node reads a map that has a key twice."""
     for key in items:
         if type(key) is bytes and key.decode("utf-8", "surrogateescape") in items:
@@ -287,9 +287,12 @@ cdef tuple BUFFERS = (bytes, bytearray, memoryview)
 
 @cython.final
 cdef class Encoder:
-    """Encodes values. atoms: which Atom goes out as an atom; any other is a binary, so that the
-    other end may decode with `:safe`. enc_hook(value): what to encode in place of a value of a type
-    unknown here; raises TypeError for what it does not know either."""
+    """Encodes values.
+
+    atoms: names that an Atom may have to be written as an atom; any other is written as a binary, so
+    that the peer can decode with `:safe`. enc_hook(value): returns what to encode for a value of an
+    unknown type, or raises TypeError.
+    """
 
     cdef readonly frozenset atoms
     cdef readonly object enc_hook
@@ -300,9 +303,9 @@ cdef class Encoder:
         self.enc_hook = enc_hook
 
     def encode(self, value):
-        """`value` as bytes, the version byte first.
+        """Return `value` as bytes, the version byte first.
 
-        Raises TypeError for what has no form, ValueError for NaN and infinity,
+        Raises TypeError for values that ETF cannot carry, ValueError for NaN and infinity,
         UnicodeEncodeError, RecursionError, OverflowError.
         """
         cdef Sink sink
@@ -319,7 +322,7 @@ cdef class Encoder:
         return encoded
 
     def encode_into(self, value, bytearray buffer not None, Py_ssize_t offset=0):
-        """Write `value` into `buffer` from `offset` on (-1: from its end); it then ends behind it."""
+        """Write `value` into `buffer` from `offset` on (-1: at its end) and cut the buffer after it."""
         cdef Sink sink
         open_at(&sink, buffer, PyByteArray_GET_SIZE(buffer) if offset == -1 else offset)
         self.put_message(&sink, value)
@@ -332,7 +335,7 @@ cdef class Encoder:
         return self.put(sink, value)
 
     cdef inline int put_item(self, Sink *sink, PyObject *item) except -1:
-        """`put` of what a container lends."""
+        """Write a borrowed item of a container."""
         cdef PyTypeObject *exact = Py_TYPE(item)
         if exact == &PyUnicode_Type:
             return put_text(sink, item)
@@ -376,7 +379,7 @@ cdef class Encoder:
         return self.put_other(sink, value)
 
     cdef int put_other(self, Sink *sink, object value) except -1:
-        """What is none of these types itself: of one by descent, or what msgspec makes of it."""
+        """Write a value of another type: a subclass of a known one, or what msgspec converts it to."""
         enter(sink)
         if isinstance(value, enum.Enum):
             plain = to_builtins(value)
@@ -483,5 +486,5 @@ cdef Encoder encoder = Encoder()
 
 
 def encode(value):
-    """`value` as bytes, no atoms in it but true, false and nil: see Encoder."""
+    """Return `value` as bytes, without atoms other than true, false and nil."""
     return encoder.encode(value)
