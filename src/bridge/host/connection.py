@@ -17,7 +17,7 @@ from bridge.host.pipes import Pipes
 from bridge.host.timeouts import seconds_of
 from bridge.host.tools import Tools, WrongArguments, error_text
 from bridge.security.redaction import shorten
-from bridge.wire._frames import codec_for, format_of
+from bridge.wire._frames import codec_for, format_of, unknown_format
 from bridge.wire._limits import limited
 from bridge.wire.codec import Format
 from bridge.wire.messages import Incoming
@@ -136,8 +136,10 @@ class Connection:
             if has_buffers:
                 envelope = envelope_of(frame)
             format = format_of(envelope)
+            if format is None:
+                raise errors.InvalidFrame(unknown_format(envelope))
             envelope = limited(envelope, self._max_frame, self._max_values)
-            incoming: Incoming = format.decode(envelope, Incoming)  # type: ignore[union-attr]
+            incoming: Incoming = format.decode(envelope, Incoming)
             if has_buffers:
                 _substitute(incoming, buffers_of(frame))
         except Exception as error:
@@ -158,9 +160,9 @@ class Connection:
 
     def _refuse(self, format: Format | None, frame: Frame, error: Exception) -> None:
         """Fail the call that an unreadable frame belongs to. Raises InvalidFrame if it belongs to none."""
-        text = f"{type(error).__name__}: {errors.text_of(error)}"
-        if format is None and not isinstance(error, errors.BridgeError):
-            text = f"{bytes(memoryview(frame)[:2])!r} begins no message of a known format"
+        text = errors.text_of(error)
+        if not isinstance(error, errors.BridgeError):
+            text = f"{type(error).__name__}: {text}"
         call = self._open_calls.by_id.get(format.find_id(frame)) if format else None  # type: ignore[arg-type]
         if call is None:
             raise errors.InvalidFrame(text) from error

@@ -131,7 +131,7 @@ cdef FrameCodec codec_of(Frame frame):
 
 def format_of(message):
     """Return the `Format` that `message` (any buffer) begins like, or None."""
-    codec = codec_of(Frame.of(memoryview(message)[:2]))
+    codec = codec_of(message if type(message) is Frame else Frame.of(memoryview(message)[:2]))
     return None if codec is None else codec.format
 
 

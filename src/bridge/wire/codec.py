@@ -1,6 +1,8 @@
 """The formats of frames: a table with one row for each. A new format is one more row.
 
-`_frames.format_of` recognizes a frame's format by its beginning; `arrays` decodes args with arrays.
+Its functions for broken messages belong in `lenient.py`, and the one that counts its values in
+`_limits.pyx`. `_frames.format_of` recognizes a frame's format by its beginning; `arrays.py` decodes
+args with arrays.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ _preparing = threading.Lock()
 class Format:
     """Represents one format. Its decoders and encoders are created once.
 
-    beginnings: the first bytes of a message in this format, one byte each; two where the first
-    byte may begin a message in another format too.
+    module: has Decoder(type). beginnings: how a message in this format may begin: one byte each, or two
+    where the first byte may begin a message in another format too.
     find_id: returns the id of a message that does not decode, or None.
     repair(message, replace): rewrites a message with strings that are not UTF-8, see `decode_args`.
     carries_nan: it has NaN and infinities.
@@ -151,28 +153,29 @@ class Format:
 JSON = Format(
     "json",
     msgspec.json,
-    msgspec.json.Encoder(enc_hook=tensors.encode_json_hook),
-    (b"{", b" ", b"\t", b"\r", b"\n"),
-    lenient.json_id,
-    lenient.json_repair,
+    encoder=msgspec.json.Encoder(enc_hook=tensors.encode_json_hook),
+    beginnings=(b"{", b" ", b"\t", b"\r", b"\n"),
+    find_id=lenient.json_id,
+    repair=lenient.json_repair,
     has_text_keys=True,
 )
 MSGPACK = Format(
     "msgpack",
     msgspec.msgpack,
-    msgspec.msgpack.Encoder(enc_hook=tensors.encode_hook),
-    tuple(bytes([first]) for first in (*range(0x80, 0x90), 0xDE, 0xDF)),
-    lenient.msgpack_id,
-    lenient.msgpack_repair,
+    encoder=msgspec.msgpack.Encoder(enc_hook=tensors.encode_hook),
+    beginnings=tuple(bytes([first]) for first in (*range(0x80, 0x90), 0xDE, 0xDF)),
+    find_id=lenient.msgpack_id,
+    repair=lenient.msgpack_repair,
     carries_nan=True,
 )
 ETF = Format(
     "etf",
     _etf,
-    _etf.Encoder(tensors.ATOMS, enc_hook=tensors.encode_etf_hook),
-    (b"\x83t", b"\x83P"),  # a map, a compressed term; 0x83 also begins a MessagePack map, but a string follows there
-    lenient.etf_id,
-    lenient.etf_repair,
+    encoder=_etf.Encoder(tensors.ATOMS, enc_hook=tensors.encode_etf_hook),
+    # A map, a compressed term. 0x83 also begins a MessagePack map, but a string follows it there.
+    beginnings=(b"\x83t", b"\x83P"),
+    find_id=lenient.etf_id,
+    repair=lenient.etf_repair,
     has_bytes=False,
 )
 FORMATS = (JSON, MSGPACK, ETF)
