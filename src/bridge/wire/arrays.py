@@ -152,10 +152,10 @@ def _with_bytes(info: Any, value: Any) -> Any:
             value = _with_bytes(each, value)
         return value
     changed = {}
-    for part in parts(info, value):
-        new = _with_bytes(part.type, part.value)
-        if new is not part.value:
-            changed[part.key] = new
+    for key, _, type, part in parts(info, value):
+        new = _with_bytes(type, part)
+        if new is not part:
+            changed[key] = new
     if not changed:
         return value
     if isinstance(value, dict):

@@ -49,10 +49,10 @@ class EmptyMaps:
     def _with_replaced_parts(self, entries: Any, types: list[Any]) -> msgspec.Raw | None:
         changed = {}
         for info in types:
-            for part in parts(info, entries):
-                replaced = self._replaced(part.value, part.type)
+            for key, _, type, entry in parts(info, entries):
+                replaced = self._replaced(entry, type)
                 if replaced is not None:
-                    changed[part.key] = replaced
+                    changed[key] = replaced
         if not changed:
             return None
         for key, replaced in changed.items():

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec import inspect
 
 MAX_KEY = 100  # characters of a key in a path
 
 
-class Part(NamedTuple):
-    """A part of a value. path: from the value to the part, such as `.name` or `[0]`. type: what the value's
-    type says of it."""
+# Tuples, because `X | Y` would be created anew for each value.
+_WRAPPERS = (inspect.Metadata, inspect.UnionType)
+_LEAVES = (inspect.CustomType, inspect.AnyType, inspect.StrType, inspect.IntType, inspect.FloatType, inspect.RawType)
+_SEQUENCES = (list, tuple)
 
-    key: Any
-    path: str
-    type: Any
-    value: Any
+# A part of a value: its key, the path to it from the value, such as `.name` or `[0]`, its type, and itself.
+Part = tuple[Any, str, Any, Any]
 
 
 @cache
@@ -33,37 +32,41 @@ def walk(info: Any, value: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
     value: decoded data, or what was made of it: struct instances are entered too.
     """
     yield path, info, value
-    if isinstance(info, inspect.Metadata | inspect.UnionType):
+    if isinstance(info, _WRAPPERS):
         for each in _inner(info):
             yield from walk(each, value, path)
     else:
-        for part in parts(info, value):
-            yield from walk(part.type, part.value, path + part.path)
+        for _, below, type, part in parts(info, value):
+            yield from walk(type, part, path + below)
 
 
-def parts(info: Any, value: Any) -> Iterator[Part]:
-    """Yield the parts of `value` for which `info`, neither a union nor metadata, has a type."""
-    if hasattr(info, "fields"):  # structs, dataclasses, typed dicts, named tuples
-        yield from _fields(info, value)
-    elif isinstance(info, inspect.DictType):
-        if isinstance(value, Mapping):
-            for key, entry in value.items():
-                yield Part(key, f".{short_key(key)}", info.value_type, entry)
-    elif isinstance(value, list | tuple):
-        for index, (type, entry) in enumerate(zip(_item_types(info, len(value)), value, strict=False)):
-            yield Part(index, f"[{index}]", type, entry)
+def parts(info: Any, value: Any) -> Iterable[Part]:
+    """Return the parts of `value` for which `info`, neither a union nor metadata, has a type."""
+    if isinstance(info, _LEAVES):
+        return ()
+    if isinstance(value, dict):
+        return _entries(info, value)
+    if isinstance(value, _SEQUENCES) and not hasattr(info, "fields"):
+        types = _item_types(info, len(value))
+        return [(i, f"[{i}]", type, item) for i, (type, item) in enumerate(zip(types, value, strict=False))]
+    return _fields(info, value) if value.__class__ is getattr(info, "cls", None) and hasattr(info, "fields") else ()
+
+
+def _entries(info: Any, value: dict[Any, Any]) -> Iterator[Part]:
+    if isinstance(info, inspect.DictType):
+        for key, entry in value.items():
+            yield key, f".{short_key(key)}", info.value_type, entry
+    for field in getattr(info, "fields", ()):  # structs, dataclasses, typed dicts
+        if field.encode_name in value:
+            yield field.encode_name, f".{field.encode_name}", field.type, value[field.encode_name]
 
 
 def _fields(info: Any, value: Any) -> Iterator[Part]:
-    if isinstance(value, Mapping):
-        for field in info.fields:
-            if field.encode_name in value:
-                yield Part(field.encode_name, f".{field.encode_name}", field.type, value[field.encode_name])
-    elif value.__class__ is getattr(info, "cls", None):
-        first = None if not getattr(info, "array_like", False) else 0 if info.tag is None else 1
-        for index, field in enumerate(info.fields, first or 0):
-            path = f".{field.encode_name}" if first is None else f"[{index}]"
-            yield Part(field.name, path, field.type, getattr(value, field.name))
+    """Yield the fields of an instance of `info`; some structs are lists on the wire."""
+    is_list = getattr(info, "array_like", False)
+    for index, field in enumerate(info.fields, 1 if is_list and info.tag is not None else 0):
+        path = f"[{index}]" if is_list else f".{field.encode_name}"
+        yield field.name, path, field.type, getattr(value, field.name)
 
 
 def _item_types(info: Any, length: int) -> Any:
@@ -74,7 +77,7 @@ def _item_types(info: Any, length: int) -> Any:
 
 def alternatives(info: Any) -> Iterator[Any]:
     """Yield the types that a value of `info` may have: no metadata, and no union."""
-    if isinstance(info, inspect.Metadata | inspect.UnionType):
+    if isinstance(info, _WRAPPERS):
         for each in _inner(info):
             yield from alternatives(each)
     else:
