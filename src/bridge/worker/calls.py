@@ -16,6 +16,7 @@ from bridge._watch import in_fork
 from bridge.adapter import Handler, Lane
 from bridge.telemetry.logs import debug, logging_call, shown, warn
 from bridge.wire.messages import Id
+from bridge.worker import failures
 from bridge.worker.host_calls import HostCalls
 from bridge.worker.order import Turn
 from bridge.worker.session import in_transaction
@@ -156,7 +157,7 @@ class Calls:
                     self.path.run(call, outbox)
         except BaseException as error:  # a fault of ours must not cost the caller its reply
             outbox = Outbox()
-            self.path.finish(call, outbox, fault_of(error))
+            self.path.finish(call, outbox, failures.of_worker(error))
             with logging_call(call):
                 warn("a call broke the dispatcher", error=error)
         finally:
@@ -277,10 +278,3 @@ def change_shared(sessions: Sessions, handler: Handler, args: Any, call: Call) -
         if not call.answered:
             sessions.shared = call.shared
     return result
-
-
-def fault_of(error: BaseException) -> errors.BridgeError:
-    """Return the error to answer with where not the handler but the worker failed."""
-    if isinstance(error, MemoryError):
-        return errors.Overloaded.without_memory("to answer the call")
-    return errors.Internal(f"a fault of the worker: {type(error).__name__}")

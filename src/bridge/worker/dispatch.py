@@ -1,7 +1,7 @@
-"""The dispatcher: request bytes in, reply bytes out, no pipe in sight.
+"""The dispatcher: bytes of requests in, bytes of replies out, without a pipe.
 
-The compiled path (`_dispatch.pyx`) answers what is well-formed and inline; here is everything that
-takes a decision: what a broken request is answered, which thread runs a call, and when.
+The compiled path (`_dispatch.pyx`) answers well-formed requests of inline commands. The decisions are made here: the
+reply to a broken request, which thread runs a call, and when.
 """
 
 from __future__ import annotations
@@ -12,22 +12,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-import msgspec
-
 from bridge import errors
 from bridge._dispatch import Command, Context, FastPath, timestamp
 from bridge._framing import Frame, Outbox
 from bridge.adapter import Adapter, AdapterFailed
 from bridge.options import DEFAULTS, Options
-from bridge.security.redaction import first_line
 from bridge.telemetry import logs
 from bridge.telemetry.logs import debug, logging_call, shown, warn
 from bridge.wire.arrays import args_decoder
 from bridge.wire.codec import Format, by_name
-from bridge.wire.messages import Envelope, Failure, Id, Negotiation, ReceivedReply, Selection, failure
-from bridge.wire.tensors import substitute
-from bridge.worker import control, exporters, process, session_commands
-from bridge.worker.calls import Call, change_shared, fault_of
+from bridge.wire.messages import Envelope, Failure, Id, Negotiation, Selection, failure
+from bridge.worker import control, exporters, failures, process, session_commands
+from bridge.worker.calls import Call, change_shared
+from bridge.worker.host_calls import decoded_reply, unreadable
 from bridge.worker.order import Turn
 from bridge.worker.session import Session, in_transaction
 from bridge.worker.sessions import SessionArgs
@@ -37,7 +34,7 @@ from bridge.worker.threads import Job
 if TYPE_CHECKING:
     from bridge.worker.stores.protocol import Store
 
-WARN_EVERY = 60.0  # seconds, at most so often, of overload
+WARN_EVERY = 60.0  # seconds between warnings of overload
 
 
 class Dispatcher:
@@ -65,7 +62,7 @@ class Dispatcher:
             self.add(each)
 
     def add(self, adapter: Adapter) -> None:
-        """Add the commands of `adapter`. Raises AdapterFailed where one is there already."""
+        """Add the commands of `adapter`. Raises AdapterFailed if another adapter has one of them."""
         for spec in adapter.commands.values():
             if spec.name in self.commands:
                 raise AdapterFailed(f"two adapters have a command {spec.name!r}")
@@ -138,7 +135,7 @@ class Dispatcher:
         self._loading.append(thread)
 
     def call(self, request: Any, timeout: float | None = None) -> bytes:
-        """Return the reply to `request` (a payload without its length; any buffer), waited for.
+        """Wait for the reply to `request`, the payload of a frame in any buffer, and return its payload.
 
         Raises TimeoutError if it takes longer than `timeout` seconds.
         """
@@ -158,7 +155,7 @@ class Dispatcher:
             raise TimeoutError(f"no reply within {timeout} s")
         return late[0].payload()
 
-    # What the compiled path asks for.
+    # Called by the compiled path.
 
     def defer(self, call: Call) -> Failure | None:
         """Queue a call after the earlier ones of its sessions. Return the reply that says why not, if it is refused."""
@@ -243,9 +240,9 @@ class Dispatcher:
         then fails."""
         request_id = None if format is None else format.find_id(frame)
         if self.host.is_asked(request_id):
-            self.host.deliver(_unreadable(request_id, error))
+            self.host.deliver(unreadable(request_id, error))
             return None
-        return self._refused(failure(request_id, _envelope_error(error), timestamp()))
+        return self._refused(failure(request_id, failures.of_frame(error), timestamp()))
 
     def receive(
         self, format: Format, frame: Any, buffers: tuple[Frame, ...] | None, message: Envelope
@@ -256,7 +253,7 @@ class Dispatcher:
         """
         try:
             if message.command is None and message.success:
-                self.host.deliver(_host_reply(format, frame, buffers))
+                self.host.deliver(decoded_reply(format, frame, buffers))
                 return None
             if message.command is None and message.type:
                 return self._negotiate(format.decode(frame, Negotiation))
@@ -266,7 +263,7 @@ class Dispatcher:
             return self.refuse(format, frame, buffers, error)
 
     def reject(self, context: Context) -> Failure:
-        """Return the answer to a request whose command is unknown or whose id is taken."""
+        """Return the reply to a request whose command is unknown, or whose id an open call has."""
         name = context.request.command
         error: errors.BridgeError
         if name in self.commands:
@@ -276,7 +273,7 @@ class Dispatcher:
         return self._refused(failure(context.id, error, timestamp()))
 
     def fail(self, context: Context, error: BaseException) -> Failure:
-        """Return the answer to a call whose handler raised."""
+        """Return the reply to a call whose handler raised `error`."""
         if isinstance(context, Call):
             if isinstance(error, errors.CallEnded) and context.ended is not None:
                 error = context.ended
@@ -285,24 +282,16 @@ class Dispatcher:
         if not isinstance(error, errors.BridgeError):
             with logging_call(context):
                 warn(f"handler of {context.command.name} failed", error=error)
-            error = errors.HandlerError(_one_line(error), type=type(error).__name__)
-        return failure(context.id, error, timestamp())
+        return failure(context.id, failures.of_handler(error), timestamp())
 
     def not_encodable(self, context: Context, error: BaseException) -> Failure:
-        """Return the answer where the result does not go into the request's format, or into
-        a frame."""
-        name = context.command.name
-        if isinstance(error, MemoryError):
-            error = errors.Overloaded.without_memory(f"to encode the result of {name}")
-        if not isinstance(error, errors.BridgeError):
-            error = errors.NotEncodable(
-                f"the result of {name} cannot be encoded as {context.format.name}: {_one_line(error)}"
-            )
-        return failure(context.id, error, timestamp())
+        """Return the reply to a call whose result cannot be encoded, or is longer than a frame."""
+        refused = failures.of_result(error, context.command.name, context.format.name)
+        return failure(context.id, refused, timestamp())
 
     def broken(self, request_id: Id | None, error: BaseException) -> Failure:
-        """Return the answer where answering itself failed."""
-        return failure(request_id, fault_of(error), timestamp())
+        """Return the reply to a request that the worker itself failed to answer."""
+        return failure(request_id, failures.of_worker(error), timestamp())
 
     def _refused(self, reply: Failure) -> Failure:
         self.worker.refused[reply.category] += 1
@@ -312,7 +301,7 @@ class Dispatcher:
         return reply
 
     def _note_overload(self, why: str) -> None:
-        """Warn that calls are refused, but not of each."""
+        """Warn that calls are refused as overloaded, at most every `WARN_EVERY` seconds."""
         self._overloads += 1
         now = time.monotonic()
         if now >= self._next_overload_warning:
@@ -320,7 +309,7 @@ class Dispatcher:
             warn(f"calls are refused as overloaded ({self._overloads} so far): {why}")
 
     def end_fork(self, error: BaseException | None) -> NoReturn:
-        """End the child of a fork that comes back from a handler: the worker answers the call."""
+        """End the child of a fork that has returned from its handler: the worker answers the call."""
         process.end_fork(error)
 
     def _negotiate(self, offer: Negotiation) -> Selection:
@@ -335,40 +324,3 @@ def _warm_up(name: str, warm_up: Callable[[], None]) -> None:
     started = time.monotonic()
     warm_up()
     logs.info(f"the libraries of {name} are loaded: {time.monotonic() - started:.1f} s")
-
-
-def _host_reply(format: Format, frame: Any, buffers: tuple[Frame, ...] | None) -> ReceivedReply:
-    """The host's reply to a call of the worker. Raises what decoding raises."""
-    reply: ReceivedReply = format.decode(frame, ReceivedReply)
-    if reply.success is None:
-        raise errors.InvalidRequest("a reply whose `success` is null")
-    if buffers is not None:
-        reply.result = substitute(reply.result, buffers)
-    return reply
-
-
-def _unreadable(request_id: Id | None, error: Exception) -> ReceivedReply:
-    """The failure in place of a reply of the host that cannot be read."""
-    if isinstance(error, MemoryError):
-        error = errors.Overloaded.without_memory("to decode it")
-    text = f"the reply of the host cannot be read: {errors.text_of(error)}"
-    code = error.code if isinstance(error, errors.BridgeError) else errors.InvalidFrame.code
-    return ReceivedReply(request_id, False, error=text, code=code)
-
-
-def _envelope_error(error: Exception) -> errors.BridgeError:
-    if isinstance(error, errors.BridgeError):
-        return error
-    if isinstance(error, MemoryError):
-        return errors.Overloaded.without_memory("to decode the request")
-    if isinstance(error, RecursionError):
-        return errors.InvalidRequest("the request is nested too deeply")
-    if isinstance(error, msgspec.ValidationError):
-        return errors.InvalidRequest(f"not a request: {errors.text_of(error)}")
-    return errors.InvalidFrame(f"the frame does not decode: {errors.text_of(error)}")
-
-
-def _one_line(error: BaseException) -> str:
-    """The error's first line behind its type."""
-    name, text = type(error).__name__, first_line(errors.words_of(error), 1000)
-    return f"{name}: {text}" if text else name

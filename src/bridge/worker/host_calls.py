@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from bridge import errors
-from bridge.wire.messages import ReceivedReply
+from bridge._framing import Frame
+from bridge.wire.codec import Format
+from bridge.wire.messages import Id, ReceivedReply
+from bridge.wire.tensors import substitute
 
 
 class Question:
@@ -76,3 +79,22 @@ class HostCalls:
         question = self._open.get(reply.id)
         if question is not None:
             question.answer(reply)
+
+
+def decoded_reply(format: Format, frame: Any, buffers: tuple[Frame, ...] | None) -> ReceivedReply:
+    """Decode the host's reply to a call. Raises what decoding raises, and InvalidRequest."""
+    reply: ReceivedReply = format.decode(frame, ReceivedReply)
+    if reply.success is None:
+        raise errors.InvalidRequest("a reply whose `success` is null")
+    if buffers is not None:
+        reply.result = substitute(reply.result, buffers)
+    return reply
+
+
+def unreadable(request_id: Id | None, error: Exception) -> ReceivedReply:
+    """Return the failure of the call whose reply from the host cannot be read."""
+    if isinstance(error, MemoryError):
+        error = errors.Overloaded.without_memory("to decode it")
+    text = f"the reply of the host cannot be read: {errors.text_of(error)}"
+    code = error.code if isinstance(error, errors.BridgeError) else errors.InvalidFrame.code
+    return ReceivedReply(request_id, False, error=text, code=code)
