@@ -51,8 +51,8 @@ def slow_lm(args: None, context: Any) -> dict[str, str]:
 
 @cache
 def slow_program() -> Callable[[], Any]:
-    from bridge.adapters.dspy.scripted import ScriptedAnswers
-    from bridge.adapters.dspy.text_engine import TextEngine
+    from bridge.adapters.dspy.engines.scripted import ScriptedAnswers
+    from bridge.adapters.dspy.engines.text import TextEngine
 
     class Slow(TextEngine):
         def complete(self, request: Any) -> Any:
@@ -66,13 +66,13 @@ def program(engine: Any, model: str = "scripted/answers", port: int = 0, adapter
     """Return a function that calls a program as a DSPy user does."""
     import dspy
 
-    from bridge.adapters.dspy import supervised_engine
+    from bridge.adapters.dspy.engines.supervised import NativeEngines
 
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     server = {"api_base": url(port), "api_key": "none"} if port else {}
     lm = dspy.LM(model, engine=engine, cache=False, **server)
     if port:
-        lm._engine_store = supervised_engine.NativeEngines(4096)  # DSPy's own limit is 100 connections
+        lm._engine_store = NativeEngines(4096)  # DSPy's own limit is 100 connections
     predict = dspy.Predict("question, passage -> answer")
     adapter = adapter or dspy.ChatAdapter(use_json_adapter_fallback=False)
 
@@ -115,8 +115,8 @@ def callable_of(name: str, port: int) -> Callable[[], Any]:
     if name == "first, bare":
         return partial(first_bare, http.client.HTTPConnection("127.0.0.1", port), port)
     from bridge.adapters.dspy import chat_format
-    from bridge.adapters.dspy.scripted import ScriptedAnswers
-    from bridge.adapters.dspy.text_engine import TextEngine
+    from bridge.adapters.dspy.engines.scripted import ScriptedAnswers
+    from bridge.adapters.dspy.engines.text import TextEngine
 
     if name == "instant":
         return program(TextEngine(ScriptedAnswers(ANSWERS)))

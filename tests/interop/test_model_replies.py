@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from bridge import Client, Dispatcher, errors
-from bridge.adapters.dspy import adapter, supervised_engine
+from bridge.adapters.dspy import adapter
+from bridge.adapters.dspy.engines import supervised
 from model_server import KEY, PROTOCOLS, Anthropic, Gemini, LiteLLM, ModelServer, OpenAI
 from openai_server import fields
 
@@ -336,7 +337,7 @@ def test_a_fault_of_ours_is_not_the_providers(monkeypatch):
     def fail(request, response):
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(supervised_engine, "cost_usd", fail)
+    monkeypatch.setattr(supervised, "cost_usd", fail)
     dispatcher = Dispatcher(adapter)
 
     def ask(command, args):

@@ -11,9 +11,9 @@ import pytest
 from bridge import Dispatcher
 from bridge._framing import Frame, Outbox
 from bridge.adapters.dspy import adapter
-from bridge.adapters.dspy.scripted import ScriptedAnswers
+from bridge.adapters.dspy.engines.scripted import ScriptedAnswers
+from bridge.adapters.dspy.engines.text import TextEngine
 from bridge.adapters.dspy.signatures import _STEM
-from bridge.adapters.dspy.text_engine import TextEngine
 
 NAMES = [
     # parameters of DSPy's modules and of what wraps them

@@ -84,7 +84,7 @@ def host():
 @pytest.fixture
 def prompts(monkeypatch):
     """The texts of all requests that reach a scripted model."""
-    from bridge.adapters.dspy.text_engine import TextEngine
+    from bridge.adapters.dspy.engines.text import TextEngine
 
     seen = []
     complete = TextEngine.complete

@@ -19,7 +19,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 import dspy  # after the variable that keeps it from fetching a price list
 
-from bridge.adapters.dspy.text_engine import TextEngine
+from bridge.adapters.dspy.engines.text import TextEngine
 from bridge.adapters.offline import OfflineReader
 from bridge.adapters.offline.reading import read, sentences
 from bridge.adapters.offline.short_answers import NOT_FOUND, answer, names, numbers

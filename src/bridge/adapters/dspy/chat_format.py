@@ -20,9 +20,9 @@ from dspy.adapters.utils import (
 )
 
 from bridge.adapters.dspy.current_run import current_run
-from bridge.adapters.dspy.field_values import read_value
 from bridge.adapters.dspy.prompt_fields import LabelledSignature, by_label, label_of
 from bridge.adapters.dspy.reply_reader import read_fields, well_formed_in
+from bridge.adapters.dspy.values.outputs import read_value
 
 # By signature, as long as its programs live.
 Texts = weakref.WeakKeyDictionary[Any, str]

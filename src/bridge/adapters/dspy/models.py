@@ -14,11 +14,11 @@ from dspy.utils.exceptions import LMConfigurationError
 
 from bridge import errors
 from bridge.adapters.dspy import credentials, providers
-from bridge.adapters.dspy.litellm_engine import ThroughLiteLLM
+from bridge.adapters.dspy.engines.litellm import ThroughLiteLLM
+from bridge.adapters.dspy.engines.retries import Retries, timeout_within
+from bridge.adapters.dspy.engines.supervised import NativeEngines, SupervisedEngine
 from bridge.adapters.dspy.model_errors import lm_error
-from bridge.adapters.dspy.retries import Retries, timeout_within
 from bridge.adapters.dspy.settings import LMSettings, Model
-from bridge.adapters.dspy.supervised_engine import NativeEngines, SupervisedEngine
 from bridge.telemetry.logs import take_over_logs, warn
 
 if TYPE_CHECKING:

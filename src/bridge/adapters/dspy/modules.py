@@ -46,8 +46,8 @@ def _chain_of_thought(signature: Signature, tools: tuple[Tool, ...], iterations:
 def _react(signature: Signature, tools: tuple[Tool, ...], iterations: int) -> Any:
     import dspy
 
-    from bridge.adapters.dspy.host_tools import dspy_tools
     from bridge.adapters.dspy.prompt_fields import dspy_signature
+    from bridge.adapters.dspy.tools.calls import dspy_tools
 
     module = dspy.ReAct(dspy_signature(signature), dspy_tools(tools), max_iters=iterations)
     react = module.react.signature

@@ -7,11 +7,11 @@ from functools import lru_cache
 from typing import Any
 
 from bridge import errors
-from bridge.adapters.dspy.field_validation import InputCheck, plain
 from bridge.adapters.dspy.modules import DEFAULT_ITERATIONS, MODULES
 from bridge.adapters.dspy.signatures import Signature
 from bridge.adapters.dspy.state import Program
 from bridge.adapters.dspy.tools import Tool
+from bridge.adapters.dspy.values.inputs import InputCheck, plain
 
 LARGEST_SHARED = 16_384  # characters of a signature; the cache of 1024 outlives the programs
 

@@ -31,7 +31,7 @@ class LocalProvider(NamedTuple):
 
 
 def _offline(settings: LMSettings) -> Any:
-    from bridge.adapters.dspy.text_engine import TextEngine
+    from bridge.adapters.dspy.engines.text import TextEngine
     from bridge.adapters.offline import OfflineReader  # loads numpy
 
     return TextEngine(OfflineReader(), words_per_piece=4)
@@ -40,8 +40,8 @@ def _offline(settings: LMSettings) -> Any:
 def _scripted(settings: LMSettings) -> Any:
     import json
 
-    from bridge.adapters.dspy.scripted import ScriptedAnswers
-    from bridge.adapters.dspy.text_engine import TextEngine
+    from bridge.adapters.dspy.engines.scripted import ScriptedAnswers
+    from bridge.adapters.dspy.engines.text import TextEngine
 
     return TextEngine(ScriptedAnswers(json.loads(settings.answers or "[]")))
 

@@ -73,7 +73,7 @@ class ConfigureArgs(msgspec.Struct):
             return None
         if model.partition("/")[0] != "scripted":
             raise errors.InvalidArgs("args.answers: only for the provider scripted", path="args.answers")
-        from bridge.adapters.dspy.prompt_values import without_text_form
+        from bridge.adapters.dspy.values.text_form import without_text_form
 
         unreadable = without_text_form(self.answers, "args.answers")
         if unreadable is not None:

@@ -38,9 +38,9 @@ class ToolDefinition(msgspec.Struct, forbid_unknown_fields=True):
 
     def tool(self, path: str) -> Tool:
         """Return the tool that this defines. Raises InvalidArgs. path: of this in the args."""
-        from bridge.adapters.dspy.json_schema import with_maps
-        from bridge.adapters.dspy.prompt_values import without_text_form
-        from bridge.adapters.dspy.tool_schema import ToolSchema
+        from bridge.adapters.dspy.tools.json_schema import with_maps
+        from bridge.adapters.dspy.tools.schema import ToolSchema
+        from bridge.adapters.dspy.values.text_form import without_text_form
 
         if not self.name.strip() or len(self.name) > MAX_NAME:
             raise errors.InvalidArgs(f"{path}.name: a tool's name has 1 to {MAX_NAME} characters", path=f"{path}.name")

@@ -8,10 +8,10 @@ import dspy
 
 from bridge import errors
 from bridge.adapters.dspy.current_run import PassedError, current_run
-from bridge.adapters.dspy.field_validation import plain
-from bridge.adapters.dspy.prompt_values import without_text_form
-from bridge.adapters.dspy.tool_schema import ToolSchema
 from bridge.adapters.dspy.tools import Tool, model_names
+from bridge.adapters.dspy.tools.schema import ToolSchema
+from bridge.adapters.dspy.values.inputs import plain
+from bridge.adapters.dspy.values.text_form import without_text_form
 from bridge.security.redaction import first_line
 from bridge.telemetry.activity import activity
 

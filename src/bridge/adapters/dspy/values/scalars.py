@@ -15,7 +15,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, Literal, get_args, get_origin
 
-from bridge.adapters.dspy.literals import read_data
+from bridge.adapters.dspy.values.literals import read_data
 
 MAX_MOMENT = 100  # characters of a date, a time, or both
 MAX_DIGITS = 4300  # of an integer, Python's own limit

@@ -18,7 +18,7 @@ from dspy.clients.engines.litellm_engine import LiteLLMEngine
 
 from bridge.adapters.dspy import credentials
 from bridge.adapters.dspy.current_run import current_run
-from bridge.adapters.dspy.retries import causes, timeout_within
+from bridge.adapters.dspy.engines.retries import causes, timeout_within
 from bridge.security import redaction
 from bridge.security.destinations import Address, allows
 from bridge.telemetry.logs import take_over_logs

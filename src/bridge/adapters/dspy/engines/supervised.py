@@ -20,10 +20,10 @@ from dspy import lm15
 from dspy._vendor.lm15.providers import base as lm15_base
 
 from bridge.adapters.dspy.current_run import PassedError, Run, current_run
+from bridge.adapters.dspy.engines.prices import cost_usd
+from bridge.adapters.dspy.engines.retries import NO_RETRIES, Retries
 from bridge.adapters.dspy.model_errors import refusal
-from bridge.adapters.dspy.prices import cost_usd
 from bridge.adapters.dspy.reply_reader import well_formed
-from bridge.adapters.dspy.retries import NO_RETRIES, Retries
 from bridge.telemetry.activity import activity
 
 log = logging.getLogger("bridge.lm")

@@ -12,9 +12,9 @@ import pydantic
 import pydantic_core
 
 from bridge import errors
-from bridge.adapters.dspy.prompt_values import rounded_float, without_text_form
-from bridge.adapters.dspy.scalars import read_choice, read_moment
 from bridge.adapters.dspy.signatures import Field
+from bridge.adapters.dspy.values.scalars import read_choice, read_moment
+from bridge.adapters.dspy.values.text_form import rounded_float, without_text_form
 
 
 class InputCheck:

@@ -12,8 +12,8 @@ import uuid
 from decimal import Decimal
 from typing import Any, Union, get_args, get_origin
 
-from bridge.adapters.dspy.literals import NotData, list_items, read_data, unfenced, within_prose
-from bridge.adapters.dspy.scalars import NULLS, is_literal, mismatch, name_of, names_of, read_scalar
+from bridge.adapters.dspy.values.literals import NotData, list_items, read_data, unfenced, within_prose
+from bridge.adapters.dspy.values.scalars import NULLS, is_literal, mismatch, name_of, names_of, read_scalar
 
 # Types with a form that is hardly ever meant as text.
 _WRITTEN = (datetime.date, datetime.datetime, datetime.time, uuid.UUID)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from bridge import errors
-from bridge.adapters.dspy.json_schema import DEFINITIONS, is_object_schema, members_of, references
+from bridge.adapters.dspy.tools.json_schema import DEFINITIONS, is_object_schema, members_of, references
 
 MAX_MESSAGE = 200  # characters of what is wrong with an argument
 
