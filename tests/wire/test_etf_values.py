@@ -136,7 +136,7 @@ OTHER_VALUES = [
 ]
 
 
-@pytest.mark.parametrize("value", OTHER_VALUES, ids=repr)
+@pytest.mark.parametrize("value", OTHER_VALUES, ids=lambda value: type(value).__name__)
 def test_other_values(value):
     """They go out as the same plain values as in MessagePack, but for dates: as text."""
     plain = msgspec.to_builtins(value, builtin_types=(bytes, bytearray, memoryview), str_keys=True, order=None)
