@@ -42,7 +42,7 @@ def main() -> None:
         print(
             f"{number:8} sessions: {row['bytes']:6.0f} bytes each; one is found in"
             f" {row['found_us']:.2f} us ({row['found_us'] / base:.2f} x that among {NUMBERS[0]}),"
-            f" in {row['expiring_us']:.1f} us while 16 others expire with each call"
+            f" in {row['expiring_us']:.1f} us while 16 others expire in each call"
         )
     if options.json:
         Path(options.json).write_text(json.dumps(figures, indent=1))

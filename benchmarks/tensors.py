@@ -1,6 +1,6 @@
 """Measure arrays on the wire, from an array in this process to an array in this process, beside C's bandwidth.
 
-Every contender is a process behind two pipes, which this process uses through the same reader and
+Every contender is a process connected by two pipes, which this process uses through the same reader and
 writer (`bridge._framing`). They take turns, round by round; a figure is the median of the rounds'
 medians. `README.md` explains the sections.
 
@@ -59,7 +59,7 @@ Call = Callable[[], Any]
 
 
 class Peer:
-    """A process behind two pipes, which takes and returns frames."""
+    """A process connected by two pipes, which takes and returns frames."""
 
     def __init__(self, *command: str) -> None:
         environment = {**ENVIRONMENT, "PYTHONPATH": str(HERE)}
@@ -224,8 +224,8 @@ def peak(pid: int, call: Call) -> float:
     time.sleep(1.5)  # wait until the buffer that is kept for the next large frame is released
     Path(f"/proc/{pid}/clear_refs").write_text("5")
     before = resident(pid, "VmRSS")
-    kept = call()
-    del kept
+    result = call()  # alive until it has been counted
+    del result
     return (resident(pid, "VmHWM") - before) / 1024
 
 

@@ -10,7 +10,7 @@ import pytest
 from bridge import Client, errors
 
 
-def test_an_adapter_of_ones_own(repository):
+def test_an_adapter_of_your_own(repository):
     """Started by its name, its commands stand beside the worker's."""
     path = os.pathsep.join([str(repository / "examples" / "python"), os.environ.get("PYTHONPATH", "")])
     with Client.start(adapter="own_adapter:adapter", env={"PYTHONPATH": path}) as client:
@@ -25,7 +25,7 @@ def test_an_adapter_of_ones_own(repository):
             assert result == {"count": count}
         described = client.call("describe")["commands"]["median"]
         assert described["lane"] == "inline"
-        assert described["help"].startswith("The median")
+        assert described["help"].startswith("Return the median")
 
 
 def test_arrays_as_args_and_results(repository):

@@ -1,4 +1,4 @@
-/* The host of the benchmarks: starts a worker behind two pipes, calls it, prints one JSON object.
+/* The host of the benchmarks: starts a worker on two pipes, calls it, prints one JSON object.
 
    host KIND [-n COUNT] [-w WINDOW] [-g GAP] [-p HOST,WORKER] [-e EXPECT] [-s SETUP] COMMAND ARG... <REQUEST
 

@@ -18,7 +18,7 @@ adapter = Adapter("own")
 
 
 class Numbers(msgspec.Struct):
-    """The args of both commands. Other args are refused before they run."""
+    """The args of both commands. Requests with other args are refused before a handler runs."""
 
     values: list[float]
 

@@ -80,7 +80,7 @@ REFUSED = {
     "list<int": "expected '>': the end at position 8",
     "list<int, str>": "2 inner type(s) where list takes 1",
     "str<int>": "no inner types allowed after str",
-    "optional": "no inner types in <> after optional",
+    "optional": "missing inner types in <> after optional",
     "dict<list<int>, str>": "the keys of a dict must be of a plain type",
     "int str": "expected the end of the type: 'str' at position 4",
     "Literal[1.5]": "not part of a type: '1.5]'",

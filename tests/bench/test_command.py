@@ -64,7 +64,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
     [
         (["--data", "no/such/file.json"], "no such file"),
         (["--data", "."], "no file in it ends in"),
-        (["--formats", "xml"], "no format 'xml'; known: json, orjson"),
+        (["--formats", "xml"], "unknown format 'xml'; known: json, orjson"),
         (["--payloads", "pong"], "no payload 'pong'; known: ping"),
         (["--format", "bench_formats:not_a_format"], "not a subclass of bridge.bench.Format"),
         (["--format", "bench_formats:nothing"], "AttributeError"),

@@ -158,7 +158,7 @@ def test_a_worker_that_does_not_start_says_how_it_ended(options, text, capfd):
 
 def test_unknown_formats_are_refused():
     """Before a process is started."""
-    with pytest.raises(ValueError, match="no format 'yaml'"):
+    with pytest.raises(ValueError, match="unknown format 'yaml'"):
         Client.start(format="yaml")
 
 

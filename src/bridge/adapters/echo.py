@@ -1,4 +1,4 @@
-"""The smallest adapter. Its commands show what the pipe and the dispatcher cost."""
+"""The smallest adapter, for tests and benchmarks: its commands return their args, or sleep."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def echo_decoded(args: dict[str, Any], context: Context) -> dict[str, Any]:
 
 @adapter.command("sleep", SleepArgs, idempotent=True)
 def sleep(args: SleepArgs, context: Context) -> dict[str, float]:
-    """Return after some seconds."""
+    """Sleep, and return for how many seconds."""
     if args.seconds:  # sleep(0) takes the timer slack of the system
         time.sleep(args.seconds)
     return {"slept": args.seconds}

@@ -161,7 +161,7 @@ class _Parser:
         if self._token.text in _BRACKETS:
             return self._bracketed(token, name)
         if name not in _PLAIN:
-            self._fail(f"no inner types in <> after {name}")
+            self._fail(f"missing inner types in <> after {name}")
         return _PLAIN[name]
 
     def _bracketed(self, token: _Token, name: str) -> Any:

@@ -98,8 +98,8 @@ def _run(arguments: argparse.Namespace) -> int:
         new = [report.load(path) for path in arguments.load]
     else:
         options = _options(arguments)
-        with terminal.progress() as tell:
-            new = [run(options, tell)]
+        with terminal.progress() as on_step:
+            new = [run(options, on_step)]
     found = new[0]
     compared = comparison.compare(old, new) if old else None
     if arguments.json:

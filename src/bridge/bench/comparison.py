@@ -35,7 +35,7 @@ class Change(msgspec.Struct):
 
     @property
     def is_worse(self) -> bool:
-        """Whether the new build is slower, or N/A."""
+        """Return whether the new build is slower, or N/A."""
         if self.ratio is None:
             return not self.reason.startswith(NO_LONGER)
         return self.ratio > 1
@@ -63,7 +63,7 @@ class Comparison(msgspec.Struct):
 
     @property
     def exit_status(self) -> int:
-        """3 if something is worse, 4 if there are too few runs to know, else 0."""
+        """Return 3 if something is worse, 4 if there are too few runs to know, else 0."""
         if any(change.is_worse for change in self.changes):
             return 3
         return 4 if any(change.is_worse for change in self.uncertain) else 0

@@ -257,7 +257,7 @@ def load(name: str) -> type[Format]:
         return kind
     module, colon, attribute = name.partition(":")
     if not colon:
-        raise ValueError(f"no format {name!r}; known: {', '.join(BUILTIN)}, and module:attr")
+        raise ValueError(f"unknown format {name!r}; known: {', '.join(BUILTIN)}, and module:attr")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

@@ -29,7 +29,7 @@ ENVIRONMENT = {
     if not name.startswith("PYTHON") or name in ("PYTHONPATH", "PYTHONHOME")
 }
 CONTENDER = [sys.executable, "-P", "-m", "bridge.bench.contender"]
-Tell = Callable[[int, int, str], None]  # steps done, steps in all, the next step or "done"
+OnStep = Callable[[int, int, str], None]  # steps done, steps in all, the next step or "done"
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,8 +60,8 @@ QUICK: dict[str, Any] = {"starts": 1, "rounds": 5, "budget": 0.003, "limit": 45.
 FEWEST = 3  # rounds of a start, regardless of the limit
 
 
-def run(options: Options, tell: Tell = lambda done, of, what: None) -> report.Report:
-    """Measure, and return the report. tell: called with the progress.
+def run(options: Options, on_step: OnStep = lambda done, of, what: None) -> report.Report:
+    """Measure, and return the report. on_step: called before each step, and at the end.
 
     Raises ValueError with one line for an unknown format, KeyError for an unknown payload, BadData.
     """
@@ -70,14 +70,14 @@ def run(options: Options, tell: Tell = lambda done, of, what: None) -> report.Re
     core = max(os.sched_getaffinity(0)) if options.core == -1 else options.core
     started, machine = time.monotonic(), report.machine()
     beams = beam.names() if options.beam else []
-    runner = _Run(options, {label: spec for label, (spec, _) in kinds.items()}, beams, chosen, core, tell)
+    runner = _Run(options, {label: spec for label, (spec, _) in kinds.items()}, beams, chosen, core, on_step)
     if options.beam and not beams:
         runner.notes.append("elixir is not installed: no BEAM measured")
     if machine["zstandard"] == report.NOT_INSTALLED:
         runner.notes.append("zstandard is not installed: no sizes after zstd")
     for start in range(options.starts):
         runner.start(start)
-    tell(runner.steps, runner.steps, "done")
+    on_step(runner.steps, runner.steps, "done")
     machine["load_after"] = list(os.getloadavg())
     infos = [_info(label, kind) for label, (_, kind) in kinds.items()]
     infos += [beam.info(name) for name in beams]
@@ -125,14 +125,14 @@ class _Run:
         beams: list[str],
         chosen: list[payloads.Payload],
         core: int | None,
-        tell: Tell,
+        on_step: OnStep,
     ) -> None:
         self.options, self.formats, self.core = options, specs, core
         names = self.names = [*specs, *beams]
         self.payloads = chosen
         self.facts: dict[tuple[str, str], dict[str, Any]] = {}
         self.samples: dict[tuple[str, str], dict[str, list[float]]] = {}
-        self.tell = tell
+        self.on_step = on_step
         self.notes: list[str] = []
         self.began, self.done = time.monotonic(), 0
         self.steps = options.starts * len(chosen) * len(names) * (1 + options.rounds)
@@ -166,7 +166,7 @@ class _Run:
         return limit is not None and time.monotonic() - self.began > limit
 
     def _step(self, what: str) -> None:
-        self.tell(self.done, self.steps, what)
+        self.on_step(self.done, self.steps, what)
         self.done += 1
 
     def _prepare(self, contender: _Process, key: tuple[str, str], index: int, first: bool) -> None:

@@ -33,7 +33,7 @@ ul { padding-left: 1.2rem; margin: 0.3rem 0; } li { overflow-wrap: anywhere; }
 """
 METHOD = (
     "Each format is used as its library's documentation recommends, in a separate process, with a"
-    " worker of the same format behind two pipes. Before anything is timed, every message is"
+    " worker of the same format connected by two pipes. Before anything is timed, every message is"
     " compared with the decoded one by value and type. A format that cannot carry a message, or"
     " changes it, is N/A.",
     "The round trip decides: a value is encoded, crosses the pipe in a length-prefixed frame, is"

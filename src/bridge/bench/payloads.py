@@ -37,22 +37,22 @@ class Payload:
 
     @functools.cached_property
     def ascii(self) -> bool:
-        """Whether all text is ASCII, see `case.Case.value`."""
+        """Return whether all text is ASCII, see `case.Case.value`."""
         return ascii(self.messages) == repr(self.messages)
 
     @functools.cached_property
     def digest(self) -> str:
-        """The SHA-256 of the messages with their types and order of keys, equal in all Python versions."""
+        """Return the SHA-256 of the messages with their types and order of keys, equal in all Python versions."""
         return hashlib.sha256(ascii(self.messages).encode()).hexdigest()
 
     @functools.cached_property
     def schema(self) -> Schema:
-        """The schema that all messages match."""
+        """Return the schema that all messages match."""
         return of_all(self.messages)
 
     @functools.cached_property
     def type(self) -> Any:
-        """The msgspec type of the messages."""
+        """Return the msgspec type of the messages."""
         return msgspec_type(self.schema)
 
 

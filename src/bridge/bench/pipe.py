@@ -1,4 +1,4 @@
-"""Round trips to a worker process behind two pipes, and the parts of their time."""
+"""Round trips to a worker process over two pipes, and the parts of their time."""
 
 from __future__ import annotations
 

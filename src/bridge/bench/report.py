@@ -85,7 +85,7 @@ class Cell(msgspec.Struct):
 
     @property
     def total(self) -> float | None:
-        """The median time of the whole round trip in ns."""
+        """Return the median time of the whole round trip in ns."""
         return self.median("trip_total")
 
 

@@ -42,12 +42,12 @@ class Schema:
 
     @property
     def nullable(self) -> bool:
-        """Whether the value may be None."""
+        """Return whether the value may be None."""
         return "null" in self.scalars
 
     @property
     def kinds(self) -> list[str]:
-        """The types besides null: names of SCALARS, "list", "record"."""
+        """Return the types besides null: names of SCALARS, "list", "record"."""
         found = sorted(self.scalars - {"null"})
         found += ["list"] if self.items is not None else []
         return found + (["record"] if self.fields is not None else [])

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bridge.bench import figures
 from bridge.bench.comparison import Comparison
-from bridge.bench.measure import Tell
+from bridge.bench.measure import OnStep
 from bridge.bench.report import Report
 
 COLUMNS = ("bytes", "zstd", "memory", *figures.CALLS, "round trip", "±")
@@ -23,19 +23,19 @@ NARROW = 70  # columns; a narrower terminal shows changes as ratios only
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[Tell]:
+def progress() -> Iterator[OnStep]:
     """Show a progress bar on stderr. Yields the function that moves it."""
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     bar = Progress(*columns, TextColumn("{task.description}"), console=console)
     task = bar.add_task("")
 
-    def tell(done: int, of: int, step: str) -> None:
+    def on_step(done: int, of: int, step: str) -> None:
         bar.start()  # only once there is something to show; further calls do nothing
         bar.update(task, completed=done, total=of, description=step)
 
     try:
-        yield tell
+        yield on_step
     finally:
         if bar.live.is_started:
             bar.stop()

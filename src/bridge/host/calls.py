@@ -1,4 +1,4 @@
-"""A call as its caller sees it: a future of its result, and a stream of its events."""
+"""A call: a future of its result, and a stream of its events."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class OpenCalls:
 
     @property
     def are_usable(self) -> bool:
-        """Whether the worker belongs to this process, which is neither a fork nor ending."""
+        """Return whether the worker belongs to this process, which is neither a fork nor ending."""
         return self.process.is_own and not sys.is_finalizing()
 
 
@@ -120,7 +120,7 @@ class Call(concurrent.futures.Future[Any]):
 
     @property
     def is_usable(self) -> bool:
-        """Whether the call belongs to this process, which is neither a fork nor ending."""
+        """Return whether the call belongs to this process, which is neither a fork nor ending."""
         return self._open_calls.are_usable
 
     def check_process(self) -> None:
@@ -209,7 +209,7 @@ class Call(concurrent.futures.Future[Any]):
             try:
                 self._open_calls.threads.run(super()._invoke_callbacks)  # type: ignore[misc]
             except RuntimeError:
-                logging.getLogger("bridge").exception("the callbacks of %s do not run", self)
+                logging.getLogger("bridge").exception("cannot run the callbacks of %s", self)
 
     def _outcome(self, get: Callable[[float | None], Any], timeout: float | None) -> Any:
         """Wait with `get` until `timeout` or the call's own timeout is over."""

@@ -1,4 +1,4 @@
-"""The public face of a worker process: start it, call it from any thread, stop it."""
+"""The client of a worker process: start it, call it from any thread, stop it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Client:
         """
         chosen = by_name(format)
         if chosen is None:
-            raise ValueError(f"no format {format!r}; known: {', '.join(known.name for known in FORMATS)}")
+            raise ValueError(f"unknown format {format!r}; known: {', '.join(known.name for known in FORMATS)}")
         seconds_of(timeout)
         process = launch(adapter, python, flags, env, max_frame, max_values)
         try:
@@ -79,7 +79,7 @@ class Client:
 
     @property
     def pid(self) -> int:
-        """The worker's process id."""
+        """Return the worker's process id."""
         return self._connection.process.pid
 
     def call(

@@ -45,12 +45,12 @@ class Connection:
 
     @property
     def end_reason(self) -> str | None:
-        """Why nothing can be sent anymore; None while the connection is open."""
+        """Return the reason why nothing can be sent anymore; None while the connection is open."""
         return self._pipes.end_reason
 
     @property
     def is_usable(self) -> bool:
-        """Whether the worker belongs to this process, which is neither a fork nor ending."""
+        """Return whether the worker belongs to this process, which is neither a fork nor ending."""
         return self._open_calls.are_usable
 
     def call(
@@ -90,7 +90,7 @@ class Connection:
         return call
 
     def ignore_reply(self, call: Call) -> None:
-        """Close a call whose reply nobody waits for."""
+        """Close a call, so that its reply is dropped."""
         self._open_calls.claim(call)
 
     def close(self, reason: str, timeout: float | None) -> int:
@@ -121,7 +121,7 @@ class Connection:
         self._pipes.post(self._encoded(request, "args"))
 
     def _encoded(self, message: dict[str, Any], name: str) -> Outbox:
-        """`message` as a frame; its part `name` is what the caller made. Raises NotEncodable, FrameTooLarge."""
+        """Return `message` as a frame. name: the key of the caller's values. Raises NotEncodable, FrameTooLarge."""
         codec, limit = codec_for(self.format), self._max_frame
         outbox = codec.encoded(message, message[name], name, name, limit, uses_buffers=True)
         if outbox is None:
@@ -184,25 +184,25 @@ class Connection:
         else:
             _log.error("the worker refused a frame; a call will have no reply: %s", error)
 
-    def _answer_on_a_thread(self, question: Incoming) -> None:
+    def _answer_on_a_thread(self, request: Incoming) -> None:
         try:
-            self._open_calls.threads.run(lambda: self._answer(question))
+            self._open_calls.threads.run(lambda: self._answer(request))
         except RuntimeError as error:
-            reply = _failure(question, errors.Overloaded(f"the host: {error}"))
+            reply = _failure(request, errors.Overloaded(f"the host: {error}"))
             self._pipes.post(self._encoded(reply, "error"))
 
-    def _answer(self, question: Incoming) -> None:
+    def _answer(self, request: Incoming) -> None:
         """Reply to a call of the worker's, whatever its tool raises."""
         try:
-            if question.command != "call_tool":
-                raise errors.UnknownCommand(f"Unknown command: {question.command}")
-            result = self.tools.call(question.args)
-            outbox = self._encoded({"id": question.id, "success": True, "result": result}, "result")
+            if request.command != "call_tool":
+                raise errors.UnknownCommand(f"Unknown command: {request.command}")
+            result = self.tools.call(request.args)
+            outbox = self._encoded({"id": request.id, "success": True, "result": result}, "result")
         except BaseException as error:
-            outbox = self._encoded(_failure(question, error), "error")
+            outbox = self._encoded(_failure(request, error), "error")
             if not isinstance(error, WrongArguments):  # those are a mistake of the language model
                 with contextlib.suppress(Exception):  # a logging handler may fail; the reply must be sent
-                    _log.exception("tool %s failed", question.args.get("name"))
+                    _log.exception("tool %s failed", request.args.get("name"))
         with contextlib.suppress(OSError):  # the worker has ended
             self._pipes.send(outbox)
 
@@ -214,11 +214,11 @@ class Connection:
         return errors.WorkerCrashed(self.end_reason or "", **self.process.crash_details())
 
 
-def _failure(question: Incoming, error: BaseException) -> dict[str, Any]:
+def _failure(request: Incoming, error: BaseException) -> dict[str, Any]:
     """Return the reply to a call of the worker's that failed."""
     code = error.code if isinstance(error, errors.BridgeError) else errors.HandlerError.code
     text = shorten(error_text(error), LONGEST_ERROR).encode("utf-8", "replace").decode()
-    return {"id": question.id, "success": False, "error": text, "code": code}
+    return {"id": request.id, "success": False, "error": text, "code": code}
 
 
 def _substitute(incoming: Incoming, buffers: tuple[Frame, ...]) -> None:

@@ -179,9 +179,8 @@ class Pipes:
                 return
             self._is_input_closed = True
             if self._writer_wake >= 0:
-                os.eventfd_write(
-                    self._writer_wake, 1
-                )  # the writer thread polls the descriptor, so that thread closes it
+                # The writer thread polls the descriptor, so that thread closes it.
+                os.eventfd_write(self._writer_wake, 1)
             else:
                 self._process.close("input_fd")
             self._changed.notify_all()
@@ -197,7 +196,7 @@ class Pipes:
         except errors.BridgeError as error:
             self._end_worker(f"the worker sent a frame that cannot be read: {error}")
         except Exception as error:
-            self._end_worker(f"the client cannot go on reading: {type(error).__name__}: {error}")
+            self._end_worker(f"the client failed while reading: {type(error).__name__}: {error}")
         else:
             if not self._process.has_ended.wait(END_SECONDS):
                 self._end_worker("the worker has closed its stdout")

@@ -44,7 +44,7 @@ class Tool:
 
     @property
     def declaration(self) -> dict[str, Any]:
-        """The tool's name, its docstring as `description`, and the JSON Schema of each argument as `args`."""
+        """Return the tool's name, its docstring as `description`, and the JSON Schema of each argument as `args`."""
         args = {name: argument.schema for name, argument in self.arguments.items()}
         return {"name": self.name, "description": _docstring(self.function), "args": args}
 

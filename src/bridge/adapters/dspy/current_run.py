@@ -1,4 +1,4 @@
-"""The run of a program that the current thread is in: what the parts of it that DSPy calls need to know."""
+"""The program run of the current thread, for the code that DSPy calls during it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From settings to DSPy's language models, which sessions of equal settings share."""
+"""DSPy's language models: which one a program runs on, and one object for all sessions of equal settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dspy.utils.exceptions import LMConfigurationError
 
 from bridge import errors
 from bridge.adapters.dspy import credentials, providers
-from bridge.adapters.dspy.engines.litellm import ThroughLiteLLM
+from bridge.adapters.dspy.engines.litellm import LiteLLMProviders
 from bridge.adapters.dspy.engines.retries import Retries, timeout_within
 from bridge.adapters.dspy.engines.supervised import NativeEngines, SupervisedEngine
 from bridge.adapters.dspy.model_errors import lm_error
@@ -148,7 +148,7 @@ def _remote(settings: LMSettings) -> dspy.LM:
     retries = Retries(settings.retries, settings.retry_wait, settings.retry_cap)
     backend = select_backend(_lm(settings, **connection))
     if not backend.native:
-        return _lm(settings, engine=SupervisedEngine(ThroughLiteLLM(connection), retries=retries))
+        return _lm(settings, engine=SupervisedEngine(LiteLLMProviders(connection), retries=retries))
     # The name "lm15" rules out engines that would not be wrapped, but also the keys that DSPy finds for other names.
     lm = _lm(settings, engine="lm15", **backend.clients)
     lm._engine_store = NativeEngines(CONNECTIONS, retries)

@@ -16,7 +16,9 @@ DEFAULT_ITERATIONS = 20  # calls of tools in one run
 
 
 class ModuleType(NamedTuple):
-    """create: returns a DSPy module for a signature, the host's tools, and at most so many calls of them in a run.
+    """The DSPy module of one program type.
+
+    create: returns a module for a signature, the host's tools, and the maximum number of their calls in a run.
 
     takes_tools: whether programs of this type have tools (they need at least one) and a number of iterations.
     takes_config: whether the module can be called with `config`, the settings of one run.
@@ -51,7 +53,7 @@ def _react(signature: Signature, tools: tuple[Tool, ...], iterations: int) -> An
 
     module = dspy.ReAct(dspy_signature(signature), dspy_tools(tools), max_iters=iterations)
     react = module.react.signature
-    # DSPy's instructions name the fields as Python does.
+    # DSPy's instructions contain the Python names of the fields.
     module.react.signature = react.with_instructions(signature.with_labels(react.instructions))
     return module
 

@@ -17,7 +17,7 @@ LARGEST_SHARED = 16_384  # characters of a signature; the cache of 1024 outlives
 
 
 class Prepared:
-    """A DSPy module with what it needs to be called by a host. Shared between threads.
+    """A DSPy module, the checks of its inputs, and the names of its outputs. Usable from any number of threads.
 
     names: the host's names of the output fields, by label.
     """
@@ -63,7 +63,10 @@ class Prepared:
 
 
 def prepared(program: Program) -> Prepared:
-    """Return `program`, which was checked, ready to run. Programs of equal signatures and no tools share it."""
+    """Return what runs `program`, which must have been checked.
+
+    Programs without tools share it if their signatures are equal.
+    """
     found = _prepared.get(program)
     if found is None:
         found = _prepared[program] = _prepare(program)

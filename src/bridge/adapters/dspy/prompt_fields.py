@@ -1,7 +1,7 @@
-"""The fields of a DSPy signature, and what prompts call them: their labels.
+"""The fields of a DSPy signature, and their labels, which are their names in prompts.
 
-DSPy gets fields under Python names that it cannot take for its own; models read the labels, which are the host's names
-where possible.
+DSPy gets fields under generated Python names, which cannot clash with its own. Labels are the host's names where
+possible.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def dspy_signature(signature: Signature) -> Any:
 
 
 def _instructions(signature: Signature) -> str:
-    """Return what DSPy would write for a signature without instructions."""
+    """Return the instructions that DSPy would write for a signature that has none."""
     inputs, outputs = (
         ", ".join(f"`{field.label}`" for field in side) for side in (signature.inputs, signature.outputs)
     )
@@ -52,7 +52,7 @@ class LabelledSignature:
 
 
 def label_of(name: str, field: Any) -> str:
-    """Return what prompts call the DSPy field `name`; a field that DSPy added is called by its name."""
+    """Return the label of the DSPy field `name`; a field that DSPy added has its name as label."""
     label: str = field.json_schema_extra.get(_LABEL, name)
     return label
 

@@ -56,7 +56,7 @@ GEMINI_KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 DEFAULT_GEMINI_MODEL = "gemini-2.0-flash"
 
 # Model names that only one provider uses. Open models (gpt-oss-…, gemma-…, mistral-…) are served by many.
-SURE = re.compile(
+UNAMBIGUOUS = re.compile(
     r"(?P<openai>(?:chat)?gpt-\d|chatgpt-|(?:o1|o3|o4)(?:$|-)|text-embedding-(?:3|ada))"
     r"|(?P<anthropic>claude-)|(?P<gemini>gemini-)|(?P<xai>grok-\d)"
 )
@@ -108,7 +108,7 @@ def full_model(model: str, provider: str | None = None, default: str | None = No
     elif slash:
         name, path, model = _canonical(head), "args.model", rest
     else:
-        name, path = _sure_provider(model, default), "args.model"
+        name, path = _provider_of(model, default), "args.model"
     if not (name in known() or name in _registered()):
         raise _unknown(name, path)
     if not model:
@@ -124,8 +124,8 @@ def _canonical(provider: str) -> str:
     return ALIASES.get(name, name)
 
 
-def _sure_provider(model: str, default: str | None) -> str:
-    found = SURE.match(model)
+def _provider_of(model: str, default: str | None) -> str:
+    found = UNAMBIGUOUS.match(model)
     if found is None and default is not None:
         return default
     if found is None:

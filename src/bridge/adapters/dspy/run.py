@@ -48,7 +48,7 @@ def execute(
     started = time.monotonic()
     run = Run(context, ready.names, cache_of(model, context.session.state))
     with _activity(program):
-        prediction = _called(ready.module, arguments, lm, run)
+        prediction = _predicted(ready.module, arguments, lm, run)
     run.cache_responses()
     program.executed()
     result = {
@@ -62,8 +62,8 @@ def execute(
     return result
 
 
-def _called(module: Any, arguments: dict[str, Any], lm: dspy.LM, run: Run) -> Any:
-    """Call the module, and convert DSPy's errors to ours."""
+def _predicted(module: Any, arguments: dict[str, Any], lm: dspy.LM, run: Run) -> Any:
+    """Return the module's prediction, with DSPy's errors converted to ours."""
     token = current_run.set(run)
     try:
         with dspy.context(lm=lm, adapter=chat_format.adapter, trace=None, disable_history=True):

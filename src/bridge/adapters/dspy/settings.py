@@ -1,4 +1,4 @@
-"""Settings of language models, as data: what configure_lm sets, and what of it is written to a store."""
+"""Settings of language models, as data: those that configure_lm sets, and the part of them that a store holds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bridge.security.secret_values import secrets_in_url
 LONGEST_KEY = 8192  # characters; the usual limit of servers for a header
 MOST_ANSWERS = 100_000  # in a session's cache; at some kB each these are hundreds of MB
 
-# Of the settings of a model and of a run. A provider may allow less.
+# The ranges of the settings of a model and of a run. A provider may allow less.
 RANGES: dict[str, tuple[float, float]] = {
     "temperature": (0, 2),
     "max_tokens": (1, 2**31 - 1),

@@ -1,4 +1,4 @@
-"""Signatures as hosts send them, in two forms: read, checked, and with the names that DSPy and prompts use.
+"""Reads and checks the signatures that hosts send, in two forms, and names their fields for DSPy and for prompts.
 
 DSPy's own parser is not used: it imports modules whose names it finds in a signature.
 """
@@ -60,8 +60,8 @@ class SignatureDefinition(msgspec.Struct, forbid_unknown_fields=True):
 class Field(msgspec.Struct, frozen=True):
     """A field of a checked signature.
 
-    name: the host's. label: the name in prompts. python_name: the name in DSPy, which gives some names a meaning of its
-    own. type_name: as the host wrote it.
+    name: the host's. label: the name in prompts. python_name: the name in DSPy, generated because DSPy gives some names
+    a special meaning. type_name: as the host wrote it.
     """
 
     name: str

@@ -31,7 +31,7 @@ _NEGATIVE = stems(
     "disappointed disappointing disgusting error fail failure hate horrible late lost nasty noisy "
     "painful poor refund regret rude sad slow terrible ugly unhappy useless waste worse worst wrong"
 )
-_TURNS = re.compile(r"^(?:not|no|never|neither|nor|without|hardly)$|n['\u2019]t$")
+_NEGATION = re.compile(r"^(?:not|no|never|neither|nor|without|hardly)$|n['\u2019]t$")
 _TRUTH = {"yes": True, "true": True, "no": False, "false": False}
 _UNDECIDED = frozenset({"other", "unknown", "none", "neutral", "unclear", "n/a"})
 
@@ -73,14 +73,14 @@ def sentiment(text: str) -> int:
     """Return the sign of good minus bad words; a negation shortly before a word reverses it."""
     spoken = [stem(word) for word in WORD.findall(text)]
     balance = 0
-    for place, word in enumerate(spoken):
+    for index, word in enumerate(spoken):
         sign = (word in _POSITIVE) - (word in _NEGATIVE)
-        turned = any(map(_TURNS.search, spoken[max(0, place - 3) : place]))
-        balance += -sign if turned else sign
+        negated = any(map(_NEGATION.search, spoken[max(0, index - 3) : index]))
+        balance += -sign if negated else sign
     return (balance > 0) - (balance < 0)
 
 
 def everything(reading: Reading) -> str:
     """Return the question and all sentences in the order of the text."""
-    ordered = sorted(reading.matches, key=lambda match: match.place)
+    ordered = sorted(reading.matches, key=lambda match: match.position)
     return " ".join([reading.question, *(match.sentence for match in ordered)])

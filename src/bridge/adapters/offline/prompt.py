@@ -153,14 +153,14 @@ def tools(system: str) -> tuple[Tool, ...]:
 
 def observations(trajectory: str) -> list[str]:
     """Return the results of tools so far, without `finish`."""
-    said = []
+    results = []
     tool = ""
     for kind, text in _STEP.findall(trajectory):
         if kind == "tool_name":
             tool = text.strip()
         elif tool != "finish":
-            said.append(text.strip())
-    return said
+            results.append(text.strip())
+    return results
 
 
 # Replies
@@ -181,8 +181,8 @@ def reply(values: Mapping[str, Any], declared: Mapping[str, Output], message: st
 
 
 def _printed(value: Any, schema: Schema) -> str:
-    as_it_stands = isinstance(value, str) and _is_text(schema)
-    return value if as_it_stands else json.dumps(value, ensure_ascii=False)
+    is_bare = isinstance(value, str) and _is_text(schema)
+    return value if is_bare else json.dumps(value, ensure_ascii=False)
 
 
 def _is_text(schema: Schema) -> bool:

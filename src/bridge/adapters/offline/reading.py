@@ -27,7 +27,7 @@ class Match(NamedTuple):
     """One sentence, its position in the text, and the share (0..1) of the question it covers."""
 
     sentence: str
-    place: int
+    position: int
     score: float
 
 

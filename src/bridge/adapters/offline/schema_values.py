@@ -129,7 +129,7 @@ def _text(field: _Field) -> str:
             return ", ".join(_keywords(reading)) or NOT_FOUND
         case "sentence" | "summary":
             best = reading.found[: SUMMARY_SENTENCES if role == "summary" else 1]
-            ordered = sorted(best, key=lambda match: match.place)
+            ordered = sorted(best, key=lambda match: match.position)
             return " ".join(match.sentence for match in ordered) or NOT_FOUND
     if role == "name" and question_kind(reading.question) not in ("", "name"):
         # The field asks for a name and the question does not, so the name may be one in the question.
@@ -143,7 +143,7 @@ def _span(field: _Field, kind: str) -> str:
 
 
 def _reasoning(reading: Reading) -> str:
-    """Return one sentence that says how the answer was found."""
+    """Return one sentence on how the answer was found."""
     if not reading.found:
         return "No sentence of the inputs matches the question."
     sentence = answer(reading).sentence
@@ -227,7 +227,7 @@ def _array(field: _Field, schema: Schema) -> list[Any]:
     ends = schema.get("items", {}).get("$ref") in field.open or not field.reading.found
     found = [] if ends else _items(field, schema.get("items", {}))
     if schema.get("uniqueItems"):
-        found = [one for place, one in enumerate(found) if one not in found[:place]]
+        found = [one for index, one in enumerate(found) if one not in found[:index]]
     missing = [schema.get("items", {})] * max(0, least - len(found))
     return (found + [_value(field, item) for item in missing])[:most]
 
@@ -246,8 +246,8 @@ def _items(field: _Field, schema: Schema) -> list[Any]:
 
 
 def _is_text(schema: Schema) -> bool:
-    untold = not {"$ref", "anyOf", "oneOf", "const", "format"} & schema.keys()
-    return untold and schema.get("type", "string") == "string"
+    is_plain = not {"$ref", "anyOf", "oneOf", "const", "format"} & schema.keys()
+    return is_plain and schema.get("type", "string") == "string"
 
 
 def _strings(field: _Field) -> list[str]:

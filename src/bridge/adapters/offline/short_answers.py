@@ -179,8 +179,8 @@ def _doer(clue: _Clue) -> Span | None:
     """Return the name next to the verb of "who did", if the sentence has that verb."""
     verb = _ASKS_DOER.search(clue.question)
     places = [word.span() for word in WORD.finditer(clue.sentence)]
-    told = verb and any(stem(clue.sentence[slice(*place)]) == stem(verb[1]) for place in places)
-    return _near_name(clue) if told else None
+    has_verb = verb and any(stem(clue.sentence[slice(*place)]) == stem(verb[1]) for place in places)
+    return _near_name(clue) if has_verb else None
 
 
 def _near_name(clue: _Clue) -> Span | None:

@@ -1,4 +1,4 @@
-"""The DSPy adapter. Each module in this package declares commands on it, every command after the type of its args."""
+"""The DSPy adapter. The modules of this package declare its commands, each below the type of its args."""
 
 from __future__ import annotations
 

@@ -39,7 +39,8 @@ class RunOptions(msgspec.Struct, forbid_unknown_fields=True):
 
     temperature: float | None = None
     max_tokens: int | None = None
-    pool_name: Ignored = None  # and below: sent by hosts that pass the options of their pool on
+    # Sent by hosts that pass on the options of their pool.
+    pool_name: Ignored = None
     session_id: Ignored = None
     timeout: Ignored = None
     pool_timeout: Ignored = None

@@ -20,7 +20,7 @@ class ConfigureArgs(msgspec.Struct):
     """The args of configure_lm.
 
     model: required, except for local providers. type: another name of provider. timeout: seconds for one answer.
-    answers (`scripted`): a list of maps of output fields, used in turn, or a map from a part of the prompt to such a
+    answers (`scripted`): a list of maps of output fields, used in order, or a map from a part of the prompt to such a
     map. cache: how many answers of this model each session caches. retries: how many times a failed request is sent
     again; retry_wait, retry_cap: the first and the longest wait before that, in seconds.
     """

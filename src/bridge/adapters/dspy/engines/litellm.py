@@ -24,10 +24,10 @@ from bridge.security.destinations import Address, allows
 from bridge.telemetry.logs import take_over_logs
 
 
-class ThroughLiteLLM:
-    """An engine for the providers that DSPy does not call itself.
+class LiteLLMProviders:
+    """The engine for all providers that DSPy does not call itself.
 
-    DSPy would create one for each request, which could not be supervised.
+    It takes the place of DSPy's own, which is created for each request and so cannot be supervised.
     """
 
     def __init__(self, connection: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ def _load_litellm() -> None:
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         take_over_logs(name)
     _guard_http_clients()
-    _keep_refusals()
+    _record_refusals()
     credentials.strip_environment_keys()
     redaction.read_environment()  # it reads a file .env
 
@@ -92,7 +92,7 @@ def _guard_http_clients() -> None:
         setattr(owner, name, made)
 
 
-def _keep_refusals() -> None:
+def _record_refusals() -> None:
     """Record the text of refusals in streams, which LiteLLM drops."""
     from litellm import CustomStreamWrapper
 
@@ -121,7 +121,7 @@ def _drop_openai_headers(request: Any) -> None:
 
 @contextmanager
 def _completed_errors() -> Iterator[None]:
-    """Add to LiteLLM's errors what they leave out."""
+    """Add details that LiteLLM leaves out of its errors."""
     try:
         yield
     except lm15.LM15Error as error:
@@ -139,12 +139,12 @@ def _completed_errors() -> Iterator[None]:
 
 
 def _complete(error: lm15.LM15Error, response: Any) -> None:
-    """Add what only the provider's `response` says: its message, code and Retry-After."""
+    """Add the message, the code and Retry-After of the provider's `response` to `error`."""
     if error.retry_after is None:
         error.retry_after = retry_after_seconds(response.headers.get("retry-after"))
     try:
-        said = json.loads(response.text)["error"]
-        message, code = said["message"], said.get("code")
+        body = json.loads(response.text)["error"]
+        message, code = body["message"], body.get("code")
     except Exception:  # the body has another shape, or there is none
         return
     if isinstance(message, str):

@@ -11,7 +11,7 @@ import msgspec
 from dspy import lm15
 from dspy._vendor.lm15.transports import ConnectError, ReadTimeout
 
-# DSPy creates an engine, and connections with it, for each timeout: so there are few different ones.
+# Few different timeouts, because DSPy creates an engine, and its connections, for each.
 TIMEOUTS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # seconds
 
 # No server answers at the address, or the answer takes longer than the timeout: repeating would not help.

@@ -1,4 +1,4 @@
-"""A language model with prepared answers, for tests and rehearsals of a host."""
+"""A language model with prepared answers, for tests of a host."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bridge.adapters.dspy.current_run import current_run
 class ScriptedAnswers:
     """A text model (see TextEngine).
 
-    answers: a list, used in turn, or a map from a part of the last message to the answer. An answer is a map of output
+    answers: a list, used in order, or a map from a part of the last message to the answer. An answer is a map of output
     fields, or the text of the reply.
     """
 
@@ -25,7 +25,10 @@ class ScriptedAnswers:
         self._lock = threading.Lock()
 
     def reply(self, system: str, messages: Sequence[str]) -> tuple[str, int]:
-        """Return the next answer, and the words of the last message. Raises lm15.InvalidRequestError without one."""
+        """Return the next answer, and the number of words in the last message.
+
+        Raises lm15.InvalidRequestError if there is no answer for it.
+        """
         prompt = messages[-1]
         return _text(self._answer(prompt)), len(prompt.split())
 
@@ -54,7 +57,7 @@ def _text(answer: Any) -> str:
 
 
 def _labels(name: str) -> list[str]:
-    """Return what the prompt calls the field `name`: two labels, if both the host and DSPy have a `reasoning`."""
+    """Return the labels of the field `name` in the prompt: two if both the host and DSPy have a `reasoning`."""
     run = current_run.get()
     if run is None:
         return [name]

@@ -1,4 +1,4 @@
-"""The engine that every request to a model passes: it cancels, repeats, streams and counts.
+"""The engine around all others: it cancels, repeats, streams and counts requests to models.
 
 DSPy's own streaming needs an event loop; this works on plain threads. A call whose host wants events reads the engine's
 stream instead of its whole response.
@@ -34,7 +34,7 @@ LONGEST_EVENT = 1 << 28  # bytes of one event in a provider's stream
 class SupervisedEngine:
     """Wraps `engine`: ends calls that are over, repeats failed requests, streams replies, and counts what each costs.
 
-    priced: whether DSPy's price list may know the price of a request.
+    priced: whether DSPy's price list may contain the model.
     """
 
     def __init__(self, engine: Any, *, priced: bool = True, retries: Retries = NO_RETRIES) -> None:
@@ -69,7 +69,7 @@ class SupervisedEngine:
                 break
             except lm15.LM15Error as error:
                 wait = self._retries.wait(error, attempt, run.context.remaining)
-                # Text that the host has shown cannot be withdrawn.
+                # Text that was sent to the host cannot be withdrawn.
                 if wait is None or run.has_streamed:
                     raise
                 self._pause(request, run, error, wait)
@@ -160,7 +160,7 @@ class NativeEngines(dict[Any, Any]):
         super().__setitem__(key, engine)
 
 
-def _refusals_kept(
+def _recording_refusals(
     parse: Callable[[Any, lm15.Request, Any], Iterator[Any]],
 ) -> Callable[[Any, lm15.Request, Any], Iterator[Any]]:
     """Return `OpenAIChatLM.parse_stream_events`, changed to record the text of refusals, which it drops."""
@@ -177,7 +177,7 @@ def _refusals_kept(
 
 # A provider may send a whole answer in one event; lm15 limits its lines to 64 KiB.
 lm15_base.parse_sse = partial(lm15_base.parse_sse, max_line_bytes=LONGEST_EVENT, max_event_bytes=LONGEST_EVENT)
-lm15.OpenAIChatLM.parse_stream_events = _refusals_kept(lm15.OpenAIChatLM.parse_stream_events)
+lm15.OpenAIChatLM.parse_stream_events = _recording_refusals(lm15.OpenAIChatLM.parse_stream_events)
 
 
 @contextmanager

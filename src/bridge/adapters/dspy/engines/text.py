@@ -10,9 +10,10 @@ from dspy import lm15
 
 
 class TextModel(Protocol):
-    """What answers prompts: `reply(system, messages)` returns the text and how many words of the prompt it used."""
+    """A model in this process that answers a prompt with text."""
 
-    def reply(self, system: str, messages: Sequence[str]) -> tuple[str, int]: ...
+    def reply(self, system: str, messages: Sequence[str]) -> tuple[str, int]:
+        """Return the reply, and the number of words of the prompt that count as used."""
 
 
 class TextEngine:

@@ -1,4 +1,4 @@
-"""Tools of the host, as data: what a session stores of them, and the names that models call them by."""
+"""Tools of the host, as data that a session stores, and the names by which models call them."""
 
 from __future__ import annotations
 

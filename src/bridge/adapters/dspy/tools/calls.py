@@ -1,4 +1,4 @@
-"""Tools of the host as DSPy tools: a model's call of one is a request to the host."""
+"""Calls of the host's tools: DSPy tools that send each call of a model to the host."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_ERROR = 300  # characters of an error that the model reads
 class HostTool(dspy.Tool):  # type: ignore[misc]  # DSPy is not typed
     """A tool whose arguments may have any names.
 
-    `dspy.Tool` has parameters of its own beside them, and answers wrong arguments with a traceback.
+    The parameters of `dspy.Tool` would clash with some of them, and it answers wrong arguments with a traceback.
     """
 
     def __call__(self, /, **arguments: Any) -> Any:
@@ -66,9 +66,9 @@ def call_tool(tool: Tool, schema: ToolSchema, context: Context, arguments: dict[
 
     Arguments that are missing, unknown or wrong are not sent to the host. Raises CallEnded.
     """
-    wrong = schema.wrong(arguments)
-    if wrong:
-        return f"error: {tool.name} {wrong}"
+    problem = schema.problem(arguments)
+    if problem:
+        return f"error: {tool.name} {problem}"
     context.emit("tool_call", {"name": tool.name, "args": arguments})
     args = {"name": tool.name, "args": arguments, "session_id": context.session.id}
     try:

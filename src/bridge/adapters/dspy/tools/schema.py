@@ -9,7 +9,7 @@ import msgspec
 from bridge import errors
 from bridge.adapters.dspy.tools.json_schema import DEFINITIONS, is_object_schema, members_of, references
 
-MAX_MESSAGE = 200  # characters of what is wrong with an argument
+MAX_MESSAGE = 200  # characters of a validation error
 
 
 class ToolSchema(msgspec.Struct, frozen=True):
@@ -60,15 +60,15 @@ class ToolSchema(msgspec.Struct, frozen=True):
         try:
             validator_for(self.whole).check_schema(self.whole)
         except SchemaError as error:
-            place = "".join(f".{part}" for part in error.absolute_path)
+            where = "".join(f".{part}" for part in error.absolute_path)
             raise errors.InvalidArgs(
-                f"{path}: not a JSON Schema: {place[1:]}: {error.message[:MAX_MESSAGE]}", path=path
+                f"{path}: not a JSON Schema: {where[1:]}: {error.message[:MAX_MESSAGE]}", path=path
             ) from None
         except RecursionError:
             raise errors.InvalidArgs(f"{path}: not a JSON Schema: nested too deeply", path=path) from None
 
-    def wrong(self, arguments: dict[str, Any]) -> str:
-        """Return what is wrong with the arguments of a call, in one line; empty if they are right."""
+    def problem(self, arguments: dict[str, Any]) -> str:
+        """Return the problem with the arguments of a call in one line, or "" if there is none."""
         unknown = [name for name in arguments if name not in self.properties]
         missing = sorted(self.required - arguments.keys())
         if unknown and not self.is_open:
@@ -86,8 +86,8 @@ class ToolSchema(msgspec.Struct, frozen=True):
             return ""
         if error is None:
             return ""
-        place = ".".join(map(str, error.absolute_path)) or "the arguments"
-        return f"cannot take {place}: {' '.join(error.message.split())[:MAX_MESSAGE]}"
+        where = ".".join(map(str, error.absolute_path)) or "the arguments"
+        return f"cannot take {where}: {' '.join(error.message.split())[:MAX_MESSAGE]}"
 
 
 def _has_default(schema: Any) -> bool:

@@ -31,7 +31,7 @@ _WITHOUT_SECONDS = re.compile(r"(?:.*[T ])?(?:\d\d|\d\d:\d\d|\d{4})[.,].*", re.I
 
 
 def read_scalar(value: Any, type: Any) -> Any:
-    """Return `value`, a text or data, as a scalar type. Raises ValueError."""
+    """Return `value`, which is text or decoded data, as a scalar type. Raises ValueError."""
     if is_literal(type):
         return _choice(value, get_args(type))
     if isinstance(value, str) and len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":

@@ -1,4 +1,4 @@
-"""Which values have a text form in prompts: those of JSON, and dates, times, decimals and UUIDs."""
+"""The values that have a text form in prompts: those of JSON, and dates, times, decimals and UUIDs."""
 
 from __future__ import annotations
 
