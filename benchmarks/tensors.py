@@ -224,8 +224,7 @@ def peak(pid: int, call: Call) -> float:
     time.sleep(1.5)  # wait until the buffer that is kept for the next large frame is released
     Path(f"/proc/{pid}/clear_refs").write_text("5")
     before = resident(pid, "VmRSS")
-    result = call()  # alive until it has been counted
-    del result
+    call()
     return (resident(pid, "VmHWM") - before) / 1024
 
 
