@@ -105,7 +105,7 @@ def test_options_at_their_bounds_are_taken():
 
 ADAPTERS = {
     "": "there is no adapter ''",
-    "nope": "there is no adapter 'nope': there are dspy and echo",
+    "nope": "there is no adapter 'nope'; known: dspy, echo, or your own as MODULE:ATTRIBUTE",
     "nope:": "there is no adapter",
     ":adapter": "there is no adapter",
     ".echo:adapter": "there is no adapter",

@@ -1,7 +1,7 @@
-"""From the bytes of a request to those of its reply: decode, look up, run an inline handler, encode, record.
+"""The path of every frame: decode the request, look up its command, run an inline handler, encode the reply, record.
 
-It takes no decisions and knows no commands. Anything else (a broken frame, a failed handler, a call for a thread) goes
-to its policy, the dispatcher (`worker/dispatch.py`).
+This module is compiled and contains only what every call needs. Everything else (a broken frame, a failed handler, a
+call for a thread) is passed to a policy, the dispatcher in `worker/dispatch.py`.
 """
 
 cimport cython
@@ -32,7 +32,7 @@ cdef extern from *:
     #include <stdio.h>
     #include <time.h>
     #ifdef CLOCK_REALTIME_COARSE
-    #define BRIDGE_WALL_CLOCK CLOCK_REALTIME_COARSE  /* 4 ms apart, a fifth of the cost */
+    #define BRIDGE_WALL_CLOCK CLOCK_REALTIME_COARSE  /* ticks of 4 ms, at a fifth of the cost */
     #else
     #define BRIDGE_WALL_CLOCK CLOCK_REALTIME
     #endif
@@ -59,7 +59,7 @@ cdef str stamp = ""
 
 
 cpdef str timestamp():
-    """Now as ISO 8601 in UTC, to the tick of the coarse clock (4 ms on Linux)."""
+    """Return the current time as ISO 8601 in UTC, accurate to a tick of the coarse clock (4 ms on Linux)."""
     global stamped, stamp
     cdef int64_t now = bridge_wall()
     cdef char text[40]
@@ -70,15 +70,17 @@ cpdef str timestamp():
     return stamp
 
 
-cdef int64_t started = monotonic()  # of the process: this is loaded at its beginning
+cdef int64_t started = monotonic()  # the start of the process: this module is loaded early
 
 
 cdef object observer = None
 
 
 def observe(begin):
-    """From now on call begin(context) when a call begins, and what that returned with the call's
-    failure, or None, when it ends, on the same thread; neither may raise. None: call nobody."""
+    """Call begin(context) when a call begins, from now on. None: stop doing that.
+
+    What it returns is called on the same thread when the call ends, with its Failure or None. Neither may raise.
+    """
     global observer
     observer = begin
 
@@ -87,19 +89,20 @@ cdef object call_log = None
 
 
 def log_calls(log):
-    """From now on call log(context, nanoseconds, its Failure or None) when a call is answered;
-    must not raise. None: call nobody."""
+    """Call log(context, nanoseconds, Failure or None) when a call is answered, from now on. None: stop doing that.
+
+    It must not raise.
+    """
     global call_log
     call_log = log
 
 
 @cython.final
 cdef class Command:
-    """A row of the command table.
+    """Represents a row of the command table.
 
-    run(args, context): the handler. decode(format, raw, buffers): its args, or None where it takes
-    none.
-    inline: runs where the frame was read. spec: what the policy knows of it besides.
+    run(args, context): the handler. decode(format, raw, buffers): returns its args; None: they are not decoded.
+    inline: whether it runs on the thread that reads the frames. spec: its declaration, which only the policy uses.
     """
 
     cdef readonly str name
@@ -118,18 +121,18 @@ cdef class Command:
         self.recorder = Recorder()
 
 
-cdef class FastPath  # each of the two holds the other
+cdef class FastPath  # declared here, because Context refers to it
 
 
 @cython.freelist(64)
 cdef class Context:
-    """What a handler may know of the call that it answers, and what it may do.
+    """Represents a call to its handler: what is known about it, and what the handler can do besides returning a result.
 
-    An inline call has only this; any other one is a `Deferred`.
+    The context of a call that is not inline is a `Deferred`.
 
-    id: of the request, as the host sent it. request: the envelope that came. deliver(outbox): sends what belongs to the
-    call and is not its reply. received_ns: when the request came; monotonic. frame_bytes: of the request. buffers: of a
-    multipart request, a tuple of frames; else None.
+    id: of the request, as the host sent it. request: the decoded envelope. deliver(outbox): sends a message of the call
+    that is not its reply. received_ns: when the request was received; monotonic. frame_bytes: the request's length.
+    buffers: those of a multipart request, a tuple of frames; otherwise None.
     """
 
     cdef readonly object id
@@ -154,7 +157,7 @@ cdef class Context:
 
     @property
     def session_id(self):
-        """Return the session id of the envelope or, if it has none, of the args; else None."""
+        """Return the session id of the envelope or, if it has none, of the args; otherwise None."""
         return self.request.session_id
 
     @property
@@ -169,7 +172,7 @@ cdef class Context:
 
     @property
     def shared(self):
-        """Return what the adapter keeps for all sessions, as it was when the call arrived; {} if it is inline."""
+        """Return what the adapter shares among all sessions, as of when the call arrived; {} if the call is inline."""
         return {}
 
     @property
@@ -203,7 +206,7 @@ cdef class Context:
         return False
 
     def check(self):
-        """Raise CallEnded if the call is over. Long work calls this between its steps."""
+        """Raise CallEnded if the call is over. Handlers that run for long call this between their steps."""
         if in_fork():
             raise CallEnded("this is a child of the worker")
 
@@ -228,14 +231,14 @@ cdef class Context:
         self.send(outbox)
 
     def pass_buffers(self):
-        """Send the request's buffers with the reply, in their places: for a result that contains the undecoded args."""
+        """Send the request's buffers with the reply, under the same numbers: for a result with the undecoded args."""
         self.passed = self.buffers
 
     def call_host(self, str command, args):
-        """Return the host's answer to `command`, waited for until the deadline.
+        """Send `command` to the host, and return its answer. Wait for that until the deadline of the call.
 
-        Raise NotAllowed if the host does not offer it, the error that the host answers, CallEnded, NotEncodable,
-        ReplyTooLarge, Overloaded if too many calls wait for the host.
+        Raise NotAllowed if the host has not offered to be called, the error that the host answers with,
+        DeadlineExceeded, CallEnded, NotEncodable, ReplyTooLarge, Overloaded if too many calls wait for the host.
         """
         raise NotAllowed("an inline command cannot wait for the host")
 
@@ -261,7 +264,7 @@ cdef class Context:
         return 0
 
     cdef int send(self, Outbox outbox) except -1:
-        """Deliver what belongs to the call and is not its reply."""
+        """Deliver a message of the call that is not its reply."""
         rest = self.deliver(outbox)
         if rest is not None:
             rest()
@@ -269,11 +272,12 @@ cdef class Context:
 
 
 cdef class Deferred(Context):
-    """A call that is not inline: who answers it, and what may leave before its reply.
+    """Represents a call that is not inline, which several threads may try to answer: it gets one reply, and no event
+    after that.
 
-    sessions: those whose earlier calls it waits for. answered: somebody has claimed the call, to send its one reply.
-    ended: the error that ended it before its handler was done. running: its handler has begun. stepped_ns: when the
-    handler last checked whether it should go on; monotonic, like deadline_ns (0: no deadline).
+    sessions: those whose earlier calls it waits for. answered: whether a thread has claimed the call, to send the
+    reply. ended: the error that ended it before its handler returned. running: whether its handler has started.
+    stepped_ns: when the handler last checked whether it should go on; monotonic, like deadline_ns (0: no deadline).
     """
 
     cdef public object session_id
@@ -284,7 +288,7 @@ cdef class Deferred(Context):
     cdef public object ended
     cdef readonly bint answered
     cdef readonly int64_t stepped_ns
-    cdef readonly object gate  # between the reply and what must not leave after it
+    cdef readonly object gate  # a lock: what must not be sent or changed after the reply is done while holding it
     cdef public object resumed  # an event, not set while the host has paused the call's events; None if it never has
 
     def __init__(self, Context arrived not None):
@@ -314,9 +318,9 @@ cdef class Deferred(Context):
         Context.check(self)
 
     def claim(self, error=None):
-        """Return whether the caller is the one to answer the call: True once. No event leaves from then on.
+        """Return whether the caller must answer the call: only the first caller must. No event is sent after that.
 
-        error: what ends the call before its handler is done.
+        error: what ends the call before its handler returns.
         """
         cdef bint first
         with self.gate:
@@ -355,16 +359,18 @@ cdef class Deferred(Context):
 cdef class FastPath:
     """Answers frames.
 
-    commands: by name; open_calls: those on threads, by id; both live. new_call(context): makes a `Deferred` of the
-    context of a call that is not inline. worker: what handlers get as `context.worker`.
+    commands: by name. open_calls: the calls that are not inline and have no reply yet, by id. Both change while they
+    are used. new_call(context): returns a `Deferred` for the context of a call that is not inline. worker: the object
+    that handlers get as `context.worker`.
 
-    policy.refuse(format, frame, buffers, error), .receive(format, frame, buffers, envelope) of a message that is not a
-    request (both: None for no reply), .reject(context), .fail(context, error), .not_encodable(context, error) and
-    .broken(id, error) return the reply to what went wrong. policy.defer(call) takes a call that is not inline, or
-    returns the reply that refuses it. policy.end_fork(error) ends a child process that returns from a handler.
+    policy: decides everything else. refuse(format, frame, buffers, error) returns the reply to a frame that cannot be
+    read, and receive(format, frame, buffers, envelope) the reply to a message that is not a request; both may return
+    None for no reply. reject(context), fail(context, error), not_encodable(context, error) and broken(id, error) return
+    the reply to a request that cannot be answered otherwise. defer(call) queues a call that is not inline, or returns
+    the reply that refuses it. end_fork(error) ends a child process that has returned from a handler.
 
-    stopping: whoever serves frames to this stops when it is set. accepts_buffers: whether replies to frames without buffers
-    may have buffers too.
+    stopping: set to make the loop that reads frames stop. accepts_buffers: whether the host reads multipart replies to
+    all requests, also to those without buffers.
     """
 
     cdef FrameCodec fallback
@@ -391,9 +397,11 @@ cdef class FastPath:
         self.accepts_buffers = False
 
     def answer(self, Frame frame not None, Outbox outbox not None, deliver):
-        """Append the reply to `frame`, or hand the call on: its reply then comes through
-        deliver(outbox), with another outbox, from another thread. What that returns, if anything,
-        is called when no lock is held. Returns `stopping`."""
+        """Append the reply to `frame` to `outbox`, or queue the call. Return `stopping`.
+
+        The reply to a queued call is passed to deliver(outbox) in another outbox, from another thread. What that
+        returns, if anything, is called when no lock is held.
+        """
         cdef int64_t arrived = monotonic()
         cdef Py_ssize_t before = outbox.used
         cdef Context context = Context.__new__(Context)
@@ -407,7 +415,7 @@ cdef class FastPath:
 
     cdef int take(self, Frame frame, Outbox outbox, object deliver, Context context,
                   int64_t arrived) except -1:
-        """Answer `frame`, with `context` as that of its call."""
+        """Answer `frame`. context: an empty one, for its call."""
         cdef object command, name, request, failure, reply
         cdef FrameCodec codec = None
         cdef Frame envelope = frame
@@ -456,8 +464,7 @@ cdef class FastPath:
         return 0
 
     def refuse(self, error, Outbox outbox not None, Frame beginning):
-        """Append the reply to a frame that was not read, of which `beginning` is at hand, or
-        None."""
+        """Append the reply to a frame that was not read. beginning: its first bytes if they were read, or None."""
         cdef FrameCodec codec = None
         if not isinstance(error, BridgeError):
             return
@@ -469,12 +476,12 @@ cdef class FastPath:
             self.put(outbox, None, self.fallback if codec is None else codec, failure)
 
     def run(self, Context context not None, Outbox outbox not None):
-        """Run the handler and append its one reply, whatever the handler does. Nothing is
-        appended where somebody else has answered the call meanwhile."""
+        """Run the handler and append the one reply, whether it returns or raises. Append nothing if another thread has
+        answered the call in the meantime."""
         if observer is None:
             self.perform(context, outbox)
             return
-        if context.observed:  # ended before it began
+        if context.observed:  # the call has ended before its handler started
             return
         context.observed = True
         end = observer(context)
@@ -486,7 +493,7 @@ cdef class FastPath:
         end(failure)
 
     cdef object perform(self, Context context, Outbox outbox):
-        """The failure that the call ended with, or None."""
+        """Run the handler and append the reply. Return the Failure of the call, or None."""
         cdef Command command = context.command
         cdef object message, args = None
         cdef Py_ssize_t before, start = outbox.used
@@ -520,7 +527,7 @@ cdef class FastPath:
         return message if type(message) is Failure else None
 
     def finish(self, Context context not None, Outbox outbox not None, error):
-        """Append `error` as the reply to a call that was claimed before its handler was done."""
+        """Append `error` as the reply to a call that was claimed before its handler returned."""
         cdef object message = self.policy.fail(context, error)
         cdef Py_ssize_t before = outbox.used + outbox.external
         message = self.put(outbox, context, context.codec, message)
@@ -530,7 +537,7 @@ cdef class FastPath:
             observer(context)(message)
 
     cdef int record(self, Context context, Py_ssize_t size, object message) except -1:
-        """Count a call whose reply was `message`, of its command and of its session."""
+        """Record a call whose reply was `message` for its command and for its session."""
         cdef int64_t now = monotonic()
         cdef int64_t took = now - context.received_ns
         cdef str category = message.category if type(message) is Failure else None
@@ -556,7 +563,8 @@ cdef class FastPath:
         })
 
     cdef Outbox encoded(self, Context context, object message, object value, str name, str what):
-        """Return `message` as a frame of its own; name: of `value`, a part of it that a handler made."""
+        """Return `message` in a new outbox. value: the part of it that a handler made, called `name` in errors. what:
+        the whole message in errors."""
         cdef Outbox outbox
         try:
             outbox = context.codec.encoded(message, value, name, what, self.max_frame, self.uses_buffers(context),
@@ -568,8 +576,10 @@ cdef class FastPath:
         return outbox
 
     cdef object put(self, Outbox outbox, Context context, FrameCodec codec, object message):
-        """Append `message` and return what was appended. Raises ReplyTooLarge, NotEncodable, and
-        what the encoder raises; nothing for a failure. context: None where there is no call."""
+        """Append `message` and return what was appended. context: None if the message belongs to no call.
+
+        Raises ReplyTooLarge, NotEncodable, and what the encoder raises; never raises for a failure.
+        """
         if type(message) is Failure:
             return codec.add_failure(outbox, message, self.max_frame)
         value = message.result if type(message) is Reply or type(message) is TimedReply else None
@@ -579,5 +589,5 @@ cdef class FastPath:
         raise ReplyTooLarge(f"the reply is longer than {self.max_frame} bytes", limit=self.max_frame)
 
     cdef inline bint uses_buffers(self, Context context):
-        """Whether the host reads multipart replies to this call: it does if it sent one, or said so."""
+        """Return whether the host reads multipart replies to this call: it has sent one, or offered it in `hello`."""
         return context is not None and (context.buffers is not None or self.accepts_buffers)

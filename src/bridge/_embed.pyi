@@ -12,7 +12,7 @@ _Deliver = Callable[[Outbox], Callable[[], None] | None]
 class Endpoint:
     ended: bool
     @property
-    def coming(self) -> dict[int, bool]: ...
+    def pending(self) -> dict[int, bool]: ...
     def __init__(
         self,
         answer: Callable[[Frame, Outbox, _Deliver], bool],

@@ -69,10 +69,10 @@ cdef enum:
 cdef class Endpoint:
     """Represents a dispatcher for callers in C.
 
-    answer(frame, outbox, deliver): answers a request as `Path.answer` does, and returns whether it asks the worker to
-    end. refuse(error, outbox, beginning): answers a request that cannot be read, as `Path.refuse` does. arrival: the
-    lock that orders requests; no message is delivered while it is held. cancel(number): cancels a call. ended: whether
-    requests are no longer answered, not even those that wait for the lock.
+    answer(frame, outbox, deliver): answers a request as `FastPath.answer` does, and returns whether the request asked
+    the worker to end. refuse(error, outbox, beginning): answers a request that cannot be read, as `FastPath.refuse`
+    does. arrival: the lock that orders requests; no message is delivered while it is held. cancel(number): cancels a
+    call. ended: whether requests are no longer answered, including those that wait for the lock.
     """
 
     cdef object answer
@@ -81,8 +81,8 @@ cdef class Endpoint:
     cdef object cancel
     cdef uint64_t max_frame
     cdef unsigned long arriving  # the thread that holds the lock
-    cdef list kept_back          # messages made on that thread in the meantime
-    cdef readonly dict coming    # by the number of a submitted call that has not arrived: whether it is cancelled
+    cdef list postponed          # messages made on that thread in the meantime, to be delivered without the lock
+    cdef readonly dict pending   # number of a submitted call that has not arrived yet -> whether it is cancelled
     cdef public bint ended
     cdef bridge_run run
     cdef void *handle
@@ -95,8 +95,8 @@ cdef class Endpoint:
         self.refuse = refuse
         self.arrival = arrival
         self.max_frame = max_frame
-        self.kept_back = []
-        self.coming = {}
+        self.postponed = []
+        self.pending = {}
 
 
 @cython.final
@@ -122,7 +122,7 @@ cdef class Call:
 
     def __call__(self, Outbox outbox not None):
         if self.endpoint.arriving == PyThread_get_thread_ident():
-            self.endpoint.kept_back.append((self, outbox))
+            self.endpoint.postponed.append((self, outbox))
             return None
         self.queue.append(outbox)
         return self.deliver_all
@@ -157,7 +157,7 @@ cdef class Call:
 
     def __dealloc__(self):
         cdef bridge_bytes none
-        if self.callback is not NULL:  # nothing is left that could reply
+        if self.callback is not NULL:  # nothing can reply any more
             none.data = none.owner = NULL
             none.size = 0
             self.run(self.handle, self.callback, self.context, BRIDGE_REPLY, &none)
@@ -206,16 +206,16 @@ cdef int answer(PyObject *endpoint_, const bridge_request *request, uint64_t num
         call.context = context
         call.streams = streams
         call.queue = []
-        if not streams:  # the caller does not know its number
+        if not streams:  # the caller does not know the number, so it cannot cancel the call
             if not arrive(endpoint, frame, outbox, call, callback):
                 return BRIDGE_ENDED
         else:
-            endpoint.coming[number] = False
+            endpoint.pending[number] = False
             try:
                 if not arrive(endpoint, frame, outbox, call, callback):
                     return BRIDGE_ENDED
             finally:
-                is_cancelled = endpoint.coming.pop(number)
+                is_cancelled = endpoint.pending.pop(number)
             if is_cancelled:
                 endpoint.cancel(number)
     if not len(outbox):
@@ -235,8 +235,8 @@ cdef int answer(PyObject *endpoint_, const bridge_request *request, uint64_t num
 
 cdef int arrive(Endpoint endpoint, Frame frame, Outbox outbox, Call call,
                 bridge_callback callback) except -1:
-    """Answer the request or have it answered, and return whether the endpoint still answers."""
-    cdef list kept_back = None
+    """Answer the request, now or later through `call`. Return false if the endpoint no longer answers requests."""
+    cdef list postponed = None
     with endpoint.arrival:
         if endpoint.ended:
             return 0
@@ -250,11 +250,11 @@ cdef int arrive(Endpoint endpoint, Frame frame, Outbox outbox, Call call,
             raise
         finally:
             endpoint.arriving = 0
-            if endpoint.kept_back:
-                kept_back, endpoint.kept_back = endpoint.kept_back, []
+            if endpoint.postponed:
+                postponed, endpoint.postponed = endpoint.postponed, []
     try:
-        if kept_back is not None:
-            for other, message in kept_back:
+        if postponed is not None:
+            for other, message in postponed:
                 (<Call>other).queue.append(message)
                 (<Call>other).deliver_all()
     finally:

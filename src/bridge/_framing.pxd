@@ -14,11 +14,11 @@ cdef extern from "<sys/uio.h>" nogil:
 
 cdef extern from *:
     """
-    typedef struct bridge_slab bridge_slab;  /* complete in _framing alone */
+    typedef struct bridge_slab bridge_slab;  /* defined in _framing.pyx */
     """
     ctypedef struct bridge_slab:
         size_t size
-        size_t room
+        size_t capacity
         unsigned char *data
 
 
@@ -41,11 +41,11 @@ cdef Frame frame_over(const void *data, Py_ssize_t length, void (*release)(void 
 
 cdef class Outbox:
     cdef bytearray data
-    cdef Py_ssize_t used    # bytes of it
-    cdef readonly Py_ssize_t external # bytes that are sent from elsewhere, between those
+    cdef Py_ssize_t used    # bytes of `data`
+    cdef readonly Py_ssize_t external  # bytes of out-of-band buffers, which are not in `data`
     cdef readonly Py_ssize_t sent    # bytes that `write_to` has written
-    cdef list buffers       # None, or of each: where in `data` it belongs, and a view of it
-    cdef public int kind    # REPLY, EVENT, HOST_CALL: for those who deliver each in its way
+    cdef list buffers       # None, or for each buffer the offset in `data` before which it is sent, and a view of it
+    cdef public int kind    # REPLY, EVENT or HOST_CALL, because embedding hosts get them in different ways
 
     cdef Py_ssize_t add(self, object encode_into, object message, Py_ssize_t limit) except -1
     cdef Py_ssize_t add_multipart(self, object encode_into, object message, list buffers,
@@ -62,20 +62,20 @@ cdef class Reader:
     cdef readonly int fd
     cdef readonly uint64_t max_frame
     cdef bridge_slab *slab
-    cdef bridge_slab *spare    # NULL, or that of the last long frame
+    cdef bridge_slab *spare    # NULL, or the slab of the last long frame
     cdef int64_t spare_until   # ms, monotonic
     cdef size_t start
     cdef size_t end
     cdef uint64_t skipping
     cdef uint64_t announced
     cdef int error
-    cdef public object unread  # the beginning of a frame that there was no memory for
+    cdef public object unread  # the beginning of a frame for which there was no memory
 
     cdef int parse(self) noexcept nogil
     cdef int fill(self) noexcept nogil
     cdef int reserve(self, size_t need) noexcept nogil
     cdef bridge_slab *fresh(self, size_t need) noexcept nogil
-    cdef void put_aside(self, bridge_slab *slab) noexcept nogil
+    cdef void retire(self, bridge_slab *slab) noexcept nogil
     cdef int await_with_spare(self) noexcept nogil
     cdef int wait(self, Writer heartbeats) noexcept nogil
     cdef Frame take(self)

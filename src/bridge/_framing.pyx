@@ -39,12 +39,12 @@ cdef extern from *:
     enum { BRIDGE_ALIGNMENT = 64, BRIDGE_HEADER = 4 };
     enum { BRIDGE_MAPPED_FROM = 1 << 20, BRIDGE_HUGE_PAGE = 1 << 21 }; /* bytes */
 
-    /* The payload of a frame at the start of a slab is aligned. `size` of `room` bytes are used: a reused slab may be
-       a little longer than its frame. */
+    /* The payload of a frame at the start of a slab is aligned. `size` of `capacity` bytes are used: a reused slab may
+       be a little longer than its frame. */
     struct bridge_slab {
         int references;
-        size_t size, room;
-        void (*release)(void *);  /* of bytes that belong to a caller, instead of `data` */
+        size_t size, capacity;
+        void (*release)(void *);  /* called for bytes that belong to a caller; `data` is then unused */
         void *context;
         unsigned char padding[BRIDGE_ALIGNMENT - BRIDGE_HEADER - 5 * sizeof(size_t)];
         unsigned char data[];
@@ -62,18 +62,18 @@ cdef extern from *:
     #endif
         return at;
     }
-    static bridge_slab *slab_new(size_t room) {
+    static bridge_slab *slab_new(size_t capacity) {
         void *at;
-        size_t size = sizeof(bridge_slab) + room;
-        if (size < room) return NULL;
-        if (room >= BRIDGE_MAPPED_FROM) at = bridge_map(size);
+        size_t size = sizeof(bridge_slab) + capacity;
+        if (size < capacity) return NULL;
+        if (capacity >= BRIDGE_MAPPED_FROM) at = bridge_map(size);
         else if (posix_memalign(&at, BRIDGE_ALIGNMENT, size)) at = NULL;
-        if (at) *(bridge_slab *)at = (bridge_slab){.references = 1, .size = room, .room = room};
+        if (at) *(bridge_slab *)at = (bridge_slab){.references = 1, .size = capacity, .capacity = capacity};
         return at;
     }
     static void slab_free(bridge_slab *slab) {
         if (slab->release) slab->release(slab->context);
-        if (slab->room >= BRIDGE_MAPPED_FROM) munmap(slab, sizeof(bridge_slab) + slab->room);
+        if (slab->capacity >= BRIDGE_MAPPED_FROM) munmap(slab, sizeof(bridge_slab) + slab->capacity);
         else free(slab);
     }
     static void slab_hold(bridge_slab *slab) {
@@ -201,9 +201,9 @@ cdef extern from "<pthread.h>" nogil:
 
 cdef enum:
     SLAB = 64 * 1024              # bytes; measured best on a pipe of 64 KiB and of 1 MiB
-    KEPT_MS = 1000                # for which the memory of a long frame is kept for the next frame of similar length
+    SPARE_MS = 1000               # for which the memory of a long frame is retained for a next one of similar length
     PAUSE_MS = 10                 # until memory is requested again
-    FEW = 64                      # buffers of one write for which the stack has room
+    FEW = 64                      # buffers of one write that are described on the stack
     MAPPED = 128 * 1024           # bytes: from this size on malloc requests pages from the system
     FLUSH_AT = 64 * 1024          # bytes of replies that are held back while the frames of one read are answered
     MULTIPART = 0xC1              # begins a multipart frame; then: the version, two zeros,
@@ -241,7 +241,7 @@ def set_pipe_size(int fd, int size=PIPE_SIZE):
 
 def serve(Reader reader not None, Writer writer not None, answer, deliver, refuse, *,
           stopping, warm_up):
-    """Answer frames until the stream ends. Return None at its regular end, otherwise the error that broke it.
+    """Answer frames until the stream ends or the worker is to stop. Return the error that broke the stream, or None.
 
     answer(frame, outbox, deliver): appends the reply to `outbox`, or calls `deliver` later from another thread with
     a new outbox; returns whether to end after this frame. refuse(error, outbox, beginning): answers a frame that

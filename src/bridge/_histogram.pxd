@@ -2,7 +2,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     SUB_BITS = 5
-    OCTAVE = 1 << SUB_BITS  # buckets of one
+    OCTAVE = 1 << SUB_BITS  # buckets in one octave
     OCTAVES = 40
     BUCKETS = (OCTAVES - SUB_BITS + 1) << SUB_BITS
 
@@ -16,14 +16,14 @@ cdef struct Cells:
     uint64_t longest
     uint16_t *log         # the buckets of the first calls; none once there are counts
     uint64_t *counts      # of `size` buckets from `first` on
-    uint16_t room         # of the log
+    uint16_t log_capacity # entries
     uint16_t logged
     uint16_t first
     uint16_t size
 
 
 cdef struct Slot:
-    int64_t number        # of its time: that over SLOT_NS
+    int64_t number        # its time divided by SLOT_NS
     Cells cells
 
 

@@ -1,9 +1,8 @@
 """Counters and latencies of calls: C arrays that grow with their use.
 
-Log-linear: 32 buckets an octave of nanoseconds, so a percentile is off by at most 1/32; 36 octaves
-reach 18 minutes, longer calls fall into the last bucket. All histograms have these buckets, so any
-two can be merged. The first 256 calls are a list of buckets, two bytes each; from then on there
-are counts, of the octaves in use.
+Buckets are log-linear: 32 for each octave of nanoseconds, so a percentile is off by at most 1/32. The 36 octaves cover
+18 minutes, and longer calls fall into the last bucket. All histograms have these buckets, so any two can be merged. Up
+to 256 calls are stored as a list of buckets, two bytes each; after that, as counts for the octaves in use.
 """
 
 cimport cython
@@ -66,15 +65,15 @@ cdef inline uint64_t top_of(int index) noexcept nogil:
 
 cdef bint lengthen(Cells *cells) noexcept nogil:
     """Enlarge the list. Return false if it has its greatest length."""
-    cdef uint32_t room = cells.room * 2 if cells.room else LOG_LEAST
+    cdef uint32_t capacity = cells.log_capacity * 2 if cells.log_capacity else LOG_LEAST
     cdef void *log
-    if room > LOG_MOST:
+    if capacity > LOG_MOST:
         return False
-    log = realloc(cells.log, room * sizeof(uint16_t))
+    log = realloc(cells.log, capacity * sizeof(uint16_t))
     if log == NULL:
         return False
     cells.log = <uint16_t *>log
-    cells.room = room
+    cells.log_capacity = capacity
     return True
 
 
@@ -100,7 +99,7 @@ cdef bint cover(Cells *cells, uint32_t bucket) noexcept nogil:
     free(cells.counts)
     free(cells.log)
     cells.log = NULL
-    cells.room = cells.logged = 0
+    cells.log_capacity = cells.logged = 0
     cells.counts = counts
     cells.first = low
     cells.size = high + 1 - low
@@ -108,7 +107,7 @@ cdef bint cover(Cells *cells, uint32_t bucket) noexcept nogil:
 
 
 cdef inline void enter(Cells *cells, uint32_t bucket, uint64_t times) noexcept nogil:
-    if cells.counts == NULL and times == 1 and (cells.logged < cells.room or lengthen(cells)):
+    if cells.counts == NULL and times == 1 and (cells.logged < cells.log_capacity or lengthen(cells)):
         cells.log[cells.logged] = bucket
         cells.logged += 1
     elif bucket - <uint32_t>cells.first < cells.size or cover(cells, bucket):
@@ -177,7 +176,7 @@ cdef void empty(Cells *cells) noexcept nogil:
 @cython.final
 @cython.no_gc
 cdef class Histogram:
-    """Holds the calls, errors, bytes and latencies at the time when it was made."""
+    """Represents the number of calls and errors, the bytes and the latencies at the time when it was made."""
 
     def __dealloc__(self):
         empty(&self.cells)
@@ -238,7 +237,7 @@ cdef class Histogram:
         return memoryview((<char *>counts)[:sizeof(counts)]).cast("Q")
 
     def merge(self, Histogram other not None):
-        """Add the calls of `other`, as if they had been recorded here."""
+        """Add the calls of `other` to this histogram."""
         cdef Cells copy
         memset(&copy, 0, sizeof(Cells))
         if other is self:
@@ -458,7 +457,7 @@ cdef class Recorder:
 
 
 cdef size_t sizeof_cells(const Cells *cells) noexcept nogil:
-    return cells.room * sizeof(uint16_t) + cells.size * sizeof(uint64_t)
+    return cells.log_capacity * sizeof(uint16_t) + cells.size * sizeof(uint64_t)
 
 
 def now_ns():

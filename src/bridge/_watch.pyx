@@ -97,8 +97,8 @@ cdef extern from *:
     }
     static void watch_after_fork(void) { pthread_sigmask(SIG_SETMASK, &watch_mask, NULL); }
 
-    /* In the child of a fork, whichever code forks: what the child writes to guarded descriptors is dropped, and nobody
-       waits for it to close them. */
+    /* Runs in the child of every fork: what the child writes to guarded descriptors is dropped, and no process waits
+       for the child to close them. */
     static void watch_in_child(void) {
         watch_in_fork = 1;
         watch_leads = watch_spared = 0;
@@ -220,7 +220,7 @@ def guard(int fd):
 
 
 def start(int read_fd, int write_fd, int wake_fd, int parent, int grace_ms):
-    """Start the watching thread. To be called from the main thread. Raises OSError.
+    """Start the watching thread. Call this on the main thread. Raises OSError.
 
     parent: the parent's pid at the start of the process. wake_fd: not blocking; the numbers of received signals are
     read from it. `grace_ms` after the host is gone, the process and its children are ended, with exit status 0.

@@ -45,12 +45,13 @@ class AdapterFailed(ValueError):
 
 
 class Lane(msgspec.Struct, frozen=True):
-    """How the calls of a command run, beside each other and one after another.
+    """Declares where the calls of a command run and which other calls they wait for.
 
-    inline: on the thread that reads the requests; the handler must not wait for anything. Others run on a thread.
-    sessions: whose earlier calls it waits for: those of no session, of its own ("one"), or of all.
+    inline: they run on the thread that reads the requests, and the handler must not wait for anything. Other calls run
+    on the threads of the pool.
+    sessions: the sessions whose earlier calls they wait for: none, their own ("one"), or all.
     changes: the session's later calls wait until the handler returns or calls context.release(). What it has changed in
-    the session's records by then is committed: in a durable session it is on disk before the reply leaves.
+    the session's records by then is committed: in a durable session it is on disk before the reply is sent.
     shares: a call that names no session changes no session but context.shared, a dict that all sessions see from their
     next call on.
     ends: the handler gets the sessions as context.sessions, and later calls do not find them any more.
@@ -101,8 +102,8 @@ class CommandSpec(msgspec.Struct, frozen=True):
 class Adapter:
     """Represents a set of commands under one name.
 
-    new_state(records): makes the adapter's state of a session when it is first used. State that must survive the
-    worker, or that counts for the session's quota, is put into `records`, which then has it the next time.
+    new_state(records): returns the adapter's state of a session, when it is first used. State that must outlive the
+    worker, or that counts towards the session's quota, belongs in `records`, from which the next state is made.
     counted: the kind of records that a session's quota limits in number (`--session-programs`) and that replies count
     as `programs`; None: no kind.
     available(name): returns what `ping` reports as `{name}_available` (dspy, gemini). It is called once for each name,
@@ -136,10 +137,10 @@ class Adapter:
     ) -> Callable[[AnyHandler], AnyHandler]:
         """Declare the decorated handler(args, context) as the command `name`.
 
-        lane: the name of a row of LANES, which says where and after which calls the handler runs.
+        lane: the name of a row of LANES, which defines where and after which calls the handler runs.
         args: the type that the args of a request are decoded to, usually a msgspec.Struct; None: the command has no
-        arguments. Arguments that the Struct does not have are `invalid_args`, except `session_id`, which every command
-        accepts. A Struct inside another one follows its own `forbid_unknown_fields`.
+        arguments. Arguments that the Struct does not have are refused as `invalid_args`, except `session_id`, which
+        every command accepts. A Struct inside another one follows its own `forbid_unknown_fields`.
         The handler returns a value that every format can encode, usually a dict. It raises an exception of
         bridge.errors for an error with that code; any other exception is answered as `handler_error`.
         """
@@ -180,8 +181,8 @@ def load(name: str) -> Adapter:
     """
     module, _, attribute = ADAPTERS.get(name, name).partition(":")
     if not module or not attribute or module.startswith("."):
-        known = " and ".join(ADAPTERS)
-        raise AdapterFailed(f"there is no adapter {name!r}: there are {known}; name your own as MODULE:ATTRIBUTE")
+        known = ", ".join(ADAPTERS)
+        raise AdapterFailed(f"there is no adapter {name!r}; known: {known}, or your own as MODULE:ATTRIBUTE")
     try:
         loaded = importlib.import_module(module)
     except BaseException as error:  # a module may raise anything when it is imported, for instance SystemExit

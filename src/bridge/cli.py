@@ -16,7 +16,7 @@ from bridge.version import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command in `argv` (default: that of the process), and return the exit status."""
+    """Run the command in `argv` (default: the arguments of the process), and return the exit status."""
     parent = os.getppid()
     argv = sys.argv[1:] if argv is None else argv
     arguments = _parser(argv).parse_args(argv)
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    """Return a parser that has only the flags of commands in `argv`: each flag slows down the start of a worker."""
+    """Return a parser that has only the flags of the commands in `argv`: each flag slows down the start of a worker."""
     parser = argparse.ArgumentParser(
         prog="dspex-bridge",
         description="DSPy programs for any host, over a pipe.",
@@ -101,7 +101,7 @@ def _default(value: Any, unit: str | None) -> str:
 
 
 def _value(option: str, base: Any, text: str) -> Any:
-    """Return the value of `option` that `text` means."""
+    """Return the value that `text` gives for `option`."""
     value: Any = text
     # Digits alone, and not too many: `int` accepts more, and fails for more than 4300 of them.
     if base is int and text.isascii() and text.isdigit() and len(text) < 20:
@@ -141,7 +141,7 @@ def _fds(text: str) -> tuple[int, int]:
         modes = []
     if not modes or modes[0] == os.O_WRONLY or modes[1] == os.O_RDONLY:
         raise argparse.ArgumentTypeError(
-            f"{text[:100]!r} is not two open descriptors as in 3,4, to read from and to write to"
+            f"{text[:100]!r} does not name two open descriptors, to read from and to write to, as 3,4 does"
         )
     return read_fd, write_fd
 
@@ -162,7 +162,7 @@ def _worker(arguments: argparse.Namespace, parent: int) -> int:
         return 2
     from bridge.worker import process
 
-    process.before_anything()
+    process.prepare_signals()
     import msgspec
 
     from bridge.adapter import load

@@ -19,10 +19,10 @@ from bridge.worker.dispatch import Dispatcher
 
 
 class EmbeddedOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The options of a worker in the process of its host.
+    """Represents the options of a dispatcher in the process of its host.
 
-    adapter: "dspy", "echo", "module:attribute". path: directories from which modules are imported before all others;
-    they stay on sys.path.
+    adapter: "dspy", "echo", or "module:attribute". path: directories that are put in front of sys.path, and remain
+    there.
     """
 
     adapter: str = "dspy"
@@ -34,7 +34,7 @@ _options = msgspec.json.Decoder(EmbeddedOptions).decode  # made at import, becau
 
 
 def prepare() -> None:
-    """Prepare an interpreter that runs nothing but bridge. To be called once.
+    """Prepare an interpreter that runs nothing but bridge. Call this once.
 
     Printed text goes to stderr, stdin is empty, and libraries get the environment variables that a worker sets.
     """
@@ -43,10 +43,11 @@ def prepare() -> None:
     process.set_environment()
 
 
-def open(options: str, is_ours: bool) -> Handle:
-    """Start a dispatcher. is_ours: whether the interpreter runs nothing else, so that its logs are set up here.
+def open(options: str, owns_interpreter: bool) -> Handle:
+    """Start a dispatcher with `options` (JSON; empty: the defaults).
 
-    Raises ValueError for invalid options and adapters that cannot be loaded, StoreFailed.
+    owns_interpreter: whether the interpreter runs nothing but bridge; then logging is set up too. Raises ValueError for
+    invalid options and for an adapter that cannot be loaded, StoreFailed if the store cannot be opened.
     """
     try:
         chosen = _options(options or "{}")
@@ -57,14 +58,14 @@ def open(options: str, is_ours: bool) -> Handle:
         adapter = load(chosen.adapter)
     except Exception as error:
         raise ValueError(f"adapter {chosen.adapter}: {error}") from error
-    if is_ours:
+    if owns_interpreter:
         logs.log_to_stderr(chosen.log_level)
         call_log.follow_level()
     return Handle(Dispatcher(adapter, chosen), chosen)
 
 
 class Handle:
-    """Represents an open dispatcher in a host: its endpoint for requests, its cancelling and its close."""
+    """Represents an open dispatcher, with the methods that capi/bridge.c calls by name."""
 
     def __init__(self, dispatcher: Dispatcher, options: Options) -> None:
         self._dispatcher = dispatcher
@@ -81,8 +82,8 @@ class Handle:
 
     def cancel(self, number: int) -> bool:
         """Cancel the call of that number, now or when it arrives. Return whether it had no reply yet."""
-        if number in self.endpoint.coming:
-            self.endpoint.coming[number] = True
+        if number in self.endpoint.pending:
+            self.endpoint.pending[number] = True
         return self._end(number, errors.Cancelled("the caller cancelled the call"))
 
     def late(self, number: int, timeout_ms: int) -> bool:

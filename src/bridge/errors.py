@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-# How a host should treat an error: the severity (critical, major, minor, warning) and the recovery (immediate_retry,
-# backoff_retry, circuit_break, failover, abandon).
+# How a host should treat an error: its severity and its recovery, see `BridgeError`.
 Policy = tuple[str, str]
 
 CATEGORIES: dict[str, Policy] = {
@@ -56,10 +55,12 @@ class BridgeError(Exception):
 
     @property
     def severity(self) -> str:
+        """Return how serious the error is: critical, major, minor or warning."""
         return (self.policy or CATEGORIES[self.category])[0]
 
     @property
     def recovery(self) -> str:
+        """Return what the host should do: immediate_retry, backoff_retry, circuit_break, failover or abandon."""
         if "retry_after" in self.details or self.details.get("retryable"):
             return "backoff_retry"
         return (self.policy or CATEGORIES[self.category])[1]
@@ -156,13 +157,13 @@ class QuotaExceeded(BridgeError):
 
 
 class StoreFailed(BridgeError):
-    """The store of durable sessions fails, or its disk."""
+    """The store of durable sessions, or its disk, has failed."""
 
     code, category, policy = "store_failed", "resource", ("major", "backoff_retry")
 
 
 class Overloaded(BridgeError):
-    """The queue of the worker is full, or it has not enough memory for the call."""
+    """The queue of the worker is full, or the worker does not have enough memory for the call."""
 
     code, category, policy = "overloaded", "resource", ("major", "failover")
 

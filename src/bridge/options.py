@@ -32,10 +32,10 @@ def _check_name(text: str) -> None:
         raise ValueError(f"{shown(text)} is not valid UTF-8")
 
 
-def _check_place(text: str) -> None:
-    scheme, _, place = text.partition(":")
-    if not scheme or not place:
-        raise ValueError(f"{shown(text)} is not a place like sqlite:PATH")
+def _check_store(text: str) -> None:
+    scheme, _, location = text.partition(":")
+    if not scheme or not location:
+        raise ValueError(f"{shown(text)} does not name a store, as sqlite:PATH does")
 
 
 def _check_addresses(texts: tuple[str, ...]) -> None:
@@ -58,7 +58,7 @@ _API_BASE = "address that gets keys from the environment, as https://*.example.c
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to run a worker. Bounds are checked where options come from outside: from a command line, or as JSON."""
+    """Represents how to run a worker. Bounds are checked where options come from outside: a command line, or JSON."""
 
     mode: Annotated[Mode, _flag('pool-worker: calls without a session share "anonymous"')] = "standalone"
     worker_id: Annotated[Name, _flag("returned by ping and shutdown", "STR", _check_name)] | None = None
@@ -67,17 +67,17 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     queue: Annotated[Count, _flag("calls that wait for a thread or for earlier calls", "N")] = 4096
     queue_bytes: Annotated[Count, _flag("size of the requests of all open calls", "BYTES")] = 256 << 20
     waiting: Annotated[Count, _flag("calls that wait for the host, without a thread", "N")] = 1024
-    stuck_after: Annotated[Seconds, _flag("without progress on any thread; 0: never", "SECONDS")] = 300.0
+    stuck_after: Annotated[Seconds, _flag("time without progress on any thread; 0: never", "SECONDS")] = 300.0
     when_stuck: Annotated[Literal["report", "exit"], _flag("log it, or exit with status 75")] = "report"
     max_frame: Annotated[Frame, _flag("size of the largest frame", "BYTES")] = DEFAULT_MAX_FRAME
     max_values: Annotated[Values, _flag("values that a frame may hold", "N")] = DEFAULT_MAX_VALUES
-    grace: Annotated[Seconds, _flag("that open calls get when the worker ends", "SECONDS")] = 2.0
+    grace: Annotated[Seconds, _flag("time for open calls when the worker ends", "SECONDS")] = 2.0
     api_bases: Annotated[tuple[str, ...], _flag(_API_BASE, "PATTERN", _check_addresses)] = ()
-    store: Annotated[str, _flag("where durable sessions are stored", "sqlite:PATH", _check_place)] | None = None
+    store: Annotated[str, _flag("where durable sessions are stored", "sqlite:PATH", _check_store)] | None = None
     max_sessions: Annotated[Count, _flag("live sessions", "N")] = 10_000
-    session_ttl: Annotated[Ttl, _flag("that an idle session lives", "SECONDS")] = 3600.0
-    session_programs: Annotated[Count, _flag("quota of each session", "N")] | None = None
-    session_bytes: Annotated[Count, _flag("quota of each session", "BYTES")] | None = None
+    session_ttl: Annotated[Ttl, _flag("time after which an idle session expires", "SECONDS")] = 3600.0
+    session_programs: Annotated[Count, _flag("programs that a session may have", "N")] | None = None
+    session_bytes: Annotated[Count, _flag("size of the records of a session", "BYTES")] | None = None
     telemetry: Annotated[bool, _flag("OpenTelemetry spans and Prometheus text")] = False
     log_level: Annotated[LogLevel, _flag("least severe messages to log")] = "WARNING"
 
@@ -92,7 +92,7 @@ TYPES: dict[str, Any] = {
 
 
 def check(option: str, value: Any) -> Any:
-    """Return `value` if `option` may have it. Raise ValueError, which says what is expected, if it may not."""
+    """Return `value` if it is valid for `option`. Raise ValueError, with what is expected, if it is not."""
     kind = TYPES[option]
     try:
         msgspec.convert(value, kind)

@@ -18,12 +18,12 @@ NOTHING: Mapping[str, bytes] = MappingProxyType({})
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
-# What the protocol calls the number of counted records, whichever kind of them the adapter counts.
+# The name of the number of counted records in the protocol, whichever kind the adapter counts.
 COUNTED_NAME = "programs"
 
 
 class Quota(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"records": COUNTED_NAME}):
-    """Limits the records of a session; None: no limit.
+    """Represents the limits of a session's records; None: no limit.
 
     records: the number of records of the kind that the adapter counts. bytes: the length of all names and values.
     """
@@ -33,7 +33,7 @@ class Quota(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"re
 
 
 class SessionSettings(msgspec.Struct, frozen=True):
-    """Holds what a store knows about a session besides its records. ttl: seconds."""
+    """Represents the settings of a session, which a store has besides its records. ttl: seconds."""
 
     created_at: str
     ttl: float
@@ -41,10 +41,11 @@ class SessionSettings(msgspec.Struct, frozen=True):
 
 
 class Records:
-    """Holds byte strings by kind and name. Only the call that has the session's turn may change them.
+    """Holds the records of a session: byte strings by kind and name. Only the call that has the session's turn may
+    change them.
 
-    quota: what limits them. counted: the kind whose number it limits, None: no kind. size: the length of all names and
-    values, in bytes. is_stored: whether a store has the records too.
+    quota: their limits. counted: the kind of records that the quota limits in number; None: no kind. size: the length
+    of all names and values, in bytes. is_stored: whether a store has the records too.
     """
 
     __slots__ = ("_before", "_private", "_values", "counted", "is_stored", "quota", "size")
@@ -107,20 +108,20 @@ class Records:
             self._set(kind, name, None)
 
     def changes(self) -> Changes:
-        """Return what has changed since `stored`; nothing for records that no store has."""
+        """Return what has changed since `mark_stored`; nothing if no store has the records."""
         return {key: self.of(key[0]).get(key[1]) for key in self._before or ()}
 
     def all(self) -> Changes:
         """Return all records, as the changes that create them."""
         return {(kind, name): value for kind, values in (self._values or {}).items() for name, value in values.items()}
 
-    def stored(self) -> None:
-        """Note that a store has the current records. Later changes are noted for it."""
+    def mark_stored(self) -> None:
+        """Note that a store has the current records. From now on `changes` returns what it does not have."""
         self.is_stored = True
         self._before = None
 
     def undo(self) -> bool:
-        """Revert the changes since `stored`. Return whether there were any."""
+        """Revert the changes since `mark_stored`. Return whether there were any."""
         before, self._before = self._before, None
         for (kind, name), (value, private) in (before or {}).items():
             self._set(kind, name, value)
@@ -129,11 +130,11 @@ class Records:
         return bool(before)
 
     def load(self, records: Changes, quota: Quota) -> None:
-        """Add the records and take the quota that a store has."""
+        """Add the records that a store has, and adopt the quota that it has."""
         self.quota = quota
         for (kind, name), value in records.items():
             self._set(kind, name, value)
-        self.stored()
+        self.mark_stored()
 
     def _note(self, kind: str, name: str) -> None:
         if self.is_stored:
@@ -178,7 +179,7 @@ class EncodedValue(msgspec.Struct, frozen=True):
 
     @property
     def own_format(self) -> Format:
-        """Return the format of the bytes. Raises LookupError for one that only a later version knows."""
+        """Return the format of the bytes. Raises LookupError if only a later version of this program knows it."""
         format = by_name(self.format)
         if format is None:
             raise LookupError(f"a value of the unknown format {self.format!r}")

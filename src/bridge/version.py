@@ -1,3 +1,3 @@
-"""The one place of the version; pyproject.toml reads it from here."""
+"""The version of this package, which pyproject.toml reads from here."""
 
 __version__ = "0.1.0"

@@ -27,7 +27,7 @@ steps = st.one_of(
 def test_records_are_a_map_with_a_way_back(todo, quota):
     """Beside a plain dict; size and changes are what they would be if counted anew."""
     records, model, last = Records(quota, "program"), {}, {}
-    records.stored()
+    records.mark_stored()
     for what, kind, name, value in todo:
         before = dict(model)
         if what == "put":
@@ -44,7 +44,7 @@ def test_records_are_a_map_with_a_way_back(todo, quota):
             records.remove(kind, name)
             model.pop((kind, name), None)
         elif what == "stored":
-            records.stored()
+            records.mark_stored()
             last = dict(model)
         else:
             records.undo()

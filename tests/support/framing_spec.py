@@ -99,5 +99,5 @@ def parted(frame: bytes) -> tuple[bytes, list[bytes]]:
             raise InvalidFrame("a buffer ends behind the frame")
         buffers.append(frame[start:end])
     if end != len(frame):
-        raise InvalidFrame("there are bytes behind the last buffer")
+        raise InvalidFrame("there are bytes after the last buffer")
     return frame[begin : begin + length], buffers

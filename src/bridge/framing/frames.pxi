@@ -1,4 +1,4 @@
-# Part of _framing.pyx: payloads, and the parts of multipart ones.
+# Part of _framing.pyx: the payloads of frames, and the parts of multipart frames.
 
 @cython.final
 @cython.freelist(256)
@@ -92,8 +92,8 @@ def envelope_of(Frame frame not None):
 
 
 def envelope_beginning(Frame frame not None):
-    """Return the bytes of the envelope in `frame`, the beginning of a frame; `frame` itself if it is not a multipart
-    one."""
+    """Return the bytes of the envelope that `frame`, the beginning of a payload, contains; `frame` itself if it is not
+    the beginning of a multipart frame."""
     cdef uint64_t start
     if not is_multipart(frame) or frame.length < PREFIX:
         return frame
@@ -112,11 +112,11 @@ def buffers_of(Frame frame not None):
         start = aligned(end)
         length = bridge_load_be32(frame.data + PREFIX + ENTRY * index)
         if start + length > <uint64_t>frame.length:
-            raise InvalidFrame(f"buffer {index} of {length} bytes ends behind its frame")
+            raise InvalidFrame(f"buffer {index} of {length} bytes ends after its frame")
         buffers.append(frame.part(start, length))
         end = start + length
     if end != frame.length:
-        raise InvalidFrame(f"{frame.length - end} bytes behind the last buffer")
+        raise InvalidFrame(f"{frame.length - end} bytes after the last buffer")
     return tuple(buffers)
 
 

@@ -1,4 +1,4 @@
-# Part of _framing.pyx: frames to be sent.
+# Part of _framing.pyx: frames that wait to be sent.
 
 @cython.final
 cdef class Outbox:
@@ -26,9 +26,9 @@ cdef class Outbox:
 
     cdef Py_ssize_t encode(self, object encode_into, object message) except -1:
         """Write `message` after the space for a header, and return its bytes."""
-        cdef Py_ssize_t room = PyByteArray_GET_SIZE(self.data)
+        cdef Py_ssize_t before = PyByteArray_GET_SIZE(self.data)
         encode_into(message, self.data, self.used + HEADER)
-        if room >= MAPPED and PyByteArray_GET_SIZE(self.data) < MAPPED:
+        if before >= MAPPED and PyByteArray_GET_SIZE(self.data) < MAPPED:
             # Shrunk memory from mmap stays mapped, and the system would resize it with each later message: 8 us.
             self.data = bytearray(self.data)
         return PyByteArray_GET_SIZE(self.data) - self.used - HEADER
@@ -114,9 +114,9 @@ cdef class Outbox:
         cdef Py_ssize_t done = 0
         cdef list parts = []
         whole = memoryview(self.data)
-        for place, part in self.buffers or ():
-            parts += (whole[done:place], part)
-            done = place
+        for offset, part in self.buffers or ():
+            parts += (whole[done:offset], part)
+            done = offset
         parts.append(whole[done:self.used])
         return parts
 

@@ -51,7 +51,7 @@ cdef class Reader:
             if fresh is NULL:
                 return -1
             memcpy(fresh.data, self.slab.data + self.start, have)
-            self.put_aside(self.slab)
+            self.retire(self.slab)
             self.slab = fresh
         self.start = 0
         self.end = have
@@ -64,19 +64,19 @@ cdef class Reader:
             return slab_new(SLAB)
         self.spare = NULL
         if (spare is not NULL and slab_is_sole(spare)
-                and need <= spare.room <= need + need // 8):
+                and need <= spare.capacity <= need + need // 8):
             spare.size = need
             return spare
         slab_release(spare)
         return slab_new(need)
 
-    cdef void put_aside(self, bridge_slab *slab) noexcept nogil:
-        """Release a slab. A long one is kept for a moment, because the kernel takes as long to provide new memory as
-        a pipe takes to fill it."""
+    cdef void retire(self, bridge_slab *slab) noexcept nogil:
+        """Release a slab, or retain a long one as the spare for a short time: the kernel takes as long to provide new
+        memory as a pipe takes to fill it."""
         if slab.size > SLAB:
             slab_release(self.spare)
             self.spare = slab
-            self.spare_until = bridge_now_ms() + KEPT_MS
+            self.spare_until = bridge_now_ms() + SPARE_MS
         else:
             slab_release(slab)
 
@@ -180,6 +180,8 @@ cdef class Reader:
             raise self.fault(status)
 
     cdef object fault(self, int status):
+        """Return the error for a status that is neither a frame nor the end of the stream. Skips a frame that cannot be
+        read, if that is possible."""
         if status == TOO_LARGE or status == UNTRUSTED:
             error = FrameTooLarge.announced(self.announced, self.max_frame)
             if status == TOO_LARGE:
@@ -190,5 +192,5 @@ cdef class Reader:
             self.skip()
             return Overloaded.without_memory(f"for a frame of {self.announced} bytes")
         if status == TRUNCATED:
-            return InvalidFrame(f"stream ended inside a frame, behind {self.end - self.start} bytes")
+            return InvalidFrame(f"stream ended inside a frame, after {self.end - self.start} bytes")
         return OSError(self.error, f"read from descriptor {self.fd} failed")

@@ -1,1 +1,1 @@
-"""What stands in a frame: formats, messages, arrays, limits. No input or output happens here."""
+"""The contents of frames: formats, messages, arrays and limits, without any input or output."""

@@ -181,8 +181,8 @@ cdef enum:
     PRESIZED = 1024       # entries that are allocated before they are read
     COPIED = 1024         # bytes; a shorter raw value is cheaper to copy than to refer to
     STRING_MAX = 65535    # items of a list that may go out as STRING_EXT
-    FIRST_ROOM = 256      # bytes that `encode` starts with
-    KEPT_ROOM = 65536     # that `encode` keeps from one call to the next
+    SCRATCH_BYTES = 256   # that `encode` starts with
+    RETAINED_BYTES = 65536  # up to which `encode` retains its memory for the next call
 
 # The bytes that a compressed term may inflate to if the caller gives no limit.
 cdef uint64_t UNCOMPRESSED_MAX = 64 << 20  # bytes

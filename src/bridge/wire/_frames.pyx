@@ -1,7 +1,7 @@
 """Frames of each format: which format a frame is in, and how a message becomes a frame.
 
-The only place that chooses between an inline message and out-of-band buffers, and that refuses what
-a format cannot carry. Compiled, because every reply passes here.
+Only this module decides whether a message gets out-of-band buffers, and refuses what a format cannot carry.
+Compiled, because every reply passes through it.
 """
 
 cimport cython
@@ -60,16 +60,16 @@ cdef class FrameCodec:
         return outbox.add_multipart(collecting_buffers(self.encode_into, buffers), message, buffers, limit)
 
     cdef object add_failure(self, Outbox outbox, object failure, Py_ssize_t limit):
-        """Append a failure reply, whatever its text and details hold, and return what was appended.
+        """Append a failure reply that is at most `limit` bytes long, and return what was appended.
 
-        Omits details that cannot be encoded, then whatever makes it longer than `limit` bytes; the
-        id last.
+        Omits details that cannot be encoded. If the reply is too long, omits the details and shortens the text; then
+        omits the id.
         """
         try:
             if self.carries_nan or not survey(failure.details) & NON_FINITE:
                 if outbox.add(self.encode_into, failure, limit):
                     return failure
-        except Exception:  # values of a handler raise anything
+        except Exception:  # encoding a handler's values may raise anything
             pass
         failure = shortened(failure, limit)
         if not outbox.add(self.encode_into, failure, limit):
@@ -89,19 +89,19 @@ cdef class FrameCodec:
             return outbox if self.add(outbox, message, value, name, limit, uses_buffers, passed) else None
         except (BridgeError, MemoryError):
             raise
-        except Exception as error:  # values of a handler raise anything
+        except Exception as error:  # encoding a handler's values may raise anything
             raise NotEncodable(f"{what} cannot be encoded as {self.format.name}:"
                                f" {type(error).__name__}: {text_of(error)}") from error
 
 
-# Built from the `beginnings` of each format: of one byte, and of two where a first byte is shared.
+# Built from the `beginnings` of each format: those of one byte, and of two bytes where formats share the first byte.
 cdef list by_first_byte = [None] * 256
 cdef dict by_two_bytes = {}
 cdef bint is_shared[256]
 cdef dict by_names = {}
 
 
-cdef int learn(format) except -1:
+cdef int register(format) except -1:
     cdef FrameCodec codec = FrameCodec(format)
     by_names[format.name] = codec
     for beginning in format.beginnings:
@@ -114,7 +114,7 @@ cdef int learn(format) except -1:
 
 
 for each in FORMATS:
-    learn(each)
+    register(each)
 
 
 cdef FrameCodec codec_of(Frame frame):
@@ -144,4 +144,5 @@ def unknown_format(message):
     """Return the text of the error for a message (any buffer) that begins like no format."""
     if not len(message):
         return f"an empty frame; expected a message in {', '.join(by_names)}"
-    return f"a frame that begins with byte 0x{memoryview(message)[0]:02x} is not in a known format: {', '.join(by_names)}"
+    first = memoryview(message)[0]
+    return f"a frame that begins with byte 0x{first:02x} is not in a known format: {', '.join(by_names)}"

@@ -39,7 +39,10 @@ BUFFER, TENSOR = "$buffer", "$tensor"
 
 
 class InvalidReference(ValueError):
-    """A reference does not name a buffer, or a tensor's form is wrong. path: keys and indexes, innermost first."""
+    """Raised for a reference that names no buffer, and for an invalid tensor.
+
+    path: the keys and indexes that lead to it, innermost first.
+    """
 
     def __init__(self, message):
         super().__init__(message)
@@ -65,7 +68,7 @@ cdef inline bint is_simple(object value, object kind):
 
 cdef struct Survey:
     int found
-    int levels        # that may still be fill
+    int levels        # of containers that may still be entered
     Py_ssize_t left   # bytes that it may still take
 
 
@@ -259,7 +262,7 @@ cdef object substituted(object value, object make, int levels):
 
 
 cdef bint is_term(tuple value) except -1:
-    """Whether it is {tensor, {f, 32}, {2, 3}, Data}; the atom `tensor` may have become str."""
+    """Return whether the tuple is {tensor, {f, 32}, {2, 3}, Data}; the atom `tensor` may have become str."""
     if len(value) != 4 or not isinstance(value[0], str) or value[0] != "tensor":
         return False
     return type(value[0]) is Atom or (type(value[1]) is tuple and type(value[2]) is tuple)
@@ -307,39 +310,39 @@ cdef object substitute_in_items(object value, list items, object make, int level
     return value if made is None else made
 
 
-cpdef object fill(object value, object open):
-    """Return `value` with open(tensor) in place of each Placeholder that conversion left in it. Changes
-    maps, lists and structs in place. Raises RecursionError."""
-    return fill_in(value, open, deepest)
+cpdef object fill(object value, object make):
+    """Return `value` with make(tensor) in place of each Placeholder in it. Changes maps, lists and structs
+    in place. Raises RecursionError."""
+    return fill_in(value, make, deepest)
 
 
-cdef object fill_in(object value, object open, int levels):
+cdef object fill_in(object value, object make, int levels):
     kind = type(value)
     if is_simple(value, kind) or kind is bytes or kind is memoryview:
         return value
     if kind is Placeholder:
-        return open(value.tensor)
+        return make(value.tensor)
     if levels == 0:
         too_deep()
     levels -= 1
     if kind is dict:
         for name, old in (<dict>value).items():
-            new = fill_in(old, open, levels)
+            new = fill_in(old, make, levels)
             if new is not old:
                 (<dict>value)[name] = new
     elif kind is list:
         for index, old in enumerate(<list>value):
-            new = fill_in(old, open, levels)
+            new = fill_in(old, make, levels)
             if new is not old:
                 (<list>value)[index] = new
     elif kind is tuple:
-        items = [fill_in(entry, open, levels) for entry in <tuple>value]
+        items = [fill_in(entry, make, levels) for entry in <tuple>value]
         if any([new is not old for new, old in zip(items, value)]):
             return tuple(items)
     elif isinstance(value, Struct):
         for name in kind.__struct_fields__:
             old = getattr(value, name)
-            new = fill_in(old, open, levels)
+            new = fill_in(old, make, levels)
             if new is not old:
                 force_setattr(value, name, new)
     return value

@@ -36,7 +36,7 @@ def _decode(type: Any, format: Format, raw: msgspec.Raw, buffers: Buffers) -> An
 
 
 def _refers_to_buffers(raw: msgspec.Raw) -> bool:
-    """Whether encoded args may hold a reference; in JSON an escape may hide it."""
+    """Return whether encoded args may hold a reference to a buffer; in JSON, escapes may hide its name."""
     encoded = bytes(raw)
     return BUFFER.encode() in encoded or b"\\u" in encoded
 

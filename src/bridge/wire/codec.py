@@ -22,15 +22,15 @@ _preparing = threading.Lock()
 
 
 class Format:
-    """Represents one format. Its decoders and encoders are created once.
+    """Represents a format of messages, with its decoders and encoders, which are created once.
 
     module: has Decoder(type). beginnings: how a message in this format may begin: one byte each, or two
     where the first byte may begin a message in another format too.
     find_id: returns the id of a message that does not decode, or None.
     repair(message, replace): rewrites a message with strings that are not UTF-8, see `decode_args`.
-    carries_nan: it has NaN and infinities.
-    has_text_keys: keys of maps are always text.
-    has_bytes: text and bytes differ; otherwise a binary that is UTF-8 is decoded as text.
+    carries_nan: whether it can carry NaN and infinities.
+    has_text_keys: whether keys of maps are always text.
+    has_bytes: whether it distinguishes text from bytes; if not, a binary that is UTF-8 is decoded as text.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Format:
                 raise
             return self.decode(self.repair(bytes(data), undecodable == "replace"), type)
 
-    # Both load what only args that do not match their type need.
+    # Both import modules that are needed only for args that do not match their type.
 
     def _with_empty_maps(self, data: Any, type: Any) -> msgspec.Raw | None:
         from bridge.wire.empty_maps import EmptyMaps
@@ -140,7 +140,7 @@ class Format:
         return EmptyMaps(self.decode, self.encode).replaced(data, type)
 
     def _unknown(self, data: Any, type: Any, path: str) -> InvalidArgs | None:
-        """The error for args that the type does not have, if there are any."""
+        """Return the error for args that the type does not have, or None if there are none."""
         from bridge.wire.unknown_args import unknown_args
 
         try:

@@ -20,9 +20,9 @@ _LISTS = (inspect.ListType, inspect.VarTupleType, inspect.SetType, inspect.Froze
 
 
 class EmptyMaps:
-    """Replaces empty lists by empty maps in the encoded args of one format.
+    """Replaces empty lists with empty maps in encoded args.
 
-    decode(data, type), encode(value): those of the format.
+    decode(data, type), encode(value): the functions of their format.
     """
 
     def __init__(self, decode: Callable[[Any, Any], Any], encode: Callable[[Any], bytes]) -> None:

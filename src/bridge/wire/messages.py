@@ -19,9 +19,9 @@ class Envelope(msgspec.Struct, gc=False):
     (`success`), or a negotiation of the format (`type`).
 
     args: undecoded until the command is known. session_id: takes precedence over the one in `args`.
-    timeout_ms: counts from the moment the frame is read. stream: the host wants events. timing: the
-    host wants to know how long each step took. success, type: only whether they are there; such a
-    message is decoded as what it is.
+    timeout_ms: counts from when the frame was read. stream: whether the host wants events. timing: whether the
+    host wants to know how long each step took. success, type: only tell which kind of message it is, which
+    is then decoded again.
     """
 
     id: Id | None = None
@@ -79,7 +79,7 @@ class Event(msgspec.Struct, gc=False):
 
 
 class ReceivedReply(msgspec.Struct, gc=False):
-    """Represents a reply to one's own call, whether it succeeded or failed."""
+    """Represents a reply as its receiver decodes it, whether the call succeeded or failed."""
 
     id: Id | None
     success: bool | None = None
@@ -102,7 +102,7 @@ class Incoming(ReceivedReply, gc=False):
 
 
 class Negotiation(msgspec.Struct, gc=False):
-    """Represents a host's question which format to use, in its first frame."""
+    """Represents a host's offer of formats, in its first frame."""
 
     type: str
     supported: list[str] = []
@@ -120,7 +120,7 @@ class Selection(msgspec.Struct, gc=False):
 def failure(request_id: Id | None, error: BridgeError, timestamp: str) -> Failure:
     """Return `error` as the reply to the request `request_id` (None if its id is unknown).
 
-    Every error that leaves the worker passes here: secrets are redacted, and details that cannot be
+    Every error of a worker passes through this function: secrets are redacted, and details that cannot be
     searched for secrets are omitted.
     """
     try:

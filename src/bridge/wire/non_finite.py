@@ -1,6 +1,6 @@
-"""NaN and infinities, which JSON and ETF cannot carry: where they are in a value, and the error that says so.
+"""NaN and infinities, which JSON and ETF cannot carry: the error that names the path of the first one in a value.
 
-`_walk.survey` notices that a value holds one; `_frames` then refuses it with the path from here.
+`_walk.survey` notices that a value holds one; then `_frames` calls this module.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy
 
 _RAW = ("bf16", "f8", "f8_e4m3fn")
-# Name on the wire -> bytes of an element, numpy type. numpy has no bf16 and f8; arrays of them hold the bits.
+# Name on the wire -> bytes of an element, numpy type. numpy has neither bf16 nor f8; their arrays hold the bits.
 TYPES: dict[str, tuple[int, str]] = {
     **{
         f"{kind}{8 * size}": (size, f"<{code}{size}")
@@ -134,8 +134,10 @@ class Tensor:
 
 
 class Collector(threading.local):
-    """Holds the out-of-band buffers of the message that this thread encodes; None: there are none. msgspec
-    passes nothing to its hooks, so this is how they reach the list."""
+    """Holds the list for the out-of-band buffers of the message that this thread encodes; None: it may not have any.
+
+    The hooks of msgspec's encoders have no other access to that list.
+    """
 
     buffers: list[Any] | None = None
 
@@ -147,10 +149,10 @@ Encode = Callable[[Any, bytearray, int], None]
 def collecting_buffers(encode_into: Encode, buffers: list[Any]) -> Encode:
     """Return an `encode_into` that moves tensors and OutOfBand binaries to `buffers` and writes references."""
 
-    def encode(message: Any, room: bytearray, offset: int) -> None:
+    def encode(message: Any, buffer: bytearray, offset: int) -> None:
         before, _collector.buffers = _collector.buffers, buffers
         try:
-            encode_into(message, room, offset)
+            encode_into(message, buffer, offset)
         finally:
             _collector.buffers = before
 

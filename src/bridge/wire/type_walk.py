@@ -1,4 +1,4 @@
-"""What a msgspec type says about the parts of its values: the one walk over a value together with its type."""
+"""The walk over a value together with its msgspec type, which finds the type of each part of the value."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def type_of(type: Any) -> Any:
 def walk(info: Any, value: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
     """Yield (path, type, value) of a value and of all its parts, with every type that may apply to each.
 
-    value: decoded data, or what was made of it: struct instances are entered too.
+    value: decoded data, also after its conversion to a type: struct instances are entered too.
     """
     yield path, info, value
     if isinstance(info, _WRAPPERS):

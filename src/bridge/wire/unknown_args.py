@@ -1,4 +1,4 @@
-"""Names of args that a command does not know. Only used after decoding has failed."""
+"""The error for args that a command does not have. Only used after decoding has failed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_LISTED = 20  # unknown names in one error
 
 
 class Unknown(NamedTuple):
-    """The unknown keys of one map."""
+    """Represents the unknown keys of one map."""
 
     path: str
     names: list[str]
@@ -55,7 +55,7 @@ def _is_ignored(info: inspect.Type) -> bool:
 
 
 def _with_suggestion(name: str, known: list[str]) -> str:
-    import difflib  # here because it would be a part of every worker's start
+    import difflib  # not at the top: importing it would slow down the start of every worker
 
     if not name.strip():
         return repr(name)

@@ -1,7 +1,7 @@
-"""The companion: a small process that needs no Python and outlives the worker by a moment.
+"""The companion: a small process without Python that outlives the worker briefly.
 
-It passes on what the worker and its children write to stderr, so that they never wait for a host that does not read
-it: if its buffer is full, lines are dropped and counted. When the worker has ended in any way, it kills the worker's
+It forwards what the worker and its children write to stderr, so that they never wait for a host that does not read it:
+if its buffer is full, lines are dropped and counted. When the worker has ended, in whatever way, it kills the worker's
 process group, and processes that have left the group but have the worker's mark in their environment.
 """
 
@@ -68,12 +68,12 @@ cdef extern from *:
         return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
     }
 
-    static void companion_close_all_but(const int *kept, int count) {
+    static void companion_close_all_but(const int *needed, int count) {
         for (int fd = 0; fd < HIGHEST_FD; fd++) {
             int keep = 0, next = HIGHEST_FD;
             for (int i = 0; i < count; i++) {
-                keep |= kept[i] == fd;
-                if (kept[i] > fd && kept[i] < next) next = kept[i];
+                keep |= needed[i] == fd;
+                if (needed[i] > fd && needed[i] < next) next = needed[i];
             }
             if (keep) continue;
     #ifdef SYS_close_range
@@ -94,8 +94,8 @@ cdef extern from *:
         return own < 0 ? fd : own;
     }
 
-    static void companion_append(companion *self, const char *data, size_t size, size_t room) {
-        if (self->end + size > room) {
+    static void companion_append(companion *self, const char *data, size_t size, size_t capacity) {
+        if (self->end + size > capacity) {
             memmove(companion_pending, companion_pending + self->start, self->end - self->start);
             self->end -= self->start;
             self->start = 0;
@@ -178,14 +178,14 @@ cdef extern from *:
         if (self->end - self->start < PENDING_BYTES / 2) companion_report(self);
     }
 
-    static size_t companion_read_file(const char *pid, const char *name, char *data, size_t room) {
+    static size_t companion_read_file(const char *pid, const char *name, char *data, size_t capacity) {
         char path[64];
         snprintf(path, sizeof path, "/proc/%.20s/%s", pid, name);
         int fd = open(path, O_RDONLY | O_CLOEXEC);
         if (fd < 0) return 0;
         size_t size = 0;
         ssize_t got;
-        while (size < room && (got = read(fd, data + size, room - size)) > 0) size += (size_t)got;
+        while (size < capacity && (got = read(fd, data + size, capacity - size)) > 0) size += (size_t)got;
         close(fd);
         return size;
     }
@@ -252,8 +252,8 @@ cdef extern from *:
     #ifdef SYS_pidfd_open
         self->worker_fd = (int)syscall(SYS_pidfd_open, self->worker, 0);
     #endif
-        int kept[] = {self->relay, self->control, self->output, self->worker_fd};
-        companion_close_all_but(kept, 4);
+        int needed[] = {self->relay, self->control, self->output, self->worker_fd};
+        companion_close_all_but(needed, 4);
         while (companion_step(self, self->worker_fd < 0 ? CHECK_MS : -1)) {}
         companion_kill(self);
         int64_t deadline = companion_now_ms() + FLUSH_MS;
@@ -311,7 +311,7 @@ cdef extern from *:
         return error;
     }
 
-    /* Wait until all that was written to stderr has been passed on, for a second at most. */
+    /* Wait until everything that was written to stderr has been forwarded, for two seconds at most. */
     static void companion_finish(void) {
         if (!companion_pid || companion_control < 0) return;
         int64_t deadline = companion_now_ms() + 2 * FLUSH_MS;
@@ -332,8 +332,8 @@ cdef extern from *:
 def start(bint leads, bytes mark not None):
     """Start the companion, and return its pid and the descriptor that `finish` writes to. Raises OSError.
 
-    This process must have no other thread. leads: whether all of this process's group are its children, to be killed
-    with it. mark: NAME=VALUE that only these children have in their environment.
+    This process must have no other thread. leads: whether the group of this process contains only its children; they
+    are then killed with it. mark: NAME=VALUE that only these children have in their environment.
     """
     cdef int error = companion_start(leads, mark)
     if error:
@@ -342,11 +342,11 @@ def start(bint leads, bytes mark not None):
 
 
 def finish():
-    """Have all that was written to stderr passed on, within a second. To be called last."""
+    """Wait until everything that was written to stderr has been forwarded, for at most two seconds. Call this last."""
     with nogil:
         companion_finish()
 
 
 def lines_lost():
-    """Return the number of lines that were dropped because nobody read stderr."""
+    """Return the number of lines that were dropped because stderr was not read."""
     return companion_lines_lost()

@@ -22,8 +22,8 @@ from bridge.worker.dispatch import Dispatcher
 def run(load_adapter: Callable[[], Adapter], options: Options, fds: tuple[int, int], parent: int) -> NoReturn:
     """Serve until the host is gone or asks the worker to end, then end the process.
 
-    load_adapter(): called after the descriptors have been made safe from what it prints. fds: the descriptors to read
-    from and to write to. parent: os.getppid() at the start of the process.
+    load_adapter(): called once what it prints cannot reach the protocol's descriptors any more. fds: the descriptors to
+    read from and to write to. parent: os.getppid() at the start of the process.
     """
     read_fd, write_fd = process.take_descriptors(*fds)
     process.start_companion()
@@ -41,7 +41,7 @@ def run(load_adapter: Callable[[], Adapter], options: Options, fds: tuple[int, i
     except BaseException as error:
         logs.report("the worker failed", error=error)
         status = process.INTERNAL_ERROR
-    process.leave(status)
+    process.run_hooks_and_end(status)
 
 
 def _refuse_to_start(error: Exception, log_level: str) -> None:

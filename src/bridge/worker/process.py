@@ -20,7 +20,7 @@ from bridge.telemetry.logs import RedactedStream
 # Exit statuses. OK is also that of the end of the stream, of shutdown and of SIGTERM.
 OK, USAGE, PROTOCOL_ERROR, INTERNAL_ERROR, STUCK = 0, 2, 65, 70, 75
 
-# Signals that handlers and libraries rely on, and that a host may have ignored.
+# Signals that handlers and libraries rely on, and that the host may have set to be ignored.
 RESET = (signal.SIGCHLD, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGUSR2)
 
 MARK = "DSPEX_BRIDGE_WORKER"  # an environment variable by which the companion finds the children of the worker
@@ -104,9 +104,9 @@ def start_companion() -> None:
     _watch.guard(control)
 
 
-def before_anything() -> None:
-    """Set the signals of a worker that has no calls yet: SIGTERM ends it at once, SIGINT and SIGHUP do nothing, and
-    SIGUSR1 writes the stacks of all threads to stderr. Signals that the host blocks or ignores are reset."""
+def prepare_signals() -> None:
+    """Set the signal handlers of a worker that has no calls yet: SIGTERM ends it at once, SIGINT and SIGHUP do nothing,
+    and SIGUSR1 writes the stacks of all threads to stderr. Signals that the host blocks or ignores are reset."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # a background process may write to its terminal
     signal.signal(signal.SIGTERM, lambda *_: os._exit(OK))
@@ -150,7 +150,7 @@ def end_at_once(status: int) -> NoReturn:
     _end(status)
 
 
-def leave(status: int) -> NoReturn:
+def run_hooks_and_end(status: int) -> NoReturn:
     """Run the exit hooks, then end the process and its children without waiting for any thread."""
     with contextlib.suppress(Exception):
         atexit._run_exitfuncs()  # there is no public function for it

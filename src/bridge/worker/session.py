@@ -147,7 +147,7 @@ class Session:
         settings = SessionSettings(self.created_at, ttl, quota)
         with self._noting_loss():
             self.epoch = self._store.create(self.id, settings, self.records.all())
-        self.records.stored()
+        self.records.mark_stored()
         self.ttl, self.records.quota = ttl, quota
 
     def configure(self, ttl: float, quota: Quota) -> None:
@@ -168,7 +168,7 @@ class Session:
             return
         with self._noting_loss():
             self._store.write(self.id, self.epoch, changes)
-        self.records.stored()
+        self.records.mark_stored()
 
     def undo(self) -> None:
         """Revert the changes of a durable session that are not in the store."""

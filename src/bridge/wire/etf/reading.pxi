@@ -10,7 +10,7 @@ cdef struct Cursor:
     const uint8_t *begin
     const uint8_t *at
     const uint8_t *end
-    int levels            # that may still be opened
+    int levels            # of containers that may still be entered
     uint64_t owed         # terms that the open containers still announce
     uint64_t copied       # bytes, to opaque terms
     int binaries
@@ -49,8 +49,8 @@ cdef inline int need(Cursor *cursor, uint64_t size) except -1:
 
 
 cdef inline int descend(Cursor *cursor, uint64_t items) except -1:
-    """Enter a container of `items` terms. Every announced term needs at least a byte of input, so the
-    containers of a message together cannot take more memory than its length allows."""
+    """Enter a container of `items` terms. Every announced term needs at least a byte of input, so all containers
+    of a message together cannot take more memory than its length allows."""
     cursor.owed += items
     need(cursor, cursor.owed)
     cursor.levels -= 1

@@ -1,5 +1,5 @@
-# Part of _etf.pyx: bytes to values of a type. Reads what msgspec.convert could not tell any more: raw
-# parts, bytes, and the structs of messages.
+# Part of _etf.pyx: bytes to values of a type. Handles what msgspec.convert could no longer recognize in
+# decoded values: raw parts and bytes. Creates the structs of messages directly, which is faster.
 
 cdef enum:  # how a part of a message is read for its type
     AS_RAW      # its bytes
@@ -79,7 +79,7 @@ cdef class Record:
     """Represents a struct type with simple fields, which is created directly instead of by msgspec.convert."""
 
     cdef object type
-    cdef dict places      # name on the wire -> index
+    cdef dict indexes     # name on the wire -> index
     cdef Py_ssize_t count
     cdef bint forbids_unknown
     cdef int kinds[FIELDS]
@@ -96,12 +96,12 @@ cdef Record record_of(wanted):
     if config.array_like or config.tag is not None:
         return None
     fields = msgspec.structs.fields(wanted)
-    if wanted.__match_args__ != wanted.__struct_fields__:  # some are given by name only
+    if wanted.__match_args__ != wanted.__struct_fields__:  # some are keyword-only
         return None
     if len(fields) > FIELDS:
         return None
     record.type = wanted
-    record.places = {field.encode_name: index for index, field in enumerate(fields)}
+    record.indexes = {field.encode_name: index for index, field in enumerate(fields)}
     record.count = len(fields)
     record.forbids_unknown = config.forbid_unknown_fields
     for index, field in enumerate(fields):
@@ -142,7 +142,7 @@ cdef bint read_fields(Cursor *cursor, Record record, PyObject **values) except -
     """Return whether the next term is a map whose values match; `values` then holds a reference to each."""
     cdef uint32_t size, pair
     cdef const uint8_t *begin
-    cdef PyObject *place
+    cdef PyObject *found
     cdef Py_ssize_t index
     if cursor.end - cursor.at < 5 or cursor.at[0] != MAP:
         return False
@@ -154,13 +154,13 @@ cdef bint read_fields(Cursor *cursor, Record record, PyObject **values) except -
         name = key(cursor)
         if type(name) is not str:
             return False
-        place = PyDict_GetItemWithError(record.places, name)
-        if place is NULL:
+        found = PyDict_GetItemWithError(record.indexes, name)
+        if found is NULL:
             if record.forbids_unknown:
                 return False
             skip(cursor, 1)
             continue
-        index = <object>place
+        index = <object>found
         begin = cursor.at
         if record.kinds[index] == RAWS:
             skip(cursor, 1)
@@ -223,7 +223,7 @@ cdef bint fits(object value, int kinds):
 
 
 cdef object planned(Cursor *cursor, Plan plan):
-    """Return the next term, read as `plan` says if it has the right shape."""
+    """Return the next term, read by `plan` if it has the right shape."""
     cdef const uint8_t *begin = cursor.at
     if plan is None:
         return term(cursor)
@@ -335,10 +335,11 @@ cdef dict MODES = {"str": TEXT, "replace": REPLACE, "bytes": BYTES, "view": VIEW
 cdef class Decoder:
     """Decodes messages as values of `type`.
 
-    binaries: "str" (bytes where they are not UTF-8), "replace" (str, with U+FFFD for what is not),
-    "bytes", or "view" (memoryviews of the input, which they keep alive; keys as with "str").
+    binaries: what binaries become: "str" (but bytes if they are not UTF-8), "replace" (str with U+FFFD for
+    bytes that are not UTF-8), "bytes", or "view" (memoryviews of the input, which they keep alive; keys as
+    with "str").
 
-    With a type other than Any, atoms are plain str, so that they may stand where it wants one.
+    With a type other than Any, atoms become plain str, so that they are accepted as text.
     """
 
     cdef readonly object type

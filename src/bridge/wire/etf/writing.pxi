@@ -4,7 +4,7 @@ cdef struct Sink:
     PyObject *buffer      # the bytearray that is written to, borrowed
     char *at
     char *end
-    int levels            # that may still be opened
+    int levels            # of containers that may still be entered
 
 
 cdef int resize(Sink *sink, Py_ssize_t size) except -1:
@@ -17,8 +17,8 @@ cdef int resize(Sink *sink, Py_ssize_t size) except -1:
 
 
 cdef int grow(Sink *sink, Py_ssize_t size) except -1:
-    """Half as much again as is needed: so that growing is amortised, and cutting the buffer to
-    what was written does not give the memory back."""
+    """Make room for `size` more bytes, and for half as much again as the buffer then needs: so growing is
+    amortized, and cutting the buffer to what was written does not free the memory."""
     cdef Py_ssize_t needed = sink.at - PyByteArray_AS_STRING(sink.buffer) + size
     return resize(sink, needed + needed // 2)
 
@@ -55,7 +55,7 @@ cdef inline int leave(Sink *sink) noexcept:
 
 
 cdef inline int put_head(Sink *sink, int tag, uint64_t size) except -1:
-    """A tag and a count of 32 bits."""
+    """Write a tag and a count of 32 bits."""
     if size > 0xFFFFFFFF:
         raise OverflowError("ETF counts to 4294967295")
     reserve(sink, 5)
@@ -312,12 +312,12 @@ cdef class Encoder:
         cdef bytearray scratch = self.scratch
         self.scratch = None  # a value's own code may encode meanwhile
         if scratch is None:
-            scratch = bytearray(FIRST_ROOM)
+            scratch = bytearray(SCRATCH_BYTES)
         open_at(&sink, scratch, 0)
         self.put_message(&sink, value)
         encoded = PyBytes_FromStringAndSize(PyByteArray_AS_STRING(<PyObject *>scratch),
                                             sink.at - PyByteArray_AS_STRING(<PyObject *>scratch))
-        if PyByteArray_GET_SIZE(scratch) <= KEPT_ROOM:
+        if PyByteArray_GET_SIZE(scratch) <= RETAINED_BYTES:
             self.scratch = scratch
         return encoded
 
