@@ -141,7 +141,7 @@ def _fds(text: str) -> tuple[int, int]:
         modes = []
     if not modes or modes[0] == os.O_WRONLY or modes[1] == os.O_RDONLY:
         raise argparse.ArgumentTypeError(
-            f"{text[:100]!r} does not name two open descriptors, to read from and to write to, as 3,4 does"
+            f"{text[:100]!r} is not a pair of open descriptors like 3,4, to read from and to write to"
         )
     return read_fd, write_fd
 

@@ -31,7 +31,7 @@ SHOWN = 80  # characters of a value from outside that an error shows
 
 
 class BridgeError(Exception):
-    """The base of all errors that a reply can carry; only its subclasses are raised.
+    """Represents an error that a reply can carry. Only its subclasses are raised.
 
     message: one readable line. details: values that a program needs to react (`path`, `expected`, `retry_after` in
     seconds, …), of JSON types only.

@@ -35,7 +35,7 @@ def _check_name(text: str) -> None:
 def _check_store(text: str) -> None:
     scheme, _, location = text.partition(":")
     if not scheme or not location:
-        raise ValueError(f"{shown(text)} does not name a store, as sqlite:PATH does")
+        raise ValueError(f"{shown(text)} is not the name of a store like sqlite:PATH")
 
 
 def _check_addresses(texts: tuple[str, ...]) -> None:

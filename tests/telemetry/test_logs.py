@@ -195,7 +195,7 @@ def test_debug_has_a_line_for_each_call(start_peer):
     for start in expected:
         (line,) = [message for message in calls if message.startswith(start)]
         calls.remove(line)
-    assert all("does not come back" in message for message in calls)
+    assert all("its handler still runs" in message for message in calls)
     assert lines[: len(LIFE)] == LIFE
 
 
@@ -233,7 +233,7 @@ def test_debug_tells_of_threads_sessions_and_overload(start_peer):
         assert any(line[1].startswith(f"refused {request_id}: overloaded: ") for line in lines)
     warnings = [message for level, message in lines if level == "WARNING"]
     assert warnings == ["calls are refused as overloaded (1 so far): 2 calls are open"]
-    assert ("DEBUG", "the thread of sleep 'late' does not come back; 1 such threads") in lines
+    assert ("DEBUG", "sleep 'late' is over, but its handler still runs; 1 such threads") in lines
     assert ("DEBUG", "session 'old' has ended: expired") in lines
 
 

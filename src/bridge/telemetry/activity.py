@@ -162,7 +162,7 @@ def _begin_call(context: Context) -> Callable[[Failure | None], None]:
     traceparent = context.request.traceparent
     listeners = tuple([listener for listener, wants in _listeners if wants is None or wants(traceparent)])
     if not listeners:
-        return _nobody_listens
+        return _ignore_end
     name = UNKNOWN if context.command is None else context.command.name
     activity = Activity("call", name, {}, listeners, **call_facts(context))
     activity.facts["queued_ns"] = activity.started_ns - context.received_ns
@@ -177,7 +177,7 @@ def _begin_call(context: Context) -> Callable[[Failure | None], None]:
     return end_call
 
 
-def _nobody_listens(failure: Failure | None) -> None:
+def _ignore_end(failure: Failure | None) -> None:
     pass
 
 
@@ -185,21 +185,21 @@ def _begin(activity: Activity) -> End:
     listeners = activity.listeners
     token = _current.set(activity)
     for listener in listeners:
-        _tell(listener.started, activity)
+        _notify(listener.started, activity)
 
     def end(error: BaseException | None) -> None:
         activity.ended_ns = now_ns()
         _current.reset(token)
         for listener in reversed(listeners):
             if error is None:
-                _tell(listener.complete, activity)
+                _notify(listener.complete, activity)
             else:
-                _tell(listener.failed, activity, error)
+                _notify(listener.failed, activity, error)
 
     return end
 
 
-def _tell(method: Callable[..., None], *arguments: Any) -> None:
+def _notify(method: Callable[..., None], *arguments: Any) -> None:
     try:
         method(*arguments)
     except BaseException as error:

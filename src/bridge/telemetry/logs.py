@@ -80,7 +80,7 @@ def _session_id(context: Context) -> str | None:
 
 
 def warn(message: str, *, error: BaseException | None = None) -> None:
-    """Log a warning, with the traceback of `error`. Never raises, whatever `error` is."""
+    """Log a warning, with the traceback of `error`. Never raises, even if `error` itself cannot be shown."""
     _worker_logger().warning(message, exc_info=_exc_info(error))
 
 
@@ -265,7 +265,7 @@ def _shortened(text: str) -> str:
 
 
 def _line(record: logging.LogRecord) -> dict[str, Any]:
-    """Return a log line as a map, redacted. Lines for a host and lines of JSON are made here."""
+    """Return a log line as a map, redacted: what a host gets, and what is written as JSON."""
     import logging
 
     message = _message(record)

@@ -1,4 +1,4 @@
-"""The calls that are not inline: what the worker keeps of each, and its life from its arrival to its one reply."""
+"""The calls that are not inline, from their arrival to their one reply."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ LONGEST_TIMEOUT_MS = 86_400_000.0  # a day; longer ones count as this
 
 
 class Call(Deferred):
-    """What the worker keeps of a call that is not inline; a handler sees it as its `Context`.
+    """Represents a call that is not inline. Its handler gets it as the `Context`.
 
-    job: what a thread runs when the turn has come. lane: of its command. timer: of its deadline.
+    turn: when it comes, `job` is submitted to the threads. lane: of the command. timer: of the deadline; None: no
+    deadline.
     """
 
     __slots__ = ("_host", "_threads", "_waits_for", "job", "lane", "timer", "turn")
@@ -65,7 +66,7 @@ class Call(Deferred):
         self._wait_for(threading.Event(), seconds)
 
     def call_host(self, command: str, args: dict[str, Any]) -> Any:
-        """Return the host's answer, as Context has it."""
+        """Send `command` to the host, and return its answer: see `Context.call_host`."""
         with self._host.ask(command) as question:
             self.check()
             self.send_host_call(question.id, command, args)
@@ -80,25 +81,25 @@ class Call(Deferred):
         self.turn.end()
 
     def pause(self) -> None:
-        """Hold back the events of the call."""
+        """Make the handler wait before its next event."""
         if self.resumed is None or self.resumed.is_set():
             self.resumed = threading.Event()
-            if self.answered:  # `wake` came before there was something to wake
+            if self.answered:  # `wake` was called before this event existed
                 self.resumed.set()
 
     def resume(self) -> None:
-        """Let the events of the call go again."""
+        """End a pause."""
         if self.resumed is not None:
             self.resumed.set()
 
     def await_resume(self) -> None:
-        """Wait until the host lets the events go again, or the call is over."""
+        """Wait until the host ends the pause, or the call is over."""
         if self.resumed is not None:
             with self._threads.waiting_for_host(self.job):
                 self.resumed.wait()
 
     def wake(self) -> None:
-        """Let a handler that waits inside the worker notice that its call is over."""
+        """Wake the handler if it waits in a method of its context, so that it notices that the call is over."""
         self.resume()
         waits_for = self._waits_for
         if waits_for is not None:
@@ -116,10 +117,10 @@ class Call(Deferred):
 
 
 class Calls:
-    """Runs open calls and sees that each gets one reply.
+    """Runs open calls and ensures that each gets one reply.
 
-    open: the calls without a reply, by id. bytes: of the frames that brought them. path: runs handlers and encodes
-    replies; the dispatcher sets it.
+    open: the calls without a reply, by id. bytes: the length of their requests. path: runs handlers and encodes
+    replies; set by the dispatcher.
     """
 
     path: FastPath
@@ -155,16 +156,16 @@ class Calls:
                 call.running = True
                 with logging_call(call):
                     self.path.run(call, outbox)
-        except BaseException as error:  # a fault of ours must not cost the caller its reply
+        except BaseException as error:  # the caller gets a reply even if the worker itself fails
             outbox = Outbox()
             self.path.finish(call, outbox, failures.of_worker(error))
             with logging_call(call):
                 warn("a call broke the dispatcher", error=error)
         finally:
-            self._finish(call, outbox, is_back=True)
+            self._finish(call, outbox, has_returned=True)
 
     def end(self, call: Call, error: errors.BridgeError) -> bool:
-        """Answer `call` with `error` before its handler is done; it stops at its next step.
+        """Answer `call` with `error` before its handler has returned. The handler stops at its next step.
 
         Return whether the call had no reply yet.
         """
@@ -173,10 +174,10 @@ class Calls:
         call.wake()
         if self._threads.write_off(call.job):
             lost = self._threads.lost
-            debug("the thread of %s %r does not come back; %d such threads", call.command.name, shown(call.id), lost)
+            debug("%s %r is over, but its handler still runs; %d such threads", call.command.name, shown(call.id), lost)
         outbox = Outbox()
         self.path.finish(call, outbox, error)
-        self._finish(call, outbox, is_back=False)
+        self._finish(call, outbox, has_returned=False)
         return True
 
     def cancel(self, call_id: Id) -> bool:
@@ -185,21 +186,21 @@ class Calls:
         return call is not None and self.end(call, errors.Cancelled("the caller cancelled the call"))
 
     def pause(self, call_id: Id) -> bool:
-        """Hold back the events of the open call of that id. Return whether there is one."""
+        """Pause the events of the open call of that id. Return whether there is one."""
         call = self.open.get(call_id)
         if call is not None:
             call.pause()
         return call is not None
 
     def resume(self, call_id: Id) -> bool:
-        """Let the events of the open call of that id go again. Return whether there is one."""
+        """Resume the events of the open call of that id. Return whether there is one."""
         call = self.open.get(call_id)
         if call is not None:
             call.resume()
         return call is not None
 
     def stop_all(self) -> None:
-        """Tell all handlers to stop at their next step; what they answer still counts."""
+        """Make all handlers stop at their next step. Results that they return are still sent."""
         for call in list(self.open.values()):
             call.ended = errors.Cancelled("the host is gone")
             call.wake()
@@ -209,7 +210,7 @@ class Calls:
         return self._timers.stop(timeout)
 
     def remove(self, call: Call) -> None:
-        """Close `call`. To be called before its reply leaves: whoever reads that may use the id again at once."""
+        """Remove `call` from the open calls. Call this before its reply is sent: the host may then reuse the id."""
         with self._counting:
             if self.open.get(call.id) is call:
                 del self.open[call.id]
@@ -223,7 +224,7 @@ class Calls:
             self.end(call, errors.DeadlineExceeded(f"no result within {timeout:g} ms", timeout_ms=timeout))
 
     def _load(self, call: Call) -> None:
-        """Load the call's session from the store, if that is still to be done; end the call if that fails."""
+        """Load the call's session from the store if it is not loaded yet. End the call if that fails."""
         if not call.lane.loads:
             return
         if not call.answered and not call.changes_shared:
@@ -231,17 +232,17 @@ class Calls:
                 self._sessions.load(call.session)
             except errors.BridgeError as error:
                 self.end(call, error)
-        if not call.lane.changes:  # then later changes need not wait for it
+        if not call.lane.changes:  # later calls of the session need not wait for this one
             call.turn.end()
 
-    def _finish(self, call: Call, outbox: Outbox, *, is_back: bool) -> None:
-        """Send the reply, if `outbox` holds it, and end the turn. is_back: the handler is done.
+    def _finish(self, call: Call, outbox: Outbox, *, has_returned: bool) -> None:
+        """Send the reply, if `outbox` holds it, and end the turn. has_returned: whether the handler has returned.
 
-        This alone decides which comes first. The turn ends first, so that later calls do not wait until the host takes
-        the reply, unless the next call could change what is still needed: the arrays that the reply is sent from, or
-        the changes to a stored session of a handler that is not back.
+        Only this method decides which comes first. The turn ends first, so that later calls do not wait until the host
+        reads the reply, unless the next call could change what is still needed: the arrays that the reply is sent from,
+        or the changes that a handler has made to a stored session without having returned.
         """
-        if is_back:
+        if has_returned:
             sends_first = outbox.external and call.lane.changes
         else:
             is_stored = self._sessions.store is not None and call.lane.loads and not call.changes_shared
@@ -252,7 +253,7 @@ class Calls:
         finally:
             if len(outbox):
                 self._reply(call, outbox)
-            if is_back:
+            if has_returned:
                 call.turn.end()
 
     def _reply(self, call: Call, outbox: Outbox) -> None:
@@ -268,7 +269,7 @@ class Calls:
 def change_shared(sessions: Sessions, handler: Handler, args: Any, call: Call) -> Any:
     """Run a handler that changes its session or, if the call names none, what all sessions share.
 
-    It gets a copy of that, which replaces it if the handler returns before the call is over.
+    The handler gets a copy of the shared dict, which replaces the dict if it returns before the call is over.
     """
     if not call.changes_shared:
         return in_transaction(handler, args, call)

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 HEADER_BYTES = 4  # of a frame
-SHARES = (1, 8, 64, 256)  # of a frame's bytes: as many characters a text of a log event may have
+SHARES = (1, 8, 64, 256)  # a text of a log event may have as many characters as this part of a frame's bytes
 
 
 class Pong(msgspec.Struct, gc=False, omit_defaults=True):
-    """The result of `ping`. uptime, stuck_s: seconds."""
+    """Represents the result of `ping`. uptime, stuck_s: seconds."""
 
     status: str
     timestamp: str
@@ -42,26 +42,27 @@ class Pong(msgspec.Struct, gc=False, omit_defaults=True):
 
 
 class HelloArgs(msgspec.Struct):
-    """offers: {"tools": true} to be called by programs, {"logs": true} to get log events,
+    """The args of `hello`. offers: {"tools": true} to be called by programs, {"logs": true} to get log events,
     {"buffers": true} to get multipart frames."""
 
     offers: dict[str, bool] = {}
 
 
 class CallArgs(msgspec.Struct):
-    """id: of the call to cancel, pause or resume."""
+    """The args of `cancel`, `pause` and `resume`. id: of the call."""
 
     id: Id
 
 
 class ShutdownArgs(msgspec.Struct):
-    """worker_id: accepted because existing hosts send it."""
+    """The args of `shutdown`. worker_id: accepted because existing hosts send it."""
 
     worker_id: Ignored = None
 
 
 class LogLevelArgs(msgspec.Struct):
-    """logger: the logger to set, with its descendants; missing: all that have no level of their own."""
+    """The args of `set_log_level`. logger: the logger to set, with its descendants; missing: all loggers without a
+    level of their own."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
     logger: str | None = None

@@ -75,7 +75,7 @@ class Dispatcher:
             self.commands[spec.name] = Command(spec.name, run, decode, spec.lane.inline, spec)
 
     def start(self) -> None:
-        """Load on threads what commands will need. Otherwise they load it when they are first called."""
+        """Start to load, on other threads, what commands need. Without this they load it when they are first called."""
         adapter = self.worker.adapter
         if self.worker.options.telemetry:
             self._in_background(exporters.load, self.worker)
@@ -195,8 +195,8 @@ class Dispatcher:
     def _turn_of(self, call: Call) -> Turn:
         """Return the turn that the call waits for, which starts its job.
 
-        No session ever waits for another one: a change for all waits for no session, and a call that ends sessions
-        holds up none of them.
+        No session ever waits for another one: a change for all sessions waits for none of them, and a call that ends
+        sessions delays none of them.
         """
         start = partial(self.threads.submit, call.job)
         orders = [session.order for session in call.sessions]
@@ -209,19 +209,19 @@ class Dispatcher:
             call.shared = self.sessions.shared
             return Turn(orders, start)
 
-        def see() -> None:
+        def update_shared() -> None:
             call.shared = self.sessions.shared
 
-        return Turn(orders, start, [changes], see)
+        return Turn(orders, start, [changes], update_shared)
 
     def _refuse_overload(self, call: Call) -> None:
-        open_calls, held, lost = len(self.calls.open), self.calls.bytes, self.threads.lost
+        open_calls, queued_bytes, lost = len(self.calls.open), self.calls.bytes, self.threads.lost
         if open_calls >= self.threads.limit + self.threads.waiting + self.worker.options.queue:
             why = f"{open_calls} calls are open"
         elif lost > self.threads.limit:
-            why = f"{lost} threads do not come back"
-        elif held and held + call.frame_bytes > self.worker.options.queue_bytes:
-            why = f"the requests of {open_calls} open calls have {held} bytes (--queue-bytes)"
+            why = f"{lost} threads are still busy with calls that are over"
+        elif queued_bytes and queued_bytes + call.frame_bytes > self.worker.options.queue_bytes:
+            why = f"the requests of {open_calls} open calls have {queued_bytes} bytes (--queue-bytes)"
         else:
             return
         details = {"retry_after": errors.RETRY_AFTER}

@@ -36,7 +36,7 @@ class Expiry:
             ids.add(session.id)
 
     def remove(self, session: Session) -> None:
-        """Do not report the session any more."""
+        """Stop reporting the session."""
         with self._lock:
             self._leave_slot(session)
 

@@ -1,4 +1,4 @@
-"""The error that a host gets for an exception: one function for each place where it was raised."""
+"""The errors that a host gets for exceptions: one function for each kind of code that raises them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls in the other direction: the worker asks, the host answers."""
+"""Calls from the worker to the host."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from bridge.wire.tensors import substitute
 
 
 class Question:
-    """A call of the host that has not been answered yet, or whose answer has just come.
+    """Represents a call of the host that waits for its answer.
 
-    id: of the request that the host gets. answered: set when the answer has come.
+    id: of the request that the host gets. answered: set when the answer has arrived.
     """
 
     __slots__ = ("_answer", "answered", "command", "id")
@@ -30,12 +30,12 @@ class Question:
         self._answer: ReceivedReply | None = None
 
     def answer(self, answer: ReceivedReply) -> None:
-        """Hand the host's answer to whoever waits for it."""
+        """Pass the host's answer to the handler that waits for it."""
         self._answer = answer
         self.answered.set()
 
     def result(self) -> Any:
-        """Return the host's result. Raise the error that it answered, DeadlineExceeded without an answer."""
+        """Return the host's result. Raise the error that it answered with, DeadlineExceeded if it has not answered."""
         answer = self._answer
         if answer is None:
             raise errors.DeadlineExceeded(f"the host did not answer {self.command} in time")
@@ -45,9 +45,9 @@ class Question:
 
 
 class HostCalls:
-    """The open questions to the host, by id.
+    """Holds the open calls to the host, by id.
 
-    offers: what the host has offered in `hello`; nothing else is asked of it.
+    offers: what the host has offered in `hello`.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class HostCalls:
 
     @contextmanager
     def ask(self, command: str) -> Iterator[Question]:
-        """Provide a question whose answer is accepted until the block ends.
+        """Provide a question whose answer is accepted until the `with` statement ends.
 
         Raises NotAllowed if the host has not offered to be called.
         """
@@ -75,7 +75,7 @@ class HostCalls:
         return request_id in self._open
 
     def deliver(self, reply: ReceivedReply) -> None:
-        """Hand a reply to the question of its id; drop it if there is none."""
+        """Pass a reply to the question of its id; ignore it if there is none."""
         question = self._open.get(reply.id)
         if question is not None:
             question.answer(reply)

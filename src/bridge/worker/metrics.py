@@ -48,7 +48,7 @@ def prometheus(worker: Worker, calls: OpenCalls, sessions: Sequence[Session], up
 
 
 class GroupCollector(Collector):
-    """The metrics of each command, or of each session. kind: "command" or "session", also the name of the label."""
+    """Collects the metrics of each command, or of each session. kind: "command" or "session", the name of the label."""
 
     def __init__(self, kind: str, rows: dict[str, Command | Session], calls: OpenCalls) -> None:
         self._prefix = "bridge" if kind == "command" else f"bridge_{kind}"
@@ -86,7 +86,7 @@ class GroupCollector(Collector):
 
     def _duration(self, totals: dict[str, Histogram]) -> Metric:
         """Return the durations as a histogram; for sessions, of which there may be many, as a summary."""
-        name, help = f"{self._prefix}_call_duration_seconds", "From the request read to the reply."
+        name, help = f"{self._prefix}_call_duration_seconds", "Time from reading the request to its reply."
         if self._labels == ["session"]:
             summary = SummaryMetricFamily(name, help, labels=self._labels)
             for row, total in totals.items():
@@ -116,7 +116,7 @@ class GroupCollector(Collector):
 
 
 class WorkerCollector(Collector):
-    """The metrics of the worker as a whole: its process, threads and sessions."""
+    """Collects the metrics of the worker as a whole: its process, threads and sessions."""
 
     def __init__(self, worker: Worker, uptime: float) -> None:
         self._worker = worker
@@ -130,21 +130,21 @@ class WorkerCollector(Collector):
             "mode": worker.options.mode,
             "worker_id": worker.options.worker_id or "",
         }
-        yield InfoMetricFamily("bridge_worker", "What the worker is.", value=info)
+        yield InfoMetricFamily("bridge_worker", "Version, adapter, mode and id of the worker.", value=info)
         yield _counter("refused", "Frames that did not become a call.", "category", dict(worker.refused))
         threads = worker.threads
         yield _gauge("sessions", "Live sessions.", len(worker.sessions))
         yield _gauge("threads_lost", "Threads that are still busy with calls that are over.", threads.lost)
         yield CounterMetricFamily(
-            "bridge_calls_written_off", "Calls that ended while their handler kept its thread.", threads.written_off
+            "bridge_calls_written_off", "Calls that ended while their handler still ran.", threads.written_off
         )
         yield _gauge("calls_waiting_for_host", "Calls that are paused, or wait for the host.", threads.waiting)
         yield _gauge("queue_bytes", "Bytes of the requests of open calls.", worker.calls.bytes)
         yield _gauge("stuck_seconds", "Seconds without progress on any thread; 0: not stuck.", worker.stuck_s)
         yield CounterMetricFamily(
-            "bridge_log_lines_lost", "Lines that were dropped because nobody read stderr.", lines_lost()
+            "bridge_log_lines_lost", "Lines that were dropped because stderr was not read.", lines_lost()
         )
-        yield _gauge("uptime_seconds", "Since the start of the process.", numbers["uptime"])
+        yield _gauge("uptime_seconds", "Seconds since the start of the process.", numbers["uptime"])
         yield _gauge("process_resident_memory_bytes", "Memory in use.", numbers["rss"])
         yield _gauge("process_virtual_memory_bytes", "Memory mapped.", numbers["vms"])
         yield _gauge("process_threads", "Threads, including those of libraries.", numbers["threads"])

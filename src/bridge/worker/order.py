@@ -11,14 +11,14 @@ _ordering = threading.Lock()  # one for all, because there are many orders; held
 
 
 class Order:
-    """A queue of calls: each starts when the one before it has left."""
+    """Represents a queue of calls, each of which starts when the one before it has left."""
 
     __slots__ = ("_ended", "_is_passing_on", "_is_taken", "_waiting")
 
     def __init__(self) -> None:
         self._is_taken = False
         self._waiting: deque[Callable[[], None]] | None = None
-        self._ended = 0  # turns that are over and have not been passed on yet
+        self._ended = 0  # turns that are over, and after which the next call has not been started yet
         self._is_passing_on = False
 
     @property
@@ -63,7 +63,7 @@ class Order:
 
 
 class Turn:
-    """The turn of one call, which comes when it is its turn in several orders.
+    """Represents the turn of one call, which comes when it is the call's turn in several orders.
 
     held: orders in which later calls wait until this turn ends. passed: orders in which the call waits for earlier
     calls and lets later ones pass. on_pass(): called each time it has passed one of those. start(): called when its
@@ -95,7 +95,7 @@ class Turn:
             self._start()
 
     def end(self) -> None:
-        """End the turn, or the wait for it: then `start` is not called any more. May be called again."""
+        """End the turn, or the wait for it, after which `start` is not called. May be called more than once."""
         with _ordering:
             self._is_over = True
             self.has_come = False

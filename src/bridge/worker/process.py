@@ -45,7 +45,7 @@ def set_environment() -> None:
 
 
 def take_descriptors(read_fd: int, write_fd: int) -> tuple[int, int]:
-    """Return private duplicates of the protocol's descriptors, which print, printf and child processes cannot reach.
+    """Return duplicates of the protocol's descriptors that neither print and printf nor child processes can reach.
 
     Must run before any code of an adapter. Afterwards 0 is /dev/null and 1 is stderr. The originals are closed unless
     they are 0 to 2.

@@ -25,13 +25,13 @@ _making_state = threading.Lock()
 class Session:
     """Represents a session in this worker.
 
-    records: what the store and the quota see of it. state: what the adapter makes of the records.
+    records: what is stored and limited by the quota. state: the adapter's own object, made from the records.
     order: the order of its calls. recorder: their statistics.
     ttl: seconds without a call after which it expires. used: when it was last used, by time.monotonic().
     slot: the second in which `Expiry` checks it.
     epoch: the one under which this worker owns it in the store; 0: it is not durable.
     failure: the error of its calls once another worker has taken it.
-    is_new: whether no call has ended in it yet and no store had it.
+    is_new: whether no call has ended in it yet and it was not in the store.
     """
 
     __slots__ = (
@@ -82,6 +82,7 @@ class Session:
 
     @property
     def state(self) -> Any:
+        """Return the adapter's state of the session; made when it is first needed."""
         if self._state is None:
             with _making_state:
                 if self._state is None:
@@ -98,6 +99,7 @@ class Session:
 
     @property
     def is_durable(self) -> bool:
+        """Return whether the session is in the store."""
         return self.epoch != 0
 
     @property
@@ -107,11 +109,11 @@ class Session:
 
     @property
     def is_late(self) -> bool:
-        """Return whether its time to live is over, leaving aside that a session with open calls does not expire."""
+        """Return whether its time to live is over. A session with open calls does not expire even then."""
         return time.monotonic() - self.used >= self.ttl
 
     def touch(self) -> None:
-        """Count the time without a call from now on, because a call ends."""
+        """Note that a call of the session ends: its time without a call begins now."""
         self.used = time.monotonic()
         self.is_new = False
 

@@ -31,8 +31,9 @@ OPERATIONS = {
 
 
 class CreateSessionArgs(msgspec.Struct):
-    """ttl_s: seconds without a call after which the session expires, at most a year. durable: whether the store has it.
+    """The args of `create_session`.
 
+    ttl_s: seconds without a call after which the session expires, at most a year. durable: whether it is in the store.
     quota: {"programs", "bytes"}; null is no limit. A missing setting does not change; a new session gets the one that
     the worker was started with.
     """
@@ -44,20 +45,21 @@ class CreateSessionArgs(msgspec.Struct):
 
 
 class ListSessionsArgs(msgspec.Struct):
-    """limit: the largest number of sessions to list; the most recently used come first."""
+    """The args of `list_sessions`. limit: the largest number of sessions to list."""
 
     limit: Annotated[int, msgspec.Meta(ge=0, le=MOST_LISTED)] = DEFAULT_LISTED
 
 
 class SessionDataArgs(msgspec.Struct):
-    """key: the only one to return; missing: all."""
+    """The args of `get_session_data`. key: the only key to return; missing: all keys."""
 
     session_id: str | None = None
     key: str | None = None
 
 
 class UpdateSessionDataArgs(msgspec.Struct):
-    """operation: "set" (also "put", "update"), "delete" (also "remove"), or "merge" (of a map)."""
+    """The args of `update_session_data`. operation: "set" (also "put", "update"), "delete" (also "remove"), or "merge"
+    (of a map)."""
 
     session_id: str | None = None
     operation: str = "set"
@@ -78,7 +80,7 @@ def create_session(args: CreateSessionArgs, context: Context) -> dict[str, Any]:
     """Create a session with its own settings, or change the settings of an existing one."""
     session: Session = context.session
     sessions: Sessions = context.worker.sessions
-    _required(context)
+    _require_session_id(context)
     ttl = session.ttl if args.ttl_s is None else _checked_ttl(args.ttl_s)
     quota = session.records.quota if args.quota is None else args.quota
     is_new = session.is_new
@@ -103,8 +105,8 @@ def list_sessions(args: ListSessionsArgs, context: Context) -> dict[str, Any]:
     if store is not None:
         shown = [one for one in shown if not one.is_durable or store.is_owner(one.id, one.epoch)]
         rows, stored = store.list_sessions(limit, sessions.counted)
-        here = {session.id for session in shown}
-        rest = [_as_stored(row) for row in rows if row.session_id not in here]
+        live_ids = {session.id for session in shown}
+        rest = [_as_stored(row) for row in rows if row.session_id not in live_ids]
         total = stored + sum(not session.is_durable for session in live)
     return {
         "sessions": ([{**_described(one), "live": True} for one in shown] + rest)[:limit],
@@ -170,7 +172,7 @@ def update_session_data(args: UpdateSessionDataArgs, context: Context) -> dict[s
     }
 
 
-def _required(context: Context) -> None:
+def _require_session_id(context: Context) -> None:
     if context.session_id is None:
         raise errors.InvalidArgs("Session ID is required", path="args.session_id")
 
@@ -223,7 +225,7 @@ def _update(context: Context, args: UpdateSessionDataArgs) -> None:
     if args.key is not None and operation == "delete":
         records.remove("data", args.key)
         return
-    raw, format = _given(context, args)
+    raw, format = _value_of(context, args)
     if args.key is None:
         values = {
             key: Value.of(entry, format, below("args.value", key)) for key, entry in _entries(raw, format).items()
@@ -234,12 +236,12 @@ def _update(context: Context, args: UpdateSessionDataArgs) -> None:
         if operation == "merge":
             value = _merged(args.key, stored, value)
         values = {args.key: value}
-    # At once, so that a full quota refuses all of them.
+    # All in one call, so that an exceeded quota refuses all of them.
     records.put_all("data", {key: msgspec.msgpack.encode(each) for key, each in values.items()})
 
 
-def _given(context: Context, args: UpdateSessionDataArgs) -> tuple[msgspec.Raw, Format]:
-    """Return the value of the request (null if it has none) and the format that it is encoded in."""
+def _value_of(context: Context, args: UpdateSessionDataArgs) -> tuple[msgspec.Raw, Format]:
+    """Return the value in the request (null if it has none) and the format in which it is encoded."""
     if not context.buffers or context.format is not JSON:
         return args.value or msgspec.Raw(context.format.encode(None)), context.format
     # JSON cannot hold the contents of the buffers.

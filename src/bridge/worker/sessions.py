@@ -29,21 +29,21 @@ REMEMBERED = 1000  # ended sessions whose reason is remembered
 
 
 class SessionArgs(msgspec.Struct, gc=False):
-    """The argument that names the session of a call whose envelope names none."""
+    """The args of `get_session`; in other calls, the argument that names the session if the envelope names none."""
 
     session_id: str | None = None
 
 
 class Sessions:
-    """Holds the live sessions by id. Only the reading thread changes which they are.
+    """Holds the live sessions by id. Only the thread that reads requests adds and removes sessions.
 
-    adapter: makes the sessions' state and says which kind of records is counted.
+    adapter: makes the sessions' state and names the kind of records that is counted.
     in_use(): returns the sessions with open calls.
     default_id: the session of calls that name none; it neither expires nor is evicted.
     limit: the most sessions at once; beyond it, the least recently used one is evicted.
     ttl: seconds without a call after which a session expires. quota: limits its records. Both are defaults for
     sessions without their own.
-    store: keeps durable sessions, also those that expire or are evicted here.
+    store: has the durable sessions, also after they have expired or have been evicted; None: there is no store.
     shared: what the adapter shares among all sessions, at first the operator's settings. The dict is replaced as a
     whole and never changed.
 
@@ -101,8 +101,7 @@ class Sessions:
         """Take one session out of the table and return it, if there is one: later calls get a new session.
 
         With a store, the first call of the new session waits for the last call of the old one, because it must not
-        read records from the store that the old calls still change. The store may have a session that the table has
-        not.
+        read records from the store that the old calls still change. The session may exist in the store only.
         """
         session = self._table.pop(session_id, None)
         if session is None:
@@ -216,7 +215,7 @@ class Sessions:
             return True
         if not session.is_late or session.id == self.default_id:
             return False
-        # `is_late` again: its last call may have ended, and thereby used it, between the first look and this one.
+        # `is_late` again: the session's last call may have ended, which counts as a use, since the first check.
         return session not in in_use() and session.is_late
 
     def _expire(self, session_id: str, now: float, in_use: _Once) -> None:
@@ -270,15 +269,15 @@ class Sessions:
     def _wait_for(self, other: Session, session: Session) -> None:
         """Make the calls of `session` wait until the calls of `other` have ended."""
 
-        def leave() -> None:
+        def leave_both() -> None:
             other.order.leave()
             session.order.leave()
 
-        session.order.enter(lambda: other.order.enter(leave))
+        session.order.enter(lambda: other.order.enter(leave_both))
 
 
 class _Once:
-    """Calls a function when it is first called, and returns that result from then on."""
+    """Calls `function` when it is called for the first time, and returns the same result after that."""
 
     __slots__ = ("_function", "_result")
 

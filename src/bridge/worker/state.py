@@ -23,13 +23,12 @@ if TYPE_CHECKING:
 
 
 class Worker:
-    """The options and commands of one worker, its threads, open calls and sessions. Handlers get it as
-    `context.worker`.
+    """Holds the options, commands, threads, open calls and sessions of a worker. Handlers get it as `context.worker`.
 
     has_dspy, has_gemini: whether the adapter finds these libraries. refused: how many frames did not become a call,
     by the category of the error. may_be_stuck: whether `stuck_s` was above 0 when the watchdog last checked; unlike
-    `stuck_s` it costs nothing to read. path and prometheus are set by the dispatcher. prometheus(open calls, sessions,
-    uptime) returns the statistics as Prometheus text, or raises why there is none.
+    `stuck_s` it costs nothing to read. path, prometheus: set by the dispatcher. prometheus(open calls, sessions,
+    uptime): returns the statistics as Prometheus text, or raises NotAllowed or Overloaded.
     """
 
     path: FastPath
@@ -61,7 +60,7 @@ class Worker:
 
     @property
     def stuck_s(self) -> float:
-        """Seconds for which all threads have been busy without progress, once these reach `stuck_after`; else 0.
+        """Return the seconds for which all threads have been busy without progress; 0 if less than `stuck_after`.
 
         Calls that wait for the host do not count.
         """
@@ -91,10 +90,10 @@ def _patterns(texts: tuple[str, ...]) -> tuple[Address, ...]:
         raise ValueError(f"api_bases: {error}") from None
 
 
-def _opened(place: str | None) -> Store | None:
-    """Open the store at `place`, if there is one. Raises StoreFailed."""
-    if place is None:
+def _opened(name: str | None) -> Store | None:
+    """Open the store `name`; None: there is no store. Raises StoreFailed."""
+    if name is None:
         return None
     from bridge.worker.stores import open_store  # loads modules that a worker without a store does not need
 
-    return open_store(place)
+    return open_store(name)

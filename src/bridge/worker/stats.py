@@ -30,8 +30,11 @@ MOST_SESSIONS = 1000  # in one reply, which takes the reading thread about 20 ms
 
 
 class StatsArgs(msgspec.Struct):
-    """include: names of sections; null: commands, worker, and an overview. session_id: the only session to list.
-    limit: the largest number of sessions to list, the most recently used first. format: "map" or "prometheus"."""
+    """The args of `get_stats`.
+
+    include: names of sections; null: commands, worker, and an overview. session_id: the only session to list.
+    limit: the largest number of sessions to list, the most recently used first. format: "map" or "prometheus".
+    """
 
     include: list[str] | None = None
     session_id: str | None = None
@@ -76,9 +79,9 @@ def result(worker: Worker, args: StatsArgs, context: Context) -> dict[str, Any]:
 
 
 class OpenCalls:
-    """The calls that have no reply yet, counted by command and by session.
+    """Represents the number of calls that have no reply yet, by command and by session.
 
-    in_flight: all of them. queued: those of them that wait for their turn or for a thread.
+    in_flight: all of them. queued: those that wait for their turn or for a thread.
     """
 
     def __init__(self, calls: Iterable[Call]) -> None:

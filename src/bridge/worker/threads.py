@@ -15,10 +15,10 @@ STACK_BYTES = 8 << 20  # virtual; deep recursion in C crashes on smaller ones
 
 
 class Job:
-    """A function to run once. A job that is written off while it runs keeps its thread, which is then lost.
+    """Represents a function to run once.
 
-    thread: the identity of the thread that runs it, 0 before and after. waits: how many waits for the host are under
-    way in it.
+    thread: the identity of the thread that runs it; 0 before and after. lost: whether it has been written off while it
+    ran; its thread is lost until it returns. waits: how many of its threads wait for the host.
     """
 
     __slots__ = ("_run", "lost", "thread", "waits")
@@ -36,10 +36,11 @@ class Job:
 
 
 class Threads:
-    """Up to `limit` threads, started when they are needed, and as many again to replace lost ones.
+    """Runs jobs on up to `limit` threads, which are started when they are needed, and up to as many more in place of
+    lost ones.
 
-    When those are lost too, jobs wait until a thread comes back. Jobs must not raise. waiting_limit: how many jobs may
-    wait for the host at once; their threads do not count towards `limit`.
+    When those are lost too, jobs wait until a lost thread returns. Jobs must not raise. waiting_limit: how many jobs
+    may wait for the host at once; their threads do not count towards `limit`.
     """
 
     def __init__(self, limit: int, waiting_limit: int) -> None:
@@ -57,13 +58,13 @@ class Threads:
         self._stopped = False
 
     def submit(self, job: Job) -> None:
-        """Run `job` on the next free thread; after `stop`, on the caller's."""
+        """Run `job` on the next free thread; after `stop`, on the thread of the caller."""
         with self._lock:
             self._unfinished += 1
             if self._unfinished - self._waiting == self.limit:
                 self._progressed_ns = now_ns()
             self._start_thread_if_needed()
-            # The caller runs the job as well if the system cannot start a thread: late is better than never.
+            # The caller also runs the job if the system cannot start any thread.
             stranded = self._stopped or not (self._threads or self._lost or self._waiting)
             if not stranded:
                 self._jobs.put(job)
@@ -71,9 +72,9 @@ class Threads:
             self._finish(job)
 
     def write_off(self, job: Job) -> bool:
-        """Replace the thread that runs `job`, because nobody waits for the job any more. Return whether there was one.
+        """Replace the thread that runs `job`, because its call is over. Return whether it was replaced.
 
-        Nothing is done if no thread runs it, or if the caller's does, which is about to return.
+        It is not if no thread runs the job, or if the thread of the caller does, which is about to return.
         """
         with self._lock:
             if job.thread not in (0, threading.get_ident()) and not job.lost:
@@ -93,9 +94,9 @@ class Threads:
 
     @contextmanager
     def waiting_for_host(self, job: Job) -> Iterator[None]:
-        """Let another thread run in place of the job's while the job waits for the host.
+        """Let another thread run in place of the job's thread while the job waits for the host.
 
-        When the job goes on, there may be more than `limit` threads for a while. Raises Overloaded if too many jobs
+        When the job continues, there may be more than `limit` threads for a while. Raises Overloaded if too many jobs
         wait already.
         """
         with self._lock:
@@ -121,7 +122,7 @@ class Threads:
                     self._progressed_ns = now_ns()
 
     def drain(self, timeout: float) -> bool:
-        """Wait at most `timeout` seconds until no job is unfinished. Return whether none is."""
+        """Wait at most `timeout` seconds until all jobs are finished or written off. Return whether they are."""
         with self._lock:
             return self._lock.wait_for(lambda: self._unfinished == 0, timeout)
 
@@ -171,7 +172,7 @@ class Threads:
         if self._stopped or not self._is_short() or self._lost > self.limit:
             return
         self._threads += 1
-        # daemon: a handler that never returns must not keep the process.
+        # daemon: a handler that never returns must not keep the process alive.
         previous = threading.stack_size(STACK_BYTES)
         try:
             name = f"bridge-thread-{self._threads}"
@@ -213,6 +214,6 @@ class Threads:
             self._unfinished -= 1
             if not self._unfinished:
                 self._lock.notify_all()
-            is_needed = self._threads <= self.limit  # else another one has replaced it while it waited
+            is_needed = self._threads <= self.limit  # otherwise another thread has replaced it while it waited
             self._threads -= not is_needed
             return is_needed

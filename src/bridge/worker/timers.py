@@ -11,7 +11,7 @@ from bridge._histogram import now_ns
 
 
 class Timer:
-    """A function to call once at a time (monotonic nanoseconds), unless it is cancelled before."""
+    """Represents a function to call once at the time `at_ns` (monotonic nanoseconds), unless it is cancelled."""
 
     __slots__ = ("_run", "at_ns")
 
@@ -20,11 +20,11 @@ class Timer:
         self._run: Callable[[], object] | None = run
 
     def cancel(self) -> None:
-        """Do not call the function. The clock keeps nothing alive that it needs."""
+        """Cancel the call of the function, and release what the function refers to."""
         self._run = None
 
     def fire(self) -> None:
-        """Call the function, unless that has happened or the timer is cancelled."""
+        """Call the function, unless it has been called or the timer is cancelled."""
         run, self._run = self._run, None
         if run is not None:
             run()

@@ -1,7 +1,7 @@
 """Stores of durable sessions.
 
-`protocol.Store` says what a store does. To add one, write a module with `open_store(location)` and enter its scheme in
-`SCHEMES`; `group_commit` and `stored_records` are there to be reused.
+`protocol.Store` is the interface. To add a store, write a module with `open_store(location)` and add its scheme to
+`SCHEMES`; it may use `group_commit`.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ SCHEMES = {"sqlite": ("sqlite:PATH", "bridge.worker.stores.sqlite")}
 
 
 class UnknownStore(errors.StoreFailed, ValueError):
-    """The place of a store has no known form: the option is wrong, not the store."""
+    """Raised for the name of a store that has no known form: the option is wrong, not the store."""
 
 
-def open_store(place: str) -> Store:
-    """Open the store at `place`, for instance ``sqlite:/var/lib/bridge.db``. Create it if it does not exist.
+def open_store(name: str) -> Store:
+    """Open the store `name`, for instance ``sqlite:/var/lib/bridge.db``. Create it if it does not exist.
 
-    Raises UnknownStore for a place of no known form, and StoreFailed for a store that cannot be used.
+    Raises UnknownStore for a name of no known form, and StoreFailed for a store that cannot be used.
     """
-    scheme, _, location = place.partition(":")
+    scheme, _, location = name.partition(":")
     if scheme not in SCHEMES or not location:
         forms = ", ".join(form for form, _ in SCHEMES.values())
-        raise UnknownStore(f"the store {place[:100]!r} has no known form; known: {forms}")
+        raise UnknownStore(f"the store {name[:100]!r} has no known form; known: {forms}")
     store: Store = import_module(SCHEMES[scheme][1]).open_store(location)
     return store

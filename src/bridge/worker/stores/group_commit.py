@@ -20,10 +20,10 @@ Result = TypeVar("Result")
 class GroupCommit(Generic[Connection]):
     """Runs the changes of many threads in few transactions.
 
-    transact(apply): begins a transaction, calls apply(connection) and commits. Where it raises, nothing is changed.
-    affects_all(error): whether an error of `transact` would hit each change alone as well, as a full lock would; if
-    not, the changes of a failed transaction are tried one by one.
-    failure(error): the error that callers get for an error of `transact`.
+    transact(apply): begins a transaction, calls apply(connection) and commits. If it raises, it has changed nothing.
+    affects_all(error): returns whether an error of `transact` would occur for each change alone as well, as that of a
+    locked file would; if not, the changes of a failed transaction are tried one by one.
+    failure(error): returns the error that callers get for an error of `transact`.
 
     transactions: how many were committed. is_busy: whether one is running.
     """
@@ -101,7 +101,7 @@ class GroupCommit(Generic[Connection]):
 
 
 class _Change(Generic[Connection]):
-    """The change of one caller and its outcome."""
+    """Represents the change of one caller and its outcome."""
 
     __slots__ = ("_change", "_error", "_result", "_turn", "is_done")
 

@@ -1,4 +1,4 @@
-"""What every store of durable sessions does, whichever database it uses."""
+"""The interface of stores of durable sessions, whichever database they use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TakenSession(msgspec.Struct, frozen=True):
 
 
 class StoredSession(msgspec.Struct, frozen=True):
-    """Describes a session as it is stored.
+    """Represents a session as a store describes it.
 
     ttl: seconds. counted_records: how many records of the counted kind it has. bytes: the length of all names and
     values of its records.
@@ -40,8 +40,8 @@ class Store(Protocol):
     not for a later session of the same id. A write names the epoch; if another worker has taken the session since, the
     write changes nothing and raises SessionLost.
 
-    Methods may be called from any thread. They return once their changes survive a crash of the machine. They raise
-    StoreFailed for a store that is damaged, full or out of reach, and then the call has changed nothing.
+    Methods may be called from any thread. They return once their changes would survive a crash of the machine. They
+    raise StoreFailed for a store that is damaged, full or unreachable, and then have changed nothing.
 
     counted: the kind of records to count; None: count none.
     """

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class StoredRecords(Records):
-    """Reads the records of a session from its store, each when it is asked for. They cannot be changed."""
+    """Reads the records of a session from its store, each when it is needed. They cannot be changed."""
 
     __slots__ = ("_session_id", "_store")
 

@@ -195,7 +195,7 @@ class SQLiteStore:
         )
         try:
             self._files.check()
-            # On a new connection, because a long listing must not hold up other readers.
+            # On a new connection, because a long listing must not delay other readers.
             with contextlib.closing(self._connect()) as db:
                 return [StoredSession(*row) for row in db.execute(query, (counted, *values))]
         except FAILURES as error:

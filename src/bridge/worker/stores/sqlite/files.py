@@ -13,7 +13,7 @@ Identity = tuple[int, int]  # device, inode
 
 
 class Files:
-    """Represents the database at `path`, its journal and the journal's index.
+    """Represents the files of the database at `path`: the database, its journal and the index of the journal.
 
     Creates the database if it does not exist. Raises OSError if that fails, StoreFailed if the database is missing but
     its journal exists.
@@ -36,7 +36,7 @@ class Files:
         return self.path.as_uri() + "?mode=rw"
 
     def opened(self) -> None:
-        """Remember which files SQLite has opened; call it once all of them are open. Raises StoreFailed, OSError."""
+        """Note which files SQLite has opened. Call this once all of them are open. Raises StoreFailed, OSError."""
         everything = [self.path, *self._others]
         self._opened = [(str(each), _identity(os.stat(each))) for each in everything]
         if self._opened[0][1] != self._created:

@@ -59,7 +59,7 @@ MIGRATIONS: tuple[str, ...] = (
 
 
 def record_checksum(session_id: str, kind: str, name: str, value: bytes) -> int:
-    """Return the checksum of a record: of its value and its key, so that swapped records are found too."""
+    """Return the checksum of a record: of its value and its key, so that swapped records are detected too."""
     return zlib.crc32(value, zlib.crc32(msgspec.msgpack.encode((session_id, kind, name))))
 
 
@@ -129,7 +129,7 @@ def _use_journal(db: sqlite3.Connection) -> None:
 
 
 def _version(db: sqlite3.Connection, path: Path) -> int:
-    """Return the schema version of the file. Raises StoreFailed for a file that is not ours to change."""
+    """Return the schema version of the file. Raises StoreFailed for one of another application or a later version."""
     version, application, tables = db.execute(
         "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_schema)"
         " FROM pragma_user_version, pragma_application_id"
