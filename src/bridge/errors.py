@@ -249,7 +249,7 @@ def readable(text: str) -> str:
 
 
 def words_of(error: BaseException) -> str:
-    """Return the text of an exception. Never raises, whatever its `__str__` does."""
+    """Return the text of an exception. Never raises, even if its `__str__` does."""
     try:
         return str(error)
     except BaseException:

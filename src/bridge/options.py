@@ -63,7 +63,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     mode: Annotated[Mode, _flag('pool-worker: calls without a session share "anonymous"')] = "standalone"
     worker_id: Annotated[Name, _flag("returned by ping and shutdown", "STR", _check_name)] | None = None
     protocol: Annotated[Protocol, _flag("format that negotiation selects")] | None = None
-    threads: Annotated[Count, _flag("calls that run at once", "N")] = 64
+    threads: Annotated[Count, _flag("calls that run at the same time", "N")] = 64
     queue: Annotated[Count, _flag("calls that wait for a thread or for earlier calls", "N")] = 4096
     queue_bytes: Annotated[Count, _flag("size of the requests of all open calls", "BYTES")] = 256 << 20
     waiting: Annotated[Count, _flag("calls that wait for the host, without a thread", "N")] = 1024

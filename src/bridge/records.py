@@ -33,7 +33,7 @@ class Quota(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"re
 
 
 class SessionSettings(msgspec.Struct, frozen=True):
-    """Represents the settings of a session, which a store has besides its records. ttl: seconds."""
+    """Represents the settings of a session, which a store has in addition to its records. ttl: seconds."""
 
     created_at: str
     ttl: float

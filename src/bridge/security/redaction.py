@@ -33,7 +33,7 @@ SEARCHED = 1 << 16  # characters of a text that is shortened afterwards
 DEEPEST = 64  # levels of lists and maps that are searched
 
 ANY = object()
-# The session whose secrets are redacted besides those of the process. ANY: those of all sessions.
+# The session whose secrets are redacted in addition to those of the process. ANY: those of all sessions.
 session: ContextVar[object] = ContextVar("session", default=ANY)
 
 

@@ -1,6 +1,6 @@
 """What counts as a secret, and the forms in which a secret appears in texts.
 
-A module of its own because the start of a worker does not need it.
+This is a separate module because the start of a worker does not need it.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ _PASSWORD_IN_URL = re.compile(r"://([^\s/@:?#]*):([^\s/@]+)@")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s,;\"'{}\[\]]+", re.IGNORECASE)
 _FILE = re.compile(r"(?:~|\.{0,2})/")
 _LIKE_BASE64 = re.compile(r"(?=.*[0-9])(?=.*[a-z])(?=.*[A-Z])[A-Za-z0-9+/]{32,}={0,2}")
-# The formats of well-known issuers; they count whatever the name of the variable is.
+# The formats of keys of well-known issuers, which are secrets in a variable of any name.
 _ISSUED = re.compile(
     r"\b(?:sk-|[sr]k_live_|gsk_|xai-|pplx-|r8_|hf_|ghp_|gho_|ghs_|github_pat_|glpat-|xox[abprs]-"
     r"|npm_|pypi-|SG\.|AIza|A[KS]IA|eyJ)[\w.~+/=-]{16,}"

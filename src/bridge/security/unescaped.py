@@ -1,6 +1,6 @@
-"""Views of a text in which secrets are searched: in lower case, without white space, and without escapes.
+"""The views of a text that are searched for secrets: in lower case, without white space, and without escapes.
 
-A module of its own because the start of a worker does not need it.
+This is a separate module because the start of a worker does not need it.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def start() -> Callable[[], None]:
 
 
 class Tracing:
-    """Listens to activities in sampled traces and makes spans of them.
+    """Listens to activities in sampled traces and turns them into spans.
 
     A call is a server span by the RPC conventions that continues the host's trace. It starts when its request was read.
     By the GenAI conventions, the run of a program inside it is an `invoke_workflow`, a tool an `execute_tool`, and a

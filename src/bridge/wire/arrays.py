@@ -47,7 +47,7 @@ def _decode_arrays(type: Any, format: Format, raw: msgspec.Raw, buffers: Buffers
 
 def _decode_parts(format: Format, buffers: Buffers, data: Any, type: Any, undecodable: str) -> Any:
     value = format.decode_lenient(data, Any, undecodable)
-    if holds_raw(type):  # undecoded parts cannot refer to buffers: encode what the references stand for
+    if holds_raw(type):  # an undecoded part cannot refer to buffers, so what it refers to is encoded into it
         return format.decode(format.encode(substitute(value, buffers)), type)
     format.prepare(type)
     return convert(value, type, buffers, format)
@@ -142,7 +142,7 @@ _BYTES = (inspect.BytesType, inspect.ByteArrayType, inspect.MemoryViewType)
 
 
 def _with_bytes(info: Any, value: Any) -> Any:
-    """`value` with bytes in place of text where its type wants bytes and not text."""
+    """Return `value` with bytes in place of text where its type has bytes and no text."""
     if isinstance(info, _BYTES):
         return value.encode() if isinstance(value, str) else value
     if isinstance(info, inspect.Metadata):
@@ -164,7 +164,7 @@ def _with_bytes(info: Any, value: Any) -> Any:
 
 
 def _check(type: str | None, shape: tuple[int | str | None, ...], value: Any, path: str, sizes: Sizes) -> None:
-    """Raise for an array that does not have that type and shape. sizes: of the named dimensions so far."""
+    """Raise for an array that does not have that type and shape. sizes: the sizes of the dimensions named so far."""
     tensor = tensor_of(value)
     if tensor is None:
         return

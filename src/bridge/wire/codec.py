@@ -74,8 +74,8 @@ class Format:
             self._prepare(type)
 
     def _prepare(self, type: Any) -> Callable[[Any], Any]:
-        # msgspec completes what it knows of a type, for all formats together, while other threads already
-        # see it: so one at a time.
+        # Under a lock, because msgspec's description of a type, which all formats share, is visible to other threads
+        # before it is complete.
         with _preparing:
             msgspec.msgpack.Decoder(type)
             return self._decoders.setdefault(type, self._decoder(type).decode)

@@ -217,7 +217,7 @@ def wrap_long_binaries(value: Any) -> Any:
 
 
 def as_array(tensor: Tensor) -> Any:
-    """Return `tensor` as handlers get it where no type says otherwise: a numpy array if numpy has the type."""
+    """Return `tensor` as handlers get it by default: as a numpy array if numpy has the type."""
     return tensor if tensor.type in _RAW else tensor.numpy()
 
 

@@ -1,4 +1,4 @@
-"""The commands that every worker has, whatever its adapter. Those for sessions are in session_commands.py."""
+"""The commands that every worker has, with any adapter. Those for sessions are in session_commands.py."""
 
 from __future__ import annotations
 
@@ -131,13 +131,13 @@ def cancel(args: CallArgs, context: Context) -> dict[str, Any]:
 
 @adapter.command("pause", CallArgs, lane="inline", idempotent=True)
 def pause_events(args: CallArgs, context: Context) -> dict[str, Any]:
-    """Hold back the events of a call, and with them its work."""
+    """Pause the events of a call: its handler waits before the next one."""
     return {"id": args.id, "paused": context.worker.calls.pause(args.id)}
 
 
 @adapter.command("resume", CallArgs, lane="inline", idempotent=True)
 def resume_events(args: CallArgs, context: Context) -> dict[str, Any]:
-    """Let the events of a paused call go on."""
+    """Resume the events of a paused call."""
     return {"id": args.id, "resumed": context.worker.calls.resume(args.id)}
 
 

@@ -40,9 +40,9 @@ WARN_EVERY = 60.0  # seconds between warnings of overload
 class Dispatcher:
     """Answers requests with the commands of `adapter` and with those that every worker has.
 
-    store: where durable sessions are stored, in place of the one that `options` names.
-    Raises StoreFailed if that cannot be opened, AdapterFailed, ValueError if an item of `options.api_bases` is not a
-    pattern of addresses.
+    store: the store of durable sessions; None: the one that `options` names, if any.
+    Raises StoreFailed if the store cannot be opened, AdapterFailed if two adapters have the same command, ValueError if
+    an item of `options.api_bases` is not a pattern of addresses.
     """
 
     def __init__(self, adapter: Adapter, options: Options = DEFAULTS, *, store: Store | None = None) -> None:
@@ -123,7 +123,7 @@ class Dispatcher:
         self.close()
 
     def _wait_for_inline(self, timeout: float) -> bool:
-        """Wait for the inline command that runs, if one does. Return whether it has ended within `timeout` seconds."""
+        """Wait for the inline command that is running, if any. Return whether it has ended within `timeout` seconds."""
         has_ended = self.arrival.acquire(timeout=timeout)
         if has_ended:
             self.arrival.release()
@@ -158,7 +158,7 @@ class Dispatcher:
     # Called by the compiled path.
 
     def defer(self, call: Call) -> Failure | None:
-        """Queue a call after the earlier ones of its sessions. Return the reply that says why not, if it is refused."""
+        """Queue a call after the earlier ones of its sessions. Return the reply if the call is refused."""
         try:
             self._refuse_overload(call)
             call.sessions = self._sessions_of(call)
@@ -172,7 +172,7 @@ class Dispatcher:
         return None
 
     def _sessions_of(self, call: Call) -> list[Session]:
-        """Return the sessions whose earlier calls come first, without those that it ends in the table any more."""
+        """Return the sessions whose earlier calls come first. If the call ends them, remove them from the table."""
         lane = call.lane
         if lane.sessions == "none":
             return []

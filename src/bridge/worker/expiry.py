@@ -1,4 +1,4 @@
-"""Finds the sessions that may have been idle for too long."""
+"""The search for sessions that may have been idle for too long."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from bridge.worker.session import Session
 class Expiry:
     """Finds sessions whose time to live may be over, at a cost that does not grow with their number.
 
-    Each session is in the slot of a second. A call does not move its session: when the slot is due, the caller checks
-    the session and adds it to a later slot if it was used meanwhile.
+    Each session is in the slot of a second. A call does not move its session: when the slot is due, the user of this
+    class checks the session and adds it to a later slot if it has been used since.
     """
 
     def __init__(self) -> None:

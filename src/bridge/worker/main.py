@@ -45,7 +45,7 @@ def run(load_adapter: Callable[[], Adapter], options: Options, fds: tuple[int, i
 
 
 def _refuse_to_start(error: Exception, log_level: str) -> None:
-    """Print in one line what the operator must change, whatever the log level; with DEBUG, log the traceback too."""
+    """Print in one line what the operator must change, at every log level; at DEBUG, log the traceback too."""
     if log_level == "DEBUG":
         logs.report("the worker does not start", error=error)
     line = " ".join(redact(str(error)).splitlines())

@@ -27,7 +27,7 @@ class Order:
         return self._is_taken
 
     def enter(self, start: Callable[[], None]) -> None:
-        """Call `start` when its turn comes, perhaps at once. `leave` ends that turn."""
+        """Call `start` when its turn comes, perhaps immediately. `leave` ends that turn."""
         with _ordering:
             if self._is_taken:
                 if self._waiting is None:
@@ -40,8 +40,8 @@ class Order:
     def leave(self) -> None:
         """End the turn of the call that has it and start the next one.
 
-        A call that is started here and leaves at once does not start its successor itself: that would nest thousands of
-        calls deep.
+        A call that is started here and leaves immediately does not start its successor itself, because that would nest
+        thousands of calls.
         """
         with _ordering:
             self._ended += 1

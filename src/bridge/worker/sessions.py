@@ -40,7 +40,7 @@ class Sessions:
     adapter: makes the sessions' state and names the kind of records that is counted.
     in_use(): returns the sessions with open calls.
     default_id: the session of calls that name none; it neither expires nor is evicted.
-    limit: the most sessions at once; beyond it, the least recently used one is evicted.
+    limit: the largest number of sessions; beyond it, the least recently used one is evicted.
     ttl: seconds without a call after which a session expires. quota: limits its records. Both are defaults for
     sessions without their own.
     store: has the durable sessions, also after they have expired or have been evicted; None: there is no store.
@@ -141,7 +141,7 @@ class Sessions:
         return "expired" if is_over else self._gone.get(session_id)
 
     def live(self, limit: int | None = None) -> list[Session]:
-        """Return all live sessions, or at most `limit`, the last used first."""
+        """Return all live sessions, or at most `limit` of them, the most recently used first."""
         in_use = _Once(self._in_use)
         every = list(reversed(self._table.values()))
         return list(islice((one for one in every if not self._is_over(one, in_use)), limit))

@@ -202,7 +202,7 @@ class Threads:
             self._alive.discard(threading.current_thread())
 
     def _finish(self, job: Job) -> bool:
-        """Run `job`. Return whether its thread goes on with other jobs."""
+        """Run `job`. Return whether its thread is to run other jobs."""
         job.thread = threading.get_ident()
         job()
         with self._lock:

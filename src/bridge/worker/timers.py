@@ -31,7 +31,7 @@ class Timer:
 
 
 class Timers:
-    """Fires timers on a thread of its own, which the first of them starts."""
+    """Fires timers on a separate thread, which is started with the first timer."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -41,7 +41,7 @@ class Timers:
         self._stopped = False
 
     def add(self, timer: Timer) -> None:
-        """Fire `timer` at its time, at once if that has passed."""
+        """Fire `timer` at its time, or immediately if that has passed."""
         with self._changed:
             entry = (timer.at_ns, next(self._numbers), timer)
             heapq.heappush(self._waiting, entry)

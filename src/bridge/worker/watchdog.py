@@ -1,4 +1,4 @@
-"""Reports a worker whose threads are all stuck, or ends its process."""
+"""The watchdog, which reports a worker whose threads are all stuck, or ends its process."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A transaction costs about as much as waiting for the disk, however many changes it holds. The first thread that finds
 no transaction running becomes the leader and commits everything that waits. Then it wakes one of the threads whose
-changes arrived meanwhile, which leads next.
+changes have arrived in the meantime, which becomes the next leader.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class SQLiteStore:
         return self.commits.run(change)
 
     def take(self, session_id: str) -> TakenSession | None:
-        # Most sessions are not durable: looking for one must not wait for those that write.
+        # Most sessions are not durable: the search for one must not wait for writers.
         if not self._read("SELECT 1 FROM sessions WHERE id = ?", (session_id,)):
             return None
 
@@ -161,7 +161,7 @@ class SQLiteStore:
         return checked((session_id, kind, name), *rows[0]) if rows else None
 
     def close(self) -> None:
-        """Close the file. The last worker that closes it leaves a single file, without a journal."""
+        """Close the file. When the last worker has closed it, there is a single file, without a journal."""
         with contextlib.suppress(errors.StoreFailed):  # closed already
             self.commits.run(lambda db: None)
         with self._reading:

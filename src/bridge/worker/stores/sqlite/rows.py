@@ -55,7 +55,7 @@ def write_records(db: sqlite3.Connection, number: int, session_id: str, changes:
 
 
 def _total(db: sqlite3.Connection, number: int) -> int:
-    """Return the checksum of all records of the session, see ChecksumOfAll."""
+    """Return the checksum of all records of the session, as ChecksumOfAll computes it."""
     (total,) = db.execute("SELECT records_checksum FROM sessions WHERE number = ?", (number,)).fetchone()
     return int(total)
 

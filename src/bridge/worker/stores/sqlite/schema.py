@@ -101,7 +101,7 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA synchronous = FULL")
     db.execute("BEGIN IMMEDIATE")  # fails for a file that cannot be written
     try:
-        version = _version(db, path)  # another worker may have migrated it meanwhile
+        version = _version(db, path)  # again: another worker may have migrated the file since
         for script in MIGRATIONS[version:]:
             for statement in script.split(";"):
                 db.execute(statement)
