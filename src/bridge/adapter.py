@@ -12,13 +12,13 @@ def count_words(args: Text, context: Context) -> dict[str, int]:
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from bridge.errors import text_of
 from bridge.records import Records
 
 ADAPTERS = {"dspy": "bridge.adapters.dspy:adapter", "echo": "bridge.adapters.echo:adapter"}
@@ -202,7 +202,5 @@ def load(name: str) -> Adapter:
 
 def _reason(error: BaseException) -> str:
     """Return the type of an error and the first line of its text."""
-    text = ""
-    with contextlib.suppress(Exception):
-        text = str(error).strip().partition("\n")[0][:1000]
+    text = text_of(error)[:1000]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

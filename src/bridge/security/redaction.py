@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bridge.security.unescaped import View
 
 MASK = "***"
-SHORTEST = 8  # characters of a secret, and of each of its forms
+SHORTEST = 8  # characters of a secret, and of each of its forms; as in secret_values.py, which is imported later
 CERTAIN = 16  # characters: a beginning of a secret that is so long is always redacted
 MOST_SECRETS = 50_000
 FEW = 64  # beginnings of secrets: up to so many are faster to search for one by one
