@@ -54,14 +54,14 @@ cdef extern from *:
         for (size_t i = 0; i < n; i++) v |= (uint64_t)p[i] << 8 * i;
         return v;
     }
-    /* The bytes of `v` that are not zero, little end first; writes 8. */
+    /* Writes the 8 bytes of `v`, little-endian. Returns how many of them are significant. */
     static inline int store_little(char *p, uint64_t v) {
         int n = 8 - __builtin_clzll(v | 1) / 8;
         if (__BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__) v = __builtin_bswap64(v);
         memcpy(p, &v, 8);
         return n;
     }
-    /* Whether `v` is an int of one digit (30 bits), which is read without a call. */
+    /* Returns whether `v` is an int of one digit (30 bits), which is read without a call. */
     static inline int one_digit(PyObject *v, int64_t *number) {
     #if PY_VERSION_HEX >= 0x030C0000
         if (!PyUnstable_Long_IsCompact((PyLongObject *)v)) return 0;
@@ -73,7 +73,7 @@ cdef extern from *:
     #endif
         return 1;
     }
-    /* Of a short text: its ends and its length. Which slot of the cache it is looked for in. */
+    /* Returns the slot of the cache for a short text, computed from its ends and its length. */
     static inline uint32_t slot_of(const uint8_t *p, size_t n) {
         uint64_t head = 0, tail = 0;
         if (n >= 8) { memcpy(&head, p, 8); memcpy(&tail, p + n - 8, 8); }
@@ -180,7 +180,7 @@ cdef enum:
     PEEKED = 65536        # bytes of a compressed message that are searched for its id
     PRESIZED = 1024       # entries that are allocated before they are read
     COPIED = 1024         # bytes; a shorter raw value is cheaper to copy than to refer to
-    STRING_MAX = 65535    # items of a list that may go out as STRING_EXT
+    STRING_MAX = 65535    # items of a list that may be written as STRING_EXT
     SCRATCH_BYTES = 256   # that `encode` starts with
     RETAINED_BYTES = 65536  # up to which `encode` retains its memory for the next call
 
@@ -212,7 +212,7 @@ cdef class Opaque:
     cdef readonly bytes data
 
     def __cinit__(self, *_):
-        self.data = b"j"  # a valid term, should __init__ not run
+        self.data = b"j"  # a valid term, in case __init__ does not run
 
     def __init__(self, bytes data not None):
         cdef Cursor cursor

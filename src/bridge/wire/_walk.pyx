@@ -222,7 +222,7 @@ cdef object wrapped(object value, object wrap, int levels):
         if any([new is not old for new, old in zip(items, value)]):
             return items if kind is list else tuple(items)
         return value
-    # A struct with __post_init__ may check its fields, and would meet the wrapper.
+    # A struct with __post_init__ may check its fields, which must not contain wrappers.
     if isinstance(value, Struct) and not hasattr(kind, "__post_init__"):
         for name in kind.__struct_fields__:
             old = getattr(value, name)

@@ -11,8 +11,8 @@ cdef struct Cursor:
     const uint8_t *at
     const uint8_t *end
     int levels            # of containers that may still be entered
-    uint64_t owed         # terms that the open containers still announce
-    uint64_t copied       # bytes, to opaque terms
+    uint64_t owed         # terms that the entered containers have announced and that have not been read
+    uint64_t copied       # bytes that have been copied into opaque terms
     int binaries
     bint plain            # atoms are plain str
     PyObject *input       # a memoryview of the whole, borrowed; NULL until one is needed

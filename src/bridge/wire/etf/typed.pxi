@@ -313,7 +313,7 @@ def find_id(message):
                 return found if type(found) in (int, str) else None
             skip(&cursor, 1)
             pairs -= 1
-    except Exception:  # of every kind that broken bytes raise
+    except Exception:  # broken bytes may raise anything
         return None
 
 

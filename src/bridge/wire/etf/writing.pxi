@@ -57,7 +57,7 @@ cdef inline int leave(Sink *sink) noexcept:
 cdef inline int put_head(Sink *sink, int tag, uint64_t size) except -1:
     """Write a tag and a count of 32 bits."""
     if size > 0xFFFFFFFF:
-        raise OverflowError("ETF counts to 4294967295")
+        raise OverflowError("ETF cannot carry more than 4294967295 items or bytes")
     reserve(sink, 5)
     sink.at[0] = <char>tag
     store_32(sink.at + 1, <uint32_t>size)
@@ -74,7 +74,7 @@ cdef inline int put_bytes(Sink *sink, const void *data, Py_ssize_t size) except 
 
 cdef inline int put_binary(Sink *sink, const void *data, Py_ssize_t size) except -1:
     if size > 0xFFFFFFFF:
-        raise OverflowError("ETF counts to 4294967295")
+        raise OverflowError("ETF cannot carry more than 4294967295 items or bytes")
     reserve(sink, 5 + size)
     sink.at[0] = BINARY
     store_32(sink.at + 1, <uint32_t>size)
@@ -310,7 +310,7 @@ cdef class Encoder:
         """
         cdef Sink sink
         cdef bytearray scratch = self.scratch
-        self.scratch = None  # a value's own code may encode meanwhile
+        self.scratch = None  # encoding a value may run code that encodes another one
         if scratch is None:
             scratch = bytearray(SCRATCH_BYTES)
         open_at(&sink, scratch, 0)
@@ -343,7 +343,7 @@ cdef class Encoder:
             return put_int(sink, item)
         if exact == &PyFloat_Type:
             return put_float(sink, PyFloat_AS_DOUBLE(item))
-        held = <object>item  # its own code may take it out of the container
+        held = <object>item  # encoding it may run code that removes it from the container
         return self.put(sink, held)
 
     cdef int put(self, Sink *sink, object value) except -1:
@@ -403,14 +403,14 @@ cdef class Encoder:
             return self.enc_hook(value)
 
     cdef int put_dict(self, Sink *sink, dict items) except -1:
-        cdef Py_ssize_t size = PyDict_Size(items), place = 0, written = 0
+        cdef Py_ssize_t size = PyDict_Size(items), position = 0, written = 0
         cdef PyObject *name
         cdef PyObject *value
         cdef bint has_bytes = False
         put_head(sink, MAP, size)
         enter(sink)
-        while PyDict_Next(items, &place, &name, &value):
-            held = <object>value  # a key's own code may take it out of the dict
+        while PyDict_Next(items, &position, &name, &value):
+            held = <object>value  # encoding the key may run code that removes the value from the dict
             has_bytes = has_bytes or Py_TYPE(name) == &PyBytes_Type
             self.put_item(sink, name)
             self.put_item(sink, value)
@@ -433,7 +433,7 @@ cdef class Encoder:
                 if index >= PyList_GET_SIZE(items):
                     raise RuntimeError("a list has changed while it was encoded")
                 item = PyList_GET_ITEM(items, index)
-                if Py_TYPE(item) == &PyLong_Type:  # rows of numbers are worth a short way
+                if Py_TYPE(item) == &PyLong_Type:  # a fast path for rows of numbers
                     put_int(sink, item)
                 elif Py_TYPE(item) == &PyFloat_Type:
                     put_float(sink, PyFloat_AS_DOUBLE(item))
