@@ -73,6 +73,13 @@ cpdef str timestamp():
 cdef int64_t started = monotonic()  # the start of the process: this module is loaded early
 
 
+cdef inline int refuse_in_fork() except -1:
+    """Raise CallEnded in a child of the worker."""
+    if in_fork():
+        raise CallEnded("this is a child of the worker")
+    return 0
+
+
 cdef object observer = None
 
 
@@ -207,8 +214,7 @@ cdef class Context:
 
     def check(self):
         """Raise CallEnded if the call is over. Handlers that run for long call this between their steps."""
-        if in_fork():
-            raise CallEnded("this is a child of the worker")
+        refuse_in_fork()
 
     def wait(self, seconds):
         """Wait that many seconds. Raise CallEnded as soon as the call is over."""
@@ -315,7 +321,7 @@ cdef class Deferred(Context):
         self.stepped_ns = monotonic()
         if self.ended is not None:
             raise CallEnded(str(self.ended))
-        Context.check(self)
+        refuse_in_fork()
 
     def claim(self, error=None):
         """Return whether the caller must answer the call: only the first caller must. No event is sent after that.
