@@ -17,6 +17,7 @@ from libc.string cimport memcpy, memmove, memset
 
 
 from bridge.errors import FrameTooLarge, InvalidFrame, Overloaded
+from bridge.options import DEFAULT_MAX_FRAME
 
 
 cdef extern from *:

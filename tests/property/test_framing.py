@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import framing_spec
 from bridge import _framing
 from bridge.errors import FrameTooLarge, InvalidFrame
+from bridge.options import DEFAULT_MAX_FRAME
 
 # Sizes around a slab's (64 KiB) and the limit of the test's readers (100 000 bytes).
 sizes = st.lists(st.one_of(st.integers(0, 40), st.integers(0, 150_000)), max_size=12)
@@ -126,6 +127,8 @@ def test_a_long_frame_is_refused_before_it_is_allocated():
     with pipe_of([framing_spec.HEADER.pack(1 << 30)]) as fd, pytest.raises(FrameTooLarge) as raised:
         _framing.Reader(fd, 1 << 20).read()
     assert raised.value.details == {"length": 1 << 30, "limit": 1 << 20}
+    with pipe_of([]) as fd:
+        assert _framing.Reader(fd).max_frame == DEFAULT_MAX_FRAME
 
 
 def test_errors_of_the_descriptor_are_oserrors():

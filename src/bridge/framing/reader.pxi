@@ -7,7 +7,7 @@ cdef class Reader:
     max_frame: bytes; a longer frame is refused before memory is allocated for it.
     """
 
-    def __cinit__(self, int fd, uint64_t max_frame=TRUSTED):
+    def __cinit__(self, int fd, uint64_t max_frame=DEFAULT_MAX_FRAME):
         self.fd = fd
         self.max_frame = max_frame
         self.slab = slab_new(SLAB)
