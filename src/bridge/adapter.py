@@ -144,6 +144,8 @@ class Adapter:
         The handler returns a value that every format can encode, usually a dict. It raises an exception of
         bridge.errors for an error with that code; any other exception is answered as `handler_error`.
         """
+        if lane not in LANES:
+            raise ValueError(f"unknown lane {lane!r}; known: {', '.join(LANES)}")
 
         def declare(handler: AnyHandler) -> AnyHandler:
             if name in self.commands:

@@ -284,6 +284,12 @@ def test_two_commands_of_one_name_are_refused(dispatcher):
         adapter.command("a")(lambda args, context: {})
 
 
+def test_an_unknown_lane_is_refused():
+    """The error names the lanes that there are."""
+    with pytest.raises(ValueError, match=r"unknown lane 'main'; known: inline, worker, .*end_all"):
+        Adapter("mistaken").command("a", lane="main")
+
+
 def test_threads_are_bounded():
     """More calls than threads wait for one; none is lost."""
     dispatcher = Dispatcher(echo, Options(threads=2))
