@@ -17,6 +17,8 @@ from bridge._watch cimport in_fork
 from threading import Lock
 from time import sleep
 
+from msgspec import UNSET
+
 from bridge.wire._frames import codec_for, unknown_format
 from bridge.wire.codec import JSON
 from bridge.errors import BridgeError, CallEnded, InvalidFrame, NotAllowed, Overloaded, ReplyTooLarge, shown
@@ -369,8 +371,8 @@ cdef class FastPath:
     are used. new_call(context): returns a `Deferred` for the context of a call that is not inline. worker: the object
     that handlers get as `context.worker`.
 
-    policy: decides everything else. refuse(format, frame, buffers, error) returns the reply to a frame that cannot be
-    read, and receive(format, frame, buffers, envelope) the reply to a message that is not a request; both may return
+    policy: decides everything else. refuse(format, frame, buffers, error) returns the reply to a frame that is not a
+    request, and receive(format, frame, buffers, envelope) the reply to a message without id or command; both may return
     None for no reply. reject(context), fail(context, error), not_encodable(context, error) and broken(id, error) return
     the reply to a request that cannot be answered otherwise. defer(call) queues a call that is not inline, or returns
     the reply that refuses it. end_fork(error) ends a child process that has returned from a handler.
@@ -422,7 +424,7 @@ cdef class FastPath:
     cdef int take(self, Frame frame, Outbox outbox, object deliver, Context context,
                   int64_t arrived) except -1:
         """Answer `frame`. context: an empty one, for its call."""
-        cdef object command, name, request, failure, reply
+        cdef object command, name, id, request, failure, reply
         cdef FrameCodec codec = None
         cdef Frame envelope = frame
         cdef tuple buffers = None
@@ -441,12 +443,13 @@ cdef class FastPath:
             if failure is not None:
                 self.put(outbox, None, codec or self.fallback, failure)
             return 0
-        name, context.id = request.command, request.id
-        if name is None or context.id is None:
+        name, id = request.command, request.id
+        if name is UNSET or id is UNSET:
             reply = self.policy.receive(codec.format, envelope, buffers, request)
             if reply is not None:
                 self.put(outbox, None, codec, reply)
             return 0
+        context.id = id
         context.request = request
         context.path = self
         context.deliver = deliver

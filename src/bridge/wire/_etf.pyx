@@ -19,7 +19,7 @@ import types
 import typing
 
 import msgspec
-from msgspec import NODEFAULT, UNSET, DecodeError, Raw, Struct, convert, inspect, to_builtins
+from msgspec import NODEFAULT, UNSET, DecodeError, Raw, Struct, UnsetType, convert, inspect, to_builtins
 
 from bridge.wire.type_walk import alternatives, type_of
 

@@ -68,6 +68,13 @@ class Format:
             decode = self._prepare(type)
         return decode(data)
 
+    def decode_or_none(self, data: Any, type: Any) -> Any:
+        """Return `data` (a buffer) as `type`, or None if it cannot be decoded as that."""
+        try:
+            return self.decode(data, type)
+        except (msgspec.MsgspecError, ValueError):
+            return None
+
     def prepare(self, type: Any) -> None:
         """Make the decoder of `type`, unless there is one."""
         if type not in self._decoders:

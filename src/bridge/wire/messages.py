@@ -15,25 +15,22 @@ LONGEST_TEXT = 4000  # characters of an error in a reply
 
 
 class Envelope(msgspec.Struct, gc=False):
-    """Represents a message from a host: a request (it has a `command`), the reply to a call of the worker
-    (`success`), or a negotiation of the format (`type`).
+    """Represents a message from a host. A request has `id` and `command`; other messages are decoded again as
+    what they are.
 
     args: undecoded until the command is known. session_id: takes precedence over the one in `args`.
     timeout_ms: counts from when the frame was read. stream: whether the host wants events. timing: whether the
-    host wants to know how long each step took. success, type: only tell which kind of message it is, which
-    is then decoded again.
+    host wants to know how long each step took.
     """
 
-    id: Id | None = None
-    command: str | None = None
+    id: Id | msgspec.UnsetType = msgspec.UNSET
+    command: str | msgspec.UnsetType = msgspec.UNSET
     args: msgspec.Raw = msgspec.Raw()
     session_id: str | None = None
     timeout_ms: float | None = None
     stream: bool = False
     timing: bool = False
     traceparent: str | None = None
-    success: msgspec.Raw = msgspec.Raw()
-    type: msgspec.Raw = msgspec.Raw()
 
 
 class Reply(msgspec.Struct, gc=False):

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+import msgspec
+
 from bridge import errors
 from bridge._dispatch import Command, Context, FastPath, timestamp
 from bridge._framing import Frame, Outbox
@@ -236,8 +238,19 @@ class Dispatcher:
         buffers: tuple[Frame, ...] | None,
         error: Exception,
     ) -> Failure | Selection | None:
-        """Return the reply to a frame that cannot be read; None if it was the reply to a host call, which
-        then fails."""
+        """Return the reply to a frame that is not a request; None if it was the reply to a host call, which fails if
+        it cannot be read."""
+        if format is not None and isinstance(error, msgspec.ValidationError):
+            try:
+                reply = decoded_reply(format, frame, buffers)
+                if reply is not None:
+                    self.host.deliver(reply)
+                    return None
+                selection = self._negotiate(format, frame)
+                if selection is not None:
+                    return selection
+            except (MemoryError, RecursionError) as raised:
+                error = raised
         request_id = None if format is None else format.find_id(frame)
         if self.host.is_asked(request_id):
             self.host.deliver(unreadable(request_id, error))
@@ -247,20 +260,10 @@ class Dispatcher:
     def receive(
         self, format: Format, frame: Any, buffers: tuple[Frame, ...] | None, message: Envelope
     ) -> Failure | Selection | None:
-        """Take in a message that is not a request: the reply to a host call, or a negotiation of the format.
-
-        Returns the reply to it, if any.
-        """
-        try:
-            if message.command is None and message.success:
-                self.host.deliver(decoded_reply(format, frame, buffers))
-                return None
-            if message.command is None and message.type:
-                return self._negotiate(format.decode(frame, Negotiation))
-            missing = "id" if message.id is None else "command"
-            raise errors.InvalidRequest(f"not a request: Object missing required field `{missing}`")
-        except Exception as error:
-            return self.refuse(format, frame, buffers, error)
+        """Take in a message without id or command, and return the reply to it, if any."""
+        missing = "id" if message.id is msgspec.UNSET else "command"
+        error = msgspec.ValidationError(f"Object missing required field `{missing}`")
+        return self.refuse(format, frame, buffers, error)
 
     def reject(self, context: Context) -> Failure:
         """Return the reply to a request whose command is unknown, or whose id an open call has."""
@@ -312,9 +315,10 @@ class Dispatcher:
         """End the child of a fork that has returned from its handler: the worker answers the call."""
         process.end_fork(error)
 
-    def _negotiate(self, offer: Negotiation) -> Selection:
-        if offer.type != "protocol_negotiation":
-            raise errors.InvalidRequest(f"not a request: unknown type {errors.shown(offer.type)}")
+    def _negotiate(self, format: Format, frame: Any) -> Selection | None:
+        offer = format.decode_or_none(frame, Negotiation)
+        if offer is None or offer.type != "protocol_negotiation":
+            return None
         known = [name for name in (self.worker.options.protocol, offer.preferred, *offer.supported) if name]
         chosen = next((name for name in known if by_name(name)), "json")
         return Selection("protocol_selected", chosen, timestamp())

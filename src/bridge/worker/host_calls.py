@@ -81,13 +81,16 @@ class HostCalls:
             question.answer(reply)
 
 
-def decoded_reply(format: Format, frame: Any, buffers: tuple[Frame, ...] | None) -> ReceivedReply:
-    """Decode the host's reply to a call. Raises what decoding raises, and InvalidRequest."""
-    reply: ReceivedReply = format.decode(frame, ReceivedReply)
-    if reply.success is None:
-        raise errors.InvalidRequest("a reply whose `success` is null")
+def decoded_reply(format: Format, frame: Any, buffers: tuple[Frame, ...] | None) -> ReceivedReply | None:
+    """Decode the host's reply to a call. Return None if the message is not a reply."""
+    reply: ReceivedReply | None = format.decode_or_none(frame, ReceivedReply)
+    if reply is None or reply.success is None:
+        return None
     if buffers is not None:
-        reply.result = substitute(reply.result, buffers)
+        try:
+            reply.result = substitute(reply.result, buffers)
+        except Exception as error:
+            return unreadable(reply.id, error)
     return reply
 
 

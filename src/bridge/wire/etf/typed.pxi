@@ -119,7 +119,7 @@ cdef object kinds_of(wanted):
     origin = typing.get_origin(wanted)
     if origin is not typing.Union and origin is not types.UnionType:
         return KINDS.get(wanted, 0)
-    kinds = [KINDS.get(one, 0) for one in typing.get_args(wanted)]
+    kinds = [KINDS.get(one, 0) for one in typing.get_args(wanted) if one is not UnsetType]
     return sum(kinds) if all(kinds) and RAWS not in kinds else 0
 
 
