@@ -50,6 +50,7 @@ class Lane(msgspec.Struct, frozen=True):
     inline: they run on the thread that reads the requests, and the handler must not wait for anything. Other calls run
     on the threads of the pool.
     sessions: the sessions whose earlier calls they wait for: none, their own ("one"), or all.
+    loads: the session is loaded from the store before the handler runs.
     changes: the session's later calls wait until the handler returns or calls context.release(). What it has changed in
     the session's records by then is committed: in a durable session it is on disk before the reply is sent.
     shares: a call that names no session changes no session but context.shared, a dict that all sessions see from their
@@ -60,14 +61,10 @@ class Lane(msgspec.Struct, frozen=True):
     name: LaneName
     sessions: Literal["none", "one", "all"] = "none"
     inline: bool = False
+    loads: bool = False
     changes: bool = False
     shares: bool = False
     ends: bool = False
-
-    @property
-    def loads(self) -> bool:
-        """Return whether the session is loaded from the store before the handler runs."""
-        return self.sessions == "one" and not self.ends
 
 
 LANES: dict[str, Lane] = {
@@ -75,9 +72,9 @@ LANES: dict[str, Lane] = {
     for lane in (
         Lane("inline", inline=True),
         Lane("worker"),
-        Lane("thread", sessions="one"),
-        Lane("session", sessions="one", changes=True),
-        Lane("everyone", sessions="one", changes=True, shares=True),
+        Lane("thread", sessions="one", loads=True),
+        Lane("session", sessions="one", loads=True, changes=True),
+        Lane("everyone", sessions="one", loads=True, changes=True, shares=True),
         Lane("end_session", sessions="one", ends=True),
         Lane("end_all", sessions="all", ends=True),
     )

@@ -35,10 +35,10 @@ class Call(Deferred):
     """Represents a call that is not inline. Its handler gets it as the `Context`.
 
     turn: when it comes, `job` is submitted to the threads. lane: of the command. timer: of the deadline; None: no
-    deadline.
+    deadline. changes_shared: whether the call changes what all sessions share, and no session.
     """
 
-    __slots__ = ("_host", "_threads", "_waits_for", "job", "lane", "timer", "turn")
+    __slots__ = ("_host", "_threads", "_waits_for", "changes_shared", "job", "lane", "timer", "turn")
 
     job: Job
     turn: Turn
@@ -46,15 +46,11 @@ class Call(Deferred):
     def __init__(self, threads: Threads, host: HostCalls, arrived: Context) -> None:
         super().__init__(arrived)
         self.lane: Lane = self.command.spec.lane
+        self.changes_shared = False
         self.timer: Timer | None = None
         self._threads = threads
         self._host = host
         self._waits_for: threading.Event | None = None  # what its handler waits for
-
-    @property
-    def changes_shared(self) -> bool:
-        """Return whether the call changes what all sessions share, and no session."""
-        return self.lane.shares and self.session_id is None
 
     @property
     def has_turn(self) -> bool:

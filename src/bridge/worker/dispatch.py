@@ -186,8 +186,9 @@ class Dispatcher:
         if call.session_id is None:
             args = call.format.decode_args(call.request.args, SessionArgs, undecodable="refuse")
             call.session_id = args.session_id
-        if lane.shares and call.session_id == self.sessions.default_id:
+        if lane.shares and call.session_id in (None, self.sessions.default_id):
             call.session_id = None
+            call.changes_shared = True
         if not lane.ends:
             return [self.sessions.open(call.session_id)]
         if call.session_id is None:
