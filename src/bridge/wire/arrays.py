@@ -61,12 +61,10 @@ def convert(value: Any, type: Any, buffers: Buffers, format: Format) -> Any:
         value = _with_bytes(type_of(type), value)
     made = msgspec.convert(value, type, dec_hook=_as, str_keys=format.has_text_keys)
     made = _walk.fill(made, as_array)
-    if _has(type, _is_constraint):
-        sizes: Sizes = {}
-        for path, info, part in walk(type_of(type), made, "$"):
-            if _is_constraint(info):
-                name, shape = info.extra["tensor"]
-                _check(name, shape, part, path, sizes)
+    sizes: Sizes = {}
+    for path, info, part in walk(type, made, "$", _is_constraint):
+        name, shape = info.extra["tensor"]
+        _check(name, shape, part, path, sizes)
     return made
 
 

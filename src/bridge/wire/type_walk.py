@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -26,18 +26,36 @@ def type_of(type: Any) -> Any:
     return inspect.type_info(type)
 
 
-def walk(info: Any, value: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (path, type, value) of a value and of all its parts, with every type that may apply to each.
+def walk(type: Any, value: Any, path: str, is_wanted: Callable[[Any], bool]) -> list[tuple[str, Any, Any]]:
+    """Return (path, type, value) of each part of a value of `type`, itself included, that may have a wanted type.
 
-    value: decoded data, also after its conversion to a type: struct instances are entered too.
+    value: decoded data, also after its conversion to a type: struct instances are entered too. is_wanted: called
+    once for each type that a part may have; a value whose type has no wanted ones is not entered.
     """
-    yield path, info, value
+    found: list[tuple[str, Any, Any]] = []
+    _walk(type_of(type), value, path, _holders(type, is_wanted), found)
+    return found
+
+
+def _walk(info: Any, value: Any, path: str, holders: dict[int, bool], found: list[tuple[str, Any, Any]]) -> None:
+    is_wanted = holders.get(id(info))
+    if is_wanted is None:
+        return
+    if is_wanted:
+        found.append((path, info, value))
     if isinstance(info, _WRAPPERS):
         for each in _inner(info):
-            yield from walk(each, value, path)
+            _walk(each, value, path, holders, found)
     else:
         for _, below, type, part in parts(info, value):
-            yield from walk(type, part, path + below)
+            _walk(type, part, path + below, holders, found)
+
+
+@cache
+def _holders(type: Any, is_wanted: Callable[[Any], bool]) -> dict[int, bool]:
+    """Return the ids of the types that are wanted (True) or hold a wanted one (False)."""
+    infos = [*types_in(type_of(type))]  # which are never freed, because `type_of` keeps them
+    return {id(info): is_wanted(info) for info in infos if any(map(is_wanted, types_in(info)))}
 
 
 def parts(info: Any, value: Any) -> Iterable[Part]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from msgspec import inspect
 
 from bridge.errors import InvalidArgs
-from bridge.wire.type_walk import short_key, type_of, walk
+from bridge.wire.type_walk import short_key, walk
 
 MAX_LISTED = 20  # unknown names in one error
 
@@ -28,7 +28,8 @@ class Unknown(NamedTuple):
 
 def unknown_args(value: Any, type: Any, path: str) -> InvalidArgs | None:
     """Return the error for names in `value` that `type` does not have, or None."""
-    found = [unknown for part in walk(type_of(type), value, path) for unknown in _unknown(*part)]
+    parts = walk(type, value, path, _refuses_unknown)
+    found = [unknown for part in parts for unknown in _unknown(*part)]
     if not found:
         return None
     first = found[0]
@@ -40,8 +41,12 @@ def unknown_args(value: Any, type: Any, path: str) -> InvalidArgs | None:
     )
 
 
-def _unknown(path: str, info: inspect.Type, value: Any) -> Iterator[Unknown]:
-    if not isinstance(info, inspect.StructType) or not info.forbid_unknown_fields or not isinstance(value, Mapping):
+def _refuses_unknown(info: inspect.Type) -> bool:
+    return isinstance(info, inspect.StructType) and info.forbid_unknown_fields
+
+
+def _unknown(path: str, info: inspect.StructType, value: Any) -> Iterator[Unknown]:
+    if not isinstance(value, Mapping):
         return
     types = {field.encode_name: field.type for field in info.fields}
     unknown = [short_key(key) for key in value if key not in types]
