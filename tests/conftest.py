@@ -26,7 +26,7 @@ settings.load_profile("untimed")
 
 @pytest.fixture
 def start_peer() -> Iterator[Callable[..., Peer]]:
-    """Makes workers that are gone after the test."""
+    """Return a function that starts workers, which end after the test."""
     peers: list[Peer] = []
 
     def start(*flags: str, **options: object) -> Peer:
@@ -40,7 +40,7 @@ def start_peer() -> Iterator[Callable[..., Peer]]:
 
 @pytest.fixture
 def peer(start_peer: Callable[..., Peer]) -> Peer:
-    """A worker with the echo adapter."""
+    """Return a worker with the echo adapter."""
     return start_peer()
 
 

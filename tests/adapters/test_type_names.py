@@ -61,7 +61,7 @@ NAMED = {
 
 @pytest.mark.parametrize(("text", "expected"), NAMED.items())
 def test_known_names(text, expected):
-    """Each spelling is the type beside it, and pydantic takes it as an annotation."""
+    """Each spelling gives its type, and pydantic accepts it as an annotation."""
     assert parse_type(text) == expected
     pydantic.TypeAdapter(parse_type(text)).json_schema()
 
@@ -102,7 +102,7 @@ def test_refused_names(text, reason):
 
 
 def test_limits():
-    """Neither depth nor length of a name can exhaust the parser."""
+    """Neither depth nor length of a name exhausts the parser."""
     deep = "list<" * (MAX_DEPTH - 1) + "int" + ">" * (MAX_DEPTH - 1)
     assert parse_type(deep)
     with pytest.raises(TypeNameError, match=f"more than {MAX_DEPTH} nested types"):
@@ -113,7 +113,7 @@ def test_limits():
 
 
 def test_no_name_is_imported(capsys):
-    """A module's name is an unknown type, and the module stays where it is."""
+    """The name of a module is an unknown type, and the module is not imported."""
     sys.modules.pop("this", None)
     with pytest.raises(TypeNameError):
         parse_type("this")

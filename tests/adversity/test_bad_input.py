@@ -118,8 +118,8 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_broken_requests_get_one_reply_and_the_stream_goes_on(peer, what):
-    """Each broken frame: one reply with its id and code, in a format its sender can read."""
+def test_a_broken_request_gets_one_reply(peer, what):
+    """The reply has the id and a code, in a format that the sender can read, and later frames are answered."""
     payload, request_id, code = BROKEN[what]
     peer.send_bytes(HEADER.pack(len(payload)) + payload + ping("next"))
     frames = [peer.receive_frame(), peer.receive_frame()]
@@ -133,8 +133,8 @@ def test_broken_requests_get_one_reply_and_the_stream_goes_on(peer, what):
     assert peer.is_alive()
 
 
-def test_a_long_frame_is_thrown_away_and_the_stream_goes_on(start_peer):
-    """100 MiB behind a limit of 64 MiB: one error, constant memory, the next frame answered."""
+def test_a_long_frame_is_skipped(start_peer):
+    """100 MiB with a limit of 64 MiB: one error, constant memory, and the next frame is answered."""
     peer = start_peer()
     before = peer.call("get_stats")["result"]["memory_usage"]["rss"]
     size = 100 << 20
@@ -152,7 +152,7 @@ def test_a_long_frame_is_thrown_away_and_the_stream_goes_on(start_peer):
 
 
 def test_an_absurd_length_ends_the_worker_with_65(peer):
-    """0xFFFFFFFF is no frame of ours: answered, nothing allocated, exit status 65."""
+    """A length of 0xFFFFFFFF is answered, nothing is allocated, and the exit status is 65."""
     peer.send_bytes(b"\xff\xff\xff\xff" + b"rubbish")
     assert peer.receive()["code"] == "frame_too_large"
     assert peer.receive_frame() is None
@@ -160,7 +160,7 @@ def test_an_absurd_length_ends_the_worker_with_65(peer):
 
 
 def test_open_calls_are_answered_before_exit_65(peer):
-    """What was accepted before the stream broke still gets its reply."""
+    """Calls that were accepted before the stream broke get their replies."""
     peer.send({"id": 1, "command": "sleep", "args": {"seconds": 0.3}})
     peer.send_bytes(b"\xff\xff\xff\xff")
     replies = [peer.receive(), peer.receive()]
@@ -170,7 +170,7 @@ def test_open_calls_are_answered_before_exit_65(peer):
 
 @pytest.mark.parametrize("data", [b"\0", b"\0\0\0", b"\0\0\0\x0a", b'\0\0\0\x0a{"id"'])
 def test_a_stream_that_ends_inside_a_frame(peer, data):
-    """A truncated header or frame is answered, and ends the worker with 65."""
+    """A truncated header or frame is answered, and ends the worker with status 65."""
     peer.send_bytes(ping(1) + data)
     peer.close_input()
     assert peer.receive()["id"] == 1
@@ -181,7 +181,7 @@ def test_a_stream_that_ends_inside_a_frame(peer, data):
 
 
 def test_ten_thousand_frames_in_one_write(peer):
-    """All answered, each once, in order."""
+    """Each frame is answered once, in order."""
     writer = threading.Thread(target=peer.send_bytes, args=(b"".join(map(ping, range(10_000))),))
     writer.start()
     assert [peer.receive()["id"] for _ in range(10_000)] == list(range(10_000))
@@ -189,7 +189,7 @@ def test_ten_thousand_frames_in_one_write(peer):
 
 
 def test_one_byte_at_a_time(peer):
-    """A frame may come in any pieces, heartbeats between them too."""
+    """A frame may arrive in any pieces, also with heartbeats before and after it."""
     for byte in ping(1) + HEADER.pack(0) + ping(2):
         peer.send_bytes(bytes([byte]))
     assert peer.receive()["id"] == 1
@@ -198,14 +198,14 @@ def test_one_byte_at_a_time(peer):
 
 
 def test_ids_come_back_exactly(peer):
-    """Ids past 2^53 and past 64 bits, negative ones, and strings of any content."""
+    """Ids past 2^53 and past 64 bits, negative ones, and any strings are unchanged."""
     for request_id in (0, -1, 2**53 + 1, 2**64 - 1, 2**80, "", 'ü\n"', "x" * 10_000):
         assert peer.call("ping", request_id=request_id)["id"] == request_id
         assert peer.call("nope", request_id=request_id)["id"] == request_id
 
 
 def test_an_id_in_flight_is_not_accepted_again(peer):
-    """The second request with an open call's id is refused; the first gets its own reply."""
+    """A second request with the id of an open call is refused; the first one gets its own reply."""
     peer.send({"id": 1, "command": "sleep", "args": {"seconds": 0.5}})
     for command in ("ping", "sleep"):
         assert peer.call(command, request_id=1)["code"] == "duplicate_id"
@@ -214,7 +214,7 @@ def test_an_id_in_flight_is_not_accepted_again(peer):
 
 
 def test_end_of_stream_while_work_is_open(peer):
-    """Its reply still leaves within the grace period; the exit status is 0."""
+    """The reply is sent within the grace period, and the exit status is 0."""
     peer.send({"id": 1, "command": "sleep", "args": {"seconds": 0.3}})
     peer.close_input()
     assert peer.receive()["result"] == {"slept": 0.3}
@@ -224,7 +224,7 @@ def test_end_of_stream_while_work_is_open(peer):
 
 
 def test_a_reader_that_stops_reading_loses_nothing(peer):
-    """8 MiB of replies wait in the pipe and in the writer's way; all come once it reads again."""
+    """8 MiB of replies wait in the pipe and in the writer, and all arrive once the host reads again."""
     payload = {"blob": "x" * 65536}
     frames = [json.dumps({"id": i, "command": "echo", "args": payload}).encode() for i in range(128)]
     writer = threading.Thread(target=lambda: [peer.send_frame(frame) for frame in frames], daemon=True)
@@ -239,7 +239,7 @@ def test_a_reader_that_stops_reading_loses_nothing(peer):
 
 
 def test_a_pipe_set_to_non_blocking_by_its_host(start_peer):
-    """EAGAIN in both directions is waited out, with a pipe that is full too."""
+    """The worker waits after EAGAIN in both directions, also if the pipe is full."""
     peer = start_peer(blocking=False)
     assert peer.is_alive()
     payload = {"blob": "x" * (4 << 20)}
@@ -269,8 +269,8 @@ FAULTS = {
 
 @pytest.mark.parametrize("lane", ["", "_on_thread"])
 @pytest.mark.parametrize("command", FAULTS)
-def test_a_handler_at_fault_is_answered(hostile, command, lane):
-    """Whatever a handler does, its caller gets one reply, and the worker goes on."""
+def test_a_misbehaving_handler_is_answered(hostile, command, lane):
+    """Its caller gets one reply, and the worker continues."""
     code, text = FAULTS[command]
     reply = hostile.call(command + lane, {"size": 100_001}, request_id=9)
     assert (reply["id"], reply["success"], reply["code"]) == (9, False, code)
@@ -280,7 +280,7 @@ def test_a_handler_at_fault_is_answered(hostile, command, lane):
 
 
 def test_numbers_that_one_format_carries_and_the_other_does_not(hostile):
-    """NaN goes out in MessagePack, integers past 64 bits in JSON; never a silent null."""
+    """NaN is sent in MessagePack, integers past 64 bits in JSON; neither silently becomes null."""
 
     def ask_msgpack(command):
         hostile.send_frame(msgspec.msgpack.encode({"id": 1, "command": command}))
@@ -294,7 +294,7 @@ def test_numbers_that_one_format_carries_and_the_other_does_not(hostile):
 
 @pytest.mark.parametrize("lane", ["", "_on_thread"])
 def test_nothing_that_is_printed_reaches_the_wire(hostile, lane):
-    """print, sys.__stdout__, os.write(1), C's puts and a child's output land on stderr."""
+    """print, sys.__stdout__, os.write(1), C's puts and a child's output go to stderr."""
     assert hostile.call(f"print{lane}")["result"] == {"read": ""}
     assert hostile.is_alive()
     hostile.close_input()
@@ -304,7 +304,7 @@ def test_nothing_that_is_printed_reaches_the_wire(hostile, lane):
 
 
 def test_heartbeats_while_a_handler_holds_the_gil(hostile):
-    """An empty frame is answered though Python stands still."""
+    """An empty frame is answered although no Python code can run."""
     hostile.is_alive()
     hostile.send({"id": 1, "command": "hold_gil", "args": {"seconds": 2}})
     wait_until(lambda: _is_sleeping_in_handler(hostile))
@@ -315,7 +315,7 @@ def test_heartbeats_while_a_handler_holds_the_gil(hostile):
 
 
 def _is_sleeping_in_handler(peer) -> bool:
-    """The GIL is held as soon as a thread sleeps in clock_nanosleep."""
+    """Return whether a thread sleeps in clock_nanosleep, which the handler calls while it holds the GIL."""
     for thread in os.listdir(f"/proc/{peer.process.pid}/task"):
         with open(f"/proc/{peer.process.pid}/task/{thread}/wchan") as wchan:
             if "nanosleep" in wchan.read():
@@ -324,8 +324,8 @@ def _is_sleeping_in_handler(peer) -> bool:
 
 
 @pytest.mark.parametrize("command", ["sleep", "hold_gil"])
-def test_a_handler_that_never_returns_does_not_keep_the_process(start_peer, command):
-    """The host is gone: the worker follows within its grace period, with the GIL held or not."""
+def test_a_handler_that_never_returns_does_not_keep_the_process_alive(start_peer, command):
+    """After the end of the host, the worker ends within its grace period, even if the handler holds the GIL."""
     peer = start_peer("--grace", "0.3", adapter="hostile:adapter")
     peer.is_alive()
     peer.send({"id": 1, "command": command, "args": {"seconds": 600}})
@@ -336,7 +336,7 @@ def test_a_handler_that_never_returns_does_not_keep_the_process(start_peer, comm
 
 
 def test_sigterm_drains_and_exits_0(peer):
-    """Open work is answered, then the process ends."""
+    """Open calls are answered, then the process ends."""
     peer.is_alive()
     peer.send({"id": 1, "command": "sleep", "args": {"seconds": 0.3}})
     wait_until(lambda: peer.call("get_stats", request_id=2)["result"]["in_flight"] == 1)
@@ -346,14 +346,17 @@ def test_sigterm_drains_and_exits_0(peer):
 
 
 def test_sigint_is_ignored(peer):
-    """Ctrl-C in the host's terminal is the host's business."""
+    """Ctrl-C in the host's terminal does not end the worker."""
     peer.is_alive()
     peer.process.send_signal(signal.SIGINT)
     assert peer.is_alive()
 
 
 def test_a_workers_environment(start_peer):
-    """Bounded threads of numeric libraries, no price lists from the network; the operator wins."""
+    """Numeric libraries get few threads, and price lists are not downloaded.
+
+    Variables of the operator take precedence.
+    """
     peer = start_peer(adapter="hostile:adapter", env={"OMP_NUM_THREADS": "3"})
     environment = peer.call("environment")["result"]
     assert environment["OPENBLAS_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "1"

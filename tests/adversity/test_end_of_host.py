@@ -55,14 +55,14 @@ def start_host():
 
 
 def test_kill_9_of_the_host_ends_the_worker(start_host):
-    """The pipe's end is seen."""
+    """The worker notices the end of the pipe."""
     host, worker, _ = start_host("session", "alone")
     host.kill()
     wait_until(lambda: not is_running(worker), 10)
 
 
 def test_the_parents_death_is_enough(start_host):
-    """Another process holds the pipe open, so that it never ends; the parent is gone."""
+    """The worker ends with its parent although another process holds the pipe open."""
     host, worker, bystander = start_host("session", "bystander")
     host.kill()
     wait_until(lambda: not is_running(worker), 10)
@@ -71,7 +71,7 @@ def test_the_parents_death_is_enough(start_host):
 
 
 def test_a_worker_in_its_hosts_group_kills_its_own_children_only(start_peer, start_host):
-    """It does not lead a process group: others in there stay."""
+    """It does not lead the process group, so other processes of the group are not killed."""
     host, worker, _ = start_host("shared", "alone")
     host.kill()
     wait_until(lambda: not is_running(worker), 10)
@@ -79,8 +79,8 @@ def test_a_worker_in_its_hosts_group_kills_its_own_children_only(start_peer, sta
 
 
 @pytest.mark.parametrize("end", ["eof", "shutdown", "sigterm"])
-def test_children_go_with_the_worker(start_peer, end):
-    """A process that a handler started is gone when the worker is, however it ends."""
+def test_children_end_with_the_worker(start_peer, end):
+    """A process that a handler started ends with the worker, however that ends."""
     peer = start_peer("--grace", "0.2", adapter="hostile:adapter")
     child = peer.call("child")["result"]["pid"]
     assert is_running(child)
@@ -94,8 +94,8 @@ def test_children_go_with_the_worker(start_peer, end):
     wait_until(lambda: not is_running(child), 10)
 
 
-def test_children_go_though_the_gil_is_held(start_peer):
-    """The native thread kills them too."""
+def test_children_end_even_if_the_gil_is_held(start_peer):
+    """The native thread kills them."""
     peer = start_peer("--grace", "0.2", adapter="hostile:adapter")
     child = peer.call("child")["result"]["pid"]
     peer.send({"id": 2, "command": "hold_gil", "args": {"seconds": 600}})
@@ -107,7 +107,7 @@ def test_children_go_though_the_gil_is_held(start_peer):
 
 
 def test_sigterm_while_the_reader_waits_is_never_lost(start_peer):
-    """A signal that arrives just before the read that it should interrupt is repeated."""
+    """A signal that arrives just before the read that it should interrupt is handled."""
     for _ in range(20):
         peer = start_peer()
         peer.is_alive()
@@ -116,8 +116,8 @@ def test_sigterm_while_the_reader_waits_is_never_lost(start_peer):
         assert peer.stderr() == ""
 
 
-def test_shutdown_ends_the_worker_behind_its_reply(peer):
-    """Exit status 0, nothing on stderr, no reply after that of shutdown."""
+def test_shutdown_ends_the_worker_after_its_reply(peer):
+    """The exit status is 0, stderr is empty, and there are no later replies."""
     peer.send({"id": 1, "command": "shutdown"})
     peer.send({"id": 2, "command": "ping"})
     assert peer.receive()["id"] == 1

@@ -26,8 +26,8 @@ def worker(start_peer):
 
 @pytest.mark.parametrize("lane", LANES)
 @pytest.mark.parametrize(("way", "status"), [("return", 0), ("raise", 1), ("exit", 7), ("emit", None), ("c", 0)])
-def test_a_forked_child_that_comes_back_answers_nothing(worker, lane, way, status):
-    """It ends as a process of its own; the parent's reply is the only one."""
+def test_a_forked_child_that_returns_sends_no_reply(worker, lane, way, status):
+    """It ends as a separate process, and only the parent replies."""
     worker.send({"id": 1, "command": f"fork_and_return{lane}", "args": {"way": way}, "stream": True})
     frames = [worker.receive()]
     while "event" in frames[-1]:
@@ -44,7 +44,7 @@ def test_a_forked_child_that_comes_back_answers_nothing(worker, lane, way, statu
 
 
 def test_a_forked_child_stores_nothing(start_peer, tmp_path):
-    """Of a durable session; what the parent changes is on disk."""
+    """It does not write to a durable session; the parent's change is stored."""
     peer = start_peer("--store", f"sqlite:{tmp_path}/s.db", adapter="processes:adapter")
     peer.call("create_session", {"session_id": "s", "durable": True})
     for _ in range(3):
@@ -58,8 +58,8 @@ def test_a_forked_child_stores_nothing(start_peer, tmp_path):
 
 @pytest.mark.parametrize("lane", LANES)
 @pytest.mark.parametrize("way", ["fork", "c", "multiprocessing"])
-def test_a_forked_child_that_lives_holds_no_pipe(worker, lane, way):
-    """The worker's death is seen at once though the child lives, and then the child is killed."""
+def test_a_running_forked_child_holds_no_pipe(worker, lane, way):
+    """The host notices the worker's death at once, and the child is killed."""
     child = worker.call(f"fork_and_live{lane}", {"way": way})["result"]["pid"]
     assert is_running(child)
     worker.process.kill()
@@ -70,7 +70,7 @@ def test_a_forked_child_that_lives_holds_no_pipe(worker, lane, way):
 
 @pytest.mark.parametrize("lane", LANES)
 def test_sigterm_to_a_forked_child_ends_it_alone(worker, lane):
-    """As multiprocessing's terminate() expects."""
+    """multiprocessing's terminate() relies on that."""
     for _ in range(5):
         assert worker.call(f"terminate_fork{lane}")["result"] == {"status": -signal.SIGTERM}
     assert worker.is_alive()
@@ -79,7 +79,7 @@ def test_sigterm_to_a_forked_child_ends_it_alone(worker, lane):
 @pytest.mark.parametrize("lane", LANES)
 @pytest.mark.parametrize("way", ["close_fds", "inherit", "posix_spawn", "system"])
 def test_children_have_none_of_the_pipes(worker, lane, way):
-    """Nor anything else of the worker but stderr, which is a pipe too."""
+    """A child has no descriptor of the worker except stderr, which is a pipe too."""
     text = worker.call(f"descriptors{lane}", {"way": way})["result"]["text"]
     pipes = dict(re.findall(r"(\d+) -> (pipe:\[\d+\])", text))
     own = {os.readlink(f"/proc/self/fd/{end.fileno()}") for end in (worker.input, worker.output)}
@@ -91,8 +91,8 @@ FATAL = ["SIGKILL", "SIGQUIT", "SIGUSR2", "SIGALRM", "SIGABRT", "SIGSEGV", "SIGX
 
 
 @pytest.mark.parametrize("name", FATAL)
-def test_children_and_theirs_go_with_a_worker_that_a_signal_ends(worker, name):
-    """At once, without a word from Python."""
+def test_descendants_end_with_a_worker_that_a_signal_ends(worker, name):
+    """They end at once, without any Python code."""
     pids = worker.call("child_on_thread")["result"]["pids"]
     worker.process.send_signal(getattr(signal, name))
     assert worker.wait() == -getattr(signal, name)
@@ -100,8 +100,8 @@ def test_children_and_theirs_go_with_a_worker_that_a_signal_ends(worker, name):
         wait_until(lambda pid=pid: not is_running(pid))
 
 
-def test_children_that_left_the_group_go_with_a_worker_that_is_killed(worker):
-    """With all that is below them."""
+def test_children_in_other_groups_end_with_a_killed_worker(worker):
+    """Their descendants end too."""
     pids = worker.call("child_on_thread", {"way": "session"})["result"]["pids"]
     worker.process.kill()
     worker.wait()
@@ -109,16 +109,16 @@ def test_children_that_left_the_group_go_with_a_worker_that_is_killed(worker):
         wait_until(lambda pid=pid: not is_running(pid))
 
 
-def test_orphans_that_left_the_group_go_with_a_worker_that_ends_in_order(worker):
-    """As they do with one that is killed."""
+def test_orphans_in_other_groups_end_with_a_worker(worker):
+    """This holds for a normal end as for kill -9."""
     (pid,) = worker.call("orphan")["result"]["pids"]
     worker.close_input()
     assert worker.wait() == 0
     wait_until(lambda: not is_running(pid))
 
 
-def test_a_worker_below_a_worker_that_is_killed_goes_with_its_children(worker):
-    """Though they have sessions of their own."""
+def test_a_worker_started_by_a_killed_worker_ends_with_its_children(worker):
+    """They end although they are in other sessions of the system."""
     pids = worker.call("worker")["result"]["pids"]
     worker.process.kill()
     worker.wait()
@@ -126,8 +126,8 @@ def test_a_worker_below_a_worker_that_is_killed_goes_with_its_children(worker):
         wait_until(lambda pid=pid: not is_running(pid))
 
 
-def test_children_go_with_a_worker_that_is_in_its_hosts_group(start_peer):
-    """It makes a group of its own; the host's is not touched."""
+def test_children_end_with_a_worker_in_its_hosts_group(start_peer):
+    """The worker creates its own group, and the host's group is not killed."""
     code = (
         "import subprocess, sys\n"
         "p = subprocess.Popen([sys.executable, '-m', 'bridge', 'worker', '--adapter',"
@@ -144,7 +144,7 @@ def test_children_go_with_a_worker_that_is_in_its_hosts_group(start_peer):
 
 
 def test_sighup_does_nothing(worker):
-    """Also many of them, while calls run."""
+    """Many of them, during calls, have no effect."""
     worker.send({"id": 1, "command": "terminate_fork_on_thread"})
     for _ in range(50):
         worker.process.send_signal(signal.SIGHUP)
@@ -155,7 +155,7 @@ def test_sighup_does_nothing(worker):
 
 
 def test_sigusr1_writes_the_stacks_of_all_threads(worker):
-    """And the worker goes on."""
+    """The worker continues."""
     worker.process.send_signal(signal.SIGUSR1)
     assert worker.is_alive()
     worker.close_input()
@@ -166,7 +166,7 @@ def test_sigusr1_writes_the_stacks_of_all_threads(worker):
 
 
 def test_a_signal_that_a_library_handles_does_not_end_the_worker(worker):
-    """Longer than the grace period."""
+    """The worker still runs after the grace period."""
     assert worker.call("take_signal")["success"]
     assert worker.call("terminate_fork_on_thread")["success"]
     with pytest.raises(subprocess.TimeoutExpired):
@@ -174,8 +174,8 @@ def test_a_signal_that_a_library_handles_does_not_end_the_worker(worker):
     assert worker.is_alive()
 
 
-def test_what_the_host_blocks_or_ignores_does_not_count(start_peer):
-    """SIGTERM ends a worker whose host blocks everything, and children can be waited for."""
+def test_signals_that_the_host_blocks_have_their_effect(start_peer):
+    """SIGTERM ends a worker whose host blocks all signals, and the worker can wait for children."""
     numbers = sorted(set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP})
     code = (
         "import os, signal, sys\n"
@@ -203,8 +203,8 @@ WAYS = ["log", "print", "stderr", "warning", "write", "c", "child", "faulthandle
 
 @pytest.mark.parametrize("lane", LANES)
 @pytest.mark.parametrize("way", WAYS)
-def test_a_host_that_does_not_read_stderr_freezes_nothing(worker, lane, way):
-    """1.5 MB by every way to stderr; lost lines are counted, and the log says how many."""
+def test_a_host_that_does_not_read_stderr_does_not_block(worker, lane, way):
+    """1.5 MB are written in every way; lost lines are counted, and the log has their number."""
     assert worker.call(f"shout{lane}", {"way": way, "size": 1500})["success"]
     worker.send_frame(b"")
     assert worker.receive_frame() == b""
@@ -222,8 +222,8 @@ def test_a_host_that_does_not_read_stderr_freezes_nothing(worker, lane, way):
     assert {notice["level"] for notice in notices} == {"WARNING"}
 
 
-def test_lost_lines_are_plain_text_where_the_log_is(start_peer):
-    """As a client says whose own stderr is a terminal."""
+def test_lost_lines_are_reported_in_the_format_of_the_log(start_peer):
+    """A client whose stderr is a terminal gets plain text."""
     peer = start_peer(adapter="processes:adapter", env={"BRIDGE_LOG_FORMAT": "text"})
     assert peer.call("shout_on_thread", {"way": "write", "size": 1500})["success"]
     peer.close_input()
@@ -233,7 +233,7 @@ def test_lost_lines_are_plain_text_where_the_log_is(start_peer):
 
 @pytest.mark.parametrize("way", ["exit", "segfault", "kill"])
 def test_what_a_worker_writes_last_is_not_lost(worker, way):
-    """However it ends."""
+    """This holds for each way in which the worker ends."""
     worker.send({"id": 1, "command": "last_words_on_thread", "args": {"way": way}})
     expected = {"exit": 9, "segfault": -signal.SIGSEGV, "kill": -signal.SIGKILL}[way]
     assert worker.wait() == expected
@@ -243,7 +243,7 @@ def test_what_a_worker_writes_last_is_not_lost(worker, way):
 
 
 def test_stderr_that_is_a_file_a_socket_or_closed(start_peer, tmp_path):
-    """All that is logged arrives, where there is somewhere to arrive."""
+    """All lines are written, unless stderr is closed."""
     with open(tmp_path / "log", "wb") as log:
         peer = start_peer(adapter="processes:adapter", stderr=log)
         assert peer.call("shout_on_thread", {"way": "log", "size": 300})["success"]

@@ -6,7 +6,7 @@ import kill_writers
 
 
 def test_workers_killed_while_they_write(tmp_path):
-    """A few seconds of what `kill_writers.py` does for as long as one likes."""
+    """Run `kill_writers.py` for a few seconds."""
     count = kill_writers.run(tmp_path / "store.db", 5.0, writers=16, rate=8.0)
     assert count.is_clean, count
     assert count.kills >= 5

@@ -21,7 +21,7 @@ def send(peer, request_id, command, args=None, **more):
 
 
 def by_id(peer, count):
-    """That many frames, by their ids."""
+    """Return that many frames, by their ids."""
     replies = {}
     for _ in range(count):
         reply = peer.receive()
@@ -31,7 +31,7 @@ def by_id(peer, count):
 
 
 def test_a_cancelled_call_is_answered_once_and_its_work_stops(hostile):
-    """`cancelled` for the call, true for who cancelled; the id is free again."""
+    """The call gets `cancelled`, the cancelling request gets true, and the id can be used again."""
     send(hostile, 1, "wait_politely", {"seconds": 60})
     wait_until(lambda: hostile.call("get_stats", request_id="s")["result"]["in_flight"] == 1)
     send(hostile, 2, "cancel", {"id": 1})
@@ -55,7 +55,7 @@ def test_cancel_before_the_start(start_peer):
 
 
 def test_cancel_after_the_end_and_of_an_unknown_id(hostile):
-    """False, and nothing happens."""
+    """The result is false, and nothing else happens."""
     assert hostile.call("sleep", request_id=1)["success"]
     for unknown in (1, 99, "x"):
         result = hostile.call("cancel", {"id": unknown}, request_id=5)["result"]
@@ -64,7 +64,7 @@ def test_cancel_after_the_end_and_of_an_unknown_id(hostile):
 
 
 def test_a_cancelled_call_in_its_sessions_queue_does_not_stop_the_queue(start_peer):
-    """The calls behind it have their turn."""
+    """Later calls of the session run."""
     peer = start_peer(adapter="hostile:adapter")
     send(peer, 1, "sleep", {"seconds": 0.2, "session_id": "s"})
     for request_id in (2, 3, 4):
@@ -78,7 +78,7 @@ def test_a_cancelled_call_in_its_sessions_queue_does_not_stop_the_queue(start_pe
 
 
 def test_deadlines(hostile):
-    """The caller hears at once; the time in the queue counts; zero and negative are over."""
+    """The caller gets its error at once; time in the queue counts; deadlines of zero or less have passed."""
     started = time.monotonic()
     reply = hostile.call("sleep", {"seconds": 5}, timeout_ms=50)
     assert (reply["code"], reply["details"]["timeout_ms"]) == ("deadline_exceeded", 50)
@@ -93,7 +93,7 @@ def test_deadlines(hostile):
 
 
 def test_a_deadline_in_the_queue(start_peer):
-    """Work that never started does not start."""
+    """A call whose deadline passes in the queue never starts."""
     peer = start_peer("--threads", "1", adapter="hostile:adapter")
     send(peer, 1, "sleep", {"seconds": 0.3})
     send(peer, 2, "update_session_data", {"key": "a", "value": 1}, timeout_ms=50)
@@ -102,8 +102,8 @@ def test_a_deadline_in_the_queue(start_peer):
     assert peer.call("get_session_data")["result"]["data"] == {}
 
 
-def test_threads_that_do_not_come_back_are_replaced_up_to_a_limit(start_peer):
-    """Then new calls are refused as overloaded, and ping goes on; statistics count them."""
+def test_lost_threads_are_replaced_up_to_a_limit(start_peer):
+    """Then new calls are overloaded, ping works, and the statistics count lost threads."""
     peer = start_peer("--threads", "2", adapter="hostile:adapter")
     written_off = 0
     while written_off < 3:  # a call whose deadline came before a thread has none to lose
@@ -121,7 +121,7 @@ def test_threads_that_do_not_come_back_are_replaced_up_to_a_limit(start_peer):
 
 
 def test_a_full_queue_refuses_at_once(start_peer):
-    """--threads and --queue bound what is open."""
+    """--threads and --queue limit the number of open calls."""
     peer = start_peer("--threads", "2", "--queue", "3", adapter="hostile:adapter")
     for request_id in range(8):
         send(peer, request_id, "sleep", {"seconds": 0.3})
@@ -132,7 +132,7 @@ def test_a_full_queue_refuses_at_once(start_peer):
 
 
 def test_replies_under_load_find_their_requests(hostile):
-    """Out of order, each once, with ping between them."""
+    """Each request gets one reply, in any order, with pings in between."""
     numbers = list(range(400))
     random.Random(1).shuffle(numbers)
     for number in numbers:
@@ -144,8 +144,8 @@ def test_replies_under_load_find_their_requests(hostile):
         assert replies[f"p{number}"]["success"]
 
 
-def test_events_only_where_they_were_asked_for(hostile):
-    """In order, before the reply; without `stream` none."""
+def test_events_are_sent_only_to_streams(hostile):
+    """They arrive in order and before the reply; a call without `stream` has none."""
     assert hostile.call("emit", {"size": 5})["result"] == {"streaming": False}
     send(hostile, 2, "emit", {"size": 5}, stream=True)
     frames = [hostile.receive() for _ in range(6)]
@@ -153,8 +153,8 @@ def test_events_only_where_they_were_asked_for(hostile):
     assert frames[5]["result"] == {"streaming": True}
 
 
-def test_events_that_cannot_leave_fail_their_call(start_peer):
-    """Numbers that JSON has not, and events longer than a frame may be; inline ones may emit."""
+def test_events_that_cannot_be_sent_fail_their_call(start_peer):
+    """These are numbers that JSON does not have, and events longer than a frame; inline calls may emit."""
     peer = start_peer("--max-frame", "4096", adapter="hostile:adapter")
     reply = peer.call("emit_not_finite", stream=True)
     assert (reply["code"], reply["details"]["path"]) == ("not_encodable", "data.value")
@@ -166,7 +166,7 @@ def test_events_that_cannot_leave_fail_their_call(start_peer):
 
 
 def test_a_paused_stream_waits_and_others_do_not(hostile):
-    """pause holds back one call's events, resume lets them go, cancel ends it while paused."""
+    """pause holds back the events of one call, resume releases them, cancel ends a paused call."""
     send(hostile, 1, "emit", {"size": 100_000}, stream=True)
     while hostile.receive()["id"] != 1:
         pass
@@ -195,8 +195,8 @@ def test_a_paused_stream_waits_and_others_do_not(hostile):
     assert hostile.call("pause", {"id": 1}, request_id=9)["result"] == {"id": 1, "paused": False}
 
 
-def test_timing_says_where_the_time_went(hostile):
-    """Microseconds and bytes, beside the result; not where it was not asked for."""
+def test_timing_is_in_the_reply_on_request(hostile):
+    """It contains microseconds and bytes; replies to other calls do not have it."""
     reply = hostile.call("sleep", {"seconds": 0.05}, timing=True)
     assert reply["result"] == {"slept": 0.05}
     timing = reply["timing"]
@@ -211,8 +211,8 @@ def answer(peer, question, **reply):
     peer.send({"id": question["id"], **reply})
 
 
-def test_a_handler_asks_the_host(hostile):
-    """The worker's request has an id of its own; what the host answers is the handler's."""
+def test_a_handler_calls_the_host(hostile):
+    """The worker's request has a separate id, and the handler gets the host's result."""
     send(hostile, 1, "ask_host")
     assert hostile.receive()["code"] == "not_allowed", "nothing was offered"
     accepted = hostile.call("hello", {"offers": {"tools": True, "new": True}})["result"]
@@ -226,8 +226,8 @@ def test_a_handler_asks_the_host(hostile):
     assert hostile.receive()["result"] == {"answer": [1, 2]}
 
 
-def test_a_host_that_answers_late_twice_with_garbage_or_an_error(hostile):
-    """Late and second answers are dropped without a reply; garbage is an error of who asked."""
+def test_unusual_replies_of_the_host(hostile):
+    """Late and second replies are dropped; garbage and errors are errors of the handler's call."""
     hostile.call("hello", {"offers": {"tools": True}})
     send(hostile, 1, "ask_host", timeout_ms=50)
     question = hostile.receive()
@@ -250,7 +250,7 @@ def test_a_host_that_answers_late_twice_with_garbage_or_an_error(hostile):
 
 
 def test_cancelling_a_call_that_waits_for_the_host(hostile):
-    """Its thread comes back at once."""
+    """Its thread is free at once."""
     hostile.call("hello", {"offers": {"tools": True}})
     send(hostile, 1, "ask_host")
     hostile.receive()
@@ -259,8 +259,8 @@ def test_cancelling_a_call_that_waits_for_the_host(hostile):
     wait_until(lambda: hostile.call("get_stats")["result"]["threads_lost"] == 0)
 
 
-def test_logs_go_to_the_host_that_offered_to_take_them(hostile):
-    """As events with the request's id and traceparent; to stderr again when the offer ends."""
+def test_logs_go_to_a_host_that_offers_to_take_them(hostile):
+    """They are events with the request's id and traceparent, and go to stderr when the offer ends."""
     hostile.is_alive()
     hostile.call("hello", {"offers": {"logs": True}})
     send(hostile, 7, "log", {"size": 1}, traceparent="00-0af7-b7ad-01")
@@ -277,8 +277,8 @@ def test_logs_go_to_the_host_that_offered_to_take_them(hostile):
     assert "hello 2" in hostile.stderr()
 
 
-def test_a_host_that_goes_while_200_calls_are_open(start_peer):
-    """All end, and the process with them, within the grace period."""
+def test_a_host_that_ends_while_200_calls_are_open(start_peer):
+    """All calls and the process end within the grace period."""
     peer = start_peer("--grace", "0.5", "--threads", "100", adapter="hostile:adapter")
     for request_id in range(200):
         command = ("sleep", "wait_politely")[request_id % 2]

@@ -18,7 +18,7 @@ def start(peer, count, command, args=None, **more):
 
 
 def reply_of(peer, request_id):
-    """The reply of that id; events and other replies before it are dropped."""
+    """Return the reply with that id, dropping events and other replies before it."""
     while True:
         frame = peer.receive()
         if frame["id"] == request_id and "event" not in frame:
@@ -34,8 +34,8 @@ def worker_stats(peer):
     return ask(peer, "get_stats", {"include": ["worker"]}, "stats")["result"]["worker"]
 
 
-def test_a_stuck_worker_says_so_and_names_its_calls(start_peer):
-    """In ping, in the statistics, in `overloaded`, once in the log; not when threads are back."""
+def test_a_stuck_worker_reports_its_calls(start_peer):
+    """In ping, in the statistics, in `overloaded`, once in the log; no longer when threads are free again."""
     peer = start_peer("--threads", "2", "--queue", "1", "--waiting", "1", "--stuck-after", "0.2",
                       adapter="hostile:adapter")  # fmt: skip
     assert "stuck_s" not in ask(peer, "ping")["result"]
@@ -54,8 +54,8 @@ def test_a_stuck_worker_says_so_and_names_its_calls(start_peer):
     assert "sleep 0 (" in stuck[0]["message"]
 
 
-def test_a_stuck_worker_ends_where_it_was_asked_to(start_peer):
-    """With status 75, its children with it, though their calls are over for their callers."""
+def test_a_stuck_worker_ends_if_configured(start_peer):
+    """The status is 75, and its children end too, although the callers have their errors already."""
     peer = start_peer("--threads", "1", "--stuck-after", "0.3", "--when-stuck", "exit", "--quiet",
                       adapter="hostile:adapter")  # fmt: skip
     for _ in range(2):  # each until it runs
@@ -69,7 +69,7 @@ def test_a_stuck_worker_ends_where_it_was_asked_to(start_peer):
 
 
 def test_a_full_worker_that_makes_progress_is_not_stuck():
-    """A call that asks whether it should go on, and one that comes to an end."""
+    """A call that checks for cancellation, or one that ends, is progress."""
     adapter = Adapter("steps")
     steps, done = threading.Semaphore(0), threading.Semaphore(0)
 
@@ -94,7 +94,7 @@ def test_a_full_worker_that_makes_progress_is_not_stuck():
 
 
 def test_a_worker_whose_calls_wait_for_the_host_is_not_stuck(start_peer):
-    """However long, and with as many of them as threads."""
+    """This holds for any duration, and for as many calls as threads."""
     peer = start_peer("--threads", "1", "--stuck-after", "1", "--when-stuck", "exit",
                       adapter="hostile:adapter")  # fmt: skip
     ask(peer, "hello", {"offers": {"tools": True}})
@@ -108,7 +108,7 @@ def test_a_worker_whose_calls_wait_for_the_host_is_not_stuck(start_peer):
 
 @pytest.mark.parametrize("end", ["resume", "cancel", "deadline", "eof"])
 def test_paused_streams_leave_threads_for_other_calls(start_peer, end):
-    """More of them than there are threads; whatever ends them reaches them."""
+    """There are more paused streams than threads, and each can be ended."""
     peer = start_peer("--threads", "2", "--grace", "20", adapter="hostile:adapter")
     more = {"timeout_ms": 3000} if end == "deadline" else {}
     for request_id in range(8):
@@ -133,7 +133,7 @@ def test_paused_streams_leave_threads_for_other_calls(start_peer, end):
 
 
 def test_more_paused_streams_than_may_wait_are_overloaded(start_peer):
-    """The one that is too many ends; the others wait on."""
+    """The stream that exceeds the limit ends; the others continue to wait."""
     peer = start_peer("--threads", "1", "--waiting", "2", adapter="hostile:adapter")
     for request_id in range(3):
         args = {"size": 1_000_000}
@@ -148,7 +148,7 @@ def test_more_paused_streams_than_may_wait_are_overloaded(start_peer):
 
 
 def test_a_tool_of_the_host_may_call_the_worker(start_peer):
-    """With one thread, which is the asking call's."""
+    """This works with one thread, on which the call that uses the tool runs."""
     peer = start_peer("--threads", "1", adapter="hostile:adapter")
     ask(peer, "hello", {"offers": {"tools": True}})
     peer.send({"id": 1, "command": "ask_host", "args": {}})
@@ -159,7 +159,7 @@ def test_a_tool_of_the_host_may_call_the_worker(start_peer):
 
 
 def test_the_queue_is_bounded_in_bytes(start_peer):
-    """A call that is too long for it is refused; one alone may be longer."""
+    """A call that is too long for it is refused, unless it is the only one."""
     peer = start_peer("--threads", "1", "--queue-bytes", "10000", adapter="hostile:adapter")
     padding = "x" * 8000
     for request_id in range(3):

@@ -13,7 +13,7 @@ from bridge.bench.report import Report
 
 @pytest.fixture(scope="module")
 def report() -> Report:
-    """A tiny run of every format, the user's own too, and of a BEAM where there is one."""
+    """Return a tiny run of every format, including a user-defined one, and a BEAM if Elixir is installed."""
     own = [f"bench_formats:{name}" for name in OWN]
     chosen = {"formats": (*formats.BUILTIN, *formats.BRIDGE, *own)}
     with contextlib.chdir(SUPPORT):

@@ -41,15 +41,15 @@ def bench(*arguments, cwd=None):
         ("nan.json", b"[NaN]", "not JSON"),
     ],
 )
-def test_bad_files_are_told(tmp_path, name, data, words):
-    """The file's name and what is wrong with it."""
+def test_bad_files_are_reported(tmp_path, name, data, words):
+    """The message has the name of the file and the problem."""
     path = written(tmp_path, name, data)
     with pytest.raises(BadData, match=f"{re.escape(name)}.*{words}"):
         payloads.from_file(path)
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path):
-    """Two gigabytes, of which none is read: the message says what to do."""
+    """Nothing of two gigabytes is read, and the message explains what to do."""
     path = tmp_path / "huge.json"
     with path.open("wb") as file:
         file.truncate(2 << 30)
@@ -77,7 +77,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
     ],
 )
 def test_wrong_usage_is_one_line(tmp_path, arguments, words):
-    """And exit status 2, before anything is measured."""
+    """The exit status is 2, and nothing is measured."""
     shutil.copy(SUPPORT / "bench_formats.py", tmp_path)
     (tmp_path / "folder").mkdir()
     result = bench(*arguments, cwd=tmp_path)
@@ -87,7 +87,7 @@ def test_wrong_usage_is_one_line(tmp_path, arguments, words):
 
 
 def test_without_the_extra_it_says_what_to_type(tmp_path):
-    """One line, where rich is not installed."""
+    """Without rich, the message is one line with the command to install it."""
     (tmp_path / "rich.py").write_text("raise ModuleNotFoundError('no', name='rich')")
     result = bench("--quick", cwd=tmp_path)
     assert result.returncode == 2
@@ -96,7 +96,7 @@ def test_without_the_extra_it_says_what_to_type(tmp_path):
 
 
 def test_without_zstandard_only_its_sizes_are_left_out(tmp_path):
-    """All else is measured, and a note says why they are missing."""
+    """Everything else is measured, and a note gives the reason."""
     code = "raise ModuleNotFoundError('no', name='zstandard')"
     (tmp_path / "zstandard.py").write_text(code)
     code = (
@@ -129,7 +129,7 @@ def test_without_zstandard_only_its_sizes_are_left_out(tmp_path):
 
 
 def test_a_run_that_measured_nothing_fails(tmp_path):
-    """After its tables, which have the reasons."""
+    """It fails after printing its tables, which contain the reasons."""
     shutil.copy(SUPPORT / "bench_formats.py", tmp_path)
     common = ["--quick", "--payloads", "blob", "--formats", "json", "--no-beam"]
     result = bench(*common, cwd=tmp_path)
@@ -139,7 +139,7 @@ def test_a_run_that_measured_nothing_fails(tmp_path):
 
 
 def test_progress_ends():
-    """Whatever was left out, the last that is told is all of it."""
+    """The last step is the total, even if formats were left out."""
     told = []
     chosen = {"formats": ("json",), "payloads": ("ping", "blob"), "beam": False}
     options = Options(**{**TINY, "rounds": 9}, **chosen, limit=0.0)
@@ -160,7 +160,7 @@ def test_progress_ends():
     ],
 )
 def test_tables_fit_the_terminal(report, width, columns):
-    """Whole names and whole figures, in as many columns as there is room for."""
+    """They show whole names and figures, in as many columns as fit."""
     console = Console(width=width, record=True, file=io.StringIO())
     terminal.show(report, console)
     text = console.export_text()
@@ -175,7 +175,7 @@ def test_tables_fit_the_terminal(report, width, columns):
 
 @pytest.mark.parametrize("width", [40, 80])
 def test_changes_fit_the_terminal(width):
-    """On a narrow one the ratio alone."""
+    """A narrow terminal shows only the ratio."""
     console = Console(width=width, record=True, file=io.StringIO())
     terminal.show_changes(compare(synthetic(1), synthetic(2, f3=2.0)), console)
     text = console.export_text()
@@ -185,7 +185,7 @@ def test_changes_fit_the_terminal(width):
 
 
 def test_the_command_measures_writes_and_compares(tmp_path):
-    """The user's own data and format, all the files, then a second run against the first."""
+    """The user's data and format are measured, all files are written, then a second run is compared with the first."""
     shutil.copy(SUPPORT / "bench_formats.py", tmp_path)
     written(tmp_path, "mine.jsonl", b'{"x": 1}\n{"x": 2, "y": null}\n')
     common = ["--quick", "--data", "mine.jsonl", "--formats", "json,orjson", "--no-beam"]
@@ -205,7 +205,7 @@ def test_the_command_measures_writes_and_compares(tmp_path):
 
 @pytest.mark.parametrize(("runs", "factor", "status"), [(3, 1.5, 3), (3, 0.5, 0), (1, 1.5, 4)])
 def test_the_exit_status_says_whether_something_is_slower(report, tmp_path, runs, factor, status):
-    """For a pipeline: 3 slower, 4 cannot tell, else 0."""
+    """It is 3 if something is slower, 4 if that is unknown, else 0."""
     names = {side: [f"{side}{run}.json" for run in range(runs)] for side in ("old", "new")}
     for side, shift in (("old", 1.0), ("new", factor)):
         for name in names[side]:

@@ -13,7 +13,7 @@ from bridge.bench.report import Cell, Report
 
 
 def test_comparing_tells_a_real_difference_from_noise():
-    """Of three runs of each build, a hundred times: the slower format is named, and no other."""
+    """Of three runs of each build, in a hundred trials, only the slower format is reported."""
     for seed in range(0, 300, 3):
         old = [synthetic(seed + run) for run in range(3)]
         slower = [synthetic(1000 + seed + run, f3=1.15) for run in range(3)]
@@ -28,7 +28,7 @@ def test_comparing_tells_a_real_difference_from_noise():
 
 
 def test_runs_of_one_build_that_differ_hide_smaller_differences():
-    """What equal runs show in one format counts for the same step of the others."""
+    """Noise of one format counts for the same step of all formats."""
     old = [synthetic(1), synthetic(2, f0=1.4), synthetic(3)]
     new = [synthetic(4, f3=1.3), synthetic(5, f3=1.3), synthetic(6, f3=1.3)]
     assert compare(old, new).changes == []
@@ -37,8 +37,8 @@ def test_runs_of_one_build_that_differ_hide_smaller_differences():
 
 
 @pytest.mark.parametrize(("olds", "news"), [(1, 1), (3, 1), (2, 3)])
-def test_too_few_runs_cannot_tell(olds, news):
-    """A difference between one run each is one that may be, with a status of its own."""
+def test_with_too_few_runs_a_difference_is_uncertain(olds, news):
+    """The exit status of uncertain differences is 4."""
     old = [synthetic(run) for run in range(olds)]
     found = compare(old, [synthetic(100 + run, f3=1.15) for run in range(news)])
     assert found.changes == []
@@ -48,7 +48,7 @@ def test_too_few_runs_cannot_tell(olds, news):
     assert compare(old, [synthetic(100)] * news).exit_status == 0
 
 
-def test_comparing_says_what_else_is_unlike():
+def test_other_differences_between_runs_are_reported():
     """Another machine, another version, a cell that became N/A."""
     old, new = synthetic(1), synthetic(1)
     old.machine, new.machine = {"cpu": "old"}, {"cpu": "new"}
@@ -65,13 +65,13 @@ def test_comparing_says_what_else_is_unlike():
 
 
 def of_payload(report: Report, **facts) -> Report:
-    """With other facts of its payload."""
+    """Return the report with other facts of its payload."""
     (payload,) = report.payloads
     return msgspec.structs.replace(report, payloads=[msgspec.structs.replace(payload, **facts)])
 
 
-def test_comparing_says_how_else_it_was_measured():
-    """Starts, rounds, and the load where a process more wanted to run."""
+def test_differences_in_measurement_are_reported():
+    """Starts, rounds, and a load that differs by a process."""
     old, new = (of_payload(synthetic(1), digest="a") for _ in range(2))
     old.options, new.options = {"starts": 9, "rounds": 1}, {"starts": 3, "rounds": 2}
     old.machine = {"load_before": [0.2, 0, 0], "load_after": [1.0, 0, 0]}
@@ -80,7 +80,7 @@ def test_comparing_says_how_else_it_was_measured():
 
 
 def test_other_messages_are_not_compared():
-    """Of one name, by their hash; by count or bytes where an older report has no hash."""
+    """Payloads of one name are compared by hash, or by count and bytes if an older report has no hash."""
     old, new = synthetic(1), synthetic(1, f3=2.0)
     same = compare(of_payload(old, digest="a"), of_payload(new, digest="a"))
     assert [change.format for change in same.uncertain] == ["f3"]
@@ -96,8 +96,8 @@ def test_other_messages_are_not_compared():
         assert found.unlike == ["p: other messages, not compared"]
 
 
-def test_bytes_that_a_library_changed_are_told():
-    """Of the same messages: the times are compared, and the sizes named."""
+def test_changed_sizes_are_reported():
+    """The times of equal messages are compared, and their sizes are reported."""
     old, new = (of_payload(synthetic(1), digest="a") for _ in range(2))
     new.cells[0].bytes = 3.0
     found = compare(old, new)
@@ -107,7 +107,7 @@ def test_bytes_that_a_library_changed_are_told():
 
 @pytest.mark.parametrize(("plain", "compared"), [(True, 10), (False, 0)])
 def test_text_that_was_measured_in_another_way_is_not_compared(plain, compared):
-    """Reports from before: what is all ASCII is compared, other text is not."""
+    """In reports of method 1, only payloads that are ASCII can be compared."""
     new = of_payload(msgspec.structs.replace(synthetic(1), method=2), digest="a", ascii=plain)
     found = compare(synthetic(1), new)
     assert found.compared == compared
@@ -116,7 +116,7 @@ def test_text_that_was_measured_in_another_way_is_not_compared(plain, compared):
 
 
 def test_messages_have_their_hash(tmp_path):
-    """It tells types and order apart, and is the same for the same."""
+    """Equal messages have equal hashes; other types or orders have others."""
     texts = [b'{"a":1,"b":"x"}', b'{"b":"x","a":1}', b'{"a":1.0,"b":"x"}', b'{"a":1,"b":"\\u00e9"}']
     made = [payloads.from_file(written(tmp_path, "m.json", text)) for text in texts]
     assert len({payload.digest for payload in made}) == len(texts)
@@ -126,15 +126,15 @@ def test_messages_have_their_hash(tmp_path):
 
 
 def test_one_start_claims_less():
-    """Intervals of one start do not hold what differs from start to start."""
+    """Intervals of one start do not include differences from start to start."""
     old, new = synthetic(1), synthetic(2, f3=1.15)
     new.options = {"starts": 1}
     assert compare(old, new).uncertain == []
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 8, 9, 15])
-def test_estimates_are_what_drawing_gives(count):
-    """The median is numpy's; the interval's ends are those of a hundred thousand resamples."""
+def test_estimates_agree_with_a_drawn_bootstrap(count):
+    """The median is numpy's; the interval agrees with a hundred thousand resamples."""
     rng = numpy.random.default_rng(count)
     samples = rng.normal(100, 10, count)
     found = estimate(list(samples))
@@ -146,7 +146,7 @@ def test_estimates_are_what_drawing_gives(count):
 
 
 def test_differing_needs_both():
-    """Intervals apart, and more than the threshold."""
+    """The intervals must not overlap, and the difference must exceed the threshold."""
     base = estimate([100, 101, 102])
     assert differ(base, estimate([110, 111, 112]), 0.05)
     assert differ(base, estimate([90, 91, 92]), 0.05)

@@ -25,8 +25,8 @@ NO_BYTES = {"json", "orjson", "msgspec-json", "protobuf-struct", "bridge-json"}
 
 @pytest.mark.parametrize("payload", payloads.BUILTIN)
 @pytest.mark.parametrize("format", formats.BUILTIN)
-def test_each_format_brings_each_payload_back_or_says_why_not(format, payload):
-    """Which pairs are N/A is pinned, and each has a reason of one line."""
+def test_each_format_carries_each_payload_or_has_a_reason(format, payload):
+    """The pairs that are N/A are pinned, each with a reason of one line."""
     expected = payload in SUITABLE.get(format, payloads.BUILTIN)
     expected = expected and not (payload == "blob" and format in NO_BYTES)
     reason = reason_against(format, payloads.builtin(payload))
@@ -35,12 +35,12 @@ def test_each_format_brings_each_payload_back_or_says_why_not(format, payload):
 
 
 def utf8_is_known(text: str) -> bool:
-    """Whether CPython holds it: then the object is larger than the same one made anew."""
+    """Return whether CPython has cached the text's UTF-8, which makes the object larger than a new one."""
     return sys.getsizeof(text) > sys.getsizeof("".join(list(text)))
 
 
 class Watching(formats.MsgspecMessagePack):
-    """Counts the calls that were given text whose UTF-8 is known already."""
+    """Counts calls with text whose UTF-8 is cached already."""
 
     def __init__(self, payload):
         super().__init__(payload)
@@ -55,7 +55,7 @@ class Watching(formats.MsgspecMessagePack):
 
 
 class WatchingForeign(Watching):
-    """Where `build` is what text goes into."""
+    """Gets text in `build`."""
 
     foreign = True
 
@@ -89,7 +89,7 @@ def test_text_is_encoded_from_new_strings(kind):
 
 
 def test_payloads_are_the_same_each_time():
-    """Their seeds are fixed, in whatever process."""
+    """Their seeds are fixed, in any process."""
     code = "from bridge.bench import payloads as p; import pickle, hashlib; print(hashlib.sha256(b''"
     code += ".join(pickle.dumps(p.builtin(n).messages) for n in p.BUILTIN)).hexdigest())"
     found = {subprocess.check_output([sys.executable, "-c", code]) for _ in range(2)}
@@ -97,7 +97,7 @@ def test_payloads_are_the_same_each_time():
 
 
 def test_schemas_are_inferred():
-    """Records are merged, missing keys and nulls told apart, types accept what they came from."""
+    """Records are merged, missing keys and nulls are distinguished, and types accept their values."""
     rows = [{"a": 1, "b": None}, {"a": 2.5, "b": "x", "some-key": [1, -2]}]
     schema = of_all(rows)
     assert schema.fields["a"].kinds == ["float", "int"]
@@ -125,8 +125,8 @@ def test_schemas_are_inferred():
         ([1], [1, 2], "$: 1 entries became 2"),
     ],
 )
-def test_a_difference_has_its_place(one, other, words):
-    """And equal values have none."""
+def test_a_difference_has_its_path(one, other, words):
+    """Equal values have no difference."""
     assert difference(one, other) == words
     assert difference(one, one) is None
 
@@ -158,8 +158,8 @@ def test_odd_shapes_come_back_or_are_refused(format, shape):
         assert (reason is None) == (shape != "surrogate" or format == "pickle")
 
 
-def test_data_of_ones_own(tmp_path):
-    """JSON is one message, JSON lines one each, a folder all of its files."""
+def test_user_data(tmp_path):
+    """JSON is one message, JSON lines are one message each, a folder is all of its files."""
     written(tmp_path, "a.json", b'\xef\xbb\xbf{"x": 1}')
     written(tmp_path, "b.jsonl", b'{"x": 1}\n\n{"y": [2]}\n')
     written(tmp_path, "c.json", b'{"x": 1}\n{"x": 2}\n')

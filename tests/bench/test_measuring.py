@@ -20,8 +20,8 @@ from bridge.bench.page import html as page
 from bridge.bench.report import Cell, FormatInfo, PayloadInfo, Report
 
 
-def test_a_run_measures_what_it_says(report):
-    """Every format has every figure or a reason; the parts of a round trip make its whole."""
+def test_a_run_measures_every_format(report):
+    """Every format has all figures or a reason, and the parts of a round trip add up to the whole."""
     names = {info.name for info in report.formats}
     assert names >= {*formats.BUILTIN, *formats.BRIDGE, "literal"}
     for cell in report.cells:
@@ -48,8 +48,8 @@ def test_a_run_measures_what_it_says(report):
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_a_format_of_ones_own_is_measured_or_has_its_reason(report, name):
-    """Whether it raises, refuses, changes data, or ends its worker: N/A, and all others go on."""
+def test_user_formats_are_measured_or_have_a_reason(report, name):
+    """A format that raises, refuses, changes data or ends its worker is N/A, and the others are measured."""
     cell = report.cell(name.lower(), "ping")
     assert (cell.reason is None) == (OWN[name] is None)
     assert (OWN[name] or "") in (cell.reason or "")
@@ -58,7 +58,7 @@ def test_a_format_of_ones_own_is_measured_or_has_its_reason(report, name):
 
 
 def test_a_format_that_hangs_is_given_up(tmp_path, monkeypatch):
-    """With its worker, and the next one is measured."""
+    """It is killed together with its worker, and the next format is measured."""
     monkeypatch.setattr(measure, "PATIENCE", 3.0)
     monkeypatch.chdir(tmp_path)
     shutil.copy(SUPPORT / "bench_formats.py", tmp_path)
@@ -74,21 +74,21 @@ def test_a_format_that_hangs_is_given_up(tmp_path, monkeypatch):
 
 
 def test_changed_data_is_never_a_figure():
-    """3 that comes back as 3.0 is changed, with the place."""
+    """If 3 comes back as 3.0, the pair is N/A with the path."""
     reason = reason_against("bench_formats:Rounding", Payload("numbers", "", [{"a": 3}]))
     assert reason == "comes back changed: $.a: 3 became 3.0"
 
 
 @pytest.mark.skipif(shutil.which("elixir") is None, reason="Elixir is not installed")
 def test_a_beam_is_measured(report):
-    """ETF from the BEAM has a round trip; JSON too, or the reason why there is none."""
+    """ETF from the BEAM has a round trip; JSON has one, or a reason."""
     assert report.cell("beam-etf", "rows").total > 0
     cell = report.cell("beam-json", "rows")
     assert cell.total if cell.reason is None else "has no JSON" in cell.reason
 
 
 def test_the_report_records_what_figures_depend_on(report, tmp_path):
-    """Versions, flags, machine, options; and it is read back as it was written."""
+    """Versions, flags, machine and options; and it is read back unchanged."""
     report.save(tmp_path / "run.json")
     raw = json.loads((tmp_path / "run.json").read_bytes())
     assert raw["quick"] is True
@@ -123,8 +123,8 @@ class Elements(html.parser.HTMLParser):
                 self.ids.append(value)
 
 
-def test_the_page_stands_alone(report):
-    """Nothing is loaded, nothing runs; each id stands once; all payloads are there."""
+def test_the_page_is_self_contained(report):
+    """It loads and runs nothing, each id is unique, and all payloads are shown."""
     text = page(report)
     found = Elements()
     found.feed(text)
@@ -144,7 +144,7 @@ def test_the_page_stands_alone(report):
 
 
 def test_the_page_escapes_what_users_name(report):
-    """A payload or a reason is text."""
+    """The names of payloads, and reasons, are text."""
     evil = "</script><script>alert(1)</script>"
     cells = [Cell("f", evil, reason=evil)]
     info = [FormatInfo("f", evil, "untyped", evil, {})]

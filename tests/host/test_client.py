@@ -30,8 +30,8 @@ def test_calls_in_every_format(format):
     assert client.stop() == 0
 
 
-def test_errors_are_of_the_class_of_their_code(client):
-    """With the reply's message, details and category."""
+def test_errors_have_the_class_of_their_code(client):
+    """They have the reply's message, details and category."""
     with pytest.raises(errors.UnknownCommand, match="Unknown command: nope"):
         client.call("nope")
     with pytest.raises(errors.InvalidArgs) as raised:
@@ -43,7 +43,7 @@ def test_errors_are_of_the_class_of_their_code(client):
 
 
 def test_every_code_has_a_class_and_its_policy():
-    """The table is closed: category, severity and recovery of each are known words."""
+    """The category, severity and recovery of each code are known words."""
     for code, error_class in errors.CODES.items():
         error = errors.from_reply(code, "m", error_class.category, {})
         assert type(error) is error_class
@@ -62,7 +62,7 @@ def test_every_code_has_a_class_and_its_policy():
 
 
 def test_calls_from_several_threads_get_their_own_replies():
-    """Replies out of order find their callers."""
+    """Replies that arrive out of order reach their callers."""
     with Client.start(adapter="echo") as client:
         wrong = []
 
@@ -81,28 +81,28 @@ def test_calls_from_several_threads_get_their_own_replies():
         assert not wrong
 
 
-def test_a_late_reply_is_nobody_elses(client):
-    """The caller that waited too long gets DeadlineExceeded; the next call its own reply."""
+def test_a_late_reply_is_dropped(client):
+    """The caller gets DeadlineExceeded, and the next call gets its own reply."""
     with pytest.raises(errors.DeadlineExceeded):
         client.call("sleep", {"seconds": 0.3}, timeout=0.05)
     assert client.call("sleep", {"seconds": 0.4})["slept"] == 0.4
 
 
 def test_cast_does_not_wait(client):
-    """Its reply is dropped; the worker did it."""
+    """The reply is dropped, and the worker has run the command."""
     client.cast("update_session_data", {"key": "a", "value": 1})
     assert client.call("get_session_data", {})["data"] == {"a": 1}
 
 
-def test_session_id_goes_into_the_envelope(client):
-    """One argument for every command."""
+def test_session_id_is_in_the_envelope(client):
+    """It is one argument for every command."""
     client.call("update_session_data", {"key": "a", "value": 1}, session_id="s")
     assert client.call("get_session_data", session_id="s")["session_id"] == "s"
     assert client.call("get_session_data", session_id="t")["data"] == {}
 
 
 def test_a_killed_worker_fails_open_and_later_calls(client):
-    """With WorkerCrashed and the way it ended."""
+    """They raise WorkerCrashed with the way it ended."""
     raised = []
 
     def wait():
@@ -120,8 +120,8 @@ def test_a_killed_worker_fails_open_and_later_calls(client):
         client.call("ping")
 
 
-def test_args_that_cannot_be_sent_are_refused_here(client):
-    """Before anything leaves: no type of any format, longer than a frame may be."""
+def test_args_that_cannot_be_sent_are_refused_by_the_client(client):
+    """Values without a form in the format, and requests longer than a frame, are not sent."""
     with pytest.raises(errors.NotEncodable):
         client.call("ping", {"a": object()})
     with pytest.raises(errors.FrameTooLarge):
@@ -130,7 +130,7 @@ def test_args_that_cannot_be_sent_are_refused_here(client):
 
 
 def test_stop_kills_a_worker_that_does_not_end(client):
-    """At the latest after its timeout, children included."""
+    """It is killed after the timeout at the latest, together with its children."""
     child = client.call("child")["pid"]
     client.cast("hold_gil", {"seconds": 600})
     client.stop(timeout=0.2)
@@ -146,8 +146,8 @@ def test_stop_kills_a_worker_that_does_not_end(client):
         ({"flags": ["--no-such-flag"]}, "unrecognized arguments: --no-such-flag"),
     ],
 )
-def test_a_worker_that_does_not_start_says_how_it_ended(options, text, capfd):
-    """Category initialization; its own words are on stderr, and in the details."""
+def test_a_worker_that_does_not_start_is_an_error(options, text, capfd):
+    """The category is initialization; its output is on stderr and in the details."""
     with pytest.raises(errors.WorkerCrashed, match="ended with status 2") as raised:
         Client.start(**options, env=SUPPORT_PATH)
     assert raised.value.category == "initialization"
@@ -157,13 +157,13 @@ def test_a_worker_that_does_not_start_says_how_it_ended(options, text, capfd):
 
 
 def test_unknown_formats_are_refused():
-    """Before a process is started."""
+    """No process is started."""
     with pytest.raises(ValueError, match="unknown format 'yaml'"):
         Client.start(format="yaml")
 
 
 def test_stop_while_others_call_never_writes_elsewhere(tmp_path):
-    """The pipe's descriptor number may be somebody else's as soon as it is closed."""
+    """The number of the pipe's descriptor may be reused as soon as it is closed."""
     client = Client.start(adapter="echo")
     files, stopping = [], threading.Event()
 
@@ -191,7 +191,7 @@ def test_stop_while_others_call_never_writes_elsewhere(tmp_path):
 
 
 def test_stop_ends_a_worker_that_does_not_read():
-    """Its pipe is full and a caller is stuck in it: stop kills it and the caller goes free."""
+    """The pipe is full and blocks a caller: stop kills the worker, and the caller gets its error."""
     client = Client.start(adapter="hostile:adapter", env=SUPPORT_PATH)
     os.kill(client.pid, signal.SIGSTOP)
     thread = threading.Thread(target=flood, args=(client,))
@@ -213,8 +213,8 @@ def send_blobs(client, count):
         client.cast("echo", {"blob": bytes(1 << 20)})
 
 
-def test_python_that_is_not_there():
-    """The same error as for a worker that does not start."""
+def test_a_missing_interpreter():
+    """The error is that of a worker that does not start."""
     with pytest.raises(errors.WorkerCrashed, match="/no/python") as raised:
         Client.start(python="/no/python")
     assert raised.value.category == "initialization"
@@ -223,7 +223,7 @@ def test_python_that_is_not_there():
 
 
 def test_futures_and_streams(client):
-    """submit goes on at once; cancel ends; streams hold the worker back, not the pipe."""
+    """submit returns at once, cancel ends the call, and a stream that is not read pauses the worker."""
     call = client.submit("sleep", {"seconds": 0.05}, timing=True)
     assert call.result(10) == {"slept": 0.05}
     assert call.timing["run_us"] >= 50_000
@@ -240,14 +240,14 @@ def test_futures_and_streams(client):
 
 
 def test_a_caller_that_gives_up_cancels_its_call(client):
-    """Whatever ends its waiting."""
+    """Any exception that ends its wait cancels the call."""
     with pytest.raises(errors.DeadlineExceeded):
         client.call("wait_politely", {"seconds": 60}, timeout=0.05)
     wait_until(lambda: client.stats()["in_flight"] == 0)
 
 
 def test_errors_of_the_client_show_no_values():
-    """They may be keys: of an environment, and of args that cannot be encoded."""
+    """Values of an environment, and args that cannot be encoded, may be keys."""
 
     class Hidden:
         def __repr__(self):

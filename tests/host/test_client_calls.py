@@ -23,7 +23,7 @@ from peer import wait_until
 @pytest.mark.parametrize("end", ["stop", "kill"])
 @pytest.mark.parametrize("place", ["callback", "listener", "tool"])
 def test_a_client_is_stopped_from_anywhere(end, place):
-    """By a callback, a listener, a tool; the worker ends, and who waits gets WorkerCrashed."""
+    """A callback, a listener or a tool may stop it; waiting callers get WorkerCrashed."""
     client = Client.start(adapter="hostile:adapter", env=SUPPORT_PATH)
     statuses = []
     done = threading.Event()
@@ -49,7 +49,7 @@ def test_a_client_is_stopped_from_anywhere(end, place):
 
 
 def test_a_cancelled_call_is_a_cancelled_future(client):
-    """At once, for those who wait, too; cancelling twice is harmless."""
+    """Waiting callers learn it at once; a second cancel has no effect."""
     call = client.submit("wait_politely", {"seconds": 60})
     called = threading.Event()
     call.add_done_callback(lambda call: called.set())
@@ -69,7 +69,7 @@ def test_a_cancelled_call_is_a_cancelled_future(client):
 
 
 def test_a_call_that_is_over_cannot_be_cancelled(client):
-    """As any future."""
+    """It behaves like any future."""
     call = client.submit("sleep", {"seconds": 0})
     assert call.result(HANG) == {"slept": 0}
     assert not call.cancel()
@@ -80,8 +80,8 @@ def test_a_call_that_is_over_cannot_be_cancelled(client):
     assert list(concurrent.futures.as_completed([call, failed], HANG))
 
 
-def test_waiting_for_a_result_may_be_given_up(client):
-    """TimeoutError, and the call goes on."""
+def test_waiting_for_a_result_may_time_out(client):
+    """The wait raises TimeoutError, and the call continues."""
     call = client.submit("sleep", {"seconds": 0.2})
     for timeout in (0, 0.01, -1):
         with pytest.raises(TimeoutError):
@@ -91,7 +91,7 @@ def test_waiting_for_a_result_may_be_given_up(client):
 
 @pytest.mark.parametrize("timeout", [None, math.inf, 10**400, 1e300, 1e10, 30, 2**70])
 def test_long_timeouts(client, timeout):
-    """None, infinity and what exceeds every clock are for ever."""
+    """None, infinity, and timeouts longer than the system can wait mean forever."""
     assert client.call("ping", timeout=timeout)["status"] == "ok"
     assert client.call("sleep", {"seconds": 0.01}, timeout=timeout) == {"slept": 0.01}
     assert client.submit("sleep", timeout=timeout).result(timeout) == {"slept": 0}
@@ -105,7 +105,7 @@ def test_long_timeouts(client, timeout):
     ],
 )
 def test_wrong_timeouts(client, timeout, error):
-    """Refused in each place, before anything is sent."""
+    """They are refused in each place, and nothing is sent."""
     call = client.submit("sleep", {"seconds": 0})
     attempts = [
         lambda: client.call("ping", timeout=timeout),
@@ -122,8 +122,8 @@ def test_wrong_timeouts(client, timeout, error):
     assert client.call("ping")["status"] == "ok"
 
 
-def test_no_time_at_all(client):
-    """0 s are over at once."""
+def test_a_timeout_of_zero(client):
+    """A call with a timeout of 0 s ends at once."""
     with pytest.raises(errors.DeadlineExceeded):
         client.call("sleep", {"seconds": 60}, timeout=0)
     wait_until(lambda: is_idle(client))
@@ -141,7 +141,7 @@ def test_no_time_at_all(client):
     ],
 )
 def test_wrong_options(options, error, text):
-    """Refused by name before a process is started."""
+    """They are refused by name, and no process is started."""
     with pytest.raises(error, match=text):
         Client.start(**options)
 
@@ -164,7 +164,7 @@ forks = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 
 
 def in_a_fork(check):
-    """Run `check` in a fork of this process; what it returned, as text."""
+    """Run `check` in a fork of this process, and return its result as text."""
     read_fd, write_fd = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -183,7 +183,7 @@ def in_a_fork(check):
 
 @forks
 def test_a_client_belongs_to_its_process(client):
-    """In a fork each use raises at once, and says whose the client is."""
+    """In a fork, each method raises an error that names the client's process."""
     call = client.submit("sleep", {"seconds": 0.5})
     stream = client.stream("emit", {"size": 1000})
     uses = {
@@ -213,14 +213,14 @@ def test_a_client_belongs_to_its_process(client):
 
 @forks
 def test_leaving_a_context_in_a_fork_stops_nothing(client):
-    """A child that goes through the parent's `with` leaves its worker alone."""
+    """A child that leaves the parent's `with` block does not stop the worker."""
     assert in_a_fork(lambda: client.__exit__(None, None, None)) == "None"
     assert client.call("ping")["status"] == "ok"
 
 
 @forks
 def test_a_fork_holds_none_of_the_pipes():
-    """The worker sees its host's end though a child of the host lives."""
+    """The worker notices the end of its host while a child of the host runs."""
     client = Client.start(adapter="echo")
     pid = os.fork()
     if pid == 0:
@@ -230,7 +230,7 @@ def test_a_fork_holds_none_of_the_pipes():
     os.waitpid(pid, 0)
 
 
-def test_a_process_that_ends_without_a_word_leaves_no_worker():
+def test_a_killed_host_leaves_no_worker():
     """Its fork, which ends first, does not end the worker."""
     program = """
 import os, warnings
@@ -247,8 +247,8 @@ print(client.call("ping")["status"], client.pid)
     assert result.stderr == ""
 
 
-def test_nothing_of_a_client_is_picklable(client):
-    """TypeError that says what to do."""
+def test_clients_calls_and_streams_cannot_be_pickled(client):
+    """The TypeError explains what to do."""
     with client.stream("emit", ENDLESS) as stream:
         for value in (client, client.submit("ping"), stream):
             for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
@@ -256,8 +256,8 @@ def test_nothing_of_a_client_is_picklable(client):
                     attempt(value)
 
 
-def test_what_a_client_shows(client):
-    """pid, format, state; nothing of args or environment."""
+def test_the_repr_of_a_client(client):
+    """It has pid, format and state, but no args and no environment."""
     assert repr(client) == f"<Client pid={client.pid} format=msgpack: running>"
     client.stop()
     assert repr(client) == f"<Client pid={client.pid} format=msgpack: the client was stopped>"
@@ -265,8 +265,8 @@ def test_what_a_client_shows(client):
     assert set(bridge.__all__) <= set(dir(bridge))
 
 
-def test_a_crash_says_how_and_with_which_last_words(client):
-    """The signal by its name, the exit status, what was written to stderr."""
+def test_a_crash_has_signal_status_and_stderr(client):
+    """The error has the signal by name, the exit status, and the last lines of stderr."""
     client.call("print")
     waiting = client.submit("sleep", {"seconds": 60})
     os.kill(client.pid, signal.SIGKILL)

@@ -31,7 +31,7 @@ def proxy(tmp_path):
 
 @pytest.fixture
 def client(proxy):
-    """A client of a worker behind the proxy."""
+    """Return a client of a worker behind the proxy."""
     with Client.start(adapter="hostile:adapter", python=proxy.python, env=SUPPORT_PATH) as client:
         yield client
 
@@ -43,7 +43,7 @@ def direct_client():
 
 
 def in_threads(*jobs):
-    """Run the jobs side by side; what each of them returned or raised."""
+    """Run the jobs at the same time, and return what each of them returned or raised."""
     outcomes = [None] * len(jobs)
 
     def run(index):
@@ -62,7 +62,7 @@ def in_threads(*jobs):
 
 
 def test_a_paused_stream_beside_callers_with_large_args(direct_client):
-    """The reader never waits for the worker to read, while the worker waits for it."""
+    """The reader thread never waits for a worker that waits for the reader."""
 
     def read_slowly():
         stream = direct_client.stream("emit", {"size": 2000})
@@ -77,7 +77,7 @@ def test_a_paused_stream_beside_callers_with_large_args(direct_client):
 
 @pytest.mark.parametrize("stall", ["worker", "proxy"])
 def test_a_call_ends_in_time_while_the_worker_does_not_read(client, proxy, stall):
-    """Sending is inside the deadline, for the caller whose frame is half sent and for others."""
+    """The timeout includes sending, both for the caller whose frame is partly sent and for others."""
     if stall == "worker":
         os.kill(proxy.worker_pid, signal.SIGSTOP)
     else:
@@ -98,7 +98,7 @@ def test_a_call_ends_in_time_while_the_worker_does_not_read(client, proxy, stall
 
 
 def test_calls_with_listeners_and_streams_end_in_time(client, proxy):
-    """By themselves, though the worker is silent and nobody asks for the result."""
+    """They end although the worker is silent and their results are not asked for."""
     ended = threading.Event()
     proxy.stop(TO_WORKER)
     call = client.submit("ping", timeout=0.2, on_event=lambda event, data: None)
@@ -114,22 +114,22 @@ def test_calls_with_listeners_and_streams_end_in_time(client, proxy):
 
 
 def test_frames_in_small_pieces(client, proxy):
-    """Each byte on its own, both ways."""
+    """Each byte is passed on separately, in both directions."""
     for way in (TO_WORKER, TO_HOST):
         proxy.split(way, 1)
     sent = {"text": "x" * 3000}
     assert client.call("echo", sent) == sent
 
 
-def test_arrays_through_a_pipe_that_takes_little(client, proxy):
-    """A multipart frame is sent in pieces, from where each one ended."""
+def test_arrays_through_a_small_pipe(client, proxy):
+    """A multipart frame is sent in pieces, each from the end of the last."""
     proxy.slow(TO_WORKER, 50e6)
     sent = {f"part {number}": os.urandom(100_000 + number) for number in range(100)}
     assert client.call("echo", sent) == sent
 
 
 def test_a_frame_that_cannot_be_read_ends_connection_and_worker(client, proxy):
-    """Every caller is told what happened, and nothing lives on."""
+    """Every caller gets the reason, and no process remains."""
     worker = proxy.worker_pid
     waiting = client.submit("sleep", {"seconds": 60})
     wait_until(lambda: client.stats()["in_flight"] == 1)
@@ -152,15 +152,15 @@ def test_a_frame_that_cannot_be_read_ends_connection_and_worker(client, proxy):
     ],
 )
 def test_every_kind_of_unreadable_frame(client, proxy, frame):
-    """Garbage, cut short, of no version, too long: the same end."""
+    """Garbage, a truncated frame, an unknown version and an excessive length end the connection."""
     waiting = client.submit("sleep", {"seconds": 60})
     proxy.insert(TO_HOST, frame)
     with pytest.raises(errors.WorkerCrashed, match="frame that cannot be read"):
         waiting.result(HANG)
 
 
-def test_a_reply_that_does_not_decode_costs_its_call(client, proxy):
-    """Where its id can be read."""
+def test_a_reply_that_does_not_decode_fails_its_call(client, proxy):
+    """Its id can be read, so other calls continue."""
     waiting = client.submit("sleep", {"seconds": 60})
     other = client.submit("sleep", {"seconds": 0.2})
     reply = b'{"id": %d, "success": "perhaps"}' % waiting.id
@@ -171,7 +171,7 @@ def test_a_reply_that_does_not_decode_costs_its_call(client, proxy):
 
 
 def test_a_compressed_reply(client, proxy):
-    """Workers may compress ETF; what it inflates to is no multipart frame."""
+    """Workers may compress ETF; a compressed message is not a multipart frame."""
     waiting = client.submit("sleep", {"seconds": 60})
     term = _etf.encode({"id": waiting.id, "success": True, "result": "x" * 10_000})
     reply = b"\x83P" + (len(term) - 1).to_bytes(4) + zlib.compress(term[1:])
@@ -180,15 +180,15 @@ def test_a_compressed_reply(client, proxy):
 
 
 def test_a_request_that_arrives_damaged(client, proxy):
-    """The worker cannot say whose it was: the one caller there is gets its words."""
+    """The worker cannot read the id, so the only open call gets the error."""
     proxy.corrupt(TO_WORKER, b"\x00\x00\x00\x01\xff")
     with pytest.raises(errors.BridgeError) as raised:
         client.call("echo", {"a": 1}, timeout=None)
     assert raised.value.code in ("invalid_frame", "worker_crashed")
 
 
-def test_a_worker_that_closes_its_pipe_is_ended(client, proxy):
-    """It could not be talked to any more."""
+def test_a_worker_that_closes_its_pipe_is_killed(client, proxy):
+    """It cannot receive calls anymore."""
     worker = proxy.worker_pid
     waiting = client.submit("sleep", {"seconds": 60})
     proxy.stop(TO_WORKER)  # so that it does not end by itself
@@ -199,7 +199,7 @@ def test_a_worker_that_closes_its_pipe_is_ended(client, proxy):
 
 
 def test_a_grandchild_that_holds_the_pipe_does_not_hide_the_end(direct_client):
-    """The process is watched, not only the pipe."""
+    """The client watches the process, not only the pipe."""
     child = direct_client.call("fork", {"seconds": 60})["pid"]
     waiting = direct_client.submit("sleep", {"seconds": 60})
     wait_until(lambda: direct_client.stats()["in_flight"] == 1)
@@ -211,8 +211,8 @@ def test_a_grandchild_that_holds_the_pipe_does_not_hide_the_end(direct_client):
 
 
 @pytest.mark.parametrize("descriptors", [0, 1100], ids=["few", "many"])
-def test_the_end_is_seen_beside_a_process_that_holds_the_pipe(tmp_path, descriptors):
-    """One that no handler forked; also in hosts with more descriptors than select() takes."""
+def test_the_end_is_noticed_although_another_process_holds_the_pipe(tmp_path, descriptors):
+    """This holds in hosts with more descriptors than select() supports."""
     launcher = tmp_path / "python"
     launcher.write_text(f'#!/bin/sh\nsetsid sleep 60 &\nexec "{sys.executable}" "$@"\n')
     launcher.chmod(0o755)
@@ -230,14 +230,14 @@ print(client.kill())
 
 
 def test_the_children_of_a_killed_worker_end_with_it(direct_client):
-    """Those that it has not detached."""
+    """Detached children are not included."""
     child = direct_client.call("child")["pid"]
     os.kill(direct_client.pid, signal.SIGKILL)
     wait_until(lambda: not is_running(child))
 
 
 def test_a_host_without_stdin_and_stderr():
-    """Their numbers are not taken by the pipes: what is meant for stderr would get into them."""
+    """The pipes do not use the descriptors 0 to 2, because writes to stderr would get into them."""
     program = """
 import os
 os.close(0), os.close(2)
@@ -249,8 +249,8 @@ with Client.start(adapter="echo") as client:
     assert (result.stdout, result.returncode) == (b"ok\n", 0)
 
 
-def test_a_process_that_ends_beside_open_calls_says_nothing():
-    """Streams that are half read, callbacks that never ran; the worker ends with its host."""
+def test_a_host_that_ends_with_open_calls_prints_nothing():
+    """Streams are partly read and callbacks have not run; the worker ends with its host."""
     program = """
 from bridge import Client
 client = Client.start(adapter="hostile:adapter")
@@ -269,8 +269,8 @@ print(client.pid)
     wait_until(lambda: not is_running(int(result.stdout)))
 
 
-def test_a_frame_that_has_to_wait_where_there_are_no_more_threads():
-    """It is an error, and later frames that have to wait are sent."""
+def test_a_frame_that_needs_a_thread_when_there_are_none():
+    """The call fails, and later frames that have to wait are sent."""
     program = """
 import os, resource, signal
 from bridge import Client
@@ -297,7 +297,7 @@ print(other.result(20) == text, client.stop())
 
 
 def test_destructors_that_run_while_the_interpreter_ends():
-    """Nothing waits for threads that are gone: a client is stopped, a call is an error."""
+    """They do not wait for threads that have stopped: stop works, and a call is an error."""
     program = """
 import os
 from bridge import Client
@@ -332,7 +332,7 @@ owner = Owner()
 
 
 def test_the_pump_between_sockets():
-    """What the proxy is made of works between any descriptors."""
+    """The proxy's pump works between any descriptors."""
     (host, near), (far, worker) = socket.socketpair(), socket.socketpair()
     pump = Pump(near.detach(), far.detach())
     with host, worker:

@@ -63,7 +63,7 @@ def client():
 
 
 def use(client, tool, args, name=None):
-    """Register a tool, and have the worker call it."""
+    """Register a tool, and let the worker call it."""
     client.register_tools([tool])
     name = name or tool.__name__
     return client.call("use_tool", {"name": name, "args": args})
@@ -76,7 +76,7 @@ def declaration(client, tool):
 
 
 def taking(annotation):
-    """A tool that remembers what it was called with."""
+    """Return a tool that records its arguments."""
 
     def take(value):
         take.taken = value
@@ -122,7 +122,7 @@ def taking(annotation):
     ],
 )
 def test_arguments_are_of_the_annotated_type(any_client, annotation, given, taken):
-    """In every format."""
+    """This holds in every format."""
     tool = taking(annotation)
     assert use(any_client, tool, {"value": given}) == "taken"
     assert tool.taken == taken
@@ -154,7 +154,7 @@ def test_arguments_are_of_the_annotated_type(any_client, annotation, given, take
     ],
 )
 def test_wrong_arguments_are_one_line_for_the_model(client, annotation, given, line):
-    """With the argument's name, what is expected, what came; no traceback, no path."""
+    """The line has the argument's name, the expected type and the value, without traceback or path of a file."""
     tool = taking(annotation)
     with pytest.raises(errors.InvalidArgs) as raised:
         use(client, tool, {"value": given})
@@ -177,8 +177,8 @@ def test_wrong_arguments_are_one_line_for_the_model(client, annotation, given, l
         (Place, {"city": 5}, "argument 'value.city': expected str, got int"),
     ],
 )
-def test_what_is_wrong_inside_a_value(client, annotation, given, line):
-    """Its place is named."""
+def test_errors_inside_a_value_have_a_path(client, annotation, given, line):
+    """The path leads to the wrong part."""
     with pytest.raises(errors.InvalidArgs) as raised:
         use(client, taking(annotation), {"value": given})
     assert line in str(raised.value)
@@ -186,7 +186,7 @@ def test_what_is_wrong_inside_a_value(client, annotation, given, line):
 
 
 def test_unknown_and_missing_arguments(client):
-    """Both are named, with those that are known."""
+    """Both are named, together with the known ones."""
 
     def add(a: int, b: int = 1) -> int:
         return a + b
@@ -198,8 +198,8 @@ def test_unknown_and_missing_arguments(client):
         use(client, add, {"a": 1, "c": 2})
 
 
-def test_what_is_declared(client):
-    """The schema of the same annotations, defaults, and the whole docstring."""
+def test_declarations_of_tools(client):
+    """A declaration has the schemas of the annotations, the defaults, and the whole docstring."""
 
     def book(when: datetime.date, color: Color = Color.RED, *, people: list[Person] | None = None):
         """Book a table.
@@ -255,7 +255,7 @@ def decorated(function):
     ],
 )
 def test_every_kind_of_callable(client, tool, name, args, result):
-    """Methods, objects, partials, wrappers, positional-only parameters."""
+    """Methods, objects, partials, wrappers, and functions with positional-only parameters can be tools."""
     assert use(client, tool, {"when": "2024-02-29", **args}, name) == result
     declared = declaration(client, tool)
     assert declared["name"] == name
@@ -292,8 +292,8 @@ def unresolved(a: Missing) -> int:  # noqa: F821
         (taking(asyncio.Lock), "argument value"),
     ],
 )
-def test_what_cannot_be_a_tool(client, tool, text):
-    """TypeError that says why, when it is registered."""
+def test_callables_that_cannot_be_tools(client, tool, text):
+    """Registering one raises a TypeError with the reason."""
     with pytest.raises(TypeError, match=text):
         client.register_tools([tool])
 
@@ -335,8 +335,8 @@ def cyclic():
         (ValueError("\ud800"), "ValueError: ?"),
     ],
 )
-def test_a_tool_is_answered_whatever_it_raises(client, error, text, caplog):
-    """handler_error with its words; the log has the stack."""
+def test_a_tool_that_raises_gets_a_reply(client, error, text, caplog):
+    """The code is handler_error with the exception's text, and the stack is logged."""
 
     def fail():
         raise error
@@ -351,8 +351,8 @@ def test_a_tool_is_answered_whatever_it_raises(client, error, text, caplog):
 
 
 @pytest.mark.parametrize("value", [object(), {"a": {1: object()}}, lambda: 0, (i for i in [1])])
-def test_a_tool_whose_result_cannot_be_sent_is_answered(any_client, value):
-    """not_encodable."""
+def test_a_result_that_cannot_be_sent_is_an_error(any_client, value):
+    """The code is not_encodable."""
 
     def give():
         return value
@@ -362,7 +362,7 @@ def test_a_tool_whose_result_cannot_be_sent_is_answered(any_client, value):
 
 
 def test_a_result_that_is_longer_than_a_frame(client):
-    """frame_too_large, and the client goes on."""
+    """The code is frame_too_large, and the client continues."""
 
     def give():
         return b"x" * (65 << 20)
@@ -371,8 +371,8 @@ def test_a_result_that_is_longer_than_a_frame(client):
         use(client, give, {})
 
 
-def test_a_tool_of_an_own_error(client):
-    """Errors of bridge.errors keep their code."""
+def test_errors_of_the_bridge_keep_their_code(client):
+    """A tool may raise a class of bridge.errors."""
 
     def fail():
         raise errors.QuotaExceeded("enough")
@@ -382,7 +382,7 @@ def test_a_tool_of_an_own_error(client):
 
 
 def test_types_that_are_defined_beside_the_tool(client):
-    """Annotations are text in this module; local names are found where the tool is registered."""
+    """Annotations are text in this module, and local names are resolved when the tool is registered."""
 
     @dataclasses.dataclass
     class Local:

@@ -76,28 +76,28 @@ def close(client):
     ],
 )
 def test_a_stream_that_is_left_early_is_cancelled(client, leave):
-    """However it is left, and also while the worker is held back."""
+    """This holds for each way to leave it, and while the worker is paused."""
     leave(client)
     wait_until(lambda: is_idle(client))
 
 
 def test_an_exhausted_stream_has_its_result(client):
-    """As a context manager, too; closing it then changes nothing."""
+    """It may be used as a context manager, and closing it has no effect."""
     with client.stream("emit", {"size": 1000}) as stream:
         assert [data for _, data in stream] == list(range(1000))
     stream.close()
     assert stream.result(HANG) == {"streaming": True}
 
 
-def test_the_result_of_a_stream_that_nobody_reads(client):
-    """Asking for it lets the worker go on; the events are kept."""
+def test_the_result_of_an_unread_stream(client):
+    """Asking for the result resumes the worker, and the events remain available."""
     stream = client.stream("emit", {"size": 5000})
     assert stream.result(HANG) == {"streaming": True}
     assert len(list(stream)) == 5000
 
 
-def test_a_listener_that_raises_costs_its_call(client):
-    """The exception is the call's; the worker is told; other calls go on."""
+def test_a_listener_that_raises_fails_its_call(client):
+    """The call has the exception, the worker cancels it, and other calls continue."""
     other = client.submit("sleep", {"seconds": 0.2})
 
     def fail(event, data):
@@ -111,8 +111,8 @@ def test_a_listener_that_raises_costs_its_call(client):
 
 
 @pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), GeneratorExit()])
-def test_a_listener_that_raises_what_is_no_exception(client, error):
-    """The same."""
+def test_a_listener_that_raises_a_base_exception(client, error):
+    """It fails its call too."""
 
     def fail(event, data):
         raise error
@@ -122,8 +122,8 @@ def test_a_listener_that_raises_what_is_no_exception(client, error):
     wait_until(lambda: is_idle(client))
 
 
-def test_a_listener_hears_everything_in_order_before_the_result_is_there(client):
-    """One event after the other, on one thread that is not the caller's; it may wait and call."""
+def test_a_listener_gets_all_events_before_the_result(client):
+    """Events arrive one by one on a thread that is not the caller's; the listener may wait and call."""
     heard = []
 
     def listen(event, data):
@@ -137,7 +137,7 @@ def test_a_listener_hears_everything_in_order_before_the_result_is_there(client)
 
 
 def test_callbacks_may_call_the_client(client):
-    """Those of one call run in order, and never on the thread that hands out replies."""
+    """Callbacks of one call run in order, and never on the reader thread."""
     done = threading.Event()
     results = []
     call = client.submit("sleep", {"seconds": 0.05})
@@ -148,8 +148,8 @@ def test_callbacks_may_call_the_client(client):
     assert results == ["ok", {"slept": 0.05}]
 
 
-def test_callbacks_wait_for_each_other(client):
-    """Each call's have a thread of their own."""
+def test_callbacks_of_different_calls_may_wait_for_each_other(client):
+    """Each call's callbacks run on a separate thread."""
     done = threading.Event()
 
     def wait_for_another(call):

@@ -15,7 +15,7 @@ import pytest
 
 
 def is_recent(cmake: str | None) -> bool:
-    """Whether it is there, of the version that CMakeLists.txt asks for."""
+    """Return whether CMake is installed in the version that CMakeLists.txt asks for."""
     if cmake is None:
         return False
     said = subprocess.run([cmake, "--version"], capture_output=True, text=True).stdout
@@ -78,7 +78,7 @@ def built(tmp_path_factory) -> Path:
 
 
 def test_its_own_tests_and_the_examples(built):
-    """ctest: the contract through the header, C and C++, each test in a process of its own."""
+    """ctest runs the tests of the header's contract in C and C++, each in a separate process."""
     said = run("ctest", "--test-dir", built, "--output-on-failure", "-j2")
     assert "100% tests passed" in said
 
@@ -105,7 +105,7 @@ def test_hosts_of_all_kinds_get_the_same(built):
 
 
 def test_a_python_host_and_the_vectors(built):
-    """In an interpreter that runs already the library answers every conformance vector."""
+    """In a running interpreter, the library answers every conformance vector."""
     (library,) = built.glob("capi/libbridge.so")
     program = Path(__file__).parent / "vectors_by_ctypes.py"
     counts = run(sys.executable, program, library).split()
@@ -114,7 +114,7 @@ def test_a_python_host_and_the_vectors(built):
 
 
 def test_what_is_installed_is_found(built, tmp_path):
-    """find_package and pkg-config after an install; find_package with the Python package alone."""
+    """find_package and pkg-config work after an install, find_package with the Python package alone too."""
     prefix, source = tmp_path / "prefix", tmp_path / "source"
     run(cmake, "--install", built, "--prefix", prefix)
     source.mkdir()
@@ -150,14 +150,14 @@ def test_what_is_installed_is_found(built, tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("clang++") is None, reason="clang is not installed")
-def test_clang_has_nothing_to_say(tmp_path):
-    """Its warnings are errors too."""
+def test_clang_has_no_warnings(tmp_path):
+    """Clang's warnings are errors."""
     configure(ROOT, tmp_path, "-DCMAKE_C_COMPILER=clang", "-DCMAKE_CXX_COMPILER=clang++")
     run(cmake, "--build", tmp_path, "-j2")
 
 
 def code_blocks() -> list:
-    """The C of all documents."""
+    """Return the C blocks of all documents."""
     return [
         pytest.param(code, id=f"{path.name}-{index}")
         for path in (ROOT / "docs" / "embedding.md",)
@@ -167,7 +167,7 @@ def code_blocks() -> list:
 
 @pytest.mark.parametrize("code", code_blocks())
 def test_c_blocks_of_the_documents_run(built, tmp_path, code):
-    """As they stand, and say what their comments say."""
+    """They run unchanged, and print what their comments state."""
     (tmp_path / "block.c").write_text(code)
     library = built / "capi"
     run(

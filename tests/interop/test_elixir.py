@@ -40,7 +40,7 @@ def run_elixir(*arguments: str) -> str:
 
 
 def test_the_example_runs(repository):
-    """configure, create, execute, shutdown from an Elixir script over a port."""
+    """An Elixir script configures, creates, executes and shuts down over a port."""
     output = run_elixir(str(repository / "examples" / "elixir" / "question.exs"))
     assert output.splitlines() == ["answer: Danube", "worker ended"]
 

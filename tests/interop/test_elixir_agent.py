@@ -22,7 +22,7 @@ ANSWER = 'It is "21 degrees" in Graz, \\o/ or about 70 °F \U0001f324.'
 
 
 def agent(prompt):
-    """Asks the tool, finishes, answers; about Vienna it thinks for so long that nobody waits."""
+    """Calls the tool, finishes and answers; takes very long for questions about Vienna."""
     if "Vienna" in prompt:
         return fields(next_thought="word " * 1000, next_tool_name="finish", next_tool_args="{}")
     if "next_tool_name" not in prompt:
@@ -34,7 +34,7 @@ def agent(prompt):
 
 
 def run_example(repository, **variables):
-    """The lines that the example prints."""
+    """Return the lines that the example prints."""
     env = {**os.environ, "ELIXIR_ERL_OPTIONS": "+fnu", "LC_ALL": "C.UTF-8"}
     env.pop("BRIDGE_MODEL", None)
     result = subprocess.run(
@@ -49,7 +49,7 @@ def run_example(repository, **variables):
 
 
 def test_the_example_runs_offline(repository):
-    """The tool is called and its answer used; the cancelled run has `cancelled` as its reply."""
+    """The tool is called and its result used; the cancelled run has `cancelled` as its reply."""
     assert run_example(repository) == [
         'tool call: temperature %{"city" => "Graz"}',
         'tool result: "It is 21 degrees in Graz."',
@@ -61,7 +61,7 @@ def test_the_example_runs_offline(repository):
 
 
 def test_the_example_runs_with_a_model_over_http(repository):
-    """The answer comes in chunks that make it up; the cancelled answer is not read to its end."""
+    """The chunks make up the answer, and the cancelled answer is not read to its end."""
     slowly = threading.Event()
     with OpenAIServer(agent) as server:
         server.before_word = lambda index: index < 50 or slowly.wait(0.01)

@@ -54,14 +54,14 @@ def test_random_terms_there_and_back():
 
 
 def test_a_worker_answers_terms(tmp_path):
-    """Keys may be binaries or atoms; what Python has no value for comes back all the same."""
+    """Keys may be binaries or atoms; terms without a Python value come back unchanged."""
     script = tmp_path / "ping.exs"
     script.write_text(PING)
     assert run(script, sys.executable) == ["answered"]
 
 
-def test_what_this_beam_writes(tmp_path):
-    """One term of each kind, by the options that change its form."""
+def test_terms_as_this_beam_encodes_them(tmp_path):
+    """One term of each kind, with the options that change its encoding."""
     script = tmp_path / "write.exs"
     script.write_text(
         "for options <- [[], [minor_version: 0], [minor_version: 2], [:compressed]],"

@@ -38,7 +38,7 @@ def execute(client, question="?", **more):
 
 
 def test_a_round_trip_over_http(client):
-    """One request, with the key, the model and the settings; the answer in its types."""
+    """One request has the key, the model and the settings, and the outputs have their types."""
     with OpenAIServer(lambda prompt: fields(answer="42", score="0.5")) as server:
         configure(client, server, temperature=0.25, max_tokens=77)
         assert not server.requests, "configure_lm must not call the model"
@@ -55,7 +55,7 @@ def test_a_round_trip_over_http(client):
 
 
 def test_provider_errors_carry_what_a_host_needs(client):
-    """Status, whether and when to try again; never the key."""
+    """They have the status and whether and when to try again, but never the key."""
 
     def limited(prompt):
         raise HTTPFault(429, "slow down", Retry_After="0")
@@ -80,8 +80,8 @@ def test_provider_errors_carry_what_a_host_needs(client):
     assert KEY not in str(raised.value) + str(raised.value.details)
 
 
-def test_slow_answers_do_not_delay_anybody(client):
-    """32 calls of half a second each run side by side, and ping is answered meanwhile."""
+def test_slow_answers_do_not_delay_other_calls(client):
+    """32 calls of half a second run at once, and ping is answered meanwhile."""
     with OpenAIServer(lambda prompt: fields(answer=prompt[30:40], score="1"), 0.5) as server:
         configure(client, server)
         results = []

@@ -19,7 +19,7 @@ def next_step(thought, name, args):
 
 
 def agent(prompt):
-    """A model that asks the tool once, then finishes, then answers from what the tool said."""
+    """Return a model that calls the tool once, finishes, and answers with the tool's result."""
     if "next_tool_name" not in prompt:
         return fields(reasoning="the tool said so", answer="It is 21 degrees in Graz.")
     if "observation_0" in prompt:
@@ -47,7 +47,7 @@ def create(client, signature, program_type="predict", **more):
 
 
 def chunks(events):
-    """The text of each field."""
+    """Return the text of each field."""
     text = {}
     for event, data in events:
         if event == "chunk":
@@ -57,7 +57,7 @@ def chunks(events):
 
 @pytest.mark.parametrize("program_type", ["predict", "chain_of_thought"])
 def test_an_answer_streams_field_by_field(client, server, program_type):
-    """Chunks by the host's names, without headers; together they are the whole result."""
+    """Chunks have the host's names and no headers, and make up the whole result."""
     answer = "one two [three] [[ four\n\n five"
     said = {"reasoning": "because of this"} if program_type != "predict" else {}
     server.answer = lambda prompt: fields(**said, the_answer=answer, score="0.5")
@@ -73,7 +73,7 @@ def test_an_answer_streams_field_by_field(client, server, program_type):
 
 
 def test_the_first_chunk_comes_before_the_last_token(client, server):
-    """The model stands still in the middle of its answer: what it said by then is there."""
+    """The model pauses in the middle of its answer, and the first part has arrived by then."""
     go_on = threading.Event()
     server.answer = lambda prompt: fields(the_answer="first second third", score="1")
     server.before_word = lambda index: index < 6 or go_on.wait(30)
@@ -86,8 +86,8 @@ def test_the_first_chunk_comes_before_the_last_token(client, server):
     assert stream.result(30)["outputs"]["the answer"] == "first second third"
 
 
-def test_cancelling_a_stream_half_way_really_stops_it(client, server):
-    """The call is `cancelled`; the connection to the model is closed; no thread stays away."""
+def test_cancelling_a_stream_stops_it(client, server):
+    """The call is `cancelled`, the connection to the model is closed, and the thread is free."""
     go_on = threading.Event()
     server.answer = lambda prompt: fields(the_answer="word " * 1000, score="1")
     server.before_word = lambda index: index < 50 or go_on.wait(0.01) or True
@@ -104,7 +104,7 @@ def test_cancelling_a_stream_half_way_really_stops_it(client, server):
 
 
 def test_react_uses_tools_written_in_the_host(client):
-    """Real HTTP for the model, a Python function for the tool; every step is an event."""
+    """The model uses HTTP, the tool is a Python function, and every step is an event."""
     asked = []
 
     def temperature(city: str, unit: str = "C") -> dict[str, object]:
@@ -134,8 +134,8 @@ def test_react_uses_tools_written_in_the_host(client):
         ('{"city": "Atlantis"}', "error: LookupError: no such city"),
     ],
 )
-def test_what_is_wrong_with_a_tool_call_is_one_line_for_the_model(client, server, arguments, observed):
-    """Wrong arguments do not leave the worker; a failing tool shows no traceback."""
+def test_a_wrong_tool_call_is_one_line_for_the_model(client, server, arguments, observed):
+    """Wrong arguments are not sent to the host; a failing tool shows no traceback."""
     asked = []
 
     def temperature(city: str) -> int:
@@ -158,7 +158,7 @@ def test_what_is_wrong_with_a_tool_call_is_one_line_for_the_model(client, server
 
 
 def test_two_sessions_have_tools_of_one_name(client, server):
-    """Each session's program calls its own."""
+    """Each session's program calls its session's tool."""
     said = {}
     for session in ("a", "b"):
 
@@ -177,7 +177,7 @@ def test_two_sessions_have_tools_of_one_name(client, server):
 
 
 def test_a_tool_may_call_the_worker(client):
-    """Another program of the same worker, while the first one waits for the tool."""
+    """The tool runs another program of the same worker, while the first one waits for the tool."""
 
     def temperature(city: str) -> int:
         data = client.call("get_session_data", session_id="weather")["data"]
@@ -191,7 +191,7 @@ def test_a_tool_may_call_the_worker(client):
 
 
 def test_host_calls_nest(client):
-    """A tool that runs an agent of its own, whose tool is asked in between."""
+    """A tool runs another agent, whose tool is called meanwhile."""
     asked = []
 
     def temperature(city: str) -> str:
@@ -209,7 +209,7 @@ def test_host_calls_nest(client):
 
 
 def test_cancelling_an_agent_while_its_tool_runs(client):
-    """The reply is there at once; the model is not asked again."""
+    """The reply arrives at once, and the model is not asked again."""
     running, go_on = threading.Event(), threading.Event()
 
     def temperature(city: str) -> int:
@@ -229,7 +229,7 @@ def test_cancelling_an_agent_while_its_tool_runs(client):
 
 
 def test_a_deadline_ends_a_slow_model(client, server):
-    """deadline_exceeded at once, though the model takes its time."""
+    """deadline_exceeded arrives at once, although the model has not answered."""
     server.delay = 3
     create(client, QA)
     with pytest.raises(errors.DeadlineExceeded):
@@ -237,7 +237,7 @@ def test_a_deadline_ends_a_slow_model(client, server):
 
 
 def test_wrong_tools_and_wrong_uses_of_them(client):
-    """Refused with their place, before any program is made."""
+    """They are refused with their path, and no program is created."""
     for tools, text in (
         ([{"name": " "}], "name has 1 to 200 characters"),
         ([{"name": "a"}, {"name": "a"}], "a second tool"),

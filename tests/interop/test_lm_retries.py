@@ -39,7 +39,7 @@ ARGS = {"program_id": "p", "inputs": {"q": "?"}}
 
 
 def failing(times, status=503, headers=None, answer=ANSWER):
-    """Fails that often, then answers."""
+    """Fail that often, then answer."""
     left = iter(range(times))
 
     def respond(body):
@@ -55,7 +55,7 @@ def counters(client):
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504, 529])
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.__name__)
 def test_transient_failures_are_tried_again(client, protocol, status):
-    """Twice by default, and no library adds attempts of its own."""
+    """Two retries by default, and libraries add none."""
     answer = protocol.whole(fields(a="1"))
     with ModelServer(failing(2, status, answer=answer)) as server:
         configure(client, server.url, protocol)
@@ -75,7 +75,7 @@ def test_transient_failures_are_tried_again(client, protocol, status):
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 413, 422])
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.__name__)
-def test_refused_requests_are_not(client, protocol, status):
+def test_refused_requests_are_not_tried_again(client, protocol, status):
     """They would be refused again."""
     with ModelServer(failing(100, status)) as server:
         configure(client, server.url, protocol)
@@ -109,8 +109,8 @@ def test_a_connection_that_breaks_is_tried_again(client, protocol):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.__name__)
-def test_an_address_where_nobody_listens_is_reported_at_once(client, protocol):
-    """Not tried again: the waits would be an hour each."""
+def test_an_unreachable_address_is_reported_at_once(client, protocol):
+    """It is not tried again: each wait would be an hour."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -139,7 +139,7 @@ def far_future():
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.__name__)
 @pytest.mark.parametrize("hint", ["3600", far_future()])
 def test_a_long_retry_after_reaches_the_caller_at_once(client, protocol, hint):
-    """Instead of a thread that sleeps for an hour."""
+    """No thread sleeps for an hour."""
     with ModelServer(failing(100, 429, {"Retry-After": hint})) as server:
         configure(client, server.url, protocol)
         with pytest.raises(errors.LMError) as raised:
@@ -154,16 +154,16 @@ def test_a_long_retry_after_reaches_the_caller_at_once(client, protocol, hint):
 @pytest.mark.parametrize(
     "hint", ["0", "0.01", "-5", "soon", "", "nan", "inf", "1e400", "Thu, 01 Jan 1970 00:00:00 GMT"]
 )
-def test_other_hints_do_no_harm(client, hint):
-    """A short wait is kept to; what is no wait is as none."""
+def test_other_values_of_retry_after(client, hint):
+    """A short wait is respected, and an invalid one is ignored."""
     with ModelServer(failing(2, 429, {"Retry-After": hint})) as server:
         configure(client, server.url)
         assert client.call("execute_program", ARGS, timeout=60)["outputs"] == {"a": "1"}
         assert len(server.requests) == 3
 
 
-def test_a_hint_past_the_deadline_is_an_error_at_once(client):
-    """lm_error, with what the provider said; not deadline_exceeded after a wait in vain."""
+def test_a_retry_after_the_deadline_is_an_error_at_once(client):
+    """It is lm_error with the provider's message, not deadline_exceeded after a wait."""
     with ModelServer(failing(100, 429, {"Retry-After": "300"})) as server:
         configure(client, server.url, retry_cap=600)
         with pytest.raises(errors.LMError) as raised:
@@ -173,7 +173,7 @@ def test_a_hint_past_the_deadline_is_an_error_at_once(client):
 
 
 def waiting(server):
-    """Whether the first attempt has failed, so that the worker waits."""
+    """Return whether the first attempt has failed, so that the worker waits."""
     return len(server.requests) == 1
 
 
@@ -193,7 +193,7 @@ def test_the_wait_ends_with_cancel(client):
 
 
 def test_the_wait_ends_when_the_worker_stops():
-    """Its host goes while a call waits; the process ends by itself."""
+    """Its host ends while a call waits, and the process ends."""
     with ModelServer(failing(100, 429, {"Retry-After": "500"})) as server:
         client = Client.start()
         signature = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}
@@ -210,8 +210,8 @@ def test_the_wait_ends_when_the_worker_stops():
         assert waiting(server)
 
 
-def test_a_stream_is_told_of_each_attempt(client):
-    """And what was not streamed yet is streamed once."""
+def test_a_stream_has_an_event_for_each_attempt(client):
+    """Text that was not streamed yet is streamed once."""
     events = OpenAI.events(["[[ ## a ## ]]\n", "one", " two"])
     with ModelServer(failing(2, 503, answer=events)) as server:
         configure(client, server.url)
@@ -236,7 +236,7 @@ def test_a_stream_is_told_of_each_attempt(client):
     assert "".join(data["text"] for event, data in told if event == "chunk") == "one two"
 
 
-def test_nothing_is_tried_again_once_a_chunk_has_left(client):
+def test_a_request_is_not_repeated_after_a_chunk(client):
     """A stream that breaks off in the middle is an error."""
     events = OpenAI.events(["[[ ## a ## ]]\n", "one", " two"])[:2]
     with ModelServer(lambda body: (200, {}, events)) as server:
@@ -250,7 +250,7 @@ def test_nothing_is_tried_again_once_a_chunk_has_left(client):
 
 
 def test_attempts_are_logged_at_debug(start_peer):
-    """One line each, with the call's id; none at INFO."""
+    """Each attempt is one line with the call's id; at INFO there is none."""
     with ModelServer(failing(1)) as server:
         peer = start_peer("--log-level", "DEBUG", adapter="dspy")
         base = {"api_base": server.url + OpenAI.path, "api_key": KEY, "retry_wait": 0}
@@ -269,6 +269,6 @@ def test_attempts_are_logged_at_debug(start_peer):
 
 
 def test_settings_of_retries_are_stored():
-    """A durable session comes back with them."""
+    """A durable session is restored with them."""
     settings = LMSettings("x", "openai/x", retries=7, retry_wait=0.25, retry_cap=3.0)
     assert StoredSettings.of(settings, 0).settings() == settings

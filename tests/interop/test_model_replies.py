@@ -36,7 +36,7 @@ def create(client, *outputs, **more):
 
 
 def run(client, protocol, said, *, stream=False, status=200, piece=1 << 30, args=ARGS):
-    """The result and the chunks' text of each field. Raises what the call failed with."""
+    """Return the result, and the streamed text of each field. Raises the error of the call."""
     with ModelServer(lambda body: (status, {}, said)) as server:
         server.piece = piece
         settings = {"model": protocol.model, "api_base": server.url + protocol.path, "api_key": KEY}
@@ -68,7 +68,7 @@ def failure(client, protocol, said, **more):
     ],
 )
 def test_halves_of_characters(client, protocol, texts, answer):
-    """Two halves in two deltas are one character; a half alone is U+FFFD."""
+    """Two halves in two deltas become one character; a half alone becomes U+FFFD."""
     create(client)
     said = protocol.events(["[[ ## a ## ]]\n", *texts])
     result, chunks = run(client, protocol, said, stream=True)
@@ -86,7 +86,7 @@ def test_bytes_of_a_character_may_come_apart(client, protocol):
 
 
 def test_half_a_character_in_an_error(client, protocol):
-    """The error is the provider's all the same."""
+    """The provider's error is reported."""
     body = {"error": {"message": "no \ud83d", "type": "x", "code": "x", "status": "X"}}
     error = failure(client, protocol, body, status=400)
     assert error.details["status"] == 400
@@ -94,7 +94,7 @@ def test_half_a_character_in_an_error(client, protocol):
 
 
 def test_half_a_character_from_a_model_does_not_reach_the_next_prompt(client, protocol):
-    """An agent's thought goes back to the model."""
+    """The thought of an agent is part of its next prompt."""
 
     def look(x: str) -> str:
         return x
@@ -117,8 +117,8 @@ def test_half_a_character_from_a_model_does_not_reach_the_next_prompt(client, pr
         ("string", r"C:\users\ud83d", r"C:\users\ud83d"),
     ],
 )
-def test_half_a_character_that_json_spells(client, type, text, value):
-    """In values of every type; a text is no JSON."""
+def test_half_a_character_as_an_escape_sequence(client, type, text, value):
+    """This holds in values of every type except text, which is not JSON."""
     create(client, {"name": "a", "type": type})
     if value is None:
         value = {"k\ufffd": "v\ufffd", "w": "\U0001f600"}
@@ -141,8 +141,8 @@ def test_half_a_character_in_the_arguments_of_a_tool(client):
     assert set(seen) == {"a\ufffd"}
 
 
-def test_a_tool_call_that_cannot_be_made_ends_the_run():
-    """An event that is longer than a frame is no traceback for the model."""
+def test_a_tool_call_that_cannot_be_sent_ends_the_run():
+    """An event that is longer than a frame is not shown to the model as a traceback."""
 
     def look(x: str) -> str:
         return "short"
@@ -162,7 +162,7 @@ def test_a_tool_call_that_cannot_be_made_ends_the_run():
 
 
 def test_a_reply_without_a_field(client, protocol):
-    """What was expected, what was found, and the reply."""
+    """The error has the expected fields, the fields found, and the reply."""
     create(client, {"name": "a"}, {"name": "the score", "type": "float"})
     reply = "[[ ## a ## ]]\nfine\n\n[[ ## note ## ]]\nwell\n\n[[ ## completed ## ]]"
     for said, stream in ((protocol.whole(reply), False), (protocol.events([reply]), True)):
@@ -195,7 +195,7 @@ def test_a_reply_without_fields(client, protocol, reply):
 
 
 def test_a_long_reply_is_cut_between_characters(client):
-    """At 4096 bytes, and no secret is cut in half before it is hidden."""
+    """It is cut at 4096 bytes, and secrets are redacted before that."""
     create(client)
     reply = "é" * 2040 + KEY + "é" * 1_000_000
     error = failure(client, OpenAI, OpenAI.whole(reply))
@@ -211,7 +211,7 @@ def test_a_long_reply_is_cut_between_characters(client):
 )
 @pytest.mark.parametrize("text", ["[" * 3000, "{" * 3000, '{"a":' * 3000, "[" * 3000 + "]" * 3000])
 def test_an_answer_of_brackets(client, type, text):
-    """An answer of its type, or an error of the model's: never one of ours."""
+    """It is an answer of its type or an error of the model, never an internal error."""
     create(client, {"name": "a", "type": type})
     try:
         result, _ = run(client, OpenAI, OpenAI.whole(f"[[ ## a ## ]]\n{text}"))
@@ -229,8 +229,8 @@ def test_an_answer_of_brackets(client, type, text):
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("body", [b"null", b"[]", b"no JSON", b'{"choices": [{"message": null}]}'])
-def test_what_is_no_answer_at_all(client, protocol, body, stream):
-    """The error is the provider's, in one line, without a traceback of a library's."""
+def test_a_response_that_is_not_an_answer(client, protocol, body, stream):
+    """The provider's error is one line, without a traceback of a library."""
     create(client)
     error = failure(client, protocol, [body] if stream else body, stream=stream)
     assert "Traceback" not in str(error)
@@ -242,7 +242,7 @@ FINISH = {OpenAI: "length", LiteLLM: "length", Anthropic: "max_tokens", Gemini: 
 
 
 def test_a_truncated_answer(client, protocol):
-    """The result says so; so does the error where nothing can be made of it."""
+    """The result reports it, and so does the error if the reply cannot be read."""
     create(client)
     said = "[[ ## a ## ]]\nhalf of"
     result, _ = run(client, protocol, protocol.whole(said, FINISH[protocol]))
@@ -280,7 +280,7 @@ PARTIAL = "[[ ## a ## ]]\nSome"
     ],
 )
 def test_a_refusal(client, protocol, said, stream, refusal):
-    """Its text, and that it is one."""
+    """The error has its text and the code of a refusal."""
     create(client)
     error = failure(client, protocol, said, stream=stream)
     assert error.details["lm_code"] == "refusal"
@@ -292,7 +292,7 @@ def test_a_refusal(client, protocol, said, stream, refusal):
 @pytest.mark.parametrize("code", ["content_filter", "content_policy_violation"])
 @pytest.mark.parametrize("model", ["openai/test-model", "together_ai/some/model"])
 def test_a_prompt_that_a_filter_refuses(client, code, model):
-    """As Azure and OpenAI answer then."""
+    """The responses are those of Azure and OpenAI."""
 
     class Filtered(OpenAI):
         pass
@@ -307,7 +307,7 @@ def test_a_prompt_that_a_filter_refuses(client, code, model):
 
 @pytest.mark.parametrize("size", [100_000, 5_000_000])
 def test_an_answer_may_stream_in_one_event(client, protocol, size):
-    """However long it is."""
+    """The event may have any length."""
     create(client)
     text = "x" * size
     said = protocol.events([f"[[ ## a ## ]]\n{text}"])
@@ -316,7 +316,7 @@ def test_an_answer_may_stream_in_one_event(client, protocol, size):
 
 
 def test_long_chunks_fit_into_frames():
-    """A model that says everything at once streams all the same."""
+    """A model that sends its whole answer at once is streamed in several events."""
     with Client.start(max_frame=4096) as client:
         create(client)
         text = 'é"\\' * 1000
@@ -331,8 +331,8 @@ def test_long_chunks_fit_into_frames():
     assert "".join(chunks) == text
 
 
-def test_a_fault_of_ours_is_not_the_providers(monkeypatch):
-    """Raised where DSPy calls the engine, it is what it is."""
+def test_an_internal_error_is_not_the_providers(monkeypatch):
+    """An error that is raised where DSPy calls the engine is not an lm_error."""
 
     def fail(request, response):
         raise ZeroDivisionError("ours")

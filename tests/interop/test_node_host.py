@@ -24,7 +24,7 @@ const failed = (call) => call.then(() => "a result", (error) => error.message);
 
 
 def run(script: str, **environment: str) -> list[str]:
-    """The lines that the script says."""
+    """Return the lines that the script prints."""
     done = subprocess.run(
         [NODE, "-e", OPENING + f"(async () => {{ {script} }})();"],
         capture_output=True,
@@ -38,7 +38,7 @@ def run(script: str, **environment: str) -> list[str]:
 
 
 def test_calls_before_and_after_the_end_of_the_worker_fail():
-    """Killed while a call is open: that one and later ones have an error, and stop() returns."""
+    """The worker is killed during a call: that call and later ones fail, and stop() returns."""
     said = run("""
         const worker = new Worker();
         await worker.call("ping");

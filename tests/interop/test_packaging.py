@@ -58,7 +58,7 @@ def test_the_sdist_holds_sources_and_the_wheel_what_runs(built):
 
 @pytest.mark.timeout(600)
 def test_the_wheel_installs_and_runs_outside_the_repository(built, tmp_path):
-    """Into a folder of its own, started from another one."""
+    """It is installed into a separate folder and started from another one."""
     target = tmp_path / "installed"
     run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), built[1])
     program = (

@@ -26,7 +26,7 @@ UNSAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
 
 class Traced:
-    """A worker with --telemetry, the spans that it made, and a tracer of the host's."""
+    """A worker with --telemetry, its spans, and a tracer of the host."""
 
     def __init__(self, client, path):
         self.client = client
@@ -47,7 +47,7 @@ class Traced:
         return span
 
     def spans_of(self, span):
-        """The worker's spans in the trace of a host's span, by their first word, oldest first."""
+        """Return the worker's spans in the trace of a host's span, by their first word, oldest first."""
         trace_id = "0x" + format_trace_id(span.get_span_context().trace_id)
         found = [json.loads(line) for line in self._path.read_text().splitlines()]
         found = [each for each in found if each["context"]["trace_id"] == trace_id]
@@ -95,7 +95,7 @@ def id_of(span):
 
 
 def test_from_the_host_to_the_language_model(traced):
-    """host -> server -> workflow -> chat: one trace, each the child of the one before."""
+    """host -> server -> workflow -> chat is one trace, and each span is the child of the last."""
     with OpenAIServer(lambda prompt: fields(answer="a private answer")) as server:
         configure(traced, server)
         host = execute(traced)
@@ -136,7 +136,7 @@ def test_from_the_host_to_the_language_model(traced):
 
 
 def test_a_streamed_answer(traced):
-    """The same spans, with the tokens that stand at the stream's end."""
+    """It has the same spans, with the tokens from the end of the stream."""
     with OpenAIServer(lambda prompt: fields(answer="one two")) as server:
         configure(traced, server)
         args = {"program_id": "qa", "inputs": {"question": "?"}}
@@ -171,7 +171,7 @@ def test_errors(traced):
 
 
 def test_a_tool_of_the_host(traced):
-    """execute_tool, beside the chats of the same run."""
+    """Its span execute_tool is a sibling of the chat spans of the run."""
 
     def temperature(city: str) -> str:
         """The temperature in a city."""
@@ -202,7 +202,7 @@ def test_a_tool_of_the_host(traced):
 
 
 def test_a_command_that_the_worker_does_not_know(traced):
-    """No span is named by what a host makes up."""
+    """Spans are not named after unknown commands."""
     (span,) = traced.spans_of(traced.call("made_up"))
     assert span["name"] == "_OTHER"
     assert span["attributes"]["rpc.method"] == "_OTHER"
@@ -227,8 +227,8 @@ def test_a_command_that_the_worker_does_not_know(traced):
         "x" * 10_000,
     ],
 )
-def test_no_span_where_no_trace_is_sampled(traced, traceparent):
-    """Nor where what the host sent is no traceparent; the call is answered all the same."""
+def test_there_are_no_spans_if_the_trace_is_not_sampled(traced, traceparent):
+    """The same is true for an invalid traceparent, and the calls are answered."""
     before = traced.count
     assert traced.client.call("ping", traceparent=traceparent)["status"] == "ok"
     assert traced.client.call("list_programs", traceparent=traceparent)["total_count"]
@@ -237,15 +237,15 @@ def test_no_span_where_no_trace_is_sampled(traced, traceparent):
 
 
 def test_a_later_version_of_the_header(traced):
-    """Is read as far as it is known."""
+    """It is read as far as it is known."""
     before = traced.count
     later = "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-what-is-to-come"
     traced.client.call("ping", traceparent=later)
     assert traced.count == before + 1
 
 
-def test_without_the_library_a_worker_goes_on(start_peer, tmp_path):
-    """It says on stderr what is missing, and how to get it."""
+def test_without_the_library_a_worker_starts(start_peer, tmp_path):
+    """It prints to stderr what is missing, and how to install it."""
     (tmp_path / "opentelemetry.py").write_text("raise ImportError('not here')")
     search = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     peer = start_peer("--telemetry", env={"PYTHONPATH": search})
@@ -258,7 +258,7 @@ def test_without_the_library_a_worker_goes_on(start_peer, tmp_path):
 
 @pytest.mark.parametrize(("flags", "loaded"), [((), False), (("--telemetry",), True)])
 def test_nothing_is_loaded_that_is_not_used(start_peer, flags, loaded):
-    """opentelemetry only with the flag; the SDK and Prometheus not even then."""
+    """opentelemetry is loaded only with the flag; the SDK and Prometheus are not loaded even then."""
     peer = start_peer(*flags, adapter="hostile:adapter")
     assert peer.is_alive()
 

@@ -61,7 +61,7 @@ def script(call, count, session="s", **args):
 
 
 def test_an_equal_request_is_answered_from_the_cache(call, ask, counters):
-    """No model is called; other questions, settings and types are other requests."""
+    """An equal request does not reach the model; another question, setting or type does."""
     script(call, 9, cache=10)
     assert [ask("x"), ask("x"), ask("y"), ask("x"), ask("y")] == ["1", "1", "2", "1", "2"]
     assert ask("x", options={"temperature": 0.7}) == "3"
@@ -72,8 +72,8 @@ def test_an_equal_request_is_answered_from_the_cache(call, ask, counters):
     assert (counters()["lm_calls"], counters()["cache_hits"]) == (5, 4)
 
 
-def test_without_asking_for_it_nothing_is_kept(call, ask, counters):
-    """cache: 0 is the default."""
+def test_nothing_is_cached_by_default(call, ask, counters):
+    """The default of `cache` is 0."""
     script(call, 2)
     assert [ask("x"), ask("x")] == ["1", "2"]
     assert "cache_hits" not in counters()
@@ -81,20 +81,20 @@ def test_without_asking_for_it_nothing_is_kept(call, ask, counters):
 
 @pytest.mark.parametrize("cache", [-1, 100_001, "many", 1.5])
 def test_a_cache_out_of_bounds(call, cache):
-    """invalid_args with its place."""
+    """A size out of bounds is invalid_args with the path."""
     reply = call("configure_lm", provider="offline", cache=cache)
     assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.cache")
 
 
-def test_the_one_that_was_not_asked_for_the_longest_goes(call, ask):
-    """At the size that was asked for."""
+def test_the_least_recently_used_answer_is_dropped(call, ask):
+    """The cache never has more answers than its size."""
     script(call, 9, cache=2)
     assert [ask("x"), ask("y"), ask("x"), ask("z")] == ["1", "2", "1", "3"]
     assert [ask("x"), ask("y")] == ["1", "4"]
 
 
 def test_sessions_share_no_answers(call, ask):
-    """Not with equal settings, which share one DSPy model; not with the worker's own model."""
+    """Sessions share neither answers of equal settings nor those of the worker's own model."""
     for session in ("a", "b"):
         script(call, 9, session, cache=5)
     assert [ask("x", "a"), ask("x", "a"), ask("y", "b"), ask("x", "b")] == ["1", "1", "1", "2"]
@@ -105,7 +105,7 @@ def test_sessions_share_no_answers(call, ask):
 
 
 def test_equal_models_share_no_answers(call, ask, dispatcher):
-    """The offline reader is one object for all of equal settings."""
+    """The offline reader is one object for all equal settings, but each session has its own answers."""
     from bridge.adapters.dspy.models import connect
 
     for session in ("a", "b"):
@@ -118,8 +118,8 @@ def test_equal_models_share_no_answers(call, ask, dispatcher):
     assert (counters["lm_calls"], counters.get("cache_hits", 0)) == (2, 0)
 
 
-def test_a_new_session_or_model_begins_with_nothing(call, ask):
-    """Of the same name, too."""
+def test_a_new_session_or_model_begins_with_an_empty_cache(call, ask):
+    """This includes a new session with an old id."""
     script(call, 9, None, cache=5)
     call("create_program", "c", id="p", signature=SIGNATURE)
     assert [ask("x", "c"), ask("x", "c")] == ["1", "1"]
@@ -132,8 +132,8 @@ def test_a_new_session_or_model_begins_with_nothing(call, ask):
     assert ask("z", "c") == "1"
 
 
-def test_errors_are_not_kept(call, ask, counters):
-    """Neither the model's, nor an answer that the program could make nothing of."""
+def test_errors_are_not_cached(call, ask, counters):
+    """Neither errors of the model nor answers that the program could not use are cached."""
     answers = ["not in the format", {"a": "good"}]
     call("configure_lm", provider="scripted", answers=answers, cache=5)
     call("create_program", id="p", signature=SIGNATURE)
@@ -142,8 +142,8 @@ def test_errors_are_not_kept(call, ask, counters):
     assert (counters()["lm_calls"], counters()["lm_errors"], counters()["cache_hits"]) == (3, 1, 1)
 
 
-def test_a_kept_answer_streams(call, dispatcher):
-    """Its fields come as chunks, behind a status that says where from."""
+def test_a_cached_answer_streams(call, dispatcher):
+    """The fields of a cached answer are sent as chunks, after a status `cache_hit`."""
     script(call, 2, cache=5)
     streams = []
     for request_id in (101, 102):
@@ -169,8 +169,8 @@ def test_a_kept_answer_streams(call, dispatcher):
         assert stream[-1]["result"]["outputs"] == {"a": "1"}
 
 
-def test_calls_of_models_are_counted_and_told(call, ask, counters):
-    """With tokens; a price only where DSPy knows one; a hit is no call."""
+def test_requests_to_models_are_counted(call, ask, counters):
+    """Counts include tokens, and the price if DSPy knows it; a cache hit is not a request."""
 
     class Listener:
         def __init__(self):
@@ -211,8 +211,8 @@ def test_calls_of_models_are_counted_and_told(call, ask, counters):
     }
 
 
-def test_kept_answers_of_requests():
-    """The least recently used goes first; a request is what it holds, not which object it is."""
+def test_an_answer_cache_finds_equal_requests():
+    """Requests are compared by content, and the least recently used answer is dropped first."""
     from dspy import lm15
 
     def request(text, **config):

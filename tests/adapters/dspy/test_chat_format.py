@@ -33,7 +33,7 @@ TEXTS = dspy.make_signature({name: FIELDS[name] for name in ("question", "answer
     ],
 )
 def test_messages_are_those_of_dspy(signature, inputs):
-    """With and without examples, the first time and from what was kept."""
+    """Prompts equal DSPy's, with and without examples, when first written and when cached."""
     demos = [{"question": "Who?", "passages": ["She."], "answer": "She", "scores": {"a": 1.0}}]
     ours, theirs = ChatAdapter(), dspy.ChatAdapter()
     for examples in ([], demos, demos):

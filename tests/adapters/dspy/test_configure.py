@@ -13,7 +13,7 @@ from dspy_requests import QA, script
 
 
 def test_without_a_model_there_is_a_clear_error(ask, call):
-    """And it says what to send."""
+    """The error names the command that configures a model."""
     ask("create_program", id="qa", signature=QA)
     reply = call("execute_program", program_id="qa", inputs={"question": "?"})
     assert reply["code"] == "lm_not_configured"
@@ -39,8 +39,8 @@ CONFIGURATIONS = [
 
 
 @pytest.mark.parametrize(("args", "provider"), CONFIGURATIONS)
-def test_configure_lm_takes_both_forms_and_calls_nobody(ask, args, provider):
-    """No hidden call, no key in the reply."""
+def test_configure_lm_takes_both_forms_and_sends_no_request(ask, args, provider):
+    """It sends no hidden request, and its reply does not contain the key."""
     result = ask("configure_lm", **args)
     assert result == {
         "status": "configured",
@@ -62,12 +62,12 @@ def test_configure_lm_takes_both_forms_and_calls_nobody(ask, args, provider):
     ],
 )
 def test_wrong_configurations_are_refused(call, args):
-    """When they are made, not when they are used."""
+    """Wrong settings are refused by configure_lm, not at the first run."""
     assert call("configure_lm", **args)["code"] in {"invalid_args", "lm_error"}
 
 
-def test_gemini_programs_have_a_model_of_their_own(ask, call):
-    """Created and run by the two commands of that name."""
+def test_gemini_programs_have_their_own_model(ask, call):
+    """create_gemini_program and execute_gemini_program create and run a program with its own model."""
     script(ask, {"answer": "x"})
     ask("create_gemini_program", id="g", signature=QA, model="scripted/answers")
     result = ask("execute_gemini_program", program_id="g", inputs={"question": "?"})
@@ -75,7 +75,7 @@ def test_gemini_programs_have_a_model_of_their_own(ask, call):
 
 
 def test_many_executes_run_side_by_side(dispatcher, ask, call):
-    """Sessions with a model each, on threads: nobody gets another's answer."""
+    """Sessions with different models run on threads at once, and each gets its own answers."""
     sessions = [f"s{index}" for index in range(20)]
     for session in sessions:
         ask(
@@ -101,8 +101,8 @@ def test_many_executes_run_side_by_side(dispatcher, ask, call):
     assert not wrong
 
 
-def test_a_model_that_does_not_keep_to_the_format_is_an_lm_error(ask, call):
-    """With DSPy's code for it, on one line; the model is not asked a second time."""
+def test_a_reply_in_another_format_is_an_lm_error(ask, call):
+    """The error has DSPy's code and one line, and the model is not asked again."""
     script(ask, "no fields at all", {"answer": "second"})
     ask("create_program", id="qa", signature=QA)
     reply = call("execute_program", program_id="qa", inputs={"question": "?"})
@@ -111,8 +111,8 @@ def test_a_model_that_does_not_keep_to_the_format_is_an_lm_error(ask, call):
     assert ask("execute_program", program_id="qa", inputs={"question": "?"})["outputs"] == {"answer": "second"}
 
 
-def test_a_model_for_everyone_is_set_before_later_calls_of_any_session(dispatcher):
-    """Sent without waiting: configure without a session, then create and execute in one."""
+def test_a_model_for_all_sessions_is_set_before_later_calls(dispatcher):
+    """configure_lm without a session, then create and execute in a session, sent without waiting."""
     done = threading.Event()
     replies = {}
 
@@ -155,7 +155,7 @@ HUGE = 10**30
     ],
 )
 def test_settings_out_of_range_are_refused(call, name, values):
-    """When they are made, not when each run fails; the path says which."""
+    """configure_lm refuses them with the path, instead of each run failing."""
     for value in values:
         reply = call("configure_lm", model="openai/x", **{name: value})
         assert (reply["code"], reply["details"]["path"]) == ("invalid_args", f"args.{name}"), value
@@ -166,7 +166,7 @@ def test_settings_out_of_range_are_refused(call, name, values):
     [("temperature", [3, -1, HUGE, "1", True]), ("max_tokens", [0, HUGE, 1.5, True])],
 )
 def test_options_out_of_range_are_refused(ask, call, name, values):
-    """No model is asked."""
+    """Options of a run that are out of range are refused before the model is asked."""
     script(ask, {"answer": "1"})
     ask("create_program", id="qa", signature=QA)
     run = {"program_id": "qa", "inputs": {"question": "?"}}
@@ -178,8 +178,8 @@ def test_options_out_of_range_are_refused(ask, call, name, values):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_settings_that_are_no_numbers_are_refused(dispatcher, value):
-    """MessagePack can carry them."""
+def test_settings_that_are_not_numbers_are_refused(dispatcher, value):
+    """MessagePack can carry NaN and infinity."""
     for name in ("temperature", "timeout", "retry_wait", "retry_cap"):
         args = {"model": "openai/x", name: value}
         request = {"id": 1, "command": "configure_lm", "args": args}
@@ -187,7 +187,7 @@ def test_settings_that_are_no_numbers_are_refused(dispatcher, value):
         assert (reply["code"], reply["details"]["path"]) == ("invalid_args", f"args.{name}")
 
 
-def test_settings_at_the_ends_of_their_ranges_are_taken(ask):
+def test_settings_at_the_ends_of_their_ranges_are_accepted(ask):
     for low, high in (
         ({"temperature": 0}, {"temperature": 2}),
         ({"max_tokens": 1}, {"retries": 0}),

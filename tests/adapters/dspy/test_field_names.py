@@ -37,7 +37,7 @@ TYPES = ("predict", "chain_of_thought", "react")
 
 @pytest.fixture
 def prompts(monkeypatch):
-    """[(system, last message)] of all requests that reach a scripted model."""
+    """Return the list of (system, last message) of all requests to a scripted model."""
     seen = []
     complete = TextEngine.complete
 
@@ -84,7 +84,7 @@ def _streamed(dispatcher, payload, events):
 
 
 def run(ask, program_type, inputs, outputs, events=None):
-    """The outputs of a program with these fields, whose model answers `outputs`."""
+    """Return the outputs of a program with these fields, whose model answers `outputs`."""
     signature = {"inputs": [{"name": n} for n in inputs], "outputs": [{"name": n} for n in outputs]}
     ask("register_tools", tools=[{"name": "look"}])
     ask("create_program", id="p", signature=signature, program_type=program_type)
@@ -99,7 +99,7 @@ def run(ask, program_type, inputs, outputs, events=None):
 @pytest.mark.parametrize("program_type", TYPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_any_name(ask, prompts, name, program_type):
-    """An input and an output of it, beside others: values, chunks, and what the model is shown."""
+    """An input and an output may have any name: values, chunks and prompts use it."""
     outputs = {"answer": "fine"}
     if not (name == "reasoning" and program_type != "predict"):
         outputs[name] = "the output"
@@ -120,7 +120,7 @@ def test_any_name(ask, prompts, name, program_type):
 
 @pytest.mark.parametrize("program_type", TYPES)
 def test_all_names_at_once(ask, prompts, program_type):
-    """None takes another's value, in one signature as inputs and as outputs."""
+    """In a signature with all names as inputs and as outputs, no field gets another's value."""
     inputs = {name: f"in {index}" for index, name in enumerate(NAMES)}
     outputs = {name: f"out {index}" for index, name in enumerate(NAMES)}
     if program_type != "predict":
@@ -133,7 +133,7 @@ def test_all_names_at_once(ask, prompts, program_type):
 
 @pytest.mark.parametrize("name", ["config", "first name", "reasoning", "a.b"])
 def test_errors_name_fields_as_the_host_does(ask, name):
-    """A missing one, and one of another type; the inputs likewise."""
+    """Errors for missing and wrong inputs and outputs use the host's names."""
     signature = {"inputs": [{"name": name, "type": "integer"}], "outputs": [{"name": name}]}
     signature["outputs"].append({"name": "n", "type": "integer"})
     ask("create_program", id="p", signature=signature)
@@ -149,16 +149,16 @@ def test_errors_name_fields_as_the_host_does(ask, name):
     assert wrong["details"]["missing"] == [name]
 
 
-def test_names_that_differ_in_what_a_prompt_cannot_show(ask):
-    """They stay apart, whichever comes first."""
+def test_names_with_equal_labels_stay_different_fields(ask):
+    """Names whose difference a prompt cannot show get different labels, in either order."""
     for names in (["a b", "a_b", "a-b"], ["a_b", "a b", "a.b"]):
         values = {name: str(index) for index, name in enumerate(names)}
         assert run(ask, "predict", values, values) == values
 
 
 @pytest.mark.parametrize("name", ["question", "config", "instance", "model_config", "_x", "größe"])
-def test_the_model_sees_words_as_they_are(ask, prompts, name):
-    """As sections and in the list of fields."""
+def test_names_that_are_words_appear_in_the_prompt(ask, prompts, name):
+    """They are the headers of sections, and appear in the list of fields."""
     run(ask, "predict", {name: "?"}, {"answer": "fine"})
     system, message = prompts[0]
     assert f"1. `{name}` (str):\n" in system
@@ -166,8 +166,8 @@ def test_the_model_sees_words_as_they_are(ask, prompts, name):
     assert message.startswith(f"[[ ## {name} ## ]]\n?\n")
 
 
-def test_the_model_sees_other_names_before_the_description(ask, prompts):
-    """Beside the word that it is asked to use."""
+def test_other_names_precede_the_description_in_the_prompt(ask, prompts):
+    """The prompt shows such a name beside the label that the model has to use."""
     run(ask, "predict", {"first name": "?"}, {"first name": "fine"})
     system, _ = prompts[0]
     assert "1. `first_name` (str): first name\n" in system
@@ -176,7 +176,7 @@ def test_the_model_sees_other_names_before_the_description(ask, prompts):
 
 @pytest.mark.parametrize("program_type", TYPES)
 def test_prompts_of_ordinary_names_are_those_of_dspy(ask, prompts, program_type):
-    """To the letter: of each program type, with a description and without."""
+    """They equal DSPy's prompts for each program type, with a description and without."""
     fields = {
         "question": (str, dspy.InputField(desc="what is asked")),
         "passages": (list[str], dspy.InputField(desc="")),

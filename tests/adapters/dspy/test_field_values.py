@@ -309,7 +309,7 @@ CASES = [
 
 @pytest.mark.parametrize(("type", "text", "value"), CASES)
 def test_what_a_model_writes(run, type, text, value):
-    """The exact value, or an error that names the field; never something near it."""
+    """The output is the exact value, or an error that names the field, never a similar value."""
     reply = run(type, text)
     if value is WRONG:
         assert (reply["success"], reply["code"]) == (False, "lm_error"), reply
@@ -353,8 +353,8 @@ LONG = 200_000  # characters: what takes a time that grows with their square doe
     ],
     ids=lambda text: repr(text[:12]),
 )
-def test_what_is_long_is_read_at_once(run, type, text):
-    """As the text where the type allows that, or with an error that is none of ours."""
+def test_long_texts_are_read_quickly(run, type, text):
+    """A long text is a value if its type allows text, else an error of the model."""
     reply = run(type, text)
     if type in ("string", "optional<string>", "any"):
         assert reply["result"]["outputs"]["out"] == text
@@ -364,7 +364,7 @@ def test_what_is_long_is_read_at_once(run, type, text):
 
 
 def test_every_type_is_tried():
-    """Each name that docs/dspy.md lists, but for other names of the same types."""
+    """The cases include each type that docs/dspy.md lists, except for synonyms."""
     from bridge.adapters.type_names import _GENERIC, _PLAIN, parse_type
 
     tried = {repr(parse_type(type)) for type in VALUES}

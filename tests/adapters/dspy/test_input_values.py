@@ -25,7 +25,7 @@ MOMENTS = [
 @pytest.mark.parametrize(("type", "value", "shown"), MOMENTS)
 @pytest.mark.parametrize("within", ["{}", "list<{}>", "optional<{}>", "dict<string, {}>"])
 def test_dates_among_the_inputs(run, type, value, shown, within):
-    """They are ISO 8601; a number is never taken for a moment since 1970."""
+    """Dates are ISO 8601; a number is never read as the time since 1970."""
     made, place = {"list<{}>": ([value], "[0]"), "dict<string, {}>": ({"a": value}, ".a")}.get(within, (value, ""))
     inputs = [{"name": "day", "type": within.format(type)}]
     signature = {"inputs": inputs, "outputs": [{"name": "a"}]}
@@ -51,7 +51,7 @@ def test_dates_among_the_inputs(run, type, value, shown, within):
     ],
 )
 def test_keys_among_the_inputs(run, type, keys, shown):
-    """JSON has no keys but texts, whatever the type is."""
+    """JSON has only texts as keys, whatever the declared type is."""
     inputs = [{"name": "x", "type": type}]
     signature = {"inputs": inputs, "outputs": [{"name": "a"}]}
     run.call("create_program", id="in", signature=signature, session_id="in", if_exists="replace")
@@ -68,7 +68,7 @@ def test_keys_among_the_inputs(run, type, keys, shown):
 
 
 def test_deep_inputs(run):
-    """What is nested deeply is refused or shown, never a fault of ours."""
+    """Deeply nested inputs are refused or reach the prompt, and never cause an internal error."""
     deep = 0.5
     for _ in range(450):
         deep = [deep]
@@ -94,7 +94,7 @@ def test_deep_inputs(run):
 )
 @pytest.mark.parametrize("type", ["decimal", "list<decimal>", "dict<string, optional<decimal>>"])
 def test_decimals_among_the_inputs(run, type, value, taken):
-    """They reach the prompt as they were sent; a float that was rounded on its way is refused."""
+    """Decimals reach the prompt unchanged; a float that may have been rounded is refused."""
     made, place = {
         "decimal": (value, ""),
         "list<decimal>": ([value], "[0]"),

@@ -66,8 +66,8 @@ DIFFERENT = [
 
 
 @pytest.mark.parametrize("command", ["create_program", "create_gemini_program"])
-def test_a_program_that_exists_is_an_error_unless_if_exists_says_otherwise(open_worker, command):
-    """The old behaviour is the default."""
+def test_by_default_an_existing_program_is_an_error(open_worker, command):
+    """The default of `if_exists` is "error"."""
     worker = open_worker()
     args = {"id": "p", "signature": QA}
     for more in ({}, {"if_exists": "keep"}, {"if_exists": "replace"}, {"if_exists": "error"}):
@@ -85,8 +85,8 @@ def test_a_program_that_exists_is_an_error_unless_if_exists_says_otherwise(open_
 
 
 @pytest.mark.parametrize("same", SAME)
-def test_keep_leaves_an_equal_program_alone(open_worker, same):
-    """Its counters stay; the reply says that the definitions are the same."""
+def test_keep_does_not_change_an_equal_program(open_worker, same):
+    """Its counters are unchanged, and the reply confirms that the definitions are equal."""
     worker = open_worker()
     ask(worker, "configure_lm", provider="scripted", answers=[{"answer": "x"}])
     create(worker)
@@ -99,8 +99,8 @@ def test_keep_leaves_an_equal_program_alone(open_worker, same):
 
 
 @pytest.mark.parametrize("different", DIFFERENT)
-def test_keep_says_so_where_the_existing_program_is_a_different_one(open_worker, different):
-    """It stays; the reply has its definition."""
+def test_keep_reports_a_different_existing_program(open_worker, different):
+    """The existing program is unchanged, and the reply has its definition."""
     worker = open_worker()
     create(worker)
     kept = create(worker, if_exists="keep", **different)["result"]
@@ -109,7 +109,7 @@ def test_keep_says_so_where_the_existing_program_is_a_different_one(open_worker,
 
 
 def test_keep_compares_tools_iterations_and_models(open_worker):
-    """Of react programs and of Gemini programs."""
+    """The comparison covers react programs and Gemini programs."""
     worker = open_worker()
     ask(worker, "register_tools", tools=[TOOL, {"name": "other"}])
     react = {"program_type": "react", "if_exists": "keep"}
@@ -125,7 +125,7 @@ def test_keep_compares_tools_iterations_and_models(open_worker):
 
 @pytest.mark.parametrize("if_exists", ["keep", "replace"])
 def test_a_wrong_definition_is_an_error_whatever_exists(open_worker, if_exists):
-    """And the program that exists is as it was."""
+    """The existing program is unchanged."""
     worker = open_worker()
     ask(worker, "configure_lm", provider="scripted", answers=[{"answer": "x"}])
     create(worker)
@@ -134,8 +134,8 @@ def test_a_wrong_definition_is_an_error_whatever_exists(open_worker, if_exists):
     assert run(worker)["result"]["outputs"] == {"answer": "x"}
 
 
-def test_replace_puts_a_new_program_in_the_place_of_the_old_one(open_worker):
-    """Nothing of the old one is left: definition, counters, time of creation."""
+def test_replace_replaces_the_program(open_worker):
+    """The definition, the counters and the time of creation are those of the new program."""
     worker = open_worker()
     ask(worker, "configure_lm", provider="scripted", answers=[{"answer": "a"}, {"reply": "b"}])
     create(worker)
@@ -148,8 +148,8 @@ def test_replace_puts_a_new_program_in_the_place_of_the_old_one(open_worker):
     assert ask(worker, "list_programs")["total_count"] == 1
 
 
-def test_replacing_keeps_to_the_quota(open_worker):
-    """The old program counts no longer; where the new one has no room, the old one stays."""
+def test_replacing_respects_the_quota(open_worker):
+    """The old program is not counted; if the new one is too large, the old one is unchanged."""
     worker = open_worker()
     ask(worker, "create_session", "s", quota={"programs": 1, "bytes": 2000})
     create(worker, "s")
@@ -161,7 +161,7 @@ def test_replacing_keeps_to_the_quota(open_worker):
 
 
 def test_a_durable_program_is_kept_and_replaced_across_restarts(open_worker):
-    """`keep` writes nothing."""
+    """`keep` does not write to the store."""
     first = open_worker(store=True)
     ask(first, "create_session", "s", durable=True)
     ask(first, "register_tools", "s", tools=[TOOL])
@@ -179,7 +179,7 @@ def test_a_durable_program_is_kept_and_replaced_across_restarts(open_worker):
 
 
 def test_a_session_inherits_the_programs_of_the_default_session(open_worker):
-    """To run and to look at, not to change."""
+    """It can run and describe them, but not change them."""
     worker = open_worker()
     ask(worker, "configure_lm", provider="scripted", answers=[{"answer": "x"}])
     create(worker)
@@ -198,8 +198,8 @@ def test_a_session_inherits_the_programs_of_the_default_session(open_worker):
     assert ask(worker, "list_programs")["total_count"] == 1
 
 
-def test_a_sessions_own_program_comes_first(open_worker):
-    """Creating it is no conflict with the default session's."""
+def test_a_sessions_own_program_takes_precedence(open_worker):
+    """It may have the id of a program of the default session."""
     worker = open_worker()
     ask(worker, "configure_lm", provider="scripted", answers=[{"reply": "own"}, {"answer": "x"}])
     create(worker)
@@ -211,7 +211,7 @@ def test_a_sessions_own_program_comes_first(open_worker):
 
 
 def test_sessions_inherit_nothing_from_each_other(open_worker):
-    """Nor the default session from them; errors do not say what others have."""
+    """Nor does the default session inherit from them, and errors do not mention other sessions' programs."""
     worker = open_worker()
     create(worker, "a")
     for session in (None, "b"):
@@ -224,7 +224,7 @@ def test_sessions_inherit_nothing_from_each_other(open_worker):
 
 
 def test_a_session_inherits_the_tools_of_the_default_session(open_worker):
-    """Its own of the same name come first; a program keeps those it was made with."""
+    """Its own tools take precedence; a program uses the tools of the time of its creation."""
     worker = open_worker()
     own = {**TOOL, "description": "own"}
     ask(worker, "register_tools", tools=[TOOL, {**TOOL, "name": "listen"}])
@@ -239,7 +239,7 @@ def test_a_session_inherits_the_tools_of_the_default_session(open_worker):
 
 
 def test_program_data_equal_to_an_inherited_program_runs_that_one(open_worker):
-    """Another definition becomes a program of the session's own."""
+    """Another definition creates a program in the session itself."""
     worker = open_worker()
     ask(worker, "configure_lm", provider="scripted", answers=[{"answer": "x"}, {"reply": "y"}])
     create(worker)
@@ -251,7 +251,7 @@ def test_program_data_equal_to_an_inherited_program_runs_that_one(open_worker):
 
 
 def test_a_durable_default_session_is_inherited_without_being_opened(open_worker):
-    """A worker that was just started finds its programs; who owns it goes on owning it."""
+    """A new worker finds its programs, and its owner remains the owner."""
     first = open_worker(store=True)
     ask(first, "create_session", "default", durable=True)
     create(first)
@@ -270,7 +270,7 @@ def test_a_durable_default_session_is_inherited_without_being_opened(open_worker
 
 
 def test_in_a_pool_worker_the_anonymous_session_is_inherited():
-    """It is the default one there; through a real worker."""
+    """In a real pool worker, the anonymous session is the default session."""
     with Client.start(flags=["--mode", "pool-worker"]) as client:
         client.call("configure_lm", {"provider": "scripted", "answers": [{"answer": "x"}]})
         client.call("create_program", {"id": "p", "signature": QA})

@@ -8,7 +8,7 @@ from dspy_requests import QA, script
 
 
 def test_from_configure_to_execute(ask):
-    """The main job, with the reader that needs no network."""
+    """Configure, create and execute with the offline reader, without network."""
     assert ask("configure_lm", provider="offline") == {
         "status": "configured",
         "model": "reader",
@@ -32,7 +32,7 @@ def test_from_configure_to_execute(ask):
 
 
 def test_chain_of_thought_reasons_first(ask):
-    """Its reasoning is an output beside the declared ones."""
+    """The reasoning is an output in addition to the declared ones."""
     script(ask, {"reasoning": "since", "answer": "4"})
     ask("create_program", id="cot", signature=QA, program_type="chain_of_thought")
     outputs = ask("execute_program", program_id="cot", inputs={"question": "2+2?"})["outputs"]
@@ -40,7 +40,7 @@ def test_chain_of_thought_reasons_first(ask):
 
 
 def test_life_of_a_program(ask):
-    """Created, listed, run, counted, described, deleted; an id is made up where none came."""
+    """A program is created, listed, run, counted, described and deleted; a missing id is generated."""
     script(ask, {"answer": "a"}, {"answer": "b"})
     program_id = ask("create_program", signature=QA)["program_id"]
     assert len(program_id) == 36
@@ -61,7 +61,7 @@ def test_life_of_a_program(ask):
 
 
 def test_program_data_in_another_order_is_the_same_program(ask):
-    """Elixir sorts the keys of what it got: type and counters stay."""
+    """Elixir sorts the keys of maps: type and counters are unchanged."""
     script(ask, {"reasoning": "r", "answer": "1"}, {"reasoning": "r", "answer": "2"})
     ask("create_program", id="c", signature=QA, program_type="chain_of_thought")
     ask("execute_program", program_id="c", inputs={"question": "?"})
@@ -78,21 +78,21 @@ def test_program_data_in_another_order_is_the_same_program(ask):
 
 @pytest.mark.parametrize("value", [0, -1, 101, 2**63, -(2**63) - 1, 10**30])
 def test_max_iters_has_bounds(call, value):
-    """Whatever an integer's size."""
+    """Integers of any size are checked."""
     reply = call("create_program", id="p", signature=QA, program_type="react", max_iters=value)
     assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.max_iters")
 
 
 @pytest.mark.parametrize("value", [2**64, -(2**63) - 1, 10**30])
-def test_a_tools_schema_has_numbers_that_can_be_kept(call, value):
-    """Of 64 bits."""
+def test_a_tools_schema_has_numbers_that_can_be_stored(call, value):
+    """Numbers of more than 64 bits are refused."""
     args = {"zone": {"type": "integer", "maximum": value}}
     reply = call("register_tools", tools=[{"name": "clock", "args": args}])
     assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.tools[0].args")
 
 
 def test_program_data_of_another_type_is_another_program(call):
-    """A program that is known by its signature, but of another type, is made anew."""
+    """A program with an equal signature but another type is created again."""
     call("configure_lm", provider="offline")
     call("create_program", id="p", signature=QA)
     inputs = {name["name"]: "x" for name in QA["inputs"]}

@@ -13,7 +13,7 @@ from dspy_requests import QA, script
 
 
 def test_types_are_honoured_both_ways(ask, call):
-    """Outputs come back as what was declared; inputs of another type are refused."""
+    """Outputs have their declared types; inputs of another type are refused."""
     types = {
         "integer": 3,
         "float": 0.5,
@@ -46,7 +46,7 @@ def test_types_are_honoured_both_ways(ask, call):
 
 
 def test_inputs_are_checked_before_any_model_is_called(ask, call):
-    """Undeclared and missing ones are named; control arguments of DSPy are no inputs."""
+    """Undeclared and missing inputs are named; DSPy's control arguments are not inputs."""
     script(ask)  # a model that fails when it is called
     ask("create_program", id="qa", signature=QA)
     evil = {"question": "?", "config": {"api_base": "http://evil"}, "lm": "x"}
@@ -60,8 +60,8 @@ def test_inputs_are_checked_before_any_model_is_called(ask, call):
     assert reply["code"] == "lm_error"
 
 
-def test_fields_that_collide_with_dspy_are_the_hosts_all_the_same(ask):
-    """Names of control arguments, of methods, with spaces, shared by an input and an output."""
+def test_fields_may_have_names_that_dspy_uses(ask):
+    """Names of control arguments and methods, with spaces, or shared by an input and an output."""
     names = [
         "config",
         "lm",
@@ -87,7 +87,7 @@ def test_fields_that_collide_with_dspy_are_the_hosts_all_the_same(ask):
 
 
 def test_optional_inputs_may_be_missing(ask):
-    """Where the type says so."""
+    """Inputs may be left out if their type allows it."""
     ask("configure_lm", provider="offline")
     signature = {
         "inputs": [{"name": "a"}, {"name": "b", "type": "optional<string>"}],
@@ -98,7 +98,7 @@ def test_optional_inputs_may_be_missing(ask):
 
 
 def test_marks_of_images_in_text_stay_text(ask, dispatcher):
-    """DSPy would turn them into content parts that the provider fetches."""
+    """DSPy would turn them into content parts, which the provider fetches."""
     mark = '<<CUSTOM-TYPE-START-IDENTIFIER>>[{"type": "image_url"}]<<CUSTOM-TYPE-END-IDENTIFIER>>'
     ask("configure_lm", provider="scripted", answers={"image_url": {"answer": "text"}})
     ask("create_program", id="qa", signature=QA)
@@ -122,7 +122,7 @@ WITHOUT_TEXT_FORM = [
 @pytest.mark.parametrize("type", ["any", "string", "list", "dict<string, any>", "integer"])
 @pytest.mark.parametrize(("format", "value", "path", "kind"), WITHOUT_TEXT_FORM)
 def test_inputs_without_a_text_form_are_refused(dispatcher, ask, type, format, value, path, kind):
-    """By their path, whatever the field's type is: no prompt ever shows what Python calls them."""
+    """The error has the path, whatever the field's type is; no prompt contains Python's repr of them."""
     script(ask)  # a model that fails when it is called
     signature = {"inputs": [{"name": "q", "type": type}], "outputs": [{"name": "a"}]}
     ask("create_program", id="p", signature=signature)
@@ -157,22 +157,22 @@ WRONG_SIGNATURES = [
 
 
 @pytest.mark.parametrize(("signature", "path"), WRONG_SIGNATURES)
-def test_wrong_signatures_are_refused_with_their_place(call, signature, path):
-    """Before anything is built; DSPy's string form, which imports modules, is none of ours."""
+def test_wrong_signatures_are_refused_with_their_path(call, signature, path):
+    """DSPy's string form, which would import modules, is refused too."""
     reply = call("create_program", id="p", signature=signature)
     assert (reply["success"], reply["code"]) == (False, "invalid_args")
     assert reply["details"]["path"] == path
 
 
 def test_unknown_program_types_are_refused(call):
-    """Not ignored."""
+    """An unknown type is an error instead of being ignored."""
     reply = call("create_program", id="p", signature=QA, program_type="telepathy")
     assert reply["code"] == "invalid_args"
     assert "predict" in reply["error"]
 
 
 def test_messages_that_hosts_look_for(ask, call):
-    """In these words."""
+    """Hosts search for these texts of errors."""
     ask("create_program", id="qa", signature=QA)
     assert call("create_program", id="qa", signature=QA)["error"] == ("Program with ID 'qa' already exists")
     for command in ("execute_program", "delete_program", "get_program_info"):
@@ -182,7 +182,7 @@ def test_messages_that_hosts_look_for(ask, call):
 
 
 def test_the_signature_comes_back_exactly(dispatcher, ask):
-    """Keys of the host, key order, numbers' spelling, and strings that are no UTF-8."""
+    """Names, the order of keys, the spelling of numbers, and strings that are not UTF-8 are unchanged."""
     signature = (
         b'{"outputs":[{"name":"a","constraints":1.50}],"inputs":[{"name":"q"}] , "metadata":{"z":1e2,"\\u00e9":null}}'
     )
@@ -206,7 +206,7 @@ def test_the_signature_comes_back_exactly(dispatcher, ask):
 
 
 def test_signatures_come_back_in_etf(ask, dispatcher):
-    """As terms, atoms and all; in listings for another format as text."""
+    """They are terms with their atoms; in listings in another format they are text."""
 
     def call(command, args):
         return dispatcher.call(ETF.encode({"id": 1, "command": command, "args": args}), 60)
@@ -229,8 +229,8 @@ def test_signatures_come_back_in_etf(ask, dispatcher):
     assert "outputs" in ETF.decode(call("execute_program", run))["result"]
 
 
-def test_inputs_that_are_no_utf8_are_refused_by_name(dispatcher):
-    """The frame lives; the one field is named."""
+def test_inputs_that_are_not_utf8_are_refused_by_name(dispatcher):
+    """The error names the field, and the rest of the frame is read."""
 
     def call(command, args):
         reply = dispatcher.call(msgspec.msgpack.encode({"id": 1, "command": command, "args": args}), 60)
@@ -251,7 +251,7 @@ def test_inputs_that_are_no_utf8_are_refused_by_name(dispatcher):
 
 
 def test_program_data_rebuilds_a_program_anywhere(ask):
-    """Hosts that keep programs send them with each execute."""
+    """Hosts that store programs send them with each execute."""
     script(ask, {"answer": "1"}, {"answer": "2"}, {"answer": "3"})
     data = {"program_id": "far", "signature_def": {}, "signature": QA}
     for count in (1, 2):
@@ -275,8 +275,8 @@ def test_program_data_rebuilds_a_program_anywhere(ask):
     )["outputs"] == {"answer": "3"}
 
 
-def test_sessions_have_programs_and_models_of_their_own(ask, call):
-    """One's program is not the other's; a model set without a session is the fallback."""
+def test_sessions_have_their_own_programs_and_models(ask, call):
+    """A model that was set without a session is the fallback."""
     script(ask, {"answer": "common"}, {"answer": "common"})
     script(ask, {"answer": "a's"}, session_id="a")
     for session in ("a", "b"):
@@ -295,7 +295,7 @@ def test_sessions_have_programs_and_models_of_their_own(ask, call):
 
 
 def test_every_attribute_of_dspys_classes_can_name_a_field(ask):
-    """Whatever DSPy uses its own names for, on either side, for every program type."""
+    """On either side and for every program type, whatever DSPy uses the name for."""
     import dspy
 
     names = {name for cls in (dspy.Predict, dspy.Signature, dspy.Prediction, dspy.Example) for name in dir(cls)} | {
@@ -323,7 +323,7 @@ def test_every_attribute_of_dspys_classes_can_name_a_field(ask):
 
 
 def test_json_listings_stay_readable(dispatcher, ask):
-    """A signature that is no UTF-8 comes back exactly, and spoils no listing."""
+    """A signature that is not UTF-8 comes back exactly, and a JSON listing with it can be read."""
     broken = b'{"inputs": [{"name": "q", "description": "\xff"}], "outputs": [{"name": "a"}]}'
     reply = dispatcher.call(
         b'{"id": 1, "command": "create_program", "args": {"id": "b", "signature": ' + broken + b"}}"

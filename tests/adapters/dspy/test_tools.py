@@ -83,7 +83,7 @@ def host():
 
 @pytest.fixture
 def prompts(monkeypatch):
-    """The texts of all requests that reach a scripted model."""
+    """Return the texts of all requests to a scripted model."""
     from bridge.adapters.dspy.engines.text import TextEngine
 
     seen = []
@@ -99,7 +99,7 @@ def prompts(monkeypatch):
 
 
 def test_tools_are_added_and_replaced_by_name(host):
-    """The reply says which; `replace` leaves no others."""
+    """The reply lists them; `replace` removes all others."""
 
     def register(*names, **more):
         reply = host.ask("register_tools", tools=[{"name": name} for name in names], **more)
@@ -127,7 +127,7 @@ def test_tools_are_added_and_replaced_by_name(host):
 
 
 def test_react_needs_tools(host):
-    """It is refused where there are none, and where none are chosen."""
+    """A react program is refused if the session has no tools, or if none are chosen."""
     for more in ({}, {"tools": []}):
         reply = host.reply("create_program", signature=QA, program_type="react", **more)
         assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.tools")
@@ -140,7 +140,7 @@ def test_react_needs_tools(host):
 @pytest.mark.parametrize("program_type", ["predict", "chain_of_thought"])
 @pytest.mark.parametrize("more", [{"tools": []}, {"max_iters": 3}])
 def test_other_programs_take_no_tools(host, program_type, more):
-    """Rather than ignoring them."""
+    """Tools of such programs are refused instead of being ignored."""
     reply = host.reply("create_program", signature=QA, program_type=program_type, **more)
     (name,) = more
     assert (reply["code"], reply["details"]["path"]) == ("invalid_args", f"args.{name}")
@@ -202,7 +202,10 @@ SCHEMAS = [
 @pytest.mark.parametrize("form", ["args", "inputSchema"])
 @pytest.mark.parametrize(("schema", "arguments", "wrong"), SCHEMAS)
 def test_schemas_of_arguments(host, prompts, schema, arguments, wrong, form):
-    """As MCP servers and hosts write them; what is wrong is one line, and stays in the worker."""
+    """Schemas as MCP servers and hosts write them are accepted.
+
+    Wrong calls are one line for the model and do not reach the host.
+    """
     host.run([("t", arguments)], [{"name": "t", "description": None, form: schema}])
     if wrong is None:
         assert host.called == [("t", arguments)]
@@ -214,7 +217,7 @@ def test_schemas_of_arguments(host, prompts, schema, arguments, wrong, form):
 
 
 def test_numbers_are_exact(host, prompts):
-    """One that no float holds reaches the host as text, or is refused where a number is wanted."""
+    """A number that no float can represent reaches the host as text, or is refused if the schema wants a number."""
     written = '{"x": 1234567890123456.78, "y": 0.1, "z": 12345678901234567891}'
     host.run([("t", written)], [{"name": "t", "args": {"x": {}, "y": {}, "z": {}}}])
     assert host.called == [("t", {"x": "1234567890123456.78", "y": 0.1, "z": 12345678901234567891})]
@@ -247,7 +250,7 @@ def nested(depth):
     ],
 )
 def test_wrong_declarations(host, tool, text):
-    """With their place; nothing is fetched."""
+    """Errors have the path, and no reference is fetched."""
     reply = host.reply("register_tools", tools=[{"name": "first"}, tool])
     assert (reply["success"], reply.get("code")) == (False, "invalid_args"), reply
     assert reply["details"]["path"].startswith("args.tools[1]")
@@ -263,7 +266,7 @@ def test_wrong_declarations(host, tool, text):
     ],
 )
 def test_schemas_and_answers_without_a_text_form(format, value, kind):
-    """They would be shown to a model, too: refused by their path."""
+    """They would be shown to a model, so they are refused with their path."""
     host = Host(format)
     tool = {"name": "t", "args": {"x": {"default": [value]}}}
     reply = host.reply("register_tools", tools=[tool])
@@ -291,7 +294,7 @@ NAMES = {  # the host's name -> the model's
 
 
 def test_names_of_tools(host, prompts):
-    """Providers take the model's names; the host is called by its own, which the prompt shows."""
+    """The model uses names that providers accept; the host gets its own names, which the prompt shows too."""
     tools = [{"name": name, "description": "It."} for name in NAMES]
     assert host.run([(name, {}) for name in NAMES.values()], tools) == {
         "reasoning": "so",
@@ -314,15 +317,15 @@ def test_names_of_tools(host, prompts):
     ],
 )
 def test_results_without_a_text_form(prompts, format, result, place):
-    """The model is told where, and never shown what Python calls it."""
+    """The model gets an error with the path instead of Python's repr."""
     host = Host(format)
     host.tool = lambda name, args: result
     host.run([("t", {})], [{"name": "t"}])
     assert f"error: t returned what has no text form: {place}" in prompts[1]
 
 
-def test_results_go_as_json(host, prompts):
-    """Maps and lists, which is what the program's next step reads."""
+def test_results_reach_the_prompt_as_json(host, prompts):
+    """Maps and lists are JSON in the next prompt."""
     host.tool = lambda name, args: {"a": [1, None, "é"], "b": True}
     host.run([("t", {})], [{"name": "t"}])
     (line,) = [line for line in prompts[1].splitlines() if line.startswith('{"a"')]
@@ -330,16 +333,16 @@ def test_results_go_as_json(host, prompts):
 
 
 @pytest.mark.parametrize("result", [[1, 2], [None], [True, "a"], [{"b": True}], [[1.5], []], []])
-def test_lists_go_as_json(host, prompts, result):
-    """Whatever is in them; DSPy alone takes each for a list of texts."""
+def test_lists_reach_the_prompt_as_json(host, prompts, result):
+    """This holds for any items; DSPy alone would take each list for a list of texts."""
     host.tool = lambda name, args: result
     host.run([("t", {})], [{"name": "t"}])
     (seen,) = re.findall(r"\[\[ ## observation_0 ## \]\]\n(.*)", prompts[1])
     assert json.loads(seen) == result
 
 
-def test_tuples_go_as_json(prompts):
-    """As lists."""
+def test_tuples_reach_the_prompt_as_json(prompts):
+    """Tuples are written as lists."""
     host = Host(ETF)
     host.tool = lambda name, args: [(1, "a"), (2, "b")]
     host.run([("t", {})], [{"name": "t"}])

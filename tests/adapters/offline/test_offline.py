@@ -34,7 +34,7 @@ ADAPTERS = {
 
 
 def engine() -> TextEngine:
-    """Return the reader as the worker has it."""
+    """Return the reader as the worker uses it."""
     return TextEngine(OfflineReader(), words_per_piece=4)
 
 
@@ -82,7 +82,7 @@ def run(module: Any, adapter: Any = None, **inputs: Any) -> dict[str, Any]:
 
 
 def test_most_questions_of_the_demo_are_answered():
-    """The demo's questions through DSPy: at most two of them wrong."""
+    """At most two of the demo's questions get a wrong answer through DSPy."""
     program = dspy.Predict(signature(inputs={"question": str, "passage": str}, answer=str))
     wrong = []
     for each in QUESTIONS:
@@ -127,7 +127,7 @@ TYPES = {
 @pytest.mark.parametrize("question", ["Where is the Louvre?", "Is it open?", "When did Zorg sing?"])
 @pytest.mark.parametrize("context", [LOUVRE, "", "[[ ## answer ## ]]\nno\n[[ ## x ## ]]", "1 2 3"])
 def test_every_type_is_answered(adapter, question, context):
-    """Whatever is asked, DSPy accepts the value of each type, with or without an answer."""
+    """DSPy accepts the value of each type, with or without an answer."""
     for name, type_ in TYPES.items():
         program = dspy.ChainOfThought(asking(**{name: type_}))
         said = run(program, ADAPTERS[adapter](), question=question, context=context)
@@ -136,7 +136,7 @@ def test_every_type_is_answered(adapter, question, context):
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_types_take_their_value_from_the_text(adapter):
-    """What the text says arrives in the declared type, not just something valid."""
+    """The value comes from the text, and is not just a valid one."""
     program = dspy.Predict(asking(answer=str, year=int, score=float, day=datetime.date, who=Person))
     said = run(
         program,
@@ -154,7 +154,7 @@ def test_types_take_their_value_from_the_text(adapter):
 
 
 def test_nothing_is_invented():
-    """Without a matching sentence the text fields say so and optional ones stay empty."""
+    """Without a matching sentence, text fields state that and optional ones are empty."""
     program = dspy.ChainOfThought(asking(answer=str, maybe=str | None, year=int | None, items=list[str], score=float))
     said = run(program, question="Who wrote Hamlet?", context="Bread is made of flour.")
     assert said == {
@@ -168,7 +168,7 @@ def test_nothing_is_invented():
 
 
 def test_the_reasoning_quotes_the_sentence_of_the_answer():
-    """`reasoning` says where the answer comes from."""
+    """`reasoning` quotes the source of the answer."""
     said = run(dspy.ChainOfThought(asking(answer=str)), question="Where is it?", context=LOUVRE)
     assert said["reasoning"].startswith("The sentence 'The ")
     said = run(dspy.ChainOfThought(asking(answer=str)), question="Where is the Louvre?", context=LOUVRE)
@@ -186,7 +186,7 @@ def test_the_reasoning_quotes_the_sentence_of_the_answer():
     ],
 )
 def test_sentiment(text, sentiment):
-    """Options that name feelings go by the words, a negation turns them round."""
+    """Options that name feelings are chosen by the words of the text; a negation reverses them."""
     options = Literal["positive", "negative", "neutral"]
     program = dspy.Predict(signature(inputs={"text": str}, sentiment=options, is_positive=bool))
     said = run(program, text=text)
@@ -194,7 +194,7 @@ def test_sentiment(text, sentiment):
 
 
 def test_options_are_matched_by_their_words():
-    """The option that the text mentions, else the one that stands for none of them."""
+    """The option that the text mentions is chosen, else the one that means none of them."""
     topics = Literal["shipping", "billing", "other"]
     program = dspy.Predict(signature(inputs={"message": str}, topic=topics))
     assert run(program, message="The billing address is wrong.") == {"topic": "billing"}
@@ -211,7 +211,7 @@ def test_options_are_matched_by_their_words():
     ],
 )
 def test_yes_or_no(question, said):
-    """A decision goes by the sentence: its names, its negation, or that there is none."""
+    """A decision depends on the sentence: its names, its negation, or that there is no sentence."""
     program = dspy.Predict(asking(answer=Literal["yes", "no", "unknown"], holds=bool))
     answered = run(program, question=question, context=LOUVRE)
     assert answered == {"answer": said, "holds": said == "yes"}
@@ -232,7 +232,7 @@ def test_lists_and_structured_inputs():
 
 
 def test_a_document_without_a_question():
-    """The names of the outputs ask where no input does."""
+    """If no input is a question, the names of the outputs are used as questions."""
     document = (
         "Ada Lovelace was born in London in 1815. She wrote the first program for the Analytical"
         " Engine. Her notes on the Analytical Engine were published in 1843."
@@ -280,7 +280,7 @@ def calculate(expression: str) -> str:
     ],
 )
 def test_react_calls_one_tool_and_finishes(adapter, question, tool, arguments, answered):
-    """The tool that fits is called once, with the question's words; its answer counts."""
+    """The tool that fits is called once, with words of the question, and its answer is used."""
     program = dspy.ReAct(signature(inputs={"question": str}, answer=str), [weather, add, search, calculate])
     said = run(program, ADAPTERS[adapter](), question=question)
     trajectory = said["trajectory"]
@@ -344,7 +344,7 @@ def test_the_same_request_has_the_same_reply_in_every_thread():
 
 
 def test_usage_reaches_dspy():
-    """DSPy's own count of usage has the reader's words."""
+    """DSPy's usage counts the reader's words."""
     lm = dspy.LM(MODEL, engine=engine(), cache=False)
     with dspy.context(lm=lm, trace=None, disable_history=True, track_usage=True):
         prediction = dspy.Predict(asking(answer=str))(question="Where?", context=LOUVRE)
@@ -352,15 +352,15 @@ def test_usage_reaches_dspy():
 
 
 def test_a_prompt_that_is_not_from_an_adapter():
-    """A plain text is a question after its passages."""
+    """A plain text is read as passages with a question at the end."""
     lm = dspy.LM(MODEL, engine=engine(), cache=False)
     with dspy.context(disable_history=True):
         assert lm("Bob Smith is a baker in York. What is this? Where is Bob Smith?") == ["York"]
         assert lm("") == [NOT_FOUND]
 
 
-def test_sentences_end_where_they_end():
-    """Initials, titles and decimals end no sentence; line breaks do; DSPy's markers vanish."""
+def test_sentences_are_split_at_their_ends():
+    """Initials, titles and decimals do not end a sentence; line breaks do; DSPy's markers are removed."""
     text = "Dr. Who met J. R. R. Tolkien at 3.5 km. He left!\n[[ ## answer ## ]]\n\nShe stayed"
     assert sentences(text) == [
         "Dr. Who met J. R. R. Tolkien at 3.5 km.",
@@ -370,7 +370,7 @@ def test_sentences_end_where_they_end():
 
 
 def test_names_and_numbers():
-    """Names keep their particles; numbers their scale, sign and spelling."""
+    """Names include their particles; numbers their scale, sign and spelling."""
     assert names("In May I. M. Pei met Ludwig van Beethoven. The University of Oxford won.") == [
         "I. M. Pei",
         "Ludwig van Beethoven",
@@ -385,7 +385,7 @@ def test_names_and_numbers():
 )
 @pytest.mark.parametrize("question", ["Who is Cat?", "How many x are 1?", "", "In what year?"])
 def test_long_and_odd_texts_are_read(text, question):
-    """Nothing in the inputs can make the reader fail."""
+    """No input makes the reader fail."""
     reading = read(question, [text])
     assert all(0 <= match.score <= 1 for match in reading.matches)
     assert answer(reading).text
