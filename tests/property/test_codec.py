@@ -28,7 +28,7 @@ ids = st.integers(-(2**63), 2**64 - 1) | st.text(max_size=30)
 
 @given(maps)
 def test_every_format_brings_a_map_back(value):
-    """By the format that its first bytes name."""
+    """The format is detected by the first bytes."""
     for format in codec.FORMATS:
         data = format.encode(value)
         if len(value) < 2**16:
@@ -37,7 +37,7 @@ def test_every_format_brings_a_map_back(value):
 
 
 def test_first_bytes_belong_to_one_format():
-    """Otherwise a frame could be read in two ways."""
+    """No frame can be read in two formats."""
     seen = [beginning for format in codec.FORMATS for beginning in format.beginnings]
     assert len(seen) == len(set(seen))
     assert {format.name for format in codec.FORMATS} == {"json", "msgpack", "etf"}
@@ -46,7 +46,7 @@ def test_first_bytes_belong_to_one_format():
 
 @given(ids, maps, st.booleans(), st.integers(0, 40))
 def test_the_id_of_a_broken_message_is_found(request_id, args, id_first, cut):
-    """Wherever it stands, whatever stands inside args, as long as it is there."""
+    """Its position does not matter, nor what args contain."""
     message = {"id": request_id, "command": "x"} if id_first else {"command": "x"}
     message["args"] = {**args, "id": "not this one"}
     message["id"] = request_id
@@ -69,15 +69,15 @@ def test_rubbish_never_raises(data):
 
 @given(values)
 def test_repair_leaves_sound_messages_alone(value):
-    """Byte for byte, of all of MessagePack's shapes."""
+    """Valid MessagePack of any shape is unchanged."""
     data = msgspec.msgpack.encode(value)
     assert lenient.msgpack_repair(data, False) == data
     assert lenient.msgpack_repair(data, True) == data
 
 
 @pytest.mark.parametrize("size", [1, 31, 32, 255, 256, 65_536])
-def test_strings_that_are_no_utf8(size):
-    """They become bytes, or keep what can be read of them; the rest of the message stays."""
+def test_strings_that_are_not_utf8(size):
+    """They become bytes, or are decoded with replacements; the rest of the message is unchanged."""
     data = msgspec.msgpack.encode({"a": "x" * size, "b": [1]})
     broken = data.replace(b"x", b"\xff")
     assert codec.MSGPACK.decode_args(broken, dict) == {"a": b"\xff" * size, "b": [1]}
@@ -85,8 +85,8 @@ def test_strings_that_are_no_utf8(size):
     assert replaced == {"a": "\ufffd" * size, "b": [1]}
 
 
-def test_json_that_is_no_utf8():
-    """JSON has no bytes: an error, or with `replace` what can be read."""
+def test_json_that_is_not_utf8():
+    """JSON has no bytes: it is an error, or decoded with replacements if asked for."""
     with pytest.raises(InvalidArgs, match="args is not valid json"):
         codec.JSON.decode_args(msgspec.Raw(b'{"a": "\xff"}'), dict)
     assert codec.JSON.decode_args(msgspec.Raw(b'{"a": "\xff"}'), dict, undecodable="replace") == {"a": "\ufffd"}
@@ -94,13 +94,13 @@ def test_json_that_is_no_utf8():
 
 @given(values)
 def test_finite_values_pass(value):
-    """Of any shape."""
+    """Values of any shape pass."""
     refuse_non_finite(value, "result")
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 def test_non_finite_numbers_are_found_wherever_they_are(number):
-    """In maps, lists, tuples, sets and structs; with their place."""
+    """They are found in maps, lists, tuples, sets and structs, with their path."""
 
     class Point(msgspec.Struct):
         x: float
@@ -118,7 +118,7 @@ def test_non_finite_numbers_are_found_wherever_they_are(number):
 
 
 def test_the_oracle_agrees_that_json_has_no_nan():
-    """msgspec writes null without a word: the reason for the check."""
+    """msgspec silently writes null, which is the reason for the check."""
     assert msgspec.json.encode(float("nan")) == b"null"
     assert json.dumps(float("nan")) == "NaN"
 
@@ -144,6 +144,6 @@ for round in range(100):
 
 
 def test_many_threads_may_be_the_first_to_use_a_type():
-    """msgspec alone crashes where two threads find out about a type at the same moment."""
+    """msgspec alone crashes if two threads inspect a type at the same moment."""
     result = subprocess.run([sys.executable, "-c", FIRST_USES], capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")

@@ -58,7 +58,7 @@ UNTYPED = [_etf.Decoder(binaries=mode) for mode in MODES]
 
 
 def is_text(value: Any) -> bool:
-    """Bytes that come back as str."""
+    """Return whether bytes are decoded to str."""
     try:
         return isinstance(value, bytes) and value.decode() is not None
     except UnicodeDecodeError:
@@ -66,7 +66,7 @@ def is_text(value: Any) -> bool:
 
 
 def attempt(data: bytes) -> None:
-    """Decode in every way; the documented exceptions are the only ones."""
+    """Decode in every way; only the documented exceptions may be raised."""
     for decoder in (*TYPED, *UNTYPED):
         try:
             value = decoder.decode(data)
@@ -79,13 +79,13 @@ def attempt(data: bytes) -> None:
 
 @given(values)
 def test_values_come_back(value):
-    """Equal, and of the same types."""
+    """They are equal and of the same types."""
     assert repr(decode(encode(value))) == repr(value)
 
 
 @given(values)
 def test_bytes_come_back(value):
-    """What was written once is written the same way again."""
+    """Encoding a decoded value gives the same bytes."""
     data = encode(value)
     assert encode(decode(data)) == data
     assert encode(Opaque(data[1:])) == data
@@ -94,7 +94,7 @@ def test_bytes_come_back(value):
 
 @given(st.text(max_size=300))
 def test_atoms_come_back(name):
-    """Those that are values of their own stay so."""
+    """Atoms that are values remain atoms."""
     data = _etf.Encoder(atoms=[name]).encode(Atom(name))
     assert decode(data) == {"true": True, "false": False, "nil": None}.get(name, name)
 
@@ -102,7 +102,7 @@ def test_atoms_come_back(name):
 @settings(max_examples=1000)
 @given(st.binary(max_size=200))
 def test_any_bytes(data):
-    """With and without a version byte."""
+    """Any bytes, with and without a version byte."""
     attempt(data)
     attempt(b"\x83" + data)
 
@@ -113,14 +113,14 @@ TAGS = bytes([70, 77, 80, *range(88, 91), *range(97, 122), 131])
 @settings(max_examples=2000)
 @given(st.lists(st.sampled_from(TAGS) | st.integers(0, 3), max_size=60).map(bytes))
 def test_bytes_that_are_mostly_tags(data):
-    """They get further than others."""
+    """They reach more branches than random bytes."""
     attempt(data)
 
 
 @settings(max_examples=100)
 @given(values, st.integers(0, 255))
 def test_every_prefix_and_every_change(value, byte):
-    """Of a sound message: cut off anywhere, changed in any one place."""
+    """Valid messages are cut off anywhere, and changed in any one byte."""
     data = encode({"id": 1, "command": "x", "args": value})
     for at in range(len(data)):
         with pytest.raises(msgspec.DecodeError, match="truncated"):
@@ -129,8 +129,8 @@ def test_every_prefix_and_every_change(value, byte):
         attempt(data[:at] + bytes([byte]) + data[at + 1 :])
 
 
-def test_nothing_is_kept():
-    """References and memory are the same after thousands of messages, broken ones too."""
+def test_decoding_leaks_nothing():
+    """References and memory are unchanged after thousands of messages, including broken ones."""
     chance = random.Random(3)
     watched: list[Any] = [None, True, Atom, Opaque, msgspec.Raw, Envelope, (), ""]
     seed = encode({"id": 1, "command": "x", "args": [1.5, (2, {"k": b"\xff"}), 2**70, *OPAQUE]})

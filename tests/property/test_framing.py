@@ -27,7 +27,7 @@ def content(size, seed):
 
 @contextlib.contextmanager
 def pipe_of(chunks):
-    """A pipe that a thread writes `chunks` into; the fd to read from."""
+    """Return the descriptor of a pipe into which a thread writes `chunks`."""
     read_fd, write_fd = os.pipe()
 
     def write():
@@ -47,7 +47,7 @@ def pipe_of(chunks):
 
 
 def everything(reader):
-    """All frames as bytes, errors by class, to the end."""
+    """Return all frames as bytes, and errors by class, up to the end."""
     seen = []
     while True:
         try:
@@ -71,8 +71,8 @@ def split(stream, cuts):
 
 @settings(max_examples=150)
 @given(sizes, st.lists(st.integers(0, 300_000), max_size=8), st.integers(0, 6))
-def test_any_split_of_any_stream_reads_as_the_twin_reads_it(sizes, cuts, cut_off):
-    """Frames, too long ones, empty ones, a truncated end: the same from both readers."""
+def test_any_split_of_a_stream_is_read_alike(sizes, cuts, cut_off):
+    """Both readers return the same frames, empty ones, errors for long ones, and truncated end."""
     frames = [content(size, seed) for seed, size in enumerate(sizes)]
     stream = b"".join(framing_spec.HEADER.pack(len(f)) + f for f in frames)
     stream = stream[: max(0, len(stream) - cut_off)]
@@ -86,7 +86,7 @@ def test_any_split_of_any_stream_reads_as_the_twin_reads_it(sizes, cuts, cut_off
 @settings(max_examples=100)
 @given(st.lists(st.lists(st.integers(0, 100_000), max_size=5), max_size=5))
 def test_what_the_writers_send_is_the_same_bytes(messages):
-    """Frames of several buffers, sent by either writer, read back whole."""
+    """Frames of several buffers, sent by either writer, are read back whole."""
     messages = [[content(size, i) for i, size in enumerate(parts)] for parts in messages]
     for writer in (_framing.Writer, framing_spec.Writer):
         read_fd, write_fd = os.pipe()
@@ -102,7 +102,7 @@ def test_what_the_writers_send_is_the_same_bytes(messages):
 
 
 def test_frames_keep_their_bytes_while_they_are_held():
-    """No later read moves or overwrites a frame that somebody still holds, or a view of one."""
+    """No later read moves or overwrites a frame that is still referenced, or a view of one."""
     contents = [bytes([i % 251]) * (i * 37 % 5000 + 1) for i in range(500)]
     stream = b"".join(framing_spec.HEADER.pack(len(c)) + c for c in contents)
     with pipe_of([stream]) as fd:
@@ -114,7 +114,7 @@ def test_frames_keep_their_bytes_while_they_are_held():
 
 
 def test_a_frame_is_not_copied():
-    """Frames that one read brought are views of one slab: 4 bytes of header between them."""
+    """Frames of one read are views of one slab, separated by 4 bytes of header."""
     with pipe_of([b"".join(framing_spec.HEADER.pack(3) + b"abc" for _ in range(2))]) as fd:
         reader = _framing.Reader(fd)
         frames = [reader.read(), reader.read()]
@@ -123,7 +123,7 @@ def test_a_frame_is_not_copied():
 
 
 def test_a_long_frame_is_refused_before_it_is_allocated():
-    """The announcement alone is enough: nothing of it has to be there."""
+    """Its header is enough; no byte of it has to arrive."""
     with pipe_of([framing_spec.HEADER.pack(1 << 30)]) as fd, pytest.raises(FrameTooLarge) as raised:
         _framing.Reader(fd, 1 << 20).read()
     assert raised.value.details == {"length": 1 << 30, "limit": 1 << 20}
@@ -132,7 +132,7 @@ def test_a_long_frame_is_refused_before_it_is_allocated():
 
 
 def test_errors_of_the_descriptor_are_oserrors():
-    """A closed descriptor and a pipe without a reader."""
+    """A closed descriptor, and a pipe without a reader."""
     read_fd, write_fd = os.pipe()
     os.close(read_fd)
     with pytest.raises(BrokenPipeError):
@@ -143,7 +143,7 @@ def test_errors_of_the_descriptor_are_oserrors():
 
 
 def test_writer_sends_any_number_of_parts_and_only_buffers():
-    """More than the system takes at once (1024) too."""
+    """There may be more parts than the system accepts at once (1024)."""
     read_fd, write_fd = os.pipe()
     writer = _framing.Writer(write_fd)
     writer.send(*[bytes([n % 256]) for n in range(3000)])
@@ -156,7 +156,7 @@ def test_writer_sends_any_number_of_parts_and_only_buffers():
 
 
 def test_frames_from_many_threads_do_not_mix():
-    """Each frame leaves whole, though every write is longer than the pipe."""
+    """Each frame is written whole, although each is longer than the pipe."""
     read_fd, write_fd = os.pipe()
     writer = _framing.Writer(write_fd)
     contents = [bytes([i]) * 100_000 for i in range(16)]
@@ -173,7 +173,7 @@ def test_frames_from_many_threads_do_not_mix():
 
 
 def test_pipe_sizes_are_best_effort():
-    """-1 where the descriptor is no pipe, the size where it is."""
+    """The result is the size of a pipe, or -1 for other descriptors."""
     read_fd, write_fd = os.pipe()
     assert _framing.set_pipe_size(write_fd, 65536) >= 65536
     os.close(read_fd)
@@ -185,7 +185,7 @@ def test_pipe_sizes_are_best_effort():
 @given(st.lists(st.tuples(st.integers(70_000, 3_000_000), st.booleans()), max_size=8))
 @settings(max_examples=20)
 def test_long_frames_that_are_held_are_not_overwritten(frames):
-    """The memory of one that nobody holds may serve the next of about its length."""
+    """Only the memory of unreferenced frames is reused for frames of similar length."""
     contents = [content(size, number) for number, (size, _) in enumerate(frames)]
     with pipe_of([framing_spec.HEADER.pack(len(data)) + data for data in contents]) as fd:
         reader, held = _framing.Reader(fd), []
@@ -198,8 +198,8 @@ def test_long_frames_that_are_held_are_not_overwritten(frames):
     assert all(bytes(frame) == data for frame, data in held)
 
 
-def test_a_signal_behind_a_long_frame_is_seen_at_once():
-    """Also while its memory is kept for the next one."""
+def test_a_signal_after_a_long_frame_is_handled_at_once():
+    """This holds while the frame's memory waits to be reused."""
     read_fd, write_fd = os.pipe()
     reader = _framing.Reader(read_fd)
     writer = threading.Thread(target=_framing.Writer(write_fd).send, args=(bytes(2_000_000),))
@@ -225,13 +225,13 @@ buffer_lists = st.lists(st.one_of(st.binary(max_size=200), st.binary(max_size=50
 
 
 def write_text(text, room, offset):
-    """An encoder: of bytes as they are."""
+    """Encode bytes unchanged."""
     room[offset:] = text
 
 
 @given(st.binary(min_size=1, max_size=300), buffer_lists)
 def test_multipart_frames_are_the_same_in_both(text, buffers):
-    """Byte for byte, and read by either. Without buffers the compiled one sends usual frames."""
+    """Both write the same bytes and read each other's. Without buffers the compiled one sends a plain frame."""
     frame = framing_spec.joined(text, *buffers)
     outbox = _framing.Outbox()
     outbox.append_multipart(write_text, text, list(buffers))
@@ -247,8 +247,8 @@ def test_multipart_frames_are_the_same_in_both(text, buffers):
     st.sampled_from([0, 1, 5, 64, 255, 65536, 65537, 2**31, 2**32 - 1]),
     st.integers(-70, 70),
 )
-def test_multipart_frames_that_lie_are_refused_by_both(text, buffers, place, number, more):
-    """Whatever stands in the table, and however much is cut off or added."""
+def test_invalid_multipart_frames_are_refused_by_both(text, buffers, place, number, more):
+    """The table has any content, and any number of bytes is cut off or added."""
     frame = bytearray(framing_spec.joined(text, *buffers))
     frame[place : place + 4] = number.to_bytes(4, "big")
     frame = bytes(frame[:more] if more < 0 else frame + bytes(more))

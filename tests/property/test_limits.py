@@ -50,8 +50,8 @@ def test_the_values_of_any_message_are_counted_exactly(entries):
     st.binary(),
     st.integers(0, 300),
 )
-def test_any_bytes_can_be_looked_at(beginning, data, limit):
-    """Short ones, and the same again and again."""
+def test_any_bytes_can_be_counted(beginning, data, limit):
+    """The same short bytes are counted repeatedly."""
     for frame in (beginning + data, beginning + data * (1 + SHORT // (len(data) or 1))):
         with contextlib.suppress(errors.FrameTooLarge, RecursionError, msgspec.DecodeError):
             limited(Frame.of(frame), 1 << 20, limit)

@@ -81,7 +81,7 @@ tools = st.lists(
 
 
 def example(type: Any) -> Any:
-    """A value of the type, as JSON has it."""
+    """Return a JSON value of the type."""
     arguments = get_args(type)
     origin = get_origin(type)
     if origin in (Union, types.UnionType, Literal):
@@ -131,7 +131,7 @@ def ask(request):
     declared=tools,
 )
 def test_what_is_created_runs(ask, inputs, outputs, kind, declared):
-    """And gives the values that the model wrote, by the host's names."""
+    """It returns the values that the model wrote, under the host's names."""
     reply = ask("register_tools", tools=declared, replace=True)
     assert reply["success"], reply
     signature = {"inputs": inputs, "outputs": outputs}

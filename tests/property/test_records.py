@@ -24,8 +24,8 @@ steps = st.one_of(
 
 
 @given(st.lists(steps, max_size=30), st.builds(Quota, *[st.none() | st.integers(0, 60)] * 2))
-def test_records_are_a_map_with_a_way_back(todo, quota):
-    """Beside a plain dict; size and changes are what they would be if counted anew."""
+def test_records_are_a_map_with_undo(todo, quota):
+    """They behave like a dict; size and changes equal those counted from scratch."""
     records, model, last = Records(quota, "program"), {}, {}
     records.mark_stored()
     for what, kind, name, value in todo:
@@ -104,8 +104,8 @@ commands = st.one_of(
 
 @settings(max_examples=60)
 @given(st.lists(commands, max_size=25))
-def test_whichever_worker_is_asked_has_what_was_acknowledged(todo):
-    """Two workers on one file take turns; what both know is what a dict would hold."""
+def test_each_worker_has_all_acknowledged_changes(todo):
+    """Two workers on one file are used alternately and agree with a dict."""
     with tempfile.TemporaryDirectory() as folder:
         stores = [SQLiteStore(Path(folder) / "store.db") for _ in range(2)]
         workers = [Dispatcher(adapter, store=store) for store in stores]

@@ -41,7 +41,7 @@ def joined(chunks):
 @example("[[ ## a ## ]]" + " \n" * 500 + "x" + " " * 500 + "\n[[ ## completed ## ]]", [1])
 @example("[[ ## a ## ]]\nx\n[[ ## a ## ]]\ny\n[[ ## b ## ]] z [[ ## completed ## ]]", [3])
 def test_the_pieces_do_not_matter(reply, cuts):
-    """What is streamed of a field is the field; nothing is streamed of any other."""
+    """The streamed text of a field is the field, and other text is not streamed."""
     reader = FieldReader(["a", "b"])
     chunks = [chunk for piece in pieces(reply, cuts) for chunk in reader.feed(piece)]
     chunks += reader.finish()
@@ -52,7 +52,7 @@ def test_the_pieces_do_not_matter(reply, cuts):
 
 @given(st.text(st.characters(codec=None, categories=["Cs", "L", "So"]), max_size=8), CUTS)
 def test_text_is_made_well_formed_as_a_whole(text, cuts):
-    """Halves of a character become that character, a lone half U+FFFD."""
+    """Split characters are joined, and half a character alone becomes U+FFFD."""
     made = well_formed(text)
     made.encode()
     assert well_formed(made) == made
@@ -80,7 +80,7 @@ def test_text_is_made_well_formed_as_a_whole(text, cuts):
     ],
 )
 def test_fields_of_a_reply(reply, texts):
-    """Headers begin fields at the start of a line only."""
+    """Headers begin fields only at the start of a line."""
     expected = {
         "[[ ## a ## ]] at once": {"a": "at once", "b": "  def f():\n    pass"},
         "[[ ## a ## ]]\none\n[[ ## note": {"a": "one", "b": "three"},
@@ -104,7 +104,7 @@ def client():
 
 
 def run(client, reply, program):
-    """The streamed texts, and the outputs or the error."""
+    """Return the streamed texts, and the outputs or the error."""
     client.call("configure_lm", {"provider": "scripted", "answers": [reply]})
     stream = client.stream("execute_program", {"program_id": program, "inputs": {"q": "?"}})
     chunks = [(data["field"], data["text"]) for event, data in stream if event == "chunk"]
@@ -118,7 +118,7 @@ def run(client, reply, program):
 @given(REPLIES)
 @settings(max_examples=50)
 def test_chunks_together_are_the_outputs(client, reply):
-    """Of a whole run in a worker; where fields are missing, the error says which were found."""
+    """This is a whole run in a worker; if fields are missing, the error lists those that were found."""
     reply = f"[[ ## a ## ]]\nfirst {reply}"
     chunks, outputs = run(client, reply, "predict")
     texts = read_fields(reply, ["a", "b"]).texts
@@ -132,14 +132,14 @@ def test_chunks_together_are_the_outputs(client, reply):
 
 
 def test_reasoning_streams_where_the_module_adds_it(client):
-    """Under its own name."""
+    """It is streamed under the name `reasoning`."""
     reply = "[[ ## reasoning ## ]]\nr\n[[ ## a ## ]]\n1\n[[ ## b ## ]]\n2"
     chunks, outputs = run(client, reply, "chain_of_thought")
     assert chunks == outputs == {"reasoning": "r", "a": "1", "b": "2"}
 
 
-def test_reasoning_of_the_module_and_of_the_host_stay_apart(client):
-    """The host's output has its name; the module's own is not shown then."""
+def test_reasoning_of_the_module_and_of_the_host_are_distinct(client):
+    """The host's output has its name, and the module's is not returned."""
     own = "[[ ## reasoning ## ]]\nthe module's\n\n"
     reply = own + "[[ ## field_reasoning ## ]]\nthe host's"
     chunks, outputs = run(client, reply, "reasoning")

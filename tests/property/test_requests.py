@@ -53,7 +53,7 @@ def mutated(seed: bytes, changes) -> bytes:
 @settings(max_examples=2000)
 @given(st.sampled_from(seeds), edits)
 def test_mutated_requests_get_one_reply(dispatcher, seed, changes):
-    """Its id is the request's where that can be read, else null; `shutdown` is not among them."""
+    """Its id is the request's if that can be read, else null; `shutdown` is not used."""
     request = mutated(seed, changes)
     answers = decoded_answer(request)
     if answers:
@@ -63,7 +63,7 @@ def test_mutated_requests_get_one_reply(dispatcher, seed, changes):
 
 
 def decoded_answer(request: bytes) -> bool:
-    """Whether it has become an answer of the host, which gets no reply."""
+    """Return whether the bytes are now a host's reply, which gets no reply."""
     return b"success" in request
 
 
@@ -74,12 +74,12 @@ def decoded_answer(request: bytes) -> bool:
 @example(b'{"id": 1.5, "a": ' + b"[" * 5000)
 @example(b"")
 def test_any_bytes_get_one_reply(dispatcher, request_bytes):
-    """The examples once broke the second look at a frame that is no request."""
+    """The examples once broke the detection of frames that are not requests."""
     assert decoded(dispatcher.call(request_bytes, 30))["success"] is False
 
 
 def test_a_reply_that_cannot_hold_its_id_comes_without_it(dispatcher):
-    """An id as long as a frame: an error with id null instead of none at all."""
+    """An id as long as a frame gives an error with id null."""
     request = json.dumps({"id": "x" * 4000, "command": "nope"}).encode()
     reply = decoded(dispatcher.call(request, 30))
     assert (reply["id"], reply["code"]) == (None, "reply_too_large")
@@ -87,19 +87,19 @@ def test_a_reply_that_cannot_hold_its_id_comes_without_it(dispatcher):
 
 @pytest.mark.timeout(20)
 def test_a_string_that_never_ends_is_searched_once(dispatcher):
-    """64 KiB of escaped quotes: a search from each of them would take half a minute."""
+    """A search from each of 64 KiB of escaped quotes would take half a minute."""
     reply = decoded(dispatcher.call(b'{"a": "' + b'\\"' * 32_000, 30))
     assert reply["id"] is None
 
 
-def test_contexts_are_not_made_by_hand():
-    """Their fields are set by the dispatcher."""
+def test_contexts_cannot_be_created_directly():
+    """The dispatcher sets their fields."""
     with pytest.raises(TypeError, match="the dispatcher makes contexts"):
         Context()
 
 
 def test_ending_a_session_that_is_not_there_has_no_session(dispatcher):
-    """An adapter's own end_session command may look."""
+    """An adapter's own end_session command may check that."""
     from bridge import Adapter
 
     adapter = Adapter("ending")

@@ -22,7 +22,7 @@ from keys import KEY, configure
     ],
 )
 def test_addresses_have_a_normal_form(text, normal):
-    """Whatever way they are written."""
+    """It does not depend on the spelling."""
     assert str(Address.parse(text)) == normal
 
 
@@ -50,8 +50,8 @@ def test_addresses_have_a_normal_form(text, normal):
         ),
     ],
 )
-def test_what_is_no_address_is_refused(text):
-    """With a text that shows nothing of it."""
+def test_invalid_addresses_are_refused(text):
+    """The error does not contain the text."""
     with pytest.raises(ValueError, match=r"address|host") as raised:
         Address.parse(text)
     assert len(text) < 8 or text not in str(raised.value)
@@ -79,7 +79,7 @@ def test_what_is_no_address_is_refused(text):
     ],
 )
 def test_a_pattern_means_a_host_and_a_beginning_of_paths(allowed, address, matches):
-    """Nothing that only looks like it."""
+    """Addresses that only look similar do not match."""
     assert allows([pattern(allowed)], Address.parse(address)) is matches
 
 
@@ -106,7 +106,7 @@ def test_a_pattern_means_a_host_and_a_beginning_of_paths(allowed, address, match
     ],
 )
 def test_metadata_and_link_local_addresses_are_forbidden(address, dispatcher):
-    """In every spelling, with a key of the host's own too."""
+    """This holds in every spelling, and with the host's own key."""
     reply = configure(dispatcher, model="openai/x", api_base=address, api_key=KEY)
     assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.api_base")
     assert "metadata" in reply["error"]
@@ -115,7 +115,7 @@ def test_metadata_and_link_local_addresses_are_forbidden(address, dispatcher):
 
 
 def test_a_name_that_leads_to_a_forbidden_address_is_refused(dispatcher, monkeypatch):
-    """As far as it does when it is configured."""
+    """The name is resolved by configure_lm."""
     import socket
 
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", 80))]

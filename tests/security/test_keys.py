@@ -18,7 +18,7 @@ ENVIRONMENT_KEY = "sk-env-9876543210fedcba"
 @pytest.mark.parametrize("bad", ["\n", "\0", "\x7f", "\x1b", "\r\nX-Other: 1", "\t", "ü", "€", "\u2028"])
 @pytest.mark.parametrize("session", [{}, {"session_id": "s"}])
 def test_a_key_that_cannot_be_sent_is_refused(bad, session, dispatcher):
-    """Without printing it."""
+    """The error does not contain it."""
     key = f"sk-secret{bad}secret-0123456789"
     reply = configure(dispatcher, model="openai/x", api_key=key, **session)
     assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.api_key")
@@ -26,7 +26,7 @@ def test_a_key_that_cannot_be_sent_is_refused(bad, session, dispatcher):
 
 
 def test_white_space_around_a_key_is_stripped(dispatcher):
-    """Spaces and line breaks, as from a file."""
+    """Spaces and line breaks, as in a file."""
     with OpenAIServer(lambda prompt: fields(answer="yes")) as server:
         args = {"model": "openai/x", "api_base": server.url, "api_key": f" {KEY}\r\n"}
         assert configure(dispatcher, **args)["success"]
@@ -55,7 +55,7 @@ def test_keys_of_the_environment_are_stripped_or_refused(start_peer):
 
 
 def test_the_operators_key_goes_to_no_address_of_a_host(dispatcher, monkeypatch):
-    """Neither to one on loopback, nor with an empty key; its provider's own is fine."""
+    """Neither to loopback, nor if the host sends an empty key; the provider's own address is allowed."""
     monkeypatch.setenv("OPENAI_API_KEY", ENVIRONMENT_KEY)
     with OpenAIServer(lambda prompt: fields(answer="yes")) as server:
         for base in (server.url, "https://api.openai.com.evil.example/v1", "http://localhost:1"):
@@ -71,7 +71,7 @@ def test_the_operators_key_goes_to_no_address_of_a_host(dispatcher, monkeypatch)
 
 
 def test_identities_of_the_machine_go_to_no_address_of_a_host(dispatcher):
-    """A key of the host's does not make the difference there."""
+    """A key of the host does not change that."""
     for provider in ("bedrock", "vertex_ai", "azure", "gigachat"):
         args = {"model": f"{provider}/x", "api_base": "http://127.0.0.1:9", "api_key": KEY}
         reply = configure(dispatcher, **args)
@@ -80,7 +80,7 @@ def test_identities_of_the_machine_go_to_no_address_of_a_host(dispatcher):
 
 
 def test_the_operator_allows_addresses(start_peer):
-    """--api-base PATTERN, several times; not beside them."""
+    """--api-base PATTERN may be repeated; other addresses remain refused."""
     with OpenAIServer(lambda prompt: fields(answer="yes")) as server:
         peer = start_peer(
             *("--api-base", "https://*.example.com", "--api-base", server.url),
@@ -99,8 +99,8 @@ def test_the_operator_allows_addresses(start_peer):
 
 
 @pytest.mark.parametrize("text", ["example.com", "https://u@h", "https://h?x", "http://[fe80::1]"])
-def test_a_pattern_that_is_none_is_said_at_the_start(text, start_peer):
-    """One line and the status of wrong usage."""
+def test_an_invalid_pattern_is_a_usage_error(text, start_peer):
+    """It is one line with the status of wrong usage."""
     peer = start_peer("--api-base", text)
     assert peer.wait() == 2
     assert "--api-base" in peer.stderr()
@@ -108,14 +108,14 @@ def test_a_pattern_that_is_none_is_said_at_the_start(text, start_peer):
 
 
 def test_a_host_of_the_library_allows_addresses_as_an_option():
-    """`api_bases`; one that is no pattern is an error in the options."""
+    """The option is `api_bases`; an invalid pattern is an error in the options."""
     from bridge import embed
 
     with pytest.raises(ValueError, match=r"api_bases: .*metadata"):
         embed.open('{"adapter": "echo", "api_bases": ["http://169.254.169.254"]}', False)
 
 
-def test_headers_of_the_environment_go_to_nobody_else(start_peer):
+def test_headers_of_the_environment_go_to_openai_only(start_peer):
     """OpenAI's client adds them for every provider that it serves."""
     headers = {"OPENAI_CUSTOM_HEADERS": "x-gateway: Basic gw-1234\nx-team: t-1234"}
     ids = {"OPENAI_ORG_ID": "org-1", "OPENAI_ORGANIZATION": "org-2", "OPENAI_PROJECT_ID": "proj-1"}
@@ -133,7 +133,7 @@ def test_headers_of_the_environment_go_to_nobody_else(start_peer):
 
 @contextmanager
 def serving(answer):
-    """Have POST requests on loopback answered by `answer(handler)`; its address."""
+    """Answer POST requests on loopback with `answer(handler)`, and yield the address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -170,7 +170,7 @@ def redirecting(target, status):
 
 
 def test_redirects_take_no_key_to_another_host(start_peer):
-    """With DSPy's own client and LiteLLM's two; each ends the run with an error."""
+    """With DSPy's client and with LiteLLM's two, each redirect ends the run with an error."""
     peer = start_peer(adapter="dspy")
     assert peer.call("create_program", {"id": "qa", "signature": SIGNATURE})["success"]
     run = {"program_id": "qa", "inputs": {"question": "?"}}
@@ -212,7 +212,7 @@ def test_a_sessions_key_hides_nothing_in_others_and_goes_with_it(dispatcher):
 
 
 def test_a_key_is_hidden_in_the_errors_of_a_run_that_outlives_its_configuration(dispatcher):
-    """The provider repeats it when the session has another model already."""
+    """The provider repeats it after the session got another model."""
     arrived, go_on = threading.Event(), threading.Event()
 
     def refused(prompt):
@@ -237,7 +237,7 @@ def test_a_key_is_hidden_in_the_errors_of_a_run_that_outlives_its_configuration(
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic", "together_ai"])
 def test_a_key_that_a_library_cuts_is_hidden(provider, dispatcher):
-    """At each of the limits that DSPy and LiteLLM have for what a server answers."""
+    """This holds at each length at which DSPy and LiteLLM cut responses."""
     body = b""
 
     def answer(handler):
@@ -259,7 +259,7 @@ def test_a_key_that_a_library_cuts_is_hidden(provider, dispatcher):
 
 
 def test_a_result_is_not_changed(dispatcher):
-    """Whatever it says: it is the user's."""
+    """It is the user's, and is not redacted."""
     with OpenAIServer(lambda prompt: fields(answer=f"it is {KEY}")) as server:
         configure(dispatcher, model="openai/x", api_base=server.url, api_key=KEY, session_id="s")
         reply = ask(dispatcher, session_id="s")
@@ -268,7 +268,7 @@ def test_a_result_is_not_changed(dispatcher):
 
 @pytest.mark.parametrize("mode", ["pool-worker", "standalone"])
 def test_a_pools_worker_configures_itself(mode, start_peer):
-    """From GEMINI_API_KEY, and says so; one that stands alone asks for configure_lm."""
+    """It uses GEMINI_API_KEY and logs that; a standalone worker asks for configure_lm."""
     answer = {"role": "model", "parts": [{"text": fields(answer="yes")}]}
     usage = {"promptTokenCount": 3, "candidatesTokenCount": 2, "totalTokenCount": 5}
     body = {
@@ -310,14 +310,14 @@ def test_a_pools_worker_configures_itself(mode, start_peer):
 
 
 def authorizations(server):
-    """The Authorization headers of the requests that came."""
+    """Return the Authorization headers of the received requests."""
     return {
         value for headers, _ in server.requests for name, value in headers.items() if name.lower() == "authorization"
     }
 
 
 def ask(dispatcher, session_id=None, **more):
-    """Run a program that is made for it."""
+    """Run a new program."""
     call(dispatcher, "create_program", id="qa", signature=SIGNATURE, session_id=session_id, **more)
     run = {"program_id": "qa", "inputs": {"question": "?"}}
     return call(dispatcher, "execute_program", **run, session_id=session_id, **more)

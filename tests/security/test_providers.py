@@ -33,13 +33,13 @@ from keys import KEY, SIGNATURE, call, configure
     ],
 )
 def test_a_models_provider_is_named_or_certain(model, provider, full):
-    """A named one wins over a slash; it is not written twice."""
+    """`provider` takes precedence over a prefix, and is not repeated in the name."""
     assert full_model(model, provider) == full
 
 
 @pytest.mark.parametrize("model", ["llama3", "gpt-oss-20b", "gpt-j", "o11y", "mistral-7b", "x", "o2"])
 def test_a_model_of_no_certain_provider_is_refused(model, dispatcher):
-    """With what to write instead: its key would go to somebody else."""
+    """The error explains what to write: a guess might send the key to another provider."""
     reply = configure(dispatcher, model=model, api_key=KEY)
     assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.model")
     assert "provider/model" in reply["error"]
@@ -56,7 +56,7 @@ def test_a_model_of_no_certain_provider_is_refused(model, dispatcher):
     ],
 )
 def test_an_unknown_provider_is_refused(args, path, dispatcher):
-    """With the known ones."""
+    """The error lists the known ones."""
     reply = configure(dispatcher, api_key=KEY, **args)
     assert (reply["code"], reply["details"]["path"]) == ("invalid_args", path)
     assert {"openai", "gemini", "offline", "bedrock"} <= {*reply["details"]["known"]}
@@ -64,7 +64,7 @@ def test_an_unknown_provider_is_refused(args, path, dispatcher):
 
 
 def test_litellms_providers_are_known_without_loading_it():
-    """All of them: the list that is read is the one that LiteLLM works with."""
+    """The list that is read from its sources is the one that LiteLLM uses."""
     import subprocess
     import sys
 
@@ -85,14 +85,14 @@ def test_litellms_providers_are_known_without_loading_it():
         *("gemini/../../upload/x", "gemini/a/./b", "gemini/a/..", "openai/gpt-4o\u200b"),
     ],
 )
-def test_a_models_name_is_no_address(model):
-    """LiteLLM would send a key there, or a request to another place of the provider's."""
+def test_a_models_name_cannot_be_an_address(model):
+    """LiteLLM would send a key there, or request another path of the provider."""
     with pytest.raises(InvalidArgs):
         full_model(model)
 
 
 def test_a_gemini_programs_model_is_checked_when_it_is_made(dispatcher):
-    """A bare name is Gemini's there, unless it is certainly another's."""
+    """A bare name is Gemini's, unless it is unambiguously another provider's."""
     create = {"signature": SIGNATURE}
     reply = call(dispatcher, "create_gemini_program", **create, model="mock/x")
     assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.model")

@@ -31,8 +31,8 @@ ODD = "p\"w\\ö\n\t/'ß&<7 é  x%9"
         *("aaaaaaaaaaaaaaaa1", "hush-hush", "Not Found", "maxTokens", "http://host"),
     ],
 )
-def test_words_and_numbers_are_no_secrets(value):
-    """So that no key destroys the texts in which it is a word."""
+def test_words_and_numbers_are_not_secrets(value):
+    """A key that is a common word must not garble texts."""
     assert not is_secret(value)
     with_it = hold([value])
     assert redact(f"{value} and {value}: a text") == f"{value} and {value}: a text"
@@ -53,7 +53,7 @@ def test_words_and_numbers_are_no_secrets(value):
     ],
 )
 def test_what_is_random_is_a_secret(value):
-    """In the middle of words, too."""
+    """Also in the middle of words."""
     assert is_secret(value)
     with_it = hold([value])
     assert redact(f"<{value}>x{value}x") == "<***>x***x"
@@ -117,7 +117,7 @@ FORMS = {
 @pytest.mark.parametrize("secret", [KEY, ODD])
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_a_secret_is_found(form, secret, few, monkeypatch):
-    """Nothing of it is left, whether there are many secrets or few."""
+    """No part of it remains, whether there are few secrets or many."""
     monkeypatch.setattr(redaction, "FEW", few)
     text = FORMS[form](secret)
     with_it = hold([secret])
@@ -128,8 +128,8 @@ def test_every_form_of_a_secret_is_found(form, secret, few, monkeypatch):
 
 @pytest.mark.parametrize("before", ["\\", "\\x", "\\u", "%", "%2", "\\\\", "&", "&amp;", "=\n", "é", "\0"])
 @pytest.mark.parametrize("secret", ["abc123DEF456-x", "n0-abcdef-12345", "41abcdef-98765x"])
-def test_what_stands_before_a_secret_does_not_hide_it(before, secret):
-    """As a part of an escape that is none."""
+def test_text_before_a_secret_does_not_hide_it(before, secret):
+    """The text may be part of an invalid escape sequence."""
     with_it = hold([secret])
     assert redact(f"at{before}{secret} is wrong") in (
         f"at{before}*** is wrong",
@@ -146,8 +146,8 @@ def test_what_stands_before_a_secret_does_not_hide_it(before, secret):
         *("é\u200b中文 \U0001f600", "\\" * 999, "%" * 999, "&amp" * 99, "=\n=\r\n", "\\u{}\\x4"),
     ],
 )
-def test_texts_without_secrets_stay_as_they_are(text):
-    """And where one stands among them, nothing else is hidden."""
+def test_texts_without_secrets_are_unchanged(text):
+    """If a text contains a secret, only the secret is redacted."""
     with_it = hold([KEY])
     assert redact(text) == text
     assert redact(f"{text} {KEY} {text}") == f"{text} *** {text}"
@@ -156,7 +156,7 @@ def test_texts_without_secrets_stay_as_they_are(text):
 
 @pytest.mark.parametrize("user", ["", "u", "us", "use", "user@example.com"])
 def test_a_secret_is_found_in_the_base64_of_more(user):
-    """As in the header of basic authentication, whatever stands beside it."""
+    """The header of basic authentication has any text beside it."""
     secret = "Zq8vT3xW1mBk-9s"
     with_it = hold([secret])
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
@@ -181,13 +181,13 @@ def test_a_secret_is_found_in_the_base64_of_more(user):
         ("the bearer authentication failed", "the bearer authentication failed"),
     ],
 )
-def test_credentials_are_redacted_unknown(text, shown):
-    """In headers and addresses; prose stays what it is."""
+def test_unknown_credentials_are_redacted(text, shown):
+    """They are in headers and addresses; prose is unchanged."""
     assert redact(text) == shown
 
 
 def test_a_secret_that_was_cut_off_is_found():
-    """Libraries shorten what providers answer before anybody can look into it."""
+    """Libraries shorten responses before they can be redacted."""
     secret = "sk-0123456789-abcdefghij-klmno"
     with_it = hold([secret])
     assert redact(f"refused: {secret[:12]}") == "refused: ***"
@@ -199,7 +199,7 @@ def test_a_secret_that_was_cut_off_is_found():
 
 
 def test_the_longest_secret_wins_and_overlapping_ones_are_covered():
-    """A short key uncovers nothing of others."""
+    """A short key does not expose parts of others."""
     keys = ["abcd1234efgh", "abcd1234", "1234efgh5678", "xyz-98765432", "65432-abcd1234"]
     with_them = [hold([key]) for key in keys]
     assert redact("abcd1234efgh") == "***"
@@ -210,7 +210,7 @@ def test_the_longest_secret_wins_and_overlapping_ones_are_covered():
 
 
 def test_a_sessions_secrets_are_redacted_in_its_texts():
-    """And where it is not known whose a text is; those of the process everywhere."""
+    """They are also redacted in texts of unknown sessions; those of the process are redacted everywhere."""
     with_them = hold(["key-of-a-1234567"], "a"), hold(["key-of-all-1234567"])
     text = "key-of-a-1234567 key-of-all-1234567"
     assert redact(text) == "*** ***"
@@ -224,8 +224,8 @@ def test_a_sessions_secrets_are_redacted_in_its_texts():
     del with_them
 
 
-def test_a_secret_lasts_as_long_as_somebody_holds_it():
-    """One of several who have the same."""
+def test_a_secret_is_redacted_until_its_last_holder_ends():
+    """Several models may have the same secret."""
     first, second = hold([KEY], "a"), hold([KEY], "b")
     del first
     assert redact(KEY) == "***"
@@ -235,7 +235,7 @@ def test_a_secret_lasts_as_long_as_somebody_holds_it():
 
 
 def test_secrets_are_bounded_and_none_in_use_is_forgotten(monkeypatch):
-    """More are refused."""
+    """More secrets are refused."""
     redact("")
     monkeypatch.setattr(redaction, "MOST_SECRETS", len(redaction._secrets) + 50)
     with_them = [hold([f"key-{number}-abcdefg"]) for number in range(50)]
@@ -249,7 +249,7 @@ def test_secrets_are_bounded_and_none_in_use_is_forgotten(monkeypatch):
 
 
 def test_secrets_are_found_among_thousands_that_begin_alike():
-    """Each of them; what was dropped is found no more."""
+    """Each is found; those that were dropped are not."""
     keys = [f"sk-proj-{number:05}-{number * 7919 % 99991:05}x" for number in range(3000)]
     with_them = {key: hold([key], key) for key in keys}
     for key in keys[::100]:
@@ -260,7 +260,7 @@ def test_secrets_are_found_among_thousands_that_begin_alike():
 
 
 def test_secrets_come_and_go_while_others_are_redacted():
-    """Many threads at once."""
+    """Many threads at the same time."""
     raised = []
     common = hold(["common-0123456789"])
 
@@ -283,7 +283,7 @@ def test_secrets_come_and_go_while_others_are_redacted():
 
 
 def test_lists_and_maps_are_redacted():
-    """Keys, values, bytes; other values stay; one without an end has an end."""
+    """Keys, values and bytes; other values are unchanged; a cyclic value ends."""
     with_it = hold(["hush-hush-0123"])
     value = {"a": ["hush-hush-0123", {"b": ("x", 1)}], "hush-hush-0123": b"hush-hush-0123", 2: 3}
     assert redact_in(value) == {"a": ["***", {"b": ["x", 1]}], "***": b"***", 2: 3}
@@ -348,7 +348,7 @@ SHOWN = {
 
 
 def test_secrets_of_the_environment_are_known_by_name_and_form():
-    """Keys, tokens, passwords, credentials, addresses with passwords; and nothing else."""
+    """Keys, tokens, passwords, credentials and addresses with passwords are secrets, and nothing else."""
     program = (
         "import json, sys\nfrom bridge.security.redaction import redact\n"
         "print(json.dumps([redact(each) for each in json.load(sys.stdin)]))"

@@ -18,7 +18,7 @@ class Args(msgspec.Struct):
 
 
 class Listener:
-    """Keeps what it is told: (what, kind, name) and the activities and errors themselves."""
+    """Records calls as (method, kind, name), and the activities and errors."""
 
     def __init__(self):
         self.told = []
@@ -128,7 +128,7 @@ class Replies:
 
 @pytest.mark.parametrize("command", ["inline", "on_thread"])
 def test_a_call_and_its_parts(dispatcher, listener, command):
-    """From the outside in and back, each with the call's names; facts are there at the end."""
+    """They start from the outside in and end in reverse, with the call's names; facts are present at the end."""
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     assert call(dispatcher, command, session_id="s", traceparent=parent)["success"]
     assert listener.told == [
@@ -149,7 +149,7 @@ def test_a_call_and_its_parts(dispatcher, listener, command):
 
 
 def test_the_session_of_a_call_that_names_none(dispatcher, listener):
-    """The one that it ran in; inline calls run in none."""
+    """It is the session in which the call ran; inline calls have none."""
     for command in ("on_thread", "inline"):
         call(dispatcher, command)
     assert [each.session_id for each in listener.activities] == ["default"] * 3 + [None] * 3
@@ -166,7 +166,7 @@ def test_a_failing_call(dispatcher, listener, command):
 
 
 def test_a_failing_stage(dispatcher, listener):
-    """Its error is what was raised; then the call fails, too."""
+    """Its error is the exception; then the call fails, too."""
     call(dispatcher, "stage_fails")
     assert listener.ends() == [("failed", "outer"), ("failed", "stage_fails")]
     assert [type(error) for error in listener.errors] == [KeyError, errors.HandlerError]
@@ -180,8 +180,8 @@ def test_a_failing_stage(dispatcher, listener):
         ("large", 1, "reply_too_large"),
     ],
 )
-def test_calls_that_fail_before_and_behind_their_handler(dispatcher, listener, command, value, code):
-    """They are failed calls, in statistics too."""
+def test_calls_that_fail_before_and_after_their_handler(dispatcher, listener, command, value, code):
+    """They are failed calls, in the statistics too."""
     assert call(dispatcher, command, value)["code"] == code
     assert listener.told == [("started", "call", command), ("failed", "call", command)]
     assert listener.errors[0].code == code
@@ -189,7 +189,7 @@ def test_calls_that_fail_before_and_behind_their_handler(dispatcher, listener, c
 
 
 def test_a_request_that_is_refused(dispatcher, listener):
-    """Started and failed at once; a name that only the host knows is no name of a command."""
+    """It starts and fails at once; an unknown name is not reported as a command."""
     call(dispatcher, "nonsense")
     assert listener.told == [("started", "call", "_OTHER"), ("failed", "call", "_OTHER")]
     assert listener.activities[0].command == "nonsense"
@@ -199,7 +199,7 @@ def test_a_request_that_is_refused(dispatcher, listener):
 
 
 def test_a_call_that_is_cancelled_while_it_runs(dispatcher, listener, gate):
-    """It ends when its handler returns, as what its caller was told."""
+    """It ends when its handler returns, with the error that its caller got."""
     replies = Replies(dispatcher)
     replies.send(1, "wait")
     wait_until(lambda: listener.told)
@@ -213,7 +213,7 @@ def test_a_call_that_is_cancelled_while_it_runs(dispatcher, listener, gate):
 
 
 def test_a_call_that_is_cancelled_before_it_runs(dispatcher, listener, gate):
-    """Started and failed when it is cancelled, and never again."""
+    """It starts and fails once, when it is cancelled."""
     replies = Replies(dispatcher)
     replies.send(1, "wait")
     replies.send(2, "wait", timeout_ms=60_000)
@@ -231,7 +231,7 @@ def test_a_call_that_is_cancelled_before_it_runs(dispatcher, listener, gate):
 
 
 def test_a_call_that_is_late_before_it_runs(dispatcher, listener, gate):
-    """The same, told by the clock."""
+    """It starts and fails once, when its deadline passes."""
     replies = Replies(dispatcher)
     replies.send(1, "wait")
     replies.send(2, "wait", timeout_ms=1)
@@ -240,8 +240,8 @@ def test_a_call_that_is_late_before_it_runs(dispatcher, listener, gate):
 
 
 @pytest.mark.parametrize("raised", [ValueError, SystemExit])
-def test_a_listener_that_raises_hurts_nobody(dispatcher, listener, caplog, raised):
-    """It is logged; the call and the other listeners go on."""
+def test_a_listener_that_raises_does_not_affect_the_call(dispatcher, listener, caplog, raised):
+    """The exception is logged; the call and the other listeners continue."""
 
     class Broken:
         def started(self, activity):
@@ -264,8 +264,8 @@ def test_a_listener_that_raises_hurts_nobody(dispatcher, listener, caplog, raise
     assert "a listener failed in started" in caplog.text
 
 
-def test_nobody_is_told_once_listening_ended(dispatcher):
-    """Who heard a call begin hears its end; the facts of a stage are kept all the same."""
+def test_a_removed_listener_is_not_called(dispatcher):
+    """It still gets the end of calls whose start it got; the facts of a stage are recorded anyway."""
     first, second = Listener(), Listener()
     stop_first, stop_second = listen(first), listen(second)
     stop_first()
@@ -282,7 +282,7 @@ def test_nobody_is_told_once_listening_ended(dispatcher):
 
 @pytest.mark.parametrize("command", ["inline", "on_thread"])
 def test_a_listener_that_wants_some_calls(dispatcher, command):
-    """By their traceparent, with their parts; and nothing outside of calls."""
+    """It selects calls by traceparent and gets their parts, but nothing outside of calls."""
     choosy = Listener()
     stop = listen(choosy, wants=lambda traceparent: traceparent == "this one")
     try:
@@ -298,8 +298,8 @@ def test_a_listener_that_wants_some_calls(dispatcher, command):
         stop()
 
 
-def test_listeners_of_one_call_hear_the_same_activities(dispatcher, listener):
-    """Those that want all calls, those that want this one; no others."""
+def test_listeners_of_one_call_get_the_same_activities(dispatcher, listener):
+    """Listeners for all calls and those for this one get them; no others do."""
     others = [Listener(), Listener()]
     stops = [
         listen(each, wants=lambda traceparent, wanted=wanted: traceparent == wanted)
@@ -314,7 +314,7 @@ def test_listeners_of_one_call_hear_the_same_activities(dispatcher, listener):
 
 
 def test_activities_outside_of_calls(listener):
-    """Belong to none."""
+    """They belong to no call."""
     with activity("lm", "alone"):
         pass
     (only,) = listener.activities

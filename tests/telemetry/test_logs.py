@@ -20,7 +20,7 @@ def hostile(start_peer):
 
 
 def log_lines(peer):
-    """All that the worker has logged, at its end; every line must be JSON."""
+    """Return all log lines of the worker after its end; each must be JSON."""
     return [json.loads(line) for line in stderr_lines(peer)]
 
 
@@ -30,8 +30,8 @@ def stderr_lines(peer):
     return peer.stderr().splitlines()
 
 
-def test_each_line_says_whose_call_it_was(hostile):
-    """Of a library's loggers on threads; where the worker logs itself, inline too."""
+def test_each_line_names_its_call(hostile):
+    """Lines of libraries' loggers on threads, and of the worker itself, also of inline calls."""
     traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
     hostile.call("log", {"size": 5}, 7, session_id="s", traceparent=traceparent)
     hostile.call("log", {"size": 6}, "a")
@@ -48,8 +48,8 @@ def test_each_line_says_whose_call_it_was(hostile):
     assert "ValueError: no such thing" in third["error"]
 
 
-def test_no_secret_leaves_by_any_way(hostile):
-    """Messages, names, tracebacks and their causes, warnings, threads, replies; inline too."""
+def test_no_output_contains_a_secret(hostile):
+    """Messages, names, tracebacks and their causes, warnings, threads and replies, also of inline calls."""
     replies = [hostile.call(command, {"secret": SECRET}) for command in ("leak", "leak_on_thread")]
     assert [reply["error"] for reply in replies] == ["RuntimeError: refused: ***"] * 2
     written = stderr_lines(hostile)
@@ -65,7 +65,7 @@ def test_no_secret_leaves_by_any_way(hostile):
     assert sum("no such key: ***" in line.get("error", "") for line in lines) == 6
 
 
-def test_no_secret_leaves_as_an_event(hostile):
+def test_no_log_event_contains_a_secret(hostile):
     """A host that takes the logs gets the same lines."""
     hostile.call("hello", {"offers": {"logs": True}})
     hostile.send({"id": 1, "command": "leak", "args": {"secret": SECRET}})
@@ -77,7 +77,7 @@ def test_no_secret_leaves_as_an_event(hostile):
 
 
 def test_a_worker_that_does_not_start_shows_no_secret(start_peer):
-    """Though it has not set up its logs by then; with DEBUG neither."""
+    """Its logs are not set up by then; this holds at DEBUG too."""
     peer = start_peer(adapter="no_adapter:adapter", env={"NO_ADAPTER": SECRET})
     assert peer.wait() == 2
     assert peer.stderr() == (
@@ -91,7 +91,7 @@ def test_a_worker_that_does_not_start_shows_no_secret(start_peer):
 
 
 def test_the_level_is_set_at_run_time(hostile):
-    """Of all loggers, and of one; at once."""
+    """The level of all loggers, or of one, changes at once."""
 
     def logs(logger, level):
         assert hostile.call("log_as", {"logger": logger, "level": level})["success"]
@@ -116,7 +116,7 @@ def test_the_level_is_set_at_run_time(hostile):
 
 
 def test_a_level_that_is_set_before_anything_was_logged(start_peer):
-    """In the first frame, when the worker has not loaded its logging."""
+    """It is set by the first frame, before the worker has loaded logging."""
     peer = start_peer(adapter="hostile:adapter")
     peer.call("set_log_level", {"level": "INFO"})
     peer.call("log_as", {"logger": "a", "level": "INFO"})
@@ -125,15 +125,15 @@ def test_a_level_that_is_set_before_anything_was_logged(start_peer):
 
 
 @pytest.mark.parametrize("args", [{}, {"level": "LOUD"}, {"level": 10}, {"level": "INFO", "logger": 1}])
-def test_a_level_that_is_none(hostile, args):
-    """invalid_args with its place."""
+def test_an_unknown_level_is_refused(hostile, args):
+    """The error is invalid_args with the path."""
     reply = hostile.call("set_log_level", args)
     assert reply["code"] == "invalid_args"
     assert reply["details"]["path"].startswith("args")
 
 
 def own_lines(peer):
-    """Level and message of what the worker itself has logged; numbers of ms and pids as N."""
+    """Return level and message of the worker's own lines, with numbers of ms and pids as N."""
     lines = [line for line in log_lines(peer) if line["logger"] == "bridge.worker"]
     pattern = r"\d+\.\d+(?= m?s\b)|(?<=process )\d+|(?<=bridge )[\d.]+"
     return [(line["level"], re.sub(pattern, "N", line["message"])) for line in lines]
@@ -145,8 +145,8 @@ LIFE = [
 ]
 
 
-def test_info_is_the_life_cycle_and_nothing_of_calls(start_peer):
-    """Start, readiness, and why it ended."""
+def test_info_has_the_life_cycle_and_no_calls(start_peer):
+    """Start, readiness, and the reason of the end."""
     peer = start_peer("--log-level", "INFO", adapter="hostile:adapter")
     assert peer.is_alive()
     assert peer.call("sleep")["success"]
@@ -156,8 +156,8 @@ def test_info_is_the_life_cycle_and_nothing_of_calls(start_peer):
 
 
 @pytest.mark.parametrize("end", ["shutdown", "SIGTERM"])
-def test_info_says_why_a_worker_ends(start_peer, end):
-    """By its host's wish or by a signal."""
+def test_info_has_the_reason_why_a_worker_ends(start_peer, end):
+    """The host's request, or a signal."""
     peer = start_peer("--log-level", "INFO", adapter="echo")
     assert peer.is_alive()
     if end == "shutdown":
@@ -199,8 +199,8 @@ def test_debug_has_a_line_for_each_call(start_peer):
     assert lines[: len(LIFE)] == LIFE
 
 
-def test_debug_begins_and_ends_with_the_level(hostile):
-    """As it is set at run time."""
+def test_debug_lines_follow_the_level(hostile):
+    """The level is changed at run time."""
     hostile.call("sleep", request_id="before")
     hostile.call("set_log_level", {"level": "DEBUG"}, "on")
     hostile.call("sleep", request_id="between")
@@ -210,8 +210,8 @@ def test_debug_begins_and_ends_with_the_level(hostile):
     assert [line.split()[1] for line in lines] == ["'on'", "'between'"]
 
 
-def test_debug_tells_of_threads_sessions_and_overload(start_peer):
-    """Of each overloaded call at DEBUG, of overload itself at WARNING, once."""
+def test_debug_has_threads_sessions_and_overload(start_peer):
+    """Each overloaded call is a line at DEBUG; overload itself is one line at WARNING."""
     flags = ("--threads", "1", "--queue", "1", "--waiting", "1", "--session-ttl", "0.1")
     peer = start_peer("--log-level", "DEBUG", *flags, adapter="hostile:adapter")
     peer.call("sleep", session_id="old")
@@ -237,8 +237,8 @@ def test_debug_tells_of_threads_sessions_and_overload(start_peer):
     assert ("DEBUG", "session 'old' has ended: expired") in lines
 
 
-def test_what_fails_in_the_first_frame_is_a_line_of_json(start_peer):
-    """With its stack and without secrets, though the logs are set up behind the first reply."""
+def test_a_failure_in_the_first_frame_is_logged_as_json(start_peer):
+    """The line has the stack and no secrets, although logs are set up after the first reply."""
     peer = start_peer(adapter="hostile:adapter")
     assert peer.call("raise", request_id=1)["code"] == "handler_error"
     (line,) = log_lines(peer)
