@@ -76,7 +76,7 @@ def entry_of(module: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("module", GRAPH)
 def test_imports_go_downwards(module):
-    """Imports of any kind: inside a function, for the type checker only, and in compiled modules too."""
+    """This includes imports inside functions, for the type checker only, and in compiled modules."""
     layer, entry = entry_of(module)
     for target in GRAPH[module]:
         below, other = entry_of(target)
@@ -84,8 +84,8 @@ def test_imports_go_downwards(module):
 
 
 @pytest.mark.parametrize("module", GRAPH)
-def test_libraries_are_imported_where_the_table_says(module):
-    """A library that the table does not know fails, whichever module imports it."""
+def test_libraries_are_imported_only_where_the_table_allows(module):
+    """A library that is not in the table fails."""
     for library in imports.third_party(module, LIBRARIES):
         allowed = LIBRARIES.get(library, ())
         assert any(not name or module == name or module.startswith(f"{name}.") for name in allowed), (
@@ -94,17 +94,17 @@ def test_libraries_are_imported_where_the_table_says(module):
 
 
 def test_no_modules_import_each_other():
-    """Neither when they are loaded nor later, nor for the type checker."""
+    """Lazy imports and those for the type checker count."""
     assert imports.circles(GRAPH) == []
 
 
 @pytest.mark.parametrize("entry", [entry for layer in LAYERS for entry in layer])
-def test_the_layers_name_only_what_there_is(entry):
+def test_each_entry_of_the_layers_exists(entry):
     assert any(module == entry or module.startswith(f"{entry}.") for module in GRAPH)
 
 
 def test_the_compiled_path_knows_no_command():
-    """bytes | meaning: no name of a command stands in a compiled module's source."""
+    """The source of a compiled module contains no name of a command."""
     for source in [*imports.PACKAGE.rglob("*.pyx"), *imports.PACKAGE.rglob("*.pxi")]:
         text = source.read_text()
         for command in ("ping", "execute_program", "get_stats", "shutdown"):
@@ -112,7 +112,7 @@ def test_the_compiled_path_knows_no_command():
 
 
 def loaded_after(code: str) -> set[str]:
-    """Modules that a fresh interpreter has loaded after `code`."""
+    """Return the modules that a fresh interpreter has loaded after `code`."""
     program = f"{code}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return set(json.loads(output.stdout))
@@ -152,12 +152,12 @@ FLAGS = "from bridge.cli import _parser; _parser(['worker']).parse_args(['worker
 
 @pytest.mark.parametrize("code", ["import bridge", "from bridge import Client", FLAGS, FIRST_PING, STATISTICS, PROGRAM])
 def test_heavy_libraries_are_loaded_late(code):
-    """`import bridge`, a first ping, statistics, and making a program load none of them."""
+    """`import bridge`, a first ping, statistics and creating a program load none of them."""
     assert not loaded_after(code) & HEAVY
 
 
-def test_a_failed_import_of_the_compiled_modules_says_what_to_type(tmp_path):
-    """The package without its compiled half, as in a checkout that was not built."""
+def test_without_its_compiled_modules_the_package_explains_the_build(tmp_path):
+    """This is a checkout that was not built."""
     import shutil
 
     shutil.copytree(PACKAGE, tmp_path / "bridge", ignore=shutil.ignore_patterns("*.so"))
@@ -168,7 +168,7 @@ def test_a_failed_import_of_the_compiled_modules_says_what_to_type(tmp_path):
 
 
 def test_a_worker_starts_without_inspect():
-    """msgspec would load it through typing_extensions, for a quarter of the start."""
+    """msgspec would load it through typing_extensions, which takes a quarter of the start."""
     command = [sys.executable, "-X", "importtime", "-P", "-m", "bridge", "worker"]
     done = subprocess.run([*command, "--adapter", "echo"], input=b"", capture_output=True, check=True)
     loaded = {line.rpartition(b"|")[2].strip().decode() for line in done.stderr.splitlines()}

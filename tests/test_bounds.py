@@ -50,7 +50,7 @@ NEVER_FITS = [-1, 2**63, 2**64, 10**30, -(10**30), 10**400, 10**5000, math.nan, 
 
 
 def numbers(schema, definitions, path=()):
-    """The paths of all numbers in a JSON Schema."""
+    """Return the paths of all numbers in a JSON Schema."""
     if "$ref" in schema:
         schema = definitions[schema["$ref"].rpartition("/")[2]]
     for each in schema.get("anyOf", []):
@@ -62,7 +62,7 @@ def numbers(schema, definitions, path=()):
 
 
 def test_every_number_of_every_command_has_bounds(dispatcher):
-    """Out of them it is `invalid_args` with the path, in every format; nothing is changed."""
+    """Numbers out of bounds are `invalid_args` with the path in every format, and nothing changes."""
     ask(dispatcher, "register_tools", tools=[{"name": "t"}])
     tried = 0
     for command, entry in ask(dispatcher, "describe")["commands"].items():
@@ -89,8 +89,8 @@ def test_every_number_of_every_command_has_bounds(dispatcher):
 
 
 @pytest.mark.parametrize("command", ["list_sessions", "list_programs"])
-def test_a_limit_says_what_it_may_be(dispatcher, command):
-    """In the error; 0 lists none and counts all."""
+def test_the_error_for_a_limit_has_its_range(dispatcher, command):
+    """A limit of 0 lists nothing and counts everything."""
     assert "`int` >= 0" in call(dispatcher, command, limit=-1)["error"]
     assert "`int` <= 1000000" in call(dispatcher, command, limit=10**7)["error"]
     for number in range(3):
@@ -105,7 +105,7 @@ def test_a_limit_says_what_it_may_be(dispatcher, command):
 
 @pytest.mark.parametrize("value", [2**70, -(2**70), 10**5000], ids=["large", "small", "huge"])
 def test_a_schema_of_a_tool_that_cannot_be_stored_is_refused(dispatcher, value):
-    """And the tools of before stay."""
+    """The tools are unchanged."""
     ask(dispatcher, "register_tools", tools=[{"name": "t"}])
     tool = {"name": "u", "args": {"n": {"type": "integer", "maximum": value}}}
     reply = call(dispatcher, "register_tools", format=ETF, tools=[tool])
@@ -190,7 +190,7 @@ def ended_with_its_session(dispatcher, number):
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_what_is_refused_or_removed_leaves_nothing_in_memory(dispatcher, use, outcome):
-    """Neither the text nor what was made of it."""
+    """Neither the text nor the objects made from it remain."""
     ask(dispatcher, "create_session", session_id="small", quota={"bytes": 10_000})
     ask(dispatcher, "register_tools", tools=[{"name": "t"}])
     ask(dispatcher, "create_program", id="p", signature=SIGNATURE)
@@ -211,7 +211,7 @@ def test_what_is_refused_or_removed_leaves_nothing_in_memory(dispatcher, use, ou
 
 
 class NeverWalked(dict):
-    """The programs of a session, too many to look at them all."""
+    """The programs of a session, which are too many to iterate over."""
 
     def __iter__(self):
         raise AssertionError("all programs were looked at")
@@ -219,8 +219,8 @@ class NeverWalked(dict):
     keys = values = items = __iter__
 
 
-def test_no_call_for_one_program_looks_at_all_of_them(dispatcher, monkeypatch):
-    """Whatever becomes of it; quotas are kept all the same."""
+def test_no_call_for_one_program_iterates_over_all(dispatcher, monkeypatch):
+    """Quotas are respected nevertheless."""
     ask(dispatcher, "configure_lm", provider="scripted", answers={"q": {"a": "1"}})
     ask(dispatcher, "create_program", session_id="s", id="p0", signature=SIGNATURE)
     records = dispatcher.sessions.find("s").records

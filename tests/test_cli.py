@@ -25,7 +25,7 @@ def run(*arguments, **options):
 
 
 def test_help_and_version():
-    """Each command is named."""
+    """The help names each command."""
     assert {"worker", "demo", "bench"} <= set(run("--help").stdout.split())
     assert run("--version").stdout.strip() == f"dspex-bridge {__version__}"
     assert "--adapter" in run("worker", "--help").stdout
@@ -33,7 +33,7 @@ def test_help_and_version():
 
 
 def test_each_option_is_a_flag():
-    """With its description; a list is given one item at a time."""
+    """The flag has the option's description; a list takes one item at a time."""
     shown = " ".join(run("worker", "--help").stdout.split())
     for option, kind in TYPES.items():
         flag = "--api-base" if option == "api_bases" else f"--{option.replace('_', '-')}"
@@ -43,7 +43,7 @@ def test_each_option_is_a_flag():
 
 @pytest.mark.parametrize("arguments", [(), ("nonsense",), ("worker", "--nonsense")])
 def test_wrong_usage_exits_with_2(arguments):
-    """And says what is wrong, without a traceback."""
+    """The message explains the mistake, without a traceback."""
     result = run(*arguments, stdin=subprocess.DEVNULL)
     assert result.returncode == 2
     assert "usage:" in result.stderr
@@ -83,7 +83,7 @@ BAD_VALUES = [
 
 @pytest.mark.parametrize("option", sorted({option for option, _ in BAD_VALUES}))
 def test_a_bad_value_is_named_with_its_option(option, capsys):
-    """And with what is expected."""
+    """The message has the expected form, too."""
     from bridge.cli import main
 
     for value in [value for bad, value in BAD_VALUES if bad == option]:
@@ -95,8 +95,8 @@ def test_a_bad_value_is_named_with_its_option(option, capsys):
         assert re.search("is not |invalid choice", last), last
 
 
-def test_options_at_their_bounds_are_taken():
-    """All counts from 1 to 2^53, and every number of seconds."""
+def test_options_at_their_bounds_are_accepted():
+    """Counts from 1 to 2^53, and any number of seconds."""
     bounds = ["--threads=9007199254740992", "--queue=1", "--grace=0", "--stuck-after=86400"]
     bounds += ["--session-ttl=0.001", "--max-frame=4096", "--worker-id=\u00fc", "--waiting=1"]
     result = run("worker", "--adapter", "echo", *bounds, stdin=subprocess.DEVNULL)
@@ -124,7 +124,7 @@ ADAPTERS = {
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_an_adapter_that_does_not_load_is_one_line(name, tmp_path):
-    """Exit status 2, with --quiet too."""
+    """The exit status is 2, with --quiet too."""
     (tmp_path / "raising.py").write_text("raise RuntimeError('two\\nlines')")
     (tmp_path / "exiting.py").write_text("raise SystemExit(0)")
     (tmp_path / "broken.py").write_text("def")
@@ -141,8 +141,8 @@ def test_an_adapter_that_does_not_load_is_one_line(name, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["sqlite::memory:", "nothing:x"])
-def test_a_place_that_is_not_one_of_a_store_is_one_line(place):
-    """Exit status 2."""
+def test_an_unknown_kind_of_store_is_one_line(place):
+    """The exit status is 2."""
     result = run("worker", "--adapter", "echo", "--store", place, stdin=subprocess.DEVNULL)
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
@@ -152,7 +152,7 @@ def test_a_place_that_is_not_one_of_a_store_is_one_line(place):
 
 @pytest.mark.parametrize("place", ["no/such/folder/x.db", ".", "text", "\udcff/x.db"])
 def test_a_store_that_cannot_be_opened_is_one_line(place, tmp_path):
-    """Exit status 2, with --quiet too."""
+    """The exit status is 2, with --quiet too."""
     (tmp_path / "text").write_text("no database" * 1000)
     flags = ("--quiet", "--adapter", "echo", "--store", f"sqlite:{tmp_path}/{place}")
     result = run("worker", *flags, stdin=subprocess.DEVNULL)
@@ -161,8 +161,8 @@ def test_a_store_that_cannot_be_opened_is_one_line(place, tmp_path):
     assert line.startswith("dspex-bridge worker: error: the store ")
 
 
-def test_a_worker_on_a_terminal_says_what_it_is():
-    """Who types the command by hand is told, and pointed to the demo."""
+def test_a_worker_on_a_terminal_prints_a_hint():
+    """The hint explains the command, and mentions the demo."""
     main, terminal = pty.openpty()
     try:
         result = run("worker", stdin=terminal)
@@ -174,7 +174,7 @@ def test_a_worker_on_a_terminal_says_what_it_is():
 
 
 def test_the_demo_shows_answers_timings_and_statistics():
-    """With the offline reader where no key is in the environment."""
+    """It uses the offline reader if the environment has no key."""
     environment = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}
     result = run("demo", env=environment)
     assert result.returncode == 0, result.stderr
@@ -183,8 +183,8 @@ def test_the_demo_shows_answers_timings_and_statistics():
         assert expected in result.stdout
 
 
-def test_the_demo_talks_to_a_provider_of_ones_own():
-    """--model and --api-base: real HTTP."""
+def test_the_demo_uses_a_chosen_provider():
+    """--model and --api-base, with HTTP on loopback."""
     from openai_server import OpenAIServer, fields
 
     with OpenAIServer(lambda prompt: fields(answer="forty-two", score="0.5")) as server:
@@ -194,8 +194,8 @@ def test_the_demo_talks_to_a_provider_of_ones_own():
     assert "openai/mine" in result.stdout
 
 
-def test_the_demo_says_why_it_failed():
-    """One line, exit status 1."""
+def test_the_demo_prints_why_it_failed():
+    """The reason is one line, and the exit status is 1."""
     result = run("demo", "--model", "openai/mine", "--api-base", "http://127.0.0.1:9/v1")
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith("demo: lm_error: ")

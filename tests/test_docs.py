@@ -22,7 +22,7 @@ DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs
 
 
 def blocks(language: str) -> list:
-    """The code blocks of that language in all documents."""
+    """Return the code blocks of that language in all documents."""
     return [
         pytest.param(code, id=f"{name}-{index}")
         for name in DOCUMENTS
@@ -31,7 +31,7 @@ def blocks(language: str) -> list:
 
 
 def contains(actual, expected) -> bool:
-    """Whether all that is expected is there; maps may hold more."""
+    """Return whether everything expected is present; maps may have more keys."""
     if isinstance(expected, dict):
         return isinstance(actual, dict) and all(
             key in actual and contains(actual[key], value) for key, value in expected.items()
@@ -41,7 +41,7 @@ def contains(actual, expected) -> bool:
 
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python_blocks_run(code):
-    """As they stand."""
+    """They run unchanged."""
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     said = re.findall(r"print\(.*\)\s+# (.*)", code)
@@ -50,7 +50,7 @@ def test_python_blocks_run(code):
 
 @pytest.fixture(scope="module")
 def elixir_client(tmp_path_factory) -> Path:
-    """The Elixir client, compiled."""
+    """Return the compiled Elixir client."""
     build = tmp_path_factory.mktemp("elixir")
     env = {**os.environ, "MIX_ENV": "prod", "MIX_BUILD_PATH": str(build)}
     subprocess.run(["mix", "compile"], cwd=ROOT / "elixir", env=env, check=True)
@@ -60,7 +60,7 @@ def elixir_client(tmp_path_factory) -> Path:
 @pytest.mark.skipif(shutil.which("mix") is None, reason="Elixir is not installed")
 @pytest.mark.parametrize("code", blocks("elixir"))
 def test_elixir_blocks_run(code, tmp_path, elixir_client):
-    """As they stand, with BRIDGE_PYTHON set."""
+    """They run unchanged, with BRIDGE_PYTHON set."""
     script = tmp_path / "block.exs"
     script.write_text(code)
     result = subprocess.run(
@@ -86,8 +86,8 @@ def test_the_protocols_examples_are_what_a_worker_answers():
         assert contains(reply, json.loads(expected)), (request, reply)
 
 
-def test_the_protocols_multipart_frame_is_one():
-    """Byte for byte; echo sends its envelope's args and its buffers back."""
+def test_the_protocols_multipart_frame_is_valid():
+    """echo returns the args of its envelope and its buffers, byte for byte."""
     text = (ROOT / "docs" / "protocol.md").read_text()
     (block,) = re.findall(r"^```frame\n(.*?)^```", text, re.M | re.S)
     lines = [re.sub(r"00 x (\d+)", lambda m: "00" * int(m[1]), line) for line in block.splitlines()]
@@ -102,7 +102,7 @@ def test_the_protocols_multipart_frame_is_one():
 
 
 def test_the_protocols_tables_are_complete():
-    """Every code with its category, severity and recovery; every command and flag of a worker."""
+    """They have every code with its category, severity and recovery, and every command and flag of a worker."""
     text = (ROOT / "docs" / "protocol.md").read_text()
     for code, error_class in errors.CODES.items():
         (row,) = re.findall(rf"^\| .*`{code}`.* \|$", text, re.M)
@@ -131,8 +131,8 @@ def test_the_protocols_tables_are_complete():
         *("elixir/README.md", "elixir/guides/getting_started.md"),
     ],
 )
-def test_links_lead_somewhere(name):
-    """Within the repository."""
+def test_links_within_the_repository_exist(name):
+    """External links are not checked."""
     for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text()):
         assert (ROOT / name).parent.joinpath(target).exists(), target
 

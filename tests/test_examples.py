@@ -11,7 +11,7 @@ from bridge import Client, errors
 
 
 def test_an_adapter_of_your_own(repository):
-    """Started by its name, its commands stand beside the worker's."""
+    """It is loaded by name, and its commands are added to those of the worker."""
     path = os.pathsep.join([str(repository / "examples" / "python"), os.environ.get("PYTHONPATH", "")])
     with Client.start(adapter="own_adapter:adapter", env={"PYTHONPATH": path}) as client:
         assert client.call("median", {"values": [3, 1, 2]}) == {"median": 2.0}
@@ -29,7 +29,7 @@ def test_an_adapter_of_your_own(repository):
 
 
 def test_arrays_as_args_and_results(repository):
-    """Multiplied; others are refused with their place before the command runs."""
+    """Arrays of other types or shapes are refused with their path before the handler runs."""
     path = os.pathsep.join([str(repository / "examples" / "python"), os.environ.get("PYTHONPATH", "")])
     a, b = numpy.arange(6, dtype="f4").reshape(2, 3), numpy.ones((3, 4), "f4")
     with Client.start(adapter="matrices:adapter", env={"PYTHONPATH": path}) as client:

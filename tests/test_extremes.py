@@ -35,7 +35,7 @@ def tool(name: str):
 
 
 def levels_left() -> int:
-    """How many calls of a Python function go into one another here."""
+    """Return how deeply calls of a Python function can be nested here."""
 
     def depth(level: int) -> int:
         try:
@@ -48,7 +48,7 @@ def levels_left() -> int:
 
 @pytest.mark.parametrize("name", extremes.TOO_DEEP)
 def test_values_that_are_too_deep_are_not_encodable(client, name):
-    """As a result, on both lanes, in an event, in a host call, as a tool's result, in args."""
+    """As a result on both lanes, in an event, in a host call, as a tool's result, and in args."""
     for command in ("result", "result_on_thread", "event", "event_on_thread", "ask", "use_tool"):
         with pytest.raises(errors.NotEncodable, match="levels deep"):
             client.stream(command, {"name": name}).result(30)
@@ -57,8 +57,8 @@ def test_values_that_are_too_deep_are_not_encodable(client, name):
     assert client.call("ping")["status"] == "ok"
 
 
-def test_the_recursion_limit_stays_as_it_is(client):
-    """Of the worker's thread and of the caller's, after many values that are too deep."""
+def test_the_recursion_limit_is_unchanged(client):
+    """On the worker's thread and on the caller's, after many values that are too deep."""
     before, here = client.call("recursion_limit"), levels_left()
     for _ in range(20):
         with pytest.raises(errors.NotEncodable):
@@ -70,7 +70,7 @@ def test_the_recursion_limit_stays_as_it_is(client):
 
 
 def test_values_of_many_levels_come_back(client):
-    """500 levels, in which there is an array too."""
+    """500 levels, which contain an array."""
     deep = extremes.nested(500, lambda value: [value])
     assert client.call("anything", {"value": deep}) == 1
     assert client.call("anything", {"value": [deep, numpy.zeros(9000)]}) == 1
@@ -78,7 +78,7 @@ def test_values_of_many_levels_come_back(client):
 
 @pytest.mark.parametrize("name", extremes.NOT_FINITE)
 def test_numbers_that_a_format_does_not_carry(client, format, name):
-    """In every direction: an error with the place in JSON and ETF, the number in MessagePack."""
+    """In JSON and ETF they are an error with the path in every direction; MessagePack carries them."""
     if format == "msgpack":
         if name not in ("one in a set",):
             client.call("result", {"name": name})
@@ -93,7 +93,7 @@ def test_numbers_that_a_format_does_not_carry(client, format, name):
 
 @pytest.mark.parametrize("name", extremes.NO_BYTES)
 def test_memoryviews_whose_bytes_are_not_contiguous(client, name):
-    """Not encodable in every direction and every format, whatever their length."""
+    """They are not encodable in any direction or format, whatever their length."""
     for command in ("result", "result_on_thread", "event", "ask", "use_tool"):
         with pytest.raises(errors.NotEncodable):
             client.stream(command, {"name": name}).result(30)
@@ -104,7 +104,7 @@ def test_memoryviews_whose_bytes_are_not_contiguous(client, name):
 
 @pytest.mark.parametrize("name", extremes.TOO_LONG)
 def test_arrays_that_are_longer_than_a_frame_are_not_copied(client, name):
-    """There is no memory for that."""
+    """There would not be enough memory."""
     for command in ("result", "result_on_thread"):
         with pytest.raises(errors.ReplyTooLarge, match="longer than"):
             client.call(command, {"name": name})
@@ -115,7 +115,7 @@ def test_arrays_that_are_longer_than_a_frame_are_not_copied(client, name):
 
 
 def test_an_empty_raw_is_not_encodable(client):
-    """It would leave a hole in the frame."""
+    """It would make the frame invalid."""
     for command in ("result", "result_on_thread", "event", "ask", "use_tool"):
         with pytest.raises(errors.NotEncodable, match="empty Raw"):
             client.stream(command, {"name": "an empty Raw"}).result(30)
@@ -124,15 +124,15 @@ def test_an_empty_raw_is_not_encodable(client):
 
 
 @pytest.mark.parametrize("name", extremes.DETAILS)
-def test_an_error_is_sent_without_details_that_cannot_be(client, name):
-    """Its code and its text stay."""
+def test_details_that_cannot_be_encoded_are_left_out(client, name):
+    """The error keeps its code and text."""
     for command in ("fail", "fail_on_thread"):
         with pytest.raises(errors.QuotaExceeded, match=r"^enough$"):
             client.call(command, {"name": name})
 
 
 def test_exceptions_without_a_readable_text(client):
-    """The type is named, what UTF-8 cannot hold is replaced."""
+    """The error names the type, and text that UTF-8 cannot represent is replaced."""
     with pytest.raises(errors.HandlerError, match=r"^Unreadable: .*cannot be read"):
         client.call("raise_unreadable")
     with pytest.raises(errors.HandlerError, match=r"^KeyError: .*cannot be read"):
@@ -144,7 +144,7 @@ def test_exceptions_without_a_readable_text(client):
 @pytest.mark.parametrize("log_format", ["json", "text"])
 @pytest.mark.parametrize("name", extremes.UNPRINTABLE)
 def test_exceptions_that_no_log_can_print(name, log_format, capfd):
-    """They are answered, and leave a line in the log and their thread in its place."""
+    """They get a reply and a line in the log, and the thread continues."""
     env = {**ENVIRONMENT, "BRIDGE_LOG_FORMAT": log_format}
     with Client.start(adapter="extremes:adapter", flags=["--threads", "1"], env=env) as client:
         for lane in ("", "_on_thread"):
@@ -164,7 +164,7 @@ def test_exceptions_that_no_log_can_print(name, log_format, capfd):
 
 
 def test_texts_of_errors_and_log_lines_of_many_megabytes(capfd):
-    """Their beginning is answered and logged."""
+    """Their beginnings are sent and logged."""
     with Client.start(adapter="extremes:adapter", env=ENVIRONMENT) as client:
         for command in ("raise_huge", "log_long"):
             size = {"size": 20_000_000}
@@ -186,7 +186,7 @@ def test_texts_of_errors_and_log_lines_of_many_megabytes(capfd):
 
 
 def test_a_value_that_shares_its_parts_is_too_large(client):
-    """2^60 values in 60 lists: known before anything is encoded."""
+    """2^60 values in 60 lists are detected before anything is encoded."""
     with pytest.raises(errors.ReplyTooLarge):
         client.call("shared")
     with pytest.raises(errors.FrameTooLarge, match="args"):
@@ -203,7 +203,7 @@ def narrow(request):
 
 
 def test_errors_that_are_longer_than_a_frame_are_shortened(narrow):
-    """Text and details; the code and the id stay, so that the caller has its answer."""
+    """Text and details are shortened; the code and the id are not, so the caller gets its reply."""
     for size in (100, 600, 3000, 4000, 100_000):
         with pytest.raises(errors.LMError, match=r"^x{80}"):
             narrow.call("raise_long", {"size": size})
@@ -214,7 +214,7 @@ def test_errors_that_are_longer_than_a_frame_are_shortened(narrow):
 
 
 def test_events_and_host_calls_that_are_longer_than_a_frame(narrow):
-    """The call fails with an error that says so; shorter ones go out."""
+    """The call fails with an error that explains it; shorter ones are sent."""
     narrow.register_tools([tool])
     for command in ("large_event", "large_ask"):
         with pytest.raises(errors.ReplyTooLarge, match="longer than 4096 bytes"):
@@ -225,7 +225,7 @@ def test_events_and_host_calls_that_are_longer_than_a_frame(narrow):
 
 @pytest.mark.parametrize("format", ["json", "msgpack", "etf"])
 def test_log_events_are_no_longer_than_a_frame(format, start_peer):
-    """Of whatever is logged, the beginning."""
+    """The beginning of the text is sent."""
     form = codec.by_name(format)
     peer = start_peer("--max-frame", str(LIMIT), adapter="extremes:adapter")
 
@@ -246,7 +246,7 @@ def test_log_events_are_no_longer_than_a_frame(format, start_peer):
 
 
 def test_a_log_line_of_a_call_with_a_huge_id(start_peer):
-    """It is written, though no JSON holds the id."""
+    """It is written, although JSON cannot represent the id."""
     peer = start_peer(adapter="hostile:adapter")
     assert peer.is_alive()
     peer.send_frame(codec.ETF.encode({"id": 10**5000, "command": "raise"}))

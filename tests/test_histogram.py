@@ -28,7 +28,7 @@ def recorded(values):
 
 @given(many, st.sampled_from([0.0, 0.5, 0.9, 0.99, 0.999, 1.0]))
 def test_percentiles_are_off_by_at_most_one_part_in_32(values, fraction):
-    """Against the exact ones; never above the longest."""
+    """They are compared with exact ones, and never exceed the longest call."""
     exact = sorted(values)[max(0, math.ceil(fraction * len(values)) - 1)]
     found = recorded(values).total().percentile(fraction)
     assert exact <= found <= exact + exact / 32
@@ -37,7 +37,7 @@ def test_percentiles_are_off_by_at_most_one_part_in_32(values, fraction):
 
 @given(many, many)
 def test_merging_is_recording_into_one(some, others):
-    """Whatever the two hold their calls in."""
+    """It does not depend on the form in which the two hold their calls."""
     merged, both = recorded(some).total(), recorded([*some, *others]).total()
     merged.merge(recorded(others).total())
     assert merged.to_dict() == both.to_dict()
@@ -50,7 +50,7 @@ def test_merging_is_recording_into_one(some, others):
 
 @given(many)
 def test_the_plain_form_comes_back(values):
-    """As a host reads it from a reply."""
+    """A host reads it from a reply."""
     total = recorded(values).total()
     again = Histogram.from_dict(total.to_dict())
     assert again.to_dict() == total.to_dict()
@@ -72,8 +72,8 @@ def test_the_plain_form_comes_back(values):
         {"max_ns": 2**64},
     ],
 )
-def test_what_is_no_histogram_is_refused(change):
-    """With ValueError, whatever is wrong with it."""
+def test_invalid_histograms_are_refused(change):
+    """Each is a ValueError."""
     plain = recorded([1, 2, 3]).total().to_dict()
     with pytest.raises(ValueError, match="not a histogram"):
         Histogram.from_dict({**plain, **change})
@@ -84,7 +84,7 @@ def test_what_is_no_histogram_is_refused(change):
 
 @given(many)
 def test_numpy_reads_the_buckets(values):
-    """counts beside tops: each value is in the first bucket whose top is not below it."""
+    """Each value is in the first bucket whose top is not below it."""
     counts = numpy.asarray(recorded(values).total().counts)
     tops = numpy.asarray(Histogram.tops())
     assert counts.dtype == tops.dtype == numpy.uint64
@@ -95,14 +95,14 @@ def test_numpy_reads_the_buckets(values):
 
 @given(many, st.integers(5, 41))
 def test_calls_within_a_bound(values, power):
-    """Exact at the top of an octave; all calls at the end."""
+    """The count is exact at the top of an octave, and includes all calls at the end."""
     total, bound = recorded(values).total(), 2**power - 1
     assert total.calls_within(bound) == sum(value <= bound for value in values)
     assert total.calls_within(2**63) == len(values)
 
 
 def test_counts_and_sums():
-    """Calls, errors, bytes; microseconds in the summary."""
+    """Calls, errors and bytes; the summary is in microseconds."""
     recorder = recorded([1000, 2000, 3001])
     total = recorder.total()
     assert total.summary() == {
@@ -123,7 +123,7 @@ def test_counts_and_sums():
 
 
 def test_an_empty_recorder_and_extremes():
-    """No calls: zeros. Longer than the last bucket, and a clock that went back: kept in range."""
+    """Zeros without calls; values beyond the last bucket, or below 0, are clamped."""
     recorder = Recorder()
     assert set(recorder.total().summary()["latency_us"].values()) == {0}
     recorder.record(2**62)
@@ -146,7 +146,7 @@ def test_an_empty_recorder_and_extremes():
     st.sampled_from([60, 300]),
 )
 def test_a_window_holds_its_time_and_no_slot_more(ends, later, seconds):
-    """All calls of the last minute, or five; those of at most 10 s before them, by whole slots."""
+    """It has all calls of the last one or five minutes, and those of at most 10 s before, by whole slots."""
     recorder, now = Recorder(), max(ends) + later
     for end in sorted(ends):
         recorder.record(1000, 1, 2, None, end)
@@ -182,7 +182,7 @@ def test_memory_follows_use():
 
 
 def test_counters():
-    """Integers stay integers; what makes no counter is refused."""
+    """Integers remain integers, and invalid amounts are refused."""
     recorder = Recorder()
     recorder.count("calls_made")
     recorder.count("calls_made", 2)
@@ -202,6 +202,6 @@ def test_counters():
 
 
 def test_the_clock_is_monotonic():
-    """Nanoseconds."""
+    """The unit is nanoseconds."""
     first = now_ns()
     assert first <= now_ns() < first + 10**9

@@ -41,7 +41,7 @@ class Host:
 
 
 def stored_program(created):
-    """What the session pool keeps of a create's result and sends with each execute."""
+    """Return what the session pool stores of a create's result and sends with each execute."""
     return {
         "program_id": created["program_id"],
         "signature_def": created.get("signature_def", created["signature"]),
@@ -116,7 +116,7 @@ def test_the_session_pool(start_peer):
 
 
 def test_gemini_programs(start_peer):
-    """Both answer with the model's name; `model` may be left out."""
+    """Both commands return the model's name; `model` may be left out."""
     host = Host(start_peer(adapter="dspy"))
     created = host.result("create_gemini_program", {"id": "a", "signature": SIGNATURE})
     assert created == {
@@ -235,7 +235,7 @@ def test_an_empty_list_among_the_inputs(start_peer, type, value, shown):
     ],
 )
 def test_a_signature_that_the_original_replaced(start_peer, signature, path):
-    """An error, whose path is the place that its text names."""
+    """It is an error, whose path is the one in its text."""
     host = Host(start_peer(adapter="dspy"))
     reply = host.call("create_program", {"id": "p", "signature": signature})
     assert (reply["code"], reply["details"]["path"]) == ("invalid_args", path)

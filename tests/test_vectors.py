@@ -25,15 +25,15 @@ from make import steady  # noqa: E402  # found through the line above
 
 
 def payloads(names: list[str]) -> list[bytes]:
-    """Those of files with one frame each."""
+    """Return the payloads of files with one frame each."""
     frames = [(VECTORS / name).read_bytes() for name in names]
     for frame in frames:
         assert struct.unpack(">I", frame[:4]) == (len(frame) - 4,)
     return [frame[4:] for frame in frames]
 
 
-def test_making_them_again_gives_the_same(tmp_path):
-    """If this fails the wire has changed: python tests/vectors/make.py makes them anew."""
+def test_new_vectors_equal_the_stored_ones(tmp_path):
+    """If this fails, the wire has changed: python tests/vectors/make.py writes new ones."""
     subprocess.run([sys.executable, str(VECTORS / "make.py"), str(tmp_path)], check=True)
     made = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*.*")}
     kept = {path.relative_to(VECTORS): path.read_bytes() for path in VECTORS.rglob("*.*")}
@@ -45,7 +45,7 @@ GROUPS = sorted({(entry["adapter"], entry["format"]) for entry in ENTRIES}, key=
 
 
 @pytest.mark.parametrize(("adapter", "format"), GROUPS)
-def test_a_worker_answers_them(start_peer, adapter, format):
+def test_a_worker_replies_as_the_vectors(start_peer, adapter, format):
     """Over a pipe, byte for byte, in the order of the index."""
     chosen = [entry for entry in ENTRIES if (entry["adapter"], entry["format"]) == (adapter, format)]
     peer = start_peer(adapter=adapter)
@@ -55,7 +55,7 @@ def test_a_worker_answers_them(start_peer, adapter, format):
             assert steady(peer.receive_frame()) == expected, entry["name"]
 
 
-def test_the_protocol_quotes_them():
+def test_the_protocol_quotes_the_vectors():
     """The bytes in docs/protocol.md are those of the files."""
     text = (VECTORS.parent.parent / "docs" / "protocol.md").read_text()
     rows = re.findall(r"^\| `(frames/.*)` \| `(.*)` \|$", text, re.M)
@@ -65,8 +65,8 @@ def test_the_protocol_quotes_them():
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry["name"])
-def test_the_client_reads_them(entry):
-    """As `Client` decodes what it gets: replies and events are what the index says."""
+def test_the_client_reads_the_vectors(entry):
+    """Replies and events decode to the values in the index."""
     for payload, value in zip(payloads(entry["replies"]), entry["values"], strict=True):
         if value is None or "type" in value:  # a heartbeat, a selection: not for the client
             continue

@@ -32,7 +32,7 @@ def ask(peer, request_id, command, args=None):
 
 
 def test_a_single_host(start_peer):
-    """Ping at once, the seed's forms of every command, cleanup, the end of the pipe."""
+    """Ping at once, every form of each command, cleanup, and the end of the pipe."""
     peer = start_peer("--mode", "standalone", "--worker-id", "w1", adapter="dspy")
     pong = ask(peer, 1, "ping")
     assert pong.keys() == {
@@ -74,7 +74,7 @@ def test_a_single_host(start_peer):
 
 
 def test_a_pool_host(start_peer):
-    """Ping with id 0, sessions named or anonymous, shutdown answered and then done."""
+    """Ping with id 0, named and anonymous sessions, and a shutdown that is answered."""
     peer = start_peer("--mode", "pool-worker", "--worker-id", "worker_7", adapter="dspy")
     pong = ask(peer, 0, "ping", {"initialization": True, "worker_id": "worker_7"})
     assert (pong["mode"], pong["worker_id"]) == ("pool-worker", "worker_7")
@@ -98,7 +98,7 @@ def test_a_pool_host(start_peer):
 
 @pytest.mark.parametrize("flags", [(), ("--protocol", "msgpack", "--quiet")])
 def test_a_messagepack_host(start_peer, flags):
-    """Negotiation in JSON, then MessagePack, replies never beginning with 0x83."""
+    """Negotiation in JSON, then MessagePack; replies never begin with 0x83."""
     peer = start_peer(*flags)
     offer = {"type": "protocol_negotiation", "supported": ["msgpack", "json"]}
     selected = peer.ask({**offer, "preferred": "msgpack", "timestamp": TIMESTAMP})
@@ -113,7 +113,7 @@ def test_a_messagepack_host(start_peer, flags):
 
 
 def test_an_etf_host(start_peer):
-    """Negotiation in JSON, then ETF; the worker answers the other formats all the same."""
+    """Negotiation in JSON, then ETF; the worker still answers the other formats."""
     peer = start_peer("--protocol", "etf")
     offer = {"type": "protocol_negotiation", "supported": ["json"], "timestamp": TIMESTAMP}
     assert peer.ask(offer)["protocol"] == "etf"
@@ -128,7 +128,7 @@ def test_an_etf_host(start_peer):
 
 
 def test_create_then_execute_without_waiting(start_peer):
-    """Old hosts rely on it."""
+    """Existing hosts rely on the order."""
     peer = start_peer(adapter="dspy")
     run = {"program_id": "p", "inputs": {"question": "?"}}
     for request_id, (command, args) in enumerate(
@@ -147,8 +147,8 @@ def test_create_then_execute_without_waiting(start_peer):
     assert replies[4]["error"] == "Program not found: p"
 
 
-def test_dspy_is_imported_behind_the_first_reply(start_peer):
-    """Nobody asked for a program yet: its compiled libraries appear all the same."""
+def test_dspy_is_imported_after_the_first_reply(start_peer):
+    """Its compiled libraries are loaded although no program was created."""
     peer = start_peer(adapter="dspy")
     assert peer.is_alive()
 
@@ -160,7 +160,7 @@ def test_dspy_is_imported_behind_the_first_reply(start_peer):
 
 
 def test_other_descriptors_than_stdio():
-    """--fds: stdin and stdout stay what they were."""
+    """With --fds, stdin and stdout are not used."""
     worker_in, host_out = os.pipe()
     host_in, worker_out = os.pipe()
     process = subprocess.Popen(

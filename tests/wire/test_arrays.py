@@ -10,7 +10,7 @@ from tensor_frames import D2, F2, F3
 
 
 def test_constraints_of_types_and_shapes(client):
-    """invalid_args with the path, what was wanted, and what came."""
+    """invalid_args has the path, the expected type and the type that was sent."""
     a, b = numpy.ones((2, 3), "f4"), numpy.ones((3, 4), "f4")
     assert client.call("matmul", {"a": a, "b": b})["product"].tolist() == [[3.0] * 4] * 2
     rows = [numpy.zeros(3), numpy.zeros(3)]
@@ -38,8 +38,8 @@ def test_constraints_of_types_and_shapes(client):
         assert raised.value.details["path"] == path
 
 
-def test_describe_tells_the_constraints(client):
-    """In the schema of the args, beside the form of a tensor in JSON."""
+def test_describe_has_the_constraints(client):
+    """They are in the schema of the args, with the form of a tensor in JSON."""
     commands = client.call("describe")["commands"]
     a = commands["matmul"]["args"]["$defs"]["Product"]["properties"]["a"]
     assert a["description"] == "tensor f32[n, k]"
@@ -47,7 +47,7 @@ def test_describe_tells_the_constraints(client):
     assert commands["tensor_back"]["args"]["$defs"]["OneTensor"]["required"] == ["x"]
 
 
-def test_constraints_hold_at_places(client):
+def test_constraints_hold_inside_lists(client):
     """In tuples, and in structs that are lists on the wire."""
     x = numpy.zeros(3)
     assert client.call("places", {"pair": ("a", x), "point": ["b", x]})["x"].shape == (3,)
@@ -60,7 +60,7 @@ def test_constraints_hold_at_places(client):
         assert raised.value.details["path"] == path
 
 
-def test_types_within_themselves(client):
+def test_recursive_types(client):
     """A constraint holds at the top of them."""
     x = numpy.zeros(3)
     back = client.call("tree", {"leaf": x, "left": {"leaf": x}, "right": [{"leaf": x}]})
@@ -87,8 +87,8 @@ def test_types_within_themselves(client):
         ({"by_number": F3}, "args.by_number"),
     ],
 )
-def test_constraints_follow_what_was_made(client, args, path):
-    """Unions by their tags, lists by their places, types within themselves; an array is no map."""
+def test_constraints_follow_the_converted_value(client, args, path):
+    """Unions by their tags, lists by index, and recursive types; an array is not a map."""
     args = {"x": F3, **args}
     if path is None:
         assert set(client.call("several", args)["came"]) == {*args, "by_number"}

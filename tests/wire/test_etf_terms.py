@@ -122,7 +122,7 @@ def same(left: Any, right: Any) -> bool:
 
 @pytest.mark.parametrize(("data", "value"), TERMS.items(), ids=lambda each: repr(each)[:30])
 def test_terms(data, value):
-    """Both ways, to the byte; the version byte may be missing."""
+    """They are encoded and decoded byte for byte; the version byte may be missing."""
     encoder = Encoder(atoms=["ok", "ü", "a", "ü" * 129])
     assert same(decode(data), value)
     assert same(decode(b"\x83" + data), value)
@@ -131,13 +131,13 @@ def test_terms(data, value):
 
 @pytest.mark.parametrize(("data", "value"), OLD_TERMS.items(), ids=lambda each: repr(each)[:30])
 def test_old_terms(data, value):
-    """They are read."""
+    """Obsolete terms can be decoded."""
     assert same(decode(data), value)
 
 
 @pytest.mark.parametrize("data", OPAQUE_TERMS)
 def test_opaque_terms(data):
-    """They go back as they came, also from inside other terms, and are values among others."""
+    """They are encoded unchanged, also inside other terms, and appear among other values."""
     value = decode(data)
     assert value == Opaque(data)
     assert encode(value) == b"\x83" + data
@@ -148,7 +148,7 @@ def test_opaque_terms(data):
 
 
 def test_an_opaque_is_one_whole_term():
-    """What is no term cannot go out as one."""
+    """Bytes that are not one term cannot be encoded as one."""
     for data in (b"", b"a", b"jj", b"\x83j"):
         with pytest.raises(msgspec.DecodeError):
             Opaque(data)
@@ -157,7 +157,7 @@ def test_an_opaque_is_one_whole_term():
 
 @pytest.mark.parametrize(("data", "words"), MALFORMED.items())
 def test_malformed_terms(data, words):
-    """DecodeError, whatever is announced, and nothing is allocated for it."""
+    """Each is a DecodeError, and nothing is allocated for announced lengths."""
     tracemalloc.start()
     with pytest.raises(msgspec.DecodeError, match=words):
         decode(data)
@@ -165,8 +165,8 @@ def test_malformed_terms(data, words):
     tracemalloc.stop()
 
 
-def test_containers_share_what_is_left():
-    """Each of them fits into the rest of the message, all of them do not."""
+def test_containers_share_the_rest_of_the_message():
+    """Each of them would fit, but not all of them."""
     inside = b"".join(b"l" + (90_000 - 1000 * n).to_bytes(4, "big") for n in range(50))
     tracemalloc.start()
     with pytest.raises(msgspec.DecodeError, match="truncated"):
@@ -176,7 +176,7 @@ def test_containers_share_what_is_left():
 
 
 def test_depth():
-    """Both ways; a structure that holds itself ends there."""
+    """It is limited in both directions; a cyclic structure ends at the limit."""
     deepest: Any = []
     for _ in range(_etf.MAX_DEPTH):
         deepest = [deepest]
@@ -200,7 +200,7 @@ def test_depth():
 
 
 def test_opaque_terms_in_opaque_terms():
-    """Each is copied with all that is in it; so there is an end to their size."""
+    """Each contains a copy of its parts, so their total size is limited."""
 
     def nested(levels: int, size: int) -> bytes:
         binary = b"m" + size.to_bytes(4, "big") + bytes(size)
@@ -212,7 +212,7 @@ def test_opaque_terms_in_opaque_terms():
 
 
 def test_compressed_terms():
-    """They hold exactly what they announce, at most 64 MiB, and no compressed term."""
+    """They must contain as many bytes as announced, at most 64 MiB, and no compressed term."""
     data = encode({"a": "x" * 5000})[1:]
     assert decode(compressed(data)) == {"a": "x" * 5000}
     for broken, words in {

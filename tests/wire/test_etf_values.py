@@ -32,7 +32,7 @@ def dispatcher():
     return dispatcher
 
 
-def test_what_binaries_become():
+def test_modes_of_binaries():
     """In each mode, as values and as keys."""
     data = encode({"k": ["ü", b"\xff"], b"\xff": 1})
     assert decode(data) == {"k": ["ü", b"\xff"], b"\xff": 1}
@@ -43,8 +43,8 @@ def test_what_binaries_become():
         decode(data, binaries="text")
 
 
-def test_views_keep_their_input():
-    """They are slices of it, without a copy, also of a frame."""
+def test_views_keep_their_input_alive():
+    """They are slices without a copy, of frames too."""
     for data in (encode(["x" * 3000]), Frame.of(encode(["x" * 3000]))):
         (view,) = decode(data, binaries="view")
         assert isinstance(view, memoryview)
@@ -54,7 +54,7 @@ def test_views_keep_their_input():
         assert view == b"x" * 3000
 
 
-def test_keys_are_made_once():
+def test_keys_are_cached():
     """Short keys and atoms are the same objects in every message."""
     data = encode({"program_id": 1})
     assert next(iter(decode(data))) is next(iter(decode(data)))
@@ -64,8 +64,8 @@ def test_keys_are_made_once():
     assert [decode(data) for data in many] == [{f"key {n}": n} for n in range(5000)]
 
 
-def test_atoms_go_out_from_the_list_only():
-    """Any other is a binary, so that the other end may decode with `:safe`."""
+def test_only_known_atoms_are_encoded_as_atoms():
+    """Others are binaries, so that the other end may decode with `:safe`."""
     assert encode(Atom("ok")) == encode("ok")
     assert Encoder(atoms=["ok"]).encode([Atom("ok"), Atom("no"), "ok"]) == (
         b"\x83l\x00\x00\x00\x03w\x02okm\x00\x00\x00\x02nom\x00\x00\x00\x02okj"
@@ -138,7 +138,7 @@ OTHER_VALUES = [
 
 @pytest.mark.parametrize("value", OTHER_VALUES, ids=lambda value: type(value).__name__)
 def test_other_values(value):
-    """They go out as the same plain values as in MessagePack, but for dates: as text."""
+    """They have the same plain form as in MessagePack, except dates, which are text."""
     plain = msgspec.to_builtins(value, builtin_types=(bytes, bytearray, memoryview), str_keys=True, order=None)
     result = decode(encode(value), binaries="str")
     assert decode(encode(plain)) == result
@@ -146,7 +146,7 @@ def test_other_values(value):
 
 
 def test_values_without_a_form():
-    """The errors are msgspec's; what JSON cannot carry of numbers, ETF cannot either."""
+    """The errors are msgspec's; numbers that JSON cannot carry are errors too."""
     with pytest.raises(TypeError, match="Encoding objects of type object is unsupported"):
         encode({"a": object()})
     with pytest.raises(UnicodeEncodeError):
@@ -162,7 +162,7 @@ def test_values_without_a_form():
 
 
 def test_containers_that_change_meanwhile():
-    """A value's own code may run while they are written."""
+    """Code of a value may run while its container is encoded."""
 
     @dataclass
     class Emptying:
@@ -178,13 +178,13 @@ def test_containers_that_change_meanwhile():
 
 
 def test_raw_terms_are_embedded():
-    """With their version byte or without; a compressed one is inflated."""
+    """Their version byte may be missing; compressed ones are inflated."""
     for raw in (b"a\x07", b"\x83a\x07", compressed(b"a\x07")):
         assert encode({"x": msgspec.Raw(raw)}) == encode({"x": 7})
 
 
 def test_encode_into():
-    """As msgspec's: the buffer ends behind what was written; -1 is its end."""
+    """It works like msgspec's: the buffer ends after the message, and -1 means its end."""
     for size, offset in [(0, 0), (0, 9), (9, 5), (5000, 7), (9, -1)]:
         for value in (1, {"a": "x" * 300}):
             ours, theirs = bytearray(size), bytearray(size)
@@ -211,7 +211,7 @@ class Outer(msgspec.Struct):
 
 
 def test_raw_parts_of_a_type():
-    """They are taken as they stand, wherever they are: nothing in them is looked at."""
+    """They are copied unchanged, without being decoded."""
     inner = {"raw": {"x": [1]}, "data": "text"}
     value = {"one": inner, "many": [inner], "named": {"n": inner}, "raws": [1, "a"]}
     outer = decode(encode({**value, "outer": value}), type=Outer)
@@ -262,15 +262,15 @@ def test_types_say_the_same_as_in_messagepack(type, value):
     assert outcome(codec.ETF) == outcome(codec.MSGPACK)
 
 
-def test_keys_that_come_twice():
-    """No sound host sends them; they are no reason to pick one."""
+def test_repeated_keys():
+    """Valid hosts do not send them; the last value counts."""
     twice = b"t\x00\x00\x00\x03" + (encode("id")[1:] + b"a\x01") * 2 + encode(["command", "x"])[6:-1]
     with pytest.raises(msgspec.ValidationError, match=r"got `bridge\.wire\._etf\.Opaque`"):
         decode(twice, type=Envelope)
 
 
-def test_one_key_as_text_and_as_bytes_is_not_written():
-    """Both are the same binary, and no node reads a map with a key twice."""
+def test_a_key_as_text_and_as_bytes_is_not_encodable():
+    """Both are the same binary, and nodes refuse a map with a repeated key."""
     for value in ({"a": 1, b"a": 2}, [{"x": {b"": 1, "": 2}}]):
         with pytest.raises(ValueError, match="same key as text and as bytes"):
             encode(value)
@@ -278,15 +278,15 @@ def test_one_key_as_text_and_as_bytes_is_not_written():
 
 
 def test_atoms_are_text_to_a_type():
-    """Elixir's hosts may write keys and names as atoms."""
+    """Elixir hosts may write keys and names as atoms."""
     data = b"\x83t\x00\x00\x00\x03w\x02ida\x01w\x07commandd\x00\x04pingw\x04argsd\x00\x03nil"
     request = decode(data, type=Envelope)
     assert (request.id, request.command, type(request.command)) == (1, "ping", str)
     assert codec.ETF.decode_args(request.args, dict) == {}
 
 
-def test_formats_are_told_by_two_bytes():
-    """A MessagePack map of three begins with the same byte and goes on with a string."""
+def test_formats_are_detected_by_two_bytes():
+    """A MessagePack map of three begins with the same byte, but continues with a string."""
     three = msgspec.msgpack.encode({"id": 1, "command": "ping", "args": {}})
     assert three[0] == encode({})[0] == 0x83
     assert format_of(three) is codec.MSGPACK
@@ -299,7 +299,7 @@ def test_formats_are_told_by_two_bytes():
 
 
 def test_a_reply_begins_with_its_id(dispatcher):
-    """So that a router finds it: a map, whose first key is the binary `id`."""
+    """A router can find it: the first key of the map is the binary `id`."""
     for command in ("ping", "nope"):
         reply = dispatcher.call(encode({"id": 5, "command": command}))
         assert reply[:2] == b"\x83t"
@@ -307,7 +307,7 @@ def test_a_reply_begins_with_its_id(dispatcher):
 
 
 def test_the_id_of_a_broken_message(dispatcher):
-    """Its key may be an atom, its message compressed; too much is not inflated for it."""
+    """Its key may be an atom, and the message compressed; only a part is inflated."""
     for message, found in {
         encode({"command": 5, "id": "x"}): "x",
         b"\x83t\x00\x00\x00\x02w\x02ida\x07m": 7,
@@ -324,8 +324,8 @@ def test_the_id_of_a_broken_message(dispatcher):
             assert decode(dispatcher.call(message))["id"] == found
 
 
-def test_numbers_that_do_not_go_out_tell_their_place(dispatcher):
-    """As in JSON: in a result, and in what an event carries."""
+def test_errors_for_numbers_have_a_path(dispatcher):
+    """As in JSON, in results and in events."""
     adapter = Adapter("numbers")
     adapter.command("give", lane="inline")(lambda args, context: {"x": [1.0, math.nan]})
     reply = Dispatcher(adapter).call(encode({"id": 1, "command": "give"}))
@@ -338,7 +338,7 @@ def test_numbers_that_do_not_go_out_tell_their_place(dispatcher):
 
 
 def test_binaries_that_are_not_text():
-    """Bytes, an error with its place where text is wanted, or what can be read of them."""
+    """They are bytes, an error with the path if text is expected, or decoded with replacements."""
     raw = msgspec.Raw(encode({"a": b"x\xff", "b": [b"y"]})[1:])
     assert codec.ETF.decode_args(raw, dict) == {"a": b"x\xff", "b": ["y"]}
     replaced = codec.ETF.decode_args(raw, dict[str, Any], undecodable="replace")

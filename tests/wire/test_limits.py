@@ -66,7 +66,7 @@ MESSAGES = {
 @pytest.mark.parametrize("format", ENCODERS)
 @pytest.mark.parametrize("name", MESSAGES)
 def test_values_are_counted_exactly(format, name):
-    """One fewer than there are is too few, in every format; the keys of maps count."""
+    """In every format, a limit that is lower by one refuses the message; keys of maps count."""
     message = MESSAGES[name]
     frame, values = Frame.of(ENCODERS[format](message)), count(message)
     assert limited(frame, 1 << 20, values) is frame
@@ -76,7 +76,7 @@ def test_values_are_counted_exactly(format, name):
 
 @pytest.mark.parametrize("odd", ODD_TERMS)
 def test_terms_without_a_value_count_once(odd):
-    """Pids, ports, references and the like hide nothing that comes behind them."""
+    """Pids, ports, references and the like do not hide later values."""
     data = b"\x83l" + struct.pack(">I", 600) + odd * 600 + b"j"
     message = b"\x83t\0\0\0\1m\0\0\0\1a" + data[1:]
     assert len(_etf.decode(message)["a"]) == 600
@@ -87,7 +87,7 @@ def test_terms_without_a_value_count_once(odd):
 
 
 def test_binaries_of_messagepack_are_not_searched():
-    """Of bytes, texts and extensions of every length, only themselves count."""
+    """Bytes, texts and extensions of any length count as one value."""
     message = {
         "bytes": [bytes([0x91]) * size for size in (1, 40, 255, 256, 65535, 65536)],
         "text": ["x" * size for size in (31, 32, 255, 256, 65535, 65536)],
@@ -102,7 +102,7 @@ def test_binaries_of_messagepack_are_not_searched():
 @pytest.mark.parametrize("cut", range(1, 40))
 @pytest.mark.parametrize("format", ENCODERS)
 def test_broken_messages_are_left_to_the_decoder(format, cut):
-    """Whatever is cut off, nothing is read behind the end."""
+    """Wherever the message is cut off, nothing is read past its end."""
     data = ENCODERS[format](MESSAGES["maps"])
     frame = Frame.of(data[: -cut * 7])
     assert limited(frame, 1 << 20, 1_000_000) is frame
@@ -111,7 +111,7 @@ def test_broken_messages_are_left_to_the_decoder(format, cut):
 @pytest.mark.parametrize("depth", [511, 512, 513, 1100, 100_000])
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b"\x91", b"\x81\xa1a"])
 def test_the_depth_is_limited_in_every_format(opening, depth):
-    """512 levels, whatever Python's own limit is."""
+    """The limit is 512 levels, whatever Python's own limit is."""
     closing = {b"[": b"]", b'{"a":': b"}"}.get(opening, b"")
     frame = Frame.of(opening * depth + b"1" + closing * depth)
     if depth <= 512:
@@ -121,7 +121,7 @@ def test_the_depth_is_limited_in_every_format(opening, depth):
             limited(frame, 1 << 20, 1_000_000)
 
 
-def test_a_compressed_message_is_limited_by_what_it_inflates_to():
+def test_a_compressed_message_is_limited_by_its_inflated_size():
     """In bytes, announced or not, and in values."""
     data = _etf.encode({"id": 7, "command": "ping", "args": {"a": [[]] * 5000}})
     inflated = limited(Frame.of(compressed(data)), len(data), 10_000)
@@ -146,7 +146,7 @@ def keys_of_one_hash(count: int) -> list[tuple[int, ...]]:
 
 
 def request_with(keys, format: str) -> bytes:
-    """A call whose args are a map with those keys."""
+    """Return a call whose args are a map with those keys."""
     message = {"id": 7, "command": "echo_decoded", "args": {"a": 0}}
     if format == "msgpack":
         head = msgspec.msgpack.encode(message)[:-1]
@@ -166,7 +166,7 @@ FLOODS = {
 
 @pytest.mark.parametrize("name", FLOODS)
 def test_keys_of_one_hash_are_refused(start_peer, name):
-    """A map of them would keep the worker for half an hour; one of usual keys is read."""
+    """A map of them would block the worker for half an hour; usual keys are accepted."""
     peer = start_peer()
     keys, format, code = FLOODS[name]
     peer.send_frame(request_with(keys, format))
@@ -181,7 +181,7 @@ def test_keys_of_one_hash_are_refused(start_peer, name):
 
 
 def requests(size: int) -> dict[str, bytes]:
-    """A call with id 7 and lists of lists in each format, and compressed."""
+    """Return calls with id 7 and lists of lists, in each format and compressed."""
     message = {"id": 7, "command": "echo_decoded", "args": {"a": [[]] * size}}
     made = {name: encode(message) for name, encode in ENCODERS.items()}
     return {**made, "compressed etf": compressed(made["etf"])}
@@ -212,7 +212,7 @@ def multipart(envelope: bytes) -> bytes:
 
 
 def test_a_compressed_request_of_more_than_max_frame(start_peer):
-    """61 KB that inflate to 45 MiB of lists, and to more than a frame: errors, at once."""
+    """61 KB that inflate to 45 MiB of lists, and to more than a frame, are errors at once."""
     peer = start_peer("--max-frame", "131072")
     data = b"\x83t\0\0\0\2m\0\0\0\2ida\7m\0\0\0\4argsl" + struct.pack(">I", 45 << 20)
     data += b"j" * (45 << 20) + b"j"
@@ -225,7 +225,7 @@ def test_a_compressed_request_of_more_than_max_frame(start_peer):
 
 @pytest.mark.parametrize("format", ENCODERS)
 def test_a_client_limits_the_values_of_replies(format):
-    """Its call fails, and the client goes on."""
+    """The call fails, and the client continues."""
     flags = ["--max-values", "1000000"]  # the worker's own limit; the last flag counts
     with Client.start(adapter="echo", format=format, max_values=1000, flags=flags) as client:
         with pytest.raises(errors.FrameTooLarge, match="more than 1000 values"):
@@ -235,7 +235,7 @@ def test_a_client_limits_the_values_of_replies(format):
 
 @pytest.mark.parametrize("request_id", [10**5000, -(10**4999), 2**64], ids=["5001 digits", "negative", "2^64"])
 def test_integers_of_any_size_as_ids(start_peer, request_id):
-    """Of calls that fail in every way, two at a time: each has its reply, with the id."""
+    """Calls that fail in every way, two at a time, get their replies with the id."""
     peer = start_peer(adapter="hostile:adapter")
     for command in ("nope", "raise", "ping", "unencodable", "own_error"):
         peer.send_frame(_etf.encode({"id": request_id, "command": command}))
@@ -263,7 +263,7 @@ FOREIGN_INTEGERS = {
 @pytest.mark.parametrize("name", FOREIGN_INTEGERS)
 @pytest.mark.parametrize("command", ["back", "anything", "many", "tree", "cancel"])
 def test_integers_of_any_size_in_args(name, command):
-    """Errors about them are built: each call gets its reply."""
+    """Errors contain them, and each call gets its reply."""
     import arrays
 
     dispatcher = Dispatcher(arrays.adapter)
@@ -276,7 +276,7 @@ def test_integers_of_any_size_in_args(name, command):
 
 
 def limit_memory(peer, room: int) -> None:
-    """Leave the worker so many bytes of address space to ask for."""
+    """Limit the worker to that many further bytes of address space."""
     with open(f"/proc/{peer.process.pid}/statm") as statm:
         pages = int(statm.read().split()[0])
     size = pages * os.sysconf("SC_PAGE_SIZE") + room
@@ -284,8 +284,8 @@ def limit_memory(peer, room: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["json", "msgpack", "etf", "multipart", "id last"])
-def test_a_frame_that_there_is_no_memory_for(start_peer, name):
-    """Overloaded, with the id where it can be read; the stream goes on behind the frame."""
+def test_a_frame_that_does_not_fit_into_memory(start_peer, name):
+    """It is overloaded, with the id if it can be read, and later frames are answered."""
     peer = start_peer("--max-frame", str(256 << 20))
     assert peer.is_alive()
     limit_memory(peer, 32 << 20)
@@ -307,7 +307,7 @@ def test_a_frame_that_there_is_no_memory_for(start_peer, name):
 
 
 def test_no_memory_to_decode_and_to_encode(start_peer):
-    """Overloaded, and the worker goes on; what a handler itself cannot get is its own error."""
+    """The call is overloaded and the worker continues; MemoryError in a handler is the handler's error."""
     peer = start_peer("--max-values", str(1 << 30), adapter="extremes:adapter")
     assert peer.is_alive()
     limit_memory(peer, 64 << 20)
@@ -324,8 +324,8 @@ def test_no_memory_to_decode_and_to_encode(start_peer):
     assert codes == {None, "overloaded", "handler_error"} | (codes & {"reply_too_large"})
 
 
-def test_an_answer_of_the_host_with_too_many_values(start_peer):
-    """The call that asked fails, and says why."""
+def test_a_reply_of_the_host_with_too_many_values(start_peer):
+    """The call that asked fails with the reason."""
     peer = start_peer("--max-values", "100000", adapter="extremes:adapter")
     peer.call("hello", {"offers": {"tools": True}})
     peer.send({"id": 5, "command": "use_tool", "args": {"name": "x"}})
@@ -354,7 +354,7 @@ with Client.start(adapter="extremes:adapter") as client:
 
 
 def test_a_client_that_has_no_memory_for_a_reply():
-    """That call fails, and the connection lives on."""
+    """That call fails, and the connection continues."""
     run = subprocess.run(
         [sys.executable, "-c", CLIENT_WITHOUT_MEMORY],
         capture_output=True,
@@ -368,7 +368,7 @@ def test_a_client_that_has_no_memory_for_a_reply():
 
 
 def test_other_calls_go_on_beside_a_call_with_many_values(start_peer):
-    """Pings are answered while long frames are refused, and heartbeats."""
+    """Pings and heartbeats are answered while long frames are refused."""
     peer = start_peer()
     many = requests(12_000_000)["json"]
     writer = threading.Thread(target=lambda: [peer.send_frame(many) for _ in range(3)])

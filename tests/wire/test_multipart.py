@@ -14,7 +14,7 @@ from tensor_frames import frame_of, request, tensor
 
 
 def test_a_multipart_request_gets_a_multipart_reply(dispatcher):
-    """Without hello; other replies to it are usual frames."""
+    """This holds without hello; other replies are plain frames."""
     data = bytes(range(64))
     envelope = request("back", {"x": tensor("u8", [64], {"$buffer": 1})})
     reply = Frame.of(dispatcher.call(frame_of(envelope, b"unused", data), 30))
@@ -27,7 +27,7 @@ def test_a_multipart_request_gets_a_multipart_reply(dispatcher):
 
 
 def test_echo_passes_buffers_on_undecoded():
-    """In their places, byte for byte."""
+    """In their positions, byte for byte."""
     from bridge.adapters.echo import adapter
 
     dispatcher = Dispatcher(adapter)
@@ -58,8 +58,8 @@ GOOD = request("back", {"x": tensor("u8", [4], {"$buffer": 0})})
         {"tail": b"more"},
     ],
 )
-def test_a_table_that_lies(dispatcher, lies):
-    """One reply, with the id where the envelope can be read; and the worker goes on."""
+def test_an_invalid_table(dispatcher, lies):
+    """There is one reply, with the id if the envelope can be read, and the worker continues."""
     reply = json.loads(dispatcher.call(frame_of(GOOD, b"data", **lies), 30))
     assert not reply["success"]
     assert reply["code"] in ("invalid_frame", "invalid_request")
@@ -68,8 +68,8 @@ def test_a_table_that_lies(dispatcher, lies):
     assert json.loads(dispatcher.call(b'{"id": 2, "command": "ping"}'))["success"]
 
 
-def test_terms_that_lie(dispatcher):
-    """The same in ETF, where numbers may be of any length."""
+def test_an_invalid_table_in_etf(dispatcher):
+    """Numbers in ETF may have any length."""
     encoder = _etf.Encoder({"tensor", "f", "u"})
     tensor, f, u = map(_etf.Atom, ("tensor", "f", "u"))
     for term in (
@@ -132,22 +132,22 @@ def test_a_frame_that_is_cut_off(dispatcher, cut):
     ],
 )
 @pytest.mark.parametrize("command", ["back", "tensor_back"])
-def test_tensors_that_lie(dispatcher, x, path, command):
-    """invalid_args with the path."""
+def test_invalid_tensors(dispatcher, x, path, command):
+    """invalid_args has the path."""
     reply = json.loads(dispatcher.call(frame_of(request(command, {"x": x}), b"data"), 30))
     assert (reply["id"], reply["code"]) == (1, "invalid_args"), reply
     assert reply["details"]["path"].startswith(path)
     assert len(reply["error"]) < 400
 
 
-def test_a_reference_in_a_usual_frame_leads_nowhere(dispatcher):
-    """There are no buffers."""
+def test_a_placeholder_in_a_plain_frame_is_an_error(dispatcher):
+    """A plain frame has no buffers."""
     reply = json.loads(dispatcher.call(json.dumps(GOOD).encode(), 30))
     assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.x")
 
 
 def test_a_reply_that_is_too_large_is_an_error(dispatcher):
-    """Its buffers count."""
+    """The buffers count."""
     x = {"$tensor": {"type": "u8", "shape": [2**20 - 300], "data": {"$buffer": 0}}}
     whole = frame_of(request("anything", {"x": x, "y": x}), bytes(2**20 - 300))
     reply = json.loads(dispatcher.call(whole, 30))
@@ -155,7 +155,7 @@ def test_a_reply_that_is_too_large_is_an_error(dispatcher):
 
 
 def test_an_array_may_be_kept(dispatcher):
-    """It holds its frame: nothing is overwritten under it."""
+    """It keeps its frame alive, so its bytes are not overwritten."""
     kept = []
 
     @arrays.adapter.command(f"keep_{id(kept)}", arrays.OneArray)

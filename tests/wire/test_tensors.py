@@ -43,8 +43,8 @@ def test_arrays_come_back_as_they_were(client, dtype, shape):
         assert not y.flags.writeable
 
 
-def test_what_does_not_lie_right_is_copied_once(client):
-    """Strided, reversed, by columns, big-endian."""
+def test_arrays_in_another_layout_are_copied_once(client):
+    """Strided, reversed, in Fortran order, big-endian."""
     x = numpy.arange(24, dtype="f4").reshape(4, 6)
     for y in (x[:, ::2], x[::-1], x.T, numpy.asfortranarray(x), x.astype(">f4"), x[1:2, 3]):
         back = client.call("back", {"x": y})["x"]
@@ -52,15 +52,15 @@ def test_what_does_not_lie_right_is_copied_once(client):
         assert numpy.array_equal(back, y)
 
 
-def test_bits_of_no_number_survive(client):
-    """Payloads of NaN, signalling ones too."""
+def test_bits_of_nan_are_unchanged(client):
+    """Payloads of NaN, including signalling ones."""
     bits = numpy.array([0x7FC00001, 0x7F800001, 0xFFFFFFFF, 0x80000000], "u4").view("f4")
     assert client.call("back", {"x": bits})["x"].tobytes() == bits.tobytes()
 
 
 @pytest.mark.parametrize("kind", ["bf16", "f8", "f8_e4m3fn"])
 def test_types_that_numpy_does_not_have(client, kind):
-    """As Tensors; an adapter that wants arrays gets the bits."""
+    """They are Tensors; an adapter that expects arrays gets the bits."""
     data = bytes(range(8))
     x = Tensor(kind, (2, 4 // TYPES[kind][0]), data[: 2 * (4 // TYPES[kind][0]) * TYPES[kind][0]])
     y = client.call("tensor_back", {"x": x})["x"]
@@ -69,7 +69,7 @@ def test_types_that_numpy_does_not_have(client, kind):
 
 
 def test_large_arrays_are_aligned_and_not_copied(client):
-    """On the worker's side and on ours: views of the frame."""
+    """In the worker and in the client they are views of the frame."""
     x = numpy.zeros(100_000, "u2")
     facts = client.call("facts", {"x": x})
     assert (facts["address"], facts["owns"], facts["writeable"]) == (0, False, False)
@@ -78,8 +78,8 @@ def test_large_arrays_are_aligned_and_not_copied(client):
     assert not y.flags.owndata
 
 
-def test_long_binaries_stand_apart(client):
-    """Bytes and memoryviews of over 4 KiB, both ways, into fields of either type."""
+def test_long_binaries_are_out_of_band(client):
+    """Bytes and memoryviews of over 4 KiB, in both directions, into fields of either type."""
     for size in (OUT_OF_BAND_FROM + 1, 100_000):
         a, b = bytes(size), bytes([255]) * (size + 1)
         back = client.call("binary", {"data": a, "view": memoryview(b)})
@@ -92,7 +92,7 @@ def test_long_binaries_stand_apart(client):
 
 
 def as_bytes(value):
-    """A short binary as the client's format has it: in ETF it may be text, in JSON it is base64."""
+    """Return a short binary as the client's format has it: in ETF it may be text, in JSON it is base64."""
     if not isinstance(value, str):
         return bytes(value)
     return value.encode() if len(value) == 4 else base64.b64decode(value)
@@ -110,8 +110,8 @@ def test_arrays_inside_anything_are_arrays(client):
     assert numpy.array_equal(events[0][1]["x"], x)
 
 
-def test_what_has_no_form_is_refused_before_it_leaves(client):
-    """Objects, text, dates, records."""
+def test_arrays_without_a_form_are_refused_by_the_client(client):
+    """Objects, text, dates and records."""
     for x in (
         numpy.array([object()]),
         numpy.array(["text"]),
@@ -123,8 +123,8 @@ def test_what_has_no_form_is_refused_before_it_leaves(client):
             client.call("back", {"x": x})
 
 
-def test_a_plain_host_plays_too(dispatcher):
-    """base64 in JSON, bin in MessagePack, a tuple in ETF; the reply is in the same form."""
+def test_a_host_without_multipart_frames(dispatcher):
+    """base64 in JSON, bin in MessagePack, a tuple in ETF; the reply has the same form."""
     x = numpy.arange(6, dtype="<f4").reshape(2, 3)
     form = tensor("f32", [2, 3], base64.b64encode(x.tobytes()).decode())
     reply = json.loads(dispatcher.call(json.dumps(request("back", {"x": form})).encode(), 30))
@@ -143,7 +143,7 @@ def test_a_plain_host_plays_too(dispatcher):
 
 
 def test_atoms_are_text_to_commands_with_arrays(dispatcher):
-    """As keys and as values, as they are without arrays."""
+    """As keys and as values, as without arrays."""
     encoder = _etf.Encoder({"x", "rows", "named", "a", "tensor", "u", "note"})
     x, named, a, tensor, u, note = map(_etf.Atom, ("x", "named", "a", "tensor", "u", "note"))
     term = (tensor, (u, 8), (4,), {"$buffer": 0})
@@ -190,7 +190,7 @@ def test_every_value_survives_a_frame(value, name):
 
 
 def test_numbers_of_numpy_are_numbers(dispatcher):
-    """And those that are none are refused as any other."""
+    """NaN and infinity are refused as usual."""
     for x in (numpy.float64(1.5), numpy.float32(1.5), numpy.int8(1), numpy.True_):
         assert answered(dispatcher, x)["result"] == x
     for x in (numpy.float64("nan"), numpy.float32("inf")):
@@ -198,7 +198,7 @@ def test_numbers_of_numpy_are_numbers(dispatcher):
 
 
 def answered(dispatcher, result):
-    """The reply of a command with that result."""
+    """Return the reply of a command with that result."""
     arrays.adapter.command("result", lane="inline")(lambda args, context: result)
     try:
         dispatcher = Dispatcher(arrays.adapter)
@@ -208,7 +208,7 @@ def answered(dispatcher, result):
 
 
 def in_parts(value, apart):
-    """Binaries apart: in JSON and ETF they would come back as text."""
+    """Return a result with its binaries out of band: in JSON and ETF they would come back as text."""
     if isinstance(value, bytes):
         return apart(value)
     if isinstance(value, list):
@@ -249,7 +249,7 @@ def test_peak_of_memory(format, support):
 
 
 def test_numpy_is_loaded_by_the_first_array_only():
-    """A worker that never meets one does not pay for it."""
+    """A worker without arrays does not load it."""
     code = (
         "import sys, json; from bridge import Client; c = Client.start(adapter='echo');"
         "c.call('echo', {'x': bytes(10_000)}); c.stop(); print('numpy' in sys.modules)"
@@ -259,15 +259,15 @@ def test_numpy_is_loaded_by_the_first_array_only():
 
 
 def test_numbers_as_keys_of_json(dispatcher):
-    """In a multipart frame as in any other."""
+    """A multipart frame has the same keys as a plain one."""
     x = tensor("u8", [4], {"$buffer": 0})
     envelope = request("several", {"by_number": {"1": 2}, "x": x})
     assert json.loads(dispatcher.call(frame_of(envelope, b"data"), 30))["success"]
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_commands_that_keep_bytes_take_multipart_frames(name):
-    """Programs, session data; long binaries and arrays among them are kept in their plain form."""
+def test_commands_that_store_bytes_take_multipart_frames(name):
+    """In programs and session data, long binaries and arrays are stored in their plain form."""
     from bridge._framing import Outbox
     from bridge.adapters.dspy import adapter
     from bridge.wire.codec import JSON, MSGPACK, by_name
@@ -297,8 +297,8 @@ def test_commands_that_keep_bytes_take_multipart_frames(name):
     assert not numpy.any(substitute(kept["x"], None) != numpy.frombuffer(b"ab", "u1"))
 
 
-def test_a_reply_is_as_it_was_when_it_was_made(start_peer):
-    """Though the handler's buffer is changed by the next call of the same read."""
+def test_a_reply_is_not_changed_by_the_next_call(start_peer):
+    """The handler's buffer is changed by the next call of the same read."""
     peer = start_peer(adapter="arrays:adapter")
     peer.call("hello", {"offers": {"buffers": True}})
     for number in range(6):
@@ -313,8 +313,8 @@ def test_a_reply_is_as_it_was_when_it_was_made(start_peer):
     assert peer.is_alive()
 
 
-def test_what_looks_like_a_reference_cannot_stand_beside_an_array(client):
-    """It would name another's bytes."""
+def test_a_map_like_a_placeholder_cannot_be_sent_with_an_array(client):
+    """It would refer to another buffer."""
     with pytest.raises(errors.NotEncodable, match="reserved"):
         client.call("forge")
     with pytest.raises(errors.NotEncodable, match="reserved"):
@@ -335,8 +335,8 @@ DEEP = "[" * 600 + "]" * 600
         b'{"id": "w1", "success": "yes"}',
     ],
 )
-def test_an_answer_of_the_host_that_cannot_be_read(start_peer, answer):
-    """Whoever asked is told, or gets what there is; the worker lives."""
+def test_a_reply_of_the_host_that_cannot_be_read(start_peer, answer):
+    """The handler gets an error or the readable part, and the worker continues."""
     peer = start_peer(adapter="arrays:adapter")
     peer.call("hello", {"offers": {"tools": True}})
     peer.send({"id": 7, "command": "ask_host"})

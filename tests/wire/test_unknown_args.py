@@ -151,7 +151,7 @@ UNKNOWN = [
 
 @pytest.mark.parametrize(("command", "args", "path", "unknown", "text"), UNKNOWN)
 def test_unknown_arguments_are_refused(call, command, args, path, unknown, text):
-    """The error names them all, lists the known ones, and suggests a near spelling."""
+    """The error names all of them, lists the known ones, and suggests a similar name."""
     reply = call(command, args)
     assert (reply["success"], reply.get("code")) == (False, "invalid_args"), reply
     assert reply["details"]["path"] == path
@@ -159,8 +159,8 @@ def test_unknown_arguments_are_refused(call, command, args, path, unknown, text)
     assert text in reply["error"]
 
 
-def test_every_command_refuses_what_it_does_not_know(call):
-    """But for ping, and those whose args may be anything."""
+def test_every_command_refuses_unknown_arguments(call):
+    """Exceptions are ping, and commands whose args may be anything."""
     anything = {"ping", "echo", "echo_decoded", "anything"}
     for command in call("describe", {})["result"]["commands"].keys() - anything:
         reply = call(command, {"zzz": 1})
@@ -180,8 +180,8 @@ IGNORED = {
 }
 
 
-def test_the_exceptions(call):
-    """All of those that `describe` marks, and no more; a command takes them."""
+def test_ignored_arguments(call):
+    """They are those that `describe` marks, and a command accepts them."""
     found = {}
     for command, described in call("describe", {})["result"]["commands"].items():
         definitions = described["args"].get("$defs", {})
@@ -207,7 +207,7 @@ def test_the_exceptions(call):
 
 
 def test_refused_args_end_no_session(call):
-    """Sessions that a command ends are still there where it is refused."""
+    """Sessions that the command would have ended still exist."""
     call("update_session_data", {"key": "k", "value": 1}, session_id="s")
     for command, args in (
         ("cleanup", {"session": "s"}),
@@ -219,7 +219,7 @@ def test_refused_args_end_no_session(call):
 
 
 def test_a_session_may_be_named_in_the_args_of_every_command(call):
-    """A pool adds it to whatever it sends. The envelope may hold anything, too."""
+    """A pool adds it to each request. The envelope may have any keys, too."""
     for command, args in (
         ("ping", {}),
         ("nothing", {}),
@@ -236,8 +236,8 @@ def test_a_session_may_be_named_in_the_args_of_every_command(call):
         assert reply["success"], reply
 
 
-def test_long_and_odd_names_stay_short(call):
-    """An error lists so many names, of so many characters."""
+def test_long_and_odd_names_are_shortened(call):
+    """The number of names in an error, and their length, are limited."""
     reply = call("nothing", {"k" * 5000: 1, **{f"x{index}": 1 for index in range(500)}})
     assert len(reply["error"]) < 1000
     assert len(reply["details"]["unknown"]) == 20
@@ -245,8 +245,8 @@ def test_long_and_odd_names_stay_short(call):
 
 
 @pytest.mark.parametrize("key", [1, None, (1, 2), b"\xff"])
-def test_keys_that_are_no_text_are_errors_of_their_map(key):
-    """In ETF, which has them."""
+def test_keys_that_are_not_text_are_errors_of_their_map(key):
+    """ETF has such keys."""
     dispatcher = Dispatcher(dspy.adapter)
     args = {"program_id": "p", "inputs": {"q": "x", key: 1}}
     request = {"id": 1, "command": "execute_program", "args": args}
