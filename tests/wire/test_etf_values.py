@@ -263,7 +263,7 @@ def test_types_say_the_same_as_in_messagepack(type, value):
 
 
 def test_repeated_keys():
-    """Valid hosts do not send them; the last value counts."""
+    """Valid hosts do not send them; none of the values is chosen."""
     twice = b"t\x00\x00\x00\x03" + (encode("id")[1:] + b"a\x01") * 2 + encode(["command", "x"])[6:-1]
     with pytest.raises(msgspec.ValidationError, match=r"got `bridge\.wire\._etf\.Opaque`"):
         decode(twice, type=Envelope)

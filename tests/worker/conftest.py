@@ -25,7 +25,7 @@ def workers(tmp_path):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The clock that sessions age by; set `.now`."""
+    """Return the clock by which sessions age; set `.now`."""
 
     class Clock:
         now = 1000.0

@@ -78,7 +78,7 @@ def call(dispatcher, command, args=None, request_id=1, timeout=30):
 
 
 def in_background(dispatcher, *arguments):
-    """Start a call on a thread; a function that waits for its reply."""
+    """Start a call on a thread, and return a function that waits for its reply."""
     replies = []
     thread = threading.Thread(target=lambda: replies.append(call(dispatcher, *arguments)))
     thread.start()
@@ -92,28 +92,28 @@ def in_background(dispatcher, *arguments):
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_any_buffer_is_a_request(dispatcher, kind):
-    """Request bytes in, reply bytes out."""
+    """Requests may be any bytes-like object."""
     reply = dispatcher.call(kind(b'{"id": 1, "command": "ping"}'))
     assert isinstance(reply, bytes)
     assert msgspec.json.decode(reply)["result"]["worker_id"] == "w1"
 
 
 def test_replies_are_in_the_format_of_their_request(dispatcher):
-    """MessagePack in, MessagePack out, with four keys in this order (0x84)."""
+    """MessagePack replies have four keys in this order (0x84)."""
     reply = dispatcher.call(msgspec.msgpack.encode({"id": 5, "command": "ping", "args": {}}))
     assert reply[0] == 0x84
     assert list(msgspec.msgpack.decode(reply)) == ["id", "success", "result", "timestamp"]
 
 
 def test_every_reply_starts_with_its_id(dispatcher):
-    """So that a router needs no full decode."""
+    """A router does not have to decode the whole reply."""
     for command in ("ping", "nope", "sleep"):
         reply = dispatcher.call(json.dumps({"args": {}, "command": command, "id": 77}).encode())
         assert reply.startswith(b'{"id":77,')
 
 
 def test_an_empty_request_is_answered(dispatcher):
-    """Heartbeats belong to the pipe; here an empty request is an error like others."""
+    """Heartbeats belong to the pipe; here an empty request is an error."""
     assert json.loads(dispatcher.call(b""))["code"] == "invalid_frame"
 
 
@@ -128,7 +128,7 @@ def test_missing_and_null_args_are_an_empty_map(dispatcher):
 
 
 def test_negotiation(dispatcher):
-    """The preferred format where it is known, JSON where nothing is; in the request's format."""
+    """The reply names the preferred format if it is known, else JSON, in the request's format."""
 
     def negotiate(**offer):
         request = {"type": "protocol_negotiation", "timestamp": "now", **offer}
@@ -147,7 +147,7 @@ def test_negotiation(dispatcher):
 
 
 def test_later_calls_of_a_session_wait_for_its_changes(steps, gate, seen):
-    """Changes take effect in the order in which they arrived; other sessions do not wait."""
+    """Changes take effect in order of arrival; other sessions do not wait."""
     first = in_background(steps, "change_slowly", {"name": "first", "session_id": "a"}, 1)
     wait_until(lambda: steps.threads.unfinished)
     second = in_background(steps, "change", {"name": "second", "session_id": "a"}, 2)
@@ -161,8 +161,8 @@ def test_later_calls_of_a_session_wait_for_its_changes(steps, gate, seen):
     assert seen == ["other", "first", "second"]
 
 
-def test_calls_that_released_their_turn_run_side_by_side(steps, gate, seen):
-    """A long run does not keep its session."""
+def test_calls_that_released_their_turn_run_at_once(steps, gate, seen):
+    """A long run does not block its session."""
     run = in_background(steps, "run_slowly", {"name": "run"}, 1)
     wait_until(lambda: seen)
     assert call(steps, "change", {"name": "change"}, 2)["success"]
@@ -172,7 +172,7 @@ def test_calls_that_released_their_turn_run_side_by_side(steps, gate, seen):
 
 
 def test_ending_sessions_waits_for_their_changes_only(steps, gate, seen):
-    """cleanup takes its turn behind a pending change; calls behind it get a new session."""
+    """cleanup runs after a pending change, and later calls get a new session."""
     change = in_background(steps, "change_slowly", {"name": "old", "session_id": "a"}, 1)
     wait_until(lambda: steps.threads.unfinished)
     cleanup = in_background(steps, "cleanup", {}, 2)
@@ -186,7 +186,7 @@ def test_ending_sessions_waits_for_their_changes_only(steps, gate, seen):
 
 
 def test_an_empty_worker_cleans_up_too(dispatcher):
-    """No session was ever opened."""
+    """No session was opened before."""
     assert call(dispatcher, "cleanup")["result"]["programs_removed"] == 0
     assert call(dispatcher, "cleanup_session", {"session_id": "x"})["result"] == {
         "status": "cleaned",
@@ -197,7 +197,7 @@ def test_an_empty_worker_cleans_up_too(dispatcher):
 
 
 def test_ten_thousand_sessions_end_at_once(dispatcher):
-    """cleanup waits for each of them; none is a step of recursion."""
+    """cleanup waits for each of them without recursion."""
     for number in range(10_000):
         dispatcher.sessions.open(f"s{number}")
     assert call(dispatcher, "cleanup")["success"]
@@ -205,7 +205,7 @@ def test_ten_thousand_sessions_end_at_once(dispatcher):
 
 
 def test_session_data(dispatcher):
-    """Set, merge, delete, read; the envelope's session wins over that in args."""
+    """Set, merge, delete and read; the envelope's session takes precedence over that in args."""
 
     def update(**args):
         return call(dispatcher, "update_session_data", {"session_id": "s", **args})
@@ -235,7 +235,7 @@ def test_session_data(dispatcher):
 
 
 def test_describe_has_a_schema_for_every_command(dispatcher):
-    """Made from the types that the args are decoded to."""
+    """It is made from the types of the args."""
     commands = call(dispatcher, "describe")["result"]["commands"]
     assert set(commands) == set(dispatcher.commands)
     assert all(entry["help"] and entry["args"] for entry in commands.values())
@@ -245,7 +245,7 @@ def test_describe_has_a_schema_for_every_command(dispatcher):
 
 
 def test_statistics_count_calls_errors_and_bytes(dispatcher):
-    """Of each command, refused requests beside them; reset_state sets all back."""
+    """They count each command and refused requests; reset_state resets them."""
     request = b'{"id": 1, "command": "ping"}'
     replies = [dispatcher.call(request) for _ in range(10)]
     call(dispatcher, "sleep", {"seconds": "x"})
@@ -268,14 +268,14 @@ def test_statistics_count_calls_errors_and_bytes(dispatcher):
 
 
 def test_a_late_reply_times_out_for_its_caller(dispatcher):
-    """And is not delivered to the next one."""
+    """The next caller does not get it."""
     with pytest.raises(TimeoutError):
         call(dispatcher, "sleep", {"seconds": 0.2}, 1, 0.01)
     assert call(dispatcher, "sleep", {}, 2)["id"] == 2
 
 
 def test_two_commands_of_one_name_are_refused(dispatcher):
-    """When the table is made, not when a host calls."""
+    """The error is raised when the table is made, not when a host calls."""
     with pytest.raises(ValueError, match="two adapters have a command 'echo'"):
         dispatcher.add(echo)
     adapter = Adapter("twice")
@@ -291,7 +291,7 @@ def test_an_unknown_lane_is_refused():
 
 
 def test_threads_are_bounded():
-    """More calls than threads wait for one; none is lost."""
+    """Calls beyond the number of threads wait, and all of them run."""
     dispatcher = Dispatcher(echo, Options(threads=2))
     replies = [in_background(dispatcher, "sleep", {"seconds": 0.05}, i) for i in range(6)]
     assert [reply()["id"] for reply in replies] == list(range(6))
@@ -299,8 +299,8 @@ def test_threads_are_bounded():
     assert len(names) >= 2
 
 
-def test_calls_behind_lost_threads_wait_for_one_of_them(gate):
-    """With every thread lost, a call runs on the first that comes back, on no thread of others."""
+def test_calls_wait_for_lost_threads(gate):
+    """If all threads are lost, a call runs on the first one that is free again."""
     adapter = Adapter("lost")
 
     @adapter.command("block", lane="session")

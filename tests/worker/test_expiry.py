@@ -6,7 +6,7 @@ from session_adapters import ask, call, in_background, names
 
 
 def test_idle_sessions_expire(make, clock):
-    """After their time to live without a call; used ones do not; it is said where they went."""
+    """They expire after their time to live without a call, with a line in the log; used ones do not."""
     dispatcher = make(session_ttl=100)
     ask(dispatcher, "update_session_data", "idle", key="k", value=1)
     ask(dispatcher, "update_session_data", "used", key="k", value=1)
@@ -23,8 +23,8 @@ def test_idle_sessions_expire(make, clock):
     assert ask(dispatcher, "create_session", session_id="idle")["status"] == "exists"
 
 
-def test_an_expired_session_is_gone_before_it_is_dropped(make, clock):
-    """Only calls drop sessions, but none sees one whose time is over."""
+def test_an_expired_session_is_not_visible_before_it_is_dropped(make, clock):
+    """Only calls drop sessions, but none sees an expired one."""
     dispatcher = make(session_ttl=100)
     ask(dispatcher, "update_session_data", "a", key="k", value=1)
     clock.now += 100
@@ -32,8 +32,8 @@ def test_an_expired_session_is_gone_before_it_is_dropped(make, clock):
     assert ask(dispatcher, "get_session_data", "a")["data"] == {}
 
 
-def test_the_default_session_neither_expires_nor_gives_way(make, clock):
-    """Hosts that know no sessions keep their programs."""
+def test_the_default_session_is_neither_expired_nor_evicted(make, clock):
+    """Hosts without sessions keep their programs."""
     dispatcher = make(session_ttl=10, max_sessions=2)
     ask(dispatcher, "put", name="kept")
     for number in range(5):
@@ -43,7 +43,7 @@ def test_the_default_session_neither_expires_nor_gives_way(make, clock):
 
 
 def test_a_session_with_an_open_call_does_not_expire(make, clock):
-    """However long the call takes; the time counts from its end."""
+    """Its time to live begins at the end of the call."""
     dispatcher = make(session_ttl=10)
     ask(dispatcher, "put", "busy")
     done = in_background(dispatcher, "wait", "busy")
@@ -58,8 +58,8 @@ def test_a_session_with_an_open_call_does_not_expire(make, clock):
     assert ask(dispatcher, "get_session", session_id="busy")["programs"] == 1
 
 
-def test_a_clock_that_stands_still_or_leaps_loses_nothing(make, clock):
-    """The clock is a monotonic one; even a leap of a century ends idle sessions only."""
+def test_a_clock_that_stops_or_jumps_loses_nothing(make, clock):
+    """The clock is monotonic; even a jump of a century ends only idle sessions."""
     dispatcher = make()
     ask(dispatcher, "put", "a")
     for _ in range(3):
@@ -69,8 +69,8 @@ def test_a_clock_that_stands_still_or_leaps_loses_nothing(make, clock):
     assert names(dispatcher) == {"b"}
 
 
-def test_at_the_limit_the_least_recently_used_gives_way(make):
-    """With a warning at 80 %, and a word for who comes back; sessions in use stay."""
+def test_at_the_limit_the_least_recently_used_session_is_evicted(make):
+    """There is a warning at 80 %, and an error for its next call; sessions in use are not evicted."""
     dispatcher = make(max_sessions=5)
     ask(dispatcher, "put", "busy")
     done = in_background(dispatcher, "wait", "busy")
@@ -84,7 +84,7 @@ def test_at_the_limit_the_least_recently_used_gives_way(make):
 
 
 def test_when_all_sessions_are_in_use_a_new_one_is_refused(make):
-    """`overloaded`, as for any other resource."""
+    """The code is `overloaded`."""
     dispatcher = make(max_sessions=2)
     waiting = [in_background(dispatcher, "wait", name) for name in ("a", "b")]
     reply = call(dispatcher, "get_session_data", "c")
@@ -94,8 +94,8 @@ def test_when_all_sessions_are_in_use_a_new_one_is_refused(make):
     assert ask(dispatcher, "get_session_data", "c")["data"] == {}
 
 
-def test_the_limit_is_warned_of_once(make, caplog):
-    """At 80 % of it."""
+def test_the_limit_is_logged_once(make, caplog):
+    """The warning is logged at 80 % of the limit."""
     dispatcher = make(max_sessions=10)
     for number in range(20):
         ask(dispatcher, "get_session_data", f"s{number}")

@@ -88,7 +88,7 @@ def test_changes_that_arrive_meanwhile_share_the_next_transaction(database):
     assert not database.commits.is_busy
 
 
-def test_a_refusal_concerns_its_own_caller(database):
+def test_a_refused_change_does_not_affect_others(database):
     """The other changes of the transaction are committed."""
 
     def refuse(rows):
@@ -99,7 +99,7 @@ def test_a_refusal_concerns_its_own_caller(database):
     assert isinstance(refused, errors.SessionLost)
 
 
-def test_a_change_that_breaks_its_transaction_costs_the_others_nothing(database):
+def test_a_change_that_breaks_its_transaction_does_not_affect_others(database):
     """They are tried one by one."""
 
     def break_off(rows):
@@ -110,8 +110,8 @@ def test_a_change_that_breaks_its_transaction_costs_the_others_nothing(database)
     assert str(broken) == "failed: too much"
 
 
-def test_an_error_that_affects_all_changes_is_met_once(database):
-    """Not by each change in turn, with a wait each."""
+def test_an_error_that_affects_all_changes_is_not_repeated(database):
+    """Otherwise each change would wait for it."""
     database.error = OSError("locked")
     results = run_together(database, [adding(number) for number in range(8)])
     assert [str(each) for each in results] == ["failed: locked"] * 8

@@ -21,7 +21,7 @@ def call(dispatcher, command, **more):
 
 @pytest.fixture
 def new_threads():
-    """Names of the threads that the test has started and that have not ended."""
+    """Return the names of the threads that the test has started and that have not ended."""
     before = set(threading.enumerate())
     return lambda: sorted(thread.name for thread in set(threading.enumerate()) - before)
 
@@ -46,7 +46,7 @@ def test_an_adapter_cannot_replace_a_command_of_every_worker():
 
 
 def test_start_loads_what_commands_need_and_close_ends_all_threads(new_threads):
-    """Those of calls, the clock of deadlines, and the one that loads libraries."""
+    """These are the threads of calls, of deadlines, and the one that loads libraries."""
     loaded = threading.Event()
     adapter = Adapter("heavy", warm_up=loaded.set)
 
@@ -81,7 +81,7 @@ def test_close_ends_open_calls_and_returns_how_many_threads_did_not_end(new_thre
 
 
 def test_close_closes_the_store(tmp_path):
-    """Another worker can open what was stored."""
+    """Another worker can open it."""
     options = Options(store=f"sqlite:{tmp_path}/sessions.db")
     with Dispatcher(echo, options) as dispatcher:
         args = {"session_id": "s", "durable": True}

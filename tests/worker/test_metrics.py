@@ -12,7 +12,7 @@ from peer import wait_until
 
 
 def samples(text):
-    """{(name, labels without their names…): value}, and the types of the families."""
+    """Return {(name, labels without their names…): value}, and the types of the families."""
     families = list(text_string_to_metric_families(text))
     values = {
         (sample.name, *sorted(sample.labels.values())): sample.value for family in families for sample in family.samples
@@ -21,8 +21,8 @@ def samples(text):
     return values, {family.name: family.type for family in families}
 
 
-def test_prometheus_text_says_what_was_called(host, gate):
-    """Read with the client library's own parser."""
+def test_prometheus_text_has_the_calls(host, gate):
+    """It is read with the client library's parser."""
     exporters.load(host.dispatcher.worker)
     for _ in range(300):
         host.call("ask", {"size": 2}, session_id='a"\\\n')
@@ -59,7 +59,7 @@ def test_prometheus_text_says_what_was_called(host, gate):
 
 
 def test_prometheus_buckets_are_exact(host):
-    """Cumulative, each the number of calls within its bound; sum and count besides."""
+    """They are cumulative counts of calls within their bound, with sum and count."""
     exporters.load(host.dispatcher.worker)
     recorder = host.dispatcher.commands["ask"].recorder
     times = [3 * 7**power for power in range(15)]
@@ -81,7 +81,7 @@ def test_prometheus_buckets_are_exact(host):
 
 
 def test_sessions_are_in_the_text_only_when_asked_for(host):
-    """As many as `limit`, each a summary without buckets; any id is a label."""
+    """There are at most `limit`, each a summary without buckets; any id is a label."""
     exporters.load(host.dispatcher.worker)
     odd = 'a"\\\n\u00e9'
     for session_id in ("first", "second", odd):
@@ -98,7 +98,7 @@ def test_sessions_are_in_the_text_only_when_asked_for(host):
 
 
 def test_a_worker_gives_prometheus_text_only_with_its_flag(start_peer):
-    """With it once the library is loaded; without it the reply says what to do."""
+    """With the flag, once the library is loaded; without it, the error explains what to do."""
     reply = start_peer().call("get_stats", {"format": "prometheus"})
     assert reply["code"] == "not_allowed"
     assert "--telemetry" in reply["error"]
@@ -123,8 +123,8 @@ def test_a_worker_gives_prometheus_text_only_with_its_flag(start_peer):
     assert peer.stderr() == ""
 
 
-def test_a_worker_without_the_library_says_so(start_peer, tmp_path):
-    """On stderr at its start, and to who asks; it works all the same."""
+def test_a_worker_without_the_library_reports_it(start_peer, tmp_path):
+    """It reports it on stderr at its start and in the reply, and works otherwise."""
     (tmp_path / "prometheus_client.py").write_text("raise ModuleNotFoundError(\"No module named 'prometheus_client'\")")
     peer = start_peer("--telemetry", env={"PYTHONPATH": str(tmp_path)})
     peer.call("ping")

@@ -50,7 +50,7 @@ steps = st.lists(st.one_of(st.tuples(parts, parts), st.integers(0, 30)), max_siz
 
 @given(steps)
 def test_turns_come_in_order_and_once(steps):
-    """A turn comes when all earlier turns in its orders are over, never before, and never after it was ended."""
+    """A turn comes when all earlier turns in its orders have ended, and not after it was ended."""
     board = Board()
     for step in steps:
         if isinstance(step, tuple):
@@ -75,7 +75,7 @@ def test_turns_come_in_order_and_once(steps):
 
 @given(st.lists(st.tuples(parts, parts), max_size=30))
 def test_every_turn_comes_when_the_earlier_ones_end(calls):
-    """Ended one after another in the order in which they came, all start; none is forgotten."""
+    """When turns end in order of arrival, all of them start."""
     board = Board()
     for held, passed in calls:
         board.enter(held, passed - held)

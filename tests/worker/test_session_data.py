@@ -21,7 +21,7 @@ def every(value):
 
 
 def beside(value, json=None, msgpack=None, etf=None):
-    """What each format reads; None: the same; "error": it cannot carry the value."""
+    """Values as the other formats read them. None: equal; "error": the format cannot carry the value."""
     return {
         "json": value if json is None else json,
         "msgpack": value if msgpack is None else msgpack,
@@ -104,7 +104,7 @@ NAMES = [name for name, *_ in VALUES]
 @pytest.mark.parametrize("nested", [False, True], ids=["alone", "nested"])
 @pytest.mark.parametrize(("name", "value", "written", "expected"), VALUES, ids=NAMES)
 def test_a_value_is_the_same_in_every_format(workers, name, value, written, expected, nested):
-    """Or it is an error that names the key; also after a restart, and for another worker."""
+    """Or it is an error with the key; also after a restart, and in another worker."""
     for format in written:
         given = {"in": [value]} if nested else value
         reply = workers.write(format, given)
@@ -125,7 +125,7 @@ def test_a_value_is_the_same_in_every_format(workers, name, value, written, expe
 
 
 def plain(value):
-    """ETF's atoms of tensors as text, views as bytes, to be compared."""
+    """Return a value for comparison: ETF's atoms of tensors as text, views as bytes."""
     if isinstance(value, Atom):
         return str(value)
     if isinstance(value, memoryview):
@@ -149,7 +149,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_terms_that_only_their_node_understands_are_refused(workers, name):
-    """With the path; nothing is kept."""
+    """The error has the path, and nothing is stored."""
     for value, path in (
         (REFUSED[name], "args.value"),
         ({"a": [1, (REFUSED[name],)]}, "args.value.a[1][0]"),
@@ -161,14 +161,14 @@ def test_terms_that_only_their_node_understands_are_refused(workers, name):
 
 
 def msgpack_update(value):
-    """A request with `value`, which is encoded already."""
+    """Return a request with `value`, which is encoded already."""
     args = {"key": "k", "value": msgspec.Raw(value)}
     request = {"id": next(ids), "command": "update_session_data", "args": args, "session_id": "s"}
     return msgspec.msgpack.encode(request)
 
 
 def test_strings_of_messagepack_that_are_not_utf_8_are_bytes(workers):
-    """As some hosts pack every binary; keys too."""
+    """Some hosts pack every binary as a string, including keys."""
     raw = b"\xa3" + NOT_UTF8
     assert workers.send(MSGPACK, msgpack_update(b"\x82" + raw + raw + b"\xa1t\xa1t"))["success"]
     for format in (MSGPACK, ETF):
@@ -176,8 +176,8 @@ def test_strings_of_messagepack_that_are_not_utf_8_are_bytes(workers):
     assert workers.read(JSON)["code"] == "not_encodable"
 
 
-def test_extensions_and_exact_timestamps_of_messagepack_stay_what_they_are(workers):
-    """To the byte, nanoseconds too; other formats cannot carry them."""
+def test_extensions_and_timestamps_of_messagepack_are_unchanged(workers):
+    """To the byte and the nanosecond; other formats cannot carry them."""
     for value in (b"\xc7\x03\x05abc", b"\xd7\xff" + bytes([0, 0, 0, 4, 0, 0, 0, 1])):
         assert workers.send(MSGPACK, msgpack_update(value))["success"]
         request = {"id": 1, "command": "get_session_data", "session_id": "s"}
@@ -186,8 +186,8 @@ def test_extensions_and_exact_timestamps_of_messagepack_stay_what_they_are(worke
             assert workers.read(format)["code"] == "not_encodable"
 
 
-def test_text_and_bytes_of_one_key_are_no_map_of_erlang(workers):
-    """Its keys are binaries, and no node reads a map that has one of them twice."""
+def test_a_key_as_text_and_as_bytes_is_an_error_in_etf(workers):
+    """Keys in ETF are binaries, and nodes refuse a map with a repeated key."""
     assert workers.write(MSGPACK, {"a": 1, b"a": 2})["success"]
     assert workers.read(MSGPACK) == {"a": 1, b"a": 2}
     reply = workers.read(ETF)
@@ -196,8 +196,8 @@ def test_text_and_bytes_of_one_key_are_no_map_of_erlang(workers):
     assert workers.read(ETF) == {"a": 1, "b": 2}
 
 
-def test_keys_that_python_cannot_tell_apart_are_no_others(workers):
-    """1 and true stay two keys in MessagePack, and are an error elsewhere."""
+def test_keys_that_are_equal_in_python_remain_distinct(workers):
+    """1 and true are two keys in MessagePack, and an error in other formats."""
     value = b"\x82\x01\xa1a\xc3\xa1b"
     assert workers.send(MSGPACK, msgpack_update(value))["success"]
     request = {"id": 1, "command": "get_session_data", "session_id": "s"}
@@ -207,14 +207,14 @@ def test_keys_that_python_cannot_tell_apart_are_no_others(workers):
 
 @pytest.mark.parametrize("value", [b'"\\ud800"', b'"\xff"', b"1e999", b"NaN", b"1" * 5000])
 def test_json_that_cannot_be_read_is_refused(workers, value):
-    """Nothing is kept in its place."""
+    """Nothing is stored."""
     frame = b'{"id":1,"command":"update_session_data","args":{"session_id":"s","key":"k","value":'
     assert not workers.send(JSON, frame + value + b"}}")["success"]
     assert workers.ask(JSON, "get_session_data", {})["data"] == {}
 
 
-def test_one_value_that_a_format_cannot_carry_hides_no_other(workers):
-    """They are read by their keys."""
+def test_a_value_that_a_format_cannot_carry_does_not_hide_others(workers):
+    """The others can be read by key."""
     workers.write(ETF, NOT_UTF8, key="raw")
     workers.write(ETF, "text", key="text")
     reply = workers.call(JSON, "get_session_data", {})
@@ -225,7 +225,7 @@ def test_one_value_that_a_format_cannot_carry_hides_no_other(workers):
 @pytest.mark.parametrize("depth", [100, 400, 500, 505])
 @pytest.mark.parametrize("kind", ["maps", "lists"])
 def test_deep_values_are_read_or_refused_in_one_short_line(workers, kind, depth):
-    """Each format has a limit of its own."""
+    """The limit of depth depends on the format."""
     value = NOT_UTF8
     for _ in range(depth):
         value = {"key" * 100: value} if kind == "maps" else [value]
@@ -249,7 +249,7 @@ def test_deep_values_are_read_or_refused_in_one_short_line(workers, kind, depth)
 
 
 def test_buffers_beside_json_are_bytes(workers):
-    """JSON itself would make text of them."""
+    """JSON itself would make them text."""
     from bridge._framing import Outbox
 
     outbox = Outbox()
@@ -263,7 +263,7 @@ def test_buffers_beside_json_are_bytes(workers):
 
 @pytest.mark.parametrize("kept", [True, False], ids=["readable", "a pid"])
 def test_data_of_earlier_versions_is_read_by_the_same_rules(workers, kept):
-    """They kept terms as they came: atoms become text, a pid cannot be read any more."""
+    """They stored terms unchanged: atoms become text, and a pid cannot be read."""
     term = {Atom("a"): [Atom("b"), NOT_UTF8]} if kept else [Opaque(PID)]
     value = msgspec.msgpack.encode({"data": as_a_beam(term), "format": "etf"})
     store = SQLiteStore(workers.path)

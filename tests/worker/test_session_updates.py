@@ -22,8 +22,8 @@ def data(workers):
     return workers.ask(JSON, "get_session_data", {})["data"]
 
 
-def test_merge_with_a_key_merges_into_what_the_key_has(workers):
-    """Into its map; where the key has nothing, the map is put there."""
+def test_merge_with_a_key_merges_into_its_map(workers):
+    """Without a value, the key gets the new map."""
     first = update(workers, operation="merge", key="prefs", value={"a": 1, "b": {"x": 1}})
     assert (first["result"]["operation"], first["result"]["key"]) == ("merge", "prefs")
     update(workers, operation="merge", key="prefs", value={"b": {"y": 2}, "c": None})
@@ -36,7 +36,7 @@ def test_merge_with_a_key_merges_into_what_the_key_has(workers):
 @pytest.mark.parametrize("first", FORMATS, ids=lambda format: format.name)
 @pytest.mark.parametrize("second", FORMATS, ids=lambda format: format.name)
 def test_maps_of_two_formats_are_merged(workers, first, second):
-    """The result is read in all."""
+    """Every format can read the result."""
     update(workers, first, operation="merge", key="k", value={"a": 1, "b": [1.5]})
     update(workers, second, operation="merge", key="k", value={"a": "x", "c": True})
     for format in FORMATS:
@@ -44,7 +44,7 @@ def test_maps_of_two_formats_are_merged(workers, first, second):
 
 
 def test_a_merge_changes_no_value_that_the_other_format_cannot_carry(workers):
-    """It is kept in the format that carries both; where none does, nothing is changed."""
+    """The result is stored in the format that carries both; if there is none, nothing changes."""
     update(workers, ETF, key="k", value={"raw": NOT_UTF8, 1: "one"})
     assert update(workers, JSON, operation="merge", key="k", value={"t": "x"})["success"]
     assert workers.read(ETF) == {"raw": NOT_UTF8, 1: "one", "t": "x"}
@@ -68,8 +68,8 @@ def test_a_merge_changes_no_value_that_the_other_format_cannot_carry(workers):
         ({"operation": "x" * 100_000}, "args.operation", "unknown operation"),
     ],
 )
-def test_wrong_updates_are_refused_in_words(workers, args, path, words):
-    """And change nothing."""
+def test_wrong_updates_are_refused(workers, args, path, words):
+    """The error explains the mistake, and nothing changes."""
     update(workers, key="n", value=1)
     update(workers, key="m", value={"a": 0})
     reply = update(workers, **args)
@@ -79,8 +79,8 @@ def test_wrong_updates_are_refused_in_words(workers, args, path, words):
     assert data(workers) == {"n": 1, "m": {"a": 0}}
 
 
-def test_keys_that_are_no_text_are_no_keys_of_session_data(workers):
-    """A merge without a key needs strings; atoms are."""
+def test_keys_that_are_not_text_are_refused(workers):
+    """A merge without a key needs strings; atoms count as strings."""
     for wrong in ({1: 2}, {NOT_UTF8: 1}):
         reply = update(workers, ETF, operation="merge", value=wrong)
         assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.value")
@@ -90,8 +90,8 @@ def test_keys_that_are_no_text_are_no_keys_of_session_data(workers):
 
 
 @pytest.mark.parametrize("operation", ["set", "put", "update"])
-def test_the_names_of_setting(workers, operation):
-    """Without a value the key has null."""
+def test_the_operation_set(workers, operation):
+    """Without a value, the key gets null."""
     assert update(workers, operation=operation, key="k", value=1)["result"]["operation"] == operation
     assert update(workers, operation=operation, key="l")["success"]
     assert data(workers) == {"k": 1, "l": None}
@@ -140,7 +140,7 @@ anything = st.recursive(
 @settings(max_examples=150)
 @given(anything, st.sampled_from(["json", "msgpack", "etf"]))
 def test_what_is_read_is_what_was_written_or_an_error(tmp_path_factory, value, name):
-    """Never another value; as `neutral` says what each format writes."""
+    """It is never another value; `neutral` defines how formats represent values."""
     format = by_name(name)
     if not carries(format, value):
         return
@@ -160,7 +160,7 @@ def test_what_is_read_is_what_was_written_or_an_error(tmp_path_factory, value, n
 
 
 def carries(format, value):
-    """Whether the format has a form for that value."""
+    """Return whether the format can represent that value."""
     kind = type(value)
     if kind is dict:
         keys_fit = format is not JSON or all(type(key) is str for key in value)
@@ -178,7 +178,7 @@ def carries(format, value):
 
 
 def neutral(value, format):
-    """What a value means once the format has carried it: in ETF, text and bytes are one."""
+    """Return the value that a format represents: in ETF, text and bytes are equal."""
     if isinstance(value, dict):
         return {neutral(key, format): neutral(entry, format) for key, entry in value.items()}
     if isinstance(value, list):

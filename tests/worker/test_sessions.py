@@ -16,8 +16,8 @@ from bridge.worker.expiry import Expiry
 from session_adapters import WAIT, ask, call, in_background, make_adapter, names
 
 
-def test_a_session_is_made_on_first_use_or_by_name(make):
-    """create_session says which; its settings can be changed; get_session makes none."""
+def test_a_session_is_created_on_first_use_or_by_name(make):
+    """create_session reports which, and can change its settings; get_session does not create one."""
     dispatcher = make()
     made = ask(dispatcher, "create_session", "a", ttl_s=60, quota={"programs": 2})
     assert (made["status"], made["ttl_s"], made["durable"], made["live"]) == (
@@ -39,7 +39,7 @@ def test_a_session_is_made_on_first_use_or_by_name(make):
 
 
 def test_listings_are_limited_and_the_last_used_comes_first(make):
-    """total_count says how many there are."""
+    """total_count is the number of all sessions."""
     dispatcher = make()
     for name in ("a", "b", "c", "a"):
         ask(dispatcher, "get_session_data", name)
@@ -51,7 +51,7 @@ def test_listings_are_limited_and_the_last_used_comes_first(make):
 
 @pytest.mark.parametrize("ttl", [0, -1, 31_536_001, 1e300])
 def test_a_time_to_live_has_bounds(make, ttl):
-    """Zero, negative, longer than a year: an error, and no session changed."""
+    """Zero, negative, or longer than a year is an error, and no session changes."""
     dispatcher = make()
     reply = call(dispatcher, "create_session", "a", ttl_s=ttl)
     assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.ttl_s")
@@ -68,20 +68,20 @@ def test_a_time_to_live_has_bounds(make, ttl):
     ],
 )
 def test_wrong_settings_are_refused(make, args, path):
-    """durable needs a store."""
+    """A durable session needs a store."""
     reply = call(make(), "create_session", "a", **args)
     assert reply["code"] == ("not_allowed" if path is None else "invalid_args")
     assert reply["details"].get("path") == path
 
 
 def test_create_session_needs_a_name(make):
-    """In words that say so."""
+    """The error explains that."""
     assert call(make(), "create_session")["error"] == "Session ID is required"
 
 
 @pytest.mark.parametrize("name", ["x" * 513, "x" * 10_000_000, ""])
 def test_an_id_has_1_to_512_characters(make, name):
-    """Ten megabytes are refused in one short line; no session is made."""
+    """Ten megabytes are refused in one short line, and no session is created."""
     dispatcher = make()
     for command in ("update_session_data", "create_session", "get_session_data"):
         reply = call(dispatcher, command, name, key="k", value=1)
@@ -94,7 +94,7 @@ def test_an_id_has_1_to_512_characters(make, name):
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a/b\\c", "nul\0", "'; DROP TABLE x", "é ☃"])
 def test_an_id_is_a_name_and_nothing_else(make, name):
-    """Path characters, NUL and quotes mean nothing."""
+    """Path characters, NUL and quotes have no meaning."""
     dispatcher = make()
     ask(dispatcher, "update_session_data", name, key=name, value=name)
     assert ask(dispatcher, "get_session_data", name)["data"] == {name: name}
@@ -102,7 +102,7 @@ def test_an_id_is_a_name_and_nothing_else(make, name):
 
 
 @pytest.mark.parametrize(("counted", "count", "code"), [("chunk", 1, "quota_exceeded"), (None, 0, None)])
-def test_the_adapter_says_which_records_are_counted(counted, count, code):
+def test_the_adapter_declares_which_records_are_counted(counted, count, code):
     """The wire calls them `programs`, whatever their kind; without a kind none are counted or limited."""
     dispatcher = Dispatcher(make_adapter(counted), Options(session_programs=1))
     for kind in ("chunk", "program", "data"):
@@ -115,7 +115,7 @@ def test_the_adapter_says_which_records_are_counted(counted, count, code):
 
 
 def test_quotas_of_programs_and_bytes(make):
-    """Over them is `quota_exceeded`, and nothing changes; what is there may be replaced."""
+    """Exceeding them is `quota_exceeded`, and nothing changes; existing programs may be replaced."""
     dispatcher = make(session_programs=2)
     for name in ("p", "q", "q"):
         ask(dispatcher, "put", "a", name=name)
@@ -139,8 +139,8 @@ def test_quotas_of_programs_and_bytes(make):
     assert ask(dispatcher, "get_session", session_id="c")["bytes"] == 0
 
 
-def test_data_goes_back_as_it_came(make):
-    """Numbers beyond 64 bits, nesting, and other formats too."""
+def test_data_is_returned_unchanged(make):
+    """Numbers beyond 64 bits, nested values, and other formats too."""
     dispatcher = make()
     value = {"big": 2**100, "deep": [[{}]], "text": "\u0000é", "none": None, "float": 1.5}
     ask(dispatcher, "update_session_data", "a", operation="merge", value=value)
@@ -154,13 +154,13 @@ def test_data_goes_back_as_it_came(make):
 
 
 def test_thousands_of_new_sessions_wait_for_one_change_for_all(make):
-    """None is a step of recursion; every call gets its reply."""
+    """Every call gets its reply, without recursion."""
     dispatcher = make()
     gate = threading.Event()
 
     @dispatcher.worker.adapter.command("change_all", lane="everyone")
     def change_all(args, context):
-        """Waits for the gate."""
+        """Wait for the gate."""
         return {"opened": gate.wait(WAIT)}
 
     other = Dispatcher(dispatcher.worker.adapter, Options(max_sessions=5000))
@@ -180,14 +180,14 @@ def test_thousands_of_new_sessions_wait_for_one_change_for_all(make):
     assert ask(other, "get_session_data", "one more")["data"] == {}
 
 
-def test_a_change_for_all_that_is_late_changes_nothing_and_holds_nobody_up(make):
-    """Though its handler goes on: calls behind it, and the next change, do not wait for that."""
+def test_a_late_change_for_all_sessions_changes_and_delays_nothing(make):
+    """Its handler continues, but neither later calls nor the next change wait for it."""
     dispatcher = make()
     gate, returned = threading.Event(), threading.Event()
 
     @dispatcher.worker.adapter.command("change_slowly", lane="everyone")
     def change_slowly(args, context):
-        """Waits for the gate."""
+        """Wait for the gate."""
         context.shared["by"] = "the late one"
         gate.wait(WAIT)
         returned.set()
@@ -219,7 +219,7 @@ def test_a_change_for_all_that_is_late_changes_nothing_and_holds_nobody_up(make)
 
 
 def test_a_merge_over_a_lowered_quota_changes_nothing(make):
-    """All of it or none."""
+    """It is applied completely or not at all."""
     dispatcher = make()
     ask(dispatcher, "update_session_data", "a", operation="merge", value={"x": "1" * 50})
     ask(dispatcher, "create_session", "a", quota={"bytes": 10})
@@ -235,7 +235,7 @@ def test_a_merge_over_a_lowered_quota_changes_nothing(make):
 
 
 def test_a_create_session_that_is_refused_changes_nothing(make):
-    """durable needs a store."""
+    """A durable session needs a store."""
     dispatcher = make()
     reply = call(dispatcher, "create_session", "a", durable=True, ttl_s=5, quota={"programs": 0})
     assert reply["code"] == "not_allowed"
@@ -243,8 +243,8 @@ def test_a_create_session_that_is_refused_changes_nothing(make):
     assert (session["ttl_s"], session["quota"]["programs"]) == (3600, None)
 
 
-def test_sessions_that_are_over_are_not_listed(make, clock):
-    """Also before a call drops them; in statistics neither."""
+def test_expired_sessions_are_not_listed(make, clock):
+    """This holds before a call drops them, and in the statistics."""
     dispatcher = make(session_ttl=10)
     ask(dispatcher, "get_session_data", "a")
     clock.now += 11
@@ -259,7 +259,7 @@ def test_sessions_that_are_over_are_not_listed(make, clock):
 
 
 def test_a_single_session_beside_the_default_one(make):
-    """The limit is of sessions that have a name."""
+    """The limit counts sessions with a name."""
     dispatcher = make(max_sessions=1)
     for name in (None, "a", None, "b", "a", None):
         assert ask(dispatcher, "get_session_data", name)["data"] == {}
@@ -267,7 +267,7 @@ def test_a_single_session_beside_the_default_one(make):
 
 
 def test_an_ended_session_is_not_checked_for_expiry(make, monkeypatch):
-    """Sessions that are cleaned up, evicted, configured again and again: each live one is due once."""
+    """Sessions are cleaned up, evicted and configured again, and each live one is due once."""
     made = []
     monkeypatch.setattr(sessions, "Expiry", lambda: made.append(Expiry()) or made[-1])
     dispatcher = make(max_sessions=10)
@@ -279,8 +279,8 @@ def test_an_ended_session_is_not_checked_for_expiry(make, monkeypatch):
     assert len(list(expiry.due(math.inf, 1000))) == len(dispatcher.sessions)
 
 
-def test_the_default_session_says_how_long_it_was_not_used(make, clock):
-    """It is looked at like any other, which is no use of it."""
+def test_the_default_session_has_its_idle_time(make, clock):
+    """Describing it does not count as a use."""
     dispatcher = make(session_ttl=10)
     ask(dispatcher, "put")
     clock.now += 25

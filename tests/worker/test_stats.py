@@ -11,7 +11,7 @@ from stats_hosts import Host
 
 
 def test_a_call_is_counted_in_its_command_and_its_session(host):
-    """Calls, bytes, errors by category; of inline commands no session."""
+    """Calls, bytes, and errors by category; inline commands count in no session."""
     for session_id in ("a", "a", "b"):
         host.call("ask", {"size": 1}, session_id=session_id)
     host.call("fail", session_id="b")
@@ -32,8 +32,8 @@ def test_a_call_is_counted_in_its_command_and_its_session(host):
     assert 0 < latency["p50"] <= latency["p99.9"] <= latency["max"]
 
 
-def test_the_windows_stand_beside_the_totals(host):
-    """Calls of just now are in both; a window says how many seconds it covers."""
+def test_windows_and_totals(host):
+    """Recent calls are in both; a window has the number of seconds that it covers."""
     host.call("ask")
     stats = host.stats("commands", "sessions")
     for row in (stats["commands"]["ask"], stats["sessions"][0]):
@@ -46,7 +46,7 @@ def test_the_windows_stand_beside_the_totals(host):
 
 
 def test_every_failure_has_its_category(gate):
-    """Also what fails behind its handler, and what never becomes a call."""
+    """Including failures after the handler, and requests that never become calls."""
     host = Host(gate, max_frame=4096, threads=1, queue=1)
     assert host.call("large", {"size": 5000})["code"] == "reply_too_large"
     assert host.call("unencodable")["code"] == "not_encodable"
@@ -73,7 +73,7 @@ def test_every_failure_has_its_category(gate):
 
 
 def test_adapters_count(host):
-    """In the command and in the session; a wrong name is the handler's error."""
+    """Counters are in the command and in the session; an invalid name is the handler's error."""
     for size in (5, 7):
         host.call("ask", {"size": size}, session_id="a")
     host.call("ask", session_id="b")
@@ -89,8 +89,8 @@ def test_adapters_count(host):
     assert host.call("count_wrongly")["code"] == "handler_error"
 
 
-def test_what_is_in_flight_and_what_waits(gate):
-    """By command, by session, and all together: running, waiting for a turn, for a thread."""
+def test_calls_in_flight_and_waiting_calls(gate):
+    """By command, by session, and in total: running, waiting for a turn, waiting for a thread."""
     host = Host(gate, threads=2)
     host.send(1, "change", session_id="a")  # runs
     host.send(2, "change", session_id="a")  # waits for its turn
@@ -118,7 +118,7 @@ def test_what_is_in_flight_and_what_waits(gate):
 
 
 def test_the_sessions_last_used_come_first(host, gate):
-    """At most `limit`, or the one that is named, in the envelope or in args; ended ones go."""
+    """At most `limit`, or the one named in the envelope or in args; ended ones are not included."""
     names = [f"s{number}" for number in range(105)]
     for name in names:
         host.call("ask", session_id=name)
@@ -146,8 +146,8 @@ def test_the_sessions_last_used_come_first(host, gate):
     assert idle[0] >= 0
 
 
-def test_without_include_the_plain_keys_are_there(host):
-    """Those of the plain protocol, commands and worker; nothing of single sessions."""
+def test_the_keys_without_include(host):
+    """Those of the plain protocol, commands and worker, without single sessions."""
     host.call("ask")
     result = host.call("get_stats")["result"]
     assert result.keys() == {
@@ -169,14 +169,14 @@ def test_without_include_the_plain_keys_are_there(host):
         ({"include": "worker"}, "args.include", "array"),
     ],
 )
-def test_what_there_is_not_is_refused(host, args, path, said):
-    """And what there is is named."""
+def test_unknown_parts_are_refused(host, args, path, said):
+    """The error lists the known ones."""
     reply = host.call("get_stats", args)
     assert (reply["code"], reply["details"]["path"]) == ("invalid_args", path)
     assert said in reply["error"]
 
 
-def test_reset_state_sets_all_back(host):
+def test_reset_state_resets_everything(host):
     """Commands, sessions, refused frames, counters and windows."""
     host.call("ask", {"size": 3})
     host.call("fail")
@@ -192,8 +192,8 @@ def test_reset_state_sets_all_back(host):
     assert host.stats("commands")["commands"]["ask"]["counters"]["lm_calls"] == 1
 
 
-def test_a_real_worker_tells_of_its_process(peer):
-    """Its memory, threads, descriptors; more of them when there are more."""
+def test_a_real_worker_reports_its_process(peer):
+    """Memory, threads and descriptors, which grow with their use."""
     before = peer.call("get_stats", {"include": ["process"]})["result"]["process"]
     assert before["rss"] > 1 << 20
     assert before["vms"] >= before["rss"]
@@ -219,7 +219,7 @@ def test_a_real_worker_tells_of_its_process(peer):
 
 
 def test_a_host_merges_the_histograms_of_its_workers():
-    """Of two replies one histogram, read with numpy."""
+    """Two replies become one histogram, which numpy reads."""
     calls = (3, 400)
     parts = []
     for count in calls:
@@ -241,8 +241,8 @@ def test_a_host_merges_the_histograms_of_its_workers():
     assert window.to_dict() == parts[1]["histogram"]
 
 
-def test_histograms_stand_beside_their_summaries(host):
-    """In sessions too; alone they bring the commands."""
+def test_histograms_and_summaries(host):
+    """Sessions have them too; `histograms` alone includes the commands."""
     host.call("ask")
     assert host.stats("histograms").keys() == {"commands"}
     stats = host.stats("histograms", "sessions")

@@ -6,8 +6,8 @@ from bridge import Client
 from store_workers import QA, ask, call
 
 
-def test_all_of_a_session_comes_back(open_worker):
-    """Programs, model, tools, data, settings; in another worker, which was asked for nothing."""
+def test_a_session_is_restored_completely(open_worker):
+    """Programs, model, tools, data and settings, in another worker without any request for that."""
     first = open_worker()
     made = ask(first, "create_session", durable=True, ttl_s=50, quota={"programs": 5})
     assert made["durable"]
@@ -35,8 +35,8 @@ def test_all_of_a_session_comes_back(open_worker):
     assert [tool.name for tool in tools] == ["look"]
 
 
-def test_what_came_before_a_session_was_durable_is_kept_too(open_worker):
-    """And everything after, deletions included."""
+def test_content_from_before_a_session_was_durable_is_stored(open_worker):
+    """Later changes are stored too, including deletions."""
     first = open_worker()
     ask(first, "update_session_data", key="before", value=1)
     ask(first, "create_session", durable=True)
@@ -46,7 +46,7 @@ def test_what_came_before_a_session_was_durable_is_kept_too(open_worker):
 
 
 def test_sessions_are_not_durable_unless_asked_for(open_worker):
-    """A store alone writes nothing."""
+    """With a store alone, nothing is written."""
     ask(open_worker(), "update_session_data", key="k", value=1)
     other = open_worker()
     assert ask(other, "get_session_data")["data"] == {}
@@ -54,7 +54,7 @@ def test_sessions_are_not_durable_unless_asked_for(open_worker):
 
 
 def test_keys_are_not_stored(open_worker, path):
-    """Nor passwords in addresses; a session that came back without says so."""
+    """Nor are passwords in addresses; the error of a restored session explains that."""
     first = open_worker()
     ask(first, "create_session", durable=True)
     ask(
@@ -78,8 +78,8 @@ def test_keys_are_not_stored(open_worker, path):
     assert done["outputs"]["answer"] == "yes"
 
 
-def test_a_session_that_gave_way_keeps_its_key_no_longer_but_its_programs(open_worker):
-    """Evicted from memory, it is still in the store; not counted as lost."""
+def test_an_evicted_session_loses_its_key_but_not_its_programs(open_worker):
+    """It is evicted from memory but still in the store, and not counted as lost."""
     worker = open_worker(max_sessions=1)
     ask(worker, "create_session", durable=True)
     ask(worker, "create_program", id="qa", signature=QA)
@@ -95,7 +95,7 @@ def test_a_session_that_gave_way_keeps_its_key_no_longer_but_its_programs(open_w
 
 
 def test_the_last_to_open_a_session_owns_it(open_worker):
-    """A stale owner gets session_lost, writes nothing, and may open it again."""
+    """An earlier owner gets session_lost, writes nothing, and may open it again."""
     first, second = open_worker(), open_worker()
     ask(first, "create_session", durable=True)
     ask(first, "update_session_data", key="k", value="first")
@@ -113,8 +113,8 @@ def test_the_last_to_open_a_session_owns_it(open_worker):
     assert ask(second, "create_session")["status"] == "exists"
 
 
-def test_a_session_ended_and_made_again_is_another(open_worker):
-    """The owner of the old one does not write into the new one."""
+def test_a_session_created_again_is_another_one(open_worker):
+    """The owner of the old one does not write to the new one."""
     first, second = open_worker(), open_worker()
     ask(first, "create_session", durable=True)
     ask(first, "create_program", id="qa", signature=QA)
@@ -126,8 +126,8 @@ def test_a_session_ended_and_made_again_is_another(open_worker):
     assert ask(second, "list_programs")["total_count"] == 0
 
 
-def test_cleanup_leaves_the_store_alone(open_worker):
-    """So do reset_state and the end of the worker; cleanup_session does not."""
+def test_cleanup_does_not_change_the_store(open_worker):
+    """Nor do reset_state and the end of the worker; cleanup_session does."""
     worker = open_worker()
     ask(worker, "create_session", durable=True)
     ask(worker, "create_program", id="qa", signature=QA)
@@ -139,7 +139,7 @@ def test_cleanup_leaves_the_store_alone(open_worker):
 
 
 def test_a_durable_session_stays_durable(open_worker):
-    """durable: false is refused, a second true changes nothing."""
+    """durable: false is refused, and a second true has no effect."""
     worker = open_worker()
     ask(worker, "create_session", durable=True)
     reply = call(worker, "create_session", durable=False)
@@ -148,7 +148,7 @@ def test_a_durable_session_stays_durable(open_worker):
 
 
 def test_a_session_survives_the_kill_of_its_worker(path):
-    """The reply is the promise."""
+    """A change is stored once its reply is sent."""
     flags = ["--store", f"sqlite:{path}"]
     client = Client.start(adapter="echo", flags=flags)
     client.call("create_session", {"durable": True}, session_id="s")

@@ -36,7 +36,7 @@ def in_background(dispatcher, command, session_id="s", timeout_ms=None, **args):
 
 @pytest.mark.parametrize("command", ["create_session", "update_session_data"])
 def test_a_call_that_ends_inside_a_write_keeps_its_turn(open_worker, lock, command):
-    """What comes behind it is written behind it: nothing acknowledged is lost, nothing is half."""
+    """Later changes are written after it: no acknowledged change is lost, and none is partial."""
     worker = open_worker()
     ask(worker, "update_session_data", key="first", value=1)
     if command != "create_session":
@@ -52,7 +52,7 @@ def test_a_call_that_ends_inside_a_write_keeps_its_turn(open_worker, lock, comma
 
 
 def test_a_late_change_of_the_model_is_not_stored_by_another_call(open_worker, lock):
-    """Its lane is that of changes for everyone."""
+    """The command runs in the lane of changes for all sessions."""
     worker = open_worker()
     ask(worker, "create_session", durable=True)
     with lock():
@@ -66,7 +66,7 @@ def test_a_late_change_of_the_model_is_not_stored_by_another_call(open_worker, l
 
 
 def test_a_model_that_was_not_stored_is_not_used(open_worker, full):
-    """The one before is, with its key."""
+    """The earlier one is used, with its key."""
     worker = open_worker()
     ask(worker, "create_session", durable=True)
     ask(worker, "create_program", id="qa", signature=QA)
@@ -80,7 +80,7 @@ def test_a_model_that_was_not_stored_is_not_used(open_worker, full):
 
 
 def test_sessions_that_are_not_durable_do_not_wait_for_the_store(open_worker, lock):
-    """Not for a file that others hold, nor for durable sessions that do."""
+    """Neither for a locked file nor for durable sessions that wait."""
     worker = open_worker()
     ask(worker, "create_session", durable=True)
     ask(worker, "update_session_data", "known", key="k", value=1)
@@ -93,8 +93,8 @@ def test_sessions_that_are_not_durable_do_not_wait_for_the_store(open_worker, lo
     assert stuck()["success"]
 
 
-def test_a_file_that_others_hold_fails_all_that_wait(path, lock, monkeypatch):
-    """At once, as tests of the group commit pin: not each in turn, with a wait of its own."""
+def test_a_locked_file_fails_all_waiting_calls(path, lock, monkeypatch):
+    """They fail at once, not one after another with a wait each."""
     monkeypatch.setattr(schema, "BUSY_TIMEOUT", 0.2)
     store = SQLiteStore(path)
     for number in range(8):
@@ -118,7 +118,7 @@ def test_a_file_that_others_hold_fails_all_that_wait(path, lock, monkeypatch):
 
 
 def test_a_session_that_another_made_durable_meanwhile_is_opened_next(open_worker):
-    """The retry that `session_lost` asks for finds it."""
+    """The retry that `session_lost` recommends opens it."""
     first, second = open_worker(), open_worker()
     ask(first, "update_session_data", key="k", value="first")
     ask(second, "update_session_data", key="k", value="second")
@@ -128,8 +128,8 @@ def test_a_session_that_another_made_durable_meanwhile_is_opened_next(open_worke
     assert ask(first, "get_session_data")["data"] == {"k": "second"}
 
 
-def test_listings_do_not_show_what_another_has_taken_over(open_worker):
-    """Each session once, as it is in the store."""
+def test_listings_show_each_session_once(open_worker):
+    """Sessions that another worker has taken over are shown as they are in the store."""
     first, second = open_worker(), open_worker()
     ask(first, "create_session", durable=True)
     ask(first, "create_session", "mine", durable=True)
@@ -146,7 +146,7 @@ def test_listings_do_not_show_what_another_has_taken_over(open_worker):
     assert listed["total_count"] == 1
 
 
-def test_settings_and_place_are_changed_together(open_worker, lock, monkeypatch):
+def test_settings_and_durability_are_changed_together(open_worker, lock, monkeypatch):
     """A create_session that fails changes nothing."""
     monkeypatch.setattr(schema, "BUSY_TIMEOUT", 0.1)
     worker = open_worker()
@@ -173,14 +173,14 @@ def test_settings_and_place_are_changed_together(open_worker, lock, monkeypatch)
     ],
 )
 def test_an_api_base_is_an_address(open_worker, base):
-    """What cannot be read cannot be kept from showing."""
+    """If it cannot be parsed, it cannot be redacted."""
     reply = call(open_worker(), "configure_lm", model="openai/x", api_base=base)
     assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args.api_base")
     assert "pw-secret" not in json.dumps(reply)
 
 
 def test_only_its_owner_may_read_the_file(open_worker, path):
-    """The journal neither."""
+    """This includes the journal."""
     ask(open_worker(), "create_session", durable=True)
     for file in path.parent.iterdir():
         assert file.stat().st_mode & 0o077 == 0, file

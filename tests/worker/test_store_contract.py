@@ -20,7 +20,7 @@ ids = itertools.count(1)
 
 @pytest.fixture(params=["sqlite", "memory"])
 def place(request, tmp_path, monkeypatch):
-    """Where the workers of one test keep their sessions."""
+    """Return where the workers of one test store their sessions."""
     monkeypatch.setitem(stores.SCHEMES, "memory", ("memory:NAME", "memory_store"))
     return f"{request.param}:{tmp_path / 'store.db'}"
 
@@ -45,7 +45,7 @@ def store(open_store):
 
 
 def test_a_session_comes_back_as_it_was_written(open_store):
-    """SessionSettings and records, in the order of their first writing."""
+    """Settings and records, in the order in which they were first written."""
     first = open_store()
     epoch = first.create("s", SETTINGS, {("data", "a"): b"1", ("data", "b"): b"2"})
     changed = SessionSettings(SETTINGS.created_at, 7.0, Quota(None, 9))
@@ -57,7 +57,7 @@ def test_a_session_comes_back_as_it_was_written(open_store):
 
 
 def test_the_last_to_take_a_session_owns_it(open_store):
-    """A write under an earlier epoch changes nothing, neither records nor settings."""
+    """A write with an earlier epoch changes neither records nor settings."""
     first, second = open_store(), open_store()
     epoch = first.create("s", SETTINGS, {})
     assert first.is_owner("s", epoch)
@@ -71,7 +71,7 @@ def test_the_last_to_take_a_session_owns_it(open_store):
 
 
 def test_an_id_is_free_once_its_session_is_dropped(store):
-    """The epoch of the new session is another one."""
+    """A new session with the id has another epoch."""
     epoch = store.create("s", SETTINGS, {})
     with pytest.raises(errors.SessionLost):
         store.create("s", SETTINGS, {})
@@ -81,7 +81,7 @@ def test_an_id_is_free_once_its_session_is_dropped(store):
 
 
 def test_sessions_are_described_without_being_taken(store):
-    """Ordered by id, with the number of records of one kind and the bytes of all."""
+    """They are ordered by id, with the number of records of one kind and the bytes of all."""
     records = {("program", "é"): b"12", ("program", "q"): b"", ("data", "k"): b"345"}
     epochs = {name: store.create(name, SETTINGS, records if name == "b" else {}) for name in "bca"}
     found = store.find("b", "program")
@@ -96,7 +96,7 @@ def test_sessions_are_described_without_being_taken(store):
 
 
 def test_the_records_of_another_worker_can_be_read(store):
-    """Without taking its session, and as they are at that moment; they cannot be changed."""
+    """Its session is not taken, and the copy cannot be changed."""
     epoch = store.create("s", SETTINGS, {("data", "b"): b"1", ("data", "a"): b"2"})
     records = StoredRecords("s", store)
     values = records.of("data")
@@ -130,7 +130,7 @@ def ask(worker, command, /, **args):
 
 
 def test_workers_share_sessions_through_any_store(open_store):
-    """Programs, data and quota of one worker are there in the next."""
+    """Programs, data and quota of one worker are visible in the next."""
     workers = []
     for _ in range(2):
         workers.append(Dispatcher(adapter, store=open_store()))
@@ -149,7 +149,7 @@ def test_workers_share_sessions_through_any_store(open_store):
 @pytest.mark.parametrize(
     "place", ["store.db", "sqlite", "sqlite:", "sqlite::memory:", "postgres://x", ""], indirect=False
 )
-def test_a_place_of_no_known_form_is_refused(place):
-    """The error shows the form of those that are known."""
+def test_an_unknown_kind_of_store_is_refused(place):
+    """The error shows the known forms."""
     with pytest.raises(errors.StoreFailed, match="sqlite:PATH"):
         stores.open_store(place)

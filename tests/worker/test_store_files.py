@@ -36,7 +36,7 @@ def put(client, value, session_id="s"):
 
 
 def stored(path):
-    """What a worker that is started now finds in the session `s`."""
+    """Return what a new worker finds in the session `s`."""
     with Client.start(adapter="echo", flags=["--store", f"sqlite:{path}"]) as client:
         return client.call("get_session_data", session_id="s")["data"]
 
@@ -85,7 +85,7 @@ def test_a_change_is_not_acknowledged_once_a_file_is_gone(client, path, loss):
 
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_a_file_that_is_put_back_is_used_again(client, path, what):
-    """Nothing that was refused meanwhile is in it."""
+    """It does not contain the changes that were refused meanwhile."""
     moved = path if what == "file" else path.parent
     elsewhere = moved.with_name("elsewhere")
     client.call("create_session", {"durable": True}, session_id="s")
@@ -101,7 +101,7 @@ def test_a_file_that_is_put_back_is_used_again(client, path, what):
 
 
 def test_a_link_to_the_file_may_not_lead_elsewhere(path):
-    """SQLite follows it once."""
+    """SQLite follows it only once."""
     real = path.with_name("real.db")
     SQLiteStore(real).close()
     path.symlink_to(real)
@@ -115,8 +115,8 @@ def test_a_link_to_the_file_may_not_lead_elsewhere(path):
     store.close()
 
 
-def test_a_disk_that_takes_no_more_fails_the_change_and_not_the_worker(client, path):
-    """Once there is room, the next change is stored."""
+def test_a_full_disk_fails_the_change_and_not_the_worker(client, path):
+    """Once there is space, the next change is stored."""
     client.call("create_session", {"durable": True}, session_id="s")
     put(client, "before")
     pid = client.call("get_stats")["worker"]["pid"]
@@ -166,8 +166,8 @@ SWAPS = {
 
 
 @pytest.mark.parametrize("swap", SWAPS)
-def test_a_record_in_another_ones_place_is_damage(path, swap):
-    """Though each value has its bytes."""
+def test_a_record_under_another_name_is_damage(path, swap):
+    """The bytes of each value are correct."""
     store = SQLiteStore(path)
     for name in ("s", "t"):
         records = {("data", "a"): f"a of {name}".encode(), ("data", "b"): f"b of {name}".encode()}
@@ -181,7 +181,7 @@ def test_a_record_in_another_ones_place_is_damage(path, swap):
 
 
 def test_a_store_of_the_first_version_is_read(path):
-    """Its records had checks of their values only; one that was damaged then is damaged still."""
+    """Its checksums cover values only; records that were damaged are still detected."""
     db = sqlite3.connect(path, isolation_level=None)
     db.executescript(schema.MIGRATIONS[0])
     db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
@@ -210,8 +210,8 @@ def test_a_store_of_the_first_version_is_read(path):
     store.close()
 
 
-def test_what_is_written_again_and_removed_is_no_damage(path):
-    """However often, in whatever order; equal values too."""
+def test_rewritten_and_removed_records_are_not_damage(path):
+    """Any number of times, in any order, with equal values too."""
     store = SQLiteStore(path)
     epoch = store.create("s", SETTINGS, {})
     expected = {}
@@ -227,7 +227,7 @@ def test_what_is_written_again_and_removed_is_no_damage(path):
 
 
 def test_an_error_of_sqlite_that_is_not_utf_8_ends_the_start_in_one_line(path):
-    """It repeats what is in the file."""
+    """The message contains text of the file."""
     SQLiteStore(path).close()
     content = path.read_bytes()
     for right, wrong in (

@@ -21,7 +21,7 @@ from store_workers import WAIT, ask, call
 
 @pytest.fixture
 def as_nobody():
-    """Root may write everywhere."""
+    """Run as another user, because root may write everywhere."""
     if os.geteuid() == 0:
         os.seteuid(65534)
         yield
@@ -31,7 +31,7 @@ def as_nobody():
 
 
 def start_failure(*flags):
-    """Exit status and stderr of a worker that is given no frame."""
+    """Return exit status and stderr of a worker that gets no frame."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "bridge", "worker", "--adapter", "echo", *flags],
         input=b"",
@@ -48,8 +48,8 @@ def start_failure(*flags):
         (b"SQLite format 3\0" + bytes(4080), "not a database"),
     ],
 )
-def test_a_file_that_is_no_store_stops_the_start(path, content, words):
-    """Exit status 2, one line, the file as it was."""
+def test_a_file_that_is_not_a_store_stops_the_start(path, content, words):
+    """The exit status is 2 with one line, and the file is unchanged."""
     path.write_bytes(content)
     status, said = start_failure("--store", f"sqlite:{path}")
     assert status == 2
@@ -58,7 +58,7 @@ def test_a_file_that_is_no_store_stops_the_start(path, content, words):
     assert path.read_bytes() == content
 
 
-def test_a_database_of_something_else_is_left_alone(path):
+def test_another_applications_database_is_not_changed(path):
     """Also one that looks empty but has a version."""
     db = sqlite3.connect(path)
     db.execute("CREATE TABLE mine (x)")
@@ -67,8 +67,8 @@ def test_a_database_of_something_else_is_left_alone(path):
         SQLiteStore(path)
 
 
-def test_a_store_of_a_later_version_is_left_alone(path):
-    """It says which version it is of."""
+def test_a_store_of_a_later_version_is_not_changed(path):
+    """The error has the version."""
     SQLiteStore(path).close()
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 99")
@@ -79,7 +79,7 @@ def test_a_store_of_a_later_version_is_left_alone(path):
 
 
 def test_an_older_store_is_migrated_and_keeps_everything(path, monkeypatch):
-    """In one transaction: a migration that fails leaves the file as it was."""
+    """The migration is one transaction: if it fails, the file is unchanged."""
     store = SQLiteStore(path)
     store.create("s", SessionSettings("now", 5.0, Quota()), {("data", "k"): b"v"})
     store.close()
@@ -99,8 +99,8 @@ def test_an_older_store_is_migrated_and_keeps_everything(path, monkeypatch):
         SQLiteStore(path)
 
 
-def test_a_lost_or_emptied_file_is_no_new_store(path):
-    """Where its journal still stands beside it."""
+def test_a_lost_or_emptied_file_is_an_error(path):
+    """Its journal still exists."""
     store = SQLiteStore(path)
     store.create("s", SessionSettings("now", 5.0, Quota()), {})
     content = path.read_bytes(), path.with_name("store.db-wal").read_bytes()
@@ -114,8 +114,8 @@ def test_a_lost_or_emptied_file_is_no_new_store(path):
         assert path.with_name("store.db-wal").read_bytes() == content[1]
 
 
-def test_a_damaged_record_is_told_and_not_served(open_worker, path):
-    """SQLite has no checksums; ours find a changed byte. Other sessions work on."""
+def test_a_damaged_record_is_an_error(open_worker, path):
+    """SQLite has no checksums; ours detect a changed byte. Other sessions continue."""
     first = open_worker()
     for name in ("s", "t"):
         ask(first, "create_session", name, durable=True)
@@ -132,7 +132,7 @@ def test_a_damaged_record_is_told_and_not_served(open_worker, path):
 
 
 def test_a_store_that_may_not_be_written_stops_the_start(request):
-    """Read-only file, read-only folder, no such folder, a folder."""
+    """A read-only file, a read-only folder, a missing folder, a folder."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         SQLiteStore(folder / "store.db").close()
@@ -148,15 +148,15 @@ def test_a_store_that_may_not_be_written_stops_the_start(request):
 
 
 @pytest.mark.parametrize("place", ["store.db", "sqlite:", "sqlite::memory:", "postgres://x"])
-def test_a_wrong_place_is_a_usage_error(place):
-    """Before anything is started."""
+def test_an_unknown_kind_of_store_is_a_usage_error(place):
+    """Nothing is started."""
     status, said = start_failure("--store", place)
     assert status == 2
     assert "sqlite:PATH" in said
 
 
 def test_many_workers_make_one_store_at_once(path):
-    """The file does not exist yet."""
+    """The file does not exist before."""
     found = []
 
     def start(name):

@@ -65,7 +65,7 @@ def hold(path):
 
 
 class Sent:
-    """A request that was sent; its reply comes some time."""
+    """A request that was sent; its reply arrives later."""
 
     def __init__(self, dispatcher, command, session_id=None, **args):
         self._done = threading.Event()
@@ -145,8 +145,8 @@ def test_ending_all_sessions_holds_none_up(worker, stuck, command):
     assert behind.result()["data"] == {"k": 1}
 
 
-def test_ending_the_session_that_waits_holds_no_other_one_up(worker, stuck):
-    """cleanup_session waits, the others go on."""
+def test_ending_the_waiting_session_does_not_delay_others(worker, stuck):
+    """cleanup_session waits; other calls do not."""
     ended = Sent(worker, "cleanup_session", "stuck")
     Sent(worker, "update_session_data", "free", key="k", value=1).result()
     assert not ended.is_answered
@@ -154,8 +154,8 @@ def test_ending_the_session_that_waits_holds_no_other_one_up(worker, stuck):
     assert ended.result()["programs_removed"] == 1
 
 
-def test_looking_at_sessions_waits_for_none(worker, stuck):
-    """Listings, statistics, one session; the one that waits too."""
+def test_describing_sessions_does_not_wait(worker, stuck):
+    """Listings, statistics, and one session, including the one that waits."""
     for _ in range(3):
         listed = Sent(worker, "list_sessions").result()["sessions"]
         assert {"stuck", "free"} <= {entry["session_id"] for entry in listed}
@@ -167,8 +167,8 @@ def test_looking_at_sessions_waits_for_none(worker, stuck):
     stuck.release()
 
 
-def test_sessions_expire_and_give_way_while_one_waits(worker, stuck, monkeypatch):
-    """The one that waits does neither."""
+def test_sessions_are_expired_and_evicted_while_one_waits(worker, stuck, monkeypatch):
+    """The waiting session is neither expired nor evicted."""
     Sent(worker, "create_session", "short", ttl_s=0.01).result()
     wait_until(lambda: worker.sessions.find("short") is None)
     assert Sent(worker, "get_session_data", "short").result()["data"] == {}
@@ -181,7 +181,7 @@ def test_sessions_expire_and_give_way_while_one_waits(worker, stuck, monkeypatch
 
 
 def test_changes_for_all_take_effect_in_the_order_of_arrival(worker):
-    """Many of them, sent without waiting, with calls of other sessions between them."""
+    """Many of them are sent without waiting, with calls of other sessions in between."""
     for name in ("a", "b"):
         Sent(worker, "create_program", name, id="p", signature=QA).result()
     runs = []
@@ -192,7 +192,7 @@ def test_changes_for_all_take_effect_in_the_order_of_arrival(worker):
 
 
 def test_a_change_for_all_that_fails_changes_nothing(worker):
-    """The model of before stays."""
+    """The earlier model remains."""
     Sent(worker, "create_program", "a", id="p", signature=QA).result()
     Sent(worker, "configure_lm", **model("old")).result()
     with pytest.raises(AssertionError, match="invalid_args"):

@@ -58,7 +58,7 @@ def test_a_failed_write_changes_nothing(open_worker, full):
     assert len(ask(open_worker(), "get_session_data")["data"]["k"]) == 100_000
 
 
-def test_one_write_too_many_costs_the_others_nothing(path, lock, full):
+def test_a_failing_write_does_not_affect_others(path, lock, full):
     """The changes of a transaction that fails are tried one by one."""
     store, results = SQLiteStore(path), {}
     store.create("s", SessionSettings("now", 1.0, Quota()), {})
@@ -88,8 +88,8 @@ def test_one_write_too_many_costs_the_others_nothing(path, lock, full):
         store.take("s")
 
 
-def test_a_disk_that_takes_no_more(path):
-    """A real worker whose files may not grow: the error is told, acknowledged data stays."""
+def test_a_worker_on_a_full_disk(path):
+    """A real worker whose files cannot grow reports the error, and acknowledged data remains."""
     limit = 300_000
 
     def fill(name):

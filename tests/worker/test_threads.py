@@ -130,8 +130,8 @@ def test_after_its_end_a_pool_runs_jobs_on_the_callers_thread():
     assert ran == [threading.get_ident()]
 
 
-def test_the_end_tells_how_many_threads_are_left():
-    """Those whose jobs do not return."""
+def test_the_end_returns_how_many_threads_are_left():
+    """Their jobs do not return."""
     threads = Threads(2, 2)
     gate = Gate(threads)
     gate.submit()
