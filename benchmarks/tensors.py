@@ -221,7 +221,7 @@ def memory(size: int) -> dict[str, dict[str, float]]:
 def peak(pid: int, call: Call) -> float:
     """Return the MiB by which the resident memory of a process rises during a call."""
     gc.collect()
-    time.sleep(1.5)  # wait until the buffer that is kept for the next large frame is released
+    time.sleep(1.5)  # until the reusable slab of the last large frame is released
     Path(f"/proc/{pid}/clear_refs").write_text("5")
     before = resident(pid, "VmRSS")
     call()

@@ -1,4 +1,4 @@
-"""Numbers out of bounds, and what is refused or removed: answered in words, and not kept."""
+"""Numbers out of bounds are errors, and refused or removed objects do not stay in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: its first minute, its errors."""
+"""The command line: help, flags, errors, the demo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documents are true: their examples run, their tables are complete."""
+"""The documents: their examples run, their tables are complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Elixir client carries what its tests need, so that they run in a copy of elixir/ alone."""
+"""The Elixir client has copies of the files that its tests need, so they run without the rest of the repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples do what they say."""
+"""The Python examples run as they describe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The conformance vectors: they are what a worker says, and what our clients understand."""
+"""The conformance vectors: a worker's replies equal them, and the clients read them."""
 
 from __future__ import annotations
 

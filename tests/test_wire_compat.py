@@ -1,4 +1,4 @@
-"""What existing hosts do, byte for byte as they do it, against a real worker."""
+"""The requests of existing hosts, byte for byte, to a real worker."""
 
 from __future__ import annotations
 

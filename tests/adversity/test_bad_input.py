@@ -1,4 +1,4 @@
-"""Bad input to a real worker: exactly one reply, with the id where there is one, and it goes on."""
+"""Bad input to a real worker: exactly one reply, with the id if it can be read, and the worker continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kill -9 under load: no acknowledged change is lost, none is half."""
+"""Kill -9 under load: no acknowledged change is lost, and none is partial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comparing runs: real differences, noise, and what makes two runs incomparable."""
+"""Comparisons of runs: real differences, noise, and runs that cannot be compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compared formats and payloads: what comes back, what cannot, schemas and data of the user."""
+"""The compared formats and payloads: round trips, unsuitable pairs, schemas, and data of the user."""
 
 from __future__ import annotations
 

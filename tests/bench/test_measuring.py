@@ -1,4 +1,4 @@
-"""A run of the benchmark: what is measured, what is left out, and the report it makes."""
+"""A run of the benchmark: its figures, its omissions, and its report."""
 
 from __future__ import annotations
 

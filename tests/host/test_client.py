@@ -234,7 +234,7 @@ def test_futures_and_streams(client):
         call.result(10)
     stream = client.stream("emit", {"size": 20_000})
     for _ in range(100):
-        assert client.stats()["in_flight"] == 1  # though nobody waits for what it emits
+        assert client.stats()["in_flight"] == 1  # although its events are not consumed
     assert [data for _, data in stream] == list(range(20_000))
     assert stream.result() == {"streaming": True}
 

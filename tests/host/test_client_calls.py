@@ -1,4 +1,4 @@
-"""Calls of the Python client: cancelling, timeouts, clients in forks, what a client shows."""
+"""Calls of the Python client: cancelling, timeouts, clients in forks, and the client's repr."""
 
 from __future__ import annotations
 

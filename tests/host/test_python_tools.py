@@ -1,4 +1,4 @@
-"""Python functions as tools: what is declared, what they are called with, what is answered."""
+"""Python functions as tools: their declarations, arguments and replies."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def configure(source: Path, build: Path, *flags: str) -> None:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory) -> Path:
-    """The build folder of the whole repository."""
+    """Build the whole repository, and return the folder."""
     build = tmp_path_factory.mktemp("capi")
     configure(ROOT, build)
     run(cmake, "--build", build, "-j2")

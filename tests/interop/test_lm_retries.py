@@ -1,4 +1,4 @@
-"""Requests to a model that fail: which are sent again, what ends the wait, what the caller learns.
+"""Failed requests to a model: which are sent again, what ends the wait, and the caller's error.
 No time is measured: requests are counted, and a wait that does not end is a timeout of the test."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What models answer, over real HTTP: texts in any form, refusals, answers that cannot be read."""
+"""Replies of models over HTTP: texts in any form, refusals, unreadable replies."""
 
 from __future__ import annotations
 

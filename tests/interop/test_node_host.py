@@ -1,4 +1,4 @@
-"""The example host in JavaScript: whatever becomes of its worker, every call ends."""
+"""The example host in JavaScript: every call ends, however its worker ends."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def run(*command, **options):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """(sdist, wheel made from it)."""
+    """Return (sdist, wheel made from it)."""
     from pathlib import Path
 
     root = Path(__file__).parent.parent.parent

@@ -1,4 +1,4 @@
-"""What leaves for a provider: text that came from outside is text there, whatever it holds."""
+"""Requests to a provider: text from hosts, tools and models stays text, whatever it contains."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def protocol(request):
 
 
 def contents(client, protocol, replies, program, inputs, **execute):
-    """The texts of every request of a run of `program`; `replies` are the model's."""
+    """Return the texts of every request of a run of `program`; `replies` are the model's."""
     said = iter(replies)
     with ModelServer(lambda body: (200, {}, protocol.whole(next(said)))) as server:
         settings = {"model": protocol.model, "api_base": server.url + protocol.path, "api_key": KEY}

@@ -34,7 +34,7 @@ class Traced:
         self._tracer = TracerProvider().get_tracer("host")
 
     def call(self, command, args=None, **more):
-        """The call in a span of the host's: that span. The call's error is no failure."""
+        """Make the call in a span of the host, and return that span. An error of the call is not raised."""
         span = self._tracer.start_span("host")
         carrier: dict[str, str] = {}
         TraceContextTextMapPropagator().inject(carrier, set_span_in_context(span))

@@ -1,4 +1,4 @@
-"""Laws of the formats: what goes in comes out, and broken messages still tell their id."""
+"""Laws of the formats: values survive a round trip, and the id of a broken message is found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of ETF: what goes in comes out, and no bytes do harm."""
+"""Laws of ETF: values survive a round trip, and no bytes cause a crash or a leak."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compiled framing against its plain twin: the same frames from any split of any stream."""
+"""The compiled framing and the one in plain Python read equal frames from any split of any stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values are counted alike in every format, and any bytes can be looked at."""
+"""Values are counted equally in every format, and any bytes can be counted."""
 
 from __future__ import annotations
 

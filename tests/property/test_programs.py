@@ -1,4 +1,4 @@
-"""Any signature, any type, any tool: what create_program takes, execute_program runs."""
+"""Any signature, type and tools: execute_program runs every program that create_program accepts."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def examples(side: list[dict[str, Any]]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module", params=FORMATS, ids=lambda format: format.name)
 def ask(request):
-    """ask(command, **args) -> reply, in one of the formats."""
+    """Return a function ask(command, **args) that returns the reply, in one of the formats."""
     format, dispatcher = request.param, Dispatcher(adapter)
 
     def ask(command, **args):

@@ -1,4 +1,4 @@
-"""Laws of what sessions keep: nothing is lost between workers, undo takes back everything."""
+"""Laws of records: nothing is lost between workers, and undo reverts all changes."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def change(model, command, session_id, args):
 
 
 def ask(worker, command, session_id, args):
-    """A stale owner is told so once, and then owns the session again."""
+    """Ask again after session_lost, which an earlier owner gets once before it owns the session again."""
     request = {"id": 1, "command": command, "args": args}
     if session_id is not None:
         request["session_id"] = session_id

@@ -1,4 +1,4 @@
-"""A reply is read the same in whatever pieces it comes, and its fields are those of the result."""
+"""A reply is read equally in any pieces, and its fields are those of the result."""
 
 from __future__ import annotations
 

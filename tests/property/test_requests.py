@@ -1,4 +1,4 @@
-"""Whatever bytes come as a request: one reply that decodes, and no exception."""
+"""Any bytes as a request get one reply that decodes, and raise no exception."""
 
 from __future__ import annotations
 

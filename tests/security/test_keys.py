@@ -1,4 +1,4 @@
-"""API keys: which address they are sent to, and what hides them."""
+"""API keys: the addresses they are sent to, and their redaction."""
 
 from __future__ import annotations
 

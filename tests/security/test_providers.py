@@ -1,4 +1,4 @@
-"""Which provider a model name means, and which names are refused."""
+"""The provider of a model name, and names that are refused."""
 
 from __future__ import annotations
 

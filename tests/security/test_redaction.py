@@ -1,4 +1,4 @@
-"""Redaction: what is a secret, in which forms it is found, in whose texts, and how long."""
+"""Redaction: what is a secret, in which forms it is found, in which texts, and for how long."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "src" / "bridge"
 SOURCES = (".py", ".pyx", ".pxd", ".pxi", ".pyi")
-# An import as Cython has it; the names may stand in parentheses over several lines.
+# An import as Cython has it; the names may be in parentheses over several lines.
 _CYTHON = re.compile(
     r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+c?import[ \t]+(\([^)]*\)|[^\n(#]+)"
     r"|c?import[ \t]+([\w.]+(?:[ \t]*,[ \t]*[\w.]+)*))",

@@ -1,4 +1,4 @@
-"""A store in memory, written against the protocol alone: what a second store has to do, and no more."""
+"""A store in memory, the smallest implementation of the protocol of stores."""
 
 from __future__ import annotations
 

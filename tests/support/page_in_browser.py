@@ -1,9 +1,9 @@
-"""Check a report of the benchmark in headless Chromium, as a phone and as a desktop show it.
+"""Check a report of the benchmark in headless Chromium, at the widths of a phone and of a desktop.
 
 Not a test of the suite: it needs Debian's chromium, which is large. It fails on any message on the
-console and where the page is wider than the screen; the screenshots are for the eye.
+console and if the page is wider than the screen; the screenshots have to be looked at.
 
-    python tests/page_in_browser.py docs/formats/report.html [FOLDER]
+    python tests/support/page_in_browser.py docs/formats/report.html [FOLDER]
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What listeners are told: order, nesting, and what a listener must not break."""
+"""Listeners: order and nesting of activities, and listeners that raise."""
 
 from __future__ import annotations
 

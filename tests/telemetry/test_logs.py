@@ -1,4 +1,4 @@
-"""What a worker logs: a JSON object a line, whose call it was, from what level up, no secrets."""
+"""The log of a worker: JSON lines that name their call, levels, and no secrets."""
 
 from __future__ import annotations
 

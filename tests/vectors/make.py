@@ -1,6 +1,6 @@
 """Writes the conformance vectors: python tests/vectors/make.py. docs/protocol.md explains them.
 
-What differs each time (`VOLATILE`) is put to a fixed value, so that the same comes out each time.
+Values that differ in each run (`VOLATILE`) are replaced by fixed ones, so the files are reproducible.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bridge.wire._frames import format_of
 from bridge.wire.codec import FORMATS, Format
 
 FOLDER = Path(__file__).parent
-# The Elixir client is a project of its own, whose tests find all that they need in it.
+# The Elixir client is a separate project, whose tests must find all their files in it.
 COPY = FOLDER.parent.parent / "elixir" / "test" / "fixtures" / "vectors"
 # Keys whose values differ each time; numbers are 64-bit floats where the format has binary ones.
 VOLATILE = ("timestamp", "uptime", "execution_time")
@@ -70,7 +70,7 @@ CONVERSATIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("delete", {"id": 25, "command": "delete_program", "args": {"program_id": "qa"}}),
     ],
 }  # fmt: skip
-# What is no request in any format, and what needs bytes of its own: name, payload.
+# Payloads that are not a request in any format, or that need certain bytes: name, payload.
 BYTES: list[tuple[str, bytes]] = [
     ("no-format", b"\x00\x01\x02"),
     ("broken-json", b'{"id": 30, "command": '),
@@ -85,7 +85,7 @@ BYTES: list[tuple[str, bytes]] = [
 
 
 def vectors() -> Iterator[tuple[dict[str, Any], bytes, list[bytes]]]:
-    """The index entry of each, its request's payload, and its replies'."""
+    """Return the index entry of each vector, and the payloads of its request and replies."""
     for format in FORMATS:
         for adapter, messages in CONVERSATIONS.items():
             worker = Worker(adapter)
@@ -112,7 +112,7 @@ class Worker:
         return self.entry(name, request, replies), request, replies
 
     def replies(self, request: bytes) -> list[bytes]:
-        """What comes of a request, up to its reply."""
+        """Return the frames that follow a request, up to its reply."""
         arrived: queue.SimpleQueue[Outbox] = queue.SimpleQueue()
         outbox = Outbox()
         self.dispatcher.path.answer(Frame.of(request), outbox, arrived.put)
@@ -143,7 +143,7 @@ def envelope(payload: bytes) -> bytes:
 
 
 def value_of(payload: bytes) -> Any:
-    """What a reply's envelope says; NaN, which JSON lacks, as text."""
+    """Return the content of a reply's envelope; NaN, which JSON lacks, as text."""
     message = envelope(payload)
     format = format_of(message)
     assert format is not None
@@ -151,14 +151,14 @@ def value_of(payload: bytes) -> Any:
 
 
 def multipart(format: Format, message: Any) -> bytes:
-    """A request with one buffer, which begins at a multiple of 64 bytes."""
+    """Return a request with one buffer, which begins at a multiple of 64 bytes."""
     text, data = format.encode(message), bytes(range(100))
     head = struct.pack(">4sIII", b"\xc1\x01\0\0", 1, len(text), len(data)) + text
     return head + bytes(-len(head) % 64) + data
 
 
 def steady(payload: bytes) -> bytes:
-    """A reply with fixed values for what is different each time."""
+    """Return a reply with fixed values in place of those that differ in each run."""
     payload = re.sub(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", b"2000-01-01T00:00:00.000Z", payload)
     for key in (name.encode() for name in VOLATILE):
         payload = re.sub(rb'"%s":[0-9.e-]+' % key, b'"%s":0.0' % key, payload)

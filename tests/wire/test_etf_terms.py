@@ -116,7 +116,7 @@ MALFORMED = {
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equal, and of the same types all the way down."""
+    """Return whether two values are equal and have equal types at every level."""
     return left == right and repr(left) == repr(right)
 
 

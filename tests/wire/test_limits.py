@@ -1,4 +1,4 @@
-"""What a frame may hold: values, depth, what it inflates to, and the memory there is for it."""
+"""Limits of a frame: values, depth, inflated size, and available memory."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def compressed(data: bytes, announced: int | None = None) -> bytes:
 
 
 def count(value) -> int:
-    """The values in it, with the keys of its maps."""
+    """Return the number of values, with the keys of maps."""
     if isinstance(value, dict):
         return 1 + sum(1 + count(entry) for entry in value.values())
     if isinstance(value, list):
@@ -206,7 +206,7 @@ def test_too_many_values_are_refused_with_the_id(start_peer, name):
 
 
 def multipart(envelope: bytes) -> bytes:
-    """A multipart frame with one buffer, whose bytes are no values."""
+    """Return a multipart frame with one buffer, whose bytes do not count as values."""
     head = b"\xc1\x01\0\0" + struct.pack(">III", 1, len(envelope), 200_000) + envelope
     return head + bytes(-len(head) % 64) + bytes([0x91]) * 200_000
 

@@ -1,4 +1,4 @@
-"""Multipart frames: long binaries, forged tables and references, what is copied."""
+"""Multipart frames: long binaries, invalid tables and placeholders, copies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrays on the wire: every format, dtype and alignment, and what has no form."""
+"""Arrays on the wire: every format, dtype and alignment, and arrays without a form."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def words():
 
 @pytest.fixture(params=FORMATS, ids=lambda format: format.name)
 def call(request, words):
-    """call(command, args, **envelope) -> reply, of dspy, echo, words and the built-in commands."""
+    """Return a function call(command, args, **envelope) that calls commands of dspy, echo, words and the worker."""
     format = request.param
     dispatcher = Dispatcher(dspy.adapter)
     for adapter in (echo.adapter, words):

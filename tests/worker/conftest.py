@@ -67,7 +67,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def open_worker(path):
-    """Makes dispatchers on stores of one file, as other processes would have them."""
+    """Return a function that creates dispatchers on stores of one file, like separate processes."""
     stores = []
 
     def open_worker(adapter=dspy_adapter, **options):
@@ -82,7 +82,7 @@ def open_worker(path):
 
 @pytest.fixture
 def lock(path):
-    """Holds the lock of the store's file as another program might: `with lock():`."""
+    """Return a context manager that locks the store's file as another program might: `with lock():`."""
 
     @contextlib.contextmanager
     def lock():
@@ -99,7 +99,7 @@ def lock(path):
 
 @pytest.fixture
 def full(path):
-    """Fails long writes to the store as a full disk does, with the whole transaction: `with full():`."""
+    """Return a context manager in which long writes fail as on a full disk, with their transaction: `with full():`."""
 
     @contextlib.contextmanager
     def full():

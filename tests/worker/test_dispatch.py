@@ -20,7 +20,7 @@ class Step(msgspec.Struct):
 
 
 def make_adapter(gate: threading.Event, seen: list[str]) -> Adapter:
-    """change_slowly keeps its session's turn until `gate` is set; run_slowly gives it back."""
+    """Return an adapter: change_slowly keeps its session's turn until `gate` is set; run_slowly releases it."""
     adapter = Adapter("steps")
 
     @adapter.command("change_slowly", Step, lane="session")

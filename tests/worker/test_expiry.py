@@ -1,4 +1,4 @@
-"""Sessions that expire or give way to others at the limit."""
+"""Sessions that expire, or are evicted at the limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Group commit without a database: which changes share a transaction, and who gets which error."""
+"""Group commit without a database: which changes share a transaction, and which caller gets which error."""
 
 from __future__ import annotations
 

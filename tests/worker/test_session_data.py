@@ -1,4 +1,4 @@
-"""Session data has the same meaning in each format, whichever wrote or reads it."""
+"""Session data has the same meaning in each format, for writing and for reading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Updates of session data: merging, wrong updates, what is read after a write."""
+"""Updates of session data: merges, wrong updates, and reads after writes."""
 
 from __future__ import annotations
 

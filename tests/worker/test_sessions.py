@@ -1,4 +1,4 @@
-"""Sessions without a store: created, listed, limited by quotas, changed for everyone."""
+"""Sessions without a store: creation, listings, quotas, and changes for all sessions."""
 
 from __future__ import annotations
 
@@ -195,14 +195,14 @@ def test_a_late_change_for_all_sessions_changes_and_delays_nothing(make):
 
     @dispatcher.worker.adapter.command("change", lane="everyone")
     def change(args, context):
-        """Says what it found."""
+        """Return the state that it found."""
         found = context.shared.get("by")
         context.shared["by"] = "the next one"
         return {"found": found}
 
     @dispatcher.worker.adapter.command("look")
     def look(args, context):
-        """Says what it sees."""
+        """Return the state that it sees."""
         return {"by": context.shared.get("by")}
 
     other = Dispatcher(dispatcher.worker.adapter)

@@ -1,4 +1,4 @@
-"""What every store does: SQLite, and a store in memory that knows the protocol only."""
+"""The contract of every store: SQLite, and a store in memory that implements only the protocol."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def place(request, tmp_path, monkeypatch):
 
 @pytest.fixture
 def open_store(place):
-    """Opens the store at `place`, as each worker does."""
+    """Return a function that opens the store at `place`, as each worker does."""
     opened = []
 
     def open_store():

@@ -1,4 +1,4 @@
-"""What happens to a store's files while a worker runs, and what is in them that nobody wrote."""
+"""A store's files: removed, replaced or full while a worker runs, and damaged."""
 
 from __future__ import annotations
 

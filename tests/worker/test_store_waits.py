@@ -1,4 +1,4 @@
-"""One session waits for the disk, because another process holds the file; no other one does."""
+"""One session waits for the disk, because another process locks the file; other sessions do not."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def worker(path):
 
 @pytest.fixture
 def hold(path):
-    """Has another process hold the store's file: release = hold()."""
+    """Return a function that lets another process lock the store's file: release = hold()."""
     holders = []
 
     def hold():
@@ -96,7 +96,7 @@ def model(answer):
 
 @pytest.fixture
 def stuck(worker, hold):
-    """A call that waits for the disk, in the durable session `stuck`; stuck.release() lets it."""
+    """Return a call that waits for the disk in the durable session `stuck`, until stuck.release()."""
     Sent(worker, "configure_lm", **model("old")).result()
     for name in ("stuck", "free"):
         Sent(worker, "create_session", name, durable=name == "stuck").result()

@@ -15,7 +15,7 @@ WAIT = 30.0  # seconds, for what must happen
 
 @pytest.fixture
 def pool():
-    """pool(limit, waiting_limit): a pool that has ended after the test."""
+    """Return a function pool(limit, waiting_limit); its pools end after the test."""
     made = []
 
     def make(limit: int, waiting_limit: int = 10) -> Threads:

@@ -19,7 +19,7 @@ def dispatcher():
 
 @pytest.fixture
 def call(dispatcher):
-    """call(command, **args): the whole reply."""
+    """Return a function call(command, **args) that returns the whole reply."""
     ids = itertools.count(1)
 
     def call(command, **args):
@@ -31,7 +31,7 @@ def call(dispatcher):
 
 @pytest.fixture
 def ask(call):
-    """ask(command, **args): its result."""
+    """Return a function ask(command, **args) that returns the result."""
 
     def ask(command, **args):
         reply = call(command, **args)
@@ -43,7 +43,7 @@ def ask(call):
 
 @pytest.fixture(scope="module")
 def run():
-    """run(type, text): the reply to a program whose model writes `text` for the output."""
+    """Return a function run(type, text) that runs a program whose model writes `text` for the output."""
     dispatcher = Dispatcher(adapter)
     ids = itertools.count(1)
 

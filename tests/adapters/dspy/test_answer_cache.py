@@ -1,4 +1,4 @@
-"""`cache` of configure_lm: what is kept, for whom; and what calls of models are counted as."""
+"""`cache` of configure_lm: which answers are cached, for which session; and the counters of requests to models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def dispatcher():
 
 @pytest.fixture
 def call(dispatcher):
-    """call(command, session, **args): the whole reply."""
+    """Return a function call(command, session, **args) that returns the whole reply."""
     ids = itertools.count(1)
 
     def call(command, session="s", **args):
@@ -37,7 +37,7 @@ def call(dispatcher):
 
 @pytest.fixture
 def ask(call):
-    """ask(question, session, **more): the answer of the program p, or the error's code."""
+    """Return a function ask(question, session, **more): the answer of the program p, or the error's code."""
 
     def ask(question, session="s", **more):
         inputs = {"q": question}
@@ -53,7 +53,7 @@ def counters(dispatcher):
 
 
 def script(call, count, session="s", **args):
-    """A model that counts its answers, and the program p."""
+    """Return a function that installs a model that counts its answers, and creates the program p."""
     answers = [{"a": str(number)} for number in range(1, count + 1)]
     reply = call("configure_lm", session, provider="scripted", answers=answers, **args)
     assert reply["success"], reply

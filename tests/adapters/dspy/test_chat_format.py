@@ -1,4 +1,4 @@
-"""The prompt that a program sends is DSPy's own."""
+"""The prompts of programs equal DSPy's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields may have any name: the host's own on every way in and out, and in the prompt."""
+"""Fields may have any name, in inputs, outputs, chunks, errors and prompts."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _text(parts):
 
 @pytest.fixture
 def ask():
-    """ask(command, **args): its result, or the reply of one that `fails`; `events` gets those of a
+    """Return a function ask(command, **args): the result, or the reply of one that `fails`; `events` gets those of a
     streamed call."""
     dispatcher = Dispatcher(adapter)
     ids = itertools.count(1)

@@ -1,4 +1,4 @@
-"""What a model writes for a field of each type, and what the host gets."""
+"""The texts that models write for fields of each type, and the values that the host gets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 UUID = "12345678-1234-5678-1234-567812345678"
 
 
-WRONG = object()  # the reply is an error that says so
+WRONG = object()  # the reply is an error
 
 
 FENCE = "```"

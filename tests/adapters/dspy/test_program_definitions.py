@@ -1,4 +1,4 @@
-"""What becomes of a program that is there already, and of what the default session has."""
+"""Programs whose id exists already, and what sessions inherit from the default session."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ids = itertools.count(1)
 
 @pytest.fixture
 def open_worker(tmp_path):
-    """Makes dispatchers, with `store=True` on stores of one file."""
+    """Return a function that creates dispatchers; those with `store=True` share one file."""
     stores = []
 
     def open_worker(store=False, **options):

@@ -1,4 +1,4 @@
-"""Tools of the host: how they are declared, what the model sees of them, what reaches the host."""
+"""Tools of the host: their declarations, their form in prompts, and the calls that reach the host."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Host:
         return reply["result"]
 
     def run(self, steps, tools, signature=QA, inputs=None):
-        """A react program whose model takes `steps`, (tool, args) each; the last prompt."""
+        """Run a react program whose model takes `steps`, (tool, args) each; return the last prompt."""
         answers = [
             {"next_thought": "so", "next_tool_name": name, "next_tool_args": args}
             for name, args in [*steps, ("finish", {})]
@@ -150,7 +150,7 @@ PERSON = {"$defs": {"City": {"type": "string", "minLength": 2}}, "type": "object
 TWICE = {"$defs": {str(n): {"allOf": [{"$ref": f"#/$defs/{n + 1}"}] * 2} for n in range(60)}}
 TWICE["$defs"]["60"] = ALL
 SCHEMAS = [
-    # a tool's schema, arguments of a call, what the model is told instead of the result
+    # a tool's schema, arguments of a call, the error that the model gets in place of the result
     ({}, {}, None),
     ({}, {"x": 1}, "has no argument x"),
     ({"type": "object"}, {}, None),

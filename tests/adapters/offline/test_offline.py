@@ -1,4 +1,4 @@
-"""The offline reader, behind real DSPy programs."""
+"""The offline reader, used by real DSPy programs."""
 
 from __future__ import annotations
 
