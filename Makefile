@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find src capi -name '*.py' -o -name '*.pyx' -o -name '*.pxi' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.json' \
   -o -name '*.[ch]' -o -name '*.hpp' -o -name '*.cmake' -o -name '*.in' -o -name CMakeLists.txt)
 PYTEST_FLAGS ?=
+# Processes that run tests; most tests wait for others most of the time.
+TEST_JOBS ?= 3
 
 # The compiled modules by their names, as bridge.wire._etf.
 COMPILED := $(subst /,.,$(patsubst src/%.pyx,%,$(shell find src -name '_*.pyx')))
@@ -22,7 +24,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/python -m bridge demo $(DEMO_FLAGS)
 
 test: $(VENV)/.installed elixir hosts
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_FLAGS)
 	@! command -v mix >/dev/null || { $(MIX) test $(MIX_FLAGS); }
 
 # Installed where that may be done without asking; else a word on what is left out.

@@ -162,7 +162,7 @@ def test_sigusr1_writes_the_stacks_of_all_threads(worker):
     assert worker.wait() == 0
     text = worker.stderr()
     assert "most recent call first" in text
-    assert "loop.py" in text
+    assert "main.py" in text
 
 
 def test_a_signal_that_a_library_handles_does_not_end_the_worker(worker):

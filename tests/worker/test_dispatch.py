@@ -330,8 +330,8 @@ def test_calls_wait_for_lost_threads(gate):
         with arrived:
             assert arrived.wait_for(lambda: all(each in replies for each in ids), 30), replies
 
-    send(1, "block", timeout_ms=30)
-    send(2, "block", timeout_ms=1000)
+    send(1, "block", timeout_ms=600)
+    send(2, "block", timeout_ms=1500)
     send(3, "where")
     wait_for(1, 2)
     assert [replies[each]["code"] for each in (1, 2)] == ["deadline_exceeded"] * 2
