@@ -1,4 +1,4 @@
-"""What is published works: the wheel built from the sdist runs where the repository is not."""
+"""The packages: the wheel that is built from the sdist runs without the repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a session stores for DSPy: programs, the host's tools, and its language model. Data only."""
+"""The state that a session stores for DSPy: programs, the host's tools, and its language model. Data only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Definition(msgspec.Struct, frozen=True):
-    """What a program is created from, and created from again when its session is restored.
+    """The definition of a program, from which it is created, and created again when its session is restored.
 
     signature: as it was sent, so that it is returned unchanged. model: of a program with its own model.
     """

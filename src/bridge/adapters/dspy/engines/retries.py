@@ -1,4 +1,4 @@
-"""How long a request to a model may take, and when it is sent again."""
+"""Retries of failed requests to models, and their timeouts."""
 
 from __future__ import annotations
 
