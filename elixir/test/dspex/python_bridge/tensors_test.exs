@@ -29,7 +29,7 @@ defmodule DSPex.PythonBridge.TensorsTest do
           {put_elem(a, 1, {:f, 33}), b, "args.a", "unknown tensor type"},
           {put_elem(a, 2, {2, -3}), b, "args.a", "sizes from 0"},
           {put_elem(a, 3, <<>>), b, "args.a", "does not take 0 bytes"},
-          {put_elem(a, 3, [1]), b, "args.a", "no binary"},
+          {put_elem(a, 3, [1]), b, "args.a", "must be a binary"},
           {"text", b, "args.a", "tensor"}
         ] do
       assert {:error, %Error{code: :invalid_args} = error} =
