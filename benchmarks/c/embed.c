@@ -59,7 +59,8 @@ static double per_ping_of_threads(void) {
     return (now() - start) / PINGS;
 }
 
-/* A Python function with one argument that returns it. gil: take and give back the GIL around each call, as a host's threads have to. */
+/* A Python function with one argument that returns it. gil: take and give back the GIL around each call, as a host's
+   threads have to. */
 static double per_bare_call(int gil) {
     PyGILState_STATE state = PyGILState_Ensure();
     PyObject *globals = PyDict_New(), *function, *argument, *arguments, *result;

@@ -30,7 +30,7 @@ class Traced:
 
     def __init__(self, client, path):
         self.client = client
-        self._path = path
+        self.path = path
         self._tracer = TracerProvider().get_tracer("host")
 
     def call(self, command, args=None, **more):
@@ -49,13 +49,13 @@ class Traced:
     def spans_of(self, span):
         """Return the worker's spans in the trace of a host's span, by their first word, oldest first."""
         trace_id = "0x" + format_trace_id(span.get_span_context().trace_id)
-        found = [json.loads(line) for line in self._path.read_text().splitlines()]
+        found = [json.loads(line) for line in self.path.read_text().splitlines()]
         found = [each for each in found if each["context"]["trace_id"] == trace_id]
         return sorted(found, key=lambda each: each["start_time"])
 
     @property
     def count(self):
-        return len(self._path.read_text().splitlines())
+        return len(self.path.read_text().splitlines())
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_a_streamed_answer(traced):
         stream = traced.client.stream("execute_program", args, traceparent=parent)
         assert "chunk" in [event for event, _ in stream]
         assert stream.result()["outputs"] == {"answer": "one two"}
-    found = [json.loads(line) for line in traced._path.read_text().splitlines()]
+    found = [json.loads(line) for line in traced.path.read_text().splitlines()]
     names = {each["name"]: each for each in found if parent[3:35] in each["context"]["trace_id"]}
     assert set(names) == {"execute_program", "invoke_workflow My.App.QA", "chat gpt-4o-mini"}
     assert names["chat gpt-4o-mini"]["attributes"]["gen_ai.usage.output_tokens"] == 2
