@@ -19,8 +19,7 @@ ids = itertools.count(1)
 
 @pytest.fixture
 def dispatcher():
-    dispatcher = Dispatcher(adapter)
-    return dispatcher
+    return Dispatcher(adapter)
 
 
 def call(dispatcher, command, /, format=JSON, session_id=None, **args):

@@ -16,8 +16,7 @@ from bridge.wire._frames import format_of
 
 @pytest.fixture(scope="module")
 def dispatcher():
-    dispatcher = Dispatcher(echo, Options(max_frame=4096))
-    return dispatcher
+    return Dispatcher(echo, Options(max_frame=4096))
 
 
 def decoded(reply: bytes):

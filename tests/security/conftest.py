@@ -10,5 +10,4 @@ def dispatcher():
     from bridge import Dispatcher
     from bridge.adapters.dspy import adapter
 
-    dispatcher = Dispatcher(adapter)
-    return dispatcher
+    return Dispatcher(adapter)

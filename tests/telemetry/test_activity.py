@@ -81,8 +81,7 @@ def dispatcher(gate):
     def large(args, context):
         return "x" * 10_000
 
-    dispatcher = Dispatcher(adapter, Options(threads=2, max_frame=4096))
-    return dispatcher
+    return Dispatcher(adapter, Options(threads=2, max_frame=4096))
 
 
 @pytest.fixture

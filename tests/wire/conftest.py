@@ -11,8 +11,7 @@ from tensor_frames import FORMATS
 
 @pytest.fixture
 def dispatcher():
-    dispatcher = Dispatcher(arrays.adapter, Options(max_frame=1 << 20))
-    return dispatcher
+    return Dispatcher(arrays.adapter, Options(max_frame=1 << 20))
 
 
 @pytest.fixture(scope="module", params=FORMATS)

@@ -28,8 +28,7 @@ from etf_values import compressed
 
 @pytest.fixture(scope="module")
 def dispatcher():
-    dispatcher = Dispatcher(echo)
-    return dispatcher
+    return Dispatcher(echo)
 
 
 def test_modes_of_binaries():

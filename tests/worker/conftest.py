@@ -42,8 +42,7 @@ def clock(monkeypatch):
 @pytest.fixture
 def make():
     def make(**options):
-        dispatcher = Dispatcher(make_adapter(), Options(**options))
-        return dispatcher
+        return Dispatcher(make_adapter(), Options(**options))
 
     return make
 
@@ -72,8 +71,7 @@ def open_worker(path):
 
     def open_worker(adapter=dspy_adapter, **options):
         stores.append(SQLiteStore(path))
-        dispatcher = Dispatcher(adapter, Options(**options), store=stores[-1])
-        return dispatcher
+        return Dispatcher(adapter, Options(**options), store=stores[-1])
 
     yield open_worker
     for store in stores:

@@ -49,27 +49,18 @@ def make_adapter(gate: threading.Event, seen: list[str]) -> Adapter:
 
 
 @pytest.fixture
-def gate():
-    event = threading.Event()
-    yield event
-    event.set()
-
-
-@pytest.fixture
 def seen():
     return []
 
 
 @pytest.fixture
 def steps(gate, seen):
-    dispatcher = Dispatcher(make_adapter(gate, seen))
-    return dispatcher
+    return Dispatcher(make_adapter(gate, seen))
 
 
 @pytest.fixture
 def dispatcher():
-    dispatcher = Dispatcher(echo, Options(worker_id="w1"))
-    return dispatcher
+    return Dispatcher(echo, Options(worker_id="w1"))
 
 
 def call(dispatcher, command, args=None, request_id=1, timeout=30):

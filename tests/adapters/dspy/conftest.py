@@ -13,8 +13,7 @@ from bridge.adapters.dspy import adapter
 
 @pytest.fixture
 def dispatcher():
-    dispatcher = Dispatcher(adapter)
-    return dispatcher
+    return Dispatcher(adapter)
 
 
 @pytest.fixture

@@ -7,18 +7,11 @@ import json
 
 import pytest
 
-from bridge import Dispatcher, listen
+from bridge import listen
 from bridge._framing import Frame, Outbox
-from bridge.adapters.dspy import adapter
 from bridge.adapters.dspy.answer_cache import AnswerCache
 
 SIGNATURE = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}
-
-
-@pytest.fixture
-def dispatcher():
-    dispatcher = Dispatcher(adapter)
-    return dispatcher
 
 
 @pytest.fixture

@@ -25,8 +25,7 @@ def open_worker(tmp_path):
     def open_worker(store=False, **options):
         if store:
             stores.append(SQLiteStore(tmp_path / "store.db"))
-        dispatcher = Dispatcher(adapter, Options(**options), store=stores[-1] if store else None)
-        return dispatcher
+        return Dispatcher(adapter, Options(**options), store=stores[-1] if store else None)
 
     yield open_worker
     for store in stores:
