@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -54,6 +55,14 @@ def start_peer() -> Iterator[Callable[..., Peer]]:
 def peer(start_peer: Callable[..., Peer]) -> Peer:
     """Return a worker with the echo adapter."""
     return start_peer()
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """An event that handlers wait for; it is set at the end of the test, so that none is left waiting."""
+    event = threading.Event()
+    yield event
+    event.set()
 
 
 @pytest.fixture

@@ -43,13 +43,6 @@ class Listener:
 
 
 @pytest.fixture
-def gate():
-    event = threading.Event()
-    yield event
-    event.set()
-
-
-@pytest.fixture
 def dispatcher(gate):
     adapter = Adapter("told")
 

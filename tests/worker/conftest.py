@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import threading
 
 import pytest
 
@@ -45,13 +44,6 @@ def make():
         return Dispatcher(make_adapter(), Options(**options))
 
     return make
-
-
-@pytest.fixture
-def gate():
-    event = threading.Event()
-    yield event
-    event.set()
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def _as_hosts_write(type: Any) -> Any:
     if origin in (Union, types.UnionType):
         if any(get_origin(each) is list or each is Any for each in arguments):
             members = tuple(map(_plain_dict, members))
-        return Union[members]  # noqa: UP007
+        return Union[members]  # noqa: UP007  # `|` takes no tuple
     return type
 
 
