@@ -19,7 +19,7 @@ from dspy.adapters.utils import (
     serialize_for_json,
 )
 
-from bridge.adapters.dspy.current_run import current_run
+from bridge.adapters.dspy.current_run import ModelCall, current_call, current_run
 from bridge.adapters.dspy.prompt_fields import LabelledSignature, by_label, label_of
 from bridge.adapters.dspy.reply_reader import read_fields, well_formed_in
 from bridge.adapters.dspy.values.outputs import read_value
@@ -55,9 +55,19 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
         inputs: dict[str, Any],
     ) -> list[dict[str, Any]]:
         run = current_run.get()
-        if run is not None:
-            run.fields = tuple(by_label(signature.output_fields))
-        values: list[dict[str, Any]] = super().__call__(lm, lm_kwargs, signature, demos, inputs)
+        if run is None:
+            values: list[dict[str, Any]] = super().__call__(lm, lm_kwargs, signature, demos, inputs)
+            return values
+        call = ModelCall(run, tuple(by_label(signature.output_fields)))
+        token = current_call.set(call)
+        try:
+            values = super().__call__(lm, lm_kwargs, signature, demos, inputs)
+        except dspy.DSPyError as error:
+            error.model_call = call
+            raise
+        finally:
+            current_call.reset(token)
+        call.cache_responses()
         return values
 
     def format_system_message(self, signature: Any) -> str:

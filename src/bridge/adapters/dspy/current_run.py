@@ -1,4 +1,4 @@
-"""The program run of the current thread, for the code that DSPy calls during it."""
+"""The program run of the current thread, and its current call of a model, for the code that DSPy calls."""
 
 from __future__ import annotations
 
@@ -15,25 +15,36 @@ if TYPE_CHECKING:
     from bridge._dispatch import Context
 
 current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
+current_call: ContextVar[ModelCall | None] = ContextVar("current_call", default=None)
 
 
 class Run:
-    """One run of a program.
+    """One run of a program: what its calls of models share. They may run at the same time.
 
     names: the host's names of the output fields, by label. cache: the session's cached answers, if it has a cache.
-    fields: the labels of the fields that the current request asks for. reply, reply_truncated: the text of the last
-    response, and whether it was cut off. truncated: whether any response was. attempts: how many times the last
-    request was sent. has_streamed: whether text of the current request was sent to the host. refusal: text of the
-    current request's refusal that came outside of the response.
+    truncated: whether any response was cut off.
     """
 
     def __init__(self, context: Context, names: dict[str, str], cache: AnswerCache | None = None) -> None:
         self.context = context
         self.names = names
         self.cache = cache
-        self.fields: tuple[str, ...] = ()
+        self.truncated = False
+
+
+class ModelCall:
+    """One call of a model by a run.
+
+    fields: the labels of the fields that it asks for. reply, truncated: the text of the last response, and whether it
+    was cut off. attempts: how many times the last request was sent. has_streamed: whether text of that request was sent
+    to the host. refusal: text of its refusal that came outside of the response.
+    """
+
+    def __init__(self, run: Run, fields: tuple[str, ...] = ()) -> None:
+        self.run = run
+        self.context = run.context
+        self.fields = fields
         self.reply = ""
-        self.reply_truncated = False
         self.truncated = False
         self.attempts = 1
         self.has_streamed = False
@@ -43,7 +54,7 @@ class Run:
     def record(self, request: lm15.Request, response: lm15.Response) -> None:
         """Record a response of the model."""
         self._read(response)
-        if self.cache is not None:
+        if self.run.cache is not None:
             self._new.append((request, response))
 
     def record_cached(self, model: str, response: lm15.Response) -> None:
@@ -57,28 +68,29 @@ class Run:
 
     def _read(self, response: lm15.Response) -> None:
         self.reply = response.message.text or ""
-        self.reply_truncated = response.finish_reason == "length"
-        self.truncated = self.truncated or self.reply_truncated
+        self.truncated = response.finish_reason == "length"
+        self.run.truncated = self.run.truncated or self.truncated
 
     def cache_responses(self) -> None:
-        """Cache the run's new responses, now that the program could use them."""
+        """Cache the new responses, now that they could be read."""
         for request, response in self._new:
-            assert self.cache is not None
-            self.cache.add(request, response)
+            assert self.run.cache is not None
+            self.run.cache.add(request, response)
 
     def reader(self) -> FieldReader:
         """Return a reader of the fields that are streamed to the host.
 
         A field that DSPy's module adds is not streamed if a field of the host has its name.
         """
-        hosts = set(self.names.values())
-        return FieldReader(field for field in self.fields if field in self.names or field not in hosts)
+        names = self.run.names
+        hosts = set(names.values())
+        return FieldReader(field for field in self.fields if field in names or field not in hosts)
 
     def emit_text(self, pieces: list[tuple[str, str]]) -> None:
         """Stream the pieces that a reader returned, as (label, text)."""
         for field, text in pieces:
             self.has_streamed = True
-            self._emit_chunk(self.names.get(field, field), text)
+            self._emit_chunk(self.run.names.get(field, field), text)
 
     def _emit_chunk(self, field: str, text: str) -> None:
         try:

@@ -13,7 +13,7 @@ import dspy
 
 from bridge.adapters.dspy import chat_format, models
 from bridge.adapters.dspy.answer_cache import cache_of
-from bridge.adapters.dspy.current_run import PassedError, Run, current_run
+from bridge.adapters.dspy.current_run import ModelCall, PassedError, Run, current_run
 from bridge.adapters.dspy.model_errors import lm_error, unreadable_reply
 from bridge.adapters.dspy.modules import MODULES
 from bridge.adapters.dspy.prepared import prepared
@@ -49,7 +49,6 @@ def execute(
     run = Run(context, ready.names, cache_of(model, context.session.state))
     with _activity(program):
         prediction = _predicted(ready.module, arguments, lm, run)
-    run.cache_responses()
     program.executed()
     result = {
         "program_id": program.id,
@@ -71,11 +70,18 @@ def _predicted(module: Any, arguments: dict[str, Any], lm: dspy.LM, run: Run) ->
     except PassedError as error:
         raise error.error from error.error.__cause__
     except dspy.AdapterParseError as error:
-        raise unreadable_reply(error, run.reply, run.names, truncated=run.reply_truncated) from error
+        call = _call_of(error, run)
+        raise unreadable_reply(error, call.reply, run.names, truncated=call.truncated) from error
     except dspy.DSPyError as error:
-        raise lm_error(error, run.attempts) from error
+        raise lm_error(error, _call_of(error, run).attempts) from error
     finally:
         current_run.reset(token)
+
+
+def _call_of(error: dspy.DSPyError, run: Run) -> ModelCall:
+    """Return the call of a model that failed with `error`."""
+    call: ModelCall | None = getattr(error, "model_call", None)
+    return ModelCall(run) if call is None else call
 
 
 def _activity(program: Program) -> AbstractContextManager[dict[str, Any]]:

@@ -17,7 +17,7 @@ from dspy.clients._http import retry_after_seconds
 from dspy.clients.engines.litellm_engine import LiteLLMEngine
 
 from bridge.adapters.dspy import credentials
-from bridge.adapters.dspy.current_run import current_run
+from bridge.adapters.dspy.current_run import current_call, current_run
 from bridge.adapters.dspy.engines.retries import causes, timeout_within
 from bridge.security import redaction
 from bridge.security.destinations import Address, allows
@@ -100,11 +100,11 @@ def _record_refusals() -> None:
 
     @wraps(handle)
     def handle_openai_chat_completion_chunk(self: Any, chunk: Any) -> Any:
-        run = current_run.get()
+        call = current_call.get()
         for choice in getattr(chunk, "choices", None) or ():
             refused = getattr(getattr(choice, "delta", None), "refusal", None)
-            if run is not None and isinstance(refused, str):
-                run.refusal += refused
+            if call is not None and isinstance(refused, str):
+                call.refusal += refused
         return handle(self, chunk)
 
     CustomStreamWrapper.handle_openai_chat_completion_chunk = handle_openai_chat_completion_chunk

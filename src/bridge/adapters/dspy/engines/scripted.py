@@ -9,7 +9,7 @@ from typing import Any
 
 from dspy import lm15
 
-from bridge.adapters.dspy.current_run import current_run
+from bridge.adapters.dspy.current_run import current_call
 
 
 class ScriptedAnswers:
@@ -58,9 +58,9 @@ def _text(answer: Any) -> str:
 
 def _labels(name: str) -> list[str]:
     """Return the labels of the field `name` in the prompt: two if both the host and DSPy have a `reasoning`."""
-    run = current_run.get()
-    if run is None:
+    call = current_call.get()
+    if call is None:
         return [name]
-    hosts = [label for label, host_name in run.names.items() if host_name == name]
-    asked = [label for label in dict.fromkeys((name, *hosts)) if label in run.fields]
+    hosts = [label for label, host_name in call.run.names.items() if host_name == name]
+    asked = [label for label in dict.fromkeys((name, *hosts)) if label in call.fields]
     return asked or hosts or [name]

@@ -19,7 +19,7 @@ import dspy
 from dspy import lm15
 from dspy._vendor.lm15.providers import base as lm15_base
 
-from bridge.adapters.dspy.current_run import PassedError, Run, current_run
+from bridge.adapters.dspy.current_run import ModelCall, PassedError, Run, current_call, current_run
 from bridge.adapters.dspy.engines.prices import cost_usd
 from bridge.adapters.dspy.engines.retries import NO_RETRIES, Retries
 from bridge.adapters.dspy.model_errors import refusal
@@ -45,57 +45,65 @@ class SupervisedEngine:
 
     def complete(self, request: lm15.Request) -> lm15.Response:
         """Return the engine's response. Raises the engine's errors, and PassedError with ours."""
-        run = current_run.get()
-        if run is None:
-            return self._complete(request)
+        call = current_call.get()
+        if call is None:
+            run = current_run.get()
+            return self._complete(request) if run is None else self._complete_without_signature(request, run)
         try:
-            return self._answered(request, run)
+            return self._answered(request, call)
         except (lm15.LM15Error, dspy.DSPyError):
             raise
         except Exception as error:
             raise PassedError(error) from error
 
-    def _answered(self, request: lm15.Request, run: Run) -> lm15.Response:
-        run.context.check()
-        cached = None if run.cache is None else run.cache.find(request)
+    def _complete_without_signature(self, request: lm15.Request, run: Run) -> lm15.Response:
+        token = current_call.set(ModelCall(run))
+        try:
+            return self.complete(request)
+        finally:
+            current_call.reset(token)
+
+    def _answered(self, request: lm15.Request, call: ModelCall) -> lm15.Response:
+        call.context.check()
+        cached = None if call.run.cache is None else call.run.cache.find(request)
         if cached is not None:
-            run.record_cached(request.model, cached)
+            call.record_cached(request.model, cached)
             return cached
-        run.has_streamed, run.refusal = False, ""
+        call.has_streamed, call.refusal = False, ""
         for attempt in count(1):
-            run.attempts = attempt
+            call.attempts = attempt
             try:
-                response = self._attempt(request, run)
+                response = self._attempt(request, call)
                 break
             except lm15.LM15Error as error:
-                wait = self._retries.wait(error, attempt, run.context.remaining)
+                wait = self._retries.wait(error, attempt, call.context.remaining)
                 # Text that was sent to the host cannot be withdrawn.
-                if wait is None or run.has_streamed:
+                if wait is None or call.has_streamed:
                     raise
-                self._pause(request, run, error, wait)
-        refused = refusal(response, run.refusal)
+                self._pause(request, call, error, wait)
+        refused = refusal(response, call.refusal)
         if refused is not None:
             raise refused
-        run.record(request, response)
+        call.record(request, response)
         return response
 
-    def _attempt(self, request: lm15.Request, run: Run) -> lm15.Response:
+    def _attempt(self, request: lm15.Request, call: ModelCall) -> lm15.Response:
         """Send the request once, and report it to listeners, counters and logs."""
         provider, _, model = request.model.partition("/")
-        count = run.context.count
+        count = call.context.count
         with activity("lm", "chat", provider=provider, model=model) as facts:
             count("lm_calls", 1)
             try:
-                if run.context.streaming and self._stream is not None:
-                    response = self._streamed(self._stream, request, run)
+                if call.context.streaming and self._stream is not None:
+                    response = self._streamed(self._stream, request, call)
                 else:
                     with _engine_errors():
                         response = _well_formed(self._complete(request))
             except Exception as error:
                 count("lm_errors", 1)
-                log.debug("%s: attempt %d failed: %s", request.model, run.attempts, error)
+                log.debug("%s: attempt %d failed: %s", request.model, call.attempts, error)
                 raise
-            log.debug("%s: attempt %d: %s", request.model, run.attempts, response.finish_reason)
+            log.debug("%s: attempt %d: %s", request.model, call.attempts, response.finish_reason)
             amounts = {
                 "input_tokens": response.usage.input_tokens,
                 "output_tokens": response.usage.output_tokens,
@@ -109,20 +117,20 @@ class SupervisedEngine:
             facts["response_model"] = response.model
         return response
 
-    def _pause(self, request: lm15.Request, run: Run, error: lm15.LM15Error, wait: float) -> None:
+    def _pause(self, request: lm15.Request, call: ModelCall, error: lm15.LM15Error, wait: float) -> None:
         """Wait `wait` seconds before the next attempt. Raises CallEnded if the call is over."""
-        log.debug("%s: attempt %d in %.3f s", request.model, run.attempts + 1, wait)
-        run.context.count("lm_retries", 1)
-        status = {"status": "lm_retry", "model": request.model, "attempt": run.attempts + 1}
+        log.debug("%s: attempt %d in %.3f s", request.model, call.attempts + 1, wait)
+        call.context.count("lm_retries", 1)
+        status = {"status": "lm_retry", "model": request.model, "attempt": call.attempts + 1}
         reason = {"wait": round(wait, 3), "lm_code": error.code}
-        run.context.emit("status", status | reason)
-        run.context.wait(wait)
+        call.context.emit("status", status | reason)
+        call.context.wait(wait)
 
     def _streamed(
-        self, stream: Callable[[lm15.Request], Iterator[Any]], request: lm15.Request, run: Run
+        self, stream: Callable[[lm15.Request], Iterator[Any]], request: lm15.Request, call: ModelCall
     ) -> lm15.Response:
-        run.context.emit("status", {"status": "lm_call", "model": request.model})
-        fields = run.reader()
+        call.context.emit("status", {"status": "lm_call", "model": request.model})
+        fields = call.reader()
         half = ""  # the first half of a surrogate pair, until the second arrives
         with _engine_errors():
             parts = lm15.ResponseStream(stream(request), request)
@@ -134,11 +142,11 @@ class SupervisedEngine:
                     if text is None:
                         response = _well_formed(parts.response)
                         break
-                run.context.check()
+                call.context.check()
                 text = half + text
                 half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
-                run.emit_text(fields.feed(well_formed(text[: len(text) - len(half)])))
-            run.emit_text([*fields.feed(well_formed(half)), *fields.finish()])
+                call.emit_text(fields.feed(well_formed(text[: len(text) - len(half)])))
+            call.emit_text([*fields.feed(well_formed(half)), *fields.finish()])
         return response
 
 
@@ -166,10 +174,10 @@ def _recording_refusals(
     """Return `OpenAIChatLM.parse_stream_events`, changed to record the text of refusals, which it drops."""
 
     def parse_stream_events(self: Any, request: lm15.Request, raw: Any) -> Iterator[Any]:
-        run = current_run.get()
-        if run is not None and '"refusal"' in raw.data and raw.data.startswith("{"):
+        call = current_call.get()
+        if call is not None and '"refusal"' in raw.data and raw.data.startswith("{"):
             for choice in json.loads(raw.data).get("choices") or []:
-                run.refusal += (choice.get("delta") or {}).get("refusal") or ""
+                call.refusal += (choice.get("delta") or {}).get("refusal") or ""
         return parse(self, request, raw)
 
     return parse_stream_events
