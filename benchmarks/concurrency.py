@@ -32,10 +32,8 @@ from concurrency_host import (
     Target,
     configured,
     cpu_seconds,
-    first_event,
     flood,
     lateness,
-    milliseconds,
     once,
     reached,
     rss,
@@ -45,7 +43,7 @@ from concurrency_host import (
     together,
     verdict,
 )
-from concurrency_peers import DELAY, SLOW, now
+from concurrency_peers import SLOW, now
 from roundtrip import medians
 
 from bridge import Client
@@ -103,64 +101,6 @@ def load(quick: bool, stack: ExitStack) -> Section:
         return [Target(f"{name}, p99_us", rows[name]["p99_us"], 1000) for name in responsive]
 
     return Section("latency, idle and under load", contenders, targets, 1 if quick else 3)
-
-
-def throughput(quick: bool, stack: ExitStack) -> Section:
-    client = stack.enter_context(configured(INSTANT))
-    peer = stack.enter_context(Peer("direct"))
-    calls = WIDTH * (16 if quick else 64)
-
-    def direct(call: str, threads: int) -> Figures:
-        done = peer.run(call, threads, calls)
-        return {"per_s": calls / done["s"], "cpu_us": done["cpu_s"] / calls * 1e6}
-
-    def through() -> Figures:
-        start, cpu = now(), cpu_seconds(client.pid)
-        assert flood(client, calls).wait(300.0)
-        took, cpu = now() - start, cpu_seconds(client.pid) - cpu
-        return {"per_s": calls / took, "cpu_us": cpu / calls * 1e6}
-
-    contenders: Contenders = {
-        "direct DSPy, 64 threads": partial(direct, "instant", WIDTH),
-        "direct DSPy, 64 threads, bridge's adapter": partial(direct, "instant, bridge's adapter", WIDTH),
-        "direct DSPy, 1 thread": partial(direct, "instant", 1),
-        "bridge, 64 in flight": through,
-    }
-
-    def targets(rows: Rows) -> list[Target]:
-        rates = {name: row["per_s"] for name, row in rows.items()}
-        *baselines, bridge = rates
-        return [Target(f"of {b}", rates[bridge] / rates[b], 0.9, least=True) for b in baselines]
-
-    return Section("execute_program on an instant model", contenders, targets, 2 if quick else 5)
-
-
-def first_chunk(quick: bool, stack: ExitStack) -> Section:
-    port = stack.enter_context(Peer("serve")).line()
-    peer = stack.enter_context(Peer("direct", port))
-    client = stack.enter_context(configured(served(port, DELAY)))
-    calls = 5 if quick else 10
-
-    def direct(call: str) -> Figures:
-        return milliseconds(peer.run(call, 1, calls)["firsts"])
-
-    def through() -> Figures:
-        return milliseconds([first_event(client) for _ in range(calls)])
-
-    contenders: Contenders = {
-        "the model alone (http.client)": partial(direct, "first, bare"),
-        "DSPy's engine": partial(direct, "first, engine"),
-        "direct DSPy": partial(direct, "first, DSPy"),
-        "bridge, execute_program": through,
-    }
-
-    def targets(rows: Rows) -> list[Target]:
-        alone, _, dspy, bridge = (row["p50_ms"] for row in rows.values())
-        over = Target("bridge over the model alone, ms", bridge - alone, 1.0)
-        return [over, Target("bridge over direct DSPy, ms", bridge - dspy, 1.0)]
-
-    title = f"first chunk of a model that answers after {DELAY} ms"
-    return Section(title, contenders, targets, 3 if quick else 9)
 
 
 def endings(quick: bool, stack: ExitStack) -> Section:
@@ -250,7 +190,7 @@ def idle_thread(quick: bool, stack: ExitStack) -> Section:
     return Section(title, contenders, lambda _: [], 1 if quick else 2)
 
 
-SECTIONS = (load, throughput, first_chunk, endings, in_flight, idle_thread)
+SECTIONS = (load, endings, in_flight, idle_thread)
 
 
 def measure(section: Section) -> dict[str, list[Figures]]:

@@ -225,19 +225,6 @@ def flood(client: Client, calls: int, stop: Callable[[], bool] = bool) -> thread
     return done
 
 
-def first_event(client: Client) -> float:
-    """Return the seconds to the first chunk."""
-    chunks: list[float] = []
-
-    def on_event(event: str, data: Any) -> None:
-        if event == "chunk":
-            chunks.append(now())
-
-    start = now()
-    client.submit("execute_program", EXECUTE, on_event=on_event).result(60.0)
-    return chunks[0] - start
-
-
 def lateness(client: Client, command: str, calls: int, width: int, cancel: bool) -> Figures:
     """Return how long after its deadline, or after cancel(), a call ends.
 

@@ -62,19 +62,19 @@ def slow_program() -> Callable[[], Any]:
     return program(Slow(ScriptedAnswers(ANSWERS)))
 
 
-def program(engine: Any, model: str = "scripted/answers", port: int = 0, adapter: Any = None) -> Callable[[], Any]:
+def program(engine: Any, model: str = "scripted/answers", port: int = 0) -> Callable[[], Any]:
     """Return a function that calls a program as a DSPy user does."""
     import dspy
-
-    from bridge.adapters.dspy.engines.supervised import NativeEngines
 
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     server = {"api_base": url(port), "api_key": "none"} if port else {}
     lm = dspy.LM(model, engine=engine, cache=False, **server)
     if port:
+        from bridge.adapters.dspy.engines.supervised import NativeEngines
+
         lm._engine_store = NativeEngines(4096)  # DSPy's own limit is 100 connections
     predict = dspy.Predict("question, passage -> answer")
-    adapter = adapter or dspy.ChatAdapter(use_json_adapter_fallback=False)
+    adapter = dspy.ChatAdapter(use_json_adapter_fallback=False)
 
     def call() -> Any:
         with dspy.context(lm=lm, adapter=adapter, trace=None, disable_history=True):
@@ -114,14 +114,6 @@ def callable_of(name: str, port: int) -> Callable[[], Any]:
         return slow_program()
     if name == "first, bare":
         return partial(first_bare, http.client.HTTPConnection("127.0.0.1", port), port)
-    from bridge.adapters.dspy import chat_format
-    from bridge.adapters.dspy.engines.scripted import ScriptedAnswers
-    from bridge.adapters.dspy.engines.text import TextEngine
-
-    if name == "instant":
-        return program(TextEngine(ScriptedAnswers(ANSWERS)))
-    if name == "instant, bridge's adapter":
-        return program(TextEngine(ScriptedAnswers(ANSWERS)), adapter=chat_format.adapter)
     if name == "http":
         return program("auto", f"openai/chat-{SLOW}", port)
     from dspy import lm15
@@ -163,7 +155,7 @@ def first_bare(connection: http.client.HTTPConnection, port: int) -> float:
 
 
 async def serve() -> None:
-    """Serve OpenAI's chat protocol, and print the port. A model `chat-50` answers after 50 ms."""
+    """Serve OpenAI's chat protocol, and print the port. A model `chat-50` answers after 50 ms, others at once."""
     server = await asyncio.start_server(converse, "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
@@ -175,7 +167,8 @@ async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             size = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
             request = json.loads(await reader.readexactly(size))
-            due = now() + int(request["model"].rpartition("-")[2]) / 1000
+            delay = request["model"].rpartition("-")[2]
+            due = now() + (int(delay) / 1000 if delay.isdigit() else 0.0)
             await asyncio.sleep(due - now() - (0.003 if request.get("stream") else 0))
             if request.get("stream"):
                 while now() < due:  # the clock of an event loop is too coarse here
