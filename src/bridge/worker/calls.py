@@ -50,7 +50,7 @@ class Call(Deferred):
         self.timer: Timer | None = None
         self._threads = threads
         self._host = host
-        self._waits_for: threading.Event | None = None  # what its handler waits for
+        self._waits_for: list[threading.Event] = []  # what its handler waits for, perhaps on several threads
 
     @property
     def has_turn(self) -> bool:
@@ -97,19 +97,18 @@ class Call(Deferred):
     def wake(self) -> None:
         """Wake the handler if it waits in a method of its context, so that it notices that the call is over."""
         self.resume()
-        waits_for = self._waits_for
-        if waits_for is not None:
-            waits_for.set()
+        for event in list(self._waits_for):
+            event.set()
 
     def _wait_for(self, event: threading.Event, seconds: float | None) -> None:
         """Wait for `event`. Raise CallEnded as soon as the call is over."""
-        self._waits_for = event
+        self._waits_for.append(event)
         try:
             self.check()
             event.wait(seconds)
             self.check()
         finally:
-            self._waits_for = None
+            self._waits_for.remove(event)
 
 
 class Calls:
