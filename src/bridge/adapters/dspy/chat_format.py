@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import dspy
+from dspy.adapters.types.base_type import CUSTOM_TYPE_END_IDENTIFIER, CUSTOM_TYPE_START_IDENTIFIER
 from dspy.adapters.utils import (
     apply_output_field_defaults,
     format_field_value,
@@ -103,11 +104,8 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
             if name in inputs:
                 parts.append(f"[[ ## {label_of(name, field)} ## ]]\n{_value_text(field, inputs[name])}")
         if main_request:
-            parts.append(self.user_message_output_requirements(signature))
-        text = "\n\n".join([*parts, suffix]).strip()
-        # Between these marks DSPy would read content parts, and the provider would fetch what a text names. No type
-        # of a signature needs them.
-        return Formatted(text.replace("<<CUSTOM-TYPE-", "< <CUSTOM-TYPE-"))
+            parts.append(_without_marks(self.user_message_output_requirements(signature)))
+        return Formatted("\n\n".join([*parts, suffix]).strip())
 
     def parse(self, signature: Any, completion: str) -> dict[str, Any]:
         fields: dict[str, Any] = {}
@@ -132,12 +130,36 @@ def _value_text(field: Any, value: Any) -> str:
     # DSPy would create a pydantic model for each text.
     if type(value) is str:
         text = value
+    elif isinstance(value, dspy.Type):
+        return _content(field, value)
     elif type(value) is list and not (value and all(type(item) is str for item in value)):
+        if value and all(isinstance(item, dspy.Type) for item in value):
+            return "\n".join(_content(field, item) for item in value)
         # If the field is text, as the result of a tool is, DSPy takes every list for a list of texts.
         text = json.dumps(serialize_for_json(value), ensure_ascii=False)
     else:
         text = format_field_value(field, value)
-    return _HEADER.sub(r"\1 ", text)
+    return _escaped(text)
+
+
+def _content(field: Any, value: dspy.Type) -> str:
+    """Return an image, a file or other content of a module of the operator, between DSPy's marks if it needs them."""
+    parts = value.format()
+    if isinstance(parts, str):
+        return _escaped(parts)
+    if not isinstance(parts, list):
+        return _escaped(format_field_value(field, value))
+    text = _without_marks(json.dumps(parts, ensure_ascii=False))
+    return f"{CUSTOM_TYPE_START_IDENTIFIER}{text}{CUSTOM_TYPE_END_IDENTIFIER}"
+
+
+def _escaped(text: str) -> str:
+    return _HEADER.sub(r"\1 ", _without_marks(text))
+
+
+def _without_marks(text: str) -> str:
+    # Between these marks DSPy would read content parts, and the provider would fetch what a text names.
+    return text.replace("<<CUSTOM-TYPE-", "< <CUSTOM-TYPE-")
 
 
 def _unreadable(signature: Any, reply: str, label: str, error: Exception) -> dspy.AdapterParseError:

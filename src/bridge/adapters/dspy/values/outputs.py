@@ -10,10 +10,13 @@ import math
 import types
 import uuid
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Union, get_args, get_origin
 
+from dspy.adapters.utils import parse_value
+
 from bridge.adapters.dspy.values.literals import NotData, list_items, read_data, unfenced, within_prose
-from bridge.adapters.dspy.values.scalars import NULLS, is_literal, mismatch, name_of, names_of, read_scalar
+from bridge.adapters.dspy.values.scalars import NULLS, SCALARS, is_literal, mismatch, name_of, names_of, read_scalar
 
 # Types with a form that is hardly ever meant as text.
 _WRITTEN = (datetime.date, datetime.datetime, datetime.time, uuid.UUID)
@@ -24,18 +27,30 @@ def read_value(text: str, type: Any) -> Any:
 
     Text is returned unchanged. Other values may be written bare, in quotes, as JSON or as a Python literal, in a code
     block or between backquotes; lists also with a bullet or a number on each line; lists and maps also after a line
-    of prose or a colon.
+    of prose or a colon. Types that only modules of the operator have, such as models of pydantic, are read by DSPy.
     """
     if type is str:
         return text
     if type is Any:
         return _read_any(text)
+    if not _is_of_a_signature(type):
+        return parse_value(text, type)
     if _is_union(type):
         return _read_union(text, get_args(type))
     bare = unfenced(text)
     if get_origin(type) in (list, dict):
         return _read_collection(bare, type)
     return read_scalar(bare, type)
+
+
+@lru_cache(maxsize=1024)
+def _is_of_a_signature(type: Any) -> bool:
+    """Return whether a host can declare a field of this type."""
+    if type in (str, Any) or is_literal(type) or type in SCALARS:
+        return True
+    if get_origin(type) in (list, dict) or _is_union(type):
+        return all(map(_is_of_a_signature, get_args(type)))
+    return False
 
 
 def _read_any(text: str) -> Any:

@@ -38,7 +38,7 @@ def read_scalar(value: Any, type: Any) -> Any:
         value = value[1:-1].strip()
     if isinstance(value, list | dict):
         raise mismatch(name_of(type), value)
-    return _SCALARS[type](value)
+    return SCALARS[type](value)
 
 
 def read_choice(value: Any, choices: tuple[Any, ...]) -> Any:
@@ -51,7 +51,7 @@ def read_choice(value: Any, choices: tuple[Any, ...]) -> Any:
 
 def read_moment(value: Any, type: Any) -> Any:
     """Return a date, a time, or both, from ISO 8601. Raises ValueError."""
-    return value if isinstance(value, datetime.date | datetime.time) else _SCALARS[type](value)
+    return value if isinstance(value, datetime.date | datetime.time) else SCALARS[type](value)
 
 
 def _integer(value: Any) -> int:
@@ -161,7 +161,7 @@ def _uuid(value: Any) -> uuid.UUID:
         raise mismatch("a UUID", value) from None
 
 
-_SCALARS: dict[Any, Callable[[Any], Any]] = {
+SCALARS: dict[Any, Callable[[Any], Any]] = {
     int: _integer,
     float: _float,
     bool: _boolean,
