@@ -36,7 +36,8 @@ def test_each_option_is_a_flag():
     """The flag has the option's description; a list takes one item at a time."""
     shown = " ".join(run("worker", "--help").stdout.split())
     for option, kind in TYPES.items():
-        flag = "--api-base" if option == "api_bases" else f"--{option.replace('_', '-')}"
+        singular = option.removesuffix("s") if option in ("api_bases", "programs") else option
+        flag = f"--{singular.replace('_', '-')}"
         assert f"{flag} " in shown
         assert kind.__metadata__[-1].description in shown
 

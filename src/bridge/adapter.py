@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from bridge.errors import text_of
+from bridge.options import is_reference
 from bridge.records import Records
 
 ADAPTERS = {"dspy": "bridge.adapters.dspy:adapter", "echo": "bridge.adapters.echo:adapter"}
@@ -41,7 +42,7 @@ class Unchecked(msgspec.Struct):
 
 
 class AdapterFailed(ValueError):
-    """Raised if an adapter cannot be used; the message names it and the reason."""
+    """Raised if an adapter or one of the operator's programs cannot be used; the message names it and the reason."""
 
 
 class Lane(msgspec.Struct, frozen=True):
@@ -106,6 +107,9 @@ class Adapter:
     available(name): returns what `ping` reports as `{name}_available` (dspy, gemini). It is called once for each name,
     and must not import the library.
     warm_up(): imports the libraries of the commands. It is called on a separate thread after the first reply.
+    load_programs(given): returns the operator's programs (`--program`, each as NAME=MODULE:ATTRIBUTE) by name, which
+    handlers find in context.shared["programs"]. It is called at the start if there are any, and raises AdapterFailed.
+    None: the adapter runs no programs of the operator.
     """
 
     def __init__(
@@ -116,13 +120,28 @@ class Adapter:
         counted: str | None = None,
         available: Callable[[str], bool] = lambda name: False,
         warm_up: Callable[[], None] | None = None,
+        load_programs: Callable[[tuple[str, ...]], dict[str, Any]] | None = None,
     ) -> None:
         self.name = name
         self.new_state = new_state
         self.counted = counted
         self.available = available
         self.warm_up = warm_up
+        self.load_programs = load_programs
         self.commands: dict[str, CommandSpec] = {}
+
+    def extended(self, name: str) -> Adapter:
+        """Return a new adapter with everything that this one has, to which commands can be added."""
+        adapter = Adapter(
+            name,
+            new_state=self.new_state,
+            counted=self.counted,
+            available=self.available,
+            warm_up=self.warm_up,
+            load_programs=self.load_programs,
+        )
+        adapter.commands.update(self.commands)
+        return adapter
 
     def command(
         self,
@@ -178,28 +197,36 @@ def load(name: str) -> Adapter:
 
     The name comes from the operator, never from a request.
     """
-    module, _, attribute = ADAPTERS.get(name, name).partition(":")
-    if not module or not attribute or module.startswith("."):
+    reference = ADAPTERS.get(name, name)
+    if not is_reference(reference):
         known = ", ".join(ADAPTERS)
         raise AdapterFailed(f"there is no adapter {name!r}; known: {known}, or your own as MODULE:ATTRIBUTE")
-    try:
-        loaded = importlib.import_module(module)
-    except BaseException as error:  # a module may raise anything when it is imported, for instance SystemExit
-        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-            raise AdapterFailed(f"adapter {name!r}: there is no module {error.name!r}") from error
-        raise AdapterFailed(f"adapter {name!r} cannot be imported: {_reason(error)}") from error
-    try:
-        adapter = getattr(loaded, attribute)
-    except BaseException as error:
-        why = _reason(error)
-        raise AdapterFailed(f"adapter {name!r}: {module!r} has no {attribute!r}: {why}") from error
+    adapter = load_object(f"adapter {name!r}", reference)
     if not isinstance(adapter, Adapter):
         kind = type(adapter).__name__
         raise AdapterFailed(f"adapter {name!r}: not a bridge.Adapter but of the type {kind!r}")
     return adapter
 
 
-def _reason(error: BaseException) -> str:
+def load_object(what: str, reference: str) -> Any:
+    """Return the object that MODULE:ATTRIBUTE names. Raise AdapterFailed; what: the beginning of the message.
+
+    The reference comes from the operator, never from a request.
+    """
+    module, _, attribute = reference.partition(":")
+    try:
+        loaded = importlib.import_module(module)
+    except BaseException as error:  # a module may raise anything when it is imported, for instance SystemExit
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            raise AdapterFailed(f"{what}: there is no module {error.name!r}") from error
+        raise AdapterFailed(f"{what} cannot be imported: {reason_of(error)}") from error
+    try:
+        return getattr(loaded, attribute)
+    except BaseException as error:
+        raise AdapterFailed(f"{what}: {module!r} has no {attribute!r}: {reason_of(error)}") from error
+
+
+def reason_of(error: BaseException) -> str:
     """Return the type of an error and the first line of its text."""
     text = text_of(error)[:1000]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -45,6 +45,19 @@ def _check_addresses(texts: tuple[str, ...]) -> None:
         pattern(text)
 
 
+def is_reference(text: str) -> bool:
+    """Return whether `text` has the form MODULE:ATTRIBUTE."""
+    module, _, attribute = text.partition(":")
+    return bool(module and attribute) and not module.startswith(".")
+
+
+def _check_programs(texts: tuple[str, ...]) -> None:
+    for text in texts:
+        name, _, reference = text.partition("=")
+        if not name.strip() or not name.isprintable() or not is_reference(reference):
+            raise ValueError(f"{shown(text)} is not a program like NAME=MODULE:ATTRIBUTE")
+
+
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=512, title="1 to 512 characters")]
 Count = Annotated[int, _whole(1, 1 << 53)]
 Frame = Annotated[int, _whole(4096, 1 << 30)]
@@ -54,6 +67,7 @@ Ttl = Annotated[float, msgspec.Meta(gt=0, le=LONGEST_TTL, title=f"a number of se
 Mode = Literal["standalone", "pool-worker"]
 Protocol = Literal["json", "msgpack", "etf"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+_PROGRAM = "a dspy.Module, its class, or a function that returns it, as the program NAME; repeatable"
 _API_BASE = "address that gets keys from the environment, as https://*.example.com/v1; repeatable"
 
 
@@ -73,6 +87,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     max_values: Annotated[Values, _flag("values that a frame may hold", "N")] = DEFAULT_MAX_VALUES
     grace: Annotated[Seconds, _flag("time for open calls when the worker ends", "SECONDS")] = 2.0
     api_bases: Annotated[tuple[str, ...], _flag(_API_BASE, "PATTERN", _check_addresses)] = ()
+    programs: Annotated[tuple[str, ...], _flag(_PROGRAM, "NAME=MODULE:ATTR", _check_programs)] = ()
     store: Annotated[str, _flag("where durable sessions are stored", "sqlite:PATH", _check_store)] | None = None
     max_sessions: Annotated[Count, _flag("live sessions", "N")] = 10_000
     session_ttl: Annotated[Ttl, _flag("time after which an idle session expires", "SECONDS")] = 3600.0

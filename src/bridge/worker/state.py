@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bridge._histogram import now_ns
+from bridge.adapter import AdapterFailed
 from bridge.records import Quota
 from bridge.worker.calls import Calls
 from bridge.worker.host_calls import HostCalls
@@ -54,6 +55,7 @@ class Worker:
             shared={
                 "api_bases": _patterns(options.api_bases),
                 "configures_itself": options.mode == "pool-worker",
+                "programs": _programs(adapter, options.programs),
             },
         )
         self.calls = Calls(self.threads, self.sessions)
@@ -88,6 +90,15 @@ def _patterns(texts: tuple[str, ...]) -> tuple[Address, ...]:
         return tuple(map(pattern, texts))
     except ValueError as error:
         raise ValueError(f"api_bases: {error}") from None
+
+
+def _programs(adapter: Adapter, given: tuple[str, ...]) -> dict[str, Any]:
+    """Load the operator's programs. Raises AdapterFailed."""
+    if not given:
+        return {}
+    if adapter.load_programs is None:
+        raise AdapterFailed(f"program {given[0]!r}: the adapter {adapter.name!r} runs no programs of the operator")
+    return adapter.load_programs(given)
 
 
 def _opened(name: str | None) -> Store | None:
