@@ -51,7 +51,7 @@ LIBRARIES = {
     "opentelemetry": ("telemetry.tracing",),
     "prometheus_client": ("worker.metrics",),
     "pyarrow": ("bench.arrow",),
-    "pydantic": ("adapters.dspy.values.inputs", "adapters.offline.prompt", "host.arguments"),
+    "pydantic": ("adapters.dspy.values", "adapters.offline.prompt", "host.arguments"),
     "pydantic_core": ("adapters.dspy.values.inputs", "host.arguments"),
     "rich": ("bench.terminal",),
     "sqlite3": ("worker.stores",),

@@ -2,48 +2,81 @@
 
 from __future__ import annotations
 
+import itertools
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import dspy
 from dspy import lm15
 
 from bridge.adapters.dspy.answer_cache import AnswerCache
 from bridge.adapters.dspy.reply_reader import FieldReader
-from bridge.errors import ReplyTooLarge
+from bridge.errors import CallEnded, ReplyTooLarge
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
+    from bridge.adapters.dspy.tools import Tool
 
 current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
 current_call: ContextVar[ModelCall | None] = ContextVar("current_call", default=None)
+
+
+def current_context() -> Context:
+    """Return the context of the command for which a module runs: to check whether the call is over, or emit events.
+
+    Raises RuntimeError outside of a run.
+    """
+    run = current_run.get()
+    if run is None:
+        raise RuntimeError("no module is running in this thread")
+    return run.context
 
 
 class Run:
     """One run of a program: what its calls of models share. They may run at the same time.
 
     names: the host's names of the output fields, by label. cache: the session's cached answers, if it has a cache.
-    truncated: whether any response was cut off.
+    is_own: whether the module is the operator's; its events name the predictor and the call. tools: the host's tools
+    that it may ask for. truncated: whether any response was cut off. is_over: whether the module has returned.
     """
 
-    def __init__(self, context: Context, names: dict[str, str], cache: AnswerCache | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        names: dict[str, str],
+        cache: AnswerCache | None = None,
+        is_own: bool = False,
+        tools: tuple[Tool, ...] = (),
+    ) -> None:
         self.context = context
         self.names = names
         self.cache = cache
+        self.is_own = is_own
+        self.tools = tools
+        self.calls = itertools.count(1)
         self.truncated = False
+        self.is_over = False
+
+    def check(self) -> None:
+        """Raise CallEnded if the call or the run is over: threads of a module may still work then."""
+        self.context.check()
+        if self.is_over:
+            raise CallEnded("the run is over")
 
 
 class ModelCall:
     """One call of a model by a run.
 
-    fields: the labels of the fields that it asks for. reply, truncated: the text of the last response, and whether it
-    was cut off. attempts: how many times the last request was sent. has_streamed: whether text of that request was sent
-    to the host. refusal: text of its refusal that came outside of the response.
+    fields: the labels of the fields that it asks for. source: further keys of its events. reply, truncated: the text of
+    the last response, and whether it was cut off. attempts: how many times the last request was sent. has_streamed:
+    whether text of that request was sent to the host. refusal: text of its refusal that came outside of the response.
     """
 
     def __init__(self, run: Run, fields: tuple[str, ...] = ()) -> None:
         self.run = run
         self.context = run.context
         self.fields = fields
+        self.source = _source(run) if run.is_own and run.context.streaming else {}
         self.reply = ""
         self.truncated = False
         self.attempts = 1
@@ -62,7 +95,7 @@ class ModelCall:
         self._read(response)
         self.context.count("cache_hits", 1)
         if self.context.streaming:
-            self.context.emit("status", {"status": "cache_hit", "model": model})
+            self.context.emit("status", {"status": "cache_hit", "model": model, **self.source})
             fields = self.reader()
             self.emit_text([*fields.feed(self.reply), *fields.finish()])
 
@@ -94,13 +127,23 @@ class ModelCall:
 
     def _emit_chunk(self, field: str, text: str) -> None:
         try:
-            self.context.emit("chunk", {"field": field, "text": text})
+            self.context.emit("chunk", {"field": field, "text": text, **self.source})
         except ReplyTooLarge:
             if len(text) < 2:
                 raise
             half = len(text) // 2
             self._emit_chunk(field, text[:half])
             self._emit_chunk(field, text[half:])
+
+
+def _source(run: Run) -> dict[str, Any]:
+    """Return what tells the chunks of the current call from those of the run's other calls."""
+    modules = dspy.settings.caller_modules or []
+    # From the outermost: it has the longest name, but only the innermost contain what was copied, as by BestOfN.
+    names = (name for module in modules for name, each in module.named_predictors() if each is modules[-1])
+    source: dict[str, Any] = {"call": next(run.calls)}
+    predictor = next(names, None)
+    return source if predictor is None else {"predictor": predictor, **source}
 
 
 class PassedError(BaseException):

@@ -43,6 +43,11 @@ def model_for(program: Program, model: Model | None, context: Context) -> Model:
     """
     if program.definition.model is not None:
         return _own_model(program, program.definition.model, model)
+    return model_or_default(model, context)
+
+
+def model_or_default(model: Model | None, context: Context) -> Model:
+    """Return the session's model (`model`), or the environment's. Raises LMNotConfigured if there is none."""
     model = model or _from_environment(context.shared)
     if model is None:
         raise errors.LMNotConfigured(

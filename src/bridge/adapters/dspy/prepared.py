@@ -8,7 +8,8 @@ from typing import Any
 
 from bridge import errors
 from bridge.adapters.dspy.modules import DEFAULT_ITERATIONS, MODULES
-from bridge.adapters.dspy.signatures import Signature
+from bridge.adapters.dspy.own_module import OwnModule
+from bridge.adapters.dspy.signatures import Field, Signature
 from bridge.adapters.dspy.state import Program
 from bridge.adapters.dspy.tools import Tool
 from bridge.adapters.dspy.values.inputs import InputCheck, plain
@@ -19,13 +20,17 @@ LARGEST_SHARED = 16_384  # characters of a signature; the cache of 1024 outlives
 class Prepared:
     """A DSPy module, the checks of its inputs, and the names of its outputs. Usable from any number of threads.
 
-    names: the host's names of the output fields, by label.
+    names: the host's names of the output fields, by label. takes_config: whether the module can be called with
+    `config`, the settings of one run. is_own: whether the operator wrote the module.
     """
 
-    def __init__(self, signature: Signature, module: Any) -> None:
+    is_own = False
+
+    def __init__(self, signature: Signature, module: Any, *, takes_config: bool) -> None:
         self.module = module
+        self.takes_config = takes_config
         self.names = {field.label: field.name for field in signature.outputs}
-        self._inputs = {field.name: (field.python_name, InputCheck(field)) for field in signature.inputs}
+        self._inputs = {field.name: (field.python_name, _check(field)) for field in signature.inputs}
         self._outputs = {field.python_name: field.name for field in signature.outputs}
         self._has_reasoning = "reasoning" in self._outputs.values()
 
@@ -62,7 +67,7 @@ class Prepared:
         }
 
 
-def prepared(program: Program) -> Prepared:
+def prepared(program: Program) -> Prepared | OwnModule:
     """Return what runs `program`, which must have been checked.
 
     Programs without tools share it if their signatures are equal.
@@ -73,7 +78,12 @@ def prepared(program: Program) -> Prepared:
     return found
 
 
-_prepared: weakref.WeakKeyDictionary[Program, Prepared] = weakref.WeakKeyDictionary()
+def keep(program: Program, module: OwnModule) -> None:
+    """Let `module` run `program`."""
+    _prepared[program] = module
+
+
+_prepared: weakref.WeakKeyDictionary[Program, Prepared | OwnModule] = weakref.WeakKeyDictionary()
 
 
 def _prepare(program: Program) -> Prepared:
@@ -85,10 +95,15 @@ def _prepare(program: Program) -> Prepared:
     return create(signature, definition.program_type)
 
 
+def _check(field: Field) -> InputCheck:
+    return InputCheck(field.name, field.type, field.type_name, is_exact=field.is_exact)
+
+
 def _create(
     signature: Signature, program_type: str, tools: tuple[Tool, ...] = (), iterations: int = DEFAULT_ITERATIONS
 ) -> Prepared:
-    return Prepared(signature, MODULES[program_type].create(signature, tools, iterations))
+    module_type = MODULES[program_type]
+    return Prepared(signature, module_type.create(signature, tools, iterations), takes_config=module_type.takes_config)
 
 
 _shared = lru_cache(maxsize=1024)(_create)

@@ -15,6 +15,7 @@ from bridge.records import EncodedValue, Records
 from bridge.wire.codec import Format
 
 if TYPE_CHECKING:
+    from bridge._dispatch import Context
     from bridge.adapters.dspy.signatures import Signature
 
 
@@ -39,7 +40,12 @@ _settings = msgspec.msgpack.Decoder(StoredSettings).decode
 
 
 class Program:
-    """A program: its definition, and how often it ran. `prepared` creates the DSPy module for it."""
+    """A program: its definition, and how often it ran. `prepared` creates the DSPy module for it.
+
+    is_registered: whether the operator has registered it, with a module and for all sessions.
+    """
+
+    is_registered = False
 
     def __init__(self, program_id: str, definition: Definition) -> None:
         self.id = program_id
@@ -71,6 +77,11 @@ class Program:
         same = EncodedValue(bytes(signature), format.name) == self.definition.signature
         return same or _parsed(signature, format, path) == self.signature
 
+    @property
+    def workflow(self) -> str:
+        """Return the name of the signature, for traces."""
+        return self.signature.name
+
     def executed(self) -> None:
         """Count a run."""
         self.execution_count += 1
@@ -86,6 +97,23 @@ class Program:
             "execution_count": self.execution_count,
             "last_executed": self.last_executed,
         }
+
+
+class RegisteredProgram(Program):
+    """A program that the operator has registered. Its definition only describes its module."""
+
+    is_registered = True
+
+    def __init__(self, program_id: str, definition: Definition, workflow: str) -> None:
+        super().__init__(program_id, definition)
+        self._workflow = workflow
+
+    @property
+    def workflow(self) -> str:
+        return self._workflow
+
+    def info(self, format: Format) -> dict[str, Any]:
+        return {**super().info(format), "registered": True}
 
 
 def _parsed(signature: msgspec.Raw, format: Format, path: str) -> Signature:
@@ -170,3 +198,9 @@ class State:
         stored = StoredSettings.of(model.settings, model.cache)
         self._records.put("model", "", msgspec.msgpack.encode(stored), model)
         self._model = model
+
+
+def visible_tools(context: Context) -> dict[str, Tool]:
+    """Return the session's tools, and those of the default session that have other names."""
+    inherited: State | None = context.session.inherited
+    return {**({} if inherited is None else inherited.tools), **context.session.state.tools}

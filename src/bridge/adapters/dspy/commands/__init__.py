@@ -7,7 +7,7 @@ import os
 
 from bridge.adapter import Adapter
 from bridge.adapters.dspy.providers import GEMINI_KEYS
-from bridge.adapters.dspy.state import State
+from bridge.adapters.dspy.state import RegisteredProgram, State
 
 
 def _warm_up() -> None:
@@ -21,4 +21,17 @@ def _available(name: str) -> bool:
     return importlib.util.find_spec("dspy") is not None
 
 
-adapter = Adapter("dspy", new_state=State, counted="program", available=_available, warm_up=_warm_up)
+def _load_programs(given: tuple[str, ...]) -> dict[str, RegisteredProgram]:
+    from bridge.adapters.dspy.registered import load_programs  # imports DSPy
+
+    return load_programs(given)
+
+
+adapter = Adapter(
+    "dspy",
+    new_state=State,
+    counted="program",
+    available=_available,
+    warm_up=_warm_up,
+    load_programs=_load_programs,
+)

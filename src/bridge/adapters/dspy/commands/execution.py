@@ -8,9 +8,9 @@ import msgspec
 
 from bridge.adapter import Ignored
 from bridge.adapters.dspy.commands import adapter
-from bridge.adapters.dspy.commands.programs import add_program, find_program, visible_program, visible_tools
+from bridge.adapters.dspy.commands.programs import add_program, check_id, find_program, visible_program
 from bridge.adapters.dspy.settings import check_ranges
-from bridge.adapters.dspy.state import Definition, Program, State
+from bridge.adapters.dspy.state import Definition, Program, State, visible_tools
 from bridge.records import EncodedValue
 from bridge.wire.codec import Format
 
@@ -71,9 +71,10 @@ def execute_program(args: ExecuteArgs, context: Context) -> dict[str, Any]:
     state: State = context.session.state
     program = _find_or_add(args, context)
     model = state.model(context.shared)
+    tools = visible_tools(context) if program.is_registered else {}
     context.release()
     config = {} if args.options is None else args.options.given()
-    return run.execute(program, model, args.inputs, config, context)
+    return run.execute(program, model, args.inputs, config, context, tuple(tools.values()))
 
 
 def _find_or_add(args: ExecuteArgs, context: Context) -> Program:
@@ -82,6 +83,7 @@ def _find_or_add(args: ExecuteArgs, context: Context) -> Program:
     name, signature = ("", msgspec.Raw()) if data is None else data.definition(context.format)
     if data is None or args.program_id is None or not name:
         return find_program(args.program_id, context)
+    check_id(args.program_id, context)
     known = visible_program(args.program_id, context)
     path = f"args.program_data.{name}"
     if (

@@ -11,7 +11,7 @@ from bridge import errors
 from bridge.adapter import Ignored
 from bridge.adapters.dspy.commands import adapter
 from bridge.adapters.dspy.providers import GEMINI, full_model
-from bridge.adapters.dspy.state import Definition, Program, State
+from bridge.adapters.dspy.state import Definition, Program, State, visible_tools
 from bridge.records import EncodedValue
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class ListProgramsArgs(msgspec.Struct):
 
 @adapter.command("list_programs", ListProgramsArgs, idempotent=True)
 def list_programs(args: ListProgramsArgs, context: Context) -> dict[str, Any]:
-    """List the session's programs, and the ids of those it inherits from the default session."""
+    """List the session's programs, and the ids of those it inherits from the default session or the operator."""
     state: State = context.session.state
     inherited: State | None = context.session.inherited
     ids = state.program_ids
@@ -94,6 +94,8 @@ def list_programs(args: ListProgramsArgs, context: Context) -> dict[str, Any]:
         own = set(ids)
         others = [name for name in inherited.program_ids if name not in own]
         result["inherited"] = others[: args.limit]
+    if context.shared["programs"]:
+        result["registered"] = list(context.shared["programs"])
     return result
 
 
@@ -112,7 +114,7 @@ def get_program_info(args: ProgramArgs, context: Context) -> dict[str, Any]:
     """Return a program's signature, and how often it ran."""
     program = find_program(args.program_id, context)
     info = program.info(context.format)
-    if context.session.state.get(program.id) is None:
+    if not program.is_registered and context.session.state.get(program.id) is None:
         info["inherited"] = True
     return info
 
@@ -121,6 +123,12 @@ def get_program_info(args: ProgramArgs, context: Context) -> dict[str, Any]:
 def delete_program(args: ProgramArgs, context: Context) -> dict[str, Any]:
     """Delete a program. Runs that have started continue."""
     program = find_program(args.program_id, context)
+    if program.is_registered:
+        raise errors.NotAllowed(
+            f"{program.id} was registered by the operator of the worker (--program) and cannot be deleted",
+            program_id=program.id,
+            registered=True,
+        )
     state: State = context.session.state
     if state.get(program.id) is None:
         raise errors.ProgramNotFound(
@@ -135,7 +143,7 @@ def delete_program(args: ProgramArgs, context: Context) -> dict[str, Any]:
 
 
 def find_program(program_id: str | None, context: Context) -> Program:
-    """Return the session's program `program_id`, or else the default session's.
+    """Return the session's program `program_id`, or else the default session's, or else the operator's.
 
     Raises ProgramNotFound, and InvalidArgs for None.
     """
@@ -155,19 +163,24 @@ def find_program(program_id: str | None, context: Context) -> Program:
 
 
 def visible_program(program_id: str, context: Context) -> Program | None:
-    """Return the session's program `program_id`, or else the default session's, or else None."""
+    """Return the session's program `program_id`, or else the default session's, or else the operator's, or None."""
     state: State = context.session.state
     program = state.get(program_id)
     if program is None:
         inherited: State | None = context.session.inherited
         program = None if inherited is None else inherited.get(program_id)
-    return program
+    registered: dict[str, Program] = context.shared["programs"]
+    return registered.get(program_id) if program is None else program
 
 
-def visible_tools(context: Context) -> dict[str, Tool]:
-    """Return the session's tools, and those of the default session that have other names."""
-    inherited: State | None = context.session.inherited
-    return {**({} if inherited is None else inherited.tools), **context.session.state.tools}
+def check_id(program_id: str, context: Context) -> None:
+    """Raise ProgramExists if the operator has registered a program of that id: the sessions' have other ids."""
+    if program_id in context.shared["programs"]:
+        raise errors.ProgramExists(
+            f"Program with ID '{program_id}' already exists: the operator of the worker has registered it (--program)",
+            program_id=program_id,
+            registered=True,
+        )
 
 
 def add_program(
@@ -223,6 +236,7 @@ def _has_definition(program: Program, other: Definition) -> bool:
 def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, Any]:
     state: State = context.session.state
     program_id = args.id if args.id is not None else str(uuid.uuid4())
+    check_id(program_id, context)
     existing = state.get(program_id)
     if existing is not None and args.if_exists == "error":
         raise errors.ProgramExists(f"Program with ID '{program_id}' already exists", program_id=program_id)

@@ -64,7 +64,7 @@ class SupervisedEngine:
             current_call.reset(token)
 
     def _answered(self, request: lm15.Request, call: ModelCall) -> lm15.Response:
-        call.context.check()
+        call.run.check()
         cached = None if call.run.cache is None else call.run.cache.find(request)
         if cached is not None:
             call.record_cached(request.model, cached)
@@ -123,13 +123,13 @@ class SupervisedEngine:
         call.context.count("lm_retries", 1)
         status = {"status": "lm_retry", "model": request.model, "attempt": call.attempts + 1}
         reason = {"wait": round(wait, 3), "lm_code": error.code}
-        call.context.emit("status", status | reason)
+        call.context.emit("status", status | reason | call.source)
         call.context.wait(wait)
 
     def _streamed(
         self, stream: Callable[[lm15.Request], Iterator[Any]], request: lm15.Request, call: ModelCall
     ) -> lm15.Response:
-        call.context.emit("status", {"status": "lm_call", "model": request.model})
+        call.context.emit("status", {"status": "lm_call", "model": request.model, **call.source})
         fields = call.reader()
         half = ""  # the first half of a surrogate pair, until the second arrives
         with _engine_errors():

@@ -37,6 +37,18 @@ def dspy_tools(tools: tuple[Tool, ...]) -> list[HostTool]:
     return [_dspy_tool(tool, name) for tool, name in zip(tools, names, strict=True)]
 
 
+def host_tools() -> list[dspy.Tool]:
+    """Return the host's tools of the session for which a module runs. Call this in `forward`.
+
+    A call of a tool returns what the host's function returns, or a text that begins with "error:". Raises RuntimeError
+    outside of a run.
+    """
+    run = current_run.get()
+    if run is None:
+        raise RuntimeError("host_tools is called while a module runs, as in forward: each session has its own tools")
+    return list(dspy_tools(run.tools))
+
+
 def _dspy_tool(tool: Tool, name: str) -> HostTool:
     schema = ToolSchema.of(tool.args)
 
@@ -44,6 +56,7 @@ def _dspy_tool(tool: Tool, name: str) -> HostTool:
         run = current_run.get()
         if run is None:
             raise RuntimeError(f"{tool.name} was called outside of a run")
+        run.check()
         try:
             return call_tool(tool, schema, run.context, plain(arguments))
         except Exception as error:  # DSPy would show the model its traceback

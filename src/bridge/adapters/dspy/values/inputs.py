@@ -12,38 +12,35 @@ import pydantic
 import pydantic_core
 
 from bridge import errors
-from bridge.adapters.dspy.signatures import Field
 from bridge.adapters.dspy.values.scalars import read_choice, read_moment
 from bridge.adapters.dspy.values.text_form import rounded_float, without_text_form
 
 
 class InputCheck:
-    """Checks the values of one input field, and converts them to its type."""
+    """Checks the values of one input, and converts them to its type.
 
-    def __init__(self, field: Field) -> None:
-        self._path = f"args.inputs.{field.name}"
-        self._type_name = field.type_name
-        self._is_exact = field.is_exact
-        config = pydantic.ConfigDict(coerce_numbers_to_str=True)
-        self._validate = pydantic.TypeAdapter(_as_hosts_write(field.type), config=config).validate_python
+    is_exact: whether its values contain decimals.
+    """
+
+    def __init__(self, name: str, type: Any, type_name: str, *, is_exact: bool = False) -> None:
+        self._path = f"args.inputs.{name}"
+        self._type_name = type_name
+        self._is_exact = is_exact
+        self._validate = _adapter(_as_hosts_write(type)).validate_python
 
     def value(self, value: Any) -> Any:
         """Return `value` as the field's type. Raises InvalidArgs with the path of what is wrong."""
-        unreadable = without_text_form(value, self._path)
-        if unreadable is not None:
-            path, kind = unreadable
-            raise self._invalid(path, f"{kind} has no text form for a prompt")
+        with_text_form(value, self._path, self._type_name)
         rounded = rounded_float(value, self._path) if self._is_exact else None
         if rounded is not None:
-            raise self._invalid(
-                rounded, "a float may have been rounded: send a decimal of this many digits as a string"
-            )
+            reason = "a float may have been rounded: send a decimal of this many digits as a string"
+            raise _invalid(rounded, reason, self._type_name)
         try:
             return self._validate(value)
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             path = self._path + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-            raise self._invalid(path, f"expected {self._type_name}: {first['msg']}") from None
+            raise _invalid(path, f"expected {self._type_name}: {first['msg']}", self._type_name) from None
 
     def accepts_none(self) -> bool:
         """Return whether the input may be left out."""
@@ -53,8 +50,26 @@ class InputCheck:
             return False
         return True
 
-    def _invalid(self, path: str, reason: str) -> errors.InvalidArgs:
-        return errors.InvalidArgs(f"{path}: {reason}", path=path, expected=self._type_name)
+
+def with_text_form(value: Any, path: str, type_name: str = "any") -> Any:
+    """Return `value` unchanged. Raises InvalidArgs, with the path of the part, if a part of it has no text form."""
+    unreadable = without_text_form(value, path)
+    if unreadable is not None:
+        where, kind = unreadable
+        raise _invalid(where, f"{kind} has no text form for a prompt", type_name)
+    return value
+
+
+def _invalid(path: str, reason: str, type_name: str) -> errors.InvalidArgs:
+    return errors.InvalidArgs(f"{path}: {reason}", path=path, expected=type_name)
+
+
+def _adapter(type: Any) -> pydantic.TypeAdapter[Any]:
+    config = pydantic.ConfigDict(coerce_numbers_to_str=True, arbitrary_types_allowed=True)
+    try:
+        return pydantic.TypeAdapter(type, config=config)
+    except pydantic.PydanticUserError:  # a model, a dataclass or a TypedDict has its own config
+        return pydantic.TypeAdapter(type)
 
 
 def _as_hosts_write(type: Any) -> Any:
