@@ -94,7 +94,9 @@ def asyncio(builds: Builds, stack: ExitStack) -> Iterator[Section]:
         for name, python in builds.items():
             kinds = {kind: stack.enter_context(Host(python, kind, model)) for kind in ("bridge", "submit", "aio")}
             for width in (1, 4, 16, 64, IN_FLIGHT):
-                contenders[f"{name}: {width} threads"] = partial(kinds["bridge"].run, command, 0, width, calls)
+                contenders[f"{name}: {width} thread{'s' * (width > 1)}"] = partial(
+                    kinds["bridge"].run, command, 0, width, calls
+                )
             contenders[f"{name}: futures"] = partial(kinds["submit"].run, command, 0, IN_FLIGHT, calls)
             if kinds["aio"].has:
                 contenders[f"{name}: asyncio"] = partial(kinds["aio"].run, command, 0, IN_FLIGHT, calls)
@@ -103,7 +105,7 @@ def asyncio(builds: Builds, stack: ExitStack) -> Iterator[Section]:
             Goal(f"asyncio: {command}, threads x {IN_FLIGHT} threads", threads_beside_threads, 0.1),
         )
         title = f"{command}, {IN_FLIGHT} in flight"
-        yield Section("asyncio", title, contenders, (*FIGURES, "threads"), 5, goals=goals)
+        yield Section("asyncio", title, contenders, (*FIGURES, "threads"), 5, goals=goals, has_many=True)
 
 
 def throughput_beside_threads(rows: Round, build: str) -> float:

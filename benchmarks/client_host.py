@@ -22,7 +22,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -176,28 +175,31 @@ def cpu_seconds(pids: list[int]) -> float:
 
 
 def figures(run: Run, pids: list[int], command: str, size: int, width: int, calls: int) -> dict[str, float]:
-    """Return the figures of a task: times and CPU times in µs a call, and the number of this process's threads.
+    """Return the figures of a task: times and CPU times in µs a call, and the most threads that this process had.
 
     size: bytes of the payload. cpu_us: of this process and the worker.
     """
     calls -= calls % width
     args = EXECUTE if command == "execute_program" else {"data": os.urandom(size)} if size else {}
     run(command, args, width, width * max(1, calls // width // 10))
-    counted: list[int] = []
-    watch = threading.Timer(0.05, lambda: counted.append(thread_count()))
+    ended, counts = threading.Event(), [0]
+    watch = threading.Thread(target=count_threads, args=(ended, counts))
     watch.start()
     host, worker = time.process_time(), cpu_seconds(pids)
     took, times = run(command, args, width, calls)
     host, worker = time.process_time() - host, cpu_seconds(pids) - worker
+    ended.set()
     watch.join()
     row = {"us": took / calls, "cpu_us": (host + worker) / calls, "host_cpu_us": host / calls}
     if times:
         row["p50_us"] = statistics.median(times)
-    return {name: value * 1e6 for name, value in row.items()} | {"threads": counted[0] - 1}
+    return {name: value * 1e6 for name, value in row.items()} | {"threads": max(counts)}
 
 
-def thread_count() -> int:
-    return len(list(Path("/proc/self/task").iterdir()))
+def count_threads(ended: threading.Event, counts: list[int]) -> None:
+    """Append the number of this process's other threads to `counts`, several times a second."""
+    while not ended.wait(0.02):
+        counts.append(len(os.listdir("/proc/self/task")) - 1)
 
 
 def main() -> None:

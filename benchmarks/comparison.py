@@ -45,7 +45,7 @@ class Section(NamedTuple):
     """Contenders that do the same work. Those that are builds have the names of the builds.
 
     figures: the columns that are printed. baseline: the contender that every other is also compared with.
-    awake: whether no core may sleep during a round.
+    awake: whether no core may sleep during a round. has_many: whether all contenders are named "BUILD: KIND".
     """
 
     name: str
@@ -56,6 +56,7 @@ class Section(NamedTuple):
     baseline: str = ""
     goals: tuple[Goal, ...] = ()
     awake: bool = False
+    has_many: bool = False
 
 
 Make = Callable[[Builds, ExitStack], Iterable[Section]]
@@ -144,14 +145,27 @@ def markdown(sections: list[tuple[Section, Samples]]) -> str:
     """Return a table for each name of sections: the medians of the first figure."""
     lines = []
     for name in dict.fromkeys(section.name for section, _ in sections):
-        of_name = [(section, medians(samples)) for section, samples in sections if section.name == name]
-        contenders = list(dict.fromkeys(contender for _, rows in of_name for contender in rows))
-        lines += ["", f"| {name} | " + " | ".join(contenders) + " |", "|---" * (len(contenders) + 1) + "|"]
-        for section, rows in of_name:
-            figure = section.figures[0]
-            cells = (f"{rows[c][figure]:.3g}" if c in rows else "" for c in contenders)
-            lines.append(f"| {section.title}, {figure} | " + " | ".join(cells) + " |")
+        rows: dict[str, dict[str, str]] = {}
+        for section, samples in sections:
+            if section.name == name:
+                for contender, figures in medians(samples).items():
+                    add_cells(rows, section, contender, figures)
+        columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+        lines += ["", f"| {name} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+        for title, row in rows.items():
+            lines.append(f"| {title} | " + " | ".join(row.get(column, "") for column in columns) + " |")
     return "\n".join(lines)
+
+
+def add_cells(rows: dict[str, dict[str, str]], section: Section, contender: str, figures: Figures) -> None:
+    """Add a contender's figure to the rows of a table. Its column is the build if each build has many contenders."""
+    column, _, kind = contender.partition(": ") if section.has_many else (contender, "", "")
+    figure = section.figures[0]
+    value, unit = figures[figure], figure.rpartition("_")[2].replace("us", "µs")
+    cell = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    if "threads" in section.figures:
+        cell += f" ({figures['threads']:.0f} threads)"
+    rows.setdefault(", ".join(filter(None, (section.title, kind, unit))), {})[column] = cell
 
 
 def goal_table(goals: list[tuple[Goal, dict[str, Quartiles]]], builds: Builds) -> str:
