@@ -25,6 +25,10 @@ cdef extern from *:
 cdef enum:
     HEADER = 4  # bytes
 
+# What a reader has found: a frame, or why there is none.
+cdef enum:
+    FRAME, EMPTY, TOO_LARGE, UNTRUSTED, PENDING, END, TRUNCATED, INTERRUPTED, FAILED, NO_MEMORY
+
 
 cdef class Frame:
     cdef bridge_slab *slab

@@ -225,10 +225,6 @@ PIPE_SIZE = 1 << 20               # bytes
 # The kind of the frames in an outbox.
 REPLY, EVENT, HOST_CALL = 0, 1, 2
 
-cdef enum:
-    FRAME, EMPTY, TOO_LARGE, UNTRUSTED, PENDING, END, TRUNCATED, INTERRUPTED, FAILED, NO_MEMORY
-
-
 include "framing/frames.pxi"
 include "framing/outbox.pxi"
 include "framing/reader.pxi"

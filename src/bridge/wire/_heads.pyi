@@ -1,0 +1,3 @@
+from bridge._framing import Frame
+
+def head(frame: Frame) -> tuple[str, int] | None: ...
