@@ -55,7 +55,7 @@ LIBRARIES = {
     "pydantic_core": ("adapters.dspy.values.inputs", "host.arguments"),
     "rich": ("bench.terminal",),
     "sqlite3": ("worker.stores",),
-    "typing_extensions": ("_dispatch", "_framing", "wire._etf", "wire._frames", "wire.lenient"),
+    "typing_extensions": ("_dispatch", "_framing", "host._inbox", "wire._etf", "wire._frames", "wire.lenient"),
     "zstandard": ("bench.case",),
     **dict.fromkeys(("cbor2", "msgpack", "orjson", "ormsgpack"), ("bench.formats",)),
 }

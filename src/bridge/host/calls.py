@@ -1,102 +1,66 @@
-"""A call: a future of its result, and a stream of its events."""
+"""What a synchronous caller holds of an open call: a future of its result, or its events."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import logging
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from math import inf
 from threading import RLock
 from time import monotonic
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, NoReturn
 
-from bridge import errors
-from bridge.host.events import Events
 from bridge.host.launch import WorkerProcess
+from bridge.host.open_calls import CallCancelled, OpenCall
 from bridge.host.threads import Threads
 from bridge.host.timeouts import seconds_of
-from bridge.wire.messages import Incoming
 
 OnEvent = Callable[[str, Any], None]
-SLACK = 0.25  # seconds to wait after a deadline for the worker's own reply to it
-
-
-class CallCancelled(errors.Cancelled, concurrent.futures.CancelledError):
-    """Raised for a call that `Call.cancel` has cancelled."""
-
-
-class OpenCalls:
-    """The open calls of a connection by their ids, and what a call needs of its connection.
-
-    post(command, args): sends a request without waiting, and ignores its reply.
-    lock: the lock that `post` takes; code that held a different one while posting could deadlock
-    with a destructor that posts.
-    threads: run listeners, callbacks and tools.
-    """
-
-    def __init__(self, process: WorkerProcess, post: Callable[[str, dict[str, Any]], None], lock: RLock) -> None:
-        self.process = process
-        self.post = post
-        self.lock = lock
-        self.by_id: dict[int, Call] = {}
-        self.threads = Threads("bridge-callbacks")
-
-    def claim(self, call: Call) -> bool:
-        """Close a call, and return whether it was open. Only the code that gets True may end the call."""
-        return self.by_id.pop(call.id, None) is not None
-
-    @property
-    def are_usable(self) -> bool:
-        """Return whether the worker belongs to this process, which is neither a fork nor ending."""
-        return self.process.is_own and not sys.is_finalizing()
 
 
 class Call(concurrent.futures.Future[Any]):
     """A future of a call's result. Its exceptions are those of bridge.errors.
 
     Callbacks run on a separate thread, never on one that the connection needs.
-    timing: where the worker spent the time, in µs, if the call asked for that.
     """
 
-    # Class attributes: most calls never set these.
-    timing: Mapping[str, float] = MappingProxyType({})
-    deadline: float | None = None
-    events: Events | None = None
-    _timeout: float | None = None
-    _listener: OnEvent | None = None
-    _reply: Incoming | None = None
-
-    def __init__(
-        self,
-        open_calls: OpenCalls,
-        request_id: int,
-        command: str,
-        timeout: float | None,
-        has_events: bool,
-    ) -> None:
+    def __init__(self, call: OpenCall, process: WorkerProcess, threads: Threads) -> None:
         super().__init__()
-        self.id = request_id
-        self.command = command
-        self._open_calls = open_calls
-        if timeout is not None:
-            self._timeout = timeout
-            self.deadline = monotonic() + timeout
-        if has_events:
-            self.events = Events(self._post, open_calls.lock)
+        self._call = call
+        self._process = process
+        self._threads = threads
+        self._on_event: OnEvent | None = None
+        self._lock = RLock()
+        self._outcome: tuple[Any, BaseException | None] | None = None
+        if not call.is_attended:
+            call.on_end = self._conclude
+
+    @property
+    def id(self) -> int:
+        """Return the id of the request."""
+        return self._call.id
+
+    @property
+    def command(self) -> str:
+        """Return the name of the command."""
+        return self._call.command
+
+    @property
+    def timing(self) -> Mapping[str, float]:
+        """Return where the worker spent the time, in µs; empty before the end, or if the call did not ask for it."""
+        if self.done():
+            self._decoded()
+        return self._call.timing
 
     def cancel(self) -> bool:
         """Cancel the call, in the worker too, and return whether it is cancelled now.
 
         `result` raises Cancelled from then on.
         """
-        self.check_process()
-        if self._open_calls.claim(self):
-            super().cancel()
-            self.set_running_or_notify_cancel()
-            self._end_events()
-            self._post("cancel")
+        self._process.check_own()
+        if self._call.cancel():
+            self._conclude()
         return self.cancelled()
 
     def result(self, timeout: float | None = None) -> Any:
@@ -105,151 +69,122 @@ class Call(concurrent.futures.Future[Any]):
         Raises the class of bridge.errors that belongs to the reply's code; DeadlineExceeded when
         the call's own timeout is over; TimeoutError when `timeout` is; Cancelled after `cancel`.
         """
-        return self._outcome(super().result, timeout)
+        self._wait(timeout)
+        result, error = self._decoded()
+        if error is not None:
+            raise error
+        return result
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait at most `timeout` seconds, and return the call's exception, or None if it succeeded.
 
         Raises TimeoutError for a call that has not ended, and Cancelled for a cancelled one.
         """
-        error: BaseException | None = self._outcome(super().exception, timeout)
+        self._wait(timeout)
+        error = self._decoded()[1]
+        if error is not None and self.cancelled():
+            raise error
         return error
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a Call cannot be pickled: it belongs to a Client in this process")
-
-    @property
-    def is_usable(self) -> bool:
-        """Return whether the call belongs to this process, which is neither a fork nor ending."""
-        return self._open_calls.are_usable
-
-    def check_process(self) -> None:
-        """Raise RuntimeError in a fork of the process that made the call."""
-        self._open_calls.process.check_own()
 
     def listen(self, on_event: OnEvent) -> None:
         """Call on_event(event, data) for each event, in order, on a separate thread.
 
         Raises RuntimeError if no thread can be started.
         """
-        self._listener = on_event
-        self._open_calls.threads.run(self._listen)
+        self._on_event = on_event
+        self._threads.run(self._listen)
 
-    def add_event(self, event: str, data: Any) -> None:
-        """Pass an event of the call to its consumer."""
-        if self.events is not None:
-            self.events.put(event, data)
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Call cannot be pickled: it belongs to a Client in this process")
 
-    def settle(self, reply: Incoming) -> None:
-        """End the call with its reply."""
-        if self._listener is not None:
-            self._reply = reply
-            self._end_events()  # the listener's thread ends the call after the last event
-        elif self._open_calls.by_id.pop(self.id, None) is not None:  # `claim`, inlined for speed
-            self._conclude(reply)
+    def __repr__(self) -> str:
+        state = "cancelled" if self.cancelled() else "finished" if self.done() else "pending"
+        return f"<Call {self.id} {self.command}: {state}>"
 
-    def fail(self, error: BaseException) -> bool:
-        """End the call with `error`, and return whether it was open."""
-        if not self._open_calls.claim(self):
-            return False
-        self.set_exception(error)
-        self._end_events()
-        return True
+    def _wait(self, timeout: float | None) -> None:
+        """Wait for the end of the call, until `timeout` or the call's own timeout is over."""
+        if not self._process.is_own:
+            self._process.check_own()
+        seconds = None if timeout is None else seconds_of(timeout, least=-inf)
+        until = None if seconds is None else monotonic() + seconds
+        last = self._call.last_moment
+        is_own_timeout = last is not None and (until is None or last < until)
+        if is_own_timeout:
+            until = last
+        if not self.done():
+            self._wait_until(until)
+        if self.done():
+            return
+        if not is_own_timeout:
+            raise TimeoutError
+        self._call.expire()
+        self._conclude()
 
-    def expire(self) -> None:
-        """End the call with DeadlineExceeded, in the worker too."""
-        text = f"no reply to {self.command} within {self._timeout} s"
-        if self.fail(errors.DeadlineExceeded(text, timeout=self._timeout)):
-            self._post("cancel")
-
-    def take_event(self) -> tuple[str, Any] | None:
-        """Wait for the next event; return None after the last one, or when the call's timeout is over."""
-        self.check_process()
-        assert self.events is not None
+    def _wait_until(self, until: float | None) -> None:
+        if self._on_event is not None:  # the listener's thread ends the call after the last event
+            concurrent.futures.wait([self], None if until is None else until - monotonic())
+            return
         try:
-            return self.events.take(None if self.deadline is None else self.deadline + SLACK)
-        except TimeoutError:
-            self.expire()
-            return None
+            self._call.wait(until)
+        finally:
+            if self._call.has_ended:
+                self._conclude()
 
-    def _conclude(self, reply: Incoming) -> None:
-        if reply.timing:
-            self.timing = reply.timing
-        if reply.success:
-            self.set_result(reply.result)
-        else:
-            self.set_exception(errors.from_reply(reply.code, reply.error, reply.category, reply.details))
-        if self.events is not None:
-            self.events.end()
+    def _conclude(self) -> None:
+        """End the future, now that the call has ended."""
+        with self._lock:
+            if self.done():
+                return
+            if isinstance(self._call.error, CallCancelled):
+                super().cancel()
+                self.set_running_or_notify_cancel()
+            else:
+                self.set_result(None)  # what the call ended with is decoded when it is asked for
+            self._call.on_end = None
+
+    def _decoded(self) -> tuple[Any, BaseException | None]:
+        """Return the result and the exception of a call that has ended."""
+        with self._lock:
+            if self._outcome is None:
+                try:
+                    self._outcome = self._call.outcome(), None
+                except BaseException as error:
+                    self._outcome = None, error
+            return self._outcome
 
     def _listen(self) -> None:
-        assert self._listener is not None
+        assert self._on_event is not None
         try:
-            while (event := self.take_event()) is not None:
-                if self.done():
-                    return
-                self._listener(*event)
+            while (event := self._call.next_event()) is not None and self._call.error is None:
+                self._on_event(*event)
         except BaseException as error:
-            if self.fail(error):
-                self._post("cancel")
-            return
-        if self._reply is not None and self._open_calls.claim(self):
-            self._conclude(self._reply)
-
-    def _end_events(self) -> None:
-        if self.events is not None:
-            self.events.end()
-
-    def _post(self, command: str) -> None:
-        self._open_calls.post(command, {"id": self.id})
+            self._call.cancel(error)
+        self._conclude()
 
     def _invoke_callbacks(self) -> None:
-        # Future calls this once, on the thread that ends the call, which may be the reader thread.
+        # Future calls this once, on the thread that ends the call, which may be needed for reading.
         if self._done_callbacks:  # type: ignore[attr-defined]
             try:
-                self._open_calls.threads.run(super()._invoke_callbacks)  # type: ignore[misc]
+                self._threads.run(super()._invoke_callbacks)  # type: ignore[misc]
             except RuntimeError:
                 logging.getLogger("bridge").exception("cannot run the callbacks of %s", self)
-
-    def _outcome(self, get: Callable[[float | None], Any], timeout: float | None) -> Any:
-        """Wait with `get` until `timeout` or the call's own timeout is over."""
-        if not self._open_calls.process.is_own:
-            self.check_process()
-        left = None if timeout is None else seconds_of(timeout, least=-inf)
-        is_own_timeout = False
-        if self.deadline is not None:
-            own = self.deadline + SLACK - monotonic()
-            if left is None or own < left:
-                left, is_own_timeout = own, True
-        try:
-            return get(left)
-        except concurrent.futures.CancelledError:
-            if not self.cancelled():
-                raise  # a listener has raised this
-            raise CallCancelled("the caller cancelled the call") from None
-        except TimeoutError:
-            if is_own_timeout:
-                self.expire()
-            elif not self.done():
-                raise
-            return get(None)
 
 
 class Stream:
     """The events of a call as they arrive: iterate over (event, data), then ask for the result.
 
-    The worker is paused while more than `Events.LIMIT` events wait to be consumed. A loop that ends
-    early, by `break` or by an exception, closes the stream; so does leaving it as a context manager.
+    The worker is paused while more than 256 events wait to be consumed. A loop that ends early, by `break` or by an
+    exception, closes the stream; so does leaving it as a context manager.
     """
 
-    def __init__(self, call: Call) -> None:
-        assert call.events is not None
+    def __init__(self, call: OpenCall, process: WorkerProcess, threads: Threads) -> None:
         self._call = call
-        self._events = call.events
+        self._process = process
+        self._future = Call(call, process, threads)
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         try:
-            while (event := self._call.take_event()) is not None:
+            while (event := self._next()) is not None:
                 yield event
         finally:
             self._close()  # does nothing after the last event
@@ -259,21 +194,21 @@ class Stream:
 
         The worker is not paused from then on: events that have not been consumed stay in memory.
         """
-        self._call.check_process()
-        self._events.lift_limit()
-        return self._call.result(timeout)
+        self._process.check_own()
+        self._call.lift_limit()
+        return self._future.result(timeout)
 
     def cancel(self) -> bool:
         """Cancel the call, and return whether it is cancelled now. Events that have arrived stay available."""
-        return self._call.cancel()
+        return self._future.cancel()
 
     def close(self) -> None:
         """Cancel the call if it has not ended, and drop events that have not been consumed."""
-        self._call.check_process()
+        self._process.check_own()
         self._close()
 
     def __enter__(self) -> Stream:
-        self._call.check_process()
+        self._process.check_own()
         return self
 
     def __exit__(
@@ -285,14 +220,21 @@ class Stream:
         self._close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_events"):
+        if hasattr(self, "_future"):
             self._close()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Stream cannot be pickled: it belongs to a Client in this process")
 
+    def __repr__(self) -> str:
+        state = "ended" if self._call.has_ended else "open"
+        return f"<Stream {self._call.id} {self._call.command}: {state}>"
+
+    def _next(self) -> tuple[str, Any] | None:
+        self._process.check_own()
+        return self._call.next_event()
+
     def _close(self) -> None:
-        if self._call.is_usable:
-            self._events.clear()
-            if not self._call.done():
-                self._call.cancel()
+        if self._process.is_usable:
+            self._call.drop_events()
+            self._call.cancel()

@@ -9,8 +9,9 @@ from typing import Any, NoReturn
 
 from bridge import errors
 from bridge.host.calls import Call, OnEvent, Stream
-from bridge.host.connection import Connection
 from bridge.host.launch import launch, not_started
+from bridge.host.open_calls import OpenCall
+from bridge.host.threaded import ThreadedConnection
 from bridge.host.timeouts import seconds_of
 from bridge.host.tools import Callables, Tool
 from bridge.options import DEFAULT_MAX_FRAME, DEFAULT_MAX_VALUES
@@ -27,7 +28,7 @@ class Client:
     RuntimeError.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ThreadedConnection) -> None:
         self._connection = connection
 
     @classmethod
@@ -61,7 +62,7 @@ class Client:
         seconds_of(timeout)
         process = launch(adapter, python, flags, env, max_frame, max_values)
         try:
-            client = cls(Connection(process, chosen, max_frame, max_values))
+            client = cls(ThreadedConnection(process, chosen, max_frame, max_values, None))
         except BaseException:
             process.kill()
             raise
@@ -99,8 +100,9 @@ class Client:
         `timeout` (the call is cancelled, a later reply is dropped); WorkerCrashed if the worker has
         ended. If the caller is interrupted, as by KeyboardInterrupt, the call is cancelled.
         """
-        call = self._connection.call(command, args, timeout, session_id, traceparent)
+        call = self._open(command, timeout)
         try:
+            self._connection.start(call, args, session_id, traceparent)
             return call.result()
         except BaseException:
             call.cancel()
@@ -125,10 +127,13 @@ class Client:
         span, in W3C Trace Context format.
         Raises the errors of `call` if the request cannot be sent.
         """
-        stream = on_event is not None
-        return self._connection.call(
-            command, args, timeout, session_id, traceparent, stream=stream, timing=timing, on_event=on_event
-        )
+        has_events = on_event is not None
+        call = self._open(command, timeout, has_events=has_events, is_attended=has_events)
+        future = Call(call, self._connection.process, self._connection.threads)
+        self._connection.start(call, args, session_id, traceparent, timing)
+        if on_event is not None:
+            self._connection.listen(future, call, on_event)
+        return future
 
     def stream(
         self,
@@ -140,7 +145,9 @@ class Client:
         traceparent: str | None = None,
     ) -> Stream:
         """Start `command`, and return its events to iterate over. The options are those of `submit`."""
-        return Stream(self._connection.call(command, args, timeout, session_id, traceparent, stream=True))
+        call = self._open(command, timeout, has_events=True)
+        self._connection.start(call, args, session_id, traceparent)
+        return Stream(call, self._connection.process, self._connection.threads)
 
     def register_tools(self, tools: Callables, *, session_id: str | None = None) -> None:
         """Offer Python functions to the session's programs, by their names.
@@ -158,7 +165,7 @@ class Client:
 
     def cast(self, command: str, args: Any = None, *, session_id: str | None = None) -> None:
         """Send `command` without waiting for its reply, which is dropped. Raises WorkerCrashed."""
-        self._connection.ignore_reply(self._connection.call(command, args, None, session_id, None))
+        self._connection.start(self._open(command, None, is_attended=False), args, session_id, None)
 
     def stats(self) -> dict[str, Any]:
         """Return the worker's statistics: the result of `get_stats`."""
@@ -178,6 +185,17 @@ class Client:
         """Kill the worker and its children, and return its exit status."""
         return self.stop(0.0)
 
+    def _open(
+        self, command: str, timeout: float | None, *, has_events: bool = False, is_attended: bool = True
+    ) -> OpenCall:
+        """Return a new call. Raises RuntimeError in a fork, and while the interpreter is ending."""
+        connection = self._connection
+        if not connection.process.is_own:
+            connection.process.check_own()
+        if sys.is_finalizing():  # the background thread has stopped
+            raise RuntimeError("a Client cannot call its worker while the interpreter is ending")
+        return OpenCall(connection, command, seconds_of(timeout), has_events, is_attended)
+
     def __enter__(self) -> Client:
         self._connection.process.check_own()
         return self
@@ -188,12 +206,12 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._connection.is_usable:  # a fork must not stop its parent's worker
+        if self._connection.process.is_usable:  # a fork must not stop its parent's worker
             self.stop()
 
     def __repr__(self) -> str:
         state = self._connection.end_reason or "running"
-        if not self._connection.is_usable:
+        if not self._connection.process.is_usable:
             state = "of another process"
         return f"<Client pid={self.pid} format={self._connection.format.name}: {state}>"
 

@@ -1,20 +1,20 @@
-"""A connection to one worker: send requests, route what arrives to the calls, answer the worker's calls."""
+"""A connection to one worker: requests become frames, and frames become what callers wait for."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import logging
-import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from bridge import errors
 from bridge._framing import Frame, Outbox, buffers_of, envelope_beginning, envelope_of, is_multipart
-from bridge.host.calls import Call, OnEvent, OpenCalls
+from bridge.host._inbox import CONCLUDE, PAUSE, RECEIVE, REFUSE
 from bridge.host.launch import WorkerProcess
-from bridge.host.pipes import Pipes
-from bridge.host.timeouts import seconds_of
+from bridge.host.open_calls import OpenCall, undecodable
+from bridge.host.pipes import Loop, Pipes
 from bridge.host.tools import Tools, WrongArguments, error_text
 from bridge.security.redaction import shorten
 from bridge.wire._frames import codec_for, format_of, unknown_format
@@ -23,202 +23,197 @@ from bridge.wire.codec import Format
 from bridge.wire.messages import Incoming
 from bridge.wire.tensors import substitute
 
+Log = Callable[[dict[str, Any]], None]
+
 LONGEST_ERROR = 1000  # characters of a tool's error that are sent to the worker
 
 
 class Connection:
-    """The calls to one worker and the worker's calls back, over its pipes. Usable from any number of threads.
+    """The calls to one worker and the worker's calls back. Nothing here waits.
 
-    tools: the functions that the worker may call.
+    A subclass adds what differs between synchronous and asyncio clients: how a frame is waited for until it has been
+    sent, where tools run, and what follows the end of the worker. A connection may be used from any number of threads
+    if its loop may.
     """
 
-    def __init__(self, process: WorkerProcess, format: Format, max_frame: int, max_values: int) -> None:
+    def __init__(
+        self, process: WorkerProcess, format: Format, max_frame: int, max_values: int, loop: Loop, log: Log | None
+    ) -> None:
         self.process = process
         self.format = format
         self.tools = Tools()
+        self.ids = itertools.count(1)
+        self.lock = threading.RLock()
         self._max_frame = max_frame
         self._max_values = max_values
-        self._ids = itertools.count(1)
-        lock = threading.RLock()
-        self._open_calls = OpenCalls(process, self._post, lock)
-        self._pipes = Pipes(process, max_frame, self._receive, self._refuse_unread, self._fail_open_calls, lock)
+        self._log = log
+        self._codec = codec_for(format)
+        self.pipes = Pipes(process, max_frame, loop, self._serve, self.progressed, self._lose, self.lock)
+        self.inbox = self.pipes.inbox
+        self.inbox.forwards_logs = log is not None
+
+    def progressed(self) -> None:
+        """Note, with the lock held, that a frame has been sent, or that nothing can be sent anymore."""
+        raise NotImplementedError
+
+    def answer(self, request: Incoming) -> None:
+        """Answer a call of the worker later, on a thread or a task. Raises RuntimeError if that cannot be started."""
+        raise NotImplementedError
+
+    def lost(self) -> None:
+        """Note the end of the worker. All calls have ended."""
+        raise NotImplementedError
 
     @property
     def end_reason(self) -> str | None:
         """Return the reason why nothing can be sent anymore; None while the connection is open."""
-        return self._pipes.end_reason
+        return self.pipes.end_reason
 
-    @property
-    def is_usable(self) -> bool:
-        """Return whether the worker belongs to this process, which is neither a fork nor ending."""
-        return self._open_calls.are_usable
-
-    def call(
+    def request(
         self,
-        command: str,
+        call: OpenCall,
         args: Any,
-        timeout: float | None,
         session_id: str | None,
         traceparent: str | None,
-        *,
-        stream: bool = False,
         timing: bool = False,
-        on_event: OnEvent | None = None,
-    ) -> Call:
-        """Send a request, and return its open call. The parameters are those of `Client.submit`.
+    ) -> Outbox | None:
+        """Open a call, and send its request. Return None, or the frame if it waits to be sent.
 
-        Raises NotEncodable and FrameTooLarge if the request cannot be encoded, DeadlineExceeded if
-        the worker does not accept it in time, WorkerCrashed if the worker has ended.
+        Raises NotEncodable and FrameTooLarge if the request cannot be encoded, WorkerCrashed if the worker has ended.
         """
-        self.process.check_own()
-        if sys.is_finalizing():  # the threads that would receive the reply have stopped
-            raise RuntimeError("a Client cannot call its worker while the interpreter is ending")
-        seconds = seconds_of(timeout)
-        call = Call(self._open_calls, next(self._ids), command, seconds, has_events=stream)
-        request = {"id": call.id, "command": command, "args": {} if args is None else args}
+        request = {"id": call.id, "command": call.command, "args": {} if args is None else args}
         if session_id is not None:
             request["session_id"] = session_id
-        if seconds is not None:
-            request["timeout_ms"] = seconds * 1000
-        if stream:
+        if call.timeout is not None:
+            request["timeout_ms"] = call.timeout * 1000
+        if call.events is not None:
             request["stream"] = True
         if timing:
             request["timing"] = True
         if traceparent is not None:
             request["traceparent"] = traceparent
-        self._send(call, self._encoded(request, "args"), on_event)
-        return call
-
-    def ignore_reply(self, call: Call) -> None:
-        """Close a call, so that its reply is dropped."""
-        self._open_calls.claim(call)
-
-    def close(self, reason: str, timeout: float | None) -> int:
-        """End the worker, killing it after `timeout` seconds, and return its exit status."""
-        self._pipes.close(reason, timeout)
-        assert self.process.exit_status is not None
-        return self.process.exit_status
-
-    def _send(self, call: Call, outbox: Outbox, on_event: OnEvent | None) -> None:
-        self._open_calls.by_id[call.id] = call
+        outbox = self.encoded(request, "args")
+        self.inbox.open(call)
         try:
-            if on_event is not None:
-                call.listen(on_event)
-            self._pipes.send(outbox, call.deadline)
-        except TimeoutError:
-            call.expire()
-            call.result()
-        except ConnectionError as error:
-            self._pipes.wait_until_lost()
-            call.fail(self._crashed())
-            raise self._crashed() from error
+            return None if self.pipes.write(outbox) else outbox
+        except ConnectionError:
+            call.fail(self.crashed())
+            raise self.crashed() from None
         except BaseException:
             call.cancel()
             raise
 
-    def _post(self, command: str, args: dict[str, Any]) -> None:
-        request = {"id": next(self._ids), "command": command, "args": args}
-        self._pipes.post(self._encoded(request, "args"))
+    def post(self, command: str, args: dict[str, Any]) -> None:
+        """Send a request without waiting, and ignore its reply."""
+        self._post_frame(self.encoded({"id": next(self.ids), "command": command, "args": args}, "args"))
 
-    def _encoded(self, message: dict[str, Any], name: str) -> Outbox:
+    def reply(self, request: Incoming, result: Any) -> Outbox:
+        """Return the frame that answers a call of the worker. Raises NotEncodable and FrameTooLarge."""
+        return self.encoded({"id": request.id, "success": True, "result": result}, "result")
+
+    def failure(self, request: Incoming, error: BaseException) -> Outbox:
+        """Return the frame that answers a call of the worker with an error, which is logged with its stack."""
+        if not isinstance(error, WrongArguments):  # those are a mistake of the language model
+            with contextlib.suppress(Exception):  # a logging handler may fail; the reply must be sent
+                _log.error("tool %s failed", request.args.get("name"), exc_info=error)
+        return self._failure(request, error)
+
+    def encoded(self, message: dict[str, Any], name: str) -> Outbox:
         """Return `message` as a frame. name: the key of the caller's values. Raises NotEncodable, FrameTooLarge."""
-        codec, limit = codec_for(self.format), self._max_frame
-        outbox = codec.encoded(message, message[name], name, name, limit, uses_buffers=True)
+        limit = self._max_frame
+        outbox = self._codec.encoded(message, message[name], name, name, limit, uses_buffers=True)
         if outbox is None:
             raise errors.FrameTooLarge(f"{name} takes more than the {limit} bytes of a frame", limit=limit)
         return outbox
 
-    def _receive(self, frame: Frame) -> None:
-        """Pass a frame to the call that it belongs to. Raises InvalidFrame if it belongs to none."""
-        envelope, format = frame, None
+    def decode(self, frame: Frame) -> Incoming:
+        """Return the message in a frame. Raises InvalidFrame."""
         try:
             has_buffers = is_multipart(frame)
-            if has_buffers:
-                envelope = envelope_of(frame)
+            envelope = envelope_of(frame) if has_buffers else frame
             format = format_of(envelope)
             if format is None:
                 raise errors.InvalidFrame(unknown_format(envelope))
-            envelope = limited(envelope, self._max_frame, self._max_values)
-            incoming: Incoming = format.decode(envelope, Incoming)
+            incoming: Incoming = format.decode(limited(envelope, self._max_frame, self._max_values), Incoming)
             if has_buffers:
                 _substitute(incoming, buffers_of(frame))
+            return incoming
         except Exception as error:
-            self._refuse(format, envelope, error)
+            if isinstance(error, errors.FrameTooLarge | errors.Overloaded | errors.InvalidFrame):
+                raise
+            raise errors.InvalidFrame(f"{type(error).__name__}: {errors.text_of(error)}") from error
+
+    def crashed(self) -> errors.WorkerCrashed:
+        """Return the error for a call that has no reply because the worker has ended."""
+        return errors.WorkerCrashed(self.end_reason or "", **self.process.crash_details())
+
+    def _serve(self, kind: int, subject: Any) -> None:
+        """Do a job of the inbox. Raises InvalidFrame for a frame that cannot be read and belongs to no call."""
+        if kind == CONCLUDE:
+            if subject.on_end is not None:
+                subject.on_end()
+        elif kind == PAUSE:
+            subject.pause()
+        elif kind == RECEIVE:
+            self._receive(subject)
+        elif kind == REFUSE:
+            beginning, error = subject
+            self._refuse(envelope_beginning(beginning), error)
+
+    def _receive(self, frame: Frame) -> None:
+        """Pass on a frame that is not recognized by its first bytes."""
+        try:
+            incoming = self.decode(frame)
+        except errors.BridgeError as error:
+            self._refuse(envelope_beginning(frame), error)
             return
         if incoming.command is not None:
-            self._answer_on_a_thread(incoming)
+            try:
+                self.answer(incoming)
+            except RuntimeError as error:
+                self._post_frame(self._failure(incoming, errors.Overloaded(f"the host: {error}")))
+            return
+        call = self.inbox.calls.get(incoming.id)  # type: ignore[arg-type]  # our ids are integers
+        if incoming.event == "log" and self._log is not None:
+            self._log(incoming.data)
         elif incoming.event is not None:
-            call = self._open_calls.by_id.get(incoming.id)  # type: ignore[arg-type]  # our ids are integers
             if call is not None:
-                call.add_event(incoming.event, incoming.data)
+                self.inbox.add_event(call, frame)
         elif incoming.id is None:
             self._receive_refusal(incoming)
-        else:
-            call = self._open_calls.by_id.get(incoming.id)  # type: ignore[arg-type]
-            if call is not None:
-                call.settle(incoming)
+        elif call is not None:
+            self.inbox.settle(call, frame)
 
-    def _refuse(self, format: Format | None, frame: Frame, error: Exception) -> None:
-        """Fail the call that an unreadable frame belongs to. Raises InvalidFrame if it belongs to none."""
-        text = errors.text_of(error)
-        if not isinstance(error, errors.BridgeError):
-            text = f"{type(error).__name__}: {text}"
-        call = self._open_calls.by_id.get(format.find_id(frame)) if format else None  # type: ignore[arg-type]
+    def _refuse(self, envelope: Frame, error: errors.BridgeError) -> None:
+        """Fail the call that an unreadable frame belongs to. Raises `error` if it belongs to none."""
+        format = format_of(envelope)
+        call = self.inbox.calls.get(format.find_id(envelope)) if format else None  # type: ignore[arg-type]
         if call is None:
-            raise errors.InvalidFrame(text) from error
-        if not isinstance(error, errors.FrameTooLarge | errors.Overloaded):
-            error = errors.InvalidFrame(f"the reply does not decode: {text}")
-        if call.fail(error):
-            self._post("cancel", {"id": call.id})  # the frame may have been an event of a call that goes on
+            raise error
+        call.cancel(undecodable(error))  # in the worker too: the frame may have been an event of a call that goes on
 
-    def _refuse_unread(self, beginning: Frame, error: errors.BridgeError) -> None:
-        envelope = envelope_beginning(beginning)
-        self._refuse(format_of(envelope), envelope, error)
+    def _failure(self, request: Incoming, error: BaseException) -> Outbox:
+        code = error.code if isinstance(error, errors.BridgeError) else errors.HandlerError.code
+        text = shorten(error_text(error), LONGEST_ERROR).encode("utf-8", "replace").decode()
+        return self.encoded({"id": request.id, "success": False, "error": text, "code": code}, "error")
 
     def _receive_refusal(self, refusal: Incoming) -> None:
         """Fail the only open call if the worker refuses a frame whose id it could not read."""
         error = errors.from_reply(refusal.code, refusal.error, refusal.category, refusal.details)
-        open_calls = list(self._open_calls.by_id.values())
+        open_calls = list(self.inbox.calls.values())
         if len(open_calls) == 1:
             open_calls[0].fail(error)
         else:
             _log.error("the worker refused a frame; a call will have no reply: %s", error)
 
-    def _answer_on_a_thread(self, request: Incoming) -> None:
-        try:
-            self._open_calls.threads.run(lambda: self._answer(request))
-        except RuntimeError as error:
-            reply = _failure(request, errors.Overloaded(f"the host: {error}"))
-            self._pipes.post(self._encoded(reply, "error"))
+    def _lose(self) -> None:
+        for call in list(self.inbox.calls.values()):
+            call.fail(self.crashed())
+        self.lost()
 
-    def _answer(self, request: Incoming) -> None:
-        """Reply to a call of the worker's, whatever its tool raises."""
-        try:
-            if request.command != "call_tool":
-                raise errors.UnknownCommand(f"Unknown command: {request.command}")
-            result = self.tools.call(request.args)
-            outbox = self._encoded({"id": request.id, "success": True, "result": result}, "result")
-        except BaseException as error:
-            outbox = self._encoded(_failure(request, error), "error")
-            if not isinstance(error, WrongArguments):  # those are a mistake of the language model
-                with contextlib.suppress(Exception):  # a logging handler may fail; the reply must be sent
-                    _log.exception("tool %s failed", request.args.get("name"))
-        with contextlib.suppress(OSError):  # the worker has ended
-            self._pipes.send(outbox)
-
-    def _fail_open_calls(self) -> None:
-        for call in list(self._open_calls.by_id.values()):
-            call.fail(self._crashed())
-
-    def _crashed(self) -> errors.WorkerCrashed:
-        return errors.WorkerCrashed(self.end_reason or "", **self.process.crash_details())
-
-
-def _failure(request: Incoming, error: BaseException) -> dict[str, Any]:
-    """Return the reply to a call of the worker's that failed."""
-    code = error.code if isinstance(error, errors.BridgeError) else errors.HandlerError.code
-    text = shorten(error_text(error), LONGEST_ERROR).encode("utf-8", "replace").decode()
-    return {"id": request.id, "success": False, "error": text, "code": code}
+    def _post_frame(self, outbox: Outbox) -> None:
+        with contextlib.suppress(ConnectionError):  # every call will end with the worker
+            self.pipes.write(outbox)
 
 
 def _substitute(incoming: Incoming, buffers: tuple[Frame, ...]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from bridge.security.redaction import redact_in
 STDERR_FD = 2
 STDERR_BYTES = 8192  # how much of the worker's latest output is kept for crash reports
 STDERR_LINES = 20  # how many lines of that a report quotes
-DRAIN_SECONDS = 0.5  # wait for stderr after the end of the process: a child may hold it open
+STDERR_CHUNK = 4096  # bytes that a pipe accepts at once if poll(2) reports that it accepts some
 
 
 def launch(
@@ -66,13 +67,15 @@ def not_started(reason: str, **details: Any) -> errors.WorkerCrashed:
 class WorkerProcess:
     """A worker process, its pipes, its latest output and its exit status. Raises OSError if it cannot be started.
 
-    input_fd, output_fd: this side's ends of the worker's stdin and stdout. The code that uses one
-    closes it with `close`. is_own: False in a fork of the process that started the worker.
+    input_fd, output_fd, stderr_fd: this side's ends of the worker's pipes; they do not block. exit_fd: readable from
+    the end of the process on. The code that uses a descriptor closes it with `close`. is_own: False in a fork of the
+    process that started the worker.
     """
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
         pipes = [_pipe() for _ in range(3)]
-        (worker_in, self.input_fd), (self.output_fd, worker_out), (stderr, worker_err) = pipes
+        (worker_in, self.input_fd), (self.output_fd, worker_out), (self.stderr_fd, worker_err) = pipes
+        own = (self.input_fd, self.output_fd, self.stderr_fd)
         try:
             self._process = subprocess.Popen(
                 command,
@@ -82,25 +85,29 @@ class WorkerProcess:
                 env=env,
                 start_new_session=True,
             )
+            self.exit_fd = os.pidfd_open(self._process.pid)
         except BaseException:
-            for fd in (self.input_fd, self.output_fd, stderr):
+            for fd in own:
                 os.close(fd)
             raise
         finally:
             for fd in (worker_in, worker_out, worker_err):
                 os.close(fd)
+        for fd in own:
+            os.set_blocking(fd, False)
         self.pid = self._process.pid
         self.host_pid = os.getpid()
         self.is_own = True
         self.exit_status: int | None = None
-        self.has_ended = threading.Event()
-        self._stderr_fd = stderr
         self._latest_output = b""
         self._is_reaped = False
         self._lock = threading.Lock()
-        self._relay = threading.Thread(target=self._relay_stderr, name="bridge-stderr", daemon=True)
-        self._relay.start()
         _processes.add(self)
+
+    @property
+    def is_usable(self) -> bool:
+        """Return whether this process, which is neither a fork nor ending, may use the worker."""
+        return self.is_own and not sys.is_finalizing()
 
     def check_own(self) -> None:
         """Raise RuntimeError in a fork of the process that started the worker."""
@@ -116,11 +123,8 @@ class WorkerProcess:
             if not self._is_reaped:
                 self._kill_group()
 
-    def wait(self) -> None:
-        """Wait for the end of the process, kill its children, and set `exit_status`.
-
-        Call this once; other threads wait for `has_ended`.
-        """
+    def reap(self) -> None:
+        """Kill the children of the process, which has ended, and set `exit_status`."""
         with contextlib.suppress(ChildProcessError):  # reaped by a signal handler of the application
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
             with self._lock:
@@ -129,8 +133,6 @@ class WorkerProcess:
                 self._is_reaped = True
         self._is_reaped = True
         self.exit_status = self._process.wait()
-        self._relay.join(DRAIN_SECONDS)
-        self.has_ended.set()
 
     def end_without_threads(self) -> None:
         """Kill the process and its children, and set `exit_status`, while the interpreter is ending.
@@ -166,26 +168,38 @@ class WorkerProcess:
             os.close(fd)
 
     def disown(self) -> None:
-        """Close the pipes in a fork of this process, where the worker is not a child."""
+        """Close the descriptors in a fork of this process, where the worker is not a child."""
         self.is_own = False
-        for which in ("input_fd", "output_fd", "_stderr_fd"):
+        for which in ("input_fd", "output_fd", "stderr_fd", "exit_fd"):
             with contextlib.suppress(OSError):
                 self.close(which)
         self._process.returncode = 0  # so that the destructor of Popen neither waits nor warns
 
+    def pass_on_stderr(self) -> bool:
+        """Copy some of what the worker has written to stderr to this process's stderr, and record its latest bytes.
+
+        Return False at the end of the stream. Raises BlockingIOError if there is nothing to read, or, as long as the
+        worker runs, if this process's stderr accepts nothing at the moment.
+        """
+        accepts = self._stderr_accepts()
+        if not accepts and not self._is_reaped:
+            raise BlockingIOError
+        chunk = os.read(self.stderr_fd, STDERR_CHUNK)
+        self._latest_output = (self._latest_output + chunk)[-STDERR_BYTES:]
+        if accepts:
+            with contextlib.suppress(OSError):  # it is closed, or nobody reads it
+                os.write(STDERR_FD, chunk)
+        return bool(chunk)
+
+    @staticmethod
+    def _stderr_accepts() -> bool:
+        poll = select.poll()
+        poll.register(STDERR_FD, select.POLLOUT)
+        return bool(poll.poll(0))
+
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-
-    def _relay_stderr(self) -> None:
-        """Copy the worker's stderr to this process's, and keep its latest bytes."""
-        with contextlib.suppress(OSError):
-            while chunk := os.read(self._stderr_fd, 1 << 16):
-                self._latest_output = (self._latest_output + chunk)[-STDERR_BYTES:]
-                with contextlib.suppress(OSError):
-                    while chunk:
-                        chunk = chunk[os.write(STDERR_FD, chunk) :]
-        self.close("_stderr_fd")
 
     def _last_lines(self) -> str:
         lines = self._latest_output.decode("utf-8", "replace").splitlines()

@@ -1,8 +1,7 @@
-"""The pipes to one worker process: send frames within a deadline, receive frames, notice the end.
+"""The pipes to one worker process: frames that wait to be sent, what arrives, and the end of the worker.
 
-A sender writes as much of its frame as the pipe accepts without blocking; a writer thread writes
-the rest. A reader thread passes on what arrives. That thread never blocks on a write, so the worker
-can always deliver its replies.
+Nothing here blocks or starts a thread. An event loop calls this module when a descriptor is ready: asyncio's, or the
+small one of `background.py`.
 """
 
 from __future__ import annotations
@@ -10,240 +9,214 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
-import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any, Protocol
 
 from bridge import errors
-from bridge._framing import Frame, Outbox, Reader, set_pipe_size
+from bridge._framing import Outbox, Reader, set_pipe_size
+from bridge.host._inbox import FINISH, Inbox
 from bridge.host.launch import WorkerProcess
 
 END_SECONDS = 1.0  # time for a worker to end by itself after one of its pipes was closed
-CHECK_SECONDS = 0.05  # interval between two checks whether the reader is idle
+STDERR_SECONDS = 0.05  # until the worker's output is passed on again after this process's stderr accepted none
+LAST_CHUNKS = 64  # of the output of a worker that has ended, that are still passed on: a child may go on writing
+
+
+class Loop(Protocol):
+    """The methods of asyncio.AbstractEventLoop that `Pipes` needs."""
+
+    def add_reader(self, fd: int, callback: Callable[[], Any], /) -> object: ...
+    def remove_reader(self, fd: int, /) -> object: ...
+    def add_writer(self, fd: int, callback: Callable[[], Any], /) -> object: ...
+    def remove_writer(self, fd: int, /) -> object: ...
+    def call_later(self, delay: float, callback: Callable[[], Any], /) -> object: ...
 
 
 class Pipes:
-    """The pipes to a worker, usable from any number of threads.
+    """The pipes to a worker. Its callbacks run in `loop`; the other methods may be called from any thread.
 
-    receive(frame): called on the reader thread for each frame; it must not block.
-    refuse(beginning, error): called there for a frame that did not fit into memory.
-    A BridgeError that either of them raises ends the worker.
-    lost(): called once, on another thread, after the worker has ended.
+    serve(kind, subject): does the jobs of the inbox. A BridgeError that it raises ends the worker.
+    progressed(): called, with the lock held, when a frame has been sent or the worker's stdin has been closed.
+    lost(): called once, after the worker has ended and everything that it sent was delivered.
     lock: held during each write; reentrant, because a destructor may send while its thread sends.
+    inbox: the open calls. end_reason: the reason why nothing can be sent anymore; None while the connection is open.
     """
 
     def __init__(
         self,
         process: WorkerProcess,
         max_frame: int,
-        receive: Callable[[Frame], None],
-        refuse: Callable[[Frame, errors.BridgeError], None],
+        loop: Loop,
+        serve: Callable[[int, Any], None],
+        progressed: Callable[[], None],
         lost: Callable[[], None],
         lock: threading.RLock,
     ) -> None:
-        self._process = process
-        self._receive = receive
-        self._refuse = refuse
+        self.process = process
+        self.end_reason: str | None = None
+        self.is_input_closed = False
+        self._loop = loop
+        self._serve = serve
+        self._progressed = progressed
         self._lost = lost
-        self._pending: deque[Outbox] = deque()
         self._lock = lock
-        self._changed = threading.Condition(lock)
-        self._writer_wake = -1  # an eventfd, once there is a writer thread
-        self._is_input_closed = False
-        self._is_lost = threading.Event()
-        self._is_receiving = False
-        self.end_reason: str | None = None  # why nothing can be sent anymore
-        os.set_blocking(process.input_fd, False)
+        self._pending: deque[Outbox] = deque()
+        self._is_writing_later = False
         for fd in (process.input_fd, process.output_fd):
             set_pipe_size(fd)
-        self._frames = Reader(process.output_fd, max_frame)
-        self._reader = threading.Thread(target=self._read, name="bridge-reader", daemon=True)
-        self._reader.start()
-        threading.Thread(target=self._await_end, name="bridge-end", daemon=True).start()
+        self.inbox = Inbox(Reader(process.output_fd, max_frame))
 
-    def send(self, outbox: Outbox, deadline: float | None = None) -> None:
-        """Send the frame in `outbox`, and wait until the pipe has accepted all of it.
+    def watch(self) -> None:
+        """Make the loop call this object when a descriptor is ready."""
+        self._loop.add_reader(self.process.output_fd, self._read)
+        self._loop.add_reader(self.inbox.jobs_fd, self._attend)
+        self._loop.add_reader(self.process.stderr_fd, self._pass_on_stderr)
+        self._loop.add_reader(self.process.exit_fd, self._end)
 
-        deadline: in seconds of time.monotonic(). Raises TimeoutError when it passes: the rest of a
-        partly written frame is sent later, an unwritten frame is dropped. Raises ConnectionError
-        if the worker has ended.
+    def write(self, outbox: Outbox) -> bool:
+        """Write a frame, and return whether the pipe has accepted all of it. The loop writes the rest later.
+
+        Raises ConnectionError if the connection has ended.
         """
         with self._lock:
-            if self._write_or_queue(outbox):
-                return
-            try:
-                while outbox.sent < len(outbox) and not self._is_input_closed:
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if not self._changed.wait(left):
-                        raise TimeoutError
-            finally:
-                if not outbox.sent and outbox in self._pending:
-                    self._pending.remove(outbox)
-            if outbox.sent < len(outbox):
+            if self.end_reason is not None or self.is_input_closed:
                 raise ConnectionResetError(errno.ECONNRESET, "the connection has ended")
+            # Queue first: an exception from a signal handler must not lose the rest of a partly written frame.
+            self._pending.append(outbox)
+            if len(self._pending) == 1:
+                self._write_pending()
+                if not self._pending:
+                    return True
+            if not self._is_writing_later and not self.is_input_closed:
+                self._is_writing_later = True
+                self._loop.add_writer(self.process.input_fd, self._write_later)
+            return False
 
-    def post(self, outbox: Outbox) -> None:
-        """Send a frame without waiting: what the pipe does not accept now is sent later.
-
-        Does nothing if the worker has ended.
-        """
+    def withdraw(self, outbox: Outbox) -> None:
+        """Do not send a frame that waits to be sent. Has no effect if a part of it has been sent."""
         with self._lock:
-            if not self._is_input_closed:
-                with contextlib.suppress(OSError):  # the reader notices the end of the worker, too
-                    self._write_or_queue(outbox)
+            if not outbox.sent and outbox in self._pending:
+                self._pending.remove(outbox)
 
-    def close(self, reason: str, timeout: float | None) -> None:
-        """Close the worker's stdin after pending frames, wait for its end, and kill it after `timeout` seconds.
-
-        reason: what later senders see as `end_reason`. Kills the worker at once if the interpreter is ending.
-        """
-        if sys.is_finalizing():  # the other threads have stopped, perhaps while holding the lock
-            self._process.end_without_threads()
-            return
-        deadline = None if timeout is None else time.monotonic() + timeout
+    def close(self, reason: str) -> None:
+        """Close the worker's stdin after the pending frames. `reason` is what later senders see."""
         with self._lock:
             self.end_reason = self.end_reason or reason
-            self._changed.wait_for(lambda: not self._pending or self._is_input_closed, timeout)
-            self._close_input()
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not self._process.has_ended.wait(left):
-            self._process.kill()
-        self._is_lost.wait()
+            if not self._pending:
+                self._close_input()
 
-    def wait_until_lost(self) -> None:
-        """Wait for the end of a worker that has closed its stdin, and kill it if it does not end.
-
-        Does not wait if the end has a reason already, as after `close`.
-        """
-        if self.end_reason is None and not self._is_lost.wait(END_SECONDS):
-            self._end_worker("the worker has closed its stdin")
-            self._is_lost.wait()
-
-    def _write_or_queue(self, outbox: Outbox) -> bool:
-        """Write a frame, and return True if the pipe has accepted all of it; leave the rest to the writer thread."""
-        if self.end_reason is not None or self._is_input_closed:
-            raise ConnectionResetError(errno.ECONNRESET, "the connection has ended")
-        # Queue first: an exception from a signal handler must not lose the rest of a partly written frame.
-        self._pending.append(outbox)
-        if len(self._pending) == 1 and outbox.write_to(self._process.input_fd):
-            self._pending.popleft()
-            return True
-        self._wake_writer()
-        return False
-
-    def _wake_writer(self) -> None:
-        if self._writer_wake < 0:
-            wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            writer = threading.Thread(target=self._write, name="bridge-writer", daemon=True)
-            self._writer_wake = wake
-            try:
-                writer.start()
-            except RuntimeError:  # out of threads: the next frame that has to wait tries again
-                self._writer_wake = -1
-                os.close(wake)
-                raise
-        else:
-            self._changed.notify_all()
-
-    def _write(self) -> None:
-        """Write pending frames whenever the pipe accepts some, until the worker's stdin is closed."""
-        process, poll = self._process, select.poll()
-        poll.register(process.input_fd, select.POLLOUT)
-        poll.register(self._writer_wake, select.POLLIN)
-        while True:
-            poll.poll()
+    def end_worker(self, reason: str) -> None:
+        """Kill a worker that cannot be used anymore."""
+        if self.process.exit_status is None:
             with self._lock:
-                try:
-                    while self._pending and not self._is_input_closed:
-                        if not self._pending[0].write_to(process.input_fd):
-                            break
-                        self._pending.popleft()
-                        self._changed.notify_all()
-                    self._changed.wait_for(lambda: self._pending or self._is_input_closed)
-                except OSError:
-                    self._is_input_closed = True
-                if self._is_input_closed:
-                    self._pending.clear()
-                    self._changed.notify_all()
-                    process.close("input_fd")
-                    os.close(self._writer_wake)
-                    return
+                self.end_reason = self.end_reason or f"{reason}; it was ended"
+            self.process.kill()
+
+    def _write_pending(self) -> None:
+        try:
+            while self._pending and self._pending[0].write_to(self.process.input_fd):
+                self._pending.popleft()
+        except OSError:
+            self._close_input()
+            self.inbox.add_job(FINISH, "the worker has closed its stdin")
+
+    def _write_later(self) -> None:
+        with self._lock:
+            if not self.is_input_closed:
+                self._write_pending()
+            if not self._pending and self._is_writing_later:
+                self._is_writing_later = False
+                self._loop.remove_writer(self.process.input_fd)
+            if self.end_reason is not None and not self._pending:
+                self._close_input()
+            self._progressed()
 
     def _close_input(self) -> None:
-        """Close the worker's stdin."""
-        with self._lock:
-            if self._is_input_closed:
-                return
-            self._is_input_closed = True
-            if self._writer_wake >= 0:
-                # The writer thread polls the descriptor, so that thread closes it.
-                os.eventfd_write(self._writer_wake, 1)
-            else:
-                self._process.close("input_fd")
-            self._changed.notify_all()
+        if self.is_input_closed:
+            return
+        self.is_input_closed = True
+        self._pending.clear()
+        if self._is_writing_later:
+            self._is_writing_later = False
+            self._loop.remove_writer(self.process.input_fd)
+        self.process.close("input_fd")
+        self._progressed()
 
     def _read(self) -> None:
         try:
-            while (frame := self._next_frame()) is not None:
-                if len(frame):
-                    self._is_receiving = True
-                    self._receive(frame)
-                    self._is_receiving = False
-                del frame  # it may be large, and the next one may arrive much later
-        except errors.BridgeError as error:
-            self._end_worker(f"the worker sent a frame that cannot be read: {error}")
+            self.inbox.read()
         except Exception as error:
-            self._end_worker(f"the client failed while reading: {type(error).__name__}: {error}")
-        else:
-            if not self._process.has_ended.wait(END_SECONDS):
-                self._end_worker("the worker has closed its stdout")
-        finally:
-            self._process.close("output_fd")
+            self.end_worker(f"the client failed while reading: {type(error).__name__}: {error}")
+        self.do_jobs()
 
-    def _next_frame(self) -> Frame | None:
-        while True:
+    def _attend(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.inbox.jobs_fd)
+        self.do_jobs()
+
+    def do_jobs(self) -> None:
+        """Do the jobs of the inbox."""
+        jobs = self.inbox.jobs
+        while jobs:
+            kind, subject = jobs.popleft()
             try:
-                return self._frames.read()
-            except errors.Overloaded as error:
-                beginning, self._frames.unread = self._frames.unread, None
-                assert beginning is not None
-                self._refuse(beginning, error)
+                if kind == FINISH:
+                    self._finish(subject)
+                else:
+                    self._serve(kind, subject)
+            except errors.BridgeError as error:
+                self.end_worker(f"the worker sent a frame that cannot be read: {error}")
+            except Exception as error:
+                self.end_worker(f"the client failed while reading: {type(error).__name__}: {error}")
 
-    def _end_worker(self, reason: str) -> None:
-        """Kill a worker that cannot be used anymore."""
-        with self._lock:
-            self.end_reason = self.end_reason or f"{reason}; it was ended"
-        self._process.kill()
+    def _finish(self, fault: str | Exception | None) -> None:
+        """Wait for the end of a worker that has closed a pipe; end one that has sent what cannot be read."""
+        if not isinstance(fault, str):
+            self._loop.remove_reader(self.process.output_fd)
+        if fault is None or isinstance(fault, errors.InvalidFrame | str):
+            reason = fault if isinstance(fault, str) else "the worker has closed its stdout"
+            self._loop.call_later(END_SECONDS, lambda: self.end_worker(reason))
+        elif isinstance(fault, errors.BridgeError):
+            self.end_worker(f"the worker sent a frame that cannot be read: {fault}")
+        else:
+            self.end_worker(f"the client failed while reading: {fault}")
 
-    def _await_end(self) -> None:
+    def _pass_on_stderr(self) -> None:
+        loop, fd = self._loop, self.process.stderr_fd
         try:
-            self._process.wait()
-            self._drain()
-            with self._lock:
-                self.end_reason = self.end_reason or self._process.describe_end()
+            if self.process.pass_on_stderr():
+                return
+            loop.remove_reader(fd)
+            self.process.close("stderr_fd")
+        except BlockingIOError:
+            loop.remove_reader(fd)
+            loop.call_later(STDERR_SECONDS, self._resume_stderr)
+
+    def _resume_stderr(self) -> None:
+        if self.process.stderr_fd >= 0:
+            self._loop.add_reader(self.process.stderr_fd, self._pass_on_stderr)
+
+    def _end(self) -> None:
+        """Deliver what a worker that has ended had sent, and end the connection."""
+        if not self.inbox.read_rest():
+            return  # this method is called again at once
+        process, loop = self.process, self._loop
+        process.reap()
+        with self._lock:
+            self.end_reason = self.end_reason or process.describe_end()
+        self.do_jobs()
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(LAST_CHUNKS):
+                if process.stderr_fd < 0 or not process.pass_on_stderr():
+                    break
+        with self._lock:
             self._close_input()
-            self._lost()
-        finally:
-            self._is_lost.set()
-
-    def _drain(self) -> None:
-        """Wait until the reader has passed on everything that the worker had sent.
-
-        The reader may never see the end of the pipe: a child of the worker may hold it open.
-        """
-        idle_checks = 0
-        while self._reader.is_alive() and idle_checks < 2:
-            self._reader.join(CHECK_SECONDS)
-            is_busy = self._is_receiving or self._has_unread()
-            idle_checks = 0 if is_busy else idle_checks + 1
-
-    def _has_unread(self) -> bool:
-        fd = self._process.output_fd
-        if fd < 0:
-            return False
-        poll = select.poll()  # select() fails for large descriptors, and for one that the reader closes meanwhile
-        poll.register(fd, select.POLLIN)
-        return any(events & select.POLLIN for _, events in poll.poll(0))
+        self._lost()
+        self.do_jobs()
+        loop.remove_reader(self.inbox.jobs_fd)
+        for which in ("output_fd", "stderr_fd", "exit_fd"):
+            if (fd := getattr(process, which)) >= 0:
+                loop.remove_reader(fd)
+                process.close(which)

@@ -11,6 +11,7 @@ from typing import Any
 
 from bridge import errors
 from bridge.host.arguments import Argument
+from bridge.wire.messages import Incoming
 
 Callables = Iterable[Callable[..., Any]]
 
@@ -86,18 +87,20 @@ class Tools:
         for tool in tools:
             self._known[session_id, tool.name] = tool
 
-    def call(self, args: dict[str, Any]) -> Any:
-        """Call the tool that a `call_tool` request names, and return its result.
+    def find(self, request: Incoming) -> tuple[Tool, dict[str, Any]]:
+        """Return the tool that a `call_tool` request names, and its arguments.
 
-        Raises UnknownCommand and InvalidArgs for an invalid request, and whatever the tool raises.
+        Raises UnknownCommand and InvalidArgs for an invalid request.
         """
-        name, given = args.get("name", ""), args.get("args", {})
-        tool = self._known.get((str(args.get("session_id", "")), str(name)))
+        if request.command != "call_tool":
+            raise errors.UnknownCommand(f"Unknown command: {request.command}")
+        name, given = request.args.get("name", ""), request.args.get("args", {})
+        tool = self._known.get((str(request.args.get("session_id", "")), str(name)))
         if tool is None:
             raise errors.UnknownCommand(f"unknown tool {name!r}")
         if not isinstance(given, dict):
             raise errors.InvalidArgs(f"the arguments of {name} must be a map, not {given!r}")
-        return tool.call(given)
+        return tool, given
 
 
 def error_text(error: BaseException) -> str:

@@ -1,0 +1,123 @@
+"""A connection whose callers wait in their threads."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from typing import Any
+
+from bridge._framing import Outbox
+from bridge.host.background import Background
+from bridge.host.calls import Call, OnEvent
+from bridge.host.connection import Connection, Log
+from bridge.host.launch import WorkerProcess
+from bridge.host.open_calls import OpenCall
+from bridge.host.threads import Threads
+from bridge.wire.codec import Format
+from bridge.wire.messages import Incoming
+
+
+class ThreadedConnection(Connection):
+    """A connection to a worker, usable from any number of threads.
+
+    threads: run listeners, callbacks and tools.
+    """
+
+    def __init__(
+        self, process: WorkerProcess, format: Format, max_frame: int, max_values: int, log: Log | None
+    ) -> None:
+        background = Background()
+        super().__init__(process, format, max_frame, max_values, background, log)
+        self.threads = Threads("bridge-callbacks")
+        self._changed = threading.Condition(self.lock)
+        self._is_lost = threading.Event()
+        self.pipes.watch()
+        background.start(self.inbox, process.output_fd)
+
+    def start(
+        self,
+        call: OpenCall,
+        args: Any,
+        session_id: str | None,
+        traceparent: str | None,
+        timing: bool = False,
+    ) -> None:
+        """Send the request of a call, and wait until it has been sent.
+
+        Raises NotEncodable and FrameTooLarge if the request cannot be encoded, DeadlineExceeded if the worker does not
+        accept it in time, WorkerCrashed if the worker has ended.
+        """
+        outbox = self.request(call, args, session_id, traceparent, timing)
+        if outbox is not None:
+            try:
+                self._wait_until_sent(outbox, call.deadline)
+            except TimeoutError:
+                call.expire()
+                if call.error is not None:
+                    raise call.error from None
+            except BaseException:
+                call.cancel()
+                raise
+
+    def listen(self, future: Call, call: OpenCall, on_event: OnEvent) -> None:
+        """Pass the events of a call to `on_event`. Raises RuntimeError, and cancels the call, if there is no thread."""
+        try:
+            future.listen(on_event)
+        except BaseException:
+            call.cancel()
+            raise
+
+    def answer(self, request: Incoming) -> None:
+        """Answer a call of the worker on another thread. Raises RuntimeError if none can be started."""
+        self.threads.run(lambda: self._answer(request))
+
+    def progressed(self) -> None:
+        """Wake the callers that wait until their frames have been sent."""
+        self._changed.notify_all()
+
+    def lost(self) -> None:
+        """Wake those who wait for the end of the worker."""
+        self._is_lost.set()
+
+    def close(self, reason: str, timeout: float | None) -> int:
+        """End the worker after the pending frames, killing it after `timeout` seconds, and return its exit status.
+
+        Kill it at once if the interpreter is ending.
+        """
+        process = self.process
+        if sys.is_finalizing():  # the other threads have stopped, perhaps while holding the lock
+            process.end_without_threads()
+        else:
+            self.pipes.close(reason)
+            if not self._is_lost.wait(timeout):
+                process.kill()
+                self._is_lost.wait()
+        assert process.exit_status is not None
+        return process.exit_status
+
+    def _wait_until_sent(self, outbox: Outbox, deadline: float | None) -> None:
+        """Wait until the pipe has accepted a frame, or accepts no more.
+
+        Raises TimeoutError at `deadline`: the rest of a partly written frame is sent later, an unwritten one is not.
+        """
+        try:
+            with self._changed:
+                while outbox.sent < len(outbox) and not self.pipes.is_input_closed:
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if not self._changed.wait(left):
+                        raise TimeoutError
+        finally:
+            self.pipes.withdraw(outbox)
+
+    def _answer(self, request: Incoming) -> None:
+        """Reply to a call of the worker, whatever its tool raises."""
+        try:
+            tool, args = self.tools.find(request)
+            outbox = self.reply(request, tool.call(args))
+        except BaseException as error:
+            outbox = self.failure(request, error)
+        with contextlib.suppress(ConnectionError):  # the worker has ended
+            if not self.pipes.write(outbox):
+                self._wait_until_sent(outbox, None)
