@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from bridge import Client, errors
@@ -153,3 +155,21 @@ def test_marks_in_program_data_are_text(client, protocol):
     sent = contents(client, protocol, replies, {"signature": signature}, {"q": MARK}, **execute)
     assert all(isinstance(text, str) for text in sent)
     assert SEEN in sent[-1]
+
+
+def test_the_first_request_is_like_later_ones(client, protocol):
+    """DSPy sends the first request to a model, and creates the connection; later ones are sent directly."""
+    signature = {"inputs": [{"name": "q"}], "outputs": [{"name": "a", "type": "list<integer>"}]}
+    with ModelServer(lambda body: (200, {}, protocol.whole(fields(a="[1]")))) as server:
+        settings = {"model": protocol.model, "api_base": server.url + protocol.path, "api_key": KEY}
+        client.call("configure_lm", settings | {"temperature": 0.5, "max_tokens": 64}, timeout=60)
+        client.call("create_program", {"id": "p", "signature": signature})
+        for timeout in (None, None, None, 60.0, 60.0):
+            args = {"program_id": "p", "inputs": {"q": "Größe?"}}
+            assert client.call("execute_program", args, timeout=timeout)["outputs"] == {"a": [1]}
+        args["options"] = {"temperature": 0.25, "max_tokens": 65}
+        client.call("execute_program", args)
+        client.call("delete_program", {"program_id": "p"})
+    first, *later, other = server.requests
+    assert later == [first] * 4
+    assert json.dumps(other) == json.dumps(first).replace("0.5", "0.25").replace("64", "65")

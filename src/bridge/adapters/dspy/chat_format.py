@@ -1,7 +1,7 @@
 """DSPy's chat format: writes prompts in which no value is taken for structure, and reads replies.
 
-The parts of a prompt that depend on the signature only are written once for each signature. DSPy writes them for every
-call, which takes a third of the call's time.
+What depends on the signature only is determined once for each signature. DSPy does that for every call, which takes a
+third of the call's time.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import dspy
@@ -21,12 +20,10 @@ from dspy.adapters.utils import (
 )
 
 from bridge.adapters.dspy.current_run import ModelCall, current_call, current_run
-from bridge.adapters.dspy.prompt_fields import LabelledSignature, by_label, label_of
+from bridge.adapters.dspy.language_model import LanguageModel
+from bridge.adapters.dspy.prompt_fields import LabelledSignature, Layout
 from bridge.adapters.dspy.reply_reader import read_fields, well_formed_in
 from bridge.adapters.dspy.values.outputs import read_value
-
-# By signature, as long as its programs live.
-Texts = weakref.WeakKeyDictionary[Any, str]
 
 _HEADER = re.compile(r"^([ \t]*\[)(?=\[ ## \w+ ## \]\])", re.MULTILINE)
 
@@ -44,8 +41,7 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
     def __init__(self) -> None:
         # The fallback would send a second request to the model if a reply cannot be read.
         super().__init__(use_json_adapter_fallback=False)
-        self._system: Texts = Texts()
-        self._requirements: Texts = Texts()
+        self._layouts: weakref.WeakKeyDictionary[Any, Layout] = weakref.WeakKeyDictionary()
 
     def __call__(
         self,
@@ -57,12 +53,11 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
     ) -> list[dict[str, Any]]:
         run = current_run.get()
         if run is None:
-            values: list[dict[str, Any]] = super().__call__(lm, lm_kwargs, signature, demos, inputs)
-            return values
-        call = ModelCall(run, tuple(by_label(signature.output_fields)))
+            return self._answered(lm, lm_kwargs, signature, demos, inputs)
+        call = ModelCall(run, tuple(self._layout(signature).outputs))
         token = current_call.set(call)
         try:
-            values = super().__call__(lm, lm_kwargs, signature, demos, inputs)
+            values = self._answered(lm, lm_kwargs, signature, demos, inputs)
         except dspy.DSPyError as error:
             error.model_call = call
             raise
@@ -72,18 +67,22 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
         return values
 
     def format_system_message(self, signature: Any) -> str:
-        format = super().format_system_message
-        return _once(self._system, signature, lambda: format(LabelledSignature(signature)))
+        layout = self._layout(signature)
+        if layout.system is None:
+            layout.system = super().format_system_message(LabelledSignature(signature))
+        return layout.system
 
     def user_message_output_requirements(self, signature: Any) -> str:
-        format = super().user_message_output_requirements
-        return _once(self._requirements, signature, lambda: format(LabelledSignature(signature)))
+        layout = self._layout(signature)
+        if layout.requirements is None:
+            layout.requirements = super().user_message_output_requirements(LabelledSignature(signature))
+        return layout.requirements
 
     def format_assistant_message_content(
         self, signature: Any, outputs: dict[str, Any], missing_field_message: Any = None
     ) -> str:
         values = {
-            label_of(name, field): outputs[name] for name, field in signature.output_fields.items() if name in outputs
+            label: outputs[name] for label, (name, _) in self._layout(signature).outputs.items() if name in outputs
         }
         text: str = super().format_assistant_message_content(
             LabelledSignature(signature), values, missing_field_message
@@ -100,28 +99,61 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
     ) -> str:
         """Return a message with values: inputs, results of tools, examples. No other method writes values."""
         parts = [prefix]
-        for name, field in signature.input_fields.items():
+        for name, header, field in self._layout(signature).inputs:
             if name in inputs:
-                parts.append(f"[[ ## {label_of(name, field)} ## ]]\n{_value_text(field, inputs[name])}")
+                parts.append(f"{header}\n{_value_text(field, inputs[name])}")
         if main_request:
             parts.append(_without_marks(self.user_message_output_requirements(signature)))
         return Formatted("\n\n".join([*parts, suffix]).strip())
 
     def parse(self, signature: Any, completion: str) -> dict[str, Any]:
+        return self._read(signature, completion)
+
+    def _read(self, signature: Any, reply: str) -> dict[str, Any]:
+        """Return the values of all output fields: `parse` without the callbacks that DSPy adds to it."""
+        outputs = self._layout(signature).outputs
         fields: dict[str, Any] = {}
-        names = {label_of(name, field): name for name, field in signature.output_fields.items()}
-        for label, text in read_fields(completion, names).texts.items():
-            name = names[label]
+        for label, text in read_fields(reply, outputs).texts.items():
+            name, annotation = outputs[label]
             try:
-                value = read_value(text, signature.output_fields[name].annotation)
+                value = read_value(text, annotation)
                 # An escape sequence of JSON can be half of a surrogate pair.
                 fields[name] = well_formed_in(value) if "\\u" in text else value
             except Exception as error:  # any parser may fail, and the text may be anything
-                raise _unreadable(signature, completion, label, error) from error
+                raise _unreadable(signature, reply, label, error) from error
+        if [*fields] == [name for name, _ in outputs.values()]:
+            return fields
         fields = apply_output_field_defaults(signature, fields)
-        if fields.keys() != signature.output_fields.keys():
-            raise dspy.AdapterParseError(type(self).__name__, signature, completion)
+        if not reply or fields.keys() != signature.output_fields.keys():
+            raise dspy.AdapterParseError(type(self).__name__, signature, reply)
         return fields
+
+    def _answered(
+        self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: list[dict[str, Any]], inputs: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Return the values of the answer, which is asked for directly if that is possible."""
+        if self._layout(signature).is_plain and isinstance(lm, LanguageModel) and not self.callbacks:
+            messages = self._messages(signature, demos, inputs)
+            if not any(CUSTOM_TYPE_START_IDENTIFIER in text for _, text in messages):
+                reply = lm.ask(messages, lm_kwargs)
+                if reply is not None:
+                    return [self._read(signature, reply)]
+        values: list[dict[str, Any]] = super().__call__(lm, lm_kwargs, signature, demos, inputs)
+        return values
+
+    def _messages(self, signature: Any, demos: list[dict[str, Any]], inputs: dict[str, Any]) -> list[tuple[str, str]]:
+        """Return what `format` returns, as (role, text), for a signature that is plain."""
+        return [
+            ("system", self.format_system_message(signature)),
+            *((message["role"], message["content"]) for message in self.format_demos(signature, demos)),
+            ("user", self.format_user_message_content(signature, inputs, main_request=True)),
+        ]
+
+    def _layout(self, signature: Any) -> Layout:
+        layout = self._layouts.get(signature)
+        if layout is None:
+            layout = self._layouts[signature] = Layout(signature, self.native_response_types)
+        return layout
 
 
 def _value_text(field: Any, value: Any) -> str:
@@ -154,7 +186,8 @@ def _content(field: Any, value: dspy.Type) -> str:
 
 
 def _escaped(text: str) -> str:
-    return _HEADER.sub(r"\1 ", _without_marks(text))
+    text = _without_marks(text)
+    return _HEADER.sub(r"\1 ", text) if "[[ ## " in text else text
 
 
 def _without_marks(text: str) -> str:
@@ -167,13 +200,6 @@ def _unreadable(signature: Any, reply: str, label: str, error: Exception) -> dsp
     failure = dspy.AdapterParseError("ChatAdapter", signature, reply)
     failure.field, failure.reason = label, reason
     return failure
-
-
-def _once(known: Texts, signature: Any, make: Callable[[], str]) -> str:
-    text = known.get(signature)
-    if text is None:
-        text = known[signature] = make()
-    return text
 
 
 adapter = ChatAdapter()

@@ -17,6 +17,7 @@ from bridge.adapters.dspy import credentials, providers
 from bridge.adapters.dspy.engines.litellm import LiteLLMProviders
 from bridge.adapters.dspy.engines.retries import Retries, timeout_within
 from bridge.adapters.dspy.engines.supervised import NativeEngines, SupervisedEngine
+from bridge.adapters.dspy.language_model import LanguageModel
 from bridge.adapters.dspy.model_errors import lm_error
 from bridge.adapters.dspy.settings import LMSettings, Model
 from bridge.telemetry.logs import take_over_logs, warn
@@ -56,7 +57,7 @@ def model_or_default(model: Model | None, context: Context) -> Model:
     return model
 
 
-def lm_for(model: Model, context: Context) -> dspy.LM:
+def lm_for(model: Model, context: Context) -> LanguageModel:
     """Return DSPy's model for `model`, with a timeout not much longer than the time that is left for the call."""
     lm = connect(model, context.shared)
     if not isinstance(lm.engine, str):
@@ -65,7 +66,7 @@ def lm_for(model: Model, context: Context) -> dspy.LM:
     return lm if timeout == lm.kwargs["timeout"] else lm.copy(timeout=timeout)
 
 
-def connect(model: Model, shared: dict[str, Any]) -> dspy.LM:
+def connect(model: Model, shared: dict[str, Any]) -> LanguageModel:
     """Return DSPy's model for `model`; it sends no request. Lives as long as a model of equal settings.
 
     Raises InvalidArgs for settings that would send a key of the operator where it must not go, and InvalidArgs or
@@ -81,12 +82,12 @@ def connect(model: Model, shared: dict[str, Any]) -> dspy.LM:
     return lm
 
 
-_lms: weakref.WeakKeyDictionary[Model, dspy.LM] = weakref.WeakKeyDictionary()
-_lms_by_settings: weakref.WeakValueDictionary[LMSettings, dspy.LM] = weakref.WeakValueDictionary()
+_lms: weakref.WeakKeyDictionary[Model, LanguageModel] = weakref.WeakKeyDictionary()
+_lms_by_settings: weakref.WeakValueDictionary[LMSettings, LanguageModel] = weakref.WeakValueDictionary()
 _connecting = threading.Lock()
 
 
-def _shared_lm(settings: LMSettings) -> dspy.LM:
+def _shared_lm(settings: LMSettings) -> LanguageModel:
     """Return the DSPy model of `settings`, and with it its connections, if one is in use, else a new one."""
     local = providers.LOCAL.get(settings.provider)
     if local is not None and not local.is_shared:
@@ -129,7 +130,7 @@ def _gemini() -> Model:
     return model
 
 
-def _create(settings: LMSettings) -> dspy.LM:
+def _create(settings: LMSettings) -> LanguageModel:
     try:
         return _local(settings) if settings.provider in providers.LOCAL else _remote(settings)
     except LMConfigurationError as error:  # numbers that this model does not accept
@@ -140,13 +141,13 @@ def _create(settings: LMSettings) -> dspy.LM:
         raise errors.InvalidArgs(f"args.model: {error}", path="args.model") from error
 
 
-def _local(settings: LMSettings) -> dspy.LM:
+def _local(settings: LMSettings) -> LanguageModel:
     """Return a model that answers in this process."""
     engine = providers.LOCAL[settings.provider].engine(settings)
     return _lm(settings, engine=SupervisedEngine(engine, priced=False))
 
 
-def _remote(settings: LMSettings) -> dspy.LM:
+def _remote(settings: LMSettings) -> LanguageModel:
     """Return a model that is called over HTTP: by DSPy itself if it knows the provider, else by LiteLLM."""
     given = {"api_key": settings.api_key, "api_base": settings.api_base, "timeout": settings.timeout}
     connection = {name: value for name, value in given.items() if value is not None}
@@ -157,12 +158,13 @@ def _remote(settings: LMSettings) -> dspy.LM:
     # The name "lm15" rules out engines that would not be wrapped, but also the keys that DSPy finds for other names.
     lm = _lm(settings, engine="lm15", **backend.clients)
     lm._engine_store = NativeEngines(CONNECTIONS, retries)
+    lm.provider_name = backend.resolution.provider
     return lm
 
 
-def _lm(settings: LMSettings, **connection: Any) -> dspy.LM:
+def _lm(settings: LMSettings, **connection: Any) -> LanguageModel:
     # DSPy's own retries sleep, and neither a cancel nor a deadline ends that.
-    return dspy.LM(
+    return LanguageModel(
         settings.model,
         cache=False,
         num_retries=0,

@@ -6,6 +6,7 @@ possible.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import dspy
@@ -60,3 +61,21 @@ def label_of(name: str, field: Any) -> str:
 def by_label(fields: dict[str, Any]) -> dict[str, Any]:
     """Return DSPy fields by their labels."""
     return {label_of(name, field): field for name, field in fields.items()}
+
+
+class Layout:
+    """What the prompts and replies of a DSPy signature need to know of it.
+
+    inputs: the name, the header and the field of each input. outputs: the name and the type of each output, by label.
+    is_plain: whether every value is a text in the messages, and none has a place of its own in requests or responses,
+    as have values of the types `native`. system, requirements: the texts of its prompts, once they have been written.
+    """
+
+    def __init__(self, signature: Any, native: Sequence[Any]) -> None:
+        inputs, outputs = signature.input_fields, signature.output_fields
+        self.inputs = [(name, f"[[ ## {label_of(name, field)} ## ]]", field) for name, field in inputs.items()]
+        self.outputs = {label_of(name, field): (name, field.annotation) for name, field in outputs.items()}
+        types = [field.annotation for field in (*inputs.values(), *outputs.values())]
+        self.is_plain = not any(type in (dspy.History, dspy.ToolCalls, *native) for type in types)
+        self.system: str | None = None
+        self.requirements: str | None = None

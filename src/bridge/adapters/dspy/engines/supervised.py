@@ -201,10 +201,9 @@ def _engine_errors() -> Iterator[None]:
 
 def _well_formed(response: lm15.Response) -> lm15.Response:
     """Return `response` with text that UTF-8 can encode."""
-    parts = [
-        replace(part, text=well_formed(part.text)) if isinstance(part, lm15.TextPart) else part
-        for part in response.message.parts
-    ]
-    if all(new is old or new == old for new, old in zip(parts, response.message.parts, strict=True)):
+    parts = response.message.parts
+    texts = [well_formed(part.text) if isinstance(part, lm15.TextPart) else None for part in parts]
+    if all(text is None or text is part.text for text, part in zip(texts, parts, strict=True)):
         return response
-    return replace(response, message=replace(response.message, parts=tuple(parts)))
+    parts = tuple([part if text is None else replace(part, text=text) for text, part in zip(texts, parts, strict=True)])
+    return replace(response, message=replace(response.message, parts=parts))
