@@ -14,6 +14,7 @@ from bridge.host.arguments import Argument
 from bridge.wire.messages import Incoming
 
 Callables = Iterable[Callable[..., Any]]
+DEFAULT_SESSIONS = ("default", "anonymous")  # ids of the session of calls that name none, by the worker's mode
 
 
 class WrongArguments(errors.InvalidArgs):
@@ -77,7 +78,7 @@ class Tool:
 
 
 class Tools:
-    """The tools of each session, by name."""
+    """The tools of each session, by name. A session has those of the default session, too, but prefers its own."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], Tool] = {}
@@ -95,7 +96,8 @@ class Tools:
         if request.command != "call_tool":
             raise errors.UnknownCommand(f"Unknown command: {request.command}")
         name, given = request.args.get("name", ""), request.args.get("args", {})
-        tool = self._known.get((str(request.args.get("session_id", "")), str(name)))
+        sessions = (str(request.args.get("session_id", "")), *DEFAULT_SESSIONS)
+        tool = next((tool for each in sessions if (tool := self._known.get((each, str(name)))) is not None), None)
         if tool is None:
             raise errors.UnknownCommand(f"unknown tool {name!r}")
         if not isinstance(given, dict):
