@@ -20,8 +20,8 @@ defmodule DSPex.Adapters.PythonPort do
 
   @impl true
   def list_programs do
-    with {:ok, %{"programs" => programs}} <- Bridge.call(:list_programs) do
-      {:ok, Enum.map(programs, & &1["program_id"])}
+    with {:ok, %{"programs" => programs} = listed} <- Bridge.call(:list_programs) do
+      {:ok, Enum.map(programs, & &1["program_id"]) ++ Map.get(listed, "registered", [])}
     end
   end
 

@@ -100,7 +100,8 @@ defmodule DSPex.PythonBridge.Bridge do
     * `:python` - the path of the interpreter; see `DSPex.PythonBridge.Python` for the default
     * `:adapter` - the adapter that defines the worker's commands: `"dspy"` (default), `"echo"`,
       or `"module:attr"`
-    * `:args` - further flags of `python -m bridge worker`
+    * `:args` - further flags of `python -m bridge worker`, for instance
+      `["--program", "research=research:Research"]` for a `dspy.Module` of your own
     * `:env` - environment variables of the worker: a map, a list of pairs, or a function that
       returns one; the value `nil` removes a variable
     * `:threads` - how many calls the worker runs at the same time, default 64
@@ -206,7 +207,8 @@ defmodule DSPex.PythonBridge.Bridge do
 
     * `{:status, %{"status" => "lm_call", "model" => model}}`, or `"lm_retry"` with `"attempt"`,
       `"wait"` (seconds) and `"lm_code"` before the model is asked again
-    * `{:chunk, %{"field" => field, "text" => text}}`
+    * `{:chunk, %{"field" => field, "text" => text}}`; in a program of the option `--program`, also
+      `"predictor"` and `"call"`, which tell the stages of the program apart
     * `{:tool_call, %{"name" => name, "args" => args}}`
     * `{:tool_result, %{"name" => name, "result" => result}}`
     * `{:timing, timing}`, with the option `timing: true`
