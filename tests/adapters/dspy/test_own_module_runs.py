@@ -162,8 +162,8 @@ def test_a_module_calls_the_tools_of_the_host(client):
         outputs = stream.result()["outputs"]
     assert outputs == {"names": ["lookup", "hold"], "result": "tea means something"}
     assert events == ["tool_call", "tool_result"]
-    names = client.call("execute_program", args, session_id="s")["outputs"]["names"]
-    assert names == ["lookup", "hold", "other"]
+    outputs = client.call("execute_program", args, session_id="s")["outputs"]
+    assert outputs == {"names": ["lookup", "hold", "other"], "result": "tea means something"}
 
 
 def test_an_agent_of_a_module_calls_the_tools_of_the_host(client):
