@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dspy
 import msgspec
-from own_modules import Stages, Stubborn, Tools
 
 from bridge import Context
 from bridge.adapters.dspy import adapter as dspy_adapter
 from bridge.adapters.dspy import current_context, host_tools, run_module
+from own_modules import Stages, Stubborn, Tools
 
 adapter = dspy_adapter.extended("own")
 stages, stubborn, tools = Stages(), Stubborn(), Tools()
