@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from bridge import errors
 from bridge.host.calls import Call, OnEvent, Stream
@@ -43,6 +43,7 @@ class Client:
         max_frame: int = DEFAULT_MAX_FRAME,
         max_values: int = DEFAULT_MAX_VALUES,
         tools: Callables = (),
+        logs: Literal["stderr", "logging"] = "stderr",
         timeout: float | None = 10.0,
     ) -> Client:
         """Start a worker, and wait until it answers.
@@ -50,8 +51,9 @@ class Client:
         adapter: "dspy", "echo" or "module:attr". python: the worker's interpreter. flags: further
         flags of `python -m bridge worker`. env: variables added to this process's environment.
         format: "json", "msgpack" or "etf". max_frame: bytes in a frame, in both directions.
-        max_values: values in a frame, in both directions. tools: passed to `register_tools`.
-        timeout: seconds, None to wait forever.
+        max_values: values in a frame, in both directions. tools: passed to `register_tools`. logs:
+        where the worker's logs go once it runs: to this process's stderr, or to the loggers of
+        `logging` that have the names of the worker's. timeout: seconds, None to wait forever.
         Raises WorkerCrashed (category initialization) with the way the worker ended and, in
         `details["stderr"]`, the last lines of its output; TypeError and ValueError for invalid
         options.
@@ -59,15 +61,17 @@ class Client:
         chosen = by_name(format)
         if chosen is None:
             raise ValueError(f"unknown format {format!r}; known: {', '.join(known.name for known in FORMATS)}")
+        if logs not in ("stderr", "logging"):
+            raise ValueError(f'logs must be "stderr" or "logging", not {logs!r}')
         seconds_of(timeout)
         process = launch(adapter, python, flags, env, max_frame, max_values)
         try:
-            client = cls(ThreadedConnection(process, chosen, max_frame, max_values, None))
+            client = cls(ThreadedConnection(process, chosen, max_frame, max_values, logs == "logging"))
         except BaseException:
             process.kill()
             raise
         try:
-            client.call("hello", {"offers": {"buffers": True}}, timeout=timeout)
+            client.call("hello", {"offers": client._connection.offers}, timeout=timeout)
             if tools:
                 client.register_tools(tools)
         except errors.BridgeError as error:
@@ -158,7 +162,8 @@ class Client:
         """
         self._connection.process.check_own()
         known = [Tool(function) for function in tools]
-        self.call("hello", {"offers": {"tools": True, "buffers": True}})
+        self._connection.offers["tools"] = True
+        self.call("hello", {"offers": self._connection.offers})
         declared = [tool.declaration for tool in known]
         done = self.call("register_tools", {"tools": declared}, session_id=session_id)
         self._connection.tools.add(done["session_id"], known)

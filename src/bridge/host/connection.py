@@ -42,6 +42,7 @@ class Connection:
         self.process = process
         self.format = format
         self.tools = Tools()
+        self.offers = {"buffers": True, "tools": False, "logs": log is not None}
         self.ids = itertools.count(1)
         self.lock = threading.RLock()
         self._max_frame = max_frame

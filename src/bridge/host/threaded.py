@@ -11,26 +11,32 @@ from typing import Any
 from bridge._framing import Outbox
 from bridge.host.background import Background
 from bridge.host.calls import Call, OnEvent
-from bridge.host.connection import Connection, Log
+from bridge.host.connection import Connection
 from bridge.host.launch import WorkerProcess
+from bridge.host.logs import LogForwarder
 from bridge.host.open_calls import OpenCall
 from bridge.host.threads import Threads
 from bridge.wire.codec import Format
 from bridge.wire.messages import Incoming
 
+LOG_SECONDS = 1.0  # how long the end of a worker waits for slow logging handlers
+
 
 class ThreadedConnection(Connection):
     """A connection to a worker, usable from any number of threads.
 
-    threads: run listeners, callbacks and tools.
+    threads: run listeners, callbacks, tools and logging handlers. forwards_logs: whether the worker's logs become
+    records of `logging`.
     """
 
     def __init__(
-        self, process: WorkerProcess, format: Format, max_frame: int, max_values: int, log: Log | None
+        self, process: WorkerProcess, format: Format, max_frame: int, max_values: int, forwards_logs: bool
     ) -> None:
         background = Background()
-        super().__init__(process, format, max_frame, max_values, background, log)
         self.threads = Threads("bridge-callbacks")
+        self._logs = LogForwarder(process.pid, self.threads.run) if forwards_logs else None
+        log = self._logs.add if self._logs else None
+        super().__init__(process, format, max_frame, max_values, background, log)
         self._changed = threading.Condition(self.lock)
         self._is_lost = threading.Event()
         self.pipes.watch()
@@ -94,6 +100,8 @@ class ThreadedConnection(Connection):
             if not self._is_lost.wait(timeout):
                 process.kill()
                 self._is_lost.wait()
+            if self._logs is not None:
+                self._logs.flush(LOG_SECONDS)
         assert process.exit_status is not None
         return process.exit_status
 
