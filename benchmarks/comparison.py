@@ -23,6 +23,17 @@ from roundtrip import Figures, Samples, medians
 # Neither LiteLLM's list of prices is fetched, nor is a proxy used.
 OFFLINE = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "no_proxy": "127.0.0.1"}
 
+SPIN = """
+import os, pathlib, sys
+autogroup, parent = pathlib.Path("/proc/self/autogroup"), os.getppid()
+os.sched_setaffinity(0, [int(sys.argv[1])])
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+if autogroup.exists():
+    autogroup.write_text("19")
+while os.getppid() == parent:
+    pass
+"""
+
 Builds = dict[str, str]  # interpreter by name
 Round = dict[str, Figures]  # by contender
 Quartiles = tuple[float, float, float]
@@ -74,12 +85,11 @@ def ratio(baseline: str, figure: str, suffix: str = "") -> Callable[[Round, str]
 @contextmanager
 def cores_awake() -> Iterator[None]:
     """Keep every core from sleeping, with a process on each that gives way to any other at once."""
-    code = (
-        "import os, sys; os.sched_setaffinity(0, [int(sys.argv[1])]); parent = os.getppid()\n"
-        "os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\n"
-        "while os.getppid() == parent: pass"
-    )
-    spinners = [subprocess.Popen([sys.executable, "-c", code, str(core)]) for core in os.sched_getaffinity(0)]
+    python = [sys.executable, "-c", SPIN]
+    # In a session of its own, because Linux weighs sessions against each other ("autogroup"), and only then processes.
+    spinners = [
+        subprocess.Popen([*python, str(core)], start_new_session=True) for core in sorted(os.sched_getaffinity(0))
+    ]
     try:
         yield
     finally:
