@@ -38,3 +38,23 @@ def test_arrays_as_args_and_results(repository):
         with pytest.raises(errors.InvalidArgs, match=r"Expected `f32\[k=3, m\]`, got") as raised:
             client.call("multiply", {"a": a, "b": a})
         assert raised.value.details["path"] == "args.b"
+
+
+def test_a_module_of_two_stages_with_retrieval(repository):
+    """Each stage streams its field; the passages that are found decide the answer."""
+    path = os.pathsep.join([str(repository / "examples" / "python"), os.environ.get("PYTHONPATH", "")])
+    run = {"program_id": "research", "inputs": {"question": "Where was Mozart born?"}}
+    with Client.start(flags=["--program", "research=research:Research"], env={"PYTHONPATH": path}) as client:
+        client.call("configure_lm", {"provider": "offline"})
+        with client.stream("execute_program", run) as stream:
+            stages = {(data["predictor"], data["field"]) for event, data in stream if event == "chunk"}
+            outputs = stream.result()["outputs"]
+        assert stages == {("rewrite", "query"), ("respond", "answer")}
+        assert outputs["answer"] == "Salzburg"
+        assert "Salzburg" in outputs["passages"][0]
+        answers = [{"query": "highest mountain"}, {"answer": "Everest"}]
+        client.call("configure_lm", {"provider": "scripted", "answers": answers})
+        run["inputs"] = {"question": "What is above all?", "k": 1}
+        outputs = client.call("execute_program", run)["outputs"]
+        assert outputs["answer"] == "Everest"
+        assert outputs["passages"] == ["Mount Everest, at 8849 metres, is the highest mountain above sea level."]
