@@ -134,9 +134,19 @@ def _value(kind: str) -> Any:
         "bytes": b"abc",
         "nan": float("nan"),
         "large": 2**64,
+        "negative": -(2**63) - 1,
+        "keys": {1: "a", "1": "b"},
+        "deep": _deep(),
+        "half": "\ud800",
         "key": {(1, 2): 3},
         "function": {"f": [len]},
     }[kind]
+
+
+def _deep() -> list[Any]:
+    circle: list[Any] = []
+    circle.append(circle)
+    return circle
 
 
 class Fails(dspy.Module):

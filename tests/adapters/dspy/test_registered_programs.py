@@ -195,12 +195,15 @@ def test_results_become_plain_data(client, kind):
 
 
 NOT_PLAIN = {
-    "object": "outputs.value: a object is not plain data",
-    "bytes": "outputs.value: a bytes is not plain data",
+    "object": "outputs.value: a value of the type object is not plain data",
+    "bytes": "outputs.value: a value of the type bytes is not plain data",
     "nan": "outputs.value: nan is not plain data",
     "large": "outputs.value: an integer of more than 64 bits is not plain data",
+    "negative": "outputs.value: an integer of more than 64 bits is not plain data",
+    "keys": "outputs.value: a map with two keys that are equal as text is not plain data",
+    "deep": "outputs.value" + "[0]" * 29 + "…: nested too deeply",
     "key": "outputs.value: a map with a key of the type tuple is not plain data",
-    "function": "outputs.value.f[0]: a builtin_function_or_method is not plain data",
+    "function": "outputs.value.f[0]: a value of the type builtin_function_or_method is not plain data",
     "nothing": "returns returned a NoneType, not a dspy.Prediction",
 }
 

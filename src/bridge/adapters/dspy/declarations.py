@@ -52,6 +52,8 @@ def declaration_of(module: dspy.Module) -> Declaration:
     """
     inputs, is_open = _parameters(module)
     signature: Any = getattr(module, "signature", None)
+    if isinstance(signature, str):
+        signature = dspy.ensure_signature(signature)
     if not _is_signature(signature):
         name, description = type(module).__name__, (vars(type(module)).get("__doc__") or "").strip().partition("\n")[0]
         contained = [each for each in vars(module).values() if isinstance(each, dspy.Module)]

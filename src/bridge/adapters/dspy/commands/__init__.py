@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 
-from bridge.adapter import Adapter
+from bridge.adapter import Adapter, AdapterFailed, reason_of
 from bridge.adapters.dspy.providers import GEMINI_KEYS
 from bridge.adapters.dspy.state import RegisteredProgram, State
 
@@ -22,8 +22,10 @@ def _available(name: str) -> bool:
 
 
 def _load_programs(given: tuple[str, ...]) -> dict[str, RegisteredProgram]:
-    from bridge.adapters.dspy.registered import load_programs  # imports DSPy
-
+    try:
+        from bridge.adapters.dspy.registered import load_programs  # imports DSPy
+    except ImportError as error:
+        raise AdapterFailed(f"program {given[0]!r}: DSPy cannot be imported: {reason_of(error)}") from error
     return load_programs(given)
 
 

@@ -95,7 +95,7 @@ def list_programs(args: ListProgramsArgs, context: Context) -> dict[str, Any]:
         others = [name for name in inherited.program_ids if name not in own]
         result["inherited"] = others[: args.limit]
     if context.shared["programs"]:
-        result["registered"] = list(context.shared["programs"])
+        result["registered"] = list(context.shared["programs"])[: args.limit]
     return result
 
 

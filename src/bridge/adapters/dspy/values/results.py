@@ -17,7 +17,7 @@ import pydantic
 from bridge import errors
 from bridge.adapters.dspy.values.inputs import plain
 
-LONGEST_INTEGER = 64  # bits
+_INTEGERS = range(-(1 << 63), 1 << 64)  # those that MessagePack has
 _DEEPEST = 200  # levels, far more than a reply may have
 _AS_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)
 
@@ -28,7 +28,7 @@ def plain_fields(prediction: Mapping[str, Any]) -> dict[str, Any]:
     Models of pydantic and dataclasses become maps; tuples, sets and numpy arrays become lists; dates, decimals and
     UUIDs become text. Raises NotEncodable, with the path of the value, for anything else that JSON does not have.
     """
-    return {name: _plain(value, f"outputs.{name}", 0) for name, value in prediction.items()}
+    return _plain_map(dict(prediction.items()), "outputs", 0)
 
 
 def _plain(value: Any, path: str, depth: int) -> Any:
@@ -39,7 +39,7 @@ def _plain(value: Any, path: str, depth: int) -> Any:
     if isinstance(value, enum.Enum):
         return _plain(value.value, path, depth + 1)
     if isinstance(value, int):
-        if value.bit_length() > LONGEST_INTEGER:
+        if int(value) not in _INTEGERS:
             raise _refused(path, "an integer of more than 64 bits")
         return int(value)
     if isinstance(value, float):
@@ -54,10 +54,17 @@ def _plain(value: Any, path: str, depth: int) -> Any:
         return [_plain(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
     fields = _fields_of(value)
     if fields is not None:
-        return {_key(key, path): _plain(each, f"{path}.{key}", depth + 1) for key, each in fields.items()}
+        return _plain_map(fields, path, depth + 1)
     if hasattr(value, "tolist"):  # of numpy
         return _plain(value.tolist(), path, depth + 1)
-    raise _refused(path, f"a {type(value).__name__}")
+    raise _refused(path, f"a value of the type {type(value).__name__}")
+
+
+def _plain_map(fields: dict[Any, Any], path: str, depth: int) -> dict[str, Any]:
+    made = {_key(key, path): _plain(value, f"{path}.{key}", depth) for key, value in fields.items()}
+    if len(made) < len(fields):
+        raise _refused(path, "a map with two keys that are equal as text")
+    return made
 
 
 def _fields_of(value: Any) -> dict[Any, Any] | None:
