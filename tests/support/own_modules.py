@@ -75,6 +75,16 @@ class Many(dspy.Module):
         answers.append(self.predict(q=question).a)
 
 
+class Several(dspy.Module):
+    """Asks for two answers to one question."""
+
+    def __init__(self):
+        self.predict = dspy.Predict("q -> a", n=2)
+
+    def forward(self, q: str):
+        return dspy.Prediction(answers=self.predict(q=q).completions.a)
+
+
 class Tools(dspy.Module):
     """Calls the host's tools itself, or lets an agent do it."""
 
@@ -137,7 +147,7 @@ def _value(kind: str) -> Any:
         "negative": -(2**63) - 1,
         "keys": {1: "a", "1": "b"},
         "deep": _deep(),
-        "half": "\ud800",
+        "text": {"code": dspy.Code(code="x = 1"), "why": dspy.Reasoning(content="so")},
         "key": {(1, 2): 3},
         "function": {"f": [len]},
     }[kind]

@@ -10,6 +10,7 @@ import pytest
 from bridge import Client, errors
 
 PROGRAMS = {"stages": "Stages", "many": "Many", "tools": "Tools", "stubborn": "Stubborn", "wrapped": "wrapped"}
+PROGRAMS |= {"several": "Several"}
 FLAGS = [part for name, attribute in PROGRAMS.items() for part in ("--program", f"{name}=own_modules:{attribute}")]
 TWO_STAGES = [{"answer": "draft"}, {"reasoning": "why", "answer": "final"}]
 
@@ -101,6 +102,14 @@ def test_a_predictor_that_is_called_twice_is_told_apart_by_the_call(client):
         found = chunks(stream, "predictor", "call")
     assert found[("draft", 1)] == "one"
     assert found[("draft", 2)] == "draft"
+
+
+def test_several_answers_to_one_question_are_several_calls(client):
+    configure(client, [{"a": "one"}, {"a": "two"}])
+    with client.stream("execute_program", {"program_id": "several", "inputs": {"q": "?"}}) as stream:
+        found = chunks(stream, "predictor", "call")
+        assert stream.result()["outputs"] == {"answers": ["one", "two"]}
+    assert found == {("predict", 1): "one", ("predict", 2): "two"}
 
 
 def test_copies_of_a_predictor_have_its_name(client):

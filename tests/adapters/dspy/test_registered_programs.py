@@ -185,6 +185,7 @@ PLAIN = {
     "array": [[0.0, 1.0], [2.0, 3.0]],
     "number": 0.5,
     "prediction": {"inner": 1},
+    "text": {"code": "x = 1", "why": "so"},
     "image": {"url": "http://localhost/a.png"},
 }
 

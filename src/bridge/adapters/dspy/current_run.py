@@ -76,13 +76,19 @@ class ModelCall:
         self.run = run
         self.context = run.context
         self.fields = fields
-        self.source = _source(run) if run.is_own and run.context.streaming else {}
+        self.source = _source() if run.is_own and run.context.streaming else {}
         self.reply = ""
         self.truncated = False
         self.attempts = 1
         self.has_streamed = False
         self.refusal = ""
         self._new: list[tuple[lm15.Request, lm15.Response]] = []
+
+    def begin_request(self) -> None:
+        """Note that a request begins: a call makes several if it asks for several answers."""
+        self.has_streamed, self.refusal = False, ""
+        if self.run.is_own:
+            self.source = {**self.source, "call": next(self.run.calls)}
 
     def record(self, request: lm15.Request, response: lm15.Response) -> None:
         """Record a response of the model."""
@@ -136,14 +142,13 @@ class ModelCall:
             self._emit_chunk(field, text[half:])
 
 
-def _source(run: Run) -> dict[str, Any]:
-    """Return what tells the chunks of the current call from those of the run's other calls."""
+def _source() -> dict[str, Any]:
+    """Return what the events of the current call say about its origin: the name of the predictor, if it has one."""
     modules = dspy.settings.caller_modules or []
     # From the outermost: it has the longest name, but only the innermost contain what was copied, as by BestOfN.
     names = (name for module in modules for name, each in module.named_predictors() if each is modules[-1])
-    source: dict[str, Any] = {"call": next(run.calls)}
     predictor = next(names, None)
-    return source if predictor is None else {"predictor": predictor, **source}
+    return {} if predictor is None else {"predictor": predictor}
 
 
 class PassedError(BaseException):

@@ -65,11 +65,11 @@ class SupervisedEngine:
 
     def _answered(self, request: lm15.Request, call: ModelCall) -> lm15.Response:
         call.run.check()
+        call.begin_request()
         cached = None if call.run.cache is None else call.run.cache.find(request)
         if cached is not None:
             call.record_cached(request.model, cached)
             return cached
-        call.has_streamed, call.refusal = False, ""
         for attempt in count(1):
             call.attempts = attempt
             try:

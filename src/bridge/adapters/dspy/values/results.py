@@ -50,6 +50,8 @@ def _plain(value: Any, path: str, depth: int) -> Any:
         return str(value)
     if isinstance(value, _AS_TEXT):
         return plain(value)
+    if isinstance(value, dspy.Type) and isinstance(value.format(), str):
+        return value.format()  # code, reasoning
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
     fields = _fields_of(value)
