@@ -14,12 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from bridge import errors
+from bridge import Client, errors
 from client_uses import HANG, SUPPORT_PATH
 
 
-def background_threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("bridge-")]
+@pytest.fixture
+def client_and_thread():
+    """Return a client, and the only thread that it has started."""
+    before = set(threading.enumerate())
+    with Client.start(adapter="echo") as client:
+        client.call("ping")
+        (thread,) = set(threading.enumerate()) - before
+        yield client, thread
 
 
 def switches(thread):
@@ -28,24 +34,22 @@ def switches(thread):
     return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
 
 
-def test_a_client_has_one_thread(client):
+def test_a_client_has_one_thread(client_and_thread):
     """It starts others for tools, listeners and callbacks only."""
-    client.call("ping")
-    (thread,) = background_threads()
+    client, thread = client_and_thread
     client.stop()
     thread.join(HANG)
     assert not thread.is_alive()
 
 
-def test_a_single_caller_wakes_no_other_thread(client):
+def test_a_single_caller_wakes_no_other_thread(client_and_thread):
     """The background thread sleeps, apart from a look at the clock now and then."""
+    client, thread = client_and_thread
     client.call("ping")
-    client.call("ping")
-    (background,) = background_threads()
-    before = switches(background)
+    before = switches(thread)
     for _ in range(3000):
         client.call("ping")
-    assert switches(background) - before < 1500
+    assert switches(thread) - before < 1500
 
 
 def test_futures_end_although_nobody_asks_for_them(client):

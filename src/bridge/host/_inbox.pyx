@@ -188,6 +188,8 @@ cdef class Inbox:
         self.calls[call.id] = call
         if not call.is_attended:
             self.unattended += 1
+            if self.reading == NOBODY:
+                bridge_signal(self.jobs_fd)
 
     def close(self, Exchange call not None, error):
         """End an open call with `error`, and return whether it was open."""

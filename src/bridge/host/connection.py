@@ -218,9 +218,12 @@ class Connection:
 
 
 def _substitute(incoming: Incoming, buffers: tuple[Frame, ...]) -> None:
-    incoming.result = substitute(incoming.result, buffers)
-    incoming.data = substitute(incoming.data, buffers)
-    incoming.args = substitute(incoming.args, buffers)
+    if incoming.success is not None:
+        incoming.result = substitute(incoming.result, buffers)
+    elif incoming.event is not None:
+        incoming.data = substitute(incoming.data, buffers)
+    else:
+        incoming.args = substitute(incoming.args, buffers)
 
 
 _log = logging.getLogger("bridge")

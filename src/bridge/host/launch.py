@@ -85,7 +85,6 @@ class WorkerProcess:
                 env=env,
                 start_new_session=True,
             )
-            self.exit_fd = os.pidfd_open(self._process.pid)
         except BaseException:
             for fd in own:
                 os.close(fd)
@@ -96,6 +95,7 @@ class WorkerProcess:
         for fd in own:
             os.set_blocking(fd, False)
         self.pid = self._process.pid
+        self.exit_fd = os.pidfd_open(self.pid)
         self.host_pid = os.getpid()
         self.is_own = True
         self.exit_status: int | None = None

@@ -202,21 +202,22 @@ class Pipes:
         """Deliver what a worker that has ended had sent, and end the connection."""
         if not self.inbox.read_rest():
             return  # this method is called again at once
-        process, loop = self.process, self._loop
-        process.reap()
+        self.process.reap()
         with self._lock:
-            self.end_reason = self.end_reason or process.describe_end()
-        self.do_jobs()
-        with contextlib.suppress(BlockingIOError):
-            for _ in range(LAST_CHUNKS):
-                if process.stderr_fd < 0 or not process.pass_on_stderr():
-                    break
-        with self._lock:
+            self.end_reason = self.end_reason or self.process.describe_end()
             self._close_input()
+        self.do_jobs()
+        self._pass_on_rest()
         self._lost()
         self.do_jobs()
-        loop.remove_reader(self.inbox.jobs_fd)
+        self._loop.remove_reader(self.inbox.jobs_fd)
         for which in ("output_fd", "stderr_fd", "exit_fd"):
-            if (fd := getattr(process, which)) >= 0:
-                loop.remove_reader(fd)
-                process.close(which)
+            if (fd := getattr(self.process, which)) >= 0:
+                self._loop.remove_reader(fd)
+                self.process.close(which)
+
+    def _pass_on_rest(self) -> None:
+        with contextlib.suppress(OSError):
+            for _ in range(LAST_CHUNKS):
+                if self.process.stderr_fd < 0 or not self.process.pass_on_stderr():
+                    return
