@@ -22,7 +22,7 @@ from typing import Any
 import client
 import programs
 from comparison import Builds, Figures, Goal, Make, Section, difference, main
-from roundtrip import IN_FLIGHT, PASS, PING, WINDOW, Contender, compile_c, measure_elixir, run
+from roundtrip import HERE, IN_FLIGHT, PASS, PING, WINDOW, Contender, compile_c, measure_elixir, run
 from roundtrip import Section as ElixirSection
 
 TENSOR_BYTES = 1 << 20
@@ -57,7 +57,7 @@ def ping(builds: Builds, stack: ExitStack) -> Iterator[Section]:
     core = min(os.sched_getaffinity(0))
     contenders = wire(builds, stack, "calls", 5000, [f"-p{core},{core}"], encoded(PING))
     goal = Goal("ping on one core above the C echo", difference("C echo", "p50_us"), 1.2, "µs")
-    yield Section("ping", "ping, on one core with the host", contenders, ("p50_us", "cpu_us"), 21, "C echo", (goal,))
+    yield Section("wire", "ping, on one core with the host", contenders, ("p50_us", "cpu_us"), 21, "C echo", (goal,))
 
 
 def pipelined(builds: Builds, stack: ExitStack) -> Iterator[Section]:
@@ -65,7 +65,7 @@ def pipelined(builds: Builds, stack: ExitStack) -> Iterator[Section]:
     options = [f"-w{WINDOW}", f"-p{cores[0]},{cores[-1]}"]
     contenders = wire(builds, stack, "pipelined", 50_000, options, encoded(PING))
     goal = Goal("CPU of a pipelined request", lambda rows, build: rows[build]["cpu_us"], 0.9, "µs")
-    yield Section("pipelined", IN_FLIGHT, contenders, ("cpu_us",), 21, "C echo", (goal,))
+    yield Section("wire", IN_FLIGHT, contenders, ("cpu_us",), 21, "C echo", (goal,))
 
 
 def start(builds: Builds, stack: ExitStack) -> Iterator[Section]:
@@ -74,12 +74,12 @@ def start(builds: Builds, stack: ExitStack) -> Iterator[Section]:
     directory = stack.enter_context(tempfile.TemporaryDirectory())
     nothing = over_wire(compile_c("host", directory), "exit", 1, [], Contender("python -c pass", PASS))
     contenders = {"python -c pass": nothing, **contenders}
-    yield Section("start", "start to first ping", contenders, ("ms",), 30, "python -c pass")
+    yield Section("wire", "start to first ping", contenders, ("ms",), 30, "python -c pass")
 
 
 def tensors(builds: Builds, stack: ExitStack) -> Iterator[Section]:
     contenders = wire(builds, stack, "calls", 300, [], tensor_request())
-    yield Section("tensors", "tensor of 1 MiB, both ways", contenders, ("p50_us", "cpu_us"), 15, "C echo")
+    yield Section("wire", "tensor of 1 MiB, both ways", contenders, ("p50_us", "cpu_us"), 15, "C echo")
 
 
 def beam(builds: Builds, stack: ExitStack) -> Iterator[Section]:
@@ -104,7 +104,7 @@ def beam(builds: Builds, stack: ExitStack) -> Iterator[Section]:
     goal = Goal("from the BEAM above the C echo on a port", difference("C echo", "p50_us"), 1.6, "µs")
     named = {contender.name: partial(figures, contender.name) for contender in contenders}
     title = "ping from a BEAM port, cores awake"
-    yield Section("beam", title, named, ("p50_us",), 15, "C echo", (goal,), awake=True)
+    yield Section("wire", title, named, ("p50_us",), 15, "C echo", (goal,), awake=True)
 
 
 def encoded(request: dict[str, Any]) -> bytes:
@@ -124,4 +124,4 @@ WIRE: tuple[Make, ...] = (ping, pipelined, start, tensors, beam)
 MAKERS = {make.__name__: make for make in WIRE} | client.MAKERS | programs.MAKERS
 
 if __name__ == "__main__":
-    main("Compare installed builds with each other.", MAKERS)
+    main("Compare installed builds with each other.", MAKERS, HERE.parent / "docs" / "performance.md")

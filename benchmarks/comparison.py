@@ -55,11 +55,12 @@ class Goal(NamedTuple):
 class Section(NamedTuple):
     """Contenders that do the same work. Those that are builds have the names of the builds.
 
+    group: of sections that share a table.
     figures: the columns that are printed. baseline: the contender that every other is also compared with.
     awake: whether no core may sleep during a round. has_many: whether all contenders are named "BUILD: KIND".
     """
 
-    name: str
+    group: str
     title: str
     contenders: dict[str, Callable[[], Figures]]
     figures: tuple[str, ...]
@@ -151,20 +152,23 @@ def table(section: Section, samples: Samples, builds: list[str]) -> str:
     return "\n".join(lines)
 
 
-def markdown(sections: list[tuple[Section, Samples]]) -> str:
-    """Return a table for each name of sections: the medians of the first figure."""
-    lines = []
-    for name in dict.fromkeys(section.name for section, _ in sections):
+def tables(sections: list[tuple[Section, Samples]]) -> dict[str, str]:
+    """Return a table in Markdown for each group of sections: the medians of the first figure."""
+    texts = {}
+    for group in dict.fromkeys(section.group for section, _ in sections):
         rows: dict[str, dict[str, str]] = {}
         for section, samples in sections:
-            if section.name == name:
+            if section.group == group:
                 for contender, figures in medians(samples).items():
                     add_cells(rows, section, contender, figures)
         columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-        lines += ["", f"| {name} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-        for title, row in rows.items():
-            lines.append(f"| {title} | " + " | ".join(row.get(column, "") for column in columns) + " |")
-    return "\n".join(lines)
+        texts[group] = markdown(["", *columns], ([title, *map(row.get, columns)] for title, row in rows.items()))
+    return texts
+
+
+def markdown(head: list[str], rows: Iterable[list[str | None]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell or "" for cell in line) + " |" for line in lines)
 
 
 def add_cells(rows: dict[str, dict[str, str]], section: Section, contender: str, figures: Figures) -> None:
@@ -179,14 +183,25 @@ def add_cells(rows: dict[str, dict[str, str]], section: Section, contender: str,
 
 
 def goal_table(goals: list[tuple[Goal, dict[str, Quartiles]]], builds: Builds) -> str:
-    """Return the rows of docs/performance.md: each build's value, and whether the last build reaches the limit."""
-    lines = ["", "| figure | " + " | ".join(builds) + " | target | |", "|---" * (len(builds) + 3) + "|"]
-    for goal, values in goals:
-        cells = [f"{values[b][1]:.2f} ({values[b][0]:.2f}–{values[b][2]:.2f})" if b in values else "" for b in builds]  # noqa: RUF001
-        lines.append(
-            f"| {goal.title} | " + " | ".join(cells) + f" | {target(goal)} | {verdict(goal, values, builds)} |"
-        )
-    return "\n".join(lines)
+    """Return a table in Markdown: each build's value of each goal, and whether the last build reaches the limit."""
+    head = ["", *builds, "target", ""]
+    rows = ([g.title, *(spread(v.get(b)) for b in builds), target(g), verdict(g, v, builds)] for g, v in goals)
+    return markdown(head, rows)
+
+
+def spread(values: Quartiles | None) -> str:
+    return f"{values[1]:.2f} ({values[0]:.2f} to {values[2]:.2f})" if values else ""
+
+
+def fill(document: Path, tables: dict[str, str]) -> None:
+    """Replace the tables of a document, each between `<!-- measured: NAME -->` and `<!-- end -->`."""
+    text = document.read_text()
+    for name, table in tables.items():
+        before, start, rest = text.partition(f"<!-- measured: {name} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        if end:
+            text = before + start + table.replace(" x ", " \u00d7 ") + "\n" + end + after
+    document.write_text(text)
 
 
 def target(goal: Goal) -> str:
@@ -213,14 +228,22 @@ def package_of(python: str) -> str:
     return subprocess.run([python, "-I", "-c", code], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def main(description: str, makers: dict[str, Make]) -> None:
-    """Measure the sections that `makers` make, or those of one maker, and report them."""
+def main(description: str, makers: dict[str, Make], document: Path | None = None) -> None:
+    """Measure the sections that `makers` make, or those of one maker, and report them.
+
+    document: whose tables may be replaced.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("builds", nargs="*", metavar="NAME=PYTHON", help="the first one is what others are compared to")
     parser.add_argument("--json", metavar="FILE", help="write the figures of all rounds there")
+    if document:
+        parser.add_argument("--fill", action="store_true", help=f"replace the tables of {document.name}")
     parser.add_argument("--quick", action="store_true", help="a third of the rounds")
     parser.add_argument("--only", metavar="SECTION", help=", ".join(makers), choices=makers)
     options = parser.parse_args()
+    filled = document if document and options.fill else None
+    if filled and options.only:
+        parser.error("--fill needs the figures of all sections")
     os.environ |= OFFLINE
     builds = dict(map(build_of, options.builds or [f"bridge={sys.executable}"]))
     packages = {name: package_of(python) for name, python in builds.items()}
@@ -241,7 +264,10 @@ def main(description: str, makers: dict[str, Make]) -> None:
                 measured.append((section, samples))
                 goals += [(goal, values_of(goal, samples, builds)) for goal in section.goals]
                 report["sections"].append(entry(section, samples, builds))
-    print(markdown(measured), goal_table(goals, builds), sep="\n", flush=True)
+    texts = {**tables(measured), "targets": goal_table(goals, builds)}
+    print(*(f"\n{name}\n\n{text}" for name, text in texts.items()), sep="\n")
+    if filled:
+        fill(filled, texts)
     report["goals"] = [{"title": g.title, "target": target(g), "values": v} for g, v in goals]
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
@@ -254,5 +280,5 @@ def entry(section: Section, samples: Samples, builds: Builds) -> dict[str, Any]:
         for name in builds
         if name in samples and first in samples
     }
-    head = {"name": section.name, "title": section.title, "medians": medians(samples)}
+    head = {"group": section.group, "title": section.title, "medians": medians(samples)}
     return {**head, "ratios": compared, "rounds": samples}

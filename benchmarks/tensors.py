@@ -82,7 +82,7 @@ class Peer:
 
 
 class Worker(Peer):
-    """A worker used without `Client`, whose reader thread costs two thread switches a call."""
+    """A worker used without `Client`, which routes replies and keeps deadlines."""
 
     def __init__(self, format: Format) -> None:
         super().__init__(*WORKER)
