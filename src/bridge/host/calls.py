@@ -59,7 +59,7 @@ class Call(concurrent.futures.Future[Any]):
         `result` raises Cancelled from then on.
         """
         self._process.check_own()
-        if self._call.cancel():
+        if self._call.cancel() or (self._on_event is None and self._call.has_ended):
             self._conclude()
         return self.cancelled()
 
