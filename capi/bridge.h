@@ -107,7 +107,7 @@ BRIDGE_API const char *bridge_version(void);
    options: a JSON object; NULL means {}. "adapter" is "dspy", "echo" or "module:attribute"; "path" is
    a list of directories in which to find the module. The other keys are those of a worker: mode,
    worker_id, protocol, threads, queue, max_frame, grace, store, max_sessions, session_ttl,
-   session_programs, session_bytes, log_level, telemetry, api_bases. */
+   session_programs, session_bytes, log_level, telemetry, api_bases, programs. */
 BRIDGE_API bridge *bridge_open(const char *python, const char *options);
 
 /* Send a request and wait for its reply.

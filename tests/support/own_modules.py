@@ -85,6 +85,30 @@ class Several(dspy.Module):
         return dspy.Prediction(answers=self.predict(q=q).completions.a)
 
 
+class InJSON(dspy.Module):
+    """Uses another adapter of DSPy."""
+
+    def __init__(self):
+        self.predict = dspy.Predict("q -> a: int")
+
+    def forward(self, q: str):
+        with dspy.context(adapter=dspy.JSONAdapter()):
+            return self.predict(q=q)
+
+
+class Fallback(dspy.Module):
+    """Has another answer if the model fails."""
+
+    def __init__(self):
+        self.predict = dspy.Predict("q -> a")
+
+    def forward(self, q: str):
+        try:
+            return self.predict(q=q)
+        except Exception as error:
+            return {"a": type(error).__name__}
+
+
 class Tools(dspy.Module):
     """Calls the host's tools itself, or lets an agent do it."""
 

@@ -10,7 +10,7 @@ import pytest
 from bridge import Client, errors
 
 PROGRAMS = {"stages": "Stages", "many": "Many", "tools": "Tools", "stubborn": "Stubborn", "wrapped": "wrapped"}
-PROGRAMS |= {"several": "Several"}
+PROGRAMS |= {"several": "Several", "json": "InJSON", "fallback": "Fallback"}
 FLAGS = [part for name, attribute in PROGRAMS.items() for part in ("--program", f"{name}=own_modules:{attribute}")]
 TWO_STAGES = [{"answer": "draft"}, {"reasoning": "why", "answer": "final"}]
 
@@ -213,3 +213,37 @@ def wait_until_idle(client):
     """Wait until no thread runs a call that is over."""
     while client.call("get_stats", {"include": ["worker"]})["worker"]["threads_lost"]:
         client.call("ping")
+
+
+def test_sessions_share_a_module_and_keep_their_models(client):
+    """Runs of many sessions at once get the answers of their own models."""
+    calls = {}
+    for number in range(20):
+        session = f"user {number}"
+        answers = [{"answer": f"draft {number}"}, {"reasoning": "-", "answer": f"final {number}"}]
+        client.call("configure_lm", {"provider": "scripted", "answers": answers}, session_id=session)
+        args = {"program_id": "stages", "inputs": {"question": "?"}}
+        calls[number] = client.submit("execute_program", args, session_id=session)
+    for number, call in calls.items():
+        outputs = call.result(60)["outputs"]
+        assert (outputs["draft"], outputs["answer"]) == (f"draft {number}", f"final {number}")
+
+
+def test_a_module_may_use_another_adapter(client):
+    """Its answers are not streamed; one that cannot be read is an error that contains the reply."""
+    configure(client, ['{"a": 7}', '{"a": "many"}', '{"a": "many"}'])
+    args = {"program_id": "json", "inputs": {"q": "?"}}
+    with client.stream("execute_program", args) as stream:
+        assert [event for event, _ in stream] == ["status"]
+        assert stream.result()["outputs"] == {"a": 7}
+    with pytest.raises(errors.LMError) as raised:
+        client.call("execute_program", args)
+    assert raised.value.details["lm_code"] == "adapter_parse_error"
+    assert "many" in raised.value.details["reply"]
+
+
+def test_a_module_may_catch_a_failure_of_its_model(client):
+    configure(client, ["no field"])
+    args = {"program_id": "fallback", "inputs": {"q": "?"}}
+    assert client.call("execute_program", args)["outputs"] == {"a": "AdapterParseError"}
+    assert client.call("execute_program", args)["outputs"] == {"a": "LMInvalidRequestError"}

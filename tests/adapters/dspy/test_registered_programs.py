@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 
-from bridge import Client, Dispatcher, Options, errors
+from bridge import Client, Dispatcher, Options, embed, errors
 from bridge.adapter import AdapterFailed
 from bridge.adapters.dspy import adapter
 from bridge.adapters.echo import adapter as echo
@@ -110,6 +111,8 @@ def test_a_restored_program_comes_before_a_registered_one(support, tmp_path):
         client.call("configure_lm", {"provider": "scripted", "answers": [{"answer": "own"}]}, session_id="ann")
         args = {"program_id": "open", "inputs": {"question": "?"}}
         assert client.call("execute_program", args, session_id="ann")["outputs"] == {"answer": "own"}
+        kept = {"id": "open", "signature": SIGNATURE, "if_exists": "keep"}
+        assert client.call("create_program", kept, session_id="ann")["status"] == "exists"
         client.call("delete_program", {"program_id": "open"}, session_id="ann")
         assert client.call("execute_program", args, session_id="ann")["outputs"] == {"names": ["question"]}
 
@@ -250,6 +253,16 @@ def test_a_program_that_cannot_be_used_is_an_error_at_the_start(given):
     with pytest.raises(AdapterFailed) as raised:
         Dispatcher(adapter, Options(programs=(given,)))
     assert REFUSED[given] in str(raised.value)
+
+
+def test_an_embedded_worker_has_them_too(support):
+    """As an option, a list; what cannot be loaded is a ValueError."""
+    options = {"path": [support], "programs": ["open=own_modules:Open", "stages=own_modules:Stages"]}
+    handle = embed.open(json.dumps(options), owns_interpreter=False)
+    handle.close()
+    options["programs"].append("x=own_modules:Nothing")
+    with pytest.raises(ValueError, match="program 'x': 'own_modules' has no 'Nothing'"):
+        embed.open(json.dumps(options), owns_interpreter=False)
 
 
 def test_two_programs_of_one_name_are_an_error():

@@ -108,7 +108,10 @@ def _predicted(module: Any, arguments: dict[str, Any], lm: dspy.LM, run: Run) ->
 def _call_of(error: dspy.DSPyError, run: Run) -> ModelCall:
     """Return the call of a model that failed with `error`."""
     call: ModelCall | None = getattr(error, "model_call", None)
-    return ModelCall(run) if call is None else call
+    if call is None:  # a module has used another adapter
+        call = ModelCall(run)
+        call.reply = getattr(error, "lm_response", "")
+    return call
 
 
 def _activity(program: Program) -> AbstractContextManager[dict[str, Any]]:

@@ -83,8 +83,9 @@ def _find_or_add(args: ExecuteArgs, context: Context) -> Program:
     name, signature = ("", msgspec.Raw()) if data is None else data.definition(context.format)
     if data is None or args.program_id is None or not name:
         return find_program(args.program_id, context)
-    check_id(args.program_id, context)
     known = visible_program(args.program_id, context)
+    if known is None or known.is_registered:
+        check_id(args.program_id, context)
     path = f"args.program_data.{name}"
     if (
         known is not None

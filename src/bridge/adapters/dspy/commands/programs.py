@@ -174,7 +174,7 @@ def visible_program(program_id: str, context: Context) -> Program | None:
 
 
 def check_id(program_id: str, context: Context) -> None:
-    """Raise ProgramExists if the operator has registered a program of that id: the sessions' have other ids."""
+    """Raise ProgramExists if the operator has registered a program of that id: new ones of sessions have other ids."""
     if program_id in context.shared["programs"]:
         raise errors.ProgramExists(
             f"Program with ID '{program_id}' already exists: the operator of the worker has registered it (--program)",
@@ -236,8 +236,9 @@ def _has_definition(program: Program, other: Definition) -> bool:
 def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, Any]:
     state: State = context.session.state
     program_id = args.id if args.id is not None else str(uuid.uuid4())
-    check_id(program_id, context)
     existing = state.get(program_id)
+    if existing is None:
+        check_id(program_id, context)
     if existing is not None and args.if_exists == "error":
         raise errors.ProgramExists(f"Program with ID '{program_id}' already exists", program_id=program_id)
     definition = Definition(
