@@ -218,3 +218,41 @@ def test_an_answer_cache_finds_equal_requests():
     answers.add(request("c"), 3)
     assert [answers.find(request(text)) for text in "abc"] == [1, None, 3]
     assert answers.find(request("a", temperature=0.5)) is None
+
+
+def test_all_of_a_request_counts():
+    """Requests that differ in any part are different; the order of keys in maps, and subclasses of str, are not."""
+    from dspy import lm15
+
+    from bridge.adapters.dspy.chat_format import Formatted
+
+    def request(*texts, role="user", system=None, tools=(), **config):
+        messages = tuple([lm15.Message(role, (lm15.TextPart(text),)) for text in texts])
+        return lm15.Request("m/x", messages, system, tools, lm15.Config(**config))
+
+    image = (lm15.ImagePart(url="https://example.com/x.png"), lm15.TextPart("a"))
+    different = [
+        request("a"),
+        request("a", "b"),
+        request("ab"),
+        request("a", role="assistant"),
+        request("a", role="developer"),
+        request("b", system="a"),
+        request("a", system="b"),
+        request("a", tools=(lm15.FunctionTool("f", "", {"type": "object"}),)),
+        request("a", tools=(lm15.FunctionTool("f", "", {"type": "object", "x": 1}),)),
+        request("a", temperature=0.5),
+        request("a", max_tokens=5),
+        request("a", extensions={"x": {"a": 1, "b": 2}}),
+        request("a", extensions={"x": {"a": 1, "b": 3}}),
+        lm15.Request("m/x", (lm15.Message("user", image),)),
+        lm15.Request("m/x", (lm15.Message("user", image[::-1]),)),
+        lm15.Request("m/y", request("a").messages),
+    ]
+    answers = AnswerCache(99)
+    for number, each in enumerate(different):
+        assert answers.find(each) is None
+        answers.add(each, number)
+    assert [answers.find(each) for each in different] == [*range(len(different))]
+    assert answers.find(request(Formatted("a"))) == 0
+    assert answers.find(request("a", extensions={"x": {"b": 2, "a": 1}})) == 11

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 import weakref
 from collections import OrderedDict
 
+import msgspec
 from dspy import lm15
-from dspy._vendor.lm15.serde import request_to_dict
 
 from bridge.adapters.dspy.settings import Model
 
@@ -57,7 +56,9 @@ _caches: weakref.WeakKeyDictionary[Model, weakref.WeakKeyDictionary[object, Answ
 _creating = threading.Lock()
 
 
+# All of the request counts: messages, tools and settings, as in DSPy's own cache. The order of a map's keys does not.
+_encode = msgspec.msgpack.Encoder(order="deterministic", enc_hook=str).encode
+
+
 def _key(request: lm15.Request) -> bytes:
-    # All of the request counts: messages, tools and settings, as in DSPy's own cache.
-    text = json.dumps(request_to_dict(request), sort_keys=True)
-    return hashlib.sha256(text.encode()).digest()
+    return hashlib.sha256(_encode(request)).digest()
