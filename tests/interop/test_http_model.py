@@ -54,6 +54,20 @@ def test_a_round_trip_over_http(client):
     assert second["temperature"] == 0.75, "and the equal question was asked again: no cache"
 
 
+@pytest.mark.parametrize("exempt", ["", "127.0.0.1"])
+def test_a_proxy_of_the_environment(exempt):
+    """Requests go through the proxy, the first and later ones, unless NO_PROXY exempts the address."""
+    with (
+        OpenAIServer(lambda prompt: fields(answer="direct", score="1")) as server,
+        OpenAIServer(lambda prompt: fields(answer="proxy", score="1")) as proxy,
+        Client.start(env={"http_proxy": proxy.url, "no_proxy": exempt}) as client,
+    ):
+        configure(client, server)
+        client.call("create_program", {"id": "qa", "signature": SIGNATURE}, timeout=60)
+        answers = [execute(client)["outputs"]["answer"] for _ in range(3)]
+    assert answers == ["direct" if exempt else "proxy"] * 3
+
+
 def test_provider_errors_carry_what_a_host_needs(client):
     """They have the status and whether and when to try again, but never the key."""
 

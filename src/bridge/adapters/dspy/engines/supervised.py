@@ -14,10 +14,12 @@ from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any
+from urllib.request import getproxies
 
 import dspy
 from dspy import lm15
 from dspy._vendor.lm15.providers import base as lm15_base
+from dspy._vendor.lm15.transports import StdlibTransport
 
 from bridge.adapters.dspy.current_run import ModelCall, PassedError, Run, current_call, current_run
 from bridge.adapters.dspy.engines.prices import cost_usd
@@ -162,7 +164,10 @@ class NativeEngines(dict[Any, Any]):
         self._retries = retries
 
     def __setitem__(self, key: Any, engine: Any) -> None:
-        config = replace(engine.config, max_connections=self._connections)
+        settings = replace(engine.config, max_connections=self._connections).transport_kwargs()
+        # Searching the environment for a proxy again for each request would take longer than writing the prompt.
+        transport = StdlibTransport(**settings, trust_env=bool(getproxies()))
+        config = replace(engine.config, timeouts=None, transport=transport)
         engine.__init__(config, model_type=engine.model_type)
         engine.complete = SupervisedEngine(engine, retries=self._retries).complete
         super().__setitem__(key, engine)
