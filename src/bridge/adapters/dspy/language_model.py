@@ -64,11 +64,12 @@ class LanguageModel(dspy.LM):  # type: ignore[misc]  # DSPy is not typed
         if not isinstance(self.engine, str):
             return self.engine
         connection = {name: value for name, value in self.kwargs.items() if name in CLIENT_KEYS}
-        timeouts = timeouts_for(connection.pop("timeout", None))
-        if not all(isinstance(value, str) for value in connection.values()):
+        timeout = connection.pop("timeout", None)
+        if not (isinstance(timeout, int | float | None) and all(isinstance(each, str) for each in connection.values())):
             return None
         # DSPy's key. Should it have another one day, no engine is found, and DSPy answers.
-        return self._engine_store.get((None, self.model, self.model_type, timeouts, tuple(sorted(connection.items()))))
+        key = (None, self.model, self.model_type, _timeouts(timeout), tuple(sorted(connection.items())))
+        return self._engine_store.get(key)
 
     def _config(self, settings: dict[str, Any]) -> lm15.Config | None:
         """Return the settings of a request as its configuration, or None if that takes more than numbers."""
@@ -83,6 +84,9 @@ class LanguageModel(dspy.LM):  # type: ignore[misc]  # DSPy is not typed
             return _config(temperature, max_tokens)
         except (TypeError, ValueError):  # which DSPy reports
             return None
+
+
+_timeouts = lru_cache(maxsize=64)(timeouts_for)
 
 
 @lru_cache(maxsize=1024, typed=True)

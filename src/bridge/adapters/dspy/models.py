@@ -63,7 +63,16 @@ def lm_for(model: Model, context: Context) -> LanguageModel:
     if not isinstance(lm.engine, str):
         return lm
     timeout = timeout_within(lm.kwargs["timeout"], context.remaining)
-    return lm if timeout == lm.kwargs["timeout"] else lm.copy(timeout=timeout)
+    if timeout == lm.kwargs["timeout"]:
+        return lm
+    copies = _copies.setdefault(lm, {})
+    if timeout not in copies:
+        copies[timeout] = lm.copy(timeout=timeout)
+    return copies[timeout]
+
+
+# With other timeouts, of which there are few.
+_copies: weakref.WeakKeyDictionary[LanguageModel, dict[float, LanguageModel]] = weakref.WeakKeyDictionary()
 
 
 def connect(model: Model, shared: dict[str, Any]) -> LanguageModel:
