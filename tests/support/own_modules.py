@@ -96,6 +96,16 @@ class InJSON(dspy.Module):
             return self.predict(q=q)
 
 
+class Looks(dspy.Module):
+    """Looks at a picture."""
+
+    def __init__(self):
+        self.predict = dspy.Predict("picture: dspy.Image, q -> a")
+
+    def forward(self, picture: dspy.Image, q: str):
+        return self.predict(picture=picture, q=q)
+
+
 class Fallback(dspy.Module):
     """Has another answer if the model fails."""
 
