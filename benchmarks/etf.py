@@ -68,8 +68,8 @@ def cases() -> dict[str, Cases]:
     }
     reply, buffer = Reply(7, True, SMALL_MAP, "2026-01-01T00:00:00.000Z"), bytearray(512)
     rows["encode a reply"] = {
-        "msgpack": lambda: MSGPACK.encode_into(reply, buffer, 4),
-        "etf": lambda: ETF.encode_into(reply, buffer, 4),
+        "msgpack": lambda: MSGPACK.encode_into(reply, buffer),
+        "etf": lambda: ETF.encode_into(reply, buffer),
     }
     return rows
 

@@ -6,6 +6,7 @@ This module handles only bytes and callables; `embed.py` makes, starts and close
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.memoryview cimport PyMemoryView_GET_BUFFER
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_INCREF, PyObject
 from libc.stdint cimport uint64_t
@@ -170,6 +171,10 @@ cdef int hand_over(Outbox outbox, bridge_bytes *bytes) except -1:
         owner = outbox.data
         bytes.data = PyByteArray_AS_STRING(owner) + HEADER
         bytes.size = outbox.used - HEADER
+    elif outbox.used == HEADER:  # only a long message, which is in memory of its own
+        owner = outbox.buffers[0][1]
+        bytes.data = <char *>PyMemoryView_GET_BUFFER(owner).buf
+        bytes.size = outbox.external
     else:
         owner = b"".join(outbox.parts())
         bytes.data = PyBytes_AS_STRING(owner) + HEADER

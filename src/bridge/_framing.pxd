@@ -46,16 +46,18 @@ cdef Frame frame_over(const void *data, Py_ssize_t length, void (*release)(void 
 cdef class Outbox:
     cdef bytearray data
     cdef Py_ssize_t used    # bytes of `data`
-    cdef readonly Py_ssize_t external  # bytes of out-of-band buffers, which are not in `data`
+    cdef readonly Py_ssize_t external  # bytes of `buffers`, which are not in `data`
     cdef readonly Py_ssize_t sent    # bytes that `write_to` has written
-    cdef list buffers       # None, or for each buffer the offset in `data` before which it is sent, and a view of it
+    cdef list buffers       # None, or for each the offset in `data` before which it is sent, and a view of it
     cdef public int kind    # REPLY, EVENT or HOST_CALL, because embedding hosts get them in different ways
 
     cdef Py_ssize_t add(self, object encode_into, object message, Py_ssize_t limit) except -1
     cdef Py_ssize_t add_multipart(self, object encode_into, object message, list buffers,
                                   Py_ssize_t limit) except -1
-    cdef Py_ssize_t encode(self, object encode_into, object message) except -1
-    cdef Py_ssize_t close(self, Py_ssize_t size)
+    cdef Py_ssize_t add_payload(self, bytearray payload, Py_ssize_t limit) except -1
+    cdef int put(self, bytearray encoded) except -1
+    cdef int refer_to(self, object view, Py_ssize_t size) except -1
+    cdef int reserve(self, Py_ssize_t size) except -1
     cdef void clear(self)
     cdef int write_parts(self, int fd) except -1
     cdef int undo(self, Py_ssize_t used) except -1

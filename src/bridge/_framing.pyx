@@ -205,7 +205,8 @@ cdef enum:
     SPARE_MS = 1000               # for which the memory of a long frame is retained for a next one of similar length
     PAUSE_MS = 10                 # until memory is requested again
     FEW = 64                      # buffers of one write that are described on the stack
-    MAPPED = 128 * 1024           # bytes: from this size on malloc requests pages from the system
+    SCRATCH = 512                 # bytes that outboxes begin with
+    COPIED = 16 * 1024            # bytes; a longer message is sent from the memory into which it was encoded
     FLUSH_AT = 64 * 1024          # bytes of replies that are held back while the frames of one read are answered
     MULTIPART = 0xC1              # begins a multipart frame; then: the version, two zeros,
     VERSION = 1

@@ -1,16 +1,15 @@
 # Part of _framing.pyx: frames that wait to be sent.
 
+cdef bytearray scratch = bytearray(SCRATCH)  # for the next message; None while one is encoded into it
+
+
 @cython.final
 cdef class Outbox:
-    """Holds frames to be sent, one after the other in one bytearray. Buffers of multipart frames are not copied, they
-    are sent from their own memory.
-
-    The bytearray is not emptied between uses: msgspec writes within its length, and shrinking it would free the memory
-    each time.
-    """
+    """Holds frames to be sent, one after the other in one bytearray. Buffers of multipart frames and long messages are
+    not copied, they are sent from their own memory."""
 
     def __cinit__(self):
-        self.data = bytearray(512)
+        self.data = bytearray(SCRATCH)
         self.used = 0
         self.external = 0
         self.sent = 0
@@ -21,65 +20,85 @@ cdef class Outbox:
 
     cdef Py_ssize_t add(self, object encode_into, object message, Py_ssize_t limit) except -1:
         """Append `message` as a frame. Return the bytes of its payload, or 0 if it would be longer than `limit`."""
-        cdef Py_ssize_t size = self.encode(encode_into, message)
-        return self.close(size) if size <= limit else 0
+        return self.add_payload(encoded(encode_into, message), limit)
 
-    cdef Py_ssize_t encode(self, object encode_into, object message) except -1:
-        """Write `message` after the space for a header, and return its bytes."""
-        cdef Py_ssize_t before = PyByteArray_GET_SIZE(self.data)
-        encode_into(message, self.data, self.used + HEADER)
-        if before >= MAPPED and PyByteArray_GET_SIZE(self.data) < MAPPED:
-            # Shrunk memory from mmap stays mapped, and the system would resize it with each later message: 8 us.
-            self.data = bytearray(self.data)
-        return PyByteArray_GET_SIZE(self.data) - self.used - HEADER
+    cdef Py_ssize_t add_payload(self, bytearray payload, Py_ssize_t limit) except -1:
+        cdef Py_ssize_t size = PyByteArray_GET_SIZE(payload)
+        if size > limit:
+            return 0
+        self.reserve(HEADER + size)
+        bridge_store_be32(<unsigned char *>PyByteArray_AS_STRING(self.data) + self.used, <uint32_t>size)
+        self.used += HEADER
+        self.put(payload)
+        return size
+
+    cdef int put(self, bytearray encoded) except -1:
+        """Append a message without its header: a copy, unless it is long."""
+        global scratch
+        cdef Py_ssize_t size = PyByteArray_GET_SIZE(encoded)
+        if size > COPIED:
+            self.refer_to(memoryview(encoded), size)
+            return 0
+        self.reserve(size)
+        memcpy(PyByteArray_AS_STRING(self.data) + self.used, PyByteArray_AS_STRING(encoded), size)
+        self.used += size
+        PyByteArray_Resize(encoded, max(size, SCRATCH))
+        scratch = encoded
+        return 0
+
+    cdef int refer_to(self, object view, Py_ssize_t size) except -1:
+        """Append `size` bytes that are sent from their own memory."""
+        if self.buffers is None:
+            self.buffers = []
+        self.buffers.append((self.used, view))
+        self.external += size
+        return 0
+
+    cdef int reserve(self, Py_ssize_t size) except -1:
+        """Make room for `size` more bytes in the bytearray, which is never shortened."""
+        cdef Py_ssize_t needed = self.used + size
+        if needed > PyByteArray_GET_SIZE(self.data):
+            PyByteArray_Resize(self.data, needed + needed // 2)
+        return 0
 
     cdef Py_ssize_t add_multipart(self, object encode_into, object message, list buffers,
                                   Py_ssize_t limit) except -1:
         """Append `message` with `buffers`, to which its encoding may add out-of-band buffers. If there are none in the
         end, the frame is not a multipart one. Return the bytes of the payload, or 0 if it would be longer than
         `limit`."""
-        cdef Py_ssize_t start = self.used + HEADER, size, prefix, end, length, index
+        cdef bytearray envelope = encoded(encode_into, message)
+        cdef Py_ssize_t size = PyByteArray_GET_SIZE(envelope), length
+        cdef uint64_t total, end
         cdef unsigned char *at
-        cdef uint64_t total
-        size = self.encode(encode_into, message)
         if not buffers:
-            return self.close(size) if size <= limit else 0
-        prefix = PREFIX + ENTRY * len(buffers)
-        end = prefix + size
-        total = end
+            return self.add_payload(envelope, limit)
         parts = [raw(buffer) for buffer in buffers]
+        total = end = PREFIX + ENTRY * <uint64_t>len(parts) + size
         for part in parts:
-            length = part.nbytes
-            total = aligned(total) + <uint64_t>length
+            total = aligned(total) + <uint64_t>part.nbytes
             if total > <uint64_t>limit:
                 return 0
-        PyByteArray_Resize(self.data, start + prefix + size + ALIGNMENT * len(parts))
-        at = <unsigned char *>PyByteArray_AS_STRING(self.data) + start
-        memmove(at + prefix, at, size)
-        memcpy(at, b"\xc1\x01\0\0", 4)
-        bridge_store_be32(at + 4, <uint32_t>len(parts))
-        bridge_store_be32(at + 8, <uint32_t>size)
-        bridge_store_be32(at - HEADER, <uint32_t>total)
-        if self.buffers is None:
-            self.buffers = []
-        self.used = start + end
-        total = end
-        for index, part in enumerate(parts):
+        self.reserve(HEADER + end + ALIGNMENT * len(parts))
+        at = <unsigned char *>PyByteArray_AS_STRING(self.data) + self.used
+        bridge_store_be32(at, <uint32_t>total)
+        memcpy(at + HEADER, b"\xc1\x01\0\0", 4)
+        bridge_store_be32(at + HEADER + 4, <uint32_t>len(parts))
+        bridge_store_be32(at + HEADER + 8, <uint32_t>size)
+        at += HEADER + PREFIX
+        for part in parts:
+            bridge_store_be32(at, <uint32_t>part.nbytes)
+            at += ENTRY
+        self.used += HEADER + PREFIX + ENTRY * len(parts)
+        self.put(envelope)
+        for part in parts:
+            length = aligned(end) - end
+            memset(PyByteArray_AS_STRING(self.data) + self.used, 0, length)
+            self.used += length
             length = part.nbytes
-            bridge_store_be32(at + PREFIX + ENTRY * index, <uint32_t>length)
-            memset(at + (self.used - start), 0, aligned(total) - total)
-            self.used += aligned(total) - total
-            total = aligned(total) + length
+            end = aligned(end) + length
             if length:
-                self.buffers.append((self.used, part))
-                self.external += length
+                self.refer_to(part, length)
         return total
-
-    cdef Py_ssize_t close(self, Py_ssize_t size):
-        bridge_store_be32(<unsigned char *>PyByteArray_AS_STRING(self.data) + self.used,
-                          <uint32_t>size)
-        self.used += HEADER + size
-        return size
 
     cdef int undo(self, Py_ssize_t used) except -1:
         """Remove what has been appended after the first `used` bytes."""
@@ -89,14 +108,13 @@ cdef class Outbox:
         return 0
 
     cdef int add_empty(self) except -1:
-        if PyByteArray_GET_SIZE(self.data) < self.used + HEADER:
-            PyByteArray_Resize(self.data, self.used + HEADER)
+        self.reserve(HEADER)
         bridge_store_be32(<unsigned char *>PyByteArray_AS_STRING(self.data) + self.used, 0)
         self.used += HEADER
         return 0
 
     def append(self, encode_into, message):
-        """Append what `encode_into(message, bytearray, offset)` writes, as one frame."""
+        """Append `message` as one frame. encode_into(message, bytearray): replaces the bytes of the bytearray."""
         self.add(encode_into, message, 0xFFFFFFFF)
 
     def append_multipart(self, encode_into, message, list buffers not None):
@@ -181,6 +199,21 @@ cdef class Outbox:
     cdef void clear(self):
         self.used = self.external = self.sent = 0
         self.buffers = None
+
+
+cdef bytearray encoded(object encode_into, object message):
+    """Return `message` in a bytearray, which `Outbox.put` may use for the next message.
+
+    Encoders of msgspec write within the length of a bytearray and cut it in the end. With an offset they would cut it
+    first, and have to request the memory again.
+    """
+    global scratch
+    cdef bytearray buffer = scratch
+    scratch = None  # encoding may run code that encodes another message
+    if buffer is None:
+        buffer = bytearray(SCRATCH)
+    encode_into(message, buffer)
+    return buffer
 
 
 cdef int check_would_block(int fd, int error) except -1:

@@ -135,6 +135,7 @@ cdef extern from "Python.h":
     void Py_XDECREF(PyObject *value)
     PyObject *PyDict_GetItemWithError(object items, object key) except? NULL  # borrowed
     int PyByteArray_Resize(PyObject *data, Py_ssize_t size) except -1
+    void Py_SET_SIZE(PyObject *data, Py_ssize_t size)
     char *PyByteArray_AS_STRING(PyObject *data)
     Py_ssize_t PyByteArray_GET_SIZE(object data)
 

@@ -53,7 +53,7 @@ class Format:
         self.has_text_keys = has_text_keys
         self.has_bytes = has_bytes
         self.decode_envelope: Callable[[Any], Envelope] = module.Decoder(Envelope).decode
-        self.encode_into: Callable[[Any, bytearray, int], None] = encoder.encode_into
+        self.encode_into: Callable[[Any, bytearray], None] = encoder.encode_into
         self.encode: Callable[[Any], bytes] = encoder.encode
         self._no_args: bytes = encoder.encode({})
         empty = module.Decoder(list[msgspec.Raw]).decode(encoder.encode([None, [], {}]))

@@ -143,16 +143,16 @@ class Collector(threading.local):
 
 
 _collector = Collector()
-Encode = Callable[[Any, bytearray, int], None]
+Encode = Callable[[Any, bytearray], None]
 
 
 def collecting_buffers(encode_into: Encode, buffers: list[Any]) -> Encode:
     """Return an `encode_into` that moves tensors and OutOfBand binaries to `buffers` and writes references."""
 
-    def encode(message: Any, buffer: bytearray, offset: int) -> None:
+    def encode(message: Any, buffer: bytearray) -> None:
         before, _collector.buffers = _collector.buffers, buffers
         try:
-            encode_into(message, buffer, offset)
+            encode_into(message, buffer)
         finally:
             _collector.buffers = before
 

@@ -16,9 +16,16 @@ cdef int resize(Sink *sink, Py_ssize_t size) except -1:
     return 0
 
 
+cdef int cut(Sink *sink) noexcept:
+    """End the buffer after what was written. Its memory stays, for the next message."""
+    Py_SET_SIZE(sink.buffer, sink.at - PyByteArray_AS_STRING(sink.buffer))
+    sink.at[0] = 0
+    return 0
+
+
 cdef int grow(Sink *sink, Py_ssize_t size) except -1:
     """Make room for `size` more bytes, and for half as much again as the buffer then needs: so growing is
-    amortized, and cutting the buffer to what was written does not free the memory."""
+    amortized."""
     cdef Py_ssize_t needed = sink.at - PyByteArray_AS_STRING(sink.buffer) + size
     return resize(sink, needed + needed // 2)
 
@@ -326,7 +333,7 @@ cdef class Encoder:
         cdef Sink sink
         open_at(&sink, buffer, PyByteArray_GET_SIZE(buffer) if offset == -1 else offset)
         self.put_message(&sink, value)
-        resize(&sink, sink.at - PyByteArray_AS_STRING(sink.buffer))
+        cut(&sink)
 
     cdef int put_message(self, Sink *sink, object value) except -1:
         reserve(sink, 1)
