@@ -7,6 +7,8 @@ deeper than `MAX_DEPTH` levels, whatever Python's own recursion limit is.
 from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.math cimport isfinite
 
+from bridge.wire._fields cimport field_at, offsets_of
+
 import enum
 
 from msgspec import UNSET, Raw, Struct
@@ -27,6 +29,11 @@ cdef extern from "<Python.h>":
 cdef Py_ssize_t longest = 4096  # bytes; longer binaries go into out-of-band buffers
 OUT_OF_BAND_FROM = longest
 cdef int deepest = MAX_DEPTH
+
+cdef enum:
+    MOST_TYPES = 1000  # in `fields`: programs may make types
+
+cdef dict fields = {}  # the offsets of the fields of struct types
 
 # Flags that `survey` returns.
 LONG_BINARY = 1  # a binary longer than OUT_OF_BAND_FROM
@@ -143,9 +150,8 @@ cdef int look_inside(object value, object kind, Survey *survey) except -1:
             look(entry, survey)
             if survey.left < 0:
                 break
-    elif isinstance(value, Struct):
-        for name in kind.__struct_fields__:
-            look(getattr(value, name), survey)
+    elif kind in fields or isinstance(value, Struct):
+        look_at_struct(value, kind, survey)
     elif kind is bytearray or kind is memoryview:
         view = memoryview(value)
         if not view.c_contiguous:
@@ -165,6 +171,17 @@ cdef int look_at_map(dict value, Survey *survey) except -1:
         look(entry, survey)
         if survey.left < 0:
             break
+    return 0
+
+
+cdef int look_at_struct(object value, object kind, Survey *survey) except -1:
+    cdef object offset, offsets = fields.get(kind)
+    if offsets is None:
+        if len(fields) >= MOST_TYPES:
+            fields.clear()
+        offsets = fields[kind] = offsets_of(kind)
+    for offset in <tuple>offsets:
+        look(field_at(value, offset), survey)
     return 0
 
 
