@@ -1,8 +1,8 @@
 """The path of every frame: decode the request, look up its command, run an inline handler, encode the reply, record.
 
 This module is compiled and contains only what every call needs: the command table here, the call as its handler sees it
-in `dispatch/context.pxi`, the way from a frame to its reply in `dispatch/path.pxi`. Everything else (a broken frame, a failed handler, a
-call for a thread) is passed to a policy, the dispatcher in `worker/dispatch.py`.
+in `dispatch/context.pxi`, the way from a frame to its reply in `dispatch/path.pxi`. Everything else (a broken frame, a
+failed handler, a call for a thread) is passed to a policy, the dispatcher in `worker/dispatch.py`.
 """
 
 cimport cython
@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from bridge._framing cimport HEADER, Frame, Outbox, is_multipart
 from bridge._histogram cimport Recorder, monotonic
+from bridge.wire._fields cimport field_at, offset_of
 from bridge.wire._frames cimport FrameCodec, codec_of
 from bridge.wire._limits cimport limited
 from bridge._watch cimport in_fork
@@ -24,7 +25,7 @@ from bridge.wire._frames import codec_for, unknown_format
 from bridge.wire.codec import JSON
 from bridge.errors import BridgeError, CallEnded, InvalidFrame, NotAllowed, Overloaded, ReplyTooLarge, shown
 from bridge._framing import EVENT, HOST_CALL, buffers_of, envelope_beginning, envelope_of
-from bridge.wire.messages import Event, Failure, Reply, TimedReply
+from bridge.wire.messages import Envelope, Event, Failure, Reply, TimedReply
 
 
 cdef extern from *:

@@ -1,5 +1,11 @@
 # Part of _dispatch.pyx: from a frame to its reply.
 
+# Where the fields of an Envelope are that every call reads.
+cdef Py_ssize_t ID_FIELD = offset_of(Envelope, "id")
+cdef Py_ssize_t COMMAND_FIELD = offset_of(Envelope, "command")
+cdef Py_ssize_t TIMING_FIELD = offset_of(Envelope, "timing")
+
+
 @cython.final
 cdef class FastPath:
     """Answers frames.
@@ -80,7 +86,7 @@ cdef class FastPath:
             if failure is not None:
                 self.put(outbox, None, codec or self.fallback, failure)
             return 0
-        name, id = request.command, request.id
+        name, id = field_at(request, COMMAND_FIELD), field_at(request, ID_FIELD)
         if name is UNSET or id is UNSET:
             reply = self.policy.receive(codec.format, envelope, buffers, request)
             if reply is not None:
@@ -98,7 +104,7 @@ cdef class FastPath:
         if command is None or (self.open_calls and context.id in self.open_calls):
             failure = self.policy.reject(context)
         elif context.command.inline:
-            self.run(context, outbox)
+            self.run_observed(context, outbox)
             return 0
         else:
             context = <Deferred?>self.new_call(context)
@@ -124,11 +130,15 @@ cdef class FastPath:
     def run(self, Context context not None, Outbox outbox not None):
         """Run the handler and append the one reply, whether it returns or raises. Append nothing if another thread has
         answered the call in the meantime."""
+        self.run_observed(context, outbox)
+
+    cdef int run_observed(self, Context context, Outbox outbox) except -1:
+        """Run the handler, append the reply, and tell the observer when the call begins and ends."""
         if observer is None:
             self.perform(context, outbox)
-            return
+            return 0
         if context.observed:  # the call has ended before its handler started
-            return
+            return 0
         context.observed = True
         end = observer(context)
         try:
@@ -137,13 +147,14 @@ cdef class FastPath:
             end(self.policy.fail(context, error))
             raise
         end(failure)
+        return 0
 
     cdef object perform(self, Context context, Outbox outbox):
         """Run the handler and append the reply. Return the Failure of the call, or None."""
         cdef Command command = context.command
         cdef object message, args = None
         cdef Py_ssize_t before, start = outbox.used
-        cdef int64_t began = monotonic() if context.request.timing else 0
+        cdef int64_t began = monotonic() if field_at(context.request, TIMING_FIELD) else 0
         cdef int64_t decoded = 0
         try:
             if command.decode is not None:
