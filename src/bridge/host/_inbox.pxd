@@ -24,6 +24,7 @@ cdef class Exchange:
     cdef readonly bint is_attended
     cdef public bint is_paused       # the worker holds back events of the call
     cdef public bint is_unlimited    # any number of events may wait
+    cdef public bint awaits_event    # the attendant has to be told of the next event
     cdef Inbox inbox
     cdef Follower followers          # the callers that wait for this call while another reads
 

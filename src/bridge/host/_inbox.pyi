@@ -11,6 +11,7 @@ REFUSE: int
 FINISH: int
 PAUSE: int
 CONCLUDE: int
+EVENT: int
 
 @disjoint_base
 class Exchange:
@@ -28,6 +29,7 @@ class Exchange:
     def is_attended(self) -> bool: ...
     is_paused: bool
     is_unlimited: bool
+    awaits_event: bool
     def __init__(self, inbox: Inbox, id: int, has_events: bool = ..., is_attended: bool = ...) -> None: ...
     def take_reply(self) -> Frame | None: ...
     def wait(self, deadline: float | None = ..., for_event: bool = ...) -> bool: ...

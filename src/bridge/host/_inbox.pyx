@@ -103,8 +103,8 @@ LIMIT = 256                # events of a call that may wait before the worker is
 cdef Py_ssize_t limit = LIMIT
 
 # What the attendant has to do: decode a frame; refuse one for which there is no memory; handle the end of the stream;
-# pause a call; conclude one.
-RECEIVE, REFUSE, FINISH, PAUSE, CONCLUDE = range(5)
+# pause a call; conclude one; tell one of an event.
+RECEIVE, REFUSE, FINISH, PAUSE, CONCLUDE, EVENT = range(6)
 
 
 cdef class Exchange:
@@ -238,6 +238,9 @@ cdef class Inbox:
         if len(call.events) > limit and not (call.is_paused or call.is_unlimited):
             call.is_paused = True
             self.add_job(PAUSE, call)
+        if call.awaits_event:
+            call.awaits_event = False
+            self.add_job(EVENT, call)
         self.wake(call, False)
 
     # Waiting and reading

@@ -9,13 +9,14 @@ from typing import Any, Literal, NoReturn
 
 from bridge import errors
 from bridge.host.calls import Call, OnEvent, Stream
+from bridge.host.connection import format_named
 from bridge.host.launch import launch, not_started
+from bridge.host.logs import are_forwarded
 from bridge.host.open_calls import OpenCall
 from bridge.host.threaded import ThreadedConnection
 from bridge.host.timeouts import seconds_of
 from bridge.host.tools import Callables, Tool
 from bridge.options import DEFAULT_MAX_FRAME, DEFAULT_MAX_VALUES
-from bridge.wire.codec import FORMATS, by_name
 
 STOP_TIMEOUT = 3.0  # seconds; the worker's own grace period is 2 s
 
@@ -58,15 +59,12 @@ class Client:
         `details["stderr"]`, the last lines of its output; TypeError and ValueError for invalid
         options.
         """
-        chosen = by_name(format)
-        if chosen is None:
-            raise ValueError(f"unknown format {format!r}; known: {', '.join(known.name for known in FORMATS)}")
-        if logs not in ("stderr", "logging"):
-            raise ValueError(f'logs must be "stderr" or "logging", not {logs!r}')
+        chosen = format_named(format)
+        forwards_logs = are_forwarded(logs)
         seconds_of(timeout)
         process = launch(adapter, python, flags, env, max_frame, max_values)
         try:
-            client = cls(ThreadedConnection(process, chosen, max_frame, max_values, logs == "logging"))
+            client = cls(ThreadedConnection(process, chosen, max_frame, max_values, forwards_logs))
         except BaseException:
             process.kill()
             raise

@@ -11,7 +11,7 @@ from typing import Any
 
 from bridge import errors
 from bridge._framing import Frame, Outbox, buffers_of, envelope_beginning, envelope_of, is_multipart
-from bridge.host._inbox import CONCLUDE, PAUSE, RECEIVE, REFUSE
+from bridge.host._inbox import CONCLUDE, EVENT, PAUSE, RECEIVE, REFUSE
 from bridge.host.launch import WorkerProcess
 from bridge.host.open_calls import OpenCall, undecodable
 from bridge.host.pipes import Loop, Pipes
@@ -19,7 +19,7 @@ from bridge.host.tools import Tools, WrongArguments, error_text
 from bridge.security.redaction import shorten
 from bridge.wire._frames import codec_for, format_of, unknown_format
 from bridge.wire._limits import limited
-from bridge.wire.codec import Format
+from bridge.wire.codec import FORMATS, Format, by_name
 from bridge.wire.messages import Incoming
 from bridge.wire.tensors import substitute
 
@@ -106,15 +106,23 @@ class Connection:
 
     def post(self, command: str, args: dict[str, Any]) -> None:
         """Send a request without waiting, and ignore its reply."""
-        self._post_frame(self.encoded({"id": next(self.ids), "command": command, "args": args}, "args"))
+        self.post_frame(self.encoded({"id": next(self.ids), "command": command, "args": args}, "args"))
+
+    def post_frame(self, outbox: Outbox) -> None:
+        """Send a frame without waiting. Has no effect if the worker has ended."""
+        with contextlib.suppress(ConnectionError):  # every call will end with the worker
+            self.pipes.write(outbox)
 
     def reply(self, request: Incoming, result: Any) -> Outbox:
         """Return the frame that answers a call of the worker. Raises NotEncodable and FrameTooLarge."""
         return self.encoded({"id": request.id, "success": True, "result": result}, "result")
 
-    def failure(self, request: Incoming, error: BaseException) -> Outbox:
-        """Return the frame that answers a call of the worker with an error, which is logged with its stack."""
-        if not isinstance(error, WrongArguments):  # those are a mistake of the language model
+    def failure(self, request: Incoming, error: BaseException, is_logged: bool = True) -> Outbox:
+        """Return the frame that answers a call of the worker with an error.
+
+        The error is logged with its stack if `is_logged`, unless it is a mistake of the language model.
+        """
+        if is_logged and not isinstance(error, WrongArguments):
             with contextlib.suppress(Exception):  # a logging handler may fail; the reply must be sent
                 _log.error("tool %s failed", request.args.get("name"), exc_info=error)
         return self._failure(request, error)
@@ -151,8 +159,9 @@ class Connection:
     def _serve(self, kind: int, subject: Any) -> None:
         """Do a job of the inbox. Raises InvalidFrame for a frame that cannot be read and belongs to no call."""
         if kind == CONCLUDE:
-            if subject.on_end is not None:
-                subject.on_end()
+            subject.conclude()
+        elif kind == EVENT:
+            subject.wake()
         elif kind == PAUSE:
             subject.pause()
         elif kind == RECEIVE:
@@ -172,7 +181,7 @@ class Connection:
             try:
                 self.answer(incoming)
             except RuntimeError as error:
-                self._post_frame(self._failure(incoming, errors.Overloaded(f"the host: {error}")))
+                self.post_frame(self._failure(incoming, errors.Overloaded(f"the host: {error}")))
             return
         call = self.inbox.calls.get(incoming.id)  # type: ignore[arg-type]  # our ids are integers
         if incoming.event == "log" and self._log is not None:
@@ -212,9 +221,13 @@ class Connection:
             call.fail(self.crashed())
         self.lost()
 
-    def _post_frame(self, outbox: Outbox) -> None:
-        with contextlib.suppress(ConnectionError):  # every call will end with the worker
-            self.pipes.write(outbox)
+
+def format_named(name: str) -> Format:
+    """Return the format of that name. Raises ValueError for an unknown name."""
+    format = by_name(name)
+    if format is None:
+        raise ValueError(f"unknown format {name!r}; known: {', '.join(known.name for known in FORMATS)}")
+    return format
 
 
 def _substitute(incoming: Incoming, buffers: tuple[Frame, ...]) -> None:

@@ -161,18 +161,22 @@ class WorkerProcess:
         return details
 
     def close(self, which: str) -> None:
-        """Close a descriptor of this process: "input_fd" or "output_fd"."""
+        """Close a descriptor of this process, for instance "input_fd"."""
         fd = getattr(self, which)
         setattr(self, which, -1)  # first: a fork in between must not close a descriptor that was reused
         if fd >= 0:
             os.close(fd)
 
-    def disown(self) -> None:
-        """Close the descriptors in a fork of this process, where the worker is not a child."""
-        self.is_own = False
+    def close_all(self) -> None:
+        """Close all descriptors of this process."""
         for which in ("input_fd", "output_fd", "stderr_fd", "exit_fd"):
             with contextlib.suppress(OSError):
                 self.close(which)
+
+    def disown(self) -> None:
+        """Close the descriptors in a fork of this process, where the worker is not a child."""
+        self.is_own = False
+        self.close_all()
         self._process.returncode = 0  # so that the destructor of Popen neither waits nor warns
 
     def pass_on_stderr(self) -> bool:

@@ -14,12 +14,26 @@ MOST_WAITING = 10_000  # lines that wait for slow handlers; older ones are dropp
 Line = dict[str, Any]
 
 
+def are_forwarded(logs: str) -> bool:
+    """Return whether a client's option `logs` asks for records of `logging`. Raises ValueError for an unknown value."""
+    if logs not in ("stderr", "logging"):
+        raise ValueError(f'logs must be "stderr" or "logging", not {logs!r}')
+    return logs == "logging"
+
+
 def log(line: Line, pid: int) -> None:
     """Log a worker's log event with its logger, level and stack.
 
     The record's attributes session_id, request_id, command and traceparent are those of the call that it is about, or
-    None; worker_pid is `pid`.
+    None; worker_pid is `pid`. An exception that a handler or a filter raises is logged too.
     """
+    try:
+        _log(line, pid)
+    except Exception:
+        logging.getLogger("bridge").exception("cannot log a line of the worker")
+
+
+def _log(line: Line, pid: int) -> None:
     logger = logging.getLogger(str(line.get("logger") or "bridge.worker"))
     level = logging.getLevelNamesMapping().get(str(line.get("level")), logging.WARNING)
     if not logger.isEnabledFor(level):
@@ -72,10 +86,7 @@ class LogForwarder:
     def _log_all(self) -> None:
         self._thread = threading.get_ident()
         while (line := self._next()) is not None:
-            try:
-                log(line, self._pid)
-            except Exception:  # raised by a handler or a filter
-                logging.getLogger("bridge").exception("cannot log a line of the worker")
+            log(line, self._pid)
 
     def _next(self) -> Line | None:
         with self._lock:

@@ -111,6 +111,11 @@ class OpenCall(Exchange):
         text = f"no reply to {self.command} within {self.timeout} s"
         self.cancel(errors.DeadlineExceeded(text, timeout=self.timeout))
 
+    def conclude(self) -> None:
+        """Do what follows the end of a call that no caller waits for."""
+        if self.on_end is not None:
+            self.on_end()
+
     def next_event(self) -> tuple[str, Any] | None:
         """Wait for the next event and remove it. Return None after the last one, or when the call's timeout is over."""
         while True:

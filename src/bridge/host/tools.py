@@ -24,14 +24,19 @@ class WrongArguments(errors.InvalidArgs):
 class Tool:
     """A callable, its name, and the types of its arguments. Raises TypeError if it cannot be a tool.
 
-    Keyword arguments that a functools.partial has filled in are not offered.
+    Keyword arguments that a functools.partial has filled in are not offered. can_await: whether async functions are
+    accepted; `call` returns an awaitable for those. is_async: whether it is one.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], can_await: bool = False) -> None:
         self.function = function
         self.name = _name(function)
-        if _is_async(function):
-            raise TypeError(f"tool {self.name}: an async function cannot be a tool; use a plain one")
+        body = _body(function)
+        self.is_async = inspect.iscoroutinefunction(body)
+        if self.is_async and not can_await:
+            raise TypeError(f"tool {self.name}: an async function cannot be a tool of this client; use bridge.aio")
+        if inspect.isasyncgenfunction(body):
+            raise TypeError(f"tool {self.name}: an async generator cannot be a tool")
         self.arguments: dict[str, Argument] = {}
         self._positional: list[str] = []
         fixed = function.keywords if isinstance(function, functools.partial) else {}
@@ -51,7 +56,7 @@ class Tool:
         return {"name": self.name, "description": _docstring(self.function), "args": args}
 
     def call(self, given: dict[str, Any]) -> Any:
-        """Convert the arguments to the annotated types, call the function, and return its result.
+        """Convert the arguments to the annotated types, call the function, and return what it returns.
 
         Raises WrongArguments if they do not fit, and whatever the function raises.
         """
@@ -82,6 +87,9 @@ class Tools:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], Tool] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
 
     def add(self, session_id: str, tools: Iterable[Tool]) -> None:
         """Add tools to a session. They replace tools of the same name."""
@@ -121,11 +129,6 @@ def _name(function: Callable[..., Any]) -> str:
     if not name.isidentifier():
         raise TypeError(f"{name} cannot be the name of a tool; define the tool with `def`")
     return name
-
-
-def _is_async(function: Callable[..., Any]) -> bool:
-    body = _body(function)
-    return inspect.iscoroutinefunction(body) or inspect.isasyncgenfunction(body)
 
 
 def _docstring(function: Callable[..., Any]) -> str:

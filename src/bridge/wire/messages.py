@@ -89,13 +89,14 @@ class ReceivedReply(msgspec.Struct, gc=False):
 
 class Incoming(ReceivedReply, gc=False):
     """Represents a message from a worker: a reply (it has `success`), an event (`event`), or a call to
-    the host (`command`)."""
+    the host (`command`), for which `call_id` is the request that the worker makes it for."""
 
     timing: dict[str, float] = {}
     event: str | None = None
     data: Any = None
     command: str | None = None
     args: dict[str, Any] = {}
+    call_id: Id | None = None
 
 
 class Negotiation(msgspec.Struct, gc=False):
