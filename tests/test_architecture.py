@@ -30,7 +30,7 @@ LAYERS = (
     ("adapters.type_names",),
     ("adapters.offline",),
     ("worker", "adapters", "host"),
-    ("embed", "bench", "demo"),
+    ("aio", "embed", "bench", "demo"),
     ("__init__",),
     ("cli",),
     ("__main__",),

@@ -1,0 +1,259 @@
+"""A connection whose callers are tasks of one asyncio event loop. The loop watches the descriptors; there is no thread.
+
+Only tools that are plain functions run on threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from contextvars import Context, copy_context
+from functools import partial
+from math import inf
+from time import monotonic
+from typing import Any
+
+from bridge._framing import Outbox
+from bridge.host.connection import Connection
+from bridge.host.launch import WorkerProcess
+from bridge.host.logs import log
+from bridge.host.open_calls import OpenCall
+from bridge.host.threads import Threads
+from bridge.host.tools import Tool
+from bridge.wire.codec import Format
+from bridge.wire.messages import Incoming
+
+LEAST_PAUSE = 0.01  # seconds between two looks at the deadlines of the open calls
+
+
+class AwaitedCall(OpenCall):
+    """An open call that tasks wait for.
+
+    outbox: its request, if a part of it had to wait to be sent. context: of the task that has made the call, if there
+    are tools. tool_tasks: run tools for the call.
+    """
+
+    __slots__ = ("context", "outbox", "tool_tasks", "waiters")
+
+    channel: LoopedConnection
+
+    def __init__(
+        self, channel: LoopedConnection, command: str, timeout: float | None, has_events: bool = False
+    ) -> None:
+        super().__init__(channel, command, timeout, has_events, is_attended=False)
+        self.outbox: Outbox | None = None
+        self.context: Context | None = None
+        self.tool_tasks: list[asyncio.Task[None]] = []
+        self.waiters: list[asyncio.Future[None]] = []
+
+    @property
+    def last_moment(self) -> float | None:
+        """Return when to stop waiting, in seconds of time.monotonic(): for the worker, or until the request is sent."""
+        is_sent = self.outbox is None or self.outbox.sent == len(self.outbox)
+        return super().last_moment if is_sent else self.deadline
+
+    def changed(self) -> asyncio.Future[None]:
+        """Return a future that is done when the call ends or, if it `awaits_event`, an event arrives."""
+        waiter = self.channel.loop.create_future()
+        self.waiters.append(waiter)
+        return waiter
+
+    def wake(self) -> None:
+        """Wake the tasks that wait."""
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.waiters.clear()
+
+    def conclude(self) -> None:
+        """Wake the tasks that wait for the end of the call, and cancel tools that still run for it."""
+        self.wake()
+        if self.tool_tasks:
+            self.channel.cancel_tools(self.tool_tasks)
+
+    def cancel(self, error: BaseException | None = None) -> bool:
+        """End the call with `error` (default: CallCancelled), in the worker too, and return whether it was open.
+
+        A request that has not been started is not sent.
+        """
+        if self.outbox is not None:
+            self.channel.pipes.withdraw(self.outbox)
+        return super().cancel(error)
+
+
+class LoopedConnection(Connection):
+    """A connection to a worker, usable in the thread of its event loop."""
+
+    def __init__(
+        self, process: WorkerProcess, format: Format, max_frame: int, max_values: int, forwards_logs: bool
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        forward = partial(log, pid=process.pid) if forwards_logs else None
+        super().__init__(process, format, max_frame, max_values, self.loop, forward)
+        self._threads = Threads("bridge-tools")
+        self._tool_tasks: set[asyncio.Task[None]] = set()
+        self._senders: list[tuple[Outbox, asyncio.Future[None]]] = []
+        self._is_lost = asyncio.Event()
+        self._next_look = inf
+        self._timer: asyncio.TimerHandle | None = None
+        self.inbox.take_over(True)
+        self.pipes.watch()
+
+    def check_loop(self) -> None:
+        """Raise RuntimeError in a fork of the process that started the worker, and outside of the event loop."""
+        if not self.process.is_own:
+            self.process.check_own()
+        try:
+            if asyncio.get_running_loop() is self.loop:
+                return
+        except RuntimeError:
+            pass
+        raise RuntimeError("this Client belongs to the event loop in which it was started; start another one here")
+
+    def start(self, call: AwaitedCall, args: Any, session_id: str | None, traceparent: str | None) -> None:
+        """Send the request of a call. What the worker does not accept at once is sent later.
+
+        Raises NotEncodable and FrameTooLarge if the request cannot be encoded, WorkerCrashed if the worker has ended.
+        """
+        if self.tools:
+            call.context = copy_context()  # cheap: contexts are immutable maps inside
+        call.outbox = self.request(call, args, session_id, traceparent)
+        if call.deadline is not None and call.deadline < self._next_look:
+            self._look_at(call.deadline)
+
+    async def send(self, call: AwaitedCall, args: Any, session_id: str | None) -> None:
+        """Send the request of a call, and wait until it has been sent. Raises the errors of `start`."""
+        self.start(call, args, session_id, None)
+        if (outbox := call.outbox) is None:
+            return
+        sent = self.loop.create_future()
+        self._senders.append((outbox, sent))
+        try:
+            await sent
+            if outbox.sent < len(outbox):
+                raise self.crashed()
+        except BaseException:
+            call.cancel()
+            raise
+
+    def progressed(self) -> None:
+        """Wake the tasks whose frames have been sent, or will not be sent anymore."""
+        waiting = []
+        for outbox, sent in self._senders:
+            if outbox.sent < len(outbox) and not self.pipes.is_input_closed:
+                waiting.append((outbox, sent))
+            elif not sent.done():
+                sent.set_result(None)
+        self._senders = waiting
+
+    def answer(self, request: Incoming) -> None:
+        """Answer a call of the worker in a task, or on a thread if the tool is a plain function.
+
+        Raises RuntimeError if no thread can be started.
+        """
+        call = self.inbox.calls.get(request.call_id)  # type: ignore[arg-type]  # our ids are integers
+        context = copy_context() if call is None or call.context is None else call.context.copy()
+        try:
+            tool, given = self.tools.find(request)
+        except Exception as error:
+            self.post_frame(self.failure(request, error))
+            return
+        if not tool.is_async:
+            self._threads.run(lambda: context.run(self._answer_on_thread, request, tool, given))
+            return
+        task = self.loop.create_task(self._answer(request, tool, given), context=context)
+        self._tool_tasks.add(task)
+        task.add_done_callback(self._tool_tasks.discard)
+        if call is not None:
+            call.tool_tasks.append(task)
+
+    def cancel_tools(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Cancel the tasks that run tools."""
+        for task in tasks:
+            if task in self._tool_tasks:
+                task.cancel()
+
+    def lost(self) -> None:
+        """Wake those who wait for the end of the worker, and cancel tools that still run."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.cancel_tools(list(self._tool_tasks))
+        self._is_lost.set()
+
+    async def close(self, reason: str, timeout: float | None) -> int:
+        """End the worker after the pending frames, killing it after `timeout` seconds, and return its exit status.
+
+        Kill it at once if the task is cancelled.
+        """
+        if (task := asyncio.current_task()) is not None:
+            self._tool_tasks.discard(task)  # a tool that stops the client is not cancelled by that
+        self.pipes.close(reason)
+        timer = None if timeout is None else self.loop.call_later(timeout, self.process.kill)
+        try:
+            await self._is_lost.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if not self._is_lost.is_set():
+                self.process.kill()
+                await self._is_lost.wait()
+        assert self.process.exit_status is not None
+        return self.process.exit_status
+
+    def abandon(self, reason: str) -> None:
+        """Kill a worker that nobody can use anymore. To be called in any thread, even after the loop was closed."""
+        self.pipes.end_worker(reason)
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)  # so that the loop notices it at once
+        if self.loop.is_closed():
+            self.process.reap()
+            self.process.close_all()
+
+    def drop(self, call: AwaitedCall) -> None:
+        """Cancel a call that nobody can use anymore. To be called in any thread, even after the loop was closed."""
+        if self.process.is_usable and not call.has_ended:
+            with contextlib.suppress(RuntimeError):
+                self.loop.call_soon_threadsafe(call.cancel)
+
+    async def _answer(self, request: Incoming, tool: Tool, given: dict[str, Any]) -> None:
+        """Reply to a call of the worker, whatever its tool raises."""
+        try:
+            outbox = self.reply(request, await tool.call(given))
+        except BaseException as error:
+            task = asyncio.current_task()
+            is_cancelled = task is not None and task.cancelling()
+            outbox = self.failure(request, error, is_logged=not is_cancelled)
+        self.post_frame(outbox)
+
+    def _answer_on_thread(self, request: Incoming, tool: Tool, given: dict[str, Any]) -> None:
+        """Reply to a call of the worker, whatever its tool raises."""
+        try:
+            outbox = self.reply(request, tool.call(given))
+        except BaseException as error:
+            outbox = self.failure(request, error)
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
+            self.loop.call_soon_threadsafe(self.post_frame, outbox)
+
+    def _look_at(self, moment: float) -> None:
+        """Look at the deadlines of the open calls at a moment, in seconds of time.monotonic()."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._next_look = moment
+        self._timer = self.loop.call_later(max(0.0, moment - monotonic()), self._expire_calls)
+
+    def _expire_calls(self) -> None:
+        """End the calls whose time is over, and look again at the next deadline.
+
+        One timer serves all calls: one for each would be a tenth of the cost of a call.
+        """
+        now = monotonic()
+        self._next_look = inf
+        for call in list(self.inbox.calls.values()):
+            if (last := call.last_moment) is not None:
+                if last <= now:
+                    call.expire()
+                else:
+                    self._next_look = min(self._next_look, last)
+        if self._next_look < inf:
+            self._look_at(max(self._next_look, now + LEAST_PAUSE))
