@@ -1,4 +1,4 @@
-"""The Python client: calls from many threads, typed errors, the end of its worker."""
+"""The Python clients: calls from many threads, typed errors, the end of their worker."""
 
 from __future__ import annotations
 
@@ -8,22 +8,20 @@ import threading
 
 import pytest
 
-from bridge import Client, errors
-from peer import SUPPORT, is_running, wait_until
-
-SUPPORT_PATH = {"PYTHONPATH": os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH")]))}
+from bridge import errors
+from client_uses import SUPPORT_PATH
+from peer import is_running, wait_until
 
 
 @pytest.fixture
-def client():
-    with Client.start(adapter="hostile:adapter", env=SUPPORT_PATH) as client:
-        yield client
+def client(any_client):
+    return any_client
 
 
 @pytest.mark.parametrize("format", ["json", "msgpack", "etf"])
-def test_calls_in_every_format(format):
+def test_calls_in_every_format(start_client, format):
     """ping and statistics, from start to stop; the exit status is 0."""
-    client = Client.start(adapter="echo", format=format)
+    client = start_client(adapter="echo", format=format)
     assert client.call("ping")["status"] == "ok"
     assert client.call("echo", {"a": [1, "ü", None]}) == {"a": [1, "ü", None]}
     assert client.stats()["commands"]["ping"]["calls"] == 1
@@ -61,9 +59,9 @@ def test_every_code_has_a_class_and_its_policy():
         type("Second", (errors.BridgeError,), {"code": "invalid_args"})
 
 
-def test_calls_from_several_threads_get_their_own_replies():
+def test_calls_from_several_threads_get_their_own_replies(start_client):
     """Replies that arrive out of order reach their callers."""
-    with Client.start(adapter="echo") as client:
+    with start_client(adapter="echo") as client:
         wrong = []
 
         def run(number):
@@ -146,25 +144,25 @@ def test_stop_kills_a_worker_that_does_not_end(client):
         ({"flags": ["--no-such-flag"]}, "unrecognized arguments: --no-such-flag"),
     ],
 )
-def test_a_worker_that_does_not_start_is_an_error(options, text, capfd):
+def test_a_worker_that_does_not_start_is_an_error(start_client, options, text, capfd):
     """The category is initialization; its output is on stderr and in the details."""
     with pytest.raises(errors.WorkerCrashed, match="ended with status 2") as raised:
-        Client.start(**options, env=SUPPORT_PATH)
+        start_client(**options, env=SUPPORT_PATH)
     assert raised.value.category == "initialization"
     assert raised.value.details["exit_status"] == 2
     assert text in raised.value.details["stderr"]
     assert text in capfd.readouterr().err
 
 
-def test_unknown_formats_are_refused():
+def test_unknown_formats_are_refused(start_client):
     """No process is started."""
     with pytest.raises(ValueError, match="unknown format 'yaml'"):
-        Client.start(format="yaml")
+        start_client(format="yaml")
 
 
-def test_stop_while_others_call_never_writes_elsewhere(tmp_path):
+def test_stop_while_others_call_never_writes_elsewhere(start_client, tmp_path):
     """The number of the pipe's descriptor may be reused as soon as it is closed."""
-    client = Client.start(adapter="echo")
+    client = start_client(adapter="echo")
     files, stopping = [], threading.Event()
 
     def call():
@@ -190,9 +188,9 @@ def test_stop_while_others_call_never_writes_elsewhere(tmp_path):
         client.call("ping")
 
 
-def test_stop_ends_a_worker_that_does_not_read():
+def test_stop_ends_a_worker_that_does_not_read(start_client):
     """The pipe is full and blocks a caller: stop kills the worker, and the caller gets its error."""
-    client = Client.start(adapter="hostile:adapter", env=SUPPORT_PATH)
+    client = start_client(adapter="hostile:adapter", env=SUPPORT_PATH)
     os.kill(client.pid, signal.SIGSTOP)
     thread = threading.Thread(target=flood, args=(client,))
     thread.start()
@@ -213,25 +211,17 @@ def send_blobs(client, count):
         client.cast("echo", {"blob": bytes(1 << 20)})
 
 
-def test_a_missing_interpreter():
+def test_a_missing_interpreter(start_client):
     """The error is that of a worker that does not start."""
     with pytest.raises(errors.WorkerCrashed, match="/no/python") as raised:
-        Client.start(python="/no/python")
+        start_client(python="/no/python")
     assert raised.value.category == "initialization"
     with pytest.raises(ValueError, match="max_frame"):
-        Client.start(max_frame=-1)
+        start_client(max_frame=-1)
 
 
-def test_futures_and_streams(client):
-    """submit returns at once, cancel ends the call, and a stream that is not read pauses the worker."""
-    call = client.submit("sleep", {"seconds": 0.05}, timing=True)
-    assert call.result(10) == {"slept": 0.05}
-    assert call.timing["run_us"] >= 50_000
-    assert call.cancel() is False
-    call = client.submit("wait_politely", {"seconds": 60})
-    assert call.cancel() is True
-    with pytest.raises(errors.Cancelled):
-        call.result(10)
+def test_a_stream_that_is_not_read_pauses_the_worker(client):
+    """It goes on as the events are consumed."""
     stream = client.stream("emit", {"size": 20_000})
     for _ in range(100):
         assert client.stats()["in_flight"] == 1  # although its events are not consumed
@@ -246,7 +236,7 @@ def test_a_caller_that_gives_up_cancels_its_call(client):
     wait_until(lambda: client.stats()["in_flight"] == 0)
 
 
-def test_errors_of_the_client_show_no_values():
+def test_errors_of_the_client_show_no_values(start_client):
     """Values of an environment, and args that cannot be encoded, may be keys."""
 
     class Hidden:
@@ -254,10 +244,10 @@ def test_errors_of_the_client_show_no_values():
             return "sk-shown"
 
     with pytest.raises(TypeError, match=r"OPENAI_API_KEY.*bytes") as wrong:
-        Client.start(adapter="echo", env={"OPENAI_API_KEY": b"sk-shown"})
+        start_client(adapter="echo", env={"OPENAI_API_KEY": b"sk-shown"})
     assert "sk-shown" not in str(wrong.value)
     for format in ("json", "msgpack", "etf"):
-        with Client.start(adapter="echo", format=format) as client:
+        with start_client(adapter="echo", format=format) as client:
             with pytest.raises(errors.NotEncodable) as refused:
                 client.call("echo", {"api_key": Hidden()})
             assert "sk-shown" not in str(refused.value) + repr(refused.value.details)

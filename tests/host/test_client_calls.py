@@ -48,6 +48,13 @@ def test_a_client_is_stopped_from_anywhere(end, place):
         client.call("ping")
 
 
+def test_a_future_of_a_call(client):
+    """submit returns at once; the future has the result and the times of the steps."""
+    call = client.submit("sleep", {"seconds": 0.05}, timing=True)
+    assert call.result(10) == {"slept": 0.05}
+    assert call.timing["run_us"] >= 50_000
+
+
 def test_a_cancelled_call_is_a_cancelled_future(client):
     """Waiting callers learn it at once; a second cancel has no effect."""
     call = client.submit("wait_politely", {"seconds": 60})
