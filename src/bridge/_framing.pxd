@@ -70,6 +70,7 @@ cdef class Reader:
     cdef bridge_slab *slab
     cdef bridge_slab *spare    # NULL, or the slab of the last long frame
     cdef int64_t spare_until   # ms, monotonic
+    cdef bint had_long         # a frame of the slab was longer than SLAB
     cdef size_t start
     cdef size_t end
     cdef uint64_t skipping

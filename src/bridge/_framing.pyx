@@ -203,6 +203,7 @@ cdef extern from "<pthread.h>" nogil:
 
 cdef enum:
     SLAB = 64 * 1024              # bytes; measured best on a pipe of 64 KiB and of 1 MiB
+    LONG_SLAB = 4 * SLAB          # bytes
     SPARE_MS = 1000               # for which the memory of a long frame is retained for a next one of similar length
     PAUSE_MS = 10                 # until memory is requested again
     FEW = 64                      # buffers of one write that are described on the stack

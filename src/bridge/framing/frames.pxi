@@ -127,5 +127,5 @@ cdef object raw(object buffer):
     return view if view.c_contiguous else memoryview(view.tobytes())
 
 
-cdef inline Py_ssize_t aligned(Py_ssize_t offset) noexcept:
+cdef inline Py_ssize_t aligned(Py_ssize_t offset) noexcept nogil:
     return (offset + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT

@@ -40,11 +40,14 @@ cdef class Reader:
     cdef int reserve(self, size_t need) noexcept nogil:
         """Make room for `need` bytes after `start`, and for one more byte. Return 0, or -1 without memory."""
         cdef size_t have = self.end - self.start
+        cdef bint is_sole = slab_is_sole(self.slab)
         cdef bridge_slab *fresh
+        if not have and not is_sole:
+            self.start = self.end = aligned(self.start)  # so that the next payload is aligned
         if self.start + need <= self.slab.size and self.end < self.slab.size:
-            if have or not slab_is_sole(self.slab) or self.slab.size > SLAB:
+            if have or not is_sole or self.slab.size > LONG_SLAB:
                 return 0
-        if slab_is_sole(self.slab) and need <= self.slab.size <= SLAB:
+        if is_sole and need <= self.slab.size <= LONG_SLAB:
             memmove(self.slab.data, self.slab.data + self.start, have)
         else:
             fresh = self.fresh(need)
@@ -58,10 +61,15 @@ cdef class Reader:
         return 0
 
     cdef bridge_slab *fresh(self, size_t need) noexcept nogil:
-        """Return a slab for `need` bytes: the spare one if it is of similar length; NULL without memory."""
+        """Return a slab for `need` bytes: the spare one if it is of similar length; NULL without memory.
+
+        As long as frames are longer than SLAB, slabs are longer too: a frame that does not fit is read in two parts.
+        """
         cdef bridge_slab *spare = self.spare
-        if need <= SLAB:
-            return slab_new(SLAB)
+        cdef bint is_long = need > SLAB or self.had_long
+        if need <= LONG_SLAB:
+            self.had_long = False
+            return slab_new(LONG_SLAB if is_long else SLAB)
         self.spare = NULL
         if (spare is not NULL and slab_is_sole(spare)
                 and need <= spare.capacity <= need + need // 8):
@@ -73,7 +81,7 @@ cdef class Reader:
     cdef void retire(self, bridge_slab *slab) noexcept nogil:
         """Release a slab, or retain a long one as the spare for a short time: the kernel takes as long to provide new
         memory as a pipe takes to fill it."""
-        if slab.size > SLAB:
+        if slab.size > LONG_SLAB:
             slab_release(self.spare)
             self.spare = slab
             self.spare_until = bridge_now_ms() + SPARE_MS
@@ -144,6 +152,7 @@ cdef class Reader:
         frame.data = self.slab.data + self.start + HEADER
         frame.length = self.announced
         self.start += HEADER + self.announced
+        self.had_long |= self.announced + HEADER > SLAB
         return frame
 
     cdef Frame beginning(self):
