@@ -31,6 +31,7 @@ REQUESTS = {  # (command, bytes): calls from one thread
 }
 THREADS = 16
 IN_FLIGHT = 1000
+IN_ONE_THREAD = {"submit": "futures", "aio": "asyncio", "uvloop": "asyncio, uvloop"}
 FIGURES = ("us", "cpu_us", "host_cpu_us")
 
 
@@ -92,14 +93,14 @@ def asyncio(builds: Builds, stack: ExitStack) -> Iterator[Section]:
     for command, model, calls in (("ping", None, 20_000), ("execute_program", SCRIPTED, 2000)):
         contenders = {}
         for name, python in builds.items():
-            kinds = {kind: stack.enter_context(Host(python, kind, model)) for kind in ("bridge", "submit", "aio")}
+            kinds = {kind: stack.enter_context(Host(python, kind, model)) for kind in ("bridge", *IN_ONE_THREAD)}
             for width in (1, 4, 16, 64, IN_FLIGHT):
                 contenders[f"{name}: {width} thread{'s' * (width > 1)}"] = partial(
                     kinds["bridge"].run, command, 0, width, calls
                 )
-            contenders[f"{name}: futures"] = partial(kinds["submit"].run, command, 0, IN_FLIGHT, calls)
-            if kinds["aio"].has:
-                contenders[f"{name}: asyncio"] = partial(kinds["aio"].run, command, 0, IN_FLIGHT, calls)
+            for kind, title in IN_ONE_THREAD.items():
+                if kinds[kind].has:
+                    contenders[f"{name}: {title}"] = partial(kinds[kind].run, command, 0, IN_FLIGHT, calls)
         goals = (
             Goal(f"asyncio: {command}, throughput x best of threads", throughput_beside_threads, 0.8, least=True),
             Goal(f"asyncio: {command}, threads x {IN_FLIGHT} threads", threads_beside_threads, 0.1),

@@ -66,9 +66,18 @@ def submit(model: Model) -> tuple[Run, list[int]]:
 
 def aio(model: Model) -> tuple[Run, list[int]]:
     """One event loop, with a task for each call in flight: `aio.Client.call`."""
+    return on_loop(asyncio.new_event_loop(), model)
+
+
+def uvloop(model: Model) -> tuple[Run, list[int]]:
+    import uvloop
+
+    return on_loop(uvloop.new_event_loop(), model)
+
+
+def on_loop(loop: asyncio.AbstractEventLoop, model: Model) -> tuple[Run, list[int]]:
     from bridge.aio import Client
 
-    loop = asyncio.new_event_loop()
     client = loop.run_until_complete(Client.start(adapter=adapter_of(model)))
     for command, args in setup(model):
         loop.run_until_complete(client.call(command, args, timeout=60.0))
@@ -146,7 +155,10 @@ def pipe(model: Model) -> tuple[Run, list[int]]:
     return on_threads(call), [worker.pid]
 
 
-KINDS = {kind.__name__: kind for kind in (bridge, submit, aio, first_chunk, pipe, connection, processes, threads, dspy)}
+KINDS = {
+    kind.__name__: kind
+    for kind in (bridge, submit, aio, uvloop, first_chunk, pipe, connection, processes, threads, dspy)
+}
 
 
 def adapter_of(model: Model) -> str:

@@ -178,7 +178,7 @@ def add_cells(rows: dict[str, dict[str, str]], section: Section, contender: str,
     value, unit = figures[figure], figure.rpartition("_")[2].replace("us", "µs")
     cell = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
     if "threads" in section.figures:
-        cell += f" ({figures['threads']:.0f} threads)"
+        cell += f" ({figures['threads']:.0f} thread{'s' * (figures['threads'] > 1)})"
     rows.setdefault(", ".join(filter(None, (section.title, kind, unit))), {})[column] = cell
 
 

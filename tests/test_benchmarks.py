@@ -18,7 +18,7 @@ def run(name: str, *arguments: str, tasks: str = "") -> list[str]:
     return subprocess.run(command, input=tasks, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-@pytest.mark.parametrize("kind", ["bridge", "submit", "pipe", "connection", "processes", "threads"])
+@pytest.mark.parametrize("kind", ["bridge", "submit", "aio", "pipe", "connection", "processes", "threads"])
 def test_a_way_to_call_has_figures_for_one_call_at_a_time_and_for_several(kind: str) -> None:
     """Pins that a host process of the benchmarks runs with this build, with and without a payload."""
     tasks = [
@@ -30,7 +30,7 @@ def test_a_way_to_call_has_figures_for_one_call_at_a_time_and_for_several(kind: 
     assert [row["us"] > 0 and row["cpu_us"] > 0 for row in figures] == [True, True]
 
 
-@pytest.mark.parametrize("kind", ["bridge", "pipe", "first_chunk", "dspy"])
+@pytest.mark.parametrize("kind", ["bridge", "aio", "pipe", "first_chunk", "dspy"])
 def test_a_way_to_run_a_program_has_figures(kind: str) -> None:
     """Pins that a host process of the benchmarks runs a program, or DSPy itself."""
     task = json.dumps({"command": "execute_program", "size": 0, "width": 1, "calls": 1})
