@@ -6,6 +6,7 @@ import datetime
 import decimal
 import types
 import uuid
+from functools import partial
 from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge import Dispatcher
-from bridge.adapters.dspy import adapter
+from bridge.adapters.dspy import adapter, language_model
 from bridge.adapters.dspy.commands.tools import MAX_NAME
 from bridge.adapters.dspy.tools import Tool, model_names
 from bridge.adapters.type_names import _PLAIN, parse_type
@@ -123,13 +124,18 @@ def ask(request):
     return ask
 
 
+def scripted(kind: str, outputs: list[dict[str, Any]], declared: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the answers for one run of a program of the type `kind`, which calls each of its tools once."""
+    called = model_names([Tool(tool["name"]) for tool in declared], ("finish",))
+    steps = [{"next_thought": "I go on.", "next_tool_name": name, "next_tool_args": {}} for name in (*called, "finish")]
+    return [*(steps if kind == "react" else []), {"reasoning": "because", **examples(outputs)}]
+
+
+kinds = st.sampled_from(["predict", "chain_of_thought", "react"])
+
+
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    inputs=sides(0),
-    outputs=sides(1),
-    kind=st.sampled_from(["predict", "chain_of_thought", "react"]),
-    declared=tools,
-)
+@given(inputs=sides(0), outputs=sides(1), kind=kinds, declared=tools)
 def test_what_is_created_runs(ask, inputs, outputs, kind, declared):
     """It returns the values that the model wrote, under the host's names."""
     reply = ask("register_tools", tools=declared, replace=True)
@@ -137,12 +143,26 @@ def test_what_is_created_runs(ask, inputs, outputs, kind, declared):
     signature = {"inputs": inputs, "outputs": outputs}
     reply = ask("create_program", id="p", signature=signature, program_type=kind, if_exists="replace")
     assert reply["success"], reply
-    written = {"reasoning": "because", **examples(outputs)}
-    called = model_names([Tool(tool["name"]) for tool in declared], ("finish",))
-    steps = [{"next_thought": "I go on.", "next_tool_name": name, "next_tool_args": {}} for name in (*called, "finish")]
-    answers = [*(steps if kind == "react" else []), written]
-    assert ask("configure_lm", provider="scripted", answers=answers)["success"]
+    assert ask("configure_lm", provider="scripted", answers=scripted(kind, outputs, declared))["success"]
     reply = ask("execute_program", program_id="p", inputs=examples(inputs))
     assert reply["success"], reply
     found = reply["result"]["outputs"]
     assert {name: found[name] for name in examples(outputs)} == examples(outputs)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(inputs=sides(0), outputs=sides(1), kind=kinds, declared=tools, options=st.sampled_from([{}, {"max_tokens": 5}]))
+def test_the_model_gets_what_dspy_would_send(ask, inputs, outputs, kind, declared, options):
+    """If DSPy makes the requests, and then the bridge does, the answers to the first run are those to the second."""
+    ask("register_tools", tools=declared, replace=True)
+    signature = {"inputs": inputs, "outputs": outputs}
+    ask("create_program", id="p", signature=signature, program_type=kind, if_exists="replace")
+    ask("configure_lm", provider="scripted", answers=scripted(kind, outputs, declared), cache=99)
+    run = partial(ask, "execute_program", program_id="p", inputs=examples(inputs), options=options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(language_model, "IS_COMPARED", False)
+        first = run()
+    second = run()
+    assert first["success"], first
+    assert second["success"], second
+    assert second["result"]["outputs"] == first["result"]["outputs"]

@@ -12,6 +12,7 @@ import pydantic
 import pytest
 from dspy import lm15
 
+from bridge.adapters.dspy import language_model
 from bridge.adapters.dspy.chat_format import ChatAdapter
 from bridge.adapters.dspy.language_model import LanguageModel
 
@@ -189,6 +190,25 @@ def test_dspy_is_called_if_that_makes_a_difference(more):
     with dspy.context(lm=lm, adapter=ChatAdapter(), trace=None, **context):
         assert dspy.Predict(QUESTION)(q="?").a == "yes"
     assert Called.calls == before + 1
+
+
+def test_dspy_is_called_if_it_has_another_version(monkeypatch):
+    """Another version may make other requests."""
+    program, inputs = dspy.Predict(QUESTION), {"q": "?"}
+    assert is_direct(program, inputs)
+    monkeypatch.setattr(language_model, "IS_COMPARED", False)
+    assert not is_direct(program, inputs)
+    assert run(program, inputs, ChatAdapter()) == run_by_dspy(program, inputs)
+
+
+def test_instructions_that_change():
+    """The prompt has the new instructions of a signature whose instructions were replaced."""
+    changing = dspy.make_signature({"q": (str, dspy.InputField()), "a": (str, dspy.OutputField())}, "Old.")
+    program, adapter = dspy.Predict(changing), ChatAdapter()
+    (old, _), _ = run(program, {"q": "?"}, adapter)
+    changing.instructions = "New."
+    assert run(program, {"q": "?"}, adapter) == run_by_dspy(program, {"q": "?"})
+    assert old.system.endswith("Old.")
 
 
 def test_types_with_a_place_of_their_own():

@@ -121,17 +121,17 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
                 fields[name] = well_formed_in(value) if "\\u" in text else value
             except Exception as error:  # any parser may fail, and the text may be anything
                 raise _unreadable(signature, reply, label, error) from error
-        if [*fields] == [name for name, _ in outputs.values()]:
-            return fields
-        fields = apply_output_field_defaults(signature, fields)
-        if not reply or fields.keys() != signature.output_fields.keys():
+        names = [name for name, _ in outputs.values()]
+        if [*fields] != names:
+            fields = apply_output_field_defaults(signature, fields)
+        if not reply or [*fields] != names:
             raise dspy.AdapterParseError(type(self).__name__, signature, reply)
         return fields
 
     def _answered(
         self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: list[dict[str, Any]], inputs: dict[str, Any]
     ) -> list[dict[str, Any]]:
-        """Return the values of the answer, which is asked for directly if that is possible."""
+        """Return the values of the model's answer. Ask the model directly if possible, otherwise through DSPy."""
         if self._layout(signature).is_plain and isinstance(lm, LanguageModel) and not self.callbacks:
             messages = self._messages(signature, demos, inputs)
             if not any(CUSTOM_TYPE_START_IDENTIFIER in text for _, text in messages):
@@ -151,7 +151,7 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
 
     def _layout(self, signature: Any) -> Layout:
         layout = self._layouts.get(signature)
-        if layout is None:
+        if layout is None or layout.instructions is not signature.__doc__:  # which a module may replace
             layout = self._layouts[signature] = Layout(signature, self.native_response_types)
         return layout
 

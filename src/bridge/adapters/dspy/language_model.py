@@ -20,6 +20,9 @@ from dspy.clients.errors import error_boundary
 
 log = logging.getLogger("dspy.clients.lm")
 
+# Whether the tests have compared the requests with those of this version of DSPy. With another one, DSPy is called.
+IS_COMPARED = dspy.__version__.startswith("3.4.")
+
 
 class LanguageModel(dspy.LM):  # type: ignore[misc]  # DSPy is not typed
     """A `dspy.LM` that can also be asked for a text, with the same effect as calling it.
@@ -36,7 +39,7 @@ class LanguageModel(dspy.LM):  # type: ignore[misc]  # DSPy is not typed
         if somebody observes requests, if DSPy has not created the engine yet, and for settings other than the
         temperature and the number of tokens. Raises DSPy's errors.
         """
-        engine = None if self._is_observed() else self._direct_engine()
+        engine = self._direct_engine() if IS_COMPARED and not self._is_observed() else None
         config = self._config(settings)
         if engine is None or config is None or not all(map(_is_encodable, messages)):
             return None

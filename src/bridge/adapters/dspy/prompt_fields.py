@@ -64,15 +64,17 @@ def by_label(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 class Layout:
-    """What the prompts and replies of a DSPy signature need to know of it.
+    """What prompts and replies need to know of a DSPy signature.
 
-    inputs: the name, the header and the field of each input. outputs: the name and the type of each output, by label.
-    is_plain: whether every value is a text in the messages, and none has a place of its own in requests or responses,
-    as have values of the types `native`. system, requirements: the texts of its prompts, once they have been written.
+    instructions: of the signature. inputs: the name, the header and the field of each input. outputs: the name and the
+    type of each output, by label. is_plain: whether all fields are texts in messages: none is a conversation, and none
+    is of the types `native`, for which requests or responses have a place. system, requirements: the texts of its
+    prompts, once they have been written.
     """
 
     def __init__(self, signature: Any, native: Sequence[Any]) -> None:
         inputs, outputs = signature.input_fields, signature.output_fields
+        self.instructions = signature.__doc__
         self.inputs = [(name, f"[[ ## {label_of(name, field)} ## ]]", field) for name, field in inputs.items()]
         self.outputs = {label_of(name, field): (name, field.annotation) for name, field in outputs.items()}
         types = [field.annotation for field in (*inputs.values(), *outputs.values())]
