@@ -150,14 +150,12 @@ cdef int look_inside(object value, object kind, Survey *survey) except -1:
             look(entry, survey)
             if survey.left < 0:
                 break
-    elif kind in fields or isinstance(value, Struct):
-        look_at_struct(value, kind, survey)
     elif kind is bytearray or kind is memoryview:
         view = memoryview(value)
         if not view.c_contiguous:
             raise BufferError("a memoryview whose bytes are not contiguous; encode bytes(view)")
         look_at_binary(view.nbytes, survey)
-    else:
+    elif not look_at_struct(value, kind, survey):
         look_at_other(value, kind, survey)
     survey.levels += 1
     return 0
@@ -174,15 +172,18 @@ cdef int look_at_map(dict value, Survey *survey) except -1:
     return 0
 
 
-cdef int look_at_struct(object value, object kind, Survey *survey) except -1:
+cdef bint look_at_struct(object value, object kind, Survey *survey) except -1:
+    """Survey a struct. Return False for any other value."""
     cdef object offset, offsets = fields.get(kind)
     if offsets is None:
+        if not isinstance(value, Struct):
+            return False
         if len(fields) >= MOST_TYPES:
             fields.clear()
         offsets = fields[kind] = offsets_of(kind)
     for offset in <tuple>offsets:
         look(field_at(value, offset), survey)
-    return 0
+    return True
 
 
 cdef int look_at_other(object value, object kind, Survey *survey) except -1:
