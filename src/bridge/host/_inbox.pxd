@@ -16,12 +16,18 @@ cdef class Follower:
 
 
 cdef class Exchange:
+    cdef readonly object channel
     cdef readonly object id
+    cdef readonly object command
+    cdef readonly object timeout
+    cdef readonly object deadline
     cdef readonly bint has_ended
     cdef readonly Frame reply
     cdef readonly object error
     cdef readonly object events
     cdef readonly bint is_attended
+    cdef public object on_end
+    cdef public object timing
     cdef public bint is_paused       # the worker holds back events of the call
     cdef public bint is_unlimited    # any number of events may wait
     cdef public bint awaits_event    # the attendant has to be told of the next event

@@ -110,14 +110,22 @@ RECEIVE, REFUSE, FINISH, PAUSE, CONCLUDE, EVENT = range(6)
 cdef class Exchange:
     """A request to the worker, and what has arrived for it.
 
+    channel: its connection, which has the inbox and the ids of requests. timeout: seconds, or None. deadline: the end
+    of that time, in seconds of time.monotonic(), or None. is_attended: whether a caller will wait for it. Otherwise the
+    attendant has to conclude it. on_end: for a subclass that is concluded so.
     has_ended: whether it has its reply or an error. reply: the frame of the reply, until `take_reply` is called. error:
     the reason why there is no reply. events: the frames of events that have not been consumed; None if the request
-    asked for none. is_attended: whether a caller will wait for it. Otherwise the attendant has to conclude it.
+    asked for none.
     """
 
-    def __init__(self, Inbox inbox not None, id, bint has_events=False, bint is_attended=True):
-        self.inbox = inbox
-        self.id = id
+    def __init__(self, channel, command, timeout, bint has_events=False, bint is_attended=True):
+        self.channel = channel
+        self.inbox = channel.inbox
+        self.id = next(channel.ids)
+        self.command = command
+        self.timeout = timeout
+        if timeout is not None:
+            self.deadline = bridge_now_ns() * 1e-9 + <double>timeout
         self.events = deque() if has_events else None
         self.is_attended = is_attended
 

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator, Mapping
 from math import inf
 from threading import RLock
 from time import monotonic
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn
 
 from bridge.host.launch import WorkerProcess
 from bridge.host.open_calls import CallCancelled, OpenCall
 from bridge.host.threads import Threads
 from bridge.host.timeouts import seconds_of
+
+NO_TIMING: Mapping[str, float] = MappingProxyType({})
 
 OnEvent = Callable[[str, Any], None]
 
@@ -51,7 +53,7 @@ class Call(concurrent.futures.Future[Any]):
         """Return where the worker spent the time, in µs; empty before the end, or if the call did not ask for it."""
         if self.done():
             self._decoded()
-        return self._call.timing
+        return self._call.timing or NO_TIMING
 
     def cancel(self) -> bool:
         """Cancel the call, in the worker too, and return whether it is cancelled now.

@@ -5,9 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import itertools
 import threading
-from collections.abc import Callable, Mapping
-from time import monotonic
-from types import MappingProxyType
 from typing import Any, Protocol
 
 from bridge import errors
@@ -16,7 +13,6 @@ from bridge.host._inbox import LIMIT, Exchange, Inbox
 from bridge.wire.messages import Incoming
 
 SLACK = 0.25  # seconds to wait after a deadline for the worker's own reply to it
-NO_TIMING: Mapping[str, float] = MappingProxyType({})
 
 
 class CallCancelled(errors.Cancelled, concurrent.futures.CancelledError):
@@ -42,28 +38,13 @@ class Channel(Protocol):
 class OpenCall(Exchange):
     """A call from its request to its end: a result, an error, its deadline, or cancelled.
 
-    timeout: seconds from now on. on_end: called by the attendant of the inbox after the end of a call that no caller
-    waits for. timing: where the worker spent the time, in µs, if the request asked for that.
+    on_end: called by the attendant of the inbox after the end of a call that no caller waits for. timing: where the
+    worker spent the time, in µs, if the request asked for that.
     """
 
-    __slots__ = ("channel", "command", "deadline", "on_end", "timeout", "timing")
+    __slots__ = ()
 
-    def __init__(
-        self,
-        channel: Channel,
-        command: str,
-        timeout: float | None,
-        has_events: bool = False,
-        is_attended: bool = True,
-        on_end: Callable[[], None] | None = None,
-    ) -> None:
-        super().__init__(channel.inbox, next(channel.ids), has_events, is_attended)
-        self.channel = channel
-        self.command = command
-        self.timeout = timeout
-        self.deadline = None if timeout is None else monotonic() + timeout
-        self.on_end = on_end
-        self.timing = NO_TIMING
+    channel: Channel
 
     @property
     def last_moment(self) -> float | None:
