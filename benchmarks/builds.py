@@ -32,12 +32,20 @@ SUCCESS = b'"success":true'
 Contenders = dict[str, Callable[[], Figures]]
 
 
-def wire(builds: Builds, stack: ExitStack, kind: str, calls: int, options: list[str], request: bytes) -> Contenders:
-    """Return a contender for each build, and the C echo."""
+def wire(
+    builds: Builds,
+    stack: ExitStack,
+    kind: str,
+    calls: int,
+    options: list[str],
+    request: bytes,
+    baseline: Contender | None = None,
+) -> Contenders:
+    """Return a contender for each build, after the baseline, which is the C echo by default."""
     directory = stack.enter_context(tempfile.TemporaryDirectory())
     host, echo = (compile_c(name, directory) for name in ("host", "echo"))
     contenders = [
-        Contender("C echo", [echo], request, b'"command"'),
+        baseline or Contender("C echo", [echo], request, b'"command"'),
         *(Contender(name, worker_of(python), request, SUCCESS) for name, python in builds.items()),
     ]
     return {contender.name: over_wire(host, kind, calls, options, contender) for contender in contenders}
@@ -45,6 +53,7 @@ def wire(builds: Builds, stack: ExitStack, kind: str, calls: int, options: list[
 
 def over_wire(host: str, kind: str, calls: int, options: list[str], contender: Contender) -> Callable[[], Figures]:
     """Return a round of `c/host.c`, which starts the contender's command, calls it and ends it."""
+    kind = kind if contender.request else "exit"  # a command that does not reply
     command = [host, kind, f"-n{calls}", *options, "-e", os.fsdecode(contender.expect), *contender.command]
     return lambda: json.loads(run(*command, stdin=contender.request))
 
@@ -69,12 +78,9 @@ def pipelined(builds: Builds, stack: ExitStack) -> Iterator[Section]:
 
 
 def start(builds: Builds, stack: ExitStack) -> Iterator[Section]:
-    contenders = wire(builds, stack, "start", 1, [], encoded(PING))
-    del contenders["C echo"]
-    directory = stack.enter_context(tempfile.TemporaryDirectory())
-    nothing = over_wire(compile_c("host", directory), "exit", 1, [], Contender("python -c pass", PASS))
-    contenders = {"python -c pass": nothing, **contenders}
-    yield Section("wire", "start to first ping", contenders, ("ms",), 30, "python -c pass")
+    nothing = Contender("python -c pass", PASS)
+    contenders = wire(builds, stack, "start", 1, [], encoded(PING), nothing)
+    yield Section("wire", "start to first ping", contenders, ("ms",), 30, nothing.name)
 
 
 def tensors(builds: Builds, stack: ExitStack) -> Iterator[Section]:

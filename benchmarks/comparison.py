@@ -55,9 +55,9 @@ class Goal(NamedTuple):
 class Section(NamedTuple):
     """Contenders that do the same work. Those that are builds have the names of the builds.
 
-    group: of sections that share a table.
-    figures: the columns that are printed. baseline: the contender that every other is also compared with.
-    awake: whether no core may sleep during a round. has_many: whether all contenders are named "BUILD: KIND".
+    group: of sections that share a table. figures: what is printed; the first one is in that table.
+    baseline: the contender that every other is also compared with. awake: whether no core may sleep
+    during a round. has_many: whether all contenders are named "BUILD: KIND".
     """
 
     group: str
