@@ -190,7 +190,7 @@ def goal_table(goals: list[tuple[Goal, dict[str, Quartiles]]], builds: Builds) -
 
 
 def spread(values: Quartiles | None) -> str:
-    return f"{values[1]:.2f} ({values[0]:.2f} to {values[2]:.2f})" if values else ""
+    return f"{values[1]:.3g} ({values[0]:.3g} to {values[2]:.3g})" if values else ""
 
 
 def fill(document: Path, tables: dict[str, str]) -> None:
@@ -264,7 +264,9 @@ def main(description: str, makers: dict[str, Make], document: Path | None = None
                 measured.append((section, samples))
                 goals += [(goal, values_of(goal, samples, builds)) for goal in section.goals]
                 report["sections"].append(entry(section, samples, builds))
-    texts = {**tables(measured), "targets": goal_table(goals, builds)}
+    texts = tables(measured)
+    if goals:
+        texts["targets"] = goal_table(goals, builds)
     print(*(f"\n{name}\n\n{text}" for name, text in texts.items()), sep="\n")
     if filled:
         fill(filled, texts)
