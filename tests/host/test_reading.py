@@ -143,6 +143,22 @@ print(client.call("sleep", {"seconds": 0.6}), replies, client.stop())
     assert in_a_host(HOST + program) == "{'slept': 0.6} [{'a': 1}] 0\n"
 
 
+def test_the_background_thread_reads_while_a_signal_handler_of_a_waiting_caller_waits():
+    """The caller whose thread runs the handler does not count as one that waits."""
+    program = """
+def handler(*_):
+    call = client.submit("sleep", {"seconds": 0.5})
+    print(len(concurrent.futures.wait([call], 20).done))
+signal.signal(signal.SIGUSR1, handler)
+reader = threading.Thread(target=client.call, args=("sleep", {"seconds": 0.4}))
+reader.start()
+time.sleep(0.1)
+later(0.1, signal.SIGUSR1)
+print(client.call("sleep", {"seconds": 1.2}), client.stop())
+"""
+    assert in_a_host("import concurrent.futures" + HOST + program) == "1\n{'slept': 1.2} 0\n"
+
+
 def test_a_signal_handler_may_stop_the_client_while_its_thread_reads():
     program = """
 signal.signal(signal.SIGUSR1, lambda *_: print(client.kill(), flush=True))

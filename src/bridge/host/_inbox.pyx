@@ -260,11 +260,12 @@ cdef class Inbox:
         while not call.is_ready(for_event):
             if not self.is_stopping and (self.reading == NOBODY or self.reading == thread):
                 found = self.lead(call, until, for_event, thread)
-                if found == BRIDGE_INTERRUPTED:
-                    PyErr_CheckSignals()  # here, where this thread does not read: a handler may call, or take long
-                elif not found and bridge_now_ns() >= until:
-                    return 0
-            elif not self.follow(call, until, for_event):
+            else:
+                found = self.follow(call, until, for_event)
+            if found == BRIDGE_INTERRUPTED:
+                # Here, where nobody relies on this thread: a handler may call, or take long.
+                PyErr_CheckSignals()
+            elif not found and bridge_now_ns() >= until:
                 return call.is_ready(for_event)
         return 1
 
@@ -293,30 +294,28 @@ cdef class Inbox:
                 self.leave()
 
     cdef int follow(self, Exchange call, long long until, bint for_event) except -1:
-        """Wait until the call may be ready, or the reading is handed over to it. Return 0 at `until`."""
+        """Wait until the call may be ready, the reading is handed over to it, a signal has come, or the time is `until`.
+        Return BRIDGE_INTERRUPTED for a signal, 0 at `until`."""
         cdef Follower follower = Follower()
-        cdef PyLockStatus status = PY_LOCK_FAILURE
+        cdef PyLockStatus status
         cdef long long left = -1
         follower.for_event = for_event
         follower.next = call.followers
         call.followers = follower
         self.followers[follower] = None
-        try:
-            while True:
-                if until >= 0:
-                    left = max(0, (until - bridge_now_ns() + 999) // 1000)
-                with nogil:
-                    status = PyThread_acquire_lock_timed(follower.lock, left, 1)
-                if status != PY_LOCK_INTR:
-                    return status == PY_LOCK_ACQUIRED
-                PyErr_CheckSignals()
-        finally:
-            self.followers.pop(follower, None)
-            remove_follower(call, follower)
-            if follower.is_leader:
-                self.reading = NOBODY
-                if call.is_ready(for_event) or status != PY_LOCK_ACQUIRED:
-                    self.leave()
+        if until >= 0:
+            left = max(0, (until - bridge_now_ns() + 999) // 1000)
+        with nogil:
+            status = PyThread_acquire_lock_timed(follower.lock, left, 1)
+        self.followers.pop(follower, None)
+        remove_follower(call, follower)
+        if follower.is_leader:
+            self.reading = NOBODY
+            if call.is_ready(for_event) or status != PY_LOCK_ACQUIRED:
+                self.leave()
+        if status == PY_LOCK_INTR:
+            return BRIDGE_INTERRUPTED
+        return BRIDGE_READABLE if status == PY_LOCK_ACQUIRED else 0
 
     cdef void leave(self):
         """Hand the reading over to a caller that waits, or else to the attendant, at once if it has something to do."""
