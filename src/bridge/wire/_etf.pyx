@@ -14,6 +14,8 @@ from libc.math cimport NAN, isfinite
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
+from bridge.wire._fields cimport field_at, offsets_of
+
 import enum
 import types
 import typing
@@ -183,6 +185,7 @@ cdef enum:
     COPIED = 1024         # bytes; a shorter raw value is cheaper to copy than to refer to
     STRING_MAX = 65535    # items of a list that may be written as STRING_EXT
     SCRATCH_BYTES = 256   # that `encode` starts with
+    MOST_TYPES = 1000     # of structs whose shapes are retained: programs may make types
     RETAINED_BYTES = 65536  # up to which `encode` retains its memory for the next call
 
 # The bytes that a compressed term may inflate to if the caller gives no limit.

@@ -247,37 +247,51 @@ cdef bint are_bytes(list items) noexcept:
 
 @cython.final
 cdef class Shape:
-    """Represents how a struct type is written. heads: the encoded key of each field."""
+    """Represents how a struct type is written. offsets: where its fields are. heads: the encoded key of each field."""
 
-    cdef tuple names
+    cdef tuple offsets
     cdef tuple heads
     cdef tuple defaults   # None: all are written
+    cdef tuple empties    # of each field the type whose empty value is the default as well, or None
     cdef object tag       # None: it has none
     cdef bytes tag_head
     cdef bint array_like
 
     def __init__(self, kind):
         config = kind.__struct_config__
-        self.names = kind.__struct_fields__
+        self.offsets = offsets_of(kind)
         self.heads = tuple(encode(name)[1:] for name in kind.__struct_encode_fields__)
         self.tag = config.tag
         self.tag_head = encode(config.tag_field)[1:]
         self.array_like = config.array_like
         if config.omit_defaults:
-            required = len(self.names) - len(kind.__struct_defaults__)
+            required = len(self.offsets) - len(kind.__struct_defaults__)
             self.defaults = (NODEFAULT,) * required + kind.__struct_defaults__
+            factories = [getattr(default, "factory", None) for default in self.defaults]
+            self.empties = tuple(made if made in (list, dict, set) else None for made in factories)
 
     cdef list items(self, value):
         """Return the items of a struct that is written as a list."""
-        items = [getattr(value, name) for name in self.names]
+        items = [field_at(value, offset) for offset in self.offsets]
         return items if self.tag is None else [self.tag, *items]
 
+    cdef bint omits(self, object value, Py_ssize_t index) except -1:
+        """Return whether msgspec omits a field: it is unset, or its default, or empty like a mutable default."""
+        return value is UNSET or self.defaults is not None and (
+            value is self.defaults[index] or type(value) is self.empties[index] and not value)
 
-cdef bint is_default(object value, object default):
-    """Return whether msgspec omits it as a default: the same object, or empty like a mutable default."""
-    factory = getattr(default, "factory", None)
-    return value is default or (factory in (list, dict, set) and type(value) is factory
-                                and not value)
+
+cdef dict shapes = {}  # of struct types
+
+
+cdef Shape shape_of(object value):
+    """Return the shape of a struct; None for any other value."""
+    cdef object shape = shapes.get(type(value))
+    if shape is None and isinstance(value, Struct):
+        if len(shapes) >= MOST_TYPES:
+            shapes.clear()
+        shape = shapes[type(value)] = Shape(type(value))
+    return <Shape>shape
 
 
 cdef object check_keys(dict items):
@@ -288,7 +302,6 @@ cdef object check_keys(dict items):
             raise ValueError("a map with the same key as text and as bytes")
 
 
-cdef dict shapes = {}  # of struct types
 cdef tuple BUFFERS = (bytes, bytearray, memoryview)
 
 
@@ -371,8 +384,9 @@ cdef class Encoder:
             return self.put_tuple(sink, value)
         if exact == &PyBytes_Type:
             return put_binary(sink, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
-        if isinstance(value, Struct):
-            return self.put_struct(sink, value)
+        shape = shape_of(value)
+        if shape is not None:
+            return self.put_struct(sink, value, shape)
         kind = type(value)
         if kind is Atom:
             return put_atom(sink, value) if value in self.atoms else put_text(sink, <PyObject *>value)
@@ -460,26 +474,22 @@ cdef class Encoder:
             self.put(sink, item)
         return leave(sink)
 
-    cdef int put_struct(self, Sink *sink, object value) except -1:
-        cdef Shape shape = shapes.get(type(value))
+    cdef int put_struct(self, Sink *sink, object value, Shape shape) except -1:
         cdef Py_ssize_t index, head, size
         cdef bytes name
-        if shape is None:
-            shape = shapes[type(value)] = Shape(type(value))
         if shape.array_like:
             return self.put_list(sink, shape.items(value))
         head = sink.at - PyByteArray_AS_STRING(sink.buffer)
-        size = len(shape.names)
+        size = len(shape.offsets)
         put_head(sink, MAP, size)
         enter(sink)
         if shape.tag is not None:
             put_bytes(sink, PyBytes_AS_STRING(shape.tag_head), PyBytes_GET_SIZE(shape.tag_head))
             self.put(sink, shape.tag)
             size += 1
-        for index in range(len(shape.names)):
-            item = getattr(value, shape.names[index])
-            if item is UNSET or (shape.defaults is not None
-                                 and is_default(item, shape.defaults[index])):
+        for index in range(len(shape.offsets)):
+            item = field_at(value, shape.offsets[index])
+            if shape.omits(item, index):
                 size -= 1
                 continue
             name = shape.heads[index]
