@@ -90,7 +90,7 @@ def beside_best(figure: str, peers: tuple[str, ...], rows: Round, build: str) ->
 
 def asyncio(builds: Builds, stack: ExitStack) -> Iterator[Section]:
     """Yield 1000 calls in flight from one event loop, beside threads and futures."""
-    for command, model, calls in (("ping", None, 20_000), ("execute_program", SCRIPTED, 2000)):
+    for command, model, calls in (("ping", None, 10_000), ("execute_program", SCRIPTED, 2000)):
         contenders = {}
         for name, python in builds.items():
             kinds = {kind: stack.enter_context(Host(python, kind, model)) for kind in ("bridge", *IN_ONE_THREAD)}
@@ -106,7 +106,7 @@ def asyncio(builds: Builds, stack: ExitStack) -> Iterator[Section]:
             Goal(f"asyncio: {command}, threads x {IN_FLIGHT} threads", threads_beside_threads, 0.1),
         )
         title = f"{command}, {IN_FLIGHT} in flight"
-        yield Section("asyncio", title, contenders, (*FIGURES, "threads"), 5, goals=goals, has_many=True)
+        yield Section("asyncio", title, contenders, (*FIGURES, "threads"), 7, goals=goals, has_many=True)
 
 
 def throughput_beside_threads(rows: Round, build: str) -> float:
