@@ -15,6 +15,7 @@ from dspy import lm15
 from bridge.adapters.dspy import language_model
 from bridge.adapters.dspy.chat_format import ChatAdapter
 from bridge.adapters.dspy.language_model import LanguageModel
+from bridge.adapters.dspy.predictor import Predictor, predictor
 
 MODEL = "scripted/answers"
 
@@ -115,7 +116,10 @@ INPUTS = [
 def test_requests_are_those_of_dspy(signature, inputs, module):
     """The model gets the requests of DSPy's own adapter and model, for any types of inputs, first and later."""
     program, reply = module(signature), fields(reasoning="so", a="yes")
-    assert run(program, inputs, ChatAdapter(), reply=reply) == run_by_dspy(program, inputs, reply=reply)
+    theirs = run_by_dspy(program, inputs, reply=reply)
+    assert run(program, inputs, ChatAdapter(), reply=reply) == theirs
+    if module is dspy.Predict:
+        assert run(predictor(signature), inputs, ChatAdapter(), reply=reply) == theirs
 
 
 OUTPUTS: list[tuple[Any, str]] = [
@@ -163,7 +167,9 @@ def test_settings(model, settings, config):
     """The temperature and the number of tokens of the model, and those of the run."""
     program, inputs = dspy.Predict(QUESTION), {"q": "Where?", "config": config}
     settings = {"model": model, **settings}
-    assert run(program, inputs, ChatAdapter(), **settings) == run_by_dspy(program, inputs, **settings)
+    theirs = run_by_dspy(program, inputs, **settings)
+    assert run(program, inputs, ChatAdapter(), **settings) == theirs
+    assert run(predictor(QUESTION), inputs, ChatAdapter(), **settings) == theirs
     assert is_direct(program, inputs, **settings)
 
 
@@ -196,7 +202,9 @@ def test_dspy_is_called_if_it_has_another_version(monkeypatch):
     """Another version may make other requests."""
     program, inputs = dspy.Predict(QUESTION), {"q": "?"}
     assert is_direct(program, inputs)
+    assert isinstance(predictor(QUESTION), Predictor)
     monkeypatch.setattr(language_model, "IS_COMPARED", False)
+    assert not isinstance(predictor(QUESTION), Predictor)
     assert not is_direct(program, inputs)
     assert run(program, inputs, ChatAdapter()) == run_by_dspy(program, inputs)
 

@@ -20,7 +20,8 @@ from dspy.clients.errors import error_boundary
 
 log = logging.getLogger("dspy.clients.lm")
 
-# Whether the tests have compared the requests with those of this version of DSPy. With another one, DSPy is called.
+# Whether the tests have compared what this adapter does in place of DSPy with this version of DSPy. Otherwise DSPy does
+# it.
 IS_COMPARED = dspy.__version__.startswith("3.4.")
 
 

@@ -30,19 +30,21 @@ class ModuleType(NamedTuple):
 
 
 def _predict(signature: Signature, tools: tuple[Tool, ...], iterations: int) -> Any:
-    import dspy
-
+    from bridge.adapters.dspy.predictor import predictor
     from bridge.adapters.dspy.prompt_fields import dspy_signature
 
-    return dspy.Predict(dspy_signature(signature))
+    return predictor(dspy_signature(signature))
 
 
 def _chain_of_thought(signature: Signature, tools: tuple[Tool, ...], iterations: int) -> Any:
     import dspy
 
+    from bridge.adapters.dspy.predictor import predictor
     from bridge.adapters.dspy.prompt_fields import dspy_signature
 
-    return dspy.ChainOfThought(dspy_signature(signature))
+    module = dspy.ChainOfThought(dspy_signature(signature))
+    module.predict = predictor(module.predict.signature)
+    return module
 
 
 def _react(signature: Signature, tools: tuple[Tool, ...], iterations: int) -> Any:
