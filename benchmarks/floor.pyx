@@ -9,8 +9,9 @@ main(0) writes a constant reply; main(1) decodes the request and encodes a reply
 read must return one whole frame that fits into the buffer, so this is not a worker.
 """
 
-from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.string cimport memcpy
 
 import msgspec
 
@@ -34,10 +35,9 @@ class Reply(msgspec.Struct, gc=False):
 
 
 def main(bint decoding):
-    cdef char buffer[65536]
+    cdef unsigned char buffer[65536]
     cdef ssize_t got
     cdef Py_ssize_t size
-    cdef unsigned char *header
     cdef bytearray out = bytearray(512)
     now = "2026-01-01T00:00:00.000Z"
     pong = {"status": "ok", "timestamp": now, "dspy_available": False, "mode": "standalone"}
@@ -50,14 +50,16 @@ def main(bint decoding):
         if got <= 0:
             return
         if decoding:
-            request = decode(PyBytes_FromStringAndSize(buffer + 4, got - 4))
-            encode_into(Reply(request.id, True, pong, now), out, 4)
+            request = decode(PyBytes_FromStringAndSize(<char *>buffer + 4, got - 4))
+            encode_into(Reply(request.id, True, pong, now), out)
+            size = PyByteArray_GET_SIZE(out)
+            memcpy(buffer + 4, PyByteArray_AS_STRING(out), size)
+            PyByteArray_Resize(out, 512)
         else:
-            out[4:] = constant
-        size = PyByteArray_GET_SIZE(out) - 4
-        header = <unsigned char *>PyByteArray_AS_STRING(out)
-        header[0] = header[1] = 0
-        header[2] = size >> 8
-        header[3] = size & 0xFF
+            size = len(<bytes>constant)
+            memcpy(buffer + 4, <char *>(<bytes>constant), size)
+        buffer[0] = buffer[1] = 0
+        buffer[2] = size >> 8
+        buffer[3] = size & 0xFF
         with nogil:
-            write(1, header, size + 4)
+            write(1, buffer, size + 4)
