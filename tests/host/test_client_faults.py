@@ -229,6 +229,26 @@ print(client.kill())
     assert (result.stdout, result.stderr, result.returncode) == (b"-9\n", b"", 0)
 
 
+@pytest.fixture
+def slow_stderr(tmp_path):
+    """Return an interpreter whose stderr is passed on only after its process has ended and been reaped."""
+    launcher, pipe = tmp_path / "python", tmp_path / "stderr"
+    os.mkfifo(pipe)
+    relay = "while kill -0 $0 2>/dev/null; do sleep 0.01; done; exec cat"
+    launcher.write_text(
+        f"#!/bin/sh\n(setsid sh -c '{relay}' $$ <{pipe} >&2 2>/dev/null &)\nexec {sys.executable} \"$@\" 2>{pipe}\n"
+    )
+    launcher.chmod(0o755)
+    return str(launcher)
+
+
+def test_the_last_output_of_a_worker_belongs_to_the_error(start_client, slow_stderr):
+    """It is waited for, for a moment, after the end of the process."""
+    with pytest.raises(errors.WorkerCrashed) as raised:
+        start_client(adapter="no_such_module:adapter", python=slow_stderr)
+    assert "no module 'no_such_module'" in raised.value.details["stderr"]
+
+
 def test_the_children_of_a_killed_worker_end_with_it(direct_client):
     """Detached children are not included."""
     child = direct_client.call("child")["pid"]

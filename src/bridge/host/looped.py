@@ -203,6 +203,7 @@ class LoopedConnection(Connection):
 
     def abandon(self, reason: str) -> None:
         """Kill a worker that nobody can use anymore. To be called in any thread, even after the loop was closed."""
+        self.pipes.is_abandoned = True
         self.pipes.end_worker(reason)
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)  # so that the loop notices it at once

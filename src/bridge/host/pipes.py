@@ -21,7 +21,7 @@ from bridge.host.launch import WorkerProcess
 
 END_SECONDS = 1.0  # time for a worker to end by itself after one of its pipes was closed
 STDERR_SECONDS = 0.05  # until the worker's output is passed on again after this process's stderr accepted none
-LAST_CHUNKS = 64  # of the output of a worker that has ended, that are still passed on: a child may go on writing
+DRAIN_SECONDS = 0.5  # for the last output of a worker that has ended; a child of it may hold its stderr open
 
 
 class Loop(Protocol):
@@ -42,6 +42,7 @@ class Pipes:
     lost(): called once, after the worker has ended and everything that it sent was delivered.
     lock: held during each write; reentrant, because a destructor may send while its thread sends.
     inbox: the open calls. end_reason: the reason why nothing can be sent anymore; None while the connection is open.
+    is_abandoned: whether nobody wants to know the last output of the worker.
     """
 
     def __init__(
@@ -57,6 +58,8 @@ class Pipes:
         self.process = process
         self.end_reason: str | None = None
         self.is_input_closed = False
+        self.is_abandoned = False
+        self._is_lost = False
         self._loop = loop
         self._serve = serve
         self._progressed = progressed
@@ -188,8 +191,9 @@ class Pipes:
         try:
             if self.process.pass_on_stderr():
                 return
-            loop.remove_reader(fd)
-            self.process.close("stderr_fd")
+            self._close("stderr_fd")
+            if self.process.exit_status is not None:
+                self._lose()
         except BlockingIOError:
             loop.remove_reader(fd)
             loop.call_later(STDERR_SECONDS, self._resume_stderr)
@@ -199,7 +203,7 @@ class Pipes:
             self._loop.add_reader(self.process.stderr_fd, self._pass_on_stderr)
 
     def _end(self) -> None:
-        """Deliver what a worker that has ended had sent, and end the connection."""
+        """Deliver what a worker that has ended had sent, and wait for the rest of its output, which is on its way."""
         if not self.inbox.read_rest():
             return  # this method is called again at once
         self.process.reap()
@@ -207,17 +211,24 @@ class Pipes:
             self.end_reason = self.end_reason or self.process.describe_end()
             self._close_input()
         self.do_jobs()
-        self._pass_on_rest()
-        self._lost()
-        self.do_jobs()
-        self._loop.remove_reader(self.inbox.jobs_fd)
-        for which in ("output_fd", "stderr_fd", "exit_fd"):
+        self._loop.remove_reader(self.process.output_fd)
+        self._close("exit_fd")
+        if self.process.stderr_fd >= 0 and not self.is_abandoned:
+            self._loop.call_later(DRAIN_SECONDS, self._lose)
+        else:
+            self._lose()
+
+    def _lose(self) -> None:
+        """End the connection, unless that has been done."""
+        if not self._is_lost:
+            self._is_lost = True
+            self._close("output_fd", "stderr_fd")
+            self._lost()
+            self.do_jobs()
+            self._loop.remove_reader(self.inbox.jobs_fd)
+
+    def _close(self, *names: str) -> None:
+        for which in names:
             if (fd := getattr(self.process, which)) >= 0:
                 self._loop.remove_reader(fd)
                 self.process.close(which)
-
-    def _pass_on_rest(self) -> None:
-        with contextlib.suppress(OSError):
-            for _ in range(LAST_CHUNKS):
-                if self.process.stderr_fd < 0 or not self.process.pass_on_stderr():
-                    return
