@@ -19,7 +19,6 @@ import framing_spec
 from bridge import Dispatcher, Tensor, errors
 from bridge._framing import Frame, buffers_of, envelope_of, is_multipart
 from bridge.wire import _etf
-from bridge.wire._walk import OUT_OF_BAND_FROM
 from bridge.wire.tensors import TYPES, substitute
 from tensor_frames import F3, FORMATS, frame_of, request, tensor
 
@@ -79,16 +78,16 @@ def test_large_arrays_are_aligned_and_not_copied(client):
 
 
 def test_long_binaries_are_out_of_band(client):
-    """Bytes and memoryviews of over 4 KiB, in both directions, into fields of either type."""
-    for size in (OUT_OF_BAND_FROM + 1, 100_000):
+    """Bytes and memoryviews, in both directions, into fields of either type."""
+    for size in (4097, 65_537, 100_000):
         a, b = bytes(size), bytes([255]) * (size + 1)
         back = client.call("binary", {"data": a, "view": memoryview(b)})
         assert (bytes(back["data"]), bytes(back["view"])) == (b, a)
     back = client.call("binary", {"data": b"abcd", "view": memoryview(b"\0" * 10_000)})
     assert (bytes(back["data"]), as_bytes(back["view"])) == (b"\0" * 10_000, b"abcd")
-    back = client.call("anything", {"x": bytes(OUT_OF_BAND_FROM + 1), "s": "x" * 10_000})
+    back = client.call("anything", {"x": bytes(65_537), "s": "x" * 10_000})
     assert back["types"] == {"x": "memoryview", "s": "str"}
-    assert len(back["args"]["x"]) == OUT_OF_BAND_FROM + 1
+    assert len(back["args"]["x"]) == 65_537
 
 
 def as_bytes(value):

@@ -6,6 +6,7 @@ cdef class FrameCodec:
     cdef object decode        # an Envelope from bytes
     cdef object encode_into
     cdef bint carries_nan
+    cdef Py_ssize_t longest_binary
 
     cdef Py_ssize_t add(self, Outbox outbox, object message, object value, str name, Py_ssize_t limit,
                         bint uses_buffers, tuple passed) except -1

@@ -26,6 +26,7 @@ cdef class FrameCodec:
         self.decode = format.decode_envelope
         self.encode_into = format.encode_into
         self.carries_nan = format.carries_nan
+        self.longest_binary = format.longest_binary
 
     cdef Py_ssize_t add(self, Outbox outbox, object message, object value, str name, Py_ssize_t limit,
                         bint uses_buffers, tuple passed) except -1:
@@ -35,7 +36,7 @@ cdef class FrameCodec:
         peer accepts multipart frames, so long binaries and arrays go into out-of-band buffers.
         passed: buffers of a request that the message refers to by their numbers, or None.
         """
-        cdef int found = survey(value, limit, 1)
+        cdef int found = survey(value, limit, 1, self.longest_binary)
         if found & TOO_LARGE:
             return 0
         if found & NON_FINITE and not self.carries_nan:
@@ -56,7 +57,7 @@ cdef class FrameCodec:
                                " is reserved: it cannot be sent together with arrays or long binaries")
         buffers = list(passed or ())
         if found & LONG_BINARY or buffers:
-            message = wrap_long_binaries(message)
+            message = wrap_long_binaries(message, self.longest_binary)
         return outbox.add_multipart(collecting_buffers(self.encode_into, buffers), message, buffers, limit)
 
     cdef object add_failure(self, Outbox outbox, object failure, Py_ssize_t limit):

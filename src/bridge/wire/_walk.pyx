@@ -26,8 +26,6 @@ cdef extern from "<Python.h>":
     double PyFloat_AS_DOUBLE(object value)
 
 
-cdef Py_ssize_t longest = 4096  # bytes; longer binaries go into out-of-band buffers
-OUT_OF_BAND_FROM = longest
 cdef int deepest = MAX_DEPTH
 
 cdef enum:
@@ -36,7 +34,7 @@ cdef enum:
 cdef dict fields = {}  # the offsets of the fields of struct types
 
 # Flags that `survey` returns.
-LONG_BINARY = 1  # a binary longer than OUT_OF_BAND_FROM
+LONG_BINARY = 1  # a binary longer than `longest`
 OTHER_TYPE = 2   # a value that only an encoder's hook knows, such as an array
 RESERVED = 4     # a map or a tuple that looks like a reference
 NON_FINITE = 8   # NaN or an infinity, which JSON and ETF cannot carry
@@ -77,11 +75,13 @@ cdef struct Survey:
     int found
     int levels        # of containers that may still be entered
     Py_ssize_t left   # bytes that it may still take
+    Py_ssize_t longest
 
 
-cpdef int survey(object value, Py_ssize_t limit=0x7FFFFFFFFFFFFFFF, int levels=0) except -1:
+cpdef int survey(object value, Py_ssize_t limit=0x7FFFFFFFFFFFFFFF, int levels=0,
+                 Py_ssize_t longest=0x7FFFFFFFFFFFFFFF) except -1:
     """Return what `value` holds, as a sum of flags. limit: bytes that a message may take. levels: how many
-    containers hold `value`.
+    containers hold `value`. longest: bytes of a binary that is not long.
 
     Raises RecursionError if it is nested more than MAX_DEPTH levels deep, BufferError for a
     memoryview whose bytes are not contiguous, ValueError for a released one and for an empty Raw.
@@ -90,6 +90,7 @@ cpdef int survey(object value, Py_ssize_t limit=0x7FFFFFFFFFFFFFFF, int levels=0
     result.found = 0
     result.levels = deepest - levels
     result.left = limit
+    result.longest = longest
     look(value, &result)
     if result.left < 0:
         result.found |= TOO_LARGE
@@ -127,7 +128,7 @@ cdef int look_further(object value, Survey *survey) except -1:
 
 cdef int look_at_binary(Py_ssize_t size, Survey *survey) except -1:
     survey.left -= size
-    if size > longest:
+    if size > survey.longest:
         survey.found |= LONG_BINARY
     return 0
 
@@ -214,13 +215,13 @@ cdef int look_at_other(object value, object kind, Survey *survey) except -1:
     return 0
 
 
-def wrap_long_binaries(value, wrap):
-    """Return `value` with wrap(binary) in place of each binary longer than OUT_OF_BAND_FROM in its maps,
+def wrap_long_binaries(value, wrap, Py_ssize_t longest):
+    """Return `value` with wrap(binary) in place of each binary of more than `longest` bytes in its maps,
     lists, tuples and structs; `value` itself if there are none. Raises RecursionError."""
-    return wrapped(value, wrap, deepest)
+    return wrapped(value, wrap, longest, deepest)
 
 
-cdef object wrapped(object value, object wrap, int levels):
+cdef object wrapped(object value, object wrap, Py_ssize_t longest, int levels):
     cdef dict changed = {}
     kind = type(value)
     if is_simple(value, kind):
@@ -231,12 +232,12 @@ cdef object wrapped(object value, object wrap, int levels):
         too_deep()
     if kind is dict:
         for name, old in (<dict>value).items():
-            new = wrapped(old, wrap, levels - 1)
+            new = wrapped(old, wrap, longest, levels - 1)
             if new is not old:
                 changed[name] = new
         return {**value, **changed} if changed else value
     if kind is list or kind is tuple:
-        items = [wrapped(entry, wrap, levels - 1) for entry in value]
+        items = [wrapped(entry, wrap, longest, levels - 1) for entry in value]
         if any([new is not old for new, old in zip(items, value)]):
             return items if kind is list else tuple(items)
         return value
@@ -244,7 +245,7 @@ cdef object wrapped(object value, object wrap, int levels):
     if isinstance(value, Struct) and not hasattr(kind, "__post_init__"):
         for name in kind.__struct_fields__:
             old = getattr(value, name)
-            new = wrapped(old, wrap, levels - 1)
+            new = wrapped(old, wrap, longest, levels - 1)
             if new is not old:
                 changed[name] = new
         return replace(value, **changed) if changed else value

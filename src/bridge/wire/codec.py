@@ -31,6 +31,7 @@ class Format:
     carries_nan: whether it can carry NaN and infinities.
     has_text_keys: whether keys of maps are always text.
     has_bytes: whether it distinguishes text from bytes; if not, a binary that is UTF-8 is decoded as text.
+    longest_binary: bytes of a binary that stays in the envelope; longer ones get a buffer if the peer accepts them.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Format:
         carries_nan: bool = False,
         has_text_keys: bool = False,
         has_bytes: bool = True,
+        longest_binary: int = 4096,
     ) -> None:
         self.name = name
         self.beginnings = beginnings
@@ -52,6 +54,7 @@ class Format:
         self.carries_nan = carries_nan
         self.has_text_keys = has_text_keys
         self.has_bytes = has_bytes
+        self.longest_binary = longest_binary
         self.decode_envelope: Callable[[Any], Envelope] = module.Decoder(Envelope).decode
         self.encode_into: Callable[[Any, bytearray], None] = encoder.encode_into
         self.encode: Callable[[Any], bytes] = encoder.encode
@@ -174,6 +177,7 @@ MSGPACK = Format(
     find_id=lenient.msgpack_id,
     repair=lenient.msgpack_repair,
     carries_nan=True,
+    longest_binary=1 << 16,  # copying them costs less than a multipart frame
 )
 ETF = Format(
     "etf",

@@ -210,10 +210,10 @@ class OutOfBand:
         return _data(self.buffer)
 
 
-def wrap_long_binaries(value: Any) -> Any:
-    """Return `value` with its long binaries as OutOfBand, or `value` itself if it has none. Raises
-    RecursionError."""
-    return _walk.wrap_long_binaries(value, OutOfBand)
+def wrap_long_binaries(value: Any, longest: int) -> Any:
+    """Return `value` with its binaries of more than `longest` bytes as OutOfBand, or `value` itself if it has
+    none. Raises RecursionError."""
+    return _walk.wrap_long_binaries(value, OutOfBand, longest)
 
 
 def as_array(tensor: Tensor) -> Any:
