@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from typing import Any
 from urllib.request import getproxies
@@ -169,6 +169,7 @@ class NativeEngines(dict[Any, Any]):
         transport = StdlibTransport(**settings, trust_env=bool(getproxies()))
         config = replace(engine.config, timeouts=None, transport=transport)
         engine.__init__(config, model_type=engine.model_type)
+        engine.resolve = cache(engine.resolve)  # the route of a model, which depends on its name only
         engine.complete = SupervisedEngine(engine, retries=self._retries).complete
         super().__setitem__(key, engine)
 
