@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
+import dataclasses
 import datetime
 import enum
 import threading
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import dspy
 import numpy
 import pydantic
 
 from bridge.adapters.dspy import current_context, host_tools
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 print("a module that prints when it is imported")
 dspy.configure(lm=dspy.LM("openai/never-called", api_key="none"))
@@ -29,6 +34,39 @@ class Place(pydantic.BaseModel):
 
 class Color(enum.Enum):
     RED = "red"
+
+
+@dataclasses.dataclass
+class Pair:
+    """What a module returns instead of a prediction."""
+
+    left: int
+    right: Place
+
+
+class Shape(pydantic.BaseModel):
+    """A model with a property, and a check that raises what pydantic does not expect."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+    name: str
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return {"square": "square"}[name]
+
+    @pydantic.computed_field
+    @property
+    def corners(self) -> int:
+        return 4
+
+
+class Unreadable:
+    """A type whose values cannot be checked."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source, handler):
+        raise NotImplementedError("no schema")
 
 
 class Stages(dspy.Module):
@@ -83,6 +121,20 @@ class Several(dspy.Module):
 
     def forward(self, q: str):
         return dspy.Prediction(answers=self.predict(q=q).completions.a)
+
+
+class Awaits(dspy.Module):
+    """Awaits its predictor."""
+
+    def __init__(self):
+        self.predict = dspy.Predict("q -> a")
+
+    def forward(self, questions: list[str], json: bool = False):
+        async def found():
+            with dspy.context(adapter=dspy.JSONAdapter() if json else dspy.settings.adapter):
+                return await asyncio.gather(*[self.predict.acall(q=each) for each in questions])
+
+        return {"answers": sorted(each.a for each in asyncio.run(found()))}
 
 
 class InJSON(dspy.Module):
@@ -159,6 +211,8 @@ class Returns(dspy.Module):
     def forward(self, kind: str):
         if kind == "nothing":
             return None
+        if kind == "pair":
+            return Pair(1, Place(name="Paris"))
         return dspy.Prediction(value=_value(kind))
 
 
@@ -166,6 +220,7 @@ def _value(kind: str) -> Any:
     return {
         "model": Place(name="Paris"),
         "models": [Place(name="Paris"), {"at": Place(name="Rome")}],
+        "shape": Shape(name="square", color="red"),
         "enum": {Color.RED: Color.RED},
         "set": {1},
         "tuple": (1, (2,)),
@@ -199,6 +254,8 @@ class Fails(dspy.Module):
     def forward(self, kind: str):
         if kind == "exit":
             raise SystemExit(3)
+        if kind == "code":
+            raise dspy.CodeInterpreterError("line 1")
         if kind == "bridge":
             from bridge import errors
 
@@ -231,6 +288,20 @@ class Declares(dspy.Module):
         return self.predict(**inputs)
 
 
+class Annotates(dspy.Module):
+    """Has annotations of several kinds."""
+
+    def forward(
+        self,
+        count: Annotated[int, pydantic.Field(ge=1)],
+        amount: Decimal = 0,
+        words: list[str] = None,  # noqa: RUF013  # as many write it
+        shape: Shape | None = None,
+        lm=None,
+    ):
+        return {"count": count, "amount": type(amount).__name__, "words": words, "shape": shape}
+
+
 class Open(dspy.Module):
     """Takes any keyword arguments."""
 
@@ -252,6 +323,27 @@ class NeedsArgument(dspy.Module):
         self.corpus = corpus
 
     def forward(self):
+        return {}
+
+
+class AsyncForward(dspy.Module):
+    """Has to be awaited."""
+
+    async def forward(self, q: str):
+        return {}
+
+
+class PositionalOnly(dspy.Module):
+    """Has an input without a name."""
+
+    def forward(self, q, /):
+        return {}
+
+
+class TakesUnreadable(dspy.Module):
+    """Needs an input whose values cannot be checked."""
+
+    def forward(self, q: Unreadable):
         return {}
 
 

@@ -17,7 +17,7 @@ from bridge.adapters.echo import adapter as echo
 SIGNATURE = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}]}
 PROGRAMS = {
     **{"stages": "Stages", "returns": "Returns", "fails": "Fails", "declares": "Declares", "open": "Open"},
-    **{"predictor": "predictor", "wrapped": "wrapped"},
+    **{"predictor": "predictor", "wrapped": "wrapped", "annotates": "Annotates"},
 }
 FLAGS = [part for name, attribute in PROGRAMS.items() for part in ("--program", f"{name}=own_modules:{attribute}")]
 
@@ -135,6 +135,10 @@ WRONG_INPUTS = [
     ("declares", {"question": "?", "day": "2024-02-29", "city": "x"}, "inputs not declared by declares: city"),
     ("predictor", {}, "inputs missing: question"),
     ("wrapped", {"questions": "?"}, "inputs not declared by wrapped: questions; declared: question"),
+    ("annotates", {"count": 0}, "args.inputs.count: expected int: Input should be greater than or equal to 1"),
+    ("annotates", {"count": 1, "words": [[]]}, "args.inputs.words[0]: expected "),
+    ("annotates", {"count": 1, "shape": {"name": "x"}}, "args.inputs.shape: expected Union[Shape, NoneType]: KeyError"),
+    ("annotates", {"count": 1, "lm": "x"}, "inputs not declared by annotates: lm; declared: count, amount, words, sha"),
     ("open", {"x": b"abc"}, "args.inputs.x: binary data has no text form"),
 ]
 
@@ -170,6 +174,16 @@ def test_inputs_arrive_in_the_types_that_are_declared(client):
         }
 
 
+def test_annotations_are_read_one_by_one(client):
+    """One that only a type checker can read is any value; null is allowed where it is the default."""
+    declared = client.call("get_program_info", {"program_id": "annotates"})["signature"]["inputs"]
+    types = {field["name"]: field["type"] for field in declared}
+    assert types.pop("shape") == "Union[Shape, NoneType]"
+    assert types == {"count": "int", "amount": "any", "words": "Union[list[str], NoneType]"}
+    outputs = run(client, "annotates", {"count": "2", "amount": 5, "words": None, "shape": {"name": "square"}})
+    assert outputs == {"count": 2, "amount": "int", "words": None, "shape": {"name": "square", "corners": 4}}
+
+
 def test_an_output_that_does_not_fit_its_type_is_an_lm_error(client):
     """Also if the type is one that a host cannot declare."""
     answer = {"place": {"country": "x"}, "others": [], "color": "red"}
@@ -181,6 +195,7 @@ def test_an_output_that_does_not_fit_its_type_is_an_lm_error(client):
 PLAIN = {
     "model": {"name": "Paris", "country": "unknown"},
     "models": [{"name": "Paris", "country": "unknown"}, {"at": {"name": "Rome", "country": "unknown"}}],
+    "shape": {"name": "square", "corners": 4, "color": "red"},
     "enum": {"red": "red"},
     "set": [1],
     "tuple": [1, [2]],
@@ -198,6 +213,11 @@ def test_results_become_plain_data(client, kind):
     assert run(client, "returns", {"kind": kind}) == {"value": PLAIN[kind]}
 
 
+def test_a_module_may_return_an_object_with_fields(client):
+    """A dataclass or a model of pydantic, beside a prediction and a map."""
+    assert run(client, "returns", {"kind": "pair"}) == {"left": 1, "right": {"name": "Paris", "country": "unknown"}}
+
+
 NOT_PLAIN = {
     "object": "outputs.value: a value of the type object is not plain data",
     "bytes": "outputs.value: a value of the type bytes is not plain data",
@@ -208,7 +228,7 @@ NOT_PLAIN = {
     "deep": "outputs.value" + "[0]" * 29 + "…: nested too deeply",
     "key": "outputs.value: a map with a key of the type tuple is not plain data",
     "function": "outputs.value.f[0]: a value of the type builtin_function_or_method is not plain data",
-    "nothing": "returns returned a NoneType, not a dspy.Prediction",
+    "nothing": "the module returned NoneType, not a dspy.Prediction or a map",
 }
 
 
@@ -221,12 +241,14 @@ def test_other_results_are_refused(client, kind):
 
 
 def test_an_exception_of_a_module_is_a_handler_error(client):
-    """With its type and text; errors of the bridge keep their code."""
+    """With its type and text, also if it is one of DSPy's that is not about a model; ours keep their code."""
     with pytest.raises(errors.HandlerError) as raised:
         run(client, "fails", {"kind": "Bonn"})
     assert str(raised.value) == "LookupError: no passage about Bonn"
     with pytest.raises(errors.HandlerError, match="SystemExit: 3"):
         run(client, "fails", {"kind": "exit"})
+    with pytest.raises(errors.HandlerError, match="CodeInterpreterError: line 1"):
+        run(client, "fails", {"kind": "code"})
     with pytest.raises(errors.NotAllowed, match="closed on Sundays"):
         run(client, "fails", {"kind": "bridge"})
 
@@ -244,6 +266,9 @@ REFUSED = {
     "x=own_modules:NeedsArgument": "program 'x' cannot be created: TypeError",
     "x=own_modules:failing": "program 'x' cannot be created: OSError: the corpus is missing",
     "x=own_modules:NoForward": "program 'x': NoForward has no method `forward`",
+    "x=own_modules:AsyncForward": "program 'x': the forward of AsyncForward is async, which nothing awaits",
+    "x=own_modules:PositionalOnly": "ValueError: the parameter 'q' of forward is positional-only, but inputs have na",
+    "x=own_modules:TakesUnreadable": "its inputs cannot be read: ValueError: input 'q': no schema",
     "x=own_modules:Privileged": "program 'x': its inputs cannot be read: ValueError: 'lm' is an argument of DSPy's",
 }
 

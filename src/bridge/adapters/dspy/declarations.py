@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import typing
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Annotated, Any, NamedTuple, get_origin, get_type_hints
 
 import dspy
 from dspy.adapters.utils import annotation_allows_none, get_annotation_name
 from dspy.utils.constants import IS_TYPE_UNDEFINED
+
+# No inputs: arguments that control DSPy's modules (some could send a key to another address), and those that it fills.
+RESERVED = frozenset(
+    {"config", "demos", "instance", "lm", "new_signature", "prediction", "self", "signature", "_trace"}
+)
 
 
 class Declared(NamedTuple):
@@ -20,7 +25,8 @@ class Declared(NamedTuple):
 
     @property
     def type_name(self) -> str:
-        name: str = "any" if self.type is Any else get_annotation_name(self.type)
+        kind = self.type.__origin__ if get_origin(self.type) is Annotated else self.type
+        name: str = "any" if kind is Any else get_annotation_name(kind)
         return name
 
 
@@ -48,8 +54,18 @@ class Declaration(NamedTuple):
 def declaration_of(module: dspy.Module) -> Declaration:
     """Return what `module` declares by the parameters of its forward, and by its attribute `signature`.
 
-    If forward takes only **kwargs and there is no signature, the only module that it contains declares it.
+    If forward takes only **kwargs and there is no signature, the only module that it contains declares it. Raises
+    ValueError for a parameter that a host could not set: one without a default that is positional-only, or has the name
+    of an argument of DSPy's modules.
     """
+    found = _declared_by(module)
+    for name in found.inputs.keys() & RESERVED:
+        if found.inputs[name].is_required:
+            raise ValueError(f"{name!r} is an argument of DSPy's own modules")
+    return found._replace(inputs={name: each for name, each in found.inputs.items() if name not in RESERVED})
+
+
+def _declared_by(module: dspy.Module) -> Declaration:
     inputs, is_open = _parameters(module)
     signature: Any = getattr(module, "signature", None)
     if isinstance(signature, str):
@@ -58,7 +74,7 @@ def declaration_of(module: dspy.Module) -> Declaration:
         name, description = type(module).__name__, (vars(type(module)).get("__doc__") or "").strip().partition("\n")[0]
         contained = [each for each in vars(module).values() if isinstance(each, dspy.Module)]
         if is_open and not inputs and len(contained) == 1:
-            return declaration_of(contained[0])
+            return _declared_by(contained[0])
         return Declaration(name, description, inputs, {}, is_open)
     fields = _fields(signature.input_fields)
     if is_open:
@@ -76,19 +92,29 @@ def _is_signature(value: Any) -> bool:
 def _parameters(module: dspy.Module) -> tuple[dict[str, Declared], bool]:
     """Return the parameters of the module's forward, and whether it takes any others, too."""
     # Of the class: DSPy logs a warning when code asks an instance for its forward.
-    forward = type(module).forward
-    _, *parameters = inspect.signature(forward).parameters.values()
+    forward = inspect.unwrap(type(module).forward)
+    namespace = getattr(forward, "__globals__", {})
+    inputs, is_open = {}, False
+    for each in [*inspect.signature(forward).parameters.values()][1:]:
+        if each.kind is each.VAR_KEYWORD:
+            is_open = True
+        elif each.kind is each.POSITIONAL_ONLY and each.default is each.empty:
+            raise ValueError(f"the parameter {each.name!r} of forward is positional-only, but inputs have names")
+        elif each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY):
+            inputs[each.name] = Declared(_type(each, namespace), each.default is each.empty)
+    return inputs, is_open
+
+
+def _type(parameter: inspect.Parameter, namespace: dict[str, Any]) -> Any:
+    """Return the annotated type, which allows null if that is the default; Any if the annotation cannot be read."""
+    if parameter.annotation is parameter.empty:
+        return Any
+    annotated = SimpleNamespace(__annotations__={"value": parameter.annotation})
     try:
-        types = typing.get_type_hints(forward, include_extras=True)
-    except Exception:  # an annotation may name what is only imported for the type checker
-        types = {}
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    inputs = {
-        each.name: Declared(types.get(each.name, Any), each.default is inspect.Parameter.empty)
-        for each in parameters
-        if each.kind in named
-    }
-    return inputs, any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
+        kind = get_type_hints(annotated, namespace, include_extras=True)["value"]
+        return kind | None if parameter.default is None else kind
+    except Exception:  # it may name what is only imported for the type checker
+        return Any
 
 
 def _fields(fields: dict[str, Any]) -> dict[str, Declared]:

@@ -7,20 +7,15 @@ from typing import Any
 import dspy
 
 from bridge import errors
-from bridge.adapters.dspy.declarations import Declaration
+from bridge.adapters.dspy.declarations import RESERVED, Declaration, Declared
 from bridge.adapters.dspy.values.inputs import InputCheck, with_text_form
 from bridge.adapters.dspy.values.results import plain_fields
-
-# No inputs: arguments that control DSPy's modules (some could send a key to another address), and those that it fills.
-_RESERVED = frozenset(
-    {"config", "demos", "instance", "lm", "new_signature", "prediction", "self", "signature", "_trace"}
-)
 
 
 class OwnModule:
     """A module of the operator, with the interface of `Prepared`. Usable from any number of threads.
 
-    Raises ValueError if it needs an input that has the name of an argument of DSPy's modules.
+    Raises ValueError if the values of an input cannot be checked.
     """
 
     is_own = True
@@ -31,11 +26,8 @@ class OwnModule:
         self.names: dict[str, str] = {}
         self._id = program_id
         self._is_open = declaration.is_open
-        self._declared = {name: each for name, each in declaration.inputs.items() if name not in _RESERVED}
-        for name in declaration.inputs.keys() & _RESERVED:
-            if declaration.inputs[name].is_required:
-                raise ValueError(f"{name!r} is an argument of DSPy's own modules")
-        self._checks = {name: InputCheck(name, each.type, each.type_name) for name, each in self._declared.items()}
+        self._declared = declaration.inputs
+        self._checks = {name: _check(name, each) for name, each in declaration.inputs.items()}
 
     def arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return the module's arguments. Raises InvalidArgs for an undeclared, missing or wrong input."""
@@ -56,14 +48,19 @@ class OwnModule:
         return {name: self._value(name, value) for name, value in inputs.items()}
 
     def outputs(self, result: Any) -> dict[str, Any]:
-        """Return the fields of what the module returned. Raises NotEncodable if it is no prediction or not plain."""
-        if not isinstance(result, dspy.Example | dict):
-            raise errors.NotEncodable(f"{self._id} returned a {type(result).__name__}, not a dspy.Prediction")
+        """Return the fields of what the module returned. Raises NotEncodable if it has none, or one is not plain."""
         return plain_fields(result)
 
     def _takes(self, name: Any) -> bool:
-        return self._is_open and isinstance(name, str) and name not in _RESERVED
+        return self._is_open and isinstance(name, str) and name not in RESERVED
 
     def _value(self, name: str, value: Any) -> Any:
         check = self._checks.get(name)
         return with_text_form(value, f"args.inputs.{name}") if check is None else check.value(value)
+
+
+def _check(name: str, declared: Declared) -> InputCheck:
+    try:
+        return InputCheck(name, declared.type, declared.type_name)
+    except Exception as error:  # a type of the operator may raise anything
+        raise ValueError(f"input {name!r}: {errors.text_of(error)}") from error

@@ -5,6 +5,7 @@ One instance of a module serves all sessions: several threads may call it at onc
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import dspy
@@ -60,4 +61,6 @@ def _module(what: str, found: Any) -> dspy.Module:
         raise AdapterFailed(f"{what}: not a dspy.Module, its class, or a function that returns one: {kind!r}")
     if not hasattr(type(found), "forward"):
         raise AdapterFailed(f"{what}: {type(found).__name__} has no method `forward`")
+    if inspect.iscoroutinefunction(inspect.unwrap(type(found).forward)):
+        raise AdapterFailed(f"{what}: the forward of {type(found).__name__} is async, which nothing awaits")
     return found

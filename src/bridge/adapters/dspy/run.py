@@ -98,14 +98,14 @@ def _predicted(module: Any, arguments: dict[str, Any], lm: dspy.LM, run: Run) ->
     except dspy.AdapterParseError as error:
         call = _call_of(error, run)
         raise unreadable_reply(error, call.reply, run.names, truncated=call.truncated) from error
-    except dspy.DSPyError as error:
+    except dspy.LMError as error:
         raise lm_error(error, _call_of(error, run).attempts) from error
     finally:
         run.is_over = True
         current_run.reset(token)
 
 
-def _call_of(error: dspy.DSPyError, run: Run) -> ModelCall:
+def _call_of(error: dspy.LMError | dspy.AdapterParseError, run: Run) -> ModelCall:
     """Return the call of a model that failed with `error`."""
     call: ModelCall | None = getattr(error, "model_call", None)
     if call is None:  # a module has used another adapter

@@ -12,6 +12,7 @@ import pydantic
 import pydantic_core
 
 from bridge import errors
+from bridge.adapter import reason_of
 from bridge.adapters.dspy.values.scalars import read_choice, read_moment
 from bridge.adapters.dspy.values.text_form import rounded_float, without_text_form
 
@@ -41,6 +42,8 @@ class InputCheck:
             first = error.errors()[0]
             path = self._path + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
             raise _invalid(path, f"expected {self._type_name}: {first['msg']}", self._type_name) from None
+        except Exception as error:  # a type of a module of the operator may raise anything
+            raise _invalid(self._path, f"expected {self._type_name}: {reason_of(error)}", self._type_name) from error
 
     def accepts_none(self) -> bool:
         """Return whether the input may be left out."""

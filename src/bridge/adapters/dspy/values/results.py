@@ -22,13 +22,16 @@ _DEEPEST = 200  # levels, far more than a reply may have
 _AS_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)
 
 
-def plain_fields(prediction: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a prediction as plain data.
+def plain_fields(result: Any) -> dict[str, Any]:
+    """Return the fields of what a module returned as plain data.
 
     Models of pydantic and dataclasses become maps; tuples, sets and numpy arrays become lists; dates, decimals and
     UUIDs become text. Raises NotEncodable, with the path of the value, for anything else that JSON does not have.
     """
-    return _plain_map(dict(prediction.items()), "outputs", 0)
+    fields = _fields_of(result)
+    if fields is None:
+        raise errors.NotEncodable(f"the module returned {type(result).__name__}, not a dspy.Prediction or a map")
+    return _plain_map(fields, "outputs", 0)
 
 
 def _plain(value: Any, path: str, depth: int) -> Any:
@@ -73,7 +76,8 @@ def _fields_of(value: Any) -> dict[Any, Any] | None:
     if isinstance(value, Mapping | dspy.Example):
         return dict(value.items())
     if isinstance(value, pydantic.BaseModel):
-        return {name: getattr(value, name) for name in type(value).model_fields}
+        declared = [*type(value).model_fields, *type(value).model_computed_fields]
+        return {name: getattr(value, name) for name in declared} | (value.model_extra or {})
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return None
