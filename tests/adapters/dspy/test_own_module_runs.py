@@ -10,7 +10,7 @@ import pytest
 from bridge import Client, errors
 
 PROGRAMS = {"stages": "Stages", "many": "Many", "tools": "Tools", "stubborn": "Stubborn", "wrapped": "wrapped"}
-PROGRAMS |= {"several": "Several", "json": "InJSON", "fallback": "Fallback"}
+PROGRAMS |= {"several": "Several", "json": "InJSON", "fallback": "Fallback", "awaits": "Awaits"}
 FLAGS = [part for name, attribute in PROGRAMS.items() for part in ("--program", f"{name}=own_modules:{attribute}")]
 TWO_STAGES = [{"answer": "draft"}, {"reasoning": "why", "answer": "final"}]
 
@@ -240,6 +240,20 @@ def test_a_module_may_use_another_adapter(client):
         client.call("execute_program", args)
     assert raised.value.details["lm_code"] == "adapter_parse_error"
     assert "many" in raised.value.details["reply"]
+
+
+def test_a_module_may_await_its_predictor(client):
+    """Each call streams its field and is counted; with another adapter it is only counted."""
+    answers = {"what is x": {"a": "one"}, "what is y": {"a": "two"}, "": '{"a": "three"}'}
+    configure(client, answers)
+    args = {"program_id": "awaits", "inputs": {"questions": ["what is x", "what is y"]}}
+    with client.stream("execute_program", args) as stream:
+        found = chunks(stream, "predictor", "field", "call")
+        assert stream.result()["outputs"] == {"answers": ["one", "two"]}
+    assert sorted(found.values()) == ["one", "two"]
+    assert sorted(found) == [("predict", "a", 1), ("predict", "a", 2)]
+    args["inputs"] = {"questions": ["?"], "json": True}
+    assert client.call("execute_program", args)["outputs"] == {"answers": ["three"]}
 
 
 def test_a_module_may_catch_a_failure_of_its_model(client):

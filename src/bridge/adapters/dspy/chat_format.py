@@ -6,6 +6,7 @@ third of the call's time.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import weakref
@@ -65,6 +66,10 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
             current_call.reset(token)
         call.cache_responses()
         return values
+
+    async def acall(self, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """Call this on another thread: engines are not asynchronous."""
+        return await asyncio.to_thread(self, *args, **kwargs)
 
     def format_system_message(self, signature: Any) -> str:
         layout = self._layout(signature)

@@ -6,6 +6,7 @@ time than everything else in a call. Messages of plain text with the usual setti
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from functools import lru_cache
@@ -32,6 +33,10 @@ class LanguageModel(dspy.LM):  # type: ignore[misc]  # DSPy is not typed
     """
 
     provider_name: str | None = None
+
+    async def acall(self, *args: Any, **kwargs: Any) -> Any:
+        """Call this on another thread: engines are not asynchronous."""
+        return await asyncio.to_thread(self, *args, **kwargs)
 
     def ask(self, messages: Sequence[tuple[str, str]], settings: dict[str, Any]) -> str | None:
         """Return the text of the response to `messages`, "" if it has none; None if the model must be called instead.
