@@ -302,6 +302,14 @@ class Annotates(dspy.Module):
         return {"count": count, "amount": type(amount).__name__, "words": words, "shape": shape}
 
 
+class WithoutSelf(dspy.Module):
+    """Has a forward that needs no instance."""
+
+    @staticmethod
+    def forward(count: int):
+        return {"count": count}
+
+
 class Open(dspy.Module):
     """Takes any keyword arguments."""
 

@@ -17,7 +17,7 @@ from bridge.adapters.echo import adapter as echo
 SIGNATURE = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}]}
 PROGRAMS = {
     **{"stages": "Stages", "returns": "Returns", "fails": "Fails", "declares": "Declares", "open": "Open"},
-    **{"predictor": "predictor", "wrapped": "wrapped", "annotates": "Annotates"},
+    **{"predictor": "predictor", "wrapped": "wrapped", "annotates": "Annotates", "static": "WithoutSelf"},
 }
 FLAGS = [part for name, attribute in PROGRAMS.items() for part in ("--program", f"{name}=own_modules:{attribute}")]
 
@@ -182,6 +182,10 @@ def test_annotations_are_read_one_by_one(client):
     assert types == {"count": "int", "amount": "any", "words": "Union[list[str], NoneType]"}
     outputs = run(client, "annotates", {"count": "2", "amount": 5, "words": None, "shape": {"name": "square"}})
     assert outputs == {"count": 2, "amount": "int", "words": None, "shape": {"name": "square", "corners": 4}}
+
+
+def test_a_forward_may_be_a_static_method(client):
+    assert run(client, "static", {"count": "2"}) == {"count": 2}
 
 
 def test_an_output_that_does_not_fit_its_type_is_an_lm_error(client):

@@ -51,6 +51,14 @@ class Declaration(NamedTuple):
         }
 
 
+def forward_of(module: dspy.Module) -> Any:
+    """Return the module's forward, or None. DSPy would log a warning if it were looked up as usual."""
+    try:
+        return object.__getattribute__(module, "forward")
+    except AttributeError:
+        return None
+
+
 def declaration_of(module: dspy.Module) -> Declaration:
     """Return what `module` declares by the parameters of its forward, and by its attribute `signature`.
 
@@ -91,11 +99,10 @@ def _is_signature(value: Any) -> bool:
 
 def _parameters(module: dspy.Module) -> tuple[dict[str, Declared], bool]:
     """Return the parameters of the module's forward, and whether it takes any others, too."""
-    # Of the class: DSPy logs a warning when code asks an instance for its forward.
-    forward = inspect.unwrap(type(module).forward)
-    namespace = getattr(forward, "__globals__", {})
+    forward = forward_of(module)
+    namespace = getattr(inspect.unwrap(forward), "__globals__", {})
     inputs, is_open = {}, False
-    for each in [*inspect.signature(forward).parameters.values()][1:]:
+    for each in inspect.signature(forward).parameters.values():
         if each.kind is each.VAR_KEYWORD:
             is_open = True
         elif each.kind is each.POSITIONAL_ONLY and each.default is each.empty:

@@ -13,7 +13,7 @@ import msgspec
 
 from bridge.adapter import AdapterFailed, load_object, reason_of
 from bridge.adapters.dspy import prepared, run  # noqa: F401  # run sets DSPy up before modules of the operator use it
-from bridge.adapters.dspy.declarations import declaration_of
+from bridge.adapters.dspy.declarations import declaration_of, forward_of
 from bridge.adapters.dspy.own_module import OwnModule
 from bridge.adapters.dspy.state import Definition, RegisteredProgram
 from bridge.options import check
@@ -57,10 +57,12 @@ def _module(what: str, found: Any) -> dspy.Module:
         except BaseException as error:  # code of the operator may raise anything
             raise AdapterFailed(f"{what} cannot be created: {reason_of(error)}") from error
     if not isinstance(found, dspy.Module):
-        kind = type(found).__name__
-        raise AdapterFailed(f"{what}: not a dspy.Module, its class, or a function that returns one: {kind!r}")
-    if not hasattr(type(found), "forward"):
-        raise AdapterFailed(f"{what}: {type(found).__name__} has no method `forward`")
-    if inspect.iscoroutinefunction(inspect.unwrap(type(found).forward)):
-        raise AdapterFailed(f"{what}: the forward of {type(found).__name__} is async, which nothing awaits")
+        raise AdapterFailed(
+            f"{what}: not a dspy.Module, its class, or a function that returns one: {type(found).__name__!r}"
+        )
+    forward, kind = forward_of(found), type(found).__name__
+    if forward is None:
+        raise AdapterFailed(f"{what}: {kind} has no method `forward`")
+    if inspect.iscoroutinefunction(inspect.unwrap(forward)):
+        raise AdapterFailed(f"{what}: the forward of {kind} is async, which nothing awaits")
     return found
