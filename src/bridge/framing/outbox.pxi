@@ -26,20 +26,19 @@ cdef class Outbox:
         cdef Py_ssize_t size = PyByteArray_GET_SIZE(payload)
         if size > limit:
             return 0
-        self.reserve(HEADER + size)
+        self.reserve(HEADER + min(size, COPIED))
         bridge_store_be32(<unsigned char *>PyByteArray_AS_STRING(self.data) + self.used, <uint32_t>size)
         self.used += HEADER
         self.put(payload)
         return size
 
     cdef int put(self, bytearray encoded) except -1:
-        """Append a message without its header: a copy, unless it is long."""
+        """Append a message without its header: a copy, for which there is room, unless it is long."""
         global scratch
         cdef Py_ssize_t size = PyByteArray_GET_SIZE(encoded)
         if size > COPIED:
             self.refer_to(memoryview(encoded), size)
             return 0
-        self.reserve(size)
         memcpy(PyByteArray_AS_STRING(self.data) + self.used, PyByteArray_AS_STRING(encoded), size)
         self.used += size
         PyByteArray_Resize(encoded, max(size, SCRATCH))
@@ -78,7 +77,7 @@ cdef class Outbox:
             total = aligned(total) + <uint64_t>part.nbytes
             if total > <uint64_t>limit:
                 return 0
-        self.reserve(HEADER + end + ALIGNMENT * len(parts))
+        self.reserve(HEADER + PREFIX + min(size, COPIED) + (ENTRY + ALIGNMENT) * len(parts))
         at = <unsigned char *>PyByteArray_AS_STRING(self.data) + self.used
         bridge_store_be32(at, <uint32_t>total)
         memcpy(at + HEADER, b"\xc1\x01\0\0", 4)
