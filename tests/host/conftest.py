@@ -1,7 +1,7 @@
 """Fixtures that more than one test file of this folder uses.
 
 Tests of what the synchronous and the asyncio client have in common use `start_client` and `any_client`; those of the
-synchronous client alone use `client`.
+synchronous client alone use `client`, those of the asyncio client `run`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-import uvloop
 
-from bridge import Client
-from client_uses import SUPPORT_PATH
-from looped_client import LoopThread
-
-LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+from bridge import Client, aio
+from client_uses import HANG, SUPPORT_PATH
+from looped_client import LOOPS, LoopThread
 
 
 @pytest.fixture(params=["threads", *LOOPS], scope="module")
@@ -39,3 +36,19 @@ def any_client(start_client):
 def client():
     with Client.start(adapter="hostile:adapter", env=SUPPORT_PATH) as client:
         yield client
+
+
+@pytest.fixture(params=LOOPS, name="run")
+def run_in_loop(request):
+    """Return a function that runs test(client) in a loop of each kind."""
+
+    def run(test, **options):
+        async def main():
+            options.setdefault("adapter", "hostile:adapter")
+            async with asyncio.timeout(HANG), await aio.Client.start(env=SUPPORT_PATH, **options) as client:
+                return await test(client)
+
+        with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
+            return runner.run(main())
+
+    return run

@@ -16,7 +16,7 @@ import pytest
 
 import bridge
 from bridge import Client, errors
-from client_uses import ENDLESS, HANG, SUPPORT_PATH, is_idle
+from client_uses import ENDLESS, HANG, SUPPORT_PATH, in_a_fork, is_idle
 from peer import wait_until
 
 
@@ -168,24 +168,6 @@ USES = {
 
 # A fork beside threads is what is tested.
 forks = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-
-
-def in_a_fork(check):
-    """Run `check` in a fork of this process, and return its result as text."""
-    read_fd, write_fd = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            answer = str(check())
-        except BaseException as error:
-            answer = f"raised {error!r}"
-        os.write(write_fd, answer.encode())
-        os._exit(0)
-    os.close(write_fd)
-    with os.fdopen(read_fd) as answers:
-        answer = answers.read()
-    os.waitpid(pid, 0)
-    return answer
 
 
 @forks

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 
+import uvloop
+
 from bridge import aio
+
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
 class LoopThread:
     """An event loop in a thread, and the clients that it has started."""
 
-    def __init__(self, new_event_loop=asyncio.new_event_loop):
+    def __init__(self, new_event_loop):
         self.loop = new_event_loop()
         self._clients = []
         self._thread = threading.Thread(target=self._run, name="test-loop", daemon=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 from contextvars import Context, copy_context
 from functools import partial
@@ -230,7 +231,10 @@ class LoopedConnection(Connection):
     def _answer_on_thread(self, request: Incoming, tool: Tool, given: dict[str, Any]) -> None:
         """Reply to a call of the worker, whatever its tool raises."""
         try:
-            outbox = self.reply(request, tool.call(given))
+            result = tool.call(given)
+            if inspect.iscoroutine(result):  # of an async function that its decorator has hidden
+                result = asyncio.run_coroutine_threadsafe(result, self.loop).result()
+            outbox = self.reply(request, result)
         except BaseException as error:
             outbox = self.failure(request, error)
         with contextlib.suppress(RuntimeError):  # the loop has been closed
