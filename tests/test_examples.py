@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import numpy
@@ -58,3 +59,80 @@ def test_a_module_of_two_stages_with_retrieval(repository):
         outputs = client.call("execute_program", run)["outputs"]
         assert outputs["answer"] == "Everest"
         assert outputs["passages"] == ["Mount Everest, at 8849 metres, is the highest mountain above sea level."]
+
+
+class WebServer:
+    """Calls an ASGI application as a server does: its lifespan, and requests within it."""
+
+    def __init__(self, app):
+        self._app = app
+
+    async def __aenter__(self):
+        self._messages, self._said = asyncio.Queue(), asyncio.Queue()
+        scope = {"type": "lifespan"}
+        self._life = asyncio.create_task(self._app(scope, self._messages.get, self._said.put))
+        self._messages.put_nowait({"type": "lifespan.startup"})
+        assert await self._said.get() == {"type": "lifespan.startup.complete"}
+        return self
+
+    async def __aexit__(self, *_):
+        self._messages.put_nowait({"type": "lifespan.shutdown"})
+        assert await self._said.get() == {"type": "lifespan.shutdown.complete"}
+        await self._life
+
+    async def post(self, *parts):
+        """Send a request, and yield the messages of the response. A client that leaves the loop goes away."""
+        requests, responses = asyncio.Queue(), asyncio.Queue()
+        for number, part in enumerate(parts):
+            requests.put_nowait({"type": "http.request", "body": part, "more_body": number < len(parts) - 1})
+        call = asyncio.create_task(self._app({"type": "http"}, requests.get, responses.put))
+        try:
+            yield await responses.get()
+            while (message := await responses.get()).get("more_body"):
+                yield message
+        finally:
+            requests.put_nowait({"type": "http.disconnect"})
+            await call
+
+
+USE_WAIT = "[[ ## next_thought ## ]]\n-\n[[ ## next_tool_name ## ]]\nwait\n[[ ## next_tool_args ## ]]\n{}"
+
+
+def test_a_web_application(repository, monkeypatch):
+    """It answers several requests at the same time, refuses wrong ones, and cancels those whose client goes away."""
+    monkeypatch.syspath_prepend(str(repository / "examples" / "python"))
+    import web_app
+
+    async def answer(server, *parts):
+        start, *rest = [message async for message in server.post(*parts)]
+        return start["status"], b"".join(message["body"] for message in rest).decode()
+
+    async def test():
+        async with WebServer(web_app.app) as server:
+            question = b'{"question": "Where is the Louvre?", "passage": "The Louvre is in Paris."}'
+            answers = await asyncio.gather(*(answer(server, question[:9], question[9:]) for _ in range(5)))
+            assert answers == [(200, 'Paris\n{"answer": "Paris"}\n')] * 5
+            for wrong in (b"{", b'{"question": "Where?"}'):
+                assert (await answer(server, wrong))[0] == 400
+            started, ended = asyncio.Event(), asyncio.Event()
+
+            async def wait() -> None:
+                started.set()
+                try:
+                    await asyncio.sleep(60)
+                finally:
+                    ended.set()
+
+            client = web_app.app.client
+            await client.register_tools([wait])
+            await client.call("configure_lm", {"provider": "scripted", "answers": [USE_WAIT]})
+            program = {"id": "qa", "signature": web_app.SIGNATURE, "program_type": "react", "if_exists": "replace"}
+            await client.call("create_program", program)
+            leaving = asyncio.create_task(answer(server, question))
+            await started.wait()
+            leaving.cancel()
+            await ended.wait()
+            while (await client.stats())["in_flight"]:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(test())
