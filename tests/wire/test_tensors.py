@@ -177,10 +177,15 @@ def test_every_value_survives_a_frame(value, name):
     ETF."""
     from bridge._framing import Outbox
     from bridge.wire.codec import by_name
-    from bridge.wire.tensors import OutOfBand, collecting_buffers
+    from bridge.wire.tensors import collecting_buffers
 
     format, outbox, buffers = by_name(name), Outbox(), []
-    message = {"value": in_parts(value, OutOfBand), "x": OutOfBand(b"one at least")}
+
+    def moved(data):
+        buffers.append(data)
+        return {"$buffer": len(buffers) - 1}
+
+    message = {"value": in_parts(value, moved), "x": moved(b"one at least")}
     outbox.append_multipart(collecting_buffers(format.encode_into, buffers), message, buffers)
     frame = Frame.of(outbox.payload())
     assert all((memoryview(b).nbytes == 0) or len(b) for b in buffers_of(frame))
@@ -270,12 +275,12 @@ def test_commands_that_store_bytes_take_multipart_frames(name):
     from bridge._framing import Outbox
     from bridge.adapters.dspy import adapter
     from bridge.wire.codec import JSON, MSGPACK, by_name
-    from bridge.wire.tensors import OutOfBand, collecting_buffers
+    from bridge.wire.tensors import collecting_buffers
 
     format, dispatcher = by_name(name), Dispatcher(adapter)
 
-    def ask(command, args):
-        outbox, buffers = Outbox(), []
+    def ask(command, args, *binaries):
+        outbox, buffers = Outbox(), list(binaries)
         message = request(command, args)
         outbox.append_multipart(collecting_buffers(format.encode_into, buffers), message, buffers)
         reply = format.decode(dispatcher.call(outbox.payload(), 60))
@@ -283,11 +288,11 @@ def test_commands_that_store_bytes_take_multipart_frames(name):
         return reply["result"]
 
     signature = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}
-    ask("create_program", {"id": "p", "signature": signature, "modules": OutOfBand(b"some")})
+    ask("create_program", {"id": "p", "signature": signature, "modules": {"$buffer": 0}}, b"some")
     assert ask("list_programs", {})["programs"][0]["signature"] == signature
     long = b"\xff" * 10_000
-    value = {"long": OutOfBand(long), "x": Tensor("u8", (2,), b"ab"), "n": [1, None]}
-    ask("update_session_data", {"key": "k", "value": value})
+    value = {"long": {"$buffer": 0}, "x": Tensor("u8", (2,), b"ab"), "n": [1, None]}
+    ask("update_session_data", {"key": "k", "value": value}, long)
     other = MSGPACK if format is JSON else format  # JSON cannot carry the bytes
     request_data = other.encode(request("get_session_data", {}))
     kept = other.decode(dispatcher.call(request_data, 60))["result"]["data"]["k"]

@@ -7,14 +7,14 @@ Compiled, because every reply passes through it.
 cimport cython
 
 from bridge._framing cimport Frame, Outbox
-from bridge.wire._walk cimport survey
+from bridge.wire._walk cimport refer_to_long_binaries, survey
 
 from bridge.errors import BridgeError, NotEncodable, text_of
 from bridge.wire._walk import RESERVED, LONG_BINARY, NON_FINITE, OTHER_TYPE, TOO_LARGE
 from bridge.wire.codec import FORMATS
 from bridge.wire.messages import shortened, without_id
 from bridge.wire.non_finite import refuse_non_finite
-from bridge.wire.tensors import collecting_buffers, wrap_long_binaries
+from bridge.wire.tensors import collecting_buffers
 
 
 @cython.final
@@ -57,8 +57,9 @@ cdef class FrameCodec:
                                " is reserved: it cannot be sent together with arrays or long binaries")
         buffers = list(passed or ())
         if found & LONG_BINARY or buffers:
-            message = wrap_long_binaries(message, self.longest_binary)
-        return outbox.add_multipart(collecting_buffers(self.encode_into, buffers), message, buffers, limit)
+            message = refer_to_long_binaries(message, buffers, self.longest_binary)
+        encode_into = collecting_buffers(self.encode_into, buffers) if found & OTHER_TYPE else self.encode_into
+        return outbox.add_multipart(encode_into, message, buffers, limit)
 
     cdef object add_failure(self, Outbox outbox, object failure, Py_ssize_t limit):
         """Append a failure reply that is at most `limit` bytes long, and return what was appended.

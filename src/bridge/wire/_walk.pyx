@@ -14,6 +14,7 @@ import enum
 from msgspec import UNSET, Raw, Struct
 from msgspec.structs import force_setattr, replace
 
+from bridge._framing import MOST_BUFFERS
 from bridge.wire._etf import MAX_DEPTH, Atom
 
 
@@ -215,37 +216,41 @@ cdef int look_at_other(object value, object kind, Survey *survey) except -1:
     return 0
 
 
-def wrap_long_binaries(value, wrap, Py_ssize_t longest):
-    """Return `value` with wrap(binary) in place of each binary of more than `longest` bytes in its maps,
-    lists, tuples and structs; `value` itself if there are none. Raises RecursionError."""
-    return wrapped(value, wrap, longest, deepest)
+cpdef object refer_to_long_binaries(object value, list buffers, Py_ssize_t longest):
+    """Return `value` with a reference in place of each binary of more than `longest` bytes in its maps, lists, tuples
+    and structs, and append those binaries to `buffers`, as many as a frame may have. Return `value` itself if there are
+    none. Raises RecursionError."""
+    return referring(value, buffers, longest, deepest)
 
 
-cdef object wrapped(object value, object wrap, Py_ssize_t longest, int levels):
+cdef object referring(object value, list buffers, Py_ssize_t longest, int levels):
     cdef dict changed = {}
     kind = type(value)
     if is_simple(value, kind):
         return value
     if kind is bytes or kind is bytearray or kind is memoryview:
-        return wrap(value) if memoryview(value).nbytes > longest else value
+        if memoryview(value).nbytes <= longest or len(buffers) >= MOST_BUFFERS:
+            return value
+        buffers.append(value)
+        return {BUFFER: len(buffers) - 1}
     if levels == 0:
         too_deep()
     if kind is dict:
         for name, old in (<dict>value).items():
-            new = wrapped(old, wrap, longest, levels - 1)
+            new = referring(old, buffers, longest, levels - 1)
             if new is not old:
                 changed[name] = new
         return {**value, **changed} if changed else value
     if kind is list or kind is tuple:
-        items = [wrapped(entry, wrap, longest, levels - 1) for entry in value]
+        items = [referring(entry, buffers, longest, levels - 1) for entry in value]
         if any([new is not old for new, old in zip(items, value)]):
             return items if kind is list else tuple(items)
         return value
-    # A struct with __post_init__ may check its fields, which must not contain wrappers.
+    # A struct with __post_init__ may check its fields, which must not contain references.
     if isinstance(value, Struct) and not hasattr(kind, "__post_init__"):
         for name in kind.__struct_fields__:
             old = getattr(value, name)
-            new = wrapped(old, wrap, longest, levels - 1)
+            new = referring(old, buffers, longest, levels - 1)
             if new is not old:
                 changed[name] = new
         return replace(value, **changed) if changed else value

@@ -54,5 +54,5 @@ def _non_finite(value: Any) -> tuple[float, list[str]] | None:
 # These hold no numbers. Looked up first, because most values of a reply are one of them.
 _HARMLESS = {
     *(str, int, bool, type(None), bytes, bytearray, memoryview),
-    *(msgspec.Raw, _etf.Atom, _etf.Opaque, tensors.Tensor, tensors.OutOfBand),
+    *(msgspec.Raw, _etf.Atom, _etf.Opaque, tensors.Tensor),
 }

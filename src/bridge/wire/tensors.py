@@ -147,7 +147,7 @@ Encode = Callable[[Any, bytearray], None]
 
 
 def collecting_buffers(encode_into: Encode, buffers: list[Any]) -> Encode:
-    """Return an `encode_into` that moves tensors and OutOfBand binaries to `buffers` and writes references."""
+    """Return an `encode_into` that moves tensors to `buffers` and writes references."""
 
     def encode(message: Any, buffer: bytearray) -> None:
         before, _collector.buffers = _collector.buffers, buffers
@@ -161,8 +161,6 @@ def collecting_buffers(encode_into: Encode, buffers: list[Any]) -> Encode:
 
 def encode_hook(value: Any) -> Any:
     """Return the form of a tensor in JSON and MessagePack. Raises TypeError for values that no format carries."""
-    if isinstance(value, OutOfBand):
-        return value.form()
     tensor = tensor_of(value)
     if tensor is None:
         return _plain(value)
@@ -181,8 +179,6 @@ def encode_json_hook(value: Any) -> Any:
 
 def encode_etf_hook(value: Any) -> Any:
     """Return the form of a tensor in ETF. Raises TypeError for values that no format carries."""
-    if isinstance(value, OutOfBand):
-        return value.form()
     tensor = tensor_of(value)
     if tensor is None:
         return _plain(value)
@@ -193,27 +189,9 @@ def encode_etf_hook(value: Any) -> Any:
 def without_arrays(value: Any) -> Any:
     """Return the Python number for a numpy number, None for an array or a buffer. Raises TypeError for
     other values."""
-    if isinstance(value, OutOfBand | Tensor) or is_array(value):
+    if isinstance(value, Tensor) or is_array(value):
         return None
     return _plain(value)
-
-
-class OutOfBand:
-    """Represents a binary that is sent in an out-of-band buffer if the message has such buffers."""
-
-    __slots__ = ("buffer",)
-
-    def __init__(self, buffer: Any) -> None:
-        self.buffer = buffer
-
-    def form(self) -> Any:
-        return _data(self.buffer)
-
-
-def wrap_long_binaries(value: Any, longest: int) -> Any:
-    """Return `value` with its binaries of more than `longest` bytes as OutOfBand, or `value` itself if it has
-    none. Raises RecursionError."""
-    return _walk.wrap_long_binaries(value, OutOfBand, longest)
 
 
 def as_array(tensor: Tensor) -> Any:
