@@ -171,8 +171,9 @@ class Client:
         WorkerCrashed.
         """
         self._connection.check_loop()
+        seconds = seconds_of(timeout)
         try:
-            return await self._connection.close("the client was stopped", seconds_of(timeout))
+            return await self._connection.close("the client was stopped", seconds)
         finally:
             await self._guard.aclose()
 

@@ -111,29 +111,34 @@ def test_long_timeouts(client, timeout):
         *((math.nan, ValueError), (-1, ValueError), (-math.inf, ValueError)),
     ],
 )
-def test_wrong_timeouts(client, timeout, error):
+def test_wrong_timeouts(any_client, start_client, timeout, error):
     """They are refused in each place, and nothing is sent."""
-    call = client.submit("sleep", {"seconds": 0})
     attempts = [
-        lambda: client.call("ping", timeout=timeout),
-        lambda: client.submit("ping", timeout=timeout),
-        lambda: client.stream("ping", timeout=timeout),
-        lambda: client.stop(timeout),
-        lambda: Client.start(adapter="echo", timeout=timeout),
+        lambda: any_client.call("ping", timeout=timeout),
+        lambda: any_client.submit("ping", timeout=timeout).result(),
+        lambda: any_client.stream("ping", timeout=timeout),
+        lambda: any_client.stop(timeout),
+        lambda: start_client(adapter="echo", timeout=timeout),
     ]
-    if error is TypeError or timeout != timeout:
-        attempts.append(lambda: call.result(timeout))
     for attempt in attempts:
         with pytest.raises(error, match="timeout must be"):
             attempt()
-    assert client.call("ping")["status"] == "ok"
+    assert any_client.call("ping")["status"] == "ok"
 
 
-def test_a_timeout_of_zero(client):
+@pytest.mark.parametrize(("timeout", "error"), [(True, TypeError), ("1", TypeError), (math.nan, ValueError)])
+def test_wrong_timeouts_of_a_result(client, timeout, error):
+    """They are refused; a negative one has passed."""
+    call = client.submit("sleep", {"seconds": 0})
+    with pytest.raises(error, match="timeout must be"):
+        call.result(timeout)
+
+
+def test_a_timeout_of_zero(any_client):
     """A call with a timeout of 0 s ends at once."""
     with pytest.raises(errors.DeadlineExceeded):
-        client.call("sleep", {"seconds": 60}, timeout=0)
-    wait_until(lambda: is_idle(client))
+        any_client.call("sleep", {"seconds": 60}, timeout=0)
+    wait_until(lambda: is_idle(any_client))
 
 
 @pytest.mark.parametrize(
@@ -147,10 +152,10 @@ def test_a_timeout_of_zero(client):
         ({"format": "yaml"}, ValueError, "known: json, msgpack, etf"),
     ],
 )
-def test_wrong_options(options, error, text):
+def test_wrong_options(start_client, options, error, text):
     """They are refused by name, and no process is started."""
     with pytest.raises(error, match=text):
-        Client.start(**options)
+        start_client(**options)
 
 
 USES = {
@@ -254,11 +259,11 @@ def test_the_repr_of_a_client(client):
     assert set(bridge.__all__) <= set(dir(bridge))
 
 
-def test_a_crash_has_signal_status_and_stderr(client):
+def test_a_crash_has_signal_status_and_stderr(any_client):
     """The error has the signal by name, the exit status, and the last lines of stderr."""
-    client.call("print")
-    waiting = client.submit("sleep", {"seconds": 60})
-    os.kill(client.pid, signal.SIGKILL)
+    any_client.call("print")
+    waiting = any_client.submit("sleep", {"seconds": 60})
+    os.kill(any_client.pid, signal.SIGKILL)
     with pytest.raises(errors.WorkerCrashed, match="ended by SIGKILL") as raised:
         waiting.result(HANG)
     assert raised.value.details["exit_status"] == -signal.SIGKILL

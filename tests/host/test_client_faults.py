@@ -1,4 +1,4 @@
-"""The Python client beside a worker that stalls, breaks its stream, or ends."""
+"""The Python clients beside a worker that stalls, breaks its stream, or ends."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ import pytest
 
 from bridge import Client, errors
 from bridge.wire import _etf
-from peer import SUPPORT, is_running, wait_until
+from client_uses import HANG, SUPPORT_PATH
+from peer import is_running, wait_until
 from stalling_proxy import TO_HOST, TO_WORKER, Pump, StallingProxy
 
-SUPPORT_PATH = {"PYTHONPATH": os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH")]))}
-HANG = 30  # seconds after which a thread that should have ended is taken to hang
 BLOB = bytes(4 << 20)
 
 
@@ -30,16 +29,15 @@ def proxy(tmp_path):
 
 
 @pytest.fixture
-def client(proxy):
+def client(start_client, proxy):
     """Return a client of a worker behind the proxy."""
-    with Client.start(adapter="hostile:adapter", python=proxy.python, env=SUPPORT_PATH) as client:
+    with start_client(adapter="hostile:adapter", python=proxy.python, env=SUPPORT_PATH) as client:
         yield client
 
 
 @pytest.fixture
-def direct_client():
-    with Client.start(adapter="hostile:adapter", env=SUPPORT_PATH) as client:
-        yield client
+def direct_client(any_client):
+    return any_client
 
 
 def in_threads(*jobs):
@@ -97,20 +95,27 @@ def test_a_call_ends_in_time_while_the_worker_does_not_read(client, proxy, stall
     assert client.call("echo", {"blob": BLOB})["blob"] == BLOB  # the half frame was finished
 
 
-def test_calls_with_listeners_and_streams_end_in_time(client, proxy):
+def test_streams_end_in_time(client, proxy):
     """They end although the worker is silent and their results are not asked for."""
-    ended = threading.Event()
     proxy.stop(TO_WORKER)
-    call = client.submit("ping", timeout=0.2, on_event=lambda event, data: None)
-    call.add_done_callback(lambda call: ended.set())
     stream = client.stream("ping", timeout=0.2)
     assert list(stream) == []
     with pytest.raises(errors.DeadlineExceeded):
         stream.result(HANG)
-    assert ended.wait(HANG)
-    with pytest.raises(errors.DeadlineExceeded):
-        call.result()
     proxy.go(TO_WORKER)
+
+
+def test_calls_with_listeners_end_in_time(proxy):
+    """They end although the worker is silent and their results are not asked for."""
+    ended = threading.Event()
+    with Client.start(adapter="hostile:adapter", python=proxy.python, env=SUPPORT_PATH) as client:
+        proxy.stop(TO_WORKER)
+        call = client.submit("ping", timeout=0.2, on_event=lambda event, data: None)
+        call.add_done_callback(lambda call: ended.set())
+        assert ended.wait(HANG)
+        with pytest.raises(errors.DeadlineExceeded):
+            call.result()
+        proxy.go(TO_WORKER)
 
 
 def test_frames_in_small_pieces(client, proxy):

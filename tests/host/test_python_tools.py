@@ -8,7 +8,6 @@ import datetime
 import enum
 import functools
 import logging
-import os
 import traceback
 import typing
 from decimal import Decimal
@@ -19,9 +18,7 @@ import pydantic
 import pytest
 
 from bridge import Client, errors
-from peer import SUPPORT
-
-SUPPORT_PATH = {"PYTHONPATH": os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH")]))}
+from client_uses import SUPPORT_PATH
 
 
 class Color(enum.Enum):
@@ -57,8 +54,8 @@ def any_client(request):
 
 
 @pytest.fixture(scope="module")
-def client():
-    with Client.start(adapter="hostile:adapter", env=SUPPORT_PATH) as client:
+def client(start_client):
+    with start_client(adapter="hostile:adapter", env=SUPPORT_PATH) as client:
         yield client
 
 
@@ -282,9 +279,6 @@ def unresolved(a: Missing) -> int:  # noqa: F821
 @pytest.mark.parametrize(
     ("tool", "text"),
     [
-        (asynchronous, "an async function cannot be a tool"),
-        (Asynchronous(), "an async function cannot be a tool"),
-        (functools.partial(asynchronous, 1), "an async function cannot be a tool"),
         (lambda a: a, "<lambda> cannot be the name of a tool"),
         (lambda *a: a, "<lambda> cannot be the name of a tool"),
         (unresolved, "annotations cannot be resolved: name 'Missing'"),
@@ -296,6 +290,13 @@ def test_callables_that_cannot_be_tools(client, tool, text):
     """Registering one raises a TypeError with the reason."""
     with pytest.raises(TypeError, match=text):
         client.register_tools([tool])
+
+
+@pytest.mark.parametrize("tool", [asynchronous, Asynchronous(), functools.partial(asynchronous, 1)])
+def test_async_functions_are_tools_of_the_asyncio_client_only(any_client, tool):
+    """The error names it."""
+    with pytest.raises(TypeError, match=r"an async function cannot be a tool of this client; use bridge\.aio"):
+        any_client.register_tools([tool])
 
 
 class Own(BaseException):
@@ -381,7 +382,7 @@ def test_errors_of_the_bridge_keep_their_code(client):
         use(client, fail, {})
 
 
-def test_types_that_are_defined_beside_the_tool(client):
+def test_types_that_are_defined_beside_the_tool(any_client):
     """Annotations are text in this module, and local names are resolved when the tool is registered."""
 
     @dataclasses.dataclass
@@ -391,4 +392,4 @@ def test_types_that_are_defined_beside_the_tool(client):
     def take(value: Local) -> int:
         return value.x
 
-    assert use(client, take, {"value": {"x": 5}}) == 5
+    assert use(any_client, take, {"value": {"x": 5}}) == 5

@@ -1,4 +1,4 @@
-"""Streams and listeners of the Python client: leaving early, results, order, callbacks."""
+"""Streams and listeners of the Python clients: leaving early, results, order, callbacks."""
 
 from __future__ import annotations
 
@@ -75,23 +75,23 @@ def close(client):
         *(drop, drop_iterator, leave_context, close),
     ],
 )
-def test_a_stream_that_is_left_early_is_cancelled(client, leave):
+def test_a_stream_that_is_left_early_is_cancelled(any_client, leave):
     """This holds for each way to leave it, and while the worker is paused."""
-    leave(client)
-    wait_until(lambda: is_idle(client))
+    leave(any_client)
+    wait_until(lambda: is_idle(any_client))
 
 
-def test_an_exhausted_stream_has_its_result(client):
+def test_an_exhausted_stream_has_its_result(any_client):
     """It may be used as a context manager, and closing it has no effect."""
-    with client.stream("emit", {"size": 1000}) as stream:
+    with any_client.stream("emit", {"size": 1000}) as stream:
         assert [data for _, data in stream] == list(range(1000))
     stream.close()
     assert stream.result(HANG) == {"streaming": True}
 
 
-def test_the_result_of_an_unread_stream(client):
+def test_the_result_of_an_unread_stream(any_client):
     """Asking for the result resumes the worker, and the events remain available."""
-    stream = client.stream("emit", {"size": 5000})
+    stream = any_client.stream("emit", {"size": 5000})
     assert stream.result(HANG) == {"streaming": True}
     assert len(list(stream)) == 5000
 
