@@ -6,7 +6,7 @@ from queue import SimpleQueue
 
 import pytest
 
-from bridge import Adapter, Dispatcher
+from bridge import Adapter, Dispatcher, errors
 from bridge._framing import Frame, Outbox
 from bridge.wire.codec import FORMATS
 
@@ -16,6 +16,14 @@ adapter = Adapter("asking")
 @adapter.command("ask")
 def ask(args, context):
     return context.call_host("question", {})
+
+
+@adapter.command("ask_anyway")
+def ask_anyway(args, context):
+    try:
+        return context.call_host("question", {})
+    except errors.BridgeError as error:
+        return str(error)
 
 
 class Host:
@@ -118,3 +126,11 @@ def test_a_message_that_is_nothing(host, message, wrong):
     reply = host.send(message)
     assert (reply["id"], reply["code"]) == (message.get("id"), "invalid_request")
     assert reply["error"].endswith(wrong)
+
+
+def test_a_host_that_does_not_answer_ends_the_call_with_its_deadline(host):
+    """Also if the handler would take any error of the host for an answer."""
+    for number in range(10):
+        assert host.send({"id": number, "command": "ask_anyway", "timeout_ms": 20}) is None
+        assert host.receive()["command"] == "question"
+        assert host.receive()["code"] == "deadline_exceeded"

@@ -113,10 +113,10 @@ cdef class Context:
         self.passed = self.buffers
 
     def call_host(self, str command, args):
-        """Send `command` to the host, and return its answer. Wait for that until the deadline of the call.
+        """Send `command` to the host, and return its answer. Wait for that until the call is over.
 
-        Raise NotAllowed if the host has not offered to be called, the error that the host answers with,
-        DeadlineExceeded, CallEnded, NotEncodable, ReplyTooLarge, Overloaded if too many calls wait for the host.
+        Raise NotAllowed if the host has not offered to be called, the error that the host answers with, CallEnded,
+        NotEncodable, ReplyTooLarge, Overloaded if too many calls wait for the host.
         """
         raise NotAllowed("an inline command cannot wait for the host")
 

@@ -63,11 +63,11 @@ class Call(Deferred):
 
     def call_host(self, command: str, args: dict[str, Any]) -> Any:
         """Send `command` to the host, and return its answer: see `Context.call_host`."""
-        with self._host.ask(command) as question:
+        with self._host.ask() as question:
             self.check()
             self.send_host_call(question.id, command, args)
             with self._threads.waiting_for_host(self.job):
-                self._wait_for(question.answered, self.remaining)
+                self._wait_for(question.answered, None)  # the deadline ends the call, and with it the wait
             return question.result()
 
     def release(self) -> None:

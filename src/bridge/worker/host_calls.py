@@ -21,11 +21,10 @@ class Question:
     id: of the request that the host gets. answered: set when the answer has arrived.
     """
 
-    __slots__ = ("_answer", "answered", "command", "id")
+    __slots__ = ("_answer", "answered", "id")
 
-    def __init__(self, id: str, command: str) -> None:
+    def __init__(self, id: str) -> None:
         self.id = id
-        self.command = command
         self.answered = threading.Event()
         self._answer: ReceivedReply | None = None
 
@@ -35,10 +34,9 @@ class Question:
         self.answered.set()
 
     def result(self) -> Any:
-        """Return the host's result. Raise the error that it answered with, DeadlineExceeded if it has not answered."""
+        """Return the result of the host, which must have answered. Raise the error that it answered with."""
         answer = self._answer
-        if answer is None:
-            raise errors.DeadlineExceeded(f"the host did not answer {self.command} in time")
+        assert answer is not None
         if answer.success:
             return answer.result
         raise errors.from_reply(answer.code, answer.error, answer.category, answer.details)
@@ -56,14 +54,14 @@ class HostCalls:
         self._open: dict[Any, Question] = {}
 
     @contextmanager
-    def ask(self, command: str) -> Iterator[Question]:
+    def ask(self) -> Iterator[Question]:
         """Provide a question whose answer is accepted until the `with` statement ends.
 
         Raises NotAllowed if the host has not offered to be called.
         """
         if "tools" not in self.offers:
             raise errors.NotAllowed("the host has not offered to be called: hello with offers.tools")
-        question = Question(f"w{next(self._numbers)}", command)
+        question = Question(f"w{next(self._numbers)}")
         self._open[question.id] = question
         try:
             yield question
