@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 
 import pytest
 
@@ -139,7 +140,16 @@ def test_calls_on_threads_belong_to_the_run(client, threads):
 
 
 def counters(client):
-    return client.call("get_stats", {"include": ["commands"]})["commands"]["execute_program"]["counters"]
+    commands = client.call("get_stats", {"include": ["commands"]})["commands"]
+    return Counter(commands.get("execute_program", {}).get("counters", {}))
+
+
+def test_runs_with_threads_do_not_disturb_each_other(client):
+    """In DSPy they share the list of progress bars, which each of them clears."""
+    configure(client, {"": {"a": "x"}})
+    args = {"program_id": "many", "inputs": {"questions": ["1", "2"]}}
+    runs = [client.submit("execute_program", args) for _ in range(200)]
+    assert all(run.result(60)["outputs"] == {"answers": ["x", "x"]} for run in runs)
 
 
 def test_statistics_count_the_calls_of_all_stages(client):
