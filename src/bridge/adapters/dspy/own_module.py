@@ -8,7 +8,7 @@ import dspy
 
 from bridge import errors
 from bridge.adapters.dspy.declarations import RESERVED, Declaration, Declared
-from bridge.adapters.dspy.values.inputs import InputCheck, with_text_form
+from bridge.adapters.dspy.values.inputs import InputCheck, with_text_form, wrong_names
 from bridge.adapters.dspy.values.results import plain_fields
 
 
@@ -32,19 +32,9 @@ class OwnModule:
     def arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return the module's arguments. Raises InvalidArgs for an undeclared, missing or wrong input."""
         unknown = [name for name in inputs if name not in self._declared and not self._takes(name)]
-        if unknown:
-            raise errors.InvalidArgs(
-                f"inputs not declared by {self._id}: {', '.join(map(str, unknown))};"
-                f" declared: {', '.join(self._declared) or 'none'}",
-                path=f"args.inputs.{unknown[0]}",
-                unknown=unknown,
-                declared=list(self._declared),
-            )
         missing = [name for name, each in self._declared.items() if each.is_required and name not in inputs]
-        if missing:
-            raise errors.InvalidArgs(
-                f"inputs missing: {', '.join(missing)}", path=f"args.inputs.{missing[0]}", missing=missing
-            )
+        if unknown or missing:
+            raise wrong_names(unknown, missing, [*self._declared], self._id)
         return {name: self._value(name, value) for name, value in inputs.items()}
 
     def outputs(self, result: Any) -> dict[str, Any]:

@@ -6,13 +6,12 @@ import weakref
 from functools import lru_cache
 from typing import Any
 
-from bridge import errors
 from bridge.adapters.dspy.modules import DEFAULT_ITERATIONS, MODULES
 from bridge.adapters.dspy.own_module import OwnModule
 from bridge.adapters.dspy.signatures import Field, Signature
 from bridge.adapters.dspy.state import Program
 from bridge.adapters.dspy.tools import Tool
-from bridge.adapters.dspy.values.inputs import InputCheck, plain
+from bridge.adapters.dspy.values.inputs import InputCheck, plain, wrong_names
 
 LARGEST_SHARED = 16_384  # characters of a signature; the cache of 1024 outlives the programs
 
@@ -37,21 +36,9 @@ class Prepared:
     def arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return the module's arguments. Raises InvalidArgs for an undeclared, missing or wrong input."""
         unknown = [name for name in inputs if name not in self._inputs]
-        if unknown:
-            raise errors.InvalidArgs(
-                f"inputs not declared by the signature: {', '.join(map(str, unknown))};"
-                f" declared: {', '.join(self._inputs) or 'none'}",
-                path=f"args.inputs.{unknown[0]}",
-                unknown=unknown,
-                declared=list(self._inputs),
-            )
         missing = [name for name, (_, check) in self._inputs.items() if name not in inputs and not check.accepts_none()]
-        if missing:
-            raise errors.InvalidArgs(
-                f"inputs missing: {', '.join(missing)}",
-                path=f"args.inputs.{missing[0]}",
-                missing=missing,
-            )
+        if unknown or missing:
+            raise wrong_names(unknown, missing, [*self._inputs], "the signature")
         return {python_name: check.value(inputs.get(name)) for name, (python_name, check) in self._inputs.items()}
 
     def outputs(self, prediction: Any) -> dict[str, Any]:

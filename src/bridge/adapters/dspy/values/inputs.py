@@ -63,6 +63,21 @@ def with_text_form(value: Any, path: str, type_name: str = "any") -> Any:
     return value
 
 
+def wrong_names(unknown: list[Any], missing: list[str], declared: list[str], owner: str) -> errors.InvalidArgs:
+    """Return the error for inputs that `owner` does not declare, or else for those that are missing."""
+    if unknown:
+        return errors.InvalidArgs(
+            f"inputs not declared by {owner}: {', '.join(map(str, unknown))};"
+            f" declared: {', '.join(declared) or 'none'}",
+            path=f"args.inputs.{unknown[0]}",
+            unknown=unknown,
+            declared=declared,
+        )
+    return errors.InvalidArgs(
+        f"inputs missing: {', '.join(missing)}", path=f"args.inputs.{missing[0]}", missing=missing
+    )
+
+
 def _invalid(path: str, reason: str, type_name: str) -> errors.InvalidArgs:
     return errors.InvalidArgs(f"{path}: {reason}", path=path, expected=type_name)
 
