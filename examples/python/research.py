@@ -30,7 +30,7 @@ class Corpus:
         self.passages = passages
         self._words = [Counter(_words(passage)) for passage in passages]
         frequency = Counter(word for words in self._words for word in words)
-        self._weights = {word: math.log(1 + len(passages) / count) for word, count in frequency.items()}
+        self._weights = {word: math.log(len(passages) / count) for word, count in frequency.items()}
 
     def search(self, query: str, k: int) -> list[str]:
         """Return at most `k` passages that have a word of the query, the best first."""
