@@ -70,6 +70,7 @@ cdef class Reader:
     cdef bridge_slab *slab
     cdef bridge_slab *spare    # NULL, or the slab of the last long frame
     cdef int64_t spare_until   # ms, monotonic
+    cdef bint never_waits      # `fill` returns at once; whoever calls it waits, and releases the spare slab
     cdef bint had_long         # a frame of the slab was longer than SLAB
     cdef size_t start
     cdef size_t end
@@ -84,6 +85,10 @@ cdef class Reader:
     cdef bridge_slab *fresh(self, size_t need) noexcept nogil
     cdef void retire(self, bridge_slab *slab) noexcept nogil
     cdef int await_with_spare(self) noexcept nogil
+    cdef bint release_spare(self) noexcept nogil
+    cdef bint has_short_slab(self) noexcept nogil
+    cdef bint has_long_slab(self) noexcept nogil
+    cdef bint release_memory(self) noexcept nogil
     cdef int wait(self, Writer heartbeats) noexcept nogil
     cdef Frame take(self)
     cdef Frame beginning(self)

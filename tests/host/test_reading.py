@@ -16,6 +16,7 @@ import pytest
 
 from bridge import Client, errors
 from client_uses import HANG, SUPPORT_PATH
+from peer import wait_until
 
 
 @pytest.fixture
@@ -264,3 +265,18 @@ def test_a_stream_and_its_result_in_two_threads(client):
     stream.result(HANG)
     thread.join(HANG)
     assert len(events) == 2000
+
+
+def resident():
+    """Return the resident memory of this process, in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_the_memory_of_a_long_reply_is_released(client):
+    """The client reuses it for a second; then an idle client does not hold it."""
+    client.call("echo", {"blob": bytes(10)})
+    before = resident()
+    blob = client.call("echo", {"blob": bytes(48 << 20)})["blob"]
+    assert resident() - before > 40 << 20
+    del blob
+    wait_until(lambda: resident() - before < 20 << 20)

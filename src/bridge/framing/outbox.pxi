@@ -150,8 +150,11 @@ cdef class Outbox:
         while self.sent < self.used:
             part.iov_base = PyByteArray_AS_STRING(self.data) + self.sent
             part.iov_len = self.used - self.sent
-            with nogil:
+            if part.iov_len <= COPIED:  # which takes less time than to give up the GIL and take it again
                 written = bridge_writev_some(fd, &part, 1)
+            else:
+                with nogil:
+                    written = bridge_writev_some(fd, &part, 1)
             if written < 0:
                 check_would_block(fd, errno)
                 return False

@@ -93,9 +93,29 @@ cdef class Reader:
         cdef int64_t left = self.spare_until - bridge_now_ms()
         cdef int ready = bridge_await(self.fd, POLLIN, <int>left) if left > 0 else 0
         if ready == 0:
+            self.release_spare()
+        return ready
+
+    cdef bint release_spare(self) noexcept nogil:
+        """Release the spare slab if its time is over, and return whether there is none anymore."""
+        if self.spare is not NULL and self.spare_until <= bridge_now_ms():
             slab_release(self.spare)
             self.spare = NULL
-        return ready
+        return self.spare is NULL
+
+    cdef bint has_short_slab(self) noexcept nogil:
+        """Return whether `fill` reads at most SLAB bytes."""
+        return self.slab.size <= SLAB
+
+    cdef bint has_long_slab(self) noexcept nogil:
+        """Return whether the memory of a long frame is in use, or was until a short time ago."""
+        return self.slab.size > LONG_SLAB or self.spare is not NULL
+
+    cdef bint release_memory(self) noexcept nogil:
+        """Release the memory of a long frame if it has not been used for a while, and return whether there is none."""
+        if self.start == self.end and self.slab.size > LONG_SLAB:
+            self.reserve(HEADER)  # makes it the spare slab
+        return self.slab.size <= LONG_SLAB and self.release_spare()
 
     cdef int fill(self) noexcept nogil:
         """Call read(2) once after `parse` has returned PENDING. Return PENDING, or why there are no more bytes."""
@@ -111,7 +131,7 @@ cdef class Reader:
                 return INTERRUPTED
             if have >= need:
                 return NO_MEMORY
-        if self.spare is not NULL and have == 0 and self.await_with_spare() < 0:
+        if self.spare is not NULL and have == 0 and not self.never_waits and self.await_with_spare() < 0:
             return INTERRUPTED
         got = read(self.fd, self.slab.data + self.end, self.slab.size - self.end)
         if got > 0:
@@ -126,7 +146,7 @@ cdef class Reader:
             return END
         if self.error != EAGAIN:
             return FAILED
-        return INTERRUPTED if bridge_await(self.fd, POLLIN, -1) < 0 else PENDING
+        return PENDING if self.never_waits or bridge_await(self.fd, POLLIN, -1) >= 0 else INTERRUPTED
 
     cdef int wait(self, Writer heartbeats) noexcept nogil:
         """Read until there is a frame or an error for Python. Answer empty frames if given a writer."""

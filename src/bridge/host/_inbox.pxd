@@ -51,6 +51,7 @@ cdef class Inbox:
     cdef bint is_attending           # the attendant reads at this moment, and will look at `jobs`
     cdef bint is_attendant_asleep    # it has to be signalled when a caller stops reading
     cdef bint is_filling             # a thread is reading at this moment, without the GIL
+    cdef bint releases_later         # the attendant will call `release_memory`
     cdef bint is_stopping            # callers must not read anymore
     cdef bint is_over                # the stream has ended
     cdef bint has_served             # a caller that waited has got what it waited for

@@ -103,8 +103,8 @@ LIMIT = 256                # events of a call that may wait before the worker is
 cdef Py_ssize_t limit = LIMIT
 
 # What the attendant has to do: decode a frame; refuse one for which there is no memory; handle the end of the stream;
-# pause a call; conclude one; tell one of an event.
-RECEIVE, REFUSE, FINISH, PAUSE, CONCLUDE, EVENT = range(6)
+# pause a call; conclude one; notify one of an event; release memory after a while.
+RECEIVE, REFUSE, FINISH, PAUSE, CONCLUDE, EVENT, RELEASE = range(7)
 
 
 cdef class Exchange:
@@ -176,6 +176,7 @@ cdef class Inbox:
 
     def __init__(self, Reader reader not None):
         self.reader = reader
+        reader.never_waits = True
         self.jobs_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         self.kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         if self.jobs_fd < 0 or self.kick_fd < 0:
@@ -334,10 +335,16 @@ cdef class Inbox:
     cdef int fill(self) except -1:
         """Read once what is there."""
         cdef int status
-        self.is_filling = True
-        with nogil:
+        if self.reader.has_short_slab():  # a read takes less time than to give up the GIL and take it again
             status = self.reader.fill()
-        self.is_filling = False
+        else:
+            self.is_filling = True
+            with nogil:
+                status = self.reader.fill()
+            self.is_filling = False
+            if not self.releases_later and self.reader.has_long_slab():
+                self.releases_later = True
+                self.add_job(RELEASE, None)
         if status != PENDING and status != INTERRUPTED:
             self.fault(status)
         return 0
@@ -417,6 +424,13 @@ cdef class Inbox:
         if self.reading == ATTENDANT and (self.followers or (self.has_served and not self.unattended)):
             self.leads += 1
             self.leave()
+
+    def release_memory(self):
+        """Release the memory of the last long frame if it has not been used for a second. Return whether there is none
+        left; otherwise this has to be called again."""
+        if not self.is_filling:
+            self.releases_later = not self.reader.release_memory()
+        return not self.releases_later
 
     def read_rest(self):
         """Read what a worker that has ended has left in the pipe, and return True. Callers do not read anymore.

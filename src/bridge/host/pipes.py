@@ -16,10 +16,11 @@ from typing import Any, Protocol
 
 from bridge import errors
 from bridge._framing import Outbox, Reader, set_pipe_size
-from bridge.host._inbox import FINISH, Inbox
+from bridge.host._inbox import FINISH, RELEASE, Inbox
 from bridge.host.launch import WorkerProcess
 
 END_SECONDS = 1.0  # time for a worker to end by itself after one of its pipes was closed
+MEMORY_SECONDS = 1.0  # until memory of long frames is released that is not used again
 STDERR_SECONDS = 0.05  # until the worker's output is passed on again after this process's stderr accepted none
 DRAIN_SECONDS = 0.5  # for the last output of a worker that has ended; a child of it may hold its stderr open
 
@@ -167,12 +168,21 @@ class Pipes:
             try:
                 if kind == FINISH:
                     self._finish(subject)
+                elif kind == RELEASE:
+                    self._release_later()
                 else:
                     self._serve(kind, subject)
             except errors.BridgeError as error:
                 self.end_worker(f"the worker sent a frame that cannot be read: {error}")
             except Exception as error:
                 self.end_worker(f"the client failed while reading: {type(error).__name__}: {error}")
+
+    def _release_later(self) -> None:
+        self._loop.call_later(MEMORY_SECONDS, self._release_memory)
+
+    def _release_memory(self) -> None:
+        if not self.inbox.release_memory():
+            self._release_later()
 
     def _finish(self, fault: str | Exception | None) -> None:
         """Wait for the end of a worker that has closed a pipe; end one that has sent what cannot be read."""
