@@ -270,3 +270,15 @@ def test_a_start_that_is_cancelled_leaves_no_worker(tmp_path):
 
     asyncio.run(main())
     assert not is_running(int(pid.read_text()))
+
+
+def test_logs_are_records_of_logging(run, caplog):
+    """Those of the worker's last moments too."""
+
+    async def test(client):
+        with pytest.raises(errors.HandlerError):
+            await client.call("raise")
+
+    run(test, logs="logging")
+    (record,) = [record for record in caplog.records if record.getMessage() == "handler of raise failed"]
+    assert (record.name, record.levelname, record.command) == ("bridge.worker", "WARNING", "raise")

@@ -250,7 +250,7 @@ class LoopedConnection(Connection):
     def _expire_calls(self) -> None:
         """End the calls whose time is over, and look again at the next deadline.
 
-        One timer serves all calls: one for each would be a tenth of the cost of a call.
+        One timer serves all calls: setting and cancelling one for each would take a tenth of the time of a call.
         """
         now = monotonic()
         self._next_look = inf
