@@ -71,7 +71,7 @@ cdef class Reader:
     cdef bridge_slab *spare    # NULL, or the slab of the last long frame
     cdef int64_t spare_until   # ms, monotonic
     cdef bint never_waits      # `fill` returns at once; whoever calls it waits, and releases the spare slab
-    cdef bint had_long         # a frame of the slab was longer than SLAB
+    cdef bint had_long         # a frame of the slab would not have fitted into SLAB bytes
     cdef size_t start
     cdef size_t end
     cdef uint64_t skipping

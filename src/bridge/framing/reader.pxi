@@ -63,7 +63,8 @@ cdef class Reader:
     cdef bridge_slab *fresh(self, size_t need) noexcept nogil:
         """Return a slab for `need` bytes: the spare one if it is of similar length; NULL without memory.
 
-        As long as frames are longer than SLAB, slabs are longer too: a frame that does not fit is read in two parts.
+        After a frame that fits only a long slab, the next slab is long too, so that the next frame of that length is
+        not read in two parts.
         """
         cdef bridge_slab *spare = self.spare
         cdef bint is_long = need > SLAB or self.had_long
@@ -172,7 +173,7 @@ cdef class Reader:
         frame.data = self.slab.data + self.start + HEADER
         frame.length = self.announced
         self.start += HEADER + self.announced
-        self.had_long |= self.announced + HEADER > SLAB
+        self.had_long |= SLAB < HEADER + self.announced <= LONG_SLAB
         return frame
 
     cdef Frame beginning(self):
