@@ -25,12 +25,12 @@ cdef class Exchange:
     cdef readonly Frame reply
     cdef readonly object error
     cdef readonly object events
-    cdef readonly bint is_attended
+    cdef readonly bint caller_waits  # otherwise the event loop concludes the call
     cdef public object on_end
     cdef public object timing
     cdef public bint is_paused       # the worker holds back events of the call
     cdef public bint is_unlimited    # any number of events may wait
-    cdef public bint awaits_event    # the attendant has to be told of the next event
+    cdef public bint awaits_event    # the next event is a job of the event loop
     cdef Inbox inbox
     cdef Follower followers          # the callers that wait for this call while another reads
 
@@ -39,19 +39,19 @@ cdef class Exchange:
 
 cdef class Inbox:
     cdef readonly dict calls         # the open ones, by id
-    cdef readonly object jobs        # what the attendant has to do
-    cdef readonly unsigned long leads    # how often a caller has begun to read
+    cdef readonly object jobs        # what the event loop has to do
+    cdef readonly unsigned long leads    # how often a caller has begun to read, or the event loop has stopped
     cdef public bint forwards_logs
     cdef Reader reader
     cdef readonly int jobs_fd
-    cdef int kick_fd
+    cdef int wake_fd
     cdef dict followers              # the callers that wait while another reads, in their order
-    cdef unsigned long reading       # the thread that reads, NOBODY, ATTENDANT or HANDED_OVER
-    cdef Py_ssize_t unattended       # open calls that no caller waits for
-    cdef bint is_attending           # the attendant reads at this moment, and will look at `jobs`
-    cdef bint is_attendant_asleep    # it has to be signalled when a caller stops reading
+    cdef unsigned long reading       # the thread that reads, NOBODY, LOOP or HANDED_OVER
+    cdef Py_ssize_t loop_calls       # open calls that no caller waits for
+    cdef bint is_loop_reading        # the event loop reads at this moment, and will look at `jobs`
+    cdef bint is_loop_asleep         # it has to be woken when a caller stops reading
     cdef bint is_filling             # a thread is reading at this moment, without the GIL
-    cdef bint releases_later         # the attendant will call `release_memory`
+    cdef bint releases_later         # the event loop will call `release_memory`
     cdef bint is_stopping            # callers must not read anymore
     cdef bint is_over                # the stream has ended
     cdef bint has_served             # a caller that waited has got what it waited for

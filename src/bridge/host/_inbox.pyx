@@ -1,9 +1,9 @@
 """The frames from a worker, passed to the calls that they belong to.
 
 Whoever waits, reads (leader and followers): a caller that finds nobody reading reads for all callers until its own
-reply has arrived; then it hands the reading over to a caller that still waits. So a single caller wakes no other thread.
-An event loop or a background thread, called the attendant here, reads while no caller does, and takes care of all that
-is not for a waiting caller. This module runs no Python code between taking a frame and delivering it: an exception from
+reply has arrived; then it hands the reading over to a caller that still waits. So a single caller wakes no thread.
+The event loop, asyncio's or that of the background thread, reads while no caller does, and takes care of all that is
+not for a waiting caller. This module runs no Python code between taking a frame and delivering it: an exception from
 a signal handler loses no frame.
 """
 
@@ -38,7 +38,7 @@ cdef extern from *:
     #include <time.h>
     #include <unistd.h>
 
-    enum { BRIDGE_READABLE = 1, BRIDGE_KICKED = 2, BRIDGE_INTERRUPTED = 4 };
+    enum { BRIDGE_READABLE = 1, BRIDGE_WOKEN = 2, BRIDGE_INTERRUPTED = 4 };
 
     static int64_t bridge_now_ns(void) {
         struct timespec t;
@@ -46,9 +46,9 @@ cdef extern from *:
         return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
     }
 
-    /* Returns 0 when the time `until` (ns, or -1) has come. */
-    static int bridge_await_either(int fd, int kick, int64_t until) {
-        struct pollfd entries[2] = {{fd, POLLIN, 0}, {kick, POLLIN, 0}};
+    /* Waits until `fd` or `wake` is readable; returns 0 when the time `until` (ns, or -1) has come. */
+    static int bridge_await_either(int fd, int wake, int64_t until) {
+        struct pollfd entries[2] = {{fd, POLLIN, 0}, {wake, POLLIN, 0}};
         int64_t ms = -1;
         int ready;
         if (until >= 0) {
@@ -58,7 +58,7 @@ cdef extern from *:
         }
         ready = poll(entries, 2, (int)ms);
         if (ready < 0) return BRIDGE_INTERRUPTED;
-        return (entries[0].revents ? BRIDGE_READABLE : 0) | (entries[1].revents ? BRIDGE_KICKED : 0);
+        return (entries[0].revents ? BRIDGE_READABLE : 0) | (entries[1].revents ? BRIDGE_WOKEN : 0);
     }
 
     /* Writes to and reads from an eventfd. Neither of them blocks. */
@@ -75,10 +75,10 @@ cdef extern from *:
     """
     enum:
         BRIDGE_READABLE
-        BRIDGE_KICKED
+        BRIDGE_WOKEN
         BRIDGE_INTERRUPTED
     int64_t bridge_now_ns() nogil
-    int bridge_await_either(int fd, int kick, int64_t until) nogil
+    int bridge_await_either(int fd, int wake, int64_t until) nogil
     void bridge_signal(int fd) nogil
     void bridge_clear_signal(int fd) nogil
 
@@ -96,14 +96,15 @@ cdef extern from "<unistd.h>" nogil:
 
 cdef enum:
     NOBODY = 0             # in place of the identifier of the thread that reads
-    ATTENDANT = 1
+    LOOP = 1
     HANDED_OVER = 2        # to a caller that has not woken up yet
 
-LIMIT = 256                # events of a call that may wait before the worker is paused
-cdef Py_ssize_t limit = LIMIT
+MOST_EVENTS = 256          # events of a call that may wait before the worker is paused
+cdef Py_ssize_t most_events = MOST_EVENTS
 
-# What the attendant has to do: decode a frame; refuse one for which there is no memory; handle the end of the stream;
-# pause a call; conclude one; notify one of an event; release memory after a while.
+# The jobs of the event loop: decode a frame; refuse one for which there is no memory; handle the end of the stream;
+# pause the events of a call; conclude a call that has ended; wake the tasks that wait for an event of a call; release
+# memory after a while.
 RECEIVE, REFUSE, FINISH, PAUSE, CONCLUDE, EVENT, RELEASE = range(7)
 
 
@@ -111,14 +112,13 @@ cdef class Exchange:
     """A request to the worker, and what has arrived for it.
 
     channel: its connection, which has the inbox and the ids of requests. timeout: seconds, or None. deadline: the end
-    of that time, in seconds of time.monotonic(), or None. is_attended: whether a caller will wait for it. Otherwise the
-    attendant has to conclude it. on_end: for a subclass that is concluded so.
-    has_ended: whether it has its reply or an error. reply: the frame of the reply, until `take_reply` is called. error:
-    the reason why there is no reply. events: the frames of events that have not been consumed; None if the request
-    asked for none.
+    of that time, in seconds of time.monotonic(), or None. caller_waits: whether a caller will wait for it; otherwise
+    the event loop has to conclude it. has_ended: whether it has its reply or an error. reply: the frame of the reply,
+    until `take_reply` is called. error: the reason why there is no reply. events: the frames of events that have not
+    been consumed; None if the request asked for none. on_end, timing: for the subclass.
     """
 
-    def __init__(self, channel, command, timeout, bint has_events=False, bint is_attended=True):
+    def __init__(self, channel, command, timeout, bint has_events=False, bint caller_waits=True):
         self.channel = channel
         self.inbox = channel.inbox
         self.id = next(channel.ids)
@@ -127,7 +127,7 @@ cdef class Exchange:
         if timeout is not None:
             self.deadline = bridge_now_ns() * 1e-9 + <double>timeout
         self.events = deque() if has_events else None
-        self.is_attended = is_attended
+        self.caller_waits = caller_waits
 
     cdef bint is_ready(self, bint for_event):
         return self.has_ended or (for_event and len(self.events) > 0)
@@ -167,26 +167,26 @@ cdef class Follower:
 cdef class Inbox:
     """The open calls of a client, and the reader of the frames for them. Usable from any number of threads.
 
-    reader: of a descriptor that does not block. jobs_fd: readable when the attendant has something to do.
-    forwards_logs: whether log events are for the attendant, and not for the calls whose ids they have.
+    reader: of a descriptor that does not block. jobs_fd: readable when the event loop has something to do.
+    forwards_logs: whether log events are for the event loop, and not for the calls whose ids they have.
     """
 
     def __cinit__(self):
-        self.jobs_fd = self.kick_fd = -1
+        self.jobs_fd = self.wake_fd = -1
 
     def __init__(self, Reader reader not None):
         self.reader = reader
         reader.never_waits = True
         self.jobs_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-        self.kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-        if self.jobs_fd < 0 or self.kick_fd < 0:
+        self.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        if self.jobs_fd < 0 or self.wake_fd < 0:
             raise OSError(errno, "eventfd failed")
         self.calls = {}
         self.jobs = deque()
         self.followers = {}
 
     def __dealloc__(self):
-        for fd in (self.jobs_fd, self.kick_fd):
+        for fd in (self.jobs_fd, self.wake_fd):
             if fd >= 0:
                 close(fd)
 
@@ -195,8 +195,8 @@ cdef class Inbox:
     def open(self, Exchange call not None):
         """Add a call whose request will be sent. Its reply may arrive from now on."""
         self.calls[call.id] = call
-        if not call.is_attended:
-            self.unattended += 1
+        if not call.caller_waits:
+            self.loop_calls += 1
             if self.reading == NOBODY:
                 bridge_signal(self.jobs_fd)
 
@@ -207,20 +207,20 @@ cdef class Inbox:
         call.error = error
         self.ended(call)
         if self.reading > HANDED_OVER and self.reading != PyThread_get_thread_ident():
-            bridge_signal(self.kick_fd)
+            bridge_signal(self.wake_fd)
         return True
 
     cdef bint remove(self, Exchange call):
         if self.calls.pop(call.id, None) is None:
             return False
-        if not call.is_attended:
-            self.unattended -= 1
+        if not call.caller_waits:
+            self.loop_calls -= 1
         return True
 
     cdef int ended(self, Exchange call) except -1:
         call.has_ended = True
         self.wake(call, True)
-        if not call.is_attended:
+        if not call.caller_waits:
             self.add_job(CONCLUDE, call)
         return 0
 
@@ -244,7 +244,7 @@ cdef class Inbox:
         if call.events is None:
             return
         call.events.append(event)
-        if len(call.events) > limit and not (call.is_paused or call.is_unlimited):
+        if len(call.events) > most_events and not (call.is_paused or call.is_unlimited):
             call.is_paused = True
             self.add_job(PAUSE, call)
         if call.awaits_event:
@@ -271,8 +271,8 @@ cdef class Inbox:
         return 1
 
     cdef int lead(self, Exchange call, long long until, bint for_event, unsigned long thread) except -1:
-        """Read until the call is ready, a signal has come, the time is `until`, or reading has to stop. Return what the
-        last wait has found."""
+        """Read until the call is ready, a signal has come, the time is `until`, or reading has to stop. Return what was
+        found at last: BRIDGE_INTERRUPTED for a signal, 0 at `until`."""
         cdef bint is_nested = self.reading == thread  # in a destructor that runs while its thread reads
         cdef int found = BRIDGE_READABLE
         self.reading = thread
@@ -281,9 +281,9 @@ cdef class Inbox:
             self.dispatch()
             while not (call.is_ready(for_event) or self.is_stopping):
                 with nogil:
-                    found = bridge_await_either(self.reader.fd, self.kick_fd, until)
-                if found & BRIDGE_KICKED:
-                    bridge_clear_signal(self.kick_fd)
+                    found = bridge_await_either(self.reader.fd, self.wake_fd, until)
+                if found & BRIDGE_WOKEN:
+                    bridge_clear_signal(self.wake_fd)
                 elif not found & BRIDGE_READABLE:
                     break
                 elif not self.is_stopping:
@@ -295,8 +295,8 @@ cdef class Inbox:
                 self.leave()
 
     cdef int follow(self, Exchange call, long long until, bint for_event) except -1:
-        """Wait until the call may be ready, the reading is handed over to it, a signal has come, or the time is `until`.
-        Return BRIDGE_INTERRUPTED for a signal, 0 at `until`."""
+        """Wait until the call may be ready, it is its turn to read, a signal has come, or the time is `until`. Return
+        BRIDGE_INTERRUPTED for a signal, 0 at `until`."""
         cdef Follower follower = Follower()
         cdef PyLockStatus status
         cdef long long left = -1
@@ -319,7 +319,7 @@ cdef class Inbox:
         return BRIDGE_READABLE if status == PY_LOCK_ACQUIRED else 0
 
     cdef void leave(self):
-        """Hand the reading over to a caller that waits, or else to the attendant, at once if it has something to do."""
+        """Hand the reading over to a caller that waits, or else to the event loop, which is woken if it has to read."""
         cdef Follower follower
         if self.followers and not self.is_stopping:
             # The last one: it may be a signal handler's call that interrupted an earlier one of the same thread.
@@ -329,7 +329,7 @@ cdef class Inbox:
             follower.wake()
         else:
             self.reading = NOBODY
-            if self.unattended or self.is_stopping or self.is_attendant_asleep:
+            if self.loop_calls or self.is_stopping or self.is_loop_asleep:
                 bridge_signal(self.jobs_fd)
 
     cdef int fill(self) except -1:
@@ -389,39 +389,38 @@ cdef class Inbox:
             self.add_job(FINISH, None if status == END else self.reader.fault(status))
         return 0
 
-    # The attendant
+    # For the event loop
 
     cpdef int add_job(self, int kind, object subject) except -1:
         self.jobs.append((kind, subject))
-        if not self.is_attending:
+        if not self.is_loop_reading:
             bridge_signal(self.jobs_fd)
         return 0
 
     def take_over(self, bint is_idle):
-        """Make the attendant the one that reads if no caller does, and return whether it is.
+        """Make the event loop the one that reads if no caller does, and return whether it is.
 
         Do so only if there are calls that no caller waits for, or if `is_idle`: no caller has read for a while.
         """
-        if self.reading == NOBODY and not self.is_stopping and (is_idle or self.unattended):
-            self.reading = ATTENDANT
+        if self.reading == NOBODY and not self.is_stopping and (is_idle or self.loop_calls):
+            self.reading = LOOP
             self.has_served = False
-        self.is_attendant_asleep = is_idle
-        return self.reading == ATTENDANT
+        self.is_loop_asleep = is_idle
+        return self.reading == LOOP
 
     def read(self):
-        """Read what has arrived, as the attendant, and deliver it. The descriptor must be readable; `jobs` must be done
-        afterwards."""
-        self.is_attending = True
+        """Read what has arrived, and deliver it. The descriptor must be readable; `jobs` must be done afterwards."""
+        self.is_loop_reading = True
         try:
             self.fill()
             self.dispatch()
         finally:
-            self.is_attending = False
+            self.is_loop_reading = False
 
     def give_up(self):
         """Hand the reading over to a caller that waits. Without one, stop reading if a caller has just been served: it
         will probably call again, and read for itself."""
-        if self.reading == ATTENDANT and (self.followers or (self.has_served and not self.unattended)):
+        if self.reading == LOOP and (self.followers or (self.has_served and not self.loop_calls)):
             self.leads += 1
             self.leave()
 
@@ -439,7 +438,7 @@ cdef class Inbox:
         """
         self.is_stopping = True
         if self.reading > HANDED_OVER:
-            bridge_signal(self.kick_fd)
+            bridge_signal(self.wake_fd)
         if self.is_filling:
             return False
         while not self.is_over and bridge_await_either(self.reader.fd, -1, 0) & BRIDGE_READABLE:

@@ -35,7 +35,7 @@ class Call(concurrent.futures.Future[Any]):
         self._on_event: OnEvent | None = None
         self._lock = RLock()
         self._outcome: tuple[Any, BaseException | None] | None = None
-        if not call.is_attended:
+        if not call.caller_waits:
             call.on_end = self._conclude
 
     @property

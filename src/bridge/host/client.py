@@ -130,7 +130,7 @@ class Client:
         Raises the errors of `call` if the request cannot be sent.
         """
         has_events = on_event is not None
-        call = self._open(command, timeout, has_events=has_events, is_attended=has_events)
+        call = self._open(command, timeout, has_events=has_events, caller_waits=has_events)
         future = Call(call, self._connection.process, self._connection.threads)
         self._connection.start(call, args, session_id, traceparent, timing)
         if on_event is not None:
@@ -168,7 +168,7 @@ class Client:
 
     def cast(self, command: str, args: Any = None, *, session_id: str | None = None) -> None:
         """Send `command` without waiting for its reply, which is dropped. Raises WorkerCrashed."""
-        self._connection.start(self._open(command, None, is_attended=False), args, session_id, None)
+        self._connection.start(self._open(command, None, caller_waits=False), args, session_id, None)
 
     def stats(self) -> dict[str, Any]:
         """Return the worker's statistics: the result of `get_stats`."""
@@ -189,7 +189,7 @@ class Client:
         return self.stop(0.0)
 
     def _open(
-        self, command: str, timeout: float | None, *, has_events: bool = False, is_attended: bool = True
+        self, command: str, timeout: float | None, *, has_events: bool = False, caller_waits: bool = True
     ) -> OpenCall:
         """Return a new call. Raises RuntimeError in a fork, and while the interpreter is ending."""
         connection = self._connection
@@ -197,7 +197,7 @@ class Client:
             connection.process.check_own()
         if sys.is_finalizing():  # the background thread has stopped
             raise RuntimeError("a Client cannot call its worker while the interpreter is ending")
-        return OpenCall(connection, command, seconds_of(timeout), has_events, is_attended)
+        return OpenCall(connection, command, seconds_of(timeout), has_events, caller_waits)
 
     def __enter__(self) -> Client:
         self._connection.process.check_own()

@@ -125,7 +125,7 @@ class Connection:
         if is_logged and not isinstance(error, WrongArguments):
             with contextlib.suppress(Exception):  # a logging handler may fail; the reply must be sent
                 _log.error("tool %s failed", request.args.get("name"), exc_info=error)
-        return self._failure(request, error)
+        return self._error_reply(request, error)
 
     def encoded(self, message: dict[str, Any], name: str) -> Outbox:
         """Return `message` as a frame. name: the key of the caller's values. Raises NotEncodable, FrameTooLarge."""
@@ -181,7 +181,7 @@ class Connection:
             try:
                 self.answer(incoming)
             except RuntimeError as error:
-                self.post_frame(self._failure(incoming, errors.Overloaded(f"the host: {error}")))
+                self.post_frame(self._error_reply(incoming, errors.Overloaded(f"the host: {error}")))
             return
         call = self.inbox.calls.get(incoming.id)  # type: ignore[arg-type]  # our ids are integers
         if incoming.event == "log" and self._log is not None:
@@ -202,7 +202,7 @@ class Connection:
             raise error
         call.cancel(undecodable(error))  # in the worker too: the frame may have been an event of a call that goes on
 
-    def _failure(self, request: Incoming, error: BaseException) -> Outbox:
+    def _error_reply(self, request: Incoming, error: BaseException) -> Outbox:
         code = error.code if isinstance(error, errors.BridgeError) else errors.HandlerError.code
         text = shorten(error_text(error), LONGEST_ERROR).encode("utf-8", "replace").decode()
         return self.encoded({"id": request.id, "success": False, "error": text, "code": code}, "error")

@@ -25,7 +25,7 @@ from bridge.host.tools import Tool
 from bridge.wire.codec import Format
 from bridge.wire.messages import Incoming
 
-LEAST_PAUSE = 0.01  # seconds between two looks at the deadlines of the open calls
+LEAST_PAUSE = 0.01  # seconds between two checks of the deadlines of the open calls
 
 
 class AwaitedCall(OpenCall):
@@ -42,7 +42,7 @@ class AwaitedCall(OpenCall):
     def __init__(
         self, channel: LoopedConnection, command: str, timeout: float | None, has_events: bool = False
     ) -> None:
-        super().__init__(channel, command, timeout, has_events, is_attended=False)
+        super().__init__(channel, command, timeout, has_events, caller_waits=False)
         self.outbox: Outbox | None = None
         self.context: Context | None = None
         self.tool_tasks: list[asyncio.Task[None]] = []
@@ -96,7 +96,7 @@ class LoopedConnection(Connection):
         self._tool_tasks: set[asyncio.Task[None]] = set()
         self._senders: list[tuple[Outbox, asyncio.Future[None]]] = []
         self._is_lost = asyncio.Event()
-        self._next_look = inf
+        self._next_check = inf
         self._timer: asyncio.TimerHandle | None = None
         self.inbox.take_over(True)
         self.pipes.watch()
@@ -120,8 +120,8 @@ class LoopedConnection(Connection):
         if self.tools:
             call.context = copy_context()  # cheap: contexts are immutable maps inside
         call.outbox = self.request(call, args, session_id, traceparent)
-        if call.deadline is not None and call.deadline < self._next_look:
-            self._look_at(call.deadline)
+        if call.deadline is not None and call.deadline < self._next_check:
+            self._expire_at(call.deadline)
 
     async def send(self, call: AwaitedCall, args: Any, session_id: str | None) -> None:
         """Send the request of a call, and wait until it has been sent. Raises the errors of `start`."""
@@ -240,25 +240,25 @@ class LoopedConnection(Connection):
         with contextlib.suppress(RuntimeError):  # the loop has been closed
             self.loop.call_soon_threadsafe(self.post_frame, outbox)
 
-    def _look_at(self, moment: float) -> None:
-        """Look at the deadlines of the open calls at a moment, in seconds of time.monotonic()."""
+    def _expire_at(self, moment: float) -> None:
+        """Check the deadlines of the open calls at `moment`, in seconds of time.monotonic()."""
         if self._timer is not None:
             self._timer.cancel()
-        self._next_look = moment
+        self._next_check = moment
         self._timer = self.loop.call_later(max(0.0, moment - monotonic()), self._expire_calls)
 
     def _expire_calls(self) -> None:
-        """End the calls whose time is over, and look again at the next deadline.
+        """End the calls whose time is over, and check again at the next deadline.
 
         One timer serves all calls: setting and cancelling one for each would take a tenth of the time of a call.
         """
         now = monotonic()
-        self._next_look = inf
+        self._next_check = inf
         for call in list(self.inbox.calls.values()):
             if (last := call.last_moment) is not None:
                 if last <= now:
                     call.expire()
                 else:
-                    self._next_look = min(self._next_look, last)
-        if self._next_look < inf:
-            self._look_at(max(self._next_look, now + LEAST_PAUSE))
+                    self._next_check = min(self._next_check, last)
+        if self._next_check < inf:
+            self._expire_at(max(self._next_check, now + LEAST_PAUSE))

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from bridge import errors
 from bridge._framing import Frame
-from bridge.host._inbox import LIMIT, Exchange, Inbox
+from bridge.host._inbox import MOST_EVENTS, Exchange, Inbox
 from bridge.wire.messages import Incoming
 
 SLACK = 0.25  # seconds to wait after a deadline for the worker's own reply to it
@@ -38,8 +38,8 @@ class Channel(Protocol):
 class OpenCall(Exchange):
     """A call from its request to its end: a result, an error, its deadline, or cancelled.
 
-    on_end: called by the attendant of the inbox after the end of a call that no caller waits for. timing: where the
-    worker spent the time, in µs, if the request asked for that.
+    on_end: called in the event loop after the end of a call that no caller waits for. timing: where the worker
+    spent the time, in µs, if the request asked for that.
     """
 
     __slots__ = ()
@@ -116,7 +116,7 @@ class OpenCall(Exchange):
             frame = self.events.popleft()
         except IndexError:
             return None
-        if self.is_paused and len(self.events) <= LIMIT // 2:
+        if self.is_paused and len(self.events) <= MOST_EVENTS // 2:
             self._resume()
         try:
             message = self.channel.decode(frame)

@@ -75,7 +75,7 @@ class Pipes:
     def watch(self) -> None:
         """Make the loop call this object when a descriptor is ready."""
         self._loop.add_reader(self.process.output_fd, self._read)
-        self._loop.add_reader(self.inbox.jobs_fd, self._attend)
+        self._loop.add_reader(self.inbox.jobs_fd, self._notice_jobs)
         self._loop.add_reader(self.process.stderr_fd, self._pass_on_stderr)
         self._loop.add_reader(self.process.exit_fd, self._end)
 
@@ -155,7 +155,7 @@ class Pipes:
             self.end_worker(f"the client failed while reading: {type(error).__name__}: {error}")
         self.do_jobs()
 
-    def _attend(self) -> None:
+    def _notice_jobs(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.inbox.jobs_fd)
         self.do_jobs()
