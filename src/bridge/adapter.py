@@ -209,7 +209,7 @@ def load(name: str) -> Adapter:
 
 
 def load_object(what: str, reference: str) -> Any:
-    """Return the object that MODULE:ATTRIBUTE names. Raise AdapterFailed; what: the beginning of the message.
+    """Return the object that MODULE:ATTRIBUTE names. Raises AdapterFailed, whose message begins with `what`.
 
     The reference comes from the operator, never from a request.
     """

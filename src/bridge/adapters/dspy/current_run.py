@@ -145,7 +145,8 @@ class ModelCall:
 def _source() -> dict[str, Any]:
     """Return what the events of the current call say about its origin: the name of the predictor, if it has one."""
     modules = dspy.settings.caller_modules or []
-    # From the outermost: it has the longest name, but only the innermost contain what was copied, as by BestOfN.
+    # The outermost module that contains the predictor has the longest name for it. A copy made during the run, as by
+    # BestOfN, is contained in inner modules only.
     names = (name for module in modules for name, each in module.named_predictors() if each is modules[-1])
     predictor = next(names, None)
     return {} if predictor is None else {"predictor": predictor}

@@ -10,7 +10,7 @@ import dspy
 from dspy.adapters.utils import annotation_allows_none, get_annotation_name
 from dspy.utils.constants import IS_TYPE_UNDEFINED
 
-# No inputs: arguments that control DSPy's modules (some could send a key to another address), and those that it fills.
+# Names that are never inputs: DSPy's modules take them as instructions, and some could send a key to another address.
 RESERVED = frozenset(
     {"config", "demos", "instance", "lm", "new_signature", "prediction", "self", "signature", "_trace"}
 )
@@ -25,6 +25,7 @@ class Declared(NamedTuple):
 
     @property
     def type_name(self) -> str:
+        """Return the name of the type, as signatures and errors show it."""
         kind = self.type.__origin__ if get_origin(self.type) is Annotated else self.type
         name: str = "any" if kind is Any else get_annotation_name(kind)
         return name

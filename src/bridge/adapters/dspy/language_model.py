@@ -21,7 +21,7 @@ from dspy.clients.errors import error_boundary
 
 log = logging.getLogger("dspy.clients.lm")
 
-# Whether the tests have compared what the adapter does in place of DSPy with this version of it. If not, DSPy does it.
+# Whether the tests have compared this version of DSPy with what the adapter does in its place. If not, DSPy does it.
 IS_COMPARED = dspy.__version__.startswith("3.4.")
 
 

@@ -71,7 +71,7 @@ def lm_for(model: Model, context: Context) -> LanguageModel:
     return copies[timeout]
 
 
-# With other timeouts, of which there are few.
+# Copies of models with shorter timeouts, by timeout; there are few, see `TIMEOUTS` of retries.py.
 _copies: weakref.WeakKeyDictionary[LanguageModel, dict[float, LanguageModel]] = weakref.WeakKeyDictionary()
 
 

@@ -65,8 +65,8 @@ def prepared(program: Program) -> Prepared | OwnModule:
     return found
 
 
-def keep(program: Program, module: OwnModule) -> None:
-    """Let `module` run `program`."""
+def register(program: Program, module: OwnModule) -> None:
+    """Make `module` what runs `program`, a program of the operator."""
     _prepared[program] = module
 
 

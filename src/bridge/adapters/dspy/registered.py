@@ -12,7 +12,7 @@ import dspy
 import msgspec
 
 from bridge.adapter import AdapterFailed, load_object, reason_of
-from bridge.adapters.dspy import prepared, run  # noqa: F401  # run sets DSPy up before modules of the operator use it
+from bridge.adapters.dspy import prepared, run  # noqa: F401  # importing run sets DSPy up for the operator's modules
 from bridge.adapters.dspy.declarations import declaration_of, forward_of
 from bridge.adapters.dspy.own_module import OwnModule
 from bridge.adapters.dspy.state import Definition, RegisteredProgram
@@ -45,7 +45,7 @@ def _registered(program_id: str, reference: str) -> RegisteredProgram:
         raise AdapterFailed(f"{what}: its inputs cannot be read: {reason_of(error)}") from error
     signature = EncodedValue(msgspec.json.encode(declaration.as_signature()), "json")
     program = RegisteredProgram(program_id, Definition(signature, "module"), declaration.name)
-    prepared.keep(program, own)
+    prepared.register(program, own)
     return program
 
 

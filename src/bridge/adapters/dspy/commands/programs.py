@@ -174,7 +174,7 @@ def visible_program(program_id: str, context: Context) -> Program | None:
 
 
 def check_id(program_id: str, context: Context) -> None:
-    """Raise ProgramExists if the operator has registered a program of that id: new ones of sessions have other ids."""
+    """Raise ProgramExists if the operator has registered a program of that id: no session may create another one."""
     if program_id in context.shared["programs"]:
         raise errors.ProgramExists(
             f"Program with ID '{program_id}' already exists: the operator of the worker has registered it (--program)",

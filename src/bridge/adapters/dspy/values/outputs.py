@@ -33,7 +33,7 @@ def read_value(text: str, type: Any) -> Any:
         return text
     if type is Any:
         return _read_any(text)
-    if not _is_of_a_signature(type):
+    if not _is_declarable(type):
         return parse_value(text, type)
     if _is_union(type):
         return _read_union(text, get_args(type))
@@ -44,12 +44,12 @@ def read_value(text: str, type: Any) -> Any:
 
 
 @lru_cache(maxsize=1024)
-def _is_of_a_signature(type: Any) -> bool:
+def _is_declarable(type: Any) -> bool:
     """Return whether a host can declare a field of this type."""
     if type in (str, Any) or is_literal(type) or type in SCALARS:
         return True
     if get_origin(type) in (list, dict) or _is_union(type):
-        return all(map(_is_of_a_signature, get_args(type)))
+        return all(map(_is_declarable, get_args(type)))
     return False
 
 
