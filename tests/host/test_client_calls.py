@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import copy
 import math
 import os
@@ -268,3 +269,27 @@ def test_a_crash_has_signal_status_and_stderr(any_client):
         waiting.result(HANG)
     assert raised.value.details["exit_status"] == -signal.SIGKILL
     assert "sys.__stdout__" in raised.value.details["stderr"].splitlines()
+
+
+def test_calls_right_after_a_crash_say_how_the_worker_ended(any_client):
+    """So do those that find the pipe closed before the client has noticed the end of the process."""
+    os.kill(any_client.pid, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):  # the client's thread has noticed the end before
+        os.waitid(os.P_PID, any_client.pid, os.WEXITED | os.WNOWAIT)
+    for _ in range(20):
+        with pytest.raises(errors.WorkerCrashed, match="ended by SIGKILL"):
+            any_client.call("ping", timeout=None)
+
+
+def test_a_submitted_call_ends_in_time_although_nobody_waits_for_its_result(client):
+    """Its callbacks run then, and concurrent.futures.wait returns, even if the worker does not answer."""
+    client.submit("ping", timeout=HANG).result(HANG)
+    os.kill(client.pid, signal.SIGSTOP)
+    seen = threading.Event()
+    late = client.submit("ping", timeout=0.2)
+    client.submit("ping", timeout=0.1).add_done_callback(lambda call: seen.set())
+    done, _ = concurrent.futures.wait([late], HANG)
+    assert done == {late}
+    assert isinstance(late.exception(0), errors.DeadlineExceeded)
+    assert seen.wait(HANG)
+    client.kill()

@@ -14,6 +14,7 @@ PAUSE: int
 CONCLUDE: int
 EVENT: int
 RELEASE: int
+CHECK: int
 
 @disjoint_base
 class Exchange:

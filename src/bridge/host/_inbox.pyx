@@ -104,8 +104,8 @@ cdef Py_ssize_t most_events = MOST_EVENTS
 
 # The jobs of the event loop: decode a frame; refuse one for which there is no memory; handle the end of the stream;
 # pause the events of a call; conclude a call that has ended; wake the tasks that wait for an event of a call; release
-# memory after a while.
-RECEIVE, REFUSE, FINISH, PAUSE, CONCLUDE, EVENT, RELEASE = range(7)
+# memory after a while; check the deadlines of the calls that no caller waits for.
+RECEIVE, REFUSE, FINISH, PAUSE, CONCLUDE, EVENT, RELEASE, CHECK = range(8)
 
 
 cdef class Exchange:

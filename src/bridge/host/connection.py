@@ -7,6 +7,8 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable
+from math import inf
+from time import monotonic
 from typing import Any
 
 from bridge import errors
@@ -25,6 +27,7 @@ from bridge.wire.tensors import substitute
 
 Log = Callable[[dict[str, Any]], None]
 
+LEAST_PAUSE = 0.01  # seconds between two checks of the deadlines of the open calls
 LONGEST_ERROR = 1000  # characters of a tool's error that are sent to the worker
 
 
@@ -152,9 +155,25 @@ class Connection:
                 raise
             raise errors.InvalidFrame(f"{type(error).__name__}: {errors.text_of(error)}") from error
 
+    def expire_calls(self) -> float:
+        """End the calls whose time is over and that no caller waits for.
+
+        Return when to check again, in seconds of time.monotonic(): infinity if none of the others has a deadline.
+        """
+        now, next_check = monotonic(), inf
+        for call in list(self.inbox.calls.values()):
+            if not call.caller_waits and (last := call.last_moment) is not None:
+                if last <= now:
+                    call.expire()
+                else:
+                    next_check = min(next_check, last)
+        return max(next_check, now + LEAST_PAUSE)
+
     def crashed(self) -> errors.WorkerCrashed:
         """Return the error for a call that has no reply because the worker has ended."""
-        return errors.WorkerCrashed(self.end_reason or "", **self.process.crash_details())
+        return errors.WorkerCrashed(
+            self.end_reason or "the worker has closed its stdin", **self.process.crash_details()
+        )
 
     def _serve(self, kind: int, subject: Any) -> None:
         """Do a job of the inbox. Raises InvalidFrame for a frame that cannot be read and belongs to no call."""

@@ -25,8 +25,6 @@ from bridge.host.tools import Tool
 from bridge.wire.codec import Format
 from bridge.wire.messages import Incoming
 
-LEAST_PAUSE = 0.01  # seconds between two checks of the deadlines of the open calls
-
 
 class AwaitedCall(OpenCall):
     """An open call that tasks wait for.
@@ -252,13 +250,6 @@ class LoopedConnection(Connection):
 
         One timer serves all calls: setting and cancelling one for each would take a tenth of the time of a call.
         """
-        now = monotonic()
         self._next_check = inf
-        for call in list(self.inbox.calls.values()):
-            if (last := call.last_moment) is not None:
-                if last <= now:
-                    call.expire()
-                else:
-                    self._next_check = min(self._next_check, last)
-        if self._next_check < inf:
-            self._expire_at(max(self._next_check, now + LEAST_PAUSE))
+        if (moment := self.expire_calls()) < inf:
+            self._expire_at(moment)

@@ -82,11 +82,14 @@ class Pipes:
     def write(self, outbox: Outbox) -> bool:
         """Write a frame, and return whether the pipe has accepted all of it. The loop writes the rest later.
 
-        Raises ConnectionError if the connection has ended.
+        Raises ConnectionError if the connection has ended. The frame is dropped if the worker has closed its stdin, but
+        it is not known yet how the worker ends.
         """
         with self._lock:
-            if self.end_reason is not None or self.is_input_closed:
+            if self.end_reason is not None:
                 raise ConnectionResetError(errno.ECONNRESET, "the connection has ended")
+            if self.is_input_closed:
+                return False
             # Queue first: an exception from a signal handler must not lose the rest of a partly written frame.
             self._pending.append(outbox)
             if len(self._pending) == 1:

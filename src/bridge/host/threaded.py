@@ -6,9 +6,12 @@ import contextlib
 import sys
 import threading
 import time
+from functools import partial
+from math import inf
 from typing import Any
 
 from bridge._framing import Outbox
+from bridge.host._inbox import CHECK
 from bridge.host.background import Background
 from bridge.host.calls import Call, OnEvent
 from bridge.host.connection import Connection
@@ -32,15 +35,16 @@ class ThreadedConnection(Connection):
     def __init__(
         self, process: WorkerProcess, format: Format, max_frame: int, max_values: int, forwards_logs: bool
     ) -> None:
-        background = Background()
+        self._background = Background()
+        self._next_check = inf
         self.threads = Threads("bridge-callbacks")
         self._logs = LogForwarder(process.pid, self.threads.run) if forwards_logs else None
         log = self._logs.add if self._logs else None
-        super().__init__(process, format, max_frame, max_values, background, log)
+        super().__init__(process, format, max_frame, max_values, self._background, log)
         self._changed = threading.Condition(self.lock)
         self._is_lost = threading.Event()
         self.pipes.watch()
-        background.start(self.inbox, process.output_fd)
+        self._background.start(self.inbox, process.output_fd)
 
     def start(
         self,
@@ -56,6 +60,8 @@ class ThreadedConnection(Connection):
         accept it in time, WorkerCrashed if the worker has ended.
         """
         outbox = self.request(call, args, session_id, traceparent, timing)
+        if not call.caller_waits and (last := call.last_moment) is not None and last < self._next_check:
+            self.inbox.add_job(CHECK, last)
         if outbox is not None:
             try:
                 self._wait_until_sent(outbox, call.deadline)
@@ -104,6 +110,23 @@ class ThreadedConnection(Connection):
                 self._logs.flush(LOG_SECONDS)
         assert process.exit_status is not None
         return process.exit_status
+
+    def _serve(self, kind: int, subject: Any) -> None:
+        if kind == CHECK:
+            self._expire_at(subject)
+        else:
+            super()._serve(kind, subject)
+
+    def _expire_at(self, moment: float) -> None:
+        """Check the deadlines at a moment, in seconds of time.monotonic(), unless that happens before it anyway."""
+        if moment < self._next_check:
+            self._next_check = moment
+            self._background.call_later(max(0.0, moment - time.monotonic()), partial(self._expire_calls, moment))
+
+    def _expire_calls(self, moment: float) -> None:
+        if moment == self._next_check:  # otherwise another check at an earlier moment has replaced this one
+            self._next_check = inf  # before checking: a call that is opened meanwhile asks for a check of its own
+            self._expire_at(self.expire_calls())
 
     def _wait_until_sent(self, outbox: Outbox, deadline: float | None) -> None:
         """Wait until the pipe has accepted a frame, or accepts no more.
