@@ -374,3 +374,17 @@ def test_the_pump_between_sockets():
         assert received == b"XYcdef"
         host.close()
         assert worker.recv(10) == b""
+
+
+def test_a_request_that_was_not_started_leaves_nothing_to_send(client, proxy):
+    """Neither it nor its cancel is sent to a worker that does not read for long."""
+    proxy.stop(TO_WORKER)
+    with pytest.raises(errors.DeadlineExceeded):
+        client.call("echo", {"blob": BLOB}, timeout=0.1)  # partly sent
+    for _ in range(20):
+        with pytest.raises(errors.DeadlineExceeded):
+            client.call("echo", {"a": 1}, timeout=0.01)
+    proxy.go(TO_WORKER)
+    commands = client.stats()["commands"]
+    assert commands["cancel"]["calls"] == 1
+    assert commands["echo"]["calls"] == 1

@@ -28,6 +28,7 @@ cdef class Exchange:
     cdef readonly bint caller_waits  # otherwise the event loop concludes the call
     cdef public object on_end
     cdef public object timing
+    cdef public object outbox
     cdef public bint is_paused       # the worker holds back events of the call
     cdef public bint is_unlimited    # any number of events may wait
     cdef public bint awaits_event    # the next event is a job of the event loop

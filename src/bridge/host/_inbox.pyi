@@ -4,7 +4,7 @@ from typing import Any, final
 
 from typing_extensions import disjoint_base
 
-from bridge._framing import Frame, Reader
+from bridge._framing import Frame, Outbox, Reader
 
 MOST_EVENTS: int
 RECEIVE: int
@@ -40,6 +40,7 @@ class Exchange:
     def caller_waits(self) -> bool: ...
     on_end: Callable[[], None] | None
     timing: dict[str, float] | None
+    outbox: Outbox | None
     is_paused: bool
     is_unlimited: bool
     awaits_event: bool

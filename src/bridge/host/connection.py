@@ -80,8 +80,8 @@ class Connection:
         session_id: str | None,
         traceparent: str | None,
         timing: bool = False,
-    ) -> Outbox | None:
-        """Open a call, and send its request. Return None, or the frame if it waits to be sent.
+    ) -> None:
+        """Open a call, and send its request. If the frame has to wait to be sent, it becomes the call's `outbox`.
 
         Raises NotEncodable and FrameTooLarge if the request cannot be encoded, WorkerCrashed if the worker has ended.
         """
@@ -99,7 +99,8 @@ class Connection:
         outbox = self.encoded(request, "args")
         self.inbox.open(call)
         try:
-            return None if self.pipes.write(outbox) else outbox
+            if not self.pipes.write(outbox):
+                call.outbox = outbox
         except ConnectionError:
             call.fail(self.crashed())
             raise self.crashed() from None

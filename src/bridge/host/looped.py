@@ -29,11 +29,10 @@ from bridge.wire.messages import Incoming
 class AwaitedCall(OpenCall):
     """An open call that tasks wait for.
 
-    outbox: its request, if a part of it had to wait to be sent. context: of the task that has made the call, if there
-    are tools. tool_tasks: run tools for the call.
+    context: of the task that has made the call, if there are tools. tool_tasks: run tools for the call.
     """
 
-    __slots__ = ("context", "outbox", "tool_tasks", "waiters")
+    __slots__ = ("context", "tool_tasks", "waiters")
 
     channel: LoopedConnection
 
@@ -41,7 +40,6 @@ class AwaitedCall(OpenCall):
         self, channel: LoopedConnection, command: str, timeout: float | None, has_events: bool = False
     ) -> None:
         super().__init__(channel, command, timeout, has_events, caller_waits=False)
-        self.outbox: Outbox | None = None
         self.context: Context | None = None
         self.tool_tasks: list[asyncio.Task[None]] = []
         self.waiters: list[asyncio.Future[None]] = []
@@ -70,15 +68,6 @@ class AwaitedCall(OpenCall):
         self.wake()
         if self.tool_tasks:
             self.channel.cancel_tools(self.tool_tasks)
-
-    def cancel(self, error: BaseException | None = None) -> bool:
-        """End the call with `error` (default: CallCancelled), in the worker too, and return whether it was open.
-
-        A request that has not been started is not sent.
-        """
-        if self.outbox is not None:
-            self.channel.pipes.withdraw(self.outbox)
-        return super().cancel(error)
 
 
 class LoopedConnection(Connection):
@@ -117,7 +106,7 @@ class LoopedConnection(Connection):
         """
         if self.tools:
             call.context = copy_context()  # cheap: contexts are immutable maps inside
-        call.outbox = self.request(call, args, session_id, traceparent)
+        self.request(call, args, session_id, traceparent)
         if call.deadline is not None and call.deadline < self._next_check:
             self._expire_at(call.deadline)
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from bridge import errors
 from bridge._framing import Frame
 from bridge.host._inbox import MOST_EVENTS, Exchange, Inbox
+from bridge.host.pipes import Pipes
 from bridge.wire.messages import Incoming
 
 SLACK = 0.25  # seconds to wait after a deadline for the worker's own reply to it
@@ -29,6 +30,7 @@ class Channel(Protocol):
 
     inbox: Inbox
     ids: itertools.count[int]
+    pipes: Pipes
     lock: threading.RLock
 
     def post(self, command: str, args: dict[str, Any]) -> None: ...
@@ -39,7 +41,8 @@ class OpenCall(Exchange):
     """A call from its request to its end: a result, an error, its deadline, or cancelled.
 
     on_end: called in the event loop after the end of a call that no caller waits for. timing: where the worker
-    spent the time, in µs, if the request asked for that.
+    spent the time, in µs, if the request asked for that. outbox: the frame of the request, if it had to wait to be
+    sent.
     """
 
     __slots__ = ()
@@ -81,9 +84,13 @@ class OpenCall(Exchange):
         return self.channel.inbox.close(self, error)
 
     def cancel(self, error: BaseException | None = None) -> bool:
-        """End the call with `error` (default: CallCancelled), in the worker too, and return whether it was open."""
+        """End the call with `error` (default: CallCancelled), in the worker too, and return whether it was open.
+
+        A request that has not been started is not sent.
+        """
+        reaches_worker = self.outbox is None or not self.channel.pipes.withdraw(self.outbox)
         was_open = self.fail(error or CallCancelled("the caller cancelled the call"))
-        if was_open:
+        if was_open and reaches_worker:
             self.channel.post("cancel", {"id": self.id})
         return was_open
 

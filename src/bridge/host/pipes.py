@@ -101,11 +101,13 @@ class Pipes:
                 self._loop.add_writer(self.process.input_fd, self._write_later)
             return False
 
-    def withdraw(self, outbox: Outbox) -> None:
-        """Do not send a frame that waits to be sent. Has no effect if a part of it has been sent."""
+    def withdraw(self, outbox: Outbox) -> bool:
+        """Do not send a frame that waits to be sent, and return True; False if a part of it has been sent."""
         with self._lock:
-            if not outbox.sent and outbox in self._pending:
-                self._pending.remove(outbox)
+            if outbox.sent or outbox not in self._pending:
+                return False
+            self._pending.remove(outbox)
+            return True
 
     def close(self, reason: str) -> None:
         """Close the worker's stdin after the pending frames. `reason` is what later senders see."""

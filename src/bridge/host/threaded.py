@@ -59,12 +59,12 @@ class ThreadedConnection(Connection):
         Raises NotEncodable and FrameTooLarge if the request cannot be encoded, DeadlineExceeded if the worker does not
         accept it in time, WorkerCrashed if the worker has ended.
         """
-        outbox = self.request(call, args, session_id, traceparent, timing)
+        self.request(call, args, session_id, traceparent, timing)
         if not call.caller_waits and (last := call.last_moment) is not None and last < self._next_check:
             self.inbox.add_job(CHECK, last)
-        if outbox is not None:
+        if call.outbox is not None:
             try:
-                self._wait_until_sent(outbox, call.deadline)
+                self._wait_until_sent(call.outbox, call.deadline)
             except TimeoutError:
                 call.expire()
                 if call.error is not None:
@@ -131,16 +131,13 @@ class ThreadedConnection(Connection):
     def _wait_until_sent(self, outbox: Outbox, deadline: float | None) -> None:
         """Wait until the pipe has accepted a frame, or accepts no more.
 
-        Raises TimeoutError at `deadline`: the rest of a partly written frame is sent later, an unwritten one is not.
+        Raises TimeoutError at `deadline`.
         """
-        try:
-            with self._changed:
-                while outbox.sent < len(outbox) and not self.pipes.is_input_closed:
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if not self._changed.wait(left):
-                        raise TimeoutError
-        finally:
-            self.pipes.withdraw(outbox)
+        with self._changed:
+            while outbox.sent < len(outbox) and not self.pipes.is_input_closed:
+                left = None if deadline is None else deadline - time.monotonic()
+                if not self._changed.wait(left):
+                    raise TimeoutError
 
     def _answer(self, request: Incoming) -> None:
         """Reply to a call of the worker, whatever its tool raises."""
