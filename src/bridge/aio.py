@@ -301,11 +301,14 @@ class Stream:
         while True:
             has_ended = call.has_ended  # before looking for an event: none is added after the end
             if call.events:
-                return call.take_event()
-            if has_ended:
+                event = call.take_event()
+                if event is not None:
+                    return event
+            elif has_ended:
                 return None
-            call.awaits_event = True
-            await call.changed()
+            else:
+                call.awaits_event = True
+                await call.changed()
 
     def _close(self) -> None:
         self._call.drop_events()

@@ -280,3 +280,16 @@ def test_the_memory_of_a_long_reply_is_released(client):
     assert resident() - before > 40 << 20
     del blob
     wait_until(lambda: resident() - before < 20 << 20)
+
+
+def test_a_stream_in_many_threads(client):
+    """Each event goes to one of the threads, and each thread ends after the last event."""
+    stream = client.stream("emit", {"size": 20_000})
+    seen = [[] for _ in range(4)]
+    threads = [threading.Thread(target=lambda events=events: events.extend(stream)) for events in seen]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(HANG)
+        assert not thread.is_alive()
+    assert sorted(data for events in seen for _, data in events) == list(range(20_000))

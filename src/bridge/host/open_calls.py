@@ -109,10 +109,12 @@ class OpenCall(Exchange):
         while True:
             has_ended = self.has_ended  # before looking for an event: none is added after the end
             if self.events:
-                return self.take_event()
-            if has_ended:
+                event = self.take_event()
+                if event is not None:
+                    return event
+            elif has_ended:
                 return None
-            if not self.wait(self.last_moment, for_event=True):
+            elif not self.wait(self.last_moment, for_event=True):
                 self.expire()
                 return None
 
