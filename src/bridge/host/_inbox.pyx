@@ -321,16 +321,17 @@ cdef class Inbox:
     cdef void leave(self):
         """Hand the reading over to a caller that waits, or else to the event loop, which is woken if it has to read."""
         cdef Follower follower
-        if self.followers and not self.is_stopping:
+        while self.followers and not self.is_stopping:
             # The last one: it may be a signal handler's call that interrupted an earlier one of the same thread.
             follower = self.followers.popitem()[0]
-            self.reading = HANDED_OVER
-            follower.is_leader = True
-            follower.wake()
-        else:
-            self.reading = NOBODY
-            if self.loop_calls or self.is_stopping or self.is_loop_asleep:
-                bridge_signal(self.jobs_fd)
+            if not follower.is_awake:  # otherwise it has what it waits for
+                self.reading = HANDED_OVER
+                follower.is_leader = True
+                follower.wake()
+                return
+        self.reading = NOBODY
+        if self.loop_calls or self.is_stopping or self.is_loop_asleep:
+            bridge_signal(self.jobs_fd)
 
     cdef int fill(self) except -1:
         """Read once what is there."""
