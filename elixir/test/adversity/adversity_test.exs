@@ -97,7 +97,11 @@ defmodule DSPex.AdversityTest do
     parent = self()
 
     for number <- 1..1_000 do
-      spawn(fn -> send(parent, {number, Bridge.call(bridge, :echo, %{"n" => number}, [])}) end)
+      spawn(fn ->
+        # The process is registered before its worker starts.
+        wait_until(fn -> Process.whereis(bridge) end, 30_000)
+        send(parent, {number, Bridge.call(bridge, :echo, %{"n" => number}, [])})
+      end)
     end
 
     start_supervised!({Bridge, options(name: bridge)})
