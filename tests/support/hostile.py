@@ -134,11 +134,16 @@ def child(args: Args, context: Any):
 @adapter.command("fork", Args)
 def fork(args: Args, context: Any):
     """Leave a child in a new session that holds every descriptor of the worker."""
+    ready, done = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.setsid()
+        os.write(done, b".")
         time.sleep(args.seconds)
         os._exit(0)
+    os.read(ready, 1)  # a child that is not yet in its session would end with the worker
+    os.close(ready)
+    os.close(done)
     return {"pid": pid}
 
 
