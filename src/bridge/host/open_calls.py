@@ -59,7 +59,7 @@ class OpenCall(Exchange):
 
         To be called once: the reply is dropped.
         """
-        if not self.wait(None if self.deadline is None else self.deadline + SLACK):
+        if not self.wait(self.last_moment):
             self.expire()
         return self.outcome()
 
