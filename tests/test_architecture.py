@@ -19,7 +19,7 @@ PACKAGE = Path(bridge.__file__).parent
 # lower layers, not from its neighbours. A new module in the root, or a new package, has to be entered here.
 LAYERS = (
     ("version", "errors"),
-    ("security",),
+    ("security", "addresses"),
     ("options",),
     ("_framing", "_histogram", "_watch"),
     ("wire",),
@@ -30,7 +30,7 @@ LAYERS = (
     ("adapters.type_names",),
     ("adapters.offline",),
     ("worker", "adapters", "host"),
-    ("aio", "embed", "bench", "demo"),
+    ("template", "aio", "embed", "bench", "demo"),
     ("__init__",),
     ("cli",),
     ("__main__",),

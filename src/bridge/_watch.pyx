@@ -141,15 +141,15 @@ cdef extern from *:
     static void *bridge_watch_main(void *argument) {
         bridge_watch watch = *(bridge_watch *)argument;
         free(argument);
-        int parent_fd = watch_open_parent(watch.parent);
+        int parent_fd = watch.parent ? watch_open_parent(watch.parent) : -1;
         struct pollfd entries[4] = {
             {watch.read_fd, POLLRDHUP, 0}, {watch.write_fd, 0, 0},
             {watch.wake_fd, POLLIN, 0}, {parent_fd, POLLIN, 0},
         };
         /* Without a pidfd the parent is checked twice a second. */
-        int timeout = parent_fd < 0 ? PARENT_CHECK_MS : -1;
+        int timeout = watch.parent && parent_fd < 0 ? PARENT_CHECK_MS : -1;
         int signalled = 0;
-        while (getppid() == watch.parent && !signalled) {
+        while ((!watch.parent || getppid() == watch.parent) && !signalled) {
             int ready = poll(entries, 4, timeout);
             if (ready < 0 && errno != EINTR) break;
             if (ready <= 0) continue;
@@ -222,7 +222,7 @@ def guard(int fd):
 def start(int read_fd, int write_fd, int wake_fd, int parent, int grace_ms):
     """Start the watching thread. Call this on the main thread. Raises OSError.
 
-    parent: the parent's pid at the start of the process. wake_fd: not blocking; the numbers of received signals are
+    parent: the parent's pid at the start of the process; 0: its end does not matter. wake_fd: not blocking; the numbers of received signals are
     read from it. `grace_ms` after the host is gone, the process and its children are ended, with exit status 0.
     """
     cdef int error = bridge_start_watch(read_fd, write_fd, wake_fd, parent, grace_ms)

@@ -13,7 +13,7 @@ def count_words(args: Text, context: Context) -> dict[str, int]:
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -106,7 +106,10 @@ class Adapter:
     as `programs`; None: no kind.
     available(name): returns what `ping` reports as `{name}_available` (dspy, gemini). It is called once for each name,
     and must not import the library.
-    warm_up(): imports the libraries of the commands. It is called on a separate thread after the first reply.
+    warm_up(): imports the libraries of the commands. It is called on a separate thread after the first reply, and in a
+    template (`serve`) before it forks workers.
+    rehearsal: requests, as pairs of command and args, that a template answers before it forks workers, which then need
+    not load what these requests have loaded. They must not leave a thread or an open connection.
     load_programs(given): returns the operator's programs (`--program`, each as NAME=MODULE:ATTRIBUTE) by name, which
     handlers find in context.shared["programs"]. It is called at the start if there are any, and raises AdapterFailed.
     None: the adapter runs no programs of the operator.
@@ -120,6 +123,7 @@ class Adapter:
         counted: str | None = None,
         available: Callable[[str], bool] = lambda name: False,
         warm_up: Callable[[], None] | None = None,
+        rehearsal: Sequence[tuple[str, dict[str, Any]]] = (),
         load_programs: Callable[[tuple[str, ...]], dict[str, Any]] | None = None,
     ) -> None:
         self.name = name
@@ -127,6 +131,7 @@ class Adapter:
         self.counted = counted
         self.available = available
         self.warm_up = warm_up
+        self.rehearsal = rehearsal
         self.load_programs = load_programs
         self.commands: dict[str, CommandSpec] = {}
 
@@ -138,6 +143,7 @@ class Adapter:
             counted=self.counted,
             available=self.available,
             warm_up=self.warm_up,
+            rehearsal=self.rehearsal,
             load_programs=self.load_programs,
         )
         adapter.commands.update(self.commands)

@@ -1,4 +1,4 @@
-"""The command line: `python -m bridge worker`, `… demo`, `… bench`."""
+"""The command line: `python -m bridge worker`, `… serve`, `… demo`, `… bench`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge import NOT_BUILT, is_compiled
 from bridge.version import __version__
+
+if TYPE_CHECKING:
+    from bridge.options import Options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +36,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     """Return a parser that has only the flags of the commands in `argv`: each flag slows down the start of a worker."""
     parser = argparse.ArgumentParser(
         prog="dspex-bridge",
-        description="DSPy programs for any host, over a pipe.",
+        description="DSPy programs for any host, over a pipe or a socket.",
         formatter_class=_formatter,
     )
     parser.add_argument("--version", action="version", version=f"dspex-bridge {__version__}")
@@ -47,6 +50,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", prog=parser.prog)
     for name, add, help in (
         ("worker", _add_worker, "answer frames on a pipe (for hosts)"),
+        ("serve", _add_serve, "listen on a Unix socket, and give a worker to each connection"),
         ("demo", _add_demo, "ask a worker a few questions and show its answers"),
         ("bench", _add_bench, "compare serialization formats over a real pipe"),
     ):
@@ -62,16 +66,42 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 
 
 def _add_worker(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_worker)
+    parser.add_argument(
+        "--fds", type=_fds, default=(0, 1), metavar="R,W", help="descriptors to read from and to write to (default 0,1)"
+    )
+    parser.add_argument("--detached", action="store_true", help="do not end with the parent process")
+    _add_options(parser)
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_serve)
+    add = parser.add_argument
+    add("--listen", type=_socket_path, required=True, metavar="unix:PATH", help="socket to listen on")
+    add("--max-workers", type=_positive, default=256, metavar="N", help="workers at the same time (default 256)")
+    add(
+        "--drain",
+        type=_positive,
+        default=20,
+        metavar="SECONDS",
+        help="time for which workers may go on after SIGTERM (default 20)",
+    )
+    add(
+        "--control",
+        choices=("json", "msgpack", "etf"),
+        help="exchange frames of this format with the host on stdin and stdout",
+    )
+    _add_options(parser)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that define what a worker is."""
     with _hidden("typing_extensions"):  # before any module of bridge imports msgspec
         import msgspec  # noqa: F401  # imported for its effect
     from bridge.options import DEFAULTS, TYPES
 
-    parser.set_defaults(run=_worker)
     parser.add_argument(
         "--adapter", default="dspy", metavar="NAME", help="dspy, echo, or your own as module:attr (default dspy)"
-    )
-    parser.add_argument(
-        "--fds", type=_fds, default=(0, 1), metavar="R,W", help="descriptors to read from and to write to (default 0,1)"
     )
     for option, kind in TYPES.items():
         _add_option(parser, option, kind, getattr(DEFAULTS, option))
@@ -146,6 +176,21 @@ def _fds(text: str) -> tuple[int, int]:
     return read_fd, write_fd
 
 
+def _socket_path(text: str) -> str:
+    from bridge.addresses import unix_path
+
+    try:
+        return unix_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a positive number")
+    return int(text)
+
+
 def _demo(arguments: argparse.Namespace, parent: int) -> int:
     from bridge.demo import main
 
@@ -163,17 +208,39 @@ def _worker(arguments: argparse.Namespace, parent: int) -> int:
     from bridge.worker import process
 
     process.prepare_signals()
+    from bridge.adapter import load
+    from bridge.worker.main import run
+
+    run(lambda: load(arguments.adapter), _options(arguments), arguments.fds, 0 if arguments.detached else parent)
+
+
+def _serve(arguments: argparse.Namespace, parent: int) -> int:
+    from bridge.worker import process
+
+    process.prepare_signals()
+    from bridge.adapter import load
+    from bridge.template.main import run
+
+    run(
+        arguments.adapter,
+        lambda: load(arguments.adapter),
+        _options(arguments),
+        arguments.listen,
+        max_workers=arguments.max_workers,
+        drain=arguments.drain,
+        control_format=arguments.control,
+    )
+
+
+def _options(arguments: argparse.Namespace) -> Options:
     import msgspec
 
-    from bridge.adapter import load
     from bridge.options import Options
-    from bridge.worker.main import run
 
     given = vars(arguments)
     if arguments.quiet:
         given["log_level"] = "ERROR"
-    options = msgspec.convert({name: given[name] for name in Options.__struct_fields__ if name in given}, Options)
-    run(lambda: load(arguments.adapter), options, arguments.fds, parent)
+    return msgspec.convert({name: given[name] for name in Options.__struct_fields__ if name in given}, Options)
 
 
 @contextlib.contextmanager

@@ -116,3 +116,20 @@ def check(option: str, value: Any) -> Any:
     if kind.__metadata__[-1].extra["check"] is not None:
         kind.__metadata__[-1].extra["check"](value)
     return value
+
+
+def flags(options: Options) -> list[str]:
+    """Return the flags of the command line that give a worker these options."""
+    given: list[str] = []
+    for option in TYPES:
+        value, flag = getattr(options, option), f"--{option.replace('_', '-')}"
+        if value == getattr(DEFAULTS, option):
+            continue
+        if value is True:
+            given.append(flag)
+        elif isinstance(value, tuple):
+            for item in value:
+                given += [flag.removesuffix("s"), item]
+        else:
+            given += [flag, str(value)]
+    return given

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -99,7 +100,12 @@ def hello(args: HelloArgs, context: Context) -> dict[str, Any]:
         logs.forward(partial(_send_log, context.format, context.deliver, worker.path.max_frame), worker)
     else:
         logs.forward(None, worker)
-    return {"version": __version__, "adapter": worker.adapter.name, "accepted": sorted(worker.host.offers)}
+    return {
+        "version": __version__,
+        "adapter": worker.adapter.name,
+        "accepted": sorted(worker.host.offers),
+        "pid": os.getpid(),
+    }
 
 
 @adapter.command("describe", lane="inline", idempotent=True)

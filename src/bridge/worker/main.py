@@ -23,7 +23,7 @@ def run(load_adapter: Callable[[], Adapter], options: Options, fds: tuple[int, i
     """Serve until the host is gone or asks the worker to end, then end the process.
 
     load_adapter(): called once what it prints cannot reach the protocol's descriptors any more. fds: the descriptors to
-    read from and to write to. parent: os.getppid() at the start of the process.
+    read from and to write to. parent: os.getppid() at the start of the process; 0 if its end does not matter.
     """
     read_fd, write_fd = process.take_descriptors(*fds)
     process.start_companion()

@@ -60,7 +60,9 @@ def take_descriptors(read_fd: int, write_fd: int) -> tuple[int, int]:
     os.dup2(2, 1)
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
-    sys.stdout = sys.stderr = RedactedStream(sys.stderr)
+    if not isinstance(sys.stderr, RedactedStream):
+        sys.stderr = RedactedStream(sys.stderr)
+    sys.stdout = sys.stderr
     for fd in private:
         set_pipe_size(fd)
     return private[0], private[1]
@@ -78,7 +80,7 @@ def _open_closed_ones() -> None:
 def watch_host(read_fd: int, write_fd: int, parent: int, grace: float) -> None:
     """End this process at the latest `grace` seconds after the end of the host, or after SIGTERM.
 
-    parent: os.getppid() as it was when the process started.
+    parent: os.getppid() as it was when the process started; 0 if the end of that process does not matter.
     """
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
@@ -92,16 +94,28 @@ def watch_host(read_fd: int, write_fd: int, parent: int, grace: float) -> None:
 
 def start_companion() -> None:
     """Make this process the leader of a process group, and start the companion, which outlives this process."""
+    started = _start_companion()
+    if started is not None:
+        pid, control = started
+        _watch.spare(pid)
+        _watch.guard(control)
+
+
+def start_template_companion() -> int | None:
+    """Start the companion of a process that forks workers. Return the descriptor to close in them, if there is one."""
+    started = _start_companion()
+    return None if started is None else started[1]
+
+
+def _start_companion() -> tuple[int, int] | None:
     leads = _watch.lead_group()
     value = f"{os.getpid()}-{os.urandom(8).hex()}"
     os.environ[MARK] = value
     try:
-        pid, control = _companion.start(leads, f"{MARK}={value}".encode())
+        return _companion.start(leads, f"{MARK}={value}".encode())
     except OSError as error:
-        print(f"{error}: children may outlive this worker", file=sys.stderr)
-        return
-    _watch.spare(pid)
-    _watch.guard(control)
+        print(f"{error}: children may outlive this process", file=sys.stderr)
+        return None
 
 
 def prepare_signals() -> None:

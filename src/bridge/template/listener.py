@@ -1,0 +1,119 @@
+"""The Unix socket on which a template listens."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import stat
+import struct
+from collections.abc import Iterator
+
+BACKLOG = 1024  # connections that wait to be accepted; the system may allow fewer
+ROOT = 0
+
+
+class ListenFailed(Exception):
+    """Raised with what the operator must change if a template cannot listen."""
+
+
+class Listener:
+    """A listening Unix socket, which only this user and root can connect to.
+
+    Makes the folder of `path` (mode 0700) if it is missing, and replaces a socket that nobody listens on. Raises
+    ListenFailed if `path` cannot be used.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        folder = os.path.dirname(path) or "."
+        try:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            with _locked(folder):
+                _remove_stale(path)
+                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                try:
+                    self._bind()
+                except BaseException:
+                    self._socket.close()
+                    raise
+        except OSError as error:
+            raise ListenFailed(f"{path}: {error.strerror or error}") from error
+
+    def _bind(self) -> None:
+        umask = os.umask(0o177)  # the socket must not have another mode even for a moment
+        try:
+            self._socket.bind(self.path)
+        finally:
+            os.umask(umask)
+        self._identity = _identity(os.lstat(self.path))
+        self._socket.listen(BACKLOG)
+        self._socket.setblocking(False)
+
+    def fileno(self) -> int:
+        """Return the descriptor, -1 after `close`."""
+        return self._socket.fileno()
+
+    def accept(self) -> socket.socket | None:
+        """Return the next connection; None if none waits. Raises OSError if the system has no descriptor left."""
+        try:
+            connection, _ = self._socket.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return None
+        return connection
+
+    def close(self) -> None:
+        """Stop listening, and remove the socket file unless another process has replaced it."""
+        self.forget()
+        with contextlib.suppress(OSError):
+            if _identity(os.lstat(self.path)) == self._identity:
+                os.unlink(self.path)
+
+    def forget(self) -> None:
+        """Close the descriptor only: for the child of a fork."""
+        self._socket.close()
+
+
+def is_trusted(connection: socket.socket) -> bool:
+    """Return whether the process that has connected belongs to this user or to root."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return True  # the mode of the socket file decides
+    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return uid in (os.geteuid(), ROOT)
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that nobody listens on. Raises ListenFailed for anything else at `path`."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        kind = "a directory" if stat.S_ISDIR(mode) else "not a socket"
+        raise ListenFailed(f"{path} exists and is {kind}")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except BlockingIOError:
+            pass  # its backlog is full
+    raise ListenFailed(f"{path}: another process listens there")
+
+
+@contextlib.contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """Exclude other templates, so that two that start at the same time do not both replace a socket."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
