@@ -24,7 +24,7 @@ from bridge.records import Records
 
 ADAPTERS = {"dspy": "bridge.adapters.dspy:adapter", "echo": "bridge.adapters.echo:adapter"}
 
-LaneName = Literal["inline", "worker", "thread", "session", "everyone", "end_session", "end_all"]
+LaneName = Literal["inline", "worker", "thread", "run", "session", "everyone", "end_session", "end_all"]
 Handler = Callable[[Any, Any], Any]  # (args, Context)
 AnyHandler = TypeVar("AnyHandler", bound=Callable[..., Any])
 
@@ -74,6 +74,8 @@ LANES: dict[str, Lane] = {
         Lane("inline", inline=True),
         Lane("worker"),
         Lane("thread", sessions="one", loads=True),
+        # As "session", but what such a call adds to its session is only what it needs: of several workers, one gets it.
+        Lane("run", sessions="one", loads=True, changes=True),
         Lane("session", sessions="one", loads=True, changes=True),
         Lane("everyone", sessions="one", loads=True, changes=True, shares=True),
         Lane("end_session", sessions="one", ends=True),

@@ -62,8 +62,8 @@ class ExecuteArgs(msgspec.Struct):
     session_id: str | None = None
 
 
-@adapter.command("execute_gemini_program", ExecuteArgs, lane="session")
-@adapter.command("execute_program", ExecuteArgs, lane="session")
+@adapter.command("execute_gemini_program", ExecuteArgs, lane="run")
+@adapter.command("execute_program", ExecuteArgs, lane="run")
 def execute_program(args: ExecuteArgs, context: Context) -> dict[str, Any]:
     """Run a program on inputs. Later changes of the session do not affect a run that has started."""
     from bridge.adapters.dspy import run
