@@ -27,7 +27,13 @@ defmodule DSPex.PythonBridge.Call do
     end)
   end
 
-  defp attempt(connection, command, args, envelope, deadline) do
+  @doc """
+  Sends one request to one worker and waits for its reply. Returns `:closed` if nothing was sent because
+  the worker has ended.
+  """
+  @spec attempt(Connection.t(), Protocol.command(), map(), list(), integer() | :infinity) ::
+          {:ok, term()} | {:ok, term(), map()} | {:error, Error.t()} | :closed
+  def attempt(connection, command, args, envelope, deadline) do
     id = Connection.next_id(connection)
     request = request(connection, id, command, args, envelope)
     reply_to = :erlang.monitor(:process, connection.owner, alias: :reply_demonitor)

@@ -4,13 +4,11 @@ defmodule DSPex.PythonBridge.Connection do
   calls, and the counters. The owner of the port creates one connection for each worker; callers
   read it from the bridge's table (`DSPex.PythonBridge.Server`).
 
-  The connection's own table holds
+  The connection's own table holds `{id, :open, reply_to, caller, flow}` for each open call; `flow` is
+  `nil`, or the `DSPex.PythonBridge.Flow` of a stream. The table is deleted when its owner ends, so no
+  request can be sent to a worker that has ended.
 
-    * `{id, :open, reply_to, caller, flow}` for each open call; `flow` is `nil`, or the
-      `DSPex.PythonBridge.Flow` of a stream
-    * `{{:tool, session_id, name}, function}` for each tool
-
-  The table is deleted when its owner ends, so no request can be sent to a worker that has ended.
+  The table of tools holds `{{session_id, name}, function}`. The workers of a pool share one.
   """
 
   alias DSPex.PythonBridge.{Error, Statistics}
@@ -21,6 +19,7 @@ defmodule DSPex.PythonBridge.Connection do
     :name,
     :port,
     :table,
+    :tools,
     :ids,
     :counters,
     :format,
@@ -35,6 +34,7 @@ defmodule DSPex.PythonBridge.Connection do
           name: term(),
           port: port(),
           table: :ets.table(),
+          tools: :ets.table(),
           ids: :atomics.atomics_ref(),
           counters: Statistics.t(),
           format: DSPex.PythonBridge.Protocol.format(),
@@ -163,9 +163,10 @@ defmodule DSPex.PythonBridge.Connection do
   def open_calls(nil), do: 0
 
   def open_calls(table) do
-    :ets.select_count(table, [{{:_, :open, :_, :_, :_}, [], [true]}])
-  rescue
-    ArgumentError -> 0
+    case :ets.info(table, :size) do
+      :undefined -> 0
+      size -> size
+    end
   end
 
   @doc "Returns a new id for a request."

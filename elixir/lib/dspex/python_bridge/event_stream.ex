@@ -25,17 +25,30 @@ defmodule DSPex.PythonBridge.EventStream do
         ) ::
           Enumerable.t()
   def new(server, command, args, options) do
+    new(server, command, args, options, &OpenCall.on_worker(server, &1, &2))
+  end
+
+  @doc """
+  Returns the stream of a call to a worker that `on_worker` chooses: a function with the arguments and the
+  result of `DSPex.PythonBridge.OpenCall.on_worker/3` without the first.
+  """
+  @spec new(term(), Protocol.command(), map() | keyword(), OpenCall.options(), fun()) ::
+          Enumerable.t()
+  def new(server, command, args, options, on_worker) do
     {timeout, envelope} = OpenCall.envelope(options)
     envelope = [{"stream", true} | envelope]
 
     Stream.resource(
-      fn -> start(server, command, OpenCall.args(args), envelope, OpenCall.deadline(timeout)) end,
+      fn ->
+        args = OpenCall.args(args)
+        start(server, command, args, envelope, OpenCall.deadline(timeout), on_worker)
+      end,
       &next/1,
       &stop/1
     )
   end
 
-  defp start(server, command, args, envelope, deadline) do
+  defp start(server, command, args, envelope, deadline, on_worker) do
     metadata = Telemetry.metadata(server, command, envelope)
     started = Telemetry.start(:stream, metadata)
 
@@ -47,7 +60,7 @@ defmodule DSPex.PythonBridge.EventStream do
     }
 
     with {:error, error} <-
-           OpenCall.on_worker(server, deadline, &open(&1, blank, command, args, envelope)) do
+           on_worker.(deadline, &open(&1, blank, command, args, envelope)) do
       report(blank, error.code)
       raise error
     end

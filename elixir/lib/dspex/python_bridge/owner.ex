@@ -20,6 +20,7 @@ defmodule DSPex.PythonBridge.Owner do
     Statistics,
     Stderr,
     Telemetry,
+    Tools,
     WorkerPort
   }
 
@@ -36,20 +37,26 @@ defmodule DSPex.PythonBridge.Owner do
   defstruct @enforce_keys ++ [:starting, :heartbeat_interval, :missed]
 
   @typedoc """
-  What all workers of a bridge share: the bridge's name, its ETS table, and its counters.
+  What all workers of a bridge share: the bridge's name, its ETS table, and its counters. The workers
+  of a pool also share the table of `:tools`.
   """
-  @type bridge :: %{name: term(), table: :ets.table(), counters: Statistics.t()}
+  @type bridge :: %{
+          required(:name) => term(),
+          required(:table) => :ets.table(),
+          required(:counters) => Statistics.t(),
+          optional(:tools) => :ets.table()
+        }
 
   @doc """
   Starts the owner of a new worker without waiting for the worker.
 
-  The calling process receives `{:started, owner, connection}` when the worker takes calls, and an
-  exit signal when the worker ends. `options` is a function that returns the options, so that
-  crash reports do not show them.
+  The process `server` receives `{:started, owner, connection}` when the worker takes calls; the calling
+  process gets an exit signal when the worker ends. `options` is a function that returns the options,
+  so that crash reports do not show them.
   """
-  @spec start_link(bridge(), (() -> keyword())) :: GenServer.on_start()
-  def start_link(bridge, options) do
-    GenServer.start_link(__MODULE__, {self(), bridge, options})
+  @spec start_link(bridge(), (() -> keyword()), pid()) :: GenServer.on_start()
+  def start_link(bridge, options, server \\ self()) do
+    GenServer.start_link(__MODULE__, {server, bridge, options})
   end
 
   # Starting
@@ -85,6 +92,7 @@ defmodule DSPex.PythonBridge.Owner do
       # Without concurrency flags: a worker reads on one thread, so there is too little contention
       # for finer locks to pay off, and they cost every call 0.2 µs.
       table: :ets.new(__MODULE__, [:public]),
+      tools: Map.get_lazy(bridge, :tools, &Tools.new_table/0),
       ids: :atomics.new(1, signed: false),
       counters: bridge.counters,
       format: options[:format],

@@ -104,5 +104,6 @@ defmodule DSPex.PythonBridge.Telemetry do
   end
 
   defp code({:error, error}), do: error.code
+  defp code(:closed), do: :worker_crashed
   defp code(_ok), do: :ok
 end

@@ -26,6 +26,15 @@ defmodule DSPex.PythonBridge.Tools do
   # The default session's id, which depends on the worker's mode.
   @default_sessions ["default", "anonymous"]
 
+  @doc "Returns a new table of tools, of the calling process."
+  @spec new_table() :: :ets.table()
+  # Ordered, so that the tools of one session are found without reading all others.
+  def new_table, do: :ets.new(__MODULE__, [:public, :ordered_set, read_concurrency: true])
+
+  @doc "Removes the functions of a session that has ended."
+  @spec forget(:ets.table(), String.t()) :: true
+  def forget(table, session_id), do: :ets.match_delete(table, {{session_id, :_}, :_})
+
   @doc "Registers tools; see `DSPex.PythonBridge.Bridge.register_tools/3`."
   @spec register(GenServer.server() | Connection.t(), [Tool.t()], OpenCall.options()) ::
           {:ok, term()} | {:error, Error.t()}
@@ -50,7 +59,7 @@ defmodule DSPex.PythonBridge.Tools do
 
   defp put(connection, session_id, tools) do
     for %Tool{name: name, run: run} <- tools do
-      :ets.insert(connection.table, {{:tool, session_id, name}, run})
+      :ets.insert(connection.tools, {{session_id, name}, run})
     end
 
     :ok
@@ -122,7 +131,7 @@ defmodule DSPex.PythonBridge.Tools do
   # A session's own tools come before those of the default session.
   defp find(connection, session, name) do
     Enum.find_value([session | @default_sessions], :error, fn session ->
-      with [{_, function}] <- :ets.lookup(connection.table, {:tool, session, name}),
+      with [{_, function}] <- :ets.lookup(connection.tools, {session, name}),
            do: {:ok, function},
            else: (_ -> nil)
     end)

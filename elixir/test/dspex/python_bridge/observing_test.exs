@@ -87,7 +87,7 @@ defmodule DSPex.PythonBridge.ObservingTest do
   test "tools emit telemetry events" do
     :telemetry.listen()
     bridge = start_bridge(adapter: "bridge_test_adapter:adapter", tool_timeout: 100)
-    table = Connection.fetch!(bridge).table
+    tools = Connection.fetch!(bridge).tools
 
     for {name, run, event, further} <- [
           {"fine", fn _ -> 1 end, :stop, %{code: :ok}},
@@ -95,7 +95,7 @@ defmodule DSPex.PythonBridge.ObservingTest do
           {"raises", fn _ -> raise "no" end, :exception, %{kind: :error}},
           {"killed", fn _ -> Process.exit(self(), :kill) end, :exception, %{reason: :killed}}
         ] do
-      :ets.insert(table, {{:tool, "s", name}, run})
+      :ets.insert(tools, {{"s", name}, run})
       Bridge.call(bridge, :ask, %{name: name}, session_id: "s")
       metadata = %{bridge: bridge, tool: name, session_id: "s"}
       assert_received {[:dspex_bridge, :tool, :start], _, found}
