@@ -30,6 +30,7 @@ LAYERS = (
     ("adapters.type_names",),
     ("adapters.offline",),
     ("worker", "adapters", "host"),
+    ("pool",),
     ("template", "aio", "embed", "bench", "demo"),
     ("__init__",),
     ("cli",),
