@@ -16,6 +16,7 @@ defmodule DSPex.PythonBridge.Telemetry do
   | `[:dspex_bridge, :worker, :started]` | `duration` until the worker took calls | `bridge`, `os_pid` |
   | `[:dspex_bridge, :worker, :stopped]` | `uptime` | `bridge`, `os_pid`, `reason` |
   | `[:dspex_bridge, :worker, :start_failed]` | `failures` in a row, `delay` in ms until the next start | `bridge`, `error` |
+  | `[:dspex_bridge, :breaker, :open]`, `:half_open`, `:closed` | | `pool`, `key`, `from`: the state before |
 
   `bridge` is the bridge's name, or its pid if it has no name. Times are in native units. Handlers
   run in the process that makes the call, that runs the tool, or that owns the port.
@@ -100,6 +101,13 @@ defmodule DSPex.PythonBridge.Telemetry do
       :telemetry.execute([:dspex_bridge, :worker, event], measurements, metadata)
     end
 
+    :ok
+  end
+
+  @doc "Emits the event of a state that a circuit breaker has entered."
+  @spec breaker(:open | :half_open | :closed, map()) :: :ok
+  def breaker(state, metadata) do
+    if available?(), do: :telemetry.execute([:dspex_bridge, :breaker, state], %{}, metadata)
     :ok
   end
 
