@@ -14,12 +14,12 @@ from bridge.adapters.dspy.commands import adapter
 if TYPE_CHECKING:
     from bridge.adapters.dspy.current_run import current_context
     from bridge.adapters.dspy.run import run_module
-    from bridge.adapters.dspy.tools.calls import host_tools
+    from bridge.adapters.dspy.tools.dspy_tools import host_tools
 
 # For the authors of modules and adapters. The modules of these names import DSPy.
 _EXPORTS = {
     "current_context": "bridge.adapters.dspy.current_run",
-    "host_tools": "bridge.adapters.dspy.tools.calls",
+    "host_tools": "bridge.adapters.dspy.tools.dspy_tools",
     "run_module": "bridge.adapters.dspy.run",
 }
 

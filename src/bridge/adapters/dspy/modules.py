@@ -51,7 +51,7 @@ def _react(signature: Signature, tools: tuple[Tool, ...], iterations: int) -> An
     import dspy
 
     from bridge.adapters.dspy.prompt_fields import dspy_signature
-    from bridge.adapters.dspy.tools.calls import dspy_tools
+    from bridge.adapters.dspy.tools.dspy_tools import dspy_tools
 
     module = dspy.ReAct(dspy_signature(signature), dspy_tools(tools), max_iters=iterations)
     react = module.react.signature

@@ -8,10 +8,10 @@ from typing import Any
 
 from bridge.adapters.dspy.modules import DEFAULT_ITERATIONS, MODULES
 from bridge.adapters.dspy.own_module import OwnModule
-from bridge.adapters.dspy.signatures import Field, Signature
+from bridge.adapters.dspy.signatures import Signature
 from bridge.adapters.dspy.state import Program
 from bridge.adapters.dspy.tools import Tool
-from bridge.adapters.dspy.values.inputs import InputCheck, plain, wrong_names
+from bridge.adapters.dspy.values.inputs import Inputs, plain
 
 LARGEST_SHARED = 16_384  # characters of a signature; the cache of 1024 outlives the programs
 
@@ -19,8 +19,9 @@ LARGEST_SHARED = 16_384  # characters of a signature; the cache of 1024 outlives
 class Prepared:
     """A DSPy module, the checks of its inputs, and the names of its outputs. Usable from any number of threads.
 
-    names: the host's names of the output fields, by label. takes_config: whether the module can be called with
-    `config`, the settings of one run. is_own: whether the operator wrote the module.
+    arguments(inputs): returns the module's arguments, as `Inputs.arguments` does. names: the host's names of the output
+    fields, by label. takes_config: whether the module can be called with `config`, the settings of one run. is_own:
+    whether the operator wrote the module.
     """
 
     is_own = False
@@ -29,17 +30,9 @@ class Prepared:
         self.module = module
         self.takes_config = takes_config
         self.names = {field.label: field.name for field in signature.outputs}
-        self._inputs = {field.name: (field.python_name, _check(field)) for field in signature.inputs}
+        self.arguments = Inputs(signature.inputs).arguments
         self._outputs = {field.python_name: field.name for field in signature.outputs}
         self._has_reasoning = "reasoning" in self._outputs.values()
-
-    def arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Return the module's arguments. Raises InvalidArgs for an undeclared, missing or wrong input."""
-        unknown = [name for name in inputs if name not in self._inputs]
-        missing = [name for name, (_, check) in self._inputs.items() if name not in inputs and not check.accepts_none()]
-        if unknown or missing:
-            raise wrong_names(unknown, missing, [*self._inputs], "the signature")
-        return {python_name: check.value(inputs.get(name)) for name, (python_name, check) in self._inputs.items()}
 
     def outputs(self, prediction: Any) -> dict[str, Any]:
         """Return the values of `prediction` under the host's names, in types that every wire format has.
@@ -80,10 +73,6 @@ def _prepare(program: Program) -> Prepared:
         return _create(signature, definition.program_type, definition.tools, iterations)
     create = _create if signature.size > LARGEST_SHARED else _shared
     return create(signature, definition.program_type)
-
-
-def _check(field: Field) -> InputCheck:
-    return InputCheck(field.name, field.type, field.type_name, is_exact=field.is_exact)
 
 
 def _create(

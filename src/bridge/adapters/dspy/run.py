@@ -13,6 +13,7 @@ import dspy
 
 from bridge.adapters.dspy import chat_format, models, parallel  # noqa: F401  # parallel is imported for its effect
 from bridge.adapters.dspy.answer_cache import cache_of
+from bridge.adapters.dspy.chosen_model import model_for, model_or_default
 from bridge.adapters.dspy.current_run import ModelCall, PassedError, Run, current_run
 from bridge.adapters.dspy.model_errors import lm_error, unreadable_reply
 from bridge.adapters.dspy.prepared import prepared
@@ -42,7 +43,7 @@ def execute(
     """
     ready = prepared(program)
     arguments = ready.arguments(inputs)
-    model = models.model_for(program, model, context)
+    model = model_for(program, model, context)
     lm = models.lm_for(model, context)
     if config and ready.takes_config:
         arguments["config"] = config
@@ -75,7 +76,7 @@ def run_module(
     """
     if context.session is None:
         raise ValueError("run_module needs a session, which commands in the lanes inline and worker do not have")
-    model = models.model_or_default(context.session.state.model(context.shared), context)
+    model = model_or_default(context.session.state.model(context.shared), context)
     lm = models.lm_for(model, context)
     if config:
         lm = lm.copy(**config)

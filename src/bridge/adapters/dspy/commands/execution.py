@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -68,13 +69,18 @@ def execute_program(args: ExecuteArgs, context: Context) -> dict[str, Any]:
     """Run a program on inputs. Later changes of the session do not affect a run that has started."""
     from bridge.adapters.dspy import run
 
+    return execute(args, context, run.execute)
+
+
+def execute(args: ExecuteArgs, context: Context, run: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """Run a program for `execute_program`. run: called as `run.execute` of this adapter is."""
     state: State = context.session.state
     program = _find_or_add(args, context)
     model = state.model(context.shared)
     tools = visible_tools(context) if program.is_registered else {}
     context.release()
     config = {} if args.options is None else args.options.given()
-    return run.execute(program, model, args.inputs, config, context, tuple(tools.values()))
+    return run(program, model, args.inputs, config, context, tuple(tools.values()))
 
 
 def _find_or_add(args: ExecuteArgs, context: Context) -> Program:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -103,9 +104,16 @@ def configure_lm(args: ConfigureArgs, context: Context) -> dict[str, Any]:
     """Set the session's language model; without a session, the model of all sessions that have none."""
     from bridge.adapters.dspy import models
 
+    return configure(args, context, models.connect)
+
+
+def configure(
+    args: ConfigureArgs, context: Context, connect: Callable[[Model, dict[str, Any]], object]
+) -> dict[str, Any]:
+    """Set the model for `configure_lm`. connect(model, shared): raises the error of a model that cannot be used."""
     settings = args.settings()
     model = Model(settings, args.cache, session_id=context.session_id)
-    models.connect(model, context.shared)
+    connect(model, context.shared)
     if context.session_id is None:
         context.shared["model"] = model
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -13,6 +13,7 @@ import pydantic_core
 
 from bridge import errors
 from bridge.adapter import reason_of
+from bridge.adapters.dspy.signatures import Field
 from bridge.adapters.dspy.values.scalars import read_choice, read_moment
 from bridge.adapters.dspy.values.text_form import rounded_float, without_text_form
 
@@ -52,6 +53,28 @@ class InputCheck:
         except pydantic.ValidationError:
             return False
         return True
+
+
+class Inputs:
+    """Checks the inputs of a program by the input fields of its signature."""
+
+    def __init__(self, fields: Iterable[Field]) -> None:
+        self._checks = {field.name: (field.python_name, _check(field)) for field in fields}
+
+    def arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return the values by the fields' names in DSPy. Raises InvalidArgs for an undeclared, missing or wrong input.
+
+        An input that is missing and may be null is null.
+        """
+        unknown = [name for name in inputs if name not in self._checks]
+        missing = [name for name, (_, check) in self._checks.items() if name not in inputs and not check.accepts_none()]
+        if unknown or missing:
+            raise wrong_names(unknown, missing, [*self._checks], "the signature")
+        return {python_name: check.value(inputs.get(name)) for name, (python_name, check) in self._checks.items()}
+
+
+def _check(field: Field) -> InputCheck:
+    return InputCheck(field.name, field.type, field.type_name, is_exact=field.is_exact)
 
 
 def with_text_form(value: Any, path: str, type_name: str = "any") -> Any:
