@@ -32,6 +32,7 @@ LAYERS = (
     ("worker", "adapters", "host"),
     ("pool",),
     ("template", "aio", "embed", "bench", "demo"),
+    ("testing",),
     ("__init__",),
     ("cli",),
     ("__main__",),
@@ -148,6 +149,18 @@ signature = b'{{"inputs": [{{"name": "q"}}], "outputs": [{{"name": "a", "type": 
 request = b'{{"id": 1, "command": "create_program", "args": {{"signature": ' + signature + b'}}}}'
 assert b'"created"' in dispatcher.call(request)
 """
+DOUBLE = """
+from bridge import Options
+from bridge.testing.commands import MockDispatcher
+from bridge.testing.script import Script
+dispatcher = MockDispatcher(Script(), Options())
+for command, args in (
+    (b"configure_lm", b'{"provider": "offline"}'),
+    (b"create_program", b'{"id": "p", "signature": {"inputs": [], "outputs": [{"name": "a"}]}}'),
+    (b"execute_program", b'{"program_id": "p"}'),
+):
+    assert b'"success":true' in dispatcher.call(b'{"id": 1, "command": "%s", "args": %s}' % (command, args))
+"""
 FLAGS = "from bridge.cli import _parser; _parser(['worker']).parse_args(['worker'])"
 
 
@@ -155,6 +168,11 @@ FLAGS = "from bridge.cli import _parser; _parser(['worker']).parse_args(['worker
 def test_heavy_libraries_are_loaded_late(code):
     """`import bridge`, a first ping, statistics and creating a program load none of them."""
     assert not loaded_after(code) & HEAVY
+
+
+def test_the_double_of_a_worker_needs_no_dspy():
+    """It runs programs without it."""
+    assert not loaded_after(DOUBLE) & {"dspy", "litellm"}
 
 
 def test_without_its_compiled_modules_the_package_explains_the_build(tmp_path):

@@ -22,6 +22,10 @@ from bridge.wire._frames import format_of
 from bridge.wire.codec import FORMATS, Format
 
 FOLDER = Path(__file__).parent
+sys.path.insert(0, str(FOLDER.parent / "support"))
+
+import mock_vectors  # noqa: E402  # found through the line above
+
 # The Elixir client is a separate project, whose tests must find all their files in it.
 COPY = FOLDER.parent.parent / "elixir" / "test" / "fixtures" / "vectors"
 # Keys whose values differ each time; numbers are 64-bit floats where the format has binary ones.
@@ -180,6 +184,8 @@ def write(folder: Path) -> None:
             (folder / name).write_bytes(struct.pack(">I", len(payload)) + payload)
     index = {"volatile": VOLATILE, "vectors": entries}
     (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+    mocked = json.dumps(mock_vectors.vectors(), indent=1, ensure_ascii=False)
+    (folder / "mock.json").write_text(mocked + "\n")
     (folder / "errors.json").write_text(json.dumps(error_table(), indent=1) + "\n")
 
 

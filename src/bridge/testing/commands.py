@@ -1,0 +1,142 @@
+"""The commands of a mock: those of a worker with DSPy, except for what needs a model, and what a test has set."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bridge._framing import Frame, Outbox, buffers_of, envelope_of, is_multipart
+from bridge.adapter import Adapter, CommandSpec
+from bridge.adapters.dspy import adapter as dspy_adapter
+from bridge.adapters.dspy.commands.execution import ExecuteArgs, execute
+from bridge.adapters.dspy.commands.models import ConfigureArgs, configure
+from bridge.adapters.dspy.credentials import check_destination
+from bridge.options import Options
+from bridge.testing.runs import run
+from bridge.testing.script import Recorded, Script
+from bridge.wire._frames import format_of
+from bridge.wire.arrays import args_decoder
+from bridge.worker.control import LogLevelArgs
+from bridge.worker.dispatch import Dispatcher
+
+if TYPE_CHECKING:
+    from bridge._dispatch import Context
+    from bridge.adapters.dspy.settings import Model
+
+_any_args = args_decoder(dict[str, Any])
+
+
+class MockDispatcher(Dispatcher):
+    """Answers requests as a worker does, with what a test has set in `script`, where it records them."""
+
+    def __init__(self, script: Script, options: Options) -> None:
+        self._script = script
+        super().__init__(_mock_adapter(), options)
+
+    def add(self, adapter: Adapter) -> None:
+        """Add the commands of `adapter`, with the test's errors and results before their handlers."""
+        mocked = adapter.extended(adapter.name)
+        mocked.commands.update({name: self._mocked(spec) for name, spec in adapter.commands.items()})
+        super().add(mocked)
+
+    def answer(self, frame: Frame, outbox: Outbox, deliver: Any) -> bool:
+        """Record a request, and answer it as `FastPath.answer` does."""
+        request = _request_of(frame)
+        if request is not None:
+            self._script.record(request)
+            if self._script.has_result(request.command) and request.command not in self.commands:
+                own = Adapter("own")
+                own.command(request.command, dict[str, Any])(_own_command)
+                self.add(own)
+        return self.path.answer(frame, outbox, deliver)
+
+    def _mocked(self, spec: CommandSpec) -> CommandSpec:
+        handler = _REPLACED.get(spec.name)
+        if handler is not None:
+            return msgspec.structs.replace(spec, handler=partial(handler, self._script))
+        return msgspec.structs.replace(spec, handler=partial(self._handle, spec))
+
+    def _handle(self, spec: CommandSpec, args: Any, context: Context) -> Any:
+        if (delay := self._script.delay(spec.name)) and not spec.lane.inline:
+            context.wait(delay)
+        self._script.raise_error(spec.name)
+        if self._script.has_result(spec.name):
+            return self._script.result(spec.name, _plain(args))
+        return spec.handler(args, context)
+
+
+def _mock_adapter() -> Adapter:
+    """Return DSPy's adapter as a worker has it, without anything that imports DSPy."""
+    adapter = Adapter(
+        dspy_adapter.name,
+        new_state=dspy_adapter.new_state,
+        counted=dspy_adapter.counted,
+        available=lambda name: name == "dspy",
+    )
+    adapter.commands.update(dspy_adapter.commands)
+    return adapter
+
+
+def _execute(script: Script, args: ExecuteArgs, context: Context) -> dict[str, Any]:
+    name = context.command.name
+    if script.has_result(name):
+        script.raise_error(name)
+        result: dict[str, Any] = script.result(name, _plain(args))
+        return result
+    return execute(args, context, partial(run, script))
+
+
+def _configure(script: Script, args: ConfigureArgs, context: Context) -> dict[str, Any]:
+    script.raise_error(context.command.name)
+    return configure(args, context, _check_destination)
+
+
+def _check_destination(model: Model, shared: dict[str, Any]) -> None:
+    check_destination(model.settings, shared["api_bases"])
+
+
+def _set_log_level(script: Script, args: LogLevelArgs, context: Context) -> dict[str, Any]:
+    # The levels of the test's own process stay as they are.
+    return {"status": "set", "level": args.level, "logger": args.logger}
+
+
+def _own_command(args: dict[str, Any], context: Context) -> Any:
+    """Return what the test has set."""
+
+
+_REPLACED: dict[str, Any] = {
+    "execute_program": _execute,
+    "execute_gemini_program": _execute,
+    "configure_lm": _configure,
+    "set_log_level": _set_log_level,
+}
+
+
+def _plain(args: Any) -> Any:
+    return msgspec.to_builtins(args, enc_hook=lambda value: value) if isinstance(args, msgspec.Struct) else args
+
+
+def _request_of(frame: Frame) -> Recorded | None:
+    """Return the request in a frame, None if there is none that can be read."""
+    buffers = None
+    try:
+        if is_multipart(frame):
+            frame, buffers = envelope_of(frame), buffers_of(frame)
+        format = format_of(frame)
+        if format is None:
+            return None
+        message = format.decode_envelope(frame)
+    except Exception:  # the worker's own code answers what cannot be read
+        return None
+    if not isinstance(message.command, str) or message.id is msgspec.UNSET:
+        return None
+    try:
+        args = _any_args(format, message.args, buffers)
+    except Exception:
+        args = None
+    session_id = message.session_id
+    if session_id is None and isinstance(args, dict):
+        session_id = args.get("session_id")
+    return Recorded(message.command, args, session_id)

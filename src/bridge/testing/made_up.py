@@ -1,0 +1,82 @@
+"""Values of any type for tests: for output fields by their types, for arguments of tools by their JSON Schemas.
+
+Equal seeds give equal values.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import types
+import uuid
+from collections.abc import Callable
+from typing import Any, Literal, Union, get_args, get_origin
+
+DAY = datetime.date(2000, 1, 1)
+
+
+def value_of(type: Any, name: str, seed: int) -> Any:
+    """Return a value of the type of a field. seed: below 1000."""
+    origin, members = get_origin(type), get_args(type)
+    if origin is Literal:
+        return members[seed % len(members)]
+    if origin in (Union, types.UnionType):
+        return value_of(next((each for each in members if each is not types.NoneType), None), name, seed)
+    if origin is list:
+        return [value_of(members[0], name, seed)]
+    if origin is dict:
+        return {value_of(members[0], "key", seed): value_of(members[1], name, seed)}
+    return _SCALARS.get(type, _text)(name, seed)
+
+
+def _text(name: str, seed: int) -> str:
+    return f"mock_{name}_{seed}"
+
+
+_SCALARS: dict[Any, Callable[[str, int], Any]] = {
+    None: lambda name, seed: None,
+    types.NoneType: lambda name, seed: None,
+    bool: lambda name, seed: seed % 2 == 0,
+    int: lambda name, seed: seed,
+    float: lambda name, seed: seed / 1000,  # from 0 to 1, because it may be a probability
+    decimal.Decimal: lambda name, seed: decimal.Decimal(seed).scaleb(-1),
+    datetime.date: lambda name, seed: DAY + datetime.timedelta(days=seed),
+    datetime.time: lambda name, seed: datetime.time(seed // 60, seed % 60),
+    datetime.datetime: lambda name, seed: datetime.datetime(2000, 1, 1, seed // 60, seed % 60),
+    uuid.UUID: lambda name, seed: uuid.UUID(int=seed),
+}
+
+
+def argument_of(schema: dict[str, Any], name: str) -> Any:
+    """Return a value for an argument of a tool. It fits simple schemas; a test sets the others."""
+    for key in ("const", "default"):
+        if key in schema:
+            return schema[key]
+    for key in ("enum", "examples"):
+        if schema.get(key):
+            return schema[key][0]
+    for key in ("anyOf", "oneOf", "allOf"):
+        if parts := schema.get(key):
+            return argument_of(parts[0], name)
+    kind = schema.get("type", "string")
+    kind = kind[0] if isinstance(kind, list) else kind
+    if kind == "array":
+        return [argument_of(schema.get("items", {}), name)] * max(1, schema.get("minItems", 1))
+    if kind == "object":
+        properties = schema.get("properties", {})
+        return {key: argument_of(properties.get(key, {}), key) for key in schema.get("required", properties)}
+    if kind in ("integer", "number"):
+        return schema.get("minimum", schema.get("maximum", 1))
+    if kind == "string":
+        return _FORMATS.get(schema.get("format", ""), _text(name, 0))
+    return None if kind == "null" else True
+
+
+_FORMATS = {
+    "date": "2000-01-01",
+    "date-time": "2000-01-01T00:00:00Z",
+    "time": "00:00:00Z",
+    "uuid": str(uuid.UUID(int=0)),
+    "email": "mock@example.com",
+    "uri": "https://example.com",
+}

@@ -1,0 +1,111 @@
+"""Runs of programs without a model: the checks of a real run, its events and its tools, and made-up outputs."""
+
+from __future__ import annotations
+
+import re
+import time
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bridge import errors
+from bridge.adapters.dspy.chosen_model import model_for
+from bridge.adapters.dspy.modules import DEFAULT_ITERATIONS, MODULES
+from bridge.adapters.dspy.settings import Model
+from bridge.adapters.dspy.signatures import Field
+from bridge.adapters.dspy.state import Program
+from bridge.adapters.dspy.tools import Tool
+from bridge.adapters.dspy.tools.calls import call_tool
+from bridge.adapters.dspy.tools.schema import ToolSchema
+from bridge.adapters.dspy.values.inputs import InputCheck, Inputs, plain
+from bridge.testing.made_up import argument_of, value_of
+from bridge.testing.script import Script
+
+if TYPE_CHECKING:
+    from bridge._dispatch import Context
+
+_PIECE = re.compile(r"\s*\S+|\s+$")  # of a text that is streamed
+
+
+def run(
+    script: Script,
+    program: Program,
+    model: Model | None,
+    inputs: dict[str, Any],
+    config: dict[str, Any],
+    context: Context,
+    tools: tuple[Tool, ...],
+) -> dict[str, Any]:
+    """Run `program`, with the parameters, the result and the errors of `execute` in the adapter's `run`."""
+    started = time.monotonic()
+    Inputs(program.signature.inputs).arguments(inputs)
+    name = model_for(program, model, context).settings.model
+    context.count("lm_calls")
+    context.emit("status", {"status": "lm_call", "model": name})
+    context.wait(script.delay(context.command.name))
+    script.raise_error(context.command.name)
+    if MODULES[program.definition.program_type].takes_tools:
+        _call_tools(script, program, inputs, context)
+    outputs = dict(_outputs(script, program, inputs))
+    for field, value in outputs.items():
+        for piece in _PIECE.findall(value if isinstance(value, str) else msgspec.json.encode(value).decode()):
+            context.emit("chunk", {"field": field, "text": piece})
+    program.executed()
+    return {
+        "program_id": program.id,
+        "outputs": outputs,
+        "execution_time": round(time.monotonic() - started, 6),
+        "model": name,
+    }
+
+
+def _call_tools(script: Script, program: Program, inputs: dict[str, Any], context: Context) -> None:
+    """Call the tools as the test has set, or each of the program's tools once."""
+    tools = {tool.name: tool for tool in program.definition.tools}
+    calls = script.tool_calls(program.id)
+    if calls is None:
+        calls = [(tool.name, _arguments(tool, inputs)) for tool in tools.values()]
+    for name, arguments in calls[: program.definition.max_iters or DEFAULT_ITERATIONS]:
+        if name not in tools:
+            raise errors.LMError(f"the test has set a call of the tool {name!r}; known: {', '.join(tools)}")
+        context.check()
+        call_tool(tools[name], ToolSchema.of(tools[name].args), context, arguments)
+
+
+def _arguments(tool: Tool, inputs: dict[str, Any]) -> dict[str, Any]:
+    schema = ToolSchema.of(tool.args)
+    return {
+        name: inputs[name] if name in inputs else argument_of(schema.properties[name], name)
+        for name in schema.properties
+        if name in schema.required
+    }
+
+
+def _outputs(script: Script, program: Program, inputs: dict[str, Any]) -> list[tuple[str, Any]]:
+    signature = program.signature
+    outputs = [(field.name, _value(script, program, field, inputs)) for field in signature.outputs]
+    if program.definition.program_type != "predict" and "reasoning" not in dict(outputs):
+        reasoning = script.output(program.id, "reasoning", inputs) or [_made_up("reasoning", str, inputs)]
+        outputs.insert(0, ("reasoning", reasoning[0]))
+    return outputs
+
+
+def _value(script: Script, program: Program, field: Field, inputs: dict[str, Any]) -> Any:
+    """Return the value of an output. Raises LMError, as for a model, if what the test has set is not of its type."""
+    for value in script.output(program.id, field.name, inputs):
+        try:
+            return plain(InputCheck(field.name, field.type, field.type_name).value(value))
+        except errors.InvalidArgs as error:
+            reason = error.message.partition(": ")[2]
+            raise errors.LMError(
+                f"the value that the test has set for {field.name!r}: {reason}",
+                lm_code="adapter_parse_error",
+                field=field.name,
+            ) from None
+    return _made_up(field.name, field.type, inputs)
+
+
+def _made_up(name: str, type: Any, inputs: dict[str, Any]) -> Any:
+    seed = zlib.crc32(msgspec.json.encode([name, plain(inputs)], order="sorted")) % 1000
+    return plain(value_of(type, name, seed))

@@ -1,0 +1,49 @@
+"""The double answers what a worker answers, which tests/vectors/mock.json has (tests/test_vectors.py compares it)."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mock_vectors
+from bridge import Options
+from bridge.testing.commands import MockDispatcher
+from bridge.testing.script import Script
+
+VECTORS = Path(__file__).parent.parent / "vectors"
+CONVERSATIONS = json.loads((VECTORS / "mock.json").read_text())["conversations"]
+DATE, TIME = r"\d{4}-\d\d-\d\d", r"\d\d:\d\d(:\d\d)?"
+KINDS = {"date": DATE, "time": TIME, "datetime": f"{DATE}T{TIME}Z?", "uuid": "[0-9a-f-]{36}", "decimal": r"\d+\.\d+"}
+
+
+def shape(value: Any) -> Any:
+    """Return the type of a value as JSON has it, and of texts what they denote."""
+    if isinstance(value, dict):
+        return {"map": [shape(each) for each in value.values()]}
+    if isinstance(value, list):
+        return [shape(each) for each in value]
+    if isinstance(value, str):
+        return next((kind for kind, form in KINDS.items() if re.fullmatch(form, value)), "text")
+    return type(value).__name__
+
+
+def with_shapes(reply: dict[str, Any]) -> dict[str, Any]:
+    """Return a reply with the types of outputs in place of their values."""
+    result = reply.get("result")
+    if not isinstance(result, dict) or "outputs" not in result:
+        return reply
+    outputs = {name: shape(value) for name, value in result["outputs"].items()}
+    return {**reply, "result": {**result, "outputs": outputs}}
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_the_double_answers_as_the_worker(name):
+    """Only the values of outputs differ; they have the same types."""
+    flags = CONVERSATIONS[name]["flags"]
+    answered = mock_vectors.replies(name, MockDispatcher(Script(), Options(**flags)))
+    for exchange, reply in zip(CONVERSATIONS[name]["exchanges"], answered, strict=True):
+        assert with_shapes(reply) == with_shapes(exchange["reply"]), exchange["request"]
