@@ -136,8 +136,9 @@ def set_log_level(level: str, logger: str | None = None) -> None:
 
 
 def log_when_needed(level: str) -> None:
-    """Call `log_to_stderr(level)` when the worker itself first logs something."""
-    _state.deferred_level = level
+    """Call `log_to_stderr(level)` when the worker itself first logs something, unless it has been called."""
+    if not _state.is_set_up:
+        _state.deferred_level = level
 
 
 def log_to_stderr(level: str) -> None:

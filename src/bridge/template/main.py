@@ -23,7 +23,7 @@ from bridge.telemetry import logs
 from bridge.template import warming, workers
 from bridge.template.control import Control
 from bridge.template.listener import Listener, ListenFailed, is_trusted
-from bridge.template.waiting import Waiting, refuse
+from bridge.template.waiting import Waiting, prepare_to_refuse, refuse
 from bridge.version import __version__
 from bridge.wire.codec import by_name
 from bridge.worker import _companion, process
@@ -135,6 +135,7 @@ class Template:
 
     def serve(self) -> None:
         """Serve until the template is stopped and its workers have ended."""
+        prepare_to_refuse()
         self._watch_signals()
         self._watch(self._listener, self._accept)
         if self._control is not None:

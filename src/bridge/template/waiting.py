@@ -46,3 +46,11 @@ def refuse(connection: socket.socket, error: errors.BridgeError) -> None:
         format = format_of(payload) or JSON
         reply = format.encode(failure(format.find_id(payload) if payload else None, error, timestamp()))
         connection.send(struct.pack(">I", len(reply)) + reply)
+
+
+def prepare_to_refuse() -> None:
+    """Load what `refuse` needs: when a worker cannot be started, a module cannot be loaded either."""
+    peer, connection = socket.socketpair()
+    with peer:
+        peer.send(b"\0\0\0\2{}")
+        refuse(connection, errors.Overloaded("an example", retry_after=errors.RETRY_AFTER))

@@ -160,9 +160,9 @@ def _become_worker(
 
 def _reseed() -> None:
     """Give this process its own random numbers: Python reseeds only `random` after a fork."""
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed()
+    random = sys.modules.get("numpy.random")  # which numpy loads when it is first used
+    if random is not None:
+        random.seed()
 
 
 def _write_to_stderr(data: bytes) -> None:
