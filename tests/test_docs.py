@@ -115,12 +115,13 @@ def test_the_protocols_tables_are_complete():
     dispatcher = Dispatcher(adapter)
     for command in dispatcher.commands:
         assert re.search(rf"^\| .*`{command}`.* \|", text, re.M), command
-    usage = subprocess.run([sys.executable, "-m", "bridge", "worker", "--help"], capture_output=True, text=True)
-    flags = set(re.findall(r"--[a-z-]+", usage.stdout)) - {"--help"}
-    assert len(flags) > 20
-    for flag in flags:
-        assert re.search(rf"^\| .*`{flag}`.* \|", text, re.M), flag
-        assert re.search(rf"^ {{4}}.*\[{flag}[ \]]", text, re.M), flag
+    for command, least in (("worker", 20), ("serve", 20)):
+        usage = subprocess.run([sys.executable, "-m", "bridge", command, "--help"], capture_output=True, text=True)
+        flags = set(re.findall(r"--[a-z-]+", usage.stdout)) - {"--help"}
+        assert len(flags) > least
+        for flag in flags:
+            assert re.search(rf"^\| .*`{flag}`.* \|", text, re.M), flag
+            assert re.search(rf"^ {{4}}.*[ \[]{flag}[ \]]", text, re.M), flag
 
 
 @pytest.mark.parametrize(
