@@ -37,12 +37,12 @@ defmodule DSPex.PythonBridge.Owner do
   defstruct @enforce_keys ++ [:starting, :heartbeat_interval, :missed]
 
   @typedoc """
-  What all workers of a bridge share: the bridge's name, its ETS table, and its counters. The workers
-  of a pool also share the table of `:tools`.
+  What all workers of a bridge share: the bridge's name, its ETS table, and its counters. A worker of a
+  pool has a table of its own, and the workers share that of `:tools`.
   """
   @type bridge :: %{
           required(:name) => term(),
-          required(:table) => :ets.table(),
+          optional(:table) => :ets.table(),
           required(:counters) => Statistics.t(),
           optional(:tools) => :ets.table()
         }
@@ -86,7 +86,7 @@ defmodule DSPex.PythonBridge.Owner do
   defp new_state(server, bridge, worker, options, started) do
     connection = %Connection{
       owner: self(),
-      bridge: bridge.table,
+      bridge: Map.get_lazy(bridge, :table, fn -> :ets.new(__MODULE__, [:public]) end),
       name: bridge.name,
       port: worker.port,
       # Without concurrency flags: a worker reads on one thread, so there is too little contention
@@ -101,7 +101,7 @@ defmodule DSPex.PythonBridge.Owner do
     }
 
     row = {:worker, :starting, worker.os_pid, started, bridge.counters, connection.table}
-    :ets.insert(bridge.table, row)
+    :ets.insert(connection.bridge, row)
     Statistics.count(bridge.counters, :starts)
 
     %__MODULE__{

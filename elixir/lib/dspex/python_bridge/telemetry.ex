@@ -94,6 +94,25 @@ defmodule DSPex.PythonBridge.Telemetry do
     :telemetry.execute([:dspex_bridge, kind, event], measured, metadata)
   end
 
+  @doc "Emits an event of a pool: of a slot, or of a repeated call."
+  @spec pool(:slot | :retry, map(), map()) :: :ok
+  def pool(event, measurements, metadata) do
+    if available?(), do: :telemetry.execute([:dspex_bridge, :pool, event], measurements, metadata)
+    :ok
+  end
+
+  @doc "Emits the event that a call of a pool has got a worker."
+  @spec checkout(Connection.t(), term(), String.t() | nil) :: :ok
+  def checkout(%{name: {pool, slot}} = connection, command, session_id) do
+    if available?() do
+      measurements = %{open_calls: Connection.open_calls(connection.table)}
+      metadata = %{pool: pool, slot: slot, command: command, session_id: session_id}
+      :telemetry.execute([:dspex_bridge, :pool, :checkout], measurements, metadata)
+    end
+
+    :ok
+  end
+
   @doc "Emits an event of the worker's life cycle."
   @spec worker(:started | :stopped | :start_failed, map(), map()) :: :ok
   def worker(event, measurements, metadata) do

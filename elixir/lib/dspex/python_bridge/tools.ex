@@ -41,26 +41,32 @@ defmodule DSPex.PythonBridge.Tools do
   def register(_server, [], _options), do: {:ok, %{}}
 
   def register(server, tools, options) do
-    (is_list(tools) and Enum.all?(tools, &is_struct(&1, Tool))) ||
-      raise ArgumentError, "tools must be a list of DSPex.Tool structs"
-
+    declared = declared!(tools)
     {timeout, _} = OpenCall.envelope(options)
     connection = Connection.fetch!(server, OpenCall.deadline(timeout))
-    declared = Enum.map(tools, &Map.take(&1, [:name, :description, :args]))
     reply = Call.run(connection, "register_tools", %{tools: declared}, options)
 
     # The worker reports the session: without an option it depends on the worker's mode.
     with {:ok, %{"session_id" => session_id}} <- reply,
-         :ok <- put(connection, session_id, tools),
+         :ok <- put(connection.tools, session_id, tools),
          do: reply
   rescue
     error in Error -> {:error, error}
   end
 
-  defp put(connection, session_id, tools) do
-    for %Tool{name: name, run: run} <- tools do
-      :ets.insert(connection.tools, {{session_id, name}, run})
-    end
+  @doc "Returns what a worker is told of tools. Raises `ArgumentError` for anything else."
+  @spec declared!([Tool.t()]) :: [map()]
+  def declared!(tools) do
+    (is_list(tools) and Enum.all?(tools, &is_struct(&1, Tool))) ||
+      raise ArgumentError, "tools must be a list of DSPex.Tool structs"
+
+    Enum.map(tools, &Map.take(&1, [:name, :description, :args]))
+  end
+
+  @doc "Adds the functions of a session's tools to a table."
+  @spec put(:ets.table(), String.t(), [Tool.t()]) :: :ok | {:error, Error.t()}
+  def put(table, session_id, tools) do
+    for %Tool{name: name, run: run} <- tools, do: :ets.insert(table, {{session_id, name}, run})
 
     :ok
   rescue

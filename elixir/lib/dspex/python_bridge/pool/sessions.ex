@@ -1,0 +1,160 @@
+defmodule DSPex.PythonBridge.Pool.Sessions do
+  @moduledoc """
+  Which worker has which session: a table with a row `{id, owner, connection, used}` for each session,
+  where `owner` is the process of the worker and `used` the time of a recent call in ms.
+
+  Callers read and add rows themselves. A row is removed when the session has ended, when its worker
+  has dropped it (it expired, or was evicted), and when the loss of its worker has been reported.
+  """
+
+  alias DSPex.PythonBridge.{Call, Connection, Pool, Tools}
+  alias DSPex.PythonBridge.Pool.{Choice, Server}
+
+  # A row is not written again for so many ms.
+  @touch_after 1_000
+  # A row that was used later than so many ms before a worker listed its sessions is kept although
+  # the session is not in the list: its call may have been on the way.
+  @margin 10_000
+  # For requests that the pool makes itself, ms.
+  @timeout 5_000
+
+  @doc "Returns a new table, of the calling process."
+  @spec new_table() :: :ets.table()
+  def new_table, do: :ets.new(__MODULE__, [:public, read_concurrency: true])
+
+  @doc """
+  Returns the connection of a session's worker; chooses one for a new session. Otherwise as
+  `DSPex.PythonBridge.Pool.Choice.choose/2`.
+  """
+  @spec place(Pool.t(), String.t(), integer() | :infinity) ::
+          {:ok, Connection.t()} | {:error, DSPex.PythonBridge.Error.t()} | :none
+  def place(pool, id, deadline) do
+    case :ets.lookup(pool.sessions, id) do
+      [{_id, _owner, connection, used}] ->
+        if touch(pool, id, used), do: {:ok, connection}, else: place(pool, id, deadline)
+
+      [] ->
+        with {:ok, connection} <- new_place(pool, id, deadline) do
+          # Another process may have placed the session meanwhile.
+          if put(pool, id, connection), do: {:ok, connection}, else: place(pool, id, deadline)
+        end
+    end
+  end
+
+  defp touch(pool, id, used) do
+    now = Connection.now()
+    now - used < @touch_after or :ets.update_element(pool.sessions, id, {4, now})
+  end
+
+  defp new_place(%{isolate: nil} = pool, _id, _deadline), do: Choice.choose(pool)
+  defp new_place(pool, id, deadline), do: Server.start_for(pool.server, id, deadline)
+
+  @doc "Adds a session; returns whether it was not there."
+  @spec put(Pool.t(), String.t(), Connection.t()) :: boolean()
+  def put(pool, id, connection) do
+    :ets.insert_new(pool.sessions, {id, connection.owner, connection, Connection.now()})
+  end
+
+  @doc "Returns the connection of a session that has one."
+  @spec find(Pool.t(), String.t()) :: Connection.t() | nil
+  def find(pool, id) do
+    case :ets.lookup(pool.sessions, id) do
+      [{_id, _owner, connection, _used}] -> connection
+      [] -> nil
+    end
+  end
+
+  @doc """
+  Removes a session that a worker had, with its tools. Returns whether it was there: of several
+  processes, one gets `true`.
+  """
+  @spec remove(Pool.t(), String.t(), pid()) :: boolean()
+  def remove(pool, id, owner) do
+    removed = :ets.select_delete(pool.sessions, [{{id, owner, :_, :_}, [], [true]}]) == 1
+    if removed, do: Tools.forget(pool.tools, id)
+    removed
+  end
+
+  @doc """
+  Says what becomes of a session whose worker has ended: `:moved` to another worker, which has it from
+  the store or, where the affinity is a hint, begins a new one; `:lost`, which one caller is told;
+  `:new` for the others.
+  """
+  @spec bereaved(Pool.t(), String.t(), Connection.t()) :: :moved | :lost | :new
+  def bereaved(pool, id, dead) do
+    cond do
+      pool.affinity == :hint -> move(pool, id, dead)
+      pool.stored and durable?(pool, id, dead) -> move(pool, id, dead)
+      remove(pool, id, dead.owner) -> :lost
+      true -> :new
+    end
+  end
+
+  # Its tools stay: the functions belong to the pool.
+  defp move(pool, id, dead) do
+    :ets.select_delete(pool.sessions, [{{id, dead.owner, :_, :_}, [], [true]}])
+    :moved
+  end
+
+  defp durable?(pool, id, dead) do
+    with {:ok, connection} <- Choice.choose(pool, [dead.owner]),
+         {:ok, %{"durable" => durable}} <- request(connection, "get_session", %{}, id) do
+      durable
+    else
+      _ -> false
+    end
+  end
+
+  @doc "Removes all sessions."
+  @spec clear(Pool.t()) :: :ok
+  def clear(pool) do
+    for {id, owner, _, _} <- :ets.tab2list(pool.sessions), do: remove(pool, id, owner)
+    :ok
+  end
+
+  @doc "Returns how many sessions a worker has."
+  @spec count(:ets.table(), pid()) :: non_neg_integer()
+  def count(table, owner), do: :ets.select_count(table, [{{:_, owner, :_, :_}, [], [true]}])
+
+  @doc """
+  Removes the sessions that a worker does not have any more. `known` is what this function returned
+  the last time, or `nil`; the worker lists its sessions only if it has dropped some since.
+  """
+  @spec sweep(Pool.t(), Connection.t(), term()) :: term()
+  def sweep(pool, connection, known) do
+    before = Connection.now() - @margin
+
+    with {:ok, %{"expired" => expired, "evicted" => evicted}} when {expired, evicted} != known <-
+           request(connection, "list_sessions", %{limit: 0}, nil),
+         {:ok, %{"sessions" => sessions}} <-
+           request(connection, "list_sessions", %{limit: 1_000_000}, nil) do
+      live = for %{"session_id" => id, "live" => true} <- sessions, into: MapSet.new(), do: id
+      pattern = [{{:"$1", connection.owner, :_, :"$2"}, [{:<, :"$2", before}], [:"$1"]}]
+      gone = for id <- :ets.select(pool.sessions, pattern), not MapSet.member?(live, id), do: id
+      for id <- gone, do: remove_unused(pool, id, connection.owner, before)
+      {expired, evicted}
+    else
+      _ -> known
+    end
+  end
+
+  defp remove_unused(pool, id, owner, before) do
+    pattern = [{{id, owner, :_, :"$1"}, [{:<, :"$1", before}], [true]}]
+    if :ets.select_delete(pool.sessions, pattern) == 1, do: Tools.forget(pool.tools, id)
+  end
+
+  @doc "Lets the next call of each durable session of a worker go to another worker."
+  @spec release_durable(Pool.t(), Connection.t()) :: :ok
+  def release_durable(pool, connection) do
+    with {:ok, %{"sessions" => sessions}} <-
+           request(connection, "list_sessions", %{limit: 1_000_000}, nil) do
+      for %{"session_id" => id, "durable" => true} <- sessions, do: move(pool, id, connection)
+    end
+
+    :ok
+  end
+
+  defp request(connection, command, args, id) do
+    Call.run(connection, command, args, timeout: @timeout, session_id: id)
+  end
+end
