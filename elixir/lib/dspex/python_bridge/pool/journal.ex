@@ -1,0 +1,264 @@
+defmodule DSPex.PythonBridge.Pool.Journal do
+  @moduledoc """
+  The state that all workers of a pool share: what was set up without a session, such as the language
+  model, programs and tools of the default session.
+
+  Changes happen one after the other. A change is made in one worker first; if it fails there, it has
+  not happened. Then it is made in all others, and the caller gets its reply. A new worker gets all
+  changes, in order, before its first call.
+
+  Changes that a later one makes superfluous are dropped, so the journal is as long as the state that
+  it describes.
+  """
+
+  use GenServer
+
+  alias DSPex.PythonBridge.{Call, Connection, Error, OpenCall, Pool, Telemetry}
+  alias DSPex.PythonBridge.Pool.Server
+
+  # For one change in a new worker, ms.
+  @replay_timeout 60_000
+  # How often a change is tried in a worker that ends while it makes it.
+  @attempts 2
+  # Pause before an overloaded worker is asked again, ms.
+  @pause 50
+  # What the caller of a change waits longer than its deadline, ms.
+  @slack 1_000
+
+  # entries: `{number, key, kind, command, args}`, the newest first. members: the workers that have
+  # them all, by owner, the newest first.
+  defstruct entries: [], last: 0, members: []
+
+  @doc false
+  @spec start_link(atom()) :: GenServer.on_start()
+  def start_link(name), do: GenServer.start_link(__MODULE__, nil, name: name)
+
+  @doc """
+  Makes a change in all workers. Returns the reply of the first, or `:none` if there is no worker.
+  """
+  @spec change(Pool.t(), Pool.kind(), atom() | String.t(), map(), list(), integer() | :infinity) ::
+          {:ok, term()} | {:ok, term(), map()} | {:error, Error.t()} | :none
+  def change(pool, kind, command, args, envelope, deadline) do
+    patience =
+      if deadline == :infinity, do: :infinity, else: Connection.remaining(deadline) + @slack
+
+    change = %{kind: kind, command: to_string(command), args: args, envelope: envelope}
+    GenServer.call(pool.journal, {:change, pool, Map.put(change, :deadline, deadline)}, patience)
+  catch
+    :exit, {:timeout, _} ->
+      {:error, OpenCall.late("the workers did not make the change in time")}
+
+    :exit, _reason ->
+      {:error, Error.new(:worker_crashed, "the pool was stopped during the call")}
+  end
+
+  @doc """
+  Gives a new worker the shared state; from then on it gets every change. Runs in the process that
+  prepares the worker, and raises if a change fails.
+  """
+  @spec join(GenServer.server(), Connection.t()) :: :ok
+  def join(journal, connection), do: join(journal, connection, 0)
+
+  defp join(journal, connection, done) do
+    case GenServer.call(journal, {:join, connection, done}, :infinity) do
+      :joined ->
+        :ok
+
+      {:more, entries} ->
+        for {_, _, _, command, args} <- entries, do: replay!(connection, command, args)
+        {last, _, _, _, _} = List.last(entries)
+        join(journal, connection, last)
+    end
+  end
+
+  defp replay!(connection, command, args) do
+    with {:error, error} <- Call.run(connection, command, args, @replay_timeout) do
+      raise %{error | message: "the pool's #{command} failed: #{error.message}"}
+    end
+  end
+
+  @impl true
+  def init(nil), do: {:ok, %__MODULE__{}}
+
+  @impl true
+  def handle_call({:join, connection, done}, _from, state) do
+    case Enum.take_while(state.entries, fn entry -> elem(entry, 0) > done end) do
+      [] ->
+        Process.monitor(connection.owner)
+        {:reply, :joined, %{state | members: [{connection.owner, connection} | state.members]}}
+
+      newest_first ->
+        {:reply, {:more, Enum.reverse(newest_first)}, state}
+    end
+  end
+
+  def handle_call({:change, pool, change}, _from, state) do
+    {result, others} = first(state.members, change, @attempts)
+    if done?(result), do: follow(pool, others, change, result)
+    state = if done?(result), do: noted(state, change, result), else: state
+    {:reply, result, state}
+  end
+
+  @impl true
+  def handle_info({:DOWN, _, :process, owner, _reason}, state) do
+    {:noreply, %{state | members: List.keydelete(state.members, owner, 0)}}
+  end
+
+  def handle_info(_message, state), do: {:noreply, state}
+
+  defp done?(:none), do: false
+  defp done?(result), do: elem(result, 0) == :ok
+
+  # What a worker that has ended did to its state has ended with it, so another may be asked.
+  defp first([], _change, _attempts), do: {:none, []}
+
+  defp first([{_, connection} | others], change, attempts) do
+    case attempt(connection, change, change.args) do
+      :closed -> first(others, change, attempts)
+      {:error, %{code: :worker_crashed}} when attempts > 1 -> first(others, change, attempts - 1)
+      result -> {result, others}
+    end
+  end
+
+  defp attempt(connection, change, args) do
+    Telemetry.span(:call, connection, change.command, change.envelope, fn ->
+      Call.attempt(connection, change.command, args, change.envelope, change.deadline)
+    end)
+  end
+
+  # A worker that cannot make the change does not have the state of the others: it is replaced.
+  defp follow(pool, others, change, result) do
+    args = args_of_others(change, result)
+
+    others
+    |> Enum.map(fn {_, connection} ->
+      Task.async(fn -> {connection, persist(connection, change, args)} end)
+    end)
+    |> Task.await_many(:infinity)
+    |> Enum.each(fn
+      {connection, {:error, error}} -> Server.replace(pool.server, connection.owner, error)
+      _made_or_ended -> :ok
+    end)
+  end
+
+  defp persist(connection, change, args) do
+    with {:error, %{code: :overloaded}} = refused <- attempt(connection, change, args) do
+      if Connection.remaining(change.deadline) == 0 do
+        refused
+      else
+        Process.sleep(@pause)
+        persist(connection, change, args)
+      end
+    end
+  end
+
+  # A program without an id gets the one that the first worker has given it. What the first has just
+  # created is not in the way in the others.
+  defp args_of_others(%{command: "create_" <> _} = change, result) do
+    args = Map.new(change.args, fn {key, value} -> {to_string(key), value} end)
+
+    case elem(result, 1) do
+      %{"program_id" => id} ->
+        args = Map.put(args, "id", id)
+
+        if to_string(args["if_exists"]) == "keep",
+          do: args,
+          else: Map.put(args, "if_exists", "replace")
+
+      _ ->
+        args
+    end
+  end
+
+  defp args_of_others(change, _result), do: change.args
+
+  # Journal
+
+  defp noted(state, %{kind: :end_all}, _result) do
+    # What applies to all sessions outlives them.
+    kept = fn {_, _, _, command, _} -> command in ["configure_lm", "set_log_level"] end
+    %{state | entries: Enum.filter(state.entries, kept)}
+  end
+
+  defp noted(state, %{kind: :end_session}, _result) do
+    noted(state, %{kind: :end_all}, nil)
+  end
+
+  defp noted(state, change, result) do
+    args = Map.new(args_of_others(change, result), fn {key, value} -> {to_string(key), value} end)
+    {dropped, entries} = entries(change.command, args)
+    kept = Enum.reject(state.entries, &dropped?(elem(&1, 1), dropped))
+
+    Enum.reduce(entries, %{state | entries: kept}, fn {key, command, args}, state ->
+      number = state.last + 1
+      %{state | last: number, entries: [{number, key, nil, command, args} | state.entries]}
+    end)
+  end
+
+  defp dropped?(key, dropped), do: Enum.any?(dropped, &(&1 == key or &1 == elem(key, 0)))
+
+  # Returns the keys of the entries (or their first elements) that a change makes superfluous, and the
+  # entries that take their place.
+  defp entries(command, args) when command in ["create_program", "create_gemini_program"] do
+    key = {:program, args["id"]}
+    {[key], [{key, command, args}]}
+  end
+
+  defp entries("delete_program", args), do: {[{:program, args["program_id"]}], []}
+
+  defp entries("register_tools", %{"replace" => true} = args) do
+    key = {:tools, tool_names(args)}
+    {[:tools], [{key, "register_tools", args}]}
+  end
+
+  defp entries("register_tools", args) do
+    key = {:tools, tool_names(args)}
+    {[key], [{key, "register_tools", args}]}
+  end
+
+  defp entries("update_session_data", args), do: data_entries(operation(args), args)
+
+  defp entries(command, args) do
+    key = {command, args["id"] || args["key"] || args["name"] || args["logger"]}
+    {[key], [{key, command, args}]}
+  end
+
+  defp tool_names(%{"tools" => tools}) do
+    tools |> Enum.map(&(Map.get(&1, :name) || Map.get(&1, "name"))) |> Enum.sort()
+  end
+
+  defp tool_names(_args), do: []
+
+  defp operation(%{"operation" => operation}) when operation != nil, do: to_string(operation)
+  defp operation(_args), do: "set"
+
+  defp data_entries(operation, %{"key" => key} = args)
+       when operation in ["set", "put", "update"] do
+    entry_key = {:data, key}
+    {[entry_key], [{entry_key, "update_session_data", args}]}
+  end
+
+  defp data_entries(operation, args) when operation in ["delete", "remove"] do
+    if args["key"], do: {[{:data, args["key"]}], []}, else: {[:data], []}
+  end
+
+  # merge: each of its keys
+  defp data_entries(_merge, %{"key" => key} = args) when key != nil do
+    {[], [{{:data, key}, "update_session_data", args}]}
+  end
+
+  defp data_entries(_merge, %{"value" => value}) do
+    entries =
+      for {key, value} <- value do
+        key = to_string(key)
+        {{:data, key}, "update_session_data", %{"key" => key, "value" => value}}
+      end
+
+    {Enum.map(entries, &elem(&1, 0)), entries}
+  end
+
+  @doc false
+  @spec format_status(map()) :: map()
+  def format_status(status),
+    do: status |> Map.replace(:message, :hidden) |> Map.replace(:state, :hidden)
+end
