@@ -1,11 +1,13 @@
 defmodule DSPex.Adapters.Adapter do
   @moduledoc """
   The behaviour of modules that run programs: `DSPex.Adapters.PythonPort` with a worker,
-  `DSPex.Adapters.Mock` without one.
+  `DSPex.Adapters.PythonPoolV2` with several, `DSPex.Adapters.Mock` without one.
 
-  An application reads the module from its configuration, so that its tests can use the mock:
+  `configured/0` returns the module that the configuration names, so that its tests can use the mock
+  and another environment a pool, without other changes:
 
-      adapter = Application.get_env(:my_app, :dspy, DSPex.Adapters.PythonPort)
+      # config :dspex_bridge, adapter: DSPex.Adapters.PythonPoolV2
+      adapter = DSPex.Adapters.Adapter.configured()
       {:ok, id} = adapter.create_program(%{signature: DSPex.Signature.new("question -> answer")})
       {:ok, %{"outputs" => %{"answer" => _}}} = adapter.execute_program(id, %{question: "Why?"})
   """
@@ -20,6 +22,14 @@ defmodule DSPex.Adapters.Adapter do
   @type inputs :: map()
   @type options :: map()
   @type error :: {:error, DSPex.PythonBridge.Error.t()}
+
+  @doc """
+  Returns the module of `config :dspex_bridge, adapter: …`; by default `DSPex.Adapters.PythonPort`.
+
+  It is read at each call, so a test can set it with `Application.put_env/3`.
+  """
+  @spec configured() :: module()
+  def configured, do: Application.get_env(:dspex_bridge, :adapter, DSPex.Adapters.PythonPort)
 
   @doc "Creates a program with the id in the config, or with a new id."
   @callback create_program(config()) :: {:ok, program_id()} | error()

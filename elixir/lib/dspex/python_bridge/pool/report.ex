@@ -1,0 +1,135 @@
+defmodule DSPex.PythonBridge.Pool.Report do
+  @moduledoc """
+  What a pool reports about itself: the states of its slots, whether its workers answer, and their
+  statistics together.
+  """
+
+  alias DSPex.PythonBridge.{Bridge, Call, Error, Pool, Statistics}
+  alias DSPex.PythonBridge.Pool.{Histogram, Server, Sessions, Slot}
+
+  # Figures of `get_stats` that are added. `programs_count` is not among them: every worker counts the
+  # programs that they share.
+  @sums ~w(sessions_count command_count error_count refused_count in_flight threads_lost
+           calls_written_off)
+
+  @doc "Returns the status of a pool; see `DSPex.PythonBridge.SessionPoolV2.get_pool_status/1`."
+  @spec status(atom()) :: map()
+  def status(name) do
+    with %Pool{} = pool <- Pool.get(name), {slots, failure} <- slots(pool) do
+      slots = for slot <- slots, do: slot_status(slot, pool)
+
+      %{
+        status: if(Enum.any?(slots, &(&1.state == :ready)), do: :running, else: :starting),
+        slots: slots,
+        sessions: :ets.info(pool.sessions, :size),
+        open_calls: slots |> Enum.map(& &1.open_calls) |> Enum.sum(),
+        last_error: failure,
+        stats: Statistics.read(Statistics.for_name(name))
+      }
+    else
+      _ -> %{status: :not_running}
+    end
+  end
+
+  defp slots(pool) do
+    Server.slots(pool.server)
+  catch
+    :exit, _ -> nil
+  end
+
+  defp slot_status(slot, pool) do
+    worker = if slot.connection, do: Bridge.get_status(slot.connection), else: %{}
+
+    %{
+      slot: slot.number,
+      state: slot.state,
+      session: slot.session,
+      worker_pid: worker[:worker_pid],
+      uptime: worker[:uptime] || 0,
+      open_calls: Slot.open_calls(slot),
+      requests: Slot.requests(slot),
+      sessions: Sessions.count(pool.sessions, slot.owner)
+    }
+  end
+
+  @doc "Asks all workers; see `DSPex.PythonBridge.SessionPoolV2.health_check/1`."
+  @spec health(Pool.t(), timeout()) :: {:ok, map()} | {:error, Error.t()}
+  def health(pool, timeout) do
+    answers = ask_all(pool, "ping", %{}, timeout)
+    healthy = for {slot, {:ok, %{"status" => "ok"}}} <- answers, do: slot
+    failed = for {slot, {:error, error}} <- answers, do: {slot, error}
+
+    case {healthy, failed} do
+      {[], []} ->
+        {:error, Error.new(:overloaded, "no worker takes calls", %{"retry_after" => 0.1})}
+
+      {[], [{_, error} | _]} ->
+        {:error, error}
+
+      {_, []} ->
+        {:ok, %{status: :healthy, healthy: healthy, failed: %{}}}
+
+      _ ->
+        {:ok, %{status: :degraded, healthy: healthy, failed: Map.new(failed)}}
+    end
+  end
+
+  @doc "Returns merged statistics; see `DSPex.PythonBridge.SessionPoolV2.get_stats/1`."
+  @spec stats(Pool.t(), timeout()) :: {:ok, map()} | {:error, Error.t()}
+  def stats(pool, timeout) do
+    overviews =
+      for {slot, {:ok, stats}} <- ask_all(pool, "get_stats", %{}, timeout), do: {slot, stats}
+
+    include = %{include: ["commands", "histograms", "process"]}
+
+    details =
+      for {slot, {:ok, stats}} <- ask_all(pool, "get_stats", include, timeout), do: {slot, stats}
+
+    if overviews == [] or details == [] do
+      {:error, Error.new(:overloaded, "no worker has answered", %{"retry_after" => 0.1})}
+    else
+      {:ok, merged(overviews, details)}
+    end
+  end
+
+  defp merged([{_, first} | _] = overviews, details) do
+    first
+    |> Map.drop(["commands", "worker", "memory_usage"])
+    |> Map.merge(Map.new(@sums, fn key -> {key, total(overviews, key)} end))
+    |> Map.merge(%{
+      "programs_count" => greatest(overviews, "programs_count"),
+      "uptime" => greatest(overviews, "uptime"),
+      "memory_usage" => %{"rss" => total(details, ["process", "rss"])},
+      "commands" => commands(for {_, stats} <- details, do: stats["commands"]),
+      "workers" => workers(overviews, details)
+    })
+  end
+
+  defp total(all, path), do: all |> values(path) |> Enum.sum()
+  defp greatest(all, path), do: all |> values(path) |> Enum.max()
+  defp values(all, path), do: for({_, stats} <- all, do: get_in(stats, List.wrap(path)) || 0)
+
+  defp commands(all) do
+    for name <- all |> Enum.flat_map(&Map.keys/1) |> Enum.uniq(), into: %{} do
+      {name, Histogram.merge(for %{^name => entry} <- all, do: entry)}
+    end
+  end
+
+  defp workers(overviews, details) do
+    processes = Map.new(details, fn {slot, stats} -> {slot, stats["process"]} end)
+
+    for {slot, stats} <- overviews do
+      %{"slot" => slot, "worker" => stats["worker"], "process" => processes[slot]}
+    end
+  end
+
+  # All at once, so that one worker that hangs does not delay the others' answers.
+  defp ask_all(pool, command, args, timeout) do
+    {slots, _failure} = slots(pool) || {[], nil}
+
+    for %{connection: connection, state: state} = slot when state in [:ready, :ejected] <- slots do
+      {slot.number, Task.async(fn -> Call.run(connection, command, args, timeout) end)}
+    end
+    |> Enum.map(fn {slot, task} -> {slot, Task.await(task, :infinity)} end)
+  end
+end

@@ -1,0 +1,217 @@
+defmodule DSPex.PythonBridge.SessionPoolV2 do
+  @moduledoc """
+  A pool of workers: a supervisor that starts them, and the functions to call them.
+  """
+
+  use Supervisor
+
+  alias DSPex.PythonBridge.{Error, Pool, RetryBudget, Tools}
+  alias DSPex.PythonBridge.Pool.{Execution, Journal, Options, Report, Server, Sessions}
+
+  # The default timeout of a call, ms.
+  @timeout 30_000
+
+  @type command :: DSPex.PythonBridge.Bridge.command()
+  @type args :: DSPex.PythonBridge.Bridge.args()
+  @type result :: {:ok, term()} | {:ok, term(), timing :: map()} | {:error, Error.t()}
+
+  @doc "Returns the child specification of a pool."
+  @spec child_spec(keyword()) :: Supervisor.child_spec()
+  def child_spec(options) do
+    options = options |> hide_env() |> Keyword.put_new(:retry_start, true)
+
+    %{
+      id: Keyword.get(options, :name, __MODULE__),
+      start: {__MODULE__, :start_link, [options]},
+      type: :supervisor,
+      shutdown: :infinity
+    }
+  end
+
+  defp hide_env(options) do
+    case options[:env] do
+      nil -> options
+      env when is_function(env, 0) -> options
+      env -> Keyword.put(options, :env, fn -> env end)
+    end
+  end
+
+  @doc "Starts a pool and waits until its first worker takes calls."
+  @spec start_link(keyword()) :: Supervisor.on_start()
+  def start_link(options \\ []) do
+    {own, worker} = Options.checked!(options)
+
+    with {:ok, supervisor} <-
+           Supervisor.start_link(__MODULE__, fn -> {own, worker} end, name: own[:name]) do
+      case Server.first(Pool.get(own[:name]).server) do
+        :ok ->
+          {:ok, supervisor}
+
+        {:error, error} ->
+          if own[:retry_start] do
+            {:ok, supervisor}
+          else
+            Process.unlink(supervisor)
+            Supervisor.stop(supervisor, :shutdown)
+            {:error, {:shutdown, error}}
+          end
+      end
+    end
+  end
+
+  @impl true
+  def init(hidden) do
+    {own, worker} = hidden.()
+    name = own[:name]
+    [journal, slots] = for part <- [Journal, Slots], do: Module.concat(name, part)
+    threads = worker[:threads] || 64
+    args = worker[:args] ++ ["--queue", to_string(own[:queue])]
+
+    pool = %Pool{
+      name: name,
+      server: nil,
+      journal: journal,
+      sessions: Sessions.new_table(),
+      tools: Tools.new_table(),
+      slots: {},
+      commands: %{},
+      threads: threads,
+      limit: threads + own[:queue],
+      affinity: own[:affinity],
+      isolate: own[:isolate],
+      stored: "--store" in args,
+      budget: RetryBudget.new(),
+      wants_more: :atomics.new(1, [])
+    }
+
+    context = %{
+      pool: pool,
+      own: own,
+      options: fn -> Keyword.put(worker, :args, args) end,
+      supervisor: slots,
+      template: nil
+    }
+
+    children = [
+      {Journal, journal},
+      {DynamicSupervisor, name: slots, strategy: :one_for_one},
+      {Server, context}
+    ]
+
+    Supervisor.init(children, strategy: :rest_for_one)
+  end
+
+  @doc """
+  Calls a command in a session, and waits for the reply.
+
+  The first call of a session chooses the worker that has the session from then on.
+
+  ## Options
+
+  A timeout in ms, or a keyword list:
+
+    * `:pool_name` - the pool, default `DSPex.PythonBridge.SessionPoolV2`
+    * `:timeout`, `:timing`, `:traceparent` - as for `DSPex.PythonBridge.Bridge.call/3`
+    * `:idempotent` - `true` if the call may be repeated after the worker has ended while it had the
+      call. Commands that `describe` calls idempotent always are
+
+  Every failure is an `{:error, %DSPex.PythonBridge.Error{}}`; the call never exits.
+  """
+  @spec execute_in_session(String.t(), command(), args(), Execution.options()) :: result()
+  def execute_in_session(session_id, command, args \\ %{}, options \\ @timeout) do
+    Execution.run(session_id, command, args, options)
+  end
+
+  @doc """
+  Calls a command without a session, and waits for the reply; otherwise like `execute_in_session/4`.
+
+  A command that changes what all sessions see (`configure_lm`, `create_program`, …) is carried out in
+  all workers; any other one in a worker with little load.
+  """
+  @spec execute_anonymous(command(), args(), Execution.options()) :: result()
+  def execute_anonymous(command, args \\ %{}, options \\ @timeout) do
+    Execution.run(nil, command, args, options)
+  end
+
+  @doc """
+  Returns a stream of the events of a call and of its result, as
+  `DSPex.PythonBridge.Bridge.stream/3` does. The options are those of `execute_in_session/4` and
+  `:session_id`. A worker that ends during the stream ends it with an error.
+  """
+  @spec stream(command(), args(), Execution.options()) :: Enumerable.t()
+  def stream(command, args, options \\ @timeout), do: Execution.stream(command, args, options)
+
+  @doc """
+  Registers Elixir functions that programs of type `react` may call; see `DSPex.Tool`.
+
+  With the option `:session_id` they belong to that session, otherwise to all workers, also to those
+  that start later. Other options are `:pool_name` and `:timeout`.
+  """
+  @spec register_tools([DSPex.Tool.t()], keyword()) :: result()
+  def register_tools(tools, options \\ []), do: Execution.register_tools(tools, options)
+
+  @doc """
+  Ends a session: its state, its tools, its place in the pool, and its worker, if it has its own.
+  A durable session is also removed from the store. It is fine if there is no such session.
+  """
+  @spec end_session(String.t(), Execution.options()) :: :ok | {:error, Error.t()}
+  def end_session(session_id, options \\ @timeout) do
+    with {:ok, _} <- Execution.run(session_id, "cleanup_session", %{}, options), do: :ok
+  end
+
+  @doc """
+  Returns what the worker knows about a session (`get_session`), and its `"slot"`, without creating the
+  session.
+  """
+  @spec get_session_info(String.t(), Execution.options()) :: {:ok, map()} | {:error, Error.t()}
+  def get_session_info(session_id, options \\ @timeout) do
+    Execution.session_info(session_id, options)
+  end
+
+  @doc """
+  Returns the state of a pool, without a request to its workers.
+
+    * `:status` - `:running` if a worker takes calls, `:starting`, or `:not_running`
+    * `:slots` - a list of maps: `:slot` (a number that is not used again), `:state` (see
+      `DSPex.PythonBridge.Pool.Slot`), `:session` if the worker belongs to one, `:worker_pid`,
+      `:uptime` (ms), `:open_calls`, `:requests`, `:sessions`
+    * `:sessions`, `:open_calls` - of all slots
+    * `:last_error` - why a worker has ended or did not start; `nil` once another one has started
+    * `:stats` - as of `DSPex.PythonBridge.Bridge.get_status/1`, of all workers since the first start
+  """
+  @spec get_pool_status(atom()) :: map()
+  def get_pool_status(name \\ __MODULE__), do: Report.status(name)
+
+  @doc """
+  Asks every worker whether it answers.
+
+  Returns `{:ok, %{status: :healthy | :degraded, healthy: slots, failed: %{slot => error}}}`, or an error
+  if no worker answers.
+  """
+  @spec health_check(atom(), timeout()) :: {:ok, map()} | {:error, Error.t()}
+  def health_check(name \\ __MODULE__, timeout \\ 5_000) do
+    Report.health(Pool.fetch!(name), timeout)
+  rescue
+    error in Error -> {:error, error}
+  end
+
+  @doc """
+  Returns the statistics of all workers together: the keys of `get_stats`, with the calls, errors, bytes
+  and latencies of each command from merged histograms, and `"workers"`, a list of each one's own
+  figures.
+  """
+  @spec get_stats(atom(), timeout()) :: {:ok, map()} | {:error, Error.t()}
+  def get_stats(name \\ __MODULE__, timeout \\ 5_000) do
+    Report.stats(Pool.fetch!(name), timeout)
+  rescue
+    error in Error -> {:error, error}
+  end
+
+  @doc "Stops a pool with its workers. Returns `:ok` for a pool that does not run."
+  @spec stop(atom()) :: :ok
+  def stop(name \\ __MODULE__) do
+    Supervisor.stop(name)
+  catch
+    :exit, reason when reason == :noproc or elem(reason, 0) == :noproc -> :ok
+  end
+end
