@@ -168,6 +168,11 @@ class Overloaded(BridgeError):
     code, category, policy = "overloaded", "resource", ("major", "failover")
 
     @classmethod
+    def refused(cls, message: str, **details: Any) -> Overloaded:
+        """Return the error for a call that was not started, so that it may be repeated whatever it does."""
+        return cls(message, retry_after=RETRY_AFTER, started=False, **details)
+
+    @classmethod
     def without_memory(cls, purpose: str) -> Overloaded:
         return cls(f"there is not enough memory {purpose}", retry_after=RETRY_AFTER)
 

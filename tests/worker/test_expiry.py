@@ -88,7 +88,7 @@ def test_when_all_sessions_are_in_use_a_new_one_is_refused(make):
     dispatcher = make(max_sessions=2)
     waiting = [in_background(dispatcher, "wait", name) for name in ("a", "b")]
     reply = call(dispatcher, "get_session_data", "c")
-    assert (reply["code"], reply["details"]) == ("overloaded", {"retry_after": 1.0})
+    assert (reply["code"], reply["details"]) == ("overloaded", {"retry_after": 1.0, "started": False})
     dispatcher.worker.adapter.gate.set()
     assert all(done()["opened"] for done in waiting)
     assert ask(dispatcher, "get_session_data", "c")["data"] == {}

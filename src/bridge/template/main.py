@@ -180,7 +180,7 @@ class Template:
         if len(self._children) >= self._max_workers:
             reason = f"there are {self._max_workers} workers already (--max-workers)"
             self._warn("workers", f"a connection was refused: {reason}")
-            refuse(connection, errors.Overloaded(reason, retry_after=errors.RETRY_AFTER))
+            refuse(connection, errors.Overloaded.refused(reason))
             return
         connection.setblocking(True)
         try:
@@ -188,10 +188,7 @@ class Template:
         except OSError as error:
             self._warn("start", f"a worker cannot be started: {error}")
             connection.setblocking(False)
-            refuse(
-                connection,
-                errors.Overloaded(f"a worker cannot be started: {error.strerror}", retry_after=errors.RETRY_AFTER),
-            )
+            refuse(connection, errors.Overloaded.refused(f"a worker cannot be started: {error.strerror}"))
             return
         connection.close()
         self._children[child.pid] = child

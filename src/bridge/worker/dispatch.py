@@ -227,10 +227,8 @@ class Dispatcher:
             why = f"the requests of {open_calls} open calls have {queued_bytes} bytes (--queue-bytes)"
         else:
             return
-        details = {"retry_after": errors.RETRY_AFTER}
-        if stuck := self.worker.stuck_s:
-            details["stuck_s"] = round(stuck, 1)
-        raise errors.Overloaded(why, **details)
+        stuck = self.worker.stuck_s
+        raise errors.Overloaded.refused(why, **({"stuck_s": round(stuck, 1)} if stuck else {}))
 
     def refuse(
         self,

@@ -244,7 +244,7 @@ class Sessions:
                 self._drop(session, "evicted")
                 return
             self._table.move_to_end(session_id)
-        raise errors.Overloaded(f"all {self.limit} sessions have open calls", retry_after=1.0)
+        raise errors.Overloaded.refused(f"all {self.limit} sessions have open calls")
 
     def _drop(self, session: Session, why: str) -> None:
         """Note why a session that is no longer in the table has ended."""
