@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pool_policy  # beside this file
+
 from bridge import Dispatcher
 from bridge._framing import Frame, Outbox, envelope_of, is_multipart
 from bridge.adapters import dspy, echo
@@ -171,7 +173,7 @@ def steady(payload: bytes) -> bytes:
 
 
 def write(folder: Path) -> None:
-    """Write the index, the frames and the table of errors into `folder`; frames that it holds are deleted."""
+    """Write the index, the frames, errors and the policy of pools into `folder`. Frames that it holds are deleted."""
     frames = folder / "frames"
     frames.mkdir(parents=True, exist_ok=True)
     for old in frames.iterdir():
@@ -187,6 +189,20 @@ def write(folder: Path) -> None:
     mocked = json.dumps(mock_vectors.vectors(), indent=1, ensure_ascii=False)
     (folder / "mock.json").write_text(mocked + "\n")
     (folder / "errors.json").write_text(json.dumps(error_table(), indent=1) + "\n")
+    (folder / "policy.json").write_text(in_lines(pool_policy.policy()))
+
+
+def in_lines(value: dict[str, Any]) -> str:
+    """Return a map as JSON with a line for each entry of its values."""
+    parts = []
+    for name, entries in value.items():
+        if isinstance(entries, list):
+            lines = [json.dumps(entry) for entry in entries]
+            parts.append(f'"{name}": [\n' + ",\n".join(lines) + "\n]")
+        else:
+            lines = [f"{json.dumps(key)}: {json.dumps(entry)}" for key, entry in entries.items()]
+            parts.append(f'"{name}": {{\n' + ",\n".join(lines) + "\n}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def error_table() -> dict[str, dict[str, str]]:

@@ -15,10 +15,10 @@ from typing import NamedTuple
 from bridge.errors import CircuitOpen
 
 FAILURES = 5  # in a row, which open a circuit
-OPEN_FOR = 60.0  # seconds
+OPEN_FOR = 60  # seconds
 PROBES = 3  # at once
 SUCCESSES = 3  # which close a circuit
-PROBE_WAIT = 1.0  # seconds after which to ask again while all probes run
+PROBE_WAIT = 1  # seconds after which to ask again while all probes run
 
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half_open"
 

@@ -21,7 +21,7 @@ class RetryBudget:
         self._clock = clock
         self._lock = threading.Lock()
         # One entry for each second of the window. A second belongs to the entry at its remainder.
-        self._seconds = [-1] * WINDOW
+        self._seconds = [0] * WINDOW
         self._calls = [0] * WINDOW
         self._retries = [0] * WINDOW
 
@@ -30,7 +30,7 @@ class RetryBudget:
 
         Takes no lock: a count that is lost between two threads makes the budget smaller, never larger.
         """
-        second = int(self._clock())
+        second = int(self._clock() // 1)
         entry = second % WINDOW
         if self._seconds[entry] != second:
             with self._lock:
@@ -39,7 +39,7 @@ class RetryBudget:
 
     def take(self) -> bool:
         """Return whether a call may be repeated now, and count the retry if so."""
-        second = int(self._clock())
+        second = int(self._clock() // 1)
         with self._lock:
             self._begin(second)
             recent = [entry for entry, of in enumerate(self._seconds) if of > second - WINDOW]
@@ -52,6 +52,6 @@ class RetryBudget:
 
     def _begin(self, second: int) -> None:
         entry = second % WINDOW
-        if self._seconds[entry] < second:
+        if self._seconds[entry] != second:
             self._calls[entry] = self._retries[entry] = 0
             self._seconds[entry] = second

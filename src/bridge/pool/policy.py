@@ -18,6 +18,7 @@ from bridge.pool import backoff
 from bridge.pool.backoff import Random
 
 SEVERITIES = ("warning", "minor", "major", "critical")  # in ascending order
+RECOVERIES = ("immediate_retry", "backoff_retry", "circuit_break", "failover", "abandon")
 ALIASES = {"high": "major", "medium": "minor"}
 REPEATS = {"immediate_retry": 3, "backoff_retry": 5, "failover": 1}  # how often a call is repeated at most
 
@@ -105,31 +106,34 @@ def decide(
 ) -> Decision:
     """Return what to do after `error`.
 
-    attempts: how often the call was tried, this time included. idempotent: its command may run twice. started: a worker
-    has accepted the call, so it may have run. deaths: how many workers died while they had it. others: another slot
-    takes calls. all_affected: all workers fail in this way. severity, recovery: take the place of those of the rules.
-    remaining: seconds until the call's deadline. random: returns a number in [0, 1), for the jitter.
+    attempts: how often the call was tried, this time included. idempotent: its command may run twice. started: the call
+    was sent, so it may have run, unless the error says `started: false` in its details. deaths: how many workers were
+    killed while they had it (`was_killed`). others: another slot takes calls. all_affected: all workers fail in this
+    way. severity, recovery: take the place of those of the rules. remaining: seconds until the call's deadline.
+    random: returns a number in [0, 1), for the jitter.
 
-    A call that may have run is repeated only if it is idempotent. Raises ValueError for an unknown severity.
+    A call that may have run is repeated only if it is idempotent. Raises ValueError for unknown words.
     """
     rule = RULES.get(error.code) or RULES[error.category]
     usual = error.policy or CATEGORIES[error.category]
     severity = severity_of(severity) if severity is not None else _raised(usual[0], attempts, all_affected)
     after = retry_after(error)
     first = usual[1]
-    if error.category == "python" and (after is not None or error.details.get("retryable") is True):
+    if error.category == "python" and _is_retryable(error):
         first = "backoff_retry"
+    if recovery is None:
+        recovery = rule.by_severity.get(severity) or _by_attempt(first, rule.later, attempts)
+    elif recovery not in RECOVERIES:
+        raise ValueError(f"recovery must be one of {', '.join(RECOVERIES)}, not {recovery!r}")
     if _is_final(error, severity, attempts, deaths):
         recovery = "abandon"
-    elif recovery is None:
-        recovery = rule.by_severity.get(severity) or _by_attempt(first, rule.later, attempts)
 
+    started = started and error.details.get("started") is not False
     repeat, delay = None, 0.0
-    may_run = idempotent or not _was_started(error, started)
-    if may_run and attempts <= REPEATS.get(recovery, 0) and (others or recovery != "failover"):
-        repeat = ANOTHER_SLOT if others and (rule.moves or recovery == "failover") else SAME_SLOT
+    if (idempotent or not started) and attempts <= REPEATS.get(recovery, 0):
+        repeat = _where(rule, recovery, others)
         delay = _delay(recovery, repeat, attempts, after or 0.0, random)
-        if delay > backoff.CAP or delay >= remaining:
+        if repeat is None or delay > backoff.CAP or delay >= remaining:
             repeat, delay = None, 0.0
     return Decision(
         category=error.category,
@@ -167,7 +171,12 @@ def was_killed(error: BridgeError) -> bool:
     Such a worker may have died of the call. So callers count it in `deaths` of `decide`.
     """
     status = error.details.get("exit_status")
-    return "signal" in error.details or (isinstance(status, int) and (status < 0 or status in SIGNALS))
+    return bool(error.details.get("signal")) or (isinstance(status, int) and (status < 0 or status in SIGNALS))
+
+
+def _is_retryable(error: BridgeError) -> bool:
+    retryable = error.details.get("retryable")
+    return retryable is True or (retryable is not False and retry_after(error) is not None)
 
 
 def _raised(severity: str, attempts: int, all_affected: bool) -> str:
@@ -190,12 +199,13 @@ def _by_attempt(first: str, later: tuple[str, ...], attempts: int) -> str:
     return later[min(attempts - 1, len(later)) - 1] if later and attempts > 1 else first
 
 
-def _was_started(error: BridgeError, started: bool) -> bool:
-    # A worker that is overloaded has refused the call, unless it could not send the result.
-    return started and (error.code != "overloaded" or error.details.get("started") is True)
+def _where(rule: Rule, recovery: str, others: bool) -> str | None:
+    if recovery == "failover":
+        return ANOTHER_SLOT if others else None
+    return ANOTHER_SLOT if rule.moves and others else SAME_SLOT
 
 
-def _delay(recovery: str, repeat: str, attempts: int, after: float, random: Random) -> float:
+def _delay(recovery: str, repeat: str | None, attempts: int, after: float, random: Random) -> float:
     if recovery == "immediate_retry":
         delay = backoff.immediate(attempts)
     elif recovery == "failover":

@@ -77,6 +77,7 @@ defmodule DSPex.PythonBridge.PoolErrorHandler do
 
   # In ascending order.
   @severities [:warning, :minor, :major, :critical]
+  @recoveries [:immediate_retry, :backoff_retry, :circuit_break, :failover, :abandon]
   @aliases %{high: :major, medium: :minor}
   @words Map.new(@severities ++ Map.keys(@aliases), &{Atom.to_string(&1), &1})
   # How often a call is repeated at most.
@@ -134,15 +135,16 @@ defmodule DSPex.PythonBridge.PoolErrorHandler do
 
     * `:attempts` - how often the call was tried, this time included; default 1
     * `:idempotent` - whether its command may run twice, default `false`
-    * `:started` - whether a worker has accepted the call, so that it may have run; default `true`
-    * `:deaths` - how many workers died while they had it (`killed?/1`), default 0
+    * `:started` - whether the call was sent, so that it may have run unless the error has
+      `"started" => false` in its details; default `true`
+    * `:deaths` - how many workers were killed while they had it (`killed?/1`), default 0
     * `:others` - whether another slot takes calls, default `true`
     * `:all_affected` - whether all workers fail in this way, default `false`
     * `:severity`, `:recovery` - take the place of those of the rules; see `severity/1`
     * `:remaining` - ms until the call's deadline, or `:infinity` (default)
     * `:random` - a function that returns a number from 0 up to but not including 1, for the jitter
 
-  Raises `ArgumentError` for other keys and for an unknown severity.
+  Raises `ArgumentError` for other keys and for an unknown severity or recovery.
 
       iex> error = DSPex.PythonBridge.Error.new(:lm_error, "slow down", %{"retry_after" => 3})
       iex> decision = DSPex.PythonBridge.PoolErrorHandler.decide(error, idempotent: true)
@@ -151,7 +153,7 @@ defmodule DSPex.PythonBridge.PoolErrorHandler do
   """
   @spec decide(Error.t(), keyword()) :: t()
   def decide(%Error{} = error, circumstances \\ []) do
-    call = circumstances |> Keyword.validate!(@circumstances) |> Map.new()
+    call = circumstances |> Keyword.validate!(@circumstances) |> Map.new() |> checked()
     rule = @rules[error.code] || Map.fetch!(@rules, error.category)
     first = if retryable?(error), do: :backoff_retry, else: rule.first
     severity = severity(call, rule.severity)
@@ -165,7 +167,7 @@ defmodule DSPex.PythonBridge.PoolErrorHandler do
       repeat: repeat,
       delay: delay,
       against_slot: rule.slot? and error.details["exit_status"] != 0,
-      against_breaker: rule.breaker? and call.started and first != :abandon
+      against_breaker: rule.breaker? and started?(error, call) and first != :abandon
     }
   end
 
@@ -203,7 +205,7 @@ defmodule DSPex.PythonBridge.PoolErrorHandler do
   memory. Such a worker may have died of the call, so callers count it in `:deaths`.
   """
   @spec killed?(Error.t()) :: boolean()
-  def killed?(%Error{details: %{"signal" => _}}), do: true
+  def killed?(%Error{details: %{"signal" => signal}}) when is_binary(signal), do: true
 
   def killed?(%Error{details: %{"exit_status" => status}}) when is_integer(status) do
     status < 0 or status in @signals
@@ -212,6 +214,13 @@ defmodule DSPex.PythonBridge.PoolErrorHandler do
   def killed?(_error), do: false
 
   # Severity and recovery
+
+  defp checked(%{recovery: recovery} = call) when recovery in [nil | @recoveries], do: call
+
+  defp checked(%{recovery: recovery}) do
+    words = Enum.join(@recoveries, ", ")
+    raise ArgumentError, "a recovery must be one of #{words}, not #{inspect(recovery)}"
+  end
 
   defp severity(%{severity: word}, _usual) when word != nil, do: severity(word)
   defp severity(%{all_affected: true}, _usual), do: :critical
@@ -240,7 +249,8 @@ defmodule DSPex.PythonBridge.PoolErrorHandler do
   defp by_attempt(_first, later, attempts), do: Enum.at(later, attempts - 2, List.last(later))
 
   defp retryable?(%Error{category: :python, details: details} = error) do
-    details["retryable"] == true or retry_after(error) != nil
+    details["retryable"] == true or
+      (details["retryable"] != false and retry_after(error) != nil)
   end
 
   defp retryable?(_error), do: false
@@ -256,12 +266,7 @@ defmodule DSPex.PythonBridge.PoolErrorHandler do
     end
   end
 
-  # A worker that is overloaded has refused the call, unless it could not send the result.
-  defp started?(%Error{code: :overloaded, details: details}, call) do
-    call.started and details["started"] == true
-  end
-
-  defp started?(_error, call), do: call.started
+  defp started?(error, call), do: call.started and error.details["started"] != false
 
   defp in_time(retry_after, call, rule, recovery) do
     moves? = rule.moves? or recovery == :failover
