@@ -86,6 +86,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="time for which workers may go on after SIGTERM (default 20)",
     )
+    add("--replace", action="store_true", help="take the place of another template that listens there")
     add(
         "--control",
         choices=("json", "msgpack", "etf"),
@@ -228,6 +229,7 @@ def _serve(arguments: argparse.Namespace, parent: int) -> int:
         arguments.listen,
         max_workers=arguments.max_workers,
         drain=arguments.drain,
+        replace=arguments.replace,
         control_format=arguments.control,
     )
 

@@ -73,6 +73,16 @@ def test_a_socket_that_is_listened_on_is_refused(folder, is_full):
     assert os.path.exists(path)
 
 
+def test_replace_takes_the_place_of_another_socket_only(folder, listen):
+    path = f"{folder}/s"
+    listen(path)
+    Listener(path, replace=True).close()
+    assert os.listdir(folder) == []
+    os.mkdir(path)
+    with pytest.raises(ListenFailed, match="is a directory"):
+        Listener(path, replace=True)
+
+
 @pytest.mark.parametrize(("kind", "message"), [("directory", "is a directory"), ("file", "is not a socket")])
 def test_what_is_no_socket_is_never_removed(folder, kind, message):
     path = f"{folder}/s"

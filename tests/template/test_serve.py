@@ -188,3 +188,28 @@ def test_what_cannot_start_says_why(tmp_path, flags, message):
     assert last.startswith("dspex-bridge serve: error: ")
     assert message in last
     assert not (tmp_path / "s").exists()
+
+
+def test_a_template_takes_the_place_of_another(serve):
+    """No connection is refused, and the end of the first one leaves the socket of the second."""
+    first = serve()
+    host, _ = first.worker()
+    second = serve("--replace", path=first.path)
+    _, pid = second.worker()
+    assert second.message("worker_started")["pid"] == pid
+    os.kill(first.pid, signal.SIGTERM)
+    assert host.is_alive()
+    host.close()
+    assert first.template.wait() == 0
+    assert second.worker()[0].is_alive()
+    assert os.listdir(first.folder) == ["s"]
+
+
+def test_a_worker_that_holds_the_gil_ends_with_its_connection(serve):
+    served = serve("--grace", "0.1", adapter="hostile:adapter")
+    host, pid = served.worker()
+    host.send({"id": 1, "command": "hold_gil", "args": {"seconds": 600}})
+    host.send_bytes(bytes(4))
+    assert host.receive_frame() == b""
+    host.close()
+    assert served.message("worker_exited", pid=pid)["exit_status"] == 0

@@ -22,34 +22,39 @@ class Listener:
     """A listening Unix socket, which only this user and root can connect to.
 
     Makes the folder of `path` (mode 0700) if it is missing, and replaces a socket that nobody listens on. Raises
-    ListenFailed if `path` cannot be used.
+    ListenFailed if `path` cannot be used. replace: take the place of a socket that another process listens on, in one
+    step, so that a connection reaches the one or the other.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, replace: bool = False) -> None:
         self.path = path
         folder = os.path.dirname(path) or "."
         try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
             with _locked(folder):
-                _remove_stale(path)
+                _make_room(path, replace)
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 try:
-                    self._bind()
+                    self._bind(replace)
                 except BaseException:
                     self._socket.close()
                     raise
         except OSError as error:
             raise ListenFailed(f"{path}: {error.strerror or error}") from error
 
-    def _bind(self) -> None:
+    def _bind(self, replace: bool) -> None:
+        """Bind and listen. A socket that is to take the place of another one has a name of its own until then."""
+        name = os.path.join(os.path.dirname(self.path), f".{os.getpid()}") if replace else self.path
         umask = os.umask(0o177)  # the socket must not have another mode even for a moment
         try:
-            self._socket.bind(self.path)
+            self._socket.bind(name)
         finally:
             os.umask(umask)
-        self._identity = _identity(os.lstat(self.path))
+        self._identity = _identity(os.lstat(name))
         self._socket.listen(BACKLOG)
         self._socket.setblocking(False)
+        if replace:
+            os.rename(name, self.path)
 
     def fileno(self) -> int:
         """Return the descriptor, -1 after `close`."""
@@ -83,8 +88,9 @@ def is_trusted(connection: socket.socket) -> bool:
     return uid in (os.geteuid(), ROOT)
 
 
-def _remove_stale(path: str) -> None:
-    """Remove a socket that nobody listens on. Raises ListenFailed for anything else at `path`."""
+def _make_room(path: str, replace: bool) -> None:
+    """Remove a socket that nobody listens on. Raises ListenFailed if there is anything else at `path`; with `replace`,
+    if there is anything but a socket."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -92,6 +98,8 @@ def _remove_stale(path: str) -> None:
     if not stat.S_ISSOCK(mode):
         kind = "a directory" if stat.S_ISDIR(mode) else "not a socket"
         raise ListenFailed(f"{path} exists and is {kind}")
+    if replace:
+        return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -101,7 +109,7 @@ def _remove_stale(path: str) -> None:
             return
         except BlockingIOError:
             pass  # its backlog is full
-    raise ListenFailed(f"{path}: another process listens there")
+    raise ListenFailed(f"{path}: another process listens there (--replace takes its place)")
 
 
 @contextlib.contextmanager

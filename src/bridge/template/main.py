@@ -44,11 +44,13 @@ def run(
     *,
     max_workers: int,
     drain: float,
+    replace: bool,
     control_format: str | None,
 ) -> NoReturn:
     """Serve until SIGTERM or the host's `stop`, and end the process.
 
-    path: of the socket. drain: seconds for which workers may go on after SIGTERM. control_format: the format of the
+    path: of the socket. drain: seconds for which workers may go on after SIGTERM. replace: take the
+    place of another template at `path` once this one is ready. control_format: the format of the
     frames on stdin and stdout; None: they are not used.
     """
     read_fd, write_fd = process.take_descriptors(0, 1)
@@ -65,14 +67,17 @@ def run(
         control = Control(read_fd, write_fd, format)
     try:
         logs.log_to_stderr(options.log_level)
-        listener = Listener(path)
+        listener = None if replace else Listener(path)
         try:
             adapter = load_adapter()
             _check_store(options)
             warming.warm(adapter, options)
+            if listener is None:
+                listener = Listener(path, replace=True)
             Template(adapter_name, adapter, options, listener, control, max_workers, drain, companion_fd).serve()
         finally:
-            listener.close()
+            if listener is not None:
+                listener.close()
     except (AdapterFailed, ListenFailed, errors.StoreFailed) as error:
         line = " ".join(redact(str(error)).splitlines())
         print(f"dspex-bridge serve: error: {line}", file=sys.stderr)
