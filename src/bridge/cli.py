@@ -221,17 +221,18 @@ def _serve(arguments: argparse.Namespace, parent: int) -> int:
     process.prepare_signals()
     from bridge.adapter import load
     from bridge.template.main import run
+    from bridge.template.server import Settings
 
-    run(
-        arguments.adapter,
-        lambda: load(arguments.adapter),
-        _options(arguments),
-        arguments.listen,
+    settings = Settings(
+        adapter=arguments.adapter,
+        options=_options(arguments),
+        path=arguments.listen,
         max_workers=arguments.max_workers,
         drain=arguments.drain,
         replace=arguments.replace,
-        control_format=arguments.control,
+        control=arguments.control,
     )
+    run(settings, lambda: load(arguments.adapter))
 
 
 def _options(arguments: argparse.Namespace) -> Options:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from bridge.adapter import Adapter
 from bridge.options import Options, flags
 from bridge.security.redaction import redact_in
+from bridge.telemetry import logs
 from bridge.worker import main, process
 
 STDERR_BYTES = 8192  # how much of a worker's latest output is kept for the report of its end
@@ -154,7 +155,9 @@ def _become_worker(
         gc.enable()
         fd = connection.detach()
         main.run(lambda: adapter, options, (fd, fd), parent=0)
-    finally:
+    except BaseException as error:
+        logs.report("the worker failed", error=error)
+    finally:  # the template's code must not continue here, whatever happens
         os._exit(process.INTERNAL_ERROR)
 
 
