@@ -1,7 +1,7 @@
 defmodule DSPex.PythonBridge.Connection do
   @moduledoc """
-  The data that a caller needs to send requests to a worker itself: the port, the table of open
-  calls, and the counters. The owner of the port creates one connection for each worker; callers
+  The data that a caller needs to send requests to a worker itself: the port and its
+  transport, the table of open calls, and the counters. The owner of the port creates one connection for each worker; callers
   read it from the bridge's table (`DSPex.PythonBridge.Server`).
 
   The connection's own table holds `{id, :open, reply_to, caller, flow}` for each open call; `flow` is
@@ -17,6 +17,7 @@ defmodule DSPex.PythonBridge.Connection do
     :owner,
     :bridge,
     :name,
+    :transport,
     :port,
     :table,
     :tools,
@@ -32,6 +33,7 @@ defmodule DSPex.PythonBridge.Connection do
           owner: pid(),
           bridge: :ets.table(),
           name: term(),
+          transport: module(),
           port: port(),
           table: :ets.table(),
           tools: :ets.table(),
@@ -174,16 +176,14 @@ defmodule DSPex.PythonBridge.Connection do
   def next_id(connection), do: :atomics.add_get(connection.ids, 1, 1)
 
   @doc """
-  Sends a request to the port.
+  Sends a request to the worker.
 
   Waits until `deadline` while the port is busy because the worker does not read, then returns
   `:busy`. Returns `:closed` if the worker has ended. In both cases nothing was sent.
   """
   @spec send(t(), iodata(), integer() | :infinity) :: :ok | :busy | :closed
   def send(connection, request, deadline) do
-    if Port.command(connection.port, request, [:nosuspend]) do
-      :ok
-    else
+    with :busy <- connection.transport.send(connection.port, request) do
       if remaining(deadline) == 0 do
         :busy
       else
@@ -191,8 +191,6 @@ defmodule DSPex.PythonBridge.Connection do
         send(connection, request, deadline)
       end
     end
-  rescue
-    ArgumentError -> :closed
   end
 
   @doc "Returns the monotonic time in ms, the unit of deadlines."

@@ -6,6 +6,7 @@ defmodule DSPex.PythonBridge.Options do
 
   @defaults [
     name: DSPex.PythonBridge.Bridge,
+    connect: nil,
     python: nil,
     adapter: "dspy",
     args: [],
@@ -26,18 +27,39 @@ defmodule DSPex.PythonBridge.Options do
     tools: []
   ]
 
+  # What is decided where the worker is started.
+  @of_started_workers [:python, :adapter, :args, :env, :threads, :stuck_after]
+
   @doc "Returns the options with defaults. Raises `ArgumentError` for invalid options."
   @spec checked!(keyword()) :: keyword()
   def checked!(options) do
     unless Keyword.keyword?(options), do: raise(ArgumentError, "options must be a keyword list")
 
-    for {key, _} <- options, key != :setup and not Keyword.has_key?(@defaults, key) do
+    defaults = defaults()
+
+    for {key, _} <- options, not Keyword.has_key?(defaults, key) do
       raise ArgumentError, "unknown option #{inspect(key)}"
     end
 
-    options = Keyword.merge([{:setup, fn _bridge -> :ok end} | @defaults], options)
+    if options[:connect], do: refuse_with_connect!(options)
+    options = Keyword.merge(defaults, options)
     for {key, value} <- options, do: check!(key, value)
     options
+  end
+
+  # `:ended` is for what knows the worker's process where the bridge only connects to it. It is
+  # called with the worker's process id and the error when the connection has ended, and returns
+  # the error that callers get.
+  defp defaults do
+    [setup: fn _bridge -> :ok end, ended: fn _os_pid, error -> error end] ++ @defaults
+  end
+
+  defp refuse_with_connect!(options) do
+    for key <- @of_started_workers, options[key] != nil do
+      raise ArgumentError,
+            "#{inspect(key)} is for a worker that the bridge starts; with :connect, the server at " <>
+              "the other end of the socket starts it, and has flags for that"
+    end
   end
 
   # `GenServer` checks the name.
@@ -53,13 +75,14 @@ defmodule DSPex.PythonBridge.Options do
     valid?(key, value) || raise ArgumentError, "#{inspect(key)} must be #{expected(key)}"
   end
 
-  defp valid?(:python, value), do: value == nil or text?(value)
+  defp valid?(key, value) when key in [:connect, :python], do: value == nil or text?(value)
   defp valid?(:adapter, value), do: text?(value)
   defp valid?(:args, value), do: is_list(value) and Enum.all?(value, &text?/1)
   defp valid?(:threads, value), do: value == nil or whole?(value, 1)
   defp valid?(:max_frame, value), do: whole?(value, 1)
   defp valid?(:format, value), do: value in [:etf, :json]
   defp valid?(:setup, value), do: is_function(value, 1)
+  defp valid?(:ended, value), do: is_function(value, 2)
   defp valid?(:healthy_after, value), do: whole?(value, 0)
   defp valid?(:heartbeat_interval, value), do: value == false or whole?(value, 1)
   defp valid?(:stuck_after, value), do: value == false or whole?(value, 1)
@@ -73,12 +96,14 @@ defmodule DSPex.PythonBridge.Options do
 
   defp valid?(_time, value), do: whole?(value, 1)
 
+  defp expected(:connect), do: "the address of a socket, as a string: \"unix:/run/bridge.sock\""
   defp expected(:python), do: "the path of an interpreter, as a string"
   defp expected(:adapter), do: "a string"
   defp expected(:args), do: "a list of strings"
   defp expected(key) when key in [:threads, :max_frame], do: "a positive integer"
   defp expected(:format), do: ":etf or :json"
   defp expected(:setup), do: "a function of one argument, the bridge"
+  defp expected(:ended), do: "a function of two arguments"
   defp expected(key) when key in [:logs, :retry_start], do: "true or false"
   defp expected(:env), do: "a map or a list of pairs of strings"
   defp expected(:tools), do: "a list of DSPex.Tool structs"

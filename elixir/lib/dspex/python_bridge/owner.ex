@@ -1,7 +1,7 @@
 defmodule DSPex.PythonBridge.Owner do
   @moduledoc """
-  The process that owns the port of one worker: starts the worker, routes its frames, monitors it,
-  and stops it. It never decodes a reply, and callers do not wait for it.
+  The process that owns the port of one worker: opens its transport, routes its frames, monitors
+  it, and stops it. It never decodes a reply, and callers do not wait for it.
 
   Owner and worker end together. Every caller that waits for a reply monitors the owner, so it
   gets the reason at once. `DSPex.PythonBridge.Server` starts the next owner.
@@ -15,13 +15,11 @@ defmodule DSPex.PythonBridge.Owner do
     Connection,
     Error,
     Protocol,
-    Python,
     Starting,
     Statistics,
-    Stderr,
     Telemetry,
     Tools,
-    WorkerPort
+    Transport
   }
 
   # Time between two checks for calls whose caller has ended, ms.
@@ -73,21 +71,23 @@ defmodule DSPex.PythonBridge.Owner do
     options = hidden.()
     started = System.monotonic_time()
 
-    with {:ok, python, _from} <- Python.find(options[:python]),
-         {:ok, worker} <- WorkerPort.open(python, options) do
-      state = new_state(server, bridge, worker, options, started)
-      schedule(state.heartbeat_interval, :heartbeat)
-      {:noreply, %{state | starting: Starting.begin(state.connection, python, options)}}
-    else
-      {:error, line} -> {:stop, {:shutdown, Starting.error({:python, line}, nil)}, context}
+    case Transport.open(options) do
+      {:ok, worker} ->
+        state = new_state(server, bridge, worker, options, started)
+        schedule(state.heartbeat_interval, :heartbeat)
+        {:noreply, %{state | starting: Starting.begin(state.connection, options)}}
+
+      {:error, line} ->
+        {:stop, {:shutdown, Starting.error({:open, line}, nil)}, context}
     end
   end
 
-  defp new_state(server, bridge, worker, options, started) do
+  defp new_state(server, bridge, %transport{} = worker, options, started) do
     connection = %Connection{
       owner: self(),
       bridge: Map.get_lazy(bridge, :table, fn -> :ets.new(__MODULE__, [:public]) end),
       name: bridge.name,
+      transport: transport,
       port: worker.port,
       # Without concurrency flags: a worker reads on one thread, so there is too little contention
       # for finer locks to pay off, and they cost every call 0.2 µs.
@@ -116,32 +116,6 @@ defmodule DSPex.PythonBridge.Owner do
   # Routing
 
   @impl true
-  def handle_info({port, {:data, frame}}, %{worker: %{port: port}, starting: nil} = state) do
-    route(frame, state.connection)
-    {:noreply, heard(state)}
-  end
-
-  def handle_info({port, {:data, frame}}, %{worker: %{port: port}} = state) do
-    if Protocol.peek(frame) == {:reply, nil} do
-      kill(state, {:refused, frame})
-    else
-      route(frame, state.connection)
-      {:noreply, heard(state)}
-    end
-  end
-
-  def handle_info({port, {:exit_status, status}}, %{worker: %{port: port}} = state) do
-    stop(state, {:exit_status, status})
-  end
-
-  def handle_info({:EXIT, port, reason}, %{worker: %{port: port}} = state) do
-    kill(state, {:port, reason})
-  end
-
-  def handle_info({:DOWN, monitor, _, _, result}, %{starting: %{monitor: monitor}} = state) do
-    if result == {:prepared, :ok}, do: {:noreply, started(state)}, else: kill(state, result)
-  end
-
   def handle_info(:start_timeout, %{starting: %Starting{}} = state), do: kill(state, :timeout)
 
   def handle_info(:heartbeat, %{missed: missed} = state)
@@ -157,7 +131,34 @@ defmodule DSPex.PythonBridge.Owner do
     {:noreply, state}
   end
 
-  def handle_info(_message, state), do: {:noreply, state}
+  def handle_info({:DOWN, monitor, _, _, result}, %{starting: %{monitor: monitor}} = state) do
+    with {:prepared, {:ok, hello}} <- result,
+         do: {:noreply, started(state, hello)},
+         else: (cause -> kill(state, cause))
+  end
+
+  def handle_info(message, %{worker: %transport{} = worker} = state) do
+    case transport.received(worker, message) do
+      frame when is_binary(frame) -> received(frame, state)
+      {:ended, cause} -> stop(state, {:transport, cause})
+      {:broken, cause} -> kill(state, {:transport, cause})
+      :other -> {:noreply, state}
+    end
+  end
+
+  defp received(frame, %{starting: nil} = state) do
+    route(frame, state.connection)
+    {:noreply, heard(state)}
+  end
+
+  defp received(frame, state) do
+    if Protocol.peek(frame) in [{:reply, nil}, :unknown] do
+      kill(state, {:refused, frame})
+    else
+      route(frame, state.connection)
+      {:noreply, heard(state)}
+    end
+  end
 
   # A heartbeat that a full port does not take counts as missed too: a live worker reads and
   # answers.
@@ -171,7 +172,8 @@ defmodule DSPex.PythonBridge.Owner do
   defp heard(%{missed: 0} = state), do: state
   defp heard(state), do: %{state | missed: 0}
 
-  defp started(%{connection: connection} = state) do
+  defp started(%{connection: connection} = state, hello) do
+    state = put_os_pid(state, hello)
     duration = System.monotonic_time() - state.started
     metadata = %{bridge: connection.name, os_pid: state.worker.os_pid}
     Telemetry.worker(:started, %{duration: duration}, metadata)
@@ -180,34 +182,40 @@ defmodule DSPex.PythonBridge.Owner do
     %{state | starting: nil}
   end
 
+  defp put_os_pid(%{worker: %{os_pid: nil}} = state, %{"pid" => pid}) when is_integer(pid) do
+    :ets.update_element(state.connection.bridge, :worker, {3, pid})
+    put_in(state.worker.os_pid, pid)
+  end
+
+  defp put_os_pid(state, _hello), do: state
+
   # Ending
 
-  defp kill(state, cause) do
-    WorkerPort.kill(state.worker.os_pid)
+  defp kill(%{worker: %transport{} = worker} = state, cause) do
+    transport.kill(worker)
     stop(state, cause)
   end
 
-  defp stop(state, cause) do
-    if state.starting, do: Starting.stop(state.starting)
-    error = Stderr.explained(error(state.starting, cause), state.worker.stderr)
+  defp stop(%{worker: %transport{} = worker} = state, cause) do
+    error = transport.explained(worker, error(state, cause))
     {:stop, {:shutdown, error}, state}
   end
 
-  defp error(%Starting{python: python}, cause), do: Starting.error(cause, python)
-
-  defp error(nil, {:exit_status, status}) do
-    crashed("the worker ended with status #{status}", %{"exit_status" => status})
+  defp error(%{starting: %Starting{} = starting} = state, cause) do
+    cause = Starting.last_word(starting, state.connection, cause)
+    Starting.stop(starting)
+    Starting.error(cause, state.worker)
   end
 
-  defp error(nil, {:port, reason}) do
-    crashed("the worker's port was closed: #{inspect(reason)}", %{"reason" => inspect(reason)})
+  defp error(%{worker: %transport{} = worker}, {:transport, cause}) do
+    {message, details} = transport.reason(worker, :running, cause)
+    Error.new(:worker_crashed, message, details)
   end
 
-  defp error(nil, {:heartbeats, missed}) do
-    crashed("the worker did not answer #{missed} heartbeats", %{"heartbeats" => missed})
+  defp error(_state, {:heartbeats, missed}) do
+    message = "the worker did not answer #{missed} heartbeats"
+    Error.new(:worker_crashed, message, %{"heartbeats" => missed})
   end
-
-  defp crashed(message, details), do: Error.new(:worker_crashed, message, details)
 
   @impl true
   def terminate(reason, %__MODULE__{connection: connection} = state) do
@@ -223,36 +231,39 @@ defmodule DSPex.PythonBridge.Owner do
 
   def terminate(_reason, _context), do: :ok
 
-  defp end_worker(%{starting: %Starting{} = starting} = state) do
+  defp end_worker(%{starting: %Starting{} = starting, worker: %transport{} = worker}) do
     Starting.stop(starting)
-    WorkerPort.kill(state.worker.os_pid)
+    transport.kill(worker)
   end
 
-  defp end_worker(%{connection: connection} = state) do
+  defp end_worker(%{connection: connection, worker: %transport{} = worker}) do
     request =
       Protocol.encode(connection.format, [{"id", "control"}, {"command", "shutdown"}], %{})
 
     deadline = Connection.now() + @stop_timeout
 
     case Connection.send(connection, request, deadline) do
-      :ok -> if await_end(connection, deadline) == :late, do: WorkerPort.kill(state.worker.os_pid)
-      :busy -> WorkerPort.kill(state.worker.os_pid)
+      :ok -> if await_end(worker, connection, deadline) == :late, do: transport.kill(worker)
+      :busy -> transport.kill(worker)
       :closed -> :ok
     end
   end
 
   # Calls that finish within the worker's grace period still get their replies.
-  defp await_end(%{port: port} = connection, deadline) do
+  defp await_end(%transport{} = worker, connection, deadline) do
     receive do
-      {^port, {:data, frame}} ->
-        route(frame, connection)
-        await_end(connection, deadline)
+      message ->
+        case transport.received(worker, message) do
+          frame when is_binary(frame) ->
+            route(frame, connection)
+            await_end(worker, connection, deadline)
 
-      {^port, {:exit_status, _}} ->
-        :ended
+          :other ->
+            await_end(worker, connection, deadline)
 
-      {:EXIT, ^port, _} ->
-        :ended
+          _ended ->
+            :ended
+        end
     after
       Connection.remaining(deadline) -> :late
     end

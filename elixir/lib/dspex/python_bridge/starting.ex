@@ -9,52 +9,83 @@ defmodule DSPex.PythonBridge.Starting do
 
   require Logger
 
-  alias DSPex.PythonBridge.{Call, Connection, Error, Exits, Python, Text, Tools}
+  alias DSPex.PythonBridge.{Call, Connection, Error, Exits, Text, Tools, Transport}
 
-  @enforce_keys [:pid, :monitor, :python]
+  # How long the error that a worker has sent just before its end may take to be decoded, ms.
+  @decoding 200
+
+  @enforce_keys [:pid, :monitor]
   defstruct @enforce_keys
 
-  @type t :: %__MODULE__{pid: pid(), monitor: reference(), python: Path.t()}
+  @type t :: %__MODULE__{pid: pid(), monitor: reference()}
 
   @typedoc """
-  Why a worker did not start: no usable interpreter, a reply that refuses the format, the end of
-  the worker's port, missed heartbeats, the timeout, or the exit reason of the process that
-  prepares it.
+  Why a worker did not start: it could not be opened, it sent a frame that is no reply to `hello`,
+  missed heartbeats, the timeout, the exit reason of the process that prepares it, or the end of
+  its transport.
   """
   @type cause ::
-          {:python, String.t()}
+          {:open, String.t()}
           | {:refused, binary()}
-          | {:exit_status, non_neg_integer()}
-          | {:port, term()}
           | {:heartbeats, pos_integer()}
           | :timeout
           | {:prepared, {:error, Error.t()} | {:raised, String.t()}}
+          | {:transport, Transport.cause()}
           | term()
 
   @doc """
   Starts the process that prepares the worker.
 
-  The caller receives `{:DOWN, monitor, :process, pid, {:prepared, :ok}}` when the worker may take
-  calls, another `:DOWN` when the preparation failed, and `:start_timeout` when the time is over,
-  even if the start has succeeded since.
+  The caller receives `{:DOWN, monitor, :process, pid, {:prepared, {:ok, hello}}}` with the reply
+  to `hello` when the worker may take calls, another `:DOWN` when the preparation failed, and
+  `:start_timeout` when the time is over, even if the start has succeeded since.
   """
-  @spec begin(Connection.t(), Path.t(), keyword()) :: t()
-  def begin(connection, python, options) do
+  @spec begin(Connection.t(), keyword()) :: t()
+  def begin(connection, options) do
     {pid, monitor} = spawn_monitor(fn -> exit({:prepared, prepare(connection, options)}) end)
     Process.send_after(self(), :start_timeout, options[:start_timeout] + options[:setup_timeout])
-    %__MODULE__{pid: pid, monitor: monitor, python: python}
+    %__MODULE__{pid: pid, monitor: monitor}
   end
 
   @doc "Stops the preparation, if it still runs."
   @spec stop(t()) :: true
   def stop(starting), do: Process.exit(starting.pid, :kill)
 
-  defp prepare(connection, options) do
-    offers = %{tools: true, logs: options[:logs], buffers: connection.format == :etf}
+  @doc """
+  Returns the cause that explains more than the given one: if the transport has ended, the error
+  that the worker has sent before, as a server with too many workers does.
+  """
+  @spec last_word(t(), Connection.t(), cause()) :: cause()
+  def last_word(%{monitor: monitor}, connection, {:transport, _} = cause) do
+    # With an open call, the worker has not answered.
+    timeout = if Connection.open_calls(connection.table) == 0, do: @decoding, else: 0
 
-    with {:ok, _} <- Call.run(connection, "hello", %{offers: offers}, options[:start_timeout]),
-         {:ok, _} <- Tools.register(connection, options[:tools], []) do
-      set_up(options[:setup], connection)
+    receive do
+      {:DOWN, ^monitor, _, _, {:prepared, {:error, %{code: code}}} = answer}
+      when code != :worker_crashed ->
+        answer
+    after
+      timeout -> cause
+    end
+  end
+
+  def last_word(_starting, _connection, cause), do: cause
+
+  defp prepare(connection, options) do
+    with {:ok, hello} <- hello(connection, options),
+         {:ok, _} <- Tools.register(connection, options[:tools], []),
+         :ok <- set_up(options[:setup], connection) do
+      {:ok, hello}
+    end
+  end
+
+  defp hello(connection, options) do
+    offers = %{tools: true, logs: options[:logs], buffers: connection.format == :etf}
+    timeout = options[:start_timeout]
+
+    with {:error, %{code: :deadline_exceeded} = error} <-
+           Call.run(connection, "hello", %{offers: offers}, timeout) do
+      {:error, %{error | message: "it did not answer within #{timeout} ms (:start_timeout)"}}
     end
   end
 
@@ -76,39 +107,29 @@ defmodule DSPex.PythonBridge.Starting do
   end
 
   @doc """
-  Returns the error for a worker that did not start.
-
-  If the worker has ended, runs the interpreter to see what is missing, which takes some hundred
-  milliseconds.
+  Returns the error for a worker that did not start. `worker` is nil if it could not be opened.
   """
-  @spec error(cause(), Path.t() | nil) :: Error.t()
-  def error(cause, python) do
-    {reason, details} = reason(cause, python)
+  @spec error(cause(), Transport.worker() | nil) :: Error.t()
+  def error(cause, worker) do
+    {reason, details} = reason(cause, worker)
     error = Error.new(:worker_crashed, "the worker did not start: #{reason}", details)
     %{error | category: :initialization, severity: :critical, recovery: :immediate_retry}
   end
 
-  defp reason({:python, line}, _python), do: {line, %{}}
-  defp reason({:prepared, {:error, error}}, _python), do: {error.message, error.details}
-  defp reason({:prepared, {:raised, line}}, _python), do: {"its setup failed: #{line}", %{}}
+  defp reason({:open, line}, _worker), do: {line, %{}}
+  defp reason({:prepared, {:error, error}}, _worker), do: {error.message, error.details}
+  defp reason({:prepared, {:raised, line}}, _worker), do: {"its setup failed: #{line}", %{}}
 
-  defp reason({:refused, frame}, _python) do
-    {"it refuses the format: #{Text.line(binary_part(frame, 0, min(byte_size(frame), 200)))}",
-     %{}}
+  defp reason({:refused, frame}, _worker) do
+    shown = Text.line(binary_part(frame, 0, min(byte_size(frame), 200)))
+    {"it refuses the format, or is not a worker: #{shown}", %{}}
   end
 
-  defp reason({:exit_status, status}, python),
-    do: ended(status, %{"exit_status" => status}, python)
+  defp reason({:transport, cause}, %module{} = worker) do
+    module.reason(worker, :starting, cause)
+  end
 
-  defp reason({:port, reason}, python), do: ended(reason, %{}, python)
   defp reason({:heartbeats, missed}, _), do: {"it did not answer #{missed} heartbeats", %{}}
   defp reason(:timeout, _), do: {"its setup did not end in time (option :setup_timeout)", %{}}
-  defp reason(exit, _python), do: {"its setup ended: #{Exits.line(:exit, exit, [])}", %{}}
-
-  defp ended(status, details, python) do
-    case Python.check(python) do
-      {:error, reason} -> {reason, details}
-      {:ok, _, _} -> {"it ended with status #{inspect(status)}", details}
-    end
-  end
+  defp reason(exit, _worker), do: {"its setup ended: #{Exits.line(:exit, exit, [])}", %{}}
 end

@@ -1,9 +1,11 @@
 defmodule DSPex.PythonBridge.WorkerPort do
   @moduledoc """
-  Starts and kills a worker's operating system process.
+  Starts and kills a worker's operating system process, which is at the other end of a port.
   """
 
-  alias DSPex.PythonBridge.{Exits, Stderr}
+  @behaviour DSPex.PythonBridge.Transport
+
+  alias DSPex.PythonBridge.{Exits, Python, Stderr}
 
   # Low and high limit, in bytes, of the port's output queue; above the high limit the port is
   # busy. The default, 8 KiB, is less than one request.
@@ -13,18 +15,23 @@ defmodule DSPex.PythonBridge.WorkerPort do
   # group.
   @with_stderr ~S(exec 2>>"$1"; rm -f "$1"; shift; exec "$@")
 
-  @enforce_keys [:port, :os_pid, :stderr]
+  @enforce_keys [:port, :os_pid, :python, :stderr]
   defstruct @enforce_keys
 
-  @typedoc "A worker: its port, its process id if known, and the reader of its stderr."
-  @type t :: %__MODULE__{port: port(), os_pid: pos_integer() | nil, stderr: Stderr.t() | nil}
+  @typedoc "A worker: its port, its process id if known, its interpreter, and its stderr's reader."
+  @type t :: %__MODULE__{
+          port: port(),
+          os_pid: pos_integer() | nil,
+          python: Path.t(),
+          stderr: Stderr.t() | nil
+        }
 
-  @doc """
-  Starts a worker with the options of `DSPex.PythonBridge.Bridge.start_link/1`. The calling
-  process becomes the owner of the port.
-  """
-  @spec open(Path.t(), keyword()) :: {:ok, t()} | {:error, String.t()}
-  def open(python, options) do
+  @impl true
+  def open(options) do
+    with {:ok, python, _from} <- Python.find(options[:python]), do: start(python, options)
+  end
+
+  defp start(python, options) do
     shell = System.find_executable("sh")
 
     stderr =
@@ -48,7 +55,7 @@ defmodule DSPex.PythonBridge.WorkerPort do
       ])
 
     {:os_pid, os_pid} = Port.info(port, :os_pid) || {:os_pid, nil}
-    {:ok, %__MODULE__{port: port, os_pid: os_pid, stderr: stderr}}
+    {:ok, %__MODULE__{port: port, os_pid: os_pid, python: python, stderr: stderr}}
   rescue
     error in ErlangError -> {:error, "#{python}: #{Exits.line(:error, error, [])}"}
   end
@@ -57,16 +64,6 @@ defmodule DSPex.PythonBridge.WorkerPort do
 
   defp command(shell, {_reader, path}, python, arguments) do
     {shell, ["-c", @with_stderr, "sh", path, python | arguments]}
-  end
-
-  @doc "Kills a worker and its children, which are in the process group that it leads."
-  @spec kill(pos_integer() | nil) :: :ok
-  def kill(nil), do: :ok
-
-  def kill(os_pid) do
-    # The shell's builtin kill: small container images have no other.
-    :os.cmd(~c"kill -9 -#{os_pid} #{os_pid} 2>/dev/null")
-    :ok
   end
 
   # -P keeps Python from importing modules from the current directory.
@@ -89,4 +86,50 @@ defmodule DSPex.PythonBridge.WorkerPort do
       {to_charlist(to_string(name)), if(value, do: to_charlist(value), else: false)}
     end
   end
+
+  @impl true
+  def send(port, frame) do
+    if Port.command(port, frame, [:nosuspend]), do: :ok, else: :busy
+  rescue
+    ArgumentError -> :closed
+  end
+
+  @impl true
+  def received(%{port: port}, {port, {:data, frame}}), do: frame
+  def received(%{port: port}, {port, {:exit_status, _} = cause}), do: {:ended, cause}
+  def received(%{port: port}, {:EXIT, port, reason}), do: {:broken, {:port, reason}}
+  def received(_worker, _message), do: :other
+
+  # Kills the worker's children too, which are in the process group that it leads.
+  @impl true
+  def kill(%{os_pid: nil}), do: :ok
+
+  def kill(%{os_pid: os_pid}) do
+    # The shell's builtin kill: small container images have no other.
+    :os.cmd(~c"kill -9 -#{os_pid} #{os_pid} 2>/dev/null")
+    :ok
+  end
+
+  # Runs the interpreter of a worker that did not start to see what is missing, which takes some
+  # hundred milliseconds.
+  @impl true
+  def reason(worker, :starting, {kind, value}) do
+    details = if kind == :exit_status, do: %{"exit_status" => value}, else: %{}
+
+    case Python.check(worker.python) do
+      {:error, reason} -> {reason, details}
+      {:ok, _, _} -> {"it ended with status #{inspect(value)}", details}
+    end
+  end
+
+  def reason(_worker, :running, {:exit_status, status}) do
+    {"the worker ended with status #{status}", %{"exit_status" => status}}
+  end
+
+  def reason(_worker, :running, {:port, reason}) do
+    {"the worker's port was closed: #{inspect(reason)}", %{"reason" => inspect(reason)}}
+  end
+
+  @impl true
+  def explained(worker, error), do: Stderr.explained(error, worker.stderr)
 end
