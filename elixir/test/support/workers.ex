@@ -16,10 +16,33 @@ defmodule Workers do
   @doc """
   Returns options for a worker that finds the adapters of `test/support`; the default is the echo
   adapter.
+
+  With `transport: :socket`, or BRIDGE_TEST_TRANSPORT=socket, they are those of a connection to
+  a server whose workers have these options.
   """
   def options(options \\ []) do
-    Keyword.merge([adapter: "echo", format: format(), env: %{PYTHONPATH: @support}], options)
+    {transport, options} = Keyword.pop(options, :transport, transport())
+
+    options =
+      Keyword.merge([adapter: "echo", format: format(), env: %{PYTHONPATH: @support}], options)
+
+    if transport == :socket, do: connected(options), else: options
   end
+
+  defp connected(options) do
+    {of_worker, options} = Keyword.split(options, [:adapter, :args, :threads, :env])
+
+    flags =
+      for {key, name} <- [adapter: "--adapter", threads: "--threads"],
+          value = of_worker[key],
+          flag <- [name, to_string(value)],
+          do: flag
+
+    address = Servers.shared(flags ++ (of_worker[:args] || []), of_worker[:env])
+    [connect: address] ++ options
+  end
+
+  defp transport, do: "BRIDGE_TEST_TRANSPORT" |> System.get_env("port") |> String.to_atom()
 
   @doc "Returns the format of this test run: BRIDGE_TEST_FORMAT, or `:etf`."
   def format, do: "BRIDGE_TEST_FORMAT" |> System.get_env("etf") |> String.to_atom()

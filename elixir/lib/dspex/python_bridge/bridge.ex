@@ -1,6 +1,6 @@
 defmodule DSPex.PythonBridge.Bridge do
   @moduledoc """
-  A bridge: a process that runs one Python worker, and the functions to call it.
+  A bridge: a process that has one Python worker, and the functions to call it.
 
       children = [{DSPex.PythonBridge.Bridge, []}]
       Supervisor.start_link(children, strategy: :one_for_one)
@@ -33,6 +33,17 @@ defmodule DSPex.PythonBridge.Bridge do
   ## When a caller ends
 
   Its open calls are cancelled in the worker within about 100 ms. Nothing else happens.
+
+  ## Workers at a socket
+
+  With the option `connect: "unix:/run/bridge.sock"`, the worker is one that a server, `dspex-bridge
+  serve --listen unix:/run/bridge.sock`, has ready for each connection. Everything above holds for
+  it too: the end of the connection is the end of the worker, and the next connection the next
+  worker. While there is no server, the bridge tries again as for a worker that does not start.
+
+  What the worker is started with are flags of the server, so `:python`, `:adapter`, `:args`,
+  `:env`, `:threads` and `:stuck_after` are refused. Its `--max-frame` should not exceed
+  `:max_frame`: a longer frame ends the connection. The worker's stderr goes to the server.
 
   ## Names
 
@@ -97,6 +108,9 @@ defmodule DSPex.PythonBridge.Bridge do
   ## Options
 
     * `:name` - the registered name, default `DSPex.PythonBridge.Bridge`; `nil` for none
+    * `:connect` - the address of a Unix socket, `"unix:/run/bridge.sock"`, at which
+      `dspex-bridge serve` listens: the bridge connects to a worker there instead of starting
+      one; see [below](#module-workers-at-a-socket)
     * `:python` - the path of the interpreter; see `DSPex.PythonBridge.Python` for the default
     * `:adapter` - the adapter that defines the worker's commands: `"dspy"` (default), `"echo"`,
       or `"module:attr"`
@@ -257,7 +271,8 @@ defmodule DSPex.PythonBridge.Bridge do
   is asked, and reported as `:not_running` until its first start has ended.
 
     * `:status` - `:starting`, `:running`, `:stopping`, or `:not_running`
-    * `:worker_pid` - the worker's operating system process id; `nil` without a worker
+    * `:worker_pid` - the worker's operating system process id; `nil` without a worker, and for a
+      worker at a socket until it has told it
     * `:uptime` - ms since the start of the worker
     * `:open_calls` - the number of calls that have no reply yet
     * `:last_error` - why the last worker ended or did not start; `nil` once another one runs

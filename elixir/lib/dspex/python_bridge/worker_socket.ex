@@ -168,10 +168,14 @@ defmodule DSPex.PythonBridge.WorkerSocket do
     {"the worker has ended, or closed its connection (#{worker.address})", %{}}
   end
 
-  def reason(worker, _phase, :emsgsize) do
-    line =
-      "#{worker.address} sent a frame of more than #{worker.max_frame} bytes (option :max_frame)"
+  # Whatever else than a worker answers begins with four bytes, too.
+  def reason(worker, phase, :emsgsize) do
+    sender =
+      if phase == :starting,
+        do: "what listens at #{worker.address} is not a worker: it",
+        else: "the worker"
 
+    line = "#{sender} sent a frame of more than #{worker.max_frame} bytes (option :max_frame)"
     {line, %{"limit" => worker.max_frame}}
   end
 
