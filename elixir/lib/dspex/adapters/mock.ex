@@ -5,6 +5,11 @@ defmodule DSPex.Adapters.Mock do
 
   The mock starts at the first call, or under a supervisor. `inject_error/2` makes a command fail,
   `set_response/2` sets the value of an output field, and `reset/0` deletes programs and settings.
+
+  There is one such mock, which needs neither a language model nor tools, and does not
+  check inputs. Tests that
+  run at the same time, and those of applications that call `DSPex.PythonBridge.Bridge` or a pool, use
+  `DSPex.PythonBridge.Mock`, which refuses whatever a worker refuses.
   """
 
   @behaviour DSPex.Adapters.Adapter
@@ -12,107 +17,135 @@ defmodule DSPex.Adapters.Mock do
   use Agent
 
   alias DSPex.PythonBridge.Error
+  alias DSPex.PythonBridge.Mock.{Commands, Frames, Runs, Schemas, Script, State}
 
-  @empty %{programs: %{}, errors: %{}, responses: %{}, created: 0, executed: 0}
+  @no_host %{emit: &__MODULE__.no_event/2, call_tool: &__MODULE__.no_tool/1}
 
   @doc false
   @spec start_link(keyword()) :: Agent.on_start()
-  def start_link(_options \\ []), do: Agent.start_link(fn -> @empty end, name: __MODULE__)
+  def start_link(_options \\ []), do: Agent.start_link(&new/0, name: __MODULE__)
+
+  defp new do
+    {:ok, script} = Script.start_link([])
+    %{script: script, worker: worker(), created: 0, executed: 0}
+  end
+
+  defp worker, do: %State{model: %{name: "mock", full: "mock"}}
 
   @doc "Deletes all programs, errors and responses."
   @spec reset() :: :ok
-  def reset, do: run(nil, fn _ -> {:ok, @empty} end)
+  def reset do
+    update(fn state ->
+      Script.clear(state.script)
+      {:ok, %{state | worker: worker(), created: 0, executed: 0}}
+    end)
+  end
 
   @doc """
   Makes a command, such as `:execute_program`, fail until `reset/0` or until the error is `nil`.
   """
   @spec inject_error(atom(), Error.t() | nil) :: :ok
-  def inject_error(command, error), do: run(nil, &{:ok, put_in(&1.errors[command], error)})
+  def inject_error(command, error) do
+    Script.set_error(script(), Atom.to_string(command), error, :infinity)
+  end
 
   @doc "Sets the value of an output field in all further results."
   @spec set_response(atom() | String.t(), term()) :: :ok
   def set_response(field, value) do
-    run(nil, &{:ok, put_in(&1.responses[to_string(field)], value)})
+    Script.set_outputs(script(), nil, to_string(field), [value])
   end
 
   @impl true
   def create_program(config) do
-    run(:create_program, fn state ->
-      id = value(config, :id) || "mock_program_#{state.created + 1}"
-      signature = value(config, :signature)
-      if_exists = to_string(value(config, :if_exists) || "error")
+    args = config |> Map.new() |> Frames.plain()
 
-      cond do
-        signature == nil ->
-          {failure(:invalid_args, "Program signature is required"), state}
+    update("create_program", fn state ->
+      args = Map.put_new(args, "id", "mock_program_#{state.created + 1}")
+      state = with_tools(state, args)
 
-        is_map_key(state.programs, id) and if_exists == "keep" ->
-          {{:ok, id}, state}
-
-        is_map_key(state.programs, id) and if_exists == "error" ->
-          {failure(:program_exists, "Program with ID '#{id}' already exists"), state}
-
-        true ->
-          program = %{
-            "program_id" => id,
-            "signature" => signature,
-            "program_type" => value(config, :program_type) || "predict",
-            "created_at" => DateTime.to_iso8601(DateTime.utc_now()),
-            "execution_count" => 0
-          }
-
-          {{:ok, id}, %{put_in(state.programs[id], program) | created: state.created + 1}}
+      with {:ok, %{"program_id" => id, "status" => status}, state} <-
+             answer(state, "create_program", args) do
+        created = if status == "exists", do: 0, else: 1
+        {{:ok, id}, %{state | created: state.created + created}}
       end
     end)
   end
 
   @impl true
-  def execute_program(program_id, inputs, _options \\ %{}) do
-    with_program(:execute_program, program_id, fn program, state ->
-      outputs =
-        for field <- fields(value(program["signature"], :outputs)), into: %{} do
-          name = value(field, :name)
+  def execute_program(program_id, inputs, options \\ %{}) do
+    inputs = Frames.plain(Map.new(inputs))
+    options = options |> Map.new() |> Frames.plain() |> Map.take(["temperature", "max_tokens"])
+    args = %{"program_id" => program_id, "inputs" => inputs, "options" => options}
 
-          {name,
-           Map.get_lazy(state.responses, name, fn -> made_up(name, type(field), inputs) end)}
+    prepared =
+      update("execute_program", fn state ->
+        with {:run, run, worker} <- Commands.answer("execute_program", args, nil, state.worker) do
+          worker = State.count_run(worker, run.call, run.program)
+          {{:run, run, state.script}, %{state | worker: worker, executed: state.executed + 1}}
+        else
+          {:error, error, worker} -> {{:error, error}, %{state | worker: worker}}
         end
+      end)
 
-      result = %{"program_id" => program_id, "outputs" => outputs, "model" => "mock"}
-      state = update_in(state.programs[program_id]["execution_count"], &(&1 + 1))
-      {{:ok, result}, %{state | executed: state.executed + 1}}
+    # Not in the agent: a response may be a function of the test's.
+    with {:run, run, script} <- prepared do
+      result = Runs.answered!(run, "execute_program", script, @no_host)
+      {:ok, Map.delete(result, "execution_time")}
+    end
+  rescue
+    error in Error -> {:error, error}
+  end
+
+  @doc false
+  @spec no_event(String.t(), map()) :: :ok
+  def no_event(_event, _data), do: :ok
+
+  @doc false
+  @spec no_tool(map()) :: {:error, String.t()}
+  def no_tool(_call), do: {:error, "this mock calls no tools"}
+
+  @impl true
+  def list_programs do
+    update("list_programs", fn state ->
+      {:ok, %{"programs" => programs}, state} = answer(state, "list_programs", %{})
+      {{:ok, programs |> Enum.map(& &1["program_id"]) |> Enum.sort()}, state}
     end)
   end
 
   @impl true
-  def list_programs do
-    run(:list_programs, &{{:ok, &1.programs |> Map.keys() |> Enum.sort()}, &1})
-  end
-
-  @impl true
   def delete_program(program_id) do
-    with_program(:delete_program, program_id, fn _program, state ->
-      {:ok, %{state | programs: Map.delete(state.programs, program_id)}}
+    update("delete_program", fn state ->
+      with {:ok, _, state} <- answer(state, "delete_program", %{"program_id" => program_id}),
+           do: {:ok, state}
     end)
   end
 
   @impl true
   def get_program_info(program_id) do
-    with_program(:get_program_info, program_id, fn program, state -> {{:ok, program}, state} end)
+    update("get_program_info", fn state ->
+      with {:ok, info, state} <- answer(state, "get_program_info", %{"program_id" => program_id}),
+           do: {{:ok, info}, state}
+    end)
   end
 
   @impl true
-  def health_check, do: run(:health_check, &{:ok, &1})
+  def health_check, do: update("health_check", &{:ok, &1})
 
   @impl true
   def get_stats do
-    run(:get_stats, fn state ->
-      {{:ok,
-        %{
-          "adapter" => "mock",
-          "programs_count" => map_size(state.programs),
-          "programs_created" => state.created,
-          "executions" => state.executed
-        }}, state}
+    update("get_stats", fn state ->
+      stats = %{
+        "adapter" => "mock",
+        "programs_count" =>
+          state.worker.sessions
+          |> Map.get("default", %{programs: []})
+          |> Map.get(:programs)
+          |> length(),
+        "programs_created" => state.created,
+        "executions" => state.executed
+      }
+
+      {{:ok, stats}, state}
     end)
   end
 
@@ -131,52 +164,34 @@ defmodule DSPex.Adapters.Mock do
     }
   end
 
-  defp run(command, update) do
-    with {:error, {:already_started, _}} <- Agent.start(fn -> @empty end, name: __MODULE__),
-         do: :ok
-
-    Agent.get_and_update(__MODULE__, fn state ->
-      case state.errors do
-        %{^command => %Error{} = error} -> {{:error, error}, state}
-        _ -> update.(state)
-      end
-    end)
+  # Programs of type react need tools, and nothing registers any here.
+  defp with_tools(state, %{"program_type" => "react"} = args) do
+    tools = for name <- args["tools"] || ["any"], do: {name, Schemas.any(name)}
+    worker = State.open!(state.worker, "default")
+    %{state | worker: State.update(worker, %{session_id: nil}, &%{&1 | tools: tools})}
   end
 
-  defp with_program(command, program_id, update) do
-    run(command, fn state ->
-      case state.programs do
-        %{^program_id => program} -> update.(program, state)
-        _ -> {failure(:program_not_found, "Program not found: #{program_id}"), state}
-      end
-    end)
-  end
+  defp with_tools(state, _args), do: state
 
-  defp failure(code, message), do: {:error, Error.new(code, message)}
-
-  # Configs and signatures have atom or string keys; fields are a list, or a map by name.
-  defp value(map, key), do: Map.get(map, key) || Map.get(map, Atom.to_string(key))
-
-  defp fields(nil), do: []
-  defp fields(fields) when is_list(fields), do: fields
-
-  defp fields(fields),
-    do: for({name, field} <- fields, do: Map.put(field, "name", to_string(name)))
-
-  defp type(field), do: to_string(value(field, :type) || "string")
-
-  defp made_up(name, type, inputs) do
-    seed = :erlang.phash2({name, inputs}, 1_000)
-
-    case type do
-      "int" <> _ -> seed
-      type when type in ["float", "number"] -> seed / 10
-      type when type in ["probability", "confidence_score"] -> seed / 1_000
-      "bool" <> _ -> rem(seed, 2) == 0
-      type when type in ["embedding"] -> for(n <- 1..3, do: (seed + n) / 1_000)
-      "list<" <> inner -> [made_up(name, String.trim_trailing(inner, ">"), inputs)]
-      "dict" <> _ -> %{}
-      _ -> "mock_#{name}_#{seed}"
+  # Returns `{:ok, result, state}` or `{{:error, error}, state}`.
+  defp answer(state, command, args) do
+    case Commands.answer(command, args, nil, state.worker) do
+      {:ok, result, worker} -> {:ok, result, %{state | worker: worker}}
+      {:error, error, worker} -> {{:error, error}, %{state | worker: worker}}
     end
+  end
+
+  defp script, do: update(&{&1.script, &1})
+
+  defp update(command, change) do
+    Script.raise_error!(script(), command)
+    update(change)
+  rescue
+    error in Error -> {:error, error}
+  end
+
+  defp update(change) do
+    with {:error, {:already_started, _}} <- Agent.start(&new/0, name: __MODULE__), do: :ok
+    Agent.get_and_update(__MODULE__, change)
   end
 end

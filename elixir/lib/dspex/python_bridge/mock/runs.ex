@@ -1,0 +1,198 @@
+defmodule DSPex.PythonBridge.Mock.Runs do
+  @moduledoc """
+  Runs of programs without a model: the checks of a real run, its events and its tools, and made-up
+  outputs.
+
+  `prepared!/3` takes from the state of a worker what a run needs; later changes of the session do not
+  affect it.
+  """
+
+  alias DSPex.PythonBridge.{Error, Text}
+  alias DSPex.PythonBridge.Mock.{Inputs, MadeUp, Models, Programs, Schemas, Script, State}
+
+  # How a run reaches the host: events, and calls of tools that return `{:ok, result}` or `:error`.
+  @type host :: %{
+          emit: (String.t(), map() -> term()),
+          call_tool: (map() -> {:ok, term()} | {:error, String.t()})
+        }
+
+  @longest_error 300
+
+  @doc """
+  Returns what a run needs, and the state, to which a program of `program_data` is added. Raises
+  `DSPex.PythonBridge.Error` for a request that is refused.
+  """
+  @spec prepared!(map(), State.call(), State.t()) :: {map(), State.t()}
+  def prepared!(args, call, state) do
+    inputs = if args["inputs"] in [nil, []], do: %{}, else: args["inputs"]
+    {program, state} = find_or_add!(args, call, state)
+    if options = args["options"], do: check_options!(options)
+
+    run = %{
+      program: program,
+      inputs: inputs,
+      model: Models.of_session(state, call),
+      session_id: State.session(state, call).id,
+      call: call
+    }
+
+    {run, state}
+  end
+
+  defp check_options!([]), do: :ok
+
+  defp check_options!(options),
+    do: Models.check_ranges!(Map.take(options, ["temperature", "max_tokens"]), "args.options")
+
+  defp find_or_add!(%{"program_id" => id, "program_data" => %{} = data}, call, state)
+       when id != nil do
+    name = Enum.find(["signature", "signature_def"], &(data[&1] not in [nil, [], %{}]))
+    known = State.program(state, call, id)
+
+    cond do
+      name == nil ->
+        {Programs.find!(id, call, state), state}
+
+      known && data["program_type"] in [nil, known.kind] && known.signature == data[name] ->
+        {known, state}
+
+      true ->
+        args = %{
+          "signature" => data[name],
+          "program_type" => data["program_type"] || (known && known.kind) || "predict"
+        }
+
+        tools = State.tools(state, call)
+        program = Programs.define!(id, args, tools, nil, "args.program_data", name)
+        {program, State.put_program!(state, call, program)}
+    end
+  end
+
+  defp find_or_add!(args, call, state),
+    do: {Programs.find!(args["program_id"], call, state), state}
+
+  @doc "Runs a program. Returns its result, or raises `DSPex.PythonBridge.Error`."
+  @spec run!(map(), String.t(), Script.t(), host()) :: map()
+  def run!(run, command, script, host) do
+    Inputs.check!(run.program.checked.inputs, run.inputs)
+    answered!(run, command, script, host)
+  end
+
+  @doc "Runs a program whose inputs are not checked; otherwise like `run!/4`."
+  @spec answered!(map(), String.t(), Script.t(), host()) :: map()
+  def answered!(%{program: program} = run, command, script, host) do
+    started = System.monotonic_time(:microsecond)
+    model = Models.of_run!(program, run.model)
+    host.emit.("status", %{"status" => "lm_call", "model" => model})
+    Process.sleep(Script.delay(script, command))
+    Script.raise_error!(script, command)
+    if program.kind == "react", do: call_tools!(run, script, host)
+    outputs = outputs!(run, script)
+
+    for {field, value} <- outputs,
+        text <- pieces(value),
+        do: host.emit.("chunk", %{"field" => field, "text" => text})
+
+    %{
+      "program_id" => program.id,
+      "outputs" => Map.new(outputs),
+      "execution_time" => (System.monotonic_time(:microsecond) - started) / 1_000_000,
+      "model" => model
+    }
+  end
+
+  # As a test has set, or each of the program's tools once.
+  defp call_tools!(%{program: program} = run, script, host) do
+    calls =
+      Script.tool_calls(script, program.id) ||
+        for {name, tool} <- program.tools, do: {name, arguments(tool, run.inputs)}
+
+    for {name, arguments} <- Enum.take(calls, Programs.iterations(program)) do
+      case List.keyfind(program.tools, name, 0) do
+        {_, tool} ->
+          call_tool(tool, arguments, run.session_id, host)
+
+        nil ->
+          known = Enum.map_join(program.tools, ", ", &elem(&1, 0))
+
+          raise Error.new(
+                  :lm_error,
+                  "the test has set a call of the tool '#{name}'; known: #{known}"
+                )
+      end
+    end
+  end
+
+  defp arguments(%{members: {properties, required, _}}, inputs) do
+    for name <- required, into: %{} do
+      {name, Map.get_lazy(inputs, name, fn -> MadeUp.argument(properties[name] || %{}, name) end)}
+    end
+  end
+
+  # Arguments that do not fit are not sent to the host.
+  defp call_tool(tool, arguments, session_id, host) do
+    unless Schemas.problem(tool, arguments) do
+      host.emit.("tool_call", %{"name" => tool.name, "args" => arguments})
+
+      result =
+        case host.call_tool.(%{
+               "name" => tool.name,
+               "args" => arguments,
+               "session_id" => session_id
+             }) do
+          {:ok, result} -> result
+          {:error, line} -> "error: #{String.slice(Text.line(line), 0, @longest_error)}"
+        end
+
+      host.emit.("tool_result", %{"name" => tool.name, "result" => result})
+    end
+  end
+
+  defp outputs!(%{program: program, inputs: inputs}, script) do
+    fields = program.checked.outputs
+    outputs = for field <- fields, do: {field.name, output!(field, program.id, inputs, script)}
+
+    if program.kind == "predict" or List.keymember?(outputs, "reasoning", 0) do
+      outputs
+    else
+      reasoning = %{name: "reasoning", type: :string, type_name: "string"}
+      [{"reasoning", output!(reasoning, program.id, inputs, script)} | outputs]
+    end
+  end
+
+  defp output!(field, program_id, inputs, script) do
+    case Script.output(script, program_id, field.name, inputs) do
+      {:ok, value} ->
+        with {path, reason} <- Inputs.problem(value, field.type, field.name) do
+          message =
+            "the value that the test has set for '#{path}': expected #{field.type_name}: #{reason}"
+
+          details = %{"lm_code" => "adapter_parse_error", "field" => field.name}
+          raise Error.new(:lm_error, message, details)
+        end
+
+        if field.type == :string, do: to_string(value), else: value
+
+      :none ->
+        MadeUp.value(field.type, field.name, :erlang.phash2({field.name, inputs}, 1000))
+    end
+  end
+
+  # The text of a value in pieces, as a stream has them.
+  defp pieces(text) when is_binary(text),
+    do: Regex.scan(~r/\s*\S+|\s+\z/u, text) |> Enum.map(&hd/1)
+
+  defp pieces(value), do: pieces(written(value))
+
+  # As JSON, which needs no library here.
+  defp written(nil), do: "null"
+  defp written(value) when is_boolean(value) or is_number(value), do: to_string(value)
+  defp written(text) when is_binary(text), do: inspect(text)
+  defp written(list) when is_list(list), do: "[#{Enum.map_join(list, ", ", &written/1)}]"
+
+  defp written(map) when is_map(map),
+    do:
+      "{#{Enum.map_join(map, ", ", fn {key, value} -> written(key) <> ": " <> written(value) end)}}"
+
+  defp written(other), do: inspect(other)
+end

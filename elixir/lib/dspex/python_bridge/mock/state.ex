@@ -1,0 +1,129 @@
+defmodule DSPex.PythonBridge.Mock.State do
+  @moduledoc """
+  What one worker of a mock remembers: its sessions, and the model of all of them.
+
+  A session has programs in the order of their creation, tools, a model, data, and settings.
+  """
+
+  alias DSPex.PythonBridge.Error
+  alias DSPex.PythonBridge.Mock.Args
+
+  # Characters.
+  @longest_id 512
+
+  # sessions: by id. model: of all sessions that have none. quota: that of new sessions.
+  defstruct sessions: %{}, model: nil, default: "default", quota: %{}, requests: 0, failures: 0
+
+  @type t :: %__MODULE__{}
+  @type call :: %{session_id: String.t() | nil}
+
+  @doc "Returns the state with the session, which is created if it does not exist."
+  @spec open!(t(), String.t()) :: t()
+  def open!(state, id) do
+    length = String.length(id)
+
+    if length not in 1..@longest_id do
+      message = "session_id: must have 1 to #{@longest_id} characters, got #{length}"
+      raise Args.invalid("session_id", message)
+    end
+
+    session = %{
+      id: id,
+      programs: [],
+      tools: [],
+      model: nil,
+      data: %{},
+      ttl: 3600.0,
+      quota: Map.merge(%{"programs" => nil, "bytes" => nil}, state.quota),
+      created_at: now(),
+      # Until the first command that creates or changes it has answered.
+      new: true
+    }
+
+    %{state | sessions: Map.put_new(state.sessions, id, session)}
+  end
+
+  @doc "Returns the session of a call, which has been opened."
+  @spec session(t(), call()) :: map()
+  def session(state, call), do: state.sessions[call.session_id || state.default]
+
+  @doc "Changes the session of a call."
+  @spec update(t(), call(), (map() -> map())) :: t()
+  def update(state, call, change) do
+    id = call.session_id || state.default
+    %{state | sessions: Map.update!(state.sessions, id, change)}
+  end
+
+  @doc "Returns the default session if the session of the call is another one, `nil` otherwise."
+  @spec inherited(t(), call()) :: map() | nil
+  def inherited(state, call) do
+    if session(state, call).id != state.default,
+      do: state.sessions[state.default] || %{programs: [], tools: [], model: nil}
+  end
+
+  @doc "Returns the session's program, or the default session's, or `nil`."
+  @spec program(t(), call(), String.t()) :: map() | nil
+  def program(state, call, id) do
+    own_program(session(state, call), id) ||
+      with(%{} = default <- inherited(state, call), do: own_program(default, id))
+  end
+
+  @doc "Returns a program of one session, or `nil`."
+  @spec own_program(map(), String.t()) :: map() | nil
+  def own_program(session, id),
+    do: with({_, program} <- List.keyfind(session.programs, id, 0), do: program)
+
+  @doc "Adds or replaces a program of the session. Raises `:quota_exceeded`."
+  @spec put_program!(t(), call(), map()) :: t()
+  def put_program!(state, call, program) do
+    update(state, call, fn session ->
+      before = length(session.programs)
+      # A program that is replaced becomes the newest one.
+      programs = List.keydelete(session.programs, program.id, 0) ++ [{program.id, program}]
+      limit = session.quota["programs"]
+
+      if limit && length(programs) > max(limit, before) do
+        wanted = length(programs)
+        message = "the session's quota is #{limit} programs; this change would need #{wanted}"
+        details = %{"quota" => "programs", "limit" => limit, "wanted" => wanted}
+        raise Error.new(:quota_exceeded, message, details)
+      end
+
+      %{session | programs: programs}
+    end)
+  end
+
+  @doc "Counts a run of a program, which may have been deleted since."
+  @spec count_run(t(), call(), map()) :: t()
+  def count_run(state, call, program) do
+    owner =
+      if own_program(session(state, call), program.id), do: call, else: %{call | session_id: nil}
+
+    update(state, owner, fn session ->
+      programs =
+        for {id, one} <- session.programs do
+          if one.ref == program.ref,
+            do: {id, %{one | runs: one.runs + 1, last_run: now()}},
+            else: {id, one}
+        end
+
+      %{session | programs: programs}
+    end)
+  end
+
+  @doc "Returns the tools of the session, and those of the default session with other names."
+  @spec tools(t(), call()) :: [{String.t(), map()}]
+  def tools(state, call) do
+    inherited = with %{tools: tools} <- inherited(state, call), do: tools
+
+    Enum.reduce(
+      session(state, call).tools,
+      inherited || [],
+      &List.keystore(&2, elem(&1, 0), 0, &1)
+    )
+  end
+
+  @doc "Returns the time as the worker writes it."
+  @spec now() :: String.t()
+  def now, do: DateTime.utc_now() |> DateTime.truncate(:millisecond) |> DateTime.to_iso8601()
+end
