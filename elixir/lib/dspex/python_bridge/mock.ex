@@ -35,6 +35,12 @@ defmodule DSPex.PythonBridge.Mock do
   # The longest path of a socket that all systems allow is a little longer; bytes.
   @longest_folder 80
 
+  # Shorter than a supervisor waits for a mock; ms.
+  @stop_timeout 4_500
+
+  # Options about a Python process.
+  @of_processes [:python, :adapter, :args, :env, :threads, :stuck_after]
+
   @type mock :: pid() | atom()
 
   @doc false
@@ -142,6 +148,7 @@ defmodule DSPex.PythonBridge.Mock do
   def init(hidden) do
     Process.flag(:trap_exit, true)
     {own, options} = Keyword.split(hidden.(), [:pool, :quota])
+    options = Keyword.drop(options, @of_processes)
     folder = folder()
     path = Path.join(folder, "mock.sock")
     quota = if own[:quota], do: %{"programs" => own[:quota]}, else: %{}
@@ -211,9 +218,16 @@ defmodule DSPex.PythonBridge.Mock do
   def handle_info(_message, state), do: {:noreply, state}
 
   @impl true
-  def terminate(_reason, state) do
-    Process.unlink(state.bridge)
-    Process.exit(state.bridge, :shutdown)
+  def terminate(_reason, %{bridge: bridge} = state) do
+    monitor = Process.monitor(bridge)
+    Process.exit(bridge, :shutdown)
+
+    receive do
+      {:DOWN, ^monitor, _, _, _} -> :ok
+    after
+      @stop_timeout -> Process.exit(bridge, :kill)
+    end
+
     File.rm_rf(state.folder)
   end
 end
