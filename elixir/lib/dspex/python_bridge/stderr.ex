@@ -60,15 +60,15 @@ defmodule DSPex.PythonBridge.Stderr do
   `"stderr"`, and the very last one to the message.
   """
   @spec explained(Error.t(), t() | nil) :: Error.t()
-  def explained(error, stderr) do
-    case last_lines(stderr) do
-      [] ->
-        error
+  def explained(error, stderr), do: with_lines(error, last_lines(stderr))
 
-      lines ->
-        details = Map.put(error.details, "stderr", Enum.join(lines, "\n"))
-        %{error | message: with_line(error.message, List.last(lines)), details: details}
-    end
+  @doc "Adds lines of a worker's stderr to its error, as `explained/2` does."
+  @spec with_lines(Error.t(), [String.t()]) :: Error.t()
+  def with_lines(error, []), do: error
+
+  def with_lines(error, lines) do
+    details = Map.put(error.details, "stderr", Enum.join(lines, "\n"))
+    %{error | message: with_line(error.message, List.last(lines)), details: details}
   end
 
   defp with_line(message, line) do

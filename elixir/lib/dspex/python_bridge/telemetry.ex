@@ -94,8 +94,8 @@ defmodule DSPex.PythonBridge.Telemetry do
     :telemetry.execute([:dspex_bridge, kind, event], measured, metadata)
   end
 
-  @doc "Emits an event of a pool: of a slot, or of a repeated call."
-  @spec pool(:slot | :retry, map(), map()) :: :ok
+  @doc "Emits an event of a pool: of a slot, of its template, or of a repeated call."
+  @spec pool(:slot | :template | :retry, map(), map()) :: :ok
   def pool(event, measurements, metadata) do
     if available?(), do: :telemetry.execute([:dspex_bridge, :pool, event], measurements, metadata)
     :ok

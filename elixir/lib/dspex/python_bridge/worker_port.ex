@@ -28,10 +28,21 @@ defmodule DSPex.PythonBridge.WorkerPort do
 
   @impl true
   def open(options) do
-    with {:ok, python, _from} <- Python.find(options[:python]), do: start(python, options)
+    launch(options, ["worker" | flags(options)])
   end
 
-  defp start(python, options) do
+  @doc """
+  Starts `python -m bridge` with the given arguments and with the interpreter and the environment of
+  the options. Its port carries frames on stdin and stdout.
+  """
+  @spec launch(keyword(), [String.t()]) :: {:ok, t()} | {:error, String.t()}
+  def launch(options, arguments) do
+    with {:ok, python, _from} <- Python.find(options[:python]),
+         do: start(python, arguments, options[:env] || [])
+  end
+
+  # -P keeps Python from importing modules from the current directory.
+  defp start(python, arguments, env) do
     shell = System.find_executable("sh")
 
     stderr =
@@ -40,7 +51,7 @@ defmodule DSPex.PythonBridge.WorkerPort do
         _ -> nil
       end
 
-    {program, arguments} = command(shell, stderr, python, arguments(options))
+    {program, arguments} = command(shell, stderr, python, ["-P", "-m", "bridge" | arguments])
 
     port =
       Port.open({:spawn_executable, program}, [
@@ -51,7 +62,7 @@ defmodule DSPex.PythonBridge.WorkerPort do
         {:busy_limits_port, @busy_limits},
         {:busy_limits_msgq, :disabled},
         {:args, arguments},
-        {:env, environment(options[:env] || [])}
+        {:env, environment(env)}
       ])
 
     {:os_pid, os_pid} = Port.info(port, :os_pid) || {:os_pid, nil}
@@ -66,9 +77,10 @@ defmodule DSPex.PythonBridge.WorkerPort do
     {shell, ["-c", @with_stderr, "sh", path, python | arguments]}
   end
 
-  # -P keeps Python from importing modules from the current directory.
-  defp arguments(options) do
-    ["-P", "-m", "bridge", "worker", "--adapter", options[:adapter]] ++
+  @doc "Returns the flags of a worker that has the given options."
+  @spec flags(keyword()) :: [String.t()]
+  def flags(options) do
+    ["--adapter", options[:adapter]] ++
       flag("--max-frame", options[:max_frame]) ++
       flag("--threads", options[:threads]) ++ stuck(options[:stuck_after]) ++ options[:args]
   end
