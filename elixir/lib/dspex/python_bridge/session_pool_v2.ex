@@ -6,7 +6,7 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
   use Supervisor
 
   alias DSPex.PythonBridge.{Error, Pool, RetryBudget, Tools}
-  alias DSPex.PythonBridge.Pool.{Execution, Journal, Options, Report, Server, Sessions}
+  alias DSPex.PythonBridge.Pool.{Execution, Journal, Options, Report, Server, Sessions, Template}
 
   # The default timeout of a call, ms.
   @timeout 30_000
@@ -59,13 +59,17 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
     end
   end
 
+  # The tables belong to the supervisor, so they outlive the server.
   @impl true
   def init(hidden) do
     {own, worker} = hidden.()
     name = own[:name]
-    [journal, slots] = for part <- [Journal, Slots], do: Module.concat(name, part)
+
+    [template, journal, slots] =
+      for part <- ~w(Template Journal Slots), do: Module.concat(name, part)
+
+    template = if forks?(own, worker), do: template
     threads = worker[:threads] || 64
-    args = worker[:args] ++ ["--queue", to_string(own[:queue])]
 
     pool = %Pool{
       name: name,
@@ -79,7 +83,7 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
       limit: threads + own[:queue],
       affinity: own[:affinity],
       isolate: own[:isolate],
-      stored: "--store" in args,
+      stored: worker[:connect] != nil or "--store" in worker[:args],
       budget: RetryBudget.new(),
       wants_more: :atomics.new(1, [])
     }
@@ -87,19 +91,22 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
     context = %{
       pool: pool,
       own: own,
-      options: fn -> Keyword.put(worker, :args, args) end,
+      options: fn -> worker end,
       supervisor: slots,
-      template: nil
+      template: template
     }
 
     children = [
+      template && {Template, {template, name, fn -> Keyword.merge(worker, own) end}},
       {Journal, journal},
       {DynamicSupervisor, name: slots, strategy: :one_for_one},
       {Server, context}
     ]
 
-    Supervisor.init(children, strategy: :rest_for_one)
+    children |> Enum.filter(& &1) |> Supervisor.init(strategy: :rest_for_one)
   end
+
+  defp forks?(own, worker), do: worker[:connect] == nil and own[:fork] and Template.available?()
 
   @doc """
   Calls a command in a session, and waits for the reply.
@@ -203,6 +210,19 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
   @spec get_stats(atom(), timeout()) :: {:ok, map()} | {:error, Error.t()}
   def get_stats(name \\ __MODULE__, timeout \\ 5_000) do
     Report.stats(Pool.fetch!(name), timeout)
+  rescue
+    error in Error -> {:error, error}
+  end
+
+  @doc """
+  Replaces all workers, for instance after new Python code was installed, without a failed call.
+
+  Another template is started, then each worker gets a successor that it has forked. The old one takes no
+  new sessions and ends when its sessions have ended, or after `:drain_timeout`.
+  """
+  @spec renew(atom()) :: :ok | {:error, Error.t()}
+  def renew(name \\ __MODULE__) do
+    Server.renew(Pool.fetch!(name).server)
   rescue
     error in Error -> {:error, error}
   end

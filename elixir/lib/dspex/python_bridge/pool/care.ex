@@ -2,7 +2,7 @@ defmodule DSPex.PythonBridge.Pool.Care do
   @moduledoc """
   What a slot needs: whether it is due to end, to be replaced, or to be kept from calls for a while.
   Decides; `DSPex.PythonBridge.Pool.Server` acts. What has to ask a worker runs in a process of its
-  own, and sends the server the answer.
+  own, and sends the server `{:care, number, answer}`.
   """
 
   alias DSPex.PythonBridge.{Call, Connection, Error, Pool}
@@ -41,7 +41,7 @@ defmodule DSPex.PythonBridge.Pool.Care do
 
   def due(%{state: :ready, session: nil} = slot, idle, spare, pool, own) do
     worn_out = Slot.worn_out(slot, own[:max_rss])
-    if own[:max_rss], do: ask_rss(slot)
+    if own[:max_rss], do: ask(slot, fn -> {:rss, rss(slot)} end)
 
     cond do
       worn_out && not slot.successor? -> {:succeed, worn_out}
@@ -77,12 +77,10 @@ defmodule DSPex.PythonBridge.Pool.Care do
     {:eject, %{slot | ejections: slot.ejections + 1}, delay, error}
   end
 
-  @doc "Asks a worker whether it answers, and sends the server `{:probed, number, result}`."
+  @doc "Asks a worker whether it answers; the answer is `{:probed, result}`."
   @spec probe(Slot.t()) :: pid()
   def probe(slot) do
-    inform(slot, fn ->
-      {:probed, slot.number, Call.run(slot.connection, "ping", %{}, @probe_timeout)}
-    end)
+    ask(slot, fn -> {:probed, Call.run(slot.connection, "ping", %{}, @probe_timeout)} end)
   end
 
   @doc "Returns what an ejected slot needs after a probe."
@@ -94,30 +92,34 @@ defmodule DSPex.PythonBridge.Pool.Care do
   def probed(%{state: :ejected}, _answered), do: :readmit
   def probed(_slot, _result), do: :nothing
 
-  @doc "Removes the sessions that a worker has dropped, and sends the server `{:swept, number, known}`."
+  @doc "Removes the sessions that a worker has dropped; the answer is `{:swept, known}`."
   @spec sweep(Slot.t(), Pool.t(), term()) :: pid()
   def sweep(slot, pool, known) do
-    inform(slot, fn -> {:swept, slot.number, Sessions.sweep(pool, slot.connection, known)} end)
+    ask(slot, fn -> {:swept, Sessions.sweep(pool, slot.connection, known)} end)
   end
 
   @doc "Lets the durable sessions of a slot that drains go to other workers."
-  @spec drain(Slot.t(), Pool.t()) :: term()
-  def drain(slot, pool) do
+  @spec release_durable(Slot.t(), Pool.t()) :: term()
+  def release_durable(slot, pool) do
     if pool.stored, do: spawn(fn -> Sessions.release_durable(pool, slot.connection) end)
   end
 
-  defp ask_rss(slot) do
-    inform(slot, fn ->
-      case Call.run(slot.connection, "get_stats", %{include: ["process"]}, @probe_timeout) do
-        {:ok, %{"process" => %{"rss" => rss}}} -> {:rss, slot.number, rss}
-        _ -> :no_answer
-      end
-    end)
+  defp rss(slot) do
+    case Call.run(slot.connection, "get_stats", %{include: ["process"]}, @probe_timeout) do
+      {:ok, %{"process" => %{"rss" => rss}}} -> rss
+      _ -> nil
+    end
   end
 
-  defp inform(_slot, question) do
+  defp ask(%{number: number}, question) do
     server = self()
-    spawn(fn -> send(server, question.()) end)
+    spawn(fn -> send(server, {:care, number, question.()}) end)
+  end
+
+  @doc "Returns whether the end of a worker came from outside, so that others need not end as well."
+  @spec from_outside?(Error.t()) :: boolean()
+  def from_outside?(%{details: details}) do
+    details["signal"] in ["SIGKILL", "SIGTERM"] or details["exit_status"] in [137, 143]
   end
 
   @doc "Ends a worker; its open calls get its grace period."

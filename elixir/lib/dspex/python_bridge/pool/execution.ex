@@ -197,7 +197,7 @@ defmodule DSPex.PythonBridge.Pool.Execution do
   end
 
   defp elsewhere(call, connection) do
-    case Sessions.bereaved(call.pool, call.session_id, connection) do
+    case Sessions.bereaved(call.pool, call.session_id, connection, call.deadline) do
       :lost ->
         {:error,
          Error.new(:session_lost, "the worker of the session has ended; its state is lost")}
@@ -342,7 +342,7 @@ defmodule DSPex.PythonBridge.Pool.Execution do
     case place(call) do
       {:ok, connection} ->
         with :closed <- open.(connection) do
-          if session_id && Sessions.bereaved(pool, session_id, connection) == :lost do
+          if session_id && Sessions.bereaved(pool, session_id, connection, deadline) == :lost do
             {:error,
              Error.new(:session_lost, "the worker of the session has ended; its state is lost")}
           else

@@ -25,7 +25,7 @@ defmodule DSPex.PythonBridge.Pool.Journal do
   # What the caller of a change waits longer than its deadline, ms.
   @slack 1_000
 
-  # entries: `{number, key, kind, command, args}`, the newest first. members: the workers that have
+  # entries: `{number, key, command, args}`, the newest first. members: the workers that have
   # them all, by owner, the newest first.
   defstruct entries: [], last: 0, members: []
 
@@ -43,7 +43,15 @@ defmodule DSPex.PythonBridge.Pool.Journal do
       if deadline == :infinity, do: :infinity, else: Connection.remaining(deadline) + @slack
 
     change = %{kind: kind, command: to_string(command), args: args, envelope: envelope}
-    GenServer.call(pool.journal, {:change, pool, Map.put(change, :deadline, deadline)}, patience)
+
+    reply =
+      GenServer.call(
+        pool.journal,
+        {:change, pool, Map.put(change, :deadline, deadline)},
+        patience
+      )
+
+    with {:raised, exception} <- reply, do: raise(exception)
   catch
     :exit, {:timeout, _} ->
       {:error, OpenCall.late("the workers did not make the change in time")}
@@ -65,9 +73,8 @@ defmodule DSPex.PythonBridge.Pool.Journal do
         :ok
 
       {:more, entries} ->
-        for {_, _, _, command, args} <- entries, do: replay!(connection, command, args)
-        {last, _, _, _, _} = List.last(entries)
-        join(journal, connection, last)
+        for {_, _, command, args} <- entries, do: replay!(connection, command, args)
+        join(journal, connection, entries |> List.last() |> elem(0))
     end
   end
 
@@ -94,9 +101,16 @@ defmodule DSPex.PythonBridge.Pool.Journal do
 
   def handle_call({:change, pool, change}, _from, state) do
     {result, others} = first(state.members, change, @attempts)
-    if done?(result), do: follow(pool, others, change, result)
-    state = if done?(result), do: noted(state, change, result), else: state
-    {:reply, result, state}
+
+    if done?(result) do
+      follow(pool, others, change, result)
+      {:reply, result, noted(state, recorded(change, result, state.members), result)}
+    else
+      {:reply, result, state}
+    end
+  rescue
+    # The args cannot be encoded: the caller's mistake.
+    exception -> {:reply, {:raised, exception}, state}
   end
 
   @impl true
@@ -174,9 +188,25 @@ defmodule DSPex.PythonBridge.Pool.Journal do
 
   # Journal
 
+  # What was merged into a value is noted as the value that this has made.
+  defp recorded(%{command: "update_session_data", args: args} = change, _result, [{_, worker} | _]) do
+    args = Map.new(args, fn {key, value} -> {to_string(key), value} end)
+
+    with "merge" <- operation(args),
+         key when key != nil <- args["key"],
+         {:ok, %{"data" => data}} <-
+           Call.run(worker, "get_session_data", %{key: key}, @replay_timeout) do
+      %{change | args: %{"key" => key, "value" => data[to_string(key)]}}
+    else
+      _ -> change
+    end
+  end
+
+  defp recorded(change, _result, _members), do: change
+
   defp noted(state, %{kind: :end_all}, _result) do
     # What applies to all sessions outlives them.
-    kept = fn {_, _, _, command, _} -> command in ["configure_lm", "set_log_level"] end
+    kept = fn {_, _, command, _} -> command in ["configure_lm", "set_log_level"] end
     %{state | entries: Enum.filter(state.entries, kept)}
   end
 
@@ -191,7 +221,7 @@ defmodule DSPex.PythonBridge.Pool.Journal do
 
     Enum.reduce(entries, %{state | entries: kept}, fn {key, command, args}, state ->
       number = state.last + 1
-      %{state | last: number, entries: [{number, key, nil, command, args} | state.entries]}
+      %{state | last: number, entries: [{number, key, command, args} | state.entries]}
     end)
   end
 
@@ -243,10 +273,6 @@ defmodule DSPex.PythonBridge.Pool.Journal do
   end
 
   # merge: each of its keys
-  defp data_entries(_merge, %{"key" => key} = args) when key != nil do
-    {[], [{{:data, key}, "update_session_data", args}]}
-  end
-
   defp data_entries(_merge, %{"value" => value}) do
     entries =
       for {key, value} <- value do

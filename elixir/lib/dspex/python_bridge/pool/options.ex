@@ -34,7 +34,13 @@ defmodule DSPex.PythonBridge.Pool.Options do
     pool = Keyword.merge(@pool, pool)
     for {key, value} <- pool, do: check!(key, value)
     worker = Options.checked!(worker)
-    {Keyword.update!(pool, :workers, &bounds/1), worker}
+    pool = Keyword.update!(pool, :workers, &bounds/1)
+    {pool, Keyword.update!(worker, :args, &(queue(worker, pool) ++ &1))}
+  end
+
+  # Where a worker is connected to, its flags are decided there.
+  defp queue(worker, pool) do
+    if worker[:connect], do: [], else: ["--queue", to_string(pool[:queue])]
   end
 
   defp bounds(nil), do: bounds(System.schedulers_online())

@@ -12,24 +12,22 @@ defmodule DSPex.PythonBridge.Pool.Server do
   use GenServer
   require Logger
 
-  alias DSPex.PythonBridge.{Connection, Error, Owner, Pool, Statistics, Telemetry}
-  alias DSPex.PythonBridge.Pool.{Care, Journal, Sessions, Slot, Template}
+  alias DSPex.PythonBridge.{Connection, Error, Pool, Telemetry}
+  alias DSPex.PythonBridge.Pool.{Care, Launch, Slot, Template, Waiting}
 
   # A worker that ends sooner after its start than this, in ms, may be one of many.
   @early 10_000
-  # After so many of them in a row the pool does not grow.
+  # After so many of them in a row the pool does not grow, and after the second they are delayed.
   @no_growth 5
   @first_delay 100
   @longest_delay 5_000
-  # Signals that come from outside of the worker.
-  @from_outside ["SIGKILL", "SIGTERM"]
-  @outside_statuses [137, 143]
+  # Failed starts in a row after which the template is replaced: it may hang.
+  @suspicious 2
   @tick 1_000
-  # Less than a supervisor waits for a slot, ms.
-  @stop_timeout 4_000
 
-  # options: a function, because they may hold API keys. address: of the template; nil for ports.
-  # early: how many workers in a row have ended early. waiting: callers without a worker.
+  # options: a function, because they may hold API keys. address: of the template, `:starting` while it
+  # has none; `:own` without a template. early: how many workers in a row have ended early. first:
+  # those who wait for the first start, also if it fails. swept: see `Sessions.sweep/3`.
   @enforce_keys [:pool, :own, :options, :supervisor, :template]
   defstruct @enforce_keys ++
               [
@@ -39,8 +37,9 @@ defmodule DSPex.PythonBridge.Pool.Server do
                 slots: %{},
                 next: 1,
                 early: 0,
-                waiting: [],
-                waiting_for: %{},
+                failed_starts: 0,
+                renewing?: false,
+                waiting: %{},
                 first: [],
                 swept: %{},
                 sweep_at: 0
@@ -51,24 +50,22 @@ defmodule DSPex.PythonBridge.Pool.Server do
   def start_link(context), do: GenServer.start_link(__MODULE__, context)
 
   @doc "Waits until a worker takes calls. Returns the pool, or why there is no worker."
-  @spec await(Pool.t() | pid(), integer() | :infinity) :: {:ok, Pool.t()} | {:error, Error.t()}
+  @spec await(pid(), integer() | :infinity) :: {:ok, Pool.t()} | {:error, Error.t()}
   def await(server, deadline), do: ask(server, {:await, deadline}, deadline)
 
   @doc "Starts a worker for one session, and waits until it takes calls."
   @spec start_for(pid(), String.t(), integer() | :infinity) ::
           {:ok, Connection.t()} | {:error, Error.t()}
-  def start_for(server, session_id, deadline),
-    do: ask(server, {:start_for, session_id, deadline}, deadline)
+  def start_for(server, session_id, deadline) do
+    ask(server, {:start_for, session_id, deadline}, deadline)
+  end
 
   defp ask(server, question, deadline) do
     patience = if deadline == :infinity, do: :infinity, else: Connection.remaining(deadline) + 100
     GenServer.call(server, question, patience)
   catch
-    :exit, {:timeout, _} ->
-      {:error, Error.new(:deadline_exceeded, "no worker has started in time")}
-
-    :exit, _reason ->
-      {:error, Error.new(:worker_crashed, "the pool was stopped during the call")}
+    :exit, {:timeout, _} -> {:error, too_late(nil)}
+    :exit, _ -> {:error, Error.new(:worker_crashed, "the pool was stopped during the call")}
   end
 
   @doc "Waits until the first worker takes calls, or has failed to start."
@@ -87,7 +84,11 @@ defmodule DSPex.PythonBridge.Pool.Server do
   @spec ended(pid(), String.t()) :: :ok
   def ended(server, session_id), do: GenServer.cast(server, {:ended, session_id})
 
-  @doc "Returns all slots."
+  @doc "Starts a new template, and replaces each worker by one that it has forked."
+  @spec renew(pid()) :: :ok
+  def renew(server), do: GenServer.cast(server, :renew)
+
+  @doc "Returns all slots, and why the last worker that failed has failed."
   @spec slots(pid()) :: {[Slot.t()], Error.t() | nil}
   def slots(server), do: GenServer.call(server, :slots)
 
@@ -97,7 +98,7 @@ defmodule DSPex.PythonBridge.Pool.Server do
   def init(context) do
     Process.flag(:trap_exit, true)
     Telemetry.load()
-    # Slots of an earlier server, which has failed: their state is not known any more.
+    # Workers of an earlier server, which has failed: their states are not known any more.
     for {_, owner, _, _} <- DynamicSupervisor.which_children(context.supervisor), is_pid(owner) do
       Process.exit(owner, :kill)
     end
@@ -105,7 +106,8 @@ defmodule DSPex.PythonBridge.Pool.Server do
     state = struct!(__MODULE__, %{context | pool: %{context.pool | server: self()}})
     Pool.put(state.pool)
     Process.send_after(self(), :tick, @tick)
-    {:ok, %{state | address: Template.subscribe(state.template)}, {:continue, :fill}}
+    address = if state.template, do: Template.subscribe(state.template), else: :own
+    {:ok, %{state | address: address}, {:continue, :fill}}
   end
 
   @impl true
@@ -122,62 +124,9 @@ defmodule DSPex.PythonBridge.Pool.Server do
 
   defp shared(state), do: for({_, %{session: nil} = slot} <- state.slots, do: slot)
 
-  defp start(%{pool: pool} = state, fields) do
-    number = state.next
-
-    worker = %{
-      name: {pool.name, number},
-      counters: Statistics.for_name(pool.name),
-      tools: pool.tools
-    }
-
-    spec = %{
-      id: number,
-      start: {Owner, :start_link, [worker, worker_options(state), self()]},
-      restart: :temporary,
-      shutdown: @stop_timeout
-    }
-
-    {:ok, owner} = DynamicSupervisor.start_child(state.supervisor, spec)
-
-    slot =
-      struct!(
-        %Slot{
-          pool: pool.name,
-          number: number,
-          owner: owner,
-          monitor: Process.monitor(owner),
-          session: nil,
-          started: Connection.now(),
-          limits: Slot.limits(state.own)
-        },
-        fields
-      )
-
-    {put_slot(%{state | next: number + 1}, slot), slot}
-  end
-
-  defp worker_options(%{pool: %{journal: journal}, options: options, address: address} = state) do
-    {server, template, describe?} = {self(), state.template, state.pool.commands == %{}}
-
-    fn ->
-      options = options.()
-      set_up = options[:setup]
-
-      setup = fn connection ->
-        result = set_up.(connection)
-        if describe?, do: describe(server, connection)
-        :ok = Journal.join(journal, connection)
-        result
-      end
-
-      options |> Keyword.put(:setup, setup) |> Template.connected(template, address)
-    end
-  end
-
-  defp describe(server, connection) do
-    described = DSPex.PythonBridge.Bridge.call!(connection, :describe, %{}, 30_000)
-    :ok = GenServer.call(server, {:commands, Pool.commands(described)}, :infinity)
+  defp start(state, fields) do
+    slot = Launch.start(state, state.next, fields)
+    {put_slot(%{state | next: state.next + 1}, slot), slot}
   end
 
   defp put_slot(state, slot), do: put_in(state.slots[slot.number], slot)
@@ -186,8 +135,13 @@ defmodule DSPex.PythonBridge.Pool.Server do
     Enum.find_value(state.slots, fn {_, slot} -> if slot.owner == owner, do: slot end)
   end
 
-  # What callers see
+  defp of_session(state, session_id) do
+    Enum.find_value(state.slots, fn {_, slot} ->
+      if slot.session == session_id and slot.state != :draining, do: slot
+    end)
+  end
 
+  # What callers see
   defp publish(state) do
     ready = for %{state: :ready} = slot <- shared(state), do: slot.connection
     pool = %{state.pool | slots: List.to_tuple(ready)}
@@ -195,33 +149,35 @@ defmodule DSPex.PythonBridge.Pool.Server do
     %{state | pool: pool}
   end
 
+  # Questions
+
   @impl true
   def handle_call({:await, deadline}, from, state) do
-    if Enum.any?(shared(state), &(&1.state == :ready)) do
+    if ready?(state) do
       {:reply, {:ok, state.pool}, state}
     else
-      {:noreply, %{state | waiting: [waiter(from, deadline) | state.waiting]}}
+      {:noreply, wait(state, :any, from, deadline)}
     end
   end
 
   def handle_call({:start_for, session_id, deadline}, from, state) do
-    waiter = waiter(from, deadline)
-
-    case Enum.find(state.slots, fn {_, slot} -> slot.session == session_id end) do
-      {_, %{state: :ready} = slot} ->
+    case of_session(state, session_id) do
+      %{state: :ready} = slot ->
         {:reply, {:ok, slot.connection}, state}
 
-      {number, %{state: :starting}} ->
-        {:noreply, update_in(state.waiting_for[number], &[waiter | &1 || []])}
+      %{} = slot ->
+        {:noreply, wait(state, slot.number, from, deadline)}
 
-      _ ->
-        start_own(state, session_id, waiter)
+      nil ->
+        with {:ok, state, slot} <- start_own(state, session_id),
+             do: {:noreply, wait(state, slot.number, from, deadline)},
+             else: ({:error, error} -> {:reply, {:error, error}, state})
     end
   end
 
   def handle_call(:first, from, state) do
     cond do
-      Enum.any?(shared(state), &(&1.state == :ready)) -> {:reply, :ok, state}
+      ready?(state) -> {:reply, :ok, state}
       state.failure -> {:reply, {:error, state.failure}, state}
       true -> {:noreply, %{state | first: [from | state.first]}}
     end
@@ -237,36 +193,29 @@ defmodule DSPex.PythonBridge.Pool.Server do
     {:reply, {Map.values(state.slots), state.failure}, state}
   end
 
-  defp start_own(state, session_id, {from, _} = waiter) do
+  defp ready?(state), do: Enum.any?(shared(state), &(&1.state == :ready))
+
+  defp wait(state, what, from, deadline) do
+    %{state | waiting: Waiting.add(state.waiting, what, from, deadline)}
+  end
+
+  defp start_own(state, session_id) do
     count = Enum.count(state.slots, fn {_, slot} -> slot.session != nil end)
 
     cond do
       count >= state.own[:max_sessions] ->
         line = "there are #{count} sessions with a worker of their own (option :max_sessions)"
-        {:reply, {:error, Error.new(:overloaded, line, %{"retry_after" => 1})}, state}
+        {:error, Error.new(:overloaded, line, %{"retry_after" => 1})}
 
       state.early >= @no_growth ->
-        {:reply, {:error, state.failure}, state}
+        {:error, state.failure}
 
       state.address == :starting ->
-        Process.send_after(self(), {:again, from, session_id, waiter}, 5)
-        {:noreply, state}
+        {:error, Error.new(:overloaded, "the template is starting", %{"retry_after" => 0.5})}
 
       true ->
         {state, slot} = start(state, session: session_id)
-        {:noreply, put_in(state.waiting_for[slot.number], [waiter])}
-    end
-  end
-
-  defp waiter(from, :infinity), do: {from, nil}
-
-  defp waiter(from, deadline),
-    do: {from, Process.send_after(self(), {:late, from}, Connection.remaining(deadline))}
-
-  defp answer(waiters, reply) do
-    for {from, timer} <- waiters do
-      if timer, do: Process.cancel_timer(timer)
-      GenServer.reply(from, reply)
+        {:ok, state, slot}
     end
   end
 
@@ -287,11 +236,16 @@ defmodule DSPex.PythonBridge.Pool.Server do
     end
   end
 
+  def handle_info({:template, {:failed, error}}, state) do
+    for from <- state.first, do: GenServer.reply(from, {:error, error})
+    {:noreply, %{state | failure: error, first: []}}
+  end
+
   def handle_info({:template, address}, state) do
-    case address do
-      {:failed, error} -> {:noreply, failed_template(state, error)}
-      address -> {:noreply, fill(%{state | address: address})}
-    end
+    state = %{state | address: address}
+
+    {:noreply,
+     fill(if(state.renewing? and address != :starting, do: renewed(state), else: state))}
   end
 
   def handle_info(:grow, state) do
@@ -303,63 +257,47 @@ defmodule DSPex.PythonBridge.Pool.Server do
          state.address != :starting do
       {:noreply, elem(start(state, []), 0)}
     else
-      # Asked again with the next tick, so that callers do not send a message each.
       {:noreply, state}
     end
   end
 
   def handle_info(:start, state), do: {:noreply, fill(%{state | start_timer: nil})}
 
-  def handle_info({:again, _from, session_id, waiter}, state) do
-    with {:reply, reply, state} <- start_own(state, session_id, waiter) do
-      answer([waiter], reply)
-      {:noreply, state}
-    end
-  end
-
   def handle_info({:late, from}, state) do
-    error = too_late(state.failure)
-    mine? = fn {waiting, _} -> waiting == from end
-    known = state.waiting ++ List.flatten(Map.values(state.waiting_for))
-    if Enum.any?(known, mine?), do: GenServer.reply(from, {:error, error})
-    waiting_for = Map.new(state.waiting_for, fn {n, list} -> {n, Enum.reject(list, mine?)} end)
-    {:noreply, %{state | waiting: Enum.reject(state.waiting, mine?), waiting_for: waiting_for}}
+    {:noreply,
+     %{state | waiting: Waiting.late(state.waiting, from, {:error, too_late(state.failure)})}}
   end
 
   def handle_info(:tick, state) do
     Process.send_after(self(), :tick, @tick)
-    :atomics.put(state.pool.wants_more, 1, 0)
+    may_grow(state)
     {:noreply, state |> sweep() |> tend() |> fill()}
   end
 
-  def handle_info({:probed, number, result}, state) do
+  # Answers to questions of `Care`.
+  def handle_info({:care, number, answer}, state) do
     case state.slots[number] do
       nil -> {:noreply, state}
-      slot -> {:noreply, apply_care(state, slot, Care.probed(slot, result))}
+      slot -> {:noreply, answered(state, slot, answer)}
     end
   end
 
-  def handle_info({:rss, number, rss}, state) do
-    state = if state.slots[number], do: put_in(state.slots[number].rss, rss), else: state
-    {:noreply, state}
-  end
-
-  def handle_info({:swept, number, known}, state) do
-    {:noreply, put_in(state.swept[number], known)}
-  end
-
   def handle_info({:probe, number}, state) do
-    if slot = state.slots[number], do: Care.probe(slot)
+    with %{state: :ejected} = slot <- state.slots[number], do: Care.probe(slot)
     {:noreply, state}
   end
 
   def handle_info(_message, state), do: {:noreply, state}
 
+  defp answered(state, slot, {:rss, rss}), do: put_slot(state, %{slot | rss: rss})
+  defp answered(state, slot, {:swept, known}), do: put_in(state.swept[slot.number], known)
+  defp answered(state, slot, {:probed, result}), do: act(state, slot, Care.probed(slot, result))
+
   @impl true
   def handle_cast({:replace, owner, error}, state) do
     case by_owner(state, owner) do
       %{state: from} = slot when from in [:ready, :ejected] ->
-        {:noreply, apply_care(state, slot, {:end, error})}
+        {:noreply, act(state, slot, {:end, error})}
 
       _ ->
         {:noreply, state}
@@ -369,10 +307,7 @@ defmodule DSPex.PythonBridge.Pool.Server do
   def handle_cast({:fault, owner, error}, state) do
     case by_owner(state, owner) do
       %{state: :ready} = slot ->
-        shares = shared(state)
-        ejected = Enum.count(shares, &(&1.state == :ejected))
-        may_eject? = slot.session == nil and 2 * (ejected + 1) <= length(shares)
-        {:noreply, apply_care(state, slot, Care.fault(slot, error, may_eject?))}
+        {:noreply, act(state, slot, Care.fault(slot, error, may_eject?(state, slot)))}
 
       _ ->
         {:noreply, state}
@@ -380,52 +315,73 @@ defmodule DSPex.PythonBridge.Pool.Server do
   end
 
   def handle_cast({:ended, session_id}, state) do
-    case Enum.find(state.slots, fn {_, slot} -> slot.session == session_id end) do
-      {_, %{state: :ready} = slot} ->
-        {:noreply, apply_care(state, slot, {:drain, :session_ended})}
-
-      _ ->
-        {:noreply, state}
+    case of_session(state, session_id) do
+      %{state: :ready} = slot -> {:noreply, act(state, slot, {:drain, :session_ended})}
+      _ -> {:noreply, state}
     end
+  end
+
+  def handle_cast(:renew, state) do
+    if state.template do
+      Template.renew(state.template)
+      {:noreply, %{state | renewing?: true}}
+    else
+      {:noreply, renewed(state)}
+    end
+  end
+
+  defp renewed(state) do
+    slots = for %{state: :ready, successor?: false} = slot <- shared(state), do: slot
+    Enum.reduce(slots, %{state | renewing?: false}, &act(&2, &1, {:succeed, :renewed}))
+  end
+
+  # Never more than half of the workers.
+  defp may_eject?(_state, %{session: session}) when session != nil, do: false
+
+  defp may_eject?(state, _slot) do
+    slots = shared(state)
+    2 * (Enum.count(slots, &(&1.state == :ejected)) + 1) <= length(slots)
   end
 
   # Transitions
 
   defp ready(state, slot, connection) do
     slot = Slot.move(%{slot | connection: connection}, :ready, :started)
-    state = publish(put_slot(%{state | failure: nil}, slot))
-    {own, waiting_for} = Map.pop(state.waiting_for, slot.number, [])
-    answer(own, {:ok, connection})
-    state = %{state | waiting_for: waiting_for}
-
-    if slot.session == nil do
-      answer(state.waiting, {:ok, state.pool})
-      for from <- state.first, do: GenServer.reply(from, :ok)
-      replaced = slot.replaces && state.slots[slot.replaces]
-      state = %{state | waiting: [], first: []}
-      if replaced, do: apply_care(state, replaced, {:drain, :replaced}), else: state
-    else
-      state
-    end
+    state = publish(put_slot(%{state | failure: nil, failed_starts: 0}, slot))
+    may_grow(state)
+    state = %{state | waiting: Waiting.answer(state.waiting, slot.number, {:ok, connection})}
+    if slot.session, do: state, else: shared_ready(state, state.slots[slot.replaces])
   end
+
+  defp shared_ready(state, replaced) do
+    for from <- state.first, do: GenServer.reply(from, :ok)
+    state = %{state | first: [], waiting: Waiting.answer(state.waiting, :any, {:ok, state.pool})}
+    if replaced, do: act(state, replaced, {:drain, :replaced}), else: state
+  end
+
+  # Lets the next caller that finds no free thread ask for a further worker.
+  defp may_grow(state), do: :atomics.put(state.pool.wants_more, 1, 0)
 
   defp gone(state, slot, reason) do
     error = error(reason)
     slot = Slot.move(slot, :gone, error)
-    {own, waiting_for} = Map.pop(state.waiting_for, slot.number, [])
-    answer(own, {:error, error})
 
     state = %{
       state
       | slots: Map.delete(state.slots, slot.number),
         swept: Map.delete(state.swept, slot.number),
-        waiting_for: waiting_for
+        waiting: Waiting.answer(state.waiting, slot.number, {:error, error})
     }
 
-    if expected?(reason), do: fill(state), else: state |> failed(slot, error) |> delayed()
+    state = if slot.replaces, do: no_successor(state, state.slots[slot.replaces]), else: state
+
+    if reason in [:normal, :shutdown],
+      do: fill(state),
+      else: state |> failed(slot, error) |> delayed()
   end
 
-  defp expected?(reason), do: reason in [:normal, :shutdown]
+  defp no_successor(state, nil), do: state
+  defp no_successor(state, slot), do: put_slot(state, %{slot | successor?: false})
 
   defp error({:shutdown, %Error{} = error}), do: error
 
@@ -435,29 +391,36 @@ defmodule DSPex.PythonBridge.Pool.Server do
   defp error(_reason), do: Error.new(:worker_crashed, "the worker's owner has failed")
 
   defp failed(state, slot, error) do
+    log(state, slot, error)
+    never? = slot.connection == nil
+    state = %{state | failure: error, early: early(state, slot, error)}
+    if never?, do: failed_start(state, error), else: state
+  end
+
+  defp early(state, slot, error) do
+    cond do
+      Connection.now() - slot.started >= @early -> 0
+      slot.connection == nil or not Care.from_outside?(error) -> state.early + 1
+      true -> state.early
+    end
+  end
+
+  defp failed_start(state, error) do
+    for from <- state.first, do: GenServer.reply(from, {:error, error})
+    count = state.failed_starts + 1
+    if count >= @suspicious and state.template, do: Template.replace(state.template)
+    %{state | first: [], failed_starts: rem(count, @suspicious)}
+  end
+
+  defp log(state, slot, error) do
     Logger.error(
       fn ->
         lines = String.split(error.details["stderr"] || "", "\n", trim: true)
-
-        Enum.join(
-          ["#{inspect(state.pool.name)}: slot #{slot.number}: #{error.message}" | lines],
-          "\n    "
-        )
+        line = "#{inspect(state.pool.name)}: slot #{slot.number}: #{error.message}"
+        Enum.join([line | lines], "\n    ")
       end,
       bridge: {state.pool.name, slot.number}
     )
-
-    early? = Connection.now() - slot.started < @early
-    never? = slot.connection == nil
-    own? = never? or not from_outside?(error)
-    early = if early? and own?, do: state.early + 1, else: if(early?, do: state.early, else: 0)
-    if never?, do: for(from <- state.first, do: GenServer.reply(from, {:error, error}))
-    first = if never?, do: [], else: state.first
-    %{state | early: early, failure: error, first: first}
-  end
-
-  defp from_outside?(%{details: details}) do
-    details["signal"] in @from_outside or details["exit_status"] in @outside_statuses
   end
 
   defp delayed(%{early: early} = state) when early < 2, do: fill(state)
@@ -466,11 +429,6 @@ defmodule DSPex.PythonBridge.Pool.Server do
   defp delayed(state) do
     delay = min(@first_delay * Integer.pow(2, min(state.early - 2, 16)), @longest_delay)
     %{state | start_timer: Process.send_after(self(), :start, delay)}
-  end
-
-  defp failed_template(state, error) do
-    for from <- state.first, do: GenServer.reply(from, {:error, error})
-    %{state | failure: error, address: :starting, first: []}
   end
 
   defp too_late(nil), do: Error.new(:deadline_exceeded, "no worker has started in time")
@@ -484,20 +442,9 @@ defmodule DSPex.PythonBridge.Pool.Server do
   defp tend(state) do
     now = Connection.now()
 
-    state =
-      if Enum.any?(shared(state), &(now - &1.started > @early and &1.state == :ready)),
-        do: %{state | early: 0},
-        else: state
-
-    Enum.reduce(state.slots, state, fn {number, _}, state ->
-      slot = state.slots[number]
-      {slot, idle} = Slot.idle(slot, now)
-
-      apply_care(
-        put_slot(state, slot),
-        slot,
-        Care.due(slot, idle, spare(state), state.pool, state.own)
-      )
+    Enum.reduce(Map.keys(state.slots), state, fn number, state ->
+      {slot, idle} = Slot.idle(state.slots[number], now)
+      act(put_slot(state, slot), slot, Care.due(slot, idle, spare(state), state.pool, state.own))
     end)
   end
 
@@ -506,48 +453,37 @@ defmodule DSPex.PythonBridge.Pool.Server do
     Enum.count(shared(state), &(&1.state == :ready)) - state.own[:workers].first
   end
 
-  defp apply_care(state, slot, :nothing), do: put_slot(state, slot)
-  defp apply_care(state, _slot, {:keep, slot}), do: put_slot(state, slot)
+  defp act(state, slot, :nothing), do: put_slot(state, slot)
+  defp act(state, _slot, {:keep, slot}), do: put_slot(state, slot)
 
-  defp apply_care(state, slot, {:eject, slot_after, delay, error}) do
+  defp act(state, _slot, {:eject, slot, delay, error}) do
     Process.send_after(self(), {:probe, slot.number}, delay)
-    slot = if slot.state == :ready, do: Slot.move(slot_after, :ejected, error), else: slot_after
+    slot = if slot.state == :ready, do: Slot.move(slot, :ejected, error), else: slot
     publish(put_slot(state, slot))
   end
 
-  defp apply_care(state, slot, :readmit) do
+  defp act(state, slot, :readmit) do
     publish(put_slot(state, Slot.move(%{slot | faults: []}, :ready, :probed)))
   end
 
-  defp apply_care(state, slot, {:succeed, _reason}) do
-    if state.address == :starting do
-      state
-    else
-      {state, _} = start(put_slot(state, %{slot | successor?: true}), replaces: slot.number)
-      state
-    end
-  end
+  # Its successor first.
+  defp act(%{address: :starting} = state, _slot, {:succeed, _reason}), do: state
 
-  defp apply_care(state, %{state: :draining}, {:drain, _reason}), do: state
-
-  defp apply_care(state, slot, {:drain, reason}) do
-    slot =
-      Slot.move(
-        %{slot | drain_by: Connection.now() + state.own[:drain_timeout]},
-        :draining,
-        reason
-      )
-
-    state = publish(put_slot(state, slot))
-    Care.drain(slot, state.pool)
-
-    if Slot.open_calls(slot) == 0 and Sessions.count(state.pool.sessions, slot.owner) == 0,
-      do: Care.stop(slot)
-
+  defp act(state, slot, {:succeed, _reason}) do
+    {state, _} = start(put_slot(state, %{slot | successor?: true}), replaces: slot.number)
     state
   end
 
-  defp apply_care(state, slot, {:end, error}) do
+  defp act(state, %{state: from} = slot, {:drain, reason}) when from in [:ready, :ejected] do
+    drain_by = Connection.now() + state.own[:drain_timeout]
+    slot = Slot.move(%{slot | drain_by: drain_by}, :draining, reason)
+    Care.release_durable(slot, state.pool)
+    publish(put_slot(state, slot))
+  end
+
+  defp act(state, _slot, {:drain, _reason}), do: state
+
+  defp act(state, slot, {:end, error}) do
     slot = if slot.state == :draining, do: slot, else: Slot.move(slot, :draining, error)
     Care.stop(slot)
     fill(publish(put_slot(state, slot)))

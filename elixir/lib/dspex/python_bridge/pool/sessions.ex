@@ -15,7 +15,8 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
   # A row that was used later than so many ms before a worker listed its sessions is kept although
   # the session is not in the list: its call may have been on the way.
   @margin 10_000
-  # For requests that the pool makes itself, ms.
+  # Pause before a question is asked again, and the time for its answer, ms.
+  @pause 5
   @timeout 5_000
 
   @doc "Returns a new table, of the calling process."
@@ -80,11 +81,12 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
   the store or, where the affinity is a hint, begins a new one; `:lost`, which one caller is told;
   `:new` for the others.
   """
-  @spec bereaved(Pool.t(), String.t(), Connection.t()) :: :moved | :lost | :new
-  def bereaved(pool, id, dead) do
+  @spec bereaved(Pool.t(), String.t(), Connection.t(), integer() | :infinity) ::
+          :moved | :lost | :new
+  def bereaved(pool, id, dead, deadline) do
     cond do
       pool.affinity == :hint -> move(pool, id, dead)
-      pool.stored and durable?(pool, id, dead) -> move(pool, id, dead)
+      pool.stored and durable?(pool, id, deadline) -> move(pool, id, dead)
       remove(pool, id, dead.owner) -> :lost
       true -> :new
     end
@@ -96,13 +98,21 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
     :moved
   end
 
-  defp durable?(pool, id, dead) do
-    with {:ok, connection} <- Choice.choose(pool, [dead.owner]),
+  # Any worker knows whether the store has the session.
+  defp durable?(pool, id, deadline) do
+    with {:ok, pool} <- Server.await(pool.server, deadline),
+         {:ok, connection} <- Choice.choose(pool),
          {:ok, %{"durable" => durable}} <- request(connection, "get_session", %{}, id) do
       durable
     else
-      _ -> false
+      {:error, %{code: :session_not_found}} -> false
+      _ -> Connection.remaining(deadline) != 0 and durable_later?(pool, id, deadline)
     end
+  end
+
+  defp durable_later?(pool, id, deadline) do
+    Process.sleep(@pause)
+    durable?(pool, id, deadline)
   end
 
   @doc "Removes all sessions."

@@ -23,12 +23,13 @@ defmodule DSPex.PythonBridge.Pool.Slot do
   # Of the limits of a worker's life, so that slots that started together do not end together.
   @jitter 0.1
 
-  @enforce_keys [:pool, :number, :owner, :monitor, :session, :started]
-  # replaces: the number of the slot that drains when this one is ready. faults: ms of recent ones.
+  @enforce_keys [:pool, :number, :owner, :started]
+  # session: the only one that the worker serves. replaces: the number of the slot that drains when this one is ready. faults: ms of recent ones.
   # idle: since when, in ms, and at how many requests. drain_by: ms.
   defstruct @enforce_keys ++
               [
                 :connection,
+                :session,
                 :replaces,
                 :idle,
                 :drain_by,
