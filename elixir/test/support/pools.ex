@@ -9,7 +9,11 @@ defmodule Pools do
     name = Module.concat(SessionPoolV2, "Test#{System.unique_integer([:positive])}")
 
     start_supervised!(
-      {SessionPoolV2, Keyword.merge([name: name, workers: 2], Workers.options(options))}
+      {SessionPoolV2,
+       Keyword.merge(
+         [name: name, workers: 2, fork: System.get_env("POOL_FORK") != "no"],
+         Workers.options(options)
+       )}
     )
 
     name
@@ -23,7 +27,8 @@ defmodule Pools do
 
   @doc "Returns the process ids of the workers that take calls."
   def pids(pool) do
-    for %{state: :ready, worker_pid: pid} <- SessionPoolV2.get_pool_status(pool).slots, do: pid
+    slots = Map.get(SessionPoolV2.get_pool_status(pool), :slots, [])
+    for %{state: :ready, worker_pid: pid} <- slots, do: pid
   end
 
   @doc "Waits until so many workers take calls."

@@ -1,0 +1,188 @@
+defmodule DSPex.Pool.FailureTest do
+  # Ends of workers, of the template and of the pool.
+  use ExUnit.Case, async: true
+
+  import Pools
+  import Workers
+  alias DSPex.PythonBridge.{Error, SessionPoolV2}
+
+  @moduletag timeout: 120_000
+
+  defp anonymous(pool, command, args \\ %{}, options \\ []) do
+    SessionPoolV2.execute_anonymous(command, args, [pool_name: pool] ++ options)
+  end
+
+  defp in_session(pool, id, command, args \\ %{}, options \\ []) do
+    SessionPoolV2.execute_in_session(id, command, args, [pool_name: pool] ++ options)
+  end
+
+  # Kills the worker that runs a call.
+  defp kill_busy(pool) do
+    pid = wait_until(fn -> busy(pool) end)
+    signal(pid, :KILL)
+    pid
+  end
+
+  defp busy(pool) do
+    Enum.find_value(
+      SessionPoolV2.get_pool_status(pool).slots,
+      &(&1.open_calls > 0 && &1.worker_pid)
+    )
+  end
+
+  test "an idempotent call is repeated by another worker, once the first has ended" do
+    pool = start_pool()
+    wait_for_workers(pool, 2)
+    call = Task.async(fn -> anonymous(pool, :sleep, %{seconds: 1}) end)
+    kill_busy(pool)
+    assert {:ok, %{"slept" => _}} = Task.await(call)
+    wait_for_workers(pool, 2)
+  end
+
+  test "any other call gets the error that says how its worker has ended" do
+    pool = start_pool(adapter: "bridge_test_adapter:adapter")
+    wait_for_workers(pool, 2)
+    call = Task.async(fn -> anonymous(pool, :events, %{count: 0, then: 20}) end)
+    kill_busy(pool)
+    assert {:error, %Error{code: :worker_crashed} = error} = Task.await(call)
+    assert error.details["signal"] == "SIGKILL" or error.details["exit_status"] == 137
+    assert {:ok, _} = anonymous(pool, :ping)
+  end
+
+  test "a call that two workers had when they were killed is not sent a third time" do
+    pool = start_pool(workers: 3)
+    wait_for_workers(pool, 3)
+    call = Task.async(fn -> anonymous(pool, :sleep, %{seconds: 20}) end)
+    first = kill_busy(pool)
+    wait_until(fn -> busy(pool) not in [nil, first] end)
+    kill_busy(pool)
+    assert {:error, %Error{code: :worker_crashed}} = Task.await(call, 15_000)
+  end
+
+  test "a call has one deadline, whatever happens to its workers" do
+    pool = start_pool()
+    wait_for_workers(pool, 2)
+    call = Task.async(fn -> anonymous(pool, :sleep, %{seconds: 20}, timeout: 1_000) end)
+    kill_busy(pool)
+    assert {:error, %Error{code: :deadline_exceeded}} = Task.await(call, 3_000)
+  end
+
+  test "a durable session goes on in another worker" do
+    folder = Path.join(System.tmp_dir!(), "bridge-store-#{System.unique_integer([:positive])}")
+    File.mkdir_p!(folder)
+    on_exit(fn -> File.rm_rf!(folder) end)
+    pool = start_pool(args: ["--store", "sqlite:#{folder}/sessions.db"])
+    wait_for_workers(pool, 2)
+    {:ok, _} = in_session(pool, "ann", :create_session, %{durable: true})
+    {:ok, _} = in_session(pool, "ann", :update_session_data, %{key: "a", value: 1})
+    {:ok, _} = in_session(pool, "bob", :update_session_data, %{key: "a", value: 1})
+
+    for pid <- Enum.uniq([pid_of(pool, "ann"), pid_of(pool, "bob")]), do: signal(pid, :KILL)
+    wait_until(fn -> not alive?(pool, "ann") and not alive?(pool, "bob") end)
+    assert {:ok, %{"data" => %{"a" => 1}}} = in_session(pool, "ann", :get_session_data)
+    assert {:error, %Error{code: :session_lost}} = in_session(pool, "bob", :get_session_data)
+    assert {:ok, %{"data" => %{}}} = in_session(pool, "bob", :get_session_data)
+    assert :ok = SessionPoolV2.end_session("ann", pool_name: pool)
+    assert {:ok, %{"data" => data}} = in_session(pool, "ann", :get_session_data)
+    assert data == %{}
+  end
+
+  defp alive?(pool, id), do: Process.alive?(worker_of(pool, id).owner)
+
+  test "the end of the template leaves the workers, and another one takes its place" do
+    pool = start_pool()
+    wait_for_workers(pool, 2)
+    workers = pids(pool)
+    template = template_pid(pool)
+    call = Task.async(fn -> anonymous(pool, :sleep, %{seconds: 0.5}) end)
+    signal(template, :KILL)
+    assert {:ok, _} = Task.await(call)
+    wait_until(fn -> template_pid(pool) not in [nil, template] end)
+    assert Enum.sort(pids(pool)) == Enum.sort(workers)
+    for pid <- workers, do: signal(pid, :KILL)
+    wait_until(fn -> length(pids(pool) -- workers) == 2 end, 20_000)
+    assert {:ok, _} = anonymous(pool, :ping)
+  end
+
+  defp template_pid(pool) do
+    with %{current: %{os_pid: pid}} <- :sys.get_state(Module.concat(pool, "Template")), do: pid
+  end
+
+  test "renew replaces the template and the workers without a failed call" do
+    pool = start_pool()
+    wait_for_workers(pool, 2)
+    {workers, template} = {pids(pool), template_pid(pool)}
+    stop = :atomics.new(1, [])
+
+    callers = for _ <- 1..4, do: Task.async(fn -> call_until(stop, pool, 0) end)
+
+    :ok = SessionPoolV2.renew(pool)
+
+    wait_until(
+      fn -> template_pid(pool) != template and length(pids(pool) -- workers) == 2 end,
+      20_000
+    )
+
+    wait_until(fn -> not Enum.any?([template | workers], &os_alive?/1) end, 20_000)
+    :atomics.put(stop, 1, 1)
+    assert callers |> Task.await_many() |> Enum.sum() > 0
+  end
+
+  defp call_until(stop, pool, count) do
+    {:ok, %{"n" => ^count}} = anonymous(pool, :echo_decoded, %{n: count})
+    if :atomics.get(stop, 1) == 1, do: count, else: call_until(stop, pool, count + 1)
+  end
+
+  test "a pool whose workers cannot start says why, and starts when they can" do
+    python = breakable_python()
+    break(python, "no such thing")
+    pool = start_pool(python: python)
+    assert {:error, %Error{message: message}} = anonymous(pool, :ping, %{}, timeout: 300)
+    assert message =~ "no such thing"
+    assert %{status: :starting, last_error: %Error{}} = SessionPoolV2.get_pool_status(pool)
+    mend(python)
+    assert {:ok, _} = anonymous(pool, :ping)
+  end
+
+  test "without retry_start the start fails with the reason" do
+    Process.flag(:trap_exit, true)
+    python = breakable_python()
+    break(python, "no such thing")
+
+    for fork <- [true, false] do
+      assert {:error, {:shutdown, %Error{message: message}}} =
+               SessionPoolV2.start_link(options(name: FailingPool, python: python, fork: fork))
+
+      assert message =~ "no such thing"
+    end
+  end
+
+  test "nothing is left of a pool that was stopped" do
+    {:ok, _} = SessionPoolV2.start_link(options(name: StoppedPool, workers: 2))
+    wait_for_workers(StoppedPool, 2)
+    %{folder: folder, current: %{os_pid: template}} = :sys.get_state(StoppedPool.Template)
+    processes = [template | pids(StoppedPool)]
+    assert {:ok, %{mode: mode}} = File.stat(folder)
+    assert Bitwise.band(mode, 0o777) == 0o700
+    :ok = SessionPoolV2.stop(StoppedPool)
+    refute File.exists?(folder)
+    wait_until(fn -> not Enum.any?(processes, &os_alive?/1) end)
+    assert {:error, %Error{code: :worker_crashed}} = anonymous(StoppedPool, :ping)
+  end
+
+  test "a server that fails is restarted, and the pool goes on" do
+    pool = start_pool()
+    wait_for_workers(pool, 2)
+    Process.exit(DSPex.PythonBridge.Pool.get(pool).server, :kill)
+    assert {:ok, _} = anonymous(pool, :ping)
+    wait_for_workers(pool, 2)
+  end
+
+  test "workers on ports, where there is no template" do
+    pool = start_pool(fork: false)
+    wait_for_workers(pool, 2)
+    call = Task.async(fn -> anonymous(pool, :sleep, %{seconds: 0.5}) end)
+    kill_busy(pool)
+    assert {:ok, _} = Task.await(call)
+  end
+end
