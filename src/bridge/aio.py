@@ -1,4 +1,4 @@
-"""The client of a worker process for asyncio: start it, call it from the tasks of one event loop, stop it.
+"""The client of a worker for asyncio: start it or connect to it, call it from the tasks of one event loop, stop it.
 
 async with await Client.start() as client:
     await client.call("ping")
@@ -6,6 +6,7 @@ async with await Client.start() as client:
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
 import warnings
@@ -15,24 +16,25 @@ from typing import Any, Literal, NoReturn
 
 from bridge import errors
 from bridge.host.client import STOP_TIMEOUT
-from bridge.host.connection import format_named
-from bridge.host.launch import launch, not_started
-from bridge.host.logs import are_forwarded
+from bridge.host.connect import PAUSE, Attempt
+from bridge.host.connection import Settings
+from bridge.host.launch import launch
 from bridge.host.looped import AwaitedCall, LoopedConnection
 from bridge.host.open_calls import CallCancelled
 from bridge.host.timeouts import seconds_of
 from bridge.host.tools import Callables, Tool
+from bridge.host.worker import Worker
 from bridge.options import DEFAULT_MAX_FRAME, DEFAULT_MAX_VALUES
 
 __all__ = ["Client", "Stream"]
 
 
 class Client:
-    """A worker process and the connection to it, for the tasks of one event loop.
+    """A worker and the connection to it, for the tasks of one event loop.
 
-    Make one with `await Client.start()`. As an asynchronous context manager it stops its worker at the end. A client
-    belongs to the event loop and the process that started it: elsewhere, every method raises RuntimeError. Cancelling
-    a task cancels the call that it waits for, in the worker too.
+    Make one with `await Client.start()` or `await Client.connect()`. As an asynchronous context manager it stops its
+    worker at the end. A client belongs to the event loop and the process that made it: elsewhere, every method raises
+    RuntimeError. Cancelling a task cancels the call that it waits for, in the worker too.
     """
 
     def __init__(self, connection: LoopedConnection) -> None:
@@ -66,32 +68,60 @@ class Client:
         `details["stderr"]`, the last lines of its output; TypeError and ValueError for invalid
         options.
         """
-        chosen = format_named(format)
-        forwards_logs = are_forwarded(logs)
+        settings = Settings.checked(format, max_frame, max_values, logs)
         seconds_of(timeout)
-        process = launch(adapter, python, flags, env, max_frame, max_values)
+        return await cls._of(launch(adapter, python, flags, env, max_frame, max_values), settings, tools, timeout)
+
+    @classmethod
+    async def connect(
+        cls,
+        address: str,
+        *,
+        format: str = "msgpack",
+        max_frame: int = DEFAULT_MAX_FRAME,
+        max_values: int = DEFAULT_MAX_VALUES,
+        tools: Callables = (),
+        logs: Literal["stderr", "logging"] = "stderr",
+        timeout: float | None = 10.0,
+    ) -> Client:
+        """Connect to a server of workers, and wait until the worker that it provides answers.
+
+        address: "unix:" and the path of the server's socket. Each client has a worker of its own, which ends with the
+        connection. logs: "stderr" leaves the worker's logs to the server. The other options are those of `start`; the
+        server has its own max_frame and max_values.
+        Raises WorkerCrashed (category initialization) with the reason and what to do; the worker's own error if it
+        answers with one, such as Overloaded; TypeError and ValueError for invalid options.
+        """
+        settings = Settings.checked(format, max_frame, max_values, logs)
+        attempt = Attempt(address, seconds_of(timeout))
+        while (worker := attempt.connect()) is None:
+            await asyncio.sleep(PAUSE)
+        return await cls._of(worker, settings, tools, attempt.seconds_left)
+
+    @classmethod
+    async def _of(cls, worker: Worker, settings: Settings, tools: Callables, timeout: float | None) -> Client:
+        """Return a client of a worker that has answered it. Raises the errors of `start` or `connect`."""
         try:
-            client = cls(LoopedConnection(process, chosen, max_frame, max_values, forwards_logs))
+            client = cls(LoopedConnection(worker, settings))
         except BaseException:
-            process.kill()
+            worker.discard()
             raise
         try:
             await anext(client._guard)
-            await client.call("hello", {"offers": client._connection.offers}, timeout=timeout)
+            worker.identify(await client.call("hello", {"offers": client._connection.offers}, timeout=timeout))
             if tools:
                 await client.register_tools(tools)
-        except errors.BridgeError as error:
+        except BaseException as error:
             await client.kill()
-            raise not_started(errors.text_of(error), **process.crash_details() | error.details) from error
-        except BaseException:
-            await client.kill()
+            if isinstance(error, errors.BridgeError):
+                worker.fail_start(error)
             raise
         return client
 
     @property
-    def pid(self) -> int:
-        """Return the worker's process id."""
-        return self._connection.process.pid
+    def pid(self) -> int | None:
+        """Return the worker's process id; None for a connection whose worker has not told it."""
+        return self._connection.worker.pid
 
     async def call(
         self,
@@ -164,10 +194,11 @@ class Client:
         result: dict[str, Any] = await self.call("get_stats")
         return result
 
-    async def stop(self, timeout: float | None = STOP_TIMEOUT) -> int:
+    async def stop(self, timeout: float | None = STOP_TIMEOUT) -> int | None:
         """Stop the worker after the grace period for its open calls, and return its exit status.
 
-        Kills it and its children after `timeout` seconds, or at once if the task is cancelled. Calls after this raise
+        Kills it and its children after `timeout` seconds, or at once if the task is cancelled. A connection is closed
+        instead: its worker ends by itself, and the status, which only the server knows, is None. Calls after this raise
         WorkerCrashed.
         """
         self._connection.check_loop()
@@ -177,8 +208,8 @@ class Client:
         finally:
             await self._guard.aclose()
 
-    async def kill(self) -> int:
-        """Kill the worker and its children, and return its exit status."""
+    async def kill(self) -> int | None:
+        """Kill the worker and its children, and return its exit status. Close a connection at once, and return None."""
         return await self.stop(0.0)
 
     def _open(self, command: str, timeout: float | None, has_events: bool = False) -> AwaitedCall:
@@ -200,7 +231,7 @@ class Client:
 
     def __del__(self, warn: Callable[..., None] = warnings.warn) -> None:
         connection = self._connection
-        if connection.process.is_usable and connection.end_reason is None:
+        if connection.worker.is_usable and connection.end_reason is None:
             warning = f"{self!r} was not stopped"
             connection.abandon("nothing refers to its client")
             with contextlib.suppress(StopIteration):  # here, because the loop would start a task for it
@@ -209,9 +240,9 @@ class Client:
 
     def __repr__(self) -> str:
         state = self._connection.end_reason or "running"
-        if not self._connection.process.is_usable:
+        if not self._connection.worker.is_usable:
             state = "of another process"
-        return f"<aio.Client pid={self.pid} format={self._connection.format.name}: {state}>"
+        return f"<aio.Client {self._connection.worker.name} format={self._connection.format.name}: {state}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Client cannot be pickled: start one in each process")

@@ -9,6 +9,7 @@ import pytest
 
 from bridge import Client, errors
 from bridge.host.logs import MOST_WAITING, LogForwarder
+from bridge.host.worker import Worker
 from client_uses import HANG, SUPPORT_PATH
 from peer import wait_until
 
@@ -88,7 +89,7 @@ def test_handlers_may_be_slow_may_raise_and_may_call(client):
 def test_lines_that_arrive_faster_than_they_are_logged_are_counted(caplog):
     """The oldest are dropped, and a warning has their number."""
     jobs = []
-    forwarder = LogForwarder(1, jobs.append)
+    forwarder = LogForwarder(Worker(), jobs.append)
     for number in range(MOST_WAITING + 5):
         forwarder.add({"level": "WARNING", "logger": "many", "message": str(number)})
     (job,) = jobs

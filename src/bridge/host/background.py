@@ -19,7 +19,7 @@ Callback = Callable[[], Any]
 
 
 class Background:
-    """An event loop with the methods of asyncio's that `Pipes` needs, in a thread of its own.
+    """An event loop with the methods of asyncio's that `Transport` needs, in a thread of its own.
 
     It watches the worker's stdout only while the inbox lets it read. Writers may be added from any thread.
     """

@@ -11,10 +11,10 @@ from time import monotonic
 from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn
 
-from bridge.host.launch import WorkerProcess
 from bridge.host.open_calls import CallCancelled, OpenCall
 from bridge.host.threads import Threads
 from bridge.host.timeouts import seconds_of
+from bridge.host.worker import Worker
 
 NO_TIMING: Mapping[str, float] = MappingProxyType({})
 
@@ -27,10 +27,10 @@ class Call(concurrent.futures.Future[Any]):
     Callbacks run on a separate thread, never on one that the connection needs.
     """
 
-    def __init__(self, call: OpenCall, process: WorkerProcess, threads: Threads) -> None:
+    def __init__(self, call: OpenCall, worker: Worker, threads: Threads) -> None:
         super().__init__()
         self._call = call
-        self._process = process
+        self._worker = worker
         self._threads = threads
         self._on_event: OnEvent | None = None
         self._lock = RLock()
@@ -60,7 +60,7 @@ class Call(concurrent.futures.Future[Any]):
 
         `result` raises Cancelled from then on.
         """
-        self._process.check_own()
+        self._worker.check_own()
         if self._call.cancel() or (self._on_event is None and self._call.has_ended):
             self._conclude()
         return self.cancelled()
@@ -105,8 +105,8 @@ class Call(concurrent.futures.Future[Any]):
 
     def _wait(self, timeout: float | None) -> None:
         """Wait for the end of the call, until `timeout` or the call's own timeout is over."""
-        if not self._process.is_own:
-            self._process.check_own()
+        if not self._worker.is_own:
+            self._worker.check_own()
         seconds = None if timeout is None else seconds_of(timeout, least=-inf)
         until = None if seconds is None else monotonic() + seconds
         last = self._call.last_moment
@@ -179,10 +179,10 @@ class Stream:
     exception, closes the stream; so does leaving it as a context manager.
     """
 
-    def __init__(self, call: OpenCall, process: WorkerProcess, threads: Threads) -> None:
+    def __init__(self, call: OpenCall, worker: Worker, threads: Threads) -> None:
         self._call = call
-        self._process = process
-        self._future = Call(call, process, threads)
+        self._worker = worker
+        self._future = Call(call, worker, threads)
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         try:
@@ -196,7 +196,7 @@ class Stream:
 
         The worker is not paused from then on: events that have not been consumed stay in memory.
         """
-        self._process.check_own()
+        self._worker.check_own()
         self._call.lift_limit()
         return self._future.result(timeout)
 
@@ -206,11 +206,11 @@ class Stream:
 
     def close(self) -> None:
         """Cancel the call if it has not ended, and drop events that have not been consumed."""
-        self._process.check_own()
+        self._worker.check_own()
         self._close()
 
     def __enter__(self) -> Stream:
-        self._process.check_own()
+        self._worker.check_own()
         return self
 
     def __exit__(
@@ -233,10 +233,10 @@ class Stream:
         return f"<Stream {self._call.id} {self._call.command}: {state}>"
 
     def _next(self) -> tuple[str, Any] | None:
-        self._process.check_own()
+        self._worker.check_own()
         return self._call.next_event()
 
     def _close(self) -> None:
-        if self._process.is_usable:
+        if self._worker.is_usable:
             self._call.drop_events()
             self._call.cancel()

@@ -1,32 +1,34 @@
-"""The client of a worker process: start it, call it from any thread, stop it."""
+"""The client of a worker: start it or connect to it, call it from any thread, stop it."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, NoReturn
 
 from bridge import errors
 from bridge.host.calls import Call, OnEvent, Stream
-from bridge.host.connection import format_named
-from bridge.host.launch import launch, not_started
-from bridge.host.logs import are_forwarded
+from bridge.host.connect import PAUSE, Attempt
+from bridge.host.connection import Settings
+from bridge.host.launch import launch
 from bridge.host.open_calls import OpenCall
 from bridge.host.threaded import ThreadedConnection
 from bridge.host.timeouts import seconds_of
 from bridge.host.tools import Callables, Tool
+from bridge.host.worker import Worker
 from bridge.options import DEFAULT_MAX_FRAME, DEFAULT_MAX_VALUES
 
 STOP_TIMEOUT = 3.0  # seconds; the worker's own grace period is 2 s
 
 
 class Client:
-    """A worker process and the connection to it. Usable from any number of threads.
+    """A worker and the connection to it. Usable from any number of threads.
 
-    Make one with `Client.start()`. As a context manager it stops its worker at the end. A client
-    belongs to the process that started it: in a fork of that process, every method raises
-    RuntimeError.
+    Make one with `Client.start()` or `Client.connect()`. As a context manager it stops its worker
+    at the end. A client belongs to the process that made it: in a fork of that process, every
+    method raises RuntimeError.
     """
 
     def __init__(self, connection: ThreadedConnection) -> None:
@@ -59,31 +61,60 @@ class Client:
         `details["stderr"]`, the last lines of its output; TypeError and ValueError for invalid
         options.
         """
-        chosen = format_named(format)
-        forwards_logs = are_forwarded(logs)
+        settings = Settings.checked(format, max_frame, max_values, logs)
         seconds_of(timeout)
-        process = launch(adapter, python, flags, env, max_frame, max_values)
+        return cls._of(launch(adapter, python, flags, env, max_frame, max_values), settings, tools, timeout)
+
+    @classmethod
+    def connect(
+        cls,
+        address: str,
+        *,
+        format: str = "msgpack",
+        max_frame: int = DEFAULT_MAX_FRAME,
+        max_values: int = DEFAULT_MAX_VALUES,
+        tools: Callables = (),
+        logs: Literal["stderr", "logging"] = "stderr",
+        timeout: float | None = 10.0,
+    ) -> Client:
+        """Connect to a server of workers, and wait until the worker that it provides answers.
+
+        address: "unix:" and the path of the server's socket. Each client has a worker of its own,
+        which ends with the connection. logs: "stderr" leaves the worker's logs to the server. The
+        other options are those of `start`; the server has its own max_frame and max_values.
+        Raises WorkerCrashed (category initialization) with the reason and what to do; the worker's
+        own error if it answers with one, such as Overloaded; TypeError and ValueError for invalid
+        options.
+        """
+        settings = Settings.checked(format, max_frame, max_values, logs)
+        attempt = Attempt(address, seconds_of(timeout))
+        while (worker := attempt.connect()) is None:
+            time.sleep(PAUSE)
+        return cls._of(worker, settings, tools, attempt.seconds_left)
+
+    @classmethod
+    def _of(cls, worker: Worker, settings: Settings, tools: Callables, timeout: float | None) -> Client:
+        """Return a client of a worker that has answered it. Raises the errors of `start` or `connect`."""
         try:
-            client = cls(ThreadedConnection(process, chosen, max_frame, max_values, forwards_logs))
+            client = cls(ThreadedConnection(worker, settings))
         except BaseException:
-            process.kill()
+            worker.discard()
             raise
         try:
-            client.call("hello", {"offers": client._connection.offers}, timeout=timeout)
+            worker.identify(client.call("hello", {"offers": client._connection.offers}, timeout=timeout))
             if tools:
                 client.register_tools(tools)
-        except errors.BridgeError as error:
+        except BaseException as error:
             client.kill()
-            raise not_started(errors.text_of(error), **process.crash_details() | error.details) from error
-        except BaseException:
-            client.kill()
+            if isinstance(error, errors.BridgeError):
+                worker.fail_start(error)
             raise
         return client
 
     @property
-    def pid(self) -> int:
-        """Return the worker's process id."""
-        return self._connection.process.pid
+    def pid(self) -> int | None:
+        """Return the worker's process id; None for a connection whose worker has not told it."""
+        return self._connection.worker.pid
 
     def call(
         self,
@@ -131,7 +162,7 @@ class Client:
         """
         has_events = on_event is not None
         call = self._open(command, timeout, has_events=has_events, caller_waits=has_events)
-        future = Call(call, self._connection.process, self._connection.threads)
+        future = Call(call, self._connection.worker, self._connection.threads)
         self._connection.start(call, args, session_id, traceparent, timing)
         if on_event is not None:
             self._connection.listen(future, call, on_event)
@@ -149,7 +180,7 @@ class Client:
         """Start `command`, and return its events to iterate over. The options are those of `submit`."""
         call = self._open(command, timeout, has_events=True)
         self._connection.start(call, args, session_id, traceparent)
-        return Stream(call, self._connection.process, self._connection.threads)
+        return Stream(call, self._connection.worker, self._connection.threads)
 
     def register_tools(self, tools: Callables, *, session_id: str | None = None) -> None:
         """Offer Python functions to the session's programs, by their names.
@@ -158,7 +189,7 @@ class Client:
         annotated types. The functions run on separate threads, at any time, and may call this
         client. Raises TypeError for a callable that cannot be a tool.
         """
-        self._connection.process.check_own()
+        self._connection.worker.check_own()
         known = [Tool(function) for function in tools]
         self._connection.offers["tools"] = True
         self.call("hello", {"offers": self._connection.offers})
@@ -175,17 +206,18 @@ class Client:
         result: dict[str, Any] = self.call("get_stats")
         return result
 
-    def stop(self, timeout: float | None = STOP_TIMEOUT) -> int:
+    def stop(self, timeout: float | None = STOP_TIMEOUT) -> int | None:
         """Stop the worker after the grace period for its open calls, and return its exit status.
 
         Kills it and its children after `timeout` seconds, or at once if the interpreter is ending.
-        Calls after this raise WorkerCrashed.
+        A connection is closed instead: its worker ends by itself, and the status, which only the
+        server knows, is None. Calls after this raise WorkerCrashed.
         """
-        self._connection.process.check_own()
+        self._connection.worker.check_own()
         return self._connection.close("the client was stopped", seconds_of(timeout))
 
-    def kill(self) -> int:
-        """Kill the worker and its children, and return its exit status."""
+    def kill(self) -> int | None:
+        """Kill the worker and its children, and return its exit status. Close a connection at once, and return None."""
         return self.stop(0.0)
 
     def _open(
@@ -193,14 +225,14 @@ class Client:
     ) -> OpenCall:
         """Return a new call. Raises RuntimeError in a fork, and while the interpreter is ending."""
         connection = self._connection
-        if not connection.process.is_own:
-            connection.process.check_own()
+        if not connection.worker.is_own:
+            connection.worker.check_own()
         if sys.is_finalizing():  # the background thread has stopped
             raise RuntimeError("a Client cannot call its worker while the interpreter is ending")
         return OpenCall(connection, command, seconds_of(timeout), has_events, caller_waits)
 
     def __enter__(self) -> Client:
-        self._connection.process.check_own()
+        self._connection.worker.check_own()
         return self
 
     def __exit__(
@@ -209,14 +241,14 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._connection.process.is_usable:  # a fork must not stop its parent's worker
+        if self._connection.worker.is_usable:  # a fork must not stop its parent's worker
             self.stop()
 
     def __repr__(self) -> str:
         state = self._connection.end_reason or "running"
-        if not self._connection.process.is_usable:
+        if not self._connection.worker.is_usable:
             state = "of another process"
-        return f"<Client pid={self.pid} format={self._connection.format.name}: {state}>"
+        return f"<Client {self._connection.worker.name} format={self._connection.format.name}: {state}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Client cannot be pickled: start one in each process")

@@ -9,15 +9,17 @@ import threading
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from bridge import errors
 from bridge._framing import Frame, Outbox, buffers_of, envelope_beginning, envelope_of, is_multipart
 from bridge.host._inbox import CONCLUDE, EVENT, PAUSE, RECEIVE, REFUSE
-from bridge.host.launch import WorkerProcess
+from bridge.host.logs import are_forwarded
 from bridge.host.open_calls import OpenCall, undecodable
-from bridge.host.pipes import Loop, Pipes
 from bridge.host.tools import Tools, WrongArguments, error_text
+from bridge.host.transport import Loop, Transport
+from bridge.host.worker import Worker
+from bridge.options import check
 from bridge.security.redaction import shorten
 from bridge.wire._frames import codec_for, format_of, unknown_format
 from bridge.wire._limits import limited
@@ -31,6 +33,28 @@ LEAST_PAUSE = 0.01  # seconds between two checks of the deadlines of the open ca
 LONGEST_ERROR = 1000  # characters of a tool's error that are sent to the worker
 
 
+class Settings(NamedTuple):
+    """Represents the options of a client that are about its connection, whatever is at the other end."""
+
+    format: Format
+    max_frame: int
+    max_values: int
+    forwards_logs: bool
+
+    @classmethod
+    def checked(cls, format: str, max_frame: int, max_values: int, logs: str) -> Settings:
+        """Return the options of `Client.start`. Raises ValueError if one of them is invalid."""
+        known = by_name(format)
+        if known is None:
+            raise ValueError(f"unknown format {format!r}; known: {', '.join(each.name for each in FORMATS)}")
+        for option, limit in (("max_frame", max_frame), ("max_values", max_values)):
+            try:
+                check(option, limit)
+            except ValueError as error:
+                raise ValueError(f"{option}: {error}") from None
+        return cls(known, max_frame, max_values, are_forwarded(logs))
+
+
 class Connection:
     """The calls to one worker and the worker's calls back. Nothing here waits.
 
@@ -39,21 +63,21 @@ class Connection:
     if its loop may.
     """
 
-    def __init__(
-        self, process: WorkerProcess, format: Format, max_frame: int, max_values: int, loop: Loop, log: Log | None
-    ) -> None:
-        self.process = process
-        self.format = format
+    def __init__(self, worker: Worker, settings: Settings, loop: Loop, log: Log | None) -> None:
+        self.worker = worker
+        self.format = settings.format
         self.tools = Tools()
         self.offers = {"buffers": True, "tools": False, "logs": log is not None}
         self.ids = itertools.count(1)
         self.lock = threading.RLock()
-        self._max_frame = max_frame
-        self._max_values = max_values
+        self._max_frame = settings.max_frame
+        self._max_values = settings.max_values
         self._log = log
-        self._codec = codec_for(format)
-        self.pipes = Pipes(process, max_frame, loop, self._serve, self.progressed, self._lose, self.lock)
-        self.inbox = self.pipes.inbox
+        self._codec = codec_for(settings.format)
+        self.transport = Transport(
+            worker, settings.max_frame, loop, self._serve, self.progressed, self._lose, self.lock
+        )
+        self.inbox = self.transport.inbox
         self.inbox.forwards_logs = log is not None
 
     def progressed(self) -> None:
@@ -71,7 +95,7 @@ class Connection:
     @property
     def end_reason(self) -> str | None:
         """Return the reason why nothing can be sent anymore; None while the connection is open."""
-        return self.pipes.end_reason
+        return self.transport.end_reason
 
     def request(
         self,
@@ -99,7 +123,7 @@ class Connection:
         outbox = self.encoded(request, "args")
         self.inbox.open(call)
         try:
-            if not self.pipes.write(outbox):
+            if not self.transport.write(outbox):
                 call.outbox = outbox
         except ConnectionError:
             call.fail(self.crashed())
@@ -115,7 +139,7 @@ class Connection:
     def post_frame(self, outbox: Outbox) -> None:
         """Send a frame without waiting. Has no effect if the worker has ended."""
         with contextlib.suppress(ConnectionError):  # every call will end with the worker
-            self.pipes.write(outbox)
+            self.transport.write(outbox)
 
     def reply(self, request: Incoming, result: Any) -> Outbox:
         """Return the frame that answers a call of the worker. Raises NotEncodable and FrameTooLarge."""
@@ -172,9 +196,7 @@ class Connection:
 
     def crashed(self) -> errors.WorkerCrashed:
         """Return the error for a call that has no reply because the worker has ended."""
-        return errors.WorkerCrashed(
-            self.end_reason or "the worker has closed its stdin", **self.process.crash_details()
-        )
+        return errors.WorkerCrashed(self.end_reason or self.worker.input_closed, **self.worker.crash_details())
 
     def _serve(self, kind: int, subject: Any) -> None:
         """Do a job of the inbox. Raises InvalidFrame for a frame that cannot be read and belongs to no call."""
@@ -240,14 +262,6 @@ class Connection:
         for call in list(self.inbox.calls.values()):
             call.fail(self.crashed())
         self.lost()
-
-
-def format_named(name: str) -> Format:
-    """Return the format of that name. Raises ValueError for an unknown name."""
-    format = by_name(name)
-    if format is None:
-        raise ValueError(f"unknown format {name!r}; known: {', '.join(known.name for known in FORMATS)}")
-    return format
 
 
 def _substitute(incoming: Incoming, buffers: tuple[Frame, ...]) -> None:

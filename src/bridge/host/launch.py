@@ -1,9 +1,8 @@
-"""Start a worker: its command line and environment, its process and pipes, and how it ended."""
+"""Start a worker process: its command line and environment, its pipes, its latest output, and how it ended."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import signal
@@ -12,13 +11,12 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
-from weakref import WeakSet
 
 from bridge import errors
-from bridge.options import DEFAULT_MAX_FRAME, DEFAULT_MAX_VALUES, check
+from bridge.host.worker import STDERR_FD, Worker, above_stderr, end_in_words
+from bridge.options import DEFAULT_MAX_FRAME, DEFAULT_MAX_VALUES
 from bridge.security.redaction import redact_in
 
-STDERR_FD = 2
 STDERR_BYTES = 8192  # how much of the worker's latest output is kept for crash reports
 STDERR_LINES = 20  # how many lines of that a report quotes
 STDERR_CHUNK = 4096  # bytes that a pipe accepts at once if poll(2) reports that it accepts some
@@ -42,11 +40,6 @@ def launch(
     for name, value in (env or {}).items():
         if not isinstance(value, str):
             raise TypeError(f"env[{name!r}] must be a string, not {type(value).__name__}")
-    for option, limit in (("max_frame", max_frame), ("max_values", max_values)):
-        try:
-            check(option, limit)
-        except ValueError as error:
-            raise ValueError(f"{option}: {error}") from None
     command = [python, "-P", "-m", "bridge", "worker", "--adapter", adapter]
     command += ["--max-frame", str(max_frame), "--max-values", str(max_values), *flags]
     # The worker's stderr is a pipe, but its output is passed on to this process's stderr, which may be a terminal.
@@ -64,13 +57,16 @@ def not_started(reason: str, **details: Any) -> errors.WorkerCrashed:
     return error
 
 
-class WorkerProcess:
-    """A worker process, its pipes, its latest output and its exit status. Raises OSError if it cannot be started.
+class WorkerProcess(Worker):
+    """A worker that this process has started: its pipes, its latest output and its exit status.
 
-    input_fd, output_fd, stderr_fd: this side's ends of the worker's pipes; they do not block. exit_fd: readable from
-    the end of the process on. The code that uses a descriptor closes it with `close`. is_own: False in a fork of the
-    process that started the worker.
+    Raises OSError if it cannot be started.
     """
+
+    input_closed = "the worker has closed its stdin"
+    output_closed = "the worker has closed its stdout"
+    killed = "it was ended"
+    pid: int
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
         pipes = [_pipe() for _ in range(3)]
@@ -96,32 +92,25 @@ class WorkerProcess:
             os.set_blocking(fd, False)
         self.pid = self._process.pid
         self.exit_fd = os.pidfd_open(self.pid)
-        self.host_pid = os.getpid()
-        self.is_own = True
-        self.exit_status: int | None = None
         self._latest_output = b""
         self._is_reaped = False
         self._lock = threading.Lock()
-        _processes.add(self)
+        super().__init__()
 
-    @property
-    def is_usable(self) -> bool:
-        """Return whether this process, which is neither a fork nor ending, may use the worker."""
-        return self.is_own and not sys.is_finalizing()
-
-    def check_own(self) -> None:
-        """Raise RuntimeError in a fork of the process that started the worker."""
-        if not self.is_own:
-            raise RuntimeError(
-                f"this Client belongs to process {self.host_pid} and cannot be used in its fork"
-                f" {os.getpid()}; start another Client there"
-            )
+    def fail_start(self, error: errors.BridgeError) -> None:
+        """Raise WorkerCrashed (category initialization), with the last lines of the worker's output."""
+        raise not_started(errors.text_of(error), **self.crash_details() | error.details) from error
 
     def kill(self) -> None:
         """Kill the process and its children, unless it has ended."""
         with self._lock:
             if not self._is_reaped:
                 self._kill_group()
+
+    def wait(self) -> None:
+        """Wait until the process has ended, without reaping it."""
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
 
     def reap(self) -> None:
         """Kill the children of the process, which has ended, and set `exit_status`."""
@@ -133,6 +122,7 @@ class WorkerProcess:
                 self._is_reaped = True
         self._is_reaped = True
         self.exit_status = self._process.wait()
+        super().reap()
 
     def end_without_threads(self) -> None:
         """Kill the process and its children, and set `exit_status`, while the interpreter is ending.
@@ -146,12 +136,7 @@ class WorkerProcess:
 
     def describe_end(self) -> str:
         """Return how the process ended, in words."""
-        status = self.exit_status
-        if status is None:
-            return "the worker is running"
-        if status >= 0:
-            return f"the worker ended with status {status}"
-        return f"the worker was ended by {_signal_name(-status)}"
+        return "the worker is running" if self.exit_status is None else end_in_words(self.exit_status)
 
     def crash_details(self) -> dict[str, Any]:
         """Return `exit_status`, and as `stderr` the last lines of the worker's output, without secrets."""
@@ -160,23 +145,9 @@ class WorkerProcess:
             details["stderr"] = redact_in(last_lines)
         return details
 
-    def close(self, which: str) -> None:
-        """Close a descriptor of this process, for instance "input_fd"."""
-        fd = getattr(self, which)
-        setattr(self, which, -1)  # first: a fork in between must not close a descriptor that was reused
-        if fd >= 0:
-            os.close(fd)
-
-    def close_all(self) -> None:
-        """Close all descriptors of this process."""
-        for which in ("input_fd", "output_fd", "stderr_fd", "exit_fd"):
-            with contextlib.suppress(OSError):
-                self.close(which)
-
     def disown(self) -> None:
         """Close the descriptors in a fork of this process, where the worker is not a child."""
-        self.is_own = False
-        self.close_all()
+        super().disown()
         self._process.returncode = 0  # so that the destructor of Popen neither waits nor warns
 
     def pass_on_stderr(self) -> bool:
@@ -213,36 +184,6 @@ class WorkerProcess:
 
 
 def _pipe() -> tuple[int, int]:
-    """Return the ends of a new pipe, neither of them 0, 1 or 2.
-
-    If this process has closed its stderr, code that writes to descriptor 2 must not write into the pipe.
-    """
-    low = []
-    ends: list[int] = []
-    for fd in os.pipe():
-        if fd <= STDERR_FD:
-            low.append(fd)
-            fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, STDERR_FD + 1)
-        ends.append(fd)
-    for fd in low:
-        os.close(fd)
-    return ends[0], ends[1]
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-_processes: WeakSet[WorkerProcess] = WeakSet()
-
-
-def _after_fork() -> None:
-    # A child that holds the pipes would hide the host's end from the worker.
-    for process in list(_processes):
-        process.disown()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+    """Return the ends of a new pipe, neither of them 0, 1 or 2."""
+    read_fd, write_fd = os.pipe()
+    return above_stderr(read_fd), above_stderr(write_fd)

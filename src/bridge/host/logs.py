@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from bridge.host.worker import Worker
+
 FACTS = ("session_id", "request_id", "command", "traceparent")
 MOST_WAITING = 10_000  # lines that wait for slow handlers; older ones are dropped
 
@@ -21,19 +23,19 @@ def are_forwarded(logs: str) -> bool:
     return logs == "logging"
 
 
-def log(line: Line, pid: int) -> None:
+def log(line: Line, worker: Worker) -> None:
     """Log a worker's log event with its logger, level and stack.
 
     The record's attributes session_id, request_id, command and traceparent are those of the call that it is about, or
-    None; worker_pid is `pid`. An exception that a handler or a filter raises is logged too.
+    None; worker_pid is that of `worker`, if it is known. An exception that a handler or a filter raises is logged too.
     """
     try:
-        _log(line, pid)
+        _log(line, worker.pid)
     except Exception:
         logging.getLogger("bridge").exception("cannot log a line of the worker")
 
 
-def _log(line: Line, pid: int) -> None:
+def _log(line: Line, pid: int | None) -> None:
     logger = logging.getLogger(str(line.get("logger") or "bridge.worker"))
     level = logging.getLevelNamesMapping().get(str(line.get("level")), logging.WARNING)
     if not logger.isEnabledFor(level):
@@ -53,8 +55,8 @@ class LogForwarder:
     Handlers may be slow, may raise, and may use the client: the thread that reads frames never runs them.
     """
 
-    def __init__(self, pid: int, run: Callable[[Callable[[], None]], None]) -> None:
-        self._pid = pid
+    def __init__(self, worker: Worker, run: Callable[[Callable[[], None]], None]) -> None:
+        self._worker = worker
         self._run = run
         self._waiting: deque[Line] = deque()
         self._dropped = 0
@@ -86,7 +88,7 @@ class LogForwarder:
     def _log_all(self) -> None:
         self._thread = threading.get_ident()
         while (line := self._next()) is not None:
-            log(line, self._pid)
+            log(line, self._worker)
 
     def _next(self) -> Line | None:
         with self._lock:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import os
 from contextvars import Context, copy_context
 from functools import partial
 from math import inf
@@ -16,13 +15,12 @@ from time import monotonic
 from typing import Any
 
 from bridge._framing import Outbox
-from bridge.host.connection import Connection
-from bridge.host.launch import WorkerProcess
+from bridge.host.connection import Connection, Settings
 from bridge.host.logs import log
 from bridge.host.open_calls import OpenCall
 from bridge.host.threads import Threads
 from bridge.host.tools import Tool
-from bridge.wire.codec import Format
+from bridge.host.worker import Worker
 from bridge.wire.messages import Incoming
 
 
@@ -73,12 +71,10 @@ class AwaitedCall(OpenCall):
 class LoopedConnection(Connection):
     """A connection to a worker, usable in the thread of its event loop."""
 
-    def __init__(
-        self, process: WorkerProcess, format: Format, max_frame: int, max_values: int, forwards_logs: bool
-    ) -> None:
+    def __init__(self, worker: Worker, settings: Settings) -> None:
         self.loop = asyncio.get_running_loop()
-        forward = partial(log, pid=process.pid) if forwards_logs else None
-        super().__init__(process, format, max_frame, max_values, self.loop, forward)
+        forward = partial(log, worker=worker) if settings.forwards_logs else None
+        super().__init__(worker, settings, self.loop, forward)
         self._threads = Threads("bridge-tools")
         self._tool_tasks: set[asyncio.Task[None]] = set()
         self._senders: list[tuple[Outbox, asyncio.Future[None]]] = []
@@ -86,12 +82,12 @@ class LoopedConnection(Connection):
         self._next_check = inf
         self._timer: asyncio.TimerHandle | None = None
         self.inbox.take_over(True)
-        self.pipes.watch()
+        self.transport.watch()
 
     def check_loop(self) -> None:
         """Raise RuntimeError in a fork of the process that started the worker, and outside of the event loop."""
-        if not self.process.is_own:
-            self.process.check_own()
+        if not self.worker.is_own:
+            self.worker.check_own()
         try:
             if asyncio.get_running_loop() is self.loop:
                 return
@@ -129,7 +125,7 @@ class LoopedConnection(Connection):
         """Wake the tasks whose frames have been sent, or will not be sent anymore."""
         waiting = []
         for outbox, sent in self._senders:
-            if outbox.sent < len(outbox) and not self.pipes.is_input_closed:
+            if outbox.sent < len(outbox) and not self.transport.is_input_closed:
                 waiting.append((outbox, sent))
             elif not sent.done():
                 sent.set_result(None)
@@ -169,39 +165,36 @@ class LoopedConnection(Connection):
         self.cancel_tools(list(self._tool_tasks))
         self._is_lost.set()
 
-    async def close(self, reason: str, timeout: float | None) -> int:
+    async def close(self, reason: str, timeout: float | None) -> int | None:
         """End the worker after the pending frames, killing it after `timeout` seconds, and return its exit status.
 
         Kill it at once if the task is cancelled.
         """
         if (task := asyncio.current_task()) is not None:
             self._tool_tasks.discard(task)  # a tool that stops the client is not cancelled by that
-        self.pipes.close(reason)
-        timer = None if timeout is None else self.loop.call_later(timeout, self.process.kill)
+        self.transport.close(reason)
+        timer = None if timeout is None else self.loop.call_later(timeout, self.worker.kill)
         try:
             await self._is_lost.wait()
         finally:
             if timer is not None:
                 timer.cancel()
             if not self._is_lost.is_set():
-                self.process.kill()
+                self.worker.kill()
                 await self._is_lost.wait()
-        assert self.process.exit_status is not None
-        return self.process.exit_status
+        return self.worker.exit_status
 
     def abandon(self, reason: str) -> None:
         """Kill a worker that nobody can use anymore. To be called in any thread, even after the loop was closed."""
-        self.pipes.is_abandoned = True
-        self.pipes.end_worker(reason)
-        with contextlib.suppress(ChildProcessError):
-            os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)  # so that the loop notices it at once
+        self.transport.is_abandoned = True
+        self.transport.end_worker(reason)
+        self.worker.wait()  # so that the loop notices it at once
         if self.loop.is_closed():
-            self.process.reap()
-            self.process.close_all()
+            self.worker.discard()
 
     def drop(self, call: AwaitedCall) -> None:
         """Cancel a call that nobody can use anymore. To be called in any thread, even after the loop was closed."""
-        if self.process.is_usable and not call.has_ended:
+        if self.worker.is_usable and not call.has_ended:
             with contextlib.suppress(RuntimeError):
                 self.loop.call_soon_threadsafe(call.cancel)
 

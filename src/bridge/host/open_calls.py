@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from bridge import errors
 from bridge._framing import Frame
 from bridge.host._inbox import MOST_EVENTS, Exchange, Inbox
-from bridge.host.pipes import Pipes
+from bridge.host.transport import Transport
 from bridge.wire.messages import Incoming
 
 SLACK = 0.25  # seconds to wait after a deadline for the worker's own reply to it
@@ -30,7 +30,7 @@ class Channel(Protocol):
 
     inbox: Inbox
     ids: itertools.count[int]
-    pipes: Pipes
+    transport: Transport
     lock: threading.RLock
 
     def post(self, command: str, args: dict[str, Any]) -> None: ...
@@ -88,7 +88,7 @@ class OpenCall(Exchange):
 
         A request that has not been started is not sent.
         """
-        reaches_worker = self.outbox is None or not self.channel.pipes.withdraw(self.outbox)
+        reaches_worker = self.outbox is None or not self.channel.transport.withdraw(self.outbox)
         was_open = self.fail(error or CallCancelled("the caller cancelled the call"))
         if was_open and reaches_worker:
             self.channel.post("cancel", {"id": self.id})

@@ -14,12 +14,11 @@ from bridge._framing import Outbox
 from bridge.host._inbox import CHECK
 from bridge.host.background import Background
 from bridge.host.calls import Call, OnEvent
-from bridge.host.connection import Connection
-from bridge.host.launch import WorkerProcess
+from bridge.host.connection import Connection, Settings
 from bridge.host.logs import LogForwarder
 from bridge.host.open_calls import OpenCall
 from bridge.host.threads import Threads
-from bridge.wire.codec import Format
+from bridge.host.worker import Worker
 from bridge.wire.messages import Incoming
 
 LOG_SECONDS = 1.0  # how long the end of a worker waits for slow logging handlers
@@ -28,23 +27,20 @@ LOG_SECONDS = 1.0  # how long the end of a worker waits for slow logging handler
 class ThreadedConnection(Connection):
     """A connection to a worker, usable from any number of threads.
 
-    threads: run listeners, callbacks, tools and logging handlers. forwards_logs: whether the worker's logs become
-    records of `logging`.
+    threads: run listeners, callbacks, tools and logging handlers.
     """
 
-    def __init__(
-        self, process: WorkerProcess, format: Format, max_frame: int, max_values: int, forwards_logs: bool
-    ) -> None:
+    def __init__(self, worker: Worker, settings: Settings) -> None:
         self._background = Background()
         self._next_check = inf
         self.threads = Threads("bridge-callbacks")
-        self._logs = LogForwarder(process.pid, self.threads.run) if forwards_logs else None
+        self._logs = LogForwarder(worker, self.threads.run) if settings.forwards_logs else None
         log = self._logs.add if self._logs else None
-        super().__init__(process, format, max_frame, max_values, self._background, log)
+        super().__init__(worker, settings, self._background, log)
         self._changed = threading.Condition(self.lock)
         self._is_lost = threading.Event()
-        self.pipes.watch()
-        self._background.start(self.inbox, process.output_fd)
+        self.transport.watch()
+        self._background.start(self.inbox, worker.output_fd)
 
     def start(
         self,
@@ -93,23 +89,22 @@ class ThreadedConnection(Connection):
         """Wake those who wait for the end of the worker."""
         self._is_lost.set()
 
-    def close(self, reason: str, timeout: float | None) -> int:
+    def close(self, reason: str, timeout: float | None) -> int | None:
         """End the worker after the pending frames, killing it after `timeout` seconds, and return its exit status.
 
         Kill it at once if the interpreter is ending.
         """
-        process = self.process
+        worker = self.worker
         if sys.is_finalizing():  # the other threads have stopped, perhaps while holding the lock
-            process.end_without_threads()
+            worker.end_without_threads()
         else:
-            self.pipes.close(reason)
+            self.transport.close(reason)
             if not self._is_lost.wait(timeout):
-                process.kill()
+                worker.kill()
                 self._is_lost.wait()
             if self._logs is not None:
                 self._logs.flush(LOG_SECONDS)
-        assert process.exit_status is not None
-        return process.exit_status
+        return worker.exit_status
 
     def _serve(self, kind: int, subject: Any) -> None:
         if kind == CHECK:
@@ -134,7 +129,7 @@ class ThreadedConnection(Connection):
         Raises TimeoutError at `deadline`.
         """
         with self._changed:
-            while outbox.sent < len(outbox) and not self.pipes.is_input_closed:
+            while outbox.sent < len(outbox) and not self.transport.is_input_closed:
                 left = None if deadline is None else deadline - time.monotonic()
                 if not self._changed.wait(left):
                     raise TimeoutError
@@ -147,5 +142,5 @@ class ThreadedConnection(Connection):
         except BaseException as error:
             outbox = self.failure(request, error)
         with contextlib.suppress(ConnectionError):  # the worker has ended
-            if not self.pipes.write(outbox):
+            if not self.transport.write(outbox):
                 self._wait_until_sent(outbox, None)

@@ -1,4 +1,4 @@
-"""The pipes to one worker process: frames that wait to be sent, what arrives, and the end of the worker.
+"""The descriptors of one worker: frames that wait to be sent, what arrives, and the end of the worker.
 
 Nothing here blocks or starts a thread. An event loop calls this module when a descriptor is ready: asyncio's, or the
 small one of `background.py`.
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from bridge import errors
 from bridge._framing import Outbox, Reader, set_pipe_size
 from bridge.host._inbox import FINISH, RELEASE, Inbox
-from bridge.host.launch import WorkerProcess
+from bridge.host.worker import Worker
 
 END_SECONDS = 1.0  # time for a worker to end by itself after one of its pipes was closed
 MEMORY_SECONDS = 1.0  # until memory of long frames is released that is not used again
@@ -26,7 +26,7 @@ DRAIN_SECONDS = 0.5  # for the last output of a worker that has ended; a child o
 
 
 class Loop(Protocol):
-    """The methods of asyncio.AbstractEventLoop that `Pipes` needs."""
+    """The methods of asyncio.AbstractEventLoop that `Transport` needs."""
 
     def add_reader(self, fd: int, callback: Callable[[], Any], /) -> object: ...
     def remove_reader(self, fd: int, /) -> object: ...
@@ -35,8 +35,8 @@ class Loop(Protocol):
     def call_later(self, delay: float, callback: Callable[[], Any], /) -> object: ...
 
 
-class Pipes:
-    """The pipes to a worker. Its callbacks run in `loop`; the other methods may be called from any thread.
+class Transport:
+    """The descriptors of a worker. Its callbacks run in `loop`; the other methods may be called from any thread.
 
     serve(kind, subject): does the jobs of the inbox. A BridgeError that it raises ends the worker.
     progressed(): called, with the lock held, when a frame has been sent or the worker's stdin has been closed.
@@ -48,7 +48,7 @@ class Pipes:
 
     def __init__(
         self,
-        process: WorkerProcess,
+        worker: Worker,
         max_frame: int,
         loop: Loop,
         serve: Callable[[int, Any], None],
@@ -56,7 +56,7 @@ class Pipes:
         lost: Callable[[], None],
         lock: threading.RLock,
     ) -> None:
-        self.process = process
+        self.worker = worker
         self.end_reason: str | None = None
         self.is_input_closed = False
         self.is_abandoned = False
@@ -68,16 +68,17 @@ class Pipes:
         self._lock = lock
         self._pending: deque[Outbox] = deque()
         self._is_writing_later = False
-        for fd in (process.input_fd, process.output_fd):
+        for fd in (worker.input_fd, worker.output_fd):
             set_pipe_size(fd)
-        self.inbox = Inbox(Reader(process.output_fd, max_frame))
+        self.inbox = Inbox(Reader(worker.output_fd, max_frame))
 
     def watch(self) -> None:
         """Make the loop call this object when a descriptor is ready."""
-        self._loop.add_reader(self.process.output_fd, self._read)
+        self._loop.add_reader(self.worker.output_fd, self._read)
         self._loop.add_reader(self.inbox.jobs_fd, self._notice_jobs)
-        self._loop.add_reader(self.process.stderr_fd, self._pass_on_stderr)
-        self._loop.add_reader(self.process.exit_fd, self._end)
+        self._loop.add_reader(self.worker.exit_fd, self._end)
+        if self.worker.stderr_fd >= 0:
+            self._loop.add_reader(self.worker.stderr_fd, self._pass_on_stderr)
 
     def write(self, outbox: Outbox) -> bool:
         """Write a frame, and return whether the pipe has accepted all of it. The loop writes the rest later.
@@ -98,7 +99,7 @@ class Pipes:
                     return True
             if not self._is_writing_later and not self.is_input_closed:
                 self._is_writing_later = True
-                self._loop.add_writer(self.process.input_fd, self._write_later)
+                self._loop.add_writer(self.worker.input_fd, self._write_later)
             return False
 
     def withdraw(self, outbox: Outbox) -> bool:
@@ -117,19 +118,19 @@ class Pipes:
                 self._close_input()
 
     def end_worker(self, reason: str) -> None:
-        """Kill a worker that cannot be used anymore."""
-        if self.process.exit_status is None:
+        """End a worker that cannot be used anymore."""
+        if not self.worker.has_ended:
             with self._lock:
-                self.end_reason = self.end_reason or f"{reason}; it was ended"
-            self.process.kill()
+                self.end_reason = self.end_reason or f"{reason}; {self.worker.killed}"
+            self.worker.kill()
 
     def _write_pending(self) -> None:
         try:
-            while self._pending and self._pending[0].write_to(self.process.input_fd):
+            while self._pending and self._pending[0].write_to(self.worker.input_fd):
                 self._pending.popleft()
         except OSError:
             self._close_input()
-            self.inbox.add_job(FINISH, "the worker has closed its stdin")
+            self.inbox.add_job(FINISH, self.worker.input_closed)
 
     def _write_later(self) -> None:
         with self._lock:
@@ -137,7 +138,7 @@ class Pipes:
                 self._write_pending()
             if not self._pending and self._is_writing_later:
                 self._is_writing_later = False
-                self._loop.remove_writer(self.process.input_fd)
+                self._loop.remove_writer(self.worker.input_fd)
             if self.end_reason is not None and not self._pending:
                 self._close_input()
             self._progressed()
@@ -149,8 +150,8 @@ class Pipes:
         self._pending.clear()
         if self._is_writing_later:
             self._is_writing_later = False
-            self._loop.remove_writer(self.process.input_fd)
-        self.process.close("input_fd")
+            self._loop.remove_writer(self.worker.input_fd)
+        self.worker.close("input_fd")
         self._progressed()
 
     def _read(self) -> None:
@@ -190,45 +191,50 @@ class Pipes:
             self._release_later()
 
     def _finish(self, fault: str | Exception | None) -> None:
-        """Wait for the end of a worker that has closed a pipe; end one that has sent what cannot be read."""
-        if not isinstance(fault, str):
-            self._loop.remove_reader(self.process.output_fd)
-        if fault is None or isinstance(fault, errors.InvalidFrame | str):
-            reason = fault if isinstance(fault, str) else "the worker has closed its stdout"
-            self._loop.call_later(END_SECONDS, lambda: self.end_worker(reason))
+        """Wait for the end of a worker that has closed a descriptor; end one that has sent what cannot be read."""
+        if isinstance(fault, str):
+            self._end_later(fault)
+            return
+        self._loop.remove_reader(self.worker.output_fd)
+        if fault is None or isinstance(fault, errors.InvalidFrame):
+            if not self.worker.end_of_stream():
+                self._end_later(self.worker.output_closed)
         elif isinstance(fault, errors.BridgeError):
             self.end_worker(f"the worker sent a frame that cannot be read: {fault}")
         else:
             self.end_worker(f"the client failed while reading: {fault}")
 
+    def _end_later(self, reason: str) -> None:
+        self._loop.call_later(END_SECONDS, lambda: self.end_worker(reason))
+
     def _pass_on_stderr(self) -> None:
-        loop, fd = self._loop, self.process.stderr_fd
+        loop, fd = self._loop, self.worker.stderr_fd
         try:
-            if self.process.pass_on_stderr():
+            if self.worker.pass_on_stderr():
                 return
             self._close("stderr_fd")
-            if self.process.exit_status is not None:
+            if self.worker.has_ended:
                 self._lose()
         except BlockingIOError:
             loop.remove_reader(fd)
             loop.call_later(STDERR_SECONDS, self._resume_stderr)
 
     def _resume_stderr(self) -> None:
-        if self.process.stderr_fd >= 0:
-            self._loop.add_reader(self.process.stderr_fd, self._pass_on_stderr)
+        if self.worker.stderr_fd >= 0:
+            self._loop.add_reader(self.worker.stderr_fd, self._pass_on_stderr)
 
     def _end(self) -> None:
         """Deliver what a worker that has ended had sent, and wait for the rest of its output, which is on its way."""
         if not self.inbox.read_rest():
             return  # this method is called again at once
-        self.process.reap()
+        self.worker.reap()
         with self._lock:
-            self.end_reason = self.end_reason or self.process.describe_end()
+            self.end_reason = self.end_reason or self.worker.describe_end()
             self._close_input()
         self.do_jobs()
-        self._loop.remove_reader(self.process.output_fd)
+        self._loop.remove_reader(self.worker.output_fd)
         self._close("exit_fd")
-        if self.process.stderr_fd >= 0 and not self.is_abandoned:
+        if self.worker.stderr_fd >= 0 and not self.is_abandoned:
             self._loop.call_later(DRAIN_SECONDS, self._lose)
         else:
             self._lose()
@@ -244,6 +250,6 @@ class Pipes:
 
     def _close(self, *names: str) -> None:
         for which in names:
-            if (fd := getattr(self.process, which)) >= 0:
+            if (fd := getattr(self.worker, which)) >= 0:
                 self._loop.remove_reader(fd)
-                self.process.close(which)
+                self.worker.close(which)

@@ -1,0 +1,227 @@
+"""Connect to a worker by a Unix socket: the address, why a connection fails, and how the worker's end is noticed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, NamedTuple
+
+from bridge import errors
+from bridge.host.worker import Worker, above_stderr, end_in_words
+
+SCHEME = "unix:"
+LONGEST_PATH = 107  # bytes; a limit of the system
+PAUSE = 0.01  # seconds until a server is asked again whose queue of connections is full
+
+
+class Exit(NamedTuple):
+    """Represents the end of a worker's process. status: negative for a signal, or None. stderr: its last lines."""
+
+    status: int | None
+    stderr: str
+
+
+# Tells the end of the process with this id, or None if it will not be known. Calls back in any thread.
+Exits = Callable[[int, Callable[[Exit | None], None]], None]
+
+
+class Attempt:
+    """An attempt to connect to `address`, which takes at most `timeout` seconds.
+
+    exits: whom to ask how the worker's process has ended. Raises TypeError and ValueError for an address that cannot be
+    one.
+    """
+
+    def __init__(self, address: str, timeout: float | None, exits: Exits | None = None) -> None:
+        self._address = address
+        self._path = _path_of(address)
+        self._timeout = timeout
+        self._deadline = None if timeout is None else monotonic() + timeout
+        self._exits = exits
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Return how many seconds are left, or None for any number."""
+        return None if self._deadline is None else max(0.0, self._deadline - monotonic())
+
+    def connect(self) -> WorkerSocket | None:
+        """Connect, and return the worker; None if this has to be called again after `PAUSE`.
+
+        Raises WorkerCrashed (category initialization).
+        """
+        try:
+            if len(self._path) > LONGEST_PATH:
+                raise OSError(errno.ENAMETOOLONG, "")
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connected:
+                connected.setblocking(False)
+                connected.connect(self._path)
+                return WorkerSocket(self._address, connected, self._exits)
+        except BlockingIOError:
+            if self.seconds_left != 0.0:
+                return None
+            raise not_connected(self._address, f"the server did not accept it within {self._timeout:g} s") from None
+        except OSError as error:
+            raise not_connected(self._address, _reason(error, self._path)) from error
+
+
+def _path_of(address: str) -> bytes:
+    if not isinstance(address, str):
+        raise TypeError(f'address must be a string like "unix:/run/bridge.sock", not {errors.shown(address)}')
+    path = os.fsencode(address.removeprefix(SCHEME))
+    if not address.startswith(SCHEME) or not path or b"\0" in path:
+        raise ValueError(
+            f'address must be "unix:" and the path of a socket, like "unix:/run/bridge.sock",'
+            f" not {errors.shown(address)}"
+        )
+    return path
+
+
+def _reason(error: OSError, path: bytes) -> str:
+    """Return why nothing could be connected to `path`, and what to do."""
+    start = "start a server there: dspex-bridge serve --listen unix:PATH"
+    if error.errno == errno.ENAMETOOLONG:
+        return f"its path has {len(path)} bytes, and the system allows {LONGEST_PATH}; use a shorter one"
+    if error.errno == errno.ENOENT:
+        return f"there is no such socket; {start}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "permission denied; the server and this process must run as the same user"
+    if error.errno == errno.EPROTOTYPE:
+        return "it is a socket of another kind"
+    if error.errno == errno.ECONNREFUSED:
+        with contextlib.suppress(OSError):
+            mode = os.stat(path).st_mode
+            if stat.S_ISDIR(mode):
+                return "it is a directory; name the socket in it"
+            if not stat.S_ISSOCK(mode):
+                return "it is a file, not a socket; name the socket of a server"
+        return f"nobody listens there anymore; {start}"
+    return error.strerror or str(error)
+
+
+def not_connected(address: str, reason: str, **details: Any) -> errors.WorkerCrashed:
+    """Return the error for a connection that could not be used."""
+    error = errors.WorkerCrashed(f"cannot connect to {errors.readable(address)}: {reason}", **details)
+    error.category = "initialization"
+    return error
+
+
+class WorkerSocket(Worker):
+    """A worker at the other end of a connection, which is the end of the worker when it ends.
+
+    connected: its socket, which is duplicated. Raises OSError if there are no descriptors left.
+    """
+
+    input_closed = output_closed = "the worker closed the connection"
+    killed = "the connection was closed"
+
+    def __init__(self, address: str, connected: socket.socket, exits: Exits | None = None) -> None:
+        self._address = address
+        self._exits = exits
+        self._exit: Exit | None = None
+        self._waits_for_exit = False
+        self._has_closed = False
+        self._lock = threading.RLock()  # reentrant, because signal handlers may kill
+        self._socket = connected.dup()
+        try:
+            self.output_fd = above_stderr(self._socket.detach())
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=self.output_fd)
+            self.input_fd = above_stderr(os.dup(self.output_fd))
+            self.exit_fd = above_stderr(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+        except BaseException:
+            self.close_all()
+            raise
+        super().__init__()
+
+    @property
+    def name(self) -> str:
+        """Return the address, and the process id if it is known."""
+        return self._address if self.pid is None else f"{self._address} {super().name}"
+
+    def identify(self, hello: Any) -> None:
+        """Take the process id from the worker's first reply."""
+        pid = hello.get("pid") if isinstance(hello, dict) else None
+        if type(pid) is int and pid > 0:
+            self.pid = pid
+            if self._exits is not None:
+                self._waits_for_exit = True
+                self._exits(pid, self._note_exit)
+
+    def fail_start(self, error: errors.BridgeError) -> None:
+        """Raise WorkerCrashed (category initialization) unless `error` is the worker's own, such as Overloaded."""
+        if isinstance(error, errors.DeadlineExceeded):
+            reason = f"{errors.text_of(error)}; is it a server of workers? dspex-bridge serve --listen unix:PATH"
+        elif isinstance(error, errors.WorkerCrashed | errors.InvalidFrame):
+            reason = f"{errors.text_of(error)}; the server's log has the reason if it is a server of workers"
+        else:
+            return
+        raise not_connected(self._address, reason, **error.details) from error
+
+    def end_of_stream(self) -> bool:
+        """Note the end of the connection. Return False if it will be known in a moment how the process ended."""
+        with self._lock:
+            self._has_closed = True
+            if not self._waits_for_exit:
+                self._notify()
+            return not self._waits_for_exit
+
+    def kill(self) -> None:
+        """Close the connection at once. The worker has its grace period for open calls, but no host anymore."""
+        with self._lock:
+            self._shut_down(socket.SHUT_RDWR)
+            self._notify()
+
+    def reap(self) -> None:
+        """Note how the process ended, as far as that is known."""
+        with self._lock:
+            self.has_ended = True
+            self.exit_status = None if self._exit is None else self._exit.status
+
+    def end_without_threads(self) -> None:
+        """Close the connection while the interpreter is ending."""
+        self._shut_down(socket.SHUT_RDWR)
+
+    def describe_end(self) -> str:
+        """Return how the process ended if that is known, otherwise that the connection has."""
+        return self.output_closed if self.exit_status is None else end_in_words(self.exit_status)
+
+    def crash_details(self) -> dict[str, Any]:
+        """Return `exit_status` and `stderr` if somebody has told how the process ended."""
+        if self._exit is None:
+            return {}
+        details: dict[str, Any] = {"exit_status": self._exit.status}
+        return {**details, "stderr": self._exit.stderr} if self._exit.stderr else details
+
+    def close(self, which: str) -> None:
+        """Close a descriptor of this process; the worker notices the end of the stream if it is "input_fd"."""
+        with self._lock:
+            if which == "input_fd" and self.is_own:  # in a fork it would end the connection of the parent
+                self._shut_down(socket.SHUT_WR)
+            elif which == "output_fd":
+                self._socket.detach()
+            super().close(which)
+
+    def disown(self) -> None:
+        """Close the descriptors in a fork of this process, without an end of the connection."""
+        self._lock = threading.RLock()  # another thread may have held the old one
+        super().disown()
+
+    def _note_exit(self, exit: Exit | None) -> None:
+        with self._lock:
+            self._waits_for_exit = False
+            self._exit = exit
+            if exit is not None or self._has_closed:
+                self._notify()
+
+    def _notify(self) -> None:
+        if self.exit_fd >= 0:
+            os.eventfd_write(self.exit_fd, 1)
+
+    def _shut_down(self, how: int) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(how)
