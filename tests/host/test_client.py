@@ -99,23 +99,23 @@ def test_session_id_is_in_the_envelope(client):
     assert client.call("get_session_data", session_id="t")["data"] == {}
 
 
-def test_a_killed_worker_fails_open_and_later_calls(client):
+def test_a_killed_worker_fails_open_and_later_calls(process_client):
     """They raise WorkerCrashed with the way it ended."""
     raised = []
 
     def wait():
         with pytest.raises(errors.WorkerCrashed) as info:
-            client.call("sleep", {"seconds": 60})
+            process_client.call("sleep", {"seconds": 60})
         raised.append(info.value)
 
     thread = threading.Thread(target=wait)
     thread.start()
-    wait_until(lambda: client.stats()["in_flight"] == 1)
-    os.kill(client.pid, signal.SIGKILL)
+    wait_until(lambda: process_client.stats()["in_flight"] == 1)
+    os.kill(process_client.pid, signal.SIGKILL)
     thread.join()
     assert raised[0].details["exit_status"] == -signal.SIGKILL
     with pytest.raises(errors.WorkerCrashed):
-        client.call("ping")
+        process_client.call("ping")
 
 
 def test_args_that_cannot_be_sent_are_refused_by_the_client(client):
@@ -127,12 +127,12 @@ def test_args_that_cannot_be_sent_are_refused_by_the_client(client):
     assert client.call("ping")["status"] == "ok"
 
 
-def test_stop_kills_a_worker_that_does_not_end(client):
+def test_stop_kills_a_worker_that_does_not_end(process_client):
     """It is killed after the timeout at the latest, together with its children."""
-    child = client.call("child")["pid"]
-    client.cast("hold_gil", {"seconds": 600})
-    client.stop(timeout=0.2)
-    assert not is_running(client.pid)
+    child = process_client.call("child")["pid"]
+    process_client.cast("hold_gil", {"seconds": 600})
+    process_client.stop(timeout=0.2)
+    assert not is_running(process_client.pid)
     wait_until(lambda: not is_running(child), 10)
 
 

@@ -260,25 +260,25 @@ def test_the_repr_of_a_client(client):
     assert set(bridge.__all__) <= set(dir(bridge))
 
 
-def test_a_crash_has_signal_status_and_stderr(any_client):
+def test_a_crash_has_signal_status_and_stderr(process_client):
     """The error has the signal by name, the exit status, and the last lines of stderr."""
-    any_client.call("print")
-    waiting = any_client.submit("sleep", {"seconds": 60})
-    os.kill(any_client.pid, signal.SIGKILL)
+    process_client.call("print")
+    waiting = process_client.submit("sleep", {"seconds": 60})
+    os.kill(process_client.pid, signal.SIGKILL)
     with pytest.raises(errors.WorkerCrashed, match="ended by SIGKILL") as raised:
         waiting.result(HANG)
     assert raised.value.details["exit_status"] == -signal.SIGKILL
     assert "sys.__stdout__" in raised.value.details["stderr"].splitlines()
 
 
-def test_calls_right_after_a_crash_say_how_the_worker_ended(any_client):
+def test_calls_right_after_a_crash_say_how_the_worker_ended(process_client):
     """So do those that find the pipe closed before the client has noticed the end of the process."""
-    os.kill(any_client.pid, signal.SIGKILL)
+    os.kill(process_client.pid, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):  # the client's thread has noticed the end before
-        os.waitid(os.P_PID, any_client.pid, os.WEXITED | os.WNOWAIT)
+        os.waitid(os.P_PID, process_client.pid, os.WEXITED | os.WNOWAIT)
     for _ in range(20):
         with pytest.raises(errors.WorkerCrashed, match="ended by SIGKILL"):
-            any_client.call("ping", timeout=None)
+            process_client.call("ping", timeout=None)
 
 
 def test_a_submitted_call_ends_in_time_although_nobody_waits_for_its_result(client):

@@ -29,15 +29,15 @@ def proxy(tmp_path):
 
 
 @pytest.fixture
-def client(start_client, proxy):
+def client(start_either, proxy):
     """Return a client of a worker behind the proxy."""
-    with start_client(adapter="hostile:adapter", python=proxy.python, env=SUPPORT_PATH) as client:
+    with start_either(adapter="hostile:adapter", python=proxy.python, env=SUPPORT_PATH) as client:
         yield client
 
 
 @pytest.fixture
-def direct_client(any_client):
-    return any_client
+def direct_client(process_client):
+    return process_client
 
 
 def in_threads(*jobs):
@@ -192,15 +192,16 @@ def test_a_request_that_arrives_damaged(client, proxy):
     assert raised.value.code in ("invalid_frame", "worker_crashed")
 
 
-def test_a_worker_that_closes_its_pipe_is_killed(client, proxy):
+def test_a_worker_that_closes_its_pipe_is_killed(start_client, proxy):
     """It cannot receive calls anymore."""
-    worker = proxy.worker_pid
-    waiting = client.submit("sleep", {"seconds": 60})
-    proxy.stop(TO_WORKER)  # so that it does not end by itself
-    proxy.cut(TO_HOST)
-    with pytest.raises(errors.WorkerCrashed, match="closed its stdout"):
-        waiting.result(HANG)
-    wait_until(lambda: not is_running(worker))
+    with start_client(adapter="hostile:adapter", python=proxy.python, env=SUPPORT_PATH) as client:
+        worker = proxy.worker_pid
+        waiting = client.submit("sleep", {"seconds": 60})
+        proxy.stop(TO_WORKER)  # so that it does not end by itself
+        proxy.cut(TO_HOST)
+        with pytest.raises(errors.WorkerCrashed, match="closed its stdout"):
+            waiting.result(HANG)
+        wait_until(lambda: not is_running(worker))
 
 
 def test_a_grandchild_that_holds_the_pipe_does_not_hide_the_end(direct_client):

@@ -54,8 +54,8 @@ def any_client(request):
 
 
 @pytest.fixture(scope="module")
-def client(start_client):
-    with start_client(adapter="hostile:adapter", env=SUPPORT_PATH) as client:
+def client(start_either):
+    with start_either(adapter="hostile:adapter", env=SUPPORT_PATH) as client:
         yield client
 
 

@@ -34,9 +34,9 @@ class LoopThread:
             future.cancel()
             raise
 
-    def start(self, **options):
-        """Start a client."""
-        self._clients.append(LoopedClient(self, self.run(aio.Client.start(**options))))
+    def start(self, make=aio.Client.start, **options):
+        """Return a client that `make` returns."""
+        self._clients.append(LoopedClient(self, self.run(make(**options))))
         return self._clients[-1]
 
     def close(self):

@@ -13,10 +13,9 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from bridge import errors
+from bridge.addresses import unix_path
 from bridge.host.worker import Worker, above_stderr, end_in_words
 
-SCHEME = "unix:"
-LONGEST_PATH = 107  # bytes; a limit of the system
 PAUSE = 0.01  # seconds until a server is asked again whose queue of connections is full
 
 
@@ -34,13 +33,12 @@ Exits = Callable[[int, Callable[[Exit | None], None]], None]
 class Attempt:
     """An attempt to connect to `address`, which takes at most `timeout` seconds.
 
-    exits: whom to ask how the worker's process has ended. Raises TypeError and ValueError for an address that cannot be
-    one.
+    exits: whom to ask how the worker's process has ended. Raises ValueError for an address that cannot be one.
     """
 
     def __init__(self, address: str, timeout: float | None, exits: Exits | None = None) -> None:
         self._address = address
-        self._path = _path_of(address)
+        self._path = unix_path(address)
         self._timeout = timeout
         self._deadline = None if timeout is None else monotonic() + timeout
         self._exits = exits
@@ -56,8 +54,6 @@ class Attempt:
         Raises WorkerCrashed (category initialization).
         """
         try:
-            if len(self._path) > LONGEST_PATH:
-                raise OSError(errno.ENAMETOOLONG, "")
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connected:
                 connected.setblocking(False)
                 connected.connect(self._path)
@@ -70,23 +66,9 @@ class Attempt:
             raise not_connected(self._address, _reason(error, self._path)) from error
 
 
-def _path_of(address: str) -> bytes:
-    if not isinstance(address, str):
-        raise TypeError(f'address must be a string like "unix:/run/bridge.sock", not {errors.shown(address)}')
-    path = os.fsencode(address.removeprefix(SCHEME))
-    if not address.startswith(SCHEME) or not path or b"\0" in path:
-        raise ValueError(
-            f'address must be "unix:" and the path of a socket, like "unix:/run/bridge.sock",'
-            f" not {errors.shown(address)}"
-        )
-    return path
-
-
-def _reason(error: OSError, path: bytes) -> str:
+def _reason(error: OSError, path: str) -> str:
     """Return why nothing could be connected to `path`, and what to do."""
     start = "start a server there: dspex-bridge serve --listen unix:PATH"
-    if error.errno == errno.ENAMETOOLONG:
-        return f"its path has {len(path)} bytes, and the system allows {LONGEST_PATH}; use a shorter one"
     if error.errno == errno.ENOENT:
         return f"there is no such socket; {start}"
     if error.errno in (errno.EACCES, errno.EPERM):

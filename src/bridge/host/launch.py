@@ -29,9 +29,12 @@ def launch(
     env: Mapping[str, str] | None = None,
     max_frame: int = DEFAULT_MAX_FRAME,
     max_values: int = DEFAULT_MAX_VALUES,
+    command: Sequence[str] = ("worker",),
+    role: str = "worker",
 ) -> WorkerProcess:
     """Start a worker. The parameters are those of `Client.start`.
 
+    command: what `python -m bridge` is to do, if that is not to be a worker; role: what errors call it.
     Raises TypeError and ValueError for invalid options, and WorkerCrashed (category
     initialization) if the program cannot be started.
     """
@@ -40,19 +43,19 @@ def launch(
     for name, value in (env or {}).items():
         if not isinstance(value, str):
             raise TypeError(f"env[{name!r}] must be a string, not {type(value).__name__}")
-    command = [python, "-P", "-m", "bridge", "worker", "--adapter", adapter]
-    command += ["--max-frame", str(max_frame), "--max-values", str(max_values), *flags]
+    words = [python, "-P", "-m", "bridge", *command, "--adapter", adapter]
+    words += ["--max-frame", str(max_frame), "--max-values", str(max_values), *flags]
     # The worker's stderr is a pipe, but its output is passed on to this process's stderr, which may be a terminal.
     defaults = {"BRIDGE_LOG_FORMAT": "text"} if os.isatty(STDERR_FD) else {}
     try:
-        return WorkerProcess(command, {**defaults, **os.environ, **(env or {})})
+        return WorkerProcess(words, {**defaults, **os.environ, **(env or {})}, role)
     except OSError as error:
-        raise not_started(f"{python}: {error.strerror}") from error
+        raise not_started(role, f"{python}: {error.strerror}") from error
 
 
-def not_started(reason: str, **details: Any) -> errors.WorkerCrashed:
-    """Return the error for a worker that did not start."""
-    error = errors.WorkerCrashed(f"the worker did not start: {reason}", **details)
+def not_started(role: str, reason: str, **details: Any) -> errors.WorkerCrashed:
+    """Return the error for a worker, or another process with this role, that did not start."""
+    error = errors.WorkerCrashed(f"the {role} did not start: {reason}", **details)
     error.category = "initialization"
     return error
 
@@ -68,7 +71,7 @@ class WorkerProcess(Worker):
     killed = "it was ended"
     pid: int
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], role: str = "worker") -> None:
         pipes = [_pipe() for _ in range(3)]
         (worker_in, self.input_fd), (self.output_fd, worker_out), (self.stderr_fd, worker_err) = pipes
         own = (self.input_fd, self.output_fd, self.stderr_fd)
@@ -90,6 +93,7 @@ class WorkerProcess(Worker):
                 os.close(fd)
         for fd in own:
             os.set_blocking(fd, False)
+        self._role = role
         self.pid = self._process.pid
         self.exit_fd = os.pidfd_open(self.pid)
         self._latest_output = b""
@@ -99,7 +103,7 @@ class WorkerProcess(Worker):
 
     def fail_start(self, error: errors.BridgeError) -> None:
         """Raise WorkerCrashed (category initialization), with the last lines of the worker's output."""
-        raise not_started(errors.text_of(error), **self.crash_details() | error.details) from error
+        raise not_started(self._role, errors.text_of(error), **self.crash_details() | error.details) from error
 
     def kill(self) -> None:
         """Kill the process and its children, unless it has ended."""
@@ -136,7 +140,9 @@ class WorkerProcess(Worker):
 
     def describe_end(self) -> str:
         """Return how the process ended, in words."""
-        return "the worker is running" if self.exit_status is None else end_in_words(self.exit_status)
+        return (
+            f"the {self._role} is running" if self.exit_status is None else end_in_words(self.exit_status, self._role)
+        )
 
     def crash_details(self) -> dict[str, Any]:
         """Return `exit_status`, and as `stderr` the last lines of the worker's output, without secrets."""

@@ -139,11 +139,11 @@ def above_stderr(fd: int) -> int:
         os.close(fd)
 
 
-def end_in_words(status: int) -> str:
+def end_in_words(status: int, role: str = "worker") -> str:
     """Return how a process with this exit status ended; negative for a signal."""
-    return (
-        f"the worker was ended by {_signal_name(-status)}" if status < 0 else f"the worker ended with status {status}"
-    )
+    if status < 0:
+        return f"the {role} was ended by {_signal_name(-status)}"
+    return f"the {role} ended with status {status}"
 
 
 def _signal_name(number: int) -> str:
@@ -151,6 +151,15 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def number_of(name: str) -> int:
+    """Return the number of the signal with a name like SIGKILL or "signal 40"; 0 if it is unknown."""
+    try:
+        return int(signal.Signals[name])
+    except KeyError:
+        digits = name.removeprefix("signal ")
+        return int(digits) if digits.isdecimal() else 0
 
 
 _workers: WeakSet[Worker] = WeakSet()
