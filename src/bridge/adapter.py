@@ -13,7 +13,7 @@ def count_words(args: Text, context: Context) -> dict[str, int]:
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -110,8 +110,9 @@ class Adapter:
     and must not import the library.
     warm_up(): imports the libraries of the commands. It is called on a separate thread after the first reply, and in a
     template (`serve`) before it forks workers.
-    rehearsal: requests, as pairs of command and args, that a template answers before it forks workers, which then need
-    not load what these requests have loaded. They must not leave a thread or an open connection.
+    rehearse(call): prepares a template (`serve`), which calls it once for each format before it forks workers, so that
+    they need not load what it has loaded. call(command, args) returns the result of a command. It must not leave a
+    thread or an open connection.
     load_programs(given): returns the operator's programs (`--program`, each as NAME=MODULE:ATTRIBUTE) by name, which
     handlers find in context.shared["programs"]. It is called at the start if there are any, and raises AdapterFailed.
     None: the adapter runs no programs of the operator.
@@ -125,7 +126,7 @@ class Adapter:
         counted: str | None = None,
         available: Callable[[str], bool] = lambda name: False,
         warm_up: Callable[[], None] | None = None,
-        rehearsal: Sequence[tuple[str, dict[str, Any]]] = (),
+        rehearse: Callable[[Callable[..., Any]], object] | None = None,
         load_programs: Callable[[tuple[str, ...]], dict[str, Any]] | None = None,
     ) -> None:
         self.name = name
@@ -133,7 +134,7 @@ class Adapter:
         self.counted = counted
         self.available = available
         self.warm_up = warm_up
-        self.rehearsal = rehearsal
+        self.rehearse = rehearse
         self.load_programs = load_programs
         self.commands: dict[str, CommandSpec] = {}
 
@@ -145,7 +146,7 @@ class Adapter:
             counted=self.counted,
             available=self.available,
             warm_up=self.warm_up,
-            rehearsal=self.rehearsal,
+            rehearse=self.rehearse,
             load_programs=self.load_programs,
         )
         adapter.commands.update(self.commands)

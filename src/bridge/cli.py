@@ -86,6 +86,13 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="time for which workers may go on after SIGTERM (default 20)",
     )
+    add(
+        "--preload",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import this module before the first worker is forked, e.g. litellm; repeatable",
+    )
     add("--replace", action="store_true", help="take the place of another template that listens there")
     add(
         "--control",
@@ -229,6 +236,7 @@ def _serve(arguments: argparse.Namespace, parent: int) -> int:
         path=arguments.listen,
         max_workers=arguments.max_workers,
         drain=arguments.drain,
+        preload=tuple(arguments.preload),
         replace=arguments.replace,
         control=arguments.control,
     )

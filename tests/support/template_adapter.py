@@ -45,9 +45,11 @@ def _leave_a_mark() -> None:
 
 atexit.register(_leave_a_mark)
 
-adapter = _declared(Adapter("warmed", warm_up=lambda: _warm_ups.append(os.getpid()), rehearsal=[("rehearse", {})]))
+adapter = _declared(
+    Adapter("warmed", warm_up=lambda: _warm_ups.append(os.getpid()), rehearse=lambda call: call("rehearse"))
+)
 
-broken = Adapter("broken", rehearsal=[("fail", {})])
+broken = Adapter("broken", rehearse=lambda call: call("fail"))
 
 
 @broken.command("fail")

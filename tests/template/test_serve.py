@@ -81,6 +81,11 @@ def test_an_adapter_of_ones_own_is_warmed_up_once(serve):
         assert result == {"warm_ups": 1, "warmed_in": served.pid, "rehearsals": 3}
 
 
+def test_modules_are_loaded_before_workers_are_forked(serve):
+    served = serve("--preload", "sqlite3", adapter="hostile:adapter")
+    assert "sqlite3" in served.worker()[0].call("modules")["result"]
+
+
 def test_more_workers_than_allowed_are_refused_with_a_reply(serve):
     served = serve("--max-workers", "1")
     host, pid = served.worker()
@@ -176,6 +181,7 @@ def test_systemd_is_notified(tmp_path):
     [
         (["--adapter", "nothing:adapter"], "there is no module 'nothing'"),
         (["--adapter", "echo", "--store", "sqlite:/nowhere/at/all/s.db"], "No such file"),
+        (["--adapter", "echo", "--preload", "no_such_module"], "--preload no_such_module: ModuleNotFoundError"),
         (["--adapter", "template_adapter:broken"], "fail of its rehearsal failed"),
     ],
 )

@@ -35,6 +35,7 @@ def run(settings: Settings, load_adapter: Callable[[], Adapter]) -> NoReturn:
         try:
             adapter = load_adapter()
             _check_store(settings.options)
+            warming.preload(settings.preload)
             warming.warm(adapter, settings.options)
             if listener is None:
                 listener = Listener(settings.path, replace=True)

@@ -38,8 +38,9 @@ class Settings:
     """What a template is started with.
 
     adapter: its name on the command line. options: of the workers. path: of the socket. drain: seconds for which
-    workers may go on after SIGTERM. replace: take the place of another template at `path` once this one is ready.
-    control: the format of the frames on stdin and stdout; None: they are not used.
+    workers may go on after SIGTERM. preload: modules to import before the first worker is forked. replace: take the
+    place of another template at `path` once this one is ready. control: the format of the frames on stdin and stdout;
+    None: they are not used.
     """
 
     adapter: str
@@ -47,6 +48,7 @@ class Settings:
     path: str
     max_workers: int
     drain: float
+    preload: tuple[str, ...]
     replace: bool
     control: str | None
 

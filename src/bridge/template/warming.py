@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import importlib
 import os
 import sys
 import threading
+from collections.abc import Iterable
+from typing import Any
 
-from bridge.adapter import Adapter, AdapterFailed
+from bridge.adapter import Adapter, AdapterFailed, reason_of
 from bridge.options import Options
 from bridge.wire.codec import FORMATS, Format
 from bridge.worker.dispatch import Dispatcher
@@ -19,7 +22,7 @@ REHEARSAL_SECONDS = 30.0  # for each request
 
 
 def warm(adapter: Adapter, options: Options) -> None:
-    """Call the adapter's `warm_up`, and answer its `rehearsal` once in every format.
+    """Call the adapter's `warm_up`, and call its `rehearse` once for each format.
 
     Afterwards the garbage collector ignores what has been loaded, so that forked workers share its memory.
     Raises AdapterFailed if a request of the rehearsal fails.
@@ -38,13 +41,27 @@ def warm(adapter: Adapter, options: Options) -> None:
     _return_free_memory()
 
 
+def preload(modules: Iterable[str]) -> None:
+    """Import the modules that the operator has named. Raises AdapterFailed if one cannot be imported."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except BaseException as error:  # a module may raise anything when it is imported, for instance SystemExit
+            raise AdapterFailed(f"--preload {module}: {reason_of(error)}") from error
+
+
 def _rehearse(dispatcher: Dispatcher, adapter: Adapter, format: Format) -> None:
-    requests = [("hello", {}), ("ping", {}), *adapter.rehearsal, ("get_stats", {})]
-    for number, (command, args) in enumerate(requests):
-        request = format.encode({"id": number, "command": command, "args": args})
+    def call(command: str, args: dict[str, Any] | None = None) -> Any:
+        request = format.encode({"id": 1, "command": command, "args": args or {}})
         reply = format.decode(dispatcher.call(request, REHEARSAL_SECONDS))
         if not reply["success"]:
             raise AdapterFailed(f"adapter {adapter.name!r}: {command} of its rehearsal failed: {reply['error']}")
+        return reply["result"]
+
+    for command in ("hello", "ping", "describe", "get_stats"):
+        call(command)
+    if adapter.rehearse is not None:
+        adapter.rehearse(call)
 
 
 def other_threads() -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
+from typing import Any
 
 from bridge.adapter import Adapter, AdapterFailed, reason_of
 from bridge.adapters.dspy.providers import GEMINI_KEYS
@@ -29,13 +31,16 @@ def _load_programs(given: tuple[str, ...]) -> dict[str, RegisteredProgram]:
     return load_programs(given)
 
 
-# A program that runs loads twice as much of DSPy as its import.
-_SIGNATURE = {"inputs": [{"name": "question", "type": "string"}], "outputs": [{"name": "answer", "type": "string"}]}
-_REHEARSAL = (
-    ("configure_lm", {"model": "offline/reader"}),
-    ("create_program", {"id": "rehearsal", "signature": _SIGNATURE}),
-    ("execute_program", {"program_id": "rehearsal", "inputs": {"question": "Is it ready?"}}),
-)
+def _rehearse(call: Callable[..., Any]) -> None:
+    """Run a program, which loads twice as much of DSPy as its import, and load what a model of a provider needs."""
+    from bridge.adapters.dspy.engines.prices import load_prices
+
+    load_prices()
+    signature = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}]}
+    call("configure_lm", {"model": "offline/reader"})
+    call("create_program", {"id": "rehearsal", "signature": signature})
+    call("execute_program", {"program_id": "rehearsal", "inputs": {"question": "Is it ready?"}})
+
 
 adapter = Adapter(
     "dspy",
@@ -43,6 +48,6 @@ adapter = Adapter(
     counted="program",
     available=_available,
     warm_up=_warm_up,
-    rehearsal=_REHEARSAL,
+    rehearse=_rehearse,
     load_programs=_load_programs,
 )
