@@ -87,7 +87,11 @@ class Client:
         options.
         """
         settings = Settings.checked(format, max_frame, max_values, logs)
-        attempt = Attempt(address, seconds_of(timeout))
+        return cls._connected(Attempt(address, seconds_of(timeout)), settings, tools)
+
+    @classmethod
+    def _connected(cls, attempt: Attempt, settings: Settings, tools: Callables) -> Client:
+        """Return a client of a worker that an attempt reaches. Raises the errors of `connect`."""
         while (worker := attempt.connect()) is None:
             time.sleep(PAUSE)
         return cls._of(worker, settings, tools, attempt.seconds_left)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import socket
 import stat
 import threading
@@ -33,7 +34,7 @@ Exits = Callable[[int, Callable[[Exit | None], None]], None]
 class Attempt:
     """An attempt to connect to `address`, which takes at most `timeout` seconds.
 
-    exits: whom to ask how the worker's process has ended. Raises ValueError for an address that cannot be one.
+    exits: of the template, if this host has started it. Raises ValueError for an address that cannot be one.
     """
 
     def __init__(self, address: str, timeout: float | None, exits: Exits | None = None) -> None:
@@ -96,11 +97,13 @@ def not_connected(address: str, reason: str, **details: Any) -> errors.WorkerCra
 class WorkerSocket(Worker):
     """A worker at the other end of a connection, which is the end of the worker when it ends.
 
-    connected: its socket, which is duplicated. Raises OSError if there are no descriptors left.
+    connected: its socket, which is duplicated. exits: of the template, if this host has started it. Raises OSError if
+    there are no descriptors left.
     """
 
     input_closed = output_closed = "the worker closed the connection"
     killed = "the connection was closed"
+    _process_fd = -1  # of the worker's process, if this host has started its template
 
     def __init__(self, address: str, connected: socket.socket, exits: Exits | None = None) -> None:
         self._address = address
@@ -131,6 +134,8 @@ class WorkerSocket(Worker):
         if type(pid) is int and pid > 0:
             self.pid = pid
             if self._exits is not None:
+                with contextlib.suppress(OSError):  # it has just ended
+                    self._process_fd = above_stderr(os.pidfd_open(pid))
                 self._waits_for_exit = True
                 self._exits(pid, self._note_exit)
 
@@ -153,10 +158,17 @@ class WorkerSocket(Worker):
             return not self._waits_for_exit
 
     def kill(self) -> None:
-        """Close the connection at once. The worker has its grace period for open calls, but no host anymore."""
+        """Close the connection at once, and kill the worker if this host has started its template.
+
+        Another worker may go on with open calls for its grace period.
+        """
         with self._lock:
+            if self._process_fd >= 0:
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(self._process_fd, signal.SIGKILL)
             self._shut_down(socket.SHUT_RDWR)
-            self._notify()
+            if self._has_closed or not self._waits_for_exit:
+                self._notify()
 
     def reap(self) -> None:
         """Note how the process ended, as far as that is known."""
@@ -186,6 +198,8 @@ class WorkerSocket(Worker):
                 self._shut_down(socket.SHUT_WR)
             elif which == "output_fd":
                 self._socket.detach()
+            elif which == "exit_fd":
+                super().close("_process_fd")
             super().close(which)
 
     def disown(self) -> None:
