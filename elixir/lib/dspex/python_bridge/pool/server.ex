@@ -34,6 +34,7 @@ defmodule DSPex.PythonBridge.Pool.Server do
                 :address,
                 :failure,
                 :start_timer,
+                :sweep_at,
                 slots: %{},
                 next: 1,
                 early: 0,
@@ -41,8 +42,7 @@ defmodule DSPex.PythonBridge.Pool.Server do
                 renewing?: false,
                 waiting: %{},
                 first: [],
-                swept: %{},
-                sweep_at: 0
+                swept: %{}
               ]
 
   @doc false
@@ -107,7 +107,7 @@ defmodule DSPex.PythonBridge.Pool.Server do
     Pool.put(state.pool)
     Process.send_after(self(), :tick, @tick)
     address = if state.template, do: Template.subscribe(state.template), else: :own
-    {:ok, %{state | address: address}, {:continue, :fill}}
+    {:ok, %{state | address: address, sweep_at: Connection.now()}, {:continue, :fill}}
   end
 
   @impl true

@@ -128,21 +128,22 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
 
   @doc """
   Removes the sessions that a worker does not have any more. `known` is what this function returned
-  the last time, or `nil`; the worker lists its sessions only if it has dropped some since.
+  the last time, or `nil`; the worker lists its sessions only if it has dropped some since, or if rows of
+  some were too young to be removed.
   """
   @spec sweep(Pool.t(), Connection.t(), term()) :: term()
   def sweep(pool, connection, known) do
     before = Connection.now() - @margin
 
-    with {:ok, %{"expired" => expired, "evicted" => evicted}} when {expired, evicted} != known <-
+    with {:ok, counts} when counts != known <-
            request(connection, "list_sessions", %{limit: 0}, nil),
          {:ok, %{"sessions" => sessions}} <-
            request(connection, "list_sessions", %{limit: 1_000_000}, nil) do
       live = for %{"session_id" => id, "live" => true} <- sessions, into: MapSet.new(), do: id
-      pattern = [{{:"$1", connection.owner, :_, :"$2"}, [{:<, :"$2", before}], [:"$1"]}]
-      gone = for id <- :ets.select(pool.sessions, pattern), not MapSet.member?(live, id), do: id
-      for id <- gone, do: remove_unused(pool, id, connection.owner, before)
-      {expired, evicted}
+      rows = :ets.select(pool.sessions, [{{:"$1", connection.owner, :_, :_}, [], [:"$1"]}])
+      dropped = Enum.reject(rows, &MapSet.member?(live, &1))
+      removed = Enum.count(dropped, &remove_unused(pool, &1, connection.owner, before))
+      if removed == length(dropped), do: counts, else: :more
     else
       _ -> known
     end
@@ -150,7 +151,9 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
 
   defp remove_unused(pool, id, owner, before) do
     pattern = [{{id, owner, :_, :"$1"}, [{:<, :"$1", before}], [true]}]
-    if :ets.select_delete(pool.sessions, pattern) == 1, do: Tools.forget(pool.tools, id)
+    removed = :ets.select_delete(pool.sessions, pattern) == 1
+    if removed, do: Tools.forget(pool.tools, id)
+    removed
   end
 
   @doc "Lets the next call of each durable session of a worker go to another worker."

@@ -51,7 +51,9 @@ defmodule DSPex.PythonBridge.Pool.Slot do
   @doc "Moves a slot to another state and reports it. `reason` is an error or an atom."
   @spec move(t(), state(), Error.t() | atom()) :: t()
   def move(%{state: from} = slot, to, reason) do
-    to in @transitions[from] || raise ArgumentError, "a slot cannot go from #{from} to #{to}"
+    to in Map.get(@transitions, from, []) ||
+      raise ArgumentError, "a slot cannot go from #{from} to #{to}"
+
     metadata = %{pool: slot.pool, slot: slot.number, from: from, to: to, reason: reason}
     Telemetry.pool(:slot, %{age: Connection.now() - slot.started}, metadata)
     %{slot | state: to}
