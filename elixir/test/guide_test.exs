@@ -17,7 +17,7 @@ defmodule DSPex.GuideTest do
     project = Path.join(directory, "weather")
     {_, 0} = mix(["new", "weather"], directory)
 
-    [deps, example, setup, capture | _] = blocks("elixir")
+    [deps, example, setup, capture, pool, config | _] = blocks("elixir")
     assert deps =~ "{:dspex_bridge, "
     mix_exs = Path.join(project, "mix.exs")
     with_dependency = "deps: [{:dspex_bridge, path: #{inspect(@root)}}]"
@@ -25,14 +25,18 @@ defmodule DSPex.GuideTest do
 
     File.write!(
       Path.join(project, "example.exs"),
-      example <> "Bridge.stop()\n" <> capture <> setup <> restart()
+      example <> "Bridge.stop()\n" <> capture <> setup <> restart() <> pool <> adapter()
     )
+
+    File.mkdir_p!(Path.join(project, "config"))
+    File.write!(Path.join(project, "config/config.exs"), "import Config\n" <> config)
 
     {output, status} = mix(["run", "example.exs"], project)
     assert status == 0, output
     [shown] = blocks("text")
     assert output =~ shown
     assert output =~ "restarted: ok\n"
+    assert output =~ "adapter: Paris\n"
 
     {output, status} = mix(["bridge.doctor"], project)
     assert status == 0, output
@@ -74,6 +78,17 @@ defmodule DSPex.GuideTest do
     {:ok, %{"programs" => [_]}} = Bridge.call(:list_programs)
     {:ok, %{"inherited" => ["qa"]}} = Bridge.call(:list_programs, %{}, session_id: "ann")
     IO.puts("restarted: ok")
+    """
+  end
+
+  # The adapter of the configuration is that of the guide's pool.
+  defp adapter do
+    """
+    adapter = DSPex.Adapters.Adapter.configured()
+    {:ok, result} = adapter.execute_program("qa", question.inputs)
+    {:ok, ["qa"]} = adapter.list_programs()
+    :ok = adapter.health_check()
+    IO.puts("adapter: " <> result["outputs"]["answer"])
     """
   end
 

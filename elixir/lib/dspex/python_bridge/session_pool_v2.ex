@@ -1,6 +1,48 @@
 defmodule DSPex.PythonBridge.SessionPoolV2 do
   @moduledoc """
-  A pool of workers: a supervisor that starts them, and the functions to call them.
+  A pool of workers: a supervisor that starts and replaces them, and the functions to call them.
+
+      children = [{DSPex.PythonBridge.SessionPoolV2, workers: 4}]
+      Supervisor.start_link(children, strategy: :one_for_one)
+
+      {:ok, %{"status" => "ok"}} = SessionPoolV2.execute_anonymous(:ping)
+      {:ok, result} = SessionPoolV2.execute_in_session("ann", :execute_program, args, 5_000)
+
+  The workers are forked from a template, a Python process that has loaded the adapter, so another
+  worker takes some milliseconds and some MiB. Any number of processes may call at the same time: each
+  chooses a worker and talks to it itself, and no other process is in the way.
+
+  ## Sessions
+
+  The first call of a session chooses a worker, which has the session from then on. What is set up
+  without a session (`configure_lm`, `create_program`, tools, …) exists in all workers: it is carried out
+  in each, and a new worker gets all of it before its first call.
+
+  When a worker ends, its durable sessions go on in another one (flag `--store`, see
+  docs/protocol.md). The next call of any other session returns `:session_lost` once; the call after that
+  begins a new session. With `affinity: :hint` it begins a new session at once.
+
+  With `isolate: :session` each session has a worker of its own: no other session is in its process,
+  and its end affects no other.
+
+  ## When a worker ends
+
+  Calls that it had not got go to another worker. Those that it had are repeated by another worker if
+  their commands are idempotent, within the same deadline, as
+  `DSPex.PythonBridge.PoolErrorHandler` decides; a budget limits how many. All others return
+  `:worker_crashed`, with the exit status or signal and the last lines of the worker's stderr. Each
+  call gets one reply.
+
+  Another worker is started at once. If workers end soon after their start again and again, the delay
+  grows up to 5 s. A worker that leaves five calls without any reply within 30 s is ejected: it gets no calls
+  except those of its sessions until it answers a `ping`, after 5 s, then 10 s, …; after three failed
+  ones it is replaced.
+
+  ## Load
+
+  Each worker runs `:threads` calls at once and lets `:queue` more wait. While all threads are busy the
+  pool grows up to the greatest number of workers; when all queues are full, calls return `:overloaded`
+  with `"retry_after"`.
   """
 
   use Supervisor
@@ -15,7 +57,10 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
   @type args :: DSPex.PythonBridge.Bridge.args()
   @type result :: {:ok, term()} | {:ok, term(), timing :: map()} | {:error, Error.t()}
 
-  @doc "Returns the child specification of a pool."
+  @doc """
+  Returns the child specification of a pool. As for a bridge, a first worker that does not start is not
+  fatal under a supervisor, unless the option `retry_start: false` is given.
+  """
   @spec child_spec(keyword()) :: Supervisor.child_spec()
   def child_spec(options) do
     options = options |> hide_env() |> Keyword.put_new(:retry_start, true)
@@ -36,7 +81,36 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
     end
   end
 
-  @doc "Starts a pool and waits until its first worker takes calls."
+  @doc """
+  Starts a pool and waits until its first worker takes calls.
+
+  ## Options
+
+  Those of `DSPex.PythonBridge.Bridge.start_link/1` except the `:backoff_…` and `:healthy_after`, which
+  have no effect, and
+
+    * `:name` - the name of the pool, default `DSPex.PythonBridge.SessionPoolV2`
+    * `:workers` - how many workers, or a range such as `2..8`; default: as many as schedulers
+    * `:connect` - the address of a template that runs already, for instance
+      `"unix:/run/bridge.sock"`; without it the pool starts its own
+    * `:fork` - `false` starts each worker as a process of its own, on a port. The default is `true`
+      where there are Unix sockets
+    * `:affinity` - `:strict` (default) or `:hint`: whether a session needs the worker that it had
+    * `:isolate` - `:session` gives each session a worker of its own; `:workers` then counts those for
+      calls without a session. `:max_sessions` (1 000) limits their number, and one that was not used
+      for `:session_idle` ms (300 000) ends with its session
+    * `:queue` - how many calls may wait in each worker, default 4096
+    * `:idle_timeout` - how long a worker beyond the least number may be idle, in ms, default 30 000
+    * `:max_requests`, `:max_age` (ms), `:max_rss` (bytes) - replace a worker that has reached the limit,
+      once another one has taken its place. The first two vary by 10 %. Default: no limit
+    * `:drain_timeout` - how long a worker that is being replaced keeps its sessions, in ms, default
+      60 000
+    * `:sweep_interval` - how often sessions that have expired are removed from the table, in ms, default
+      30 000
+
+  Returns `{:error, {:shutdown, %DSPex.PythonBridge.Error{}}}` if the first worker does not start.
+  Raises `ArgumentError` for invalid options.
+  """
   @spec start_link(keyword()) :: Supervisor.on_start()
   def start_link(options \\ []) do
     {own, worker} = Options.checked!(options)

@@ -18,7 +18,12 @@ defmodule DSPex.PythonBridge.Telemetry do
   | `[:dspex_bridge, :worker, :start_failed]` | `failures` in a row, `delay` in ms until the next start | `bridge`, `error` |
   | `[:dspex_bridge, :breaker, :open]`, `:half_open`, `:closed` | | `pool`, `key`, `from`: the state before |
 
-  `bridge` is the bridge's name, or its pid if it has no name. Times are in native units. Handlers
+  | `[:dspex_bridge, :pool, :checkout]` | `open_calls` of the worker | `pool`, `slot`, `command`, `session_id`: a call has got a worker |
+  | `[:dspex_bridge, :pool, :retry]` | `attempt`, `delay` in ms | `pool`, `slot` that failed, `command`, `code`: the call is repeated |
+  | `[:dspex_bridge, :pool, :slot]` | `age` in ms | `pool`, `slot`, `from`, `to`: states of `DSPex.PythonBridge.Pool.Slot`, `:ejected` among them; `reason`: an error or an atom |
+  | `[:dspex_bridge, :pool, :template]` | `age` in ms | `pool`, `event`: `:ready` with `forks`, or `:ended` with `status` |
+
+  `bridge` is the bridge's name, or its pid if it has no name; for a worker of a pool it is `{pool, slot}`. Times are in native units. Handlers
   run in the process that makes the call, that runs the tool, or that owns the port.
   """
 
