@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bridge.errors import BridgeError
     from bridge.host.client import Client
     from bridge.options import Options
+    from bridge.pool.pool import Pool
     from bridge.records import Quota, Records
     from bridge.telemetry.activity import activity, listen
     from bridge.wire._etf import Atom, Opaque
@@ -38,6 +39,7 @@ _EXPORTS = {
     "NoArgs": "bridge.adapter",
     "Opaque": "bridge.wire._etf",
     "Options": "bridge.options",
+    "Pool": "bridge.pool.pool",
     "Quota": "bridge.records",
     "Records": "bridge.records",
     "Tensor": "bridge.wire.tensors",
@@ -60,6 +62,7 @@ __all__ = [
     "NoArgs",
     "Opaque",
     "Options",
+    "Pool",
     "Quota",
     "Records",
     "Tensor",

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from math import inf
 from typing import Any
@@ -27,7 +28,8 @@ LOG_SECONDS = 1.0  # how long the end of a worker waits for slow logging handler
 class ThreadedConnection(Connection):
     """A connection to a worker, usable from any number of threads.
 
-    threads: run listeners, callbacks, tools and logging handlers.
+    threads: run listeners, callbacks, tools and logging handlers. on_lost: called after the worker has ended, in the
+    background thread; it must not wait.
     """
 
     def __init__(self, worker: Worker, settings: Settings) -> None:
@@ -39,6 +41,7 @@ class ThreadedConnection(Connection):
         super().__init__(worker, settings, self._background, log)
         self._changed = threading.Condition(self.lock)
         self._is_lost = threading.Event()
+        self.on_lost: Callable[[], object] | None = None
         self.transport.watch()
         self._background.start(self.inbox, worker.output_fd)
 
@@ -88,6 +91,8 @@ class ThreadedConnection(Connection):
     def lost(self) -> None:
         """Wake those who wait for the end of the worker."""
         self._is_lost.set()
+        if self.on_lost is not None:
+            self.on_lost()
 
     def close(self, reason: str, timeout: float | None) -> int | None:
         """End the worker after the pending frames, killing it after `timeout` seconds, and return its exit status.

@@ -86,15 +86,19 @@ class Tools:
     """The tools of each session, by name. A session has those of the default session, too, but prefers its own."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str], Tool] = {}
+        self._known: dict[str, dict[str, Tool]] = {}
 
     def __len__(self) -> int:
-        return len(self._known)
+        return sum(len(tools) for tools in list(self._known.values()))
 
     def add(self, session_id: str, tools: Iterable[Tool]) -> None:
         """Add tools to a session. They replace tools of the same name."""
-        for tool in tools:
-            self._known[session_id, tool.name] = tool
+        known = self._known.setdefault(session_id, {})
+        known.update((tool.name, tool) for tool in tools)
+
+    def drop(self, session_id: str) -> None:
+        """Forget the tools of a session."""
+        self._known.pop(session_id, None)
 
     def find(self, request: Incoming) -> tuple[Tool, dict[str, Any]]:
         """Return the tool that a `call_tool` request names, and its arguments.
@@ -103,9 +107,10 @@ class Tools:
         """
         if request.command != "call_tool":
             raise errors.UnknownCommand(f"Unknown command: {request.command}")
-        name, given = request.args.get("name", ""), request.args.get("args", {})
+        name, given = str(request.args.get("name", "")), request.args.get("args", {})
         sessions = (str(request.args.get("session_id", "")), *DEFAULT_SESSIONS)
-        tool = next((tool for each in sessions if (tool := self._known.get((each, str(name)))) is not None), None)
+        known = (self._known.get(session_id, {}) for session_id in sessions)
+        tool = next((tools[name] for tools in known if name in tools), None)
         if tool is None:
             raise errors.UnknownCommand(f"unknown tool {name!r}")
         if not isinstance(given, dict):

@@ -110,6 +110,13 @@ class Transport:
             self._pending.remove(outbox)
             return True
 
+    def first_pending(self) -> Outbox | None:
+        """Return the frame that is being sent; None if no frame waits."""
+        try:
+            return self._pending[0]
+        except IndexError:
+            return None
+
     def close(self, reason: str) -> None:
         """Close the worker's stdin after the pending frames. `reason` is what later senders see."""
         with self._lock:

@@ -195,6 +195,7 @@ def _worker(worker: Worker, calls: OpenCalls) -> dict[str, Any]:
         "mode": worker.options.mode,
         "adapter": worker.adapter.name,
         "threads": worker.threads.limit,
+        "queue": worker.options.queue,
         "threads_lost": worker.threads.lost,
         "calls_written_off": worker.threads.written_off,
         "in_flight": calls.total,

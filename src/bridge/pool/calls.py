@@ -1,0 +1,338 @@
+"""What a pool's user holds of an open call: a future of its result, or its events."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from math import inf
+from threading import RLock
+from time import monotonic
+from types import TracebackType
+from typing import Any, NoReturn
+
+from bridge.errors import BridgeError
+from bridge.host.calls import NO_TIMING, OnEvent
+from bridge.host.open_calls import CallCancelled, OpenCall
+from bridge.host.threads import Job, Threads
+from bridge.host.timeouts import seconds_of
+from bridge.pool.clock import Clock
+from bridge.pool.requests import Request
+from bridge.pool.runner import Runner
+
+
+class Jobs:
+    """Where the code of open calls runs: one after the other where it is short, on a thread each where it may wait."""
+
+    def __init__(self, threads: Threads, clock: Clock) -> None:
+        self._threads = threads
+        self._clock = clock
+        self._waiting: deque[Job] = deque()
+        self._is_running = False
+        self._lock = RLock()
+
+    def run(self, job: Job) -> None:
+        """Run a job that may wait on a thread of its own. Raises RuntimeError if there is none."""
+        self._threads.run(job)
+
+    def run_later(self, delay: float, job: Job) -> None:
+        """Run a job that may wait after `delay` seconds."""
+        if delay:
+            self._clock.later(delay, partial(self._threads.run, job))
+        else:
+            self._threads.run(job)
+
+    def run_short(self, job: Job) -> None:
+        """Run a job that does not wait after the ones before it."""
+        with self._lock:
+            self._waiting.append(job)
+            if self._is_running:
+                return
+            self._is_running = True
+        self._threads.run(self._run_waiting)
+
+    def _run_waiting(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._is_running = False
+                    return
+                job = self._waiting.popleft()
+            try:
+                job()
+            except Exception:
+                logging.getLogger("bridge.pool").exception("a job of the pool failed: %r", job)
+
+
+class PoolCall(concurrent.futures.Future[Any]):
+    """A future of the result of a pool's call. Its exceptions are those of bridge.errors.
+
+    Callbacks run on a separate thread.
+    """
+
+    def __init__(self, request: Request, runner: Runner, jobs: Jobs, on_event: OnEvent | None) -> None:
+        super().__init__()
+        self._request = request
+        self._runner = runner
+        self._jobs = jobs
+        self._on_event = on_event
+        self._has_delivered = False
+        self._lock = RLock()
+
+    @property
+    def command(self) -> str:
+        """Return the name of the command."""
+        return self._request.command
+
+    @property
+    def timing(self) -> Mapping[str, float]:
+        """Return where the worker spent the time, in µs; empty before the end, or if the call did not ask for it."""
+        call = self._request.call
+        return (call.timing if call is not None and self.done() else None) or NO_TIMING
+
+    def start(self) -> None:
+        """Send the request. Raises the errors of `Pool.call` if that is not possible."""
+        if self._request.is_shared:
+            broadcast = self._runner.broadcast(self._request)
+            self._jobs.run(partial(self.conclude, partial(self._runner.finish, broadcast)))
+        elif self._on_event is None:
+            self._runner.send(self._request, caller_waits=False, on_end=self._ended)
+        else:
+            call = self._runner.send(self._request)
+            try:
+                self._jobs.run(partial(self._listen, call))
+            except BaseException:
+                call.cancel()
+                raise
+
+    def cancel(self) -> bool:
+        """Cancel the call, in the worker too, and return whether it is cancelled now.
+
+        `result` raises Cancelled from then on.
+        """
+        with self._lock:
+            if not super().cancel():
+                return False
+            self.set_running_or_notify_cancel()
+            call = self._request.call
+        if call is not None:
+            call.cancel()
+        return True
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait at most `timeout` seconds, and return the call's result.
+
+        Raises the class of bridge.errors that belongs to the reply's code; DeadlineExceeded when the call's own timeout
+        is over; TimeoutError when `timeout` is; Cancelled after `cancel`.
+        """
+        try:
+            return super().result(timeout)
+        except concurrent.futures.CancelledError as error:
+            raise _cancelled(error) from None
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait at most `timeout` seconds, and return the call's exception, or None if it succeeded.
+
+        Raises TimeoutError for a call that has not ended, and Cancelled for a cancelled one.
+        """
+        try:
+            return super().exception(timeout)
+        except concurrent.futures.CancelledError as error:
+            raise _cancelled(error) from None
+
+    def conclude(self, outcome: Callable[[], Any]) -> None:
+        """End the future with what `outcome` returns or raises, unless it has ended."""
+        try:
+            result, error = outcome(), None
+        except BaseException as raised:
+            result, error = None, raised
+        with self._lock:
+            if self.done():
+                return
+            if error is None:
+                self.set_result(result)
+            else:
+                self.set_exception(error)
+
+    def _ended(self) -> None:
+        """Note, in the event loop of the connection, that the call has ended."""
+        self._jobs.run_short(self._evaluate)
+
+    def _evaluate(self) -> None:
+        request = self._request
+        assert request.call is not None
+        if self.done():
+            return
+        try:
+            result = request.call.outcome()
+        except BridgeError as error:
+            delay = None if self._has_delivered else self._runner.delay(request, error)
+            if delay is None:
+                self.conclude(partial(_raise, error))
+            else:
+                self._jobs.run_later(delay, self._start_again)
+        except BaseException as error:
+            self.conclude(partial(_raise, error))
+        else:
+            self._runner.succeeded(self._request)
+            self.conclude(lambda: result)
+
+    def _start_again(self) -> None:
+        if self.done():
+            return
+        try:
+            self.start()
+        except BaseException as error:
+            self.conclude(partial(_raise, error))
+        if self.cancelled() and (call := self._request.call) is not None:
+            call.cancel()
+
+    def _listen(self, call: OpenCall) -> None:
+        assert self._on_event is not None
+        try:
+            while (event := call.next_event()) is not None and call.error is None:
+                self._has_delivered = True
+                self._on_event(*event)
+        except BaseException as error:
+            call.cancel(error)
+        self._evaluate()
+
+    def _invoke_callbacks(self) -> None:
+        if self._done_callbacks:  # type: ignore[attr-defined]
+            try:
+                self._jobs.run(super()._invoke_callbacks)  # type: ignore[misc]
+            except RuntimeError:
+                logging.getLogger("bridge").exception("cannot run the callbacks of %s", self)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a PoolCall cannot be pickled: it belongs to a Pool in this process")
+
+    def __repr__(self) -> str:
+        state = "cancelled" if self.cancelled() else "finished" if self.done() else "pending"
+        return f"<PoolCall {self.command}: {state}>"
+
+
+class PoolStream:
+    """The events of a pool's call as they arrive: iterate over (event, data), then ask for the result.
+
+    The worker is paused while more than 256 events wait to be consumed. A loop that ends early, by `break` or by an
+    exception, closes the stream; so does leaving it as a context manager. A call that fails before its first event was
+    consumed may be made once more in another worker.
+    """
+
+    def __init__(self, request: Request, runner: Runner) -> None:
+        self._request = request
+        self._runner = runner
+        self._has_delivered = False
+        self._outcome: tuple[Any, BaseException | None] | None = None
+        self._lock = RLock()
+        self._call = runner.send(request)
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        try:
+            while (event := self._next()) is not None:
+                yield event
+        finally:
+            self._close()  # does nothing after the last event
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait at most `timeout` seconds, and return the call's result. Raises the errors of `PoolCall.result`.
+
+        The worker is not paused from then on: events that have not been consumed stay in memory.
+        """
+        seconds = seconds_of(timeout, least=-inf) if timeout is not None else None
+        until = None if seconds is None else monotonic() + seconds
+        while True:
+            call = self._call
+            call.lift_limit()
+            last = call.last_moment
+            is_own = last is not None and (until is None or last < until)
+            if not call.wait(last if is_own else until):
+                if not is_own:
+                    raise TimeoutError
+                call.expire()
+            if not self._goes_on(call):
+                break
+        assert self._outcome is not None
+        result, error = self._outcome
+        if error is not None:
+            raise error
+        return result
+
+    def cancel(self) -> bool:
+        """Cancel the call, and return whether it is cancelled now. Events that have arrived stay available."""
+        self._call.cancel()
+        return isinstance(self._call.error, CallCancelled)
+
+    def close(self) -> None:
+        """Cancel the call if it has not ended, and drop events that have not been consumed."""
+        self._close()
+
+    def _next(self) -> tuple[str, Any] | None:
+        while True:
+            call = self._call
+            event = call.next_event()
+            if event is not None:
+                self._has_delivered = True
+                return event
+            if not self._goes_on(call):
+                return None
+
+    def _goes_on(self, call: OpenCall) -> bool:
+        """Decide about a call that has ended, and return whether there is another one in its place."""
+        with self._lock:
+            if self._call is not call:
+                return True
+            if self._outcome is not None:
+                return False
+            try:
+                self._outcome = call.outcome(), None
+                self._runner.succeeded(self._request)
+            except BridgeError as error:
+                if not self._has_delivered and not isinstance(error, CallCancelled):
+                    try:
+                        self._runner.prepare_next(self._request, error)
+                        self._call = self._runner.send(self._request)
+                        return True
+                    except BridgeError as final:
+                        error = final
+                self._outcome = None, error
+            except BaseException as error:
+                self._outcome = None, error
+            return False
+
+    def _close(self) -> None:
+        if self._call.channel.process.is_usable:  # type: ignore[attr-defined]
+            self._call.drop_events()
+            self._call.cancel()
+
+    def __enter__(self) -> PoolStream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_call"):
+            self._close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a PoolStream cannot be pickled: it belongs to a Pool in this process")
+
+    def __repr__(self) -> str:
+        return f"<PoolStream {self._request.command}: {'ended' if self._call.has_ended else 'open'}>"
+
+
+def _cancelled(error: BaseException) -> CallCancelled:
+    return error if isinstance(error, CallCancelled) else CallCancelled("the caller cancelled the call")
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error

@@ -1,0 +1,358 @@
+"""The pool: several workers that look like one client."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from time import monotonic
+from types import TracebackType
+from typing import Any, Literal, NoReturn
+
+from bridge import errors
+from bridge.errors import BridgeError
+from bridge.host.calls import OnEvent
+from bridge.host.client import STOP_TIMEOUT, Client
+from bridge.host.timeouts import seconds_of
+from bridge.host.tools import Callables, Tool, Tools
+from bridge.options import DEFAULT_MAX_FRAME, DEFAULT_MAX_VALUES
+from bridge.pool import report
+from bridge.pool.calls import Jobs, PoolCall, PoolStream
+from bridge.pool.journal import Journal
+from bridge.pool.launcher import Launcher
+from bridge.pool.recovery import Recovery
+from bridge.pool.requests import Request
+from bridge.pool.routing import Router
+from bridge.pool.runner import Runner
+from bridge.pool.sessions import Sessions
+from bridge.pool.slots import OnTransition, Slots
+from bridge.pool.supervisor import Supervisor
+from bridge.pool.upkeep import Life, Upkeep
+
+Workers = int | tuple[int, int]
+
+
+class Pool:
+    """Several workers that are called like one `Client`. Usable from any number of threads.
+
+    Each call without a session goes to a worker that has little to do; the calls of a session go to the worker that has
+    the session. What calls without a session change (`configure_lm`, programs, tools) is changed in all workers, also
+    in those that start later. Workers that end are replaced. A call whose worker ends is made once more in another one
+    if its command is idempotent, or if it has not been started; otherwise it raises WorkerCrashed.
+
+    workers: how many, or (at least, at most); default: one for each core. affinity: what happens to a session whose
+    worker has ended, unless it is durable: "strict": the next call raises SessionLost, the one after that begins a new
+    session; "hint": the next call begins a new session. isolate: "session" gives each session a worker of its own, at
+    most `session_workers` at a time. idle: seconds without a call after which a worker of which there are more than the
+    least, or that of a session, ends (default 30 and 3600); max_requests, max_age (seconds) and max_rss (bytes): when
+    a worker is replaced by a new one, the first two ± 10 %. name: of the pool, in events. on_event(event): called with
+    a map for each transition of a slot, retry and replacement; it must not wait. The other options are those of
+    `Client.start`, for each worker. Raises its errors.
+    """
+
+    def __init__(
+        self,
+        workers: Workers | None = None,
+        *,
+        affinity: Literal["strict", "hint"] = "strict",
+        isolate: Literal["session"] | None = None,
+        session_workers: int = 256,
+        idle: float | None = None,
+        max_requests: int | None = None,
+        max_age: float | None = None,
+        max_rss: int | None = None,
+        name: str = "pool",
+        on_event: OnTransition | None = None,
+        adapter: str = "dspy",
+        python: str = sys.executable,
+        flags: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        format: str = "msgpack",
+        max_frame: int = DEFAULT_MAX_FRAME,
+        max_values: int = DEFAULT_MAX_VALUES,
+        tools: Callables = (),
+        logs: Literal["stderr", "logging"] = "stderr",
+        timeout: float | None = 10.0,
+    ) -> None:
+        least, most = _bounds(workers)
+        if affinity not in ("strict", "hint"):
+            raise ValueError(f'affinity must be "strict" or "hint", not {affinity!r}')
+        if isolate not in (None, "session"):
+            raise ValueError(f'isolate must be "session" or None, not {isolate!r}')
+        isolates = isolate == "session"
+        idle = seconds_of((3600.0 if isolates else 30.0) if idle is None else idle, "idle")
+        life = Life(idle, max_requests, seconds_of(max_age, "max_age"), max_rss)
+        known = [Tool(function) for function in tools]
+        self.name = name
+        self._host_pid = os.getpid()
+        self._tools = Tools()
+        start = partial(
+            Client.start,
+            adapter=adapter,
+            python=python,
+            flags=flags,
+            env=env,
+            format=format,
+            max_frame=max_frame,
+            max_values=max_values,
+            logs=logs,
+            timeout=timeout,
+        )
+        launcher = Launcher(start, self._tools)
+        event = report.events_to(name, on_event)
+        self._slots = Slots(event)
+        self._sessions = Sessions()
+        self._journal = Journal(lambda slot: self._supervisor.recycle(slot, "its state differs from the others'"))
+        self._supervisor = Supervisor(self._slots, launcher.launch, self._journal.join, self._journal.leave, event)
+        self._supervisor.start(least, most)
+        try:
+            slot = self._slots.ready[0]
+            commands = slot.ask("describe", None, timeout)["commands"]
+            mode = slot.ask("ping", None, timeout)["mode"]
+            self._default_session = "anonymous" if mode == "pool-worker" else "default"
+            self._shared = self._journal.use(commands)
+            self._ending = frozenset(each for each, spec in commands.items() if spec["lane"].startswith("end_"))
+            self._unusual = self._shared | self._ending | {"create_session"}
+            idempotent = frozenset(each for each, spec in commands.items() if spec["idempotent"])
+            recovery = Recovery(self._slots, idempotent, self._supervisor.ended, event)
+            self._count_call = recovery.budget.record_call
+            is_strict = affinity == "strict"
+            self._router = Router(self._slots, self._sessions, self._supervisor, is_strict, isolates, session_workers)
+            self._runner = Runner(self._router, recovery, self._journal, self._succeeded)
+            self._jobs = Jobs(self._supervisor.threads, self._supervisor.clock)
+            Upkeep(self._slots, self._sessions, self._supervisor, life).start()
+            if known:
+                self._register(known, None)
+        except BaseException:
+            self._supervisor.stop(0.0)
+            raise
+
+    def call(
+        self,
+        command: str,
+        args: Any = None,
+        *,
+        timeout: float | None = 30.0,
+        session_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> Any:
+        """Call `command` in one of the workers, and return its result. The options are those of `Client.call`.
+
+        Raises the errors of `Client.call`; SessionLost if the worker that had the session has ended; Overloaded, with
+        `retry_after`, if all workers are busy.
+        """
+        begun = monotonic()
+        slot = None
+        if command not in self._unusual and (session_id is not None or not _names_session(args)):
+            slot = self._router.quick(session_id)
+        if slot is None:
+            return self._run(self._request(command, args, timeout, session_id, traceparent))
+        self._count_call()
+        call = None
+        try:
+            call = slot.open(command, timeout)
+            slot.connection.start(call, args, session_id, traceparent)
+            result = call.result()
+        except BridgeError as error:
+            request = self._request(command, args, timeout, session_id, traceparent, begun)
+            request.slot, request.call, request.attempts, request.started = slot, call, 1, call is not None
+            self._runner.prepare_next(request, error)
+            return self._run(request)
+        except BaseException:
+            if call is not None:
+                call.cancel()
+            raise
+        slot.served += 1
+        return result
+
+    def submit(
+        self,
+        command: str,
+        args: Any = None,
+        *,
+        timeout: float | None = None,
+        session_id: str | None = None,
+        on_event: OnEvent | None = None,
+        timing: bool = False,
+        traceparent: str | None = None,
+    ) -> PoolCall:
+        """Start `command`, and return a future of its result. The options are those of `Client.submit`.
+
+        Do not change `args` before the call has ended: it may be sent again.
+        """
+        request = self._request(command, args, timeout, session_id, traceparent)
+        request.has_events, request.timing = on_event is not None, timing
+        call = PoolCall(request, self._runner, self._jobs, on_event)
+        call.start()
+        return call
+
+    def stream(
+        self,
+        command: str,
+        args: Any = None,
+        *,
+        timeout: float | None = None,
+        session_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> PoolStream:
+        """Start `command`, and return its events to iterate over. The options are those of `submit`.
+
+        Raises InvalidRequest for a call that has to be made in all workers.
+        """
+        request = self._request(command, args, timeout, session_id, traceparent)
+        if request.is_shared:
+            text = f"{command} without a session is called in all workers: use `call` or `submit`"
+            raise errors.InvalidRequest(text)
+        request.has_events = True
+        return PoolStream(request, self._runner)
+
+    def cast(self, command: str, args: Any = None, *, session_id: str | None = None) -> None:
+        """Send `command` without waiting for its reply, which is dropped. Raises the errors of `submit`."""
+        self.submit(command, args, session_id=session_id)
+
+    def register_tools(self, tools: Callables, *, session_id: str | None = None) -> None:
+        """Offer Python functions to the programs of a session, or of all sessions, as `Client.register_tools` does."""
+        self._register([Tool(function) for function in tools], session_id)
+
+    def end_session(self, session_id: str) -> dict[str, Any]:
+        """End a session, also in the store if it is durable, and return the result of `cleanup_session`."""
+        result: dict[str, Any] = self.call("cleanup_session", {"session_id": session_id})
+        return result
+
+    def session_info(self, session_id: str) -> dict[str, Any]:
+        """Return the result of `get_session`, with the `slot` and the `pid` of the worker that has the session.
+
+        Raises SessionNotFound.
+        """
+        home = self._sessions.homes.get(session_id)
+        has_home = home is not None and home.slot.is_usable
+        request = self._request("get_session", {"session_id": session_id}, 30.0, None, None)
+        request.session = session_id if has_home else None
+        found: dict[str, Any] = self._run(request)
+        return {**found, "slot": home.slot.number, "pid": home.slot.pid} if home is not None and has_home else found
+
+    def stats(self) -> dict[str, Any]:
+        """Return the statistics of all workers together (`commands`, `process`), each worker's own (`workers`), and the
+        pool's `status`."""
+        return {**report.statistics(self._slots.ready), "pool": self.status()}
+
+    def status(self) -> dict[str, Any]:
+        """Return the number of workers in each state, of open calls and of sessions, and one map for each slot."""
+        return report.status(self.name, self._slots, self._sessions, self._journal)
+
+    def health_check(self, timeout: float = 2.0) -> dict[str, Any]:
+        """Ping each worker. Return whether the pool is "healthy", "degraded" or "down", and one map for each slot."""
+        return report.health(self._slots, timeout)
+
+    def drain(self, timeout: float | None = 30.0) -> bool:
+        """Take no more calls, wait at most `timeout` seconds until the open ones have ended, and stop the workers.
+
+        Return whether all calls have ended by then.
+        """
+        self._check_own()
+        seconds = seconds_of(timeout)
+        until = None if seconds is None else monotonic() + seconds
+        self._supervisor.close("the pool is draining")
+        while (open_calls := self._slots.open_calls()) and (until is None or monotonic() < until):
+            time.sleep(0.01)
+        self.stop()
+        return not open_calls
+
+    def stop(self, timeout: float | None = STOP_TIMEOUT) -> None:
+        """Stop the workers after the grace period for their open calls; kill them after `timeout` seconds.
+
+        Calls after this raise WorkerCrashed.
+        """
+        self._check_own()
+        self._supervisor.stop(seconds_of(timeout))
+
+    def _request(
+        self,
+        command: str,
+        args: Any,
+        timeout: float | None,
+        session_id: str | None,
+        traceparent: str | None,
+        begun: float | None = None,
+    ) -> Request:
+        """Return what `call` was asked for. Raises RuntimeError in a fork, and ValueError for a wrong timeout."""
+        self._check_own()
+        seconds = seconds_of(timeout)
+        begun = monotonic() if begun is None else begun
+        session = args["session_id"] if session_id is None and _names_session(args) else session_id
+        if not isinstance(session, str) or session == self._default_session:
+            session = None
+        request = Request(
+            command, args, session_id, session, traceparent, seconds, None if seconds is None else begun + seconds
+        )
+        request.is_shared = session is None and command in self._shared
+        return request
+
+    def _run(self, request: Request) -> Any:
+        if request.is_shared:
+            return self._runner.finish(self._runner.broadcast(request))
+        return self._runner.run(request)
+
+    def _register(self, tools: list[Tool], session_id: str | None) -> None:
+        declared = [tool.declaration for tool in tools]
+        done = self.call("register_tools", {"tools": declared}, session_id=session_id)
+        self._tools.add(done["session_id"], tools)
+
+    def _succeeded(self, request: Request) -> None:
+        """Forget the sessions that a request has ended."""
+        if request.command not in self._ending:
+            return
+        if request.session is not None:
+            self._sessions.end(request.session)
+            self._tools.drop(request.session)
+        elif request.is_shared:
+            for session_id in list(self._sessions.homes):
+                self._sessions.end(session_id)
+                self._tools.drop(session_id)
+
+    def _check_own(self) -> None:
+        """Raise RuntimeError in a fork of the process that has started the pool."""
+        if os.getpid() != self._host_pid:
+            raise RuntimeError(
+                f"this Pool belongs to process {self._host_pid} and cannot be used in its fork {os.getpid()}; start"
+                " another Pool there"
+            )
+        if sys.is_finalizing():
+            raise RuntimeError("a Pool cannot call its workers while the interpreter is ending")
+
+    def __enter__(self) -> Pool:
+        self._check_own()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if os.getpid() == self._host_pid:  # a fork must not stop its parent's workers
+            self.stop()
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.name}: {self._supervisor.closed or f'{len(self._slots.ready)} workers'}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Pool cannot be pickled: start one in each process")
+
+
+def _names_session(args: Any) -> bool:
+    return args.__class__ is dict and "session_id" in args
+
+
+def _bounds(workers: Workers | None) -> tuple[int, int]:
+    """Return the least and the largest number of workers. Raises TypeError and ValueError."""
+    if workers is None:
+        workers = len(os.sched_getaffinity(0))
+    least, most = (workers, workers) if isinstance(workers, int) else workers
+    if isinstance(workers, bool) or not isinstance(least, int) or not isinstance(most, int):
+        raise TypeError(f"workers must be a number, or (at least, at most), not {workers!r}")
+    if not 1 <= least <= most:
+        raise ValueError(f"workers must be at least 1, and not more than the largest number, not {workers!r}")
+    return least, most
