@@ -39,9 +39,7 @@ class Jobs:
 
     def run_later(self, delay: float, job: Job) -> None:
         """Run a job that may wait after `delay` seconds."""
-        if delay:
-            self._clock.later(delay, partial(self._threads.run, job))
-        else:
+        if not delay or not self._clock.later(delay, partial(self._threads.run, job)):
             self._threads.run(job)
 
     def run_short(self, job: Job) -> None:

@@ -22,17 +22,19 @@ class Clock:
         self._is_stopped = False
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
-    def later(self, delay: float, job: Job) -> None:
-        """Run `job` after `delay` seconds, unless the clock is stopped before."""
+    def later(self, delay: float, job: Job) -> bool:
+        """Run `job` after `delay` seconds, or when the clock is stopped. Return False if it has been stopped."""
         with self._changed:
+            if self._is_stopped:
+                return False
             heapq.heappush(self._jobs, (monotonic() + delay, next(self._numbers), job))
             self._changed.notify()
+            return True
 
     def stop(self) -> None:
-        """End the thread. Jobs that are not due yet do not run."""
+        """Run the jobs that wait, and end the thread."""
         with self._changed:
             self._is_stopped = True
-            self._jobs.clear()
             self._changed.notify()
 
     def _run(self) -> None:
@@ -44,9 +46,9 @@ class Clock:
 
     def _next(self) -> Job | None:
         with self._changed:
-            while not self._is_stopped:
+            while self._jobs or not self._is_stopped:
                 now = monotonic()
-                if self._jobs and self._jobs[0][0] <= now:
+                if self._jobs and (self._is_stopped or self._jobs[0][0] <= now):
                     return heapq.heappop(self._jobs)[2]
                 self._changed.wait(self._jobs[0][0] - now if self._jobs else None)
         return None

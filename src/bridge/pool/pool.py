@@ -116,7 +116,7 @@ class Pool:
             self._ending = frozenset(each for each, spec in commands.items() if spec["lane"].startswith("end_"))
             self._unusual = self._shared | self._ending | {"create_session"}
             idempotent = frozenset(each for each, spec in commands.items() if spec["idempotent"])
-            recovery = Recovery(self._slots, idempotent, self._supervisor.ended, event)
+            recovery = Recovery(self._slots, idempotent, self._supervisor, event)
             self._count_call = recovery.budget.record_call
             is_strict = affinity == "strict"
             self._router = Router(self._slots, self._sessions, self._supervisor, is_strict, isolates, session_workers)
@@ -350,9 +350,10 @@ def _bounds(workers: Workers | None) -> tuple[int, int]:
     """Return the least and the largest number of workers. Raises TypeError and ValueError."""
     if workers is None:
         workers = len(os.sched_getaffinity(0))
-    least, most = (workers, workers) if isinstance(workers, int) else workers
-    if isinstance(workers, bool) or not isinstance(least, int) or not isinstance(most, int):
+    bounds = (workers, workers) if isinstance(workers, int) else workers
+    if not isinstance(bounds, tuple) or [type(bound) for bound in bounds] != [int, int]:
         raise TypeError(f"workers must be a number, or (at least, at most), not {workers!r}")
+    least, most = bounds
     if not 1 <= least <= most:
         raise ValueError(f"workers must be at least 1, and not more than the largest number, not {workers!r}")
     return least, most

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container
-from typing import Any
+from collections.abc import Container
 
 from bridge import errors
 from bridge.pool.budget import RetryBudget
 from bridge.pool.policy import decide
 from bridge.pool.requests import Request
 from bridge.pool.slots import OnTransition, Slots
+from bridge.pool.supervisor import Supervisor
 
 
 class Recovery:
     """Decides by the policy about requests that have failed.
 
-    idempotent: the commands that may run twice. ended: called with a slot whose worker has ended.
+    idempotent: the commands that may run twice.
     """
 
-    def __init__(
-        self, slots: Slots, idempotent: Container[str], ended: Callable[[Any], object], report: OnTransition
-    ) -> None:
+    def __init__(self, slots: Slots, idempotent: Container[str], supervisor: Supervisor, report: OnTransition) -> None:
         self.budget = RetryBudget()
         self._slots = slots
         self._idempotent = idempotent
-        self._ended = ended
+        self._supervisor = supervisor
         self._report = report
 
     def delay(self, request: Request, error: errors.BridgeError) -> float | None:
@@ -37,8 +35,10 @@ class Recovery:
         started = request.was_started() and error.code != errors.SessionLost.code
         if isinstance(error, errors.WorkerCrashed):
             if slot.connection.end_reason is not None:
-                self._ended(slot)
+                self._supervisor.ended(slot)
             request.deaths += started
+        if self._supervisor.closed:
+            return None
         request.avoided.append(slot)
         try:
             left = request.left()

@@ -168,6 +168,9 @@ class Supervisor:
 
     def _start(self, slot: Slot) -> None:
         """Start a slot's worker, and let the slot take calls."""
+        if self.closed:
+            self._slots.move(slot, "gone", self.closed)
+            return
         if slot.state == "ejected":
             self._slots.move(slot, "starting")
         try:
