@@ -193,9 +193,11 @@ class PoolCall(concurrent.futures.Future[Any]):
             while (event := call.next_event()) is not None and call.error is None:
                 self._has_delivered = True
                 self._on_event(*event)
-        except BaseException as error:
+        except BaseException as error:  # of the listener; the call may have ended before
             call.cancel(error)
-        self._evaluate()
+            self.conclude(partial(_raise, error))
+        else:
+            self._evaluate()
 
     def _invoke_callbacks(self) -> None:
         if self._done_callbacks:  # type: ignore[attr-defined]
@@ -302,7 +304,8 @@ class PoolStream:
             return False
 
     def _close(self) -> None:
-        if self._call.channel.process.is_usable:  # type: ignore[attr-defined]
+        slot = self._request.slot
+        if slot is not None and slot.connection.worker.is_usable:
             self._call.drop_events()
             self._call.cancel()
 

@@ -117,7 +117,7 @@ class Slot:
 
     def progress_made(self) -> object:
         """Return a value that has changed if the worker has answered a call, or has read some of a request."""
-        pending = self.connection.pipes.first_pending()
+        pending = self.connection.transport.first_pending()
         return self.served, id(pending), pending.sent if pending is not None else 0
 
     def __repr__(self) -> str:

@@ -122,7 +122,7 @@ class Supervisor:
 
     def kill(self, slot: Slot, reason: str) -> None:
         """End a worker that does not answer, and replace it."""
-        slot.connection.pipes.end_worker(reason)
+        slot.connection.transport.end_worker(reason)
 
     def close(self, reason: str) -> None:
         """Take no more calls and start no more workers."""
