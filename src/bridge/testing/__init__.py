@@ -1,6 +1,13 @@
-"""Doubles of workers, for the tests of applications. They need no DSPy, no model and no other process."""
+"""Doubles of workers, for the tests of applications. They need no DSPy, no model and no other process.
 
+from bridge.testing import MockClient
+
+with MockClient.start() as client:
+    client.mock.set_response("answer", "Paris")
+"""
+
+from bridge.testing.clients import AsyncMockClient, MockClient
 from bridge.testing.script import Recorded
 from bridge.testing.worker import Mock
 
-__all__ = ["Mock", "Recorded"]
+__all__ = ["AsyncMockClient", "Mock", "MockClient", "Recorded"]

@@ -1,0 +1,79 @@
+"""Clients whose workers are mocks: the real clients, connected to a `Mock`."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from bridge import aio
+from bridge.host.client import STOP_TIMEOUT, Client
+from bridge.testing.worker import Mock
+
+# Options of `Client.start` about a process, which a mock does not have.
+_OF_PROCESSES = ("adapter", "python", "flags", "env")
+
+
+class MockClient(Client):
+    """A `Client` whose worker is a mock, with the same methods.
+
+    mock: what a test sets and reads. Replace `Client` by this class where an application starts its client.
+    """
+
+    mock: Mock
+    _owns_mock = False
+
+    @classmethod
+    def start(cls, *, mock: Mock | None = None, **options: Any) -> MockClient:
+        """Connect to a mock.
+
+        mock: is not closed with this client; by default the client gets one of its own. options: those of
+        `Client.start`, of which adapter, python, flags and env have no effect.
+        """
+        chosen = Mock() if mock is None else mock
+        try:
+            client = cast(MockClient, cls.connect(chosen.address, **_connecting(options)))
+        except BaseException:
+            if mock is None:
+                chosen.close()
+            raise
+        client.mock, client._owns_mock = chosen, mock is None
+        return client
+
+    def stop(self, timeout: float | None = STOP_TIMEOUT) -> Any:
+        """End the connection, and the mock if it belongs to this client."""
+        try:
+            return super().stop(timeout)
+        finally:
+            if self._owns_mock:
+                self.mock.close()
+
+
+class AsyncMockClient(aio.Client):
+    """A `bridge.aio.Client` whose worker is a mock, with the same methods; otherwise like `MockClient`."""
+
+    mock: Mock
+    _owns_mock = False
+
+    @classmethod
+    async def start(cls, *, mock: Mock | None = None, **options: Any) -> AsyncMockClient:
+        """Connect to a mock, as `MockClient.start` does."""
+        chosen = Mock() if mock is None else mock
+        try:
+            client = cast(AsyncMockClient, await cls.connect(chosen.address, **_connecting(options)))
+        except BaseException:
+            if mock is None:
+                chosen.close()
+            raise
+        client.mock, client._owns_mock = chosen, mock is None
+        return client
+
+    async def stop(self, timeout: float | None = STOP_TIMEOUT) -> Any:
+        """End the connection, and the mock if it belongs to this client."""
+        try:
+            return await super().stop(timeout)
+        finally:
+            if self._owns_mock:
+                self.mock.close()
+
+
+def _connecting(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in _OF_PROCESSES}
