@@ -235,7 +235,8 @@ defmodule DSPex.PythonBridge.Pool.Execution do
         # A worker that says so has not begun with the call.
         started: error.code != :session_lost,
         deaths: call.deaths,
-        others: tuple_size(call.pool.slots) > 1,
+        # A worker that has ended is followed by another one.
+        others: error.code == :worker_crashed or tuple_size(call.pool.slots) > 1,
         remaining: Connection.remaining(call.deadline)
       )
 
