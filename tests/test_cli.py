@@ -52,7 +52,7 @@ def test_wrong_usage_exits_with_2(arguments):
 
 
 COUNTS = ["--threads", "--queue", "--queue-bytes", "--waiting", "--max-sessions"]
-COUNTS += ["--session-programs", "--session-bytes", "--max-frame", "--max-values"]
+COUNTS += ["--session-programs", "--session-bytes", "--max-frame", "--max-values", "--max-memory", "--max-cpu"]
 NO_COUNTS = [
     "",
     "0",
@@ -67,7 +67,7 @@ NO_COUNTS = [
     "9" * 5000,
     "1" + "0" * 17,
 ]
-SECONDS = ["--grace", "--stuck-after", "--session-ttl"]
+SECONDS = ["--grace", "--stuck-after", "--session-ttl", "--queue-target"]
 NO_SECONDS = ["", "-1", "x", "nan", "inf", "-inf", "1e9", "9" * 5000]
 BAD_VALUES = [
     *((option, value) for option in COUNTS for value in NO_COUNTS),
@@ -78,6 +78,7 @@ BAD_VALUES = [
     *((option, "x") for option in ("--mode", "--protocol", "--log-level", "--when-stuck")),
     ("--session-ttl", "0"),
     ("--max-frame", "4095"),
+    ("--max-memory", "33554431"),
     ("--max-frame", "1073741825"),
 ]
 
@@ -100,6 +101,7 @@ def test_options_at_their_bounds_are_accepted():
     """Counts from 1 to 2^53, and any number of seconds."""
     bounds = ["--threads=9007199254740992", "--queue=1", "--grace=0", "--stuck-after=86400"]
     bounds += ["--session-ttl=0.001", "--max-frame=4096", "--worker-id=\u00fc", "--waiting=1"]
+    bounds += ["--queue-target=0", "--max-memory=9007199254740992", "--max-cpu=31536000"]
     result = run("worker", "--adapter", "echo", *bounds, stdin=subprocess.DEVNULL)
     assert (result.returncode, result.stderr) == (0, "")
 

@@ -167,6 +167,23 @@ cdef extern from *:
         return NULL;
     }
 
+    static char watch_cpu_text[256];
+    static size_t watch_cpu_size;
+
+    /* The signal is blocked while this runs, and ends the process after it. */
+    static void watch_on_cpu_limit(int number) {
+        ssize_t written = write(2, watch_cpu_text, watch_cpu_size);
+        (void)written;
+        signal(number, SIG_DFL);
+        raise(number);
+    }
+
+    static void bridge_explain_cpu_limit(const char *text, size_t size) {
+        watch_cpu_size = size < sizeof watch_cpu_text ? size : sizeof watch_cpu_text;
+        memcpy(watch_cpu_text, text, watch_cpu_size);
+        signal(SIGXCPU, watch_on_cpu_limit);
+    }
+
     /* Return 0 or an errno. Signals are delivered to the other threads only. */
     static int bridge_start_watch(int read_fd, int write_fd, int wake_fd, int parent,
                                   int grace_ms) {
@@ -189,6 +206,7 @@ cdef extern from *:
     int bridge_lead_group()
     int bridge_guard(int fd)
     int bridge_start_watch(int read_fd, int write_fd, int wake_fd, int parent, int grace_ms)
+    void bridge_explain_cpu_limit(const char *text, size_t size)
     void bridge_kill_children() nogil
 
 
@@ -234,3 +252,8 @@ def kill_children():
     """Kill all children, and the whole process group if this process leads it."""
     with nogil:
         bridge_kill_children()
+
+
+def explain_cpu_limit(bytes text not None):
+    """Write `text`, at most 256 bytes, to stderr before SIGXCPU ends the process. This needs no GIL."""
+    bridge_explain_cpu_limit(text, len(text))

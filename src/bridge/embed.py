@@ -53,6 +53,8 @@ def open(options: str, owns_interpreter: bool) -> Handle:
         chosen = _options(options or "{}")
     except msgspec.MsgspecError as error:
         raise ValueError(f"options: {error}") from None
+    if chosen.max_memory is not None or chosen.max_cpu is not None:
+        raise ValueError("options: max_memory and max_cpu limit a process, and this one is the host's")
     sys.path[:0] = [folder for folder in chosen.path if folder not in sys.path]
     try:
         adapter = load(chosen.adapter)

@@ -62,6 +62,9 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=512, title="1 to 512
 Count = Annotated[int, _whole(1, 1 << 53)]
 Frame = Annotated[int, _whole(4096, 1 << 30)]
 Values = Annotated[int, _whole(1000, 1 << 30)]
+Memory = Annotated[int, _whole(32 << 20, 1 << 53)]
+CpuTime = Annotated[int, _whole(1, DAY * 365)]
+Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=DAY * 1000, title=f"a number of milliseconds from 0 to {DAY}000")]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=DAY, title=f"a number of seconds from 0 to {DAY}")]
 Ttl = Annotated[float, msgspec.Meta(gt=0, le=LONGEST_TTL, title=f"a number of seconds above 0 and up to {LONGEST_TTL}")]
 Mode = Literal["standalone", "pool-worker"]
@@ -80,11 +83,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     threads: Annotated[Count, _flag("calls that run at the same time", "N")] = 64
     queue: Annotated[Count, _flag("calls that wait for a thread or for earlier calls", "N")] = 4096
     queue_bytes: Annotated[Count, _flag("size of the requests of all open calls", "BYTES")] = 256 << 20
+    queue_target: Annotated[Milliseconds, _flag("wait for a thread that is refused if it lasts; 0: none", "MS")] = 0.0
     waiting: Annotated[Count, _flag("calls that wait for the host, without a thread", "N")] = 1024
     stuck_after: Annotated[Seconds, _flag("time without progress on any thread; 0: never", "SECONDS")] = 300.0
     when_stuck: Annotated[Literal["report", "exit"], _flag("log it, or exit with status 75")] = "report"
     max_frame: Annotated[Frame, _flag("size of the largest frame", "BYTES")] = DEFAULT_MAX_FRAME
     max_values: Annotated[Values, _flag("values that a frame may hold", "N")] = DEFAULT_MAX_VALUES
+    max_memory: Annotated[Memory, _flag("private memory of the worker process", "BYTES")] | None = None
+    max_cpu: Annotated[CpuTime, _flag("CPU time of the worker process", "SECONDS")] | None = None
     grace: Annotated[Seconds, _flag("time for open calls when the worker ends", "SECONDS")] = 2.0
     api_bases: Annotated[tuple[str, ...], _flag(_API_BASE, "PATTERN", _check_addresses)] = ()
     programs: Annotated[tuple[str, ...], _flag(_PROGRAM, "NAME=MODULE:ATTR", _check_programs)] = ()

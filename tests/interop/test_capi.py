@@ -87,7 +87,8 @@ def messages(output: str) -> list[dict]:
     found = [json.loads(line) for line in output.splitlines()]
     for message in found:
         message.pop("timestamp", None)
-        (message.get("result") or {}).pop("execution_time", None)
+        for varying in ("execution_time", "pid"):
+            (message.get("result") or {}).pop(varying, None)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import weakref
 
@@ -53,3 +54,18 @@ def test_a_cancelled_timer_does_not_fire_and_keeps_nothing_alive():
 def test_a_clock_that_never_ran_has_ended():
     """There is no thread without a timer."""
     assert Timers().stop(0.0)
+
+
+def test_cancelled_timers_do_not_accumulate():
+    """A worker makes one for each call that ends before its deadline, which may be a day away."""
+    timers = Timers()
+    keep = [Timer(now_ns() + LATER, lambda: None) for _ in range(100)]
+    for timer in keep:
+        timers.add(timer)
+    for _ in range(10_000):
+        timer = Timer(now_ns() + LATER, lambda: None)
+        timers.add(timer)
+        timer.cancel()
+    held = sum(isinstance(each, Timer) for each in gc.get_objects())
+    assert 100 <= held < 1000
+    assert timers.stop(WAIT)

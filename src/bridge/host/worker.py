@@ -142,7 +142,8 @@ def above_stderr(fd: int) -> int:
 def end_in_words(status: int, role: str = "worker") -> str:
     """Return how a process with this exit status ended; negative for a signal."""
     if status < 0:
-        return f"the {role} was ended by {_signal_name(-status)}"
+        reason = ", because it has used its CPU time (--max-cpu)" if -status == signal.SIGXCPU else ""
+        return f"the {role} was ended by {_signal_name(-status)}{reason}"
     return f"the {role} ended with status {status}"
 
 

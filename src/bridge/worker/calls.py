@@ -16,11 +16,12 @@ from bridge._watch import in_fork
 from bridge.adapter import Handler, Lane
 from bridge.telemetry.logs import debug, logging_call, shown, warn
 from bridge.wire.messages import Id
-from bridge.worker import failures
+from bridge.worker import failures, limits
 from bridge.worker.host_calls import HostCalls
 from bridge.worker.order import Turn
 from bridge.worker.session import in_transaction
 from bridge.worker.sessions import Sessions
+from bridge.worker.shedding import Shedding
 from bridge.worker.threads import Job, Threads
 from bridge.worker.timers import Timer, Timers
 
@@ -114,25 +115,35 @@ class Call(Deferred):
 class Calls:
     """Runs open calls and ensures that each gets one reply.
 
-    open: the calls without a reply, by id. bytes: the length of their requests. path: runs handlers and encodes
-    replies; set by the dispatcher.
+    open: the calls without a reply, by id. bytes: the length of their requests. queue_target: in ms; 0: calls are not
+    refused after they have been queued. path: runs handlers and encodes replies; set by the dispatcher.
     """
 
     path: FastPath
 
-    def __init__(self, threads: Threads, sessions: Sessions) -> None:
+    def __init__(self, threads: Threads, sessions: Sessions, queue_target: float = 0.0) -> None:
         self.open: dict[Id, Call] = {}
         self.bytes = 0
         self._threads = threads
         self._sessions = sessions
         self._timers = Timers()
         self._counting = threading.Lock()
+        self._shedding: Shedding[Call] | None = None
+        if queue_target:
+            self._shedding = Shedding(queue_target, lambda: threads.is_full, self._timers, self.end)
+
+    @property
+    def shed(self) -> int:
+        """Return how many calls were refused after they had waited too long for a thread."""
+        return 0 if self._shedding is None else self._shedding.shed
 
     def add(self, call: Call) -> None:
         """Open `call`, with its deadline if it has one."""
         with self._counting:
             self.open[call.id] = call
             self.bytes += call.frame_bytes
+        if self._shedding is not None:
+            self._shedding.enter(call)
         timeout = call.request.timeout_ms
         if timeout is not None:
             # NaN is not above 0 either.
@@ -143,21 +154,27 @@ class Calls:
 
     def run(self, call: Call) -> None:
         """Run the handler and send the reply: on a thread, once the call has its turn."""
-        outbox = Outbox()
         try:
-            self._end_if_late(call)
-            self._load(call)
-            if not call.answered:
-                call.running = True
-                with logging_call(call):
-                    self.path.run(call, outbox)
-        except BaseException as error:  # the caller gets a reply even if the worker itself fails
             outbox = Outbox()
-            self.path.finish(call, outbox, failures.of_worker(error))
-            with logging_call(call):
-                warn("a call broke the dispatcher", error=error)
-        finally:
+            self._end_if_late(call)
+            if self._shedding is None or self._shedding.admits(call):
+                self._perform(call, outbox)
+        except BaseException as error:  # the caller gets a reply even if the worker itself fails
+            with limits.lifted():  # perhaps for want of memory
+                outbox = Outbox()
+                self.path.finish(call, outbox, failures.of_worker(error))
+                with logging_call(call):
+                    warn("a call broke the dispatcher", error=error)
+                self._finish(call, outbox, has_returned=True)
+        else:
             self._finish(call, outbox, has_returned=True)
+
+    def _perform(self, call: Call, outbox: Outbox) -> None:
+        self._load(call)
+        if not call.answered:
+            call.running = True
+            with logging_call(call):
+                self.path.run(call, outbox)
 
     def end(self, call: Call, error: errors.BridgeError) -> bool:
         """Answer `call` with `error` before its handler has returned. The handler stops at its next step.
@@ -166,6 +183,14 @@ class Calls:
         """
         if not call.claim(error):
             return False
+        try:
+            self._answer(call, error)
+        except MemoryError:
+            with limits.lifted():
+                self._answer(call, error)
+        return True
+
+    def _answer(self, call: Call, error: errors.BridgeError) -> None:
         call.wake()
         if self._threads.write_off(call.job):
             lost = self._threads.lost
@@ -173,7 +198,6 @@ class Calls:
         outbox = Outbox()
         self.path.finish(call, outbox, error)
         self._finish(call, outbox, has_returned=False)
-        return True
 
     def cancel(self, call_id: Id) -> bool:
         """End the open call of that id. Return whether there was one without a reply."""
@@ -212,6 +236,8 @@ class Calls:
                 self.bytes -= call.frame_bytes
         if call.timer is not None:
             call.timer.cancel()
+        if self._shedding is not None:
+            self._shedding.leave(call)
 
     def _end_if_late(self, call: Call) -> None:
         if call.deadline_ns and now_ns() >= call.deadline_ns:

@@ -170,6 +170,8 @@ class Dispatcher:
             call.turn.enter()
         except Exception as error:
             self.calls.remove(call)
+            if isinstance(error, MemoryError):
+                error = errors.Overloaded.without_memory("to queue the call")
             return self._refused(self.fail(call, error))
         return None
 
@@ -279,8 +281,8 @@ class Dispatcher:
         if isinstance(context, Call):
             if isinstance(error, errors.CallEnded) and context.ended is not None:
                 error = context.ended
-            if isinstance(error, errors.Overloaded) and context.running:  # too many calls wait for the host
-                self._note_overload(error.message)
+            if isinstance(error, errors.Overloaded) and self.calls.open.get(context.id) is context:
+                self._note_overload(error.message)  # for calls that are not open, `_refused` does that
         if not isinstance(error, errors.BridgeError):
             with logging_call(context):
                 warn(f"handler of {context.command.name} failed", error=error)

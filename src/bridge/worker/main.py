@@ -15,7 +15,7 @@ from bridge.options import Options
 from bridge.security.redaction import redact
 from bridge.telemetry import logs
 from bridge.version import __version__
-from bridge.worker import call_log, process, watchdog
+from bridge.worker import call_log, limits, process, watchdog
 from bridge.worker.dispatch import Dispatcher
 
 
@@ -34,11 +34,13 @@ def run(load_adapter: Callable[[], Adapter], options: Options, fds: tuple[int, i
     try:
         logs.info(f"dspex-bridge {__version__} starts with the process {os.getpid()}")
         call_log.follow_level()
+        limits.apply(options)  # after the companion has started, which has no limits
         status = _serve(Dispatcher(load_adapter(), options), read_fd, write_fd, options)
-    except (AdapterFailed, errors.StoreFailed) as error:
+    except (AdapterFailed, errors.StoreFailed, limits.LimitFailed) as error:
         _refuse_to_start(error, options.log_level)
         status = process.USAGE
     except BaseException as error:
+        limits.lift()
         logs.report("the worker failed", error=error)
         status = process.INTERNAL_ERROR
     process.run_hooks_and_end(status)
@@ -95,6 +97,7 @@ def _start(dispatcher: Dispatcher) -> None:
     """Set up what the worker needs, except for its first reply."""
     logs.log_to_stderr(dispatcher.worker.options.log_level)
     call_log.follow_level()
-    if dispatcher.worker.options.stuck_after:
-        watchdog.start(dispatcher.worker)
-    dispatcher.start()
+    with limits.lifted():
+        if dispatcher.worker.options.stuck_after:
+            watchdog.start(dispatcher.worker)
+        dispatcher.start()

@@ -138,6 +138,11 @@ class WorkerCollector(Collector):
         yield CounterMetricFamily(
             "bridge_calls_written_off", "Calls that ended while their handler still ran.", threads.written_off
         )
+        yield CounterMetricFamily(
+            "bridge_calls_shed",
+            "Calls that were refused because they had waited too long for a thread.",
+            worker.calls.shed,
+        )
         yield _gauge("calls_waiting_for_host", "Calls that are paused, or wait for the host.", threads.waiting)
         yield _gauge("queue_bytes", "Bytes of the requests of open calls.", worker.calls.bytes)
         yield _gauge("stuck_seconds", "Seconds without progress on any thread; 0: not stuck.", worker.stuck_s)

@@ -58,7 +58,7 @@ class Worker:
                 "programs": _programs(adapter, options.programs),
             },
         )
-        self.calls = Calls(self.threads, self.sessions)
+        self.calls = Calls(self.threads, self.sessions, options.queue_target)
 
     @property
     def stuck_s(self) -> float:

@@ -74,7 +74,7 @@ def result(worker: Worker, args: StatsArgs, context: Context) -> dict[str, Any]:
     if "process" in include:
         sections["process"] = resources(context.uptime)
     if "worker" in include:
-        sections["worker"] = _worker(worker, calls)
+        sections["worker"] = _worker(worker, calls, context.uptime)
     return sections
 
 
@@ -127,8 +127,19 @@ def memory_usage() -> dict[str, float]:
     return {"rss": rss, "vms": vms, "percent": round(100 * rss / total, 2)}
 
 
+def _private_bytes() -> int | None:
+    """Return the size of the pages that only this process has; None if the system does not tell."""
+    try:
+        with open("/proc/self/smaps_rollup") as rollup:
+            fields = dict(line.split(":") for line in rollup if line.startswith("Private_"))
+    except OSError:
+        return None
+    return sum(int(size.split()[0]) * 1024 for size in fields.values())
+
+
 def resources(uptime: float) -> dict[str, Any]:
-    """Return what this process uses: rss and vms (bytes), cpu_user, cpu_system and uptime (seconds), threads
+    """Return what this process uses: rss, private (the part of it that no other process shares; where the system tells)
+    and vms (bytes), cpu_user, cpu_system and uptime (seconds), threads
     (including those of libraries), fds, and gc (a list by generation for each figure)."""
     memory, times = memory_usage(), os.times()
     try:
@@ -138,6 +149,7 @@ def resources(uptime: float) -> dict[str, Any]:
     generations = gc.get_stats()
     return {
         "rss": memory["rss"],
+        "private": _private_bytes(),
         "vms": memory["vms"],
         "cpu_user": times.user,
         "cpu_system": times.system,
@@ -187,17 +199,21 @@ def _overview(worker: Worker, calls: OpenCalls, uptime: float) -> dict[str, Any]
     }
 
 
-def _worker(worker: Worker, calls: OpenCalls) -> dict[str, Any]:
+def _worker(worker: Worker, calls: OpenCalls, uptime: float) -> dict[str, Any]:
     return {
         "version": __version__,
         "python": platform.python_version(),
         "pid": os.getpid(),
         "mode": worker.options.mode,
         "adapter": worker.adapter.name,
+        "uptime": uptime,
+        "rss": memory_usage()["rss"],
+        "calls": sum(command.recorder.calls for command in worker.commands.values()),
         "threads": worker.threads.limit,
         "queue": worker.options.queue,
         "threads_lost": worker.threads.lost,
         "calls_written_off": worker.threads.written_off,
+        "calls_shed": worker.calls.shed,
         "in_flight": calls.total,
         "queue_depth": calls.total_queued,
         "queue_bytes": worker.calls.bytes,

@@ -10,6 +10,7 @@ from queue import SimpleQueue
 
 from bridge import errors
 from bridge._histogram import now_ns
+from bridge.worker import limits
 
 STACK_BYTES = 8 << 20  # virtual; deep recursion in C crashes on smaller ones
 
@@ -173,13 +174,14 @@ class Threads:
             return
         self._threads += 1
         # daemon: a handler that never returns must not keep the process alive.
+        thread = threading.Thread(target=self._work, name=f"bridge-thread-{self._threads}", daemon=True)
+        self._alive.add(thread)
+        limits.exempt_stacks(len(self._alive) * STACK_BYTES)
         previous = threading.stack_size(STACK_BYTES)
         try:
-            name = f"bridge-thread-{self._threads}"
-            thread = threading.Thread(target=self._work, name=name, daemon=True)
-            self._alive.add(thread)
-            thread.start()
-        except RuntimeError:
+            with limits.lifted():
+                thread.start()
+        except (RuntimeError, MemoryError):
             self._alive.discard(thread)
             self._threads -= 1
         finally:
@@ -200,6 +202,7 @@ class Threads:
         with self._lock:
             self._threads -= job is None
             self._alive.discard(threading.current_thread())
+            limits.exempt_stacks(len(self._alive) * STACK_BYTES)
 
     def _finish(self, job: Job) -> bool:
         """Run `job`. Return whether its thread is to run other jobs."""

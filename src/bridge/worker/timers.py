@@ -8,6 +8,9 @@ import threading
 from collections.abc import Callable
 
 from bridge._histogram import now_ns
+from bridge.worker import limits
+
+FEW = 64  # timers, so few that cancelled ones among them do not matter
 
 
 class Timer:
@@ -18,6 +21,11 @@ class Timer:
     def __init__(self, at_ns: int, run: Callable[[], object]) -> None:
         self.at_ns = at_ns
         self._run: Callable[[], object] | None = run
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Return whether the function will not be called anymore."""
+        return self._run is None
 
     def cancel(self) -> None:
         """Cancel the call of the function, and release what the function refers to."""
@@ -36,6 +44,7 @@ class Timers:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._waiting: list[tuple[int, int, Timer]] = []  # a heap; the numbers keep it from comparing timers
+        self._most = FEW  # when there are more, the cancelled ones are removed
         self._numbers = itertools.count()
         self._clock: threading.Thread | None = None
         self._stopped = False
@@ -45,9 +54,12 @@ class Timers:
         with self._changed:
             entry = (timer.at_ns, next(self._numbers), timer)
             heapq.heappush(self._waiting, entry)
+            if len(self._waiting) > self._most:
+                self._remove_cancelled()
             if self._clock is None:
                 self._clock = threading.Thread(target=self._run, name="bridge-clock", daemon=True)
-                self._clock.start()
+                with limits.lifted():
+                    self._clock.start()
             elif self._waiting[0] is entry:
                 self._changed.notify()
 
@@ -75,6 +87,12 @@ class Timers:
                     return heapq.heappop(self._waiting)[2]
                 self._changed.wait(wait)
         return None
+
+    def _remove_cancelled(self) -> None:
+        """Remove the cancelled timers, of which a worker makes one for each call that ends before its deadline."""
+        self._waiting = [entry for entry in self._waiting if not entry[2].is_cancelled]
+        heapq.heapify(self._waiting)
+        self._most = max(FEW, 2 * len(self._waiting))
 
     def _until_next(self) -> float | None:
         """Return the seconds until the next timer; None without one."""
