@@ -138,7 +138,7 @@ def test_a_worker_that_cannot_be_limited_does_not_start(start_greedy):
     peer = start_greedy("--max-memory", str(32 * MIB))
     assert peer.wait() == 2
     (line,) = peer.stderr().splitlines()
-    assert line.startswith("dspex-bridge worker: error: --max-memory 33554432: the worker has ")
+    assert line.startswith("dspex-bridge worker: error: --max-memory 33554432: a worker has ")
 
 
 @pytest.mark.parametrize(("option", "value"), [("max_memory", LIMIT), ("max_cpu", 5)])

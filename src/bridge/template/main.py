@@ -18,7 +18,7 @@ from bridge.template.control import Control
 from bridge.template.listener import Listener, ListenFailed
 from bridge.template.server import Settings, Template
 from bridge.wire.codec import by_name
-from bridge.worker import _companion, process
+from bridge.worker import _companion, limits, process
 
 _log = logging.getLogger("bridge.template")
 
@@ -37,13 +37,14 @@ def run(settings: Settings, load_adapter: Callable[[], Adapter]) -> NoReturn:
             _check_store(settings.options)
             warming.preload(settings.preload)
             warming.warm(adapter, settings.options)
+            limits.check(settings.options)
             if listener is None:
                 listener = Listener(settings.path, replace=True)
             Template(settings, adapter, listener, control, companion_fd).serve()
         finally:
             if listener is not None:
                 listener.close()
-    except (AdapterFailed, ListenFailed, errors.StoreFailed) as error:
+    except (AdapterFailed, ListenFailed, errors.StoreFailed, limits.LimitFailed) as error:
         line = " ".join(redact(str(error)).splitlines())
         print(f"dspex-bridge serve: error: {line}", file=sys.stderr)
         _end(process.USAGE)

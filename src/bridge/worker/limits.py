@@ -26,13 +26,25 @@ class LimitFailed(Exception):
     """Raised when the process cannot be limited as the operator wants."""
 
 
+def check(options: Options) -> None:
+    """Raise LimitFailed if the system has no such limits as `options` want, or if this process uses too much memory
+    already."""
+    if options.max_memory is not None:
+        _check_memory(options.max_memory)
+    if options.max_cpu is not None:
+        _check_cpu()
+
+
 def apply(options: Options) -> None:
     """Limit this process as `options` say. Children that it starts later get the same limits, each for itself.
 
-    Raises LimitFailed if the system has no such limits, or the process uses too much memory already.
+    Raises LimitFailed as `check` does.
     """
+    global _max_memory
+    check(options)
     if options.max_memory is not None:
-        _limit_memory(options.max_memory)
+        _max_memory = options.max_memory
+        exempt_stacks(0)
     if options.max_cpu is not None:
         _limit_cpu(options.max_cpu)
 
@@ -82,36 +94,34 @@ def _renew() -> None:
         _set(resource.RLIMIT_DATA, resource.RLIM_INFINITY if _lifts else _max_memory + _stacks)
 
 
-def _limit_memory(limit: int) -> None:
-    """Limit the private writable memory of the process.
+def _check_memory(limit: int) -> None:
+    """Raise LimitFailed if RLIMIT_DATA does not limit the private writable memory of a process, or is too low.
 
-    That is RLIMIT_DATA on Linux. RLIMIT_AS counts what is only reserved, too, which is ten times as much as is used.
+    RLIMIT_AS would count what is only reserved, too, which is ten times as much as is used.
     """
-    global _max_memory
     if sys.platform != "linux":
         raise LimitFailed("--max-memory: this system cannot limit the memory of a process")
-    import resource
-
     used = _data_bytes()
     if used + HEADROOM > limit:
         raise LimitFailed(
-            f"--max-memory {limit}: the worker has {used} bytes at its start and needs {HEADROOM} more to answer calls"
+            f"--max-memory {limit}: a worker has {used} bytes at its start and needs {HEADROOM} more to answer calls"
         )
-    _max_memory = limit
-    _set(resource.RLIMIT_DATA, limit)
+
+
+def _check_cpu() -> None:
+    try:
+        from resource import RLIMIT_CPU  # noqa: F401  # only whether it is there
+    except ImportError:
+        raise LimitFailed("--max-cpu: this system cannot limit the CPU time of a process") from None
 
 
 def _limit_cpu(seconds: int) -> None:
-    try:
-        import resource
+    import resource
 
-        name = resource.RLIMIT_CPU
-    except (ImportError, AttributeError):
-        raise LimitFailed("--max-cpu: this system cannot limit the CPU time of a process") from None
     text = f"dspex-bridge worker: error: it has used its CPU time (--max-cpu {seconds}) and ends\n"
     _watch.explain_cpu_limit(text.encode())
     faulthandler.register(signal.SIGXCPU, file=2, chain=True)  # first the stacks of all threads
-    _set(name, seconds, seconds + KILL_AFTER)
+    _set(resource.RLIMIT_CPU, seconds, seconds + KILL_AFTER)
 
 
 def _set(which: int, soft: int, hard: int | None = None) -> None:
