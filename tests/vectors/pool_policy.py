@@ -237,7 +237,7 @@ SEVERITIES = {
 }  # fmt: skip
 # exit_status and signal of a worker that has ended, and whether it was killed.
 ENDS: list[tuple[dict[str, Any], bool]] = [
-    *(({"exit_status": status}, True) for status in (134, 137, 139, 135, 143, -9, -11, -6)),
+    *(({"exit_status": status}, True) for status in (129, 134, 137, 139, 143, 159, -9, -11, -6)),
     *(({"exit_status": status}, False) for status in (0, 1, 2, 65, 70, 75, 128, 160, 255, None, "137")),
     ({"exit_status": None, "signal": "SIGKILL"}, True), ({"exit_status": None, "signal": None}, False), ({}, False),
 ]  # fmt: skip

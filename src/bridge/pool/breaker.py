@@ -20,6 +20,8 @@ PROBES = 3  # at once
 SUCCESSES = 3  # which close a circuit
 PROBE_WAIT = 1  # seconds after which to ask again while all probes run
 
+LIMIT = 1000  # keys; the one that failed first is forgotten
+
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half_open"
 
 
@@ -89,8 +91,10 @@ class Breaker:
     def _store(self, key: str, circuit: Circuit) -> None:
         if circuit == NEW:
             self._circuits.pop(key, None)
-        else:
-            self._circuits[key] = circuit
+            return
+        if key not in self._circuits and len(self._circuits) >= LIMIT:
+            del self._circuits[next(iter(self._circuits))]
+        self._circuits[key] = circuit
 
     def _report(self, key: str, before: Circuit, after: Circuit) -> None:
         if self._on_change and before.state != after.state:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 WINDOW = 10  # seconds
@@ -20,38 +22,47 @@ class RetryBudget:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        # One entry for each second of the window. A second belongs to the entry at its remainder.
-        self._seconds = [0] * WINDOW
-        self._calls = [0] * WINDOW
-        self._retries = [0] * WINDOW
+        self._end = -math.inf  # of the current second
+        self._current = _Second(0)
+        self._recent: deque[_Second] = deque()
 
     def record_call(self) -> None:
         """Count a call, which is not a retry.
 
         Takes no lock: a count that is lost between two threads makes the budget smaller, never larger.
         """
-        second = int(self._clock() // 1)
-        entry = second % WINDOW
-        if self._seconds[entry] != second:
+        if self._clock() >= self._end:
             with self._lock:
-                self._begin(second)
-        self._calls[entry] += 1
+                self._begin_second()
+        self._current.calls += 1
 
     def take(self) -> bool:
         """Return whether a call may be repeated now, and count the retry if so."""
-        second = int(self._clock() // 1)
         with self._lock:
-            self._begin(second)
-            recent = [entry for entry, of in enumerate(self._seconds) if of > second - WINDOW]
-            retries = sum(self._retries[entry] for entry in recent)
-            calls = sum(self._calls[entry] for entry in recent)
+            self._begin_second()
+            calls = sum(second.calls for second in self._recent)
+            retries = sum(second.retries for second in self._recent)
             if CALLS_PER_RETRY * (retries + 1 - RETRIES_PER_SECOND * WINDOW) > calls:
                 return False
-            self._retries[second % WINDOW] += 1
+            self._current.retries += 1
             return True
 
-    def _begin(self, second: int) -> None:
-        entry = second % WINDOW
-        if self._seconds[entry] != second:
-            self._calls[entry] = self._retries[entry] = 0
-            self._seconds[entry] = second
+    def _begin_second(self) -> None:
+        now = self._clock()
+        if now >= self._end:
+            self._current = _Second(math.floor(now))
+            self._end = self._current.number + 1
+            self._recent.append(self._current)
+            while self._recent[0].number <= self._current.number - WINDOW:
+                self._recent.popleft()
+
+
+class _Second:
+    """What was counted in a second of the clock."""
+
+    __slots__ = ("calls", "number", "retries")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.calls = 0
+        self.retries = 0

@@ -32,6 +32,9 @@ defmodule DSPex.PythonBridge.CircuitBreaker do
   # Seconds after which to ask again while all probes run.
   @probe_wait 1.0
 
+  # Keys; beyond that, any one is forgotten.
+  @limit 1_000
+
   # state, the time when it was entered, failures in a row while closed, the processes of the calls
   # that were admitted while half-open and have not ended, how many of those have succeeded.
   @new {:closed, 0, 0, [], 0}
@@ -173,7 +176,10 @@ defmodule DSPex.PythonBridge.CircuitBreaker do
     replaced?
   end
 
-  defp replace_row(table, key, @new, changed), do: :ets.insert_new(table, {key, changed})
+  defp replace_row(table, key, @new, changed) do
+    if :ets.info(table, :size) >= @limit, do: :ets.delete(table, :ets.first(table))
+    :ets.insert_new(table, {key, changed})
+  end
 
   defp replace_row(table, key, circuit, @new) do
     :ets.select_delete(table, [{{key, circuit}, [], [true]}]) == 1

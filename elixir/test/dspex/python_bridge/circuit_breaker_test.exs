@@ -72,6 +72,12 @@ defmodule DSPex.PythonBridge.CircuitBreakerTest do
     assert :ets.info(breaker.table, :size) == 0
   end
 
+  test "the number of rows is limited", %{breaker: breaker} do
+    for key <- 1..2000, do: CircuitBreaker.settle(breaker, "#{key}", nil, false)
+    assert :ets.info(breaker.table, :size) == 1000
+    assert :ets.member(breaker.table, "2000")
+  end
+
   test "names that mean something in ETS patterns are keys like others", %{breaker: breaker} do
     open(breaker, "_")
     open(breaker, "$1")

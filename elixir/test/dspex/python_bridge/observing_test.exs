@@ -3,7 +3,7 @@ defmodule DSPex.PythonBridge.ObservingTest do
 
   import ExUnit.CaptureLog
   import Workers
-  alias DSPex.PythonBridge.{Bridge, Connection, Statistics}
+  alias DSPex.PythonBridge.{Bridge, CircuitBreaker, Connection, Statistics}
 
   test "calls and workers emit telemetry events" do
     :telemetry.listen()
@@ -41,6 +41,25 @@ defmodule DSPex.PythonBridge.ObservingTest do
 
     assert_receive {[:dspex_bridge, :worker, :stopped], %{uptime: _},
                     %{reason: :normal, bridge: ^bridge}}
+  end
+
+  test "a circuit breaker emits an event when it changes" do
+    :telemetry.listen()
+    time = :counters.new(1, [])
+    breaker = CircuitBreaker.new(name: MyPool, clock: fn -> :counters.get(time, 1) end)
+    for _ <- 1..5, do: CircuitBreaker.settle(breaker, "openai", nil, false)
+    metadata = %{pool: MyPool, key: "openai", from: :closed}
+    assert_received {[:dspex_bridge, :breaker, :open], %{}, ^metadata}
+    :counters.put(time, 1, 60_000)
+
+    for _ <- 1..3 do
+      {:ok, permit} = CircuitBreaker.admit(breaker, "openai")
+      CircuitBreaker.settle(breaker, "openai", permit, true)
+    end
+
+    assert_received {[:dspex_bridge, :breaker, :half_open], %{}, %{from: :open}}
+    assert_received {[:dspex_bridge, :breaker, :closed], %{}, %{from: :half_open}}
+    refute_received {[:dspex_bridge, :breaker, _], _, _}
   end
 
   test "casts and streams emit telemetry events" do
