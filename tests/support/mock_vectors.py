@@ -71,7 +71,22 @@ def vectors() -> dict[str, Any]:
         answered = replies(name, worker(**flags))
         exchanges = [{"request": one, "reply": reply} for one, reply in zip(given, answered, strict=True)]
         found[name] = {"flags": flags, "exchanges": exchanges}
-    return {"volatile": VOLATILE, "tools": TOOLS, "conversations": found}
+    return {"volatile": VOLATILE, "tools": TOOLS, "commands": commands(), "conversations": found}
+
+
+def commands() -> dict[str, Any]:
+    """Return the lane, the idempotence and the names of the args of each command of a worker."""
+    described = json.loads(worker().call(b'{"id": 1, "command": "describe"}'))["result"]["commands"]
+    return {
+        name: {"lane": spec["lane"], "idempotent": spec["idempotent"], "args": sorted(names_in(spec["args"]))}
+        for name, spec in described.items()
+    }
+
+
+def names_in(schema: dict[str, Any]) -> list[str]:
+    """Return the names of the properties of a JSON Schema, which may be a reference."""
+    found = schema.get("$defs", {}).get(schema.get("$ref", "").rpartition("/")[2], schema)
+    return [name for name in found.get("properties", {}) if name != "session_id"]
 
 
 def worker(**flags: Any) -> Dispatcher:

@@ -3,6 +3,7 @@ defmodule DSPex.PythonBridge.MockVectorsTest do
   use ExUnit.Case, async: true
 
   alias DSPex.PythonBridge.{Bridge, Mock}
+  alias DSPex.PythonBridge.Mock.Declarations
 
   @file_name "test/fixtures/vectors/mock.json"
   @date "\\d{4}-\\d\\d-\\d\\d"
@@ -42,6 +43,16 @@ defmodule DSPex.PythonBridge.MockVectorsTest do
                inspect(request)
       end
     end
+  end
+
+  test "the double has the commands of a worker", %{vectors: vectors} do
+    declared =
+      for {name, {lane, idempotent, args}} <- Declarations.all(), into: %{} do
+        names = if args == :unchecked, do: [], else: args |> Map.keys() |> Enum.sort()
+        {name, %{"lane" => lane, "idempotent" => idempotent, "args" => names}}
+      end
+
+    assert declared == vectors["commands"]
   end
 
   defp answer(bridge, request, volatile) do

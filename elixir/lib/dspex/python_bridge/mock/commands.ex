@@ -1,111 +1,28 @@
 defmodule DSPex.PythonBridge.Mock.Commands do
   @moduledoc """
-  The commands of a mock: those of a worker with DSPy, with the types of their args.
+  Carries out the commands of a mock: checks the args, opens the session, and calls the command.
 
   `answer/4` is a function of a request and the state of a worker. A run of a program is returned as
   what `DSPex.PythonBridge.Mock.Runs` needs.
   """
 
-  alias DSPex.PythonBridge.Error
-  alias DSPex.PythonBridge.Mock.{Args, Models, Programs, Runs, Schemas, Sessions, State}
+  alias DSPex.PythonBridge.{Error, Exits}
 
-  @text {:nullable, :string}
-  @number {:nullable, :float}
-  @whole {:nullable, :integer}
-  @id {:required, {:either, [:integer, :string]}}
-  @program_id %{"program_id" => @text}
-  @create %{
-    "signature" => {:required, :any},
-    "id" => @text,
-    "program_type" => :string,
-    "tools" => {:nullable, {:list, :string}},
-    "max_iters" => {:nullable, {:whole, 1, 100}},
-    "if_exists" => {:one_of, ["error", "keep", "replace"]},
-    "modules" => :ignored,
-    "pool_name" => :ignored
+  alias DSPex.PythonBridge.Mock.{
+    Args,
+    Control,
+    Declarations,
+    Models,
+    Programs,
+    Runs,
+    Sessions,
+    State
   }
-  @configure %{
-    "model" => @text,
-    "provider" => @text,
-    "type" => @text,
-    "api_key" => @text,
-    "api_base" => @text,
-    "temperature" => @number,
-    "max_tokens" => @whole,
-    "timeout" => :float,
-    "answers" => :any,
-    "cache" => :integer,
-    "retries" => :integer,
-    "retry_wait" => :float,
-    "retry_cap" => :float
-  }
-  @execute %{
-    "program_id" => @text,
-    "inputs" => {:map, :any},
-    "options" =>
-      {:nullable,
-       {:struct,
-        %{
-          "temperature" => @number,
-          "max_tokens" => @whole,
-          "pool_name" => :ignored,
-          "session_id" => :ignored,
-          "timeout" => :ignored,
-          "pool_timeout" => :ignored
-        }}},
-    "program_data" =>
-      {:nullable,
-       {:open, %{"signature" => :any, "signature_def" => :any, "program_type" => @text}}}
-  }
-  @quota {:struct, %{"programs" => @whole, "bytes" => @whole}}
-  @levels ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
-  # {lane, whether it may be repeated, types of the args}
-  @commands %{
-    "cancel" => {"inline", true, %{"id" => @id}},
-    "cleanup" => {"end_all", true, %{}},
-    "cleanup_session" => {"end_session", true, %{}},
-    "configure_lm" => {"everyone", true, @configure},
-    "create_gemini_program" =>
-      {"session", false, Map.merge(@create, %{"signature" => :any, "model" => @text})},
-    "create_program" => {"session", false, @create},
-    "create_session" =>
-      {"session", true,
-       %{"ttl_s" => @number, "durable" => {:nullable, :boolean}, "quota" => {:nullable, @quota}}},
-    "delete_program" => {"session", false, @program_id},
-    "describe" => {"inline", true, %{}},
-    "execute_gemini_program" => {"run", false, @execute},
-    "execute_program" => {"run", false, @execute},
-    "get_program_info" => {"thread", true, @program_id},
-    "get_session" => {"worker", true, %{}},
-    "get_session_data" => {"thread", true, %{"key" => @text}},
-    "get_stats" =>
-      {"inline", true,
-       %{
-         "include" => {:nullable, {:list, :string}},
-         "limit" => :integer,
-         "format" => @text
-       }},
-    "hello" => {"inline", true, %{"offers" => {:map, :boolean}}},
-    "list_programs" => {"thread", true, %{"limit" => {:whole, 0, 1_000_000}}},
-    "list_sessions" => {"worker", true, %{"limit" => {:whole, 0, 1_000_000}}},
-    "pause" => {"inline", true, %{"id" => @id}},
-    "ping" => {"inline", true, :unchecked},
-    "register_tools" =>
-      {"session", true,
-       %{"tools" => {:required, {:list, Schemas.tool_type()}}, "replace" => :boolean}},
-    "reset_state" => {"end_all", true, %{}},
-    "resume" => {"inline", true, %{"id" => @id}},
-    "set_log_level" =>
-      {"inline", true, %{"level" => {:required, {:one_of, @levels}}, "logger" => @text}},
-    "shutdown" => {"inline", false, %{"worker_id" => :ignored}},
-    "update_session_data" =>
-      {"session", true, %{"operation" => :string, "key" => @text, "value" => :any}}
-  }
+  @commands Declarations.all()
   @names Enum.sort(Map.keys(@commands))
   # The lanes of commands that open their session, and of those that need the id of one.
   @opening ["session", "thread", "run", "everyone"]
-  @sections ["commands", "sessions", "process", "histograms", "worker"]
 
   @doc "Returns whether calls of a command end before the next request is read."
   @spec inline?(String.t()) :: boolean()
@@ -132,6 +49,8 @@ defmodule DSPex.PythonBridge.Mock.Commands do
     end
   rescue
     error in Error -> failed(error, state)
+    # A fault of the mock: the test must see it, and the worker stays.
+    fault -> failed(Error.new(:internal, Exits.line(:error, fault, __STACKTRACE__)), state)
   end
 
   # A session that a refused request has opened stays open.
@@ -152,7 +71,7 @@ defmodule DSPex.PythonBridge.Mock.Commands do
   defp failed(error, state), do: {:error, error, %{state | failures: state.failures + 1}}
 
   defp checked!(args, types),
-    do: Args.checked!(args, {:struct, Map.put_new(types, "session_id", @text)})
+    do: Args.checked!(args, {:struct, Map.put_new(types, "session_id", {:nullable, :string})})
 
   defp opened!(command, args, session_id, state) do
     {lane, _, _} = @commands[command]
@@ -210,144 +129,5 @@ defmodule DSPex.PythonBridge.Mock.Commands do
     {:run, run, state}
   end
 
-  defp run("ping", _args, _call, state) do
-    result = %{
-      "status" => "ok",
-      "timestamp" => State.now(),
-      "dspy_available" => true,
-      "gemini_available" => false,
-      "uptime" => uptime(),
-      "mode" => "standalone"
-    }
-
-    {result, state}
-  end
-
-  defp run("hello", args, _call, state) do
-    offers =
-      for {name, true} <- args["offers"] || %{}, name in ["tools", "logs", "buffers"], do: name
-
-    accepted = Enum.sort(offers)
-
-    result = %{
-      "version" => version(),
-      "adapter" => "dspy",
-      "accepted" => accepted,
-      "pid" => own_pid()
-    }
-
-    {result, state}
-  end
-
-  defp run("describe", _args, _call, state) do
-    commands =
-      for {name, {lane, idempotent, _}} <- @commands, into: %{} do
-        {name,
-         %{
-           "lane" => lane,
-           "idempotent" => idempotent,
-           "args" => %{"type" => "object"},
-           "help" => ""
-         }}
-      end
-
-    result = %{
-      "version" => version(),
-      "adapter" => "dspy",
-      "formats" => ["json", "etf"],
-      "max_frame" => 64 * 1024 * 1024,
-      "commands" => commands,
-      "errors" => %{}
-    }
-
-    {result, state}
-  end
-
-  defp run("set_log_level", args, _call, state) do
-    {%{"status" => "set", "level" => args["level"], "logger" => args["logger"]}, state}
-  end
-
-  defp run("shutdown", _args, _call, state) do
-    result = %{
-      "status" => "shutting_down",
-      "worker_id" => nil,
-      "mode" => "standalone",
-      "sessions_cleaned" => map_size(state.sessions)
-    }
-
-    {result, state}
-  end
-
-  defp run("get_stats", %{"format" => format}, _call, _state) when format != nil do
-    raise Error.new(
-            :not_allowed,
-            "this worker was not started with --telemetry, which needs: " <>
-              "pip install 'dspex-bridge[telemetry]'"
-          )
-  end
-
-  defp run("get_stats", args, _call, state), do: {stats(args["include"], state), state}
-
-  # The worker's own process knows which calls are open.
-  defp run(command, args, _call, state) when command in ["cancel", "pause", "resume"] do
-    {%{"id" => args["id"], done(command) => false}, state}
-  end
-
-  @doc "Returns the key of the result of `cancel`, `pause` and `resume`."
-  @spec done(String.t()) :: String.t()
-  def done("cancel"), do: "cancelled"
-  def done("pause"), do: "paused"
-  def done("resume"), do: "resumed"
-
-  defp stats(nil, state) do
-    %{
-      "programs_count" => Sessions.programs(state),
-      "sessions_count" => map_size(state.sessions),
-      "command_count" => state.requests,
-      "error_count" => state.failures,
-      "uptime" => uptime(),
-      "memory_usage" => %{"rss" => :erlang.memory(:total)},
-      "dspy_available" => true,
-      "gemini_available" => false,
-      "commands" => %{},
-      "worker" => worker(state)
-    }
-  end
-
-  defp stats(sections, state) do
-    for {section, index} <- Enum.with_index(sections), section not in @sections do
-      known = Enum.join(@sections, ", ")
-      message = "unknown section '#{section}'; known: #{known}"
-      raise Args.invalid("args.include[#{index}]", message, %{"known" => @sections})
-    end
-
-    Map.take(
-      %{
-        "commands" => %{},
-        "sessions" => [],
-        "process" => %{"rss" => :erlang.memory(:total), "uptime" => uptime()},
-        "worker" => worker(state)
-      },
-      sections
-    )
-  end
-
-  defp worker(state) do
-    %{
-      "version" => version(),
-      "pid" => own_pid(),
-      "mode" => "standalone",
-      "adapter" => "dspy",
-      "threads" => 64,
-      "threads_lost" => 0,
-      "in_flight" => 0,
-      "queue_depth" => 0,
-      "stuck_s" => 0.0,
-      "sessions" => map_size(state.sessions)
-    }
-  end
-
-  defp uptime, do: :erlang.statistics(:wall_clock) |> elem(0) |> Kernel./(1000)
-  defp own_pid, do: String.to_integer(System.pid())
-  defp version, do: to_string(Application.spec(:dspex_bridge, :vsn) || "0")
+  defp run(command, args, _call, state), do: {Control.run(command, args, state), state}
 end

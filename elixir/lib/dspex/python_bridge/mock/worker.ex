@@ -9,7 +9,7 @@ defmodule DSPex.PythonBridge.Mock.Worker do
   use GenServer, restart: :temporary
 
   alias DSPex.PythonBridge.{Error, Exits}
-  alias DSPex.PythonBridge.Mock.{Commands, Frames, Runs, Script, State}
+  alias DSPex.PythonBridge.Mock.{Commands, Control, Frames, Runs, Script, State}
 
   # open: calls without a reply by id. asked: processes that wait for the host, by the id of their
   # request to it.
@@ -119,7 +119,7 @@ defmodule DSPex.PythonBridge.Mock.Worker do
         do: finish(id, {:error, Error.new(:cancelled, "the caller cancelled the call")}, worker),
         else: worker
 
-    result = %{"id" => id, Commands.done(command) => true}
+    result = %{"id" => id, Control.done(command) => true}
     {:noreply, answered(request, {:ok, result}, worker)}
   end
 

@@ -1,0 +1,105 @@
+defmodule DSPex.PythonBridge.Mock.Declarations do
+  @moduledoc """
+  The commands of a worker with DSPy: lane, whether repeating one is harmless, and the types of the args
+  (see `DSPex.PythonBridge.Mock.Args`). Tests compare them with what a worker describes.
+  """
+
+  alias DSPex.PythonBridge.Mock.Schemas
+
+  @text {:nullable, :string}
+  @number {:nullable, :float}
+  @whole {:nullable, :integer}
+  @id {:required, {:either, [:integer, :string]}}
+  @program_id %{"program_id" => @text}
+  @create %{
+    "signature" => {:required, :any},
+    "id" => @text,
+    "program_type" => :string,
+    "tools" => {:nullable, {:list, :string}},
+    "max_iters" => {:nullable, {:whole, 1, 100}},
+    "if_exists" => {:one_of, ["error", "keep", "replace"]},
+    "modules" => :ignored,
+    "pool_name" => :ignored
+  }
+  @configure %{
+    "model" => @text,
+    "provider" => @text,
+    "type" => @text,
+    "api_key" => @text,
+    "api_base" => @text,
+    "temperature" => @number,
+    "max_tokens" => @whole,
+    "timeout" => :float,
+    "answers" => :any,
+    "cache" => :integer,
+    "retries" => :integer,
+    "retry_wait" => :float,
+    "retry_cap" => :float
+  }
+  @execute %{
+    "program_id" => @text,
+    "inputs" => {:map, :any},
+    "options" =>
+      {:nullable,
+       {:struct,
+        %{
+          "temperature" => @number,
+          "max_tokens" => @whole,
+          "pool_name" => :ignored,
+          "session_id" => :ignored,
+          "timeout" => :ignored,
+          "pool_timeout" => :ignored
+        }}},
+    "program_data" =>
+      {:nullable,
+       {:open, %{"signature" => :any, "signature_def" => :any, "program_type" => @text}}}
+  }
+  @quota {:struct, %{"programs" => @whole, "bytes" => @whole}}
+  @levels ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+
+  @commands %{
+    "cancel" => {"inline", true, %{"id" => @id}},
+    "cleanup" => {"end_all", true, %{}},
+    "cleanup_session" => {"end_session", true, %{}},
+    "configure_lm" => {"everyone", true, @configure},
+    "create_gemini_program" =>
+      {"session", false, Map.merge(@create, %{"signature" => :any, "model" => @text})},
+    "create_program" => {"session", false, @create},
+    "create_session" =>
+      {"session", true,
+       %{"ttl_s" => @number, "durable" => {:nullable, :boolean}, "quota" => {:nullable, @quota}}},
+    "delete_program" => {"session", false, @program_id},
+    "describe" => {"inline", true, %{}},
+    "execute_gemini_program" => {"run", false, @execute},
+    "execute_program" => {"run", false, @execute},
+    "get_program_info" => {"thread", true, @program_id},
+    "get_session" => {"worker", true, %{}},
+    "get_session_data" => {"thread", true, %{"key" => @text}},
+    "get_stats" =>
+      {"inline", true,
+       %{
+         "include" => {:nullable, {:list, :string}},
+         "limit" => :integer,
+         "format" => @text
+       }},
+    "hello" => {"inline", true, %{"offers" => {:map, :boolean}}},
+    "list_programs" => {"thread", true, %{"limit" => {:whole, 0, 1_000_000}}},
+    "list_sessions" => {"worker", true, %{"limit" => {:whole, 0, 1_000_000}}},
+    "pause" => {"inline", true, %{"id" => @id}},
+    "ping" => {"inline", true, :unchecked},
+    "register_tools" =>
+      {"session", true,
+       %{"tools" => {:required, {:list, Schemas.tool_type()}}, "replace" => :boolean}},
+    "reset_state" => {"end_all", true, %{}},
+    "resume" => {"inline", true, %{"id" => @id}},
+    "set_log_level" =>
+      {"inline", true, %{"level" => {:required, {:one_of, @levels}}, "logger" => @text}},
+    "shutdown" => {"inline", false, %{"worker_id" => :ignored}},
+    "update_session_data" =>
+      {"session", true, %{"operation" => :string, "key" => @text, "value" => :any}}
+  }
+
+  @doc "Returns `{lane, idempotent, types of the args}` of all commands by name."
+  @spec all() :: %{String.t() => {String.t(), boolean(), map() | :unchecked}}
+  def all, do: @commands
+end
