@@ -64,6 +64,26 @@ defmodule DSPex.GuideTest do
     assert output =~ "missing no Python at /no/such/python"
   end
 
+  test "the tests of an application, without Python" do
+    directory = Path.join(System.tmp_dir!(), "bridge-guide-#{System.unique_integer([:positive])}")
+    File.mkdir_p!(directory)
+    on_exit(fn -> File.rm_rf!(directory) end)
+    project = Path.join(directory, "weather")
+    {_, 0} = mix(["new", "weather"], directory)
+    mix_exs = Path.join(project, "mix.exs")
+    with_dependency = "deps: [{:dspex_bridge, path: #{inspect(@root)}}]"
+    File.write!(mix_exs, File.read!(mix_exs) |> String.replace("deps: deps()", with_dependency))
+
+    [module, test | _] = Enum.filter(blocks("elixir"), &(&1 =~ "defmodule Weather.Answers"))
+    File.write!(Path.join(project, "lib/answers.ex"), module)
+    File.write!(Path.join(project, "test/answers_test.exs"), test)
+
+    without_python = [{"BRIDGE_PYTHON", "/no/python"}, {"MIX_ENV", "test"}]
+    {output, status} = mix(["test", "test/answers_test.exs"], project, without_python)
+    assert status == 0, output
+    assert output =~ "2 tests, 0 failures"
+  end
+
   # Starts the guide's children and kills the worker: the next worker has the program again.
   defp restart do
     """
