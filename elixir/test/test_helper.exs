@@ -14,4 +14,6 @@ else
 end
 
 Application.put_env(:dspex_bridge, :json, SmallJSON)
-ExUnit.start(capture_log: true, assert_receive_timeout: 10_000)
+# Tests with the tag `port` need workers that the bridge has started.
+exclude = if Workers.transport() == :socket, do: [:port], else: []
+ExUnit.start(capture_log: true, assert_receive_timeout: 10_000, exclude: exclude)

@@ -149,6 +149,7 @@ defmodule DSPex.AdversityTest do
     assert {:ok, _} = Bridge.call(bridge, :ping, %{}, [])
   end
 
+  @tag :port
   test "a worker that misses heartbeats is replaced" do
     bridge = start_bridge(heartbeat_interval: 50)
     worker = worker_pid(bridge)
@@ -163,6 +164,7 @@ defmodule DSPex.AdversityTest do
     wait_until(fn -> not os_alive?(worker) end)
   end
 
+  @tag :port
   test "stopping a bridge kills a worker that neither ends nor reads" do
     {:ok, pid} = Bridge.start_link(options(name: nil, heartbeat_interval: false))
     worker = worker_pid(pid)
@@ -173,6 +175,7 @@ defmodule DSPex.AdversityTest do
     wait_until(fn -> not os_alive?(worker) end)
   end
 
+  @tag :port
   test "kill -9 of the BEAM leaves no Python process" do
     code = """
     {:ok, _} = DSPex.PythonBridge.Bridge.start_link(adapter: "bridge_test_adapter:adapter")

@@ -77,6 +77,7 @@ defmodule DSPex.RestartTest do
     assert worker_pid(bridge) != worker
   end
 
+  @tag :port
   test "a worker whose port is closed is killed and replaced" do
     {:ok, bridge} = Bridge.start_link(options(name: nil))
     worker = worker_pid(bridge)
@@ -88,6 +89,7 @@ defmodule DSPex.RestartTest do
     assert worker_pid(bridge) != worker
   end
 
+  @tag :port
   test "a start whose setup fails leaves no process" do
     Process.flag(:trap_exit, true)
     parent = self()
@@ -112,6 +114,7 @@ defmodule DSPex.RestartTest do
     wait_until(fn -> not os_alive?(worker) end)
   end
 
+  @tag :port
   test "reports a program that is not Python" do
     Process.flag(:trap_exit, true)
 

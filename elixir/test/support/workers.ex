@@ -42,7 +42,8 @@ defmodule Workers do
     [connect: address] ++ options
   end
 
-  defp transport, do: "BRIDGE_TEST_TRANSPORT" |> System.get_env("port") |> String.to_atom()
+  @doc "Returns the transport of this test run: BRIDGE_TEST_TRANSPORT, or `:port`."
+  def transport, do: "BRIDGE_TEST_TRANSPORT" |> System.get_env("port") |> String.to_atom()
 
   @doc "Returns the format of this test run: BRIDGE_TEST_FORMAT, or `:etf`."
   def format, do: "BRIDGE_TEST_FORMAT" |> System.get_env("etf") |> String.to_atom()

@@ -26,7 +26,7 @@ defmodule DSPex.PythonBridge.WorkerSocket do
   @unlimited 0x7FFFFFFF
   # Bytes of one read, unless the frame is longer.
   @buffer 64 * 1024
-  # Pause between two attempts to connect to a server that has too many connections to accept, ms.
+  # Pause between two attempts to connect to a server that has many connections to accept, ms.
   @pause 5
 
   @enforce_keys [:port, :address, :max_frame, :ended]
@@ -82,7 +82,7 @@ defmodule DSPex.PythonBridge.WorkerSocket do
   defp connect(path, max_frame, deadline) do
     options = [
       :binary,
-      active: true,
+      active: false,
       packet: 4,
       packet_size: max_frame,
       buffer: @buffer,
@@ -90,12 +90,12 @@ defmodule DSPex.PythonBridge.WorkerSocket do
       high_msgq_watermark: @unlimited
     ]
 
-    case :gen_tcp.connect({:local, path}, 0, options) do
-      {:ok, socket} ->
-        {:ok, socket}
-
-      # The kernel's queue for the listener is full.
-      {:error, :eagain} ->
+    with {:ok, socket} <- :gen_tcp.connect({:local, path}, 0, options),
+         {:ok, _path} <- connected(socket),
+         :ok <- :inet.setopts(socket, active: true) do
+      {:ok, socket}
+    else
+      {:error, :busy} ->
         if Connection.remaining(deadline) == 0 do
           {:error, "the server at #{Text.line(path)} does not accept connections"}
         else
@@ -105,6 +105,15 @@ defmodule DSPex.PythonBridge.WorkerSocket do
 
       {:error, reason} ->
         {:error, refused(reason, path)}
+    end
+  end
+
+  # While the kernel's queue for the listener is full, it refuses a connection with EAGAIN, which
+  # the driver takes for a connection in progress and then for a complete one.
+  defp connected(socket) do
+    with {:error, _reason} <- :inet.peername(socket) do
+      :gen_tcp.close(socket)
+      {:error, :busy}
     end
   end
 
