@@ -105,6 +105,7 @@ def hello(args: HelloArgs, context: Context) -> dict[str, Any]:
         "adapter": worker.adapter.name,
         "accepted": sorted(worker.host.offers),
         "pid": os.getpid(),
+        "max_frame": worker.path.max_frame,
     }
 
 

@@ -193,6 +193,17 @@ defmodule DSPex.PythonBridge.Connection do
     end
   end
 
+  @doc """
+  Returns the connection with the limit of a worker that takes only shorter frames, as its reply to
+  `hello` says.
+  """
+  @spec limited(t(), term()) :: t()
+  def limited(connection, %{"max_frame" => limit}) when is_integer(limit) do
+    %{connection | max_frame: min(connection.max_frame, limit)}
+  end
+
+  def limited(connection, _hello), do: connection
+
   @doc "Returns the monotonic time in ms, the unit of deadlines."
   @spec now() :: integer()
   def now, do: System.monotonic_time(:millisecond)

@@ -172,8 +172,9 @@ defmodule DSPex.PythonBridge.Owner do
   defp heard(%{missed: 0} = state), do: state
   defp heard(state), do: %{state | missed: 0}
 
-  defp started(%{connection: connection} = state, hello) do
-    state = put_os_pid(state, hello)
+  defp started(state, hello) do
+    connection = Connection.limited(state.connection, hello)
+    state = put_os_pid(%{state | connection: connection}, hello)
     duration = System.monotonic_time() - state.started
     metadata = %{bridge: connection.name, os_pid: state.worker.os_pid}
     Telemetry.worker(:started, %{duration: duration}, metadata)

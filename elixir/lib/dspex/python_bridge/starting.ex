@@ -73,6 +73,7 @@ defmodule DSPex.PythonBridge.Starting do
 
   defp prepare(connection, options) do
     with {:ok, hello} <- hello(connection, options),
+         connection = Connection.limited(connection, hello),
          {:ok, _} <- Tools.register(connection, options[:tools], []),
          :ok <- set_up(options[:setup], connection) do
       {:ok, hello}

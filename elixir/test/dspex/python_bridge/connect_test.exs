@@ -102,6 +102,70 @@ defmodule DSPex.PythonBridge.ConnectTest do
     error.message
   end
 
+  describe "a worker that does not read" do
+    test "keeps nobody waiting beyond the deadline, and gets whole frames when it reads again" do
+      bridge = start_bridge(transport: :socket, heartbeat_interval: false)
+      worker = worker_pid(bridge)
+      signal(worker, :STOP)
+      blob = :binary.copy("x", 3_000_000)
+
+      callers =
+        for n <- 1..20 do
+          spawn_monitor(fn -> exit(Bridge.call(bridge, :echo, %{n: n, blob: blob}, 300)) end)
+        end
+
+      # A caller that is killed leaves no part of a frame either.
+      for {pid, _} <- Enum.take(callers, 5), do: Process.exit(pid, :kill)
+
+      for {pid, monitor} <- Enum.drop(callers, 5) do
+        assert_receive {:DOWN, ^monitor, :process, ^pid, {:error, error}}, 5_000
+        assert error.code == :deadline_exceeded
+      end
+
+      assert %{status: :running} = Bridge.get_status(bridge)
+      signal(worker, :CONT)
+      assert {:ok, %{"n" => 1}} = Bridge.call(bridge, :echo_decoded, %{n: 1, blob: blob}, [])
+      assert worker_pid(bridge) == worker
+    end
+
+    test "gets a bounded number of requests, each of them whole" do
+      parent = self()
+
+      address =
+        listen(fn socket ->
+          %{"id" => id} = receive_request(socket)
+          reply(socket, %{"id" => id, "success" => true, "result" => %{}})
+          receive do: (:read -> send(parent, {:requests, requests(socket)}))
+        end)
+
+      options = [connect: address, name: nil, heartbeat_interval: false, format: :etf]
+      {:ok, bridge} = Bridge.start_link(options)
+      {:links, links} = Process.info(self(), :links)
+      [server] = for pid <- links, is_pid(pid), pid != bridge, do: pid
+      blob = :binary.copy("x", 1_000_000)
+      call = fn -> Bridge.call(bridge, :echo, %{blob: blob}, 300) end
+      calls = for _ <- 1..40, do: Task.async(call)
+
+      for result <- Task.await_many(calls, 10_000) do
+        assert {:error, %Error{code: :deadline_exceeded}} = result
+      end
+
+      send(server, :read)
+      assert_receive {:requests, requests}
+      blobs = for %{"command" => "echo", "args" => %{blob: blob}} <- requests, do: blob
+      assert Enum.uniq(Enum.map(blobs, &(&1 == blob))) == [true]
+      # 8 MiB are queued, and what the kernel takes.
+      assert length(blobs) in 8..20
+    end
+  end
+
+  defp requests(socket) do
+    case :gen_tcp.recv(socket, 0, 300) do
+      {:ok, frame} -> [:erlang.binary_to_term(frame) | requests(socket)]
+      {:error, :timeout} -> []
+    end
+  end
+
   describe "an address" do
     test "that is none, or at which there is no socket" do
       file = path()
@@ -267,6 +331,17 @@ defmodule DSPex.PythonBridge.ConnectTest do
       signal(worker, :KILL)
       assert {:error, %Error{details: %{"signal" => "SIGKILL"}}} = Task.await(call)
       assert_received {:ended, ^worker}
+    end
+
+    test "is not needed for a request that is too long for the worker" do
+      %{address: address} = start_server(["--adapter", "echo", "--max-frame", "50000"])
+      {:ok, bridge} = Bridge.start_link(connect: address, name: nil, format: format())
+      blob = :binary.copy("x", 50_000)
+
+      assert {:error, %Error{code: :frame_too_large, details: %{"limit" => 50_000}}} =
+               Bridge.call(bridge, :echo, %{blob: blob}, [])
+
+      assert {:ok, _} = Bridge.call(bridge, :ping, %{}, [])
     end
 
     test "follows a frame that is longer than :max_frame" do
