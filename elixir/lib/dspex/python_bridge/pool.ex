@@ -9,7 +9,7 @@ defmodule DSPex.PythonBridge.Pool do
   its connection refuses requests, and the caller chooses again.
   """
 
-  alias DSPex.PythonBridge.{Connection, Error, RetryBudget}
+  alias DSPex.PythonBridge.{CircuitBreaker, Connection, Error, RetryBudget}
 
   @enforce_keys [
     :name,
@@ -25,15 +25,17 @@ defmodule DSPex.PythonBridge.Pool do
     :isolate,
     :stored,
     :budget,
+    :breaker,
+    :providers,
     :wants_more
   ]
   defstruct @enforce_keys
 
   @typedoc """
-  What the pool does with a command: sends it to one worker (`:one`), or without a session to all
-  of them (`:all`); ends a session or all sessions; refuses it.
+  What the pool does with a command: sends it to one worker (`:one`; `:run` may use a model), or
+  without a session to all of them (`:all`); ends a session or all sessions; refuses it.
   """
-  @type kind :: :one | :all | :end_session | :end_all | :refused
+  @type kind :: :one | :run | :all | :end_session | :end_all | :refused
 
   @type t :: %__MODULE__{
           name: atom(),
@@ -49,6 +51,8 @@ defmodule DSPex.PythonBridge.Pool do
           isolate: nil | :session,
           stored: boolean(),
           budget: RetryBudget.t(),
+          breaker: CircuitBreaker.t(),
+          providers: :ets.table(),
           wants_more: :atomics.atomics_ref()
         }
 
@@ -57,6 +61,7 @@ defmodule DSPex.PythonBridge.Pool do
   @pause 2
 
   @lanes %{
+    "run" => :run,
     "session" => :all,
     "everyone" => :all,
     "end_session" => :end_session,

@@ -47,8 +47,20 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
 
   use Supervisor
 
-  alias DSPex.PythonBridge.{Error, Pool, RetryBudget, Tools}
-  alias DSPex.PythonBridge.Pool.{Execution, Journal, Options, Report, Server, Sessions, Template}
+  alias DSPex.PythonBridge.{CircuitBreaker, Error, Pool, RetryBudget, Tools}
+
+  alias DSPex.PythonBridge.Pool.{
+    Execution,
+    Journal,
+    Options,
+    Providers,
+    Report,
+    Request,
+    Server,
+    Sessions,
+    Streams,
+    Template
+  }
 
   # The default timeout of a call, ms.
   @timeout 30_000
@@ -159,6 +171,8 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
       isolate: own[:isolate],
       stored: worker[:connect] != nil or "--store" in worker[:args],
       budget: RetryBudget.new(),
+      breaker: CircuitBreaker.new(name: name),
+      providers: Providers.new_table(),
       wants_more: :atomics.new(1, [])
     }
 
@@ -198,7 +212,7 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
 
   Every failure is an `{:error, %DSPex.PythonBridge.Error{}}`; the call never exits.
   """
-  @spec execute_in_session(String.t(), command(), args(), Execution.options()) :: result()
+  @spec execute_in_session(String.t(), command(), args(), Request.options()) :: result()
   def execute_in_session(session_id, command, args \\ %{}, options \\ @timeout) do
     Execution.run(session_id, command, args, options)
   end
@@ -209,7 +223,7 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
   A command that changes what all sessions see (`configure_lm`, `create_program`, …) is carried out in
   all workers; any other one in a worker with little load.
   """
-  @spec execute_anonymous(command(), args(), Execution.options()) :: result()
+  @spec execute_anonymous(command(), args(), Request.options()) :: result()
   def execute_anonymous(command, args \\ %{}, options \\ @timeout) do
     Execution.run(nil, command, args, options)
   end
@@ -219,8 +233,8 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
   `DSPex.PythonBridge.Bridge.stream/3` does. The options are those of `execute_in_session/4` and
   `:session_id`. A worker that ends during the stream ends it with an error.
   """
-  @spec stream(command(), args(), Execution.options()) :: Enumerable.t()
-  def stream(command, args, options \\ @timeout), do: Execution.stream(command, args, options)
+  @spec stream(command(), args(), Request.options()) :: Enumerable.t()
+  def stream(command, args, options \\ @timeout), do: Streams.new(command, args, options)
 
   @doc """
   Registers Elixir functions that programs of type `react` may call; see `DSPex.Tool`.
@@ -229,13 +243,25 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
   that start later. Other options are `:pool_name` and `:timeout`.
   """
   @spec register_tools([DSPex.Tool.t()], keyword()) :: result()
-  def register_tools(tools, options \\ []), do: Execution.register_tools(tools, options)
+  def register_tools(tools, options \\ []) do
+    declared = Tools.declared!(tools)
+    {session_id, options} = Keyword.pop(options, :session_id)
+    result = Execution.run(session_id, "register_tools", %{tools: declared}, options)
+
+    # The worker reports the session, whose name depends on the worker's mode if none was given.
+    with {:ok, %{"session_id" => session_id}} <- result,
+         {name, _, _} = Request.own(options),
+         %Pool{tools: table} <- Pool.get(name),
+         do: Tools.put(table, session_id, tools)
+
+    result
+  end
 
   @doc """
   Ends a session: its state, its tools, its place in the pool, and its worker, if it has its own.
   A durable session is also removed from the store. It is fine if there is no such session.
   """
-  @spec end_session(String.t(), Execution.options()) :: :ok | {:error, Error.t()}
+  @spec end_session(String.t(), Request.options()) :: :ok | {:error, Error.t()}
   def end_session(session_id, options \\ @timeout) do
     with {:ok, _} <- Execution.run(session_id, "cleanup_session", %{}, options), do: :ok
   end
@@ -244,9 +270,9 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
   Returns what the worker knows about a session (`get_session`), and its `"slot"`, without creating the
   session.
   """
-  @spec get_session_info(String.t(), Execution.options()) :: {:ok, map()} | {:error, Error.t()}
+  @spec get_session_info(String.t(), Request.options()) :: {:ok, map()} | {:error, Error.t()}
   def get_session_info(session_id, options \\ @timeout) do
-    Execution.session_info(session_id, options)
+    Report.session(session_id, options)
   end
 
   @doc """

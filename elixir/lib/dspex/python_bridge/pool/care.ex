@@ -116,12 +116,6 @@ defmodule DSPex.PythonBridge.Pool.Care do
     spawn(fn -> send(server, {:care, number, question.()}) end)
   end
 
-  @doc "Returns whether the end of a worker came from outside, so that others need not end as well."
-  @spec from_outside?(Error.t()) :: boolean()
-  def from_outside?(%{details: details}) do
-    details["signal"] in ["SIGKILL", "SIGTERM"] or details["exit_status"] in [137, 143]
-  end
-
   @doc "Ends a worker; its open calls get its grace period."
   @spec stop(Slot.t()) :: :nothing
   def stop(slot) do

@@ -14,7 +14,7 @@ defmodule DSPex.PythonBridge.Pool.Journal do
   use GenServer
 
   alias DSPex.PythonBridge.{Call, Connection, Error, OpenCall, Pool, Telemetry}
-  alias DSPex.PythonBridge.Pool.Server
+  alias DSPex.PythonBridge.Pool.{Changes, Server}
 
   # For one change in a new worker, ms.
   @replay_timeout 60_000
@@ -25,9 +25,9 @@ defmodule DSPex.PythonBridge.Pool.Journal do
   # What the caller of a change waits longer than its deadline, ms.
   @slack 1_000
 
-  # entries: `{number, key, command, args}`, the newest first. members: the workers that have
-  # them all, by owner, the newest first.
-  defstruct entries: [], last: 0, members: []
+  # entries: see `Changes`. next: the number of the next one. members: the workers that have them all,
+  # by owner, the newest first.
+  defstruct entries: [], next: 1, members: []
 
   @doc false
   @spec start_link(atom()) :: GenServer.on_start()
@@ -104,7 +104,7 @@ defmodule DSPex.PythonBridge.Pool.Journal do
 
     if done?(result) do
       follow(pool, others, change, result)
-      {:reply, result, noted(state, recorded(change, result, state.members), result)}
+      {:reply, result, noted(state, change, result)}
     else
       {:reply, result, state}
     end
@@ -188,99 +188,26 @@ defmodule DSPex.PythonBridge.Pool.Journal do
 
   # Journal
 
+  defp noted(state, %{kind: kind}, _result) when kind in [:end_session, :end_all] do
+    %{state | entries: Changes.without_sessions(state.entries)}
+  end
+
+  defp noted(%{members: members} = state, change, result) do
+    args = args_of_others(change, result)
+    args = merged(Changes.merged_key(change.command, args), members, args)
+    {entries, next} = Changes.add(state.entries, change.command, args, state.next)
+    %{state | entries: entries, next: next}
+  end
+
   # What was merged into a value is noted as the value that this has made.
-  defp recorded(%{command: "update_session_data", args: args} = change, _result, [{_, worker} | _]) do
-    args = Map.new(args, fn {key, value} -> {to_string(key), value} end)
+  defp merged(nil, _members, args), do: args
+  defp merged(_key, [], args), do: args
 
-    with "merge" <- operation(args),
-         key when key != nil <- args["key"],
-         {:ok, %{"data" => data}} <-
-           Call.run(worker, "get_session_data", %{key: key}, @replay_timeout) do
-      %{change | args: %{"key" => key, "value" => data[to_string(key)]}}
-    else
-      _ -> change
+  defp merged(key, [{_, worker} | _], args) do
+    case Call.run(worker, "get_session_data", %{key: key}, @replay_timeout) do
+      {:ok, %{"data" => %{^key => value}}} -> %{key: key, value: value}
+      _ -> args
     end
-  end
-
-  defp recorded(change, _result, _members), do: change
-
-  defp noted(state, %{kind: :end_all}, _result) do
-    # What applies to all sessions outlives them.
-    kept = fn {_, _, command, _} -> command in ["configure_lm", "set_log_level"] end
-    %{state | entries: Enum.filter(state.entries, kept)}
-  end
-
-  defp noted(state, %{kind: :end_session}, _result) do
-    noted(state, %{kind: :end_all}, nil)
-  end
-
-  defp noted(state, change, result) do
-    args = Map.new(args_of_others(change, result), fn {key, value} -> {to_string(key), value} end)
-    {dropped, entries} = entries(change.command, args)
-    kept = Enum.reject(state.entries, &dropped?(elem(&1, 1), dropped))
-
-    Enum.reduce(entries, %{state | entries: kept}, fn {key, command, args}, state ->
-      number = state.last + 1
-      %{state | last: number, entries: [{number, key, command, args} | state.entries]}
-    end)
-  end
-
-  defp dropped?(key, dropped), do: Enum.any?(dropped, &(&1 == key or &1 == elem(key, 0)))
-
-  # Returns the keys of the entries (or their first elements) that a change makes superfluous, and the
-  # entries that take their place.
-  defp entries(command, args) when command in ["create_program", "create_gemini_program"] do
-    key = {:program, args["id"]}
-    {[key], [{key, command, args}]}
-  end
-
-  defp entries("delete_program", args), do: {[{:program, args["program_id"]}], []}
-
-  defp entries("register_tools", %{"replace" => true} = args) do
-    key = {:tools, tool_names(args)}
-    {[:tools], [{key, "register_tools", args}]}
-  end
-
-  defp entries("register_tools", args) do
-    key = {:tools, tool_names(args)}
-    {[key], [{key, "register_tools", args}]}
-  end
-
-  defp entries("update_session_data", args), do: data_entries(operation(args), args)
-
-  defp entries(command, args) do
-    key = {command, args["id"] || args["key"] || args["name"] || args["logger"]}
-    {[key], [{key, command, args}]}
-  end
-
-  defp tool_names(%{"tools" => tools}) do
-    tools |> Enum.map(&(Map.get(&1, :name) || Map.get(&1, "name"))) |> Enum.sort()
-  end
-
-  defp tool_names(_args), do: []
-
-  defp operation(%{"operation" => operation}) when operation != nil, do: to_string(operation)
-  defp operation(_args), do: "set"
-
-  defp data_entries(operation, %{"key" => key} = args)
-       when operation in ["set", "put", "update"] do
-    entry_key = {:data, key}
-    {[entry_key], [{entry_key, "update_session_data", args}]}
-  end
-
-  defp data_entries(operation, args) when operation in ["delete", "remove"] do
-    if args["key"], do: {[{:data, args["key"]}], []}, else: {[:data], []}
-  end
-
-  # merge: each of its keys
-  defp data_entries(_merge, %{"value" => value}) do
-    entries =
-      for {key, value} <- value do
-        key = to_string(key)
-        {{:data, key}, "update_session_data", %{"key" => key, "value" => value}}
-      end
-
-    {Enum.map(entries, &elem(&1, 0)), entries}
   end
 
   @doc false

@@ -4,8 +4,8 @@ defmodule DSPex.PythonBridge.Pool.Report do
   statistics together.
   """
 
-  alias DSPex.PythonBridge.{Bridge, Call, Error, Pool, Statistics}
-  alias DSPex.PythonBridge.Pool.{Histogram, Server, Sessions, Slot}
+  alias DSPex.PythonBridge.{Bridge, Call, Connection, Error, Pool, Statistics}
+  alias DSPex.PythonBridge.Pool.{Choice, Histogram, Request, Server, Sessions, Slot}
 
   # Figures of `get_stats` that are added. `programs_count` is not among them: every worker counts the
   # programs that they share.
@@ -50,6 +50,29 @@ defmodule DSPex.PythonBridge.Pool.Report do
       requests: Slot.requests(slot),
       sessions: Sessions.count(pool.sessions, slot.owner)
     }
+  end
+
+  @doc "Describes a session; see `DSPex.PythonBridge.SessionPoolV2.get_session_info/2`."
+  @spec session(String.t(), Request.options()) :: {:ok, map()} | {:error, Error.t()}
+  def session(session_id, options) do
+    {name, _, options} = Request.own(options)
+    {pool, id} = {Pool.fetch!(name), Request.text(session_id)}
+
+    # Any worker knows the sessions of the store.
+    case Sessions.find(pool, id) || Choice.choose(pool) do
+      %Connection{} = connection -> session(connection, id, options)
+      {:ok, connection} -> session(connection, id, options)
+      {:error, error} -> {:error, error}
+      :none -> {:error, Error.new(:overloaded, "no worker takes calls", %{"retry_after" => 0.1})}
+    end
+  rescue
+    error in Error -> {:error, error}
+  end
+
+  defp session(connection, id, options) do
+    with {:ok, info} <- Call.run(connection, "get_session", %{session_id: id}, options) do
+      {:ok, Map.put(info, "slot", Request.slot(connection))}
+    end
   end
 
   @doc "Asks all workers; see `DSPex.PythonBridge.SessionPoolV2.health_check/1`."

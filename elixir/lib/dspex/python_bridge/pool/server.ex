@@ -4,30 +4,21 @@ defmodule DSPex.PythonBridge.Pool.Server do
   the load, and ends those that are worn out. Calls do not go through it; a caller asks it only while no
   worker takes calls.
 
-  When a worker ends, another one is started at once. If workers end within 10 s of their start again
-  and again, the next start is delayed by 0.1 s, doubled each time up to 5 s, and after five of them in
-  a row the pool does not grow.
+  When a worker ends, another one is started at once, unless `DSPex.PythonBridge.Pool.CrashLoop` says
+  later.
   """
 
   use GenServer
   require Logger
 
   alias DSPex.PythonBridge.{Connection, Error, Pool, Telemetry}
-  alias DSPex.PythonBridge.Pool.{Care, Launch, Slot, Template, Waiting}
+  alias DSPex.PythonBridge.Pool.{Care, CrashLoop, Launch, Slot, Template, Waiting}
 
-  # A worker that ends sooner after its start than this, in ms, may be one of many.
-  @early 10_000
-  # After so many of them in a row the pool does not grow, and after the second they are delayed.
-  @no_growth 5
-  @first_delay 100
-  @longest_delay 5_000
-  # Failed starts in a row after which the template is replaced: it may hang.
-  @suspicious 2
   @tick 1_000
 
   # options: a function, because they may hold API keys. address: of the template, `:starting` while it
-  # has none; `:own` without a template. early: how many workers in a row have ended early. first:
-  # those who wait for the first start, also if it fails. swept: see `Sessions.sweep/3`.
+  # has none; `:own` without a template. first: those who wait for the first start, also if it fails.
+  # swept: see `Sessions.sweep/3`.
   @enforce_keys [:pool, :own, :options, :supervisor, :template]
   defstruct @enforce_keys ++
               [
@@ -37,8 +28,7 @@ defmodule DSPex.PythonBridge.Pool.Server do
                 :sweep_at,
                 slots: %{},
                 next: 1,
-                early: 0,
-                failed_starts: 0,
+                loop: %CrashLoop{},
                 renewing?: false,
                 waiting: %{},
                 first: [],
@@ -207,7 +197,7 @@ defmodule DSPex.PythonBridge.Pool.Server do
         line = "there are #{count} sessions with a worker of their own (option :max_sessions)"
         {:error, Error.new(:overloaded, line, %{"retry_after" => 1})}
 
-      state.early >= @no_growth ->
+      not CrashLoop.may_grow?(state.loop) ->
         {:error, state.failure}
 
       state.address == :starting ->
@@ -253,8 +243,8 @@ defmodule DSPex.PythonBridge.Pool.Server do
     count = Enum.count(slots, &(&1.state != :draining))
     starting? = Enum.any?(slots, &(&1.state == :starting))
 
-    if count < state.own[:workers].last and not starting? and state.early < @no_growth and
-         state.address != :starting do
+    if count < state.own[:workers].last and not starting? and state.address != :starting and
+         CrashLoop.may_grow?(state.loop) do
       {:noreply, elem(start(state, []), 0)}
     else
       {:noreply, state}
@@ -347,7 +337,7 @@ defmodule DSPex.PythonBridge.Pool.Server do
 
   defp ready(state, slot, connection) do
     slot = Slot.move(%{slot | connection: connection}, :ready, :started)
-    state = publish(put_slot(%{state | failure: nil, failed_starts: 0}, slot))
+    state = publish(put_slot(%{state | failure: nil, loop: CrashLoop.started(state.loop)}, slot))
     may_grow(state)
     state = %{state | waiting: Waiting.answer(state.waiting, slot.number, {:ok, connection})}
     if slot.session, do: state, else: shared_ready(state, state.slots[slot.replaces])
@@ -392,24 +382,16 @@ defmodule DSPex.PythonBridge.Pool.Server do
 
   defp failed(state, slot, error) do
     log(state, slot, error)
-    never? = slot.connection == nil
-    state = %{state | failure: error, early: early(state, slot, error)}
-    if never?, do: failed_start(state, error), else: state
-  end
-
-  defp early(state, slot, error) do
-    cond do
-      Connection.now() - slot.started >= @early -> 0
-      slot.connection == nil or not Care.from_outside?(error) -> state.early + 1
-      true -> state.early
-    end
+    started? = slot.connection != nil
+    loop = CrashLoop.failed(state.loop, Connection.now() - slot.started, started?, error)
+    state = %{state | failure: error, loop: loop}
+    if started?, do: state, else: failed_start(state, error)
   end
 
   defp failed_start(state, error) do
     for from <- state.first, do: GenServer.reply(from, {:error, error})
-    count = state.failed_starts + 1
-    if count >= @suspicious and state.template, do: Template.replace(state.template)
-    %{state | first: [], failed_starts: rem(count, @suspicious)}
+    if state.template && CrashLoop.suspicious?(state.loop), do: Template.replace(state.template)
+    %{state | first: []}
   end
 
   defp log(state, slot, error) do
@@ -423,12 +405,13 @@ defmodule DSPex.PythonBridge.Pool.Server do
     )
   end
 
-  defp delayed(%{early: early} = state) when early < 2, do: fill(state)
   defp delayed(%{start_timer: timer} = state) when timer != nil, do: state
 
   defp delayed(state) do
-    delay = min(@first_delay * Integer.pow(2, min(state.early - 2, 16)), @longest_delay)
-    %{state | start_timer: Process.send_after(self(), :start, delay)}
+    case CrashLoop.delay(state.loop) do
+      0 -> fill(state)
+      delay -> %{state | start_timer: Process.send_after(self(), :start, delay)}
+    end
   end
 
   defp too_late(nil), do: Error.new(:deadline_exceeded, "no worker has started in time")

@@ -8,7 +8,7 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
   """
 
   alias DSPex.PythonBridge.{Call, Connection, Pool, Tools}
-  alias DSPex.PythonBridge.Pool.{Choice, Server}
+  alias DSPex.PythonBridge.Pool.{Choice, Providers, Server}
 
   # A row is not written again for so many ms.
   @touch_after 1_000
@@ -71,8 +71,17 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
   """
   @spec remove(Pool.t(), String.t(), pid()) :: boolean()
   def remove(pool, id, owner) do
-    removed = :ets.select_delete(pool.sessions, [{{id, owner, :_, :_}, [], [true]}]) == 1
-    if removed, do: Tools.forget(pool.tools, id)
+    remove_row(pool, id, [{{id, owner, :_, :_}, [], [true]}])
+  end
+
+  defp remove_row(pool, id, pattern) do
+    removed = :ets.select_delete(pool.sessions, pattern) == 1
+
+    if removed do
+      Tools.forget(pool.tools, id)
+      Providers.forget(pool, id)
+    end
+
     removed
   end
 
@@ -150,10 +159,7 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
   end
 
   defp remove_unused(pool, id, owner, before) do
-    pattern = [{{id, owner, :_, :"$1"}, [{:<, :"$1", before}], [true]}]
-    removed = :ets.select_delete(pool.sessions, pattern) == 1
-    if removed, do: Tools.forget(pool.tools, id)
-    removed
+    remove_row(pool, id, [{{id, owner, :_, :"$1"}, [{:<, :"$1", before}], [true]}])
   end
 
   @doc "Lets the next call of each durable session of a worker go to another worker."

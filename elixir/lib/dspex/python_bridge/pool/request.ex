@@ -1,0 +1,140 @@
+defmodule DSPex.PythonBridge.Pool.Request do
+  @moduledoc """
+  What a caller asks of a pool, and the search for a worker that gets it. Shared by
+  `DSPex.PythonBridge.Pool.Execution` and `DSPex.PythonBridge.Pool.Streams`.
+  """
+
+  alias DSPex.PythonBridge.{Connection, Error, OpenCall, Pool}
+  alias DSPex.PythonBridge.Pool.{Choice, Server, Sessions}
+
+  @default_name DSPex.PythonBridge.SessionPoolV2
+
+  # attempts: how often a worker got it. deaths: how many of them a signal has ended. avoid: owners of
+  # workers that have failed.
+  @enforce_keys [:pool, :session_id, :command, :args, :envelope, :deadline, :idempotent]
+  defstruct @enforce_keys ++ [attempts: 1, deaths: 0, avoid: []]
+
+  @type t :: %__MODULE__{pool: Pool.t(), session_id: String.t() | nil}
+  @type options :: timeout() | keyword()
+
+  @doc """
+  Returns the request of a call. Raises `ArgumentError` for invalid options and args, and
+  `DSPex.PythonBridge.Error` if the pool does not run.
+  """
+  @spec new(String.t() | nil, atom() | String.t(), map() | keyword(), options()) :: t()
+  def new(session_id, command, args, options) do
+    {name, idempotent, options} = own(options)
+    {timeout, envelope} = OpenCall.envelope(options)
+    args = OpenCall.args(args)
+    session_id = text(session_id || session_of(args))
+
+    %__MODULE__{
+      pool: Pool.fetch!(name),
+      session_id: session_id,
+      command: command,
+      args: args,
+      envelope: if(session_id, do: envelope ++ [{"session_id", session_id}], else: envelope),
+      deadline: OpenCall.deadline(timeout),
+      idempotent: idempotent
+    }
+  end
+
+  @doc "Splits the options of a call: the pool's name, whether it may be repeated, all others."
+  @spec own(options()) :: {atom(), boolean(), options()}
+  def own(timeout) when not is_list(timeout), do: {@default_name, false, timeout}
+
+  def own(options) do
+    Keyword.keyword?(options) ||
+      raise ArgumentError, "options must be a timeout or a keyword list"
+
+    {own, options} = Keyword.split(options, [:pool_name, :idempotent])
+    {Keyword.get(own, :pool_name, @default_name), Keyword.get(own, :idempotent, false), options}
+  end
+
+  # A worker takes the session from the args, too.
+  defp session_of(%{session_id: id}), do: id
+  defp session_of(%{"session_id" => id}), do: id
+  defp session_of(_args), do: nil
+
+  @doc "Returns a session id as text. Raises `ArgumentError` for anything else."
+  @spec text(String.t() | atom()) :: String.t() | nil
+  def text(id) when is_binary(id) or id == nil, do: id
+  def text(id) when is_atom(id), do: Atom.to_string(id)
+  def text(id), do: raise(ArgumentError, "a session id must be a string, not #{inspect(id)}")
+
+  @doc """
+  Runs a function with the connection of a worker. If it returns `:closed`, the worker has ended and was
+  sent nothing: the function is run again with another one, until the deadline.
+  """
+  @spec on_worker(t(), (Connection.t(), t() -> result | :closed)) :: result | {:error, Error.t()}
+        when result: tuple()
+  def on_worker(request, run) do
+    case place(request) do
+      {:ok, connection} ->
+        with :closed <- run.(connection, request), do: elsewhere(request, connection, run)
+
+      :none ->
+        with {:ok, pool} <- Server.await(request.pool.server, request.deadline) do
+          # The pool may have got a worker since this process has looked at it.
+          on_worker(%{request | pool: Pool.get(pool.name) || pool}, run)
+        end
+
+      {:error, error} ->
+        {:error, error}
+    end
+  end
+
+  defp place(%{session_id: nil, avoid: avoid, pool: pool}), do: Choice.choose(pool, avoid)
+
+  defp place(%{session_id: id, pool: pool} = request),
+    do: Sessions.place(pool, id, request.deadline)
+
+  defp elsewhere(%{session_id: nil} = request, connection, run) do
+    again(%{request | avoid: [connection.owner | request.avoid]}, run)
+  end
+
+  defp elsewhere(%{session_id: id} = request, connection, run) do
+    case Sessions.bereaved(request.pool, id, connection, request.deadline) do
+      :lost ->
+        line = "the worker of the session has ended; its state is lost"
+        {:error, Error.new(:session_lost, line)}
+
+      _moved_or_new ->
+        again(request, run)
+    end
+  end
+
+  @doc "Looks for a worker again, unless the deadline has passed."
+  @spec again(t(), (Connection.t(), t() -> result | :closed)) :: result | {:error, Error.t()}
+        when result: tuple()
+  def again(request, run) do
+    if Connection.remaining(request.deadline) == 0,
+      do: {:error, OpenCall.late("no worker was found in time")},
+      else: on_worker(%{request | pool: Pool.fetch!(request.pool.name)}, run)
+  end
+
+  @doc "Returns what the pool does with the command, once the first worker has told its commands."
+  @spec kind(t()) :: {Pool.kind(), t()} | {:error, Error.t()}
+  def kind(%{pool: %{commands: commands} = pool} = request) when commands == %{} do
+    with {:ok, pool} <- Server.await(pool.server, request.deadline),
+         do: kind(%{request | pool: pool})
+  end
+
+  def kind(%{pool: pool, command: command} = request) do
+    case Pool.command(pool, command) do
+      {:refused, _} ->
+        line = "#{command} is for one worker, and those of a pool belong to the pool"
+        {:error, Error.new(:not_allowed, line)}
+
+      {kind, true} ->
+        {kind, %{request | idempotent: true}}
+
+      {kind, _} ->
+        {kind, request}
+    end
+  end
+
+  @doc "Returns the number of a connection's slot."
+  @spec slot(Connection.t()) :: pos_integer()
+  def slot(%{name: {_pool, number}}), do: number
+end

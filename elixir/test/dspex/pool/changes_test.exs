@@ -1,0 +1,88 @@
+defmodule DSPex.Pool.ChangesTest do
+  use ExUnit.Case, async: true
+  alias DSPex.PythonBridge.Pool.{Changes, CrashLoop}
+  alias DSPex.PythonBridge.Error
+
+  # What a new worker gets after these changes.
+  defp after_changes(changes) do
+    {entries, _} =
+      Enum.reduce(changes, {[], 1}, fn {command, args}, {entries, next} ->
+        Changes.add(entries, command, args, next)
+      end)
+
+    for {_, _, command, args} <- Enum.reverse(entries), do: {command, args}
+  end
+
+  test "the last change of each program, model, tool and key is kept, in order" do
+    assert after_changes([
+             {"configure_lm", %{model: "a"}},
+             {"create_program", %{id: "p"}},
+             {"create_program", %{"id" => "q"}},
+             {"register_tools", %{tools: [%{name: "t"}]}},
+             {"configure_lm", %{model: "b"}},
+             {"create_gemini_program", %{id: "p", model: "g"}},
+             {"delete_program", %{program_id: "q"}},
+             {"set_log_level", %{level: "INFO", logger: "x"}}
+           ]) == [
+             {"register_tools", %{"tools" => [%{name: "t"}]}},
+             {"configure_lm", %{"model" => "b"}},
+             {"create_gemini_program", %{"id" => "p", "model" => "g"}},
+             {"set_log_level", %{"level" => "INFO", "logger" => "x"}}
+           ]
+  end
+
+  test "data: set, delete, merge" do
+    update = fn args -> {"update_session_data", args} end
+
+    assert after_changes([
+             update.(%{key: "a", value: 1}),
+             update.(%{key: :a, value: 2, operation: "put"}),
+             update.(%{key: "b", value: 3}),
+             update.(%{operation: :delete, key: "b"}),
+             update.(%{operation: "merge", value: %{c: 4, a: 5}})
+           ])
+           |> Enum.map(fn {_, args} -> {args["key"], args["value"]} end)
+           |> Enum.sort() == [{"a", 5}, {"c", 4}]
+
+    assert after_changes([update.(%{key: "a", value: 1}), update.(%{operation: "delete"})]) == []
+    assert Changes.merged_key("update_session_data", %{operation: "merge", key: "a"}) == "a"
+    assert Changes.merged_key("update_session_data", %{key: "a"}) == nil
+  end
+
+  test "replace drops all other tools" do
+    assert [{"register_tools", %{"replace" => true}}] =
+             after_changes([
+               {"register_tools", %{tools: [%{"name" => "a"}]}},
+               {"register_tools", %{tools: [%{"name" => "b"}], replace: true}}
+             ])
+  end
+
+  test "what applies to all sessions outlives them" do
+    {entries, next} = Changes.add([], "configure_lm", %{model: "a"}, 1)
+    {entries, 3} = Changes.add(entries, "create_program", %{id: "p"}, next)
+    assert [{1, _, "configure_lm", _}] = Changes.without_sessions(entries)
+  end
+
+  test "a crash loop: delays, and what does not count" do
+    crashed = Error.new(:worker_crashed, "", %{"exit_status" => 70})
+    killed = Error.new(:worker_crashed, "", %{"signal" => "SIGKILL"})
+    failed = fn loop, error -> CrashLoop.failed(loop, 100, true, error) end
+    loops = Enum.scan(1..9, %CrashLoop{}, fn _, loop -> failed.(loop, crashed) end)
+    assert Enum.map(loops, &CrashLoop.delay/1) == [0, 100, 200, 400, 800, 1600, 3200, 5000, 5000]
+
+    assert Enum.map(loops, &CrashLoop.may_grow?/1) ==
+             List.duplicate(true, 4) ++ List.duplicate(false, 5)
+
+    assert CrashLoop.delay(
+             Enum.reduce(1..9, %CrashLoop{}, fn _, loop -> failed.(loop, killed) end)
+           ) == 0
+
+    assert CrashLoop.delay(CrashLoop.failed(List.last(loops), 10_000, true, crashed)) == 0
+
+    never =
+      Enum.scan(1..2, %CrashLoop{}, fn _, loop -> CrashLoop.failed(loop, 1, false, killed) end)
+
+    assert Enum.map(never, &CrashLoop.suspicious?/1) == [false, true]
+    refute CrashLoop.suspicious?(CrashLoop.started(List.last(never)))
+  end
+end
