@@ -93,8 +93,3 @@ def test_names_of_severities():
     for words in ({"severity": "low"}, {"recovery": "retry"}):
         with pytest.raises(ValueError, match="must be one of"):
             policy.decide(errors.Internal("x"), **words)
-
-
-def test_whether_a_worker_was_killed():
-    for end in VECTORS["ends"]:
-        assert policy.was_killed(error_of("worker_crashed", details=end["details"])) == end["killed"], end

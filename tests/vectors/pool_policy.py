@@ -235,12 +235,6 @@ BUDGET: dict[str, list[tuple[int, int, int, int]]] = {
 SEVERITIES = {
     **{word: word for word in ("critical", "major", "minor", "warning")}, "high": "major", "medium": "minor",
 }  # fmt: skip
-# exit_status and signal of a worker that has ended, and whether it was killed.
-ENDS: list[tuple[dict[str, Any], bool]] = [
-    *(({"exit_status": status}, True) for status in (129, 134, 137, 139, 143, 159, -9, -11, -6)),
-    *(({"exit_status": status}, False) for status in (0, 1, 2, 65, 70, 75, 128, 160, 255, None, "137")),
-    ({"exit_status": None, "signal": "SIGKILL"}, True), ({"exit_status": None, "signal": None}, False), ({}, False),
-]  # fmt: skip
 
 
 def policy() -> dict[str, Any]:
@@ -262,7 +256,6 @@ def policy() -> dict[str, Any]:
         "breaker": {name: [breaker_step(step) for step in steps] for name, steps in BREAKER.items()},
         "budget": budget,
         "severities": SEVERITIES,
-        "ends": [{"details": details, "killed": killed} for details, killed in ENDS],
     }
 
 

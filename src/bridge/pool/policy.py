@@ -27,11 +27,8 @@ ANOTHER_SLOT = "another_slot"
 
 RAISED_AFTER = 3  # attempts after which an error is one step more serious
 ABANDONED_AFTER = 2  # attempts after which a critical error is final
-MOST_DEATHS = 2  # workers that may die while they have the same call
-
-
+MOST_DEATHS = 2  # workers that may end while they have the same call; the call may be the reason
 LONGEST_HINT = 1e6  # seconds: a longer `retry_after` is read as this
-SIGNALS = range(129, 160)  # exit statuses by which a shell, or the BEAM, reports that a signal ended a process
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +104,8 @@ def decide(
     """Return what to do after `error`.
 
     attempts: how often the call was tried, this time included. idempotent: its command may run twice. started: the call
-    was sent, so it may have run, unless the error says `started: false` in its details. deaths: how many workers were
-    killed while they had it (`was_killed`). others: another slot takes calls. all_affected: all workers fail in this
+    was sent, so it may have run, unless the error says `started: false` in its details. deaths: how many workers have
+    ended while they had it, this one included. others: another slot takes calls. all_affected: all workers fail in this
     way. severity, recovery: take the place of those of the rules. remaining: seconds until the call's deadline.
     random: returns a number in [0, 1), for the jitter.
 
@@ -163,15 +160,6 @@ def retry_after(error: BridgeError) -> float | None:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
         return None
     return float(min(seconds, LONGEST_HINT))
-
-
-def was_killed(error: BridgeError) -> bool:
-    """Return whether the worker was ended by a signal, as by a segmentation fault or for want of memory.
-
-    Such a worker may have died of the call. So callers count it in `deaths` of `decide`.
-    """
-    status = error.details.get("exit_status")
-    return bool(error.details.get("signal")) or (isinstance(status, int) and (status < 0 or status in SIGNALS))
 
 
 def _is_retryable(error: BridgeError) -> bool:

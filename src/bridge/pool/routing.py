@@ -82,7 +82,7 @@ class Router:
             if session_id not in self._homes:
                 isolated = sum(slot.session_id is not None for slot in self._slots.all)
                 if isolated >= self._most_isolated:
-                    raise _overloaded(f"{isolated} sessions have a worker each, which is the limit")
+                    raise errors.Overloaded.refused(f"{isolated} sessions have a worker each, which is the limit")
                 self._homes[session_id] = Home(self._supervisor.add_isolated(session_id))
             return self._homes[session_id]
 
@@ -117,7 +117,7 @@ class Router:
                 if slot is not None:
                     return slot
                 if ready and not self._supervisor.grow():
-                    raise _overloaded(f"all {len(ready)} workers of the pool are busy")
+                    raise errors.Overloaded.refused(f"all {len(ready)} workers of the pool are busy")
                 self._wait(request)
 
     def _wait(self, request: Request) -> None:
@@ -129,7 +129,3 @@ class Router:
             if not self._slots.ready and supervisor.is_failing and supervisor.last_failure is not None:
                 raise supervisor.last_failure
             self._slots.changed.wait(request.left())
-
-
-def _overloaded(text: str) -> errors.Overloaded:
-    return errors.Overloaded(text, retry_after=errors.RETRY_AFTER)

@@ -122,11 +122,8 @@ class Shedding(Generic[Call]):
 
     def _shed(self, call: Call, waited_ns: int) -> None:
         waited_ms = waited_ns // 1_000_000
-        error = errors.Overloaded(
-            f"the call waited {waited_ms} ms (--queue-target {self._target_ms:g})",
-            waited_ms=waited_ms,
-            retry_after=errors.RETRY_AFTER,
-        )
+        text = f"the call waited {waited_ms} ms (--queue-target {self._target_ms:g})"
+        error = errors.Overloaded.refused(text, waited_ms=waited_ms)
         if self._refuse(call, error):
             with self._lock:
                 self.shed += 1

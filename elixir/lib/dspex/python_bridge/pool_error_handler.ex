@@ -85,12 +85,10 @@ defmodule DSPex.PythonBridge.PoolErrorHandler do
   # Attempts after which an error is one step more serious, and after which a critical one is final.
   @raised_after 3
   @abandoned_after 2
-  # Workers that may die while they have the same call.
+  # Workers that may end while they have the same call; the call may be the reason.
   @most_deaths 2
   # Seconds: a longer "retry_after" is read as this.
   @longest_hint 1_000_000
-  # Exit statuses by which a port reports that a signal ended the process.
-  @signals 129..159
 
   @circumstances [
     attempts: 1,
@@ -137,7 +135,7 @@ defmodule DSPex.PythonBridge.PoolErrorHandler do
     * `:idempotent` - whether its command may run twice, default `false`
     * `:started` - whether the call was sent, so that it may have run unless the error has
       `"started" => false` in its details; default `true`
-    * `:deaths` - how many workers were killed while they had it (`killed?/1`), default 0
+    * `:deaths` - how many workers have ended while they had it, this one included; default 0
     * `:others` - whether another slot takes calls, default `true`
     * `:all_affected` - whether all workers fail in this way, default `false`
     * `:severity`, `:recovery` - take the place of those of the rules; see `severity/1`
@@ -199,19 +197,6 @@ defmodule DSPex.PythonBridge.PoolErrorHandler do
       do: round(min(seconds, @longest_hint) * 1000)
 
   def retry_after(_error), do: nil
-
-  @doc """
-  Returns whether the worker was ended by a signal, as by a segmentation fault or for want of
-  memory. Such a worker may have died of the call, so callers count it in `:deaths`.
-  """
-  @spec killed?(Error.t()) :: boolean()
-  def killed?(%Error{details: %{"signal" => signal}}) when is_binary(signal), do: true
-
-  def killed?(%Error{details: %{"exit_status" => status}}) when is_integer(status) do
-    status < 0 or status in @signals
-  end
-
-  def killed?(_error), do: false
 
   # Severity and recovery
 

@@ -65,13 +65,6 @@ defmodule DSPex.PythonBridge.PoolErrorHandlerTest do
     end
   end
 
-  test "whether a worker was killed" do
-    for %{"details" => details, "killed" => killed} <- @vectors["ends"] do
-      error = Error.new(:worker_crashed, "m", details)
-      assert {details, PoolErrorHandler.killed?(error)} == {details, killed}
-    end
-  end
-
   test "processes that take at once do not get more than the budget has" do
     budget = RetryBudget.new(clock: fn -> 0 end)
     for _ <- 1..100, do: RetryBudget.record_call(budget)

@@ -113,7 +113,7 @@ defmodule DSPex.PythonBridge.Pool.Execution do
 
   defp failed(error, connection, request) do
     report(error, connection, request)
-    deaths = if PoolErrorHandler.killed?(error), do: request.deaths + 1, else: request.deaths
+    deaths = if error.code == :worker_crashed, do: request.deaths + 1, else: request.deaths
     request = %{request | deaths: deaths}
     decision = decide(error, request)
 

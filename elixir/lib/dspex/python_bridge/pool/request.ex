@@ -9,7 +9,7 @@ defmodule DSPex.PythonBridge.Pool.Request do
 
   @default_name DSPex.PythonBridge.SessionPoolV2
 
-  # attempts: how often a worker got it. deaths: how many of them a signal has ended. avoid: owners of
+  # attempts: how often a worker got it. deaths: how many of them have ended since. avoid: owners of
   # workers that have failed.
   @enforce_keys [:pool, :session_id, :command, :args, :envelope, :deadline, :idempotent]
   defstruct @enforce_keys ++ [attempts: 1, deaths: 0, avoid: []]
