@@ -1,24 +1,39 @@
-// Runs a DSPy program in a worker process, with a tool in JavaScript and a streamed answer, over the
-// worker's stdin and stdout: node host.js. Needs nothing but Node. The interpreter is $BRIDGE_PYTHON,
-// or python3.
+// Runs a DSPy program in a worker, with a tool in JavaScript and a streamed answer: node host.js. Needs
+// nothing but Node. The worker is at the other end of the Unix socket $BRIDGE_SOCKET, where
+// `python -m bridge serve --listen unix:PATH` listens; without it, a process that is started here, with
+// the interpreter $BRIDGE_PYTHON or python3.
 "use strict";
 
 const { spawn } = require("node:child_process");
+const net = require("node:net");
 
 const LAST_BYTES_MS = 200; // to read what the worker wrote before it ended
 
 class Worker {
-  constructor(python = process.env.BRIDGE_PYTHON || "python3", tools = {}) {
+  constructor({ tools = {}, socket = process.env.BRIDGE_SOCKET, python = process.env.BRIDGE_PYTHON || "python3" } = {}) {
     this.tools = tools;
     this.calls = new Map(); // by id: { resolve, reject, onEvent }
     this.nextId = 1;
     this.unread = Buffer.alloc(0);
     this.ended = undefined; // the error of every call, once the worker has ended
+    if (socket) this.connect(socket);
+    else this.start(python);
+    this.input.on("data", (bytes) => this.read(bytes));
+  }
+
+  connect(path) {
+    this.input = this.output = net.createConnection(path);
+    this.input.on("error", (error) => this.end(error));
+    this.input.on("close", () => this.end(new Error("the worker has ended")));
+  }
+
+  start(python) {
     this.child = spawn(python, ["-P", "-m", "bridge", "worker"], {
       stdio: ["pipe", "pipe", "inherit"],
     });
-    this.child.stdout.on("data", (bytes) => this.read(bytes));
-    this.child.stdin.on("error", () => {}); // the worker is ending: "exit" says how
+    this.input = this.child.stdout;
+    this.output = this.child.stdin;
+    this.output.on("error", () => {}); // the worker is ending: "exit" says how
     this.child.on("error", (error) => this.end(error));
     // Not "close", which waits for every process that holds the pipe, such as a child of the worker.
     this.child.on("exit", (status, signal) => {
@@ -37,12 +52,13 @@ class Worker {
     });
   }
 
-  /** Ends the worker; resolves to its exit status, or null if a signal ended it or it never ran. */
+  /** Ends the worker; resolves to its exit status, or null if that is not known or it never ran. */
   stop() {
-    this.child.stdin.end();
+    this.output.end();
+    const status = () => this.child?.exitCode ?? null;
     return new Promise((resolve) => {
-      if (this.ended) resolve(this.child.exitCode);
-      else this.onEnd = () => resolve(this.child.exitCode);
+      if (this.ended) resolve(status());
+      else this.onEnd = () => resolve(status());
     });
   }
 
@@ -50,7 +66,7 @@ class Worker {
     const payload = Buffer.from(JSON.stringify(message));
     const header = Buffer.alloc(4);
     header.writeUInt32BE(payload.length);
-    this.child.stdin.write(Buffer.concat([header, payload]));
+    this.output.write(Buffer.concat([header, payload]));
   }
 
   read(bytes) {
@@ -98,14 +114,14 @@ class Worker {
     this.ended ??= error;
     for (const { reject } of this.calls.values()) reject(this.ended);
     this.calls.clear();
-    this.child.stdout?.destroy();
+    this.input?.destroy();
     this.onEnd?.();
   }
 }
 
 async function main() {
   const tools = { temperature: ({ city }) => `It is 21 degrees in ${city}.` };
-  const worker = new Worker(undefined, tools);
+  const worker = new Worker({ tools });
   await worker.call("hello", { offers: { tools: true } });
   await worker.call("configure_lm", { provider: "offline" });
   const city = { city: { type: "string" } };

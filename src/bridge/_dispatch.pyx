@@ -16,6 +16,7 @@ from bridge.wire._frames cimport FrameCodec, codec_of
 from bridge.wire._limits cimport limited
 from bridge._watch cimport in_fork
 
+from os import register_at_fork
 from threading import Lock
 from time import sleep
 
@@ -75,6 +76,14 @@ cpdef str timestamp():
 
 
 cdef int64_t started = monotonic()  # the start of the process: this module is loaded early
+
+
+def _start_again():
+    global started
+    started = monotonic()
+
+
+register_at_fork(after_in_child=_start_again)  # a worker that is forked has an age of its own
 
 
 cdef inline int refuse_in_fork() except -1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from bridge import Client
@@ -52,6 +53,17 @@ def test_a_template_whose_workers_could_not_be_limited_does_not_start(tmp_path):
     result = subprocess.run([*command, "--max-memory", str(64 * MIB)], capture_output=True, text=True, timeout=60)
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith("dspex-bridge serve: error: --max-memory 67108864: a worker has ")
+
+
+def test_the_age_of_a_worker_is_its_own(serve):
+    """It is not that of the template. Pools recycle workers by age, calls and memory, which `get_stats` returns."""
+    served = serve()
+    before = time.monotonic()
+    host, pid = served.worker()
+    stats = host.call("get_stats", {"include": ["worker", "process"]})["result"]
+    assert stats["worker"]["uptime"] <= time.monotonic() - before
+    assert (stats["worker"]["pid"], stats["worker"]["calls"]) == (pid, 1)
+    assert 0 < stats["process"]["private"] < stats["process"]["rss"]
 
 
 def test_dspy_runs_within_its_limits(serve):
