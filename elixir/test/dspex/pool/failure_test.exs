@@ -185,4 +185,38 @@ defmodule DSPex.Pool.FailureTest do
     kill_busy(pool)
     assert {:ok, _} = Task.await(call)
   end
+
+  test "workers and templates are killed again and again: each call has one answer, its own" do
+    counts = Storm.run(3)
+    assert counts.calls > 100
+    assert %{wrong: 0, stray: 0, left: 0} = counts
+    assert counts.errors <= 1 + counts.calls / 100
+  end
+
+  test "the end of the BEAM is the end of the template, the workers and the folder" do
+    code = """
+    {:ok, _} = DSPex.PythonBridge.SessionPoolV2.start_link(adapter: "echo", workers: 2)
+    folder = :sys.get_state(DSPex.PythonBridge.SessionPoolV2.Template).folder
+    pids = for slot <- DSPex.PythonBridge.SessionPoolV2.get_pool_status().slots, do: slot.worker_pid
+    IO.puts("started " <> Enum.join([folder | Enum.filter(pids, & &1)], " "))
+    Process.sleep(:infinity)
+    """
+
+    paths = Enum.flat_map(:code.get_path(), &["-pa", to_string(&1)])
+    elixir = System.find_executable("elixir")
+
+    port =
+      Port.open({:spawn_executable, elixir}, [
+        :binary,
+        :exit_status,
+        line: 10_000,
+        args: paths ++ ["-e", code]
+      ])
+
+    {:os_pid, beam} = Port.info(port, :os_pid)
+    assert_receive {^port, {:data, {:eol, "started " <> line}}}, 60_000
+    [folder | pids] = String.split(line)
+    signal(beam, :KILL)
+    wait_until(fn -> not File.exists?(folder) and not Enum.any?(pids, &os_alive?/1) end, 5_000)
+  end
 end
