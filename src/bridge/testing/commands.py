@@ -18,7 +18,7 @@ from bridge.testing.runs import run
 from bridge.testing.script import Recorded, Script
 from bridge.wire._frames import format_of
 from bridge.wire.arrays import args_decoder
-from bridge.worker.control import LogLevelArgs
+from bridge.worker.control import HelloArgs, LogLevelArgs, hello
 from bridge.worker.dispatch import Dispatcher
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class MockDispatcher(Dispatcher):
             context.wait(delay)
         self._script.raise_error(spec.name)
         if self._script.has_result(spec.name):
-            return self._script.result(spec.name, _plain(args))
+            return self._script.result(spec.name, _sent(context))
         return spec.handler(args, context)
 
 
@@ -83,7 +83,7 @@ def _execute(script: Script, args: ExecuteArgs, context: Context) -> dict[str, A
     name = context.command.name
     if script.has_result(name):
         script.raise_error(name)
-        result: dict[str, Any] = script.result(name, _plain(args))
+        result: dict[str, Any] = script.result(name, _sent(context))
         return result
     return execute(args, context, partial(run, script))
 
@@ -95,6 +95,11 @@ def _configure(script: Script, args: ConfigureArgs, context: Context) -> dict[st
 
 def _check_destination(model: Model, shared: dict[str, Any]) -> None:
     check_destination(model.settings, shared["api_bases"])
+
+
+def _hello(script: Script, args: HelloArgs, context: Context) -> dict[str, Any]:
+    # Without the process id: a host may kill that process.
+    return {key: value for key, value in hello(args, context).items() if key != "pid"}
 
 
 def _set_log_level(script: Script, args: LogLevelArgs, context: Context) -> dict[str, Any]:
@@ -110,12 +115,14 @@ _REPLACED: dict[str, Any] = {
     "execute_program": _execute,
     "execute_gemini_program": _execute,
     "configure_lm": _configure,
+    "hello": _hello,
     "set_log_level": _set_log_level,
 }
 
 
-def _plain(args: Any) -> Any:
-    return msgspec.to_builtins(args, enc_hook=lambda value: value) if isinstance(args, msgspec.Struct) else args
+def _sent(context: Context) -> Any:
+    """Return the args of a request as the host has sent them."""
+    return _any_args(context.format, context.request.args, context.buffers)
 
 
 def _request_of(frame: Frame) -> Recorded | None:

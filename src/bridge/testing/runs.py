@@ -74,12 +74,11 @@ def _call_tools(script: Script, program: Program, inputs: dict[str, Any], contex
 
 
 def _arguments(tool: Tool, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return the required arguments: inputs of the same names if they fit, made-up values otherwise."""
     schema = ToolSchema.of(tool.args)
-    return {
-        name: inputs[name] if name in inputs else argument_of(schema.properties[name], name)
-        for name in schema.properties
-        if name in schema.required
-    }
+    made_up = {name: argument_of(schema.properties[name], name) for name in schema.properties.keys() & schema.required}
+    given = made_up | {name: inputs[name] for name in made_up if name in inputs}
+    return made_up if schema.problem(given) else given
 
 
 def _outputs(script: Script, program: Program, inputs: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -66,7 +66,10 @@ class Mock:
         self._script.set_tool_calls(calls, program_id)
 
     def set_result(self, command: str, result: Any) -> None:
-        """Set the result of a command, for instance of your own adapter. result: or a function of the args."""
+        """Set the result of a command, for instance of your own adapter; only the args are still checked.
+
+        result: the result, or a function of the args that returns it.
+        """
         self._script.set_result(command, result)
 
     def inject_error(self, command: str, error: errors.BridgeError | None, *, times: int | None = None) -> None:
@@ -77,7 +80,8 @@ class Mock:
         self._script.set_error(command, error, times)
 
     def set_delay(self, command: str, seconds: float) -> None:
-        """Make calls of a command take `seconds`. Deadlines and cancelling end the wait."""
+        """Make calls of a command take `seconds`, except for inline ones such as ping. Deadlines and cancelling end the
+        wait."""
         self._script.set_delay(command, seconds)
 
     def calls(self, command: str | None = None) -> list[Recorded]:

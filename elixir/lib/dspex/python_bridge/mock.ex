@@ -102,7 +102,10 @@ defmodule DSPex.PythonBridge.Mock do
     Script.set_tool_calls(script(mock), options[:program_id], calls)
   end
 
-  @doc "Sets the result of a command, for instance of your own adapter, or a function of its args."
+  @doc """
+  Sets the result of a command, for instance of your own adapter, or a function of its args. Only the
+  args are still checked.
+  """
   @spec set_result(mock(), atom() | String.t(), term()) :: :ok
   def set_result(mock, command, result),
     do: Script.set_result(script(mock), to_string(command), result)
@@ -118,7 +121,10 @@ defmodule DSPex.PythonBridge.Mock do
     Script.set_error(script(mock), to_string(command), error, times)
   end
 
-  @doc "Makes calls of a command take so many ms. Timeouts and cancelling end the wait."
+  @doc """
+  Makes calls of a command take so many ms, except for inline ones such as `ping`. Timeouts and
+  cancelling end the wait.
+  """
   @spec set_delay(mock(), atom() | String.t(), non_neg_integer()) :: :ok
   def set_delay(mock, command, ms), do: Script.set_delay(script(mock), to_string(command), ms)
 
@@ -162,8 +168,12 @@ defmodule DSPex.PythonBridge.Mock do
     state = %{folder: folder, address: "unix:" <> path, script: script, workers: workers}
 
     case start(own[:pool], Keyword.put(options, :connect, state.address)) do
-      {:ok, bridge} -> {:ok, Map.put(state, :bridge, bridge)}
-      {:error, reason} -> {:stop, reason}
+      {:ok, bridge} ->
+        {:ok, Map.put(state, :bridge, bridge)}
+
+      {:error, reason} ->
+        File.rm_rf(folder)
+        {:stop, reason}
     end
   end
 

@@ -53,6 +53,15 @@ defmodule DSPex.PythonBridge.Mock.Commands do
     fault -> failed(Error.new(:internal, Exits.line(:error, fault, __STACKTRACE__)), state)
   end
 
+  @doc "Checks the args of a command alone."
+  @spec check(String.t(), term()) :: :ok | {:error, Error.t()}
+  def check(command, args) do
+    with {_, _, types} when types != :unchecked <- @commands[command], do: checked!(args, types)
+    :ok
+  rescue
+    error in Error -> {:error, error}
+  end
+
   # A session that a refused request has opened stays open.
   defp carried_out(command, args, call, opened, before) do
     {_lane, _, types} = @commands[command]

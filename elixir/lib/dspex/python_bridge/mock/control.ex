@@ -8,6 +8,8 @@ defmodule DSPex.PythonBridge.Mock.Control do
 
   @sections ["commands", "sessions", "process", "histograms", "worker"]
 
+  @max_frame 64 * 1024 * 1024
+
   @doc "Returns the result of a command, or raises `DSPex.PythonBridge.Error`."
   @spec run(String.t(), map(), State.t()) :: map()
   def run("ping", _args, _state) do
@@ -23,20 +25,17 @@ defmodule DSPex.PythonBridge.Mock.Control do
     result
   end
 
+  # Without the process id, which is that of the BEAM: a host may kill that process.
   def run("hello", args, _state) do
-    offers =
-      for {name, true} <- args["offers"] || %{}, name in ["tools", "logs", "buffers"], do: name
+    offers = for {name, true} <- args["offers"] || %{}, do: name
+    accepted = Enum.filter(["buffers", "logs", "tools"], &(&1 in offers))
 
-    accepted = Enum.sort(offers)
-
-    result = %{
+    %{
       "version" => version(),
       "adapter" => "dspy",
       "accepted" => accepted,
-      "pid" => own_pid()
+      "max_frame" => @max_frame
     }
-
-    result
   end
 
   def run("describe", _args, _state) do
@@ -55,7 +54,7 @@ defmodule DSPex.PythonBridge.Mock.Control do
       "version" => version(),
       "adapter" => "dspy",
       "formats" => ["json", "etf"],
-      "max_frame" => 64 * 1024 * 1024,
+      "max_frame" => @max_frame,
       "commands" => commands,
       "errors" => %{}
     }

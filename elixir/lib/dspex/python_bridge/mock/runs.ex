@@ -123,10 +123,11 @@ defmodule DSPex.PythonBridge.Mock.Runs do
     end
   end
 
-  defp arguments(%{members: {properties, required, _}}, inputs) do
-    for name <- required, into: %{} do
-      {name, Map.get_lazy(inputs, name, fn -> MadeUp.argument(properties[name] || %{}, name) end)}
-    end
+  # The required arguments: inputs of the same names if they fit, made-up values otherwise.
+  defp arguments(%{members: {properties, required, _}} = tool, inputs) do
+    made_up = Map.new(required, &{&1, MadeUp.argument(properties[&1] || %{}, &1)})
+    given = Map.merge(made_up, Map.take(inputs, required))
+    if Schemas.problem(tool, given), do: made_up, else: given
   end
 
   # Arguments that do not fit are not sent to the host.

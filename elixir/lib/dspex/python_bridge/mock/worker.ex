@@ -161,26 +161,18 @@ defmodule DSPex.PythonBridge.Mock.Worker do
   end
 
   defp handle(%{"id" => id, "command" => command, "args" => args} = request, worker) do
-    scripted = Script.result?(worker.script, command)
-
-    if scripted and not Commands.known?(command) do
-      {:noreply, start(id, worker, fn -> scripted(worker.script, command, args) end)}
+    if Script.result?(worker.script, command) do
+      {:noreply, start(id, worker, fn -> scripted!(worker.script, command, args) end)}
     else
-      state = worker.state
-
-      case {Commands.answer(command, args, request["session_id"], state), scripted} do
-        {{:error, error, state}, _} ->
+      case Commands.answer(command, args, request["session_id"], worker.state) do
+        {:error, error, state} ->
           {:noreply, finish(id, {:error, error}, %{worker | state: state})}
 
-        {{_, _, state}, true} ->
-          {:noreply,
-           start(id, %{worker | state: state}, fn -> scripted(worker.script, command, args) end)}
-
-        {{:run, run, state}, _} ->
+        {:run, run, state} ->
           {:noreply, start_run(id, run, command, %{worker | state: state})}
 
-        {{:ok, result, changed}, _} ->
-          {:noreply, unless_injected(id, command, result, changed, worker)}
+        {:ok, result, state} ->
+          {:noreply, unless_injected(id, command, result, state, worker)}
       end
     end
   end
@@ -196,7 +188,8 @@ defmodule DSPex.PythonBridge.Mock.Worker do
     error in Error -> finish(id, {:error, error}, worker)
   end
 
-  defp scripted(script, command, args) do
+  defp scripted!(script, command, args) do
+    with {:error, error} <- Commands.check(command, args), do: raise(error)
     Script.raise_error!(script, command)
     {:ok, result} = Script.result(script, command, args || %{})
     Frames.plain(result)
