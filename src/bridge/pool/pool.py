@@ -150,14 +150,15 @@ class Pool:
         if slot is None:
             return self._run(self._request(command, args, timeout, session_id, traceparent))
         self._count_call()
-        call = None
+        call, was_sent = None, False
         try:
             call = slot.open(command, timeout)
             slot.connection.start(call, args, session_id, traceparent)
+            was_sent = True
             result = call.result()
         except BridgeError as error:
             request = self._request(command, args, timeout, session_id, traceparent, begun)
-            request.slot, request.call, request.attempts, request.started = slot, call, 1, call is not None
+            request.slot, request.call, request.attempts, request.started = slot, call, 1, was_sent
             self._runner.prepare_next(request, error)
             return self._run(request)
         except BaseException:

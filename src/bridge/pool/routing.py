@@ -113,7 +113,7 @@ class Router:
             with self._slots.changed:
                 ready = self._slots.ready
                 others = [slot for slot in ready if slot not in request.avoided]
-                slot = least_loaded(others or ready)
+                slot = choose(others or ready) or least_loaded(ready)
                 if slot is not None:
                     return slot
                 if ready and not self._supervisor.grow():
