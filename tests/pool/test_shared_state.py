@@ -137,7 +137,7 @@ def test_programs_and_models_are_shared(start_pool):
     kill_all(pool)
     for _ in range(4):
         for name in (program, "q"):
-            run = {"program_id": name, "inputs": {"question": "6 × 7?"}}
+            run = {"program_id": name, "inputs": {"question": "6 * 7?"}}
             assert pool.call("execute_program", run, session_id=None)["outputs"] == {"answer": "42"}
             assert pool.call("execute_program", run, session_id="ann")["outputs"] == {"answer": "42"}
     pool.call("delete_program", {"program_id": program})
@@ -165,7 +165,7 @@ def test_tools_are_called_from_all_workers(start_pool):
 
     pool = start_pool(adapter="dspy", tools=[double])
     pool.call("create_program", {"id": "p", "signature": QUESTION, "program_type": "react"})
-    run = {"program_id": "p", "inputs": {"question": "2 × 21?"}}
+    run = {"program_id": "p", "inputs": {"question": "2 * 21?"}}
     for session_id in ("ann", "bob", "eve"):
         pool.call("configure_lm", {"provider": "scripted", "answers": STEPS}, session_id=session_id)
         assert pool.call("execute_program", run, session_id=session_id)["outputs"]["answer"] == "42"

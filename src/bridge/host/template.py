@@ -56,7 +56,8 @@ class Template:
     """A process that forks a worker for each connection to `address`. Usable from any number of threads.
 
     ended(): called once, on a background thread, when the template has ended, which does not end its workers. The
-    template ends with this process. `on_exit` is for the clients that connect.
+    template ends with this process. `on_exit` is for the clients that connect. exits_noted: how many of its workers
+    have ended.
     """
 
     def __init__(self, process: WorkerProcess, path: str, ended: Callable[[], None] | None = None) -> None:
@@ -67,6 +68,7 @@ class Template:
         self._changed = threading.Condition(self._lock)
         self._is_ready = False
         self._is_lost = False
+        self.exits_noted = 0
         self._exits: dict[int, Exit] = {}
         self._waiting: dict[int, list[NoteExit]] = {}
         self._remove_folder = weakref.finalize(self, _remove, os.path.dirname(path), os.getpid())
@@ -162,6 +164,15 @@ class Template:
         """Return how a worker has ended; None if it has not, or if that is not known."""
         return self._exits.get(pid)
 
+    def next_exit(self, known: int, timeout: float) -> Exit | None:
+        """Return how the worker ended that has ended last, if more than `known` have; wait at most `timeout` seconds.
+
+        A worker that ends before it has answered cannot be recognized by its process id.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self.exits_noted > known or self._is_lost, timeout)
+            return next(reversed(self._exits.values()), None) if self.exits_noted > known else None
+
     def stop(self, timeout: float | None = STOP_TIMEOUT) -> None:
         """Accept no more connections, and wait until all workers have ended; after `timeout` seconds, do not wait.
 
@@ -216,8 +227,10 @@ class Template:
             self._note_exit(message.pid, message.exit)
 
     def _note_exit(self, pid: int, exit: Exit) -> None:
-        with self._lock:
+        with self._changed:
             self._exits[pid] = exit
+            self.exits_noted += 1
+            self._changed.notify_all()
             if len(self._exits) > MOST_EXITS:
                 del self._exits[next(iter(self._exits))]
             waiting = self._waiting.pop(pid, [])

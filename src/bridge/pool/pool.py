@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Any, Literal, NoReturn
@@ -14,14 +13,15 @@ from typing import Any, Literal, NoReturn
 from bridge import errors
 from bridge.errors import BridgeError
 from bridge.host.calls import OnEvent
-from bridge.host.client import STOP_TIMEOUT, Client
+from bridge.host.client import STOP_TIMEOUT
+from bridge.host.threads import Threads
 from bridge.host.timeouts import seconds_of
 from bridge.host.tools import Callables, Tool, Tools
 from bridge.options import DEFAULT_MAX_FRAME, DEFAULT_MAX_VALUES
 from bridge.pool import report
 from bridge.pool.calls import Jobs, PoolCall, PoolStream
 from bridge.pool.journal import Journal
-from bridge.pool.launcher import Launcher
+from bridge.pool.launcher import launcher_for
 from bridge.pool.recovery import Recovery
 from bridge.pool.requests import Request
 from bridge.pool.routing import Router
@@ -42,13 +42,15 @@ class Pool:
     in those that start later. Workers that end are replaced. A call whose worker ends is made once more in another one
     if its command is idempotent, or if it has not been started; otherwise it raises WorkerCrashed.
 
-    workers: how many, or (at least, at most); default: one for each core. affinity: what happens to a session whose
-    worker has ended, unless it is durable: "strict": the next call raises SessionLost, the one after that begins a new
-    session; "hint": the next call begins a new session. isolate: "session" gives each session a worker of its own, at
-    most `session_workers` at a time. idle: seconds without a call after which a worker of which there are more than the
-    least, or that of a session, ends (default 30 and 3600); max_requests, max_age (seconds) and max_rss (bytes): when
-    a worker is replaced by a new one, the first two ± 10 %. name: of the pool, in events. on_event(event): called with
-    a map for each transition of a slot, retry and replacement; it must not wait. The other options are those of
+    workers: how many, or (at least, at most); default: one for each core. connect: "unix:" and the path of a server of
+    workers (`dspex-bridge serve`); by default, the pool has a template of its own: a process that has loaded the
+    adapter and forks the workers. template: False starts each worker on its own. affinity: what becomes of a session
+    whose worker has ended, unless it is durable: "strict": the next call raises SessionLost, and the one after that
+    begins a new session; "hint": the next call begins a new session. isolate: "session" gives each session a worker of
+    its own, at most `session_workers` at a time. idle: seconds without a call after which a worker above the least
+    number, or that of a session, ends (default 30 and 3600). max_requests, max_age (seconds), max_rss (bytes): when a
+    worker is replaced by a new one, the first two ± 10 %. name: of the pool, in events. on_event(event): called with a
+    map for each transition of a slot, retry and replacement; it must not wait. The other options are those of
     `Client.start`, for each worker. Raises its errors.
     """
 
@@ -56,6 +58,8 @@ class Pool:
         self,
         workers: Workers | None = None,
         *,
+        connect: str | None = None,
+        template: bool = True,
         affinity: Literal["strict", "hint"] = "strict",
         isolate: Literal["session"] | None = None,
         session_workers: int = 256,
@@ -88,24 +92,17 @@ class Pool:
         self.name = name
         self._host_pid = os.getpid()
         self._tools = Tools()
-        start = partial(
-            Client.start,
-            adapter=adapter,
-            python=python,
-            flags=flags,
-            env=env,
-            format=format,
-            max_frame=max_frame,
-            max_values=max_values,
-            logs=logs,
-            timeout=timeout,
-        )
-        launcher = Launcher(start, self._tools)
+        process = {"adapter": adapter, "python": python, "flags": flags, "env": env}
+        limits = {"max_frame": max_frame, "max_values": max_values}
+        connection = {"format": format, **limits, "logs": logs, "timeout": timeout}
         event = report.events_to(name, on_event)
+        threads = Threads("bridge-pool")
+        most_processes = 2 * most + (session_workers if isolates else 0)
+        launcher = launcher_for(process, connection, connect, template, most_processes, event, threads)
         self._slots = Slots(event)
         self._sessions = Sessions()
         self._journal = Journal(lambda slot: self._supervisor.recycle(slot, "its state differs from the others'"))
-        self._supervisor = Supervisor(self._slots, launcher.launch, self._journal.join, self._journal.leave, event)
+        self._supervisor = Supervisor(self._slots, launcher, self._tools, self._journal, threads, event)
         self._supervisor.start(least, most)
         try:
             slot = self._slots.ready[0]
@@ -121,7 +118,7 @@ class Pool:
             is_strict = affinity == "strict"
             self._router = Router(self._slots, self._sessions, self._supervisor, is_strict, isolates, session_workers)
             self._runner = Runner(self._router, recovery, self._journal, self._succeeded)
-            self._jobs = Jobs(self._supervisor.threads, self._supervisor.clock)
+            self._jobs = Jobs(threads, self._supervisor.clock)
             Upkeep(self._slots, self._sessions, self._supervisor, life).start()
             if known:
                 self._register(known, None)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable
 from functools import partial
 from time import monotonic
 
 from bridge import errors
-from bridge.host.client import STOP_TIMEOUT, Client
+from bridge.host.client import STOP_TIMEOUT
 from bridge.host.threads import Threads
+from bridge.host.tools import Tools
 from bridge.pool.clock import Clock
+from bridge.pool.journal import Journal
+from bridge.pool.launcher import Launcher, with_tools
 from bridge.pool.slots import History, OnTransition, Slot, Slots
 
 EARLY = 10.0  # seconds after its start in which the death of a worker that has served no call is early
@@ -23,32 +25,30 @@ MOST_FAULTS = 5  # workers of a slot in a row that ended by a fault before they 
 EJECTED_FOR = 5.0  # seconds before the next one is started after that; doubled each time
 LONGEST_EJECTION = 60.0
 
-Launch = Callable[[], Client]
-
 
 class Supervisor:
     """Starts workers and keeps their number between `least` and `most`.
 
-    launch: returns the client of a new worker. join: gives a worker what all workers share; called before its first
-    call, as `leave` is when it gets no more. early: deaths of workers soon after their start, in a row. closed: why no
-    calls are taken anymore.
+    launcher: gets the workers, which call `tools` in this process. journal: gives them what all workers share, before
+    their first call. early: deaths of workers soon after their start, in a row. closed: why no calls are taken anymore.
     """
 
     def __init__(
         self,
         slots: Slots,
-        launch: Launch,
-        join: Callable[[Slot], object],
-        leave: Callable[[Slot], object],
+        launcher: Launcher,
+        tools: Tools,
+        journal: Journal,
+        threads: Threads,
         report: OnTransition,
     ) -> None:
         self._slots = slots
-        self._launch = launch
-        self._join = join
-        self._leave = leave
+        self._launcher = launcher
+        self._tools = tools
+        self._journal = journal
         self._report = report
         self._numbers = itertools.count()
-        self.threads = Threads("bridge-pool")
+        self.threads = threads
         self.clock = Clock("bridge-pool-clock")
         self.least = self.most = 0
         self.early = 0
@@ -95,7 +95,7 @@ class Supervisor:
         was_ready, since = slot.state == "ready", slot.since
         if not self._slots.move(slot, "gone", slot.connection.end_reason):
             return
-        self._leave(slot)
+        self._journal.leave(slot)
         if was_ready and slot.session_id is None:
             self.last_failure = slot.connection.crashed()
             self._replace(slot, is_early=slot.served == 0 and monotonic() - since < EARLY)
@@ -122,6 +122,8 @@ class Supervisor:
 
     def kill(self, slot: Slot, reason: str) -> None:
         """End a worker that does not answer, and replace it."""
+        assert slot.client is not None
+        self._launcher.kill(slot.client)
         slot.connection.transport.end_worker(reason)
 
     def close(self, reason: str) -> None:
@@ -145,13 +147,15 @@ class Supervisor:
         with self._slots.changed:
             while self._slots.all:
                 self._slots.changed.wait()
+        self._launcher.stop(timeout)
 
     def _stop(self, slot: Slot, timeout: float | None) -> None:
         assert slot.client is not None
         try:
             slot.client.stop(timeout)
+            self._launcher.kill(slot.client)
         finally:
-            self._leave(slot)
+            self._journal.leave(slot)
             self._slots.move(slot, "gone", slot.connection.end_reason)
 
     def _add(self, slot: Slot, delay: float = 0.0) -> None:
@@ -174,9 +178,9 @@ class Supervisor:
         if slot.state == "ejected":
             self._slots.move(slot, "starting")
         try:
-            client = self._launch()
+            client = with_tools(self._launcher.launch, self._tools)
             slot.attach(client)
-            self._join(slot)
+            self._journal.join(slot)
         except errors.BridgeError as error:
             self._failed(slot, error)
         except Exception as error:
@@ -195,7 +199,7 @@ class Supervisor:
 
     def _failed(self, slot: Slot, error: errors.BridgeError) -> None:
         slot.error = self.last_failure = error
-        self._leave(slot)
+        self._journal.leave(slot)
         if slot.client is not None:
             slot.client.kill()
         if self._slots.move(slot, "gone", errors.text_of(error)) and slot.session_id is None:
