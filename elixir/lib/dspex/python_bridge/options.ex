@@ -47,11 +47,16 @@ defmodule DSPex.PythonBridge.Options do
     options
   end
 
-  # `:ended` is for what knows the worker's process where the bridge only connects to it. It is
-  # called with the worker's process id and the error when the connection has ended, and returns
-  # the error that callers get.
+  # `:kill` and `:ended` are for who has started a worker to which the bridge only connects. `:kill`
+  # gets its process id when it does not answer. `:ended` gets its process id and the error when the
+  # connection has ended, and returns the error that callers get. The process id may be nil.
   defp defaults do
-    [setup: fn _bridge -> :ok end, ended: fn _os_pid, error -> error end] ++ @defaults
+    [
+      setup: fn _bridge -> :ok end,
+      kill: fn _os_pid -> :ok end,
+      ended: fn _os_pid, error -> error end
+    ] ++
+      @defaults
   end
 
   defp refuse_with_connect!(options) do
@@ -82,6 +87,7 @@ defmodule DSPex.PythonBridge.Options do
   defp valid?(:max_frame, value), do: whole?(value, 1)
   defp valid?(:format, value), do: value in [:etf, :json]
   defp valid?(:setup, value), do: is_function(value, 1)
+  defp valid?(:kill, value), do: is_function(value, 1)
   defp valid?(:ended, value), do: is_function(value, 2)
   defp valid?(:healthy_after, value), do: whole?(value, 0)
   defp valid?(:heartbeat_interval, value), do: value == false or whole?(value, 1)
@@ -103,7 +109,8 @@ defmodule DSPex.PythonBridge.Options do
   defp expected(key) when key in [:threads, :max_frame], do: "a positive integer"
   defp expected(:format), do: ":etf or :json"
   defp expected(:setup), do: "a function of one argument, the bridge"
-  defp expected(:ended), do: "a function of two arguments"
+  defp expected(:kill), do: "a function of one argument, a process id"
+  defp expected(:ended), do: "a function of two arguments, a process id and an error"
   defp expected(key) when key in [:logs, :retry_start], do: "true or false"
   defp expected(:env), do: "a map or a list of pairs of strings"
   defp expected(:tools), do: "a list of DSPex.Tool structs"

@@ -29,13 +29,14 @@ defmodule DSPex.PythonBridge.WorkerSocket do
   # Pause between two attempts to connect to a server that has many connections to accept, ms.
   @pause 5
 
-  @enforce_keys [:port, :address, :max_frame, :ended]
+  @enforce_keys [:port, :address, :max_frame, :kill, :ended]
   defstruct @enforce_keys ++ [:os_pid]
 
   @type t :: %__MODULE__{
           port: :gen_tcp.socket(),
           address: String.t(),
           max_frame: pos_integer(),
+          kill: (pos_integer() | nil -> term()),
           ended:
             (pos_integer() | nil, DSPex.PythonBridge.Error.t() ->
                DSPex.PythonBridge.Error.t()),
@@ -53,6 +54,7 @@ defmodule DSPex.PythonBridge.WorkerSocket do
         port: socket,
         address: address,
         max_frame: options[:max_frame],
+        kill: options[:kill],
         ended: options[:ended]
       }
 
@@ -158,14 +160,20 @@ defmodule DSPex.PythonBridge.WorkerSocket do
   def received(%{port: socket}, {:EXIT, socket, reason}), do: {:broken, reason}
   def received(_worker, _message), do: :other
 
-  # The worker notices the end of its connection. `os_pid` may be a process of another container.
-  # `:gen_tcp.close/1` would wait for the worker to read what was sent.
+  # A worker that reads notices the end of its connection. `os_pid` may be a process of another
+  # container, so only who has started it can do more.
   @impl true
-  def kill(%{port: socket}) do
-    true = Port.close(socket)
+  def kill(%{port: socket} = worker) do
+    close(socket)
+    worker.kill.(worker.os_pid)
     :ok
+  end
+
+  # `:gen_tcp.close/1` would wait for the worker to read what was sent.
+  defp close(socket) do
+    Port.close(socket)
   rescue
-    ArgumentError -> :ok
+    ArgumentError -> true
   end
 
   @impl true

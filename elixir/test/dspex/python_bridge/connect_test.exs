@@ -316,21 +316,24 @@ defmodule DSPex.PythonBridge.ConnectTest do
       end
     end
 
-    test "can be explained by who knows the worker's process" do
+    test "can be explained by who has started the worker, who also kills it" do
       parent = self()
+      kill = fn os_pid -> signal(os_pid, :KILL) end
 
       ended = fn os_pid, error ->
         send(parent, {:ended, os_pid})
         %{error | details: %{"signal" => "SIGKILL"}}
       end
 
-      bridge = start_bridge(transport: :socket, ended: ended)
+      options = [transport: :socket, heartbeat_interval: 50, kill: kill, ended: ended]
+      bridge = start_bridge(options)
       worker = worker_pid(bridge)
       call = Task.async(fn -> Bridge.call(bridge, :sleep, %{seconds: 20}, []) end)
       wait_until(fn -> Bridge.get_status(bridge).open_calls == 1 end)
-      signal(worker, :KILL)
+      signal(worker, :STOP)
       assert {:error, %Error{details: %{"signal" => "SIGKILL"}}} = Task.await(call)
       assert_received {:ended, ^worker}
+      wait_until(fn -> not os_alive?(worker) end)
     end
 
     test "is not needed for a request that is too long for the worker" do

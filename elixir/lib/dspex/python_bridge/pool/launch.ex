@@ -5,7 +5,7 @@ defmodule DSPex.PythonBridge.Pool.Launch do
   that all workers share.
   """
 
-  alias DSPex.PythonBridge.{Bridge, Connection, Owner, Pool, Statistics}
+  alias DSPex.PythonBridge.{Bridge, Connection, Owner, Pool, Statistics, WorkerPort}
   alias DSPex.PythonBridge.Pool.{Journal, Slot, Template}
 
   # Less than the supervisor of a pool waits for its slots, ms.
@@ -73,7 +73,9 @@ defmodule DSPex.PythonBridge.Pool.Launch do
   defp connected(options, nil, _address), do: options
 
   defp connected(options, template, address) do
+    # The template's workers lead process groups, like those of ports.
+    kill = fn os_pid -> WorkerPort.kill(%{os_pid: os_pid}) end
     ended = fn os_pid, error -> Template.explained(template, os_pid, error) end
-    Keyword.merge(options, connect: address, ended: ended)
+    Keyword.merge(options, connect: address, kill: kill, ended: ended)
   end
 end
