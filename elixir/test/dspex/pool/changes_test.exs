@@ -66,23 +66,20 @@ defmodule DSPex.Pool.ChangesTest do
   test "a crash loop: delays, and what does not count" do
     crashed = Error.new(:worker_crashed, "", %{"exit_status" => 70})
     killed = Error.new(:worker_crashed, "", %{"signal" => "SIGKILL"})
-    failed = fn loop, error -> CrashLoop.failed(loop, 100, true, error) end
-    loops = Enum.scan(1..9, %CrashLoop{}, fn _, loop -> failed.(loop, crashed) end)
+    ended = fn loop, error -> CrashLoop.ended(loop, 100, error, 0) end
+    loops = Enum.scan(1..9, %CrashLoop{}, fn _, loop -> ended.(loop, crashed) end)
     assert Enum.map(loops, &CrashLoop.delay/1) == [0, 100, 200, 400, 800, 1600, 3200, 5000, 5000]
+    grow = Enum.map(loops, &CrashLoop.may_grow?/1)
+    assert grow == List.duplicate(true, 4) ++ List.duplicate(false, 5)
+    assert ended.(%CrashLoop{}, killed) == %CrashLoop{}
+    last = List.last(loops)
+    assert CrashLoop.ended(last, 10_000, crashed, 0) == last
+    assert CrashLoop.calm(last, 9_999) == last
+    assert CrashLoop.delay(CrashLoop.calm(last, 10_000)) == 0
 
-    assert Enum.map(loops, &CrashLoop.may_grow?/1) ==
-             List.duplicate(true, 4) ++ List.duplicate(false, 5)
-
-    assert CrashLoop.delay(
-             Enum.reduce(1..9, %CrashLoop{}, fn _, loop -> failed.(loop, killed) end)
-           ) == 0
-
-    assert CrashLoop.delay(CrashLoop.failed(List.last(loops), 10_000, true, crashed)) == 0
-
-    never =
-      Enum.scan(1..2, %CrashLoop{}, fn _, loop -> CrashLoop.failed(loop, 1, false, killed) end)
-
-    assert Enum.map(never, &CrashLoop.suspicious?/1) == [false, true]
-    refute CrashLoop.suspicious?(CrashLoop.started(List.last(never)))
+    failed = Enum.scan(1..4, %CrashLoop{}, fn _, loop -> CrashLoop.not_started(loop) end)
+    assert Enum.map(failed, &CrashLoop.suspicious?/1) == [false, true, false, true]
+    assert Enum.map(failed, &CrashLoop.delay/1) == [0, 100, 200, 400]
+    assert CrashLoop.delay(CrashLoop.started(List.last(failed))) == 0
   end
 end

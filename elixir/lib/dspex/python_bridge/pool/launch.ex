@@ -38,6 +38,7 @@ defmodule DSPex.PythonBridge.Pool.Launch do
       pool: pool.name,
       number: number,
       owner: owner,
+      address: server.address,
       started: Connection.now(),
       limits: Slot.limits(own)
     }

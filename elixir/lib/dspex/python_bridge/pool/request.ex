@@ -8,6 +8,8 @@ defmodule DSPex.PythonBridge.Pool.Request do
   alias DSPex.PythonBridge.Pool.{Choice, Server, Sessions}
 
   @default_name DSPex.PythonBridge.SessionPoolV2
+  # Before the same worker is tried again, ms.
+  @pause 2
 
   # attempts: how often a worker got it. deaths: how many of them have ended since. avoid: owners of
   # workers that have failed.
@@ -90,6 +92,9 @@ defmodule DSPex.PythonBridge.Pool.Request do
     do: Sessions.place(pool, id, request.deadline)
 
   defp elsewhere(%{session_id: nil} = request, connection, run) do
+    # There is no other one yet.
+    if connection.owner in request.avoid, do: Process.sleep(@pause)
+
     again(%{request | avoid: [connection.owner | request.avoid]}, run)
   end
 

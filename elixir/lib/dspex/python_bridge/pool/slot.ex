@@ -24,10 +24,11 @@ defmodule DSPex.PythonBridge.Pool.Slot do
   @jitter 0.1
 
   @enforce_keys [:pool, :number, :owner, :started]
-  # session: the only one that the worker serves. replaces: the number of the slot that drains when this one is ready. faults: ms of recent ones.
+  # session: the only one that the worker serves. address: of the template. replaces: the number of the slot that drains when this one is ready. faults: ms of recent ones.
   # idle: since when, in ms, and at how many requests. drain_by: ms.
   defstruct @enforce_keys ++
               [
+                :address,
                 :connection,
                 :session,
                 :replaces,

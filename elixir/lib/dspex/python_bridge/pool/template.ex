@@ -73,9 +73,9 @@ defmodule DSPex.PythonBridge.Pool.Template do
   @spec renew(GenServer.server()) :: :ok
   def renew(template), do: GenServer.cast(template, :renew)
 
-  @doc "Kills a template that does not give workers, and starts another one."
-  @spec replace(GenServer.server()) :: :ok
-  def replace(template), do: GenServer.cast(template, :replace)
+  @doc "Kills the template at an address, which does not give workers, and starts another one."
+  @spec replace(GenServer.server(), String.t()) :: :ok
+  def replace(template, address), do: GenServer.cast(template, {:replace, address})
 
   @doc "Adds to the error of a worker that has ended how it has ended, and its last lines on stderr."
   @spec explained(GenServer.server(), pos_integer() | nil, Error.t()) :: Error.t()
@@ -191,13 +191,12 @@ defmodule DSPex.PythonBridge.Pool.Template do
   # One is starting already.
   def handle_cast(:renew, state), do: {:noreply, state}
 
-  def handle_cast(:replace, %{current: %{}, address: address} = state)
-      when address != :starting do
+  def handle_cast({:replace, address}, %{current: %{}, address: address} = state) do
     WorkerPort.kill(state.current)
     {:noreply, state}
   end
 
-  def handle_cast(:replace, state), do: {:noreply, state}
+  def handle_cast({:replace, _address_of_another}, state), do: {:noreply, state}
 
   # Messages of templates
 

@@ -1,15 +1,16 @@
 defmodule DSPex.PythonBridge.Pool.Waiting do
   @moduledoc """
-  Callers that wait for a worker: for any, or for that of one slot. Each gets one answer, when the
-  worker takes calls or at its deadline. Belongs to the pool's server, which gets `{:late, from}`.
+  Callers that wait for a worker: for any, for that of one slot, or for one that will be started for a
+  session. Each gets one answer, when the worker takes calls or at its deadline. Belongs to the pool's server, which gets `{:late, from}`.
   """
 
   alias DSPex.PythonBridge.Connection
 
-  @type t :: %{GenServer.from() => {what :: :any | pos_integer(), reference() | nil}}
+  @type what :: :any | pos_integer() | {:session, String.t()}
+  @type t :: %{GenServer.from() => {what(), reference() | nil}}
 
   @doc "Adds a caller."
-  @spec add(t(), :any | pos_integer(), GenServer.from(), integer() | :infinity) :: t()
+  @spec add(t(), what(), GenServer.from(), integer() | :infinity) :: t()
   def add(waiting, what, from, :infinity), do: Map.put(waiting, from, {what, nil})
 
   def add(waiting, what, from, deadline) do
@@ -18,7 +19,7 @@ defmodule DSPex.PythonBridge.Pool.Waiting do
   end
 
   @doc "Answers all who wait for the same."
-  @spec answer(t(), :any | pos_integer(), term()) :: t()
+  @spec answer(t(), what(), term()) :: t()
   def answer(waiting, what, reply) do
     {answered, waiting} = Enum.split_with(waiting, fn {_, {awaited, _}} -> awaited == what end)
 
@@ -28,6 +29,21 @@ defmodule DSPex.PythonBridge.Pool.Waiting do
     end
 
     Map.new(waiting)
+  end
+
+  @doc "Lets all who wait for the one wait for the other."
+  @spec move(t(), what(), what()) :: t()
+  def move(waiting, from, to) do
+    Map.new(waiting, fn
+      {caller, {^from, timer}} -> {caller, {to, timer}}
+      other -> other
+    end)
+  end
+
+  @doc "Returns the sessions for which a worker will be started."
+  @spec sessions(t()) :: [String.t()]
+  def sessions(waiting) do
+    Enum.uniq(for {_, {{:session, session_id}, _}} <- waiting, do: session_id)
   end
 
   @doc "Answers one whose deadline has passed, unless it has its answer."
