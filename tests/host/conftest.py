@@ -56,10 +56,12 @@ def process_client(start_client):
         yield client
 
 
-@pytest.fixture
-def client():
-    with Client.start(adapter="hostile:adapter", env=SUPPORT_PATH) as client:
+@pytest.fixture(params=["process", "socket"])
+def client(request):
+    starter = client_starter("threads", request.param == "socket")
+    with next(starter)(adapter="hostile:adapter", env=SUPPORT_PATH) as client:
         yield client
+    next(starter, None)
 
 
 @pytest.fixture(params=LOOPS, name="run")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import signal
 import socket
 import stat
@@ -110,14 +111,18 @@ class WorkerSocket(Worker):
         self._exits = exits
         self._exit: Exit | None = None
         self._waits_for_exit = False
-        self._has_closed = False
+        self._is_watched = True
         self._lock = threading.RLock()  # reentrant, because signal handlers may kill
         self._socket = connected.dup()
         try:
             self.output_fd = above_stderr(self._socket.detach())
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=self.output_fd)
             self.input_fd = above_stderr(os.dup(self.output_fd))
-            self.exit_fd = above_stderr(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+            # Loops watch this and not only the socket: uvloop does not watch a descriptor any longer after an error,
+            # such as ECONNRESET, although there may be frames to read before it.
+            self._hangup = select.epoll()
+            self.exit_fd = self._hangup.fileno()
+            self._hangup.register(self.output_fd, select.EPOLLRDHUP)
         except BaseException:
             self.close_all()
             raise
@@ -149,14 +154,6 @@ class WorkerSocket(Worker):
             return
         raise not_connected(self._address, reason, **error.details) from error
 
-    def end_of_stream(self) -> bool:
-        """Note the end of the connection. Return False if it will be known in a moment how the process ended."""
-        with self._lock:
-            self._has_closed = True
-            if not self._waits_for_exit:
-                self._notify()
-            return not self._waits_for_exit
-
     def kill(self) -> None:
         """Close the connection at once, and kill the worker if this host has started its template.
 
@@ -167,14 +164,19 @@ class WorkerSocket(Worker):
                 with contextlib.suppress(OSError):
                     signal.pidfd_send_signal(self._process_fd, signal.SIGKILL)
             self._shut_down(socket.SHUT_RDWR)
-            if self._has_closed or not self._waits_for_exit:
-                self._notify()
+            if not self._is_watched:
+                self._waits_for_exit = False
+                self._watch()
 
-    def reap(self) -> None:
-        """Note how the process ended, as far as that is known."""
+    def reap(self) -> bool:
+        """Note how the process ended, as far as that is known. Return False if the template will soon tell it."""
         with self._lock:
-            self.has_ended = True
+            if self._waits_for_exit:
+                self._hangup.unregister(self.output_fd)
+                self._is_watched = False
+                return False
             self.exit_status = None if self._exit is None else self._exit.status
+            return super().reap()
 
     def end_without_threads(self) -> None:
         """Close the connection while the interpreter is ending."""
@@ -198,8 +200,10 @@ class WorkerSocket(Worker):
                 self._shut_down(socket.SHUT_WR)
             elif which == "output_fd":
                 self._socket.detach()
-            elif which == "exit_fd":
-                super().close("_process_fd")
+            elif which == "exit_fd" and self.exit_fd >= 0:
+                self.exit_fd = -1
+                self._hangup.close()
+                which = "_process_fd"
             super().close(which)
 
     def disown(self) -> None:
@@ -211,12 +215,14 @@ class WorkerSocket(Worker):
         with self._lock:
             self._waits_for_exit = False
             self._exit = exit
-            if exit is not None or self._has_closed:
-                self._notify()
+            if exit is not None:  # a child of the worker may hold the other end open
+                self._shut_down(socket.SHUT_RDWR)
+            self._watch()
 
-    def _notify(self) -> None:
-        if self.exit_fd >= 0:
-            os.eventfd_write(self.exit_fd, 1)
+    def _watch(self) -> None:
+        if not self._is_watched and self.exit_fd >= 0:
+            self._is_watched = True
+            self._hangup.register(self.output_fd, select.EPOLLRDHUP)
 
     def _shut_down(self, how: int) -> None:
         with contextlib.suppress(OSError):

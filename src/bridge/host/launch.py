@@ -116,7 +116,7 @@ class WorkerProcess(Worker):
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
 
-    def reap(self) -> None:
+    def reap(self) -> bool:
         """Kill the children of the process, which has ended, and set `exit_status`."""
         with contextlib.suppress(ChildProcessError):  # reaped by a signal handler of the application
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
@@ -126,7 +126,7 @@ class WorkerProcess(Worker):
                 self._is_reaped = True
         self._is_reaped = True
         self.exit_status = self._process.wait()
-        super().reap()
+        return super().reap()
 
     def end_without_threads(self) -> None:
         """Kill the process and its children, and set `exit_status`, while the interpreter is ending.

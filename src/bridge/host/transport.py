@@ -204,8 +204,7 @@ class Transport:
             return
         self._loop.remove_reader(self.worker.output_fd)
         if fault is None or isinstance(fault, errors.InvalidFrame):
-            if not self.worker.end_of_stream():
-                self._end_later(self.worker.output_closed)
+            self._end_later(self.worker.output_closed)
         elif isinstance(fault, errors.BridgeError):
             self.end_worker(f"the worker sent a frame that cannot be read: {fault}")
         else:
@@ -234,7 +233,9 @@ class Transport:
         """Deliver what a worker that has ended had sent, and wait for the rest of its output, which is on its way."""
         if not self.inbox.read_rest():
             return  # this method is called again at once
-        self.worker.reap()
+        if not self.worker.reap():
+            self._end_later(self.worker.output_closed)
+            return
         with self._lock:
             self.end_reason = self.end_reason or self.worker.describe_end()
             self._close_input()

@@ -63,10 +63,6 @@ class Worker:
     def fail_start(self, error: errors.BridgeError) -> None:
         """Raise the error of a start that has failed with `error`, unless it is `error` itself."""
 
-    def end_of_stream(self) -> bool:
-        """Note that the worker sends nothing anymore, and return whether that is its end."""
-        return False
-
     def kill(self) -> None:
         """End the worker at once, unless it has ended. May be called in any thread, and again."""
         raise NotImplementedError
@@ -74,9 +70,13 @@ class Worker:
     def wait(self) -> None:
         """Wait until the end of a worker that was killed can be noticed."""
 
-    def reap(self) -> None:
-        """Note how the worker, which has ended, did so."""
+    def reap(self) -> bool:
+        """Note how the worker, which has ended, did so, and return True.
+
+        Return False if that will be known in a moment: `exit_fd` is readable then, and not before.
+        """
         self.has_ended = True
+        return True
 
     def discard(self) -> None:
         """End the worker and close its descriptors, if no loop watches them."""
