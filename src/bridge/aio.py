@@ -88,7 +88,7 @@ class Client:
 
         address: "unix:" and the path of the server's socket. Each client has a worker of its own, which ends with the
         connection. logs: "stderr" leaves the worker's logs to the server. The other options are those of `start`; the
-        server has its own max_frame and max_values.
+        server has limits of its own, and the client sends no longer frames than the server accepts.
         Raises WorkerCrashed (category initialization) with the reason and what to do; the worker's own error if it
         answers with one, such as Overloaded; TypeError and ValueError for invalid options.
         """
@@ -108,7 +108,8 @@ class Client:
             raise
         try:
             await anext(client._guard)
-            worker.identify(await client.call("hello", {"offers": client._connection.offers}, timeout=timeout))
+            hello = await client.call("hello", {"offers": client._connection.offers}, timeout=timeout)
+            client._connection.introduce(hello)
             if tools:
                 await client.register_tools(tools)
         except BaseException as error:

@@ -225,6 +225,17 @@ def test_a_worker_that_does_not_tell_its_process_id(connect, serve):
     assert client.stop() is None
 
 
+def test_requests_that_the_server_does_not_accept_are_not_sent(connect, tmp_path):
+    """The limit is the smaller one of the client's and the server's."""
+    workers = SocketWorkers(adapter="echo", flags=["--max-frame", "4096"])
+    client = connect(workers.address)
+    with pytest.raises(errors.FrameTooLarge, match="4096 bytes"):
+        client.call("echo", {"blob": bytes(5000)})
+    assert client.call("ping")["status"] == "ok"
+    client.stop()
+    workers.close()
+
+
 def test_from_connect_to_stop(connect, workers):
     """The worker has the process id that it tells, and ends with the connection; its exit status is not known."""
     for format in ("json", "msgpack", "etf"):
@@ -287,19 +298,21 @@ def test_a_worker_that_ends_before_it_has_read(connect, workers):
 
 def test_a_server_that_does_not_read_anymore(connect, serve):
     """A request that cannot be sent fails like the others, with the reason."""
+    deaf, done = threading.Event(), threading.Event()
 
     def behave(connection):
         connection.recv(4096)
         payload = MSGPACK.encode({"id": 1, "success": True, "result": {}})
         connection.sendall(len(payload).to_bytes(4) + payload)
         connection.shutdown(socket.SHUT_RD)
-        time.sleep(HANG) if not closed.wait(HANG) else None
+        deaf.set()
+        done.wait(HANG)
 
-    closed = threading.Event()
     client = connect(serve(behave))
+    assert deaf.wait(HANG)
     with pytest.raises(errors.WorkerCrashed, match="the worker closed the connection"):
         client.call("ping", {"a": bytes(1 << 20)}, timeout=HANG)
-    closed.set()
+    done.set()
 
 
 def test_tools_and_logs(connect, workers, caplog):

@@ -71,6 +71,7 @@ class Connection:
         self.ids = itertools.count(1)
         self.lock = threading.RLock()
         self._max_frame = settings.max_frame
+        self._longest_request = settings.max_frame
         self._max_values = settings.max_values
         self._log = log
         self._codec = codec_for(settings.format)
@@ -79,6 +80,13 @@ class Connection:
         )
         self.inbox = self.transport.inbox
         self.inbox.forwards_logs = log is not None
+
+    def introduce(self, hello: Any) -> None:
+        """Take from the result of `hello` what is not known yet of the worker: its process id, and its limit."""
+        self.worker.identify(hello)
+        limit = hello.get("max_frame") if isinstance(hello, dict) else None
+        if type(limit) is int and limit > 0:
+            self._longest_request = min(self._longest_request, limit)
 
     def progressed(self) -> None:
         """Note, with the lock held, that a frame has been sent, or that nothing can be sent anymore."""
@@ -157,7 +165,7 @@ class Connection:
 
     def encoded(self, message: dict[str, Any], name: str) -> Outbox:
         """Return `message` as a frame. name: the key of the caller's values. Raises NotEncodable, FrameTooLarge."""
-        limit = self._max_frame
+        limit = self._longest_request
         outbox = self._codec.encoded(message, message[name], name, name, limit, uses_buffers=True)
         if outbox is None:
             raise errors.FrameTooLarge(f"{name} takes more than the {limit} bytes of a frame", limit=limit)
