@@ -6,8 +6,8 @@ with MockClient.start() as client:
     client.mock.set_response("answer", "Paris")
 """
 
-from bridge.testing.clients import AsyncMockClient, MockClient
+from bridge.testing.clients import AsyncMockClient, MockClient, MockPool
 from bridge.testing.script import Recorded
 from bridge.testing.worker import Mock
 
-__all__ = ["AsyncMockClient", "Mock", "MockClient", "Recorded"]
+__all__ = ["AsyncMockClient", "Mock", "MockClient", "MockPool", "Recorded"]

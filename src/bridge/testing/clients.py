@@ -6,10 +6,11 @@ from typing import Any, cast
 
 from bridge import aio
 from bridge.host.client import STOP_TIMEOUT, Client
+from bridge.pool.pool import Pool, Workers
 from bridge.testing.worker import Mock
 
-# Options of `Client.start` about a process, which a mock does not have.
-_OF_PROCESSES = ("adapter", "python", "flags", "env")
+# Options of `Client.start` and `Pool` about where workers come from.
+_OF_PROCESSES = ("adapter", "python", "flags", "env", "connect", "template")
 
 
 class MockClient(Client):
@@ -70,6 +71,31 @@ class AsyncMockClient(aio.Client):
         """End the connection, and the mock if it belongs to this client."""
         try:
             return await super().stop(timeout)
+        finally:
+            if self._owns_mock:
+                self.mock.close()
+
+
+class MockPool(Pool):
+    """A `Pool` whose workers are those of a mock, with the same methods; otherwise like `MockClient`.
+
+    mock: is not closed with this pool; by default the pool gets one of its own.
+    """
+
+    def __init__(self, workers: Workers | None = None, *, mock: Mock | None = None, **options: Any) -> None:
+        self._owns_mock = mock is None
+        self.mock = Mock() if mock is None else mock
+        try:
+            super().__init__(workers, connect=self.mock.address, **_connecting(options))
+        except BaseException:
+            if self._owns_mock:
+                self.mock.close()
+            raise
+
+    def stop(self, timeout: float | None = STOP_TIMEOUT) -> None:
+        """End the connections, and the mock if it belongs to this pool."""
+        try:
+            super().stop(timeout)
         finally:
             if self._owns_mock:
                 self.mock.close()
