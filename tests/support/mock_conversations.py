@@ -1,7 +1,6 @@
 """Requests to which both doubles of a worker answer as the worker does: by name, (command, args[, session id]).
 
-Each conversation is with a new worker. FLAGS has its options, TOOLS what its host answers, OUTPUTS what its scripted
-model writes.
+Each conversation is with a new worker. FLAGS has its options, TOOLS what its host answers.
 """
 
 from __future__ import annotations
@@ -352,7 +351,25 @@ CONVERSATIONS: dict[str, list[tuple[Any, ...]]] = {
         _create("c"),
         _create("a", QUESTION, "ann"),
     ],
+    "registered": [
+        ("configure_lm", {"provider": "scripted", "answers": {"": {"answer": "a"}}}),
+        ("list_programs", {}),
+        ("list_programs", {}, "ann"),
+        _run("shout", question="Why?"),
+        _run("shout", "ann", question="Why?"),
+        _run("shout"),
+        _run("shout", query="Why?"),
+        _create("shout"),
+        _create("shout", QUESTION, "ann", if_exists="replace"),
+        ("delete_program", {"program_id": "shout"}),
+        ("delete_program", {"program_id": "shout"}, "ann"),
+    ],
 }
 
-FLAGS: dict[str, dict[str, Any]] = {"quotas": {"session_programs": 2}}
+FLAGS: dict[str, dict[str, Any]] = {
+    "quotas": {"session_programs": 2},
+    "registered": {"programs": ("shout=mock_module:Shout",)},
+}
+# What a double has to be told of the programs that FLAGS registers.
+PROGRAMS: dict[str, dict[str, Any]] = {"registered": {"shout": QUESTION}}
 TOOLS = {"noon": "12", "weather": "rain"}

@@ -12,7 +12,7 @@ from typing import Any
 from bridge import Dispatcher, Options
 from bridge._framing import Frame, Outbox
 from bridge.adapters.dspy import adapter
-from mock_conversations import CONVERSATIONS, FLAGS, TOOLS
+from mock_conversations import CONVERSATIONS, FLAGS, PROGRAMS, TOOLS
 
 VOLATILE = ("bytes", "created_at", "execution_time", "idle_s", "last_executed", "timestamp", "uptime")
 
@@ -70,7 +70,7 @@ def vectors() -> dict[str, Any]:
         given = ({"command": each[0], "args": each[1], "session_id": (*each, None)[2]} for each in requests)
         answered = replies(name, worker(**flags))
         exchanges = [{"request": one, "reply": reply} for one, reply in zip(given, answered, strict=True)]
-        found[name] = {"flags": flags, "exchanges": exchanges}
+        found[name] = {"flags": flags, "programs": PROGRAMS.get(name, {}), "exchanges": exchanges}
     return {"volatile": VOLATILE, "tools": TOOLS, "commands": commands(), "conversations": found}
 
 

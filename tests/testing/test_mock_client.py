@@ -156,6 +156,25 @@ def test_a_crash(client):
         client.call("ping")
 
 
+def test_programs_that_an_operator_registers():
+    """The test tells their signatures."""
+
+    def look_up() -> str:
+        return "found"
+
+    with Mock(programs={"research": SIGNATURE}) as mock, MockClient.start(mock=mock, tools=[look_up]) as client:
+        client.call("configure_lm", {"provider": "offline"})
+        mock.set_tool_calls(("look_up", {}))
+        run = {"program_id": "research", "inputs": {"q": "a"}}
+        events = list(client.stream("execute_program", run))
+        assert events[0][1]["predictor"] == "self"
+        assert "tool_result" in dict(events)
+        info = client.call("get_program_info", {"program_id": "research"})
+        assert (info["registered"], info["program_type"], info["execution_count"]) == (True, "module", 1)
+    with pytest.raises(errors.InvalidArgs, match=r"programs\.research"):
+        Mock(programs={"research": {}})
+
+
 def test_connections_share_the_script_and_nothing_else(monkeypatch):
     """An application that starts its own clients gets mocks."""
     with Mock(Options(session_programs=1)) as mock:

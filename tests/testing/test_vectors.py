@@ -43,7 +43,8 @@ def with_shapes(reply: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", CONVERSATIONS)
 def test_the_double_answers_as_the_worker(name):
     """Only the values of outputs differ; they have the same types."""
-    flags = CONVERSATIONS[name]["flags"]
-    answered = mock_vectors.replies(name, MockDispatcher(Script(), Options(**flags)))
-    for exchange, reply in zip(CONVERSATIONS[name]["exchanges"], answered, strict=True):
+    conversation = CONVERSATIONS[name]
+    double = MockDispatcher(Script(), Options(**conversation["flags"]), conversation["programs"])
+    answered = mock_vectors.replies(name, double)
+    for exchange, reply in zip(conversation["exchanges"], answered, strict=True):
         assert with_shapes(reply) == with_shapes(exchange["reply"]), exchange["request"]

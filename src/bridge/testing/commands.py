@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,7 +15,9 @@ from bridge.adapters.dspy import adapter as dspy_adapter
 from bridge.adapters.dspy.commands.execution import ExecuteArgs, execute
 from bridge.adapters.dspy.commands.models import ConfigureArgs, configure
 from bridge.adapters.dspy.credentials import check_destination
+from bridge.adapters.dspy.state import Definition, RegisteredProgram
 from bridge.options import Options
+from bridge.records import EncodedValue
 from bridge.testing.runs import run
 from bridge.testing.script import Recorded, Script
 from bridge.wire._frames import format_of
@@ -25,15 +29,19 @@ if TYPE_CHECKING:
     from bridge._dispatch import Context
     from bridge.adapters.dspy.settings import Model
 
+NO_PROGRAMS: Mapping[str, Any] = MappingProxyType({})
+
 _any_args = args_decoder(dict[str, Any])
 
 
 class MockDispatcher(Dispatcher):
     """Answers requests as a worker does, with what a test has set in `script`, where it records them."""
 
-    def __init__(self, script: Script, options: Options) -> None:
+    def __init__(self, script: Script, options: Options, programs: Mapping[str, Any] = NO_PROGRAMS) -> None:
+        """Answer as a worker with `options`. programs: the signatures of the operator's programs, by their names."""
         self._script = script
-        super().__init__(_mock_adapter(), options)
+        names = tuple(f"{name}=mock:{name}" for name in programs)
+        super().__init__(_mock_adapter(programs), msgspec.structs.replace(options, programs=names))
 
     def add(self, adapter: Adapter) -> None:
         """Add the commands of `adapter`, with the test's errors and results before their handlers."""
@@ -67,16 +75,25 @@ class MockDispatcher(Dispatcher):
         return spec.handler(args, context)
 
 
-def _mock_adapter() -> Adapter:
+def _mock_adapter(programs: Mapping[str, Any]) -> Adapter:
     """Return DSPy's adapter as a worker has it, without anything that imports DSPy."""
     adapter = Adapter(
         dspy_adapter.name,
         new_state=dspy_adapter.new_state,
         counted=dspy_adapter.counted,
         available=lambda name: name == "dspy",
+        load_programs=lambda names: {name: registered(name, signature) for name, signature in programs.items()},
     )
     adapter.commands.update(dspy_adapter.commands)
     return adapter
+
+
+def registered(name: str, signature: Any) -> RegisteredProgram:
+    """Return a program of the operator, without its module. Raises InvalidArgs."""
+    definition = Definition(EncodedValue(msgspec.json.encode(signature), "json"), "module")
+    program = RegisteredProgram(name, definition, name)
+    program.parse_signature(f"programs.{name}")
+    return program
 
 
 def _execute(script: Script, args: ExecuteArgs, context: Context) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import msgspec
 
 from bridge import errors
 from bridge.adapters.dspy.chosen_model import model_for
-from bridge.adapters.dspy.modules import DEFAULT_ITERATIONS, MODULES
+from bridge.adapters.dspy.modules import DEFAULT_ITERATIONS
 from bridge.adapters.dspy.settings import Model
 from bridge.adapters.dspy.signatures import Field
 from bridge.adapters.dspy.state import Program
@@ -25,6 +25,7 @@ from bridge.testing.script import Script
 if TYPE_CHECKING:
     from bridge._dispatch import Context
 
+_WITH_REASONING = ("chain_of_thought", "react")  # types of programs that have it as a further output
 _PIECE = re.compile(r"\s*\S+|\s+$")  # of a text that is streamed
 
 
@@ -39,18 +40,20 @@ def run(
 ) -> dict[str, Any]:
     """Run `program`, with the parameters, the result and the errors of `execute` in the adapter's `run`."""
     started = time.monotonic()
-    Inputs(program.signature.inputs).arguments(inputs)
+    owner = program.id if program.is_registered else "the signature"
+    Inputs(program.signature.inputs, owner).arguments(inputs)
     name = model_for(program, model, context).settings.model
     context.count("lm_calls")
-    context.emit("status", {"status": "lm_call", "model": name})
+    # Those of a module of the operator tell its predictors and their calls apart.
+    part = {"predictor": "self", "call": 1} if program.is_registered else {}
+    context.emit("status", {"status": "lm_call", "model": name, **part})
     context.wait(script.delay(context.command.name))
     script.raise_error(context.command.name)
-    if MODULES[program.definition.program_type].takes_tools:
-        _call_tools(script, program, inputs, context)
+    _call_tools(script, program, inputs, context, tools or program.definition.tools)
     outputs = dict(_outputs(script, program, inputs))
     for field, value in outputs.items():
         for piece in _PIECE.findall(value if isinstance(value, str) else msgspec.json.encode(value).decode()):
-            context.emit("chunk", {"field": field, "text": piece})
+            context.emit("chunk", {"field": field, "text": piece, **part})
     program.executed()
     return {
         "program_id": program.id,
@@ -60,12 +63,17 @@ def run(
     }
 
 
-def _call_tools(script: Script, program: Program, inputs: dict[str, Any], context: Context) -> None:
-    """Call the tools as the test has set, or each of the program's tools once."""
-    tools = {tool.name: tool for tool in program.definition.tools}
+def _call_tools(
+    script: Script, program: Program, inputs: dict[str, Any], context: Context, given: tuple[Tool, ...]
+) -> None:
+    """Call the tools as the test has set; if it has not, a program of type react calls each of them once."""
+    takes_tools = program.definition.program_type == "react"
+    if not (takes_tools or program.is_registered):
+        return
+    tools = {tool.name: tool for tool in given}
     calls = script.tool_calls(program.id)
     if calls is None:
-        calls = [(tool.name, _arguments(tool, inputs)) for tool in tools.values()]
+        calls = [(tool.name, _arguments(tool, inputs)) for tool in tools.values()] if takes_tools else []
     for name, arguments in calls[: program.definition.max_iters or DEFAULT_ITERATIONS]:
         if name not in tools:
             raise errors.LMError(f"the test has set a call of the tool {name!r}; known: {', '.join(tools)}")
@@ -84,7 +92,7 @@ def _arguments(tool: Tool, inputs: dict[str, Any]) -> dict[str, Any]:
 def _outputs(script: Script, program: Program, inputs: dict[str, Any]) -> list[tuple[str, Any]]:
     signature = program.signature
     outputs = [(field.name, _value(script, program, field, inputs)) for field in signature.outputs]
-    if program.definition.program_type != "predict" and "reasoning" not in dict(outputs):
+    if program.definition.program_type in _WITH_REASONING and "reasoning" not in dict(outputs):
         reasoning = script.output(program.id, "reasoning", inputs) or [_made_up("reasoning", str, inputs)]
         outputs.insert(0, ("reasoning", reasoning[0]))
     return outputs

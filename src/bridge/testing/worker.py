@@ -8,12 +8,13 @@ import shutil
 import socket
 import tempfile
 import threading
+from collections.abc import Mapping
 from typing import Any, Self
 
 from bridge import errors
 from bridge._framing import Reader, Writer, serve
 from bridge.options import DEFAULTS, Options
-from bridge.testing.commands import MockDispatcher
+from bridge.testing.commands import NO_PROGRAMS, MockDispatcher, registered
 from bridge.testing.script import Recorded, Script
 
 LONGEST_PATH = 100  # bytes of a socket's path; the system allows 107
@@ -27,10 +28,17 @@ class Mock:
     that the signatures declare. What a test sets here applies to all of these workers.
     """
 
-    def __init__(self, options: Options = DEFAULTS) -> None:
-        """Listen for connections. options: those of the workers, for instance Options(session_programs=3)."""
+    def __init__(self, options: Options = DEFAULTS, *, programs: Mapping[str, Any] = NO_PROGRAMS) -> None:
+        """Listen for connections.
+
+        options: those of the workers, for instance Options(session_programs=3). programs: the signatures of programs
+        that the operator registers (`--program`), by their names. Raises InvalidArgs for a wrong signature.
+        """
+        for name, signature in programs.items():
+            registered(name, signature)
         self._script = Script()
         self._options = options
+        self._programs = programs
         self._connections: dict[socket.socket, threading.Thread] = {}
         self._lock = threading.Lock()
         self._folder = tempfile.mkdtemp(prefix="bridge-mock-")
@@ -132,7 +140,7 @@ class Mock:
     def _serve(self, connection: socket.socket) -> None:
         """Answer the requests of one connection until its end."""
         reader, writer = Reader(connection.fileno(), self._options.max_frame), Writer(connection.fileno())
-        dispatcher = MockDispatcher(self._script, self._options)
+        dispatcher = MockDispatcher(self._script, self._options, self._programs)
         path = dispatcher.path
         with contextlib.suppress(OSError):  # the client no longer reads
             serve(

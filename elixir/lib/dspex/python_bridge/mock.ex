@@ -30,7 +30,7 @@ defmodule DSPex.PythonBridge.Mock do
   use GenServer
 
   alias DSPex.PythonBridge.{Bridge, Error, SessionPoolV2}
-  alias DSPex.PythonBridge.Mock.{Script, Worker}
+  alias DSPex.PythonBridge.Mock.{Frames, Programs, Script, State, Worker}
 
   # The longest path of a socket that all systems allow is a little longer; bytes.
   @longest_folder 80
@@ -61,6 +61,7 @@ defmodule DSPex.PythonBridge.Mock do
     * `:name` - the name of the bridge, by which the application calls it; default none
     * `:pool` - options of a `DSPex.PythonBridge.SessionPoolV2`, such as `[workers: 2]`: starts a pool
       instead of a bridge. It needs a `:name`, which is its `:pool_name`
+    * `:programs` - the signatures of programs that an operator registers (`--program`), by their names
     * `:quota` - how many programs a session may have, as with `--session-programs`
 
   All others are options of the bridge (`DSPex.PythonBridge.Bridge.start_link/1`), such as `:tools` and
@@ -153,18 +154,18 @@ defmodule DSPex.PythonBridge.Mock do
   @impl true
   def init(hidden) do
     Process.flag(:trap_exit, true)
-    {own, options} = Keyword.split(hidden.(), [:pool, :quota])
+    {own, options} = Keyword.split(hidden.(), [:pool, :programs, :quota])
     options = Keyword.drop(options, @of_processes)
     folder = folder()
     path = Path.join(folder, "mock.sock")
-    quota = if own[:quota], do: %{"programs" => own[:quota]}, else: %{}
+    worker = new_worker(own)
     {:ok, script} = Script.start_link([])
     {:ok, workers} = DynamicSupervisor.start_link(strategy: :one_for_one)
 
     {:ok, listener} =
       :gen_tcp.listen(0, [:binary, packet: 4, active: false, backlog: 128, ifaddr: {:local, path}])
 
-    spawn_link(fn -> accept(listener, workers, {script, quota}) end)
+    spawn_link(fn -> accept(listener, workers, {script, worker}) end)
     state = %{folder: folder, address: "unix:" <> path, script: script, workers: workers}
 
     case start(own[:pool], Keyword.put(options, :connect, state.address)) do
@@ -175,6 +176,15 @@ defmodule DSPex.PythonBridge.Mock do
         File.rm_rf(folder)
         {:stop, reason}
     end
+  end
+
+  defp new_worker(options) do
+    registered =
+      for {name, signature} <- options[:programs] || [],
+          do: Programs.registered!(to_string(name), Frames.plain(signature))
+
+    quota = if options[:quota], do: %{"programs" => options[:quota]}, else: %{}
+    %State{quota: quota, registered: registered}
   end
 
   defp start(nil, options), do: options |> Keyword.put_new(:name, nil) |> Bridge.start_link()
@@ -193,10 +203,10 @@ defmodule DSPex.PythonBridge.Mock do
     folder
   end
 
-  defp accept(listener, workers, {script, quota} = of_workers) do
+  defp accept(listener, workers, {script, state} = of_workers) do
     case :gen_tcp.accept(listener) do
       {:ok, socket} ->
-        {:ok, worker} = DynamicSupervisor.start_child(workers, {Worker, {socket, script, quota}})
+        {:ok, worker} = DynamicSupervisor.start_child(workers, {Worker, {socket, script, state}})
         :ok = :gen_tcp.controlling_process(socket, worker)
         :inet.setopts(socket, active: true)
         accept(listener, workers, of_workers)

@@ -191,6 +191,26 @@ defmodule DSPex.PythonBridge.MockTest do
     assert {:ok, %{"total_count" => 0}} = Bridge.call(name, :list_programs, %{}, 5_000)
   end
 
+  test "programs that an operator registers" do
+    look_up = Tool.new(:look_up, "", [], fn _ -> "found" end)
+
+    options = [
+      name: __MODULE__.Registered,
+      programs: %{research: Signature.new("q -> text")},
+      tools: [look_up]
+    ]
+
+    mock = start_supervised!({Mock, options})
+    Bridge.call!(mock, :configure_lm, %{provider: "offline"}, 5_000)
+    Mock.set_tool_calls(mock, look_up: %{})
+    args = %{program_id: "research", inputs: %{q: "a"}}
+    events = Enum.to_list(Bridge.stream(mock, :execute_program, args, 5_000))
+    assert {:tool_result, %{"name" => "look_up", "result" => "found"}} in events
+    assert {:status, %{"predictor" => "self", "call" => 1}} = List.keyfind(events, :status, 0)
+    info = Bridge.call!(mock, :get_program_info, %{program_id: "research"}, 5_000)
+    assert %{"registered" => true, "program_type" => "module", "execution_count" => 1} = info
+  end
+
   defp wait(condition) do
     unless condition.() do
       Process.sleep(1)

@@ -30,7 +30,8 @@ defmodule DSPex.PythonBridge.MockVectorsTest do
         end
 
       quota = conversation["flags"]["session_programs"]
-      bridge = start_supervised!({Mock, quota: quota, heartbeat_interval: false})
+      options = [quota: quota, programs: conversation["programs"]]
+      bridge = start_supervised!({Mock, options})
 
       # The functions, without a request to the worker: the conversation registers the tools itself.
       connection = DSPex.PythonBridge.Connection.fetch!(bridge)

@@ -21,9 +21,12 @@ defmodule DSPex.PythonBridge.Mock.Inputs do
     any: "any"
   }
 
-  @doc "Raises `DSPex.PythonBridge.Error` for an undeclared, missing or wrong input."
-  @spec check!([map()], map()) :: :ok
-  def check!(fields, inputs) do
+  @doc """
+  Raises `DSPex.PythonBridge.Error` for an undeclared, missing or wrong input. `owner` is what errors
+  say declares them.
+  """
+  @spec check!([map()], map(), String.t()) :: :ok
+  def check!(fields, inputs, owner \\ "the signature") do
     declared = Enum.map(fields, & &1.name)
     unknown = for {name, _} <- inputs, name not in declared, do: name
 
@@ -33,7 +36,7 @@ defmodule DSPex.PythonBridge.Mock.Inputs do
           problem(nil, field.type, "") != nil,
           do: field.name
 
-    if unknown != [], do: raise(undeclared(unknown, declared))
+    if unknown != [], do: raise(undeclared(unknown, declared, owner))
 
     if missing != [] do
       path = "args.inputs.#{hd(missing)}"
@@ -51,10 +54,10 @@ defmodule DSPex.PythonBridge.Mock.Inputs do
     :ok
   end
 
-  defp undeclared([first | _] = unknown, declared) do
+  defp undeclared([first | _] = unknown, declared, owner) do
     listed = if declared == [], do: "none", else: Enum.join(declared, ", ")
     names = Enum.join(unknown, ", ")
-    message = "inputs not declared by the signature: #{names}; declared: #{listed}"
+    message = "inputs not declared by #{owner}: #{names}; declared: #{listed}"
     details = %{"unknown" => unknown, "declared" => declared}
     Args.invalid("args.inputs.#{first}", message, details)
   end

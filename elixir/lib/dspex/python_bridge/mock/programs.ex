@@ -25,6 +25,7 @@ defmodule DSPex.PythonBridge.Mock.Programs do
       raise Error.new(:program_exists, message, %{"program_id" => id})
     end
 
+    if existing == nil, do: check_id!(id, state)
     program = define!(id, args, chosen_tools!(args, call, state), model)
 
     if existing && if_exists == "keep" do
@@ -102,6 +103,25 @@ defmodule DSPex.PythonBridge.Mock.Programs do
     }
   end
 
+  @doc "Raises `:program_exists` if the operator has registered a program of that id."
+  @spec check_id!(String.t(), State.t()) :: :ok
+  def check_id!(id, state) do
+    if List.keymember?(state.registered, id, 0) do
+      message =
+        "Program with ID '#{id}' already exists: the operator of the worker has registered it (--program)"
+
+      raise Error.new(:program_exists, message, %{"program_id" => id, "registered" => true})
+    end
+
+    :ok
+  end
+
+  @doc "Returns a program that the operator has registered."
+  @spec registered!(String.t(), map()) :: {String.t(), map()}
+  def registered!(id, signature) do
+    {id, %{define!(id, %{"signature" => signature}, [], nil, "programs", id) | kind: "module"}}
+  end
+
   defp same?(one, other) do
     react = one.kind == "react"
 
@@ -144,6 +164,12 @@ defmodule DSPex.PythonBridge.Mock.Programs do
       for {id, program} <- Enum.take(own, limit), do: program |> info() |> Map.put("id", id)
 
     result = %{"programs" => listed, "total_count" => length(own)}
+    registered = for {id, _} <- state.registered, do: id
+
+    result =
+      if registered == [],
+        do: result,
+        else: Map.put(result, "registered", Enum.take(registered, limit))
 
     case State.inherited(state, call) do
       nil ->
@@ -158,9 +184,13 @@ defmodule DSPex.PythonBridge.Mock.Programs do
   @spec info(map(), State.call(), State.t()) :: {map(), State.t()}
   def info(args, call, state) do
     program = find!(args["program_id"], call, state)
-    own? = State.own_program(State.session(state, call), program.id)
-    info = if own?, do: info(program), else: Map.put(info(program), "inherited", true)
-    {info, state}
+    info = info(program)
+
+    cond do
+      program.kind == "module" -> {Map.put(info, "registered", true), state}
+      State.own_program(State.session(state, call), program.id) -> {info, state}
+      true -> {Map.put(info, "inherited", true), state}
+    end
   end
 
   defp info(program) do
@@ -178,6 +208,14 @@ defmodule DSPex.PythonBridge.Mock.Programs do
   def delete(args, call, state) do
     program = find!(args["program_id"], call, state)
     session = State.session(state, call)
+
+    if program.kind == "module" do
+      message =
+        "#{program.id} was registered by the operator of the worker (--program) and cannot be deleted"
+
+      details = %{"program_id" => program.id, "registered" => true}
+      raise Error.new(:not_allowed, message, details)
+    end
 
     unless State.own_program(session, program.id) do
       where =

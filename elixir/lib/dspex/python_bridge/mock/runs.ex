@@ -32,6 +32,7 @@ defmodule DSPex.PythonBridge.Mock.Runs do
       program: program,
       inputs: inputs,
       model: Models.of_session(state, call),
+      tools: if(program.kind == "module", do: State.tools(state, call), else: program.tools),
       session_id: State.session(state, call).id,
       call: call
     }
@@ -48,6 +49,7 @@ defmodule DSPex.PythonBridge.Mock.Runs do
        when id != nil do
     name = Enum.find(["signature", "signature_def"], &(data[&1] not in [nil, [], %{}]))
     known = State.program(state, call, id)
+    if name && (known == nil or known.kind == "module"), do: Programs.check_id!(id, state)
 
     cond do
       name == nil ->
@@ -74,7 +76,8 @@ defmodule DSPex.PythonBridge.Mock.Runs do
   @doc "Runs a program. Returns its result, or raises `DSPex.PythonBridge.Error`."
   @spec run!(map(), String.t(), Script.t(), host()) :: map()
   def run!(run, command, script, host) do
-    Inputs.check!(run.program.checked.inputs, run.inputs)
+    owner = if run.program.kind == "module", do: run.program.id, else: "the signature"
+    Inputs.check!(run.program.checked.inputs, run.inputs, owner)
     answered!(run, command, script, host)
   end
 
@@ -83,15 +86,17 @@ defmodule DSPex.PythonBridge.Mock.Runs do
   def answered!(%{program: program} = run, command, script, host) do
     started = System.monotonic_time(:microsecond)
     model = Models.of_run!(program, run.model)
-    host.emit.("status", %{"status" => "lm_call", "model" => model})
+    # Those of a module of the operator tell its predictors and their calls apart.
+    part = if program.kind == "module", do: %{"predictor" => "self", "call" => 1}, else: %{}
+    host.emit.("status", Map.merge(part, %{"status" => "lm_call", "model" => model}))
     Process.sleep(Script.delay(script, command))
     Script.raise_error!(script, command)
-    if program.kind == "react", do: call_tools!(run, script, host)
+    if program.kind in ["react", "module"], do: call_tools!(run, script, host)
     outputs = outputs!(run, script)
 
     for {field, value} <- outputs,
         text <- pieces(value),
-        do: host.emit.("chunk", %{"field" => field, "text" => text})
+        do: host.emit.("chunk", Map.merge(part, %{"field" => field, "text" => text}))
 
     %{
       "program_id" => program.id,
@@ -101,24 +106,23 @@ defmodule DSPex.PythonBridge.Mock.Runs do
     }
   end
 
-  # As a test has set, or each of the program's tools once.
-  defp call_tools!(%{program: program} = run, script, host) do
+  # As a test has set; if it has not, a program of type react calls each of its tools once.
+  defp call_tools!(%{program: program, tools: tools} = run, script, host) do
     calls =
       Script.tool_calls(script, program.id) ||
-        for {name, tool} <- program.tools, do: {name, arguments(tool, run.inputs)}
+        for {name, tool} <- tools,
+            program.kind == "react",
+            do: {name, arguments(tool, run.inputs)}
 
     for {name, arguments} <- Enum.take(calls, Programs.iterations(program)) do
-      case List.keyfind(program.tools, name, 0) do
+      case List.keyfind(tools, name, 0) do
         {_, tool} ->
           call_tool(tool, arguments, run.session_id, host)
 
         nil ->
-          known = Enum.map_join(program.tools, ", ", &elem(&1, 0))
-
-          raise Error.new(
-                  :lm_error,
-                  "the test has set a call of the tool '#{name}'; known: #{known}"
-                )
+          known = Enum.map_join(tools, ", ", &elem(&1, 0))
+          line = "the test has set a call of the tool '#{name}'; known: #{known}"
+          raise Error.new(:lm_error, line)
       end
     end
   end
@@ -153,7 +157,7 @@ defmodule DSPex.PythonBridge.Mock.Runs do
     fields = program.checked.outputs
     outputs = for field <- fields, do: {field.name, output!(field, program.id, inputs, script)}
 
-    if program.kind == "predict" or List.keymember?(outputs, "reasoning", 0) do
+    if program.kind in ["predict", "module"] or List.keymember?(outputs, "reasoning", 0) do
       outputs
     else
       reasoning = %{name: "reasoning", type: :string, type_name: "string"}

@@ -11,8 +11,15 @@ defmodule DSPex.PythonBridge.Mock.State do
   # Characters.
   @longest_id 512
 
-  # sessions: by id. model: of all sessions that have none. quota: that of new sessions.
-  defstruct sessions: %{}, model: nil, default: "default", quota: %{}, requests: 0, failures: 0
+  # sessions: by id. model: of all sessions that have none. quota: that of new sessions. registered:
+  # programs of the operator, by id.
+  defstruct sessions: %{},
+            model: nil,
+            default: "default",
+            quota: %{},
+            registered: [],
+            requests: 0,
+            failures: 0
 
   @type t :: %__MODULE__{}
   @type call :: %{session_id: String.t() | nil}
@@ -61,17 +68,20 @@ defmodule DSPex.PythonBridge.Mock.State do
       do: state.sessions[state.default] || %{programs: [], tools: [], model: nil}
   end
 
-  @doc "Returns the session's program, or the default session's, or `nil`."
+  @doc "Returns the session's program, or the default session's, or the operator's, or `nil`."
   @spec program(t(), call(), String.t()) :: map() | nil
   def program(state, call, id) do
-    own_program(session(state, call), id) ||
-      with(%{} = default <- inherited(state, call), do: own_program(default, id))
+    own_program(session(state, call), id) || own_program(inherited(state, call), id) ||
+      own_program(%{programs: state.registered}, id)
   end
 
   @doc "Returns a program of one session, or `nil`."
-  @spec own_program(map(), String.t()) :: map() | nil
-  def own_program(session, id),
-    do: with({_, program} <- List.keyfind(session.programs, id, 0), do: program)
+  @spec own_program(map() | nil, String.t()) :: map() | nil
+  def own_program(nil, _id), do: nil
+
+  def own_program(session, id) do
+    with {_, program} <- List.keyfind(session.programs, id, 0), do: program
+  end
 
   @doc "Adds or replaces a program of the session. Raises `:quota_exceeded`."
   @spec put_program!(t(), call(), map()) :: t()
@@ -96,19 +106,22 @@ defmodule DSPex.PythonBridge.Mock.State do
   @doc "Counts a run of a program, which may have been deleted since."
   @spec count_run(t(), call(), map()) :: t()
   def count_run(state, call, program) do
-    owner =
-      if own_program(session(state, call), program.id), do: call, else: %{call | session_id: nil}
+    counted = fn programs ->
+      for {id, one} <- programs do
+        if one.ref == program.ref,
+          do: {id, %{one | runs: one.runs + 1, last_run: now()}},
+          else: {id, one}
+      end
+    end
 
-    update(state, owner, fn session ->
-      programs =
-        for {id, one} <- session.programs do
-          if one.ref == program.ref,
-            do: {id, %{one | runs: one.runs + 1, last_run: now()}},
-            else: {id, one}
-        end
+    sessions =
+      for {id, session} <- state.sessions, into: %{} do
+        if id in [call.session_id, state.default],
+          do: {id, %{session | programs: counted.(session.programs)}},
+          else: {id, session}
+      end
 
-      %{session | programs: programs}
-    end)
+    %{state | sessions: sessions, registered: counted.(state.registered)}
   end
 
   @doc "Returns the tools of the session, and those of the default session with other names."

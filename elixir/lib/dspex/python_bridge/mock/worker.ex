@@ -17,9 +17,9 @@ defmodule DSPex.PythonBridge.Mock.Worker do
   defstruct @enforce_keys ++ [open: %{}, asked: %{}, requests: 0]
 
   @doc "Starts the worker of a connection, which then has to be given to it."
-  @spec start_link({:gen_tcp.socket(), Script.t(), map()}) :: GenServer.on_start()
-  def start_link({socket, script, quota}) do
-    worker = %__MODULE__{socket: socket, script: script, state: %State{quota: quota}}
+  @spec start_link({:gen_tcp.socket(), Script.t(), State.t()}) :: GenServer.on_start()
+  def start_link({socket, script, state}) do
+    worker = %__MODULE__{socket: socket, script: script, state: state}
     GenServer.start_link(__MODULE__, worker)
   end
 

@@ -56,9 +56,10 @@ class InputCheck:
 
 
 class Inputs:
-    """Checks the inputs of a program by the input fields of its signature."""
+    """Checks the inputs of a program by the input fields of its signature. owner: what errors say declares them."""
 
-    def __init__(self, fields: Iterable[Field]) -> None:
+    def __init__(self, fields: Iterable[Field], owner: str = "the signature") -> None:
+        self._owner = owner
         self._checks = {field.name: (field.python_name, _check(field)) for field in fields}
 
     def arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +70,7 @@ class Inputs:
         unknown = [name for name in inputs if name not in self._checks]
         missing = [name for name, (_, check) in self._checks.items() if name not in inputs and not check.accepts_none()]
         if unknown or missing:
-            raise wrong_names(unknown, missing, [*self._checks], "the signature")
+            raise wrong_names(unknown, missing, [*self._checks], self._owner)
         return {python_name: check.value(inputs.get(name)) for name, (python_name, check) in self._checks.items()}
 
 
