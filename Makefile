@@ -18,6 +18,9 @@ COMPILED := $(subst /,.,$(patsubst src/%.pyx,%,$(shell find src -name '_*.pyx'))
 # mix for the Elixir client, with the worker of this checkout.
 MIX := cd elixir && BRIDGE_PYTHON=$(abspath $(BIN))/python mix
 
+# Tests of the Elixir client that run a second time with workers at a Unix socket.
+BY_SOCKET := $(foreach name,bridge stream tools tensors,test/dspex/python_bridge/$(name)_test.exs)
+
 .PHONY: demo test lint fuzz bench coverage clean elixir hosts
 
 demo: $(VENV)/.installed
@@ -26,6 +29,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed elixir hosts
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_FLAGS)
 	@! command -v mix >/dev/null || { $(MIX) test $(MIX_FLAGS); }
+	@! command -v mix >/dev/null || { export BRIDGE_TEST_TRANSPORT=socket; $(MIX) test $(BY_SOCKET); }
 
 # Installed where that may be done without asking; else a word on what is left out.
 elixir:

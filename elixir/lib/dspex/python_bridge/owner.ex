@@ -198,8 +198,10 @@ defmodule DSPex.PythonBridge.Owner do
   end
 
   defp stop(%{worker: %transport{} = worker} = state, cause) do
-    error = transport.explained(worker, error(state, cause))
-    {:stop, {:shutdown, error}, state}
+    error = error(state, cause)
+    # What explains the end may take a moment, in which no caller should choose this worker.
+    :ets.delete(state.connection.table)
+    {:stop, {:shutdown, transport.explained(worker, error)}, state}
   end
 
   defp error(%{starting: %Starting{} = starting} = state, cause) do

@@ -208,6 +208,14 @@ defmodule DSPex.PythonBridge.ConnectTest do
       assert failed_start("unix:#{path}") =~ "no server listens at #{path}"
     end
 
+    test "that this user may not use" do
+      {:ok, listener} = :gen_tcp.listen(0, ifaddr: {:local, path()})
+      {:ok, {:local, path}} = :inet.sockname(listener)
+      on_exit(fn -> File.rm(path) end)
+      File.chmod!(path, 0)
+      assert start_without_privileges("unix:#{path}") =~ "no permission to connect to #{path}"
+    end
+
     test "whose server accepts no connection" do
       {:ok, listener} = :gen_tcp.listen(0, ifaddr: {:local, path()}, backlog: 1)
       {:ok, {:local, path}} = :inet.sockname(listener)
@@ -244,6 +252,26 @@ defmodule DSPex.PythonBridge.ConnectTest do
       %{address: address} = start_server(["--adapter", "echo", "--max-workers", "1"])
       start_supervised!({Bridge, connect: address, name: Bridge.OnlyOne})
       assert failed_start(address) =~ "there are 1 workers already (--max-workers)"
+    end
+  end
+
+  # Root may use every socket, so another user has to try.
+  defp start_without_privileges(address) do
+    if System.cmd("id", ["-u"]) == {"0\n", 0} do
+      code = path()
+      File.cp_r!(Path.join(Mix.Project.app_path(), "ebin"), code)
+      on_exit(fn -> File.rm_rf!(code) end)
+
+      start =
+        "Process.flag(:trap_exit, true); " <>
+          "DSPex.PythonBridge.Bridge.start_link(connect: #{inspect(address)}) |> IO.inspect()"
+
+      user = ["--reuid=65534", "--regid=65534", "--clear-groups"]
+      options = [stderr_to_stdout: true, env: [{"HOME", System.tmp_dir!()}]]
+      {shown, 0} = System.cmd("setpriv", user ++ ["elixir", "-pa", code, "-e", start], options)
+      shown
+    else
+      failed_start(address)
     end
   end
 
