@@ -47,16 +47,16 @@ defmodule DSPex.PythonBridge.Options do
     options
   end
 
-  # `:kill` and `:ended` are for who has started a worker to which the bridge only connects. `:kill`
-  # gets its process id when it does not answer. `:ended` gets its process id and the error when the
-  # connection has ended, and returns the error that callers get. The process id may be nil.
+  # `:kill` and `:ended` are for code that has started the worker to which the bridge connects (a
+  # pool). `:kill` is called with the worker's process id if the worker does not answer; `:ended` is
+  # called with it and the error when the connection has ended, and returns the error that callers get.
+  # The process id is nil if the worker has not told it.
   defp defaults do
     [
       setup: fn _bridge -> :ok end,
       kill: fn _os_pid -> :ok end,
       ended: fn _os_pid, error -> error end
-    ] ++
-      @defaults
+    ] ++ @defaults
   end
 
   defp refuse_with_connect!(options) do

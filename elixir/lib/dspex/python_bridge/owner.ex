@@ -183,7 +183,9 @@ defmodule DSPex.PythonBridge.Owner do
     %{state | starting: nil}
   end
 
-  defp put_os_pid(%{worker: %{os_pid: nil}} = state, %{"pid" => pid}) when is_integer(pid) do
+  # 0, 1 and negative numbers would mean other processes to `kill`.
+  defp put_os_pid(%{worker: %{os_pid: nil}} = state, %{"pid" => pid})
+       when is_integer(pid) and pid > 1 do
     :ets.update_element(state.connection.bridge, :worker, {3, pid})
     put_in(state.worker.os_pid, pid)
   end

@@ -52,7 +52,7 @@ defmodule DSPex.PythonBridge.WorkerSocket do
          {:ok, socket} <- connect(path, options[:max_frame], deadline) do
       worker = %__MODULE__{
         port: socket,
-        address: address,
+        address: Text.line(address),
         max_frame: options[:max_frame],
         kill: options[:kill],
         ended: options[:ended]
@@ -141,14 +141,14 @@ defmodule DSPex.PythonBridge.WorkerSocket do
 
   @impl true
   def send(socket, frame) do
-    case :erlang.port_info(socket, :queue_size) do
+    case Port.info(socket, :queue_size) do
       {:queue_size, unsent} when unsent < @busy_limit ->
         if :gen_tcp.send(socket, frame) == :ok, do: :ok, else: :closed
 
       {:queue_size, _unsent} ->
         :busy
 
-      :undefined ->
+      nil ->
         :closed
     end
   end
@@ -160,8 +160,8 @@ defmodule DSPex.PythonBridge.WorkerSocket do
   def received(%{port: socket}, {:EXIT, socket, reason}), do: {:broken, reason}
   def received(_worker, _message), do: :other
 
-  # A worker that reads notices the end of its connection. `os_pid` may be a process of another
-  # container, so only who has started it can do more.
+  # A worker that reads notices the end of its connection. `os_pid` may be the number of a process in
+  # another container, so only the code that has started the worker may do more.
   @impl true
   def kill(%{port: socket} = worker) do
     close(socket)
@@ -185,7 +185,7 @@ defmodule DSPex.PythonBridge.WorkerSocket do
     {"the worker has ended, or closed its connection (#{worker.address})", %{}}
   end
 
-  # Whatever else than a worker answers begins with four bytes, too.
+  # The first four bytes of any other protocol are a length, too: of "HTTP", 1.2 GB.
   def reason(worker, phase, :emsgsize) do
     sender =
       if phase == :starting,
