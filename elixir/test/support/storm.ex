@@ -1,6 +1,6 @@
 defmodule Storm do
   @moduledoc """
-  Kills a worker of a pool every 100 ms under 64 callers, and the template every two seconds.
+  Kills a worker of a pool every 100 ms under 64 callers, and the template every five seconds.
 
       MIX_ENV=test mix run -e 'Storm.main(60)'
 
@@ -32,7 +32,7 @@ defmodule Storm do
       for _ <- 1..@callers,
           do:
             Task.async(fn ->
-              calls(ends, %{calls: 0, wrong: 0, errors: 0, stray: 0, slowest_ms: 0})
+              calls(ends, %{calls: 0, wrong: 0, errors: 0, stray: 0, slowest_ms: 0, codes: %{}})
             end)
 
     {killed, pids} = kill(ends, 0, MapSet.new())
@@ -47,6 +47,7 @@ defmodule Storm do
   defp merged(one, other) do
     Map.merge(one, other, fn
       :slowest_ms, a, b -> max(a, b)
+      :codes, a, b -> Map.merge(a, b, fn _, m, n -> m + n end)
       _, a, b -> a + b
     end)
   end
@@ -62,7 +63,7 @@ defmodule Storm do
       )
 
     counts = Map.update!(counts, :slowest_ms, &max(&1, now() - started))
-    counts = counts |> add(:calls, 1) |> add(outcome(result, number), 1)
+    counts = counts |> add(:calls, 1) |> add(outcome(result, number), 1) |> note(result)
     if now() < ends, do: calls(ends, counts), else: add(counts, :stray, unread())
   end
 
@@ -70,13 +71,16 @@ defmodule Storm do
   defp outcome({:ok, _}, _number), do: :wrong
   defp outcome({:error, _}, _number), do: :errors
 
+  defp note(counts, {:error, error}), do: %{counts | codes: add(counts.codes, error.code, 1)}
+  defp note(counts, _result), do: counts
+
   defp add(counts, key, count), do: Map.update(counts, key, count, &(&1 + count))
 
   defp unread, do: Process.info(self(), :message_queue_len) |> elem(1)
 
   defp kill(ends, count, pids) do
     workers = for %{worker_pid: pid} when is_integer(pid) <- slots(), do: pid
-    victim = if rem(count, 20) == 19, do: template(), else: workers != [] && Enum.random(workers)
+    victim = if rem(count, 50) == 49, do: template(), else: workers != [] && Enum.random(workers)
     if victim, do: :os.cmd(~c"kill -9 #{victim} 2>/dev/null")
     Process.sleep(@pause)
     pids = MapSet.union(pids, MapSet.new(workers))

@@ -91,15 +91,25 @@ defmodule DSPex.PythonBridge.Pool do
   none, after the time that a supervisor needs to restart it.
   """
   @spec fetch!(atom()) :: t()
-  def fetch!(name), do: get(name) || fetch!(name, Connection.now() + @restart_gap)
+  def fetch!(name), do: get(name) || running!(name)
 
-  defp fetch!(name, deadline) do
-    Process.sleep(@pause)
+  @doc "Returns the pool of a name whose server runs; otherwise like `fetch!/1`."
+  @spec running!(atom()) :: t()
+  def running!(name), do: running!(name, Connection.now() + @restart_gap)
+
+  defp running!(name, deadline) do
+    pool = get(name)
 
     cond do
-      pool = get(name) -> pool
-      Connection.remaining(deadline) > 0 -> fetch!(name, deadline)
-      true -> raise not_running(name)
+      pool && Process.alive?(pool.server) ->
+        pool
+
+      Connection.remaining(deadline) > 0 ->
+        Process.sleep(@pause)
+        running!(name, deadline)
+
+      true ->
+        raise not_running(name)
     end
   end
 

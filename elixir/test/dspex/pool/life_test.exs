@@ -22,7 +22,7 @@ defmodule DSPex.Pool.LifeTest do
   end
 
   test "grows while calls would wait, and shrinks when idle" do
-    pool = start_pool(workers: 1..3, threads: 1, idle_timeout: 500)
+    pool = start_pool(workers: 1..3, threads: 1, idle_timeout: 3_000, sweep_interval: 500)
     wait_for_workers(pool, 1)
     calls = background(pool, 6, 4)
     wait_until(fn -> length(pids(pool)) > 1 and anonymous(pool, :ping) end, 20_000)

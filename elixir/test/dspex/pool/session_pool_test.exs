@@ -141,6 +141,28 @@ defmodule DSPex.Pool.SessionPoolTest do
     assert data == %{}
   end
 
+  test "a session that begins while a worker ends is not lost" do
+    pool = start_pool()
+    stop = :atomics.new(1, [])
+
+    caller =
+      Task.async(fn ->
+        for n <- 1..100_000, :atomics.get(stop, 1) == 0 do
+          in_session(pool, "s#{n}", :echo_decoded, %{n: n})
+        end
+      end)
+
+    for _ <- 1..10 do
+      for pid <- Enum.take(pids(pool), 1), do: signal(pid, :KILL)
+      Process.sleep(100)
+    end
+
+    :atomics.put(stop, 1, 1)
+
+    assert for({:error, error} <- Task.await(caller, 20_000), do: error.code) -- [:worker_crashed] ==
+             []
+  end
+
   test "a hint does not lose a session" do
     pool = start_pool(affinity: :hint)
     {:ok, _} = in_session(pool, "ann", :update_session_data, %{key: "a", value: 1})

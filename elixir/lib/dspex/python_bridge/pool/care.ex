@@ -2,7 +2,8 @@ defmodule DSPex.PythonBridge.Pool.Care do
   @moduledoc """
   What a slot needs: whether it is due to end, to be replaced, or to be kept from calls for a while.
   Decides; `DSPex.PythonBridge.Pool.Server` acts. What has to ask a worker runs in a process of its
-  own, and sends the server `{:care, number, answer}`.
+  own, and sends the server `{:care, number, answer, requests}`, with the number of requests that this
+  has taken: they are no use of the worker.
   """
 
   alias DSPex.PythonBridge.{Call, Connection, Error, Pool}
@@ -111,9 +112,14 @@ defmodule DSPex.PythonBridge.Pool.Care do
     end
   end
 
-  defp ask(%{number: number}, question) do
+  defp ask(%{number: number} = slot, question) do
     server = self()
-    spawn(fn -> send(server, {:care, number, question.()}) end)
+    requests = Slot.requests(slot)
+
+    spawn(fn ->
+      answer = question.()
+      send(server, {:care, number, answer, Slot.requests(slot) - requests})
+    end)
   end
 
   @doc "Ends a worker; its open calls get its grace period."

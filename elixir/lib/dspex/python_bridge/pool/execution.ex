@@ -59,8 +59,7 @@ defmodule DSPex.PythonBridge.Pool.Execution do
 
     case Journal.change(pool, kind, request.command, request.args, envelope, request.deadline) do
       :none ->
-        with {:ok, pool} <- Server.await(pool.server, request.deadline),
-             do: all(kind, %{request | pool: pool})
+        with {:ok, request} <- Request.await(request), do: all(kind, request)
 
       result ->
         if kind == :end_all and elem(result, 0) == :ok, do: Sessions.clear(pool)

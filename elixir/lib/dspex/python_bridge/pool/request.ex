@@ -75,14 +75,22 @@ defmodule DSPex.PythonBridge.Pool.Request do
       {:ok, connection} ->
         with :closed <- run.(connection, request), do: elsewhere(request, connection, run)
 
+      {:ok, connection, new?} ->
+        in_session(run.(connection, request), connection, new?, request, run)
+
       :none ->
-        with {:ok, pool} <- Server.await(request.pool.server, request.deadline) do
-          # The pool may have got a worker since this process has looked at it.
-          on_worker(%{request | pool: Pool.get(pool.name) || pool}, run)
-        end
+        with {:ok, request} <- await(request), do: on_worker(request, run)
 
       {:error, error} ->
         {:error, error}
+    end
+  end
+
+  @doc "Waits until a worker takes calls, and returns the request with what the pool is then."
+  @spec await(t()) :: {:ok, t()} | {:error, Error.t()}
+  def await(%{pool: %{name: name}} = request) do
+    with {:ok, pool} <- Server.await(Pool.running!(name).server, request.deadline) do
+      {:ok, %{request | pool: Pool.get(name) || pool}}
     end
   end
 
@@ -90,6 +98,21 @@ defmodule DSPex.PythonBridge.Pool.Request do
 
   defp place(%{session_id: id, pool: pool} = request),
     do: Sessions.place(pool, id, request.deadline)
+
+  defp in_session(:closed, connection, _new?, request, run) do
+    # So that the session does not get the same worker again, which may have yet to be noticed.
+    if request.pool.isolate, do: Server.replace(request.pool.server, connection.owner, lost())
+    elsewhere(request, connection, run)
+  end
+
+  defp in_session(result, _connection, new?, request, _run) do
+    if new?, do: Sessions.reached(request.pool, request.session_id)
+    result
+  end
+
+  defp lost do
+    Error.new(:session_lost, "the worker of the session has ended; its state is lost")
+  end
 
   defp elsewhere(%{session_id: nil} = request, connection, run) do
     # There is no other one yet.
@@ -101,8 +124,7 @@ defmodule DSPex.PythonBridge.Pool.Request do
   defp elsewhere(%{session_id: id} = request, connection, run) do
     case Sessions.bereaved(request.pool, id, connection, request.deadline) do
       :lost ->
-        line = "the worker of the session has ended; its state is lost"
-        {:error, Error.new(:session_lost, line)}
+        {:error, lost()}
 
       _moved_or_new ->
         again(request, run)
@@ -120,9 +142,8 @@ defmodule DSPex.PythonBridge.Pool.Request do
 
   @doc "Returns what the pool does with the command, once the first worker has told its commands."
   @spec kind(t()) :: {Pool.kind(), t()} | {:error, Error.t()}
-  def kind(%{pool: %{commands: commands} = pool} = request) when commands == %{} do
-    with {:ok, pool} <- Server.await(pool.server, request.deadline),
-         do: kind(%{request | pool: pool})
+  def kind(%{pool: %{commands: commands}} = request) when commands == %{} do
+    with {:ok, request} <- await(request), do: kind(request)
   end
 
   def kind(%{pool: pool, command: command} = request) do

@@ -285,7 +285,11 @@ defmodule DSPex.PythonBridge.Pool.Roster do
   @doc "Notes what `DSPex.PythonBridge.Pool.Care` has found out about a slot."
   @spec answered(t(), Slot.t(), tuple()) :: t()
   def answered(state, slot, {:rss, rss}), do: put(state, %{slot | rss: rss})
-  def answered(state, slot, {:swept, known}), do: put_in(state.swept[slot.number], known)
+
+  def answered(state, slot, {:swept, known}) do
+    put_in(put(state, slot).swept[slot.number], known)
+  end
+
   def answered(state, slot, {:probed, result}), do: act(state, slot, Care.probed(slot, result))
 
   @doc "Gives a slot what it needs."

@@ -186,14 +186,14 @@ defmodule DSPex.PythonBridge.Pool.Server do
   def handle_info(:tick, state) do
     Process.send_after(self(), :tick, @tick)
     Roster.may_grow(state)
-    {:noreply, state |> Roster.sweep() |> Roster.tend() |> Roster.fill()}
+    {:noreply, state |> Roster.tend() |> Roster.sweep() |> Roster.fill()}
   end
 
-  # Answers to questions of `Care`.
-  def handle_info({:care, number, answer}, state) do
+  # Answers to questions of `Care`
+  def handle_info({:care, number, answer, requests}, state) do
     case state.slots[number] do
       nil -> {:noreply, state}
-      slot -> {:noreply, Roster.answered(state, slot, answer)}
+      slot -> {:noreply, Roster.answered(state, Slot.without(slot, requests), answer)}
     end
   end
 

@@ -1,7 +1,8 @@
 defmodule DSPex.PythonBridge.Pool.Sessions do
   @moduledoc """
-  Which worker has which session: a table with a row `{id, owner, connection, used}` for each session,
-  where `owner` is the process of the worker and `used` the time of a recent call in ms.
+  Which worker has which session: a table with a row `{id, owner, connection, used, new?}` for each
+  session, where `owner` is the process of the worker, `used` the time of a recent call in ms, and `new?`
+  whether no call has reached the worker yet.
 
   Callers read and add rows themselves. A row is removed when the session has ended, when its worker
   has dropped it (it expired, or was evicted), and when the loss of its worker has been reported.
@@ -24,23 +25,31 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
   def new_table, do: :ets.new(__MODULE__, [:public, read_concurrency: true])
 
   @doc """
-  Returns the connection of a session's worker; chooses one for a new session. Otherwise as
-  `DSPex.PythonBridge.Pool.Choice.choose/2`.
+  Returns the connection of a session's worker, and whether the session is new; chooses a worker for a
+  new one. Otherwise as `DSPex.PythonBridge.Pool.Choice.choose/2`.
   """
   @spec place(Pool.t(), String.t(), integer() | :infinity) ::
-          {:ok, Connection.t()} | {:error, DSPex.PythonBridge.Error.t()} | :none
+          {:ok, Connection.t(), new? :: boolean()}
+          | {:error, DSPex.PythonBridge.Error.t()}
+          | :none
   def place(pool, id, deadline) do
     case :ets.lookup(pool.sessions, id) do
-      [{_id, _owner, connection, used}] ->
-        if touch(pool, id, used), do: {:ok, connection}, else: place(pool, id, deadline)
+      [{_id, _owner, connection, used, new?}] ->
+        if touch(pool, id, used), do: {:ok, connection, new?}, else: place(pool, id, deadline)
 
       [] ->
         with {:ok, connection} <- new_place(pool, id, deadline) do
           # Another process may have placed the session meanwhile.
-          if put(pool, id, connection), do: {:ok, connection}, else: place(pool, id, deadline)
+          if put(pool, id, connection),
+            do: {:ok, connection, true},
+            else: place(pool, id, deadline)
         end
     end
   end
+
+  @doc "Notes that a call of a new session has reached its worker."
+  @spec reached(Pool.t(), String.t()) :: boolean()
+  def reached(pool, id), do: :ets.update_element(pool.sessions, id, {5, false})
 
   defp touch(pool, id, used) do
     now = Connection.now()
@@ -53,14 +62,14 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
   @doc "Adds a session; returns whether it was not there."
   @spec put(Pool.t(), String.t(), Connection.t()) :: boolean()
   def put(pool, id, connection) do
-    :ets.insert_new(pool.sessions, {id, connection.owner, connection, Connection.now()})
+    :ets.insert_new(pool.sessions, {id, connection.owner, connection, Connection.now(), true})
   end
 
   @doc "Returns the connection of a session that has one."
   @spec find(Pool.t(), String.t()) :: Connection.t() | nil
   def find(pool, id) do
     case :ets.lookup(pool.sessions, id) do
-      [{_id, _owner, connection, _used}] -> connection
+      [{_id, _owner, connection, _used, _new?}] -> connection
       [] -> nil
     end
   end
@@ -71,10 +80,11 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
   """
   @spec remove(Pool.t(), String.t(), pid()) :: boolean()
   def remove(pool, id, owner) do
-    remove_row(pool, id, [{{id, owner, :_, :_}, [], [true]}])
+    remove_row(pool, id, {id, owner, :_, :_, :_})
   end
 
-  defp remove_row(pool, id, pattern) do
+  defp remove_row(pool, id, row, guards \\ []) do
+    pattern = [{row, guards, [true]}]
     removed = :ets.select_delete(pool.sessions, pattern) == 1
 
     if removed do
@@ -88,22 +98,25 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
   @doc """
   Says what becomes of a session whose worker has ended: `:moved` to another worker, which has it from
   the store or, where the affinity is a hint, begins a new one; `:lost`, which one caller is told;
-  `:new` for the others.
+  `:new` for the others, and if no call had reached the worker.
   """
   @spec bereaved(Pool.t(), String.t(), Connection.t(), integer() | :infinity) ::
           :moved | :lost | :new
   def bereaved(pool, id, dead, deadline) do
     cond do
       pool.affinity == :hint -> move(pool, id, dead)
-      pool.stored and durable?(pool, id, deadline) -> move(pool, id, dead)
+      remove_row(pool, id, {id, dead.owner, :_, :_, true}) -> :new
+      pool.stored and durable?(pool, id, at_most(deadline)) -> move(pool, id, dead)
       remove(pool, id, dead.owner) -> :lost
       true -> :new
     end
   end
 
+  defp at_most(deadline), do: min(deadline, Connection.now() + @timeout)
+
   # Its tools stay: the functions belong to the pool.
   defp move(pool, id, dead) do
-    :ets.select_delete(pool.sessions, [{{id, dead.owner, :_, :_}, [], [true]}])
+    :ets.select_delete(pool.sessions, [{{id, dead.owner, :_, :_, :_}, [], [true]}])
     :moved
   end
 
@@ -127,13 +140,13 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
   @doc "Removes all sessions."
   @spec clear(Pool.t()) :: :ok
   def clear(pool) do
-    for {id, owner, _, _} <- :ets.tab2list(pool.sessions), do: remove(pool, id, owner)
+    for {id, owner, _, _, _} <- :ets.tab2list(pool.sessions), do: remove(pool, id, owner)
     :ok
   end
 
   @doc "Returns how many sessions a worker has."
   @spec count(:ets.table(), pid()) :: non_neg_integer()
-  def count(table, owner), do: :ets.select_count(table, [{{:_, owner, :_, :_}, [], [true]}])
+  def count(table, owner), do: :ets.select_count(table, [{{:_, owner, :_, :_, :_}, [], [true]}])
 
   @doc """
   Removes the sessions that a worker does not have any more. `known` is what this function returned
@@ -149,7 +162,7 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
          {:ok, %{"sessions" => sessions}} <-
            request(connection, "list_sessions", %{limit: 1_000_000}, nil) do
       live = for %{"session_id" => id, "live" => true} <- sessions, into: MapSet.new(), do: id
-      rows = :ets.select(pool.sessions, [{{:"$1", connection.owner, :_, :_}, [], [:"$1"]}])
+      rows = :ets.select(pool.sessions, [{{:"$1", connection.owner, :_, :_, :_}, [], [:"$1"]}])
       dropped = Enum.reject(rows, &MapSet.member?(live, &1))
       removed = Enum.count(dropped, &remove_unused(pool, &1, connection.owner, before))
       if removed == length(dropped), do: counts, else: :more
@@ -159,7 +172,7 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
   end
 
   defp remove_unused(pool, id, owner, before) do
-    remove_row(pool, id, [{{id, owner, :_, :"$1"}, [{:<, :"$1", before}], [true]}])
+    remove_row(pool, id, {id, owner, :_, :"$1", :_}, [{:<, :"$1", before}])
   end
 
   @doc "Lets the next call of each durable session of a worker go to another worker."

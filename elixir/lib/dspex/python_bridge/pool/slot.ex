@@ -104,4 +104,9 @@ defmodule DSPex.PythonBridge.Pool.Slot do
   end
 
   defp used(slot, now, requests), do: %{slot | idle: {now, requests}}
+
+  @doc "Forgets requests of the pool itself, which are no use of the worker."
+  @spec without(t(), non_neg_integer()) :: t()
+  def without(%{idle: {since, requests}} = slot, own), do: %{slot | idle: {since, requests + own}}
+  def without(slot, _own), do: slot
 end
