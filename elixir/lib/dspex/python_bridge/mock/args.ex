@@ -53,7 +53,8 @@ defmodule DSPex.PythonBridge.Mock.Args do
       else: mismatch(path, name({:nullable, type}), value)
   end
 
-  defp check!(value, {:either_form, list, map}, path) do
+  defp check!(value, {:either_form, list, map} = type, path) do
+    matches?(value, type) || mismatch(path, name(type), value)
     check!(value, if(is_list(value), do: list, else: map), path)
   end
 
@@ -77,7 +78,7 @@ defmodule DSPex.PythonBridge.Mock.Args do
   end
 
   defp check_inside!(map, {:map, type}, path) do
-    for {key, value} <- as_map(map), do: check!(value, type, "#{path}.#{key}")
+    for {_key, value} <- as_map(map), do: check!(value, type, "#{path}[...]")
   end
 
   defp check_inside!(map, {:open, fields}, path), do: check_fields!(as_map(map), fields, path)
@@ -125,6 +126,7 @@ defmodule DSPex.PythonBridge.Mock.Args do
   defp name(:boolean), do: "bool"
   defp name({:list, _}), do: "array"
   defp name({:either, types}), do: Enum.map_join(types, " | ", &name/1)
+  defp name({:either_form, _, _}), do: "object | array"
   defp name({:nullable, type}), do: name(type) <> " | null"
   defp name(_map), do: "object"
 

@@ -82,23 +82,22 @@ defmodule DSPex.PythonBridge.Mock.Commands do
   defp checked!(args, types),
     do: Args.checked!(args, {:struct, Map.put_new(types, "session_id", {:nullable, :string})})
 
+  # Returns the call, and the state in which its session is open if it has one.
   defp opened!(command, args, session_id, state) do
-    {lane, _, _} = @commands[command]
+    {lane, _, types} = @commands[command]
+    if lane in ["end_session", "end_all"], do: checked!(args, types)
     given = session_id || if(is_map(args), do: args["session_id"])
 
-    if is_binary(given) or given == nil do
-      id = if given == state.default and lane != "end_session", do: nil, else: given
-      call = %{session_id: id}
+    if lane in @opening and not is_binary(given) and given != nil,
+      do: checked!(%{"session_id" => given}, %{})
 
-      if lane == "end_session" and id == nil,
-        do: raise(Args.invalid("args.session_id", "Session ID is required"))
+    id = if given == state.default and lane != "end_session", do: nil, else: given
 
-      if lane in @opening,
-        do: {call, State.open!(state, id || state.default)},
-        else: {call, state}
-    else
-      checked!(%{"session_id" => given}, %{})
-    end
+    if lane == "end_session" and id == nil,
+      do: raise(Args.invalid("args.session_id", "Session ID is required"))
+
+    call = %{session_id: id}
+    if lane in @opening, do: {call, State.open!(state, id || state.default)}, else: {call, state}
   end
 
   # A session that has been created is not new to the next command.

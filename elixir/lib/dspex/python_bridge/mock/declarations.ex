@@ -30,7 +30,7 @@ defmodule DSPex.PythonBridge.Mock.Declarations do
     "temperature" => @number,
     "max_tokens" => @whole,
     "timeout" => :float,
-    "answers" => :any,
+    "answers" => {:nullable, {:either_form, {:list, :any}, {:map, :any}}},
     "cache" => :integer,
     "retries" => :integer,
     "retry_wait" => :float,

@@ -26,7 +26,9 @@ defmodule DSPex.PythonBridge.Mock.Programs do
     end
 
     if existing == nil, do: check_id!(id, state)
-    program = define!(id, args, chosen_tools!(args, call, state), model)
+    tools = chosen_tools!(args, call, state)
+    unless existing && if_exists == "keep", do: State.check_quota!(state, call, id)
+    program = define!(id, args, tools, model)
 
     if existing && if_exists == "keep" do
       result = %{
@@ -46,7 +48,7 @@ defmodule DSPex.PythonBridge.Mock.Programs do
         "program_type" => program.kind
       }
 
-      {result, State.put_program!(state, call, program)}
+      {result, State.put_program(state, call, program)}
     end
   end
 

@@ -65,8 +65,9 @@ defmodule DSPex.PythonBridge.Mock.Runs do
         }
 
         tools = State.tools(state, call)
+        State.check_quota!(state, call, id)
         program = Programs.define!(id, args, tools, nil, "args.program_data", name)
-        {program, State.put_program!(state, call, program)}
+        {program, State.put_program(state, call, program)}
     end
   end
 

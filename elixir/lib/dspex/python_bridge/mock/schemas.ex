@@ -10,6 +10,7 @@ defmodule DSPex.PythonBridge.Mock.Schemas do
 
   @compositions ["allOf", "anyOf", "oneOf", "required"]
   @references ["$ref", "$dynamicRef", "$recursiveRef"]
+  @types ["array", "boolean", "integer", "null", "number", "object", "string"]
   @longest_name 200
   @tool {:struct,
          %{
@@ -93,7 +94,16 @@ defmodule DSPex.PythonBridge.Mock.Schemas do
     for {name, schema} <- properties, not is_map(schema) and schema != [] do
       raise Args.invalid(path, "#{path}: not a JSON Schema for each argument: #{name}")
     end
+
+    for {name, %{"type" => type}} <- properties, not type?(type) do
+      shown = if is_binary(type), do: "'#{type}'", else: inspect(type)
+      why = "properties.#{name}.type: #{shown} is not valid under any of the given schemas"
+      raise Args.invalid(path, "#{path}: not a JSON Schema: #{why}")
+    end
   end
+
+  defp type?(types) when is_list(types), do: types != [] and Enum.all?(types, &(&1 in @types))
+  defp type?(type), do: type in @types
 
   # Returns the first reference that leads out of the schema.
   defp outside(map) when is_map(map) do

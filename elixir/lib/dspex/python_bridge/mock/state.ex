@@ -83,23 +83,27 @@ defmodule DSPex.PythonBridge.Mock.State do
     with {_, program} <- List.keyfind(session.programs, id, 0), do: program
   end
 
-  @doc "Adds or replaces a program of the session. Raises `:quota_exceeded`."
-  @spec put_program!(t(), call(), map()) :: t()
-  def put_program!(state, call, program) do
+  @doc "Raises `:quota_exceeded` if the session may not have another program of that id."
+  @spec check_quota!(t(), call(), String.t()) :: :ok
+  def check_quota!(state, call, id) do
+    %{programs: programs, quota: %{"programs" => limit}} = session(state, call)
+    wanted = length(programs) + if(List.keymember?(programs, id, 0), do: 0, else: 1)
+
+    if limit && wanted > max(limit, length(programs)) do
+      message = "the session's quota is #{limit} programs; this change would need #{wanted}"
+      details = %{"quota" => "programs", "limit" => limit, "wanted" => wanted}
+      raise Error.new(:quota_exceeded, message, details)
+    end
+
+    :ok
+  end
+
+  @doc "Adds a program to the session. One that it replaces is deleted, so it is the newest."
+  @spec put_program(t(), call(), map()) :: t()
+  def put_program(state, call, program) do
     update(state, call, fn session ->
-      before = length(session.programs)
-      # A program that is replaced becomes the newest one.
-      programs = List.keydelete(session.programs, program.id, 0) ++ [{program.id, program}]
-      limit = session.quota["programs"]
-
-      if limit && length(programs) > max(limit, before) do
-        wanted = length(programs)
-        message = "the session's quota is #{limit} programs; this change would need #{wanted}"
-        details = %{"quota" => "programs", "limit" => limit, "wanted" => wanted}
-        raise Error.new(:quota_exceeded, message, details)
-      end
-
-      %{session | programs: programs}
+      kept = List.keydelete(session.programs, program.id, 0)
+      %{session | programs: kept ++ [{program.id, program}]}
     end)
   end
 
