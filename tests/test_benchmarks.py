@@ -38,7 +38,7 @@ def test_a_way_to_run_a_program_has_figures(kind: str) -> None:
     assert figures["p50_us"] > 0
 
 
-@pytest.mark.parametrize("name", ["builds.py", "client.py", "programs.py"])
+@pytest.mark.parametrize("name", ["builds.py", "client.py", "programs.py", "pool.py"])
 def test_a_comparison_of_builds_shows_its_sections(name: str) -> None:
     """Pins that the command's modules can be imported."""
     assert any("--only" in line for line in run(name, "--help"))
