@@ -80,7 +80,7 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
     ({"code": "overloaded", "details": {"started": True}}, {}, "major failover", ""),
     ({"code": "overloaded", "details": {"started": 0}}, {}, "major failover", ""),
     # Other slots, and all of them.
-    (CRASH, {**TWICE, "others": False}, "major backoff_retry same_slot 1000", "slot"),
+    (CRASH, {**TWICE, "others": False}, "major backoff_retry same_slot 0", "slot"),
     (CRASH, {**TWICE, "others": False, "attempts": 2}, "major backoff_retry same_slot 2000", "slot"),
     (CRASH, {**TWICE, "all_affected": True}, "critical circuit_break", "slot"),
     (CRASH, {**TWICE, "all_affected": True, "attempts": 3}, "critical abandon", "slot"),

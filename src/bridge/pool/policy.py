@@ -129,7 +129,7 @@ def decide(
     repeat, delay = None, 0.0
     if (idempotent or not started) and attempts <= REPEATS.get(recovery, 0):
         repeat = _where(rule, recovery, others)
-        delay = _delay(recovery, repeat, attempts, after or 0.0, random)
+        delay = _delay(rule, recovery, attempts, after or 0.0, random)
         if repeat is None or delay > backoff.CAP or delay >= remaining:
             repeat, delay = None, 0.0
     return Decision(
@@ -193,13 +193,13 @@ def _where(rule: Rule, recovery: str, others: bool) -> str | None:
     return ANOTHER_SLOT if rule.moves and others else SAME_SLOT
 
 
-def _delay(recovery: str, repeat: str | None, attempts: int, after: float, random: Random) -> float:
+def _delay(rule: Rule, recovery: str, attempts: int, after: float, random: Random) -> float:
     if recovery == "immediate_retry":
         delay = backoff.immediate(attempts)
     elif recovery == "failover":
         return 0.0
-    elif repeat == ANOTHER_SLOT and attempts == 1:
-        return 0.0  # a backoff gives time to the slot that failed
+    elif rule.moves and attempts == 1:
+        return 0.0  # a backoff gives time to what has failed, and that worker will not be used again
     else:
         delay = backoff.exponential(attempts, random)
     return max(delay, after)

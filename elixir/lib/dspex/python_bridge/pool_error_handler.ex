@@ -63,8 +63,8 @@ defmodule DSPex.PythonBridge.PoolErrorHandler do
     * A call that may have run is repeated only if its command is idempotent. A call that two
       workers had when they died is not sent a third time.
     * A call is repeated at most three times at once, after 0, 100 and 200 ms; at most five times
-      after a backoff (`DSPex.PythonBridge.Backoff.exponential/2`); at most once on another slot
-      because of an overload.
+      after a backoff (`DSPex.PythonBridge.Backoff.exponential/2`), the first of which is left out
+      if the worker has ended; at most once because of an overload, on another slot.
     * After more than three attempts an error is one step more serious. If all workers fail in the
       same way it is critical. A critical error is final after more than two attempts.
     * An error of a handler or a model is repeated only if its details have `"retryable"` or
@@ -256,20 +256,20 @@ defmodule DSPex.PythonBridge.PoolErrorHandler do
   defp in_time(retry_after, call, rule, recovery) do
     moves? = rule.moves? or recovery == :failover
     repeat = if moves? and call.others, do: :another_slot, else: :same_slot
-    delay = delay(recovery, repeat, retry_after || 0, call)
+    delay = delay(recovery, rule.moves?, retry_after || 0, call)
     # An atom is greater than any number.
     if delay > Backoff.cap() or delay >= call.remaining, do: {nil, 0}, else: {repeat, delay}
   end
 
-  defp delay(:immediate_retry, _repeat, retry_after, call) do
+  defp delay(:immediate_retry, _moves?, retry_after, call) do
     max(Backoff.immediate(call.attempts), retry_after)
   end
 
-  defp delay(:failover, _repeat, _retry_after, _call), do: 0
-  # A backoff gives time to the slot that failed.
-  defp delay(:backoff_retry, :another_slot, _retry_after, %{attempts: 1}), do: 0
+  defp delay(:failover, _moves?, _retry_after, _call), do: 0
+  # A backoff gives time to what has failed, and that worker will not be used again.
+  defp delay(:backoff_retry, true, _retry_after, %{attempts: 1}), do: 0
 
-  defp delay(:backoff_retry, _repeat, retry_after, call) do
+  defp delay(:backoff_retry, _moves?, retry_after, call) do
     max(Backoff.exponential(call.attempts, call.random), retry_after)
   end
 end
