@@ -168,9 +168,20 @@ defmodule DSPex.PythonBridge.MockTest do
     start_supervised!({Mock, name: name, setup: setup})
     create(name, "q -> a")
     Mock.set_delay(name, :execute_program, 60_000)
+    test = self()
+
+    Mock.set_result(name, :wait, fn _ ->
+      send(test, {:runs, self()})
+      Process.sleep(:infinity)
+    end)
+
+    spawn(fn -> Bridge.call(name, :wait, %{}, 60_000) end)
+    assert_receive {:runs, runs}
+    monitor = Process.monitor(runs)
     call = Task.async(fn -> run(name) end)
     wait(fn -> Mock.calls(name, :execute_program) != [] end)
     Mock.crash(name)
+    assert_receive {:DOWN, ^monitor, _, _, :killed}
     assert {:error, %Error{code: :worker_crashed}} = Task.await(call)
     assert {:error, %Error{code: :program_not_found}} = run(name)
     assert %{status: :running, stats: %{restarts: 1}} = Bridge.get_status(name)

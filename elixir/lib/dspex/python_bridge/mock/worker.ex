@@ -24,7 +24,10 @@ defmodule DSPex.PythonBridge.Mock.Worker do
   end
 
   @impl true
-  def init(worker), do: {:ok, worker}
+  def init(worker) do
+    Process.flag(:trap_exit, true)
+    {:ok, worker}
+  end
 
   @impl true
   def handle_info({:tcp, _socket, ""}, worker) do
@@ -263,4 +266,9 @@ defmodule DSPex.PythonBridge.Mock.Worker do
   end
 
   defp send_frame(worker, frame), do: :gen_tcp.send(worker.socket, frame)
+
+  @impl true
+  def terminate(_reason, worker) do
+    for {_, %{pid: pid}} <- worker.open, do: Process.exit(pid, :kill)
+  end
 end
