@@ -3,7 +3,8 @@
 # answers that has just been started.
 #
 #   cd elixir && MIX_ENV=prod BRIDGE_PYTHON=… mix run ../benchmarks/pool.exs \
-#     [--rounds 15] [--count 2000] [--seconds 2] [--only cost,size,scale,start]
+#     [--rounds 15] [--count 2000] [--seconds 2] [--only cost,size,scale,start] \
+#     [--json FILE]
 #
 # Contenders take turns, so that a busy moment of the machine affects all of them. Each ratio and each
 # difference is computed within a round; the median of the rounds is shown. `cpu` is the CPU time of
@@ -17,13 +18,14 @@ defmodule PoolBenchmark do
   def main(arguments) do
     {options, []} =
       OptionParser.parse!(arguments,
-        strict: [rounds: :integer, count: :integer, seconds: :integer, only: :string]
+        strict: [rounds: :integer, count: :integer, seconds: :integer, only: :string, json: :string]
       )
 
     Logger.configure(level: :none)
     only = String.split(options[:only] || Enum.join(@sections, ","), ",")
     options = Keyword.merge([rounds: 15, count: 2_000, seconds: 2], options)
     for section <- only, do: apply(__MODULE__, String.to_existing_atom(section), [options])
+    if options[:json], do: File.write!(options[:json], json())
   end
 
   # One worker each, of the same template: the bridge's and the pool's calls differ only in the BEAM.
@@ -80,6 +82,7 @@ defmodule PoolBenchmark do
       end
 
     [{1, one} | _] = rates
+    for {workers, rate} <- rates, do: keep("scale", "#{workers}_workers_per_s", [rate])
     for {workers, rate} <- rates, do: IO.puts("#{workers} workers: #{rate} calls/s, #{ratio(rate / one)} of one")
   end
 
@@ -95,6 +98,7 @@ defmodule PoolBenchmark do
           now() - started
         end
 
+      keep("start", "killed_us", killed)
       IO.puts("killed worker to the next one's answer: #{us(middle(killed))} (with the time of `kill`)")
     end)
 
@@ -107,6 +111,7 @@ defmodule PoolBenchmark do
         now() - started
       end
 
+    keep("start", "own_us", own)
     IO.puts("first call of a session with a worker of its own: #{us(middle(own))}")
     SessionPoolV2.stop(OwnPool)
   end
@@ -165,10 +170,30 @@ defmodule PoolBenchmark do
 
   defp show(what, contenders, rounds) do
     for {name, _} <- contenders do
+      for {key, unit} <- [p50: "p50_us", cpu: "cpu_us"],
+          do: keep(what, "#{name}_#{unit}", Enum.map(rounds, & &1[name][key]))
+
       figures = "p50 #{us(median(rounds, & &1[name].p50))}  cpu #{us(median(rounds, & &1[name].cpu))}"
       IO.puts("#{what}  #{String.pad_leading(to_string(name), 8)}  #{figures}")
     end
   end
+
+  # The figures of all rounds, for --json.
+  defp keep(section, name, values) do
+    Process.put(:figures, [{section, name, values} | Process.get(:figures, [])])
+  end
+
+  defp json do
+    sections = Process.get(:figures, []) |> Enum.reverse() |> Enum.group_by(&elem(&1, 0))
+
+    object(
+      for {section, rows} <- sections do
+        {section, object(for {_, name, values} <- rows, do: {name, "[#{Enum.join(values, ", ")}]"})}
+      end
+    ) <> "\n"
+  end
+
+  defp object(pairs), do: "{" <> Enum.map_join(pairs, ", ", fn {key, value} -> ~s("#{key}": #{value}) end) <> "}"
 
   # µs
   defp now, do: System.monotonic_time(:nanosecond) / 1000
