@@ -6,12 +6,12 @@
 #     [--rounds 15] [--count 2000] [--seconds 2] [--only cost,size,scale,start] \
 #     [--json FILE]
 #
-# Contenders take turns, so that a busy moment of the machine affects all of them. Each ratio and each
+# Contenders take turns, in another order in each round, so that a busy moment of the machine affects all of them. Each ratio and each
 # difference is computed within a round; the median of the rounds is shown. `cpu` is the CPU time of
 # the BEAM alone.
 
 defmodule PoolBenchmark do
-  alias DSPex.PythonBridge.{Bridge, SessionPoolV2}
+  alias DSPex.PythonBridge.{Bridge, Pool, SessionPoolV2}
 
   @sections ~w(cost size scale start)
 
@@ -28,13 +28,17 @@ defmodule PoolBenchmark do
     if options[:json], do: File.write!(options[:json], json())
   end
 
-  # One worker each, of the same template: the bridge's and the pool's calls differ only in the BEAM.
+  # `worker` calls the pool's only worker through its connection, without the pool: the difference is what the
+  # pool adds. `bridge` is another worker of the same template, `port` one on a port.
   def cost(options) do
     pool(CostPool, 1, fn ->
       {:ok, _} = Bridge.start_link(name: Direct, connect: address(CostPool))
       {:ok, _} = Bridge.start_link(name: OnPort, adapter: "echo")
 
+      connection = elem(Pool.get(CostPool).slots, 0)
+
       contenders = [
+        worker: fn -> {:ok, _} = Bridge.call(connection, :ping, %{}, 5_000) end,
         bridge: fn -> {:ok, _} = Bridge.call(Direct, :ping, %{}, 5_000) end,
         pool: fn -> {:ok, _} = SessionPoolV2.execute_anonymous(:ping, %{}, pool_name: CostPool) end,
         session: fn -> {:ok, _} = SessionPoolV2.execute_in_session("ann", :ping, %{}, pool_name: CostPool) end,
@@ -43,9 +47,9 @@ defmodule PoolBenchmark do
 
       rounds = rounds(contenders, options[:rounds], options[:count])
       show("ping", contenders, rounds)
-      more = fn name, key -> median(rounds, &(&1[name][key] - &1.bridge[key])) end
-      IO.puts("pool - bridge: #{us(more.(:pool, :p50))} (cpu #{us(more.(:pool, :cpu))})")
-      IO.puts("session - bridge: #{us(more.(:session, :p50))} (cpu #{us(more.(:session, :cpu))})")
+      more = fn name, key -> median(rounds, &(&1[name][key] - &1.worker[key])) end
+      IO.puts("pool - worker: #{us(more.(:pool, :p50))} (cpu #{us(more.(:pool, :cpu))})")
+      IO.puts("session - worker: #{us(more.(:session, :p50))} (cpu #{us(more.(:session, :cpu))})")
       IO.puts("socket / port: #{ratio(median(rounds, &(&1.bridge.p50 / &1.port.p50)))}")
       Enum.each([Direct, OnPort], &Bridge.stop/1)
     end)
@@ -135,7 +139,10 @@ defmodule PoolBenchmark do
 
   defp rounds(contenders, rounds, count) do
     for {_, call} <- contenders, _ <- 1..count, do: call.()
-    for _ <- 1..rounds, do: Map.new(contenders, fn {name, call} -> {name, round(call, count)} end)
+
+    for _ <- 1..rounds do
+      Map.new(Enum.shuffle(contenders), fn {name, call} -> {name, round(call, count)} end)
+    end
   end
 
   defp round(call, count) do

@@ -22,6 +22,7 @@ defmodule DSPex.PythonBridge.Pool.Template do
   @longest_delay 5_000
   # How long a template may take to end at the end of the pool, ms.
   @stop_timeout 1_000
+  @spare 16
   # Bytes of the path of a socket.
   @longest_path 107
 
@@ -154,9 +155,11 @@ defmodule DSPex.PythonBridge.Pool.Template do
       ["--max-workers", to_string(most(options))] ++ WorkerPort.flags(options)
   end
 
-  # Each worker of the pool and its successor, and those of sessions.
+  # Each worker of the pool and its successor, and those of sessions. The pool keeps the number itself;
+  # this is a limit for what else connects, and leaves room for workers that are about to end.
   defp most(options) do
-    2 * options[:workers].last + if(options[:isolate], do: 2 * options[:max_sessions], else: 0)
+    sessions = if options[:isolate], do: options[:max_sessions], else: 0
+    2 * (options[:workers].last + sessions) + @spare
   end
 
   @impl true
