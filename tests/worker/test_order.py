@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -107,7 +109,7 @@ def test_thousands_of_turns_that_end_at_once_do_not_nest():
 
     order.enter(lambda: None)
     for _ in range(20_000):
-        order.enter(start)
+        order.enter(partial(start))
     order.leave()
     assert len(count) == 20_000
     assert not order.is_taken

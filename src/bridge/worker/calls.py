@@ -192,12 +192,13 @@ class Calls:
 
     def _answer(self, call: Call, error: errors.BridgeError) -> None:
         call.wake()
+        never_starts = call.job.drop()
         if self._threads.write_off(call.job):
             lost = self._threads.lost
             debug("%s %r is over, but its handler still runs; %d such threads", call.command.name, shown(call.id), lost)
         outbox = Outbox()
         self.path.finish(call, outbox, error)
-        self._finish(call, outbox, has_returned=False)
+        self._finish(call, outbox, has_returned=never_starts)
 
     def cancel(self, call_id: Id) -> bool:
         """End the open call of that id. Return whether there was one without a reply."""

@@ -223,6 +223,8 @@ class Dispatcher:
         open_calls, queued_bytes, lost = len(self.calls.open), self.calls.bytes, self.threads.lost
         if open_calls >= self.threads.limit + self.threads.waiting + self.worker.options.queue:
             why = f"{open_calls} calls are open"
+        elif self.threads.unfinished > open_calls + self.threads.limit + self.worker.options.queue:
+            why = "too many calls that are over are still in the queue of the threads"
         elif lost > self.threads.limit:
             why = f"{lost} threads are still busy with calls that are over"
         elif queued_bytes and queued_bytes + call.frame_bytes > self.worker.options.queue_bytes:

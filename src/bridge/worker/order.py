@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -17,7 +17,7 @@ class Order:
 
     def __init__(self) -> None:
         self._is_taken = False
-        self._waiting: deque[Callable[[], None]] | None = None
+        self._waiting: OrderedDict[Callable[[], None], None] | None = None
         self._ended = 0  # turns that are over, and after which the next call has not been started yet
         self._is_passing_on = False
 
@@ -27,15 +27,22 @@ class Order:
         return self._is_taken
 
     def enter(self, start: Callable[[], None]) -> None:
-        """Call `start` when its turn comes, perhaps immediately. `leave` ends that turn."""
+        """Call `start`, which must not wait here already, when its turn comes, perhaps immediately. `leave` ends that
+        turn."""
         with _ordering:
             if self._is_taken:
                 if self._waiting is None:
-                    self._waiting = deque()
-                self._waiting.append(start)
+                    self._waiting = OrderedDict()
+                self._waiting[start] = None
                 return
             self._is_taken = True
         start()
+
+    def withdraw(self, start: Callable[[], None]) -> None:
+        """Remove `start`, which was passed to `enter`, if its turn has not come yet."""
+        with _ordering:
+            if self._waiting is not None:
+                self._waiting.pop(start, None)
 
     def leave(self) -> None:
         """End the turn of the call that has it and start the next one.
@@ -56,7 +63,7 @@ class Order:
             while self._ended:
                 self._ended -= 1
                 if self._waiting:
-                    return self._waiting.popleft()
+                    return self._waiting.popitem(last=False)[0]
                 self._is_taken = False
             self._is_passing_on = False
             return None
@@ -70,7 +77,7 @@ class Turn:
     turn has come in all of them.
     """
 
-    __slots__ = ("_held", "_is_over", "_missing", "_on_pass", "_orders", "_start", "has_come")
+    __slots__ = ("_arrivals", "_held", "_is_over", "_missing", "_on_pass", "_start", "has_come")
 
     def __init__(
         self,
@@ -79,8 +86,11 @@ class Turn:
         passed: Sequence[Order] = (),
         on_pass: Callable[[], None] | None = None,
     ) -> None:
-        self._orders = [*((order, True) for order in held), *((order, False) for order in passed)]
-        self._missing = len(self._orders)
+        self._arrivals = [
+            *((order, partial(self._arrived, order, True)) for order in held),
+            *((order, partial(self._arrived, order, False)) for order in passed),
+        ]
+        self._missing = len(self._arrivals)
         self._start = start
         self._on_pass = on_pass
         self._held: list[Order] = []
@@ -89,9 +99,10 @@ class Turn:
 
     def enter(self) -> None:
         """Enter the orders and return. `start` is called when the turn has come."""
-        for order, holds in self._orders:
-            order.enter(partial(self._arrived, order, holds))
-        if not self._orders:
+        arrivals = self._arrivals
+        for order, arrive in arrivals:
+            order.enter(arrive)
+        if not arrivals:
             self._start()
 
     def end(self) -> None:
@@ -100,6 +111,11 @@ class Turn:
             self._is_over = True
             self.has_come = False
             held, self._held = self._held, []
+            arrivals, self._arrivals = self._arrivals, []
+            waits = self._missing
+        if waits:  # a call that is over must not stay in memory until the calls before it are
+            for order, arrive in arrivals:
+                order.withdraw(arrive)
         for order in held:
             order.leave()
 

@@ -35,6 +35,16 @@ class Job:
         if run is not None:
             run()
 
+    def drop(self) -> bool:
+        """Drop the function, unless a thread runs it already. Return whether it was dropped.
+
+        The job may remain in the queue, but it keeps nothing in memory.
+        """
+        if self.thread:
+            return False
+        self._run = None
+        return True
+
 
 class Threads:
     """Runs jobs on up to `limit` threads, which are started when they are needed, and up to as many more in place of
