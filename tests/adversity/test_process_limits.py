@@ -36,8 +36,8 @@ def test_a_call_that_needs_too_much_memory_fails_alone(start_greedy):
 
 def test_a_frame_for_which_there_is_no_memory_is_overloaded(start_greedy):
     """The host may send it again, to another worker."""
-    peer = start_greedy("--max-memory", str(LIMIT))
-    peer.send_frame(json.dumps({"id": 7, "command": "eat", "args": {"size": "x" * (60 * MIB)}}).encode())
+    peer = start_greedy("--max-memory", str(LIMIT), "--max-frame", str(2 * LIMIT))
+    peer.send_frame(json.dumps({"id": 7, "command": "eat", "args": {"size": "x" * LIMIT}}).encode())
     reply = peer.receive()
     assert (reply["id"], reply["code"], reply["recovery"]) == (7, "overloaded", "backoff_retry")
     assert reply["details"]["retry_after"] > 0

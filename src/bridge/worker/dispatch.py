@@ -24,7 +24,7 @@ from bridge.telemetry.logs import debug, logging_call, shown, warn
 from bridge.wire.arrays import args_decoder
 from bridge.wire.codec import Format, by_name
 from bridge.wire.messages import Envelope, Failure, Id, Negotiation, Selection, failure
-from bridge.worker import control, exporters, failures, process, session_commands
+from bridge.worker import control, exporters, failures, limits, process, session_commands
 from bridge.worker.calls import Call, change_shared
 from bridge.worker.host_calls import decoded_reply, unreadable
 from bridge.worker.order import Turn
@@ -286,7 +286,7 @@ class Dispatcher:
             if isinstance(error, errors.Overloaded) and self.calls.open.get(context.id) is context:
                 self._note_overload(error.message)  # for calls that are not open, `_refused` does that
         if not isinstance(error, errors.BridgeError):
-            with logging_call(context):
+            with limits.lifted(), logging_call(context):  # the handler may have used up the memory
                 warn(f"handler of {context.command.name} failed", error=error)
         return failure(context.id, failures.of_handler(error), timestamp())
 
