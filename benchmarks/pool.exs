@@ -6,9 +6,9 @@
 #     [--rounds 15] [--count 2000] [--seconds 2] [--only cost,size,scale,start] \
 #     [--json FILE]
 #
-# Contenders take turns, in another order in each round, so that a busy moment of the machine affects all of them. Each ratio and each
-# difference is computed within a round; the median of the rounds is shown. `cpu` is the CPU time of
-# the BEAM alone.
+# Contenders take turns, in another order in each round, so that a busy moment of the machine affects
+# all of them. Each ratio and each difference is computed within a round; the median of the rounds is
+# shown. `cpu` is the CPU time of the BEAM alone.
 
 defmodule PoolBenchmark do
   alias DSPex.PythonBridge.{Bridge, Pool, SessionPoolV2}
@@ -28,8 +28,8 @@ defmodule PoolBenchmark do
     if options[:json], do: File.write!(options[:json], json())
   end
 
-  # `worker` calls the pool's only worker through its connection, without the pool: the difference is what the
-  # pool adds. `bridge` is another worker of the same template, `port` one on a port.
+  # `worker` calls the pool's only worker through its connection, without the pool: the difference is
+  # what the pool adds. `bridge` is another worker of the same template, `port` one on a port.
   def cost(options) do
     pool(CostPool, 1, fn ->
       {:ok, _} = Bridge.start_link(name: Direct, connect: address(CostPool))

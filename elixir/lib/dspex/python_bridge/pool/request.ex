@@ -46,11 +46,17 @@ defmodule DSPex.PythonBridge.Pool.Request do
   def own(timeout) when not is_list(timeout), do: {@default_name, false, timeout}
 
   def own(options) do
-    Keyword.keyword?(options) ||
-      raise ArgumentError, "options must be a timeout or a keyword list"
+    {name, options} = take(options, :pool_name, @default_name)
+    {idempotent, options} = take(options, :idempotent, false)
+    {name, idempotent, options}
+  end
 
-    {own, options} = Keyword.split(options, [:pool_name, :idempotent])
-    {Keyword.get(own, :pool_name, @default_name), Keyword.get(own, :idempotent, false), options}
+  # As `Keyword.pop_first/3`, which is slower.
+  defp take(options, key, default) do
+    case :lists.keytake(key, 1, options) do
+      {:value, {_, value}, options} -> {value, options}
+      false -> {default, options}
+    end
   end
 
   # A worker takes the session from the args, too.
