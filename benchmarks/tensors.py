@@ -35,7 +35,7 @@ from bridge._framing import (
     buffers_of,
     envelope_of,
     is_multipart,
-    set_pipe_size,
+    set_buffer_size,
 )
 from bridge.wire import _etf
 from bridge.wire.codec import ETF, JSON, MSGPACK, Format
@@ -67,7 +67,7 @@ class Peer:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         for pipe in (self.process.stdin, self.process.stdout):
-            set_pipe_size(pipe.fileno())
+            set_buffer_size(pipe.fileno())
         self._reader = Reader(self.process.stdout.fileno(), MAX_FRAME)
         self._writer = Writer(self.process.stdin.fileno())
 

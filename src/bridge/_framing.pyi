@@ -4,6 +4,7 @@ from typing import Any, final
 from typing_extensions import Buffer
 
 PIPE_SIZE: int
+SOCKET_SIZE: int
 MOST_BUFFERS: int
 REPLY: int
 EVENT: int
@@ -58,7 +59,7 @@ class Writer:
     def flush(self, outbox: Outbox) -> None: ...
     def send(self, *parts: Buffer) -> None: ...
 
-def set_pipe_size(fd: int, size: int = ...) -> int: ...
+def set_buffer_size(fd: int) -> None: ...
 def serve(
     reader: Reader,
     writer: Writer,

@@ -103,8 +103,10 @@ class Client:
         """Return a client of a worker that has answered it. Raises the errors of `start` or `connect`."""
         try:
             client = cls(LoopedConnection(worker, settings))
-        except BaseException:
+        except BaseException as error:
             worker.discard()
+            if isinstance(error, OSError):
+                worker.fail_start(error)
             raise
         try:
             await anext(client._guard)

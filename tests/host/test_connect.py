@@ -416,3 +416,36 @@ def test_many_connections_leave_nothing_behind(workers):
             client.call("ping")
     del client
     wait_until(lambda: open_descriptors() <= before and threading.active_count() <= threads + 1)
+
+
+@pytest.mark.parametrize("way", ["start", "connect"])
+def test_without_descriptors(workers, way):
+    """Whichever is missing, the error is that of a start, and nothing is left behind."""
+    program = f"""
+import gc, os, resource, time
+from bridge import Client, errors
+def make():
+    return Client.connect({workers.address!r}) if {way!r} == "connect" else Client.start(adapter="echo")
+make().kill()
+gc.collect()
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+before = len(os.listdir("/proc/self/fd")) - 1
+failed = 0
+for free in range(40):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before + free, hard))
+    try:
+        make().kill()
+        break
+    except errors.WorkerCrashed as error:
+        assert error.category == "initialization", error
+        failed += 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    gc.collect()
+end = time.monotonic() + 20
+while gc.collect() >= 0 and len(os.listdir("/proc/self/fd")) - 1 > before and time.monotonic() < end:
+    time.sleep(0.01)  # until the last background thread has ended
+print(failed > 3, len(os.listdir("/proc/self/fd")) - 1 - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=HANG)
+    assert (done.stdout, done.stderr) == ("True 0\n", "")

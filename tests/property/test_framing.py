@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
+import socket
 import threading
 
 import numpy
@@ -172,14 +174,20 @@ def test_frames_from_many_threads_do_not_mix():
     os.close(write_fd)
 
 
-def test_pipe_sizes_are_best_effort():
-    """The result is the size of a pipe, or -1 for other descriptors."""
+def test_buffer_sizes_are_best_effort():
+    """Pipes and sockets hold more afterwards; other descriptors are left alone."""
     read_fd, write_fd = os.pipe()
-    assert _framing.set_pipe_size(write_fd, 65536) >= 65536
+    _framing.set_buffer_size(write_fd)
+    assert fcntl.fcntl(write_fd, fcntl.F_GETPIPE_SZ) >= 1 << 16
     os.close(read_fd)
     os.close(write_fd)
     with open(os.devnull) as null:
-        assert _framing.set_pipe_size(null.fileno()) == -1
+        _framing.set_buffer_size(null.fileno())
+    one, other = socket.socketpair()
+    with one, other:
+        before = other.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        _framing.set_buffer_size(one.fileno())
+        assert one.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) >= before
 
 
 @given(st.lists(st.tuples(st.integers(70_000, 3_000_000), st.booleans()), max_size=8))

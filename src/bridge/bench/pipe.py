@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import msgspec
 
-from bridge._framing import Reader, Writer, set_pipe_size
+from bridge._framing import Reader, Writer, set_buffer_size
 from bridge.bench.case import Case, Times
 from bridge.bench.format import Unsuitable
 from bridge.bench.schema import difference
@@ -29,7 +29,7 @@ class Pipe:
         assert self.process.stdout is not None
         streams = self.process.stdin.fileno(), self.process.stdout.fileno()
         for fd in streams:
-            set_pipe_size(fd)
+            set_buffer_size(fd)
         self.writer, self.reader = Writer(streams[0]), Reader(streams[1])
 
     def trips(self, case: Case, calls: int, check: bool = False) -> Times:

@@ -102,8 +102,10 @@ class Client:
         """Return a client of a worker that has answered it. Raises the errors of `start` or `connect`."""
         try:
             client = cls(ThreadedConnection(worker, settings))
-        except BaseException:
+        except BaseException as error:
             worker.discard()
+            if isinstance(error, OSError):
+                worker.fail_start(error)
             raise
         try:
             hello = client.call("hello", {"offers": client._connection.offers}, timeout=timeout)

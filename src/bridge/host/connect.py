@@ -144,15 +144,17 @@ class WorkerSocket(Worker):
                 self._waits_for_exit = True
                 self._exits(pid, self._note_exit)
 
-    def fail_start(self, error: errors.BridgeError) -> None:
+    def fail_start(self, error: errors.BridgeError | OSError) -> None:
         """Raise WorkerCrashed (category initialization) unless `error` is the worker's own, such as Overloaded."""
         if isinstance(error, errors.DeadlineExceeded):
             reason = f"{errors.text_of(error)}; is it a server of workers? dspex-bridge serve --listen unix:PATH"
         elif isinstance(error, errors.WorkerCrashed | errors.InvalidFrame):
             reason = f"{errors.text_of(error)}; the server's log has the reason if it is a server of workers"
+        elif isinstance(error, OSError):
+            reason = errors.text_of(error)
         else:
             return
-        raise not_connected(self._address, reason, **error.details) from error
+        raise not_connected(self._address, reason, **self.crash_details()) from error
 
     def kill(self) -> None:
         """Close the connection at once, and kill the worker if this host has started its template.
@@ -171,7 +173,7 @@ class WorkerSocket(Worker):
     def reap(self) -> bool:
         """Note how the process ended, as far as that is known. Return False if the template will soon tell it."""
         with self._lock:
-            if self._waits_for_exit:
+            if self._waits_for_exit and self._is_watched:
                 self._hangup.unregister(self.output_fd)
                 self._is_watched = False
                 return False

@@ -72,38 +72,44 @@ class WorkerProcess(Worker):
     pid: int
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], role: str = "worker") -> None:
-        pipes = [_pipe() for _ in range(3)]
-        (worker_in, self.input_fd), (self.output_fd, worker_out), (self.stderr_fd, worker_err) = pipes
-        own = (self.input_fd, self.output_fd, self.stderr_fd)
+        theirs: list[int] = []
         try:
+            for own, is_written in (("input_fd", True), ("output_fd", False), ("stderr_fd", False)):
+                ends = _pipe()
+                setattr(self, own, ends[is_written])
+                theirs.append(ends[not is_written])
+                os.set_blocking(ends[is_written], False)
             self._process = subprocess.Popen(
                 command,
-                stdin=worker_in,
-                stdout=worker_out,
-                stderr=worker_err,
+                stdin=theirs[0],
+                stdout=theirs[1],
+                stderr=theirs[2],
                 env=env,
                 start_new_session=True,
             )
+            try:
+                self.exit_fd = os.pidfd_open(self._process.pid)
+            except BaseException:
+                self._process.kill()
+                self._process.wait()
+                raise
         except BaseException:
-            for fd in own:
-                os.close(fd)
+            self.close_all()
             raise
         finally:
-            for fd in (worker_in, worker_out, worker_err):
+            for fd in theirs:
                 os.close(fd)
-        for fd in own:
-            os.set_blocking(fd, False)
         self._role = role
         self.pid = self._process.pid
-        self.exit_fd = os.pidfd_open(self.pid)
         self._latest_output = b""
         self._is_reaped = False
         self._lock = threading.Lock()
         super().__init__()
 
-    def fail_start(self, error: errors.BridgeError) -> None:
+    def fail_start(self, error: errors.BridgeError | OSError) -> None:
         """Raise WorkerCrashed (category initialization), with the last lines of the worker's output."""
-        raise not_started(self._role, errors.text_of(error), **self.crash_details() | error.details) from error
+        details = error.details if isinstance(error, errors.BridgeError) else {}
+        raise not_started(self._role, errors.text_of(error), **self.crash_details() | details) from error
 
     def kill(self) -> None:
         """Kill the process and its children, unless it has ended."""

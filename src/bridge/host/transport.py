@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from bridge import errors
-from bridge._framing import Outbox, Reader, set_pipe_size
+from bridge._framing import Outbox, Reader, set_buffer_size
 from bridge.host._inbox import FINISH, RELEASE, Inbox
 from bridge.host.worker import Worker
 
@@ -69,7 +69,7 @@ class Transport:
         self._pending: deque[Outbox] = deque()
         self._is_writing_later = False
         for fd in (worker.input_fd, worker.output_fd):
-            set_pipe_size(fd)
+            set_buffer_size(fd)
         self.inbox = Inbox(Reader(worker.output_fd, max_frame))
 
     def watch(self) -> None:

@@ -60,7 +60,7 @@ class Worker:
     def identify(self, hello: Any) -> None:
         """Take from the worker's first reply what is not known yet."""
 
-    def fail_start(self, error: errors.BridgeError) -> None:
+    def fail_start(self, error: errors.BridgeError | OSError) -> None:
         """Raise the error of a start that has failed with `error`, unless it is `error` itself."""
 
     def kill(self) -> None:

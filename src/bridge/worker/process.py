@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import bridge._watch as _watch
 import bridge.worker._companion as _companion  # not `from bridge`: then an error names the missing module
-from bridge._framing import set_pipe_size
+from bridge._framing import set_buffer_size
 from bridge.telemetry.logs import RedactedStream
 
 # Exit statuses. OK is also that of the end of the stream, of shutdown and of SIGTERM.
@@ -64,7 +64,7 @@ def take_descriptors(read_fd: int, write_fd: int) -> tuple[int, int]:
         sys.stderr = RedactedStream(sys.stderr)
     sys.stdout = sys.stderr
     for fd in private:
-        set_pipe_size(fd)
+        set_buffer_size(fd)
     return private[0], private[1]
 
 
