@@ -38,6 +38,12 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
   except those of its sessions until it answers a `ping`, after 5 s, then 10 s, …; after three failed
   ones it is replaced.
 
+  ## When a provider of models fails
+
+  After five failures in a row of runs that use one provider (by the last `configure_lm` of the
+  session, or without one), further runs return `:circuit_open` for 60 s; see
+  `DSPex.PythonBridge.CircuitBreaker`.
+
   ## Load
 
   Each worker runs `:threads` calls at once and lets `:queue` more wait. While all threads are busy the

@@ -67,6 +67,26 @@ defmodule DSPex.Pool.FailureTest do
     assert {:error, %Error{code: :deadline_exceeded}} = Task.await(call, 3_000)
   end
 
+  test "a worker that does not make a change for all is replaced" do
+    pool = start_pool()
+    wait_for_workers(pool, 2)
+    workers = pids(pool)
+    [stopped, other] = workers
+    signal(stopped, :STOP)
+
+    # Whichever worker is asked first: either it does not answer, or the other one does not follow.
+    anonymous(pool, :update_session_data, %{key: "a", value: 1}, timeout: 300)
+    wait_until(fn -> stopped not in pids(pool) and length(pids(pool)) == 2 end, 20_000)
+    signal(stopped, :KILL)
+    assert other in pids(pool)
+    {:ok, _} = anonymous(pool, :update_session_data, %{key: "b", value: 2})
+
+    datas =
+      for _ <- 1..10, {:ok, %{"data" => data}} = anonymous(pool, :get_session_data), do: data
+
+    assert [%{"b" => 2}] = Enum.uniq(datas)
+  end
+
   test "a durable session goes on in another worker" do
     folder = Path.join(System.tmp_dir!(), "bridge-store-#{System.unique_integer([:positive])}")
     File.mkdir_p!(folder)

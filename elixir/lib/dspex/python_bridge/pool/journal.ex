@@ -100,12 +100,14 @@ defmodule DSPex.PythonBridge.Pool.Journal do
   end
 
   def handle_call({:change, pool, change}, _from, state) do
-    {result, others} = first(state.members, change, @attempts)
+    {result, worker, others} = first(state.members, change, @attempts)
 
     if done?(result) do
       follow(pool, others, change, result)
       {:reply, result, noted(state, change, result)}
     else
+      # It may have made the change although it has not said so.
+      if uncertain?(result), do: Server.succeed(pool.server, worker.owner)
       {:reply, result, state}
     end
   rescue
@@ -123,14 +125,17 @@ defmodule DSPex.PythonBridge.Pool.Journal do
   defp done?(:none), do: false
   defp done?(result), do: elem(result, 0) == :ok
 
+  defp uncertain?({:error, %{code: code}}), do: code in [:deadline_exceeded, :cancelled]
+  defp uncertain?(_result), do: false
+
   # What a worker that has ended did to its state has ended with it, so another may be asked.
-  defp first([], _change, _attempts), do: {:none, []}
+  defp first([], _change, _attempts), do: {:none, nil, []}
 
   defp first([{_, connection} | others], change, attempts) do
     case attempt(connection, change, change.args) do
       :closed -> first(others, change, attempts)
       {:error, %{code: :worker_crashed}} when attempts > 1 -> first(others, change, attempts - 1)
-      result -> {result, others}
+      result -> {result, connection, others}
     end
   end
 

@@ -46,6 +46,10 @@ defmodule DSPex.PythonBridge.Pool.Server do
   @spec replace(pid(), pid(), Error.t()) :: :ok
   def replace(server, owner, error), do: GenServer.cast(server, {:replace, owner, error})
 
+  @doc "Starts a successor of a worker, which ends when its sessions have ended."
+  @spec succeed(pid(), pid()) :: :ok
+  def succeed(server, owner), do: GenServer.cast(server, {:succeed, owner})
+
   @doc "Reports a fault of a worker that runs, for instance that it has not answered."
   @spec fault(pid(), pid(), Error.t()) :: :ok
   def fault(server, owner, error), do: GenServer.cast(server, {:fault, owner, error})
@@ -130,6 +134,16 @@ defmodule DSPex.PythonBridge.Pool.Server do
     case Roster.by_owner(state, owner) do
       %{state: from} = slot when from in [:ready, :ejected] ->
         {:noreply, Roster.act(state, slot, {:end, error})}
+
+      _ ->
+        {:noreply, state}
+    end
+  end
+
+  def handle_cast({:succeed, owner}, state) do
+    case Roster.by_owner(state, owner) do
+      %{state: :ready, session: nil, successor?: false} = slot ->
+        {:noreply, Roster.act(state, slot, {:succeed, :uncertain})}
 
       _ ->
         {:noreply, state}
