@@ -114,7 +114,7 @@ def decide(
     rule = RULES.get(error.code) or RULES[error.category]
     usual = error.policy or CATEGORIES[error.category]
     severity = severity_of(severity) if severity is not None else _raised(usual[0], attempts, all_affected)
-    after = retry_after(error)
+    after = _retry_after(error)
     first = usual[1]
     if error.category == "python" and _is_retryable(error):
         first = "backoff_retry"
@@ -154,17 +154,17 @@ def severity_of(word: str) -> str:
     return severity
 
 
-def retry_after(error: BridgeError) -> float | None:
-    """Return how many seconds to wait before the call is repeated, as the error says, or None if it does not."""
+def _is_retryable(error: BridgeError) -> bool:
+    retryable = error.details.get("retryable")
+    return retryable is True or (retryable is not False and _retry_after(error) is not None)
+
+
+def _retry_after(error: BridgeError) -> float | None:
+    """Return the seconds that the error asks to wait, or None. Its details come from another process."""
     seconds = error.details.get("retry_after")
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
         return None
     return float(min(seconds, LONGEST_HINT))
-
-
-def _is_retryable(error: BridgeError) -> bool:
-    retryable = error.details.get("retryable")
-    return retryable is True or (retryable is not False and retry_after(error) is not None)
 
 
 def _raised(severity: str, attempts: int, all_affected: bool) -> str:

@@ -48,7 +48,8 @@ defmodule DSPex.PythonBridge.CircuitBreaker do
   @type state :: :closed | :open | :half_open
 
   @doc """
-  Returns a breaker that belongs to the calling process and ends with it.
+  Returns a breaker that belongs to the calling process and ends with it: from then on every call is
+  admitted.
 
     * `:name` - the name of the pool, for telemetry
     * `:clock` - a function that returns ms, which never decrease; by default the monotonic time
@@ -165,28 +166,33 @@ defmodule DSPex.PythonBridge.CircuitBreaker do
       [{_, circuit}] -> circuit
       [] -> @new
     end
+  rescue
+    # The owner of the table has ended, perhaps while the call was open.
+    ArgumentError -> @new
   end
 
-  # Returns whether the circuit has not been changed by another process since it was read.
+  # Returns whether the circuit was replaced: another process may have changed it since it was read.
   defp replace(_breaker, _key, circuit, circuit), do: true
 
   defp replace(%{table: table} = breaker, key, circuit, changed) do
     replaced? = replace_row(table, key, circuit, changed)
-    if replaced?, do: report(breaker, key, elem(circuit, 0), elem(changed, 0))
-    replaced?
-  end
-
-  defp replace_row(table, key, @new, changed) do
-    if :ets.info(table, :size) >= @limit, do: :ets.delete(table, :ets.first(table))
-    :ets.insert_new(table, {key, changed})
-  end
-
-  defp replace_row(table, key, circuit, @new) do
-    :ets.select_delete(table, [{{key, circuit}, [], [true]}]) == 1
+    if replaced? == true, do: report(breaker, key, elem(circuit, 0), elem(changed, 0))
+    replaced? != false
   end
 
   defp replace_row(table, key, circuit, changed) do
-    :ets.select_replace(table, [{{key, circuit}, [], [{:const, {key, changed}}]}]) == 1
+    case {circuit, changed} do
+      {@new, _} -> insert_row(table, key, changed)
+      {_, @new} -> :ets.select_delete(table, [{{key, circuit}, [], [true]}]) == 1
+      _ -> :ets.select_replace(table, [{{key, circuit}, [], [{:const, {key, changed}}]}]) == 1
+    end
+  rescue
+    ArgumentError -> :ended
+  end
+
+  defp insert_row(table, key, circuit) do
+    if :ets.info(table, :size) >= @limit, do: :ets.delete(table, :ets.first(table))
+    :ets.insert_new(table, {key, circuit})
   end
 
   defp report(_breaker, _key, state, state), do: :ok

@@ -187,17 +187,6 @@ defmodule DSPex.PythonBridge.PoolErrorHandler do
     raise ArgumentError, "a severity must be one of #{words}, not #{inspect(word)}"
   end
 
-  @doc """
-  Returns how many ms to wait before the call is repeated, as the error says, or `nil` if it does
-  not.
-  """
-  @spec retry_after(Error.t()) :: non_neg_integer() | nil
-  def retry_after(%Error{details: %{"retry_after" => seconds}})
-      when is_number(seconds) and seconds >= 0,
-      do: round(min(seconds, @longest_hint) * 1000)
-
-  def retry_after(_error), do: nil
-
   # Severity and recovery
 
   defp checked(%{recovery: recovery} = call) when recovery in [nil | @recoveries], do: call
@@ -239,6 +228,13 @@ defmodule DSPex.PythonBridge.PoolErrorHandler do
   end
 
   defp retryable?(_error), do: false
+
+  # The ms that the error asks to wait, or nil.
+  defp retry_after(%Error{details: %{"retry_after" => seconds}})
+       when is_number(seconds) and seconds >= 0,
+       do: round(min(seconds, @longest_hint) * 1000)
+
+  defp retry_after(_error), do: nil
 
   # Repeating
 

@@ -72,6 +72,16 @@ defmodule DSPex.PythonBridge.CircuitBreakerTest do
     assert :ets.info(breaker.table, :size) == 0
   end
 
+  test "a breaker whose owner has ended admits every call", %{breaker: breaker} do
+    open(breaker)
+    :ets.delete(breaker.table)
+    assert CircuitBreaker.admit(breaker, "openai") == {:ok, nil}
+
+    for succeeded <- [true, false, nil], permit <- [nil, {0, self()}] do
+      assert CircuitBreaker.settle(breaker, "openai", permit, succeeded) == :ok
+    end
+  end
+
   test "the number of rows is limited", %{breaker: breaker} do
     for key <- 1..2000, do: CircuitBreaker.settle(breaker, "#{key}", nil, false)
     assert :ets.info(breaker.table, :size) == 1000

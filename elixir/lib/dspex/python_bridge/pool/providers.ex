@@ -46,9 +46,17 @@ defmodule DSPex.PythonBridge.Pool.Providers do
 
   defp guarded_by(breaker, provider, run) do
     with {:ok, permit} <- CircuitBreaker.admit(breaker, provider) do
-      {result, failed?} = run.()
-      CircuitBreaker.settle(breaker, provider, permit, succeeded(result, failed?))
-      result
+      try do
+        run.()
+      catch
+        kind, reason ->
+          CircuitBreaker.settle(breaker, provider, permit, nil)
+          :erlang.raise(kind, reason, __STACKTRACE__)
+      else
+        {result, failed?} ->
+          CircuitBreaker.settle(breaker, provider, permit, succeeded(result, failed?))
+          result
+      end
     end
   end
 
