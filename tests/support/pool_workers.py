@@ -112,6 +112,12 @@ def length(args: Text, context: Any):
     return len(args.text)
 
 
+@adapter.command("length_once", Text, lane="worker")
+def length_once(args: Text, context: Any):
+    """Do the same; this command is not idempotent."""
+    return len(args.text)
+
+
 HELD = []
 
 

@@ -77,6 +77,7 @@ class PoolCall(concurrent.futures.Future[Any]):
         self._jobs = jobs
         self._on_event = on_event
         self._has_delivered = False
+        self._evaluated: OpenCall | None = None
         self._lock = RLock()
 
     @property
@@ -96,7 +97,7 @@ class PoolCall(concurrent.futures.Future[Any]):
             broadcast = self._runner.broadcast(self._request)
             self._jobs.run(partial(self.conclude, partial(self._runner.finish, broadcast)))
         elif self._on_event is None:
-            self._runner.send(self._request, caller_waits=False, on_end=self._ended)
+            self._runner.send(self._request, self._ended)
         else:
             call = self._runner.send(self._request)
             try:
@@ -154,19 +155,20 @@ class PoolCall(concurrent.futures.Future[Any]):
             else:
                 self.set_exception(error)
 
-    def _ended(self) -> None:
+    def _ended(self, call: OpenCall) -> None:
         """Note, in the event loop of the connection, that the call has ended."""
-        self._jobs.run_short(self._evaluate)
+        self._jobs.run_short(partial(self._evaluate, call))
 
-    def _evaluate(self) -> None:
-        request = self._request
-        assert request.call is not None
-        if self.done():
-            return
+    def _evaluate(self, call: OpenCall) -> None:
+        """Conclude the future with what a call has ended with, or make another one. Has no effect the second time."""
+        with self._lock:
+            if self._evaluated is call or self.done():
+                return
+            self._evaluated = call
         try:
-            result = request.call.outcome()
+            result = call.outcome()
         except BridgeError as error:
-            delay = None if self._has_delivered else self._runner.delay(request, error)
+            delay = None if self._has_delivered else self._runner.delay(self._request, error)
             if delay is None:
                 self.conclude(partial(_raise, error))
             else:
@@ -197,7 +199,7 @@ class PoolCall(concurrent.futures.Future[Any]):
             call.cancel(error)
             self.conclude(partial(_raise, error))
         else:
-            self._evaluate()
+            self._evaluate(call)
 
     def _invoke_callbacks(self) -> None:
         if self._done_callbacks:  # type: ignore[attr-defined]

@@ -39,6 +39,9 @@ class Launcher(Protocol):
     def kill(self, client: Client) -> None:
         """End a worker that may not notice the end of its connection."""
 
+    def renew(self) -> None:
+        """Get the workers to come from a new template, if they come from one. Raises WorkerCrashed if it fails."""
+
     def stop(self, timeout: float | None) -> None:
         """Start no more workers. All have been stopped."""
 
@@ -51,6 +54,9 @@ class Starter:
 
     def kill(self, client: Client) -> None:
         """Do nothing: the client kills its worker."""
+
+    def renew(self) -> None:
+        """Do nothing: each worker is new."""
 
     def stop(self, timeout: float | None) -> None:
         """Do nothing."""
@@ -113,9 +119,14 @@ class Forks:
 
     def renew(self) -> None:
         """Start another template for the workers to come. The present one ends with its last worker."""
+        template = self._new()
+        try:
+            template.wait_ready(self._timeout)
+        except BaseException:
+            template.kill()
+            raise
         with self._lock:
-            before = self._template
-            self._template = self._new()
+            before, self._template = self._template, template
         if before is not None:
             before.drain()
 

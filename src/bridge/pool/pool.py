@@ -244,6 +244,14 @@ class Pool:
         """Ping each worker. Return whether the pool is "healthy", "degraded" or "down", and one map for each slot."""
         return report.health(self._slots, timeout)
 
+    def renew(self) -> None:
+        """Replace all workers, and the template, by new ones, without a failed call; return when they take the calls.
+
+        Sessions stay where they are for up to a minute. Raises WorkerCrashed if the new template does not start.
+        """
+        self._check_own()
+        self._supervisor.renew("the pool is renewed")
+
     def drain(self, timeout: float | None = 30.0) -> bool:
         """Take no more calls, wait at most `timeout` seconds until the open ones have ended, and stop the workers.
 

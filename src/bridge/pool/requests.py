@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -54,15 +55,22 @@ class Request:
         """Return the error of a call whose time is over."""
         return errors.DeadlineExceeded(f"no reply to {self.command} within {self.timeout} s", timeout=self.timeout)
 
-    def send(self, slot: Slot, caller_waits: bool, on_end: Callable[[], None] | None) -> OpenCall:
-        """Send the request to a slot's worker, and return the call. Raises the errors of `Client.submit`."""
+    def send(self, slot: Slot, on_end: Callable[[OpenCall], None] | None) -> OpenCall:
+        """Send the request to a slot's worker, and return the call. Raises the errors of `Client.submit`.
+
+        on_end(call): called at the end of the call, perhaps twice, and never if this method raises. None: the caller
+        waits for the call.
+        """
         left = self.timeout if self.attempts == 0 else self.left()
         self.slot, self.started, self.call = slot, False, None
         self.attempts += 1
-        self.call = call = slot.open(self.command, left, self.has_events, caller_waits)
-        call.on_end = on_end
+        self.call = call = slot.open(self.command, left, self.has_events, caller_waits=on_end is None)
         slot.connection.start(call, self.args, self.session_id, self.traceparent, self.timing)
         self.started = True
+        if on_end is not None:
+            call.on_end = partial(on_end, call)
+            if call.has_ended:
+                on_end(call)
         return call
 
     def was_started(self) -> bool:

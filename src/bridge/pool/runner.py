@@ -61,13 +61,13 @@ class Runner:
                 self.prepare_next(broadcast.request, error)
                 broadcast = self.broadcast(broadcast.request)
 
-    def send(self, request: Request, caller_waits: bool = True, on_end: Callable[[], None] | None = None) -> OpenCall:
-        """Send a request to a slot, and return the call. Raises the error that is final. on_end: as of an OpenCall."""
+    def send(self, request: Request, on_end: Callable[[OpenCall], None] | None = None) -> OpenCall:
+        """Send a request to a slot, and return the call. Raises the error that is final. on_end: of `Request.send`."""
         while True:
             request.slot = None
             try:
                 slot = self._router.find(request)
-                return request.send(slot, caller_waits, on_end)
+                return request.send(slot, on_end)
             except BridgeError as error:
                 self.prepare_next(request, error)
 

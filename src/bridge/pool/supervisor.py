@@ -110,6 +110,16 @@ class Supervisor:
         self._report({"event": "recycle", "slot": slot.number, "pid": slot.pid, "reason": reason})
         self._add(successor)
 
+    def renew(self, reason: str) -> None:
+        """Recycle all workers, with those of a new template, and wait until the new ones have taken their places."""
+        self._launcher.renew()
+        with self._slots.changed:
+            before = self._slots.ready
+            for slot in before:
+                self.recycle(slot, reason)
+            while not self.closed and any(slot.state == "ready" for slot in before):
+                self._slots.changed.wait()
+
     def drain(self, slot: Slot, reason: str) -> None:
         """Send a slot only the calls of its sessions from now on. `end` ends it."""
         self._slots.move(slot, "draining", reason)
