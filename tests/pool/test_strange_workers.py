@@ -16,7 +16,7 @@ from peer import wait_until
 COMMANDS = {"ask": {"lane": "thread", "idempotent": True}, "ask_once": {"lane": "thread", "idempotent": False}}
 ANSWERS = {
     "hello": {"version": "0", "adapter": "strange", "accepted": []},
-    "get_stats": {"worker": {"threads": 4, "queue": 4}},
+    "get_stats": {"worker": {"threads": 4, "queue": 400}},
     "describe": {"commands": COMMANDS},
     "ping": {"status": "ok", "mode": "standalone"},
 }

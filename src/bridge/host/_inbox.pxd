@@ -58,6 +58,7 @@ cdef class Inbox:
     cdef bint has_served             # a caller that waited has got what it waited for
 
     cdef bint remove(self, Exchange call)
+    cdef void wake_reader(self)
     cdef int ended(self, Exchange call) except -1
     cdef void wake(self, Exchange call, bint has_ended)
     cdef int wait(self, Exchange call, object deadline, bint for_event) except -1

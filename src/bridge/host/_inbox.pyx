@@ -206,9 +206,13 @@ cdef class Inbox:
             return False
         call.error = error
         self.ended(call)
+        self.wake_reader()
+        return True
+
+    cdef void wake_reader(self):
+        """Wake the caller that reads, unless it is this thread: it may wait for the call that has changed."""
         if self.reading > HANDED_OVER and self.reading != PyThread_get_thread_ident():
             bridge_signal(self.wake_fd)
-        return True
 
     cdef bint remove(self, Exchange call):
         if self.calls.pop(call.id, None) is None:
@@ -238,6 +242,7 @@ cdef class Inbox:
         if self.remove(call):
             call.reply = reply
             self.ended(call)
+            self.wake_reader()
 
     def add_event(self, Exchange call not None, Frame event not None):
         """Add an event to a call that asked for events. Have the worker paused if too many wait to be consumed."""
@@ -251,6 +256,7 @@ cdef class Inbox:
             call.awaits_event = False
             self.add_job(EVENT, call)
         self.wake(call, False)
+        self.wake_reader()
 
     # Waiting and reading
 
