@@ -8,6 +8,12 @@ defmodule DSPex.PythonBridge.ConnectTest do
   alias DSPex.PythonBridge.{Bridge, Error}
   alias DSPex.Tool
 
+  # Until the end of the test at the latest: a bridge does not kill a worker that it has not started.
+  defp suspend(worker) do
+    on_exit(fn -> System.cmd("kill", ["-CONT", "#{worker}"], stderr_to_stdout: true) end)
+    signal(worker, :STOP)
+  end
+
   describe "a worker at a socket" do
     test "answers calls, casts and streams, with small and large frames" do
       bridge = start_bridge(transport: :socket)
@@ -104,9 +110,10 @@ defmodule DSPex.PythonBridge.ConnectTest do
 
   describe "a worker that does not read" do
     test "keeps nobody waiting beyond the deadline, and gets whole frames when it reads again" do
-      bridge = start_bridge(transport: :socket, heartbeat_interval: false)
+      # The JSON module of the tests is slow.
+      bridge = start_bridge(transport: :socket, heartbeat_interval: false, format: :etf)
       worker = worker_pid(bridge)
-      signal(worker, :STOP)
+      suspend(worker)
       blob = :binary.copy("x", 3_000_000)
 
       callers =
@@ -358,7 +365,7 @@ defmodule DSPex.PythonBridge.ConnectTest do
       worker = worker_pid(bridge)
       call = Task.async(fn -> Bridge.call(bridge, :sleep, %{seconds: 20}, []) end)
       wait_until(fn -> Bridge.get_status(bridge).open_calls == 1 end)
-      signal(worker, :STOP)
+      suspend(worker)
       assert {:error, %Error{details: %{"signal" => "SIGKILL"}}} = Task.await(call)
       assert_received {:ended, ^worker}
       wait_until(fn -> not os_alive?(worker) end)
@@ -393,7 +400,7 @@ defmodule DSPex.PythonBridge.ConnectTest do
     test "follows missed heartbeats" do
       bridge = start_bridge(transport: :socket, heartbeat_interval: 50)
       worker = worker_pid(bridge)
-      signal(worker, :STOP)
+      suspend(worker)
       wait_until(fn -> Bridge.get_status(bridge).stats.restarts == 1 end)
       assert {:ok, _} = Bridge.call(bridge, :ping, %{}, [])
       # The worker finds its connection closed.
