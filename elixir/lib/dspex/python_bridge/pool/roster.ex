@@ -231,7 +231,14 @@ defmodule DSPex.PythonBridge.Pool.Roster do
   defp failed(state, slot, error) do
     log(state, slot, error)
     now = Connection.now()
-    %{state | failure: error, loop: CrashLoop.ended(state.loop, now - slot.started, error, now)}
+
+    # Nobody reports how a worker has ended whose template has ended before.
+    loop =
+      if slot.address == state.address,
+        do: CrashLoop.ended(state.loop, now - slot.started, error, now),
+        else: state.loop
+
+    %{state | failure: error, loop: loop}
   end
 
   defp log(state, slot, error) do
