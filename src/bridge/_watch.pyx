@@ -2,7 +2,7 @@
 
 It needs neither the GIL nor the interpreter, so it also works while a handler holds the GIL forever. It detects the end
 of either pipe, the death of the parent, and a SIGTERM that Python has received. From then on the process has a grace
-period to end by itself.
+period to end by itself, which is short once nobody reads its replies.
 """
 
 cdef extern from *:
@@ -28,7 +28,8 @@ cdef extern from *:
     #define POLLRDHUP 0
     #endif
 
-    enum { NUDGE_MS = 50, PARENT_CHECK_MS = 500 };
+    /* GONE_MS: the time for open calls of a host that reads no replies anymore. */
+    enum { NUDGE_MS = 50, PARENT_CHECK_MS = 500, GONE_MS = 500 };
 
     typedef struct {
         int read_fd, write_fd, wake_fd, parent, grace_ms;
@@ -156,8 +157,9 @@ cdef extern from *:
             if (entries[0].revents || entries[1].revents || entries[3].revents) break;
             signalled = watch_saw_sigterm(watch.wake_fd);
         }
-        int64_t deadline = watch_now_ms() + watch.grace_ms;
-        while (watch_now_ms() < deadline) {
+        int64_t deadline = watch_now_ms() + watch.grace_ms, gone_at = deadline;
+        while (watch_now_ms() < deadline && watch_now_ms() < gone_at) {
+            if (gone_at == deadline && poll(&entries[1], 1, 0) > 0) gone_at = watch_now_ms() + GONE_MS;
             poll(NULL, 0, NUDGE_MS);
             /* A signal that arrives just before a blocking read does not interrupt it. */
             if (signalled) pthread_kill(watch.main_thread, SIGTERM);
@@ -241,7 +243,8 @@ def start(int read_fd, int write_fd, int wake_fd, int parent, int grace_ms):
     """Start the watching thread. Call this on the main thread. Raises OSError.
 
     parent: the parent's pid at the start of the process; 0: its end does not matter. wake_fd: not blocking; the numbers of received signals are
-    read from it. `grace_ms` after the host is gone, the process and its children are ended, with exit status 0.
+    read from it. `grace_ms` after the host is gone, or half a second after it has stopped to read replies too, the process and its
+    children are ended, with exit status 0.
     """
     cdef int error = bridge_start_watch(read_fd, write_fd, wake_fd, parent, grace_ms)
     if error:
