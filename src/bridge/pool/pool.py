@@ -19,7 +19,8 @@ from bridge.host.timeouts import seconds_of
 from bridge.host.tools import Callables, Tool, Tools
 from bridge.options import DEFAULT_MAX_FRAME, DEFAULT_MAX_VALUES
 from bridge.pool import report
-from bridge.pool.calls import Jobs, PoolCall, PoolStream
+from bridge.pool.calls import PoolCall, PoolStream
+from bridge.pool.jobs import Jobs
 from bridge.pool.journal import Journal
 from bridge.pool.launcher import launcher_for
 from bridge.pool.recovery import Recovery
