@@ -126,3 +126,24 @@ def fail(args: None, context: Context) -> dict[str, Any]:
     except ValueError:
         logging.getLogger("test").exception("it went wrong:\nin two lines")
     raise RuntimeError("not caught\nat all")
+
+
+class Item(msgspec.Struct):
+    item: int
+    id: str | None = None
+
+
+collected: list[int] = []
+
+
+@adapter.command("collect", Item, lane="session")
+def collect(args: Item, context: Context) -> dict[str, int]:
+    """Adds to what was collected."""
+    collected.append(args.item)
+    return {"count": len(collected)}
+
+
+@adapter.command("collected", lane="inline", idempotent=True)
+def all_collected(args: None, context: Context) -> dict[str, list[int]]:
+    """What was collected, in order."""
+    return {"items": collected}

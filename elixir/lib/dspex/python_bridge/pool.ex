@@ -63,7 +63,7 @@ defmodule DSPex.PythonBridge.Pool do
   @lanes %{
     "run" => :run,
     "session" => :all,
-    "everyone" => :all,
+    "everyone" => :everyone,
     "end_session" => :end_session,
     "end_all" => :end_all
   }
@@ -133,7 +133,7 @@ defmodule DSPex.PythonBridge.Pool do
   end
 
   defp kind(name, _about) when name in @refused, do: :refused
-  defp kind(name, _about) when name in @everywhere, do: :all
+  defp kind(name, _about) when name in @everywhere, do: :everyone
   defp kind(_name, about), do: Map.get(@lanes, about["lane"], :one)
 
   @doc "Returns what the pool does with a command, and whether it is idempotent."

@@ -7,10 +7,10 @@ defmodule DSPex.Pool.ChangesTest do
   defp after_changes(changes) do
     {entries, _} =
       Enum.reduce(changes, {[], 1}, fn {command, args}, {entries, next} ->
-        Changes.add(entries, command, args, next)
+        Changes.add(entries, :all, command, args, next)
       end)
 
-    for {_, _, command, args} <- Enum.reverse(entries), do: {command, args}
+    for {_, _, _, command, args} <- Enum.reverse(entries), do: {command, args}
   end
 
   test "the last change of each program, model, tool and key is kept, in order" do
@@ -49,6 +49,29 @@ defmodule DSPex.Pool.ChangesTest do
     assert Changes.merged_key("update_session_data", %{key: "a"}) == nil
   end
 
+  test "a tool takes the place of the one that it replaces, because programs may need it" do
+    tools = fn names ->
+      {"register_tools", %{"tools" => for(name <- names, do: %{name: name})}}
+    end
+
+    assert after_changes([
+             tools.(["a", "b"]),
+             {"create_program", %{id: "p", tools: ["a"]}},
+             tools.(["a"]),
+             tools.(["c", "b"])
+           ]) == [
+             tools.(["a"]),
+             tools.(["b"]),
+             {"create_program", %{"id" => "p", "tools" => ["a"]}},
+             tools.(["c"])
+           ]
+  end
+
+  test "all changes of other commands are kept, in order" do
+    changes = for n <- 1..3, do: {"collect", %{"id" => "a", "key" => "b", "item" => n}}
+    assert after_changes(changes ++ changes) == changes ++ changes
+  end
+
   test "replace drops all other tools" do
     assert [{"register_tools", %{"replace" => true}}] =
              after_changes([
@@ -58,9 +81,12 @@ defmodule DSPex.Pool.ChangesTest do
   end
 
   test "what applies to all sessions outlives them" do
-    {entries, next} = Changes.add([], "configure_lm", %{model: "a"}, 1)
-    {entries, 3} = Changes.add(entries, "create_program", %{id: "p"}, next)
-    assert [{1, _, "configure_lm", _}] = Changes.without_sessions(entries)
+    {entries, next} = Changes.add([], :everyone, "configure_lm", %{model: "a"}, 1)
+    {entries, 3} = Changes.add(entries, :all, "create_program", %{id: "p"}, next)
+    {entries, 4} = Changes.add(entries, :everyone, "of_an_adapter", %{}, 3)
+
+    assert [{3, _, _, "of_an_adapter", _}, {1, _, _, "configure_lm", _}] =
+             Changes.without_sessions(entries)
   end
 
   test "a crash loop: delays, and what does not count" do

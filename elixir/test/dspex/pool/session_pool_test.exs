@@ -80,6 +80,76 @@ defmodule DSPex.Pool.SessionPoolTest do
     end
   end
 
+  test "a new worker gets all changes of an adapter's own commands, in order" do
+    pool = start_pool(adapter: "bridge_test_adapter:adapter", workers: 1)
+    for n <- [1, 2, 1], do: {:ok, _} = anonymous(pool, :collect, %{id: "same", item: n})
+    [pid] = pids(pool)
+    System.cmd("kill", ["-9", "#{pid}"])
+    wait_until(fn -> pids(pool) not in [[], [pid]] end, 20_000)
+    assert anonymous(pool, :collected) == {:ok, %{"items" => [1, 2, 1]}}
+  end
+
+  test "the changes that a new worker needs are limited" do
+    pool = start_pool(adapter: "bridge_test_adapter:adapter", workers: 1)
+
+    1..10_001
+    |> Task.async_stream(fn n -> anonymous(pool, :collect, %{item: n}) end, max_concurrency: 50)
+    |> Enum.split_with(&match?({:ok, {:ok, _}}, &1))
+    |> then(fn {done, [{:ok, {:error, error}}]} ->
+      assert length(done) == 10_000
+      assert %Error{code: :quota_exceeded, details: %{"limit" => 10_000}} = error
+    end)
+
+    {:ok, _} = anonymous(pool, :reset_state)
+    assert {:ok, %{"count" => 10_001}} = anonymous(pool, :collect, %{item: 0})
+  end
+
+  test "a new worker gets the program that was kept, and tools that were registered again" do
+    pool = dspy_pool(workers: 1)
+    tool = DSPex.Tool.new("find", "finds", %{text: :string}, fn _ -> "" end)
+    signature = Signature.new("question -> answer")
+    other = Signature.new("question -> other")
+    {:ok, _} = SessionPoolV2.register_tools([tool], pool_name: pool)
+
+    react = %{id: "react", program_type: "react", tools: ["find"], signature: signature}
+    {:ok, _} = anonymous(pool, :create_program, react)
+    {:ok, _} = SessionPoolV2.register_tools([tool], pool_name: pool)
+    kept = %{id: "kept", if_exists: "keep"}
+    {:ok, _} = anonymous(pool, :create_program, Map.put(kept, :signature, signature))
+
+    {:ok, %{"status" => "exists"}} =
+      anonymous(pool, :create_program, Map.put(kept, :signature, other))
+
+    [pid] = pids(pool)
+    System.cmd("kill", ["-9", "#{pid}"])
+    wait_until(fn -> pids(pool) not in [[], [pid]] end, 20_000)
+    assert {:ok, _} = anonymous(pool, :get_program_info, %{program_id: "react"})
+    {:ok, %{"signature" => found}} = anonymous(pool, :get_program_info, %{program_id: "kept"})
+    assert inspect(found) =~ "answer"
+    refute inspect(found) =~ "other"
+  end
+
+  test "the session may stand among the options" do
+    pool = start_pool()
+    {:ok, _} = anonymous(pool, :echo, %{}, session_id: "ann")
+    assert %{sessions: 1} = SessionPoolV2.get_pool_status(pool)
+  end
+
+  test "a session whose worker has ended can be ended and created without being told" do
+    pool = start_pool(workers: 1)
+
+    for call <- [
+          fn -> SessionPoolV2.end_session("ann", pool_name: pool) end,
+          fn -> elem(in_session(pool, "ann", :create_session), 0) end
+        ] do
+      {:ok, _} = in_session(pool, "ann", :echo)
+      pid = pid_of(pool, "ann")
+      System.cmd("kill", ["-9", "#{pid}"])
+      wait_until(fn -> pids(pool) not in [[], [pid]] end, 20_000)
+      assert call.() == :ok
+    end
+  end
+
   test "a change that a worker refuses has not happened in any" do
     pool = dspy_pool()
     assert {:error, %Error{code: :invalid_args}} = anonymous(pool, :create_program, %{id: "x"})

@@ -1,33 +1,43 @@
 defmodule DSPex.PythonBridge.Pool.Changes do
   @moduledoc """
   Which changes of the shared state a new worker needs: the last one of each program, of each tool, of
-  each key of the data, and of each other command.
+  each key of the data, of the language model, and of each logger's level. What other commands have
+  changed is not known here, so all of their changes are kept.
 
-  A change is a command with its args. Pure functions; a list of entries `{number, key, command, args}`
-  has the newest first.
+  A change is a command with its args. Pure functions; a list of entries
+  `{number, key, kind, command, args}` has the last one to be made first.
   """
 
-  @type key :: {atom() | String.t(), term()}
-  @type entry :: {pos_integer(), key(), String.t(), map()}
+  alias DSPex.PythonBridge.Pool
 
-  # What applies to all sessions outlives them.
-  @lasting ["configure_lm", "set_log_level"]
+  @type key :: {atom(), term()}
+  @type entry :: {pos_integer(), key(), Pool.kind(), String.t(), map()}
 
-  @doc "Adds a change to entries, without those that it makes superfluous."
-  @spec add([entry()], String.t(), map(), pos_integer()) :: {[entry()], pos_integer()}
-  def add(entries, command, args, next) do
-    {superfluous, more} = change(command, with_text_keys(args))
-    kept = Enum.reject(entries, fn {_, key, _, _} -> superfluous?(key, superfluous) end)
+  @doc """
+  Adds a change to entries, without those that it makes superfluous. Each new entry gets a number,
+  from `next` on, and takes the place of a tool that it replaces: programs may need that tool.
+  """
+  @spec add([entry()], Pool.kind(), String.t(), map(), pos_integer()) ::
+          {[entry()], pos_integer()}
+  def add(entries, kind, command, args, next) do
+    {superfluous, more} = change(command, with_text_keys(args), next)
 
-    Enum.reduce(more, {kept, next}, fn {key, args}, {entries, next} ->
-      {[{next, key, command, args} | entries], next + 1}
+    Enum.reduce(more, {without(entries, superfluous), next}, fn {key, args}, {entries, next} ->
+      {put(entries, {next, key, kind, command, args}), next + 1}
     end)
+  end
+
+  defp put(entries, {_, key, _, _, _} = entry) do
+    case List.keymember?(entries, key, 1) do
+      true -> List.keyreplace(entries, key, 1, entry)
+      false -> [entry | entries]
+    end
   end
 
   @doc "Returns what is left when the sessions have ended, the default session included."
   @spec without_sessions([entry()]) :: [entry()]
   def without_sessions(entries) do
-    Enum.filter(entries, fn {_, _, command, _} -> command in @lasting end)
+    Enum.filter(entries, fn {_, _, kind, _, _} -> kind == :everyone end)
   end
 
   @doc "Returns the args of a change with keys that are strings."
@@ -43,27 +53,40 @@ defmodule DSPex.PythonBridge.Pool.Changes do
 
   def merged_key(_command, _args), do: nil
 
+  defp without(entries, []), do: entries
+
+  defp without(entries, superfluous) do
+    Enum.reject(entries, fn entry -> superfluous?(elem(entry, 1), superfluous) end)
+  end
+
   defp superfluous?(key, superfluous), do: key in superfluous or elem(key, 0) in superfluous
 
-  # Returns the keys, or first elements of keys, of what is superfluous, and what takes its place.
-  defp change(command, args) when command in ["create_program", "create_gemini_program"] do
+  # Returns the keys, or first elements of keys, of what is superfluous, and what is added.
+  defp change(command, args, _next) when command in ["create_program", "create_gemini_program"] do
     key = {:program, args["id"]}
     {[key], [{key, args}]}
   end
 
-  defp change("delete_program", args), do: {[{:program, args["program_id"]}], []}
+  defp change("delete_program", args, _next), do: {[{:program, args["program_id"]}], []}
 
-  defp change("register_tools", args) do
-    key = {:tools, args["tools"] |> List.wrap() |> Enum.map(&name/1) |> Enum.sort()}
-    {[if(args["replace"], do: :tools, else: key)], [{key, args}]}
+  defp change("register_tools", %{"replace" => true} = args, _next) do
+    {[:tool, :tools], [{{:tools, :all}, args}]}
   end
 
-  defp change("update_session_data", args), do: data(operation(args), args["key"], args)
+  defp change("register_tools", args, _next) do
+    {[],
+     for(tool <- List.wrap(args["tools"]), do: {{:tool, name(tool)}, %{args | "tools" => [tool]}})}
+  end
 
-  defp change(command, args) do
-    key = {command, args["id"] || args["key"] || args["name"] || args["logger"]}
+  defp change("update_session_data", args, _next), do: data(operation(args), args["key"], args)
+  defp change("configure_lm", args, _next), do: {[{:model, nil}], [{{:model, nil}, args}]}
+
+  defp change("set_log_level", args, _next) do
+    key = {:log_level, args["logger"]}
     {[key], [{key, args}]}
   end
+
+  defp change(_command, args, next), do: {[], [{{:other, next}, args}]}
 
   defp name(tool), do: Map.get(tool, :name) || Map.get(tool, "name")
 

@@ -46,7 +46,7 @@ defmodule DSPex.PythonBridge.Pool.Execution do
   defp execute(kind, %{session_id: nil} = request), do: all(kind, request)
   defp execute(:end_all, request), do: all(:end_all, request)
   defp execute(:end_session, request), do: end_session(request)
-  defp execute(:all, request), do: request |> one() |> noted(request)
+  defp execute(_change, request), do: request |> one() |> noted(request)
 
   defp provider_failed?({:error, error}), do: PoolErrorHandler.decide(error).against_breaker
   defp provider_failed?(_result), do: false

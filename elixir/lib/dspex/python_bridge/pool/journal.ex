@@ -7,11 +7,12 @@ defmodule DSPex.PythonBridge.Pool.Journal do
   not happened. Then it is made in all others, and the caller gets its reply. A new worker gets all
   changes, in order, before its first call.
 
-  Changes that a later one makes superfluous are dropped, so the journal is as long as the state that
-  it describes.
+  Changes that a later one makes superfluous are dropped (see `DSPex.PythonBridge.Pool.Changes`). With
+  10 000 entries the journal is full, and further changes return `:quota_exceeded`.
   """
 
   use GenServer
+  require Logger
 
   alias DSPex.PythonBridge.{Call, Connection, Error, OpenCall, Pool, Telemetry}
   alias DSPex.PythonBridge.Pool.{Changes, Server}
@@ -22,6 +23,7 @@ defmodule DSPex.PythonBridge.Pool.Journal do
   @attempts 2
   # Pause before an overloaded worker is asked again, ms.
   @pause 50
+  @most_entries 10_000
   # What the caller of a change waits longer than its deadline, ms.
   @slack 1_000
 
@@ -62,7 +64,8 @@ defmodule DSPex.PythonBridge.Pool.Journal do
 
   @doc """
   Gives a new worker the shared state; from then on it gets every change. Runs in the process that
-  prepares the worker, and raises if a change fails.
+  prepares the worker, and raises if the worker does not make a change in time; one that it refuses is
+  logged.
   """
   @spec join(GenServer.server(), Connection.t()) :: :ok
   def join(journal, connection), do: join(journal, connection, 0)
@@ -72,15 +75,20 @@ defmodule DSPex.PythonBridge.Pool.Journal do
       :joined ->
         :ok
 
-      {:more, entries} ->
-        for {_, _, command, args} <- entries, do: replay!(connection, command, args)
-        join(journal, connection, entries |> List.last() |> elem(0))
+      {:more, entries, last} ->
+        for {_, _, _, command, args} <- entries, do: replay!(connection, command, args)
+        join(journal, connection, last)
     end
   end
 
+  # A worker without, say, a program whose tool is gone is of more use than none.
   defp replay!(connection, command, args) do
     with {:error, error} <- Call.run(connection, command, args, @replay_timeout) do
-      raise %{error | message: "the pool's #{command} failed: #{error.message}"}
+      line = "the pool's #{command} failed: #{error.message}"
+
+      if error.category in [:request, :python],
+        do: Logger.error("#{inspect(connection.name)}: #{line}"),
+        else: raise(%{error | message: line})
     end
   end
 
@@ -89,27 +97,20 @@ defmodule DSPex.PythonBridge.Pool.Journal do
 
   @impl true
   def handle_call({:join, connection, done}, _from, state) do
-    case Enum.take_while(state.entries, fn entry -> elem(entry, 0) > done end) do
+    case Enum.filter(state.entries, fn entry -> elem(entry, 0) > done end) do
       [] ->
         Process.monitor(connection.owner)
         {:reply, :joined, %{state | members: [{connection.owner, connection} | state.members]}}
 
-      newest_first ->
-        {:reply, {:more, Enum.reverse(newest_first)}, state}
+      last_first ->
+        {:reply, {:more, Enum.reverse(last_first), state.next - 1}, state}
     end
   end
 
   def handle_call({:change, pool, change}, _from, state) do
-    {result, worker, others} = first(state.members, change, @attempts)
-
-    if done?(result) do
-      follow(pool, others, change, result)
-      {:reply, result, noted(state, change, result)}
-    else
-      # It may have made the change although it has not said so.
-      if uncertain?(result), do: Server.succeed(pool.server, worker.owner)
-      {:reply, result, state}
-    end
+    if full?(state, change),
+      do: {:reply, {:error, full()}, state},
+      else: made(state, pool, change)
   rescue
     # The args cannot be encoded: the caller's mistake.
     exception -> {:reply, {:raised, exception}, state}
@@ -121,6 +122,38 @@ defmodule DSPex.PythonBridge.Pool.Journal do
   end
 
   def handle_info(_message, state), do: {:noreply, state}
+
+  defp made(state, pool, change) do
+    {result, worker, others} = first(state.members, change, @attempts)
+
+    if done?(result) do
+      follow(pool, others, change, result)
+      {:reply, result, noted(state, change, result)}
+    else
+      # It may have made the change although it has not said so.
+      if uncertain?(result), do: Server.succeed(pool.server, worker.owner)
+      {:reply, result, state}
+    end
+  end
+
+  defp full?(state, %{kind: kind} = change) when kind in [:all, :everyone] do
+    length(state.entries) >= @most_entries and grows?(state, change)
+  end
+
+  defp full?(_state, _change), do: false
+
+  defp grows?(%{entries: entries, next: next}, change) do
+    {more, _} = Changes.add(entries, change.kind, change.command, change.args, next)
+    length(more) > length(entries)
+  rescue
+    # Invalid args, which a worker refuses.
+    _ -> false
+  end
+
+  defp full do
+    line = "the workers of a pool share at most #{@most_entries} changes made without a session"
+    Error.new(:quota_exceeded, line <> ": use sessions", %{"limit" => @most_entries})
+  end
 
   defp done?(:none), do: false
   defp done?(result), do: elem(result, 0) == :ok
@@ -197,10 +230,16 @@ defmodule DSPex.PythonBridge.Pool.Journal do
     %{state | entries: Changes.without_sessions(state.entries)}
   end
 
+  # A program that is kept has not changed.
+  defp noted(state, change, result)
+       when change.command in ["create_program", "create_gemini_program"] and
+              :erlang.map_get("status", elem(result, 1)) == "exists",
+       do: state
+
   defp noted(%{members: members} = state, change, result) do
     args = args_of_others(change, result)
     args = merged(Changes.merged_key(change.command, args), members, args)
-    {entries, next} = Changes.add(state.entries, change.command, args, state.next)
+    {entries, next} = Changes.add(state.entries, change.kind, change.command, args, state.next)
     %{state | entries: entries, next: next}
   end
 
