@@ -19,8 +19,8 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
   in each, and a new worker gets all of it before its first call.
 
   When a worker ends, its durable sessions go on in another one (flag `--store`, see
-  docs/protocol.md). The next call of any other session returns `:session_lost` once; the call after that
-  begins a new session. With `affinity: :hint` it begins a new session at once.
+  docs/protocol.md). The next call of any other session returns `:session_lost` once, unless it creates or
+  ends the session; the call after that begins a new session. With `affinity: :hint` it begins a new session at once.
 
   With `isolate: :session` each session has a worker of its own: no other session is in its process,
   and its end affects no other.
@@ -227,7 +227,8 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
   Calls a command without a session, and waits for the reply; otherwise like `execute_in_session/4`.
 
   A command that changes what all sessions see (`configure_lm`, `create_program`, …) is carried out in
-  all workers; any other one in a worker with little load.
+  all workers; any other one in a worker with little load. So the answer to `get_stats` or
+  `list_sessions` is about one worker; see `get_stats/2` and `get_pool_status/1` for the pool.
   """
   @spec execute_anonymous(command(), args(), Request.options()) :: result()
   def execute_anonymous(command, args \\ %{}, options \\ @timeout) do

@@ -8,6 +8,8 @@ defmodule DSPex.PythonBridge.Pool.Request do
   alias DSPex.PythonBridge.Pool.{Choice, Server, Sessions}
 
   @default_name DSPex.PythonBridge.SessionPoolV2
+  # Whose caller need not be told that the state of the session is lost.
+  @needs_no_state ~w(create_session cleanup_session)
   # Before the same worker is tried again, ms.
   @pause 2
 
@@ -28,7 +30,8 @@ defmodule DSPex.PythonBridge.Pool.Request do
     {name, idempotent, options} = own(options)
     {timeout, envelope} = OpenCall.envelope(options)
     args = OpenCall.args(args)
-    session_id = text(session_id || session_of(args))
+    {of_options, envelope} = session_of_envelope(envelope)
+    session_id = text(session_id || of_options || session_of(args))
 
     %__MODULE__{
       pool: Pool.fetch!(name),
@@ -56,6 +59,13 @@ defmodule DSPex.PythonBridge.Pool.Request do
     case :lists.keytake(key, 1, options) do
       {:value, {_, value}, options} -> {value, options}
       false -> {default, options}
+    end
+  end
+
+  defp session_of_envelope(envelope) do
+    case List.keytake(envelope, "session_id", 0) do
+      {{_, id}, envelope} -> {id, envelope}
+      nil -> {nil, envelope}
     end
   end
 
@@ -130,7 +140,9 @@ defmodule DSPex.PythonBridge.Pool.Request do
   defp elsewhere(%{session_id: id} = request, connection, run) do
     case Sessions.bereaved(request.pool, id, connection, request.deadline) do
       :lost ->
-        {:error, lost()}
+        if to_string(request.command) in @needs_no_state,
+          do: again(request, run),
+          else: {:error, lost()}
 
       _moved_or_new ->
         again(request, run)
