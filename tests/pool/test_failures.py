@@ -238,6 +238,7 @@ def test_a_crash_loop_is_told_with_the_last_output(start_pool, tmp_path, monkeyp
     store.rename(tmp_path / "away")
     for pid in pids_of(pool):
         os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: "ready" not in pool.status()["workers"])
     with pytest.raises(errors.WorkerCrashed, match="did not start") as caught:
         pool.call("pid", timeout=60)
     assert "sessions.db" in caught.value.details["stderr"]

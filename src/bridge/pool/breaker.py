@@ -50,7 +50,7 @@ class Breaker:
     def __init__(
         self,
         clock: Callable[[], float] = time.monotonic,
-        on_change: Callable[[str, str, str], None] | None = None,
+        on_change: Callable[[str, str, str], object] | None = None,
     ) -> None:
         self._clock = clock
         self._on_change = on_change

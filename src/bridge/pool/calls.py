@@ -133,7 +133,7 @@ class PoolCall(concurrent.futures.Future[Any]):
         except BaseException as error:
             self.conclude(partial(_raise, error))
         else:
-            self._runner.succeeded(self._request)
+            self._runner.succeeded(self._request, result)
             self.conclude(lambda: result)
 
     def _start_again(self) -> None:
@@ -247,8 +247,9 @@ class PoolStream:
             if self._outcome is not None:
                 return False
             try:
-                self._outcome = call.outcome(), None
-                self._runner.succeeded(self._request)
+                result = call.outcome()
+                self._outcome = result, None
+                self._runner.succeeded(self._request, result)
             except BridgeError as error:
                 if not self._has_delivered and not isinstance(error, CallCancelled):
                     try:

@@ -23,6 +23,7 @@ from bridge.pool.calls import PoolCall, PoolStream
 from bridge.pool.jobs import Jobs
 from bridge.pool.journal import Journal
 from bridge.pool.launcher import launcher_for
+from bridge.pool.providers import Providers
 from bridge.pool.recovery import Recovery
 from bridge.pool.requests import Request
 from bridge.pool.routing import Router
@@ -101,7 +102,7 @@ class Pool:
         most_processes = 2 * most + (session_workers if isolates else 0)
         launcher = launcher_for(process, connection, connect, template, most_processes, event, threads)
         self._slots = Slots(event)
-        self._sessions = Sessions()
+        self._sessions = Sessions(self._session_ended)
         self._journal = Journal(lambda slot: self._supervisor.recycle(slot, "its state differs from the others'"))
         self._supervisor = Supervisor(self._slots, launcher, self._tools, self._journal, threads, event)
         self._supervisor.start(least, most)
@@ -112,13 +113,15 @@ class Pool:
             self._default_session = "anonymous" if mode == "pool-worker" else "default"
             self._shared = self._journal.use(commands)
             self._ending = frozenset(each for each, spec in commands.items() if spec["lane"].startswith("end_"))
-            self._unusual = self._shared | self._ending | {"create_session"}
+            runs = frozenset(each for each, spec in commands.items() if spec["lane"] == "run")
+            self._providers = Providers(runs, event)
+            self._unusual = self._shared | self._ending | runs | {"create_session"}
             idempotent = frozenset(each for each, spec in commands.items() if spec["idempotent"])
             recovery = Recovery(self._slots, idempotent, self._supervisor, event)
             self._count_call = recovery.budget.record_call
             is_strict = affinity == "strict"
             self._router = Router(self._slots, self._sessions, self._supervisor, is_strict, isolates, session_workers)
-            self._runner = Runner(self._router, recovery, self._journal, self._succeeded)
+            self._runner = Runner(self._router, recovery, self._providers, self._journal, self._succeeded)
             self._jobs = Jobs(threads, self._supervisor.clock)
             Upkeep(self._slots, self._sessions, self._supervisor, life).start()
             if known:
@@ -307,17 +310,21 @@ class Pool:
         done = self.call("register_tools", {"tools": declared}, session_id=session_id)
         self._tools.add(done["session_id"], tools)
 
-    def _succeeded(self, request: Request) -> None:
-        """Forget the sessions that a request has ended."""
+    def _succeeded(self, request: Request, result: Any) -> None:
+        """Note which sessions a request has ended, and which provider of models it has chosen."""
+        if request.command == "configure_lm":
+            self._providers.configured(request.session, result)
         if request.command not in self._ending:
             return
         if request.session is not None:
             self._sessions.end(request.session)
-            self._tools.drop(request.session)
         elif request.is_shared:
             for session_id in list(self._sessions.homes):
                 self._sessions.end(session_id)
-                self._tools.drop(session_id)
+
+    def _session_ended(self, session_id: str) -> None:
+        self._tools.drop(session_id)
+        self._providers.forget(session_id)
 
     def _check_own(self) -> None:
         """Raise RuntimeError in a fork of the process that has started the pool."""

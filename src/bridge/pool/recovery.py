@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container
+from time import monotonic
 
 from bridge import errors
 from bridge.pool.budget import RetryBudget
@@ -28,9 +29,16 @@ class Recovery:
 
     def delay(self, request: Request, error: errors.BridgeError) -> float | None:
         """Return the seconds after which to make a request again that has failed with `error`; None: it is final."""
+        delay, against_provider = self._decision(request, error)
+        if delay is None:
+            request.settle(False if against_provider else None)
+        return delay
+
+    def _decision(self, request: Request, error: errors.BridgeError) -> tuple[float | None, bool]:
+        """Return what `delay` returns, and whether the failure counts against the provider of the model."""
         slot = request.slot
         if slot is None:  # no worker got it
-            return None
+            return None, False
         # A worker that has lost a session to another one has refused the call.
         started = request.was_started() and error.code != errors.SessionLost.code
         if isinstance(error, errors.WorkerCrashed):
@@ -38,14 +46,11 @@ class Recovery:
                 self._supervisor.ended(slot)
             request.deaths += started
         if self._supervisor.closed:
-            return None
+            return None, False
         request.avoided.append(slot)
-        try:
-            left = request.left()
-        except errors.DeadlineExceeded:
-            return None
-        if isinstance(error, errors.WorkerCrashed) and not started and request.attempts < MOST_UNSENT:
-            return 0.0
+        left = math.inf if request.deadline is None else request.deadline - monotonic()
+        if isinstance(error, errors.WorkerCrashed) and not started and request.attempts < MOST_UNSENT and left > 0:
+            return 0.0, False
         decision = decide(
             error,
             attempts=request.attempts,
@@ -53,10 +58,10 @@ class Recovery:
             started=started,
             deaths=request.deaths,
             others=any(each not in request.avoided for each in self._slots.ready),
-            remaining=math.inf if left is None else left,
+            remaining=left,
         )
         if decision.repeat is None or not self.budget.take():
-            return None
+            return None, decision.against_breaker
         self._report(
             {
                 "event": "retry",
@@ -66,7 +71,7 @@ class Recovery:
                 "delay": decision.delay,
             }
         )
-        return decision.delay
+        return decision.delay, False
 
 
 MOST_UNSENT = 10  # attempts of a request that was never sent, because the worker had ended

@@ -6,11 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from bridge import errors
 from bridge.host.open_calls import OpenCall
 from bridge.pool.slots import Slot
+
+
+class Settled(Protocol):
+    """Represents what has to know how a request has ended."""
+
+    def settle(self, succeeded: bool | None) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -22,7 +28,7 @@ class Request:
     timeout: seconds, from the beginning of the first attempt to the end of the last one. deadline: when they are over,
     in seconds of time.monotonic(). slot, call: of the latest attempt. attempts: how many slots have got the call.
     deaths: how many workers died of a signal while they had it. started: whether the latest attempt reached a worker.
-    avoided: slots that have failed, which do not get it again.
+    avoided: slots that have failed, which do not get it again. permit: of the circuit breaker, see `Providers`.
     """
 
     command: str
@@ -41,6 +47,12 @@ class Request:
     deaths: int = 0
     started: bool = False
     avoided: list[Slot] = field(default_factory=list)
+    permit: Settled | None = None
+
+    def settle(self, succeeded: bool | None) -> None:
+        """Note the end of the request. succeeded: None if it says nothing about the provider of the model."""
+        if self.permit is not None:
+            self.permit.settle(succeeded)
 
     def left(self) -> float | None:
         """Return the seconds until the deadline, or None. Raises DeadlineExceeded after it."""

@@ -95,7 +95,7 @@ class Router:
             self._sessions.remove(session_id, home)
             raise slot.error
         is_kept = not self._is_strict or request.command in ENDS_OR_BEGINS or self._is_stored(request, session_id)
-        if self._sessions.remove(session_id, home) and not is_kept:
+        if self._sessions.remove(session_id, home, goes_on=is_kept) and not is_kept:
             reason = slot.connection.end_reason
             raise errors.SessionLost(f"session {session_id!r} was lost with its worker: {reason}")
 

@@ -9,6 +9,7 @@ from typing import Any
 from bridge.errors import BridgeError
 from bridge.host.open_calls import OpenCall
 from bridge.pool.journal import Broadcast, Journal
+from bridge.pool.providers import Providers
 from bridge.pool.recovery import Recovery
 from bridge.pool.requests import Request
 from bridge.pool.routing import Router
@@ -17,15 +18,21 @@ from bridge.pool.routing import Router
 class Runner:
     """Sends requests to the slots that the router finds, again where the policy says so.
 
-    after: called with each request that has succeeded.
+    after: called with each request that has succeeded, and its result.
     """
 
     def __init__(
-        self, router: Router, recovery: Recovery, journal: Journal, after: Callable[[Request], object]
+        self,
+        router: Router,
+        recovery: Recovery,
+        providers: Providers,
+        journal: Journal,
+        after: Callable[[Request, Any], object],
     ) -> None:
         self._after = after
         self._router = router
         self._recovery = recovery
+        self._providers = providers
         self.delay = recovery.delay
         self._journal = journal
 
@@ -41,7 +48,7 @@ class Runner:
                 call.cancel()
                 raise
             else:
-                self.succeeded(request)
+                self.succeeded(request, result)
                 return result
 
     def broadcast(self, request: Request) -> Broadcast:
@@ -55,7 +62,7 @@ class Runner:
         while True:
             try:
                 result = self._journal.finish(broadcast)
-                self._after(broadcast.request)
+                self._after(broadcast.request, result)
                 return result
             except BridgeError as error:
                 self.prepare_next(broadcast.request, error)
@@ -63,6 +70,7 @@ class Runner:
 
     def send(self, request: Request, on_end: Callable[[OpenCall], None] | None = None) -> OpenCall:
         """Send a request to a slot, and return the call. Raises the error that is final. on_end: of `Request.send`."""
+        self._providers.admit(request)
         while True:
             request.slot = None
             try:
@@ -79,8 +87,9 @@ class Runner:
         if delay:
             time.sleep(delay)
 
-    def succeeded(self, request: Request) -> None:
+    def succeeded(self, request: Request, result: Any) -> None:
         """Note that a request has succeeded."""
         assert request.slot is not None
         request.slot.served += 1
-        self._after(request)
+        request.settle(True)
+        self._after(request, result)

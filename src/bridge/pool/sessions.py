@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 from typing import NamedTuple
 
@@ -33,10 +34,14 @@ LOST_FOR = 3600.0  # seconds for which it is remembered that a session was lost
 
 
 class Sessions:
-    """The homes of sessions, by their ids. A session whose home is gone is lost, and that is told once."""
+    """The homes of sessions, by their ids. A session whose home is gone is lost, and that is told once.
 
-    def __init__(self) -> None:
+    ended: called with the id of each session that has left the table and does not go on elsewhere.
+    """
+
+    def __init__(self, ended: Callable[[str], object]) -> None:
         self.homes: dict[str, Home] = {}
+        self._ended = ended
 
     def __len__(self) -> int:
         return len(self.homes)
@@ -44,12 +49,18 @@ class Sessions:
     def end(self, session_id: str) -> None:
         """Forget a session."""
         self.homes.pop(session_id, None)
+        self._ended(session_id)
 
-    def remove(self, session_id: str, home: Home) -> bool:
-        """Forget a session unless it has got another home, and return whether it was forgotten."""
+    def remove(self, session_id: str, home: Home, *, goes_on: bool = False) -> bool:
+        """Forget where a session is unless it has got another home, and return whether that was forgotten.
+
+        goes_on: whether the session can be loaded by another worker.
+        """
         if self.homes.get(session_id) is not home:
             return False
         self.homes.pop(session_id, None)
+        if not goes_on:
+            self._ended(session_id)
         return True
 
     def has(self, session_id: str, slot: Slot) -> bool:
@@ -79,9 +90,12 @@ class Sessions:
                 due.append((session_id, home))
         return due
 
-    def checked(self, session_id: str, home: Home, asked: float, expiry: Expiry | None) -> None:
-        """Note what a worker, asked at a moment, has said of a session: None if the session has ended."""
+    def checked(
+        self, session_id: str, home: Home, asked: float, expiry: Expiry | None, *, goes_on: bool = False
+    ) -> None:
+        """Note what a worker, asked at a moment, has said of a session: None if it does not have the session, which
+        may go on in another one."""
         if expiry is not None:
             home.due = asked + min(max(expiry.ttl - expiry.idle, 1.0), LONGEST_PAUSE)
         elif home.used < asked:
-            self.remove(session_id, home)
+            self.remove(session_id, home, goes_on=goes_on)

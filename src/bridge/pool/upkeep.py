@@ -125,9 +125,8 @@ class Upkeep:
         else:
             can_move = found["durable"] and home.slot.state == "draining"
             is_there = found["live"] and not can_move
-            self._sessions.checked(
-                session_id, home, asked, Expiry(found["idle_s"], found["ttl_s"]) if is_there else None
-            )
+            expiry = Expiry(found["idle_s"], found["ttl_s"]) if is_there else None
+            self._sessions.checked(session_id, home, asked, expiry, goes_on=found["durable"])
 
     def _compare_memory(self, slot: Slot, most: int) -> None:
         if slot.session_id is not None or slot.state != "ready":
