@@ -123,6 +123,42 @@ def test_close_does_not_remove_the_socket_of_a_successor(folder, listen):
         client.connect(path)
 
 
+def test_close_once_more_does_not_remove_the_socket_of_a_successor(folder, listen):
+    """Whose file may have the number of the one that was removed."""
+    path = f"{folder}/s"
+    first = listen(path)
+    first.close()
+    listen(path)
+    first.close()
+    assert os.path.exists(path)
+
+
+def test_connections_to_a_hidden_socket_can_be_accepted(folder, listen):
+    listener = listen(f"{folder}/s")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(listener.path)
+        listener.hide()
+        assert os.listdir(folder) == []
+        listener.accept().close()
+
+
+def test_what_was_left_of_a_replacement_does_not_prevent_another(folder, listen):
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(f"{folder}/.{os.getpid()}")
+    Listener(f"{folder}/s", replace=True).close()
+    assert os.listdir(folder) == []
+
+
+def test_a_replacement_that_fails_leaves_nothing(folder, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "rename", refuse)  # as in /tmp, for the socket of another user
+    with pytest.raises(ListenFailed, match="Operation not permitted"):
+        Listener(f"{folder}/s", replace=True)
+    assert os.listdir(folder) == []
+
+
 def test_the_uid_of_a_peer_decides(folder, listen, monkeypatch):
     listener = listen(f"{folder}/s")
     with socket.socket(socket.AF_UNIX) as client:

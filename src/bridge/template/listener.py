@@ -28,10 +28,10 @@ class Listener:
 
     def __init__(self, path: str, replace: bool = False) -> None:
         self.path = path
-        folder = os.path.dirname(path) or "."
+        self._folder = os.path.dirname(path) or "."
         try:
-            os.makedirs(folder, mode=0o700, exist_ok=True)
-            with _locked(folder):
+            os.makedirs(self._folder, mode=0o700, exist_ok=True)
+            with _locked(self._folder):
                 _make_room(path, replace)
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 try:
@@ -44,17 +44,23 @@ class Listener:
 
     def _bind(self, replace: bool) -> None:
         """Bind and listen. A socket that is to take the place of another one has a name of its own until then."""
-        name = os.path.join(os.path.dirname(self.path), f".{os.getpid()}") if replace else self.path
+        name = os.path.join(self._folder, f".{os.getpid()}") if replace else self.path
+        if replace:
+            _remove(name)  # of a process that had the same id, and was killed
         umask = os.umask(0o177)  # the socket must not have another mode even for a moment
         try:
             self._socket.bind(name)
         finally:
             os.umask(umask)
-        self._identity = _identity(os.lstat(name))
-        self._socket.listen(BACKLOG)
-        self._socket.setblocking(False)
-        if replace:
-            os.rename(name, self.path)
+        try:
+            self._identity: tuple[int, int] | None = _identity(os.lstat(name))
+            self._socket.listen(BACKLOG)
+            self._socket.setblocking(False)
+            if replace:
+                os.rename(name, self.path)
+        except BaseException:
+            _remove(name)
+            raise
 
     def fileno(self) -> int:
         """Return the descriptor, -1 after `close`."""
@@ -68,12 +74,19 @@ class Listener:
             return None
         return connection
 
-    def close(self) -> None:
-        """Stop listening, and remove the socket file unless another process has replaced it."""
-        self.forget()
-        with contextlib.suppress(OSError):
-            if _identity(os.lstat(self.path)) == self._identity:
+    def hide(self) -> None:
+        """Remove the socket file, unless another process has replaced it. Connections made so far can be accepted."""
+        identity, self._identity = self._identity, None  # which another file may get when the socket is closed
+        if identity is None:
+            return
+        with contextlib.suppress(OSError), _locked(self._folder):
+            if _identity(os.lstat(self.path)) == identity:
                 os.unlink(self.path)
+
+    def close(self) -> None:
+        """Stop listening, and remove the socket file as `hide` does."""
+        self.hide()
+        self._socket.close()
 
     def forget(self) -> None:
         """Close the descriptor only: for the child of a fork."""
@@ -121,6 +134,11 @@ def _locked(folder: str) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def _remove(name: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(name)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
