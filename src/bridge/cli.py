@@ -228,7 +228,7 @@ def _serve(arguments: argparse.Namespace, parent: int) -> int:
     process.prepare_signals()
     from bridge.adapter import load
     from bridge.template.main import run
-    from bridge.template.server import Settings
+    from bridge.template.settings import Settings
 
     settings = Settings(
         adapter=arguments.adapter,

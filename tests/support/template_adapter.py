@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import random
+import sys
 import threading
 import time
 from typing import Any
@@ -56,6 +57,15 @@ broken = Adapter("broken", rehearse=lambda call: call("fail"))
 def fail(args: Any, context: Any) -> dict[str, Any]:
     """Raise."""
     raise ValueError("no")
+
+
+def _raise() -> None:
+    raise ValueError("there is no key")
+
+
+raising = Adapter("raising", warm_up=_raise)
+exiting = Adapter("exiting", rehearse=lambda call: sys.exit(3))
+slow = Adapter("slow", warm_up=lambda: time.sleep(600))
 
 
 def _leave_a_thread() -> None:

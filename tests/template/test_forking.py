@@ -81,6 +81,9 @@ def test_signals_are_those_of_a_worker(serve):
     """SIGTERM ends a worker and not the template, SIGINT is ignored, SIGCHLD has its default action."""
     served = serve(adapter="processes:adapter")
     host, pid = served.worker()
+    with open(f"/proc/{pid}/status") as status:
+        caught = next(int(line.split()[1], 16) for line in status if line.startswith("SigCgt"))
+    assert not caught & 1 << (signal.SIGCHLD - 1)
     os.kill(pid, signal.SIGINT)
     assert host.is_alive()
     os.kill(pid, signal.SIGTERM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import struct
 from typing import Any
 
@@ -16,13 +17,22 @@ CHUNK = 1 << 16
 _log = logging.getLogger("bridge.template")
 
 
+class ControlFailed(Exception):
+    """Raised if there is no pipe from a host."""
+
+
 class Control:
     """The two pipes to the host. Never waits: messages that the host does not read are collected, up to 1 MiB.
 
-    read_fd, write_fd: they must not block.
+    Raises ControlFailed if the host could not be heard.
     """
 
     def __init__(self, read_fd: int, write_fd: int, format: Format) -> None:
+        mode = os.fstat(read_fd).st_mode
+        if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+            raise ControlFailed("--control: stdin is neither a pipe nor a socket")
+        os.set_blocking(read_fd, False)
+        os.set_blocking(write_fd, False)
         self.read_fd = read_fd
         self.write_fd = write_fd
         self._format = format
@@ -62,6 +72,8 @@ class Control:
             chunk = os.read(self.read_fd, CHUNK)
         except BlockingIOError:
             return []
+        except OSError:  # a socket whose other end has been closed with bytes unread
+            return None
         if not chunk:
             return None
         self._received += chunk

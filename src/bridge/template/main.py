@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -14,9 +16,10 @@ from bridge.options import Options
 from bridge.security.redaction import redact
 from bridge.telemetry import logs
 from bridge.template import warming
-from bridge.template.control import Control
+from bridge.template.control import Control, ControlFailed
 from bridge.template.listener import Listener, ListenFailed
-from bridge.template.server import Settings, Template
+from bridge.template.server import Template
+from bridge.template.settings import Settings
 from bridge.wire.codec import by_name
 from bridge.worker import _companion, limits, process
 
@@ -28,10 +31,21 @@ def run(settings: Settings, load_adapter: Callable[[], Adapter]) -> NoReturn:
     read_fd, write_fd = process.take_descriptors(0, 1)
     companion_fd = process.start_template_companion()
     process.set_environment()
-    control = _control(settings.control, read_fd, write_fd)
+    listener: Listener | None = None
+
+    def end(*_: object) -> None:  # also in the child of a fork that the adapter may have made
+        if listener is not None and os.getpid() == own:
+            listener.close()
+        os._exit(process.OK)
+
+    own = os.getpid()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
     try:
         logs.log_to_stderr(settings.options.log_level)
-        listener = None if settings.replace else Listener(settings.path)
+        control = _control(settings.control, read_fd, write_fd)
+        if not settings.replace:
+            listener = Listener(settings.path)
         try:
             adapter = load_adapter()
             _check_store(settings.options)
@@ -44,7 +58,7 @@ def run(settings: Settings, load_adapter: Callable[[], Adapter]) -> NoReturn:
         finally:
             if listener is not None:
                 listener.close()
-    except (AdapterFailed, ListenFailed, errors.StoreFailed, limits.LimitFailed) as error:
+    except (AdapterFailed, ControlFailed, ListenFailed, errors.StoreFailed, limits.LimitFailed) as error:
         line = " ".join(redact(str(error)).splitlines())
         print(f"dspex-bridge serve: error: {line}", file=sys.stderr)
         _end(process.USAGE)
@@ -61,8 +75,6 @@ def _control(name: str | None, read_fd: int, write_fd: int) -> Control | None:
         os.close(read_fd)
         os.close(write_fd)
         return None
-    os.set_blocking(read_fd, False)
-    os.set_blocking(write_fd, False)
     return Control(read_fd, write_fd, format)
 
 
@@ -75,6 +87,7 @@ def _check_store(options: Options) -> None:
 
 
 def _end(status: int) -> NoReturn:
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # nobody can read it
+        sys.stderr.flush()
     _companion.finish()
     os._exit(status)

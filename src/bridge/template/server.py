@@ -10,47 +10,30 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from math import inf
 from typing import Any
 
 from bridge import errors
 from bridge.adapter import Adapter
-from bridge.options import Options
 from bridge.template import warming, workers
 from bridge.template.control import Control
 from bridge.template.listener import Listener, is_trusted
 from bridge.template.ready import announce
+from bridge.template.settings import Settings
+from bridge.template.signals import Signals
 from bridge.template.waiting import Waiting, prepare_to_refuse, refuse
 from bridge.worker import process
 
 ACCEPTED_AT_ONCE = 64  # connections that are accepted before anything else is looked at
 PAUSE_SECONDS = 0.1  # before another attempt, if the system has no descriptor left
 WARN_EVERY = 60.0  # seconds between warnings of the same kind
+SILENCE_SECONDS = 10.0  # how long a connection may stay without a worker, that is, without sending anything
+LAST_SILENCE_SECONDS = 1.0  # the same while the template drains
+KILL_AFTER = 1.0  # seconds after SIGTERM and --grace, within which a worker ends itself unless it cannot
 TAKEN_AGAIN = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 _log = logging.getLogger("bridge.template")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a template is started with.
-
-    adapter: its name on the command line. options: of the workers. path: of the socket. drain: seconds for which
-    workers may go on after SIGTERM. preload: modules to import before the first worker is forked. replace: take the
-    place of another template at `path` once this one is ready. control: the format of the frames on stdin and stdout;
-    None: they are not used.
-    """
-
-    adapter: str
-    options: Options
-    path: str
-    max_workers: int
-    drain: float
-    preload: tuple[str, ...]
-    replace: bool
-    control: str | None
 
 
 class Template:
@@ -79,29 +62,42 @@ class Template:
         self._selector = selectors.DefaultSelector()
         self._is_draining = False
         self._is_ended = False
+        self._was_signalled = False
         self._terminate_at = inf
+        self._kill_at = inf
         self._accept_again_at = inf
         self._next_warnings: dict[str, float] = {}
 
     def serve(self) -> None:
         """Serve until the template is stopped and its workers have ended."""
         prepare_to_refuse()
-        self._watch_signals()
+        self._signals = Signals(signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
+        self._watch(self._signals, self._signalled)
         self._watch(self._listener, self._accept)
         if self._control is not None:
             self._watch(self._control.read_fd, self._obey)
         forks = warming.may_fork() and not warming.other_threads()
         announce(self._control, self._listener.path, self._adapter.name, forks)
-        while not self._is_ended and not (self._is_draining and not self._children):
+        while not self._is_ended and not (self._is_draining and self._is_idle):
             for key, _ in self._selector.select(self._pause()):
                 key.data()
             self._do_what_is_due()
         if not self._is_ended:
             _log.info("the template ends: its last worker has ended")
 
-    # Events.
+    @property
+    def _is_idle(self) -> bool:
+        """Return whether there is neither a worker nor anything that may become or remain of one."""
+        return not (self._is_listening or self._waiting or self._children or self._exited)
+
+    @property
+    def _is_listening(self) -> bool:
+        return self._listener.fileno() >= 0
+
+    # Events. One that is handled must not close what another one of the same `select` refers to.
 
     def _accept(self) -> None:
+        """Accept the connections that wait; when none is left and the template drains, stop listening."""
         for _ in range(ACCEPTED_AT_ONCE):
             try:
                 connection = self._listener.accept()
@@ -113,8 +109,10 @@ class Template:
                 self._accept_again_at = time.monotonic() + PAUSE_SECONDS
                 return
             if connection is None:
+                if self._is_draining:
+                    self._stop_listening()
                 return
-            waiting = Waiting(connection)
+            waiting = Waiting(connection, LAST_SILENCE_SECONDS if self._is_draining else SILENCE_SECONDS)
             self._waiting[connection.fileno()] = waiting
             self._watch(connection, partial(self._begin, waiting))
 
@@ -159,8 +157,7 @@ class Template:
     def _pass_on(self, child: workers.Child) -> None:
         if not child.pass_on_stderr():
             self._selector.unregister(child.stderr)
-            os.close(child.stderr)
-            child.stderr = -1
+            child.close_stderr()
             if child.status is not None:
                 self._report(child)
 
@@ -178,8 +175,7 @@ class Template:
             self._exited.remove(child)
         if child.stderr >= 0:
             self._selector.unregister(child.stderr)
-            os.close(child.stderr)
-            child.stderr = -1
+            child.close_stderr()
         report = child.report()
         self._tell(report)
         if report["exit_status"] == process.OK:
@@ -200,36 +196,29 @@ class Template:
             return
         for message in messages:
             if message.get("type") == "stop":
-                self._stop_listening("the host has asked for it")
+                self._drain("the host has asked for it")
             else:
                 _log.warning("an unknown message on the control pipe: %.100r", message.get("type"))
 
     def _signalled(self) -> None:
-        for number in os.read(self._wake_fd, 4096):
+        for number in self._signals.read():
             if number == signal.SIGCHLD:
                 self._reap()
             elif number in (signal.SIGTERM, signal.SIGINT):
-                self._terminate(signal.Signals(number).name)
+                self._drain(signal.Signals(number).name)
+                self._terminate_at = time.monotonic() + (0 if self._was_signalled else self._settings.drain)
+                self._was_signalled = True
 
-    def _terminate(self, reason: str) -> None:
-        """Drain; the second time, end the workers at once."""
-        if self._is_draining:
-            self._terminate_at = time.monotonic()
-        else:
-            self._terminate_at = time.monotonic() + self._settings.drain
-            self._stop_listening(reason)
-
-    def _stop_listening(self, reason: str) -> None:
+    def _drain(self, reason: str) -> None:
+        """Serve the connections that have been made, and no others."""
         if self._is_draining:
             return
         self._is_draining = True
         _log.info("the template accepts no more connections: %s; %d workers run", reason, len(self._children))
-        if self._accept_again_at == inf:
-            self._selector.unregister(self._listener)
-        self._accept_again_at = inf
-        self._listener.close()
-        for waiting in list(self._waiting.values()):
-            self._forget(waiting).close()
+        self._listener.hide()
+        end = time.monotonic() + LAST_SILENCE_SECONDS
+        for waiting in self._waiting.values():
+            waiting.ends_at = min(waiting.ends_at, end)
 
     # What does not begin with an event.
 
@@ -238,17 +227,42 @@ class Template:
         if now >= self._accept_again_at:
             self._accept_again_at = inf
             self._watch(self._listener, self._accept)
+        if self._is_draining and self._is_listening and self._accept_again_at == inf:
+            self._accept()
         for child in [each for each in self._exited if each.report_at <= now]:
             self._report(child)
         for waiting in [each for each in self._waiting.values() if each.ends_at <= now]:
             self._forget(waiting).close()
         if now >= self._terminate_at:
             self._terminate_at = inf
-            for pid in self._children:
-                os.kill(pid, signal.SIGTERM)
+            self._kill_at = min(self._kill_at, now + self._settings.options.grace + KILL_AFTER)
+            self._terminate()
+        if now >= self._kill_at:
+            self._kill_at = inf
+            self._signal_workers(signal.SIGKILL)
+
+    def _terminate(self) -> None:
+        """End all workers, and do not start others."""
+        if self._is_listening:
+            self._stop_listening()
+        for waiting in list(self._waiting.values()):
+            self._forget(waiting).close()
+        self._signal_workers(signal.SIGTERM)
+
+    def _signal_workers(self, number: signal.Signals) -> None:
+        if self._children:
+            _log.warning("%d workers still run and get %s", len(self._children), number.name)
+        for pid in self._children:
+            os.kill(pid, number)
+
+    def _stop_listening(self) -> None:
+        if self._accept_again_at == inf:
+            self._selector.unregister(self._listener)
+        self._accept_again_at = inf
+        self._listener.close()
 
     def _pause(self) -> float | None:
-        due = [self._accept_again_at, self._terminate_at]
+        due = [self._accept_again_at, self._terminate_at, self._kill_at]
         due += [child.report_at for child in self._exited]
         if self._waiting:
             due.append(next(iter(self._waiting.values())).ends_at)  # the oldest one
@@ -257,16 +271,6 @@ class Template:
             due.append(time.monotonic() + PAUSE_SECONDS)
         first = min(due)
         return None if first == inf else max(0.0, first - time.monotonic())
-
-    def _watch_signals(self) -> None:
-        self._wake_fd, wake_write = os.pipe()
-        os.set_blocking(self._wake_fd, False)
-        os.set_blocking(wake_write, False)
-        self._wake_write = wake_write
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
-        self._watch(self._wake_fd, self._signalled)
 
     def _release(self) -> None:
         """Close what belongs to the template, in the child of a fork."""
@@ -277,8 +281,7 @@ class Template:
         for child in (*self._children.values(), *self._exited):
             if child.stderr >= 0:
                 os.close(child.stderr)
-        os.close(self._wake_fd)
-        os.close(self._wake_write)
+        self._signals.forget()
         if self._control is not None:
             self._control.close()
         if self._companion_fd is not None:

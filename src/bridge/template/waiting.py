@@ -13,17 +13,16 @@ from bridge.wire._frames import format_of
 from bridge.wire.codec import JSON
 from bridge.wire.messages import failure
 
-SILENCE_SECONDS = 10.0  # how long a connection may stay without a worker, that is, without sending anything
 LONGEST_REFUSED = 1 << 16  # bytes of a request in which its id is looked for
 
 
 class Waiting:
     """A connection that has not sent anything. ends_at: when it is closed if that stays so, in time.monotonic()."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, seconds: float) -> None:
         connection.setblocking(False)
         self.connection = connection
-        self.ends_at = time.monotonic() + SILENCE_SECONDS
+        self.ends_at = time.monotonic() + seconds
 
     def has_spoken(self) -> bool:
         """Return whether the peer has sent something; False if it has closed the connection."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import gc
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ from bridge.adapter import Adapter
 from bridge.options import Options, flags
 from bridge.security.redaction import redact_in
 from bridge.telemetry import logs
+from bridge.template import signals
 from bridge.worker import main, process
 
 STDERR_BYTES = 8192  # how much of a worker's latest output is kept for the report of its end
@@ -46,10 +46,18 @@ class Child:
             return True
         self._latest = (self._latest + chunk)[-STDERR_BYTES:]
         text = self._unfinished + chunk
-        length = text.rfind(b"\n") + 1 if chunk and len(text) <= LONGEST_LINE else len(text)
+        length = text.rfind(b"\n") + 1 if len(text) <= LONGEST_LINE else len(text)
         self._unfinished = text[length:]
         _write_to_stderr(text[:length])
         return bool(chunk)
+
+    def close_stderr(self) -> None:
+        """Stop reading what the worker has written, and pass on the beginning of a line that it has not finished."""
+        if self._unfinished:
+            _write_to_stderr(self._unfinished + b"\n")
+            self._unfinished = b""
+        os.close(self.stderr)
+        self.stderr = -1
 
     def ended(self, status: int) -> None:
         """Note the end of the process."""
@@ -79,14 +87,15 @@ def fork(adapter: Adapter, options: Options, connection: socket.socket, release:
     """
     own, others = os.pipe()
     try:
-        pid = os.fork()
+        with signals.blocked():
+            pid = os.fork()
+            if pid == 0:
+                _become_worker(adapter, options, connection, release, own, others)
     except BaseException:
         os.close(own)
-        os.close(others)
         raise
-    if pid == 0:
-        _become_worker(adapter, options, connection, release, own, others)
-    os.close(others)
+    finally:
+        os.close(others)
     os.set_blocking(own, False)
     return Child(pid, own)
 
@@ -144,7 +153,8 @@ def _become_worker(
     try:
         atexit._clear()  # the hooks that are registered so far belong to the template
         signal.set_wakeup_fd(-1)
-        process.prepare_signals()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        process.prepare_signals()  # from here on signals arrive
         release()
         os.setsid()
         os.close(own)
@@ -152,7 +162,6 @@ def _become_worker(
         os.dup2(others, 1)
         os.close(others)
         _reseed()
-        gc.enable()
         fd = connection.detach()
         main.run(lambda: adapter, options, (fd, fd), parent=0)
     except BaseException as error:
