@@ -183,12 +183,18 @@ def test_systemd_is_notified(tmp_path):
         (["--adapter", "echo", "--store", "sqlite:/nowhere/at/all/s.db"], "No such file"),
         (["--adapter", "echo", "--preload", "no_such_module"], "--preload no_such_module: ModuleNotFoundError"),
         (["--adapter", "template_adapter:broken"], "fail of its rehearsal failed"),
+        (["--adapter", "template_adapter:raising"], "its warm_up failed: ValueError: there is no key"),
+        (["--adapter", "template_adapter:exiting"], "its rehearsal failed: SystemExit: 3"),
+        (["--adapter", "echo", "--control", "json"], "--control: stdin is neither a pipe nor a socket"),
     ],
 )
 def test_what_cannot_start_says_why(tmp_path, flags, message):
     command = [sys.executable, "-P", "-m", "bridge", "serve", "--listen", f"unix:{tmp_path / 's'}", *flags]
     path = os.path.join(os.path.dirname(__file__), "..", "support")
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, timeout=60)
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, timeout=60
+    )
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert last.startswith("dspex-bridge serve: error: ")

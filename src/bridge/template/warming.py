@@ -6,10 +6,11 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import logging
 import os
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bridge.adapter import Adapter, AdapterFailed, reason_of
@@ -20,20 +21,24 @@ from bridge.worker.dispatch import Dispatcher
 THREADS = "/proc/self/task"
 REHEARSAL_SECONDS = 30.0  # for each request
 
+_log = logging.getLogger("bridge.template")
+
 
 def warm(adapter: Adapter, options: Options) -> None:
     """Call the adapter's `warm_up`, and call its `rehearse` once for each format.
 
     Afterwards the garbage collector ignores what has been loaded, so that forked workers share its memory.
-    Raises AdapterFailed if a request of the rehearsal fails.
+    Raises AdapterFailed if one of them raises, or if a request of the rehearsal fails.
     """
     if adapter.warm_up is not None:
-        adapter.warm_up()
+        with _named(adapter, "warm_up"):
+            adapter.warm_up()
         adapter.warm_up = None  # its effect is inherited by each fork
     for format in FORMATS:
         dispatcher = Dispatcher(adapter, Options(programs=options.programs, threads=1))
         try:
-            _rehearse(dispatcher, adapter, format)
+            with _named(adapter, "rehearsal"):
+                _rehearse(dispatcher, adapter, format)
         finally:
             dispatcher.close()
     gc.collect()
@@ -48,6 +53,18 @@ def preload(modules: Iterable[str]) -> None:
             importlib.import_module(module)
         except BaseException as error:  # a module may raise anything when it is imported, for instance SystemExit
             raise AdapterFailed(f"--preload {module}: {reason_of(error)}") from error
+
+
+@contextlib.contextmanager
+def _named(adapter: Adapter, step: str) -> Iterator[None]:
+    """Raise AdapterFailed, with the name of the adapter and of the step, for any exception in the `with` statement."""
+    try:
+        yield
+    except AdapterFailed:
+        raise
+    except BaseException as error:  # an adapter may raise anything, for instance SystemExit
+        _log.debug("the adapter %r failed", adapter.name, exc_info=error)
+        raise AdapterFailed(f"adapter {adapter.name!r}: its {step} failed: {reason_of(error)}") from error
 
 
 def _rehearse(dispatcher: Dispatcher, adapter: Adapter, format: Format) -> None:
