@@ -13,11 +13,11 @@ import pytest
 from peer import SUPPORT, wait_until
 
 
-def start(folder, adapter, **options):
+def start(folder, adapter, *flags, env=None, stdin=subprocess.DEVNULL, **options):
     """Start a template by hand, at the socket `s` in `folder`."""
-    command = [sys.executable, "-P", "-m", "bridge", "serve", "--listen", "unix:s", "--adapter", adapter]
-    environment = {**os.environ, "PYTHONPATH": SUPPORT, **options.pop("env", {})}
-    return subprocess.Popen(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, **options)
+    command = [sys.executable, "-P", "-m", "bridge", "serve", "--listen", "unix:s", "--adapter", adapter, *flags]
+    environment = {**os.environ, "PYTHONPATH": SUPPORT, **(env or {})}
+    return subprocess.Popen(command, cwd=folder, env=environment, stdin=stdin, **options)
 
 
 @pytest.mark.parametrize("way", ["stop", "SIGTERM"])
@@ -81,6 +81,21 @@ def test_a_template_that_prepares_itself_can_be_ended(tmp_path, number):
     with start(tmp_path, "template_adapter:slow") as template:
         wait_until((tmp_path / "s").exists)
         template.send_signal(number)
+        assert template.wait(30) == 0
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("hosts_end", [subprocess.PIPE, None])
+def test_a_template_that_prepares_itself_ends_with_its_host(tmp_path, hosts_end):
+    """Whether the control pipe is a pipe or a socket."""
+    ours, others = socket.socketpair()
+    flags = ["--control", "json"]
+    with start(tmp_path, "template_adapter:slow", *flags, stdin=hosts_end or others, stdout=others) as template:
+        others.close()
+        wait_until((tmp_path / "s").exists)
+        if template.stdin is not None:
+            template.stdin.close()
+        ours.close()
         assert template.wait(30) == 0
     assert not (tmp_path / "s").exists()
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
+import select
+import signal
 import stat
 import struct
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from bridge.wire.codec import Format
@@ -92,6 +97,29 @@ class Control:
                 raise ValueError("a frame on the control pipe that is no map")
             messages.append(message)
         return messages
+
+    @contextlib.contextmanager
+    def interrupting(self, end: Callable[[], None]) -> Iterator[None]:
+        """Inside the `with` statement, call `end` on the main thread when the host is gone, whatever runs there.
+
+        By a signal, because a thread would have to be gone before a fork.
+        """
+
+        def check(*_: object) -> None:
+            if any(event & select.POLLHUP for _, event in poll.poll(0)):
+                end()
+
+        poll = select.poll()
+        poll.register(self.read_fd, 0)
+        signal.signal(signal.SIGIO, check)
+        fcntl.fcntl(self.read_fd, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(self.read_fd, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
+        try:
+            check()
+            yield
+        finally:
+            fcntl.fcntl(self.read_fd, fcntl.F_SETFL, os.O_NONBLOCK)
+            signal.signal(signal.SIGIO, signal.SIG_DFL)
 
     def close(self) -> None:
         """Close the pipes."""

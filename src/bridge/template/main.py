@@ -15,7 +15,7 @@ from bridge.adapter import Adapter, AdapterFailed
 from bridge.options import Options
 from bridge.security.redaction import redact
 from bridge.telemetry import logs
-from bridge.template import warming
+from bridge.template import signals, warming
 from bridge.template.control import Control, ControlFailed
 from bridge.template.listener import Listener, ListenFailed
 from bridge.template.server import Template
@@ -45,15 +45,18 @@ def run(settings: Settings, load_adapter: Callable[[], Adapter]) -> NoReturn:
         logs.log_to_stderr(settings.options.log_level)
         control = _control(settings.control, read_fd, write_fd)
         if not settings.replace:
-            listener = Listener(settings.path)
+            with signals.blocked():  # `end` must know of the socket file from its first moment
+                listener = Listener(settings.path)
         try:
-            adapter = load_adapter()
-            _check_store(settings.options)
-            warming.preload(settings.preload)
-            warming.warm(adapter, settings.options)
-            limits.check(settings.options)
+            with contextlib.nullcontext() if control is None else control.interrupting(end):
+                adapter = load_adapter()
+                _check_store(settings.options)
+                warming.preload(settings.preload)
+                warming.warm(adapter, settings.options)
+                limits.check(settings.options)
             if listener is None:
-                listener = Listener(settings.path, replace=True)
+                with signals.blocked():
+                    listener = Listener(settings.path, replace=True)
             Template(settings, adapter, listener, control, companion_fd).serve()
         finally:
             if listener is not None:

@@ -35,10 +35,7 @@ class Signals:
 
 @contextlib.contextmanager
 def blocked() -> Iterator[None]:
-    """Block all signals inside the `with` statement: they arrive after it.
-
-    For a fork: a signal to the child must not reach the handlers and the descriptor of the parent, which it has first.
-    """
+    """Block all signals inside the `with` statement: they arrive after it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         yield

@@ -87,7 +87,7 @@ def fork(adapter: Adapter, options: Options, connection: socket.socket, release:
     """
     own, others = os.pipe()
     try:
-        with signals.blocked():
+        with signals.blocked():  # at first the child has the handlers and the wake-up descriptor of the template
             pid = os.fork()
             if pid == 0:
                 _become_worker(adapter, options, connection, release, own, others)
