@@ -171,6 +171,7 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
       tools: Tools.new_table(),
       slots: {},
       commands: %{},
+      default_session: nil,
       threads: threads,
       limit: threads + own[:queue],
       affinity: own[:affinity],

@@ -177,6 +177,17 @@ defmodule DSPex.Pool.FailureTest do
     end
   end
 
+  test "an address where nothing listens is the reason why a pool does not start" do
+    Process.flag(:trap_exit, true)
+
+    for {address, reason} <- [{"unix:/nowhere.sock", "no socket"}, {"tcp:1", "not an address"}] do
+      assert {:error, {:shutdown, %Error{category: :initialization, message: message}}} =
+               SessionPoolV2.start_link(name: FailingPool, connect: address)
+
+      assert message =~ reason
+    end
+  end
+
   test "nothing is left of a pool that was stopped" do
     {:ok, _} = SessionPoolV2.start_link(options(name: StoppedPool, workers: 2))
     wait_for_workers(StoppedPool, 2)

@@ -129,6 +129,14 @@ defmodule DSPex.Pool.SessionPoolTest do
     refute inspect(found) =~ "other"
   end
 
+  test "the default session is that of all workers, also by its name" do
+    pool = dspy_pool()
+    program = %{id: "p", signature: Signature.new("question -> answer")}
+    {:ok, _} = in_session(pool, "default", :create_program, program)
+    assert %{sessions: 0} = SessionPoolV2.get_pool_status(pool)
+    for n <- 1..6, do: {:ok, _} = in_session(pool, "s#{n}", :get_program_info, %{program_id: "p"})
+  end
+
   test "the session may stand among the options" do
     pool = start_pool()
     {:ok, _} = anonymous(pool, :echo, %{}, session_id: "ann")

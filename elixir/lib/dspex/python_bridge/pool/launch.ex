@@ -14,8 +14,8 @@ defmodule DSPex.PythonBridge.Pool.Launch do
 
   @doc """
   Starts a worker and returns its slot. The calling process, the pool's server, gets
-  `{:started, owner, connection}`, before that the call `{:commands, commands}` if it does not know the
-  commands yet, and the `:DOWN` of the owner.
+  `{:started, owner, connection}`, before that the call `{:described, about}` unless the worker is that
+  of one session, and the `:DOWN` of the owner.
   """
   @spec start(map(), pos_integer(), keyword()) :: Slot.t()
   def start(%{pool: pool, own: own} = server, number, fields) do
@@ -27,7 +27,7 @@ defmodule DSPex.PythonBridge.Pool.Launch do
 
     spec = %{
       id: number,
-      start: {Owner, :start_link, [worker, options(server), self()]},
+      start: {Owner, :start_link, [worker, options(server, fields[:session]), self()]},
       restart: :temporary,
       shutdown: @stop_timeout
     }
@@ -44,19 +44,23 @@ defmodule DSPex.PythonBridge.Pool.Launch do
     }
 
     Process.monitor(owner)
+    send(owner, :monitored)
     struct!(slot, fields)
   end
 
-  defp options(%{pool: pool, options: options, template: template, address: address}) do
+  # The owner asks for its options when it starts. If it ended before it is monitored, nobody would
+  # learn the reason.
+  defp options(%{pool: pool, options: options, template: template, address: address}, session) do
     server = self()
 
     fn ->
+      receive do: (:monitored -> :ok)
       options = options.()
       set_up = options[:setup]
 
       setup = fn connection ->
         result = set_up.(connection)
-        if pool.commands == %{}, do: describe(server, connection)
+        if session == nil, do: describe(server, connection)
         :ok = Journal.join(pool.journal, connection)
         result
       end
@@ -67,7 +71,10 @@ defmodule DSPex.PythonBridge.Pool.Launch do
 
   defp describe(server, connection) do
     described = Bridge.call!(connection, :describe, %{}, @describe_timeout)
-    :ok = GenServer.call(server, {:commands, Pool.commands(described)}, :infinity)
+    %{"mode" => mode} = Bridge.call!(connection, :ping, %{}, @describe_timeout)
+    default = if mode == "pool-worker", do: "anonymous", else: "default"
+    about = %{commands: Pool.commands(described), default_session: default}
+    :ok = GenServer.call(server, {:described, about}, :infinity)
   end
 
   # Without a template each worker is started, or connected to, as a bridge does it.

@@ -164,6 +164,11 @@ defmodule DSPex.PythonBridge.Pool.Request do
     with {:ok, request} <- await(request), do: kind(request)
   end
 
+  # The default session belongs to all workers.
+  def kind(%{pool: %{default_session: id}, session_id: id} = request) when id != nil do
+    kind(%{request | session_id: nil})
+  end
+
   def kind(%{pool: pool, command: command} = request) do
     case Pool.command(pool, command) do
       {:refused, _} ->

@@ -119,8 +119,8 @@ defmodule DSPex.PythonBridge.Pool.Server do
     end
   end
 
-  def handle_call({:commands, commands}, _from, state) do
-    pool = %{state.pool | commands: commands}
+  def handle_call({:described, about}, _from, state) do
+    pool = Map.merge(state.pool, about)
     Pool.put(pool)
     {:reply, :ok, %{state | pool: pool}}
   end
