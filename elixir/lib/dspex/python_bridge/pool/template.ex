@@ -68,7 +68,7 @@ defmodule DSPex.PythonBridge.Pool.Template do
   `:starting`, or that of a socket, and `{:template, {:failed, error}}`. Returns the address now.
   """
   @spec subscribe(GenServer.server()) :: :starting | String.t()
-  def subscribe(template), do: GenServer.call(template, :subscribe)
+  def subscribe(template), do: GenServer.call(template, :subscribe, :infinity)
 
   @doc "Starts another template; the one before ends with its last worker."
   @spec renew(GenServer.server()) :: :ok
@@ -135,7 +135,7 @@ defmodule DSPex.PythonBridge.Pool.Template do
   defp start(state) do
     case launch(state) do
       {:ok, port, state} -> %{state | current: port}
-      {:error, line} -> failed(state, nil, "the template did not start: #{line}", %{})
+      {:error, line} -> not_started(state, Error.new(:worker_crashed, not_started(line)))
     end
   end
 
@@ -213,7 +213,7 @@ defmodule DSPex.PythonBridge.Pool.Template do
     line = "the template ended with status #{status}"
     Logger.warning("#{inspect(state.pool)}: #{line}")
     report(state, :ended, %{status: status})
-    {:noreply, failed(state, ended, line, %{"exit_status" => status})}
+    {:noreply, failed(state, ended, status)}
   end
 
   def handle_info({port, {:exit_status, status}}, %{next: %{port: port}} = state) do
@@ -243,7 +243,7 @@ defmodule DSPex.PythonBridge.Pool.Template do
   def handle_info(_message, state), do: {:noreply, state}
 
   defp told(%{"type" => "ready"} = ready, port, %{next: %{port: port} = next} = state) do
-    Port.command(state.current.port, :erlang.term_to_binary(%{"type" => "stop"}))
+    stop(state.current.port)
     state = %{state | current: next, next: nil, older: [state.current | state.older]}
     told(ready, port, state)
   end
@@ -267,27 +267,40 @@ defmodule DSPex.PythonBridge.Pool.Template do
 
   defp told(_message, _port, state), do: state
 
+  # It may have ended a moment ago.
+  defp stop(port) do
+    Port.command(port, :erlang.term_to_binary(%{"type" => "stop"}))
+  rescue
+    ArgumentError -> false
+  end
+
   # A template that has given workers is followed by another at once.
-  defp failed(%{address: :starting} = state, port, message, details) do
-    error = Error.new(:worker_crashed, message, details)
-    error = Stderr.explained(error, port && port.stderr)
+  defp failed(%{address: :starting} = state, ended, status) do
+    {reason, details} = WorkerPort.reason(ended, :starting, {:exit_status, status})
+    error = Error.new(:worker_crashed, not_started(reason), details)
+    not_started(state, Stderr.explained(error, ended.stderr))
+  end
+
+  # The one that was to take its place does so now.
+  defp failed(%{next: %{} = next} = state, _ended, _status) do
+    tell(state, :starting)
+    %{state | current: next, next: nil, address: :starting}
+  end
+
+  defp failed(state, _ended, _status) do
+    tell(state, :starting)
+    start(%{state | current: nil, address: :starting})
+  end
+
+  defp not_started(reason), do: "the template did not start: #{reason}"
+
+  defp not_started(state, error) do
     error = %{error | category: :initialization, severity: :critical, recovery: :immediate_retry}
     Logger.error("#{inspect(state.pool)}: #{error.message}")
     tell(state, {:failed, error})
     delay = @first_delay * Integer.pow(2, min(state.failures, 16))
     Process.send_after(self(), :start, min(delay, @longest_delay))
     %{state | current: nil, failures: state.failures + 1}
-  end
-
-  # The one that was to take its place does so now.
-  defp failed(%{next: %{} = next} = state, _port, _message, _details) do
-    tell(state, :starting)
-    %{state | current: next, next: nil, address: :starting}
-  end
-
-  defp failed(state, _port, _message, _details) do
-    tell(state, :starting)
-    start(%{state | current: nil, address: :starting})
   end
 
   defp tell(%{server: nil}, _address), do: :ok
