@@ -154,7 +154,7 @@ def socket(_: Builds, stack: ExitStack) -> Iterator[Section]:
 def cost(_: Builds, stack: ExitStack) -> Iterator[Section]:
     """Yield what a call of a pool costs its host more than a call of a client."""
     clients: dict[str, Any] = {
-        "client": stack.enter_context(start("echo")),
+        "client": stack.enter_context(stack.enter_context(Template("echo")).connect()),
         "pool of 1": stack.enter_context(Pool(workers=1, adapter="echo")),
         "pool of 4": stack.enter_context(Pool(workers=4, adapter="echo")),
     }

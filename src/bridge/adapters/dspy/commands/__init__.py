@@ -36,10 +36,12 @@ def _rehearse(call: Callable[..., Any]) -> None:
     from bridge.adapters.dspy.engines.prices import load_prices
 
     load_prices()
-    signature = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}]}
     call("configure_lm", {"model": "offline/reader"})
-    call("create_program", {"id": "rehearsal", "signature": signature})
-    call("execute_program", {"program_id": "rehearsal", "inputs": {"question": "Is it ready?"}})
+    question = {"question": "Where is the Louvre?"}
+    for inputs in (question, {**question, "passage": "The Louvre is in Paris."}):  # which are read in different ways
+        signature = {"inputs": [{"name": name} for name in inputs], "outputs": [{"name": "answer"}]}
+        call("create_program", {"id": "rehearsal", "signature": signature, "if_exists": "replace"})
+        call("execute_program", {"program_id": "rehearsal", "inputs": inputs})
 
 
 adapter = Adapter(
