@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -65,6 +66,10 @@ def _raise() -> None:
 
 raising = Adapter("raising", warm_up=_raise)
 exiting = Adapter("exiting", rehearse=lambda call: sys.exit(3))
+signalled = Adapter(
+    "signalled",
+    warm_up=lambda: os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM)),
+)
 slow = Adapter("slow", warm_up=lambda: time.sleep(600))
 
 

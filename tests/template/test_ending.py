@@ -100,6 +100,16 @@ def test_a_template_that_prepares_itself_ends_with_its_host(tmp_path, hosts_end)
     assert not (tmp_path / "s").exists()
 
 
+def test_a_host_that_ends_without_having_read_the_control_socket(tmp_path):
+    ours, others = socket.socketpair()
+    with start(tmp_path, "echo", "--control", "json", stdin=others, stdout=others, stderr=subprocess.PIPE) as template:
+        others.close()
+        ours.recv(1, socket.MSG_PEEK)
+        ours.close()
+        assert template.wait(30) == 0
+        assert template.stderr.read() == b""
+
+
 @pytest.mark.parametrize("stderr", ["/dev/full", "closed"])
 def test_a_template_whose_output_nobody_reads_goes_on(tmp_path, stderr):
     output = os.open("/dev/full", os.O_WRONLY)

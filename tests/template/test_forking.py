@@ -92,6 +92,14 @@ def test_signals_are_those_of_a_worker(serve):
     assert served.worker()[0].is_alive()
 
 
+def test_a_signal_to_a_worker_that_has_just_been_forked_does_not_reach_the_template(serve):
+    served = serve(adapter="template_adapter:signalled")
+    for _ in range(2):
+        served.connect().send_bytes(bytes(4))
+        pid = served.message("worker_started")["pid"]
+        assert served.message("worker_exited", pid=pid)["exit_status"] == 0
+
+
 def test_a_worker_does_not_end_with_the_template(serve):
     served = serve()
     host, _ = served.worker()

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 
+from bridge.template.workers import Child
 from peer import SUPPORT, Host, is_running, wait_until
 
 # A host that starts a template and uses two of its workers, tells all pids, and waits to be killed.
@@ -126,6 +127,19 @@ def test_a_worker_that_floods_stderr_delays_nobody(serve):
     loud.close()
     exited = served.message("worker_exited", pid=pid)
     assert len(exited["stderr"]) <= 8192
+
+
+def test_a_line_that_a_worker_has_not_finished_is_ended(capfd):
+    """Lines of others follow it."""
+    ours, workers = os.pipe()
+    child = Child(0, ours)
+    os.write(workers, b"whole\nha")
+    child.pass_on_stderr()
+    os.write(workers, b"lf")
+    child.pass_on_stderr()
+    os.close(workers)
+    child.close_stderr()
+    assert capfd.readouterr().err == "whole\nhalf\n"
 
 
 def test_a_host_that_does_not_read_the_control_pipe_delays_nobody(serve):

@@ -24,7 +24,7 @@ STDERR_BYTES = 8192  # how much of a worker's latest output is kept for the repo
 STDERR_LINES = 20  # how many lines of that the report has
 LONGEST_LINE = 1 << 16  # bytes of an unfinished line that wait for the rest of it
 STDERR_CHUNK = 1 << 16
-LAST_OUTPUT_SECONDS = 0.1  # how long the report of a worker's end waits for what the worker has written
+LAST_OUTPUT_SECONDS = 0.3  # how long the report of a worker's end waits for what the worker has written
 
 
 class Child:
