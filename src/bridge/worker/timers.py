@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import threading
 from collections.abc import Callable
 
@@ -46,6 +47,7 @@ class Timers:
         self._waiting: list[tuple[int, int, Timer]] = []  # a heap; the numbers keep it from comparing timers
         self._most = FEW  # when there are more, the cancelled ones are removed
         self._numbers = itertools.count()
+        self._wakes_at: float = 0  # when the clock looks at the timers again, in ns; 0: it does not wait
         self._clock: threading.Thread | None = None
         self._stopped = False
 
@@ -60,7 +62,7 @@ class Timers:
                 self._clock = threading.Thread(target=self._run, name="bridge-clock", daemon=True)
                 with limits.lifted():
                     self._clock.start()
-            elif self._waiting[0] is entry:
+            elif timer.at_ns < self._wakes_at:
                 self._changed.notify()
 
     def stop(self, timeout: float) -> bool:
@@ -85,7 +87,9 @@ class Timers:
                 wait = self._until_next()
                 if wait is not None and wait <= 0:
                     return heapq.heappop(self._waiting)[2]
+                self._wakes_at = self._waiting[0][0] if self._waiting else math.inf
                 self._changed.wait(wait)
+                self._wakes_at = 0
         return None
 
     def _remove_cancelled(self) -> None:
