@@ -87,7 +87,7 @@ class Template:
 
     @property
     def _is_idle(self) -> bool:
-        """Return whether there is neither a worker nor anything that may become or remain of one."""
+        """Return whether no worker runs, no connection may still get one, and the end of each has been reported."""
         return not (self._is_listening or self._waiting or self._children or self._exited)
 
     @property
