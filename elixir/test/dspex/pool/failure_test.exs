@@ -201,6 +201,29 @@ defmodule DSPex.Pool.FailureTest do
     assert {:error, %Error{code: :worker_crashed}} = anonymous(StoppedPool, :ping)
   end
 
+  test "calls of a pool that is killed, while they run and afterwards" do
+    {:ok, supervisor} =
+      Supervisor.start_link(
+        [{SessionPoolV2, options(name: KilledPool, adapter: "bridge_test_adapter:adapter")}],
+        strategy: :one_for_one,
+        # The names of the pool's processes are free again after a moment.
+        max_restarts: 10_000
+      )
+
+    in_session = &SessionPoolV2.execute_in_session(&1, &2, %{}, pool_name: KilledPool)
+    {:ok, _} = in_session.("ann", :envelope)
+    calls = for n <- 1..20, do: Task.async(fn -> in_session.("s#{n}", :hold) end)
+    wait_until(fn -> SessionPoolV2.get_pool_status(KilledPool).open_calls == 20 end)
+    Process.exit(Process.whereis(KilledPool), :kill)
+    now = in_session.("ann", :envelope)
+    # An answer that was on its way, or the error; in no case an exception.
+    for result <- [now | Task.await_many(calls, 20_000)],
+        do: assert(elem(result, 0) in [:ok, :error])
+
+    wait_until(fn -> match?({:ok, _}, in_session.("ann", :envelope)) end, 20_000)
+    Supervisor.stop(supervisor)
+  end
+
   test "a server that fails is restarted, and the pool goes on" do
     pool = start_pool()
     wait_for_workers(pool, 2)

@@ -24,6 +24,9 @@ defmodule DSPex.PythonBridge.Pool.Providers do
     end
 
     :ok
+  rescue
+    # The pool has been stopped.
+    ArgumentError -> :ok
   end
 
   @doc "Forgets a session that has ended."
@@ -71,6 +74,9 @@ defmodule DSPex.PythonBridge.Pool.Providers do
       [{_, provider}] -> provider
       [] -> all(pool)
     end
+  rescue
+    # The pool has been stopped.
+    ArgumentError -> nil
   end
 
   defp all(pool) do

@@ -6,6 +6,8 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
 
   Callers read and add rows themselves. A row is removed when the session has ended, when its worker
   has dropped it (it expired, or was evicted), and when the loss of its worker has been reported.
+
+  A pool that has been stopped has no table any more, and so no sessions and no workers.
   """
 
   alias DSPex.PythonBridge.{Call, Connection, Pool, Tools}
@@ -45,11 +47,17 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
             else: place(pool, id, deadline)
         end
     end
+  rescue
+    ArgumentError -> :none
   end
 
   @doc "Notes that a call of a new session has reached its worker."
   @spec reached(Pool.t(), String.t()) :: boolean()
-  def reached(pool, id), do: :ets.update_element(pool.sessions, id, {5, false})
+  def reached(pool, id) do
+    :ets.update_element(pool.sessions, id, {5, false})
+  rescue
+    ArgumentError -> false
+  end
 
   defp touch(pool, id, used) do
     now = Connection.now()
@@ -72,6 +80,8 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
       [{_id, _owner, connection, _used, _new?}] -> connection
       [] -> nil
     end
+  rescue
+    ArgumentError -> nil
   end
 
   @doc """
@@ -93,6 +103,8 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
     end
 
     removed
+  rescue
+    ArgumentError -> false
   end
 
   @doc """
@@ -118,6 +130,8 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
   defp move(pool, id, dead) do
     :ets.select_delete(pool.sessions, [{{id, dead.owner, :_, :_, :_}, [], [true]}])
     :moved
+  rescue
+    ArgumentError -> :moved
   end
 
   # Any worker knows whether the store has the session.
@@ -142,6 +156,8 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
   def clear(pool) do
     for {id, owner, _, _, _} <- :ets.tab2list(pool.sessions), do: remove(pool, id, owner)
     :ok
+  rescue
+    ArgumentError -> :ok
   end
 
   @doc "Returns how many sessions a worker has."
