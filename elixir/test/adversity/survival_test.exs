@@ -137,7 +137,7 @@ defmodule DSPex.SurvivalTest do
       end
     end
 
-    {bridge, _} = supervised(setup: setup, setup_timeout: 100, start_timeout: 900)
+    {bridge, _} = supervised(setup: setup, setup_timeout: 500, start_timeout: 2_500)
 
     for {what, line} <- [raise: "the setup is tired", hang: "setup_timeout"] do
       Agent.update(agent, fn _ -> what end)
