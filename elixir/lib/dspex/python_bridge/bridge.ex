@@ -84,22 +84,13 @@ defmodule DSPex.PythonBridge.Bridge do
   """
   @spec child_spec(keyword()) :: Supervisor.child_spec()
   def child_spec(options) do
+    options = Options.of_child!(options)
+
     %{
       id: Keyword.get(options, :name, __MODULE__),
-      start:
-        {__MODULE__, :start_link, [options |> hide_env() |> Keyword.put_new(:retry_start, true)]},
+      start: {__MODULE__, :start_link, [options]},
       shutdown: 5_000
     }
-  end
-
-  # Supervisors write the arguments of their children into reports, and the environment may hold
-  # API keys.
-  defp hide_env(options) do
-    case options[:env] do
-      nil -> options
-      env when is_function(env, 0) -> options
-      env -> Keyword.put(options, :env, fn -> env end)
-    end
   end
 
   @doc """

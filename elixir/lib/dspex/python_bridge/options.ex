@@ -30,11 +30,31 @@ defmodule DSPex.PythonBridge.Options do
   # What is decided where the worker is started.
   @of_started_workers [:python, :adapter, :args, :env, :threads, :stuck_after]
 
+  @doc """
+  Returns the options of a child of a supervisor, which starts also if its first worker does not.
+  Supervisors write the arguments of their children into reports, so `:env` becomes a function.
+  Raises `ArgumentError` if they are no keyword list.
+  """
+  @spec of_child!(keyword()) :: keyword()
+  def of_child!(options) do
+    keyword!(options)
+    options = Keyword.put_new(options, :retry_start, true)
+
+    case options[:env] do
+      nil -> options
+      env when is_function(env, 0) -> options
+      env -> Keyword.put(options, :env, fn -> env end)
+    end
+  end
+
+  defp keyword!(options) do
+    Keyword.keyword?(options) || raise ArgumentError, "options must be a keyword list"
+  end
+
   @doc "Returns the options with defaults. Raises `ArgumentError` for invalid options."
   @spec checked!(keyword()) :: keyword()
   def checked!(options) do
-    unless Keyword.keyword?(options), do: raise(ArgumentError, "options must be a keyword list")
-
+    keyword!(options)
     defaults = defaults()
 
     for {key, _} <- options, not Keyword.has_key?(defaults, key) do

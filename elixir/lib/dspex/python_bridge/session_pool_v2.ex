@@ -16,7 +16,8 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
 
   The first call of a session chooses a worker, which has the session from then on. What is set up
   without a session (`configure_lm`, `create_program`, tools, …) exists in all workers: it is carried out
-  in each, and a new worker gets all of it before its first call.
+  in each, and a new worker gets all of it before its first call. More than 10 000 such changes, without
+  those that later ones replace, return `:quota_exceeded`. All changes of an adapter's own commands count.
 
   When a worker ends, its durable sessions go on in another one (flag `--store`, see
   docs/protocol.md). The next call of any other session returns `:session_lost` once, unless it creates or
@@ -81,7 +82,7 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
   """
   @spec child_spec(keyword()) :: Supervisor.child_spec()
   def child_spec(options) do
-    options = options |> hide_env() |> Keyword.put_new(:retry_start, true)
+    options = DSPex.PythonBridge.Options.of_child!(options)
 
     %{
       id: Keyword.get(options, :name, __MODULE__),
@@ -89,14 +90,6 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
       type: :supervisor,
       shutdown: :infinity
     }
-  end
-
-  defp hide_env(options) do
-    case options[:env] do
-      nil -> options
-      env when is_function(env, 0) -> options
-      env -> Keyword.put(options, :env, fn -> env end)
-    end
   end
 
   @doc """

@@ -311,5 +311,13 @@ defmodule DSPex.Pool.SessionPoolTest do
         ] do
       assert_raise ArgumentError, fn -> SessionPoolV2.start_link(options) end
     end
+
+    for options <- [4, "workers", [:workers]] do
+      assert_raise ArgumentError, fn -> SessionPoolV2.child_spec(options) end
+    end
+
+    assert_raise ArgumentError, fn ->
+      SessionPoolV2.execute_anonymous(:ping, %{}, idempotent: 1)
+    end
   end
 end

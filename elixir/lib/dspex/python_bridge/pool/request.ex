@@ -51,6 +51,10 @@ defmodule DSPex.PythonBridge.Pool.Request do
   def own(options) do
     {name, options} = take(options, :pool_name, @default_name)
     {idempotent, options} = take(options, :idempotent, false)
+
+    is_boolean(idempotent) ||
+      raise ArgumentError, "the option :idempotent must be a boolean"
+
     {name, idempotent, options}
   end
 

@@ -207,7 +207,10 @@ defmodule DSPex.PythonBridge.Pool.Roster do
   end
 
   defp no_successor(state, nil), do: state
-  defp no_successor(state, slot), do: put(state, %{slot | successor?: false})
+  defp no_successor(state, slot), do: put(state, again(slot))
+
+  # So that it is due to be replaced at the next look.
+  defp again(slot), do: %{slot | successor?: false, limits: Map.put(slot.limits, :max_age, 0)}
 
   defp error({:shutdown, %Error{} = error}), do: error
 
@@ -315,7 +318,7 @@ defmodule DSPex.PythonBridge.Pool.Roster do
   end
 
   # Its successor first.
-  def act(%{address: :starting} = state, _slot, {:succeed, _reason}), do: state
+  def act(%{address: :starting} = state, slot, {:succeed, _reason}), do: put(state, again(slot))
 
   def act(state, slot, {:succeed, _reason}) do
     {state, _} = start(put(state, %{slot | successor?: true}), replaces: slot.number)

@@ -14,10 +14,10 @@ defmodule DSPex.PythonBridge.Pool.Template do
   require Logger
 
   alias DSPex.PythonBridge.{Connection, Error, Stderr, Telemetry, WorkerPort}
+  alias DSPex.PythonBridge.Pool.Ends
 
-  # How long the report of a worker's end is waited for, and how long it is kept, ms.
-  @report_timeout 100
-  @kept 10_000
+  # How long an owner waits for the report of its worker's end, ms: a little longer than `Ends`.
+  @end_timeout 200
   @first_delay 100
   @longest_delay 5_000
   # How long a template may take to end at the end of the pool, ms.
@@ -40,8 +40,7 @@ defmodule DSPex.PythonBridge.Pool.Template do
                 older: [],
                 number: 0,
                 failures: 0,
-                exits: %{},
-                asking: %{}
+                ends: %Ends{}
               ]
 
   @doc false
@@ -83,31 +82,10 @@ defmodule DSPex.PythonBridge.Pool.Template do
   def explained(_template, nil, error), do: error
 
   def explained(template, os_pid, error) do
-    case GenServer.call(template, {:exit_of, os_pid}, 2 * @report_timeout) do
-      nil -> error
-      report -> explain(error, report)
-    end
+    Ends.explained(error, GenServer.call(template, {:end_of, os_pid}, @end_timeout))
   catch
     :exit, _ -> error
   end
-
-  defp explain(error, report) do
-    how =
-      if report["signal"],
-        do: "was ended by #{report["signal"]}",
-        else: "ended with status #{report["exit_status"]}"
-
-    details =
-      for key <- ["exit_status", "signal"], report[key] != nil, into: error.details do
-        {key, report[key]}
-      end
-
-    message = if error.details == %{}, do: "the worker #{how}", else: error.message
-    Stderr.with_lines(%{error | message: message, details: details}, lines(report["stderr"]))
-  end
-
-  defp lines(text) when is_binary(text), do: String.split(text, "\n", trim: true)
-  defp lines(_none), do: []
 
   # Starting
 
@@ -167,15 +145,8 @@ defmodule DSPex.PythonBridge.Pool.Template do
     {:reply, state.address, %{state | server: server}}
   end
 
-  def handle_call({:exit_of, os_pid}, from, state) do
-    case state.exits do
-      %{^os_pid => report} ->
-        {:reply, report, state}
-
-      _ ->
-        Process.send_after(self(), {:no_report, os_pid}, @report_timeout)
-        {:noreply, put_in(state.asking[os_pid], from)}
-    end
+  def handle_call({:end_of, os_pid}, from, state) do
+    {:noreply, %{state | ends: Ends.ask(state.ends, os_pid, from)}}
   end
 
   @impl true
@@ -230,14 +201,8 @@ defmodule DSPex.PythonBridge.Pool.Template do
 
   def handle_info(:start, state), do: {:noreply, start(state)}
 
-  def handle_info({:no_report, os_pid}, state) do
-    {from, asking} = Map.pop(state.asking, os_pid)
-    if from, do: GenServer.reply(from, nil)
-    {:noreply, %{state | asking: asking}}
-  end
-
-  def handle_info({:forget, os_pid}, state) do
-    {:noreply, %{state | exits: Map.delete(state.exits, os_pid)}}
+  def handle_info({:ends, message}, state) do
+    {:noreply, %{state | ends: Ends.timeout(state.ends, message)}}
   end
 
   def handle_info(_message, state), do: {:noreply, state}
@@ -259,10 +224,7 @@ defmodule DSPex.PythonBridge.Pool.Template do
   end
 
   defp told(%{"type" => "worker_exited", "pid" => os_pid} = report, _port, state) do
-    {from, asking} = Map.pop(state.asking, os_pid)
-    if from, do: GenServer.reply(from, report)
-    Process.send_after(self(), {:forget, os_pid}, @kept)
-    %{state | asking: asking, exits: Map.put(state.exits, os_pid, report)}
+    %{state | ends: Ends.reported(state.ends, os_pid, report)}
   end
 
   defp told(_message, _port, state), do: state
