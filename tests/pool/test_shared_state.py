@@ -154,6 +154,17 @@ STEPS = [
 ]
 
 
+def test_a_program_is_created_after_the_tools_that_it_was_given_later(start_pool):
+    pool = start_pool(workers=1, adapter="dspy")
+    for name in ("first", "second", "first"):
+        pool.call("register_tools", {"tools": [{"name": name, "description": name, "args": {}}]})
+        program = {"id": "p", "program_type": "react", "tools": [name], "signature": QUESTION, "if_exists": "replace"}
+        pool.call("create_program", program)
+    kill_all(pool, count=1)
+    assert everywhere(pool, "get_program_info", {"program_id": "p"})[0]["program_id"] == "p"
+    assert pool.status()["shared_changes"] == 3
+
+
 def test_tools_are_called_from_all_workers(start_pool):
     """Whichever runs the program; also in those that start later."""
     calls = []

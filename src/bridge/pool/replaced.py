@@ -47,11 +47,11 @@ def _tools(args: Args) -> Hashable:
     return ("tools", bool(args.get("replace")), *sorted(tool["name"] for tool in args["tools"]))
 
 
+CREATES = ("create_program", "create_gemini_program")
+
 # Of these, a newer call is made after all others. Any other one takes the place of what it replaces, because later
 # calls may need it: programs are created with the tools that are registered before.
-MOVED_TO_THE_END = ("update_session_data",)
-
-CREATES = ("create_program", "create_gemini_program")
+MOVED_TO_THE_END = ("update_session_data", *CREATES)
 
 KEYS: dict[str, Callable[[Args], Hashable | None]] = {
     "configure_lm": lambda args: "model",
