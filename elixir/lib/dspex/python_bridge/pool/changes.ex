@@ -5,7 +5,7 @@ defmodule DSPex.PythonBridge.Pool.Changes do
   changed is not known here, so all of their changes are kept.
 
   A change is a command with its args. Pure functions; a list of entries
-  `{number, key, kind, command, args}` has the last one to be made first.
+  `{number, key, kind, command, args}` is in reverse order: it begins with the change to be made last.
   """
 
   alias DSPex.PythonBridge.Pool
