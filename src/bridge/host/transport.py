@@ -133,8 +133,10 @@ class Transport:
 
     def _write_pending(self) -> None:
         try:
-            while self._pending and self._pending[0].write_to(self.worker.input_fd):
-                self._pending.popleft()
+            while self._pending and (first := self._pending[0]).write_to(self.worker.input_fd):
+                # A signal handler that has called the worker meanwhile may have waited until the frame was removed.
+                if self._pending and self._pending[0] is first:
+                    self._pending.popleft()
         except OSError:
             self._close_input()
             self.inbox.add_job(FINISH, self.worker.input_closed)
