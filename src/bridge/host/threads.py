@@ -31,12 +31,12 @@ class Threads:
         if self._takes_idle_thread():
             self._jobs.put(job)
         else:
-            thread = threading.Thread(target=self._work, args=(job,), name=self._name, daemon=True)
+            # A list, because a Thread keeps its arguments until it ends; what a job refers to must not outlive it.
+            thread = threading.Thread(target=self._work, args=([job],), name=self._name, daemon=True)
             thread.start()
 
-    def _work(self, first: Job) -> None:
-        job: Job | None = first
-        del first  # the objects that a job refers to must not outlive it
+    def _work(self, first: list[Job]) -> None:
+        job: Job | None = first.pop()
         while job is not None:
             try:
                 job()
