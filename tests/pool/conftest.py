@@ -15,6 +15,7 @@ def start_pool():
 
     def start(workers=2, **options):
         options.setdefault("adapter", "pool_workers:adapter")
+        options.setdefault("timeout", 60.0)  # for machines with little time
         pools.append(Pool(workers, env=SUPPORT_PATH, **options))
         return pools[-1]
 

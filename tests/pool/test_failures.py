@@ -206,11 +206,33 @@ def test_workers_are_recycled_without_a_failed_call(start_pool, events):
 
 
 def test_a_worker_that_takes_too_much_memory_is_recycled(start_pool, monkeypatch):
-    monkeypatch.setattr("bridge.pool.upkeep.CHECK", 0.2)
-    pool = start_pool(2, max_rss=400 << 20)
-    pid = pool.call("eat", {"count": 500 << 20})
+    pool = start_pool(2, max_rss=200 << 20)
+    pid = pool.call("eat", {"count": 300 << 20})
+    monkeypatch.setattr("bridge.pool.upkeep.CHECK", 0.2)  # not before: a worker that eats does not answer
     wait_until(lambda: pid not in pids_of(pool), 60)
     assert pool.call("pid") != pid
+
+
+def test_a_worker_that_dies_while_its_successor_starts_has_only_one(start_pool):
+    pool = start_pool(2)
+    for _ in range(5):
+        slot = pool._slots.ready[0]
+        pool._supervisor.recycle(slot, "test")
+        os.kill(slot.pid, signal.SIGKILL)
+        wait_until(lambda pid=slot.pid: pid not in pids_of(pool))
+        wait_until(lambda: set(pool.status()["workers"]) == {"ready"}, 60)
+        assert pool.status()["workers"] == {"ready": 2}
+
+
+def test_early_deaths_of_long_ago_do_not_keep_a_pool_from_growing(start_pool, monkeypatch):
+    pool = start_pool((1, 2))
+    for _ in range(5):
+        slot = pool._slots.ready[0]
+        os.kill(slot.pid, signal.SIGKILL)
+        wait_until(lambda pid=slot.pid: pid not in pids_of(pool) and pool._slots.ready, 60)
+    assert not pool._supervisor.grow()
+    monkeypatch.setattr("bridge.pool.supervisor.FAILING_FOR", 0.0)
+    assert pool._supervisor.grow()
 
 
 def test_workers_are_recycled_by_age(start_pool):

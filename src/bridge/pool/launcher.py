@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import signal
 import sys
 import threading
 import time
@@ -36,9 +34,6 @@ class Launcher(Protocol):
     def launch(self) -> Client:
         """Return the client of a new worker. Raises WorkerCrashed (category initialization), Overloaded and others."""
 
-    def kill(self, client: Client) -> None:
-        """End a worker that may not notice the end of its connection."""
-
     def renew(self) -> None:
         """Get the workers to come from a new template, if they come from one. Raises WorkerCrashed if it fails."""
 
@@ -51,9 +46,6 @@ class Starter:
 
     def __init__(self, start: Callable[[], Client]) -> None:
         self.launch = start
-
-    def kill(self, client: Client) -> None:
-        """Do nothing: the client kills its worker."""
 
     def renew(self) -> None:
         """Do nothing: each worker is new."""
@@ -85,7 +77,7 @@ class Forks:
         self._timeout = timeout
         self._report = report
         self._run = run
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant, because signal handlers may stop the pool
         self._template: Template | None = None
         self._is_stopped = False
 
@@ -110,23 +102,17 @@ class Forks:
             self._replace(template, errors.text_of(error))
             return self._connect(self._ready())
 
-    def kill(self, client: Client) -> None:
-        """Kill the process of a worker that has not ended as far as its template knows."""
-        template = self._template
-        if template is not None and template.is_alive and client.pid and template.exit_of(client.pid) is None:
-            with contextlib.suppress(OSError):
-                os.kill(client.pid, signal.SIGKILL)
-
     def renew(self) -> None:
         """Start another template for the workers to come. The present one ends with its last worker."""
         template = self._new()
         try:
             template.wait_ready(self._timeout)
+            with self._lock:
+                self._check_running()
+                before, self._template = self._template, template
         except BaseException:
             template.kill()
             raise
-        with self._lock:
-            before, self._template = self._template, template
         if before is not None:
             before.drain()
 
@@ -147,9 +133,12 @@ class Forks:
         template.wait_ready(self._timeout)
         return template
 
-    def _new(self) -> Template:
+    def _check_running(self) -> None:
         if self._is_stopped:
             raise errors.WorkerCrashed("the pool was stopped")
+
+    def _new(self) -> Template:
+        self._check_running()
         template = self._start(self._note_end)
         self._report({"event": "template", "state": "starting", "pid": template.pid})
         return template

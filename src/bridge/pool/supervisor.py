@@ -17,6 +17,7 @@ from bridge.pool.launcher import Launcher, with_tools
 from bridge.pool.slots import History, OnTransition, Slot, Slots
 
 EARLY = 10.0  # seconds after its start in which the death of a worker that has served no call is early
+FAILING_FOR = 60.0  # seconds after an early death without another one, after which they are no row anymore
 MOST_EARLY = 5  # early deaths in a row, after which the pool does not grow, and fails calls that have no worker
 SHORTEST_PAUSE = 0.1  # seconds before the next start after an early death; doubled each time
 LONGEST_PAUSE = 5.0
@@ -52,6 +53,7 @@ class Supervisor:
         self.clock = Clock("bridge-pool-clock")
         self.least = self.most = 0
         self.early = 0
+        self._last_early = 0.0
         self.last_failure: errors.BridgeError | None = None
         self.closed: str | None = None
 
@@ -88,7 +90,7 @@ class Supervisor:
     @property
     def is_failing(self) -> bool:
         """Return whether workers die again and again soon after their start."""
-        return self.early >= MOST_EARLY
+        return self.early >= MOST_EARLY and monotonic() - self._last_early < FAILING_FOR
 
     def ended(self, slot: Slot) -> None:
         """Replace a slot whose worker has ended or cannot be used anymore. Has no effect when that has been done."""
@@ -118,6 +120,8 @@ class Supervisor:
             for slot in before:
                 self.recycle(slot, reason)
             while not self.closed and any(slot.state == "ready" for slot in before):
+                if self.is_failing and self.last_failure is not None:
+                    raise self.last_failure
                 self._slots.changed.wait()
 
     def drain(self, slot: Slot, reason: str) -> None:
@@ -132,8 +136,6 @@ class Supervisor:
 
     def kill(self, slot: Slot, reason: str) -> None:
         """End a worker that does not answer, and replace it."""
-        assert slot.client is not None
-        self._launcher.kill(slot.client)
         slot.connection.transport.end_worker(reason)
 
     def close(self, reason: str) -> None:
@@ -163,7 +165,6 @@ class Supervisor:
         assert slot.client is not None
         try:
             slot.client.stop(timeout)
-            self._launcher.kill(slot.client)
         finally:
             self._journal.leave(slot)
             self._slots.move(slot, "gone", slot.connection.end_reason)
@@ -217,9 +218,16 @@ class Supervisor:
 
     def _replace(self, slot: Slot, is_early: bool) -> None:
         """Start the next worker of a slot's number: later if workers fail soon after their start."""
+        with self._slots.changed:
+            if any(each.replaces is slot for each in self._slots.all):
+                return  # it was being recycled: its successor starts already
         history = slot.history
         history.faults = history.faults + 1 if slot.served == 0 else 1
-        self.early = self.early + 1 if is_early else 0
+        if is_early and monotonic() - self._last_early < FAILING_FOR:
+            self.early += 1
+        else:
+            self.early = int(is_early)
+        self._last_early = monotonic()
         if history.faults >= MOST_FAULTS and self._may_eject():
             delay = min(LONGEST_EJECTION, EJECTED_FOR * 2.0**history.ejections)
             history.ejections += 1
