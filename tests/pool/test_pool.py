@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from functools import partial
 
 import pytest
 
@@ -173,14 +174,20 @@ def test_a_stopped_pool_leaves_no_process(start_pool):
 
 
 def test_a_fork_cannot_use_the_pool(pool):
-    """Leaving a `with` block there does not stop the workers."""
+    """Nor its open calls. Leaving a `with` block there does not stop the workers."""
+    future, stream = (start("work", {"seconds": 60}) for start in (pool.submit, pool.stream))
+    uses = [
+        *(partial(use, "pid") for use in (pool.call, pool.submit, pool.stream)),
+        *(pool.status, pool.stats, pool.health_check, future.result, future.exception, future.cancel),
+        *(stream.result, stream.cancel, stream.close, stream.__enter__, lambda: list(stream)),
+    ]
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
         words = []
-        for use in (pool.call, pool.submit, pool.stream):
+        for use in uses:
             try:
-                use("pid")
+                use()
             except RuntimeError as error:
                 words.append(str(error))
         pool.__exit__(None, None, None)
@@ -188,9 +195,11 @@ def test_a_fork_cannot_use_the_pool(pool):
         os._exit(0)
     os.close(write)
     with open(read) as answers:
-        assert answers.read().count("fork") == 3
+        assert len(answers.read().split("|")) == len(uses)
     os.waitpid(pid, 0)
     assert pool.call("pid")
+    assert future.cancel()
+    assert stream.cancel()
 
 
 def test_a_pool_cannot_be_pickled(pool):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import signal
 import threading
@@ -185,3 +187,30 @@ def test_tools_are_called_from_all_workers(start_pool):
     events = [event for event, _ in pool.stream("execute_program", run, session_id="tom")]
     assert "tool_result" in events
     assert calls == [21] * 4
+
+
+def test_an_interrupted_change_is_made_in_all_workers(start_pool):
+    """As by Ctrl-C at any moment: workers must not differ, and the pool keeps the change."""
+    pool = start_pool(3)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    gc.disable()  # an interrupt in a destructor would be ignored, with a warning
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for number in range(150):
+            with contextlib.suppress(KeyboardInterrupt):
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.00005 * (1 + number % 30))
+                    pool.call("add_name", {"name": str(number)})
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        gc.enable()
+    pool.call("add_name", {"name": "last"})
+    wait_until(lambda: not pool._journal._open)
+    names = {tuple(sorted(names)) for _, names in everywhere(pool, "names")}
+    assert len(names) == 1
+    assert pool.status()["shared_changes"] == len(*names)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from math import inf
+from queue import Empty
 from threading import RLock
 from time import monotonic
 from types import TracebackType
@@ -51,8 +52,10 @@ class PoolCall(concurrent.futures.Future[Any]):
     def start(self) -> None:
         """Send the request. Raises the errors of `Pool.call` if that is not possible."""
         if self._request.is_shared:
-            broadcast = self._runner.broadcast(self._request)
-            self._jobs.run(partial(self.conclude, partial(self._runner.finish, broadcast)))
+            try:  # waits, because the next call of this thread comes after this one in all workers
+                self._jobs.result_of(self._share, self._request.left())
+            except Empty:
+                raise self._request.expired() from None
         elif self._on_event is None:
             self._runner.send(self._request, self._ended)
         else:
@@ -68,6 +71,7 @@ class PoolCall(concurrent.futures.Future[Any]):
 
         `result` raises Cancelled from then on.
         """
+        self._request.check_own()
         with self._lock:
             if not super().cancel():
                 return False
@@ -83,6 +87,7 @@ class PoolCall(concurrent.futures.Future[Any]):
         Raises the class of bridge.errors that belongs to the reply's code; DeadlineExceeded when the call's own timeout
         is over; TimeoutError when `timeout` is; Cancelled after `cancel`.
         """
+        self._request.check_own()
         try:
             return super().result(timeout)
         except concurrent.futures.CancelledError as error:
@@ -93,6 +98,7 @@ class PoolCall(concurrent.futures.Future[Any]):
 
         Raises TimeoutError for a call that has not ended, and Cancelled for a cancelled one.
         """
+        self._request.check_own()
         try:
             return super().exception(timeout)
         except concurrent.futures.CancelledError as error:
@@ -111,6 +117,11 @@ class PoolCall(concurrent.futures.Future[Any]):
                 self.set_result(result)
             else:
                 self.set_exception(error)
+
+    def _share(self) -> None:
+        """Send the call to all workers, on a thread that no signal handler interrupts: workers must not differ."""
+        broadcast = self._runner.broadcast(self._request)
+        self._jobs.run(partial(self.conclude, partial(self._runner.finish, broadcast)))
 
     def _ended(self, call: OpenCall) -> None:
         """Note, in the event loop of the connection, that the call has ended."""
@@ -185,6 +196,7 @@ class PoolStream:
         self._request = request
         self._runner = runner
         self._has_delivered = False
+        self._is_cancelled = False
         self._outcome: tuple[Any, BaseException | None] | None = None
         self._lock = RLock()
         self._call = runner.send(request)
@@ -201,6 +213,7 @@ class PoolStream:
 
         The worker is not paused from then on: events that have not been consumed stay in memory.
         """
+        self._request.check_own()
         seconds = seconds_of(timeout, least=-inf) if timeout is not None else None
         until = None if seconds is None else monotonic() + seconds
         while True:
@@ -222,14 +235,18 @@ class PoolStream:
 
     def cancel(self) -> bool:
         """Cancel the call, and return whether it is cancelled now. Events that have arrived stay available."""
+        self._request.check_own()
+        self._is_cancelled = True
         self._call.cancel()
         return isinstance(self._call.error, CallCancelled)
 
     def close(self) -> None:
         """Cancel the call if it has not ended, and drop events that have not been consumed."""
+        self._request.check_own()
         self._close()
 
     def _next(self) -> tuple[str, Any] | None:
+        self._request.check_own()
         while True:
             call = self._call
             event = call.next_event()
@@ -251,10 +268,9 @@ class PoolStream:
                 self._outcome = result, None
                 self._runner.succeeded(self._request, result)
             except BridgeError as error:
-                if not self._has_delivered and not isinstance(error, CallCancelled):
+                if not self._has_delivered and not self._is_cancelled:
                     try:
-                        self._runner.prepare_next(self._request, error)
-                        self._call = self._runner.send(self._request)
+                        self._start_again(error)
                         return True
                     except BridgeError as final:
                         error = final
@@ -263,13 +279,21 @@ class PoolStream:
                 self._outcome = None, error
             return False
 
+    def _start_again(self, error: BridgeError) -> None:
+        self._runner.prepare_next(self._request, error)
+        self._call = self._runner.send(self._request)
+        if self._is_cancelled:  # meanwhile, by another thread
+            self._call.cancel()
+
     def _close(self) -> None:
         slot = self._request.slot
         if slot is not None and slot.connection.worker.is_usable:
+            self._is_cancelled = True
             self._call.drop_events()
             self._call.cancel()
 
     def __enter__(self) -> PoolStream:
+        self._request.check_own()
         return self
 
     def __exit__(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from functools import partial
+from queue import SimpleQueue
 from threading import RLock
+from typing import Any
 
 from bridge.host.threads import Job, Threads
 from bridge.pool.clock import Clock
@@ -24,6 +27,20 @@ class Jobs:
     def run(self, job: Job) -> None:
         """Run a job that may wait on a thread of its own. Raises RuntimeError if there is none."""
         self._threads.run(job)
+
+    def result_of(self, job: Callable[[], Any], timeout: float | None) -> Any:
+        """Run a job that may wait on a thread of its own, and return its result, or raise its error.
+
+        If the caller is interrupted, the job goes on. Raises queue.Empty after `timeout` seconds: if the caller is a
+        signal handler, it may have interrupted code that holds a lock.
+        """
+        # A queue and no future, because that may stay locked if the wait for it is interrupted.
+        outcome: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        self._threads.run(lambda: outcome.put(_outcome_of(job)))
+        result, error = outcome.get(timeout=timeout)
+        if error is not None:
+            raise error
+        return result
 
     def run_later(self, delay: float, job: Job) -> None:
         """Run a job that may wait after `delay` seconds."""
@@ -50,3 +67,10 @@ class Jobs:
                 job()
             except Exception:
                 logging.getLogger("bridge.pool").exception("a job of the pool failed: %r", job)
+
+
+def _outcome_of(job: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    try:
+        return job(), None
+    except BaseException as error:
+        return None, error

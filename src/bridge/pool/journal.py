@@ -5,7 +5,6 @@ They are made in every worker. A worker that starts later gets them before its f
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import threading
@@ -120,23 +119,16 @@ class Journal:
         return broadcast
 
     def finish(self, broadcast: Broadcast) -> Any:
-        """Wait for the replies of all workers, and return the first result. Raises an error if none has succeeded.
-
-        If the caller is interrupted, the change is finished by another thread: workers must not differ.
-        """
+        """Wait for the replies of all workers, and return the first result. Raises an error if none has succeeded."""
         results: dict[Slot, Any] = {}
         failures: dict[Slot, BridgeError] = {}
-        try:
-            while not self._conclude(broadcast, results, failures):
-                for slot in [slot for slot in list(broadcast.calls) if slot not in results and slot not in failures]:
-                    try:
-                        results[slot] = self._result(broadcast, slot)
-                        slot.served += 1
-                    except BridgeError as error:
-                        failures[slot] = error
-        except BaseException:
-            threading.Thread(target=self._finish_alone, args=(broadcast,), daemon=True).start()
-            raise
+        while not self._conclude(broadcast, results, failures):
+            for slot in [slot for slot in list(broadcast.calls) if slot not in results and slot not in failures]:
+                try:
+                    results[slot] = self._result(broadcast, slot)
+                    slot.served += 1
+                except BridgeError as error:
+                    failures[slot] = error
         if not results:
             raise self._failure(broadcast, failures)
         for slot, failure in failures.items():
@@ -144,10 +136,6 @@ class Journal:
                 _log.warning("worker %s does not accept %s: %s", slot.pid, broadcast.request.command, failure)
                 self._diverged(slot)
         return next(iter(results.values()))
-
-    def _finish_alone(self, broadcast: Broadcast) -> None:
-        with contextlib.suppress(BridgeError):
-            self.finish(broadcast)
 
     def _result(self, broadcast: Broadcast, slot: Slot) -> Any:
         """Wait for the result of one worker, asking it again while it has no room."""

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from queue import Empty
 from time import monotonic
 from types import TracebackType
 from typing import Any, Literal, NoReturn
@@ -14,6 +15,7 @@ from bridge import errors
 from bridge.errors import BridgeError
 from bridge.host.calls import OnEvent
 from bridge.host.client import STOP_TIMEOUT
+from bridge.host.open_calls import SLACK
 from bridge.host.threads import Threads
 from bridge.host.timeouts import seconds_of
 from bridge.host.tools import Callables, Tool, Tools
@@ -105,8 +107,8 @@ class Pool:
         self._sessions = Sessions(self._session_ended)
         self._journal = Journal(lambda slot: self._supervisor.recycle(slot, "its state differs from the others'"))
         self._supervisor = Supervisor(self._slots, launcher, self._tools, self._journal, threads, event)
-        self._supervisor.start(least, most)
         try:
+            self._supervisor.start(least, most)
             slot = self._slots.ready[0]
             commands = slot.ask("describe", None, timeout)["commands"]
             mode = slot.ask("ping", None, timeout)["mode"]
@@ -238,14 +240,17 @@ class Pool:
     def stats(self) -> dict[str, Any]:
         """Return the statistics of all workers together (`commands`, `process`), each worker's own (`workers`), and the
         pool's `status`."""
+        self._check_own()
         return {**report.statistics(self._slots.ready), "pool": self.status()}
 
     def status(self) -> dict[str, Any]:
         """Return the number of workers in each state, of open calls and of sessions, and one map for each slot."""
+        self._check_own()
         return report.status(self.name, self._slots, self._sessions, self._journal)
 
     def health_check(self, timeout: float = 2.0) -> dict[str, Any]:
         """Ping each worker. Return whether the pool is "healthy", "degraded" or "down", and one map for each slot."""
+        self._check_own()
         return report.health(self._slots, timeout)
 
     def renew(self) -> None:
@@ -302,7 +307,14 @@ class Pool:
 
     def _run(self, request: Request) -> Any:
         if request.is_shared:
-            return self._runner.finish(self._runner.broadcast(request))
+            left = request.left()
+            try:  # on another thread, which no signal handler interrupts: workers must not differ
+                return self._jobs.result_of(
+                    lambda: self._runner.finish(self._runner.broadcast(request)),
+                    None if left is None else left + 2 * SLACK,
+                )
+            except Empty:
+                raise request.expired() from None
         return self._runner.run(request)
 
     def _register(self, tools: list[Tool], session_id: str | None) -> None:
@@ -346,7 +358,7 @@ class Pool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if os.getpid() == self._host_pid:  # a fork must not stop its parent's workers
+        if os.getpid() == self._host_pid and not sys.is_finalizing():  # a fork must not stop its parent's workers
             self.stop()
 
     def __repr__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,6 +49,14 @@ class Request:
     started: bool = False
     avoided: list[Slot] = field(default_factory=list)
     permit: Settled | None = None
+    host_pid: int = field(default_factory=os.getpid)
+
+    def check_own(self) -> None:
+        """Raise RuntimeError in a fork of the process that has made the request."""
+        if os.getpid() != self.host_pid:
+            raise RuntimeError(
+                f"this call belongs to process {self.host_pid} and cannot be used in its fork {os.getpid()}"
+            )
 
     def settle(self, succeeded: bool | None) -> None:
         """Note the end of the request. succeeded: None if it says nothing about the provider of the model."""
