@@ -200,10 +200,14 @@ cdef extern from *:
         return size < sizeof name - 1 || memcmp(name, COMPANION_NAME, sizeof name - 1);
     }
 
-    /* Kill the worker's group once the worker is gone, and always those that have left the group but inherited the
-       mark: also if the worker ends in order, because it may be killed in the meantime. */
-    static void companion_kill(companion *self) {
+    /* Kill the worker's group once the worker is gone. */
+    static void companion_kill_group(companion *self) {
         if (self->leads && getppid() != self->worker) kill(-self->worker, SIGKILL);
+    }
+
+    /* Kill those that have left the group but inherited the mark: also if the worker ends in order, because it may be
+       killed in the meantime. */
+    static void companion_kill_marked(companion *self) {
         for (int round = 0; round < ROUNDS; round++) {
             int killed = 0;
             DIR *processes = opendir("/proc");
@@ -255,7 +259,15 @@ cdef extern from *:
         int needed[] = {self->relay, self->control, self->output, self->worker_fd};
         companion_close_all_but(needed, 4);
         while (companion_step(self, self->worker_fd < 0 ? CHECK_MS : -1)) {}
-        companion_kill(self);
+        companion_kill_group(self);
+        /* Whoever reads this waits for the worker's last words, so they do not wait for the search for processes. */
+        if (self->relay >= 0) companion_read(self);
+        companion_write(self);
+        if (self->end == self->start && *self->lost == self->reported && self->output >= 0) {
+            close(self->output);
+            self->output = -1;
+        }
+        companion_kill_marked(self);
         int64_t deadline = companion_now_ms() + FLUSH_MS;
         if (self->relay >= 0) companion_read(self);
         self->dropping = 0;
