@@ -48,9 +48,10 @@ class Background:
             self._unregister(fd)
 
     def add_writer(self, fd: int, callback: Callback) -> None:
-        """Call `callback` whenever `fd` accepts bytes."""
+        """Call `callback` whenever `fd` accepts bytes. Has no effect if it is watched already."""
         self._writers[fd] = callback
-        self._epoll.register(fd, select.EPOLLOUT)
+        with contextlib.suppress(FileExistsError):
+            self._epoll.register(fd, select.EPOLLOUT)
 
     def remove_writer(self, fd: int) -> None:
         """Do not watch `fd` anymore. Has no effect if it is not watched."""

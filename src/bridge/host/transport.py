@@ -97,7 +97,8 @@ class Transport:
                 self._write_pending()
                 if not self._pending:
                     return True
-            if not self._is_writing_later and not self.is_input_closed:
+            # Even if it is watched already: a signal handler may have interrupted the code that was about to do that.
+            if not self.is_input_closed:
                 self._is_writing_later = True
                 self._loop.add_writer(self.worker.input_fd, self._write_later)
             return False
@@ -145,7 +146,7 @@ class Transport:
         with self._lock:
             if not self.is_input_closed:
                 self._write_pending()
-            if not self._pending and self._is_writing_later:
+            if not self._pending and not self.is_input_closed:
                 self._is_writing_later = False
                 self._loop.remove_writer(self.worker.input_fd)
             if self.end_reason is not None and not self._pending:
