@@ -54,7 +54,7 @@ class Breaker:
     ) -> None:
         self._clock = clock
         self._on_change = on_change
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant, because signal handlers may call the pool
         self._circuits: dict[str, Circuit] = {}
 
     def admit(self, key: str) -> Permit:

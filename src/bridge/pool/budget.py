@@ -21,7 +21,7 @@ class RetryBudget:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant, because signal handlers may call the pool
         self._end = -math.inf  # of the current second
         self._current = _Second(0)
         self._recent: deque[_Second] = deque()
