@@ -121,7 +121,7 @@ class Client:
 
     @property
     def pid(self) -> int | None:
-        """Return the worker's process id; None for a connection whose worker has not told it."""
+        """Return the worker's process id; None for a connection whose worker has not reported it."""
         return self._connection.worker.pid
 
     def call(

@@ -28,7 +28,7 @@ class Exit(NamedTuple):
     stderr: str
 
 
-# Tells the end of the process with this id, or None if it will not be known. Calls back in any thread.
+# Reports the end of the process with this id, or None if it will not be known. Calls back in any thread.
 Exits = Callable[[int, Callable[[Exit | None], None]], None]
 
 
@@ -171,7 +171,7 @@ class WorkerSocket(Worker):
                 self._watch()
 
     def reap(self) -> bool:
-        """Note how the process ended, as far as that is known. Return False if the template will soon tell it."""
+        """Note how the process ended, as far as that is known. Return False if the template will report it soon."""
         with self._lock:
             if self._waits_for_exit and self._is_watched:
                 self._hangup.unregister(self.output_fd)
@@ -189,7 +189,7 @@ class WorkerSocket(Worker):
         return self.output_closed if self.exit_status is None else end_in_words(self.exit_status)
 
     def crash_details(self) -> dict[str, Any]:
-        """Return `exit_status` and `stderr` if somebody has told how the process ended."""
+        """Return `exit_status` and `stderr` if the template has reported how the process ended."""
         if self._exit is None:
             return {}
         details: dict[str, Any] = {"exit_status": self._exit.status}

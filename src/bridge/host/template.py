@@ -1,4 +1,4 @@
-"""A template that this process starts: it listens on a socket of its own, and tells how its workers have ended."""
+"""A template that this process starts: it listens on a socket of its own, and reports how its workers have ended."""
 
 from __future__ import annotations
 

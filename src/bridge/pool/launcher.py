@@ -24,7 +24,7 @@ from bridge.pool.slots import OnTransition
 
 _log = logging.getLogger("bridge.pool")
 
-EXIT_SECONDS = 0.5  # until a template tells how a worker has ended
+EXIT_SECONDS = 0.5  # until a template reports how a worker has ended
 FORK_SECONDS = 5.0  # in which a template that is ready has to provide a worker
 
 
@@ -59,7 +59,7 @@ class Forks:
 
     start(ended): starts a template, which calls `ended` when it ends. start_alone: starts a worker where there can be
     no template, as without a folder for its socket. settings: of the connections. timeout: seconds for the start of a
-    template. report(event): told about templates. run: runs a job on a thread.
+    template. report(event): called with events of templates. run: runs a job on a thread.
     """
 
     def __init__(

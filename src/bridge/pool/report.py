@@ -1,4 +1,4 @@
-"""What a pool tells about itself: its status, health, statistics and events."""
+"""What a pool reports about itself: its status, health, statistics and events."""
 
 from __future__ import annotations
 

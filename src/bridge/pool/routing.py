@@ -11,7 +11,7 @@ from bridge.pool.sessions import Home, Sessions
 from bridge.pool.slots import Slot, Slots
 from bridge.pool.supervisor import Supervisor
 
-ENDS_OR_BEGINS = ("create_session", "cleanup_session")  # commands that do not need to be told that a session was lost
+ENDS_OR_BEGINS = ("create_session", "cleanup_session")  # commands that succeed although the session was lost
 
 
 class Router:

@@ -34,7 +34,7 @@ LOST_FOR = 3600.0  # seconds for which it is remembered that a session was lost
 
 
 class Sessions:
-    """The homes of sessions, by their ids. A session whose home is gone is lost, and that is told once.
+    """The homes of sessions, by their ids. A session whose home is gone is lost, and one caller gets that error.
 
     ended: called with the id of each session that has left the table and does not go on elsewhere.
     """

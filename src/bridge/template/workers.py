@@ -65,7 +65,7 @@ class Child:
         self.report_at = time.monotonic() + LAST_OUTPUT_SECONDS
 
     def report(self) -> dict[str, Any]:
-        """Return what the host is told about the end of the worker."""
+        """Return the message for the host about the end of the worker."""
         assert self.status is not None
         code = os.waitstatus_to_exitcode(self.status)
         lines = self._latest.decode("utf-8", "replace").splitlines()

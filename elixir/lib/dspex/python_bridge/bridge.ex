@@ -263,7 +263,7 @@ defmodule DSPex.PythonBridge.Bridge do
 
     * `:status` - `:starting`, `:running`, `:stopping`, or `:not_running`
     * `:worker_pid` - the worker's operating system process id; `nil` without a worker, and for a
-      worker at a socket until it has told it
+      worker at a socket until it has reported it
     * `:uptime` - ms since the start of the worker
     * `:open_calls` - the number of calls that have no reply yet
     * `:last_error` - why the last worker ended or did not start; `nil` once another one runs

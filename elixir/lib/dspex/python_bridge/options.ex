@@ -70,7 +70,7 @@ defmodule DSPex.PythonBridge.Options do
   # `:kill` and `:ended` are for code that has started the worker to which the bridge connects (a
   # pool). `:kill` is called with the worker's process id if the worker does not answer; `:ended` is
   # called with it and the error when the connection has ended, and returns the error that callers get.
-  # The process id is nil if the worker has not told it.
+  # The process id is nil if the worker has not reported it.
   defp defaults do
     [
       setup: fn _bridge -> :ok end,

@@ -54,7 +54,7 @@ defmodule DSPex.PythonBridge.Tools do
     error in Error -> {:error, error}
   end
 
-  @doc "Returns what a worker is told of tools. Raises `ArgumentError` for anything else."
+  @doc "Returns the declarations of tools for a worker. Raises `ArgumentError` for anything else."
   @spec declared!([Tool.t()]) :: [map()]
   def declared!(tools) do
     (is_list(tools) and Enum.all?(tools, &is_struct(&1, Tool))) ||

@@ -8,7 +8,7 @@ defmodule DSPex.PythonBridge.Pool.Request do
   alias DSPex.PythonBridge.Pool.{Choice, Server, Sessions}
 
   @default_name DSPex.PythonBridge.SessionPoolV2
-  # Whose caller need not be told that the state of the session is lost.
+  # Whose caller does not have to know that the state of the session is lost.
   @needs_no_state ~w(create_session cleanup_session)
   # Before the same worker is tried again, ms.
   @pause 2
@@ -162,7 +162,7 @@ defmodule DSPex.PythonBridge.Pool.Request do
       else: on_worker(%{request | pool: Pool.fetch!(request.pool.name)}, run)
   end
 
-  @doc "Returns what the pool does with the command, once the first worker has told its commands."
+  @doc "Returns what the pool does with the command, once the first worker has described its commands."
   @spec kind(t()) :: {Pool.kind(), t()} | {:error, Error.t()}
   def kind(%{pool: %{commands: commands}} = request) when commands == %{} do
     with {:ok, request} <- await(request), do: kind(request)

@@ -109,7 +109,7 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
 
   @doc """
   Says what becomes of a session whose worker has ended: `:moved` to another worker, which has it from
-  the store or, where the affinity is a hint, begins a new one; `:lost`, which one caller is told;
+  the store or, where the affinity is a hint, begins a new one; `:lost`, which one caller gets as an error;
   `:new` for the others, and if no call had reached the worker.
   """
   @spec bereaved(Pool.t(), String.t(), Connection.t(), integer() | :infinity) ::

@@ -1,7 +1,7 @@
 defmodule DSPex.PythonBridge.Pool.Template do
   @moduledoc """
   Runs `python -m bridge serve`, a process that has loaded the adapter and gives a forked worker to
-  each connection to its socket, and tells the pool's server the address of the socket.
+  each connection to its socket, and sends the pool's server the address of the socket.
 
   The socket is in a new folder that only this user can enter; both are removed at the end. The
   template is not in the way of a call: when it ends, its workers go on, and another template is started
@@ -177,7 +177,7 @@ defmodule DSPex.PythonBridge.Pool.Template do
   @impl true
   def handle_info({port, {:data, frame}}, state) when is_port(port) do
     message = :erlang.binary_to_term(frame, [:safe])
-    {:noreply, told(message, port, state)}
+    {:noreply, received(message, port, state)}
   end
 
   def handle_info({port, {:exit_status, status}}, %{current: %{port: port} = ended} = state) do
@@ -207,13 +207,13 @@ defmodule DSPex.PythonBridge.Pool.Template do
 
   def handle_info(_message, state), do: {:noreply, state}
 
-  defp told(%{"type" => "ready"} = ready, port, %{next: %{port: port} = next} = state) do
+  defp received(%{"type" => "ready"} = ready, port, %{next: %{port: port} = next} = state) do
     stop(state.current.port)
     state = %{state | current: next, next: nil, older: [state.current | state.older]}
-    told(ready, port, state)
+    received(ready, port, state)
   end
 
-  defp told(
+  defp received(
          %{"type" => "ready", "listen" => address} = ready,
          port,
          %{current: %{port: port}} = state
@@ -223,11 +223,11 @@ defmodule DSPex.PythonBridge.Pool.Template do
     %{state | address: address, failures: 0}
   end
 
-  defp told(%{"type" => "worker_exited", "pid" => os_pid} = report, _port, state) do
+  defp received(%{"type" => "worker_exited", "pid" => os_pid} = report, _port, state) do
     %{state | ends: Ends.reported(state.ends, os_pid, report)}
   end
 
-  defp told(_message, _port, state), do: state
+  defp received(_message, _port, state), do: state
 
   # It may have ended a moment ago.
   defp stop(port) do
