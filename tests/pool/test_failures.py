@@ -267,3 +267,32 @@ def test_a_crash_loop_is_told_with_the_last_output(start_pool, tmp_path, monkeyp
     (tmp_path / "away").rename(store)
     wait_until(lambda: pool.status()["workers"] == {"ready": 2}, 60)
     assert pool.call("pid")
+
+
+def test_a_slot_whose_workers_fail_in_a_row_is_ejected(start_pool, tmp_path, monkeypatch):
+    """Never more than half of the slots at a time; it is tried again later."""
+    monkeypatch.setattr("bridge.pool.supervisor.SHORTEST_PAUSE", 0.01)
+    monkeypatch.setattr("bridge.pool.supervisor.LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr("bridge.pool.supervisor.EJECTED_FOR", 0.2)
+    store, ejected, most, moves = tmp_path / "store", set(), [0], []
+
+    def note(event):
+        if event["event"] != "slot":
+            return
+        if event["to"] == "ejected":
+            ejected.add(event["slot"])
+            most[0] = max(most[0], len(ejected))
+        elif event["from"] == "ejected":
+            ejected.discard(event["slot"])
+            moves.append(event["to"])
+
+    store.mkdir()
+    pool = start_pool(2, flags=["--store", f"sqlite:{store}/sessions.db"], on_event=note)
+    store.rename(tmp_path / "away")
+    for pid in pids_of(pool):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: "starting" in moves, 60)
+    (tmp_path / "away").rename(store)
+    wait_until(lambda: pool.status()["workers"] == {"ready": 2}, 60)
+    assert most[0] == 1
+    assert pool.call("pid")
