@@ -6,6 +6,7 @@ import itertools
 import json
 
 import dspy
+import pydantic
 import pytest
 
 from bridge import Dispatcher
@@ -13,7 +14,7 @@ from bridge._framing import Frame, Outbox
 from bridge.adapters.dspy import adapter
 from bridge.adapters.dspy.engines.scripted import ScriptedAnswers
 from bridge.adapters.dspy.engines.text import TextEngine
-from bridge.adapters.dspy.signatures import _STEM
+from bridge.adapters.dspy.signatures import _STEM, _python_name
 
 NAMES = [
     # parameters of DSPy's modules and of what wraps them
@@ -218,3 +219,11 @@ def test_prompts_of_ordinary_names_are_those_of_dspy(ask, prompts, program_type)
             module(**inputs)
         theirs, prompts[:] = prompts[:], []
         assert ours == theirs
+
+
+def test_python_names():
+    """A field's name in DSPy is its label, unless a class of DSPy has an attribute of that name."""
+    assert [_python_name(label, 0) for label in ("question", "Answer_2", "n")] == ["question", "Answer_2", "n"]
+    classes = (dspy.Signature, type(dspy.Signature), dspy.Example, dspy.Prediction, pydantic.BaseModel)
+    for name in {name for each in classes for name in dir(each)}:
+        assert _python_name(name, 7) == f"{_STEM}7", name

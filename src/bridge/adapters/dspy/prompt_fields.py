@@ -1,7 +1,7 @@
 """The fields of a DSPy signature, and their labels, which are their names in prompts.
 
-DSPy gets fields under generated Python names, which cannot clash with its own. Labels are the host's names where
-possible.
+Labels are the host's names where possible, and the Python names that DSPy gets are the labels, unless they would clash
+with its own.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ DSPy's own parser is not used: it imports modules whose names it finds in a sign
 
 from __future__ import annotations
 
+import keyword
 import re
 import secrets
 from typing import Any
@@ -24,7 +25,34 @@ _SECTIONS = frozenset(
     }
 )
 _LABEL = re.compile(r"\w{1,64}")
-# Python names of fields must not occur in any text: `Signature.with_labels` replaces them.
+# Labels that cannot be Python names in DSPy: its classes and pydantic's have attributes of these names, its modules take
+# arguments or add fields of these names, and it hides what begins with dspy_.
+_SPECIAL = frozenset(
+    {
+        *(
+            "append",
+            "append_instructions",
+            "completions",
+            "construct",
+            "copy",
+            "delete",
+            "dict",
+            "dump_state",
+            "equals",
+        ),
+        *("fields", "from_completions", "from_orm", "get", "get_lm_usage", "input_fields", "inputs", "insert"),
+        *("instructions", "items", "json", "keys", "labels", "load_state", "mro", "output_fields", "parse_file"),
+        *("parse_obj", "parse_raw", "prepend", "register", "schema", "schema_json", "set_lm_usage", "signature"),
+        *("toDict", "update_forward_refs", "validate", "values", "with_inputs", "with_instructions"),
+        *("with_updated_fields", "without"),
+        *("args", "augmented", "base", "callbacks", "config", "demos", "func", "instance", "interpreter_factory"),
+        *("kwargs", "lm", "max_iters", "module", "new_signature", "prediction", "self", "stage", "tools", "trace"),
+        *("hint_", "history", "rationale", "termination_reason"),
+    }
+)
+_SPECIAL_FORMS = re.compile(r"(?:dspy_|model_|reasoning_attempt_|field_).*", re.ASCII)
+_PYTHON_NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
+# A generated Python name must not occur in any text: `Signature.with_labels` replaces it.
 _STEM = f"field_{secrets.token_hex(4)}_"
 MAX_FIELDS = 256
 
@@ -60,8 +88,8 @@ class SignatureDefinition(msgspec.Struct, forbid_unknown_fields=True):
 class Field(msgspec.Struct, frozen=True):
     """A field of a checked signature.
 
-    name: the host's. label: the name in prompts. python_name: the name in DSPy, generated because DSPy gives some names
-    a special meaning. type_name: as the host wrote it.
+    name: the host's. label: the name in prompts. python_name: the name in DSPy: the label, or a generated one if DSPy
+    gives the label a special meaning. type_name: as the host wrote it.
     """
 
     name: str
@@ -142,7 +170,17 @@ def _named(definitions: Definitions, path: str) -> list[tuple[str, str, FieldDef
 
 def _field(name: str, path: str, definition: FieldDefinition, label: str, index: int) -> Field:
     type_name = _checked(definition.type or "string", f"{path}.type")
-    return Field(name, label, f"{_STEM}{index}", type_name, definition.description or "")
+    return Field(name, label, _python_name(label, index), type_name, definition.description or "")
+
+
+def _python_name(label: str, index: int) -> str:
+    is_usual = (
+        _PYTHON_NAME.fullmatch(label)
+        and label not in _SPECIAL
+        and not _SPECIAL_FORMS.fullmatch(label)
+        and not keyword.iskeyword(label)
+    )
+    return label if is_usual else f"{_STEM}{index}"
 
 
 def _checked(type_name: str, path: str) -> str:
