@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import dspy
 from dspy import lm15
 
 from bridge.adapters.dspy.answer_cache import AnswerCache
+from bridge.adapters.dspy.recorder import Exchange, Recorder
 from bridge.adapters.dspy.reply_reader import FieldReader
 from bridge.errors import CallEnded, ReplyTooLarge
 
@@ -37,7 +39,8 @@ class Run:
 
     names: the host's names of the output fields, by label. cache: the session's cached answers, if it has a cache.
     is_own: whether the module is the operator's; its events name the predictor and the call. tools: the host's tools
-    that it may ask for. truncated: whether any response was cut off. is_over: whether the module has returned.
+    that it may ask for. recorder: records the requests to models; None: nobody asks for them. truncated: whether any
+    response was cut off. is_over: whether the module has returned.
     """
 
     def __init__(
@@ -47,12 +50,14 @@ class Run:
         cache: AnswerCache | None = None,
         is_own: bool = False,
         tools: tuple[Tool, ...] = (),
+        recorder: Recorder | None = None,
     ) -> None:
         self.context = context
         self.names = names
         self.cache = cache
         self.is_own = is_own
         self.tools = tools
+        self.recorder = recorder
         self.calls = itertools.count(1)
         self.truncated = False
         self.is_over = False
@@ -68,8 +73,9 @@ class ModelCall:
     """One call of a model by a run.
 
     fields: the labels of the fields that it asks for. source: further keys of its events. reply, truncated: the text of
-    the last response, and whether it was cut off. attempts: how many times the last request was sent. has_streamed:
-    whether text of that request was sent to the host. refusal: text of its refusal that came outside of the response.
+    the last response, and whether it was cut off. attempts: how many times the last request was sent. cost: of its
+    response in US dollars, if that is known. has_streamed: whether text of that request was sent to the host. refusal:
+    text of its refusal that came outside of the response.
     """
 
     def __init__(self, run: Run, fields: tuple[str, ...] = ()) -> None:
@@ -80,30 +86,54 @@ class ModelCall:
         self.reply = ""
         self.truncated = False
         self.attempts = 1
+        self.cost: float | None = None
         self.has_streamed = False
         self.refusal = ""
+        self._started = 0.0
         self._new: list[tuple[lm15.Request, lm15.Response]] = []
 
     def begin_request(self) -> None:
         """Note that a request begins: a call makes several if it asks for several answers."""
-        self.has_streamed, self.refusal = False, ""
+        self.has_streamed, self.refusal, self.cost = False, "", None
+        self._started = time.monotonic()
         if self.run.is_own:
             self.source = {**self.source, "call": next(self.run.calls)}
 
     def record(self, request: lm15.Request, response: lm15.Response) -> None:
         """Record a response of the model."""
         self._read(response)
+        if self.run.recorder is not None:
+            self._report(self.run.recorder, request, response, self.attempts, self.cost)
         if self.run.cache is not None:
             self._new.append((request, response))
 
-    def record_cached(self, model: str, response: lm15.Response) -> None:
+    def record_failure(self, request: lm15.Request, code: str, response: lm15.Response | None = None) -> None:
+        """Record that the last request has failed. code: of the error. response: one that is of no use."""
+        if self.run.recorder is not None:
+            self._report(self.run.recorder, request, response, self.attempts, self.cost, code)
+
+    def record_cached(self, request: lm15.Request, response: lm15.Response) -> None:
         """Record a cached response, and stream it to the host like a new one."""
         self._read(response)
+        if self.run.recorder is not None:
+            self._report(self.run.recorder, request, response, 0, 0.0)
         self.context.count("cache_hits", 1)
         if self.context.streaming:
-            self.context.emit("status", {"status": "cache_hit", "model": model, **self.source})
+            self.context.emit("status", {"status": "cache_hit", "model": request.model, **self.source})
             fields = self.reader()
             self.emit_text([*fields.feed(self.reply), *fields.finish()])
+
+    def _report(
+        self,
+        recorder: Recorder,
+        request: lm15.Request,
+        response: lm15.Response | None,
+        attempts: int,
+        cost: float | None,
+        error: str | None = None,
+    ) -> None:
+        seconds = time.monotonic() - self._started
+        recorder.add(Exchange(request, response, seconds=seconds, attempts=attempts, cost=cost, error=error))
 
     def _read(self, response: lm15.Response) -> None:
         self.reply = response.message.text or ""

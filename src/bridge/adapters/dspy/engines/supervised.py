@@ -70,7 +70,7 @@ class SupervisedEngine:
         call.begin_request()
         cached = None if call.run.cache is None else call.run.cache.find(request)
         if cached is not None:
-            call.record_cached(request.model, cached)
+            call.record_cached(request, cached)
             return cached
         for attempt in count(1):
             call.attempts = attempt
@@ -81,10 +81,12 @@ class SupervisedEngine:
                 wait = self._retries.wait(error, attempt, call.context.remaining)
                 # Text that was sent to the host cannot be withdrawn.
                 if wait is None or call.has_streamed:
+                    call.record_failure(request, error.code or "unexpected")
                     raise
                 self._pause(request, call, error, wait)
         refused = refusal(response, call.refusal)
         if refused is not None:
+            call.record_failure(request, "refusal", response)
             raise refused
         call.record(request, response)
         return response
@@ -111,6 +113,7 @@ class SupervisedEngine:
                 "output_tokens": response.usage.output_tokens,
                 "cost_usd": cost_usd(request, response) if self._priced else None,
             }
+            call.cost = amounts["cost_usd"]
             known = {name: amount for name, amount in amounts.items() if amount is not None}
             for name, amount in known.items():
                 count(name, amount)
