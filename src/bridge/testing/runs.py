@@ -12,7 +12,7 @@ import msgspec
 from bridge import errors
 from bridge.adapters.dspy.chosen_model import model_for
 from bridge.adapters.dspy.modules import DEFAULT_ITERATIONS
-from bridge.adapters.dspy.settings import Model
+from bridge.adapters.dspy.setup import Setup
 from bridge.adapters.dspy.signatures import Field
 from bridge.adapters.dspy.state import Program
 from bridge.adapters.dspy.tools import Tool
@@ -29,27 +29,20 @@ _WITH_REASONING = ("chain_of_thought", "react")  # types of programs that have i
 _PIECE = re.compile(r"\s*\S+|\s+$")  # of a text that is streamed
 
 
-def run(
-    script: Script,
-    program: Program,
-    model: Model | None,
-    inputs: dict[str, Any],
-    config: dict[str, Any],
-    context: Context,
-    tools: tuple[Tool, ...],
-) -> dict[str, Any]:
-    """Run `program`, with the parameters, the result and the errors of `execute` in the adapter's `run`."""
+def run(script: Script, setup: Setup, inputs: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Run a program, with the parameters, the result and the errors of `execute` in the adapter's `run`."""
     started = time.monotonic()
+    program = setup.program
     owner = program.id if program.is_registered else "the signature"
     Inputs(program.signature.inputs, owner).arguments(inputs)
-    name = model_for(program, model, context).settings.model
+    name = model_for(program, setup.model, context).settings.model
     context.count("lm_calls")
     # Those of a module of the operator tell its predictors and their calls apart.
     part = {"predictor": "self", "call": 1} if program.is_registered else {}
     context.emit("status", {"status": "lm_call", "model": name, **part})
     context.wait(script.delay(context.command.name))
     script.raise_error(context.command.name)
-    _call_tools(script, program, inputs, context, tools or program.definition.tools)
+    _call_tools(script, program, inputs, context, setup.tools or program.definition.tools)
     outputs = dict(_outputs(script, program, inputs))
     for field, value in outputs.items():
         for piece in _PIECE.findall(value if isinstance(value, str) else msgspec.json.encode(value).decode()):

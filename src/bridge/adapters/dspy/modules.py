@@ -20,11 +20,15 @@ class ModuleType(NamedTuple):
 
     create: returns a module for a signature, the host's tools, and the maximum number of their calls in a run.
 
+    main: the name of the predictor that writes the outputs and gets the `demos` of create_program. has_reasoning:
+    whether it also writes `reasoning`.
     takes_tools: whether programs of this type have tools (they need at least one) and a number of iterations.
     takes_config: whether the module can be called with `config`, the settings of one run.
     """
 
     create: Callable[[Signature, tuple[Tool, ...], int], Any]
+    main: str
+    has_reasoning: bool = False
     takes_tools: bool = False
     takes_config: bool = True
 
@@ -61,7 +65,7 @@ def _react(signature: Signature, tools: tuple[Tool, ...], iterations: int) -> An
 
 
 MODULES: dict[str, ModuleType] = {
-    "predict": ModuleType(_predict),
-    "chain_of_thought": ModuleType(_chain_of_thought),
-    "react": ModuleType(_react, takes_tools=True, takes_config=False),
+    "predict": ModuleType(_predict, "self"),
+    "chain_of_thought": ModuleType(_chain_of_thought, "predict", has_reasoning=True),
+    "react": ModuleType(_react, "extract.predict", has_reasoning=True, takes_tools=True, takes_config=False),
 }

@@ -29,13 +29,16 @@ class OwnModule:
         self._declared = declaration.inputs
         self._checks = {name: _check(name, each) for name, each in declaration.inputs.items()}
 
-    def arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Return the module's arguments. Raises InvalidArgs for an undeclared, missing or wrong input."""
+    def arguments(self, inputs: dict[str, Any], path: str = "args.inputs") -> dict[str, Any]:
+        """Return the module's arguments. Raises InvalidArgs for an undeclared, missing or wrong input.
+
+        path: of `inputs` in the args.
+        """
         unknown = [name for name in inputs if name not in self._declared and not self._takes(name)]
         missing = [name for name, each in self._declared.items() if each.is_required and name not in inputs]
         if unknown or missing:
-            raise wrong_names(unknown, missing, [*self._declared], self._id)
-        return {name: self._value(name, value) for name, value in inputs.items()}
+            raise wrong_names(unknown, missing, [*self._declared], self._id, path)
+        return {name: self._value(name, value, path) for name, value in inputs.items()}
 
     def outputs(self, result: Any) -> dict[str, Any]:
         """Return the fields of what the module returned. Raises NotEncodable if it has none, or one is not plain."""
@@ -44,9 +47,9 @@ class OwnModule:
     def _takes(self, name: Any) -> bool:
         return self._is_open and isinstance(name, str) and name not in RESERVED
 
-    def _value(self, name: str, value: Any) -> Any:
+    def _value(self, name: str, value: Any, path: str) -> Any:
         check = self._checks.get(name)
-        return with_text_form(value, f"args.inputs.{name}") if check is None else check.value(value)
+        return with_text_form(value, f"{path}.{name}") if check is None else check.value(value, path)
 
 
 def _check(name: str, declared: Declared) -> InputCheck:

@@ -6,6 +6,7 @@ import weakref
 from functools import lru_cache
 from typing import Any
 
+from bridge.adapters.dspy import learning
 from bridge.adapters.dspy.modules import DEFAULT_ITERATIONS, MODULES
 from bridge.adapters.dspy.own_module import OwnModule
 from bridge.adapters.dspy.signatures import Signature
@@ -19,14 +20,15 @@ LARGEST_SHARED = 16_384  # characters of a signature; the cache of 1024 outlives
 class Prepared:
     """A DSPy module, the checks of its inputs, and the names of its outputs. Usable from any number of threads.
 
-    arguments(inputs): returns the module's arguments, as `Inputs.arguments` does. names: the host's names of the output
-    fields, by label. takes_config: whether the module can be called with `config`, the settings of one run. is_own:
-    whether the operator wrote the module.
+    signature: the host's. arguments(inputs, path): returns the module's arguments, as `Inputs.arguments` does. names:
+    the host's names of the output fields, by label. takes_config: whether the module can be called with `config`, the
+    settings of one run. is_own: whether the operator wrote the module.
     """
 
     is_own = False
 
     def __init__(self, signature: Signature, module: Any, *, takes_config: bool) -> None:
+        self.signature = signature
         self.module = module
         self.takes_config = takes_config
         self.names = {field.label: field.name for field in signature.outputs}
@@ -70,9 +72,13 @@ def _prepare(program: Program) -> Prepared:
     signature, definition = program.signature, program.definition
     if MODULES[definition.program_type].takes_tools:
         iterations = definition.max_iters or DEFAULT_ITERATIONS
-        return _create(signature, definition.program_type, definition.tools, iterations)
-    create = _create if signature.size > LARGEST_SHARED else _shared
-    return create(signature, definition.program_type)
+        made = _create(signature, definition.program_type, definition.tools, iterations)
+    else:
+        create = _create if signature.size > LARGEST_SHARED or definition.learned else _shared
+        made = create(signature, definition.program_type)
+    if definition.learned:
+        learning.apply(definition.learned, made.module, signature)
+    return made
 
 
 def _create(

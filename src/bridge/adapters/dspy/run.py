@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dspy
 
@@ -22,47 +22,57 @@ from bridge.telemetry.activity import activity
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
-    from bridge.adapters.dspy.settings import Model
+    from bridge.adapters.dspy.setup import Setup
     from bridge.adapters.dspy.state import Program
-    from bridge.adapters.dspy.tools import Tool
 
 
-def execute(
-    program: Program,
-    model: Model | None,
-    inputs: dict[str, Any],
-    config: dict[str, Any],
-    context: Context,
-    tools: tuple[Tool, ...] = (),
-) -> dict[str, Any]:
-    """Run `program`, and return its id, the outputs, the execution time in seconds and the name of the model.
+def execute(setup: Setup, inputs: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Run a program, and return its id, the outputs, the execution time in seconds and the name of the model.
 
-    model: the session's. config: settings of the model for this run. tools: of the host, for a module that asks for
-    them. The result has the key truncated if a reply was cut off. Raises InvalidArgs before any model is called,
+    The result has the key truncated if a reply was cut off. Raises InvalidArgs before any model is called,
     LMNotConfigured, LMError, NotEncodable, CallEnded.
     """
-    ready = prepared(program)
+    ready = prepared(setup.program)
     arguments = ready.arguments(inputs)
-    model = model_for(program, model, context)
-    lm = models.lm_for(model, context)
-    if config and ready.takes_config:
-        arguments["config"] = config
-    elif config:
-        lm = lm.copy(**config)
     started = time.monotonic()
-    run = Run(context, ready.names, cache_of(model, context.session.state), ready.is_own, tools)
+    done = predict(setup, arguments, context)
+    result = {
+        "program_id": setup.program.id,
+        "outputs": ready.outputs(done.prediction),
+        "execution_time": round(time.monotonic() - started, 6),
+        "model": done.model,
+    }
+    if done.run.truncated:
+        result["truncated"] = True
+    return result
+
+
+class Done(NamedTuple):
+    """A run that is over: what the module returned, and the name of the model."""
+
+    prediction: Any
+    run: Run
+    model: str
+
+
+def predict(setup: Setup, arguments: dict[str, Any], context: Context) -> Done:
+    """Run a program on the arguments of its module. Any number of threads may do so for the same setup.
+
+    Raises LMNotConfigured, LMError, CallEnded, and what a module of the operator raises.
+    """
+    program = setup.program
+    ready = prepared(program)
+    model = model_for(program, setup.model, context)
+    lm = models.lm_for(model, context)
+    if setup.config and ready.takes_config:
+        arguments["config"] = setup.config
+    elif setup.config:
+        lm = lm.copy(**setup.config)
+    run = Run(context, ready.names, cache_of(model, context.session.state), ready.is_own, setup.tools)
     with _activity(program):
         prediction = _predicted(ready.module, arguments, lm, run)
     program.executed()
-    result = {
-        "program_id": program.id,
-        "outputs": ready.outputs(prediction),
-        "execution_time": round(time.monotonic() - started, 6),
-        "model": lm.model,
-    }
-    if run.truncated:
-        result["truncated"] = True
-    return result
+    return Done(prediction, run, lm.model)
 
 
 def run_module(

@@ -25,8 +25,8 @@ _SECTIONS = frozenset(
     }
 )
 _LABEL = re.compile(r"\w{1,64}")
-# Labels that cannot be Python names in DSPy: its classes and pydantic's have attributes of these names, its modules take
-# arguments or add fields of these names, and it hides what begins with dspy_.
+# Labels that cannot be Python names in DSPy: its classes and pydantic's have attributes of these names, its modules
+# have arguments or further fields of these names, and it hides what begins with dspy_.
 _SPECIAL = frozenset(
     {
         *(

@@ -19,10 +19,21 @@ if TYPE_CHECKING:
     from bridge.adapters.dspy.signatures import Signature
 
 
+class Learned(msgspec.Struct, frozen=True):
+    """What one predictor of a program has learned: what optimizers change.
+
+    instructions: None: those of the signature. demos: examples for prompts, each a map of values by the fields' labels.
+    """
+
+    instructions: str | None = None
+    demos: tuple[dict[str, Any], ...] = ()
+
+
 class Definition(msgspec.Struct, frozen=True):
     """The definition of a program, from which it is created, and created again when its session is restored.
 
-    signature: as it was sent, so that it is returned unchanged. model: of a program with its own model.
+    signature: as it was sent, so that it is returned unchanged. model: of a program with its own model. options: the
+    further args of create_program that its type takes. learned: by the predictor's name in DSPy.
     """
 
     signature: EncodedValue
@@ -31,6 +42,8 @@ class Definition(msgspec.Struct, frozen=True):
     tools: tuple[Tool, ...] = ()
     max_iters: int | None = None
     created_at: str = msgspec.field(default_factory=timestamp)
+    options: dict[str, Any] = {}
+    learned: dict[str, Learned] = {}
 
 
 # Created here, at import: decoders must not be created by several threads at once, see codec.Format.

@@ -11,12 +11,16 @@ from bridge.adapter import Ignored
 from bridge.adapters.dspy.commands import adapter
 from bridge.adapters.dspy.commands.programs import add_program, check_id, find_program, visible_program
 from bridge.adapters.dspy.settings import check_ranges
+from bridge.adapters.dspy.setup import Setup
 from bridge.adapters.dspy.state import Definition, Program, State, visible_tools
 from bridge.records import EncodedValue
 from bridge.wire.codec import Format
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
+
+
+Run = Callable[[Setup, dict[str, Any], "Context"], dict[str, Any]]
 
 
 class ProgramData(msgspec.Struct):
@@ -53,14 +57,27 @@ class RunOptions(msgspec.Struct, forbid_unknown_fields=True):
         return {name: value for name, value in settings.items() if value is not None}
 
 
-class ExecuteArgs(msgspec.Struct):
-    """The args of execute_program. inputs: a value for each input of the signature."""
+class RunArgs(msgspec.Struct):
+    """The args of every command that runs a program. options: settings of the model for these runs."""
 
     program_id: str | None = None
-    inputs: dict[str, Any] = {}
     options: RunOptions | None = None
-    program_data: ProgramData | None = None
     session_id: str | None = None
+
+    def setup(self, program: Program, context: Context) -> Setup:
+        """Return what the runs of `program` need from the session, then let the session's later calls start."""
+        state: State = context.session.state
+        model = state.model(context.shared)
+        tools = tuple(visible_tools(context).values()) if program.is_registered else ()
+        context.release()
+        return Setup(program, model, tools, {} if self.options is None else self.options.given())
+
+
+class ExecuteArgs(RunArgs):
+    """The args of execute_program. inputs: a value for each input of the signature."""
+
+    inputs: dict[str, Any] = {}
+    program_data: ProgramData | None = None
 
 
 @adapter.command("execute_gemini_program", ExecuteArgs, lane="run")
@@ -72,15 +89,9 @@ def execute_program(args: ExecuteArgs, context: Context) -> dict[str, Any]:
     return execute(args, context, run.execute)
 
 
-def execute(args: ExecuteArgs, context: Context, run: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+def execute(args: ExecuteArgs, context: Context, run: Run) -> dict[str, Any]:
     """Run a program for `execute_program`. run: called as `run.execute` of this adapter is."""
-    state: State = context.session.state
-    program = _find_or_add(args, context)
-    model = state.model(context.shared)
-    tools = visible_tools(context) if program.is_registered else {}
-    context.release()
-    config = {} if args.options is None else args.options.given()
-    return run(program, model, args.inputs, config, context, tuple(tools.values()))
+    return run(args.setup(_find_or_add(args, context), context), args.inputs, context)
 
 
 def _find_or_add(args: ExecuteArgs, context: Context) -> Program:

@@ -11,7 +11,7 @@ from bridge import errors
 from bridge.adapter import Ignored
 from bridge.adapters.dspy.commands import adapter
 from bridge.adapters.dspy.providers import GEMINI, full_model
-from bridge.adapters.dspy.state import Definition, Program, State, visible_tools
+from bridge.adapters.dspy.state import Definition, Learned, Program, State, visible_tools
 from bridge.records import EncodedValue
 
 if TYPE_CHECKING:
@@ -26,15 +26,17 @@ QUESTION_ANSWER = {"inputs": [{"name": "question"}], "outputs": [{"name": "answe
 class CreateArgs(msgspec.Struct):
     """The args of create_program.
 
-    id: generated if missing. signature: see signatures.py. program_type: a key of modules.MODULES. tools: of a type
-    that takes tools, the names of those to use of the session's and the default session's tools (default: all).
-    max_iters: of such a type, how many calls of tools a run may make. if_exists: what to do if the session has a
-    program with this id: fail ("error"), keep it unchanged ("keep"), or replace it ("replace").
+    id: generated if missing. signature: see signatures.py. program_type: a key of modules.MODULES. demos: examples for
+    the prompt, each with all outputs. tools: of a type that takes tools, the names of those to use of the session's and
+    the default session's tools (default: all). max_iters: of such a type, how many calls of tools a run may make.
+    if_exists: what to do if the session has a program with this id: fail ("error"), keep it unchanged ("keep"), or
+    replace it ("replace").
     """
 
     signature: msgspec.Raw
     id: str | None = None
     program_type: str = "predict"
+    demos: list[Any] = []
     tools: list[str] | None = None
     max_iters: Annotated[int, msgspec.Meta(ge=1, le=MOST_ITERATIONS)] | None = None
     if_exists: Literal["error", "keep", "replace"] = "error"
@@ -223,7 +225,7 @@ def _has_definition(program: Program, other: Definition) -> bool:
     from bridge.adapters.dspy.modules import DEFAULT_ITERATIONS, MODULES
 
     own = program.definition
-    if (own.program_type, own.model) != (other.program_type, other.model):
+    if any(getattr(own, name) != getattr(other, name) for name in ("program_type", "model", "options", "learned")):
         return False
     if MODULES[own.program_type].takes_tools:
         iterations = [each.max_iters or DEFAULT_ITERATIONS for each in (own, other)]
@@ -248,6 +250,9 @@ def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, 
         tools=_chosen_tools(args, context),
         max_iters=args.max_iters,
     )
+    if args.demos:
+        learned = _demonstrated(definition, args.demos)
+        definition = msgspec.structs.replace(definition, learned=learned)
     if existing is not None and args.if_exists == "keep":
         _check(Program(program_id, definition), "args", "signature")
         return {
@@ -264,6 +269,26 @@ def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, 
         "signature": args.signature,
         "program_type": args.program_type,
     }
+
+
+def _demonstrated(definition: Definition, demos: list[Any]) -> dict[str, Learned]:
+    """Return what a program learns from `demos`. Raises InvalidArgs if they or the definition are wrong."""
+    from bridge.adapters.dspy.examples import Examples
+    from bridge.adapters.dspy.modules import MODULES
+    from bridge.adapters.dspy.values.inputs import plain
+
+    program = Program("", definition)
+    _check(program, "args", "signature")
+    module_type, signature = MODULES[definition.program_type], program.signature
+    examples = Examples(signature, ("reasoning",) if module_type.has_reasoning else ())
+    inputs = {field.name: field.label for field in signature.inputs}
+    outputs = {"reasoning": "reasoning"} | {field.name: field.label for field in signature.outputs}
+    given = [
+        {inputs[name]: plain(value) for name, value in each.inputs.items()}
+        | {outputs[name]: plain(value) for name, value in each.outputs.items()}
+        for each in examples.read(demos, "args.demos", complete=True)
+    ]
+    return {module_type.main: Learned(demos=tuple(given))}
 
 
 def _chosen_tools(args: CreateArgs, context: Context) -> tuple[Tool, ...]:

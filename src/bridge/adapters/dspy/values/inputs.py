@@ -25,15 +25,19 @@ class InputCheck:
     """
 
     def __init__(self, name: str, type: Any, type_name: str, *, is_exact: bool = False) -> None:
-        self._path = f"args.inputs.{name}"
+        self._name = name
         self._type_name = type_name
         self._is_exact = is_exact
         self._validate = _adapter(_as_hosts_write(type)).validate_python
 
-    def value(self, value: Any) -> Any:
-        """Return `value` as the field's type. Raises InvalidArgs with the path of what is wrong."""
-        with_text_form(value, self._path, self._type_name)
-        rounded = rounded_float(value, self._path) if self._is_exact else None
+    def value(self, value: Any, parent: str = "args.inputs") -> Any:
+        """Return `value` as the field's type. Raises InvalidArgs with the path of what is wrong.
+
+        parent: the path of the map that has the value.
+        """
+        path = f"{parent}.{self._name}"
+        with_text_form(value, path, self._type_name)
+        rounded = rounded_float(value, path) if self._is_exact else None
         if rounded is not None:
             reason = "a float may have been rounded: send a decimal of this many digits as a string"
             raise _invalid(rounded, reason, self._type_name)
@@ -41,10 +45,10 @@ class InputCheck:
             return self._validate(value)
         except pydantic.ValidationError as error:
             first = error.errors()[0]
-            path = self._path + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+            path += "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
             raise _invalid(path, f"expected {self._type_name}: {first['msg']}", self._type_name) from None
         except Exception as error:  # a type of a module of the operator may raise anything
-            raise _invalid(self._path, f"expected {self._type_name}: {reason_of(error)}", self._type_name) from error
+            raise _invalid(path, f"expected {self._type_name}: {reason_of(error)}", self._type_name) from error
 
     def accepts_none(self) -> bool:
         """Return whether the input may be left out."""
@@ -60,21 +64,22 @@ class Inputs:
 
     def __init__(self, fields: Iterable[Field], owner: str = "the signature") -> None:
         self._owner = owner
-        self._checks = {field.name: (field.python_name, _check(field)) for field in fields}
+        self._checks = {field.name: (field.python_name, check_of(field)) for field in fields}
 
-    def arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def arguments(self, inputs: dict[str, Any], path: str = "args.inputs") -> dict[str, Any]:
         """Return the values by the fields' names in DSPy. Raises InvalidArgs for an undeclared, missing or wrong input.
 
-        An input that is missing and may be null is null.
+        An input that is missing and may be null is null. path: of `inputs` in the args.
         """
         unknown = [name for name in inputs if name not in self._checks]
         missing = [name for name, (_, check) in self._checks.items() if name not in inputs and not check.accepts_none()]
         if unknown or missing:
-            raise wrong_names(unknown, missing, [*self._checks], self._owner)
-        return {python_name: check.value(inputs.get(name)) for name, (python_name, check) in self._checks.items()}
+            raise wrong_names(unknown, missing, [*self._checks], self._owner, path)
+        return {python_name: check.value(inputs.get(name), path) for name, (python_name, check) in self._checks.items()}
 
 
-def _check(field: Field) -> InputCheck:
+def check_of(field: Field) -> InputCheck:
+    """Return the check of the values that hosts send for `field`."""
     return InputCheck(field.name, field.type, field.type_name, is_exact=field.is_exact)
 
 
@@ -87,19 +92,25 @@ def with_text_form(value: Any, path: str, type_name: str = "any") -> Any:
     return value
 
 
-def wrong_names(unknown: list[Any], missing: list[str], declared: list[str], owner: str) -> errors.InvalidArgs:
-    """Return the error for inputs that `owner` does not declare, or else for those that are missing."""
+def wrong_names(
+    unknown: list[Any], missing: list[str], declared: list[str], owner: str, path: str = "args.inputs"
+) -> errors.InvalidArgs:
+    """Return the error for inputs that `owner` does not declare, or else for those that are missing.
+
+    path: of the inputs in the args.
+    """
+    kind = path.rpartition(".")[2]
+    if kind not in ("inputs", "outputs"):  # of a map with both
+        kind = "fields"
     if unknown:
         return errors.InvalidArgs(
-            f"inputs not declared by {owner}: {', '.join(map(str, unknown))};"
+            f"{kind} not declared by {owner}: {', '.join(map(str, unknown))};"
             f" declared: {', '.join(declared) or 'none'}",
-            path=f"args.inputs.{unknown[0]}",
+            path=f"{path}.{unknown[0]}",
             unknown=unknown,
             declared=declared,
         )
-    return errors.InvalidArgs(
-        f"inputs missing: {', '.join(missing)}", path=f"args.inputs.{missing[0]}", missing=missing
-    )
+    return errors.InvalidArgs(f"{kind} missing: {', '.join(missing)}", path=f"{path}.{missing[0]}", missing=missing)
 
 
 def _invalid(path: str, reason: str, type_name: str) -> errors.InvalidArgs:

@@ -1,0 +1,23 @@
+"""What the runs of a program need from their session."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from bridge.adapters.dspy.settings import Model
+    from bridge.adapters.dspy.state import Program
+    from bridge.adapters.dspy.tools import Tool
+
+
+class Setup(NamedTuple):
+    """Everything that runs of a program take from their session: during the call's turn, before it is released.
+
+    model: the session's. tools: of the host, for a module of the operator that asks for them. config: settings of the
+    model for these runs.
+    """
+
+    program: Program
+    model: Model | None
+    tools: tuple[Tool, ...] = ()
+    config: dict[str, Any] = {}  # noqa: RUF012  # nothing changes it
