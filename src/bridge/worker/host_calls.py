@@ -59,14 +59,18 @@ class HostCalls:
 
         Raises NotAllowed if the host has not offered to be called.
         """
-        if "tools" not in self.offers:
-            raise errors.NotAllowed("the host has not offered to be called: hello with offers.tools")
+        self.check_offer()
         question = Question(f"w{next(self._numbers)}")
         self._open[question.id] = question
         try:
             yield question
         finally:
             del self._open[question.id]
+
+    def check_offer(self) -> None:
+        """Raise NotAllowed if the host has not offered to be called."""
+        if "tools" not in self.offers:
+            raise errors.NotAllowed("the host has not offered to be called: hello with offers.tools")
 
     def is_asked(self, request_id: Any) -> bool:
         """Return whether a question of that id is open."""
