@@ -41,6 +41,16 @@ def make_adapter(gate: threading.Event, seen: list[str]) -> Adapter:
         gate.wait(30)
         return {}
 
+    @adapter.command("run_and_change", Step, lane="run")
+    def run_and_change(args, context):
+        seen.append(f"{args.name} runs")
+        context.release()
+        while not seen[-1].startswith("go"):
+            context.wait(0.001)
+        context.take_turn()
+        seen.append(f"{args.name} changes")
+        return {"has_turn": context.has_turn}
+
     @adapter.command("read", Step)
     def read(args, context):
         return {"seen": list(seen)}
@@ -160,6 +170,46 @@ def test_calls_that_released_their_turn_run_at_once(steps, gate, seen):
     assert call(steps, "ping", {}, 3)["success"]
     gate.set()
     assert run()["success"]
+
+
+def test_a_run_takes_its_turn_again(steps, gate, seen):
+    """It waits for earlier changes of the session, and later ones wait for it."""
+    run = in_background(steps, "run_and_change", {"name": "run"}, 1)
+    wait_until(lambda: seen == ["run runs"])
+    earlier = in_background(steps, "change_slowly", {"name": "go"}, 2)
+    wait_until(lambda: steps.threads.unfinished == 2)
+    seen.append("go")
+    wait_until(lambda: steps.calls.open[1].turn is not None and not steps.calls.open[1].has_turn)
+    gate.set()
+    assert earlier()["success"]
+    assert run()["result"] == {"has_turn": True}
+    assert call(steps, "change", {"name": "later"}, 3)["success"]
+    assert seen == ["run runs", "go", "go", "run changes", "later"]
+
+
+def test_a_run_whose_session_has_ended_changes_nothing(steps, gate, seen):
+    """It would change a session that nobody sees any more."""
+    run = in_background(steps, "run_and_change", {"name": "run", "session_id": "a"}, 1)
+    wait_until(lambda: seen == ["run runs"])
+    assert call(steps, "cleanup_session", {"session_id": "a"}, 2)["success"]
+    seen.append("go")
+    assert run()["code"] == "session_not_found"
+    assert seen == ["run runs", "go"]
+
+
+def test_a_run_that_waits_for_its_turn_can_be_cancelled(steps, gate, seen):
+    """The change that it waits for goes on."""
+    run = in_background(steps, "run_and_change", {"name": "run"}, 1)
+    wait_until(lambda: seen == ["run runs"])
+    change = in_background(steps, "change_slowly", {"name": "change"}, 2)
+    wait_until(lambda: steps.threads.unfinished == 2)
+    seen.append("go")
+    assert call(steps, "cancel", {"id": 1}, 3)["success"]
+    assert run()["code"] == "cancelled"
+    gate.set()
+    assert change()["success"]
+    assert call(steps, "change", {"name": "later"}, 4)["success"]
+    assert seen == ["run runs", "go", "change", "later"]
 
 
 def test_ending_sessions_waits_for_their_changes_only(steps, gate, seen):

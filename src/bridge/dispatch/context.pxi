@@ -136,6 +136,12 @@ cdef class Context:
         Raise SessionLost or StoreFailed if it cannot be stored.
         """
 
+    def take_turn(self):
+        """Wait for the session's turn again after `release`: handlers that have worked for long change it then.
+
+        Raise SessionNotFound if the session has ended meanwhile, SessionLost, StoreFailed, CallEnded.
+        """
+
     cdef int wait_until_ready(self) except -1:
         """Wait until an event may be sent."""
         self.check()

@@ -77,6 +77,21 @@ class Call(Deferred):
             self.session.commit()
         self.turn.end()
 
+    def take_turn(self) -> None:
+        """Wait for the session's turn again after `release`: see `Context.take_turn`."""
+        if self.has_turn or self.changes_shared:
+            return
+        come = threading.Event()
+        self.turn = Turn([session.order for session in self.sessions], come.set)
+        self.turn.enter()
+        with self._threads.waiting_for_host(self.job):  # earlier calls of the session may need the thread
+            self._wait_for(come, None)
+        if self.session.has_ended:
+            raise errors.SessionNotFound(
+                f"the session {self.session.id!r} has ended meanwhile", session_id=self.session.id
+            )
+        self.session.load()
+
     def pause(self) -> None:
         """Make the handler wait before its next event."""
         if self.resumed is None or self.resumed.is_set():

@@ -32,6 +32,7 @@ class Session:
     epoch: the one under which this worker owns it in the store; 0: it is not durable.
     failure: the error of its calls once another worker has taken it.
     is_new: whether no call has ended in it yet and it was not in the store.
+    has_ended: whether later calls get a new session of its name.
     """
 
     __slots__ = (
@@ -43,6 +44,7 @@ class Session:
         "created_at",
         "epoch",
         "failure",
+        "has_ended",
         "id",
         "is_loaded",
         "is_new",
@@ -74,6 +76,7 @@ class Session:
         self.epoch = 0
         self.failure: errors.SessionLost | None = None
         self.is_new = True
+        self.has_ended = False
         self.is_loaded = store is None
         self._store = store
         self._inherited = inherited

@@ -263,6 +263,7 @@ class Sessions:
                 self._gone.popitem(last=False)
 
     def _note_ending(self, session: Session) -> None:
+        session.has_ended = True
         if self.store is not None:
             self._ending[session.id] = session
 
