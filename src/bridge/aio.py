@@ -18,6 +18,7 @@ from bridge import errors
 from bridge.host.client import STOP_TIMEOUT
 from bridge.host.connect import PAUSE, Attempt
 from bridge.host.connection import Settings
+from bridge.host.functions import NONE, Named, functions
 from bridge.host.launch import launch
 from bridge.host.looped import AwaitedCall, LoopedConnection
 from bridge.host.open_calls import CallCancelled
@@ -186,7 +187,29 @@ class Client:
         await self.call("hello", {"offers": connection.offers})
         declared = [tool.declaration for tool in known]
         done = await self.call("register_tools", {"tools": declared}, session_id=session_id)
-        connection.tools.add(done["session_id"], known)
+        connection.functions.add(done["session_id"], known)
+
+    async def register(
+        self,
+        *,
+        models: Named = NONE,
+        metrics: Named = NONE,
+        rewards: Named = NONE,
+        embedders: Named = NONE,
+        session_id: str | None = None,
+    ) -> None:
+        """Let the session's programs call Python functions, as `bridge.Client.register` does.
+
+        Async functions and async iterators run as tasks of the event loop, and are cancelled if the call that uses them
+        ends. Plain functions run on separate threads. Both have the context variables of the call that uses them.
+        """
+        connection = self._connection
+        connection.check_loop()
+        kinds = {"model": models, "metric": metrics, "reward": rewards, "embedder": embedders}
+        known = functions(kinds, can_await=True)
+        connection.offers["tools"] = True
+        await self.call("hello", {"offers": connection.offers})
+        connection.functions.add(session_id, known)
 
     async def cast(self, command: str, args: Any = None, *, session_id: str | None = None) -> None:
         """Send `command` without waiting for its reply, which is dropped. Raises WorkerCrashed."""

@@ -83,6 +83,9 @@ class LoopedClient:
     def register_tools(self, *args, **options):
         self._thread.run(self._client.register_tools(*args, **options))
 
+    def register(self, *args, **options):
+        self._thread.run(self._client.register(*args, **options))
+
     def stop(self, *args, **options):
         return self._thread.run(self._client.stop(*args, **options))
 

@@ -12,6 +12,7 @@ from bridge import errors
 from bridge.host.calls import Call, OnEvent, Stream
 from bridge.host.connect import PAUSE, Attempt
 from bridge.host.connection import Settings
+from bridge.host.functions import NONE, Named, functions
 from bridge.host.launch import launch
 from bridge.host.open_calls import OpenCall
 from bridge.host.threaded import ThreadedConnection
@@ -203,7 +204,36 @@ class Client:
         self.call("hello", {"offers": self._connection.offers})
         declared = [tool.declaration for tool in known]
         done = self.call("register_tools", {"tools": declared}, session_id=session_id)
-        self._connection.tools.add(done["session_id"], known)
+        self._connection.functions.add(done["session_id"], known)
+
+    def register(
+        self,
+        *,
+        models: Named = NONE,
+        metrics: Named = NONE,
+        rewards: Named = NONE,
+        embedders: Named = NONE,
+        session_id: str | None = None,
+    ) -> None:
+        """Let the session's programs call Python functions, by the names under which they are given.
+
+        A function takes parts of the worker's request by the names of its parameters, all of it as `request`. It runs
+        on a separate thread, at any time, and may call this client.
+        models: run a completion for the model `host/NAME`. Parameters: messages, settings, tools, response_format,
+        stream. They return the text, or a map with `text` and optionally `usage`, `finish_reason` and `tool_calls`, or
+        an iterator of pieces of the text, which are streamed, and of maps of the rest.
+        metrics: score an output, for the metric {"host": NAME}. Parameters: inputs, expected, outputs, trace. They
+        return a number, a boolean, or a map with `score` and `feedback`.
+        rewards: rate an output, for the reward {"host": NAME}. Parameters: inputs, outputs. They return a number.
+        embedders: take `texts` and return a vector for each, as a list or an array.
+        Raises TypeError for what cannot be called in this way.
+        """
+        self._connection.worker.check_own()
+        kinds = {"model": models, "metric": metrics, "reward": rewards, "embedder": embedders}
+        known = functions(kinds)
+        self._connection.offers["tools"] = True
+        self.call("hello", {"offers": self._connection.offers})
+        self._connection.functions.add(session_id, known)
 
     def cast(self, command: str, args: Any = None, *, session_id: str | None = None) -> None:
         """Send `command` without waiting for its reply, which is dropped. Raises WorkerCrashed."""

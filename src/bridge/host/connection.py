@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 from bridge import errors
 from bridge._framing import Frame, Outbox, buffers_of, envelope_beginning, envelope_of, is_multipart
 from bridge.host._inbox import CONCLUDE, EVENT, PAUSE, RECEIVE, REFUSE
+from bridge.host.functions import KINDS, Functions
 from bridge.host.logs import are_forwarded
-from bridge.host.open_calls import OpenCall, undecodable
-from bridge.host.tools import Tools, WrongArguments, error_text
+from bridge.host.open_calls import CallCancelled, OpenCall, undecodable
+from bridge.host.tools import WrongArguments, error_text
 from bridge.host.transport import Loop, Transport
 from bridge.host.worker import Worker
 from bridge.options import check
-from bridge.security.redaction import shorten
+from bridge.security.redaction import redact_in, shorten
 from bridge.wire._frames import codec_for, format_of, unknown_format
 from bridge.wire._limits import limited
 from bridge.wire.codec import FORMATS, Format, by_name
@@ -30,7 +31,7 @@ from bridge.wire.tensors import substitute
 Log = Callable[[dict[str, Any]], None]
 
 LEAST_PAUSE = 0.01  # seconds between two checks of the deadlines of the open calls
-LONGEST_ERROR = 1000  # characters of a tool's error that are sent to the worker
+LONGEST_ERROR = 1000  # characters of a function's error that are sent to the worker
 
 
 class Settings(NamedTuple):
@@ -59,14 +60,14 @@ class Connection:
     """The calls to one worker and the worker's calls back. Nothing here waits.
 
     A subclass adds what differs between synchronous and asyncio clients: how a frame is waited for until it has been
-    sent, where tools run, and what follows the end of the worker. A connection may be used from any number of threads
-    if its loop may.
+    sent, where functions of the host run, and what follows the end of the worker. A connection may be used from any
+    number of threads if its loop may.
     """
 
     def __init__(self, worker: Worker, settings: Settings, loop: Loop, log: Log | None) -> None:
         self.worker = worker
         self.format = settings.format
-        self.tools = Tools()
+        self.functions = Functions()
         self.offers = {"buffers": True, "tools": False, "logs": log is not None}
         self.ids = itertools.count(1)
         self.lock = threading.RLock()
@@ -153,14 +154,27 @@ class Connection:
         """Return the frame that answers a call of the worker. Raises NotEncodable and FrameTooLarge."""
         return self.encoded({"id": request.id, "success": True, "result": result}, "result")
 
+    def chunk(self, request: Incoming, text: str) -> Outbox | None:
+        """Return the frame that announces a piece of a model's reply, or None if the worker does not want that.
+
+        Raises CallCancelled once the call that needs the reply has ended.
+        """
+        if request.call_id is not None and request.call_id not in self.inbox.calls:
+            raise CallCancelled("the call that needs the reply has ended")
+        if not text or not request.args.get("stream"):
+            return None
+        return self.encoded({"id": request.id, "event": "chunk", "data": {"text": text}}, "data")
+
     def failure(self, request: Incoming, error: BaseException, is_logged: bool = True) -> Outbox:
         """Return the frame that answers a call of the worker with an error.
 
-        The error is logged with its stack if `is_logged`, unless it is a mistake of the language model.
+        The error is logged with its stack if `is_logged`, unless it is a mistake of the language model, or nobody needs
+        the reply.
         """
-        if is_logged and not isinstance(error, WrongArguments):
+        if is_logged and not isinstance(error, WrongArguments | CallCancelled):
             with contextlib.suppress(Exception):  # a logging handler may fail; the reply must be sent
-                _log.error("tool %s failed", request.args.get("name"), exc_info=error)
+                kind = KINDS.get(request.command or "", request.command)
+                _log.error("%s %s failed", kind, request.args.get("name"), exc_info=error)
         return self._error_reply(request, error)
 
     def encoded(self, message: dict[str, Any], name: str) -> Outbox:
@@ -253,9 +267,13 @@ class Connection:
         call.cancel(undecodable(error))  # in the worker too: the frame may have been an event of a call that goes on
 
     def _error_reply(self, request: Incoming, error: BaseException) -> Outbox:
-        code = error.code if isinstance(error, errors.BridgeError) else errors.HandlerError.code
         text = shorten(error_text(error), LONGEST_ERROR).encode("utf-8", "replace").decode()
-        return self.encoded({"id": request.id, "success": False, "error": text, "code": code}, "error")
+        reply = {"id": request.id, "success": False, "error": text, "code": errors.HandlerError.code}
+        if isinstance(error, errors.BridgeError):
+            reply["code"] = error.code
+            with contextlib.suppress(Exception):  # its details may be anything
+                return self.encoded({**reply, "details": redact_in(error.details)}, "details")
+        return self.encoded(reply, "error")
 
     def _receive_refusal(self, refusal: Incoming) -> None:
         """Fail the only open call if the worker refuses a frame whose id it could not read."""

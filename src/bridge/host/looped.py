@@ -1,6 +1,6 @@
 """A connection whose callers are tasks of one asyncio event loop. The loop watches the descriptors; there is no thread.
 
-Only tools that are plain functions run on threads.
+Only functions of the host that are not async run on threads.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+from collections.abc import AsyncIterator, Coroutine
 from contextvars import Context, copy_context
 from functools import partial
 from math import inf
@@ -16,10 +17,10 @@ from typing import Any
 
 from bridge._framing import Outbox
 from bridge.host.connection import Connection, Settings
+from bridge.host.functions import AnyFunction, is_stream, joined, joined_later
 from bridge.host.logs import log
 from bridge.host.open_calls import OpenCall
 from bridge.host.threads import Threads
-from bridge.host.tools import Tool
 from bridge.host.worker import Worker
 from bridge.wire.messages import Incoming
 
@@ -27,10 +28,10 @@ from bridge.wire.messages import Incoming
 class AwaitedCall(OpenCall):
     """An open call that tasks wait for.
 
-    context: of the task that has made the call, if there are tools. tool_tasks: run tools for the call.
+    context: of the task that has made the call, if the host has functions. tasks: run such functions for the call.
     """
 
-    __slots__ = ("context", "tool_tasks", "waiters")
+    __slots__ = ("context", "tasks", "waiters")
 
     channel: LoopedConnection
 
@@ -39,7 +40,7 @@ class AwaitedCall(OpenCall):
     ) -> None:
         super().__init__(channel, command, timeout, has_events, caller_waits=False)
         self.context: Context | None = None
-        self.tool_tasks: list[asyncio.Task[None]] = []
+        self.tasks: list[asyncio.Task[None]] = []
         self.waiters: list[asyncio.Future[None]] = []
 
     @property
@@ -62,10 +63,10 @@ class AwaitedCall(OpenCall):
         self.waiters.clear()
 
     def conclude(self) -> None:
-        """Wake the tasks that wait for the end of the call, and cancel tools that still run for it."""
+        """Wake the tasks that wait for the end of the call, and cancel functions that still run for it."""
         self.wake()
-        if self.tool_tasks:
-            self.channel.cancel_tools(self.tool_tasks)
+        if self.tasks:
+            self.channel.cancel_functions(self.tasks)
 
 
 class LoopedConnection(Connection):
@@ -75,8 +76,8 @@ class LoopedConnection(Connection):
         self.loop = asyncio.get_running_loop()
         forward = partial(log, worker=worker) if settings.forwards_logs else None
         super().__init__(worker, settings, self.loop, forward)
-        self._threads = Threads("bridge-tools")
-        self._tool_tasks: set[asyncio.Task[None]] = set()
+        self._threads = Threads("bridge-functions")
+        self._tasks: set[asyncio.Task[None]] = set()
         self._senders: list[tuple[Outbox, asyncio.Future[None]]] = []
         self._is_lost = asyncio.Event()
         self._next_check = inf
@@ -100,7 +101,7 @@ class LoopedConnection(Connection):
 
         Raises NotEncodable and FrameTooLarge if the request cannot be encoded, WorkerCrashed if the worker has ended.
         """
-        if self.tools:
+        if self.functions:
             call.context = copy_context()  # cheap: contexts are immutable maps inside
         self.request(call, args, session_id, traceparent)
         if call.deadline is not None and call.deadline < self._next_check:
@@ -111,15 +112,19 @@ class LoopedConnection(Connection):
         self.start(call, args, session_id, None)
         if (outbox := call.outbox) is None:
             return
-        sent = self.loop.create_future()
-        self._senders.append((outbox, sent))
         try:
-            await sent
+            await self._sent(outbox)
             if outbox.sent < len(outbox):
                 raise self.crashed()
         except BaseException:
             call.cancel()
             raise
+
+    async def _sent(self, outbox: Outbox) -> None:
+        """Wait until a frame has been sent, or will not be sent anymore."""
+        sent = self.loop.create_future()
+        self._senders.append((outbox, sent))
+        await sent
 
     def progressed(self) -> None:
         """Wake the tasks whose frames have been sent, or will not be sent anymore."""
@@ -132,37 +137,37 @@ class LoopedConnection(Connection):
         self._senders = waiting
 
     def answer(self, request: Incoming) -> None:
-        """Answer a call of the worker in a task, or on a thread if the tool is a plain function.
+        """Answer a call of the worker in a task, or on a thread if the function is not async.
 
         Raises RuntimeError if no thread can be started.
         """
         call = self.inbox.calls.get(request.call_id)  # type: ignore[arg-type]  # our ids are integers
         context = copy_context() if call is None or call.context is None else call.context.copy()
         try:
-            tool, given = self.tools.find(request)
+            function, given = self.functions.find(request)
         except Exception as error:
             self.post_frame(self.failure(request, error))
             return
-        if not tool.is_async:
-            self._threads.run(lambda: context.run(self._answer_on_thread, request, tool, given))
+        if not function.is_async:
+            self._threads.run(lambda: context.run(self._answer_on_thread, request, function, given))
             return
-        task = self.loop.create_task(self._answer(request, tool, given), context=context)
-        self._tool_tasks.add(task)
-        task.add_done_callback(self._tool_tasks.discard)
+        task = self.loop.create_task(self._answer(request, function, given), context=context)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         if call is not None:
-            call.tool_tasks.append(task)
+            call.tasks.append(task)
 
-    def cancel_tools(self, tasks: list[asyncio.Task[None]]) -> None:
-        """Cancel the tasks that run tools."""
+    def cancel_functions(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Cancel the tasks that run functions of the host."""
         for task in tasks:
-            if task in self._tool_tasks:
+            if task in self._tasks:
                 task.cancel()
 
     def lost(self) -> None:
-        """Wake those who wait for the end of the worker, and cancel tools that still run."""
+        """Wake those who wait for the end of the worker, and cancel functions that still run."""
         if self._timer is not None:
             self._timer.cancel()
-        self.cancel_tools(list(self._tool_tasks))
+        self.cancel_functions(list(self._tasks))
         self._is_lost.set()
 
     async def close(self, reason: str, timeout: float | None) -> int | None:
@@ -171,7 +176,7 @@ class LoopedConnection(Connection):
         Kill it at once if the task is cancelled.
         """
         if (task := asyncio.current_task()) is not None:
-            self._tool_tasks.discard(task)  # a tool that stops the client is not cancelled by that
+            self._tasks.discard(task)  # a function that stops the client is not cancelled by that
         self.transport.close(reason)
         timer = None if timeout is None else self.loop.call_later(timeout, self.worker.kill)
         try:
@@ -198,27 +203,49 @@ class LoopedConnection(Connection):
             with contextlib.suppress(RuntimeError):
                 self.loop.call_soon_threadsafe(call.cancel)
 
-    async def _answer(self, request: Incoming, tool: Tool, given: dict[str, Any]) -> None:
-        """Reply to a call of the worker, whatever its tool raises."""
+    async def _answer(self, request: Incoming, function: AnyFunction, given: dict[str, Any]) -> None:
+        """Reply to a call of the worker, whatever the function raises."""
         try:
-            outbox = self.reply(request, await tool.call(given))
+            outbox = self.reply(request, await self._whole(request, function, function.call(given)))
         except BaseException as error:
             task = asyncio.current_task()
             is_cancelled = task is not None and task.cancelling()
             outbox = self.failure(request, error, is_logged=not is_cancelled)
         self.post_frame(outbox)
 
-    def _answer_on_thread(self, request: Incoming, tool: Tool, given: dict[str, Any]) -> None:
-        """Reply to a call of the worker, whatever its tool raises."""
+    def _answer_on_thread(self, request: Incoming, function: AnyFunction, given: dict[str, Any]) -> None:
+        """Reply to a call of the worker, whatever the function raises."""
+
+        def in_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
+            return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
+
         try:
-            result = tool.call(given)
-            if inspect.iscoroutine(result):  # of an async function that its decorator has hidden
-                result = asyncio.run_coroutine_threadsafe(result, self.loop).result()
+            result = function.call(given)
+            if inspect.iscoroutine(result) or isinstance(result, AsyncIterator):  # which a decorator has hidden
+                result = in_loop(self._whole(request, function, result))
+            elif function.kind == "model" and is_stream(result):
+                result = joined(result, lambda text: in_loop(self._announce(request, text)))
             outbox = self.reply(request, result)
         except BaseException as error:
             outbox = self.failure(request, error)
         with contextlib.suppress(RuntimeError):  # the loop has been closed
             self.loop.call_soon_threadsafe(self.post_frame, outbox)
+
+    async def _whole(self, request: Incoming, function: AnyFunction, result: Any) -> Any:
+        """Wait for what a function returns, and return it. Announce the pieces of a model's reply as they come."""
+        if inspect.isawaitable(result):
+            result = await result
+        if function.kind != "model" or not is_stream(result):
+            return result
+        return await joined_later(result, partial(self._announce, request))
+
+    async def _announce(self, request: Incoming, text: str) -> None:
+        """Send a piece of a model's reply to a worker that wants it, and wait until it has been sent."""
+        outbox = self.chunk(request, text)
+        if outbox is not None:
+            with contextlib.suppress(ConnectionError):  # the worker has ended
+                if not self.transport.write(outbox):
+                    await self._sent(outbox)
 
     def _expire_at(self, moment: float) -> None:
         """Check the deadlines of the open calls at `moment`, in seconds of time.monotonic()."""

@@ -16,6 +16,7 @@ from bridge.host._inbox import CHECK
 from bridge.host.background import Background
 from bridge.host.calls import Call, OnEvent
 from bridge.host.connection import Connection, Settings
+from bridge.host.functions import is_stream, joined
 from bridge.host.logs import LogForwarder
 from bridge.host.open_calls import OpenCall
 from bridge.host.threads import Threads
@@ -28,8 +29,8 @@ LOG_SECONDS = 1.0  # how long the end of a worker waits for slow logging handler
 class ThreadedConnection(Connection):
     """A connection to a worker, usable from any number of threads.
 
-    threads: run listeners, callbacks, tools and logging handlers. on_lost: called after the worker has ended, in the
-    background thread; it must not wait.
+    threads: run listeners, callbacks, functions of the host and logging handlers. on_lost: called after the worker has
+    ended, in the background thread; it must not wait.
     """
 
     def __init__(self, worker: Worker, settings: Settings) -> None:
@@ -140,12 +141,25 @@ class ThreadedConnection(Connection):
                     raise TimeoutError
 
     def _answer(self, request: Incoming) -> None:
-        """Reply to a call of the worker, whatever its tool raises."""
+        """Reply to a call of the worker, whatever the function raises."""
         try:
-            tool, args = self.tools.find(request)
-            outbox = self.reply(request, tool.call(args))
+            function, given = self.functions.find(request)
+            result = function.call(given)
+            if function.kind == "model" and is_stream(result):
+                result = joined(result, partial(self._announce, request))
+            outbox = self.reply(request, result)
         except BaseException as error:
             outbox = self.failure(request, error)
         with contextlib.suppress(ConnectionError):  # the worker has ended
-            if not self.transport.write(outbox):
-                self._wait_until_sent(outbox, None)
+            self._post(outbox)
+
+    def _announce(self, request: Incoming, text: str) -> None:
+        """Send a piece of a model's reply to a worker that wants it. Raises ConnectionError if the worker has ended."""
+        outbox = self.chunk(request, text)
+        if outbox is not None:
+            self._post(outbox)
+
+    def _post(self, outbox: Outbox) -> None:
+        """Send a frame, and wait until it has been sent. Raises ConnectionError if the worker has ended."""
+        if not self.transport.write(outbox):
+            self._wait_until_sent(outbox, None)

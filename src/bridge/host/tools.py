@@ -11,10 +11,8 @@ from typing import Any
 
 from bridge import errors
 from bridge.host.arguments import Argument
-from bridge.wire.messages import Incoming
 
 Callables = Iterable[Callable[..., Any]]
-DEFAULT_SESSIONS = ("default", "anonymous")  # ids of the session of calls that name none, by the worker's mode
 
 
 class WrongArguments(errors.InvalidArgs):
@@ -28,10 +26,12 @@ class Tool:
     accepted; `call` returns an awaitable for those. is_async: whether it is one.
     """
 
+    kind = "tool"
+
     def __init__(self, function: Callable[..., Any], can_await: bool = False) -> None:
         self.function = function
         self.name = _name(function)
-        body = _body(function)
+        body = body_of(function)
         self.is_async = inspect.iscoroutinefunction(body)
         if self.is_async and not can_await:
             raise TypeError(f"tool {self.name}: an async function cannot be a tool of this client; use bridge.aio")
@@ -82,42 +82,6 @@ class Tool:
         return self.function(*positional, **values)
 
 
-class Tools:
-    """The tools of each session, by name. A session has those of the default session, too, but prefers its own."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, dict[str, Tool]] = {}
-
-    def __len__(self) -> int:
-        return sum(len(tools) for tools in list(self._known.values()))
-
-    def add(self, session_id: str, tools: Iterable[Tool]) -> None:
-        """Add tools to a session. They replace tools of the same name."""
-        known = self._known.setdefault(session_id, {})
-        known.update((tool.name, tool) for tool in tools)
-
-    def drop(self, session_id: str) -> None:
-        """Forget the tools of a session."""
-        self._known.pop(session_id, None)
-
-    def find(self, request: Incoming) -> tuple[Tool, dict[str, Any]]:
-        """Return the tool that a `call_tool` request names, and its arguments.
-
-        Raises UnknownCommand and InvalidArgs for an invalid request.
-        """
-        if request.command != "call_tool":
-            raise errors.UnknownCommand(f"Unknown command: {request.command}")
-        name, given = str(request.args.get("name", "")), request.args.get("args", {})
-        sessions = (str(request.args.get("session_id", "")), *DEFAULT_SESSIONS)
-        known = (self._known.get(session_id, {}) for session_id in sessions)
-        tool = next((tools[name] for tools in known if name in tools), None)
-        if tool is None:
-            raise errors.UnknownCommand(f"unknown tool {name!r}")
-        if not isinstance(given, dict):
-            raise errors.InvalidArgs(f"the arguments of {name} must be a map, not {given!r}")
-        return tool, given
-
-
 def error_text(error: BaseException) -> str:
     """Return the text of an exception, even if its `__str__` fails, with the class name unless it is a BridgeError."""
     words = errors.words_of(error)
@@ -137,11 +101,11 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 def _docstring(function: Callable[..., Any]) -> str:
-    body = _body(function)
+    body = body_of(function)
     return inspect.getdoc(body) or inspect.getdoc(_without_partial(function)) or ""
 
 
-def _body(function: Callable[..., Any]) -> Any:
+def body_of(function: Callable[..., Any]) -> Any:
     """Return the function or method that a partial or a callable object calls."""
     inner = _without_partial(function)
     is_object = not hasattr(inner, "__name__") and hasattr(type(inner).__call__, "__code__")

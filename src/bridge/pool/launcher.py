@@ -15,10 +15,10 @@ from bridge.addresses import unix_path
 from bridge.host.client import Client
 from bridge.host.connect import PAUSE, Attempt
 from bridge.host.connection import Settings
+from bridge.host.functions import Functions
 from bridge.host.launch import not_started
 from bridge.host.template import Template
 from bridge.host.threads import Job, Threads
-from bridge.host.tools import Tools
 from bridge.host.worker import end_in_words
 from bridge.pool.slots import OnTransition
 
@@ -174,11 +174,11 @@ class Forks:
             _log.warning("the template does not start: %s", error)
 
 
-def with_tools(launch: Callable[[], Client], tools: Tools) -> Client:
-    """Return the client of a new worker, which calls the tools of the pool."""
+def with_functions(launch: Callable[[], Client], functions: Functions) -> Client:
+    """Return the client of a new worker, which calls the functions of the pool."""
     client = launch()
     connection = client._connection
-    connection.tools = tools
+    connection.functions = functions
     connection.offers["tools"] = True
     try:
         client.call("hello", {"offers": connection.offers})

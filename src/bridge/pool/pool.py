@@ -15,10 +15,11 @@ from bridge import errors
 from bridge.errors import BridgeError
 from bridge.host.calls import OnEvent
 from bridge.host.client import STOP_TIMEOUT
+from bridge.host.functions import NONE, Functions, Named, functions
 from bridge.host.open_calls import SLACK
 from bridge.host.threads import Threads
 from bridge.host.timeouts import seconds_of
-from bridge.host.tools import Callables, Tool, Tools
+from bridge.host.tools import Callables, Tool
 from bridge.options import DEFAULT_MAX_FRAME, DEFAULT_MAX_VALUES
 from bridge.pool import report
 from bridge.pool.calls import PoolCall, PoolStream
@@ -95,7 +96,7 @@ class Pool:
         known = [Tool(function) for function in tools]
         self.name = name
         self._host_pid = os.getpid()
-        self._tools = Tools()
+        self._functions = Functions()
         process = {"adapter": adapter, "python": python, "flags": flags, "env": env}
         limits = {"max_frame": max_frame, "max_values": max_values}
         connection = {"format": format, **limits, "logs": logs, "timeout": timeout}
@@ -106,7 +107,7 @@ class Pool:
         self._slots = Slots(event)
         self._sessions = Sessions(self._session_ended)
         self._journal = Journal(lambda slot: self._supervisor.recycle(slot, "its state differs from the others'"))
-        self._supervisor = Supervisor(self._slots, launcher, self._tools, self._journal, threads, event)
+        self._supervisor = Supervisor(self._slots, launcher, self._functions, self._journal, threads, event)
         try:
             self._supervisor.start(least, most)
             slot = self._slots.ready[0]
@@ -220,6 +221,20 @@ class Pool:
         """Offer Python functions to the programs of a session, or of all sessions, as `Client.register_tools` does."""
         self._register([Tool(function) for function in tools], session_id)
 
+    def register(
+        self,
+        *,
+        models: Named = NONE,
+        metrics: Named = NONE,
+        rewards: Named = NONE,
+        embedders: Named = NONE,
+        session_id: str | None = None,
+    ) -> None:
+        """Let the programs of a session, or of all sessions, call Python functions, as `Client.register` does."""
+        self._check_own()
+        kinds = {"model": models, "metric": metrics, "reward": rewards, "embedder": embedders}
+        self._functions.add(session_id, functions(kinds))
+
     def end_session(self, session_id: str) -> dict[str, Any]:
         """End a session, also in the store if it is durable, and return the result of `cleanup_session`."""
         result: dict[str, Any] = self.call("cleanup_session", {"session_id": session_id})
@@ -320,7 +335,7 @@ class Pool:
     def _register(self, tools: list[Tool], session_id: str | None) -> None:
         declared = [tool.declaration for tool in tools]
         done = self.call("register_tools", {"tools": declared}, session_id=session_id)
-        self._tools.add(done["session_id"], tools)
+        self._functions.add(done["session_id"], tools)
 
     def _succeeded(self, request: Request, result: Any) -> None:
         """Note which sessions a request has ended, and which provider of models it has chosen."""
@@ -335,7 +350,7 @@ class Pool:
                 self._sessions.end(session_id)
 
     def _session_ended(self, session_id: str) -> None:
-        self._tools.drop(session_id)
+        self._functions.drop(session_id)
         self._providers.forget(session_id)
 
     def _check_own(self) -> None:

@@ -9,11 +9,11 @@ from time import monotonic
 
 from bridge import errors
 from bridge.host.client import STOP_TIMEOUT
+from bridge.host.functions import Functions
 from bridge.host.threads import Threads
-from bridge.host.tools import Tools
 from bridge.pool.clock import Clock
 from bridge.pool.journal import Journal
-from bridge.pool.launcher import Launcher, with_tools
+from bridge.pool.launcher import Launcher, with_functions
 from bridge.pool.slots import History, OnTransition, Slot, Slots
 
 EARLY = 10.0  # seconds after its start in which the death of a worker that has served no call is early
@@ -30,22 +30,23 @@ LONGEST_EJECTION = 60.0
 class Supervisor:
     """Starts workers and keeps their number between `least` and `most`.
 
-    launcher: gets the workers, which call `tools` in this process. journal: gives them what all workers share, before
-    their first call. early: deaths of workers soon after their start, in a row. closed: why no calls are taken anymore.
+    launcher: gets the workers, which call `functions` of this process. journal: gives them what all workers share,
+    before their first call. early: deaths of workers soon after their start, in a row. closed: why no calls are taken
+    anymore.
     """
 
     def __init__(
         self,
         slots: Slots,
         launcher: Launcher,
-        tools: Tools,
+        functions: Functions,
         journal: Journal,
         threads: Threads,
         report: OnTransition,
     ) -> None:
         self._slots = slots
         self._launcher = launcher
-        self._tools = tools
+        self._functions = functions
         self._journal = journal
         self._report = report
         self._numbers = itertools.count()
@@ -189,7 +190,7 @@ class Supervisor:
         if slot.state == "ejected":
             self._slots.move(slot, "starting")
         try:
-            client = with_tools(self._launcher.launch, self._tools)
+            client = with_functions(self._launcher.launch, self._functions)
             slot.attach(client)
             self._journal.join(slot)
         except errors.BridgeError as error:
