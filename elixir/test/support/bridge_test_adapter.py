@@ -91,6 +91,17 @@ def ask(args: Ask, context: Context) -> dict[str, Any]:
     return {"answer": context.call_host("call_tool", question)}
 
 
+class AskHost(msgspec.Struct):
+    command: str
+    args: dict[str, Any]
+
+
+@adapter.command("ask_host", AskHost)
+def ask_host(args: AskHost, context: Context) -> Any:
+    """Asks the host for anything."""
+    return {"answer": context.call_host(args.command, {"session_id": context.session.id, **args.args})}
+
+
 @adapter.command("hold", idempotent=True)
 def hold(args: None, context: Context) -> dict[str, Any]:
     """Waits for a second, and cannot be told to stop."""

@@ -56,12 +56,12 @@ defmodule DSPex.PythonBridge.Bridge do
     Connection,
     Error,
     EventStream,
+    Functions,
     OpenCall,
     Options,
     Protocol,
     Server,
-    Statistics,
-    Tools
+    Statistics
   }
 
   @type server :: GenServer.server() | Connection.t()
@@ -113,6 +113,8 @@ defmodule DSPex.PythonBridge.Bridge do
     * `:max_frame` - the maximum size of a request or reply in bytes, default 64 MiB
     * `:format` - `:etf` (default), or `:json` if a JSON module is available
     * `:tools` - tools of the default session, see `register_tools/3`
+    * `:models`, `:metrics`, `:rewards`, `:embedders` - other functions of the default session by
+      their names, see `register/3`
     * `:setup` - a function of one argument, the bridge. It runs after every start, before the
       worker takes calls from other processes. If it raises, the start has failed; an error that
       it returns is logged
@@ -132,7 +134,8 @@ defmodule DSPex.PythonBridge.Bridge do
       failure in a row, default 5 000
     * `:retry_start` - whether the bridge stays alive and tries again when its first worker does
       not start; default `false` here, `true` under a supervisor (`child_spec/1`)
-    * `:tool_timeout` - how long a tool may run, in ms, default 300 000, or `:infinity`
+    * `:tool_timeout` - how long a tool or another function may run, in ms, default 300 000, or
+      `:infinity`
 
   Returns `{:error, {:shutdown, %DSPex.PythonBridge.Error{}}}` if the first worker does not start;
   the message says what to do. Raises `ArgumentError` for invalid options.
@@ -253,7 +256,38 @@ defmodule DSPex.PythonBridge.Bridge do
   Registers tools with the given bridge; otherwise like `register_tools/2`.
   """
   @spec register_tools(server(), [DSPex.Tool.t()], keyword()) :: result()
-  def register_tools(server, tools, options), do: Tools.register(server, tools, options)
+  def register_tools(server, tools, options), do: Functions.register_tools(server, tools, options)
+
+  @doc """
+  Registers functions of the application that programs call by a name: a map or a keyword list with
+
+    * `:models` - language models, `host/NAME` in `configure_lm`: modules with the behaviour
+      `DSPex.Model`, or functions
+    * `:metrics` - functions of a map with `"inputs"`, `"expected"`, `"outputs"` and, if asked for,
+      `"trace"`, for the metric `%{host: name}`. They return a number, a boolean, or a map with `:score` and
+      `:feedback`
+    * `:rewards` - functions of a map with `"inputs"` and `"outputs"`, for the reward `%{host: name}`. They
+      return a number
+    * `:embedders` - functions of a map with `"texts"`. They return a list with a vector for each text, or a
+      tensor
+
+  each a map or a keyword list of names and functions. A function may also return `{:ok, result}` or
+  `{:error, reason}`. It runs in a process of its own.
+
+      :ok = Bridge.register(metrics: %{same: fn run -> run["expected"] == run["outputs"] end})
+
+  The option `:session_id` is the session that gets the functions, default `"default"`. What applies to
+  tools after a restart and in sessions applies to these functions, too; see `register_tools/2`. The
+  options `:models`, … of `start_link/1` register them at each start.
+  """
+  @spec register(Functions.functions(), keyword()) :: :ok | {:error, Error.t()}
+  def register(functions, options \\ []), do: register(__MODULE__, functions, options)
+
+  @doc """
+  Registers functions with the given bridge; otherwise like `register/2`.
+  """
+  @spec register(server(), Functions.functions(), keyword()) :: :ok | {:error, Error.t()}
+  def register(server, functions, options), do: Functions.register(server, functions, options)
 
   @doc """
   Returns the state and the statistics of a bridge, without a request to its worker.

@@ -8,7 +8,7 @@ defmodule DSPex.PythonBridge.Connection do
   `nil`, or the `DSPex.PythonBridge.Flow` of a stream. The table is deleted when its owner ends, so no
   request can be sent to a worker that has ended.
 
-  The table of tools holds `{{session_id, name}, function}`. The workers of a pool share one.
+  `functions` is the table of `DSPex.PythonBridge.Functions`.
   """
 
   alias DSPex.PythonBridge.{Error, Statistics}
@@ -20,7 +20,7 @@ defmodule DSPex.PythonBridge.Connection do
     :transport,
     :port,
     :table,
-    :tools,
+    :functions,
     :ids,
     :counters,
     :format,
@@ -36,7 +36,7 @@ defmodule DSPex.PythonBridge.Connection do
           transport: module(),
           port: port(),
           table: :ets.table(),
-          tools: :ets.table(),
+          functions: :ets.table(),
           ids: :atomics.atomics_ref(),
           counters: Statistics.t(),
           format: DSPex.PythonBridge.Protocol.format(),

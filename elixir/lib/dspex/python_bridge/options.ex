@@ -24,7 +24,11 @@ defmodule DSPex.PythonBridge.Options do
     retry_start: false,
     tool_timeout: 300_000,
     logs: true,
-    tools: []
+    tools: [],
+    models: %{},
+    metrics: %{},
+    rewards: %{},
+    embedders: %{}
   ]
 
   # What is decided where the worker is started.
@@ -95,6 +99,9 @@ defmodule DSPex.PythonBridge.Options do
   defp check!(:env, env) when is_map(env) or is_list(env) do
     Enum.each(env, &check_variable!/1)
   end
+
+  defp check!(key, value) when key in [:models, :metrics, :rewards, :embedders],
+    do: DSPex.PythonBridge.Functions.checked!([{key, value}])
 
   defp check!(key, value) do
     valid?(key, value) || raise ArgumentError, "#{inspect(key)} must be #{expected(key)}"

@@ -14,11 +14,11 @@ defmodule DSPex.PythonBridge.Owner do
   alias DSPex.PythonBridge.{
     Connection,
     Error,
+    Functions,
     Protocol,
     Starting,
     Statistics,
     Telemetry,
-    Tools,
     Transport
   }
 
@@ -36,13 +36,13 @@ defmodule DSPex.PythonBridge.Owner do
 
   @typedoc """
   What all workers of a bridge share: the bridge's name, its ETS table, and its counters. A worker of a
-  pool has a table of its own, and the workers share that of `:tools`.
+  pool has a table of its own, and the workers share that of `:functions`.
   """
   @type bridge :: %{
           required(:name) => term(),
           optional(:table) => :ets.table(),
           required(:counters) => Statistics.t(),
-          optional(:tools) => :ets.table()
+          optional(:functions) => :ets.table()
         }
 
   @doc """
@@ -92,7 +92,7 @@ defmodule DSPex.PythonBridge.Owner do
       # Without concurrency flags: a worker reads on one thread, so there is too little contention
       # for finer locks to pay off, and they cost every call 0.2 µs.
       table: :ets.new(__MODULE__, [:public]),
-      tools: Map.get_lazy(bridge, :tools, &Tools.new_table/0),
+      functions: Map.get_lazy(bridge, :functions, &Functions.new_table/0),
       ids: :atomics.new(1, signed: false),
       counters: bridge.counters,
       format: options[:format],

@@ -6,7 +6,7 @@ defmodule DSPex.PythonBridge.Routing do
 
   require Logger
 
-  alias DSPex.PythonBridge.{Connection, Flow, OpenCall, Protocol, Statistics, Text, Tools}
+  alias DSPex.PythonBridge.{Connection, Flow, HostCalls, OpenCall, Protocol, Statistics, Text}
 
   @doc "Routes one frame."
   @spec route(binary(), Connection.t()) :: term()
@@ -19,7 +19,7 @@ defmodule DSPex.PythonBridge.Routing do
         event(:ets.lookup(connection.table, id), frame, connection)
 
       {:request, id} ->
-        Tools.answer(connection, id, frame)
+        HostCalls.answer(connection, id, frame)
 
       {:log, _id} ->
         log(Protocol.decode_message(frame), connection)

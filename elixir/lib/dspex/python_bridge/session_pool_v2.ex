@@ -54,7 +54,7 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
 
   use Supervisor
 
-  alias DSPex.PythonBridge.{CircuitBreaker, Error, Pool, RetryBudget, Tools}
+  alias DSPex.PythonBridge.{CircuitBreaker, Error, Functions, Pool, RetryBudget}
 
   alias DSPex.PythonBridge.Pool.{
     Execution,
@@ -161,7 +161,7 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
       server: nil,
       journal: journal,
       sessions: Sessions.new_table(),
-      tools: Tools.new_table(),
+      functions: Functions.new_table(),
       slots: {},
       commands: %{},
       default_session: nil,
@@ -245,17 +245,34 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
   """
   @spec register_tools([DSPex.Tool.t()], keyword()) :: result()
   def register_tools(tools, options \\ []) do
-    declared = Tools.declared!(tools)
+    declared = Functions.declared!(tools)
     {session_id, options} = Keyword.pop(options, :session_id)
     result = Execution.run(session_id, "register_tools", %{tools: declared}, options)
 
     # The worker reports the session, whose name depends on the worker's mode if none was given.
     with {:ok, %{"session_id" => session_id}} <- result,
          {name, _, _} = Request.own(options),
-         %Pool{tools: table} <- Pool.get(name),
-         do: Tools.put(table, session_id, tools)
+         %Pool{functions: table} <- Pool.get(name),
+         do: Functions.put(table, session_id, Functions.of_tools(tools))
 
     result
+  end
+
+  @doc """
+  Registers functions of the application that programs call by a name, as
+  `DSPex.PythonBridge.Bridge.register/2` does.
+
+  With the option `:session_id` they belong to that session, otherwise to all workers, also to those
+  that start later. Another option is `:pool_name`.
+  """
+  @spec register(Functions.functions(), keyword()) :: :ok | {:error, Error.t()}
+  def register(functions, options \\ []) do
+    checked = Functions.checked!(functions)
+    {session_id, options} = Keyword.pop(options, :session_id)
+    {name, _, _} = Request.own(options)
+    Functions.put(Pool.fetch!(name).functions, session_id, checked)
+  rescue
+    error in Error -> {:error, error}
   end
 
   @doc """

@@ -1,6 +1,6 @@
 defmodule DSPex.PythonBridge.Starting do
   @moduledoc """
-  Prepares a worker for its first call: sends `hello`, registers the tools, and runs the setup.
+  Prepares a worker for its first call: sends `hello`, registers the functions, and runs the setup.
 
   This work runs in a separate process, as an ordinary caller, while the owner of the port routes
   its calls. The owner gets `:start_timeout` or the process's `:DOWN`, and `error/2` turns what
@@ -9,7 +9,7 @@ defmodule DSPex.PythonBridge.Starting do
 
   require Logger
 
-  alias DSPex.PythonBridge.{Call, Connection, Error, Exits, Text, Tools, Transport}
+  alias DSPex.PythonBridge.{Call, Connection, Error, Exits, Functions, Text, Transport}
 
   # How long the error that a worker has sent just before its end may take to be decoded, ms.
   @decoding 200
@@ -74,7 +74,9 @@ defmodule DSPex.PythonBridge.Starting do
   defp prepare(connection, options) do
     with {:ok, hello} <- hello(connection, options),
          connection = Connection.limited(connection, hello),
-         {:ok, _} <- Tools.register(connection, options[:tools], []),
+         {:ok, _} <- Functions.register_tools(connection, options[:tools], []),
+         declared = Keyword.take(options, Functions.options()),
+         :ok <- Functions.register(connection, declared, []),
          :ok <- set_up(options[:setup], connection) do
       {:ok, hello}
     end

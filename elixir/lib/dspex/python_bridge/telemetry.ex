@@ -13,6 +13,7 @@ defmodule DSPex.PythonBridge.Telemetry do
   | `[:dspex_bridge, :tool, :start]` | `system_time`, `monotonic_time` | `bridge`, `tool`, `session_id`, `call_id` |
   | `[:dspex_bridge, :tool, :stop]` | `duration`, `monotonic_time` | also `code`: `:ok` or the error's |
   | `[:dspex_bridge, :tool, :exception]` | `duration`, `monotonic_time` | also `kind`, `reason`, `stacktrace` |
+  | `[:dspex_bridge, :function, …]` | as for a tool | `bridge`, `kind` (`:model`, `:metric`, `:reward`, `:embedder`), `name`, `session_id`, `call_id` |
   | `[:dspex_bridge, :worker, :started]` | `duration` until the worker took calls | `bridge`, `os_pid` |
   | `[:dspex_bridge, :worker, :stopped]` | `uptime` | `bridge`, `os_pid`, `reason` |
   | `[:dspex_bridge, :worker, :start_failed]` | `failures` in a row, `delay` in ms until the next start | `bridge`, `error` |
@@ -24,7 +25,7 @@ defmodule DSPex.PythonBridge.Telemetry do
   | `[:dspex_bridge, :pool, :template]` | `age` in ms | `pool`, `event`: `:ready` with `forks`, or `:ended` with `status` |
 
   `bridge` is the bridge's name, or its pid if it has no name; for a worker of a pool it is `{pool, slot}`. Times are in native units. Handlers
-  run in the process that makes the call, that runs the tool, or that owns the port.
+  run in the process that makes the call, that runs the function, or that owns the port.
   """
 
   alias DSPex.PythonBridge.Connection
@@ -76,9 +77,9 @@ defmodule DSPex.PythonBridge.Telemetry do
   defp bridge(server), do: server
 
   @doc """
-  Emits the start event of a stream or a tool. Returns the start time, or `nil` without telemetry.
+  Emits the start event of a stream, a tool or another function. Returns the start time, or `nil` without telemetry.
   """
-  @spec start(:stream | :tool, map()) :: integer() | nil
+  @spec start(:stream | :tool | :function, map()) :: integer() | nil
   def start(kind, metadata) do
     if available?() do
       started = System.monotonic_time()
@@ -88,8 +89,9 @@ defmodule DSPex.PythonBridge.Telemetry do
     end
   end
 
-  @doc "Emits the last event of a stream or a tool: `:stop` or `:exception`."
-  @spec finish(integer() | nil, :stream | :tool, :stop | :exception, map(), map()) :: :ok
+  @doc "Emits the last event of a stream, a tool or another function: `:stop` or `:exception`."
+  @spec finish(integer() | nil, :stream | :tool | :function, :stop | :exception, map(), map()) ::
+          :ok
   def finish(started, kind, event, metadata, measured \\ %{})
   def finish(nil, _kind, _event, _metadata, _measured), do: :ok
 

@@ -35,7 +35,12 @@ defmodule DSPex.PythonBridge.MockVectorsTest do
 
       # The functions, without a request to the worker: the conversation registers the tools itself.
       connection = DSPex.PythonBridge.Connection.fetch!(bridge)
-      DSPex.PythonBridge.Tools.put(connection.tools, "default", tools)
+
+      DSPex.PythonBridge.Functions.put(
+        connection.functions,
+        "default",
+        DSPex.PythonBridge.Functions.of_tools(tools)
+      )
 
       # A bridge itself refuses args that are a list.
       for %{"request" => request, "reply" => expected} <- conversation["exchanges"],

@@ -16,7 +16,7 @@ defmodule DSPex.PythonBridge.ToolsTest do
   # directly.
   defp know(bridge, name, session \\ "default", run) do
     connection = DSPex.PythonBridge.Connection.fetch!(bridge)
-    :ets.insert(connection.tools, {{session, name}, run})
+    :ets.insert(connection.functions, {{session, :tool, name}, run})
   end
 
   defp ask(bridge, name, options \\ []) do

@@ -22,7 +22,7 @@ defmodule DSPex.PythonBridge.Pool.Launch do
     worker = %{
       name: {pool.name, number},
       counters: Statistics.for_name(pool.name),
-      tools: pool.tools
+      functions: pool.functions
     }
 
     spec = %{

@@ -10,7 +10,7 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
   A pool that has been stopped has no table any more, and so no sessions and no workers.
   """
 
-  alias DSPex.PythonBridge.{Call, Connection, Pool, Tools}
+  alias DSPex.PythonBridge.{Call, Connection, Functions, Pool}
   alias DSPex.PythonBridge.Pool.{Choice, Providers, Server}
 
   # A row is not written again for so many ms.
@@ -85,7 +85,7 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
   end
 
   @doc """
-  Removes a session that a worker had, with its tools. Returns whether it was there: of several
+  Removes a session that a worker had, with its functions. Returns whether it was there: of several
   processes, one gets `true`.
   """
   @spec remove(Pool.t(), String.t(), pid()) :: boolean()
@@ -98,7 +98,7 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
     removed = :ets.select_delete(pool.sessions, pattern) == 1
 
     if removed do
-      Tools.forget(pool.tools, id)
+      Functions.forget(pool.functions, id)
       Providers.forget(pool, id)
     end
 
@@ -126,7 +126,7 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
 
   defp at_most(deadline), do: min(deadline, Connection.now() + @timeout)
 
-  # Its tools stay: the functions belong to the pool.
+  # Its functions stay: they belong to the pool.
   defp move(pool, id, dead) do
     :ets.select_delete(pool.sessions, [{{id, dead.owner, :_, :_, :_}, [], [true]}])
     :moved
