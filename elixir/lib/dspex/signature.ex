@@ -3,19 +3,15 @@ defmodule DSPex.Signature do
   Builds signatures in the form that a worker expects, from a line of text or from a keyword list.
 
   The types are `string`, `integer`, `float`, `boolean`, `list<T>`, `dict<K, V>`, `optional<T>`,
-  `union<A|B>`, `enum<"a"|"b">`, `any`, `date`, `datetime` and more; `docs/dspy.md` of the Python
-  package lists them. The worker answers `:invalid_args` with the position of an unknown type.
+  `union<A|B>`, `enum<"a"|"b">`, `any`, `date`, `datetime`, `image`, `audio`, `file`, `history`, `code`
+  and more; `docs/dspy.md` of the Python package lists them. The worker answers `:invalid_args` with the
+  position of an unknown type.
   """
 
-  @type type ::
-          atom()
-          | String.t()
-          | {:list, type()}
-          | {:dict, type(), type()}
-          | {:optional, type()}
-          | {:union, [type()]}
-          | {:enum, [String.t()]}
-  @type field :: {atom() | String.t(), type() | {type(), description :: String.t()}}
+  alias DSPex.Signature.Type
+
+  @type field ::
+          {atom() | String.t(), Type.t() | {Type.t(), description :: String.t() | keyword()}}
   @type wire :: %{required(String.t()) => term()}
 
   @doc """
@@ -34,7 +30,7 @@ defmodule DSPex.Signature do
       }
 
   As a keyword list: `:inputs` and `:outputs`, with a type for each field, or a type and a
-  description.
+  description, or a type and options.
 
       iex> DSPex.Signature.new(
       ...>   inputs: [passages: {{:list, :string}, "where to look"}],
@@ -49,6 +45,32 @@ defmodule DSPex.Signature do
           %{"name" => "counts", "type" => "dict<string, integer>"}
         ]
       }
+
+  The options of a field are `:description`, `:prefix` (the words before the field in a prompt),
+  `:default` (of an input that a call may leave out), and constraints on its values: `:minimum`,
+  `:maximum`, `:above`, `:below`, `:multiple_of`, `:min_length`, `:max_length`, `:pattern`, `:format`,
+  `:min_items`, `:max_items` and `:unique_items`.
+
+  `{:object, fields}` is a map with the given keys, whose types have such options, too (without
+  `:prefix`). A type may also be a JSON Schema, as a map.
+
+      iex> signature = DSPex.Signature.new(
+      ...>   inputs: [page: :image, language: {:string, default: "de"}],
+      ...>   outputs: [
+      ...>     total: {:float, minimum: 0},
+      ...>     items: {{:list, {:object, name: :string, count: {:integer, minimum: 1}}}, "in order"}
+      ...>   ]
+      ...> )
+      iex> signature["inputs"]
+      [
+        %{"name" => "page", "type" => "image"},
+        %{"name" => "language", "type" => "string", "default" => "de"}
+      ]
+      iex> [total, items] = signature["outputs"]
+      iex> total
+      %{"name" => "total", "json_schema" => %{"type" => "number", "minimum" => 0}}
+      iex> items["json_schema"]["items"]["required"]
+      ["name", "count"]
 
   Both forms accept `:description` (the instructions to the model) and `:name`.
 
@@ -91,34 +113,14 @@ defmodule DSPex.Signature do
     end
   end
 
-  defp field({name, {type, description}}) when is_binary(description) do
-    %{"name" => to_string(name), "type" => type(type), "description" => description}
-  end
+  defp field({name, given}) do
+    {type, options} = Type.split(given)
+    {own, constraints} = Keyword.split(options, [:description, :prefix, :default])
 
-  defp field({name, type}), do: %{"name" => to_string(name), "type" => type(type)}
-
-  defp type(type) when is_binary(type) or is_atom(type), do: to_string(type)
-  defp type({:list, type}), do: "list<#{type(type)}>"
-  defp type({:optional, type}), do: "optional<#{type(type)}>"
-  defp type({:dict, key, value}), do: "dict<#{type(key)}, #{type(value)}>"
-  defp type({:union, types}), do: "union<#{Enum.map_join(types, "|", &type/1)}>"
-  defp type({:enum, values}), do: "enum<#{Enum.map_join(values, "|", &choice/1)}>"
-
-  defp type(other) do
-    raise ArgumentError,
-          "#{inspect(other)} is not a field type; use an atom, a string, {:list, type}, " <>
-            "{:dict, key, value}, {:optional, type}, {:union, types} or {:enum, strings}"
-  end
-
-  # Quoted. The worker takes a backslash before a quote for an escape.
-  defp choice(value) do
-    text = to_string(value)
-
-    if text =~ ~r/\\(['"]|\z)/ do
-      raise ArgumentError, "#{inspect(text)} has a backslash before a quote or at its end"
+    for {option, value} <- own,
+        into: Map.put(Type.entries(type, Type.checked!(constraints)), "name", to_string(name)) do
+      {Atom.to_string(option), value}
     end
-
-    ~s("#{String.replace(text, ~s("), ~S(\"))}")
   end
 
   # Text is parsed into fields with the column at which each begins, for the error messages.

@@ -16,7 +16,7 @@ defmodule DSPex.RestartTest do
   # The test adapter has no command `register_tools`, so the function is added to the table
   # directly.
   defp add_tool(bridge, name, function) do
-    :ets.insert(Connection.fetch!(bridge).tools, {{"default", name}, function})
+    :ets.insert(Connection.fetch!(bridge).functions, {{"default", :tool, name}, function})
   end
 
   test "a stream of an ended worker does not affect the calls of the next worker" do

@@ -184,7 +184,7 @@ defmodule DSPex.EncodableTest do
   test "structs in a tool's result are encoded", %{bridge: bridge} do
     connection = DSPex.PythonBridge.Connection.fetch!(bridge)
     tool = fn _ -> %{at: ~D[2024-01-01], who: [%Structs.Only{name: "Ann"}]} end
-    :ets.insert(connection.tools, {{"default", "day"}, tool})
+    :ets.insert(connection.functions, {{"default", :tool, "day"}, tool})
 
     assert {:ok,
             %{"answer" => %{"at" => "2024-01-01", "who" => [%{"name" => "Ann", "born" => nil}]}}} =

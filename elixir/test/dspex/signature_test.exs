@@ -58,4 +58,52 @@ defmodule DSPex.SignatureTest do
 
     assert_raise ArgumentError, fn -> Signature.new("a -> b", descripton: "typo") end
   end
+
+  test "objects, constraints, defaults and prefixes" do
+    address = {:object, %{"city" => :string, "zip" => {:string, pattern: ~r/^[0-9]{4}$/}}}
+
+    %{"inputs" => [since], "outputs" => [people, age, raw]} =
+      Signature.new(
+        inputs: [since: {:date, prefix: "Since:", description: "a day", default: "2000-01-01"}],
+        outputs: [
+          people: {:list, {:object, name: :string, home: {:optional, address}}},
+          age: {{:optional, :integer}, minimum: 0, below: 150},
+          raw: %{"type" => "array", "items" => %{"const" => 1}}
+        ]
+      )
+
+    assert since == %{
+             "name" => "since",
+             "type" => "date",
+             "prefix" => "Since:",
+             "description" => "a day",
+             "default" => "2000-01-01"
+           }
+
+    person = people["json_schema"]["items"]
+    assert person["required"] == ["name"]
+
+    assert [%{"properties" => properties}, %{"type" => "null"}] =
+             person["properties"]["home"]["anyOf"]
+
+    assert properties["zip"] == %{"type" => "string", "pattern" => "^[0-9]{4}$"}
+    whole = %{"type" => "integer", "minimum" => 0, "exclusiveMaximum" => 150}
+    assert age["json_schema"] == %{"anyOf" => [whole, %{"type" => "null"}]}
+    assert raw["json_schema"] == %{"type" => "array", "items" => %{"const" => 1}}
+  end
+
+  test "mistakes in types and options" do
+    for {field, message} <- [
+          {{:string, minimun: 1}, "unknown keys [:minimun]"},
+          {{:object, picture: :image}, ":image has no JSON Schema"},
+          {{:image, min_length: 3}, ":image has no JSON Schema"},
+          {{:object, name: {:string, defualt: 1}}, "unknown keys [:defualt]"},
+          {{:list, {:tuple}}, "{:tuple} is not a field type"},
+          {nil, "nil is not a field type"}
+        ] do
+      assert_raise ArgumentError, ~r/#{Regex.escape(message)}/, fn ->
+        Signature.new(outputs: [a: field])
+      end
+    end
+  end
 end

@@ -219,9 +219,9 @@ class Client:
 
         A function takes parts of the worker's request by the names of its parameters, all of it as `request`. It runs
         on a separate thread, at any time, and may call this client.
-        models: run a completion for the model `host/NAME`. Parameters: messages, settings, tools, response_format,
-        stream. They return the text, or a map with `text` and optionally `usage`, `finish_reason` and `tool_calls`, or
-        an iterator of pieces of the text, which are streamed, and of maps of the rest.
+        models: run a completion for the model `host/NAME`. Parameters: messages, settings, tools, tool_choice,
+        response_format, stream. They return the text, or a map with `text` and optionally `usage`, `finish_reason` and
+        `tool_calls`, or an iterator of pieces of the text, which are streamed, and of maps of the rest.
         metrics: score an output, for the metric {"host": NAME}. Parameters: inputs, expected, outputs, trace. They
         return a number, a boolean, or a map with `score` and `feedback`.
         rewards: rate an output, for the reward {"host": NAME}. Parameters: inputs, outputs. They return a number.

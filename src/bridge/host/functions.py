@@ -20,7 +20,7 @@ DEFAULT_SESSIONS = ("default", "anonymous")  # ids of the session of calls that 
 
 # By kind: the parameters that a function may have. A request has them as keys; what it lacks is None.
 PARTS: dict[str, tuple[str, ...]] = {
-    "model": ("messages", "settings", "tools", "response_format", "stream"),
+    "model": ("messages", "settings", "tools", "tool_choice", "response_format", "stream"),
     "metric": ("inputs", "expected", "outputs", "trace"),
     "reward": ("inputs", "outputs"),
     "embedder": ("texts",),

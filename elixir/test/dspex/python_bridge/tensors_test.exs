@@ -135,7 +135,7 @@ defmodule DSPex.PythonBridge.TensorsTest do
     # The test adapter has no command `register_tools`, so the function is added to the table
     # directly.
     bridge = start("arrays:adapter")
-    :ets.insert(Connection.fetch!(bridge).tools, {{"default", "double"}, double})
+    :ets.insert(Connection.fetch!(bridge).functions, {{"default", :tool, "double"}, double})
     x = {:tensor, {:f, 32}, {2}, floats([1, 2])}
     doubled = {:tensor, {:f, 32}, {2}, floats([2, 4])}
     assert {:ok, %{"type" => "ndarray", "x" => ^doubled}} = call(bridge, :ask, %{x: x})
