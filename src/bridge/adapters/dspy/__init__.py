@@ -6,6 +6,7 @@ The modules of `commands` declare them; a new one has to be imported here.
 from typing import TYPE_CHECKING, Any
 
 import bridge.adapters.dspy.commands.execution
+import bridge.adapters.dspy.commands.history
 import bridge.adapters.dspy.commands.models
 import bridge.adapters.dspy.commands.programs
 import bridge.adapters.dspy.commands.tools  # noqa: F401  # importing declares the commands

@@ -41,10 +41,10 @@ def _own_model(program: Program, name: str, model: Model | None) -> Model:
     """Return the model of a program that names its model: the session's settings, with that model."""
     full_name = providers.full_model(name, default=providers.GEMINI)
     settings = model.settings.with_model(name, full_name) if model else LMSettings(name, full_name)
-    size, session_id = (model.cache, model.session_id) if model else (0, None)
+    sizes, session_id = ((model.cache, model.history), model.session_id) if model else ((0, 0), None)
     own = _own_models.get(program)
-    if own is None or (own.settings, own.cache) != (settings, size):
-        own = _own_models[program] = Model(settings, size, session_id=session_id)
+    if own is None or (own.settings, (own.cache, own.history)) != (settings, sizes):
+        own = _own_models[program] = Model(settings, *sizes, session_id=session_id)
     return own
 
 

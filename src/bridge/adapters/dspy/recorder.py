@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.security.redaction import redact, redact_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from dspy import lm15
 
@@ -75,14 +75,20 @@ class Exchange:
 
 
 class Recorder:
-    """The exchanges of one run with models, in the order in which they ended. Several threads may add some."""
+    """The exchanges of one run with models, in the order in which they ended. Several threads may add some.
 
-    def __init__(self) -> None:
+    also: called with each exchange, for the session's history.
+    """
+
+    def __init__(self, also: Callable[[Exchange], object] | None = None) -> None:
         self.exchanges: list[Exchange] = []
+        self._also = also
 
     def add(self, exchange: Exchange) -> None:
         """Add an exchange that has ended."""
         self.exchanges.append(exchange)
+        if self._also is not None:
+            self._also(exchange)
 
     @property
     def cost(self) -> float | None:

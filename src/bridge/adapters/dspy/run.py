@@ -15,13 +15,17 @@ from bridge.adapters.dspy import chat_format, models, parallel  # noqa: F401  # 
 from bridge.adapters.dspy.answer_cache import cache_of
 from bridge.adapters.dspy.chosen_model import model_for, model_or_default
 from bridge.adapters.dspy.current_run import ModelCall, PassedError, Run, current_run
+from bridge.adapters.dspy.history import history_of
+from bridge.adapters.dspy.include import NOTHING, RECORDED, Include, included
 from bridge.adapters.dspy.model_errors import lm_error, unreadable_reply
 from bridge.adapters.dspy.prepared import prepared
+from bridge.adapters.dspy.recorder import Recorder
 from bridge.adapters.dspy.state import visible_tools
 from bridge.telemetry.activity import activity
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
+    from bridge.adapters.dspy.settings import Model
     from bridge.adapters.dspy.setup import Setup
     from bridge.adapters.dspy.state import Program
 
@@ -44,6 +48,8 @@ def execute(setup: Setup, inputs: dict[str, Any], context: Context) -> dict[str,
     }
     if done.run.truncated:
         result["truncated"] = True
+    if setup.include:
+        result |= included(setup.include, ready, done.prediction, done.run.recorder)
     return result
 
 
@@ -68,7 +74,8 @@ def predict(setup: Setup, arguments: dict[str, Any], context: Context) -> Done:
         arguments["config"] = setup.config
     elif setup.config:
         lm = lm.copy(**setup.config)
-    run = Run(context, ready.names, cache_of(model, context.session.state), ready.is_own, setup.tools)
+    recorder = _recorder(model, context, setup.include, program.id)
+    run = Run(context, ready.names, cache_of(model, context.session.state), ready.is_own, setup.tools, recorder)
     with _activity(program):
         prediction = _predicted(ready.module, arguments, lm, run)
     program.executed()
@@ -91,9 +98,19 @@ def run_module(
     if config:
         lm = lm.copy(**config)
     tools = tuple(visible_tools(context).values())
-    run = Run(context, {}, cache_of(model, context.session.state), True, tools)
+    run = Run(context, {}, cache_of(model, context.session.state), True, tools, _recorder(model, context))
     with activity("stage", "invoke_workflow", workflow=type(module).__name__):
         return _predicted(module, inputs, lm, run)
+
+
+def _recorder(
+    model: Model, context: Context, include: Include = NOTHING, program_id: str | None = None
+) -> Recorder | None:
+    """Return what records the requests of a run to models, if its result or the session's history has some of them."""
+    if model.history:
+        add = history_of(context.session).add
+        return Recorder(lambda exchange: add(exchange, program_id, model.history))
+    return Recorder() if include & RECORDED else None
 
 
 def _predicted(module: Any, arguments: dict[str, Any], lm: dspy.LM, run: Run) -> Any:

@@ -13,6 +13,7 @@ from bridge.security.destinations import Address
 from bridge.security.secret_values import secrets_in_url
 
 LONGEST_KEY = 8192  # characters; the usual limit of servers for a header
+MOST_CALLS = 1000  # in a session's history; at some kB each these are MB
 MOST_ANSWERS = 100_000  # in a session's cache; at some kB each these are hundreds of MB
 
 # The ranges of the settings of a model and of a run. A provider may allow less.
@@ -24,6 +25,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "retry_wait": (0, 60),
     "retry_cap": (0, 600),
     "cache": (0, MOST_ANSWERS),
+    "history": (0, MOST_CALLS),
 }
 
 
@@ -81,7 +83,7 @@ class LMSettings(msgspec.Struct, frozen=True):
 
 
 class StoredSettings(msgspec.Struct, frozen=True):
-    """LMSettings without secrets, and the size of the cache of answers.
+    """LMSettings without secrets, and the sizes of the cache of answers and of the history.
 
     had_secrets: the settings were used with a key or another secret, so they do not work without it.
     """
@@ -98,13 +100,15 @@ class StoredSettings(msgspec.Struct, frozen=True):
     retries: int = 2
     retry_wait: float = 0.5
     retry_cap: float = 10.0
+    history: int = 0
 
     @classmethod
-    def of(cls, settings: LMSettings, cache: int) -> StoredSettings:
+    def of(cls, settings: LMSettings, cache: int, history: int = 0) -> StoredSettings:
         """Return what a store may hold of `settings`."""
         base = _without_secrets(settings.api_base)
         had_secrets = settings.api_key is not None or base != settings.api_base
         fields = msgspec.structs.asdict(settings) | {"api_base": base, "had_secrets": had_secrets, "cache": cache}
+        fields["history"] = history
         del fields["api_key"]
         return cls(**fields)
 
@@ -116,7 +120,7 @@ class StoredSettings(msgspec.Struct, frozen=True):
                 " send configure_lm again, with its session_id"
             )
         fields = msgspec.structs.asdict(self)
-        del fields["had_secrets"], fields["cache"]
+        del fields["had_secrets"], fields["cache"], fields["history"]
         return LMSettings(**fields)
 
 
@@ -143,12 +147,16 @@ def _without_secrets(url: str | None) -> str | None:
 class Model:
     """A language model that was configured: data only, `models` creates DSPy's model for it.
 
-    cache: how many answers each session caches. session_id: the session whose secrets these are; None: everyone's.
-    Its secrets are redacted as long as it lives. Raises QuotaExceeded if the worker has too many secrets.
+    cache: how many answers each session caches. history: how many calls of models each session keeps. session_id: the
+    session whose secrets these are; None: everyone's. Its secrets are redacted as long as it lives. Raises
+    QuotaExceeded if the worker has too many secrets.
     """
 
-    def __init__(self, settings: LMSettings, cache: int = 0, *, session_id: str | None = None) -> None:
+    def __init__(
+        self, settings: LMSettings, cache: int = 0, history: int = 0, *, session_id: str | None = None
+    ) -> None:
         self._secrets = redaction.hold(settings.secrets, session_id)
         self.settings = settings
         self.cache = cache
+        self.history = history
         self.session_id = session_id

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bridge.adapters.dspy.include import NOTHING, Include
+
 if TYPE_CHECKING:
     from bridge.adapters.dspy.settings import Model
     from bridge.adapters.dspy.state import Program
@@ -14,10 +16,11 @@ class Setup(NamedTuple):
     """Everything that runs of a program take from their session: during the call's turn, before it is released.
 
     model: the session's. tools: of the host, for a module of the operator that asks for them. config: settings of the
-    model for these runs.
+    model for these runs. include: what the results have in addition.
     """
 
     program: Program
     model: Model | None
     tools: tuple[Tool, ...] = ()
     config: dict[str, Any] = {}  # noqa: RUF012  # nothing changes it
+    include: Include = NOTHING

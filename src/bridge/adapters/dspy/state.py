@@ -203,12 +203,14 @@ class State:
         stored = self._records.of("model").get("")
         if self._model is None and stored is not None:
             settings = _settings(stored)
-            self._model = self._records.private("model", "") or Model(settings.settings(), settings.cache)
+            self._model = self._records.private("model", "") or Model(
+                settings.settings(), settings.cache, settings.history
+            )
         return self._model or shared.get("model")
 
     def set_model(self, model: Model) -> None:
         """Set the session's model. Raises QuotaExceeded."""
-        stored = StoredSettings.of(model.settings, model.cache)
+        stored = StoredSettings.of(model.settings, model.cache, model.history)
         self._records.put("model", "", msgspec.msgpack.encode(stored), model)
         self._model = model
 

@@ -10,6 +10,7 @@ import msgspec
 from bridge.adapter import Ignored
 from bridge.adapters.dspy.commands import adapter
 from bridge.adapters.dspy.commands.programs import add_program, check_id, find_program, visible_program
+from bridge.adapters.dspy.include import NOTHING, Include
 from bridge.adapters.dspy.settings import check_ranges
 from bridge.adapters.dspy.setup import Setup
 from bridge.adapters.dspy.state import Definition, Program, State, visible_tools
@@ -64,19 +65,23 @@ class RunArgs(msgspec.Struct):
     options: RunOptions | None = None
     session_id: str | None = None
 
-    def setup(self, program: Program, context: Context) -> Setup:
+    def setup(self, program: Program, context: Context, include: Include = NOTHING) -> Setup:
         """Return what the runs of `program` need from the session, then let the session's later calls start."""
         state: State = context.session.state
         model = state.model(context.shared)
         tools = tuple(visible_tools(context).values()) if program.is_registered else ()
         context.release()
-        return Setup(program, model, tools, {} if self.options is None else self.options.given())
+        return Setup(program, model, tools, {} if self.options is None else self.options.given(), include)
 
 
 class ExecuteArgs(RunArgs):
-    """The args of execute_program. inputs: a value for each input of the signature."""
+    """The args of execute_program.
+
+    inputs: a value for each input of the signature. include: what the result has in addition.
+    """
 
     inputs: dict[str, Any] = {}
+    include: Include = NOTHING
     program_data: ProgramData | None = None
 
 
@@ -91,7 +96,7 @@ def execute_program(args: ExecuteArgs, context: Context) -> dict[str, Any]:
 
 def execute(args: ExecuteArgs, context: Context, run: Run) -> dict[str, Any]:
     """Run a program for `execute_program`. run: called as `run.execute` of this adapter is."""
-    return run(args.setup(_find_or_add(args, context), context), args.inputs, context)
+    return run(args.setup(_find_or_add(args, context), context, args.include), args.inputs, context)
 
 
 def _find_or_add(args: ExecuteArgs, context: Context) -> Program:

@@ -22,8 +22,9 @@ class ConfigureArgs(msgspec.Struct):
 
     model: required, except for local providers. type: another name of provider. timeout: seconds for one answer.
     answers (`scripted`): a list of maps of output fields, used in order, or a map from a part of the prompt to such a
-    map. cache: how many answers of this model each session caches. retries: how many times a failed request is sent
-    again; retry_wait, retry_cap: the first and the longest wait before that, in seconds.
+    map. cache: how many answers of this model each session caches. history: how many calls of models each session keeps
+    for get_history. retries: how many times a failed request is sent again; retry_wait, retry_cap: the first and the
+    longest wait before that, in seconds.
     """
 
     model: str | None = None
@@ -36,6 +37,7 @@ class ConfigureArgs(msgspec.Struct):
     timeout: float = 120.0
     answers: list[Any] | dict[str, Any] | None = None
     cache: int = 0
+    history: int = 0
     retries: int = 2
     retry_wait: float = 0.5
     retry_cap: float = 10.0
@@ -112,7 +114,7 @@ def configure(
 ) -> dict[str, Any]:
     """Set the model for `configure_lm`. connect(model, shared): raises the error of a model that cannot be used."""
     settings = args.settings()
-    model = Model(settings, args.cache, session_id=context.session_id)
+    model = Model(settings, args.cache, args.history, session_id=context.session_id)
     connect(model, context.shared)
     if context.session_id is None:
         context.shared["model"] = model
