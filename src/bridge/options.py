@@ -95,6 +95,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     api_bases: Annotated[tuple[str, ...], _flag(_API_BASE, "PATTERN", _check_addresses)] = ()
     programs: Annotated[tuple[str, ...], _flag(_PROGRAM, "NAME=MODULE:ATTR", _check_programs)] = ()
     store: Annotated[str, _flag("where durable sessions are stored", "sqlite:PATH", _check_store)] | None = None
+    state_dir: (
+        Annotated[str, _flag("folder of files that sessions save and load programs in", "PATH", _check_name)] | None
+    ) = None
     max_sessions: Annotated[Count, _flag("live sessions", "N")] = 10_000
     session_ttl: Annotated[Ttl, _flag("time after which an idle session expires", "SECONDS")] = 3600.0
     session_programs: Annotated[Count, _flag("programs that a session may have", "N")] | None = None

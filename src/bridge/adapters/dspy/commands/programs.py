@@ -121,6 +121,24 @@ def get_program_info(args: ProgramArgs, context: Context) -> dict[str, Any]:
     return info
 
 
+class GetArgs(ProgramArgs):
+    """The args of get_program. include: what to return besides the entry of get_program_info."""
+
+    include: list[Literal["demos", "instructions"]] = []
+
+
+@adapter.command("get_program", GetArgs, idempotent=True)
+def get_program(args: GetArgs, context: Context) -> dict[str, Any]:
+    """Return a program's signature, and what it and each of its predictors have learned."""
+    info = get_program_info(args, context)
+    program = find_program(args.program_id, context)
+    if args.include:
+        from bridge.adapters.dspy.documents import description_of
+
+        info |= description_of(program, args.include)
+    return info
+
+
 @adapter.command("delete_program", ProgramArgs, lane="session")
 def delete_program(args: ProgramArgs, context: Context) -> dict[str, Any]:
     """Delete a program. Runs that have started continue."""
@@ -194,13 +212,13 @@ def add_program(
     """
     program = Program(program_id, definition)
     state.check(program)  # first, because a parsed signature takes much more memory than its definition
-    _check(program, path, name)
+    check_program(program, path, name)
     state.add(program)
     return program
 
 
-def _check(program: Program, path: str, name: str) -> None:
-    """Raise InvalidArgs if the definition of `program` is wrong."""
+def check_program(program: Program, path: str = "args", name: str = "signature") -> None:
+    """Raise InvalidArgs if the definition of `program` is wrong. path, name: as for `add_program`."""
     from bridge.adapters.dspy.modules import MODULES
 
     definition = program.definition
@@ -254,7 +272,7 @@ def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, 
         learned = _demonstrated(definition, args.demos)
         definition = msgspec.structs.replace(definition, learned=learned)
     if existing is not None and args.if_exists == "keep":
-        _check(Program(program_id, definition), "args", "signature")
+        check_program(Program(program_id, definition))
         return {
             "program_id": program_id,
             "status": "exists",
@@ -278,7 +296,7 @@ def _demonstrated(definition: Definition, demos: list[Any]) -> dict[str, Learned
     from bridge.adapters.dspy.values.inputs import plain
 
     program = Program("", definition)
-    _check(program, "args", "signature")
+    check_program(program)
     module_type, signature = MODULES[definition.program_type], program.signature
     examples = Examples(signature, ("reasoning",) if module_type.has_reasoning else ())
     inputs = {field.name: field.label for field in signature.inputs}
