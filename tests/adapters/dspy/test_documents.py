@@ -159,7 +159,11 @@ def changed(document, path, value):
         (["predict", "demos", 0, "answer"], "x", "expected integer"),
         (["predict", "signature", "instructions"], 7, "Expected `str`"),
         (["predict", "signature", "fields"], [], "0 fields, but the program has 3: question, reasoning, answer"),
-        (["predict", "signature", "fields", 0], {"prefix": "Town:", "description": "x"}, "'Town:' is not the program's"),
+        (
+            ["predict", "signature", "fields", 0],
+            {"prefix": "Town:", "description": "x"},
+            "'Town:' is not the program's",
+        ),
         (["predict", "signature", "code"], "x", "unknown field `code`"),
         (["predict"], None, "Expected `object`"),
         (["metadata"], None, "not a program"),
