@@ -15,16 +15,23 @@ class Predictor(dspy.Predict):  # type: ignore[misc]  # DSPy is not typed
     DSPy compares them with the signature again, and looks for types of fields that no host can declare.
     """
 
-    def forward(self, config: dict[str, Any] | None = None, **inputs: Any) -> Any:
+    def forward(
+        self, config: dict[str, Any] | None = None, demos: list[Any] | None = None, **inputs: Any
+    ) -> dspy.Prediction:
+        """Return the prediction. config: settings of the model for this call. demos: instead of the predictor's."""
         settings = dspy.settings
         completions = settings.adapter(
-            settings.lm,
+            self.lm or settings.lm,
             lm_kwargs={**self.config, **(config or {})},
             signature=self.signature,
-            demos=self.demos,
+            demos=self.demos if demos is None else demos,
             inputs=inputs,
         )
-        return dspy.Prediction.from_completions(completions, signature=self.signature)
+        prediction = dspy.Prediction.from_completions(completions, signature=self.signature)
+        trace = settings.trace
+        if trace is not None and len(trace) < settings.max_trace_size:
+            trace.append((self, inputs, prediction))
+        return prediction
 
 
 def predictor(signature: Any) -> dspy.Predict:

@@ -6,6 +6,7 @@ Every run has its own `dspy.context` and nothing calls `dspy.configure`, so sess
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -80,6 +81,19 @@ def predict(setup: Setup, arguments: dict[str, Any], context: Context) -> Done:
         prediction = _predicted(ready.module, arguments, lm, run)
     program.executed()
     return Done(prediction, run, lm.model)
+
+
+def perform(setup: Setup, context: Context, work: Callable[[Run], Any]) -> Any:
+    """Return what `work` returns, which calls the module of a program, or copies of it, as often as it likes.
+
+    All its calls are one run. Raises what `predict` raises.
+    """
+    program = setup.program
+    ready = prepared(program)
+    model = model_for(program, setup.model, context)
+    run = Run(context, ready.names, cache_of(model, context.session.state), ready.is_own, setup.tools)
+    with _activity(program):
+        return _predicted(work, {"run": run}, models.lm_for(model, context), run)
 
 
 def run_module(

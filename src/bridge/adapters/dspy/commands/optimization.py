@@ -1,0 +1,127 @@
+"""The command that optimizes a program: `optimizers` has the optimizers, `optimizing` what they need."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+
+from bridge import errors
+from bridge.adapters.dspy.commands import adapter
+from bridge.adapters.dspy.commands.execution import RunArgs
+from bridge.adapters.dspy.commands.programs import add_program, check_id, find_program
+from bridge.adapters.dspy.metrics import MetricDefinition, metric_for
+from bridge.adapters.dspy.optimizers import OPTIMIZERS, read_options
+
+if TYPE_CHECKING:
+    from bridge._dispatch import Context
+    from bridge.adapters.dspy.examples import Example
+    from bridge.adapters.dspy.metrics import Metric
+    from bridge.adapters.dspy.state import Definition, Program, State
+
+MOST_ROWS = 10_000  # of a trainset and of a valset: an optimizer runs each of them many times
+
+
+class OptimizeArgs(msgspec.Struct, kw_only=True):
+    """The args of optimize.
+
+    optimizer: a key of OPTIMIZERS; options: its own (optimizing/options.py). trainset: examples that it learns from;
+    valset: those by which it compares programs (default: the trainset). metric: as in evaluate. save_as: the id of the
+    optimized program (default: a new one, or with `replace` this program's). replace: whether a program of that id may
+    be replaced.
+    """
+
+    program_id: str | None = None
+    optimizer: str
+    trainset: list[Any]
+    valset: list[Any] = []
+    metric: str | MetricDefinition
+    options: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    save_as: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    replace: bool = False
+    session_id: str | None = None
+
+
+@adapter.command("optimize", OptimizeArgs, lane="run")
+def optimize(args: OptimizeArgs, context: Context) -> dict[str, Any]:
+    """Improve a program's instructions and demos with an optimizer of DSPy, and add the result to the session."""
+    options = read_options(args.optimizer, args.options, context.format)
+    program = find_program(args.program_id, context)
+    if program.is_registered:
+        raise errors.InvalidArgs(
+            f"args.program_id: {program.id} is a program of the operator, for which a session cannot store what an"
+            " optimizer finds",
+            path="args.program_id",
+        )
+    rows = _rows(args, program)
+    metric = _metric(args, rows, program, context)
+    program_id = _id(args, program, context)
+    models: dict[str, Any] = {}
+    setup = RunArgs(args.program_id).setup(program, context)
+
+    from bridge.adapters.dspy.optimizing.work import optimized
+
+    found = optimized(setup, args.optimizer, options, metric, models, rows, context)
+    context.take_turn()
+    saved = _save(program_id, found.definition, args, context)
+    return {
+        "program_id": saved.id,
+        "score_before": found.score_before,
+        "score": found.score,
+        "changes": found.changes,
+    }
+
+
+def _metric(
+    args: OptimizeArgs, rows: tuple[list[Example], list[Example]], program: Program, context: Context
+) -> Metric:
+    """Return the metric. Raises InvalidArgs if it cannot compare the examples, and NotAllowed."""
+
+    def judge(module: Any, inputs: dict[str, Any]) -> Any:
+        import dspy
+
+        with dspy.context(trace=None):  # which demos are made of
+            return module(**inputs)
+
+    outputs = [field.name for field in program.signature.outputs]
+    trainset, valset = rows
+    if valset:
+        metric_for(args.metric, valset, context, judge, outputs, examples_path="args.valset")
+    return metric_for(args.metric, trainset, context, judge, outputs, examples_path="args.trainset")
+
+
+def _id(args: OptimizeArgs, program: Program, context: Context) -> str:
+    """Return the id of the optimized program. Raises ProgramExists."""
+    if args.save_as is None:
+        return program.id if args.replace else str(uuid.uuid4())
+    check_id(args.save_as, context)
+    state: State = context.session.state
+    if not args.replace and state.get(args.save_as) is not None:
+        raise errors.ProgramExists(f"Program with ID '{args.save_as}' already exists", program_id=args.save_as)
+    return args.save_as
+
+
+def _save(program_id: str, definition: Definition, args: OptimizeArgs, context: Context) -> Program:
+    """Add the optimized program. If its id was taken meanwhile, it gets a new one."""
+    state: State = context.session.state
+    if not args.replace and state.get(program_id) is not None:
+        program_id = str(uuid.uuid4())
+    return add_program(state, program_id, definition)
+
+
+def _rows(args: OptimizeArgs, program: Program) -> tuple[list[Example], list[Example]]:
+    """Return the trainset and the valset. Raises InvalidArgs."""
+    from bridge.adapters.dspy.examples import Examples
+    from bridge.adapters.dspy.modules import MODULES
+
+    for name in ("trainset", "valset"):
+        if len(getattr(args, name)) > MOST_ROWS:
+            raise errors.InvalidArgs(f"args.{name}: more than {MOST_ROWS} examples", path=f"args.{name}")
+    least = 2 if OPTIMIZERS[args.optimizer].splits and not args.valset else 1
+    if len(args.trainset) < least:
+        problem = "is empty" if not args.trainset else f"needs two examples: {args.optimizer} takes its valset from it"
+        raise errors.InvalidArgs(f"args.trainset: {problem}", path="args.trainset")
+    has_reasoning = MODULES[program.definition.program_type].has_reasoning
+    examples = Examples(program.signature, ("reasoning",) if has_reasoning else ())
+    return examples.read(args.trainset, "args.trainset"), examples.read(args.valset, "args.valset")

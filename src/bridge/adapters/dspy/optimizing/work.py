@@ -1,0 +1,101 @@
+"""One optimization, from the scores before it to the definition of the optimized program."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import dspy
+import msgspec
+
+from bridge import errors
+from bridge._dispatch import timestamp
+from bridge.adapters.dspy import learning, optimizers, run
+from bridge.adapters.dspy.optimizers import OPTIMIZERS
+from bridge.adapters.dspy.optimizing import dspy_parts  # noqa: F401  # imported for its effect
+from bridge.adapters.dspy.optimizing.changes import changes, learned_by
+from bridge.adapters.dspy.optimizing.composed import StepFailed
+from bridge.adapters.dspy.optimizing.task import Task, current_task, student_of
+from bridge.adapters.dspy.prepared import Prepared, prepared
+from bridge.adapters.dspy.state import Definition, Learned, Program
+
+if TYPE_CHECKING:
+    from bridge._dispatch import Context
+    from bridge.adapters.dspy.current_run import Run
+    from bridge.adapters.dspy.examples import Example
+    from bridge.adapters.dspy.metrics import Metric
+    from bridge.adapters.dspy.optimizing.options import Options
+    from bridge.adapters.dspy.setup import Setup
+
+
+class Optimized(NamedTuple):
+    """What an optimizer has made of a program: its definition, the scores of both, and what has changed."""
+
+    definition: Definition
+    score_before: float
+    score: float
+    changes: list[dict[str, Any]]
+
+
+def optimized(
+    setup: Setup,
+    optimizer: str,
+    options: Options,
+    metric: Metric,
+    models: dict[str, Any],
+    rows: tuple[list[Example], list[Example]],
+    context: Context,
+) -> Optimized:
+    """Run an optimizer. rows: the trainset and the valset. models: those that the options name.
+
+    Raises InvalidArgs if the program has nothing that it could change, the errors of the metric, LMError, CallEnded,
+    and HandlerError if the optimizer itself fails.
+    """
+    ready = prepared(setup.program)
+    assert isinstance(ready, Prepared)  # not a module of the operator
+
+    def work(run: Run) -> Optimized:
+        task = Task(run, ready, metric, models, rows, context.format)
+        token = current_task.set(task)
+        try:
+            return _work(setup, optimizer, options, task)
+        finally:
+            current_task.reset(token)
+
+    found: Optimized = run.perform(setup, context, work)
+    return found
+
+
+def _work(setup: Setup, optimizer: str, options: Options, task: Task) -> Optimized:
+    if options.seed:
+        random.Random(options.seed).shuffle(task.trainset)
+    definition = setup.program.definition
+    before = learning.of(task.student)
+    score_before = task.evaluate(task.student, "baseline", options.threads, min(options.max_errors, len(task.scored)))
+    after = learning.of(_compiled(optimizer, options, task))
+    learned = learned_by(before, after, definition.learned)
+    found = _becoming(optimizer, options, definition, learned)
+    module = student_of(prepared(Program("", found)).module)  # what is scored is what is stored
+    score = task.evaluate(module, "result", options.threads, options.max_errors)
+    return Optimized(found, score_before, score, changes(before, after))
+
+
+def _becoming(optimizer: str, options: Options, definition: Definition, learned: dict[str, Learned]) -> Definition:
+    """Return the definition of the optimized program, whose type may be another one."""
+    kind = OPTIMIZERS[optimizer].becomes
+    if kind is not None:
+        more = {"base": definition.program_type, **options.of_program()}
+        definition = msgspec.structs.replace(definition, program_type=kind, options=more)
+    return msgspec.structs.replace(definition, learned=learned, created_at=timestamp())
+
+
+def _compiled(optimizer: str, options: Options, task: Task) -> Any:
+    """Return the module that the optimizer returns. Its own faults become errors that name it."""
+    try:
+        return optimizers.compile(optimizer, options, task)
+    except (Exception, StepFailed) as failed:
+        error = failed.error if isinstance(failed, StepFailed) else failed
+    for each in (error, error.__cause__, error.__context__):
+        if isinstance(each, dspy.DSPyError):
+            raise each
+    raise errors.HandlerError(f"the optimizer {optimizer} failed: {errors.text_of(error)}") from error
