@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bridge.adapters.offline import prompt
+from bridge.adapters.offline.examples import Example, choose_like
 from bridge.adapters.offline.reading import Reading, read, sentences, stems
 from bridge.adapters.offline.schema_values import value
 from bridge.adapters.offline.short_answers import answer, names, numbers
@@ -24,19 +25,22 @@ class OfflineReader:
     def reply(self, system: str, messages: Sequence[str]) -> tuple[str, int]:
         """Return the reply to DSPy's chat or JSON prompt, or to a question, and the number of words in the prompt."""
         words = sum(len(text.split()) for text in (system, *messages))
-        return _answered(system, messages[-1]), words
+        return _answered(system, messages), words
 
 
-def _answered(system: str, message: str) -> str:
+def _answered(system: str, messages: Sequence[str]) -> str:
+    message = messages[-1]
     outputs = prompt.outputs(system)
     if not outputs:
         question, rest = _question_in(message)
         return answer(read(question, rest)).text
-    task = _task(prompt.inputs(system, message))
+    texts = prompt.inputs(system, message)
+    asked = "\n".join(texts.values())
+    task = _task(texts)
     if outputs.keys() >= {"next_thought", "next_tool_name", "next_tool_args"}:
         values = _next_step(prompt.tools(system), task)
     else:
-        values = _values(outputs, task)
+        values = _values(outputs, task) | _as_in_examples(prompt.examples(system, messages[:-1]), outputs, asked)
     return prompt.reply(values, outputs, message)
 
 
@@ -78,6 +82,13 @@ def _values(outputs: Mapping[str, prompt.Output], task: _Task) -> dict[str, Any]
         name: value(output.schema, name, reading or _reading_for(name, output, task))
         for name, output in outputs.items()
     }
+
+
+def _as_in_examples(examples: Sequence[Example], outputs: Mapping[str, prompt.Output], asked: str) -> dict[str, Any]:
+    """Return the values of outputs with options for which the prompt has examples."""
+    with_options = {name: output.schema["enum"] for name, output in outputs.items() if "enum" in output.schema}
+    choices = {name: choose_like(examples, name, options, asked) for name, options in with_options.items()}
+    return {name: choice for name, choice in choices.items() if choice is not None}
 
 
 def _reading(task: _Task) -> Reading:

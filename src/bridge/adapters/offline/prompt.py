@@ -9,12 +9,13 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pydantic
 
+from bridge.adapters.offline.examples import Example
 from bridge.adapters.type_names import TypeNameError, parse_type
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ _JSON_FORMAT = "Outputs will be a JSON object with the following fields.\n\n"
 _NOTE = re.compile(r"\{(\w+)\} {8}# note: the value you produce (.*)")
 _SCHEMA_NOTE = "must adhere to the JSON schema: "
 _OPTIONS_NOTE = "must be one of: "
+_SECTION = re.compile(r"^\[\[ ## (\w+) ## \]\]\n(.*?)(?=^\[\[ ## |\Z)", re.DOTALL | re.MULTILINE)
 _REPLY_RULES = re.compile(r"(?:\A|\n\n)Respond with (?:the corresponding output fields|(a JSON object))")
 
 
@@ -97,6 +99,25 @@ def inputs(system: str, message: str) -> dict[str, str]:
 def _input_names(system: str) -> tuple[str, ...]:
     listed = system.partition(_INPUTS)[2].partition(_OUTPUTS)[0]
     return tuple(name for name, _, _ in _FIELD.findall(listed))
+
+
+def examples(system: str, messages: Sequence[str]) -> list[Example]:
+    """Return the examples in the messages before the last one: inputs and the reply, in turn."""
+    found = []
+    for asked, replied in zip(messages[::2], messages[1::2], strict=False):
+        texts = inputs(system, asked)
+        found.append(Example("\n".join(texts.values()), _replied(replied)))
+    return found
+
+
+def _replied(text: str) -> dict[str, str]:
+    """Return the texts of the fields in a reply."""
+    if text.startswith("{"):
+        try:
+            return {name: str(value) for name, value in json.loads(text).items()}
+        except ValueError:
+            return {}
+    return {name: value.strip() for name, value in _SECTION.findall(text)}
 
 
 def passages(text: str) -> list[str]:
