@@ -31,7 +31,7 @@ LAYERS = (
     ("adapters.offline",),
     ("worker", "adapters", "host"),
     ("pool",),
-    ("template", "aio", "embed", "bench", "demo"),
+    ("template", "aio", "signatures", "embed", "bench", "demo"),
     ("testing",),
     ("__init__",),
     ("cli",),
@@ -57,7 +57,10 @@ LIBRARIES = {
     "pydantic_core": ("adapters.dspy.values.inputs", "host.arguments"),
     "rich": ("bench.terminal",),
     "sqlite3": ("worker.stores",),
-    "typing_extensions": ("_dispatch", "_framing", "host._inbox", "wire._etf", "wire._frames", "wire.lenient"),
+    "typing_extensions": (
+        *("_dispatch", "_framing", "host._inbox", "signatures"),
+        *("wire._etf", "wire._frames", "wire.lenient"),
+    ),
     "zstandard": ("bench.case",),
     **dict.fromkeys(("cbor2", "msgpack", "orjson", "ormsgpack"), ("bench.formats",)),
 }

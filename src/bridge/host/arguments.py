@@ -39,7 +39,7 @@ class Argument:
             reason = str(error).partition("\n")[0]
             raise TypeError(f"tool {tool}: argument {self.name}: {reason}") from error
         if not self.is_required:
-            self.schema["default"] = _json_form(parameter.default)
+            self.schema["default"] = json_form(parameter.default)
 
     def convert(self, value: Any) -> tuple[Any, Problems]:
         """Return the value converted to the annotated type, and a line for each problem."""
@@ -47,6 +47,11 @@ class Argument:
 
 
 Convert = Callable[[str, Any], tuple[Any, Problems]]
+
+
+def schema_of(annotation: Any) -> dict[str, Any]:
+    """Return the JSON Schema of values that match an annotation. Raises TypeError or ValueError if there is none."""
+    return (_by_pydantic(annotation) or _by_msgspec(annotation))[0]
 
 
 def _by_pydantic(annotation: Any) -> tuple[dict[str, Any], Convert] | None:
@@ -187,7 +192,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 
 
-def _json_form(default: Any) -> Any:
+def json_form(default: Any) -> Any:
     """Return a default as a JSON value, or None if it has none."""
     from pydantic_core import to_jsonable_python
 

@@ -36,6 +36,7 @@ defmodule DSPex.Signature.Type do
     "boolean" => %{"type" => "boolean"},
     "date" => %{"type" => "string", "format" => "date"},
     "datetime" => %{"type" => "string", "format" => "date-time"},
+    "decimal" => %{"type" => "string", "format" => "decimal"},
     "float" => %{"type" => "number"},
     "int" => %{"type" => "integer"},
     "integer" => %{"type" => "integer"},
