@@ -31,7 +31,7 @@ LAYERS = (
     ("adapters.offline",),
     ("worker", "adapters", "host"),
     ("pool",),
-    ("template", "aio", "signatures", "embed", "bench", "demo"),
+    ("template", "aio", "signatures", "embed", "bench", "demo", "experiment"),
     ("testing",),
     ("__init__",),
     ("cli",),
@@ -55,7 +55,7 @@ LIBRARIES = {
     "pyarrow": ("bench.arrow",),
     "pydantic": ("adapters.dspy.values", "adapters.offline.prompt", "host.arguments"),
     "pydantic_core": ("adapters.dspy.values.inputs", "host.arguments"),
-    "rich": ("bench.terminal",),
+    "rich": ("bench.terminal", "experiment.display"),
     "sqlite3": ("worker.stores",),
     "typing_extensions": (
         *("_dispatch", "_framing", "host._inbox", "signatures"),

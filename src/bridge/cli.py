@@ -1,4 +1,4 @@
-"""The command line: `python -m bridge worker`, `… serve`, `… demo`, `… bench`."""
+"""The command line: `python -m bridge worker`, `… serve`, `… demo`, `… evaluate`, `… optimize`, `… bench`."""
 
 from __future__ import annotations
 
@@ -52,6 +52,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         ("worker", _add_worker, "answer frames on a pipe (for hosts)"),
         ("serve", _add_serve, "listen on a Unix socket, and give a worker to each connection"),
         ("demo", _add_demo, "ask a worker a few questions and show its answers"),
+        ("evaluate", partial(_add_experiment, "evaluate"), "score a program on examples"),
+        ("optimize", partial(_add_experiment, "optimize"), "improve a program by examples"),
         ("bench", _add_bench, "compare serialization formats over a real pipe"),
     ):
         command = commands.add_parser(name, help=help, formatter_class=_formatter)
@@ -162,6 +164,13 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", help="e.g. gemini/gemini-2.0-flash; default: by the API key found, else offline")
     add("--api-base", help="base URL of the provider")
+
+
+def _add_experiment(command: str, parser: argparse.ArgumentParser) -> None:
+    from bridge.experiment.command import add_arguments, main
+
+    parser.set_defaults(run=lambda arguments, parent: main(arguments))
+    add_arguments(parser, command)
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:

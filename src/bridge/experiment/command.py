@@ -1,0 +1,118 @@
+"""The command lines `python -m bridge evaluate FILE` and `python -m bridge optimize FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from bridge.errors import BridgeError
+from bridge.experiment import tables
+from bridge.experiment.display import progress
+from bridge.experiment.document import Document, DocumentError, read
+from bridge.host.client import Client
+
+FAILED, UNUSABLE, TOO_LOW, INTERRUPTED = 1, 2, 3, 130  # exit statuses
+PROGRAM = "program"
+
+
+def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """Add the flags of `evaluate` or `optimize`."""
+    add = parser.add_argument
+    add("file", metavar="FILE", type=Path, help="the experiment, a JSON document (docs/experiments.md)")
+    add("--json", action="store_true", help="print the whole result as JSON")
+    add("--timeout", type=_seconds, metavar="SECONDS", help="give up after that time")
+    add("--least", type=_score, metavar="SCORE", help=f"exit with the status {TOO_LOW} if the score is lower")
+    if command == "optimize":
+        add("--out", metavar="FILE", type=Path, help="write the optimized program there, for import_program")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run `evaluate` or `optimize`, and return the exit status."""
+    command: str = arguments.command
+    try:
+        document = read(arguments.file)
+        args = _args(command, document, arguments.file)
+        out: Path | None = getattr(arguments, "out", None)
+        if out is not None and not out.parent.is_dir():  # before the work, not after it
+            raise DocumentError(f"{out}: there is no such folder")
+        result = _run(command, args, document, arguments.timeout)
+        if out is not None:
+            _write(out, result["document"])
+    except DocumentError as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        return UNUSABLE
+    except BridgeError as error:
+        print(f"{command}: {error.code}: {error}", file=sys.stderr)
+        return UNUSABLE if error.code == "invalid_args" else FAILED
+    except KeyboardInterrupt:
+        print(f"{command}: cancelled", file=sys.stderr)
+        return INTERRUPTED
+    if arguments.json:
+        print(json.dumps(result, ensure_ascii=False, indent=2))
+    else:
+        lines = tables.optimization(result) if command == "optimize" else tables.evaluation(result, args["devset"])
+        print(*lines, sep="\n")
+    return TOO_LOW if arguments.least is not None and result["score"] < arguments.least else 0
+
+
+def _args(command: str, document: Document, path: Path) -> dict[str, Any]:
+    """Return the args of the command. Raises DocumentError if the document lacks one."""
+    given: dict[str, Any]
+    if command == "evaluate":
+        given = {"devset": document.devset if document.devset is not None else document.valset}
+    else:
+        given = {"optimizer": document.optimizer, "trainset": document.trainset}
+    for name, value in given.items():
+        if value is None:
+            raise DocumentError(f"{path}: {command} needs {name}")
+    if command == "optimize":
+        given |= {"valset": document.valset or [], "options": document.options}
+    return {"program_id": PROGRAM, "metric": document.metric, **given}
+
+
+def _run(command: str, args: dict[str, Any], document: Document, timeout: float | None) -> dict[str, Any]:
+    """Run the command on a worker of its own, and return its result."""
+    with Client.start(flags=document.flags) as client:
+        for model in document.models:
+            client.call("configure_lm", model)
+        create = "import_program" if "document" in document.program else "create_program"
+        client.call(create, {**document.program, "id": PROGRAM})
+        with progress() as show, client.stream(command, args, timeout=timeout) as stream:
+            for event, data in stream:
+                if event == "progress" and "phase" in data:
+                    show(data)
+            result: dict[str, Any] = stream.result()
+            return result
+
+
+def _write(path: Path, document: Any) -> None:
+    """Write a program's document, in place of the file that is there."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise DocumentError(f"{path}: {error.strerror}") from None
+
+
+def _seconds(text: str) -> float:
+    return _number(text, "a number of seconds", 86_400)
+
+
+def _score(text: str) -> float:
+    return _number(text, "a number from 0 to 1", 1)
+
+
+def _number(text: str, what: str, most: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not {what}")
+    return value

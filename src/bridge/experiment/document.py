@@ -1,0 +1,94 @@
+"""Reads the file of an experiment: a JSON document, with examples in it or in files next to it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+
+class DocumentError(ValueError):
+    """Raised if a file cannot be used; the message names the file and what is wrong."""
+
+
+class Document(msgspec.Struct, forbid_unknown_fields=True):
+    """An experiment.
+
+    program: the args of create_program, or `{"document": …}` with an exported program, or `{"path": …}` of a file that
+    has one. models: the args of configure_lm, for each model. devset, trainset, valset: examples, or the path of a file
+    that has them: JSON Lines, or a JSON list. metric, optimizer, options: as in the commands. flags: of the worker.
+    """
+
+    program: dict[str, Any]
+    metric: str | dict[str, Any]
+    models: list[dict[str, Any]] = []
+    devset: list[Any] | str | None = None
+    trainset: list[Any] | str | None = None
+    valset: list[Any] | str | None = None
+    optimizer: str | None = None
+    options: dict[str, Any] = {}
+    flags: list[str] = []
+
+
+def read(path: Path) -> Document:
+    """Return the experiment in a file, with the contents of the files that it names. Raises DocumentError."""
+    try:
+        document = msgspec.json.decode(_bytes(path), type=Document)
+    except msgspec.ValidationError as error:
+        raise DocumentError(f"{path}: {error}") from None
+    except msgspec.DecodeError:
+        raise DocumentError(f"{path}: {_problem(_bytes(path))}") from None
+    for name in ("devset", "trainset", "valset"):
+        given = getattr(document, name)
+        if isinstance(given, str):
+            setattr(document, name, _rows(path.parent / given))
+    exported = document.program.get("path")
+    if isinstance(exported, str) and len(document.program) == 1:
+        document.program = {"document": _json(path.parent / exported)}
+    return document
+
+
+def _rows(path: Path) -> list[Any]:
+    if path.suffix == ".json":
+        rows = _json(path)
+        if not isinstance(rows, list):
+            raise DocumentError(f"{path}: expected a list of examples")
+        return rows
+    rows = []
+    for number, line in enumerate(_bytes(path).split(b"\n"), 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                raise DocumentError(f"{path}, line {number}: {_problem(line)}") from None
+    return rows
+
+
+def _json(path: Path) -> Any:
+    data = _bytes(path)
+    try:
+        return json.loads(data)
+    except ValueError:
+        raise DocumentError(f"{path}: {_problem(data)}") from None
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DocumentError(f"{path}: {error.strerror}") from None
+
+
+def _problem(data: bytes) -> str:
+    """Return why `data` is not JSON."""
+    try:
+        json.loads(data)
+    except UnicodeDecodeError:
+        return "not UTF-8"
+    except RecursionError:
+        return "nested too deeply"
+    except json.JSONDecodeError as error:
+        return f"not JSON: {error}"
+    return "not JSON"
