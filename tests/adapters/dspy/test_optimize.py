@@ -49,8 +49,7 @@ def test_labeled_few_shot_adds_rows_of_the_trainset(client, program):
     [change] = result["changes"]
     assert change["predictor"] == "predict"
     assert len(change["demos"]) == 2
-    rows = [row["inputs"] | row["outputs"] for row in ROWS]
-    assert all(demo in rows for demo in change["demos"])
+    assert all(demo in ROWS for demo in change["demos"])
     run = {"program_id": "better", "inputs": ROWS[0]["inputs"]}
     assert client.call("execute_program", run, session_id=program)["outputs"]["answer"] == "Paris"
 
@@ -58,7 +57,7 @@ def test_labeled_few_shot_adds_rows_of_the_trainset(client, program):
 def test_bootstrap_few_shot_adds_runs_that_the_metric_approves_of(client, program):
     result = optimize(client, program, "bootstrap_few_shot", options={"max_bootstrapped_demos": 2})
     [change] = result["changes"]
-    assert sum("reasoning" in demo for demo in change["demos"]) == 2
+    assert sum("reasoning" in demo["outputs"] for demo in change["demos"]) == 2
 
 
 def test_seeds_choose(client, program):
@@ -80,6 +79,17 @@ def test_progress(client, program):
     assert {event["candidate"] for event in events if event["phase"] == "candidate"} == {1, 2, 3, 4}
     assert events[0].items() >= {"phase": "baseline", "done": 1, "total": 5, "score": 1.0}.items()
     assert events[-1] == {"phase": "result", "done": 5, "total": 5, "score": 1.0, "best": 1.0}
+
+
+def test_the_document_of_the_result_can_be_imported(client, program):
+    result = optimize(client, program, options={"k": 2}, save_as="better")
+    again = {"document": result["document"], "program_id": "again"}
+    client.call("import_program", again, session_id=program)
+    found = [
+        client.call("get_program", {"program_id": name, "include": ["demos"]}, session_id=program)["demos"]
+        for name in ("better", "again")
+    ]
+    assert found[0] == found[1] == result["changes"][0]["demos"]
 
 
 def test_the_result_replaces_the_program_if_that_is_wanted(client, program):

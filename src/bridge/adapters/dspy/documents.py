@@ -106,21 +106,23 @@ def description_of(program: Program, include: Sequence[str]) -> dict[str, Any]:
     """
     learned = learning.of(prepared(program).module)
     signature = None if program.is_registered else program.signature
-    names = {field.label: field.name for field in (*signature.inputs, *signature.outputs)} if signature else {}
-    inputs = {field.label for field in signature.inputs} if signature else set()
     predictors = {}
     for predictor, each in learned.items():
-        demos = [
-            {
-                side: {names.get(label, label): value for label, value in demo.items() if (label in inputs) is is_input}
-                for side, is_input in (("inputs", True), ("outputs", False))
-            }
-            for demo in each.demos
-        ]
+        demos = [as_example(demo, signature) for demo in each.demos]
         facts = {"instructions": each.instructions, "demos": demos}
         predictors[predictor] = {name: facts[name] for name in include}
     main = "" if program.is_registered else MODULES[program.definition.program_type].main
     return {**predictors.get(main, {}), "predictors": predictors}
+
+
+def as_example(demo: dict[str, Any], signature: Signature | None) -> dict[str, dict[str, Any]]:
+    """Return a demo, whose values are by label, as a map of inputs and outputs by the host's names."""
+    names = {field.label: field.name for field in (*signature.inputs, *signature.outputs)} if signature else {}
+    inputs = {field.label for field in signature.inputs} if signature else set()
+    return {
+        side: {names.get(label, label): value for label, value in demo.items() if (label in inputs) is is_input}
+        for side, is_input in (("inputs", True), ("outputs", False))
+    }
 
 
 def definition_of(document: Any, path: str) -> Definition | None:

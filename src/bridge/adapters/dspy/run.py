@@ -91,7 +91,8 @@ def perform(setup: Setup, context: Context, work: Callable[[Run], Any]) -> Any:
     program = setup.program
     ready = prepared(program)
     model = model_for(program, setup.model, context)
-    run = Run(context, ready.names, cache_of(model, context.session.state), ready.is_own, setup.tools)
+    recorder = _recorder(model, context, program_id=program.id)
+    run = Run(context, ready.names, cache_of(model, context.session.state), ready.is_own, setup.tools, recorder)
     with _activity(program):
         return _predicted(work, {"run": run}, models.lm_for(model, context), run)
 

@@ -60,6 +60,7 @@ def optimize(args: OptimizeArgs, context: Context) -> dict[str, Any]:
     models: dict[str, Any] = {}
     setup = RunArgs(args.program_id).setup(program, context)
 
+    from bridge.adapters.dspy.documents import document_of
     from bridge.adapters.dspy.optimizing.work import optimized
 
     found = optimized(setup, args.optimizer, options, metric, models, rows, context)
@@ -70,6 +71,7 @@ def optimize(args: OptimizeArgs, context: Context) -> dict[str, Any]:
         "score_before": found.score_before,
         "score": found.score,
         "changes": found.changes,
+        "document": document_of(saved),
     }
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from bridge.adapters.dspy.documents import as_example
 from bridge.adapters.dspy.state import Learned
+
+if TYPE_CHECKING:
+    from bridge.adapters.dspy.signatures import Signature
 
 # The part of a predictor's name that names the variant of a program which contains it, in an ensemble.
 _VARIANT = re.compile(r"programs\[\d+\]\.?")
@@ -26,12 +30,14 @@ def learned_by(before: dict[str, Learned], after: dict[str, Learned], kept: dict
     return found
 
 
-def changes(before: dict[str, Learned], after: dict[str, Learned]) -> list[dict[str, Any]]:
+def changes(before: dict[str, Learned], after: dict[str, Learned], signature: Signature) -> list[dict[str, Any]]:
     """Return what has changed in each predictor that has changed.
 
     Its instructions before and after, the demos that are new, and how many were removed.
     """
-    found = ({"predictor": name, **_change(before[_origin(name, before)], each)} for name, each in after.items())
+    found = (
+        {"predictor": name, **_change(before[_origin(name, before)], each, signature)} for name, each in after.items()
+    )
     return [each for each in found if len(each) > 1]
 
 
@@ -40,11 +46,11 @@ def _origin(name: str, before: dict[str, Learned]) -> str:
     return name if name in before else _VARIANT.sub("", name, count=1) or "self"
 
 
-def _change(before: Learned, after: Learned) -> dict[str, Any]:
+def _change(before: Learned, after: Learned, signature: Signature) -> dict[str, Any]:
     change: dict[str, Any] = {}
     if after.instructions != before.instructions:
         change["instructions"] = {"before": before.instructions, "after": after.instructions}
-    added = [demo for demo in after.demos if demo not in before.demos]
+    added = [as_example(demo, signature) for demo in after.demos if demo not in before.demos]
     removed = sum(demo not in after.demos for demo in before.demos)
     if added:
         change["demos"] = added

@@ -77,7 +77,7 @@ def _work(setup: Setup, optimizer: str, options: Options, task: Task) -> Optimiz
     found = _becoming(optimizer, options, definition, learned)
     module = student_of(prepared(Program("", found)).module)  # what is scored is what is stored
     score = task.evaluate(module, "result", options.threads, options.max_errors)
-    return Optimized(found, score_before, score, changes(before, after))
+    return Optimized(found, score_before, score, changes(before, after, setup.program.signature))
 
 
 def _becoming(optimizer: str, options: Options, definition: Definition, learned: dict[str, Learned]) -> Definition:
