@@ -52,11 +52,17 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"{command}: cancelled", file=sys.stderr)
         return INTERRUPTED
     if arguments.json:
-        print(json.dumps(result, ensure_ascii=False, indent=2))
+        lines = iter([json.dumps(result, ensure_ascii=False, indent=2)])
     else:
         lines = tables.optimization(result) if command == "optimize" else tables.evaluation(result, args["devset"])
-        print(*lines, sep="\n")
-    return TOO_LOW if arguments.least is not None and result["score"] < arguments.least else 0
+    try:
+        print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if arguments.least is not None and result["score"] < arguments.least:
+        print(f"{command}: the score {result['score']:.3f} is lower than {arguments.least}", file=sys.stderr)
+        return TOO_LOW
+    return 0
 
 
 def _args(command: str, document: Document, path: Path) -> dict[str, Any]:
@@ -79,8 +85,9 @@ def _run(command: str, args: dict[str, Any], document: Document, timeout: float 
     with Client.start(flags=document.flags) as client:
         for model in document.models:
             client.call("configure_lm", model)
-        create = "import_program" if "document" in document.program else "create_program"
-        client.call(create, {**document.program, "id": PROGRAM})
+        is_document = "document" in document.program
+        create, name = ("import_program", "program_id") if is_document else ("create_program", "id")
+        client.call(create, {**document.program, name: PROGRAM})
         with progress() as show, client.stream(command, args, timeout=timeout) as stream:
             for event, data in stream:
                 if event == "progress" and "phase" in data:

@@ -23,7 +23,7 @@ def evaluation(result: dict[str, Any], rows: list[Any]) -> Iterator[str]:
     for score, index in shown:
         each = results[index]
         returned = each["outputs"] if "outputs" in each else each.get("error")
-        yield f"{index:>5}  {score:>5.2f}  {_short(rows[index])}"
+        yield f"{index:>5}  {score:>5.2f}  {_short(rows[index].get('outputs', rows[index]))}"
         yield f"{'':>14}{_short(returned)}"
 
 
@@ -48,11 +48,18 @@ def _change(change: dict[str, Any]) -> Iterator[str]:
     if demos:
         yield f"  {len(demos)} new demos"
         for demo in demos:
-            yield f"  + {_short(demo)}"
+            yield f"  + {_fields(demo['inputs'], 60)} -> {_fields(demo['outputs'], 34)}"
     if change.get("removed_demos"):
         yield f"  {change['removed_demos']} demos removed"
 
 
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return textwrap.shorten(text, WIDTH - 14, placeholder=" …")
+def _fields(values: dict[str, Any], width: int) -> str:
+    return _short(" | ".join(_text(value) for value in values.values()), width)
+
+
+def _short(value: Any, width: int = WIDTH - 14) -> str:
+    return textwrap.shorten(_text(value), width, placeholder=" …")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -58,7 +58,8 @@ def optimized(
         task = Task(run, ready, metric, models, rows, context.format)
         token = current_task.set(task)
         try:
-            return _work(setup, optimizer, options, task)
+            with dspy.context(warn_on_type_mismatch=False):  # SIMBA's own inputs are not of the types that it declares
+                return _work(setup, optimizer, options, task)
         finally:
             current_task.reset(token)
 

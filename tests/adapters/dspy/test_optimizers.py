@@ -1,0 +1,77 @@
+"""Each optimizer, on a real worker whose model is right only with what the optimizer adds."""
+
+from __future__ import annotations
+
+import pytest
+
+from bridge import Client
+from learner import ROWS, SIGNATURE, TIP, Learner
+
+
+@pytest.fixture(scope="module")
+def client():
+    with Client.start() as client:
+        yield client
+
+
+@pytest.fixture
+def learner():
+    with Learner() as learner:
+        yield learner
+
+
+@pytest.fixture
+def optimize(client, learner, request):
+    """Return a function that optimizes the program `qa`, a `predict` on the learner."""
+    session = request.node.name
+    client.call("configure_lm", learner.settings(), session_id=session)
+    client.call("create_program", {"id": "qa", "signature": SIGNATURE}, session_id=session)
+
+    def optimize(optimizer, *, trainset=ROWS, **more):
+        args = {"program_id": "qa", "optimizer": optimizer, "trainset": trainset, "metric": "exact_match", **more}
+        result = client.call("optimize", args, session_id=session, timeout=60)
+        run = {"program_id": result["program_id"], "inputs": ROWS[3]["inputs"]}
+        if result["score"] == 1.0:
+            assert client.call("execute_program", run, session_id=session)["outputs"]["answer"] == "London"
+        return result
+
+    return optimize
+
+
+@pytest.mark.parametrize("optimizer", ["labeled_few_shot", "bootstrap_random_search"])
+def test_demos(optimize, optimizer):
+    result = optimize(optimizer)
+    assert (result["score_before"], result["score"]) == (0.0, 1.0)
+    assert result["changes"][0]["demos"]
+
+
+def test_bootstrapped_demos_are_those_of_a_teacher(client, optimize, learner):
+    """A model that is never right makes no demo."""
+    result = optimize("bootstrap_few_shot", options={"max_labeled_demos": 0})
+    assert (result["score"], result["changes"]) == (0.0, [])
+
+
+@pytest.mark.parametrize("optimizer", ["copro", "mipro_v2", "gepa", "infer_rules"])
+def test_instructions(optimize, optimizer):
+    options = {"max_bootstrapped_demos": 0, "max_labeled_demos": 0} if optimizer == "mipro_v2" else {}
+    result = optimize(optimizer, valset=ROWS[2:], options=options)
+    assert (result["score_before"], result["score"]) == (0.0, 1.0)
+    [change] = result["changes"]
+    assert change["predictor"] == "self"
+    assert change["instructions"]["before"] == "Answer."
+    assert TIP in change["instructions"]["after"]
+
+
+@pytest.mark.parametrize("max_demos", [0, 2])
+def test_simba(optimize, learner, max_demos):
+    """Where answers differ from run to run, it finds rules, or demos."""
+    learner.is_unsteady = True
+    result = optimize("simba", options={"max_demos": max_demos, "threads": 1, "max_steps": 2})
+    assert result["score"] == 1.0 > result["score_before"]
+
+
+def test_steps_after_one_another(optimize):
+    steps = [{"optimizer": "bootstrap_few_shot", "options": {"max_labeled_demos": 0}}, {"optimizer": "copro"}]
+    result = optimize("better_together", options={"steps": steps})
+    assert (result["score_before"], result["score"]) == (0.0, 1.0)
+    assert result["changes"][0]["instructions"]["after"] == TIP
