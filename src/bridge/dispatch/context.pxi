@@ -120,6 +120,15 @@ cdef class Context:
         """
         raise NotAllowed("an inline command cannot wait for the host")
 
+    def run_together(self, run, threads):
+        """Call run() on this thread and on up to `threads` - 1 others at once, which have its context variables. Return
+        when all have returned.
+
+        If one raises, the context raises CallEnded in the others, also where they wait in one of its methods. The first
+        error is raised when they have returned; the handler cannot use the context any more then.
+        """
+        run()
+
     def count(self, str name not None, amount=1):
         """Add `amount` to the counter `name` in the statistics of the command and of the session.
 

@@ -71,6 +71,10 @@ class Call(Deferred):
                 self._wait_for(question.answered, None)  # the deadline ends the call, and with it the wait
             return question.result()
 
+    def run_together(self, run: Callable[[], None], threads: int) -> None:
+        """Call run() on several threads at once: see `Context.run_together`."""
+        self._threads.run_together(run, threads, self._interrupt)
+
     def release(self) -> None:
         """Commit what the handler has changed in its session, then end the turn."""
         if self.lane.changes and self.has_turn and not self.changes_shared:
@@ -115,6 +119,12 @@ class Call(Deferred):
         self.resume()
         for event in list(self._waits_for):
             event.set()
+
+    def _interrupt(self) -> None:
+        """Make all threads of the handler stop at their next step."""
+        if self.ended is None:
+            self.ended = errors.Cancelled("another thread of the call has failed")
+        self.wake()
 
     def _wait_for(self, event: threading.Event, seconds: float | None) -> None:
         """Wait for `event`. Raise CallEnded as soon as the call is over."""

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from queue import SimpleQueue
 
 from bridge import errors
@@ -61,6 +62,7 @@ class Threads:
         self._lock = threading.Condition()
         self._threads = 0  # without the lost ones
         self._alive: set[threading.Thread] = set()  # with them
+        self._helpers = 0
         self._unfinished = 0
         self._waiting = 0  # of the unfinished jobs, those that wait for the host
         self._lost = 0
@@ -132,6 +134,40 @@ class Threads:
                     self._threads += 1
                     self._progressed_ns = now_ns()
 
+    def run_together(self, run: Callable[[], None], count: int, stop: Callable[[], None]) -> None:
+        """Call run() on the current thread and on up to `count` - 1 others, which have its context variables.
+
+        Return when all have returned. If one raises, call stop(), which makes the others return soon, and raise the
+        first error when they have.
+        """
+        errors: list[BaseException] = []
+
+        def guarded() -> None:
+            try:
+                run()
+            except BaseException as error:
+                errors.append(error)
+                stop()
+
+        helpers: list[threading.Thread] = []
+        while len(helpers) < count - 1 and not errors:
+            helper = threading.Thread(target=copy_context().run, args=(guarded,), name="bridge-helper", daemon=True)
+            with self._lock:
+                self._helpers += 1
+                if not self._start(helper):
+                    self._helpers -= 1
+                    break
+            helpers.append(helper)
+        guarded()
+        for helper in helpers:
+            helper.join()
+        with self._lock:
+            self._helpers -= len(helpers)
+            self._exempt_stacks()
+        del errors[1:]  # they refer to this list
+        if errors:
+            raise errors.pop()
+
     def drain(self, timeout: float) -> bool:
         """Wait at most `timeout` seconds until all jobs are finished or written off. Return whether they are."""
         with self._lock:
@@ -186,16 +222,25 @@ class Threads:
         # daemon: a handler that never returns must not keep the process alive.
         thread = threading.Thread(target=self._work, name=f"bridge-thread-{self._threads}", daemon=True)
         self._alive.add(thread)
-        limits.exempt_stacks(len(self._alive) * STACK_BYTES)
+        if not self._start(thread):
+            self._alive.discard(thread)
+            self._threads -= 1
+
+    def _start(self, thread: threading.Thread) -> bool:
+        """Start a thread that has been counted. Return whether the system could start it."""
+        self._exempt_stacks()
         previous = threading.stack_size(STACK_BYTES)
         try:
             with limits.lifted():
                 thread.start()
         except (RuntimeError, MemoryError):
-            self._alive.discard(thread)
-            self._threads -= 1
+            return False
         finally:
             threading.stack_size(previous)
+        return True
+
+    def _exempt_stacks(self) -> None:
+        limits.exempt_stacks((len(self._alive) + self._helpers) * STACK_BYTES)
 
     def _is_needed_again(self) -> bool:
         """Return whether a thread that was lost is needed; if so, count it again."""
@@ -212,7 +257,7 @@ class Threads:
         with self._lock:
             self._threads -= job is None
             self._alive.discard(threading.current_thread())
-            limits.exempt_stacks(len(self._alive) * STACK_BYTES)
+            self._exempt_stacks()
 
     def _finish(self, job: Job) -> bool:
         """Run `job`. Return whether its thread is to run other jobs."""
