@@ -29,12 +29,12 @@ _WITH_REASONING = ("chain_of_thought", "react")  # types of programs that have i
 _PIECE = re.compile(r"\s*\S+|\s+$")  # of a text that is streamed
 
 
-def run(script: Script, setup: Setup, inputs: dict[str, Any], context: Context) -> dict[str, Any]:
+def run(script: Script, setup: Setup, inputs: dict[str, Any], context: Context, path: str) -> dict[str, Any]:
     """Run a program, with the parameters, the result and the errors of `execute` in the adapter's `run`."""
     started = time.monotonic()
     program = setup.program
     owner = program.id if program.is_registered else "the signature"
-    Inputs(program.signature.inputs, owner).arguments(inputs)
+    Inputs(program.signature.inputs, owner).arguments(inputs, path)
     name = model_for(program, setup.model, context).settings.model
     context.count("lm_calls")
     # Those of a module of the operator tell its predictors and their calls apart.

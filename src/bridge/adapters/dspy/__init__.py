@@ -5,7 +5,9 @@ The modules of `commands` declare them; a new one has to be imported here.
 
 from typing import TYPE_CHECKING, Any
 
+import bridge.adapters.dspy.commands.batch
 import bridge.adapters.dspy.commands.documents
+import bridge.adapters.dspy.commands.evaluation
 import bridge.adapters.dspy.commands.execution
 import bridge.adapters.dspy.commands.history
 import bridge.adapters.dspy.commands.models

@@ -29,16 +29,17 @@ if TYPE_CHECKING:
     from bridge.adapters.dspy.settings import Model
     from bridge.adapters.dspy.setup import Setup
     from bridge.adapters.dspy.state import Program
+    from bridge.adapters.dspy.tools import Tool
 
 
-def execute(setup: Setup, inputs: dict[str, Any], context: Context) -> dict[str, Any]:
+def execute(setup: Setup, inputs: dict[str, Any], context: Context, path: str = "args.inputs") -> dict[str, Any]:
     """Run a program, and return its id, the outputs, the execution time in seconds and the name of the model.
 
-    The result has the key truncated if a reply was cut off. Raises InvalidArgs before any model is called,
-    LMNotConfigured, LMError, NotEncodable, CallEnded.
+    path: of the inputs in the args. The result has the key truncated if a reply was cut off. Raises InvalidArgs before
+    any model is called, LMNotConfigured, LMError, NotEncodable, CallEnded.
     """
     ready = prepared(setup.program)
-    arguments = ready.arguments(inputs)
+    arguments = ready.arguments(inputs, path)
     started = time.monotonic()
     done = predict(setup, arguments, context)
     result = {
@@ -62,10 +63,13 @@ class Done(NamedTuple):
     model: str
 
 
-def predict(setup: Setup, arguments: dict[str, Any], context: Context) -> Done:
+def predict(
+    setup: Setup, arguments: dict[str, Any], context: Context, trace: list[tuple[Any, Any, Any]] | None = None
+) -> Done:
     """Run a program on the arguments of its module. Any number of threads may do so for the same setup.
 
-    Raises LMNotConfigured, LMError, CallEnded, and what a module of the operator raises.
+    trace: DSPy adds each call of a predictor to it: the predictor, its arguments and its prediction. Raises
+    LMNotConfigured, LMError, CallEnded, and what a module of the operator raises.
     """
     program = setup.program
     ready = prepared(program)
@@ -78,7 +82,7 @@ def predict(setup: Setup, arguments: dict[str, Any], context: Context) -> Done:
     recorder = _recorder(model, context, setup.include, program.id)
     run = Run(context, ready.names, cache_of(model, context.session.state), ready.is_own, setup.tools, recorder)
     with _activity(program):
-        prediction = _predicted(ready.module, arguments, lm, run)
+        prediction = _predicted(ready.module, arguments, lm, run, trace)
     program.executed()
     return Done(prediction, run, lm.model)
 
@@ -109,10 +113,21 @@ def run_module(
     if context.session is None:
         raise ValueError("run_module needs a session, which commands in the lanes inline and worker do not have")
     model = model_or_default(context.session.state.model(context.shared), context)
+    return run_on(model, module, inputs, context, config, tuple(visible_tools(context).values()))
+
+
+def run_on(
+    model: Model,
+    module: dspy.Module,
+    inputs: dict[str, Any],
+    context: Context,
+    config: dict[str, Any] | None = None,
+    tools: tuple[Tool, ...] = (),
+) -> Any:
+    """Run a module that is not a program on `model`. Otherwise like `run_module`."""
     lm = models.lm_for(model, context)
     if config:
         lm = lm.copy(**config)
-    tools = tuple(visible_tools(context).values())
     run = Run(context, {}, cache_of(model, context.session.state), True, tools, _recorder(model, context))
     with activity("stage", "invoke_workflow", workflow=type(module).__name__):
         return _predicted(module, inputs, lm, run)
@@ -128,12 +143,15 @@ def _recorder(
     return Recorder() if include & RECORDED else None
 
 
-def _predicted(module: Any, arguments: dict[str, Any], lm: dspy.LM, run: Run) -> Any:
+def _predicted(
+    module: Any, arguments: dict[str, Any], lm: dspy.LM, run: Run, trace: list[tuple[Any, Any, Any]] | None = None
+) -> Any:
     """Return the module's prediction, with DSPy's errors converted to ours."""
     token = current_run.set(run)
     try:
         # BestOfN and Refine need a trace. DSPy's own modules do not, and it would hold all of their inputs.
-        trace: list[Any] | None = [] if run.is_own else None
+        if trace is None and run.is_own:
+            trace = []
         with dspy.context(lm=lm, adapter=chat_format.adapter, trace=trace, disable_history=True):
             return module(**arguments)
     except PassedError as error:

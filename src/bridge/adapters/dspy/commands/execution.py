@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bridge._dispatch import Context
 
 
-Run = Callable[[Setup, dict[str, Any], "Context"], dict[str, Any]]
+Run = Callable[[Setup, dict[str, Any], "Context", str], dict[str, Any]]
 
 
 class ProgramData(msgspec.Struct):
@@ -96,7 +96,7 @@ def execute_program(args: ExecuteArgs, context: Context) -> dict[str, Any]:
 
 def execute(args: ExecuteArgs, context: Context, run: Run) -> dict[str, Any]:
     """Run a program for `execute_program`. run: called as `run.execute` of this adapter is."""
-    return run(args.setup(_find_or_add(args, context), context, args.include), args.inputs, context)
+    return run(args.setup(_find_or_add(args, context), context, args.include), args.inputs, context, "args.inputs")
 
 
 def _find_or_add(args: ExecuteArgs, context: Context) -> Program:

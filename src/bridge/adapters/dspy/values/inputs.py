@@ -99,7 +99,7 @@ def wrong_names(
 
     path: of the inputs in the args.
     """
-    kind = path.rpartition(".")[2]
+    kind = path.rpartition(".")[2].partition("[")[0]
     if kind not in ("inputs", "outputs"):  # of a map with both
         kind = "fields"
     if unknown:
