@@ -84,7 +84,7 @@ def _arguments(ready: Prepared | OwnModule, example: Example) -> dict[str, Any]:
 
 def plain_trace(ready: Prepared | OwnModule, trace: list[tuple[Any, Any, Any]]) -> list[dict[str, Any]]:
     """Return the calls of predictors in a run, each as a map of `predictor` (its name in the module), `inputs` and
-    `outputs`, whose fields have the host's names."""
+    `outputs`, whose fields have the host's names. Predictors of a copy of the module have that name as `known_as`."""
     names = {id(predictor): name for name, predictor in ready.module.named_predictors()}
     hosts: dict[str, str] = {}
     if isinstance(ready, Prepared):
@@ -97,7 +97,7 @@ def plain_trace(ready: Prepared | OwnModule, trace: list[tuple[Any, Any, Any]]) 
 
     return [
         {
-            "predictor": names.get(id(predictor), "self"),
+            "predictor": names.get(id(predictor), getattr(predictor, "known_as", "self")),
             "inputs": named(predictor, inputs),
             "outputs": named(predictor, dict(prediction.items())),
         }

@@ -87,7 +87,7 @@ def predict(
     return Done(prediction, run, lm.model)
 
 
-def perform(setup: Setup, context: Context, work: Callable[[Run], Any]) -> Any:
+def perform(setup: Setup, context: Context, work: Callable[[], Any]) -> Any:
     """Return what `work` returns, which calls the module of a program, or copies of it, as often as it likes.
 
     All its calls are one run. Raises what `predict` raises.
@@ -98,7 +98,7 @@ def perform(setup: Setup, context: Context, work: Callable[[Run], Any]) -> Any:
     recorder = _recorder(model, context, program_id=program.id)
     run = Run(context, ready.names, cache_of(model, context.session.state), ready.is_own, setup.tools, recorder)
     with _activity(program):
-        return _predicted(work, {"run": run}, models.lm_for(model, context), run)
+        return _predicted(work, {}, models.lm_for(model, context), run)
 
 
 def run_module(

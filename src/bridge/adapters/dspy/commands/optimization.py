@@ -13,12 +13,14 @@ from bridge.adapters.dspy.commands.execution import RunArgs
 from bridge.adapters.dspy.commands.programs import add_program, check_id, find_program
 from bridge.adapters.dspy.metrics import MetricDefinition, metric_for
 from bridge.adapters.dspy.optimizers import OPTIMIZERS, read_options
+from bridge.adapters.dspy.state import Program
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
     from bridge.adapters.dspy.examples import Example
     from bridge.adapters.dspy.metrics import Metric
-    from bridge.adapters.dspy.state import Definition, Program, State
+    from bridge.adapters.dspy.setup import Setup
+    from bridge.adapters.dspy.state import Definition, State
 
 MOST_ROWS = 10_000  # of a trainset and of a valset: an optimizer runs each of them many times
 
@@ -54,11 +56,11 @@ def optimize(args: OptimizeArgs, context: Context) -> dict[str, Any]:
             " optimizer finds",
             path="args.program_id",
         )
-    rows = _rows(args, program)
-    metric = _metric(args, rows, program, context)
     program_id = _id(args, program, context)
     models: dict[str, Any] = {}
     setup = RunArgs(args.program_id).setup(program, context)
+    rows = _rows(args, setup)
+    metric = _metric(args, rows, setup, context)
 
     from bridge.adapters.dspy.documents import document_of
     from bridge.adapters.dspy.optimizing.work import optimized
@@ -75,33 +77,15 @@ def optimize(args: OptimizeArgs, context: Context) -> dict[str, Any]:
     }
 
 
-def _metric(
-    args: OptimizeArgs, rows: tuple[list[Example], list[Example]], program: Program, context: Context
-) -> Metric:
-    """Return the metric. Raises InvalidArgs if it cannot compare the examples, and NotAllowed."""
-
-    def judge(module: Any, inputs: dict[str, Any]) -> Any:
-        import dspy
-
-        with dspy.context(trace=None):  # which demos are made of
-            return module(**inputs)
-
-    outputs = [field.name for field in program.signature.outputs]
-    trainset, valset = rows
-    if valset:
-        metric_for(args.metric, valset, context, judge, outputs, examples_path="args.valset")
-    return metric_for(args.metric, trainset, context, judge, outputs, examples_path="args.trainset")
-
-
 def _id(args: OptimizeArgs, program: Program, context: Context) -> str:
-    """Return the id of the optimized program. Raises ProgramExists."""
-    if args.save_as is None:
-        return program.id if args.replace else str(uuid.uuid4())
-    check_id(args.save_as, context)
+    """Return the id of the optimized program. Raises ProgramExists, and QuotaExceeded before the work is done."""
+    program_id = args.save_as or (program.id if args.replace else str(uuid.uuid4()))
+    check_id(program_id, context)
     state: State = context.session.state
-    if not args.replace and state.get(args.save_as) is not None:
-        raise errors.ProgramExists(f"Program with ID '{args.save_as}' already exists", program_id=args.save_as)
-    return args.save_as
+    if not args.replace and state.get(program_id) is not None:
+        raise errors.ProgramExists(f"Program with ID '{program_id}' already exists", program_id=program_id)
+    state.check(Program(program_id, program.definition))
+    return program_id
 
 
 def _save(program_id: str, definition: Definition, args: OptimizeArgs, context: Context) -> Program:
@@ -112,18 +96,29 @@ def _save(program_id: str, definition: Definition, args: OptimizeArgs, context: 
     return add_program(state, program_id, definition)
 
 
-def _rows(args: OptimizeArgs, program: Program) -> tuple[list[Example], list[Example]]:
+def _rows(args: OptimizeArgs, setup: Setup) -> tuple[list[Example], list[Example]]:
     """Return the trainset and the valset. Raises InvalidArgs."""
-    from bridge.adapters.dspy.examples import Examples
-    from bridge.adapters.dspy.modules import MODULES
+    from bridge.adapters.dspy.evaluation import examples_of
 
     for name in ("trainset", "valset"):
         if len(getattr(args, name)) > MOST_ROWS:
             raise errors.InvalidArgs(f"args.{name}: more than {MOST_ROWS} examples", path=f"args.{name}")
-    least = 2 if OPTIMIZERS[args.optimizer].splits and not args.valset else 1
-    if len(args.trainset) < least:
-        problem = "is empty" if not args.trainset else f"needs two examples: {args.optimizer} takes its valset from it"
-        raise errors.InvalidArgs(f"args.trainset: {problem}", path="args.trainset")
-    has_reasoning = MODULES[program.definition.program_type].has_reasoning
-    examples = Examples(program.signature, ("reasoning",) if has_reasoning else ())
-    return examples.read(args.trainset, "args.trainset"), examples.read(args.valset, "args.valset")
+    if len(args.trainset) == 1 and not args.valset and OPTIMIZERS[args.optimizer].splits:
+        raise errors.InvalidArgs(
+            f"args.trainset: one example is too few for {args.optimizer} without a valset, which it takes from it",
+            path="args.trainset",
+        )
+    trainset = examples_of(setup, args.trainset, "args.trainset")
+    return trainset, examples_of(setup, args.valset, "args.valset") if args.valset else []
+
+
+def _metric(args: OptimizeArgs, rows: tuple[list[Example], list[Example]], setup: Setup, context: Context) -> Metric:
+    """Return the metric. Raises InvalidArgs if it cannot compare the examples, and NotAllowed."""
+    from bridge.adapters.dspy.evaluation import judge_of
+
+    judge = judge_of(setup, context)
+    outputs = [field.name for field in setup.program.signature.outputs]
+    trainset, valset = rows
+    if valset:
+        metric_for(args.metric, valset, context, judge, outputs, examples_path="args.valset")
+    return metric_for(args.metric, trainset, context, judge, outputs, examples_path="args.trainset")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ MOST_EVENTS = 100  # of one pass over rows
 
 
 class Progress:
-    """How far an optimization is. Usable from any number of threads.
+    """How far an optimization is.
 
     best: the best score of a candidate on all rows that count; None before the first one. candidates: how many programs
     have been scored.
@@ -18,7 +17,6 @@ class Progress:
 
     def __init__(self, emit: Callable[[str, dict[str, Any]], None]) -> None:
         self._emit = emit
-        self._lock = threading.Lock()
         self.best: float | None = None
         self.candidates = 0
 
@@ -30,7 +28,7 @@ class Progress:
             self._emit("progress", {"phase": phase, "done": done, "total": total, **given})
 
     def scores(self, phase: str, total: int, *, counts: bool) -> Callable[[float], None]:
-        """Return a function that takes the score of each of `total` rows and reports the average so far.
+        """Return a function that takes the score of each of `total` rows in turn, and reports the average so far.
 
         counts: whether the average of all rows may be the best score.
         """
@@ -42,12 +40,11 @@ class Progress:
 
         def add(score: float) -> None:
             nonlocal done, points
-            with self._lock:  # also while an event is sent, so that events arrive in order
-                done += 1
-                points += score
-                average = points / done
-                if counts and done == total and (self.best is None or average > self.best):
-                    self.best = average
-                self.report(phase, done, total, score=average, candidate=candidate)
+            done += 1
+            points += score
+            average = points / done
+            if counts and done == total and (self.best is None or average > self.best):
+                self.best = average
+            self.report(phase, done, total, score=average, candidate=candidate)
 
         return add

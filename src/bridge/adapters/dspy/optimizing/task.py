@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import dspy
 
+from bridge import errors
 from bridge.adapters.dspy.current_run import PassedError
+from bridge.adapters.dspy.evaluation import plain_trace
 from bridge.adapters.dspy.examples import Example, dspy_example, plain_example
 from bridge.adapters.dspy.optimizing.progress import Progress
-from bridge.adapters.dspy.prompt_fields import label_of
-from bridge.adapters.dspy.values.inputs import plain
+from bridge.adapters.dspy.rows import run_rows
 
 if TYPE_CHECKING:
-    from bridge.adapters.dspy.current_run import Run
+    from bridge._dispatch import Context
     from bridge.adapters.dspy.metrics import Metric, Score
     from bridge.adapters.dspy.prepared import Prepared
     from bridge.wire.codec import Format
@@ -37,19 +36,18 @@ class Task:
 
     def __init__(
         self,
-        run: Run,
+        context: Context,
         ready: Prepared,
         metric: Metric,
         models: dict[str, Any],
         rows: tuple[list[Example], list[Example]],
-        format: Format,
     ) -> None:
         self.student = student_of(ready.module)
         self.trainset, valset = [[_row(example, ready) for example in side] for side in rows]
         self.valset = valset or None
-        self.format = format
-        self.progress = Progress(run.context.emit)
-        self._run = run
+        self.format: Format = context.format
+        self.progress = Progress(context.emit)
+        self._context = context
         self._ready = ready
         self._metric = metric
         self._models = models
@@ -76,8 +74,8 @@ class Task:
     ) -> Any:
         """Return the score of a prediction with the feedback that GEPA reads: the metric's, or the expected outputs."""
         score = self._score(row, prediction, trace)
-        expected = plain_example(row._example)["outputs"]
-        feedback = score.feedback or f"Expected outputs: {json.dumps(expected, ensure_ascii=False, default=str)}"
+        expected = json.dumps(row._example.outputs, ensure_ascii=False, default=str)
+        feedback = score.feedback or f"Expected outputs: {expected}"
         return dspy.Prediction(score=score.value, feedback=feedback)
 
     def evaluate(self, module: Any, phase: str, threads: int, max_errors: int) -> float:
@@ -96,41 +94,46 @@ class Task:
         """Call `function` for each row, and return the results in order, None for one that failed.
 
         phase: of an evaluation, in which each result ends with a score. Raises the error of the last row if
-        `max_errors` rows have failed.
+        `max_errors` rows have failed; others are not started then.
         """
+        results: list[Any] = [None] * len(rows)
         failures: list[Exception] = []
         is_full = len(rows) == len(self.scored)
         add = None if phase is None else self.progress.scores(phase, len(rows), counts=is_full)
 
-        def run_row(row: Any) -> Any:
-            self._run.check()
-            result = None
+        def work(index: int, _: Context) -> Any:
+            if len(failures) >= max_errors:
+                return None
             try:
                 with dspy.context(trace=[]):  # which BestOfN and Refine need, and a metric may
-                    result = function(row)
+                    return function(rows[index])
             except Exception as error:
                 failures.append(error)
-                if len(failures) >= max_errors:
-                    raise
+                return None
+
+        def finish(index: int, result: Any) -> None:
+            results[index] = result
             if add is not None:
                 add(0.0 if result is None else float(result[-1]))
-            return result
 
-        return _on_threads(run_row, rows, threads)
+        run_rows(len(rows), work, finish, threads, self._context)
+        if len(failures) >= max_errors:
+            raise failures[-1]
+        return results
 
     def _score(self, row: Any, prediction: Any, trace: Any) -> Score:
-        self._run.check()
+        """Return the metric's score. Its errors pass through DSPy, except that of a judge's model."""
+        self._context.check()
         try:
             outputs = self._ready.outputs(prediction)
-            steps = self._steps(trace) if self._metric.wants_trace else None
+            steps = None
+            if self._metric.wants_trace:
+                steps = plain_trace(self._ready, dspy.settings.trace if trace is None else trace)
             return self._metric(row._example, outputs, steps)
+        except errors.LMError:
+            raise
         except Exception as error:
             raise PassedError(error) from error
-
-    def _steps(self, trace: Any) -> list[dict[str, Any]]:
-        """Return the calls of predictors in a run, as hosts get them."""
-        steps = dspy.settings.trace if trace is None else trace
-        return [_step(*each) for each in steps or ()]
 
 
 def student_of(module: Any) -> Any:
@@ -142,34 +145,7 @@ def student_of(module: Any) -> Any:
     return student
 
 
-def _step(predictor: Any, inputs: dict[str, Any], outputs: Any) -> dict[str, Any]:
-    labels = {name: label_of(name, field) for name, field in predictor.signature.fields.items()}
-    sides = {"inputs": inputs, "outputs": outputs}
-    return {"predictor": predictor.known_as} | {
-        side: {labels.get(name, name): plain(value) for name, value in values.items()} for side, values in sides.items()
-    }
-
-
 def _row(example: Example, ready: Prepared) -> Any:
     row = dspy_example(example, ready.signature)
-    row._example = example
+    row._example = Example(**plain_example(example))
     return row
-
-
-def _on_threads(function: Function, rows: Sequence[Any], threads: int) -> list[Any]:
-    """Return the results of `function` for `rows`, in order. The first error ends all calls, and is raised."""
-    if min(threads, len(rows)) < 2:
-        return [function(row) for row in rows]
-    context, failed = copy_context(), threading.Event()
-
-    def call(row: Any) -> Any:
-        if failed.is_set():
-            return None
-        try:
-            return context.copy().run(function, row)
-        except BaseException:
-            failed.set()
-            raise
-
-    with ThreadPoolExecutor(threads, "bridge-rows") as pool:
-        return list(pool.map(call, rows))

@@ -17,11 +17,11 @@ from bridge.adapters.dspy.optimizing.changes import changes, learned_by
 from bridge.adapters.dspy.optimizing.composed import StepFailed
 from bridge.adapters.dspy.optimizing.task import Task, current_task, student_of
 from bridge.adapters.dspy.prepared import Prepared, prepared
+from bridge.adapters.dspy.rows import RowContext
 from bridge.adapters.dspy.state import Definition, Learned, Program
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
-    from bridge.adapters.dspy.current_run import Run
     from bridge.adapters.dspy.examples import Example
     from bridge.adapters.dspy.metrics import Metric
     from bridge.adapters.dspy.optimizing.options import Options
@@ -54,8 +54,8 @@ def optimized(
     ready = prepared(setup.program)
     assert isinstance(ready, Prepared)  # not a module of the operator
 
-    def work(run: Run) -> Optimized:
-        task = Task(run, ready, metric, models, rows, context.format)
+    def work() -> Optimized:
+        task = Task(context, ready, metric, models, rows)
         token = current_task.set(task)
         try:
             with dspy.context(warn_on_type_mismatch=False):  # SIMBA's own inputs are not of the types that it declares
@@ -63,7 +63,7 @@ def optimized(
         finally:
             current_task.reset(token)
 
-    found: Optimized = run.perform(setup, context, work)
+    found: Optimized = run.perform(setup, RowContext.of(context), work)
     return found
 
 
