@@ -49,7 +49,7 @@ LIBRARIES = {
     "litellm": ("adapters.dspy.engines.litellm", "adapters.dspy.providers"),
     "matplotlib": ("bench.plots",),
     "msgspec": ("",),
-    "numpy": ("wire.tensors", "adapters.offline.reading"),
+    "numpy": ("wire.tensors", "adapters.offline.reading", "adapters.dspy.modules.neighbours"),
     "opentelemetry": ("telemetry.tracing",),
     "prometheus_client": ("worker.metrics",),
     "pyarrow": ("bench.arrow",),

@@ -21,18 +21,18 @@ class AnswerCache:
         self._responses: OrderedDict[bytes, lm15.Response] = OrderedDict()
         self._lock = threading.Lock()
 
-    def find(self, request: lm15.Request) -> lm15.Response | None:
-        """Return the response to an equal request, or None."""
-        key = _key(request)
+    def find(self, request: lm15.Request, rollout: int = 0) -> lm15.Response | None:
+        """Return the response to an equal request, or None. rollout: a number that differs if a task is done again."""
+        key = _key(request, rollout)
         with self._lock:
             response = self._responses.get(key)
             if response is not None:
                 self._responses.move_to_end(key)
             return response
 
-    def add(self, request: lm15.Request, response: lm15.Response) -> None:
+    def add(self, request: lm15.Request, response: lm15.Response, rollout: int = 0) -> None:
         """Add `response`, or replace the response to an equal request."""
-        key = _key(request)
+        key = _key(request, rollout)
         with self._lock:
             self._responses[key] = response
             self._responses.move_to_end(key)
@@ -60,5 +60,5 @@ _creating = threading.Lock()
 _encode = msgspec.msgpack.Encoder(order="deterministic", enc_hook=str).encode
 
 
-def _key(request: lm15.Request) -> bytes:
-    return hashlib.sha256(_encode(request)).digest()
+def _key(request: lm15.Request, rollout: int) -> bytes:
+    return hashlib.sha256(_encode(request) + bytes(rollout)).digest()

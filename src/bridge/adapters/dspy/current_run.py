@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,17 @@ if TYPE_CHECKING:
 
 current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
 current_call: ContextVar[ModelCall | None] = ContextVar("current_call", default=None)
+current_rollout: ContextVar[int] = ContextVar("current_rollout", default=0)
+
+
+@contextmanager
+def rollout(number: int) -> Iterator[None]:
+    """Make equal requests different for the cache inside the `with` statement, where a task is done again."""
+    token = current_rollout.set(number)
+    try:
+        yield
+    finally:
+        current_rollout.reset(token)
 
 
 def current_context() -> Context:
@@ -38,9 +51,9 @@ class Run:
     """One run of a program: what its calls of models share. They may run at the same time.
 
     names: the host's names of the output fields, by label. cache: the session's cached answers, if it has a cache.
-    is_own: whether the module is the operator's; its events name the predictor and the call. tools: the host's tools
-    that it may ask for. recorder: records the requests to models; None: nobody asks for them. truncated: whether any
-    response was cut off. is_over: whether the module has returned.
+    names_calls: whether events name the predictor and the call. tools: the host's tools that the module may ask for.
+    recorder: records the requests to models; None: nobody asks for them. truncated: whether any response was cut off.
+    is_over: whether the module has returned.
     """
 
     def __init__(
@@ -48,14 +61,14 @@ class Run:
         context: Context,
         names: dict[str, str],
         cache: AnswerCache | None = None,
-        is_own: bool = False,
+        names_calls: bool = False,
         tools: tuple[Tool, ...] = (),
         recorder: Recorder | None = None,
     ) -> None:
         self.context = context
         self.names = names
         self.cache = cache
-        self.is_own = is_own
+        self.names_calls = names_calls
         self.tools = tools
         self.recorder = recorder
         self.calls = itertools.count(1)
@@ -75,20 +88,21 @@ class ModelCall:
     fields: the labels of the fields that it asks for. source: further keys of its events. reply, truncated: the text of
     the last response, and whether it was cut off. attempts: how many times the last request was sent. cost: of its
     response in US dollars, if that is known. has_streamed: whether text of that request was sent to the host. refusal:
-    text of its refusal that came outside of the response.
+    text of its refusal that came outside of the response. rollout: see `rollout`.
     """
 
     def __init__(self, run: Run, fields: tuple[str, ...] = ()) -> None:
         self.run = run
         self.context = run.context
         self.fields = fields
-        self.source = _source() if run.is_own and run.context.streaming else {}
+        self.source = _source() if run.names_calls and run.context.streaming else {}
         self.reply = ""
         self.truncated = False
         self.attempts = 1
         self.cost: float | None = None
         self.has_streamed = False
         self.refusal = ""
+        self.rollout = current_rollout.get()
         self._started = 0.0
         self._new: list[tuple[lm15.Request, lm15.Response]] = []
 
@@ -96,7 +110,7 @@ class ModelCall:
         """Note that a request begins: a call makes several if it asks for several answers."""
         self.has_streamed, self.refusal, self.cost = False, "", None
         self._started = time.monotonic()
-        if self.run.is_own:
+        if self.run.names_calls:
             self.source = {**self.source, "call": next(self.run.calls)}
 
     def record(self, request: lm15.Request, response: lm15.Response) -> None:
@@ -144,7 +158,7 @@ class ModelCall:
         """Cache the new responses, now that they could be read."""
         for request, response in self._new:
             assert self.run.cache is not None
-            self.run.cache.add(request, response)
+            self.run.cache.add(request, response, self.rollout)
 
     def reader(self) -> FieldReader:
         """Return a reader of the fields that are streamed to the host.

@@ -18,8 +18,8 @@ class OwnModule:
     Raises ValueError if the values of an input cannot be checked.
     """
 
-    is_own = True
     takes_config = False
+    names_calls = True
 
     def __init__(self, program_id: str, module: dspy.Module, declaration: Declaration) -> None:
         self.module = module

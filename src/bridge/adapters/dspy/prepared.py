@@ -7,12 +7,12 @@ from functools import lru_cache
 from typing import Any
 
 from bridge.adapters.dspy import learning
-from bridge.adapters.dspy.modules import DEFAULT_ITERATIONS, MODULES
+from bridge.adapters.dspy.modules import ADDED, module_type
 from bridge.adapters.dspy.own_module import OwnModule
 from bridge.adapters.dspy.signatures import Signature
-from bridge.adapters.dspy.state import Program
-from bridge.adapters.dspy.tools import Tool
+from bridge.adapters.dspy.state import Definition, Program
 from bridge.adapters.dspy.values.inputs import Inputs, plain
+from bridge.records import EncodedValue
 
 LARGEST_SHARED = 16_384  # characters of a signature; the cache of 1024 outlives the programs
 
@@ -22,37 +22,34 @@ class Prepared:
 
     signature: the host's. arguments(inputs, path): returns the module's arguments, as `Inputs.arguments` does. names:
     the host's names of the output fields, by label. takes_config: whether the module can be called with `config`, the
-    settings of one run. is_own: whether the operator wrote the module.
+    settings of one run. names_calls: whether events name the predictor and the call.
     """
 
-    is_own = False
-
-    def __init__(self, signature: Signature, module: Any, *, takes_config: bool) -> None:
+    def __init__(self, signature: Signature, definition: Definition) -> None:
+        kind = module_type(definition)
         self.signature = signature
-        self.module = module
-        self.takes_config = takes_config
+        self.module = kind.create(signature, definition)
+        self.takes_config = kind.takes_config
+        self.names_calls = kind.names_calls
         self.names = {field.label: field.name for field in signature.outputs}
         self.arguments = Inputs(signature.inputs).arguments
         self._outputs = {field.python_name: field.name for field in signature.outputs}
-        self._has_reasoning = "reasoning" in self._outputs.values()
+        self._returned = {name: name for name in ADDED if name not in self._outputs.values()} | self._outputs
 
     def outputs(self, prediction: Any) -> dict[str, Any]:
         """Return the values of `prediction` under the host's names, in types that every wire format has.
 
-        Of the fields that DSPy's modules add only the reasoning is returned, unless the host has an output of that
+        Of the fields that DSPy's modules add only those in ADDED are returned, unless the host has an output of that
         name. Trajectories are sent as events.
         """
-        return {
-            self._outputs.get(name, name): plain(value)
-            for name, value in prediction.items()
-            if name in self._outputs or (name == "reasoning" and not self._has_reasoning)
-        }
+        returned = self._returned
+        return {returned[name]: plain(value) for name, value in prediction.items() if name in returned}
 
 
 def prepared(program: Program) -> Prepared | OwnModule:
     """Return what runs `program`, which must have been checked.
 
-    Programs without tools share it if their signatures are equal.
+    Programs that have nothing but a signature and a type share it if these are equal.
     """
     found = _prepared.get(program)
     if found is None:
@@ -70,22 +67,19 @@ _prepared: weakref.WeakKeyDictionary[Program, Prepared | OwnModule] = weakref.We
 
 def _prepare(program: Program) -> Prepared:
     signature, definition = program.signature, program.definition
-    if MODULES[definition.program_type].takes_tools:
-        iterations = definition.max_iters or DEFAULT_ITERATIONS
-        made = _create(signature, definition.program_type, definition.tools, iterations)
+    has_parts = definition.tools or definition.options or definition.learned
+    if has_parts or signature.size > LARGEST_SHARED:
+        made = Prepared(signature, definition)
     else:
-        create = _create if signature.size > LARGEST_SHARED or definition.learned else _shared
-        made = create(signature, definition.program_type)
+        made = _shared(signature, definition.program_type)
     if definition.learned:
         learning.apply(definition.learned, made.module, signature)
     return made
 
 
-def _create(
-    signature: Signature, program_type: str, tools: tuple[Tool, ...] = (), iterations: int = DEFAULT_ITERATIONS
-) -> Prepared:
-    module_type = MODULES[program_type]
-    return Prepared(signature, module_type.create(signature, tools, iterations), takes_config=module_type.takes_config)
+@lru_cache(maxsize=1024)
+def _shared(signature: Signature, program_type: str) -> Prepared:
+    return Prepared(signature, Definition(_NO_SIGNATURE, program_type))
 
 
-_shared = lru_cache(maxsize=1024)(_create)
+_NO_SIGNATURE = EncodedValue(b"", "json")  # of a definition whose signature has been parsed

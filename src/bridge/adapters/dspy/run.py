@@ -80,7 +80,7 @@ def predict(
     elif setup.config:
         lm = lm.copy(**setup.config)
     recorder = _recorder(model, context, setup.include, program.id)
-    run = Run(context, ready.names, cache_of(model, context.session.state), ready.is_own, setup.tools, recorder)
+    run = Run(context, ready.names, cache_of(model, context.session.state), ready.names_calls, setup.tools, recorder)
     with _activity(program):
         prediction = _predicted(ready.module, arguments, lm, run, trace)
     program.executed()
@@ -96,7 +96,7 @@ def perform(setup: Setup, context: Context, work: Callable[[], Any]) -> Any:
     ready = prepared(program)
     model = model_for(program, setup.model, context)
     recorder = _recorder(model, context, program_id=program.id)
-    run = Run(context, ready.names, cache_of(model, context.session.state), ready.is_own, setup.tools, recorder)
+    run = Run(context, ready.names, cache_of(model, context.session.state), ready.names_calls, setup.tools, recorder)
     with _activity(program):
         return _predicted(work, {}, models.lm_for(model, context), run)
 
@@ -149,8 +149,8 @@ def _predicted(
     """Return the module's prediction, with DSPy's errors converted to ours."""
     token = current_run.set(run)
     try:
-        # BestOfN and Refine need a trace. DSPy's own modules do not, and it would hold all of their inputs.
-        if trace is None and run.is_own:
+        # DSPy's BestOfN and Refine need a trace. Other modules do not, and it would hold all of their inputs.
+        if trace is None and run.names_calls:
             trace = []
         with dspy.context(lm=lm, adapter=chat_format.adapter, trace=trace, disable_history=True):
             return module(**arguments)

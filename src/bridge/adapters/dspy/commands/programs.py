@@ -10,35 +10,32 @@ import msgspec
 from bridge import errors
 from bridge.adapter import Ignored
 from bridge.adapters.dspy.commands import adapter
+from bridge.adapters.dspy.modules.options import Options
 from bridge.adapters.dspy.providers import GEMINI, full_model
 from bridge.adapters.dspy.state import Definition, Learned, Program, State, visible_tools
 from bridge.records import EncodedValue
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
+    from bridge.adapters.dspy.modules import ModuleType
     from bridge.adapters.dspy.tools import Tool
 
-MOST_ITERATIONS = 100  # calls of tools in one run
 MOST_LISTED = 1_000_000
 QUESTION_ANSWER = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}]}
 
 
-class CreateArgs(msgspec.Struct):
-    """The args of create_program.
+class CreateArgs(Options, kw_only=True):
+    """The args of create_program, and those of its type: see `Options`.
 
     id: generated if missing. signature: see signatures.py. program_type: a key of modules.MODULES. demos: examples for
-    the prompt, each with all outputs. tools: of a type that takes tools, the names of those to use of the session's and
-    the default session's tools (default: all). max_iters: of such a type, how many calls of tools a run may make.
-    if_exists: what to do if the session has a program with this id: fail ("error"), keep it unchanged ("keep"), or
-    replace it ("replace").
+    the prompt, each with all outputs. if_exists: what to do if the session has a program with this id: fail ("error"),
+    keep it unchanged ("keep"), or replace it ("replace").
     """
 
     signature: msgspec.Raw
     id: str | None = None
     program_type: str = "predict"
-    demos: list[Any] = []
-    tools: list[str] | None = None
-    max_iters: Annotated[int, msgspec.Meta(ge=1, le=MOST_ITERATIONS)] | None = None
+    demos: list[Any] = msgspec.field(default_factory=list)
     if_exists: Literal["error", "keep", "replace"] = "error"
     session_id: str | None = None
     modules: Ignored = None  # sent by hosts that describe programs in more detail
@@ -51,7 +48,7 @@ def create_program(args: CreateArgs, context: Context) -> dict[str, Any]:
     return _create(args, context, model=None)
 
 
-class CreateGeminiArgs(CreateArgs):
+class CreateGeminiArgs(CreateArgs, kw_only=True):
     """The args of create_gemini_program.
 
     signature: question -> answer if missing. model: as in configure_lm; the program runs on it whatever the session's
@@ -219,33 +216,29 @@ def add_program(
 
 def check_program(program: Program, path: str = "args", name: str = "signature") -> None:
     """Raise InvalidArgs if the definition of `program` is wrong. path, name: as for `add_program`."""
-    from bridge.adapters.dspy.modules import MODULES
+    from bridge.adapters.dspy.modules import check
 
-    definition = program.definition
-    module_type = MODULES.get(definition.program_type)
-    if module_type is None:
-        raise errors.InvalidArgs(
-            f"{path}.program_type: unknown program type {definition.program_type[:100]!r}; known: {', '.join(MODULES)}",
-            path=f"{path}.program_type",
-            expected=" | ".join(MODULES),
-        )
-    if module_type.takes_tools and not definition.tools:
-        raise errors.InvalidArgs(
-            f"args.tools: {definition.program_type} needs tools, and the session has none: send register_tools"
-            " first, with the same session_id",
-            path="args.tools",
-        )
-    program.parse_signature(f"{path}.{name}")
+    _type_of(program.definition, path)
+    check(program.definition, program.parse_signature(f"{path}.{name}"))
+
+
+def _type_of(definition: Definition, path: str) -> ModuleType:
+    """Return the type of a program. Raises InvalidArgs if it does not exist. path: of the definition in the args."""
+    from bridge.adapters.dspy.modules import MODULES, module_type, unknown_type
+
+    if definition.program_type not in MODULES:
+        raise unknown_type(definition.program_type, f"{path}.program_type")
+    return module_type(definition)
 
 
 def _has_definition(program: Program, other: Definition) -> bool:
     """Return whether a program created from `other` would be the same. Raises InvalidArgs if `other` is wrong."""
-    from bridge.adapters.dspy.modules import DEFAULT_ITERATIONS, MODULES
+    from bridge.adapters.dspy.modules import DEFAULT_ITERATIONS, module_type
 
     own = program.definition
     if any(getattr(own, name) != getattr(other, name) for name in ("program_type", "model", "options", "learned")):
         return False
-    if MODULES[own.program_type].takes_tools:
+    if module_type(own).takes_tools:
         iterations = [each.max_iters or DEFAULT_ITERATIONS for each in (own, other)]
         tools = [{tool.name: tool for tool in each.tools} for each in (own, other)]
         if iterations[0] != iterations[1] or tools[0] != tools[1]:
@@ -261,13 +254,16 @@ def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, 
         check_id(program_id, context)
     if existing is not None and args.if_exists == "error":
         raise errors.ProgramExists(f"Program with ID '{program_id}' already exists", program_id=program_id)
+    given = args.given()
     definition = Definition(
         EncodedValue(bytes(args.signature), context.format.name),
         args.program_type,
         model=model,
-        tools=_chosen_tools(args, context),
         max_iters=args.max_iters,
+        options={name: value for name, value in given.items() if name not in ("tools", "max_iters")},
     )
+    _check_options(given, definition)
+    definition = msgspec.structs.replace(definition, tools=_chosen_tools(args, context))
     if args.demos:
         learned = _demonstrated(definition, args.demos)
         definition = msgspec.structs.replace(definition, learned=learned)
@@ -292,13 +288,12 @@ def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, 
 def _demonstrated(definition: Definition, demos: list[Any]) -> dict[str, Learned]:
     """Return what a program learns from `demos`. Raises InvalidArgs if they or the definition are wrong."""
     from bridge.adapters.dspy.examples import Examples
-    from bridge.adapters.dspy.modules import MODULES
     from bridge.adapters.dspy.values.inputs import plain
 
-    program = Program("", definition)
-    check_program(program)
-    module_type, signature = MODULES[definition.program_type], program.signature
-    examples = Examples(signature, ("reasoning",) if module_type.has_reasoning else ())
+    kind, signature = _type_of(definition, "args"), Program("", definition).signature
+    if kind.main is None:
+        raise errors.InvalidArgs(f"args.demos: programs of type {definition.program_type} take none", path="args.demos")
+    examples = Examples(signature, ("reasoning",) if kind.has_reasoning else ())
     inputs = {field.name: field.label for field in signature.inputs}
     outputs = {"reasoning": "reasoning"} | {field.name: field.label for field in signature.outputs}
     given = [
@@ -306,20 +301,24 @@ def _demonstrated(definition: Definition, demos: list[Any]) -> dict[str, Learned
         | {outputs[name]: plain(value) for name, value in each.outputs.items()}
         for each in examples.read(demos, "args.demos", complete=True)
     ]
-    return {module_type.main: Learned(demos=tuple(given))}
+    return {kind.main: Learned(demos=tuple(given))}
+
+
+def _check_options(given: dict[str, Any], definition: Definition) -> None:
+    """Raise InvalidArgs for an argument that programs of this type do not take."""
+    from bridge.adapters.dspy.modules import MODULES
+
+    takes = _type_of(definition, "args").takes
+    for name in given:
+        if name not in takes:
+            takers = [kind for kind, row in MODULES.items() if name in row.takes]
+            raise errors.InvalidArgs(
+                f"args.{name}: only for programs of type {' or '.join(takers)}", path=f"args.{name}"
+            )
 
 
 def _chosen_tools(args: CreateArgs, context: Context) -> tuple[Tool, ...]:
-    """Return the tools for a new program. Raises InvalidArgs for an unknown tool, and if its type takes none."""
-    from bridge.adapters.dspy.modules import MODULES
-
-    takers = [name for name, module_type in MODULES.items() if module_type.takes_tools]
-    if args.program_type not in takers:
-        for name in ("tools", "max_iters"):
-            if getattr(args, name) is not None:
-                raise errors.InvalidArgs(
-                    f"args.{name}: only for programs of type {' or '.join(takers)}", path=f"args.{name}"
-                )
+    """Return the tools for a new program. Raises InvalidArgs for an unknown tool."""
     tools = visible_tools(context)
     names = tools if args.tools is None else args.tools
     unknown = [name for name in names if name not in tools]

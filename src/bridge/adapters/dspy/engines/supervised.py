@@ -68,7 +68,7 @@ class SupervisedEngine:
     def _answered(self, request: lm15.Request, call: ModelCall) -> lm15.Response:
         call.run.check()
         call.begin_request()
-        cached = None if call.run.cache is None else call.run.cache.find(request)
+        cached = None if call.run.cache is None else call.run.cache.find(request, call.rollout)
         if cached is not None:
             call.record_cached(request, cached)
             return cached

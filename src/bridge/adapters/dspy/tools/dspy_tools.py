@@ -23,9 +23,9 @@ class HostTool(dspy.Tool):  # type: ignore[misc]  # DSPy is not typed
         return self.func(arguments)
 
 
-def dspy_tools(tools: tuple[Tool, ...]) -> list[HostTool]:
-    """Return a DSPy tool for each of the host's tools."""
-    names = model_names(tools, ("finish",))  # which is the name of a tool that ReAct adds
+def dspy_tools(tools: tuple[Tool, ...], taken: str = "finish") -> list[HostTool]:
+    """Return a DSPy tool for each of the host's tools. taken: the name of the tool that DSPy's module adds."""
+    names = model_names(tools, (taken,))
     return [_dspy_tool(tool, name) for tool, name in zip(tools, names, strict=True)]
 
 

@@ -1,0 +1,201 @@
+"""The DSPy module of each program type. A new type is one row in `MODULES`, with the function that creates its module.
+
+DSPy is imported by those functions only: create_program checks types without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bridge import errors
+
+if TYPE_CHECKING:
+    from bridge.adapters.dspy.signatures import Signature
+    from bridge.adapters.dspy.state import Definition
+
+DEFAULT_ITERATIONS = 20  # calls of tools in one run
+DEFAULT_N = 3
+DEFAULT_K = 3
+TOOLS = frozenset({"tools", "max_iters", "allow_no_tools"})
+SAMPLES = frozenset({"base", "n"})
+ADDED = ("reasoning", "rationale")  # outputs that modules add, and that results have
+
+
+class ModuleType(NamedTuple):
+    """The DSPy module of one program type.
+
+    create: returns a module for a signature and the definition of a program.
+
+    main: the name of the predictor that writes the outputs and gets the `demos` of create_program; None: there is none.
+    takes: the args of create_program that this type takes, see `Options`.
+    has_reasoning: whether the main predictor also writes `reasoning`.
+    takes_config: whether the module can be called with `config`, the settings of one run.
+    names_calls: whether events name the predictor and the call, because one run calls several.
+    bases: the types that the program inside may have, if there is one.
+    is_experimental: whether DSPy may change or remove the module without a warning.
+    runs_code: whether the module runs code that a model has written, which the operator must allow.
+    """
+
+    create: Callable[[Signature, Definition], Any]
+    main: str | None
+    takes: frozenset[str] = frozenset()
+    has_reasoning: bool = False
+    takes_config: bool = True
+    names_calls: bool = False
+    bases: tuple[str, ...] = ("predict", "chain_of_thought", "react")
+    is_experimental: bool = False
+    runs_code: bool = False
+
+    @property
+    def takes_tools(self) -> bool:
+        """Return whether programs of this type have tools; they need one, unless `allow_no_tools` is set."""
+        return "tools" in self.takes
+
+
+def module_type(definition: Definition) -> ModuleType:
+    """Return the type of a program, as it is with the type of the program inside, if there is one.
+
+    Raises KeyError for a type that does not exist.
+    """
+    outer = MODULES[definition.program_type]
+    if "base" not in outer.takes:
+        return outer
+    inner = _inner(definition)
+    main = outer.main
+    if main is None:  # that of the program inside
+        main = "module" if inner.main == "self" else f"module.{inner.main}"
+    elif main == "self":
+        main = inner.main
+    return outer._replace(main=main, takes=outer.takes | inner.takes, has_reasoning=inner.has_reasoning)
+
+
+def check(definition: Definition, signature: Signature) -> None:
+    """Raise InvalidArgs if the options of a program do not fit together, or do not fit its signature."""
+    options, outer = definition.options, MODULES[definition.program_type]
+    if options.get("base", outer.bases[0]) not in outer.bases:
+        raise errors.InvalidArgs(
+            f"args.base: {definition.program_type} runs programs of type {' or '.join(outer.bases)}", path="args.base"
+        )
+    if module_type(definition).takes_tools and not definition.tools and not options.get("allow_no_tools"):
+        raise errors.InvalidArgs(
+            f"args.tools: {definition.program_type} needs tools, and the session has none: send register_tools first,"
+            " with the same session_id, or allow_no_tools if the program needs none",
+            path="args.tools",
+        )
+    names = [field.name for field in signature.outputs]
+    if options.get("field", names[-1]) not in names:
+        raise errors.InvalidArgs(
+            f"args.field: the signature has no output {options['field']!r}; its outputs: {', '.join(names)}",
+            path="args.field",
+        )
+    if definition.program_type == "knn" and not any(learned.demos for learned in definition.learned.values()):
+        raise errors.InvalidArgs("args.demos: knn needs demos, from which it chooses for each call", path="args.demos")
+
+
+def unknown_type(name: str, path: str) -> errors.InvalidArgs:
+    """Return the error for a program type that does not exist. path: of it in the args."""
+    reason = _REMOVED.get(name, f"unknown program type {name[:100]!r}; known: {', '.join(MODULES)}")
+    return errors.InvalidArgs(f"{path}: {reason}", path=path, expected=" | ".join(MODULES))
+
+
+def _inner(definition: Definition) -> ModuleType:
+    return MODULES[definition.options.get("base", "predict")]
+
+
+def _predict(signature: Signature, definition: Definition) -> Any:
+    from bridge.adapters.dspy.predictor import predictor
+    from bridge.adapters.dspy.prompt_fields import dspy_signature
+
+    return predictor(dspy_signature(signature))
+
+
+def _chain_of_thought(signature: Signature, definition: Definition) -> Any:
+    import dspy
+
+    from bridge.adapters.dspy.predictor import predictor
+    from bridge.adapters.dspy.prompt_fields import dspy_signature
+
+    module = dspy.ChainOfThought(dspy_signature(signature))
+    module.predict = predictor(module.predict.signature)
+    return module
+
+
+def _react(signature: Signature, definition: Definition) -> Any:
+    from bridge.adapters.dspy.modules.agents import react
+
+    return react(signature, definition.tools, definition.max_iters or DEFAULT_ITERATIONS)
+
+
+def _react_v2(signature: Signature, definition: Definition) -> Any:
+    from bridge.adapters.dspy.modules.agents import react_v2
+
+    return react_v2(signature, definition.tools, definition.max_iters or DEFAULT_ITERATIONS)
+
+
+def _best_of_n(signature: Signature, definition: Definition) -> Any:
+    from bridge.adapters.dspy.modules.attempts import BestOfN
+
+    return _attempts(BestOfN, signature, definition)
+
+
+def _refine(signature: Signature, definition: Definition) -> Any:
+    from bridge.adapters.dspy.modules.attempts import Refine
+
+    return _attempts(Refine, signature, definition)
+
+
+def _attempts(kind: Any, signature: Signature, definition: Definition) -> Any:
+    from bridge.adapters.dspy.rewards import FILLED, reward_of
+
+    options = definition.options
+    reward = reward_of(options.get("reward", FILLED), signature)
+    inner = _inner(definition).create(signature, definition)
+    return kind(inner, options.get("n", DEFAULT_N), reward, options.get("threshold", 1.0))
+
+
+def _majority(signature: Signature, definition: Definition) -> Any:
+    from bridge.adapters.dspy.modules.samples import Majority
+
+    options = definition.options
+    names = {field.name: field.python_name for field in signature.outputs}
+    field = names[options["field"]] if "field" in options else [*names.values()][-1]
+    return Majority(_inner(definition).create(signature, definition), options.get("n", DEFAULT_N), field)
+
+
+def _multi_chain_comparison(signature: Signature, definition: Definition) -> Any:
+    from bridge.adapters.dspy.modules.samples import Comparison
+    from bridge.adapters.dspy.prompt_fields import dspy_signature
+
+    chain = _chain_of_thought(signature, definition)
+    return Comparison(dspy_signature(signature), chain, definition.options.get("n", DEFAULT_N))
+
+
+def _knn(signature: Signature, definition: Definition) -> Any:
+    from bridge.adapters.dspy.modules.neighbours import NeighbourPredictor
+
+    k = definition.options.get("k", DEFAULT_K)
+    module = _inner(definition).create(signature, definition)
+    if hasattr(module, "predict"):
+        module.predict = NeighbourPredictor(module.predict.signature, k)
+        return module
+    return NeighbourPredictor(module.signature, k)
+
+
+MODULES: dict[str, ModuleType] = {
+    "predict": ModuleType(_predict, "self"),
+    "chain_of_thought": ModuleType(_chain_of_thought, "predict", has_reasoning=True),
+    "react": ModuleType(_react, "extract.predict", TOOLS, has_reasoning=True, takes_config=False),
+    "react_v2": ModuleType(_react_v2, None, TOOLS, takes_config=False, names_calls=True, is_experimental=True),
+    "best_of_n": ModuleType(_best_of_n, None, SAMPLES | {"reward", "threshold"}, names_calls=True),
+    "refine": ModuleType(_refine, None, SAMPLES | {"reward", "threshold"}, names_calls=True),
+    "majority": ModuleType(_majority, None, SAMPLES | {"field"}, names_calls=True),
+    "multi_chain_comparison": ModuleType(_multi_chain_comparison, "predict", frozenset({"n"}), names_calls=True),
+    "knn": ModuleType(_knn, "self", frozenset({"base", "k"}), bases=("predict", "chain_of_thought")),
+}
+
+# Types of DSPy that are not built, and what to use instead.
+_REMOVED = {
+    name: f"{name} goes away in DSPy 3.5 and is not available: use rlm, which also writes and runs code"
+    for name in ("program_of_thought", "code_act")
+}

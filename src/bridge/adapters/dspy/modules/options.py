@@ -1,0 +1,45 @@
+"""The further args of create_program, which depend on the type of the program. Data only."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+MOST_ITERATIONS = 100  # calls of tools, or steps of code, in one run
+MOST_ATTEMPTS = 64
+MOST_NEIGHBOURS = 100
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=MOST_ATTEMPTS)]
+
+
+class HostFunction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A function of the host. host: its name."""
+
+    host: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
+
+class Options(msgspec.Struct, kw_only=True):
+    """The args of create_program that only some types take; `MODULES` says which.
+
+    tools: the names of those to use of the session's and the default session's tools (default: all). max_iters: how
+    many calls of tools, or steps of code, a run may make. allow_no_tools: whether there may be no tools. base: the type
+    of the program inside. n: how many attempts. reward: how good an attempt is: "filled", the share of outputs that
+    have a value, or a function of the host. threshold: the reward that is good enough. field: the output that is
+    compared (default: the last one). k: how many of the demos are shown, those most similar to the inputs.
+    """
+
+    tools: list[str] | None = None
+    max_iters: Annotated[int, msgspec.Meta(ge=1, le=MOST_ITERATIONS)] | None = None
+    allow_no_tools: bool | None = None
+    base: Literal["predict", "chain_of_thought", "react"] | None = None
+    n: Count | None = None
+    reward: Literal["filled"] | HostFunction | None = None
+    threshold: float | None = None
+    field: str | None = None
+    k: Annotated[int, msgspec.Meta(ge=1, le=MOST_NEIGHBOURS)] | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Return the options that are set, as plain data."""
+        names = Options.__struct_fields__
+        return {name: msgspec.to_builtins(value) for name in names if (value := getattr(self, name)) is not None}
