@@ -249,7 +249,7 @@ class TestAgents:
         ("best_of_n", {"reward": "exact"}, "args.reward"),
         ("best_of_n", {"reward": {"host": "x", "y": 1}}, "args.reward.y"),
         ("best_of_n", {"threshold": "high"}, "args.threshold"),
-        ("knn", {"base": "react"}, "args.base"),
+        ("knn", {"base": "react", "demos": [{"question": "q", "answer": "a"}]}, "args.base"),
         ("react", {"allow_no_tools": 1}, "args.allow_no_tools"),
         ("program_of_thought", {}, "args.program_type"),
         ("code_act", {}, "args.program_type"),

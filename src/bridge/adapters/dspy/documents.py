@@ -15,7 +15,7 @@ from dspy.utils.saving import get_dependency_versions
 
 from bridge import errors
 from bridge.adapters.dspy import learning
-from bridge.adapters.dspy.modules import MODULES
+from bridge.adapters.dspy.modules import module_type
 from bridge.adapters.dspy.prepared import prepared
 from bridge.adapters.dspy.prompt_fields import label_of
 from bridge.adapters.dspy.signatures import Signature
@@ -111,8 +111,8 @@ def description_of(program: Program, include: Sequence[str]) -> dict[str, Any]:
         demos = [as_example(demo, signature) for demo in each.demos]
         facts = {"instructions": each.instructions, "demos": demos}
         predictors[predictor] = {name: facts[name] for name in include}
-    main = "" if program.is_registered else MODULES[program.definition.program_type].main
-    return {**predictors.get(main, {}), "predictors": predictors}
+    main = None if program.is_registered else module_type(program.definition).main
+    return {**predictors.get(main or "", {}), "predictors": predictors}
 
 
 def as_example(demo: dict[str, Any], signature: Signature | None) -> dict[str, dict[str, Any]]:

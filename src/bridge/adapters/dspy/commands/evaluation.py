@@ -38,7 +38,7 @@ def evaluate(args: EvaluateArgs, context: Context) -> dict[str, Any]:
     judge = judge_of(setup, context)
     examples = examples_of(setup, args.devset, "args.devset")
     ready = prepared(setup.program)
-    outputs = None if ready.is_own else ready.names.values()
+    outputs = None if setup.program.is_registered else ready.names.values()
     metric = metric_for(args.metric, examples, context, judge, outputs)
     started = time.monotonic()
     results = RowResults("evaluate", len(examples), context, keep=args.results)

@@ -247,6 +247,8 @@ def _has_definition(program: Program, other: Definition) -> bool:
 
 
 def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, Any]:
+    from bridge.adapters.dspy.modules import check_options
+
     state: State = context.session.state
     program_id = args.id if args.id is not None else str(uuid.uuid4())
     existing = state.get(program_id)
@@ -262,8 +264,13 @@ def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, 
         max_iters=args.max_iters,
         options={name: value for name, value in given.items() if name not in ("tools", "max_iters")},
     )
-    _check_options(given, definition)
+    kind = _type_of(definition, "args")
+    check_options(given, definition)
     definition = msgspec.structs.replace(definition, tools=_chosen_tools(args, context))
+    if kind.needs_demos and not args.demos:
+        raise errors.InvalidArgs(
+            f"args.demos: {args.program_type} needs demos, of which it shows the nearest", path="args.demos"
+        )
     if args.demos:
         learned = _demonstrated(definition, args.demos)
         definition = msgspec.structs.replace(definition, learned=learned)
@@ -302,19 +309,6 @@ def _demonstrated(definition: Definition, demos: list[Any]) -> dict[str, Learned
         for each in examples.read(demos, "args.demos", complete=True)
     ]
     return {kind.main: Learned(demos=tuple(given))}
-
-
-def _check_options(given: dict[str, Any], definition: Definition) -> None:
-    """Raise InvalidArgs for an argument that programs of this type do not take."""
-    from bridge.adapters.dspy.modules import MODULES
-
-    takes = _type_of(definition, "args").takes
-    for name in given:
-        if name not in takes:
-            takers = [kind for kind, row in MODULES.items() if name in row.takes]
-            raise errors.InvalidArgs(
-                f"args.{name}: only for programs of type {' or '.join(takers)}", path=f"args.{name}"
-            )
 
 
 def _chosen_tools(args: CreateArgs, context: Context) -> tuple[Tool, ...]:

@@ -5,10 +5,13 @@ DSPy is imported by those functions only: create_program checks types without it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from bridge import errors
+from bridge.adapters.dspy.modules.options import Options
 
 if TYPE_CHECKING:
     from bridge.adapters.dspy.signatures import Signature
@@ -33,6 +36,7 @@ class ModuleType(NamedTuple):
     takes_config: whether the module can be called with `config`, the settings of one run.
     names_calls: whether events name the predictor and the call, because one run calls several.
     bases: the types that the program inside may have, if there is one.
+    needs_demos: whether create_program needs `demos`.
     is_experimental: whether DSPy may change or remove the module without a warning.
     runs_code: whether the module runs code that a model has written, which the operator must allow.
     """
@@ -44,6 +48,7 @@ class ModuleType(NamedTuple):
     takes_config: bool = True
     names_calls: bool = False
     bases: tuple[str, ...] = ("predict", "chain_of_thought", "react")
+    needs_demos: bool = False
     is_experimental: bool = False
     runs_code: bool = False
 
@@ -70,27 +75,44 @@ def module_type(definition: Definition) -> ModuleType:
     return outer._replace(main=main, takes=outer.takes | inner.takes, has_reasoning=inner.has_reasoning)
 
 
-def check(definition: Definition, signature: Signature) -> None:
-    """Raise InvalidArgs if the options of a program do not fit together, or do not fit its signature."""
+def check(definition: Definition, signature: Signature, path: str = "args") -> None:
+    """Raise InvalidArgs if the options of a program are wrong, do not fit together, or do not fit its signature.
+
+    path: of the definition in the args.
+    """
+    check_options(definition.options, definition, path)
+    try:
+        msgspec.convert(definition.options, Options)
+    except msgspec.ValidationError as error:
+        reason, _, where = str(error).partition(" - at `$")
+        at = path + where.rstrip("`")
+        raise errors.InvalidArgs(f"{at}: {reason}", path=at) from None
     options, outer = definition.options, MODULES[definition.program_type]
     if options.get("base", outer.bases[0]) not in outer.bases:
+        kinds = " or ".join(outer.bases)
         raise errors.InvalidArgs(
-            f"args.base: {definition.program_type} runs programs of type {' or '.join(outer.bases)}", path="args.base"
+            f"{path}.base: {definition.program_type} runs programs of type {kinds}", path=f"{path}.base"
         )
     if module_type(definition).takes_tools and not definition.tools and not options.get("allow_no_tools"):
         raise errors.InvalidArgs(
-            f"args.tools: {definition.program_type} needs tools, and the session has none: send register_tools first,"
-            " with the same session_id, or allow_no_tools if the program needs none",
-            path="args.tools",
+            f"{path}.tools: {definition.program_type} needs tools, and the session has none: send register_tools"
+            " first, with the same session_id, or allow_no_tools if the program needs none",
+            path=f"{path}.tools",
         )
     names = [field.name for field in signature.outputs]
     if options.get("field", names[-1]) not in names:
-        raise errors.InvalidArgs(
-            f"args.field: the signature has no output {options['field']!r}; its outputs: {', '.join(names)}",
-            path="args.field",
-        )
-    if definition.program_type == "knn" and not any(learned.demos for learned in definition.learned.values()):
-        raise errors.InvalidArgs("args.demos: knn needs demos, from which it chooses for each call", path="args.demos")
+        reason = f"the signature has no output {options['field']!r}; its outputs: {', '.join(names)}"
+        raise errors.InvalidArgs(f"{path}.field: {reason}", path=f"{path}.field")
+
+
+def check_options(given: Iterable[str], definition: Definition, path: str = "args") -> None:
+    """Raise InvalidArgs for an option in `given` that programs of this type do not take."""
+    takes = module_type(definition).takes
+    for name in given:
+        if name not in takes:
+            takers = [kind for kind, row in MODULES.items() if name in row.takes]
+            reason = f"only for programs of type {' or '.join(takers)}" if takers else "unknown"
+            raise errors.InvalidArgs(f"{path}.{name}: {reason}", path=f"{path}.{name}")
 
 
 def unknown_type(name: str, path: str) -> errors.InvalidArgs:
@@ -191,7 +213,7 @@ MODULES: dict[str, ModuleType] = {
     "refine": ModuleType(_refine, None, SAMPLES | {"reward", "threshold"}, names_calls=True),
     "majority": ModuleType(_majority, None, SAMPLES | {"field"}, names_calls=True),
     "multi_chain_comparison": ModuleType(_multi_chain_comparison, "predict", frozenset({"n"}), names_calls=True),
-    "knn": ModuleType(_knn, "self", frozenset({"base", "k"}), bases=("predict", "chain_of_thought")),
+    "knn": ModuleType(_knn, "self", frozenset({"base", "k"}), bases=("predict", "chain_of_thought"), needs_demos=True),
 }
 
 # Types of DSPy that are not built, and what to use instead.
