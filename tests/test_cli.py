@@ -184,13 +184,15 @@ def test_the_demo_shows_answers_timings_and_statistics():
     assert result.stderr == ""
     for expected in ("Alexander Fleming", "offline/reader", "execute_program", "p99", "MiB"):
         assert expected in result.stdout
+    assert "before  #####                 25% of 12 questions right" in result.stdout
+    assert "after   ###############       75% of 12 questions right" in result.stdout
 
 
 def test_the_demo_uses_a_chosen_provider():
     """--model and --api-base, with HTTP on loopback."""
     from openai_server import OpenAIServer, fields
 
-    with OpenAIServer(lambda prompt: fields(answer="forty-two", score="0.5")) as server:
+    with OpenAIServer(lambda prompt: fields(answer="forty-two", score="0.5", kind="thing")) as server:
         result = run("demo", "--model", "openai/mine", "--api-base", server.url)
     assert result.returncode == 0, result.stderr
     assert "forty-two" in result.stdout

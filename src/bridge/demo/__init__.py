@@ -1,4 +1,4 @@
-"""A demonstration: start a worker, create a DSPy program, and ask it questions over a pipe.
+"""A demonstration: start a worker, ask a DSPy program questions over a pipe, and improve another one with an optimizer.
 
 If the environment has no provider's key, the language model is the embedded offline reader, which
 finds its answers in the passages.
@@ -38,6 +38,13 @@ SIGNATURE = {
         {"name": "score", "type": "confidence_score", "description": "confidence, 0 to 1"},
     ],
 }
+KINDS = ("date", "number", "person", "place", "reason", "thing", "yes or no")
+KIND_OF_ANSWER = {
+    "name": "KindOfAnswer",
+    "description": "Say what kind of answer the question asks for.",
+    "inputs": [{"name": "question"}],
+    "outputs": [{"name": "kind", "type": f"enum{json.dumps(KINDS)}"}],
+}
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -74,6 +81,7 @@ def _run(language_model: dict[str, Any]) -> None:
         _report(started, "program 'qa' created from its signature\n")
         matches = sum(_ask(client, entry) for entry in questions)
         print(f"{matches} of {len(questions)} as expected\n")
+        _improve(client, questions)
         _show_statistics(client.stats())
 
 
@@ -95,6 +103,38 @@ def _ask(client: Client, entry: dict[str, str]) -> bool:
     if not expected:
         print(f"     (expected: {entry['expected']})")
     return expected
+
+
+def _improve(client: Client, questions: list[dict[str, str]]) -> None:
+    """Optimize a program on every second question, and evaluate it on the others before and after."""
+    examples = [{"inputs": {"question": each["question"]}, "outputs": {"kind": each["kind"]}} for each in questions]
+    trainset, devset = examples[::2], examples[1::2]
+    client.call("create_program", {"id": "kind", "signature": KIND_OF_ANSWER}, timeout=60)
+    print(f"program 'kind' says what kind of answer a question asks for: {', '.join(KINDS)}")
+    before = _evaluate(client, "kind", devset, "before")
+    optimize = {
+        "program_id": "kind",
+        "optimizer": "bootstrap_few_shot",
+        "trainset": trainset,
+        "valset": devset,
+        "metric": "exact_match",
+        "options": {"max_labeled_demos": len(trainset)},
+        "save_as": "kind, optimized",
+    }
+    started = time.perf_counter()
+    optimized = client.call("optimize", optimize, timeout=600)
+    demos = sum(len(each["demos"]) for each in optimized["changes"])
+    elapsed = time.perf_counter() - started
+    print(f"  optimized on the {len(trainset)} others: {demos} demos in the prompt   [{elapsed:.1f} s]")
+    after = _evaluate(client, "kind, optimized", devset, "after")
+    print(f"gain: {100 * (after - before):+.0f} percentage points\n")
+
+
+def _evaluate(client: Client, program_id: str, devset: list[dict[str, Any]], when: str) -> float:
+    args = {"program_id": program_id, "devset": devset, "metric": "exact_match"}
+    score: float = client.call("evaluate", args, timeout=600)["score"]
+    print(f"  {when:<6}  {'#' * round(20 * score):<20} {score:4.0%} of {len(devset)} questions right")
+    return score
 
 
 def _show_statistics(stats: dict[str, Any]) -> None:
