@@ -76,7 +76,60 @@ def _signature(*outputs: Any, **more: Any) -> dict[str, Any]:
     return {"inputs": [], "outputs": [*outputs], **more}
 
 
+ANSWERED = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}], "description": "Answer briefly."}
+ROW = {"inputs": {"question": "Who?"}, "outputs": {"answer": "Ann"}}
+PREDICTOR = {
+    "traces": [],
+    "train": [],
+    "demos": [{"question": "Who?", "answer": "Ann"}],
+    "signature": {
+        "instructions": "Answer in one word.",
+        "fields": [
+            {"prefix": "Question:", "description": "${question}"},
+            {"prefix": "Answer:", "description": "${answer}"},
+        ],
+    },
+    "lm": None,
+}
+DOCUMENT = {**PREDICTOR, "metadata": {"bridge": {"version": 1, "program_type": "predict", "signature": QUESTION}}}
+
+
 CONVERSATIONS: dict[str, list[tuple[Any, ...]]] = {
+    "learned": [
+        _create("p", ANSWERED, demos=[ROW, {"question": "Where?", "answer": "Here"}]),
+        ("get_program", {"program_id": "p", "include": ["demos", "instructions"]}),
+        ("get_program", {"program_id": "p", "include": ["demos"]}),
+        ("get_program", {"program_id": "p"}),
+        ("get_program", {"program_id": "p", "include": ["prompt"]}),
+        ("get_program", {"program_id": "X", "include": ["demos"]}),
+        _create("p", ANSWERED, demos=[ROW], if_exists="keep"),
+        _create("x", ANSWERED, demos="none"),
+        _create("x", ANSWERED, demos=["Who?"]),
+        _create("x", ANSWERED, demos=[{"inputs": {"question": "Who?"}}]),
+        _create("x", ANSWERED, demos=[{"inputs": {}, "outputs": {"answer": "Ann"}}]),
+        _create("x", ANSWERED, demos=[{"inputs": {"question": "Who?", "who": 1}, "outputs": {"answer": "Ann"}}]),
+        _create("x", ANSWERED, demos=[ROW, {"question": "Who?", "reply": "Ann"}]),
+        _create("x", ANSWERED, demos=[{"inputs": {"question": ["Who?"]}, "outputs": {"answer": "Ann"}}]),
+        ("import_program", {"document": DOCUMENT, "program_id": "q"}),
+        ("get_program", {"program_id": "q", "include": ["instructions", "demos"]}),
+        ("import_program", {"document": DOCUMENT, "program_id": "q"}),
+        ("import_program", {"document": DOCUMENT, "program_id": "q", "if_exists": "keep"}),
+        ("import_program", {"document": DOCUMENT, "program_id": "q", "if_exists": "replace"}),
+        ("import_program", {"document": {**PREDICTOR, "metadata": {}}, "program_id": "p"}),
+        ("import_program", {"document": {**PREDICTOR, "metadata": {}}, "program_id": "new"}),
+        ("import_program", {"document": {"demos": []}}),
+        ("import_program", {"document": "text"}),
+        ("import_program", {}),
+        ("get_program", {"program_id": "p", "include": ["demos", "instructions"]}),
+        ("export_program", {"program_id": "X"}),
+        ("export_program", {"program_id": "q"}),
+        ("save_program", {"program_id": "q", "path": "q.json"}),
+        ("load_program", {"path": "q.json"}),
+        ("get_history", {}),
+        ("get_history", {"limit": -1}),
+        ("inspect_call", {"id": 1}),
+        ("list_programs", {}),
+    ],
     "requests": [
         ("ping", {}),
         ("ping", {"anything": 1}),

@@ -14,7 +14,7 @@ from bridge._framing import Frame, Outbox
 from bridge.adapters.dspy import adapter
 from mock_conversations import CONVERSATIONS, FLAGS, PROGRAMS, TOOLS
 
-VOLATILE = ("bytes", "created_at", "execution_time", "idle_s", "last_executed", "timestamp", "uptime")
+VOLATILE = ("bytes", "created_at", "document", "execution_time", "idle_s", "last_executed", "timestamp", "uptime")
 
 
 class Conversation:

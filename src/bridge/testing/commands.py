@@ -18,6 +18,7 @@ from bridge.adapters.dspy.credentials import check_destination
 from bridge.adapters.dspy.state import Definition, RegisteredProgram
 from bridge.options import Options
 from bridge.records import EncodedValue
+from bridge.testing import documents
 from bridge.testing.runs import run
 from bridge.testing.script import Recorded, Script
 from bridge.wire._frames import format_of
@@ -72,7 +73,7 @@ class MockDispatcher(Dispatcher):
         self._script.raise_error(spec.name)
         if self._script.has_result(spec.name):
             return self._script.result(spec.name, _sent(context))
-        return spec.handler(args, context)
+        return _WITHOUT_DSPY.get(spec.name, spec.handler)(args, context)
 
 
 def _mock_adapter(programs: Mapping[str, Any]) -> Adapter:
@@ -128,6 +129,15 @@ def _own_command(args: dict[str, Any], context: Context) -> Any:
     """Return what the test has set."""
 
 
+# Handlers without DSPy, in place of those that need it.
+_WITHOUT_DSPY: dict[str, Any] = {
+    "get_program": documents.get,
+    "export_program": documents.export,
+    "import_program": documents.import_,
+    "save_program": documents.save,
+    "load_program": documents.load,
+}
+# The same for handlers that also need what a test has set.
 _REPLACED: dict[str, Any] = {
     "execute_program": _execute,
     "execute_gemini_program": _execute,
