@@ -1,6 +1,6 @@
 """Requests to which both doubles of a worker answer as the worker does: by name, (command, args[, session id]).
 
-Each conversation is with a new worker. FLAGS has its options, TOOLS what its host answers.
+Each conversation is with a new worker. FLAGS has its options, TOOLS and METRICS what its host answers.
 """
 
 from __future__ import annotations
@@ -94,7 +94,41 @@ PREDICTOR = {
 DOCUMENT = {**PREDICTOR, "metadata": {"bridge": {"version": 1, "program_type": "predict", "signature": QUESTION}}}
 
 
+def _optimize(**args: Any) -> tuple[Any, ...]:
+    usual = {"program_id": "qa", "optimizer": "labeled_few_shot", "trainset": [ROW], "metric": {"host": "good"}}
+    return ("optimize", {**usual, **args})
+
+
 CONVERSATIONS: dict[str, list[tuple[Any, ...]]] = {
+    "rows": [
+        _create("qa"),
+        ("execute_batch", {"program_id": "qa", "inputs": [{"question": "Why?"}]}),
+        ("configure_lm", {"provider": "scripted", "answers": {"": {"answer": "a"}}}),
+        ("execute_batch", {"program_id": "qa", "inputs": [{"question": "Why?"}, {"why": 1}, "x", [], {}]}),
+        ("execute_batch", {"program_id": "qa", "inputs": [{"question": "Why?"}], "results": False}),
+        ("execute_batch", {"program_id": "qa", "inputs": []}),
+        ("execute_batch", {"program_id": "qa", "inputs": "x"}),
+        ("execute_batch", {"program_id": "qa", "inputs": [], "threads": 0}),
+        ("execute_batch", {"program_id": "X", "inputs": []}),
+        ("evaluate", {"program_id": "qa", "devset": [ROW, ROW], "metric": {"host": "good"}}),
+        ("evaluate", {"program_id": "qa", "devset": [ROW], "metric": {"host": "good"}, "results": False}),
+        ("evaluate", {"program_id": "qa", "devset": [], "metric": "exact_match"}),
+        ("evaluate", {"program_id": "qa", "devset": [{"inputs": {"why": 1}}], "metric": "exact_match"}),
+        ("evaluate", {"program_id": "qa", "devset": "x", "metric": "exact_match"}),
+        ("evaluate", {"program_id": "qa", "devset": [ROW], "metric": "perfect_match"}),
+        ("evaluate", {"program_id": "qa", "devset": [ROW], "metric": {}}),
+        ("evaluate", {"program_id": "qa", "devset": [ROW], "metric": 7}),
+        ("evaluate", {"program_id": "qa", "devset": [ROW]}),
+        _optimize(save_as="better"),
+        _optimize(save_as="better"),
+        _optimize(optimizer="luck"),
+        _optimize(trainset=[]),
+        _optimize(trainset=["x"]),
+        _optimize(trainset=[ROW], valset=[{"outputs": {}}]),
+        _optimize(program_id="X"),
+        _optimize(metric="perfect_match"),
+        ("get_program", {"program_id": "better", "include": ["demos"]}),
+    ],
     "learned": [
         _create("p", ANSWERED, demos=[ROW, {"question": "Where?", "answer": "Here"}]),
         ("get_program", {"program_id": "p", "include": ["demos", "instructions"]}),
@@ -431,3 +465,4 @@ FLAGS: dict[str, dict[str, Any]] = {
 # What a double has to be told of the programs that FLAGS registers.
 PROGRAMS: dict[str, dict[str, Any]] = {"registered": {"shout": QUESTION}}
 TOOLS = {"noon": "12", "weather": "rain"}
+METRICS = {"good": 0.5}

@@ -12,13 +12,13 @@ from typing import Any
 from bridge import Dispatcher, Options
 from bridge._framing import Frame, Outbox
 from bridge.adapters.dspy import adapter
-from mock_conversations import CONVERSATIONS, FLAGS, PROGRAMS, TOOLS
+from mock_conversations import CONVERSATIONS, FLAGS, METRICS, PROGRAMS, TOOLS
 
 VOLATILE = ("bytes", "created_at", "document", "execution_time", "idle_s", "last_executed", "timestamp", "uptime")
 
 
 class Conversation:
-    """Requests to a dispatcher, whose host answers `call_tool` with `TOOLS`."""
+    """Requests to a dispatcher, whose host answers with `TOOLS` and `METRICS`."""
 
     def __init__(self, dispatcher: Any) -> None:
         self._dispatcher = dispatcher
@@ -35,9 +35,11 @@ class Conversation:
         self._send(request)
         tools = []
         while "success" not in (message := json.loads(self._arrived.get(timeout=60).payload())):
-            if message.get("command") == "call_tool":
-                tools.append(message["args"])
-                self._send({"id": message["id"], "success": True, "result": TOOLS[message["args"]["name"]]})
+            if "command" in message:
+                name = message["args"]["name"]
+                self._send({"id": message["id"], "success": True, "result": {**TOOLS, **METRICS}[name]})
+                if name in TOOLS:
+                    tools.append(message["args"])
         reply = {key: message[key] for key in ("result", "code", "error", "details") if key in message}
         return steady(reply | ({"tools": tools} if tools else {}))
 
@@ -71,7 +73,7 @@ def vectors() -> dict[str, Any]:
         answered = replies(name, worker(**flags))
         exchanges = [{"request": one, "reply": reply} for one, reply in zip(given, answered, strict=True)]
         found[name] = {"flags": flags, "programs": PROGRAMS.get(name, {}), "exchanges": exchanges}
-    return {"volatile": VOLATILE, "tools": TOOLS, "commands": commands(), "conversations": found}
+    return {"volatile": VOLATILE, "tools": TOOLS, "metrics": METRICS, "commands": commands(), "conversations": found}
 
 
 def commands() -> dict[str, Any]:

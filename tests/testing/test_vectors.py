@@ -34,10 +34,15 @@ def shape(value: Any) -> Any:
 def with_shapes(reply: dict[str, Any]) -> dict[str, Any]:
     """Return a reply with the types of outputs in place of their values."""
     result = reply.get("result")
-    if not isinstance(result, dict) or "outputs" not in result:
-        return reply
-    outputs = {name: shape(value) for name, value in result["outputs"].items()}
-    return {**reply, "result": {**result, "outputs": outputs}}
+    if isinstance(result, dict) and isinstance(result.get("results"), list):
+        return {**reply, "result": {**result, "results": [_with_shapes(row) for row in result["results"]]}}
+    return {**reply, "result": _with_shapes(result)} if isinstance(result, dict) else reply
+
+
+def _with_shapes(row: dict[str, Any]) -> dict[str, Any]:
+    if "outputs" not in row:
+        return row
+    return {**row, "outputs": {name: shape(value) for name, value in row["outputs"].items()}}
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)

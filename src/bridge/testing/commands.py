@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,17 @@ import msgspec
 from bridge._framing import Frame, Outbox, buffers_of, envelope_of, is_multipart
 from bridge.adapter import Adapter, CommandSpec
 from bridge.adapters.dspy import adapter as dspy_adapter
+from bridge.adapters.dspy.commands import batch
+from bridge.adapters.dspy.commands.batch import BatchArgs
+from bridge.adapters.dspy.commands.evaluation import EvaluateArgs
 from bridge.adapters.dspy.commands.execution import ExecuteArgs, execute
 from bridge.adapters.dspy.commands.models import ConfigureArgs, configure
+from bridge.adapters.dspy.commands.optimization import OptimizeArgs, improve
 from bridge.adapters.dspy.credentials import check_destination
 from bridge.adapters.dspy.state import Definition, RegisteredProgram
 from bridge.options import Options
 from bridge.records import EncodedValue
-from bridge.testing import documents
+from bridge.testing import documents, scoring
 from bridge.testing.runs import run
 from bridge.testing.script import Recorded, Script
 from bridge.wire._frames import format_of
@@ -97,13 +101,37 @@ def registered(name: str, signature: Any) -> RegisteredProgram:
     return program
 
 
+def _running(handler: Callable[[Script, Any, Context], dict[str, Any]]) -> Any:
+    """Return the handler of a command that runs a program, with the test's result in its place."""
+
+    def handle(script: Script, args: Any, context: Context) -> Any:
+        name = context.command.name
+        if script.has_result(name):
+            script.raise_error(name)
+            return script.result(name, _sent(context))
+        return handler(script, args, context)
+
+    return handle
+
+
 def _execute(script: Script, args: ExecuteArgs, context: Context) -> dict[str, Any]:
-    name = context.command.name
-    if script.has_result(name):
-        script.raise_error(name)
-        result: dict[str, Any] = script.result(name, _sent(context))
-        return result
     return execute(args, context, partial(run, script))
+
+
+def _execute_batch(script: Script, args: BatchArgs, context: Context) -> dict[str, Any]:
+    script.raise_error(context.command.name)
+    # One row after the other, so that the values that a test has set are in order.
+    return batch.execute(msgspec.structs.replace(args, threads=1), context, partial(run, script))
+
+
+def _evaluate(script: Script, args: EvaluateArgs, context: Context) -> dict[str, Any]:
+    script.raise_error(context.command.name)
+    return scoring.evaluate(script, args, context)
+
+
+def _optimize(script: Script, args: OptimizeArgs, context: Context) -> dict[str, Any]:
+    script.raise_error(context.command.name)
+    return improve(args, context, partial(scoring.optimized, script), documents.document_of)
 
 
 def _configure(script: Script, args: ConfigureArgs, context: Context) -> dict[str, Any]:
@@ -139,8 +167,11 @@ _WITHOUT_DSPY: dict[str, Any] = {
 }
 # The same for handlers that also need what a test has set.
 _REPLACED: dict[str, Any] = {
-    "execute_program": _execute,
-    "execute_gemini_program": _execute,
+    "execute_program": _running(_execute),
+    "execute_gemini_program": _running(_execute),
+    "execute_batch": _running(_execute_batch),
+    "evaluate": _running(_evaluate),
+    "optimize": _running(_optimize),
     "configure_lm": _configure,
     "hello": _hello,
     "set_log_level": _set_log_level,

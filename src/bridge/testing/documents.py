@@ -49,13 +49,13 @@ def get(args: GetArgs, context: Context) -> dict[str, Any]:
 def export(args: ProgramArgs, context: Context) -> dict[str, Any]:
     """Return the result of `export_program`."""
     program = find_program(args.program_id, context)
-    return {"program_id": program.id, "document": _document(program)}
+    return {"program_id": program.id, "document": document_of(program)}
 
 
 def save(args: SaveArgs, context: Context) -> dict[str, Any]:
     """Write a program to a file, and return the result of `save_program`."""
     program = find_program(args.program_id, context)
-    data = msgspec.json.format(msgspec.json.encode(_document(program)))
+    data = msgspec.json.format(msgspec.json.encode(document_of(program)))
     size = write(context.worker.options.state_dir, args.path, data)
     return {"program_id": program.id, "status": "saved", "path": args.path, "bytes": size}
 
@@ -103,7 +103,8 @@ def _sides(demo: dict[str, Any], fields: dict[str, tuple[str, str]]) -> dict[str
     return found
 
 
-def _document(program: Program) -> dict[str, Any]:
+def document_of(program: Program) -> dict[str, Any]:
+    """Return a program as a document. Raises NotAllowed for one of the operator."""
     if program.is_registered:
         raise errors.NotAllowed(
             f"{program.id} was registered by the operator of the worker (--program): its code cannot be a document",

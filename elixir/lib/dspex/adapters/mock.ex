@@ -15,11 +15,10 @@ defmodule DSPex.Adapters.Mock do
   @behaviour DSPex.Adapters.Adapter
 
   use Agent
+  use DSPex.Adapters.Commands, programs: false
 
   alias DSPex.PythonBridge.Error
-  alias DSPex.PythonBridge.Mock.{Commands, Frames, Runs, Schemas, Script, State}
-
-  @no_host %{emit: &__MODULE__.no_event/2, call_tool: &__MODULE__.no_tool/1}
+  alias DSPex.PythonBridge.Mock.{Commands, Frames, Rows, Runs, Schemas, Script, State}
 
   @doc false
   @spec start_link(keyword()) :: Agent.on_start()
@@ -89,20 +88,36 @@ defmodule DSPex.Adapters.Mock do
 
     # Not in the agent: a response may be a function of the test's.
     with {:run, run, script} <- prepared do
-      result = Runs.answered!(run, "execute_program", script, @no_host)
+      result = Runs.answered!(run, "execute_program", script, Runs.no_host())
       {:ok, Map.delete(result, "execution_time")}
     end
   rescue
     error in Error -> {:error, error}
   end
 
-  @doc false
-  @spec no_event(String.t(), map()) :: :ok
-  def no_event(_event, _data), do: :ok
+  @doc """
+  Answers a command, such as `:evaluate`; see `DSPex.Adapters.Commands`. Metrics of the host are not called.
+  """
+  @spec call(atom(), map(), term()) :: {:ok, term()} | {:error, Error.t()}
+  def call(command, args, _options) do
+    command = Atom.to_string(command)
+    args = args |> Map.new() |> Frames.plain()
 
-  @doc false
-  @spec no_tool(map()) :: {:error, String.t()}
-  def no_tool(_call), do: {:error, "this mock calls no tools"}
+    answered =
+      update(command, fn state ->
+        case Commands.answer(command, args, nil, state.worker) do
+          {:run, run, worker} -> {{:run, run, state.script}, %{state | worker: worker}}
+          {kind, result, worker} -> {{kind, result}, %{state | worker: worker}}
+        end
+      end)
+
+    with {:run, run, script} <- answered do
+      {result, change} = Rows.run!(run, command, script, Runs.no_host())
+      update(&{{:ok, result}, %{&1 | worker: change.(&1.worker)}})
+    end
+  rescue
+    error in Error -> {:error, error}
+  end
 
   @impl true
   def list_programs do

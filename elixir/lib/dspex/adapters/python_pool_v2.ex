@@ -3,41 +3,24 @@ defmodule DSPex.Adapters.PythonPoolV2 do
   An adapter that runs programs in the workers of the default pool. Add
   `{DSPex.PythonBridge.SessionPoolV2, workers: 4}` to a supervisor of the application.
 
-  It answers as `DSPex.Adapters.PythonPort` does: programs that it creates exist in all workers.
+  It answers as `DSPex.Adapters.PythonPort` does: programs that it creates, imports or optimizes exist in
+  all workers. `DSPex.Adapters.Commands` describes the functions for DSPy's other commands.
   """
 
-  @behaviour DSPex.Adapters.Adapter
+  use DSPex.Adapters.Commands
 
   alias DSPex.PythonBridge.SessionPoolV2, as: Pool
 
-  @impl true
-  def create_program(config) do
-    with {:ok, %{"program_id" => id}} <- Pool.execute_anonymous(:create_program, config),
-         do: {:ok, id}
-  end
+  @doc """
+  Calls any command; see `DSPex.PythonBridge.SessionPoolV2.execute_anonymous/3`. With the option
+  `:session_id` it is one of that session.
+  """
+  @spec call(Pool.command(), Pool.args(), timeout() | keyword()) :: Pool.result()
+  def call(command, args, options), do: Pool.execute_anonymous(command, args, options)
 
-  @impl true
-  def execute_program(program_id, inputs, options \\ %{}) do
-    args = %{program_id: program_id, inputs: inputs, options: options}
-    Pool.execute_anonymous(:execute_program, args)
-  end
-
-  @impl true
-  def list_programs do
-    with {:ok, %{"programs" => programs} = listed} <- Pool.execute_anonymous(:list_programs) do
-      {:ok, Enum.map(programs, & &1["program_id"]) ++ Map.get(listed, "registered", [])}
-    end
-  end
-
-  @impl true
-  def delete_program(program_id) do
-    with {:ok, _} <- Pool.execute_anonymous(:delete_program, %{program_id: program_id}), do: :ok
-  end
-
-  @impl true
-  def get_program_info(program_id) do
-    Pool.execute_anonymous(:get_program_info, %{program_id: program_id})
-  end
+  @doc "Returns a stream of the events of a call; see `DSPex.PythonBridge.SessionPoolV2.stream/3`."
+  @spec stream(Pool.command(), Pool.args(), timeout() | keyword()) :: Enumerable.t()
+  def stream(command, args, options \\ :infinity), do: Pool.stream(command, args, options)
 
   @impl true
   def health_check do

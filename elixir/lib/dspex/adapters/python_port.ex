@@ -2,38 +2,21 @@ defmodule DSPex.Adapters.PythonPort do
   @moduledoc """
   An adapter that runs programs in the worker of the default bridge. Add
   `{DSPex.PythonBridge.Bridge, []}` to a supervisor of the application.
+
+  `DSPex.Adapters.Commands` describes the functions for DSPy's other commands.
   """
 
-  @behaviour DSPex.Adapters.Adapter
+  use DSPex.Adapters.Commands
 
   alias DSPex.PythonBridge.{Bridge, Error}
 
-  @impl true
-  def create_program(config) do
-    with {:ok, %{"program_id" => id}} <- Bridge.call(:create_program, config), do: {:ok, id}
-  end
+  @doc "Calls any command; see `DSPex.PythonBridge.Bridge.call/3`."
+  @spec call(Bridge.command(), Bridge.args(), timeout() | keyword()) :: Bridge.result()
+  def call(command, args, options), do: Bridge.call(command, args, options)
 
-  @impl true
-  def execute_program(program_id, inputs, options \\ %{}) do
-    Bridge.call(:execute_program, %{program_id: program_id, inputs: inputs, options: options})
-  end
-
-  @impl true
-  def list_programs do
-    with {:ok, %{"programs" => programs} = listed} <- Bridge.call(:list_programs) do
-      {:ok, Enum.map(programs, & &1["program_id"]) ++ Map.get(listed, "registered", [])}
-    end
-  end
-
-  @impl true
-  def delete_program(program_id) do
-    with {:ok, _} <- Bridge.call(:delete_program, %{program_id: program_id}), do: :ok
-  end
-
-  @impl true
-  def get_program_info(program_id) do
-    Bridge.call(:get_program_info, %{program_id: program_id})
-  end
+  @doc "Returns a stream of the events of a call; see `DSPex.PythonBridge.Bridge.stream/3`."
+  @spec stream(Bridge.command(), Bridge.args(), timeout() | keyword()) :: Enumerable.t()
+  def stream(command, args, options \\ :infinity), do: Bridge.stream(command, args, options)
 
   @impl true
   def health_check do

@@ -9,7 +9,7 @@ defmodule DSPex.PythonBridge.EventStream do
 
   alias DSPex.PythonBridge.{Connection, Error, Flow, OpenCall, Protocol, Statistics, Telemetry}
 
-  @events ~w(status chunk tool_call tool_result)a
+  @events ~w(status chunk tool_call tool_result progress row)a
           |> Map.new(&{Atom.to_string(&1), &1})
 
   @enforce_keys [:metadata, :started, :deadline, :flow]

@@ -42,6 +42,9 @@ defmodule DSPex.PythonBridge.MockVectorsTest do
         DSPex.PythonBridge.Functions.of_tools(tools)
       )
 
+      metrics = for {name, score} <- vectors["metrics"], do: {name, fn _run -> score end}
+      Bridge.register(bridge, %{metrics: Map.new(metrics)}, [])
+
       # A bridge itself refuses args that are a list.
       for %{"request" => request, "reply" => expected} <- conversation["exchanges"],
           request["args"] == [] or is_map(request["args"]) do
@@ -102,12 +105,16 @@ defmodule DSPex.PythonBridge.MockVectorsTest do
   defp steady(other, _volatile), do: other
 
   # The types of outputs in place of their values.
-  defp shaped(%{"result" => %{"outputs" => outputs} = result} = reply) do
-    outputs = Map.new(outputs, fn {name, value} -> {name, shape(value)} end)
-    %{reply | "result" => %{result | "outputs" => outputs}}
-  end
+  defp shaped(%{"result" => %{"results" => rows} = result} = reply),
+    do: %{reply | "result" => %{result | "results" => Enum.map(rows, &shaped_row/1)}}
 
+  defp shaped(%{"result" => result} = reply), do: %{reply | "result" => shaped_row(result)}
   defp shaped(reply), do: reply
+
+  defp shaped_row(%{"outputs" => outputs} = row),
+    do: %{row | "outputs" => Map.new(outputs, fn {name, value} -> {name, shape(value)} end)}
+
+  defp shaped_row(row), do: row
 
   defp shape(map) when is_map(map), do: {:map, map |> Map.values() |> Enum.map(&shape/1)}
   defp shape(list) when is_list(list), do: Enum.map(list, &shape/1)

@@ -12,8 +12,10 @@ defmodule DSPex.PythonBridge.Mock.Commands do
     Args,
     Control,
     Declarations,
+    Documents,
     Models,
     Programs,
+    Rows,
     Runs,
     Sessions,
     State
@@ -131,6 +133,20 @@ defmodule DSPex.PythonBridge.Mock.Commands do
   defp run("reset_state", args, call, state), do: Sessions.reset(args, call, state)
   defp run("get_session_data", args, call, state), do: Sessions.data(args, call, state)
   defp run("update_session_data", args, call, state), do: Sessions.update_data(args, call, state)
+
+  defp run("get_program", args, call, state), do: Documents.get(args, call, state)
+  defp run("export_program", args, call, state), do: Documents.export(args, call, state)
+  defp run("import_program", args, call, state), do: Documents.import_program(args, call, state)
+  defp run("save_program", args, call, state), do: Documents.file(args, call, state)
+  defp run("load_program", args, call, state), do: Documents.file(args, call, state)
+  defp run("get_history", args, call, state), do: Documents.history(args, call, state)
+  defp run("inspect_call", args, call, state), do: Documents.inspect_call(args, call, state)
+
+  defp run(command, args, call, state)
+       when command in ["execute_batch", "evaluate", "optimize"] do
+    {run, state} = Rows.prepared!(command, args, call, state)
+    {:run, run, state}
+  end
 
   defp run("execute_" <> _, args, call, state) do
     {run, state} = Runs.prepared!(args, call, state)

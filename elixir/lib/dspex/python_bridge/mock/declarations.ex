@@ -11,13 +11,18 @@ defmodule DSPex.PythonBridge.Mock.Declarations do
   @whole {:nullable, :integer}
   @id {:required, {:either, [:integer, :string]}}
   @program_id %{"program_id" => @text}
+  @if_exists {:one_of, ["error", "keep", "replace"]}
+  @include {:list, {:one_of, ["usage", "cost", "completions", "trajectory", "prompt"]}}
+  @threads {:whole, 1, 256}
+  @metric {:either, [:string, {:map, :any}]}
   @create %{
     "signature" => {:required, :any},
     "id" => @text,
     "program_type" => :string,
     "tools" => {:nullable, {:list, :string}},
     "max_iters" => {:nullable, {:whole, 1, 100}},
-    "if_exists" => {:one_of, ["error", "keep", "replace"]},
+    "demos" => {:list, :any},
+    "if_exists" => @if_exists,
     "modules" => :ignored,
     "pool_name" => :ignored
   }
@@ -34,11 +39,11 @@ defmodule DSPex.PythonBridge.Mock.Declarations do
     "cache" => :integer,
     "retries" => :integer,
     "retry_wait" => :float,
-    "retry_cap" => :float
+    "retry_cap" => :float,
+    "history" => :integer
   }
-  @execute %{
+  @run %{
     "program_id" => @text,
-    "inputs" => {:map, :any},
     "options" =>
       {:nullable,
        {:struct,
@@ -49,11 +54,15 @@ defmodule DSPex.PythonBridge.Mock.Declarations do
           "session_id" => :ignored,
           "timeout" => :ignored,
           "pool_timeout" => :ignored
-        }}},
-    "program_data" =>
-      {:nullable,
-       {:open, %{"signature" => :any, "signature_def" => :any, "program_type" => @text}}}
+        }}}
   }
+  @execute Map.merge(@run, %{
+             "inputs" => {:map, :any},
+             "include" => @include,
+             "program_data" =>
+               {:nullable,
+                {:open, %{"signature" => :any, "signature_def" => :any, "program_type" => @text}}}
+           })
   @quota {:struct, %{"programs" => @whole, "bytes" => @whole}}
   @levels ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
@@ -70,8 +79,29 @@ defmodule DSPex.PythonBridge.Mock.Declarations do
        %{"ttl_s" => @number, "durable" => {:nullable, :boolean}, "quota" => {:nullable, @quota}}},
     "delete_program" => {"session", false, @program_id},
     "describe" => {"inline", true, %{}},
+    "evaluate" =>
+      {"run", false,
+       Map.merge(@run, %{
+         "devset" => {:required, :any},
+         "metric" => {:required, @metric},
+         "threads" => @threads,
+         "results" => :boolean
+       })},
+    "execute_batch" =>
+      {"run", false,
+       Map.merge(@run, %{
+         "inputs" => {:required, {:list, :any}},
+         "threads" => @threads,
+         "include" => @include,
+         "results" => :boolean
+       })},
     "execute_gemini_program" => {"run", false, @execute},
     "execute_program" => {"run", false, @execute},
+    "export_program" => {"thread", true, @program_id},
+    "get_history" => {"thread", true, %{"limit" => {:whole, 0, 1000}}},
+    "get_program" =>
+      {"thread", true,
+       Map.put(@program_id, "include", {:list, {:one_of, ["demos", "instructions"]}})},
     "get_program_info" => {"thread", true, @program_id},
     "get_session" => {"worker", true, %{}},
     "get_session_data" => {"thread", true, %{"key" => @text}},
@@ -83,6 +113,25 @@ defmodule DSPex.PythonBridge.Mock.Declarations do
          "format" => @text
        }},
     "hello" => {"inline", true, %{"offers" => {:map, :boolean}}},
+    "import_program" =>
+      {"session", false,
+       Map.merge(@program_id, %{"document" => {:required, :any}, "if_exists" => @if_exists})},
+    "inspect_call" => {"thread", true, %{"id" => {:required, :integer}}},
+    "load_program" =>
+      {"session", false,
+       Map.merge(@program_id, %{"path" => {:required, :string}, "if_exists" => @if_exists})},
+    "optimize" =>
+      {"run", false,
+       Map.merge(@program_id, %{
+         "optimizer" => {:required, :string},
+         "trainset" => {:required, {:list, :any}},
+         "valset" => {:list, :any},
+         "metric" => {:required, @metric},
+         "options" => :any,
+         "save_as" => @text,
+         "replace" => :boolean
+       })},
+    "save_program" => {"thread", true, Map.put(@program_id, "path", {:required, :string})},
     "list_programs" => {"thread", true, %{"limit" => {:whole, 0, 1_000_000}}},
     "list_sessions" => {"worker", true, %{"limit" => {:whole, 0, 1_000_000}}},
     "pause" => {"inline", true, %{"id" => @id}},

@@ -63,9 +63,9 @@ defmodule DSPex.PythonBridge.Mock.Frames do
   end
 
   @doc "Returns a request to the host."
-  @spec host_call(Protocol.format(), String.t(), map(), term()) :: iodata()
-  def host_call(format, id, args, call_id) do
-    encode(format, [{"id", id}, {"command", "call_tool"}, {"args", args}, {"call_id", call_id}])
+  @spec host_call(Protocol.format(), String.t(), String.t(), map(), term()) :: iodata()
+  def host_call(format, id, command, args, call_id) do
+    encode(format, [{"id", id}, {"command", command}, {"args", args}, {"call_id", call_id}])
   end
 
   defp encode(:etf, pairs) do

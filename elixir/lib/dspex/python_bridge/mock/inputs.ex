@@ -25,8 +25,8 @@ defmodule DSPex.PythonBridge.Mock.Inputs do
   Raises `DSPex.PythonBridge.Error` for an undeclared, missing or wrong input. `owner` is what errors
   say declares them.
   """
-  @spec check!([map()], map(), String.t()) :: :ok
-  def check!(fields, inputs, owner \\ "the signature") do
+  @spec check!([map()], map(), String.t(), String.t()) :: :ok
+  def check!(fields, inputs, owner \\ "the signature", path \\ "args.inputs") do
     declared = Enum.map(fields, & &1.name)
     unknown = for {name, _} <- inputs, name not in declared, do: name
 
@@ -36,30 +36,35 @@ defmodule DSPex.PythonBridge.Mock.Inputs do
           problem(nil, field.type, "") != nil,
           do: field.name
 
-    if unknown != [], do: raise(undeclared(unknown, declared, owner))
+    if unknown != [], do: raise(undeclared(unknown, declared, owner, path))
 
     if missing != [] do
-      path = "args.inputs.#{hd(missing)}"
+      path = "#{path}.#{hd(missing)}"
       message = "inputs missing: #{Enum.join(missing, ", ")}"
       raise Args.invalid(path, message, %{"missing" => missing})
     end
 
-    for %{name: name, type: type, type_name: type_name} <- fields do
-      with {path, reason} <- problem(inputs[name], type, "args.inputs.#{name}") do
-        message = "#{path}: expected #{type_name}: #{reason}"
-        raise Args.invalid(path, message, %{"expected" => type_name})
-      end
+    for field <- fields, do: check_value!(inputs[field.name], field, "#{path}.#{field.name}")
+    :ok
+  end
+
+  @doc "Raises `DSPex.PythonBridge.Error` for a value that is not of the type of a field."
+  @spec check_value!(term(), map(), String.t()) :: :ok
+  def check_value!(value, %{type: type, type_name: type_name}, path) do
+    with {path, reason} <- problem(value, type, path) do
+      message = "#{path}: expected #{type_name}: #{reason}"
+      raise Args.invalid(path, message, %{"expected" => type_name})
     end
 
     :ok
   end
 
-  defp undeclared([first | _] = unknown, declared, owner) do
+  defp undeclared([first | _] = unknown, declared, owner, path) do
     listed = if declared == [], do: "none", else: Enum.join(declared, ", ")
     names = Enum.join(unknown, ", ")
     message = "inputs not declared by #{owner}: #{names}; declared: #{listed}"
     details = %{"unknown" => unknown, "declared" => declared}
-    Args.invalid("args.inputs.#{first}", message, details)
+    Args.invalid("#{path}.#{first}", message, details)
   end
 
   @doc "Returns the path and the reason of the first part that is not of the type, or `nil`."

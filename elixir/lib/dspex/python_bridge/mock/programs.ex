@@ -4,7 +4,7 @@ defmodule DSPex.PythonBridge.Mock.Programs do
   """
 
   alias DSPex.PythonBridge.Error
-  alias DSPex.PythonBridge.Mock.{Args, Models, Schemas, Signatures, State}
+  alias DSPex.PythonBridge.Mock.{Args, Documents, Examples, Models, Schemas, Signatures, State}
 
   @kinds ["predict", "chain_of_thought", "react"]
   @default_iterations 20
@@ -29,6 +29,8 @@ defmodule DSPex.PythonBridge.Mock.Programs do
     tools = chosen_tools!(args, call, state)
     unless existing && if_exists == "keep", do: State.check_quota!(state, call, id)
     program = define!(id, args, tools, model)
+    demos = Examples.read!(args["demos"] || [], program, "args.demos", complete: true)
+    program = %{program | learned: Documents.learned(program, demos)}
 
     if existing && if_exists == "keep" do
       result = %{
@@ -99,6 +101,7 @@ defmodule DSPex.PythonBridge.Mock.Programs do
       model: model,
       tools: tools,
       max_iters: args["max_iters"],
+      learned: %{},
       created_at: State.now(),
       runs: 0,
       last_run: nil
@@ -127,7 +130,8 @@ defmodule DSPex.PythonBridge.Mock.Programs do
   defp same?(one, other) do
     react = one.kind == "react"
 
-    {one.kind, one.model, one.checked} == {other.kind, other.model, other.checked} and
+    {one.kind, one.model, one.checked, one.learned} ==
+      {other.kind, other.model, other.checked, other.learned} and
       (not react or
          {Map.new(one.tools), iterations(one)} == {Map.new(other.tools), iterations(other)})
   end
@@ -273,7 +277,9 @@ defmodule DSPex.PythonBridge.Mock.Programs do
 
   defp names(tools), do: Enum.map(tools, &elem(&1, 0))
 
-  defp uuid do
+  @doc "Returns a new id."
+  @spec uuid() :: String.t()
+  def uuid do
     <<a::32, b::16, _::4, c::12, _::2, d::14, e::48>> = :rand.bytes(16)
     parts = [{a, 8}, {b, 4}, {0x4000 + c, 4}, {0x8000 + d, 4}, {e, 12}]
 

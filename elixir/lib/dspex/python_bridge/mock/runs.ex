@@ -10,10 +10,10 @@ defmodule DSPex.PythonBridge.Mock.Runs do
   alias DSPex.PythonBridge.{Error, Text}
   alias DSPex.PythonBridge.Mock.{Inputs, MadeUp, Models, Programs, Schemas, Script, State}
 
-  # How a run reaches the host: events, and calls of tools that return `{:ok, result}` or `:error`.
+  # How a run reaches the host: events, and requests that return `{:ok, result}` or `:error`.
   @type host :: %{
           emit: (String.t(), map() -> term()),
-          call_tool: (map() -> {:ok, term()} | {:error, String.t()})
+          ask: (String.t(), map() -> {:ok, term()} | {:error, String.t()})
         }
 
   @longest_error 300
@@ -74,11 +74,20 @@ defmodule DSPex.PythonBridge.Mock.Runs do
   defp find_or_add!(args, call, state),
     do: {Programs.find!(args["program_id"], call, state), state}
 
+  @doc "Returns a host that nothing reaches."
+  @spec no_host() :: host()
+  def no_host do
+    %{
+      emit: fn _event, _data -> :ok end,
+      ask: fn _command, _args -> {:error, "this mock calls no functions"} end
+    }
+  end
+
   @doc "Runs a program. Returns its result, or raises `DSPex.PythonBridge.Error`."
-  @spec run!(map(), String.t(), Script.t(), host()) :: map()
-  def run!(run, command, script, host) do
+  @spec run!(map(), String.t(), Script.t(), host(), String.t()) :: map()
+  def run!(run, command, script, host, path \\ "args.inputs") do
     owner = if run.program.kind == "module", do: run.program.id, else: "the signature"
-    Inputs.check!(run.program.checked.inputs, run.inputs, owner)
+    Inputs.check!(run.program.checked.inputs, run.inputs, owner, path)
     answered!(run, command, script, host)
   end
 
@@ -141,7 +150,7 @@ defmodule DSPex.PythonBridge.Mock.Runs do
       host.emit.("tool_call", %{"name" => tool.name, "args" => arguments})
 
       result =
-        case host.call_tool.(%{
+        case host.ask.("call_tool", %{
                "name" => tool.name,
                "args" => arguments,
                "session_id" => session_id

@@ -98,12 +98,12 @@ defmodule DSPex.PythonBridge.Mock.State do
     :ok
   end
 
-  @doc "Adds a program to the session. One that it replaces is deleted, so it is the newest."
+  @doc "Adds a program to the session, or puts it in the place of the one that it replaces."
   @spec put_program(t(), call(), map()) :: t()
   def put_program(state, call, program) do
     update(state, call, fn session ->
-      kept = List.keydelete(session.programs, program.id, 0)
-      %{session | programs: kept ++ [{program.id, program}]}
+      programs = List.keystore(session.programs, program.id, 0, {program.id, program})
+      %{session | programs: programs}
     end)
   end
 

@@ -9,7 +9,7 @@ defmodule DSPex.PythonBridge.Mock.Worker do
   use GenServer, restart: :temporary
 
   alias DSPex.PythonBridge.{Error, Exits}
-  alias DSPex.PythonBridge.Mock.{Commands, Control, Frames, Runs, Script, State}
+  alias DSPex.PythonBridge.Mock.{Commands, Control, Frames, Rows, Runs, Script, State}
 
   # open: calls without a reply by id. asked: processes that wait for the host, by the id of their
   # request to it.
@@ -76,11 +76,11 @@ defmodule DSPex.PythonBridge.Mock.Worker do
     {:noreply, worker}
   end
 
-  def handle_info({:ask, pid, ref, id, args}, worker) do
+  def handle_info({:ask, pid, ref, id, command, args}, worker) do
     case worker.open do
       %{^id => %{request: request}} ->
         number = worker.requests + 1
-        send_frame(worker, Frames.host_call(request["format"], "w#{number}", args, id))
+        send_frame(worker, Frames.host_call(request["format"], "w#{number}", command, args, id))
         asked = Map.put(worker.asked, "w#{number}", {pid, ref})
         {:noreply, %{worker | requests: number, asked: asked}}
 
@@ -150,6 +150,10 @@ defmodule DSPex.PythonBridge.Mock.Worker do
   defp delayed(%{"command" => "execute_" <> _} = request, worker, _inline),
     do: handle(request, worker)
 
+  defp delayed(%{"command" => command} = request, worker, _inline)
+       when command in ["evaluate", "optimize"],
+       do: handle(request, worker)
+
   defp delayed(request, worker, true), do: handle(request, worker)
 
   defp delayed(request, worker, _inline) do
@@ -203,16 +207,22 @@ defmodule DSPex.PythonBridge.Mock.Worker do
 
     host = %{
       emit: fn event, data -> send(mock, {:event, id, event, data}) end,
-      call_tool: fn args -> ask(mock, id, args) end
+      ask: fn command, args -> ask(mock, id, command, args) end
     }
 
-    worker = start(id, worker, fn -> Runs.run!(run, command, script, host) end)
+    worker = start(id, worker, fn -> work(run, command, script, host) end)
     put_in(worker.open[id][:run], run)
   end
 
-  defp ask(mock, id, args) do
+  defp work(%{work: _} = run, command, script, host), do: Rows.run!(run, command, script, host)
+
+  defp work(run, command, script, host) do
+    {Runs.run!(run, command, script, host), &State.count_run(&1, run.call, run.program)}
+  end
+
+  defp ask(mock, id, command, args) do
     ref = make_ref()
-    send(mock, {:ask, self(), ref, id, args})
+    send(mock, {:ask, self(), ref, id, command, args})
 
     receive do
       {^ref, %{"success" => true, "result" => result}} -> {:ok, result}
@@ -236,14 +246,8 @@ defmodule DSPex.PythonBridge.Mock.Worker do
       {:error, Error.new(:handler_error, Exits.line(kind, reason, __STACKTRACE__))}
   end
 
-  defp ended(id, call, {:answer, {:ok, _} = answer}, worker) do
-    state =
-      if call[:run],
-        do: State.count_run(worker.state, call.run.call, call.run.program),
-        else: worker.state
-
-    finish(id, answer, %{worker | state: state})
-  end
+  defp ended(id, %{run: _}, {:answer, {:ok, {result, change}}}, worker),
+    do: finish(id, {:ok, result}, %{worker | state: change.(worker.state)})
 
   defp ended(id, _call, {:answer, answer}, worker), do: finish(id, answer, worker)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bridge.adapters.dspy.commands import adapter
@@ -13,6 +14,11 @@ from bridge.adapters.dspy.rows import DEFAULT_THREADS, RowResults, ThreadCount, 
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
+    from bridge.adapters.dspy.examples import Example
+    from bridge.adapters.dspy.metrics import Metric
+    from bridge.adapters.dspy.setup import Setup
+
+Scored = Callable[["Setup", "Example", "Metric", "Context"], dict[str, Any]]
 
 
 class EvaluateArgs(RunArgs, kw_only=True):
@@ -40,6 +46,13 @@ def evaluate(args: EvaluateArgs, context: Context) -> dict[str, Any]:
     ready = prepared(setup.program)
     outputs = None if setup.program.is_registered else ready.names.values()
     metric = metric_for(args.metric, examples, context, judge, outputs)
+    return evaluated(args, setup, examples, metric, context, scored)
+
+
+def evaluated(
+    args: EvaluateArgs, setup: Setup, examples: list[Example], metric: Metric, context: Context, scored: Scored
+) -> dict[str, Any]:
+    """Return the result of `evaluate`. scored: called as `evaluation.scored` of this adapter is."""
     started = time.monotonic()
     results = RowResults("evaluate", len(examples), context, keep=args.results)
     total = 0.0

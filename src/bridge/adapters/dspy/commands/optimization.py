@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from bridge._dispatch import Context
     from bridge.adapters.dspy.examples import Example
     from bridge.adapters.dspy.metrics import Metric
+    from bridge.adapters.dspy.optimizing.options import Options
+    from bridge.adapters.dspy.optimizing.work import Optimized
     from bridge.adapters.dspy.setup import Setup
     from bridge.adapters.dspy.state import Definition, State
 
@@ -48,6 +52,16 @@ class OptimizeArgs(msgspec.Struct, kw_only=True):
 @adapter.command("optimize", OptimizeArgs, lane="run")
 def optimize(args: OptimizeArgs, context: Context) -> dict[str, Any]:
     """Improve a program's instructions and demos with an optimizer of DSPy, and add the result to the session."""
+    return improve(args, context, _work, _document_of)
+
+
+def improve(
+    args: OptimizeArgs,
+    context: Context,
+    work: Callable[..., Any],
+    document_of: Callable[[Program], dict[str, Any]],
+) -> dict[str, Any]:
+    """Return the result of `optimize`. work: runs the optimizer. document_of: returns a program as a document."""
     options = read_options(args.optimizer, args.options, context.format)
     program = find_program(args.program_id, context)
     if program.is_registered:
@@ -59,13 +73,7 @@ def optimize(args: OptimizeArgs, context: Context) -> dict[str, Any]:
     program_id = _id(args, program, context)
     models: dict[str, Any] = {}
     setup = RunArgs(args.program_id).setup(program, context)
-    rows = _rows(args, setup)
-    metric = _metric(args, rows, setup, context)
-
-    from bridge.adapters.dspy.documents import document_of
-    from bridge.adapters.dspy.optimizing.work import optimized
-
-    found = optimized(setup, args.optimizer, options, metric, models, rows, context)
+    found = work(args, setup, options, models, context)
     context.take_turn()
     saved = _save(program_id, found.definition, args, context)
     return {
@@ -75,6 +83,21 @@ def optimize(args: OptimizeArgs, context: Context) -> dict[str, Any]:
         "changes": found.changes,
         "document": document_of(saved),
     }
+
+
+def _work(args: OptimizeArgs, setup: Setup, options: Options, models: dict[str, Any], context: Context) -> Optimized:
+    from bridge.adapters.dspy.evaluation import examples_of
+    from bridge.adapters.dspy.optimizing.work import optimized
+
+    rows = rows_of(args, partial(examples_of, setup))
+    metric = _metric(args, rows, setup, context)
+    return optimized(setup, args.optimizer, options, metric, models, rows, context)
+
+
+def _document_of(program: Program) -> dict[str, Any]:
+    from bridge.adapters.dspy.documents import document_of
+
+    return document_of(program)
 
 
 def _id(args: OptimizeArgs, program: Program, context: Context) -> str:
@@ -96,10 +119,10 @@ def _save(program_id: str, definition: Definition, args: OptimizeArgs, context: 
     return add_program(state, program_id, definition)
 
 
-def _rows(args: OptimizeArgs, setup: Setup) -> tuple[list[Example], list[Example]]:
-    """Return the trainset and the valset. Raises InvalidArgs."""
-    from bridge.adapters.dspy.evaluation import examples_of
-
+def rows_of(
+    args: OptimizeArgs, examples_of: Callable[[Any, str], list[Example]]
+) -> tuple[list[Example], list[Example]]:
+    """Return the trainset and the valset. examples_of: reads examples at a path. Raises InvalidArgs."""
     for name in ("trainset", "valset"):
         if len(getattr(args, name)) > MOST_ROWS:
             raise errors.InvalidArgs(f"args.{name}: more than {MOST_ROWS} examples", path=f"args.{name}")
@@ -108,8 +131,8 @@ def _rows(args: OptimizeArgs, setup: Setup) -> tuple[list[Example], list[Example
             f"args.trainset: one example is too few for {args.optimizer} without a valset, which it takes from it",
             path="args.trainset",
         )
-    trainset = examples_of(setup, args.trainset, "args.trainset")
-    return trainset, examples_of(setup, args.valset, "args.valset") if args.valset else []
+    trainset = examples_of(args.trainset, "args.trainset")
+    return trainset, examples_of(args.valset, "args.valset") if args.valset else []
 
 
 def _metric(args: OptimizeArgs, rows: tuple[list[Example], list[Example]], setup: Setup, context: Context) -> Metric:
