@@ -71,6 +71,7 @@ Mode = Literal["standalone", "pool-worker"]
 Protocol = Literal["json", "msgpack", "etf"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 _PROGRAM = "a dspy.Module, its class, or a function that returns it, as the program NAME; repeatable"
+_URL = "address of images that providers may fetch, as https://*.example.com/photos; repeatable"
 _API_BASE = "address that gets keys from the environment, as https://*.example.com/v1; repeatable"
 
 
@@ -93,6 +94,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     max_cpu: Annotated[CpuTime, _flag("CPU time of the worker process", "SECONDS")] | None = None
     grace: Annotated[Seconds, _flag("time for open calls when the worker ends", "SECONDS")] = 2.0
     api_bases: Annotated[tuple[str, ...], _flag(_API_BASE, "PATTERN", _check_addresses)] = ()
+    allow_urls: Annotated[tuple[str, ...], _flag(_URL, "PATTERN", _check_addresses)] = ()
     programs: Annotated[tuple[str, ...], _flag(_PROGRAM, "NAME=MODULE:ATTR", _check_programs)] = ()
     store: Annotated[str, _flag("where durable sessions are stored", "sqlite:PATH", _check_store)] | None = None
     state_dir: (

@@ -38,7 +38,7 @@ class File(TypedDict):
 
     data: bytes | str
     mime_type: str
-    name: NotRequired[str]
+    filename: NotRequired[str]
 
 
 History = NewType("History", list[dict[str, Any]])  # the earlier turns of a conversation

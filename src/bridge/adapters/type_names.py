@@ -3,7 +3,7 @@
 DSPy's own parser imports names that it does not know. Here, a name that is not in a table below is an error.
 
     type    = single ("|" single)*
-    single  = plain | list<T> | dict<K, V> | optional<T> | union<T, ...> | literal<value, ...>
+    single  = plain | list<T> | dict<K, V> | optional<T> | union<T, ...> | literal<value, ...> | code<language>
     value   = "text" | 'text' | word | integer | true | false | none
 
 Square and angle brackets are equivalent. The values of a literal (or enum) are separated by "," or "|". Names are
@@ -27,6 +27,38 @@ MAX_LENGTH = 1000  # characters of one type name
 MAX_DEPTH = 16  # types inside types
 
 
+class Image:
+    """Stands for images in types."""
+
+
+class Audio:
+    """Stands for recordings in types."""
+
+
+class File:
+    """Stands for files in types, such as PDF documents."""
+
+
+class History:
+    """Stands for the earlier turns of a conversation in types."""
+
+
+class Reasoning:
+    """Stands for the reasoning of a model in types."""
+
+
+class Code:
+    """Stands for source code in types. language: of a subclass that `code_in` has made."""
+
+    language = "python"
+
+
+@lru_cache(maxsize=256)
+def code_in(language: str) -> type[Code]:
+    """Return the type of source code in `language`."""
+    return type("Code", (Code,), {"language": language})
+
+
 class TypeNameError(ValueError):
     """Raised for a type name that the grammar does not accept. The message is one line and contains the position."""
 
@@ -46,15 +78,20 @@ _PLAIN: dict[str, Any] = {
     "any": Any,
     "array": list[Any],
     "atom": str,
+    "audio": Audio,
     "bool": bool,
     "boolean": bool,
+    "code": Code,
     "confidence_score": float,
     "date": datetime.date,
     "datetime": datetime.datetime,
     "decimal": decimal.Decimal,
     "dict": dict[str, Any],
     "embedding": list[float],
+    "file": File,
     "float": float,
+    "history": History,
+    "image": Image,
     "int": int,
     "integer": int,
     "list": list[Any],
@@ -66,6 +103,7 @@ _PLAIN: dict[str, Any] = {
     "number": float,
     "object": dict[str, Any],
     "probability": float,
+    "reasoning": Reasoning,
     "reasoning_chain": list[str],
     "str": str,
     "string": str,
@@ -109,6 +147,7 @@ _LITERAL = frozenset({"enum", "literal"})
 _KNOWN = frozenset({*_PLAIN, *_GENERIC, *_LITERAL})
 
 _WORDS = {"true": True, "false": False, "none": None, "null": None, "nil": None}
+_LANGUAGE = re.compile(r"[A-Za-z][\w.+# -]{0,31}")
 _BRACKETS = {"<": ">", "[": "]"}
 _PREFIX = re.compile(r"(?:typing|dspy)\.")
 _TOKEN = re.compile(
@@ -165,10 +204,13 @@ class _Parser:
         return _PLAIN[name]
 
     def _bracketed(self, token: _Token, name: str) -> Any:
-        if name not in _GENERIC and name not in _LITERAL:
+        if name not in _GENERIC and name not in _LITERAL and name != "code":
             self._fail(f"no inner types allowed after {name}")
         closing = _BRACKETS[self._advance().text]
-        parsed = self._literal() if name in _LITERAL else self._generic(token, name)
+        if name == "code":
+            parsed = code_in(self._language())
+        else:
+            parsed = self._literal() if name in _LITERAL else self._generic(token, name)
         if not self._take(closing):
             self._fail(f"expected {closing!r}")
         return parsed
@@ -189,6 +231,13 @@ class _Parser:
         while self._take(",") or self._take("|"):
             values.append(self._value())
         return _literal[tuple(values)]
+
+    def _language(self) -> str:
+        token = self._advance()
+        language = token.text.strip("\"'")
+        if token.kind not in ("name", "text") or not _LANGUAGE.fullmatch(language):
+            self._fail("expected the name of a programming language", token)
+        return language
 
     def _value(self) -> Any:
         token = self._advance()

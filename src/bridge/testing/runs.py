@@ -18,7 +18,8 @@ from bridge.adapters.dspy.state import Program
 from bridge.adapters.dspy.tools import Tool
 from bridge.adapters.dspy.tools.calls import call_tool
 from bridge.adapters.dspy.tools.schema import ToolSchema
-from bridge.adapters.dspy.values.inputs import InputCheck, Inputs, plain
+from bridge.adapters.dspy.values.checks import Inputs, check_of
+from bridge.adapters.dspy.values.inputs import plain
 from bridge.testing.made_up import argument_of, value_of
 from bridge.testing.script import Script
 
@@ -34,7 +35,7 @@ def run(script: Script, setup: Setup, inputs: dict[str, Any], context: Context, 
     started = time.monotonic()
     program = setup.program
     owner = program.id if program.is_registered else "the signature"
-    Inputs(program.signature.inputs, owner).arguments(inputs, path)
+    Inputs(program.signature, owner).arguments(inputs, path)
     name = model_for(program, setup.model, context).settings.model
     context.count("lm_calls")
     # Those of a module of the operator tell its predictors and their calls apart.
@@ -95,7 +96,7 @@ def _value(script: Script, program: Program, field: Field, inputs: dict[str, Any
     """Return the value of an output. Raises LMError, as for a model, if what the test has set is not of its type."""
     for value in script.output(program.id, field.name, inputs):
         try:
-            return plain(InputCheck(field.name, field.type, field.type_name).value(value))
+            return plain(check_of(field, program.signature).value(value))
         except errors.InvalidArgs as error:
             reason = error.message.partition(": ")[2]
             raise errors.LMError(

@@ -53,7 +53,8 @@ class Worker:
             quota=Quota(options.session_programs, options.session_bytes),
             store=_opened(options.store) if store is None else store,
             shared={
-                "api_bases": _patterns(options.api_bases),
+                "api_bases": _patterns("api_bases", options.api_bases),
+                "urls": _patterns("allow_urls", options.allow_urls),
                 "configures_itself": options.mode == "pool-worker",
                 "programs": _programs(adapter, options.programs),
             },
@@ -81,7 +82,7 @@ class Worker:
         return {call.session for call in calls if call.session is not None}
 
 
-def _patterns(texts: tuple[str, ...]) -> tuple[Address, ...]:
+def _patterns(option: str, texts: tuple[str, ...]) -> tuple[Address, ...]:
     if not texts:
         return ()
     from bridge.security.destinations import pattern  # loads modules that the start of a worker does not need
@@ -89,7 +90,7 @@ def _patterns(texts: tuple[str, ...]) -> tuple[Address, ...]:
     try:
         return tuple(map(pattern, texts))
     except ValueError as error:
-        raise ValueError(f"api_bases: {error}") from None
+        raise ValueError(f"{option}: {error}") from None
 
 
 def _programs(adapter: Adapter, given: tuple[str, ...]) -> dict[str, Any]:

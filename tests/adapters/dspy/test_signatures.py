@@ -184,7 +184,8 @@ def test_messages_that_hosts_look_for(ask, call):
 def test_the_signature_comes_back_exactly(dispatcher, ask):
     """Names, the order of keys, the spelling of numbers, and strings that are not UTF-8 are unchanged."""
     signature = (
-        b'{"outputs":[{"name":"a","constraints":1.50}],"inputs":[{"name":"q"}] , "metadata":{"z":1e2,"\\u00e9":null}}'
+        b'{"outputs":[{"name":"a","type":"number","constraints":{"maximum":1.50}}],"inputs":[{"name":"q"}] , '
+        b'"metadata":{"z":1e2,"\\u00e9":null}}'
     )
     reply = dispatcher.call(
         b'{"id": 1, "command": "create_program", "args": {"id": "p", "signature": ' + signature + b"}}"

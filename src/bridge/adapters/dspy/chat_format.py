@@ -86,8 +86,11 @@ class ChatAdapter(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy is not typed
     def format_assistant_message_content(
         self, signature: Any, outputs: dict[str, Any], missing_field_message: Any = None
     ) -> str:
-        values = {
-            label: outputs[name] for label, (name, _) in self._layout(signature).outputs.items() if name in outputs
+        fields = signature.output_fields
+        values = {  # of demos and of earlier turns
+            label: _value_text(fields[name], outputs[name])
+            for label, (name, _) in self._layout(signature).outputs.items()
+            if name in outputs
         }
         text: str = super().format_assistant_message_content(
             LabelledSignature(signature), values, missing_field_message
@@ -204,6 +207,7 @@ def _unreadable(signature: Any, reply: str, label: str, error: Exception) -> dsp
     reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
     failure = dspy.AdapterParseError("ChatAdapter", signature, reply)
     failure.field, failure.reason = label, reason
+    failure.path, failure.violation = getattr(error, "path", ""), getattr(error, "violation", None)
     return failure
 
 

@@ -21,7 +21,7 @@ from bridge.adapters.dspy.prompt_fields import label_of
 from bridge.adapters.dspy.signatures import Signature
 from bridge.adapters.dspy.state import Definition, Learned, Program
 from bridge.adapters.dspy.tools import Tool
-from bridge.adapters.dspy.values.inputs import check_of
+from bridge.adapters.dspy.values.checks import check_of
 from bridge.records import EncodedValue
 
 AnyStruct = TypeVar("AnyStruct", bound=msgspec.Struct)
@@ -216,7 +216,7 @@ def _demos(
     demos: list[dict[str, Any]], fields: Any, signature: Signature, path: str, ignored: list[str]
 ) -> tuple[dict[str, Any], ...]:
     """Return the demos of a predictor. Appends to `ignored` the paths of what is no field. Raises InvalidArgs."""
-    checks = {field.label: check_of(field) for field in (*signature.inputs, *signature.outputs)}
+    checks = {field.label: check_of(field, signature) for field in (*signature.inputs, *signature.outputs)}
     labels = {label_of(name, field) for name, field in fields.fields.items()}
     found = []
     for index, demo in enumerate(demos):

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from bridge import errors
 from bridge.adapters.dspy.signatures import Signature
-from bridge.adapters.dspy.values.inputs import InputCheck, check_of, plain, with_text_form, wrong_names
+from bridge.adapters.dspy.values.checks import Check, check_of
+from bridge.adapters.dspy.values.inputs import plain, with_text_form, wrong_names
 
 
 class Example(NamedTuple):
@@ -26,9 +27,9 @@ class Examples:
     """
 
     def __init__(self, signature: Signature, extra: tuple[str, ...] = ()) -> None:
-        self._inputs = {field.name: check_of(field) for field in signature.inputs}
-        self._outputs: dict[str, InputCheck | None] = dict.fromkeys(extra)
-        self._outputs |= {field.name: check_of(field) for field in signature.outputs}
+        self._inputs = {field.name: check_of(field, signature) for field in signature.inputs}
+        self._outputs: dict[str, Check | None] = dict.fromkeys(extra)
+        self._outputs |= {field.name: check_of(field, signature) for field in signature.outputs}
         self._required = [field.name for field in signature.outputs]
 
     def read(self, rows: Any, path: str, *, complete: bool = False) -> list[Example]:
@@ -77,7 +78,7 @@ class Examples:
         return inputs, outputs, (path, path)
 
 
-def _value(check: InputCheck | None, name: str, value: Any, parent: str) -> Any:
+def _value(check: Check | None, name: str, value: Any, parent: str) -> Any:
     return with_text_form(value, f"{parent}.{name}") if check is None else check.value(value, parent)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from bridge.adapters.dspy.prompt_fields import label_of
 from bridge.adapters.dspy.signatures import Signature
 from bridge.adapters.dspy.state import Learned
-from bridge.adapters.dspy.values.inputs import check_of, plain
+from bridge.adapters.dspy.values.checks import check_of
+from bridge.adapters.dspy.values.inputs import plain
 
 
 def apply(learned: dict[str, Learned], module: Any, signature: Signature) -> None:
@@ -20,7 +21,7 @@ def apply(learned: dict[str, Learned], module: Any, signature: Signature) -> Non
     Raises InvalidArgs for a predictor or a field that the module does not have, and for a value of a wrong type.
     """
     predictors = dict(module.named_predictors())
-    checks = {field.label: check_of(field) for field in (*signature.inputs, *signature.outputs)}
+    checks = {field.label: check_of(field, signature) for field in (*signature.inputs, *signature.outputs)}
     for name, each in learned.items():
         predictor = predictors[name]
         if each.instructions is not None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import dspy
+import msgspec
 from dspy import lm15
 
 from bridge import errors
 from bridge.adapters.dspy.prompt_fields import label_of
 from bridge.adapters.dspy.reply_reader import read_fields, well_formed
-from bridge.security.redaction import SEARCHED, shorten
+from bridge.adapters.dspy.values.inputs import plain
+from bridge.security.redaction import SEARCHED, redact_in, shorten
 
 LONGEST_REPLY = 4096  # bytes of a model's reply or refusal in an error
 _LONGEST_MESSAGE = 1000  # characters
@@ -95,7 +98,7 @@ def unreadable_reply(
     message += f"; expected: {', '.join(expected)}; found: {', '.join(present) or 'none'}"
     if truncated:
         message += "; the reply was cut off at max_tokens"
-    details = {"field": field, "truncated": truncated or None}
+    details = {"field": field, "truncated": truncated or None, **_violation(error, field)}
     return errors.LMError(
         _line(message),
         lm_code=error.code,
@@ -104,6 +107,20 @@ def unreadable_reply(
         reply=cut(reply),
         **{name: value for name, value in details.items() if value is not None},
     )
+
+
+def _violation(error: dspy.AdapterParseError, field: str | None) -> dict[str, Any]:
+    """Return the value that breaks a constraint of its field, its path, and the constraint."""
+    broken = getattr(error, "violation", None)
+    if broken is None:
+        return {}
+    value = plain(broken.value)
+    is_long = len(msgspec.json.encode(value)) > LONGEST_REPLY
+    return {
+        "path": f"{field}{error.path}",
+        "value": None if is_long else redact_in(value),
+        "constraint": {broken.keyword: broken.bound},
+    }
 
 
 def cut(text: str) -> str:

@@ -11,7 +11,8 @@ from bridge.adapters.dspy.modules import ADDED, module_type
 from bridge.adapters.dspy.own_module import OwnModule
 from bridge.adapters.dspy.signatures import Signature
 from bridge.adapters.dspy.state import Definition, Program
-from bridge.adapters.dspy.values.inputs import Inputs, plain
+from bridge.adapters.dspy.values.checks import Inputs
+from bridge.adapters.dspy.values.inputs import plain
 from bridge.records import EncodedValue
 
 LARGEST_SHARED = 16_384  # characters of a signature; the cache of 1024 outlives the programs
@@ -32,7 +33,7 @@ class Prepared:
         self.takes_config = kind.takes_config
         self.names_calls = kind.names_calls
         self.names = {field.label: field.name for field in signature.outputs}
-        self.arguments = Inputs(signature.inputs).arguments
+        self.arguments = Inputs(signature).arguments
         self._outputs = {field.python_name: field.name for field in signature.outputs}
         self._returned = {name: name for name in ADDED if name not in self._outputs.values()} | self._outputs
 

@@ -10,10 +10,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import dspy
+import msgspec
 
+from bridge.adapters.dspy.native_types import annotation_of, constraints_of
 from bridge.adapters.dspy.signatures import Field, Signature
+from bridge.adapters.dspy.values.checks import is_accepted
+from bridge.adapters.dspy.values.conversion import convert, exact_numbers
 
 _LABEL = "label"  # the key of a label in the metadata of a DSPy field
+_TYPE = "type of values"  # the key of the type with its constraints
 
 
 def dspy_signature(signature: Signature) -> Any:
@@ -21,10 +26,24 @@ def dspy_signature(signature: Signature) -> Any:
     fields = {}
     for make, side in ((dspy.InputField, signature.inputs), (dspy.OutputField, signature.outputs)):
         for field in side:
-            made = make(desc=_description(field))
-            made.json_schema_extra[_LABEL] = field.label
-            fields[field.python_name] = (field.type, made)
+            default = {"default": _default(field)} if _has_default(field) else {}
+            made = make(desc=_description(field), **default)
+            made.json_schema_extra |= {_LABEL: field.label, _TYPE: field.type}
+            if constraints := constraints_of(field):
+                made.json_schema_extra["constraints"] = constraints
+            if field.prefix:
+                made.json_schema_extra["prefix"] = field.prefix
+            fields[field.python_name] = (annotation_of(field), made)
     return dspy.make_signature(fields, signature.description or _instructions(signature))
+
+
+def _has_default(field: Field) -> bool:
+    """Return whether a reply may lack the field. DSPy knows that only of types that are unions with null."""
+    return bool(field.default) or (bool(field.schema) and is_accepted(None, field.type))
+
+
+def _default(field: Field) -> Any:
+    return convert(exact_numbers(msgspec.json.decode(field.default)), field.type) if field.default else None
 
 
 def _instructions(signature: Signature) -> str:
@@ -58,6 +77,11 @@ def label_of(name: str, field: Any) -> str:
     return label
 
 
+def type_of(field: Any) -> Any:
+    """Return the type as which values of a DSPy field are read."""
+    return field.json_schema_extra.get(_TYPE, field.annotation)
+
+
 def by_label(fields: dict[str, Any]) -> dict[str, Any]:
     """Return DSPy fields by their labels."""
     return {label_of(name, field): field for name, field in fields.items()}
@@ -76,7 +100,7 @@ class Layout:
         inputs, outputs = signature.input_fields, signature.output_fields
         self.instructions = signature.__doc__
         self.inputs = [(name, f"[[ ## {label_of(name, field)} ## ]]", field) for name, field in inputs.items()]
-        self.outputs = {label_of(name, field): (name, field.annotation) for name, field in outputs.items()}
+        self.outputs = {label_of(name, field): (name, type_of(field)) for name, field in outputs.items()}
         types = [field.annotation for field in (*inputs.values(), *outputs.values())]
         self.is_plain = not any(type in (dspy.History, dspy.ToolCalls, *native) for type in types)
         self.system: str | None = None

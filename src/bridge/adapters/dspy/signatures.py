@@ -13,7 +13,11 @@ from typing import Any
 import msgspec
 
 from bridge.adapter import Ignored
-from bridge.adapters.type_names import TypeNameError, parse_type
+from bridge.adapters.dspy import field_types
+from bridge.adapters.dspy.schemas.parts import default_problem
+from bridge.adapters.dspy.values.scalars import name_of
+from bridge.adapters.dspy.values.text_form import without_text_form
+from bridge.adapters.type_names import History
 from bridge.errors import InvalidArgs
 from bridge.wire.codec import Format
 
@@ -62,7 +66,10 @@ class FieldDefinition(msgspec.Struct, forbid_unknown_fields=True):
 
     type: str | None = None
     description: str | None = None
-    constraints: Ignored = None
+    json_schema: dict[str, Any] | bool | None = None
+    constraints: dict[str, Any] | None = None
+    default: Any = msgspec.UNSET
+    prefix: str | None = None
 
 
 class NamedDefinition(FieldDefinition, kw_only=True, forbid_unknown_fields=True):
@@ -89,7 +96,9 @@ class Field(msgspec.Struct, frozen=True):
     """A field of a checked signature.
 
     name: the host's. label: the name in prompts. python_name: the name in DSPy: the label, or a generated one if DSPy
-    gives the label a special meaning. type_name: as the host wrote it.
+    gives the label a special meaning. type_name: as the host wrote it, or that of the schema. schema: the JSON Schema,
+    with the constraints, as text with sorted keys, or empty. default: as JSON text, or empty. prefix: what saved states
+    of DSPy and its optimizers know as the field's prefix.
     """
 
     name: str
@@ -97,15 +106,18 @@ class Field(msgspec.Struct, frozen=True):
     python_name: str
     type_name: str
     description: str
+    schema: str = ""
+    default: str = ""
+    prefix: str = ""
 
     @property
     def type(self) -> Any:
-        return parse_type(self.type_name)
+        return field_types.field_type(self.type_name, self.schema)
 
     @property
     def is_exact(self) -> bool:
         """Return whether the values contain decimals."""
-        return "decimal" in self.type_name.lower()
+        return "decimal" in self.type_name.lower() or '"decimal"' in self.schema
 
 
 class Signature(msgspec.Struct, frozen=True):
@@ -120,7 +132,7 @@ class Signature(msgspec.Struct, frozen=True):
     def size(self) -> int:
         """Return the number of characters that the host wrote."""
         fields = (*self.inputs, *self.outputs)
-        texts = [part for f in fields for part in (f.name, f.type_name, f.description)]
+        texts = [part for f in fields for part in (f.name, f.type_name, f.description, f.schema, f.default)]
         return sum(map(len, (self.name, self.description, *texts)))
 
     @classmethod
@@ -134,9 +146,13 @@ class Signature(msgspec.Struct, frozen=True):
             raise InvalidArgs(f"{path}: at least one output is needed", path=path)
         labels = _labels([name for name, _, _ in (*inputs, *outputs)])
         fields = [
-            _field(*named, label, index)
+            _field(*named, label, index, is_input=index < len(inputs))
             for index, (named, label) in enumerate(zip((*inputs, *outputs), labels, strict=True))
         ]
+        histories = [field.name for field in fields if field.type is History]
+        if len(histories) > 1:
+            path = f"{path}.inputs"
+            raise InvalidArgs(f"{path}: more than one history: {', '.join(histories)}", path=path)
         return cls(
             parsed.name or "Signature",
             parsed.description or "",
@@ -168,9 +184,48 @@ def _named(definitions: Definitions, path: str) -> list[tuple[str, str, FieldDef
     return named
 
 
-def _field(name: str, path: str, definition: FieldDefinition, label: str, index: int) -> Field:
-    type_name = _checked(definition.type or "string", f"{path}.type")
-    return Field(name, label, _python_name(label, index), type_name, definition.description or "")
+def _field(name: str, path: str, definition: FieldDefinition, label: str, index: int, *, is_input: bool) -> Field:
+    schema, type_name = definition.json_schema, definition.type
+    place = f"{path}.type" if schema is None else f"{path}.json_schema"
+    type = field_types.checked_type(type_name or "string", f"{path}.type")
+    field_types.check_place(type, place, is_input=is_input)
+    if definition.constraints:
+        if schema is not None:
+            where = f"{path}.constraints"
+            raise InvalidArgs(f"{where}: cannot be used with json_schema, which has constraints of its own", path=where)
+        schema = field_types.with_constraints(type, definition.constraints, f"{path}.constraints")
+    text = ""
+    if schema is not None:
+        text, described = field_types.checked_schema(schema, place)
+        if type_name is not None and not definition.constraints:
+            field_types.check_same(type, described, f"{path}.type")
+        type = described
+    default = definition.default
+    if default is msgspec.UNSET and isinstance(definition.json_schema, dict):
+        default = definition.json_schema.get("default", msgspec.UNSET)
+    return Field(
+        name,
+        label,
+        _python_name(label, index),
+        type_name or name_of(type) if text else type_name or "string",
+        definition.description or "",
+        text,
+        _default(default, type, f"{path}.default"),
+        definition.prefix or "",
+    )
+
+
+def _default(value: Any, type: Any, path: str) -> str:
+    """Return the default of a field as JSON text, or "" if it has none."""
+    if value is msgspec.UNSET:
+        return ""
+    if type is History or field_types.media_of(type) is not None:
+        raise InvalidArgs(f"{path}: fields of this type cannot have a default", path=path)
+    unreadable = without_text_form(value, path)
+    problem = f"{unreadable[1]} has no text form" if unreadable else default_problem(value, type)
+    if problem is not None:
+        raise InvalidArgs(f"{path}: {problem}", path=path)
+    return msgspec.json.encode(value).decode()
 
 
 def _python_name(label: str, index: int) -> str:
@@ -181,14 +236,6 @@ def _python_name(label: str, index: int) -> str:
         and not keyword.iskeyword(label)
     )
     return label if is_usual else f"{_STEM}{index}"
-
-
-def _checked(type_name: str, path: str) -> str:
-    try:
-        parse_type(type_name)
-    except TypeNameError as error:
-        raise InvalidArgs(f"{path}: {error}", path=path, expected="a type name") from None
-    return type_name
 
 
 def _labels(names: list[str]) -> list[str]:

@@ -75,7 +75,7 @@ def _schema(type_name: str, note: str) -> Schema:
 def _schema_of(type_name: str) -> dict[str, Any]:
     try:
         return pydantic.TypeAdapter(parse_type(type_name)).json_schema()
-    except TypeNameError:
+    except (TypeNameError, pydantic.PydanticUserError):  # source code is text
         return {"type": "string"}
 
 

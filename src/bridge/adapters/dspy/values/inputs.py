@@ -1,10 +1,10 @@
-"""Values of inputs as their fields' types, by pydantic, and values of DSPy as types that every wire format has."""
+"""Values of inputs as Python types, by pydantic, and values of DSPy as types that every wire format has."""
 
 from __future__ import annotations
 
 import datetime
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -13,9 +13,10 @@ import pydantic_core
 
 from bridge import errors
 from bridge.adapter import reason_of
-from bridge.adapters.dspy.signatures import Field
 from bridge.adapters.dspy.values.scalars import read_choice, read_moment
 from bridge.adapters.dspy.values.text_form import rounded_float, without_text_form
+
+AS_SENT = "as sent"  # the context in which images and files are serialized in the form in which hosts send them
 
 
 class InputCheck:
@@ -57,30 +58,6 @@ class InputCheck:
         except pydantic.ValidationError:
             return False
         return True
-
-
-class Inputs:
-    """Checks the inputs of a program by the input fields of its signature. owner: what errors say declares them."""
-
-    def __init__(self, fields: Iterable[Field], owner: str = "the signature") -> None:
-        self._owner = owner
-        self._checks = {field.name: (field.python_name, check_of(field)) for field in fields}
-
-    def arguments(self, inputs: dict[str, Any], path: str = "args.inputs") -> dict[str, Any]:
-        """Return the values by the fields' names in DSPy. Raises InvalidArgs for an undeclared, missing or wrong input.
-
-        An input that is missing and may be null is null. path: of `inputs` in the args.
-        """
-        unknown = [name for name in inputs if name not in self._checks]
-        missing = [name for name, (_, check) in self._checks.items() if name not in inputs and not check.accepts_none()]
-        if unknown or missing:
-            raise wrong_names(unknown, missing, [*self._checks], self._owner, path)
-        return {python_name: check.value(inputs.get(name), path) for name, (python_name, check) in self._checks.items()}
-
-
-def check_of(field: Field) -> InputCheck:
-    """Return the check of the values that hosts send for `field`."""
-    return InputCheck(field.name, field.type, field.type_name, is_exact=field.is_exact)
 
 
 def with_text_form(value: Any, path: str, type_name: str = "any") -> Any:
@@ -166,4 +143,4 @@ def _plain_dict(type: Any) -> Any:
 
 def plain(value: Any) -> Any:
     """Return `value` in types that every wire format has; a value of another type becomes text."""
-    return pydantic_core.to_jsonable_python(value, inf_nan_mode="constants", fallback=str)
+    return pydantic_core.to_jsonable_python(value, inf_nan_mode="constants", fallback=str, context=AS_SENT)

@@ -6,18 +6,30 @@ Nothing is lost: integers and decimals are exact, and texts stay as they were wr
 from __future__ import annotations
 
 import datetime
-import math
+import re
 import types
 import uuid
-from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from dspy.adapters.utils import parse_value
 
+from bridge.adapters.dspy.schemas.constraints import unconstrained
+from bridge.adapters.dspy.schemas.objects import Items, Named, Object, is_kind, target_of
+from bridge.adapters.dspy.values.conversion import (
+    LocatedError,
+    bare_type,
+    convert,
+    fitting_members,
+    is_union,
+    nearest,
+    number_or_text,
+)
 from bridge.adapters.dspy.values.literals import NotData, list_items, read_data, unfenced, within_prose
 from bridge.adapters.dspy.values.scalars import NULLS, SCALARS, is_literal, mismatch, name_of, names_of, read_scalar
+from bridge.adapters.type_names import Code, Reasoning
 
+_CODE_BLOCK = re.compile(r"```[^\n]*\n(.*?)(?:\n[ \t]*)?```", re.DOTALL)
 # Types with a form that is hardly ever meant as text.
 _WRITTEN = (datetime.date, datetime.datetime, datetime.time, uuid.UUID)
 
@@ -29,16 +41,22 @@ def read_value(text: str, type: Any) -> Any:
     block or between backquotes; lists also with a bullet or a number on each line; lists and maps also after a line
     of prose or a colon. Types that only modules of the operator have, such as models of pydantic, are read by DSPy.
     """
-    if type is str:
+    if type is str or type is Reasoning:
         return text
     if type is Any:
         return _read_any(text)
+    if is_kind(type, Code):
+        return _read_code(text)
     if not _is_declarable(type):
         return parse_value(text, type)
-    if _is_union(type):
+    if get_origin(type) is Annotated:
+        return _read_constrained(text, type)
+    if is_kind(type, Named):
+        return read_value(text, target_of(type))
+    if is_union(type):
         return _read_union(text, get_args(type))
     bare = unfenced(text)
-    if get_origin(type) in (list, dict):
+    if get_origin(type) in (list, dict) or is_kind(type, Object) or is_kind(type, Items):
         return _read_collection(bare, type)
     return read_scalar(bare, type)
 
@@ -46,16 +64,37 @@ def read_value(text: str, type: Any) -> Any:
 @lru_cache(maxsize=1024)
 def _is_declarable(type: Any) -> bool:
     """Return whether a host can declare a field of this type."""
-    if type in (str, Any) or is_literal(type) or type in SCALARS:
+    if type in (str, Any, Reasoning) or is_literal(type) or type in SCALARS:
         return True
-    if get_origin(type) in (list, dict) or _is_union(type):
+    if any(is_kind(type, kind) for kind in (Code, Object, Items, Named)):
+        return True
+    if get_origin(type) is Annotated:
+        return _is_declarable(unconstrained(type)[0])
+    if get_origin(type) in (list, dict) or is_union(type):
         return all(map(_is_declarable, get_args(type)))
     return False
 
 
+def _read_constrained(text: str, type: Any) -> Any:
+    base, constraints = unconstrained(type)
+    value = read_value(text, base)
+    try:
+        for constraint in constraints:
+            constraint.check(value)
+    except ValueError as error:
+        raise LocatedError("", error) from None
+    return value
+
+
+def _read_code(text: str) -> str:
+    """Return the content of the first code block of a text, or else all of it, as DSPy does."""
+    block = _CODE_BLOCK.search(text)
+    return (block[1] if block else text).strip("\r\n").rstrip()
+
+
 def _read_any(text: str) -> Any:
     try:
-        return _number_or_text(read_data(unfenced(text)))
+        return number_or_text(read_data(unfenced(text)))
     except (ValueError, RecursionError):
         return text
 
@@ -64,32 +103,34 @@ def _read_union(text: str, members: tuple[Any, ...]) -> Any:
     bare = unfenced(text)
     if types.NoneType in members and bare in NULLS:
         return None
+    problems: list[LocatedError] = []
     try:
         data = read_data(bare)
     except (ValueError, RecursionError):
         data = None
     else:
-        for member in _fitting(data, members):
+        for member in fitting_members(data, members):
             try:
                 return convert(data, member)
-            except ValueError:
-                continue
+            except LocatedError as error:
+                problems.append(error)
     # If text is allowed, only an unmistakable form is read as another type.
-    readable = [member for member in members if member not in (str, types.NoneType, Any)]
-    if str in members:
-        readable = [member for member in readable if member in _WRITTEN or is_literal(member)]
-    if str in members and bare.isdecimal():
-        return text  # digits alone may be ISO 8601, but are more often text
+    text_member = next((member for member in members if bare_type(member) is str), None)
+    readable = [member for member in members if bare_type(member) not in (str, types.NoneType, Any)]
+    if text_member is not None:
+        readable = [member for member in readable if bare_type(member) in _WRITTEN or is_literal(bare_type(member))]
+        if bare.isdecimal():
+            return read_value(text, text_member)  # digits alone may be ISO 8601, but are more often text
     for member in readable:
         try:
             return read_value(bare, member)
         except ValueError:
             continue
-    if str in members:
-        return text
+    if text_member is not None:
+        return read_value(text, text_member)
     if Any in members:
         return _read_any(text)
-    raise mismatch(names_of(members), text)
+    raise nearest(problems) or mismatch(names_of(members), text)
 
 
 def _read_collection(bare: str, type: Any) -> Any:
@@ -106,95 +147,3 @@ def _read_collection(bare: str, type: Any) -> Any:
     if items is None:
         raise mismatch(name_of(type), bare)
     return [read_value(item, get_args(type)[0]) for item in items]
-
-
-def convert(data: Any, type: Any, path: str = "") -> Any:
-    """Return data that was read as a value of `type`. Raises ValueError. path: that of `data`, for errors."""
-    try:
-        return _converted(data, type, path)
-    except _LocatedError:
-        raise
-    except ValueError as error:
-        raise _LocatedError(f"{path[:100]}: {error}" if path else str(error)) from None
-
-
-class _LocatedError(ValueError):
-    """An error whose message begins with the path."""
-
-
-def _converted(data: Any, type: Any, path: str) -> Any:
-    origin = get_origin(type)
-    if type is Any:
-        return _number_or_text(data)
-    if _is_union(type):
-        return _convert_union(data, get_args(type), path)
-    if origin is list:
-        if not isinstance(data, list):
-            raise mismatch(name_of(type), data)
-        (item,) = get_args(type)
-        return [convert(each, item, f"{path}[{index}]") for index, each in enumerate(data)]
-    if origin is dict:
-        if not isinstance(data, dict):
-            raise mismatch(name_of(type), data)
-        key_type, value_type = get_args(type)
-        made = {
-            convert(key, key_type, f"{path}.{key}"): convert(each, value_type, f"{path}.{key}")
-            for key, each in data.items()
-        }
-        if len(made) < len(data):
-            raise ValueError("two keys that are equal")
-        return made
-    if type is str:
-        if isinstance(data, int) and not isinstance(data, bool):
-            return str(data)
-        if not isinstance(data, str):
-            raise mismatch("text", data)
-        return data
-    return read_scalar(data.strip() if isinstance(data, str) else data, type)
-
-
-def _convert_union(data: Any, members: tuple[Any, ...], path: str) -> Any:
-    fitting = _fitting(data, members)
-    for member in [*fitting, *(each for each in members if each not in fitting)]:
-        try:
-            return convert(data, member, path)
-        except ValueError:
-            continue
-    raise mismatch(names_of(members), data)
-
-
-def _number_or_text(data: Any) -> Any:
-    """Return data of any type; a fraction becomes a float if that holds it exactly as written."""
-    if isinstance(data, Decimal):
-        number = float(data)
-        return number if math.isfinite(number) and Decimal(repr(number)) == data else data
-    if isinstance(data, list):
-        return [_number_or_text(each) for each in data]
-    if isinstance(data, dict):
-        return {key: _number_or_text(each) for key, each in data.items()}
-    return data
-
-
-def _fitting(data: Any, members: tuple[Any, ...]) -> list[Any]:
-    """Return the members of a union whose type `data` has. An integer also fits a float, but less well."""
-    fitting = [member for member in members if _is_of(data, member) and member is not Any]
-    if data.__class__ is int:
-        fitting += [member for member in members if member in (float, Decimal)]
-    return fitting + [member for member in members if member is Any]
-
-
-def _is_of(data: Any, type: Any) -> bool:
-    """Return whether `data` has the type that JSON has for `type`, without reading any text."""
-    if is_literal(type):
-        return any(data == each and data.__class__ is each.__class__ for each in get_args(type))
-    if type is Any:
-        return True
-    if type in (float, Decimal):
-        return isinstance(data, Decimal)
-    if type in (int, bool, str, types.NoneType):
-        return data.__class__ is type
-    return isinstance(data, get_origin(type)) if get_origin(type) in (list, dict) else False
-
-
-def _is_union(type: Any) -> bool:
-    return get_origin(type) in (Union, types.UnionType)

@@ -13,7 +13,7 @@ import types
 import uuid
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from bridge.adapters.dspy.values.literals import read_data
 
@@ -200,8 +200,14 @@ def _choice(value: Any, allowed: tuple[Any, ...]) -> Any:
 
 
 def _equal(value: Any, allowed: tuple[Any, ...]) -> list[Any]:
-    """Return the choices that equal `value` and have its type (True is not 1)."""
-    return [each for each in allowed if type(each) is type(value) and each == value]
+    return [each for each in allowed if is_choice(value, each)]
+
+
+def is_choice(value: Any, choice: Any) -> bool:
+    """Return whether `value`, whose fractions are decimals, equals `choice` and has its type (True is not 1)."""
+    if isinstance(choice, float) and isinstance(value, int | Decimal) and not isinstance(value, bool):
+        return Decimal(repr(choice)) == value
+    return type(choice) is type(value) and bool(choice == value)
 
 
 def _spellings(text: str) -> list[str]:
@@ -222,6 +228,10 @@ def is_literal(type: Any) -> bool:
 
 def name_of(type: Any) -> str:
     """Return the name of a type in errors."""
+    if get_origin(type) is Annotated:
+        return name_of(get_args(type)[0])
+    if get_origin(type) in (list, dict):
+        return f"{type.__origin__.__name__}[{', '.join(map(name_of, get_args(type)))}]"
     if type is Any or get_origin(type) is not None:
         return str(type).replace("typing.", "").replace("decimal.", "").replace("datetime.", "")
     return str(type.__name__)
