@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import bridge.adapters.dspy.commands.batch
 import bridge.adapters.dspy.commands.documents
+import bridge.adapters.dspy.commands.embedders
 import bridge.adapters.dspy.commands.evaluation
 import bridge.adapters.dspy.commands.execution
 import bridge.adapters.dspy.commands.history
 import bridge.adapters.dspy.commands.models
 import bridge.adapters.dspy.commands.optimization
 import bridge.adapters.dspy.commands.programs
+import bridge.adapters.dspy.commands.retrieval
 import bridge.adapters.dspy.commands.tools  # noqa: F401  # importing declares the commands
 from bridge.adapters.dspy.commands import adapter
 

@@ -16,6 +16,7 @@ from bridge.wire.codec import Format
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
+    from bridge.adapters.dspy.retrieval.stored import Retrieval
     from bridge.adapters.dspy.signatures import Signature
 
 
@@ -194,6 +195,13 @@ class State:
         except (OverflowError, TypeError, ValueError) as error:
             raise errors.InvalidArgs(f"args.tools: {error}", path="args.tools") from None
         self._records.put("tools", "", encoded)
+
+    @cached_property
+    def retrieval(self) -> Retrieval:
+        """Return the indexes and embedders of the session."""
+        from bridge.adapters.dspy.retrieval.stored import Retrieval  # loads numpy
+
+        return Retrieval(self._records)
 
     def model(self, shared: dict[str, Any]) -> Model | None:
         """Return the session's model, or else the one for all sessions (`shared`).

@@ -34,15 +34,15 @@ class LiteLLMProviders:
         self._connection = connection
 
     def complete(self, request: Any) -> Any:
-        with _completed_errors():
+        with completed_errors():
             return self._engine().complete(request)
 
     def stream(self, request: Any) -> Any:
-        with _completed_errors():
+        with completed_errors():
             yield from self._engine().stream(request)
 
     def _engine(self) -> LiteLLMEngine:
-        _load_litellm()
+        load_litellm()
         run = current_run.get()
         remaining = None if run is None else run.context.remaining
         timeout = timeout_within(self._connection["timeout"], remaining)
@@ -50,10 +50,11 @@ class LiteLLMProviders:
 
 
 @cache
-def _load_litellm() -> None:
+def load_litellm() -> None:
     import litellm
 
     litellm.suppress_debug_info = True  # it is printed, not logged
+    litellm.DEFAULT_MAX_RETRIES = 0  # which embeddings take for a max_retries of 0
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         take_over_logs(name)
     _guard_http_clients()
@@ -120,7 +121,7 @@ def _drop_openai_headers(request: Any) -> None:
 
 
 @contextmanager
-def _completed_errors() -> Iterator[None]:
+def completed_errors() -> Iterator[None]:
     """Add details that LiteLLM leaves out of its errors."""
     try:
         yield

@@ -1,0 +1,1 @@
+"""Indexes of texts by their vectors, and the embedders that make vectors of texts."""
