@@ -53,7 +53,8 @@ def client():
 @pytest.fixture
 def session(client, request):
     """Return a function session(command, **args) that calls a command in a session of its own."""
-    return lambda command, **args: client.call(command, args, session_id=request.node.name)
+    # The first request to a provider loads LiteLLM.
+    return lambda command, **args: client.call(command, args, session_id=request.node.name, timeout=300)
 
 
 def answer(body):
@@ -226,10 +227,10 @@ def test_keys_are_not_stored(tmp_path, provider):
     with Client.start(flags=flags) as client:
         client.call("create_session", {"durable": True}, session_id="d")
         client.call("configure_embedder", args, session_id="d")
-        client.call("embed", {"texts": TEXTS}, session_id="d")
+        client.call("embed", {"texts": TEXTS}, session_id="d", timeout=300)
     assert not any(KEY.encode() in file.read_bytes() for file in tmp_path.iterdir())
     with Client.start(flags=flags) as client:
         with pytest.raises(errors.LMNotConfigured, match="send configure_embedder again"):
-            client.call("embed", {"texts": TEXTS}, session_id="d")
+            client.call("embed", {"texts": TEXTS}, session_id="d", timeout=300)
         client.call("configure_embedder", args, session_id="d")
-        assert client.call("embed", {"texts": TEXTS}, session_id="d")["vectors"].tolist() == lengths(TEXTS)
+        assert client.call("embed", {"texts": TEXTS}, session_id="d", timeout=300)["vectors"].tolist() == lengths(TEXTS)

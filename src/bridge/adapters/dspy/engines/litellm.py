@@ -54,7 +54,7 @@ def load_litellm() -> None:
     import litellm
 
     litellm.suppress_debug_info = True  # it is printed, not logged
-    litellm.DEFAULT_MAX_RETRIES = 0  # which embeddings take for a max_retries of 0
+    litellm.DEFAULT_MAX_RETRIES = 0  # type: ignore[attr-defined]  # embeddings take it for a max_retries of 0
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         take_over_logs(name)
     _guard_http_clients()
