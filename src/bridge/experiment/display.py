@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,7 +17,10 @@ def progress() -> Iterator[OnProgress]:
     """Yield a function that shows the data of a `progress` event."""
     if not sys.stderr.isatty():
         yield lambda data: None
-    elif importlib.util.find_spec("rich") is None:
+        return
+    try:
+        import rich  # noqa: F401  # which is not a dependency
+    except ImportError:
         yield _Lines().show
     else:
         with _bar() as show:

@@ -38,7 +38,7 @@ def read(path: Path) -> Document:
         document = msgspec.json.decode(_bytes(path), type=Document)
     except msgspec.ValidationError as error:
         raise DocumentError(f"{path}: {error}") from None
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         raise DocumentError(f"{path}: {_problem(_bytes(path))}") from None
     for name in ("devset", "trainset", "valset"):
         given = getattr(document, name)
