@@ -75,3 +75,24 @@ def test_steps_after_one_another(optimize):
     result = optimize("better_together", options={"steps": steps})
     assert (result["score_before"], result["score"]) == (0.0, 1.0)
     assert result["changes"][0]["instructions"]["after"] == TIP
+
+
+def test_the_nearest_rows_are_shown(client, optimize, learner, request):
+    """The result is a program of the type knn, which has the whole trainset."""
+    result = optimize("knn_few_shot", options={"k": 2})
+    assert (result["score_before"], result["score"]) == (0.0, 1.0)
+    assert len(result["changes"][0]["demos"]) == len(ROWS)
+    own = result["document"]["metadata"]["bridge"]
+    assert (own["program_type"], own["options"]) == ("knn", {"base": "predict", "k": 2})
+    assert len(learner.requests[-1]["messages"]) == 2 + 2 * 2  # of the run of the result
+
+
+def test_an_ensemble_votes(client, optimize, request):
+    """It is a program of the type ensemble, and can be moved as a document."""
+    result = optimize("ensemble", options={"size": 2})
+    assert result["score"] == 1.0
+    assert {change["predictor"] for change in result["changes"]} == {"programs[0]", "programs[1]"}
+    again = {"document": result["document"], "program_id": "again"}
+    client.call("import_program", again, session_id=request.node.name)
+    run = {"program_id": "again", "inputs": ROWS[0]["inputs"]}
+    assert client.call("execute_program", run, session_id=request.node.name)["outputs"] == {"answer": "Paris"}

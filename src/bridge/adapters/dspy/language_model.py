@@ -33,6 +33,10 @@ class LanguageModel(dspy.LM):  # type: ignore[misc]  # DSPy is not typed
 
     provider_name: str | None = None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> LanguageModel:
+        """Return this: copies of a program run on the same model."""
+        return self
+
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
         """Call this on another thread: engines are not asynchronous."""
         return await asyncio.to_thread(self, *args, **kwargs)

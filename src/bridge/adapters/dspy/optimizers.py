@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from bridge import errors
+from bridge.adapters.dspy.modules import MODULES
 from bridge.adapters.dspy.optimizing import options
 
 if TYPE_CHECKING:
     from bridge.adapters.dspy.optimizing.task import Task
+    from bridge.adapters.dspy.state import Definition
     from bridge.wire.codec import Format
 
 Created = tuple[Any, dict[str, Any]]
@@ -75,6 +77,24 @@ def models_of(given: options.Options, format: Format) -> set[str]:
     """Return the names of the configured models that checked options name, also inside of them."""
     inner = (models_of(read_step(step, format), format) for _, step in given.inner())
     return {*given.models()}.union(*inner)
+
+
+def becoming(name: str, given: options.Options, definition: Definition) -> Definition:
+    """Return the definition that the optimized program has before it has learned anything.
+
+    Raises InvalidArgs if the optimizer `name` cannot be used for programs of that type.
+    """
+    kind = OPTIMIZERS[name].becomes
+    if kind is None:
+        return definition
+    bases = MODULES[kind].bases
+    if definition.program_type not in bases:
+        raise errors.InvalidArgs(
+            f"args.optimizer: {name} is for programs of type {' or '.join(bases)}, not {definition.program_type}",
+            path="args.optimizer",
+        )
+    options = {**definition.options, "base": definition.program_type, **given.of_program()}
+    return msgspec.structs.replace(definition, program_type=kind, options=options)
 
 
 def compile(name: str, given: Any, task: Task) -> Any:
@@ -215,6 +235,20 @@ def _gepa(given: options.GEPA, task: Task) -> Created:
     return optimizer, {}
 
 
+def _knn_few_shot(given: options.KNNFewShot, task: Task) -> Created:
+    """Give the predictors all rows: DSPy's object returns a module with a closure, which cannot be stored."""
+    import dspy
+
+    return dspy.LabeledFewShot(k=len(task.trainset)), {"sample": False}
+
+
+def _ensemble(given: options.Ensemble, task: Task) -> Created:
+    from bridge.adapters.dspy.optimizing.composed import EnsembleOf
+
+    inner = read_step(given.of, task.format)
+    return EnsembleOf(lambda: compile(given.of.optimizer, inner, task), given.size), {}
+
+
 def _better_together(given: options.BetterTogether, task: Task) -> Created:
     import dspy
 
@@ -240,10 +274,12 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "labeled_few_shot": Optimizer(options.LabeledFewShot, _labeled_few_shot),
     "bootstrap_few_shot": Optimizer(options.BootstrapFewShot, _bootstrap_few_shot),
     "bootstrap_random_search": Optimizer(options.BootstrapRandomSearch, _bootstrap_random_search),
+    "knn_few_shot": Optimizer(options.KNNFewShot, _knn_few_shot, becomes="knn"),
     "copro": Optimizer(options.COPRO, _copro),
     "mipro_v2": Optimizer(options.MIPROv2, _mipro_v2, splits=True, needs="optuna"),
     "simba": Optimizer(options.SIMBA, _simba),
     "infer_rules": Optimizer(options.InferRules, _infer_rules, splits=True),
     "gepa": Optimizer(options.GEPA, _gepa, needs="gepa", is_experimental=True),
+    "ensemble": Optimizer(options.Ensemble, _ensemble, becomes="ensemble"),
     "better_together": Optimizer(options.BetterTogether, _better_together),
 }

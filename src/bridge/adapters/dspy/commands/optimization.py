@@ -14,7 +14,7 @@ from bridge.adapters.dspy.commands import adapter
 from bridge.adapters.dspy.commands.execution import RunArgs
 from bridge.adapters.dspy.commands.programs import add_program, check_id, find_program
 from bridge.adapters.dspy.metrics import MetricDefinition, metric_for
-from bridge.adapters.dspy.optimizers import OPTIMIZERS, read_options
+from bridge.adapters.dspy.optimizers import OPTIMIZERS, becoming, read_options
 from bridge.adapters.dspy.state import Program
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def improve(
             " optimizer finds",
             path="args.program_id",
         )
+    becoming(args.optimizer, options, program.definition)  # raises InvalidArgs
     program_id = _id(args, program, context)
     models: dict[str, Any] = {}
     setup = RunArgs(args.program_id).setup(program, context)

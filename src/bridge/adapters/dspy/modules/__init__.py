@@ -35,7 +35,7 @@ class ModuleType(NamedTuple):
     has_reasoning: whether the main predictor also writes `reasoning`.
     takes_config: whether the module can be called with `config`, the settings of one run.
     names_calls: whether events name the predictor and the call, because one run calls several.
-    bases: the types that the program inside may have, if there is one.
+    bases: the types that the program inside may have, if there is one; inside: the name of its module.
     needs_demos: whether create_program needs `demos`.
     is_experimental: whether DSPy may change or remove the module without a warning.
     runs_code: whether the module runs code that a model has written, which the operator must allow.
@@ -48,6 +48,7 @@ class ModuleType(NamedTuple):
     takes_config: bool = True
     names_calls: bool = False
     bases: tuple[str, ...] = ("predict", "chain_of_thought", "react")
+    inside: str = "module"
     needs_demos: bool = False
     is_experimental: bool = False
     runs_code: bool = False
@@ -69,7 +70,7 @@ def module_type(definition: Definition) -> ModuleType:
     inner = _inner(definition)
     main = outer.main
     if main is None:  # that of the program inside
-        main = "module" if inner.main == "self" else f"module.{inner.main}"
+        main = outer.inside if inner.main == "self" else f"{outer.inside}.{inner.main}"
     elif main == "self":
         main = inner.main
     return outer._replace(main=main, takes=outer.takes | inner.takes, has_reasoning=inner.has_reasoning)
@@ -179,10 +180,24 @@ def _attempts(kind: Any, signature: Signature, definition: Definition) -> Any:
 def _majority(signature: Signature, definition: Definition) -> Any:
     from bridge.adapters.dspy.modules.samples import Majority
 
-    options = definition.options
+    field = _compared_field(signature, definition)
+    return Majority(_inner(definition).create(signature, definition), definition.options.get("n", DEFAULT_N), field)
+
+
+def _ensemble(signature: Signature, definition: Definition) -> Any:
+    import dspy
+
+    from bridge.adapters.dspy.modules.samples import most_frequent
+
+    programs = [_inner(definition).create(signature, definition) for _ in range(definition.options.get("n", DEFAULT_N))]
+    field = _compared_field(signature, definition)
+    return dspy.Ensemble(reduce_fn=lambda predictions: most_frequent(predictions, field)).compile(programs)
+
+
+def _compared_field(signature: Signature, definition: Definition) -> str:
+    """Return the name in DSPy of the output by which predictions are compared."""
     names = {field.name: field.python_name for field in signature.outputs}
-    field = names[options["field"]] if "field" in options else [*names.values()][-1]
-    return Majority(_inner(definition).create(signature, definition), options.get("n", DEFAULT_N), field)
+    return names[definition.options["field"]] if "field" in definition.options else [*names.values()][-1]
 
 
 def _multi_chain_comparison(signature: Signature, definition: Definition) -> Any:
@@ -212,6 +227,9 @@ MODULES: dict[str, ModuleType] = {
     "best_of_n": ModuleType(_best_of_n, None, SAMPLES | {"reward", "threshold"}, names_calls=True),
     "refine": ModuleType(_refine, None, SAMPLES | {"reward", "threshold"}, names_calls=True),
     "majority": ModuleType(_majority, None, SAMPLES | {"field"}, names_calls=True),
+    "ensemble": ModuleType(
+        _ensemble, None, SAMPLES | {"field"}, takes_config=False, names_calls=True, inside="programs[0]"
+    ),
     "multi_chain_comparison": ModuleType(_multi_chain_comparison, "predict", frozenset({"n"}), names_calls=True),
     "knn": ModuleType(_knn, "self", frozenset({"base", "k"}), bases=("predict", "chain_of_thought"), needs_demos=True),
 }

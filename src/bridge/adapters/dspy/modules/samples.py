@@ -15,10 +15,7 @@ TEMPERATURE = 0.7  # of each answer, as in DSPy, unless the run has an own one
 
 
 class Majority(dspy.Module):  # type: ignore[misc]  # DSPy is not typed
-    """Runs `module` `n` times, and returns the first prediction with the most frequent value of `field`.
-
-    Texts count as equal if they differ in case, punctuation, articles and white space only, as in `dspy.majority`.
-    """
+    """Runs `module` `n` times, and returns the first prediction with the most frequent value of `field`."""
 
     def __init__(self, module: dspy.Module, n: int, field: str) -> None:
         self.module = module
@@ -27,10 +24,7 @@ class Majority(dspy.Module):  # type: ignore[misc]  # DSPy is not typed
 
     def forward(self, config: dict[str, Any] | None = None, **inputs: Any) -> dspy.Prediction:
         """Return the prediction. config: settings of the model for this run."""
-        predictions = [*_samples(self.module, self._n, config, inputs)]
-        values = [normalize_text(str(prediction[self._field])) for prediction in predictions]
-        counted = [value for value in values if value] or values
-        return predictions[values.index(max(counted, key=counted.count))]
+        return most_frequent([*_samples(self.module, self._n, config, inputs)], self._field)
 
 
 class Comparison(dspy.MultiChainComparison):  # type: ignore[misc]  # DSPy is not typed
@@ -49,6 +43,16 @@ class Comparison(dspy.MultiChainComparison):  # type: ignore[misc]  # DSPy is no
         settings = {"temperature": TEMPERATURE, **(config or {})}
         chains = _samples(self._chain(), self.M, config, {**inputs, "demos": self.predict.demos})
         return super().forward([_readable(chain) for chain in chains], config=settings, **inputs)
+
+
+def most_frequent(predictions: list[dspy.Prediction], field: str) -> dspy.Prediction:
+    """Return the first of `predictions` with the most frequent value of `field`.
+
+    Texts count as equal if they differ in case, punctuation, articles and white space only, as in `dspy.majority`.
+    """
+    values = [normalize_text(str(prediction[field])) for prediction in predictions]
+    counted = [value for value in values if value] or values
+    return predictions[values.index(max(counted, key=counted.count))]
 
 
 def _samples(

@@ -11,14 +11,13 @@ import msgspec
 from bridge import errors
 from bridge._dispatch import timestamp
 from bridge.adapters.dspy import learning, optimizers, run
-from bridge.adapters.dspy.optimizers import OPTIMIZERS
 from bridge.adapters.dspy.optimizing import dspy_parts  # noqa: F401  # imported for its effect
 from bridge.adapters.dspy.optimizing.changes import changes, learned_by
 from bridge.adapters.dspy.optimizing.composed import StepFailed
 from bridge.adapters.dspy.optimizing.task import Task, current_task, student_of
 from bridge.adapters.dspy.prepared import Prepared, prepared
 from bridge.adapters.dspy.rows import RowContext
-from bridge.adapters.dspy.state import Definition, Learned, Program
+from bridge.adapters.dspy.state import Definition, Program
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
@@ -72,22 +71,19 @@ def _work(setup: Setup, optimizer: str, options: Options, task: Task) -> Optimiz
         random.Random(options.seed).shuffle(task.trainset)
     definition = setup.program.definition
     before = learning.of(task.student)
+    if not before:
+        raise errors.InvalidArgs(
+            f"args.program_id: {setup.program.id} has no predictors, whose instructions or demos could be improved",
+            path="args.program_id",
+        )
     score_before = task.evaluate(task.student, "baseline", options.threads, min(options.max_errors, len(task.scored)))
     after = learning.of(_compiled(optimizer, options, task))
     learned = learned_by(before, after, definition.learned)
-    found = _becoming(optimizer, options, definition, learned)
+    found = optimizers.becoming(optimizer, options, definition)
+    found = msgspec.structs.replace(found, learned=learned, created_at=timestamp())
     module = student_of(prepared(Program("", found)).module)  # what is scored is what is stored
     score = task.evaluate(module, "result", options.threads, options.max_errors)
     return Optimized(found, score_before, score, changes(before, after, setup.program.signature))
-
-
-def _becoming(optimizer: str, options: Options, definition: Definition, learned: dict[str, Learned]) -> Definition:
-    """Return the definition of the optimized program, whose type may be another one."""
-    kind = OPTIMIZERS[optimizer].becomes
-    if kind is not None:
-        more = {"base": definition.program_type, **options.of_program()}
-        definition = msgspec.structs.replace(definition, program_type=kind, options=more)
-    return msgspec.structs.replace(definition, learned=learned, created_at=timestamp())
 
 
 def _compiled(optimizer: str, options: Options, task: Task) -> Any:
