@@ -2,10 +2,10 @@
 
     python client_host.py KIND [MODEL]
 
-`KINDS` has the kinds. MODEL: settings of `configure_lm`, in JSON; the worker runs DSPy then. Each line of stdin is a
-task, for example {"command": "ping", "size": 0, "width": 16, "calls": 20000}: 20 000 calls in all, 16 at a time. The
-answer is a line of figures. Nothing but `Client` and `aio.Client` is used of the bridge, so that the interpreter of any
-build can run this file.
+`KINDS` has the kinds. MODEL: settings of `configure_lm`, in JSON; the worker runs DSPy then. Its key `program` has args
+of `create_program`. Each line of stdin is a task, for example {"command": "ping", "size": 0, "width": 16, "calls":
+20000}: 20 000 calls in all, 16 at a time. The answer is a line of figures. Nothing but `Client` and `aio.Client` is
+used of the bridge, so that the interpreter of any build can run this file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ import time
 from typing import Any
 
 import msgspec
-from client_peers import connection, dspy, processes, threads
+from client_peers import connection, processes, threads
+from dspy_peers import dspy
 from rounds import Model, Run, flat, now, on_threads
 
 PIPE_BYTES = 1 << 20  # of the bare pipe; the bridge sets the same
@@ -167,9 +168,12 @@ def adapter_of(model: Model) -> str:
 
 def setup(model: Model) -> list[tuple[str, Any]]:
     """Return the calls that prepare a worker for `execute_program`."""
-    program = {"id": "qa", "signature": SIGNATURE}
-    calls = [("configure_lm", model), ("create_program", program), ("execute_program", EXECUTE)]
-    return calls if model else []
+    if not model:
+        return []
+    settings = {name: value for name, value in model.items() if name != "program"}
+    program = {"id": "qa", "signature": SIGNATURE, **model.get("program", {})}
+    tools = ("register_tools", {"tools": [{"name": "look"}]})
+    return [("configure_lm", settings), tools, ("create_program", program), ("execute_program", EXECUTE)]
 
 
 def started(model: Model) -> Any:

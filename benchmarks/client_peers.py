@@ -1,4 +1,4 @@
-"""What a Python program may use instead of the bridge: multiprocessing's connections, or DSPy in its own process.
+"""What a Python program may use to call another process instead of the bridge: multiprocessing's connections.
 
 Each function returns what `client_host.KINDS` needs.
 """
@@ -50,39 +50,6 @@ def threads(_: Model) -> tuple[Run, list[int]]:
     process.start()
     assert process.pid
     return on_own_connections([(here, process.pid) for here, _ in pairs])
-
-
-def dspy(model: Model) -> tuple[Run, list[int]]:
-    """DSPy in this process, as its user writes it. Its model is a server, or an engine that answers at once."""
-    import dspy
-
-    assert model
-    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
-    server = {name: value for name, value in model.items() if name.startswith("api_")}
-    instant = {"engine": Instant()} if not server else {}
-    lm = dspy.LM(model.get("model", "instant/model"), cache=False, **server, **instant)
-    adapter = dspy.ChatAdapter(use_json_adapter_fallback=False)
-    predict = dspy.Predict("question, passage -> answer")
-
-    def call(command: str, args: Any) -> Any:
-        with dspy.context(lm=lm, adapter=adapter, trace=None, disable_history=True):
-            return predict(**args["inputs"])
-
-    return on_threads(call), []
-
-
-class Instant:
-    """An engine of `dspy.LM` that always has the same answer."""
-
-    def complete(self, request: Any) -> Any:
-        from dspy import lm15
-
-        text, usage = "[[ ## answer ## ]]\nParis\n\n[[ ## completed ## ]]", lm15.Usage(input_tokens=1, output_tokens=1)
-        message = lm15.Message.assistant(text)
-        return lm15.Response(id=None, model=request.model, message=message, finish_reason="stop", usage=usage)
-
-    def close(self) -> None:
-        """Do nothing; DSPy closes its engines."""
 
 
 def served() -> tuple[Connection, int]:

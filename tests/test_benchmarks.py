@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
+TYPES = ["predict", "chain_of_thought", "react", "best_of_n", "refine", "majority", "multi_chain_comparison"]
 SCRIPTED = {"provider": "scripted", "answers": {"": {"answer": "Paris"}}}
 
 
@@ -38,7 +39,19 @@ def test_a_way_to_run_a_program_has_figures(kind: str) -> None:
     assert figures["p50_us"] > 0
 
 
-@pytest.mark.parametrize("name", ["builds.py", "client.py", "programs.py", "pool.py"])
+@pytest.mark.parametrize("kind", ["bridge", "dspy"])
+@pytest.mark.parametrize("program_type", TYPES)
+def test_each_program_type_has_figures(program_type: str, kind: str) -> None:
+    """Pins that the bridge and DSPy run a program of each type."""
+    task = json.dumps({"command": "execute_program", "size": 0, "width": 1, "calls": 1})
+    fields = {"answer": "Paris", "reasoning": "So.", "rationale": "So.", "next_thought": "So."}
+    fields |= {"next_tool_name": "finish", "next_tool_args": {}}
+    model = {"provider": "scripted", "answers": {"": fields}, "program": {"program_type": program_type}}
+    _, figures = map(json.loads, run("client_host.py", kind, json.dumps(model), tasks=task))
+    assert figures["p50_us"] > 0
+
+
+@pytest.mark.parametrize("name", ["builds.py", "client.py", "dspy_calls.py", "programs.py", "pool.py"])
 def test_a_comparison_of_builds_shows_its_sections(name: str) -> None:
     """Pins that the command's modules can be imported."""
     assert any("--only" in line for line in run(name, "--help"))
