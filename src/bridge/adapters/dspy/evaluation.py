@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from bridge import errors
 from bridge.adapters.dspy import run
 from bridge.adapters.dspy.chosen_model import model_for
-from bridge.adapters.dspy.examples import Example, Examples, plain_example
+from bridge.adapters.dspy.examples import Example, Examples
+from bridge.adapters.dspy.modules import MODULES
 from bridge.adapters.dspy.own_module import OwnModule
 from bridge.adapters.dspy.prepared import Prepared, prepared
 from bridge.adapters.dspy.prompt_fields import label_of
@@ -27,7 +28,8 @@ def examples_of(setup: Setup, rows: Any, path: str) -> list[Example]:
     """
     ready = prepared(setup.program)
     if isinstance(ready, Prepared):
-        examples = Examples(ready.signature).read(rows, path)
+        has_reasoning = MODULES[setup.program.definition.program_type].has_reasoning
+        examples = Examples(ready.signature, ("reasoning",) if has_reasoning else ()).read(rows, path)
     elif isinstance(rows, list):
         examples = [_own_example(ready, row, f"{path}[{index}]") for index, row in enumerate(rows)]
     else:
@@ -69,7 +71,7 @@ def scored(setup: Setup, example: Example, metric: Metric, context: Context) -> 
         return {"score": 0.0, "error": error_of(error)}
     try:
         calls = None if trace is None else plain_trace(ready, trace)
-        score = metric(Example(**plain_example(example)), row["outputs"], calls)
+        score = metric(example, row["outputs"], calls)
     except errors.LMError as error:
         return {**row, "score": 0.0, "error": error_of(error)}
     return {**row, "score": score.value, **({"feedback": score.feedback} if score.feedback else {})}

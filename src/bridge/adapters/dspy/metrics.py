@@ -1,7 +1,7 @@
 """Metrics: how good the outputs of a program are for an example. A new one is one row in `METRICS`.
 
 The comparisons and the judges of DSPy are imported when they are first used. All metrics have the host's names of
-fields, and values in the types of the wire.
+fields, and read values in the types of the wire.
 """
 
 from __future__ import annotations
@@ -143,14 +143,15 @@ class BuiltInMetric:
     def __call__(
         self, example: Example, outputs: Mapping[str, Any], trace: list[dict[str, Any]] | None = None
     ) -> Score:
-        expected: Any = example.outputs
+        inputs, expected = _plain(example)
+        actual: Any
         if self._field is None:
-            actual: Any = {name: self._output(name, outputs) for name in expected}
+            actual = {name: self._output(name, outputs) for name in expected}
         else:
             expected, actual = expected[self._field], self._output(self._field, outputs)
-        question = None if self._question is None else example.inputs.get(self._question)
+        question = None if self._question is None else inputs.get(self._question)
         context = self._context
-        found = None if context is None else outputs.get(context, example.inputs.get(context))
+        found = None if context is None else outputs.get(context, inputs.get(context))
         try:
             score = self._score(Compared(expected, actual, question, found, self._judge))
         except RecursionError:
@@ -175,10 +176,11 @@ class HostMetric:
         self, example: Example, outputs: Mapping[str, Any], trace: list[dict[str, Any]] | None = None
     ) -> Score:
         context = self._context
+        inputs, expected = _plain(example)
         args = {
             "name": self._name,
-            "inputs": example.inputs,
-            "expected": example.outputs,
+            "inputs": inputs,
+            "expected": expected,
             "outputs": outputs,
             "session_id": context.session.id,
         }
@@ -215,6 +217,13 @@ class HostMetric:
             ' {"score": number, "feedback": text}',
             metric=self._name,
         )
+
+
+def _plain(example: Example) -> tuple[Any, Any]:
+    """Return the inputs and the expected outputs in types that every wire format has, as outputs are."""
+    from bridge.adapters.dspy.values.inputs import plain  # which takes as long to import as pydantic
+
+    return plain(example.inputs), plain(example.outputs)
 
 
 class _Names:
