@@ -9,6 +9,9 @@ from typing import Any
 from bridge.adapters.dspy import learning
 from bridge.adapters.dspy.modules import ADDED, module_type
 from bridge.adapters.dspy.own_module import OwnModule
+from bridge.adapters.dspy.pipelines.module import Pipeline
+from bridge.adapters.dspy.pipelines.plan import plan
+from bridge.adapters.dspy.pipelines.stages import PIPELINE
 from bridge.adapters.dspy.signatures import Signature
 from bridge.adapters.dspy.state import Definition, Program
 from bridge.adapters.dspy.values.checks import Inputs
@@ -26,10 +29,10 @@ class Prepared:
     settings of one run. names_calls: whether events name the predictor and the call.
     """
 
-    def __init__(self, signature: Signature, definition: Definition) -> None:
+    def __init__(self, signature: Signature, definition: Definition, module: Any = None) -> None:
         kind = module_type(definition)
         self.signature = signature
-        self.module = kind.create(signature, definition)
+        self.module = kind.create(signature, definition) if module is None else module
         self.takes_config = kind.takes_config
         self.names_calls = kind.names_calls
         self.names = {field.label: field.name for field in signature.outputs}
@@ -68,6 +71,8 @@ _prepared: weakref.WeakKeyDictionary[Program, Prepared | OwnModule] = weakref.We
 
 def _prepare(program: Program) -> Prepared:
     signature, definition = program.signature, program.definition
+    if definition.program_type == PIPELINE:
+        return _pipeline(signature, definition)
     has_parts = definition.tools or definition.options or definition.learned
     if has_parts or signature.size > LARGEST_SHARED:
         made = Prepared(signature, definition)
@@ -76,6 +81,17 @@ def _prepare(program: Program) -> Prepared:
     if definition.learned:
         learning.apply(definition.learned, made.module, signature)
     return made
+
+
+def _pipeline(signature: Signature, definition: Definition) -> Prepared:
+    """Return a pipeline; what it has learned, its stages have."""
+    made = plan(definition, signature)
+    stages = {step.name: _prepare(step.program) for step in made.steps}
+    modules = {name: stage.module for name, stage in stages.items()}
+    ready = Prepared(signature, definition, Pipeline(signature, made, modules))
+    for stage in stages.values():
+        ready.names = {**stage.names, **ready.names}
+    return ready
 
 
 @lru_cache(maxsize=1024)

@@ -219,7 +219,12 @@ def check_program(program: Program, path: str = "args", name: str = "signature")
     from bridge.adapters.dspy.modules import check
 
     _type_of(program.definition, path)
-    check(program.definition, program.parse_signature(f"{path}.{name}"))
+    signature = program.parse_signature(f"{path}.{name}")
+    check(program.definition, signature, path)
+    if program.definition.program_type == "pipeline":
+        from bridge.adapters.dspy.pipelines.plan import plan
+
+        plan(program.definition, signature, path)
 
 
 def _type_of(definition: Definition, path: str) -> ModuleType:
@@ -267,6 +272,8 @@ def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, 
     kind = _type_of(definition, "args")
     check_options(given, definition)
     definition = msgspec.structs.replace(definition, tools=_chosen_tools(args, context))
+    if args.stages is not None:
+        definition = _staged(definition, args.stages, context)
     if kind.needs_demos and not args.demos:
         raise errors.InvalidArgs(
             f"args.demos: {args.program_type} needs demos, of which it shows the nearest", path="args.demos"
@@ -290,6 +297,15 @@ def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, 
         "signature": args.signature,
         "program_type": args.program_type,
     }
+
+
+def _staged(definition: Definition, stages: Any, context: Context) -> Definition:
+    """Return the definition of a pipeline with complete stages. Raises InvalidArgs and ProgramNotFound."""
+    from bridge.adapters.dspy.pipelines.stages import resolve
+
+    resolved = resolve(stages, lambda program_id, path: find_program(program_id, context), visible_tools(context))
+    options = {**definition.options, "stages": resolved.stages}
+    return msgspec.structs.replace(definition, options=options, learned=resolved.learned)
 
 
 def _demonstrated(definition: Definition, demos: list[Any]) -> dict[str, Learned]:

@@ -219,6 +219,10 @@ def _knn(signature: Signature, definition: Definition) -> Any:
     return NeighbourPredictor(module.signature, k)
 
 
+def _pipeline(signature: Signature, definition: Definition) -> Any:
+    raise TypeError("a pipeline is made of prepared programs: see prepared.py")
+
+
 MODULES: dict[str, ModuleType] = {
     "predict": ModuleType(_predict, "self"),
     "chain_of_thought": ModuleType(_chain_of_thought, "predict", has_reasoning=True),
@@ -231,6 +235,7 @@ MODULES: dict[str, ModuleType] = {
         _ensemble, None, SAMPLES | {"field"}, takes_config=False, names_calls=True, inside="programs[0]"
     ),
     "multi_chain_comparison": ModuleType(_multi_chain_comparison, "predict", frozenset({"n"}), names_calls=True),
+    "pipeline": ModuleType(_pipeline, None, frozenset({"stages", "outputs"}), takes_config=False, names_calls=True),
     "knn": ModuleType(_knn, "self", frozenset({"base", "k"}), bases=("predict", "chain_of_thought"), needs_demos=True),
 }
 

@@ -26,7 +26,8 @@ class Options(msgspec.Struct, kw_only=True):
     many calls of tools, or steps of code, a run may make. allow_no_tools: whether there may be no tools. base: the type
     of the program inside. n: how many attempts. reward: how good an attempt is: "filled", the share of outputs that
     have a value, or a function of the host. threshold: the reward that is good enough. field: the output that is
-    compared (default: the last one). k: how many of the demos are shown, those most similar to the inputs.
+    compared (default: the last one). k: how many of the demos are shown, those most similar to the inputs. stages: of a
+    pipeline, see `GivenStage`. outputs: where outputs of a pipeline come from: STAGE.OUTPUT, if names do not tell.
     """
 
     tools: list[str] | None = None
@@ -38,6 +39,8 @@ class Options(msgspec.Struct, kw_only=True):
     threshold: float | None = None
     field: str | None = None
     k: Annotated[int, msgspec.Meta(ge=1, le=MOST_NEIGHBOURS)] | None = None
+    stages: list[dict[str, Any]] | dict[str, dict[str, Any]] | None = None
+    outputs: dict[str, str] | None = None
 
     def given(self) -> dict[str, Any]:
         """Return the options that are set, as plain data."""

@@ -1,0 +1,168 @@
+"""Pipelines of programs, through a worker over a pipe."""
+
+from __future__ import annotations
+
+import pytest
+
+from dspy_worker import QA, DspyWorker
+
+DRAFT = {"inputs": [{"name": "question"}], "outputs": [{"name": "draft"}]}
+FINAL = {"inputs": [{"name": "question"}, {"name": "draft"}], "outputs": [{"name": "answer"}]}
+NUMBER = {"inputs": [{"name": "question"}], "outputs": [{"name": "number", "type": "integer"}]}
+
+
+@pytest.fixture(scope="module")
+def started():
+    worker = DspyWorker()
+    yield worker
+    worker.peer.finish()
+
+
+@pytest.fixture
+def worker(started):
+    """Return a worker without programs and tools."""
+    started.call("cleanup")
+    started.answers = {}
+    return started
+
+
+def stage(name, signature, **more):
+    return {"name": name, "signature": signature, **more}
+
+
+def fields(**types):
+    return [{"name": name, "type": type} for name, type in types.items()]
+
+
+def signature(inputs, outputs):
+    return {"inputs": fields(**inputs), "outputs": fields(**outputs)}
+
+
+class TestRuns:
+    def test_outputs_feed_inputs_of_the_same_name(self, worker):
+        """The order of the stages in the list does not matter."""
+        worker.script({"draft": "a town"}, {"reasoning": "r", "answer": "Salzburg"})
+        final = stage("final", FINAL, program_type="chain_of_thought")
+        worker.create("pipeline", stages=[final, stage("first", DRAFT)])
+        assert worker.run() == {"answer": "Salzburg"}
+        assert [(each["message"], each["done"], each["total"]) for each in worker.named("progress")] == [
+            ("first", 1, 2),
+            ("final", 2, 2),
+        ]
+        assert [each["predictor"] for each in worker.named("status")] == ["first", "final.predict"]
+
+    def test_stages_may_be_programs_of_the_session(self, worker):
+        """They are copied: what becomes of them later does not matter, and what they have learned comes along."""
+        worker.ask("create_program", id="one", signature=DRAFT, demos=[{"question": "q", "draft": "d"}])
+        worker.create("pipeline", stages={"first": {"program": "one"}, "final": {"signature": FINAL}})
+        worker.ask("delete_program", program_id="one")
+        found = worker.ask("get_program", program_id="p", include=["demos"])
+        assert found["predictors"]["first"]["demos"] == [{"inputs": {"question": "q"}, "outputs": {"draft": "d"}}]
+        worker.script({"draft": "d"}, {"answer": "a"})
+        assert worker.run() == {"answer": "a"}
+
+    def test_sources_may_be_named(self, worker):
+        first = stage("first", QA)
+        second = stage("second", QA, inputs={"question": "first.answer"})
+        worker.create("pipeline", stages=[first, second])
+        worker.script({"answer": "a"}, {"answer": "b"})
+        assert worker.run() == {"answer": "b"}, "the output that no other stage uses"
+        both = {"inputs": QA["inputs"], "outputs": fields(early="string", late="string")}
+        worker.create(
+            "pipeline", both, stages=[first, second], outputs={"early": "first.answer", "late": "second.answer"}
+        )
+        worker.script({"answer": "a"}, {"answer": "b"})
+        assert worker.run() == {"early": "a", "late": "b"}
+
+    def test_names_of_fields_may_be_any_text(self, worker):
+        first = stage("first", signature({"the question": "string"}, {"self": "integer"}))
+        last = stage("last", signature({"self": "integer"}, {"an answer": "list<integer>"}))
+        worker.create(
+            "pipeline", signature({"the question": "string"}, {"an answer": "list<integer>"}), stages=[first, last]
+        )
+        worker.script({"self": "3"}, {"an answer": "[1, 2]"})
+        assert worker.run(inputs={"the question": "?"}) == {"an answer": [1, 2]}
+
+    def test_values_are_checked_where_types_do_not_tell(self, worker):
+        """What a model wrote for an output of any type may be no value of the next stage's input."""
+        first = stage("first", signature({"question": "string"}, {"x": "any"}))
+        last = stage("last", signature({"x": "integer"}, {"answer": "string"}))
+        worker.create("pipeline", stages=[first, last])
+        worker.script({"x": '"many"'})
+        reply = worker.call("execute_program", program_id="p", inputs={"question": "?"})
+        assert (reply["code"], reply["details"]["lm_code"]) == ("lm_error", "type_clash")
+        assert "first.x" in reply["error"]
+
+    def test_a_stage_may_be_of_any_type(self, worker):
+        inner = stage("vote", DRAFT, program_type="majority", n=2)
+        worker.create("pipeline", stages=[inner, stage("final", FINAL)])
+        worker.script({"draft": "x"}, {"draft": "x"}, {"answer": "a"})
+        assert worker.run() == {"answer": "a"}
+
+    def test_an_optional_input_without_a_source_is_null(self, worker):
+        last = stage("last", signature({"question": "string", "hint": "optional<string>"}, {"answer": "string"}))
+        worker.create("pipeline", stages=[last])
+        worker.script({"answer": "a"})
+        assert worker.run() == {"answer": "a"}
+
+    def test_a_document_has_all_stages(self, worker):
+        """It is created again without the programs that were copied."""
+        worker.ask("create_program", id="one", signature=DRAFT)
+        worker.create("pipeline", stages=[{"name": "first", "program": "one"}, stage("final", FINAL)])
+        document = worker.ask("export_program", program_id="p")["document"]
+        worker.call("cleanup")
+        worker.ask("import_program", document=document, program_id="p")
+        worker.script({"draft": "d"}, {"answer": "a"})
+        assert worker.run() == {"answer": "a"}
+
+
+@pytest.mark.parametrize(
+    ("stages", "path", "words"),
+    [
+        ([], "args.stages", "1 to 32 stages"),
+        ([stage("a", DRAFT)] * 2, "args.stages[1].name", "a second stage"),
+        ([stage("no name", DRAFT)], "args.stages[0].name", "cannot be the name"),
+        ([stage("forward", DRAFT)], "args.stages[0].name", "cannot be the name"),
+        ([{"name": "a"}], "args.stages[0]", "names a program, or has a signature"),
+        ([{"signature": DRAFT}], "args.stages[0]", "needs a name"),
+        ([stage("a", DRAFT, colour="red")], "args.stages[0]", "unknown field `colour`"),
+        ([stage("a", DRAFT, n=3)], "args.stages[0].n", "only for programs of type"),
+        ([stage("a", DRAFT, program_type="tree")], "args.stages[0].program_type", "unknown program type"),
+        ([stage("a", DRAFT, program_type="pipeline")], "args.stages[0].program_type", "unknown program type"),
+        ([stage("a", {"inputs": []})], "args.stages.a.signature.outputs", "outputs"),
+        ([stage("a", DRAFT, program="x")], "args.stages[0].signature", "not for a stage that names a program"),
+        ([stage("a", QA, inputs={"question": "b.answer"})], "args.stages.a.inputs.question", "no stage 'b.answer'"),
+        ([stage("a", QA, inputs={"question": "a.other"})], "args.stages.a.inputs.question", "has no output 'other'"),
+        ([stage("a", QA, inputs={"x": "question"})], "args.stages.a.inputs.x", "has no input 'x'"),
+        ([stage("a", FINAL)], "args.stages.a.inputs.draft", "nothing has an output"),
+        ([stage("a", QA), stage("b", QA)], "args.outputs.answer", "could be a.answer or b.answer"),
+        ([stage("a", NUMBER)], "args.outputs.answer", "no stage has an output 'answer'"),
+        (
+            [stage("a", NUMBER), stage("b", signature({"number": "list<string>"}, {"answer": "string"}))],
+            "args.stages.b.inputs.number",
+            "a.number is of the type integer, not list<string>",
+        ),
+        (
+            [
+                stage("a", signature({"question": "string", "y": "string"}, {"x": "string"})),
+                stage("b", signature({"x": "string"}, {"y": "string", "answer": "string"})),
+            ],
+            "args.stages",
+            "wait for each other: a, b",
+        ),
+        ([stage("a", QA, inputs={"question": "a.answer"})], "args.stages", "wait for each other: a"),
+        ([stage("a", signature({}, {"answer": "string"}))], "args.signature", "no stage uses the input 'question'"),
+        ([stage("a", QA), stage("b", DRAFT)], "args.stages.b", "nothing uses an output of this stage"),
+    ],
+)
+def test_wrong_pipelines_are_refused(worker, stages, path, words):
+    """When they are created, with the path of what is wrong."""
+    code, error, found = worker.refused("create_program", signature=QA, program_type="pipeline", stages=stages)
+    assert (code, found) == ("invalid_args", path), error
+    assert words in error
+
+
+def test_an_unknown_program_is_not_found(worker):
+    stages = [{"name": "a", "program": "nobody"}]
+    code, error, _ = worker.refused("create_program", signature=QA, program_type="pipeline", stages=stages)
+    assert (code, "nobody" in error) == ("program_not_found", True)
