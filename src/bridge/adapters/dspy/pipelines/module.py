@@ -5,21 +5,24 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import dspy
+import msgspec
 
 from bridge import errors
 from bridge.adapters.dspy.current_run import PassedError, current_run
 from bridge.adapters.dspy.pipelines.plan import Plan, Source, Step
 from bridge.adapters.dspy.pipelines.types import is_same
 from bridge.adapters.dspy.signatures import Field, Signature
-from bridge.adapters.dspy.values.inputs import InputCheck, check_of, plain
+from bridge.adapters.dspy.values.checks import Check, check_of
+from bridge.adapters.dspy.values.inputs import plain
 
 
 class _Input(NamedTuple):
-    """An input of a stage. check: of its values; None: those of the source need none."""
+    """An input of a stage. source: None: it always has the default. check: None: values of the source need none."""
 
     field: Field
     source: Source | None
-    check: InputCheck | None
+    check: Check | None
+    default: Any
 
 
 class Pipeline(dspy.Module):  # type: ignore[misc]  # DSPy is not typed
@@ -45,17 +48,19 @@ class Pipeline(dspy.Module):  # type: ignore[misc]  # DSPy is not typed
 
 def _inputs(step: Step) -> list[_Input]:
     made = []
-    for field in step.program.signature.inputs:
-        source = step.inputs.get(field.name)
+    signature = step.program.signature
+    for field in signature.inputs:
+        source, check = step.inputs.get(field.name), check_of(field, signature)
+        default = check.value(msgspec.json.decode(field.default)) if field.default else None
         is_checked = source is not None and not is_same(field, source.field)
-        made.append(_Input(field, source, check_of(field) if is_checked else None))
+        made.append(_Input(field, source, check if is_checked else None, default))
     return made
 
 
 def _value(stage: str, wanted: _Input, values: dict[Source, Any]) -> Any:
     """Return the value of an input. Raises PassedError with an LMError if what a model wrote does not fit."""
     if wanted.source is None:
-        return None
+        return wanted.default
     value = values[wanted.source]
     if wanted.check is None:
         return value

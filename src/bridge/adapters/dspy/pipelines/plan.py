@@ -10,7 +10,7 @@ from bridge.adapters.dspy.pipelines.stages import Stage, signature_of, stages_of
 from bridge.adapters.dspy.pipelines.types import accepts
 from bridge.adapters.dspy.signatures import Field, Signature
 from bridge.adapters.dspy.state import Definition, Program
-from bridge.adapters.dspy.values.inputs import check_of
+from bridge.adapters.dspy.values.checks import check_of
 
 
 class Source(NamedTuple):
@@ -102,7 +102,8 @@ def _step(stage: Stage, definition: Definition, wires: _Wires, path: str) -> Ste
     for name, field in fields.items():
         at = f"{path}.inputs.{name}"
         source = _source(name, stage.inputs.get(name), wires.sources(name, stage.name), wires, at)
-        if source is None and not check_of(field).accepts_none():
+        is_needed = not field.default and not check_of(field, wires.signatures[stage.name]).accepts_none()
+        if source is None and is_needed:
             raise _wrong(at, f"nothing has an output or input {name!r}: name a source")
         if source is not None:
             inputs[name] = _fitting(field, source, at)
