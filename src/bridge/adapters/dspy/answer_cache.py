@@ -61,4 +61,4 @@ _encode = msgspec.msgpack.Encoder(order="deterministic", enc_hook=str).encode
 
 
 def _key(request: lm15.Request, rollout: int) -> bytes:
-    return hashlib.sha256(_encode(request) + bytes(rollout)).digest()
+    return hashlib.sha256(_encode(request) + rollout.to_bytes(8)).digest()
