@@ -181,6 +181,8 @@ class _Reader:
         if given is None:
             given = list(dict.fromkeys(_STRUCTURE[keyword] for keyword in schema if keyword in _STRUCTURE))
         names = given if isinstance(given, list) else [given]
+        if not names and "type" in schema:
+            raise invalid(f"{path}.type", f"expected one of {', '.join(_TYPE_NAMES)}")
         for name in names:
             if not isinstance(name, str) or name not in _TYPE_NAMES:
                 raise invalid(f"{path}.type", f"expected one of {', '.join(_TYPE_NAMES)}")
