@@ -12,21 +12,37 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Literal, Union, get_args, get_origin
 
+from bridge.adapters.dspy.schemas.constraints import unconstrained
+from bridge.adapters.dspy.schemas.objects import Items, Named, Object, is_kind, target_of
+
 DAY = datetime.date(2000, 1, 1)
 
 
 def value_of(type: Any, name: str, seed: int) -> Any:
-    """Return a value of the type of a field. seed: below 1000."""
+    """Return a value of the type of a field. seed: below 1000. It meets simple constraints; a test sets the others."""
+    type, constraints = unconstrained(target_of(type))
+    bounds = {each.keyword: each.bound for each in constraints}
+    if is_kind(type, Object):
+        required = {key: each.type for key, each in type.properties.items() if each.is_required}
+        return {key: value_of(each, key, seed) for key, each in required.items()}
+    if is_kind(type, Items):
+        return [value_of(each, name, seed) for each in type.first]
     origin, members = get_origin(type), get_args(type)
     if origin is Literal:
         return members[seed % len(members)]
     if origin in (Union, types.UnionType):
         return value_of(next((each for each in members if each is not types.NoneType), None), name, seed)
     if origin is list:
-        return [value_of(members[0], name, seed)]
+        is_recursive = is_kind(members[0], Named)
+        return [value_of(members[0], name, seed)] * bounds.get("minItems", 0 if is_recursive else 1)
     if origin is dict:
         return {value_of(members[0], "key", seed): value_of(members[1], name, seed)}
-    return _SCALARS.get(type, _text)(name, seed)
+    value = _SCALARS.get(type, _text)(name, seed)
+    if isinstance(value, str):
+        return value[: bounds.get("maxLength")].ljust(bounds.get("minLength", 0), "x")
+    if bounds.keys() & {"minimum", "maximum"}:
+        return min(max(value, bounds.get("minimum", value)), bounds.get("maximum", value))
+    return value
 
 
 def _text(name: str, seed: int) -> str:

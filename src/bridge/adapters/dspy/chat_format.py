@@ -206,8 +206,7 @@ def _without_marks(text: str) -> str:
 def _unreadable(signature: Any, reply: str, label: str, error: Exception) -> dspy.AdapterParseError:
     reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
     failure = dspy.AdapterParseError("ChatAdapter", signature, reply)
-    failure.field, failure.reason = label, reason
-    failure.path, failure.violation = getattr(error, "path", ""), getattr(error, "violation", None)
+    failure.field, failure.reason, failure.cause = label, reason, error
     return failure
 
 

@@ -12,6 +12,7 @@ from dspy import lm15
 from bridge import errors
 from bridge.adapters.dspy.prompt_fields import label_of
 from bridge.adapters.dspy.reply_reader import read_fields, well_formed
+from bridge.adapters.dspy.values.conversion import LocatedError
 from bridge.adapters.dspy.values.inputs import plain
 from bridge.security.redaction import SEARCHED, redact_in, shorten
 
@@ -98,7 +99,7 @@ def unreadable_reply(
     message += f"; expected: {', '.join(expected)}; found: {', '.join(present) or 'none'}"
     if truncated:
         message += "; the reply was cut off at max_tokens"
-    details = {"field": field, "truncated": truncated or None, **_violation(error, field)}
+    details = {"field": field, "truncated": truncated or None, **_violation(getattr(error, "cause", None), field)}
     return errors.LMError(
         _line(message),
         lm_code=error.code,
@@ -109,11 +110,17 @@ def unreadable_reply(
     )
 
 
-def _violation(error: dspy.AdapterParseError, field: str | None) -> dict[str, Any]:
+def wrong_output(field: str, error: LocatedError) -> errors.LMError:
+    """Return the error for a value of an output that is not of its type, though the reply could be read."""
+    message = f"the field {field} of the model's answer is not of its type: {error}"
+    return errors.LMError(_line(message), lm_code="adapter_parse_error", field=field, **_violation(error, field))
+
+
+def _violation(error: Exception | None, field: str | None) -> dict[str, Any]:
     """Return the value that breaks a constraint of its field, its path, and the constraint."""
-    broken = getattr(error, "violation", None)
-    if broken is None:
+    if not isinstance(error, LocatedError) or error.violation is None:
         return {}
+    broken = error.violation
     value = plain(broken.value)
     is_long = len(msgspec.json.encode(value)) > LONGEST_REPLY
     return {

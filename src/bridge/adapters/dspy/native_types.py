@@ -73,6 +73,9 @@ class Media(dspy.Type):  # type: ignore[misc]  # DSPy is not typed
         fields = ("url",) if self.url else ("data", "mime_type", "filename")
         return {name: getattr(self, name) for name in fields if getattr(self, name)}
 
+    def __str__(self) -> str:
+        return repr(self)
+
     def __repr__(self) -> str:
         return f"<{self.kind} {self.url or f'of {len(self.data) * 3 // 4} bytes'}>"
 

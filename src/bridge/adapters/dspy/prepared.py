@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from bridge.adapters.dspy import learning
+from bridge.adapters.dspy.model_errors import wrong_output
 from bridge.adapters.dspy.modules import ADDED, module_type
 from bridge.adapters.dspy.own_module import OwnModule
 from bridge.adapters.dspy.pipelines.module import Pipeline
@@ -15,6 +16,7 @@ from bridge.adapters.dspy.pipelines.stages import PIPELINE
 from bridge.adapters.dspy.signatures import Signature
 from bridge.adapters.dspy.state import Definition, Program
 from bridge.adapters.dspy.values.checks import Inputs
+from bridge.adapters.dspy.values.conversion import LocatedError, convert, exact_numbers
 from bridge.adapters.dspy.values.inputs import plain
 from bridge.records import EncodedValue
 
@@ -37,17 +39,30 @@ class Prepared:
         self.names_calls = kind.names_calls
         self.names = {field.label: field.name for field in signature.outputs}
         self.arguments = Inputs(signature).arguments
+        self._described = {field.python_name: field for field in signature.outputs if field.schema}
         self._outputs = {field.python_name: field.name for field in signature.outputs}
         self._returned = {name: name for name in ADDED if name not in self._outputs.values()} | self._outputs
 
     def outputs(self, prediction: Any) -> dict[str, Any]:
         """Return the values of `prediction` under the host's names, in types that every wire format has.
 
+        Raises LMError for a value that its JSON Schema does not allow: not every module reads its values from a reply.
         Of the fields that DSPy's modules add only those in ADDED are returned, unless the host has an output of that
         name. Trajectories are sent as events.
         """
         returned = self._returned
-        return {returned[name]: plain(value) for name, value in prediction.items() if name in returned}
+        return {
+            returned[name]: plain(self._checked(name, value)) for name, value in prediction.items() if name in returned
+        }
+
+    def _checked(self, name: str, value: Any) -> Any:
+        field = self._described.get(name)
+        if field is None:
+            return value
+        try:
+            return convert(exact_numbers(value), field.type)
+        except LocatedError as error:
+            raise wrong_output(field.name, error) from None
 
 
 def prepared(program: Program) -> Prepared | OwnModule:

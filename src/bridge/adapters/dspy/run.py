@@ -152,7 +152,9 @@ def _predicted(
         # DSPy's BestOfN and Refine need a trace. Other modules do not, and it would hold all of their inputs.
         if trace is None and run.names_calls:
             trace = []
-        with dspy.context(lm=lm, adapter=chat_format.adapter, trace=trace, disable_history=True):
+        # The values of inputs have been checked, and DSPy's warning about their types would log them.
+        settings = {"trace": trace, "disable_history": True, "warn_on_type_mismatch": False}
+        with dspy.context(lm=lm, adapter=chat_format.adapter, **settings):
             return module(**arguments)
     except PassedError as error:
         raise error.error from error.error.__cause__

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Schema = Mapping[str, Any]
 
 _FIELD = re.compile(r"^\d+\. `(\w+)` \((.+?)\):(.*)$", re.MULTILINE)
+_CONSTRAINTS = re.compile(r"^\d+\. `(\w+)` .*\nConstraints: (.*)$", re.MULTILINE)
 _INPUTS = "Your input fields are:\n"
 _OUTPUTS = "Your output fields are:\n"
 _FORMAT = "\nAll interactions will be structured"
@@ -47,10 +48,30 @@ def outputs(system: str) -> Mapping[str, Output]:
     """Return the output fields that a system message declares; empty if it is not DSPy's."""
     listed = system.partition(_OUTPUTS)[2].partition(_FORMAT)[0]
     notes = dict(_NOTE.findall(_field_notes(system)))
+    constraints = {name: _constraints(text) for name, text in _CONSTRAINTS.findall(listed)}
     return {
-        name: Output(_schema(type_name, notes.get(name, "")), description.strip())
+        name: Output({**_schema(type_name, notes.get(name, "")), **constraints.get(name, {})}, description.strip())
         for name, type_name, description in _FIELD.findall(listed)
     }
+
+
+def _constraints(text: str) -> dict[str, float]:
+    """Return the bounds of numbers and of lengths, as keywords of a JSON Schema."""
+    found = {}
+    for words, keyword in _BOUNDS.items():
+        bound = re.search(rf"(?:^|, ){words}: (-?[\d.e+-]+)(?:,|$)", text)
+        if bound:
+            found[keyword] = json.loads(bound[1])
+    return found
+
+
+_BOUNDS = {
+    "greater than or equal to": "minimum",
+    "less than or equal to": "maximum",
+    "greater than": "exclusiveMinimum",
+    "less than": "exclusiveMaximum",
+    "maximum length": "maxLength",
+}
 
 
 def _field_notes(system: str) -> str:
