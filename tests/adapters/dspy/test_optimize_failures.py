@@ -120,3 +120,14 @@ def test_a_model_that_refuses_the_key_ends_it_after_the_first_rows(client):
 
 def _threads(client):
     return len(list(Path(f"/proc/{client.pid}/task").iterdir()))
+
+
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, "ensemble", "better_together", "knn_few_shot"])
+def test_nothing_is_printed_and_no_thread_is_left(ask, capfd, optimizer):
+    """DSPy's optimizers print, and draw bars for which tqdm starts a thread. This runs in the process of the test."""
+    ask("configure_lm", provider="offline")
+    ask("create_program", id="qa", signature=SIGNATURE)
+    before = {thread.name for thread in threading.enumerate()}
+    ask("optimize", **args(optimizer, metric="exact_match"))
+    assert capfd.readouterr().out == ""
+    assert {name for name in {each.name for each in threading.enumerate()} - before if "bridge" not in name} == set()
