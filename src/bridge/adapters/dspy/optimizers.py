@@ -232,7 +232,7 @@ def _gepa(given: options.GEPA, task: Task) -> Created:
         log_dir=None,  # where it would save its state as a pickle
         seed=given.seed,
     )
-    return optimizer, {}
+    return optimizer, {"valset": task.scored}
 
 
 def _knn_few_shot(given: options.KNNFewShot, task: Task) -> Created:

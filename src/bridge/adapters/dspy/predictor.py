@@ -34,6 +34,10 @@ class Predictor(dspy.Predict):  # type: ignore[misc]  # DSPy is not typed
         return prediction
 
 
+# Optimizers show models the names of classes, and the source of those that DSPy does not have.
+Predictor.__name__ = dspy.Predict.__name__
+
+
 def predictor(signature: Any) -> dspy.Predict:
     """Return a module for a DSPy signature that was made from a host's."""
     return Predictor(signature) if language_model.IS_COMPARED else dspy.Predict(signature)
