@@ -119,6 +119,47 @@ def test_classes_are_sides():
     assert score["json_schema"]["maximum"] == 1
 
 
+def summarize(
+    text: str, photo: Image, words: Annotated[int, pydantic.Field(ge=1), "at most"] = 50, kind: str | None = None
+) -> Answer:
+    """Summarize the text."""
+
+
+def translate(text, language: Literal["de", "fr"] = "de"): ...
+
+
+def test_functions():
+    """Parameters are inputs; what is returned are the outputs, by field if it is a class with annotations."""
+    sent = signature(summarize)
+    assert (sent["name"], sent["description"]) == ("summarize", "Summarize the text.")
+    assert sent["inputs"] == [
+        {"name": "text", "type": "string"},
+        {"name": "photo", "type": "image"},
+        {
+            "name": "words",
+            "json_schema": {"type": "integer", "minimum": 1},
+            "description": "at most",
+            "default": 50,
+        },
+        {"name": "kind", "type": "union<string|null>", "default": None},
+    ]
+    assert [field["name"] for field in sent["outputs"]] == ["answer", "score"]
+    assert signature(translate) == {
+        "name": "translate",
+        "inputs": [
+            {"name": "text", "type": "string"},
+            {"name": "language", "type": 'enum<"de"|"fr">', "default": "de"},
+        ],
+        "outputs": [{"name": "answer", "type": "string"}],
+    }
+
+
+def test_functions_that_are_no_signatures():
+    for function, reason in ((lambda *texts: "", "fixed number"), (Answer, "inputs and outputs")):
+        with pytest.raises(TypeError, match=reason):
+            signature(function)
+
+
 class Own:
     pass
 

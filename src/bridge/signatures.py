@@ -9,7 +9,7 @@ import inspect
 import types
 import typing
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NewType, NotRequired, Union, get_args, get_origin
 
 from typing_extensions import TypedDict  # pydantic refuses that of typing before Python 3.12
@@ -71,9 +71,16 @@ _OWN_KEYS = ("description", "default", "prefix")
 
 
 def signature(
-    inputs: Fields, outputs: Fields, *, description: str | None = None, name: str | None = None
+    inputs: Fields | Callable[..., Any],
+    outputs: Fields | None = None,
+    *,
+    description: str | None = None,
+    name: str | None = None,
 ) -> dict[str, Any]:
-    """Return a signature for `create_program`.
+    """Return a signature for `create_program`: of fields, or of a function that is never called.
+
+    The inputs of a function are its parameters. Its outputs are the fields of the class that it returns, else one named
+    "answer"; its docstring is the description.
 
     inputs, outputs: the type of each field by its name, or a class with annotations (a dataclass, a TypedDict, a
     pydantic model, …), whose defaults are those of the fields. A type is a hint, maybe `Annotated` with a description
@@ -82,12 +89,34 @@ def signature(
     model.
     Raises TypeError for a hint that no JSON value can match.
     """
-    sides: dict[str, Any] = {"inputs": _fields(inputs, "inputs"), "outputs": _fields(outputs, "outputs")}
+    if outputs is not None:
+        given, wanted = inputs, outputs
+    elif callable(inputs) and not isinstance(inputs, type):
+        given, wanted = _sides_of(inputs)
+        name, description = name or getattr(inputs, "__name__", None), description or inspect.getdoc(inputs)
+    else:
+        raise TypeError("a signature has inputs and outputs, or is that of a function")
+    sides: dict[str, Any] = {"inputs": _fields(given, "inputs"), "outputs": _fields(wanted, "outputs")}
     words = {"name": name, "description": description}
     return sides | {key: value for key, value in words.items() if value is not None}
 
 
-def _fields(given: Fields, side: str) -> list[dict[str, Any]]:
+def _sides_of(function: Callable[..., Any]) -> tuple[Fields, Fields]:
+    """Return the inputs and the outputs that a function declares."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    returned = hints.pop("return", str)
+    inputs = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise TypeError(f"inputs: *{name}: a signature has a fixed number of inputs")
+        hint = hints.get(name, str)
+        has_default = parameter.default is not parameter.empty
+        inputs[name] = {"type": hint, "default": json_form(parameter.default)} if has_default else hint
+    has_fields = isinstance(returned, type) and returned not in _PLAIN and _members(returned)
+    return inputs, returned if has_fields else {"answer": returned}
+
+
+def _fields(given: Any, side: str) -> list[dict[str, Any]]:
     if isinstance(given, Mapping):
         return [{"name": name, **_field(f"{side}: {name}", hint)} for name, hint in given.items()]
     if not isinstance(given, type):

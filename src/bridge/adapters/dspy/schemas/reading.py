@@ -36,6 +36,7 @@ _ANNOTATIONS = frozenset(
     {
         *("title", "description", "default", "example", "examples", "deprecated", "readOnly", "writeOnly"),
         *("$schema", "$id", "$comment", "discriminator", *DEFINITIONS),
+        *("contentEncoding", "contentMediaType"),
     }
 )
 # The keywords of one type, besides its constraints.
