@@ -69,6 +69,8 @@ READ = [
     # schema, what the model writes, the output
     ({"type": "string", "maxLength": 5}, '"ab"', '"ab"'),
     ({"type": "string", "pattern": "^[a-z]+$"}, "abc", "abc"),
+    ({"type": "string", "pattern": "^[a-z]+$"}, '"abc"', "abc"),
+    ({"type": "string", "format": "duration"}, "P1DT2H", "P1DT2H"),
     ({"type": "integer", "minimum": 1, "maximum": 5}, "5.0", 5),
     ({"type": "number", "multipleOf": 0.1}, "0.3", 0.3),
     ({"type": "boolean"}, "yes", True),
@@ -117,6 +119,9 @@ BROKEN = [
     ({"type": "string", "maxLength": 2}, "abc", "out", "abc", {"maxLength": 2}),
     ({"type": "string", "pattern": "^a"}, "ba", "out", "ba", {"pattern": "^a"}),
     ({"type": "string", "format": "email"}, "a@", "out", "a@", {"format": "email"}),
+    ({"type": "string", "format": "duration"}, "PT", "out", "PT", {"format": "duration"}),
+    ({"type": "string", "format": "ipv4"}, "::1", "out", "::1", {"format": "ipv4"}),
+    ({"type": "string", "format": "uri"}, "a b", "out", "a b", {"format": "uri"}),
     ({"type": "integer", "exclusiveMaximum": 5}, "5", "out", 5, {"exclusiveMaximum": 5}),
     ({"type": "number", "multipleOf": 0.1}, "0.35", "out", 0.35, {"multipleOf": 0.1}),
     ({"type": "string", "format": "decimal", "maximum": 0.1}, "0.11", "out", "0.11", {"maximum": 0.1}),

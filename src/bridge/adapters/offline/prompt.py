@@ -55,13 +55,13 @@ def outputs(system: str) -> Mapping[str, Output]:
     }
 
 
-def _constraints(text: str) -> dict[str, float]:
-    """Return the bounds of numbers and of lengths, as keywords of a JSON Schema."""
-    found = {}
+def _constraints(text: str) -> dict[str, Any]:
+    """Return the bounds of numbers and of lengths, and the format of a text, as keywords of a JSON Schema."""
+    found: dict[str, Any] = {}
     for words, keyword in _BOUNDS.items():
-        bound = re.search(rf"(?:^|, ){words}: (-?[\d.e+-]+)(?:,|$)", text)
+        bound = re.search(rf"(?:^|, ){words}: (?:(-?[\d.e+-]+)|([\w-]+))(?:,|$)", text)
         if bound:
-            found[keyword] = json.loads(bound[1])
+            found[keyword] = json.loads(bound[1]) if bound[1] else bound[2]
     return found
 
 
@@ -71,6 +71,7 @@ _BOUNDS = {
     "greater than": "exclusiveMinimum",
     "less than": "exclusiveMaximum",
     "maximum length": "maxLength",
+    "has the format": "format",
 }
 
 

@@ -36,7 +36,7 @@ _ANNOTATIONS = frozenset(
     {
         *("title", "description", "default", "example", "examples", "deprecated", "readOnly", "writeOnly"),
         *("$schema", "$id", "$comment", "discriminator", *DEFINITIONS),
-        *("contentEncoding", "contentMediaType"),
+        *("contentEncoding", "contentMediaType", "contentSchema"),
     }
 )
 # The keywords of one type, besides its constraints.

@@ -58,14 +58,15 @@ def _is_email(text: str) -> bool:
     return bool(at and _LOCAL.fullmatch(local) and _HOST.fullmatch(domain))
 
 
-def _is_ip(version: int) -> Callable[[str], bool]:
-    def is_ip(text: str) -> bool:
+def _is_address(parse: Callable[[str], object]) -> Callable[[str], bool]:
+    def is_address(text: str) -> bool:
         try:
-            return ipaddress.ip_address(text).version == version
+            parse(text)
         except ValueError:
             return False
+        return True
 
-    return is_ip
+    return is_address
 
 
 def _fits(pattern: re.Pattern[str]) -> Callable[[str], bool]:
@@ -78,11 +79,19 @@ def _anything(text: str) -> bool:
 
 # Of texts that stay texts. The formats of dates, times, UUIDs and decimals are types of their own.
 FORMATS: dict[str, Callable[[str], bool]] = {
+    **dict.fromkeys(
+        ("base64", "byte"), _fits(re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"))
+    ),
+    "base64url": _fits(re.compile(r"[A-Za-z0-9_-]*={0,2}")),
     "duration": _fits(_DURATION),
     "email": _is_email,
     "hostname": _fits(_HOST),
-    "ipv4": _is_ip(4),
-    "ipv6": _is_ip(6),
+    "ipv4": _is_address(ipaddress.IPv4Address),
+    "ipv4network": _is_address(ipaddress.IPv4Network),
+    "ipv6": _is_address(ipaddress.IPv6Address),
+    "ipv6network": _is_address(ipaddress.IPv6Network),
+    "ipvanyaddress": _is_address(ipaddress.ip_address),
+    "ipvanynetwork": _is_address(ipaddress.ip_network),
     "uri": _fits(_URI),
     # These say what a text is for, not what it looks like.
     **dict.fromkeys(("binary", "directory-path", "file-path", "password", "path"), _anything),

@@ -5,6 +5,7 @@ Nothing is lost: integers and decimals are exact, and texts stay as they were wr
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import re
 import types
@@ -82,6 +83,10 @@ def _read_constrained(text: str, type: Any) -> Any:
         for constraint in constraints:
             constraint.check(value)
     except ValueError as error:
+        bare = unfenced(text)
+        if base is str and bare[:1] == bare[-1:] == '"':  # a text in quotes, if that is what meets the constraints
+            with contextlib.suppress(ValueError):
+                return convert(read_data(bare), type)
         raise LocatedError("", error) from None
     return value
 
