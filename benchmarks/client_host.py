@@ -26,9 +26,10 @@ from typing import Any
 
 import msgspec
 from client_peers import connection, processes, threads
-from dspy_peers import dspy
+from dspy_peers import dspy, parallel
 from rounds import Model, Run, flat, now, on_threads
 
+PAGE = os.sysconf("SC_PAGESIZE")
 PIPE_BYTES = 1 << 20  # of the bare pipe; the bridge sets the same
 SIGNATURE = {"inputs": [{"name": "question"}, {"name": "passage"}], "outputs": [{"name": "answer"}]}
 SCRIPTED = {"provider": "scripted", "answers": {"": {"answer": "Paris"}}}
@@ -119,6 +120,41 @@ def first_chunk(model: Model) -> tuple[Run, list[int]]:
     return run, [client.pid]
 
 
+def batch(model: Model) -> tuple[Run, list[int]]:
+    """One call for all rows, whose reply has the results: `execute_batch`."""
+    client = started(model)
+
+    def run(command: str, args: Any, width: int, calls: int) -> tuple[float, list[float]]:
+        rows, start = rows_of(args, calls), now()
+        found = client.call("execute_batch", {"program_id": "qa", "inputs": rows, "threads": width}, timeout=600.0)
+        took = now() - start
+        assert found["succeeded"] == calls
+        return took, []
+
+    return run, [client.pid]
+
+
+def batch_events(model: Model) -> tuple[Run, list[int]]:
+    """One call for all rows, whose results are events only: `execute_batch` with `results` false."""
+    client = started(model)
+
+    def run(command: str, args: Any, width: int, calls: int) -> tuple[float, list[float]]:
+        rows, start = rows_of(args, calls), now()
+        batch = {"program_id": "qa", "inputs": rows, "threads": width, "results": False}
+        with client.stream("execute_batch", batch, timeout=600.0) as stream:
+            found = sum(event == "row" for event, _ in stream)
+        took = now() - start
+        assert found == calls
+        return took, []
+
+    return run, [client.pid]
+
+
+def rows_of(args: Any, count: int) -> list[Any]:
+    inputs = args["inputs"]
+    return [{**inputs, "question": f"{inputs['question']} {number}"} for number in range(count)]
+
+
 def pipe(model: Model) -> tuple[Run, list[int]]:
     """A worker of the bridge on two pipes, with msgspec and struct, and a lock for its callers."""
     command = [sys.executable, "-P", "-m", "bridge", "worker", "--adapter", adapter_of(model)]
@@ -158,7 +194,10 @@ def pipe(model: Model) -> tuple[Run, list[int]]:
 
 KINDS = {
     kind.__name__: kind
-    for kind in (bridge, submit, aio, uvloop, first_chunk, pipe, connection, processes, threads, dspy)
+    for kind in (
+        *(bridge, submit, aio, uvloop, first_chunk, batch, batch_events, pipe),
+        *(connection, processes, threads, dspy, parallel),
+    )
 }
 
 
@@ -193,7 +232,8 @@ def cpu_seconds(pids: list[int]) -> float:
 def figures(run: Run, pids: list[int], command: str, size: int, width: int, calls: int) -> dict[str, float]:
     """Return the figures of a task: times and CPU times in µs a call, and the most threads that this process had.
 
-    size: bytes of the payload. cpu_us: of this process and the worker.
+    size: bytes of the payload. cpu_us: of this process and the worker. grown_mib: by how much the memory of the worker
+    is larger afterwards, or that of this process without a worker.
     """
     calls -= calls % width
     args = EXECUTE if command == "execute_program" else {"data": os.urandom(size)} if size else {}
@@ -201,6 +241,7 @@ def figures(run: Run, pids: list[int], command: str, size: int, width: int, call
     ended, counts = threading.Event(), [0]
     watch = threading.Thread(target=count_threads, args=(ended, counts))
     watch.start()
+    before = memory(pids)
     host, worker = time.process_time(), cpu_seconds(pids)
     took, times = run(command, args, width, calls)
     host, worker = time.process_time() - host, cpu_seconds(pids) - worker
@@ -209,7 +250,17 @@ def figures(run: Run, pids: list[int], command: str, size: int, width: int, call
     row = {"us": took / calls, "cpu_us": (host + worker) / calls, "host_cpu_us": host / calls}
     if times:
         row["p50_us"] = statistics.median(times)
-    return {name: value * 1e6 for name, value in row.items()} | {"threads": max(counts)}
+    grown = (memory(pids) - before) / (1 << 20)
+    return {name: value * 1e6 for name, value in row.items()} | {"threads": max(counts), "grown_mib": grown}
+
+
+def memory(pids: list[int]) -> int:
+    """Return the bytes of memory that processes have, or this one if there are none."""
+    used = 0
+    for pid in pids or ["self"]:
+        with open(f"/proc/{pid}/statm") as statm:
+            used += int(statm.read().split()[1]) * PAGE
+    return used
 
 
 def count_threads(ended: threading.Event, counts: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""Compare program types with the same modules of DSPy in the caller's own process, for one build or several.
+"""Compare program types and batches with the same of DSPy in the caller's own process, for one build or several.
 
 The model answers at once, in the process that runs DSPy: what is compared is everything but the model.
 
@@ -20,6 +20,8 @@ COMMAND = "execute_program"
 DIRECT = "direct DSPy"
 CALLERS = 64
 ONE = {"width": 1, "calls": 200}
+ROWS = {"width": 8, "calls": 10_000}
+PARALLEL, EVENTS = "dspy.Parallel", ", as events"
 MANY = {"width": CALLERS, "calls": CALLERS * 8}
 
 
@@ -40,6 +42,37 @@ def callers(builds: Builds, stack: ExitStack) -> Iterator[Section]:
         yield Section("callers", title, contenders, ("us", "cpu_us"), 5, DIRECT, (goal,))
 
 
+def batch(builds: Builds, stack: ExitStack) -> Iterator[Section]:
+    """Yield a program on many rows, beside DSPy's Parallel; the results are in the reply, or events only."""
+    model = {"provider": "scripted", "answers": {"": ANSWERS}}
+    kinds = {"": "batch", EVENTS: "batch_events"}
+    hosts = {f"{name}{end}": (python, kind) for name, python in builds.items() for end, kind in kinds.items()}
+    hosts |= {PARALLEL: (sys.executable, "parallel")}
+    contenders = {
+        name: partial(stack.enter_context(Host(*host, model)).run, COMMAND, **ROWS) for name, host in hosts.items()
+    }
+    title = f"execute_batch, {ROWS['calls']} rows, {ROWS['width']} threads"
+    goals = [
+        Goal(
+            f"{title}{end}, throughput x {PARALLEL}",
+            lambda rows, build, end=end: rows[PARALLEL]["us"] / rows[build + end]["us"],
+            0.95,
+            least=True,
+        )
+        for end in kinds
+    ]
+    goals += [
+        Goal(
+            f"{title}{end}, growth of the worker",
+            lambda rows, build, end=end: rows[build + end]["grown_mib"],
+            1.0,
+            "MiB",
+        )
+        for end in kinds
+    ]
+    yield Section("batch", title, contenders, ("us", "cpu_us", "grown_mib"), 5, PARALLEL, tuple(goals))
+
+
 def _hosts(builds: Builds, stack: ExitStack) -> dict[str, dict[str, Host]]:
     """Return the hosts of each type: DSPy, and a client of each build."""
     hosts: dict[str, dict[str, Host]] = {}
@@ -50,7 +83,7 @@ def _hosts(builds: Builds, stack: ExitStack) -> dict[str, dict[str, Host]]:
     return hosts
 
 
-WHAT: tuple[Make, ...] = (one_caller, callers)
+WHAT: tuple[Make, ...] = (one_caller, callers, batch)
 MAKERS = {make.__name__: make for make in WHAT}
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from rounds import Model, Run, on_threads
+from rounds import Model, Run, now, on_threads
 
 FIELDS = "question, passage -> answer"
 SAMPLES = 3
@@ -26,6 +26,38 @@ def dspy(model: Model) -> tuple[Run, list[int]]:
     """
     import dspy
 
+    settings, module = _ready(model)
+
+    def call(command: str, args: Any) -> Any:
+        with dspy.context(**settings):
+            return module(**args["inputs"])
+
+    return on_threads(call), []
+
+
+def parallel(model: Model) -> tuple[Run, list[int]]:
+    """DSPy's Parallel, which calls the module for each row of a list on several threads."""
+    import dspy
+
+    settings, module = _ready(model)
+
+    def run(command: str, args: Any, width: int, calls: int) -> tuple[float, list[float]]:
+        on_rows = dspy.Parallel(num_threads=width, disable_progress_bar=True)
+        rows = [(module, {**args["inputs"], "question": f"{args['inputs']['question']} {n}"}) for n in range(calls)]
+        with dspy.context(**settings):
+            start = now()
+            results = on_rows(rows)
+            took = now() - start
+        assert all(each.answer for each in results)
+        return took, []
+
+    return run, []
+
+
+def _ready(model: Model) -> tuple[dict[str, Any], Module]:
+    """Return the settings of DSPy, and the module."""
+    import dspy
+
     assert model
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     server = {name: value for name, value in model.items() if name.startswith("api_")}
@@ -33,12 +65,7 @@ def dspy(model: Model) -> tuple[Run, list[int]]:
     lm = dspy.LM(model.get("model", "instant/model"), cache=False, **server, **instant)
     adapter = dspy.ChatAdapter(use_json_adapter_fallback=False)
     module = MODULES[model.get("program", {}).get("program_type", "predict")]()
-
-    def call(command: str, args: Any) -> Any:
-        with dspy.context(lm=lm, adapter=adapter, trace=None, disable_history=True):
-            return module(**args["inputs"])
-
-    return on_threads(call), []
+    return {"lm": lm, "adapter": adapter, "trace": None, "disable_history": True}, module
 
 
 class Instant:
