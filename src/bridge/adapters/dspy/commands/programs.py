@@ -272,6 +272,7 @@ def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, 
     kind = _type_of(definition, "args")
     check_options(given, definition)
     definition = msgspec.structs.replace(definition, tools=_chosen_tools(args, context))
+    _check_indexes(args.indexes or [], context)
     if args.stages is not None:
         definition = _staged(definition, args.stages, context)
     if kind.needs_demos and not args.demos:
@@ -325,6 +326,14 @@ def _demonstrated(definition: Definition, demos: list[Any]) -> dict[str, Learned
         for each in examples.read(demos, "args.demos", complete=True)
     ]
     return {kind.main: Learned(demos=tuple(given))}
+
+
+def _check_indexes(index_ids: list[str], context: Context) -> None:
+    """Raise InvalidArgs for an index that does not exist."""
+    for number, index_id in enumerate(index_ids):
+        from bridge.adapters.dspy.retrieval.search import find_index  # loads numpy
+
+        find_index(index_id, context, f"args.indexes[{number}]")
 
 
 def _chosen_tools(args: CreateArgs, context: Context) -> tuple[Tool, ...]:

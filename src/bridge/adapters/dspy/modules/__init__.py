@@ -12,15 +12,17 @@ import msgspec
 
 from bridge import errors
 from bridge.adapters.dspy.modules.options import Options
+from bridge.adapters.dspy.tools import SearchTool
 
 if TYPE_CHECKING:
     from bridge.adapters.dspy.signatures import Signature
     from bridge.adapters.dspy.state import Definition
+    from bridge.adapters.dspy.tools import Tool
 
 DEFAULT_ITERATIONS = 20  # calls of tools in one run
 DEFAULT_N = 3
 DEFAULT_K = 3
-TOOLS = frozenset({"tools", "max_iters", "allow_no_tools"})
+TOOLS = frozenset({"tools", "max_iters", "allow_no_tools", "indexes"})
 SAMPLES = frozenset({"base", "n"})
 ADDED = ("reasoning", "rationale")  # outputs that modules add, and that results have
 
@@ -94,10 +96,11 @@ def check(definition: Definition, signature: Signature, path: str = "args") -> N
         raise errors.InvalidArgs(
             f"{path}.base: {definition.program_type} runs programs of type {kinds}", path=f"{path}.base"
         )
-    if module_type(definition).takes_tools and not definition.tools and not options.get("allow_no_tools"):
+    has_tools = definition.tools or options.get("indexes") or options.get("allow_no_tools")
+    if module_type(definition).takes_tools and not has_tools:
         raise errors.InvalidArgs(
             f"{path}.tools: {definition.program_type} needs tools, and the session has none: send register_tools"
-            " first, with the same session_id, or allow_no_tools if the program needs none",
+            " first, with the same session_id, name indexes to search, or allow_no_tools if the program needs none",
             path=f"{path}.tools",
         )
     names = [field.name for field in signature.outputs]
@@ -147,13 +150,18 @@ def _chain_of_thought(signature: Signature, definition: Definition) -> Any:
 def _react(signature: Signature, definition: Definition) -> Any:
     from bridge.adapters.dspy.modules.agents import react
 
-    return react(signature, definition.tools, definition.max_iters or DEFAULT_ITERATIONS)
+    return react(signature, _tools(definition), definition.max_iters or DEFAULT_ITERATIONS)
 
 
 def _react_v2(signature: Signature, definition: Definition) -> Any:
     from bridge.adapters.dspy.modules.agents import react_v2
 
-    return react_v2(signature, definition.tools, definition.max_iters or DEFAULT_ITERATIONS)
+    return react_v2(signature, _tools(definition), definition.max_iters or DEFAULT_ITERATIONS)
+
+
+def _tools(definition: Definition) -> tuple[Tool, ...]:
+    """Return the tools of a program: those of the host, and one for each index that it searches."""
+    return (*definition.tools, *map(SearchTool.of, definition.options.get("indexes", ())))
 
 
 def _best_of_n(signature: Signature, definition: Definition) -> Any:

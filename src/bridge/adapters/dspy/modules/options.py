@@ -8,6 +8,7 @@ import msgspec
 
 MOST_ITERATIONS = 100  # calls of tools, or steps of code, in one run
 MOST_ATTEMPTS = 64
+MOST_INDEXES = 64
 MOST_NEIGHBOURS = 100
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=MOST_ATTEMPTS)]
@@ -23,7 +24,8 @@ class Options(msgspec.Struct, kw_only=True):
     """The args of create_program that only some types take; `MODULES` says which.
 
     tools: the names of those to use of the session's and the default session's tools (default: all). max_iters: how
-    many calls of tools, or steps of code, a run may make. allow_no_tools: whether there may be no tools. base: the type
+    many calls of tools, or steps of code, a run may make. allow_no_tools: whether there may be no tools. indexes: the
+    ids of indexes, each of which becomes a tool that searches it. base: the type
     of the program inside. n: how many attempts. reward: how good an attempt is: "filled", the share of outputs that
     have a value, or a function of the host. threshold: the reward that is good enough. field: the output that is
     compared (default: the last one). k: how many of the demos are shown, those most similar to the inputs. stages: of a
@@ -33,6 +35,7 @@ class Options(msgspec.Struct, kw_only=True):
     tools: list[str] | None = None
     max_iters: Annotated[int, msgspec.Meta(ge=1, le=MOST_ITERATIONS)] | None = None
     allow_no_tools: bool | None = None
+    indexes: Annotated[list[str], msgspec.Meta(max_length=MOST_INDEXES)] | None = None
     base: Literal["predict", "chain_of_thought", "react"] | None = None
     n: Count | None = None
     reward: Literal["filled"] | HostFunction | None = None

@@ -16,6 +16,32 @@ class Tool(msgspec.Struct, frozen=True):
     args: dict[str, Any] = {}
 
 
+DEFAULT_FOUND = 5  # texts
+MOST_FOUND = 50
+_SEARCH_ARGS = {
+    "query": {"type": "string", "description": "what to look for, in the words that the texts may contain"},
+    "k": {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": MOST_FOUND,
+        "default": DEFAULT_FOUND,
+        "description": "how many texts to return",
+    },
+}
+
+
+class SearchTool(Tool, frozen=True):
+    """A tool that searches an index of the session, without the host. index_id: of the index."""
+
+    index_id: str = ""
+
+    @classmethod
+    def of(cls, index_id: str) -> SearchTool:
+        """Return the tool that searches the index of that id."""
+        description = f"Return the texts in {index_id} that match a query best."
+        return cls(f"search_{index_id}", description, _SEARCH_ARGS, index_id)
+
+
 def model_names(tools: Iterable[Tool], taken: Iterable[str]) -> list[str]:
     """Return the name by which a model calls each tool.
 
