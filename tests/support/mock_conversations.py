@@ -100,6 +100,34 @@ def _optimize(**args: Any) -> tuple[Any, ...]:
 
 
 CONVERSATIONS: dict[str, list[tuple[Any, ...]]] = {
+    "modules": [
+        (
+            "configure_lm",
+            {"provider": "scripted", "answers": {"": {"answer": "a", "reasoning": "r", "rationale": "s"}}},
+        ),
+        *(_create(name, program_type=name) for name in ("best_of_n", "refine", "majority", "multi_chain_comparison")),
+        *(_run(name, question="Why?") for name in ("best_of_n", "refine", "majority", "multi_chain_comparison")),
+        _create("b", program_type="best_of_n", n=2, reward={"host": "r"}, threshold=0.5, base="chain_of_thought"),
+        _create("b", program_type="best_of_n", if_exists="keep"),
+        _create("m", program_type="majority", field="answer", n=5),
+        _create("k", program_type="knn", demos=[ROW], k=1),
+        _create("x", program_type="knn"),
+        _create("x", program_type="knn", base="react", demos=[ROW]),
+        _create("x", program_type="code_act"),
+        _create("x", n=3),
+        _create("x", program_type="best_of_n", n=0),
+        _create("x", program_type="best_of_n", reward="best"),
+        _create("x", program_type="best_of_n", k=3),
+        _create("x", program_type="best_of_n", base="react"),
+        _create("x", program_type="best_of_n", tools=[]),
+        _create("x", program_type="majority", field="reply"),
+        _create("x", program_type="majority", base="rlm"),
+        _create("r", program_type="react", allow_no_tools=True),
+        _create("x", program_type="react_v2"),
+        _create("r2", program_type="react_v2", allow_no_tools=True),
+        ("get_program", {"program_id": "k", "include": ["demos"]}),
+        ("list_programs", {}),
+    ],
     "rows": [
         _create("qa"),
         ("execute_batch", {"program_id": "qa", "inputs": [{"question": "Why?"}]}),

@@ -15,7 +15,7 @@ from typing import Any
 from bridge import errors
 from bridge.errors import BridgeError
 from bridge.host.open_calls import OpenCall
-from bridge.pool.replaced import MOVED_TO_THE_END, key_of, with_id
+from bridge.pool.replaced import MOVED_TO_THE_END, REMOVES, key_of, whole_of, with_id
 from bridge.pool.requests import Request
 from bridge.pool.slots import Slot
 
@@ -29,14 +29,18 @@ _log = logging.getLogger("bridge.pool")
 
 
 class Entry:
-    """A call that succeeded. version: when it was added, which its place in the order does not show."""
+    """A call that succeeded.
 
-    __slots__ = ("args", "command", "version")
+    version: when it was added, which its place in the order does not show. whole: the key of what it is a part of.
+    """
+
+    __slots__ = ("args", "command", "version", "whole")
 
     def __init__(self, command: str, args: Any, version: int) -> None:
         self.command = command
         self.args = args
         self.version = version
+        self.whole = whole_of(command, args)
 
 
 class Broadcast:
@@ -184,9 +188,11 @@ class Journal:
             return
         self._version += 1
         key = key_of(command, request.args) or (self._version,)
-        if command == "delete_program" or command in MOVED_TO_THE_END:
+        if command in REMOVES or command in MOVED_TO_THE_END:
             self._entries.pop(key, None)
-        if command != "delete_program":
+            for part in [name for name, entry in self._entries.items() if entry.whole == key]:
+                del self._entries[part]
+        if command not in REMOVES:
             self._entries[key] = Entry(command, request.args, self._version)
 
     def _replay(self, slot: Slot, entry: Entry) -> None:

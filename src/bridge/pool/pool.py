@@ -28,6 +28,7 @@ from bridge.pool.journal import Journal
 from bridge.pool.launcher import launcher_for
 from bridge.pool.providers import Providers
 from bridge.pool.recovery import Recovery
+from bridge.pool.replaced import follow_up
 from bridge.pool.requests import Request
 from bridge.pool.routing import Router
 from bridge.pool.runner import Runner
@@ -338,7 +339,13 @@ class Pool:
         self._functions.add(done["session_id"], tools)
 
     def _succeeded(self, request: Request, result: Any) -> None:
-        """Note which sessions a request has ended, and which provider of models it has chosen."""
+        """Note which sessions a request has ended, and which provider of models it has chosen.
+
+        Make what it has changed without a session in one worker in all others.
+        """
+        follow = follow_up(request.command, result) if request.session is None else None
+        if follow is not None:
+            self.call(*follow, timeout=None)
         if request.command == "configure_lm":
             self._providers.configured(request.session, result)
         if request.command not in self._ending:

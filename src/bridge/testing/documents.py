@@ -18,7 +18,7 @@ from bridge.adapters.dspy.commands.programs import (
     find_program,
     get_program_info,
 )
-from bridge.adapters.dspy.modules import MODULES
+from bridge.adapters.dspy.modules import module_type
 from bridge.adapters.dspy.state import Definition, Learned, Program, State
 from bridge.adapters.dspy.state_files import read, write
 from bridge.adapters.dspy.tools import Tool
@@ -42,7 +42,7 @@ def get(args: GetArgs, context: Context) -> dict[str, Any]:
         demos = [_sides(demo, fields) for demo in learned.demos]
         facts: dict[str, Any] = {"demos": demos, "instructions": learned.instructions}
         predictors[name] = {key: facts[key] for key in args.include}
-    main = predictors.get(_main(program), {})
+    main = predictors.get(main_of(program), {})
     return {**info, **main, "predictors": predictors}
 
 
@@ -70,13 +70,14 @@ def load(args: LoadArgs, context: Context) -> dict[str, Any]:
     return _imported(read(context.worker.options.state_dir, args.path), args, context, "args.path")
 
 
-def _main(program: Program) -> str:
-    return "self" if program.is_registered else MODULES[program.definition.program_type].main
+def main_of(program: Program) -> str:
+    """Return the name of the predictor that writes the outputs, or of the one that a mock has in place of several."""
+    return "self" if program.is_registered else module_type(program.definition).main or "self"
 
 
 def _learned(program: Program) -> dict[str, Learned]:
     """Return what each predictor has learned; its instructions are those of the signature if it has learned none."""
-    known = {_main(program): Learned(), **program.definition.learned}
+    known = {main_of(program): Learned(), **program.definition.learned}
     own = _instructions(program)
     return {name: Learned(each.instructions or own, each.demos) for name, each in known.items()}
 

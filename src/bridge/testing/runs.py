@@ -11,7 +11,7 @@ import msgspec
 
 from bridge import errors
 from bridge.adapters.dspy.chosen_model import model_for
-from bridge.adapters.dspy.modules import DEFAULT_ITERATIONS
+from bridge.adapters.dspy.modules import DEFAULT_ITERATIONS, module_type
 from bridge.adapters.dspy.setup import Setup
 from bridge.adapters.dspy.signatures import Field
 from bridge.adapters.dspy.state import Program
@@ -26,7 +26,6 @@ from bridge.testing.script import Script
 if TYPE_CHECKING:
     from bridge._dispatch import Context
 
-_WITH_REASONING = ("chain_of_thought", "react")  # types of programs that have it as a further output
 _PIECE = re.compile(r"\s*\S+|\s+$")  # of a text that is streamed
 
 
@@ -61,7 +60,7 @@ def _call_tools(
     script: Script, program: Program, inputs: dict[str, Any], context: Context, given: tuple[Tool, ...]
 ) -> None:
     """Call the tools as the test has set; if it has not, a program of type react calls each of them once."""
-    takes_tools = program.definition.program_type == "react"
+    takes_tools = not program.is_registered and module_type(program.definition).takes_tools
     if not (takes_tools or program.is_registered):
         return
     tools = {tool.name: tool for tool in given}
@@ -86,10 +85,21 @@ def _arguments(tool: Tool, inputs: dict[str, Any]) -> dict[str, Any]:
 def _outputs(script: Script, program: Program, inputs: dict[str, Any]) -> list[tuple[str, Any]]:
     signature = program.signature
     outputs = [(field.name, _value(script, program, field, inputs)) for field in signature.outputs]
-    if program.definition.program_type in _WITH_REASONING and "reasoning" not in dict(outputs):
-        reasoning = script.output(program.id, "reasoning", inputs) or [_made_up("reasoning", str, inputs)]
-        outputs.insert(0, ("reasoning", reasoning[0]))
+    added = _added(program)
+    if added and added not in dict(outputs):
+        given = script.output(program.id, added, inputs) or [_made_up(added, str, inputs)]
+        outputs.insert(0, (added, given[0]))
     return outputs
+
+
+def _added(program: Program) -> str:
+    """Return the name of the output that the program's module adds, or ""."""
+    definition = program.definition
+    if program.is_registered:
+        return ""
+    if definition.program_type == "multi_chain_comparison":
+        return "rationale"
+    return "reasoning" if module_type(definition).has_reasoning else ""
 
 
 def _value(script: Script, program: Program, field: Field, inputs: dict[str, Any]) -> Any:

@@ -14,10 +14,10 @@ from bridge.adapters.dspy.commands.optimization import OptimizeArgs, rows_of
 from bridge.adapters.dspy.commands.programs import find_program
 from bridge.adapters.dspy.examples import Example, Examples, plain_example
 from bridge.adapters.dspy.metrics import HostMetric, Metric, Score, metric_for
-from bridge.adapters.dspy.modules import MODULES
 from bridge.adapters.dspy.rows import RowContext, error_of
 from bridge.adapters.dspy.setup import Setup
 from bridge.adapters.dspy.state import Definition, Learned
+from bridge.testing.documents import main_of
 from bridge.testing.runs import run
 from bridge.testing.script import Script
 
@@ -65,7 +65,7 @@ def optimized(
         {labels.get(name, name): value for side in each.values() for name, value in side.items()} for each in chosen
     )
     definition = program.definition
-    main = MODULES[definition.program_type].main
+    main = main_of(program)
     instructions = definition.learned.get(main, Learned()).instructions
     learned = {**definition.learned, main: Learned(instructions, demos)}
     after = scorer.mean("result", setup, valset or trainset, metric, context)
@@ -94,8 +94,8 @@ class _Scorer:
     def _score(self, setup: Setup, example: Example, metric: Metric, outputs: dict[str, Any]) -> Score:
         if not isinstance(metric, HostMetric):
             return Score(float(all(_same(outputs.get(name), value) for name, value in example.outputs.items())))
-        main = MODULES[setup.program.definition.program_type].main if not setup.program.is_registered else "self"
-        trace = [{"predictor": main, "inputs": example.inputs, "outputs": outputs}] if metric.wants_trace else None
+        call = {"predictor": main_of(setup.program), "inputs": example.inputs, "outputs": outputs}
+        trace = [call] if metric.wants_trace else None
         return metric(example, outputs, trace)
 
     def mean(self, phase: str, setup: Setup, examples: list[Example], metric: Metric, context: Context) -> float:
