@@ -4,7 +4,7 @@ defmodule DSPex.PythonBridge.Mock.Args do
 
   A type is `:any`, `:string`, `:integer`, `:float`, `:boolean`, `{:whole, least, most}`,
   `{:one_of, strings}`, `{:list, type}`, `{:map, type}`, `{:either, types}`, `{:nullable, type}`,
-  `{:either_form, list, map}`, or `{:struct, fields}`, whose keys are names and whose values are
+  `{:either_form, list, map}`, `{:text_or_map, text, map}`, or `{:struct, fields}`, whose keys are names and whose values are
   `type`, `{:required, type}` or `:ignored`. `{:open, fields}` is a struct that ignores other keys.
   """
 
@@ -56,6 +56,11 @@ defmodule DSPex.PythonBridge.Mock.Args do
   defp check!(value, {:either_form, list, map} = type, path) do
     matches?(value, type) || mismatch(path, name(type), value)
     check!(value, if(is_list(value), do: list, else: map), path)
+  end
+
+  defp check!(value, {:text_or_map, text, map} = type, path) do
+    matches?(value, type) || mismatch(path, name(type), value)
+    check!(value, if(is_binary(value), do: text, else: map), path)
   end
 
   defp check!(value, type, path) do
@@ -115,6 +120,7 @@ defmodule DSPex.PythonBridge.Mock.Args do
   defp matches?(value, {:list, _}), do: is_list(value)
   defp matches?(value, {:either, types}), do: Enum.any?(types, &matches?(value, &1))
   defp matches?(value, {:either_form, _, _}), do: is_list(value) or is_map(value)
+  defp matches?(value, {:text_or_map, _, _}), do: is_binary(value) or is_map(value) or value == []
   defp matches?(value, {:nullable, type}), do: value == nil or matches?(value, type)
   defp matches?(value, _map), do: is_map(value) or value == []
 
@@ -127,6 +133,7 @@ defmodule DSPex.PythonBridge.Mock.Args do
   defp name({:list, _}), do: "array"
   defp name({:either, types}), do: Enum.map_join(types, " | ", &name/1)
   defp name({:either_form, _, _}), do: "object | array"
+  defp name({:text_or_map, _, _}), do: "str | object"
   defp name({:nullable, type}), do: name(type) <> " | null"
   defp name(_map), do: "object"
 

@@ -7,14 +7,12 @@ defmodule DSPex.PythonBridge.Mock.Documents do
   """
 
   alias DSPex.PythonBridge.Error
-  alias DSPex.PythonBridge.Mock.{Args, Programs, Schemas, State}
+  alias DSPex.PythonBridge.Mock.{Args, Modules, Programs, Schemas, State}
 
   @version 1
-  @main %{"predict" => "self", "module" => "self", "chain_of_thought" => "predict"}
-
   @doc "Returns the name of the predictor that writes the outputs of a program."
   @spec main(map()) :: String.t()
-  def main(program), do: Map.get(@main, program.kind, "extract.predict")
+  def main(program), do: Modules.type(program.kind, program.options).main || "self"
 
   @doc "Returns what a program learns from examples that have been checked."
   @spec learned(map(), [map()]) :: map()
@@ -96,9 +94,10 @@ defmodule DSPex.PythonBridge.Mock.Documents do
     definition =
       for {key, value} <- [
             {"tools", Enum.map(program.tools, fn {_, tool} -> declared(tool) end)},
-            {"max_iters", program.max_iters}
+            {"max_iters", program.max_iters},
+            {"options", program.options}
           ],
-          value not in [nil, []],
+          value not in [nil, [], %{}],
           into: %{
             "version" => @version,
             "program_type" => program.kind,
@@ -190,8 +189,8 @@ defmodule DSPex.PythonBridge.Mock.Documents do
   defp imported!(id, document, definition, _existing) do
     tools = Schemas.tools!(definition["tools"] || [])
 
-    program =
-      Programs.define!(id, definition, tools, nil, "args.document", "metadata.bridge.signature")
+    args = Map.merge(definition["options"] || %{}, Map.delete(definition, "options"))
+    program = Programs.define!(id, args, tools, nil, "args.document", "metadata.bridge.signature")
 
     %{program | learned: read!(document)}
   end

@@ -5,7 +5,7 @@ defmodule DSPex.PythonBridge.Mock.Examples do
   A checked example is a map with `"inputs"` and `"outputs"`.
   """
 
-  alias DSPex.PythonBridge.Mock.{Args, Inputs}
+  alias DSPex.PythonBridge.Mock.{Args, Inputs, Modules}
 
   @sides ["inputs", "outputs"]
 
@@ -28,7 +28,8 @@ defmodule DSPex.PythonBridge.Mock.Examples do
       raise Args.invalid(path, "#{path}: expected a map with inputs and outputs", expected("map"))
 
     %{inputs: inputs, outputs: outputs} = program.checked
-    extra = if program.kind in ["predict", "module"], do: [], else: ["reasoning"]
+    adds = Modules.type(program.kind, program.options).adds
+    extra = if adds == "reasoning", do: ["reasoning"], else: []
     {given, places} = sides!(row, inputs, outputs, extra, path)
 
     check_names!(

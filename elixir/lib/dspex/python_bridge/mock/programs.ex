@@ -4,9 +4,18 @@ defmodule DSPex.PythonBridge.Mock.Programs do
   """
 
   alias DSPex.PythonBridge.Error
-  alias DSPex.PythonBridge.Mock.{Args, Documents, Examples, Models, Schemas, Signatures, State}
 
-  @kinds ["predict", "chain_of_thought", "react"]
+  alias DSPex.PythonBridge.Mock.{
+    Args,
+    Documents,
+    Examples,
+    Models,
+    Modules,
+    Schemas,
+    Signatures,
+    State
+  }
+
   @default_iterations 20
   @question_answer %{"inputs" => [%{"name" => "question"}], "outputs" => [%{"name" => "answer"}]}
 
@@ -26,10 +35,15 @@ defmodule DSPex.PythonBridge.Mock.Programs do
     end
 
     if existing == nil, do: check_id!(id, state)
+    {kind, demos} = {Map.get(args, "program_type", "predict"), args["demos"] || []}
+    options = Modules.options(args)
+    Modules.check_name!(kind, "args.program_type")
+    Modules.check_options!(kind, options)
     tools = chosen_tools!(args, call, state)
+    Modules.check_demos!(kind, options, demos)
     unless existing && if_exists == "keep", do: State.check_quota!(state, call, id)
     program = define!(id, args, tools, model)
-    demos = Examples.read!(args["demos"] || [], program, "args.demos", complete: true)
+    demos = Examples.read!(demos, program, "args.demos", complete: true)
     program = %{program | learned: Documents.learned(program, demos)}
 
     if existing && if_exists == "keep" do
@@ -78,21 +92,9 @@ defmodule DSPex.PythonBridge.Mock.Programs do
   def define!(id, args, tools, model \\ nil, path \\ "args", name \\ "signature") do
     kind = Map.get(args, "program_type", "predict")
 
-    if kind not in @kinds do
-      at = "#{path}.program_type"
-      message = "#{at}: unknown program type '#{kind}'; known: #{Enum.join(@kinds, ", ")}"
-      raise Args.invalid(at, message, %{"expected" => Enum.join(@kinds, " | ")})
-    end
+    Modules.check_name!(kind, "#{path}.program_type")
 
-    if kind == "react" and tools == [] do
-      message =
-        "args.tools: react needs tools, and the session has none: send register_tools first, " <>
-          "with the same session_id"
-
-      raise Args.invalid("args.tools", message)
-    end
-
-    %{
+    program = %{
       id: id,
       ref: make_ref(),
       signature: args["signature"],
@@ -101,11 +103,15 @@ defmodule DSPex.PythonBridge.Mock.Programs do
       model: model,
       tools: tools,
       max_iters: args["max_iters"],
+      options: args |> Modules.options() |> Map.drop(["tools", "max_iters"]),
       learned: %{},
       created_at: State.now(),
       runs: 0,
       last_run: nil
     }
+
+    Modules.check!(program, "args")
+    program
   end
 
   @doc "Raises `:program_exists` if the operator has registered a program of that id."
@@ -128,22 +134,16 @@ defmodule DSPex.PythonBridge.Mock.Programs do
   end
 
   defp same?(one, other) do
-    react = one.kind == "react"
+    [one_is, other_is] =
+      for program <- [one, other],
+          do: Map.take(program, [:kind, :model, :checked, :options, :learned])
 
-    {one.kind, one.model, one.checked, one.learned} ==
-      {other.kind, other.model, other.checked, other.learned} and
-      (not react or
+    one_is == other_is and
+      (not Modules.takes_tools?(one) or
          {Map.new(one.tools), iterations(one)} == {Map.new(other.tools), iterations(other)})
   end
 
   defp chosen_tools!(args, call, state) do
-    if Map.get(args, "program_type", "predict") != "react" do
-      for name <- ["tools", "max_iters"], args[name] != nil do
-        path = "args.#{name}"
-        raise Args.invalid(path, "#{path}: only for programs of type react")
-      end
-    end
-
     tools = State.tools(state, call)
     names = args["tools"] || Enum.map(tools, &elem(&1, 0))
 

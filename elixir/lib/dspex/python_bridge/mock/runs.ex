@@ -8,7 +8,17 @@ defmodule DSPex.PythonBridge.Mock.Runs do
   """
 
   alias DSPex.PythonBridge.{Error, Text}
-  alias DSPex.PythonBridge.Mock.{Inputs, MadeUp, Models, Programs, Schemas, Script, State}
+
+  alias DSPex.PythonBridge.Mock.{
+    Inputs,
+    MadeUp,
+    Models,
+    Modules,
+    Programs,
+    Schemas,
+    Script,
+    State
+  }
 
   # How a run reaches the host: events, and requests that return `{:ok, result}` or `:error`.
   @type host :: %{
@@ -101,7 +111,10 @@ defmodule DSPex.PythonBridge.Mock.Runs do
     host.emit.("status", Map.merge(part, %{"status" => "lm_call", "model" => model}))
     Process.sleep(Script.delay(script, command))
     Script.raise_error!(script, command)
-    if program.kind in ["react", "module"], do: call_tools!(run, script, host)
+
+    if program.kind == "module" or Modules.takes_tools?(program),
+      do: call_tools!(run, script, host)
+
     outputs = outputs!(run, script)
 
     for {field, value} <- outputs,
@@ -121,7 +134,7 @@ defmodule DSPex.PythonBridge.Mock.Runs do
     calls =
       Script.tool_calls(script, program.id) ||
         for {name, tool} <- tools,
-            program.kind == "react",
+            program.kind != "module",
             do: {name, arguments(tool, run.inputs)}
 
     for {name, arguments} <- Enum.take(calls, Programs.iterations(program)) do
@@ -167,11 +180,13 @@ defmodule DSPex.PythonBridge.Mock.Runs do
     fields = program.checked.outputs
     outputs = for field <- fields, do: {field.name, output!(field, program.id, inputs, script)}
 
-    if program.kind in ["predict", "module"] or List.keymember?(outputs, "reasoning", 0) do
+    added = Modules.type(program.kind, program.options).adds
+
+    if added == nil or List.keymember?(outputs, added, 0) do
       outputs
     else
-      reasoning = %{name: "reasoning", type: :string, type_name: "string"}
-      [{"reasoning", output!(reasoning, program.id, inputs, script)} | outputs]
+      field = %{name: added, type: :string, type_name: "string"}
+      [{added, output!(field, program.id, inputs, script)} | outputs]
     end
   end
 
