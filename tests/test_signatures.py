@@ -12,6 +12,8 @@ import msgspec
 import pydantic
 import pytest
 
+from bridge import Dispatcher
+from bridge.adapters.dspy import adapter
 from bridge.signatures import Audio, Code, File, History, Image, signature
 
 
@@ -32,7 +34,7 @@ class Person(pydantic.BaseModel):
 
 class Place(msgspec.Struct):
     city: str
-    zip: Annotated[str, msgspec.Meta(pattern="^[0-9]+$")] = ""
+    zip: Annotated[str, msgspec.Meta(pattern="^[0-9]+$")] = "0"
 
 
 def field(hint: Any) -> dict[str, Any]:
@@ -158,6 +160,22 @@ def test_functions_that_are_no_signatures():
     for function, reason in ((lambda *texts: "", "fixed number"), (Answer, "inputs and outputs")):
         with pytest.raises(TypeError, match=reason):
             signature(function)
+
+
+class Tree(pydantic.BaseModel):
+    value: Decimal
+    day: datetime.date | None = None
+    children: list[Tree] = []
+
+
+@pytest.mark.parametrize(
+    "hint", [Tree, list[Place], dict[str, Item], Person | None, set[str], Color, Code, "code<sql>"]
+)
+def test_a_worker_accepts_them(hint):
+    """So do types that refer to themselves."""
+    args = {"signature": signature({"page": Image, "earlier": History, "n": Annotated[int, "n"]}, {"a": hint})}
+    reply = Dispatcher(adapter).call(msgspec.json.encode({"id": 1, "command": "create_program", "args": args}))
+    assert msgspec.json.decode(reply)["success"], reply
 
 
 class Own:

@@ -23,21 +23,23 @@ class Image(TypedDict):
     """An image as the value of a field: bytes, or base64 as a text, and a type such as "image/png"."""
 
     data: bytes | str
-    mime_type: str
+    mime_type: NotRequired[str]
+    filename: NotRequired[str]
 
 
 class Audio(TypedDict):
     """A recording as the value of a field: bytes, or base64 as a text, and a type such as "audio/wav"."""
 
     data: bytes | str
-    mime_type: str
+    mime_type: NotRequired[str]
+    filename: NotRequired[str]
 
 
 class File(TypedDict):
     """A file as the value of a field: bytes, or base64 as a text, and a type such as "application/pdf"."""
 
     data: bytes | str
-    mime_type: str
+    mime_type: NotRequired[str]
     filename: NotRequired[str]
 
 

@@ -63,8 +63,18 @@ _SCALARS: dict[Any, Callable[[str, int], Any]] = {
 }
 
 
-def argument_of(schema: dict[str, Any], name: str) -> Any:
-    """Return a value for an argument of a tool. It fits simple schemas; a test sets the others."""
+def argument_of(schema: Any, name: str, root: Any = None) -> Any:
+    """Return a value for an argument of a tool, or for a field with a JSON Schema. It fits simple schemas; a test sets
+    the others.
+
+    root: the whole schema, to which references refer.
+    """
+    if not isinstance(schema, dict):
+        return _text(name, 0)
+    root = schema if root is None else root
+    if isinstance(reference := schema.get("$ref"), str):
+        definition = root.get("$defs", {}).get(reference.rpartition("/")[2], {})
+        return argument_of(definition, name, root)
     for key in ("const", "default"):
         if key in schema:
             return schema[key]
@@ -73,18 +83,20 @@ def argument_of(schema: dict[str, Any], name: str) -> Any:
             return schema[key][0]
     for key in ("anyOf", "oneOf", "allOf"):
         if parts := schema.get(key):
-            return argument_of(parts[0], name)
+            return argument_of(parts[0], name, root)
     kind = schema.get("type", "string")
     kind = kind[0] if isinstance(kind, list) else kind
     if kind == "array":
-        return [argument_of(schema.get("items", {}), name)] * max(1, schema.get("minItems", 1))
+        return [argument_of(schema.get("items", {}), name, root)] * max(1, schema.get("minItems", 1))
     if kind == "object":
-        properties = schema.get("properties", {})
-        return {key: argument_of(properties.get(key, {}), key) for key in schema.get("required", properties)}
+        properties: dict[str, Any] = schema.get("properties", {})
+        required: list[str] = schema.get("required", [*properties])
+        return {key: argument_of(properties.get(key, {}), key, root) for key in required}
     if kind in ("integer", "number"):
         return schema.get("minimum", schema.get("maximum", 1))
     if kind == "string":
-        return _FORMATS.get(schema.get("format", ""), _text(name, 0))
+        text = _FORMATS.get(schema.get("format", ""), _text(name, 0))
+        return text[: schema.get("maxLength", len(text))]
     return None if kind == "null" else True
 
 
