@@ -61,6 +61,20 @@ TYPED_INPUTS = {
     ],
     "outputs": [{"name": "answer"}],
 }
+ITEM = {"name": "n", "count": 1}
+FIELDS = {
+    "inputs": {"question": {"prefix": "Q:"}, "language": {"default": "de"}},
+    "outputs": {
+        "answer": {"type": "code<sql>"},
+        "item": {
+            "json_schema": {
+                "type": "object",
+                "properties": {"name": {"type": "string"}, "count": {"type": "integer"}},
+                "required": ["name", "count"],
+            }
+        },
+    },
+}
 GOOD = {"n": 1, "many": [1], "map": {"a": 1}, "text": "t", "money": "7", "either": True}
 
 
@@ -100,6 +114,56 @@ def _optimize(**args: Any) -> tuple[Any, ...]:
 
 
 CONVERSATIONS: dict[str, list[tuple[Any, ...]]] = {
+    "fields": [
+        ("configure_lm", {"provider": "scripted", "answers": {"": {"answer": "SELECT 1", "item": ITEM}}}),
+        _create("p", FIELDS),
+        _run("p", question="Why?"),
+        _run("p", question="Why?", language="en"),
+        _run("p", question="Why?", language=["en"]),
+        _run("p", language="en"),
+        _create("p", FIELDS, if_exists="keep"),
+        _create("media", {"inputs": {"page": {"type": "image"}, "more": {"type": "list<file>"}}, "outputs": {"a": {}}}),
+        _run("media"),
+        _create("old", {"inputs": {"earlier": {"type": "history"}}, "outputs": {"a": {}}}),
+        _create("x", _signature({"name": "x", "type": "image"})),
+        _create("x", _signature({"name": "x", "type": "history"})),
+        _create("x", _signature({"name": "x", "type": "code<>"})),
+        _create("x", _signature({"name": "x", "json_schema": "string"})),
+        _create("n", _signature({"name": "x", "type": "integer", "constraints": {"minimum": 1}})),
+        _create("o", _signature({"name": "x", "type": "reasoning"}, {"name": "y", "prefix": "Y:"})),
+    ],
+    "indexes": [
+        ("create_index", {"index_id": "i", "texts": ["a", "b"], "vectors": [[1, 0], [0, 1]]}),
+        ("create_index", {"index_id": "i", "texts": ["a"], "vectors": [[1, 0]]}),
+        ("create_index", {"index_id": "i", "texts": ["a"], "vectors": [[1, 0]], "if_exists": "keep"}),
+        ("create_index", {"index_id": "j", "texts": ["a"], "vectors": [[1, 0], [0, 1]]}),
+        ("create_index", {"index_id": "j", "texts": ["a", "b"], "vectors": [[1, 0], [1]]}),
+        ("create_index", {"index_id": "j", "texts": "a"}),
+        ("create_index", {"index_id": "j", "texts": ["a"], "metric": "far"}),
+        ("create_index", {"index_id": "j", "texts": ["a"], "embedder": "mine"}),
+        ("search_index", {"index_id": "i", "vector": [0, 2], "k": 1}),
+        ("search_index", {"index_id": "i", "vectors": [[1, 0], [0, 1]]}),
+        ("search_index", {"index_id": "i", "vector": [1]}),
+        ("search_index", {"index_id": "i", "query": "a"}),
+        ("search_index", {"index_id": "i"}),
+        ("search_index", {"index_id": "i", "query": "a", "vector": [1, 0]}),
+        ("search_index", {"index_id": "X", "query": "a"}),
+        ("search_index", {"index_id": "i", "vector": [1, 0], "k": 0}),
+        ("add_to_index", {"index_id": "i", "texts": ["c"], "vectors": [[1, 1]]}),
+        ("add_to_index", {"index_id": "i", "texts": ["c"]}),
+        ("add_to_index", {"index_id": "i", "texts": ["c"], "vectors": [[1, 1, 1]]}),
+        ("add_to_index", {"index_id": "i", "texts": ["c"], "vectors": [[1, 1]]}, "ann"),
+        ("list_indexes", {}),
+        ("list_indexes", {}, "ann"),
+        ("search_index", {"index_id": "i", "vector": [1, 0], "k": 1}, "ann"),
+        ("configure_embedder", {"model": "offline"}),
+        ("configure_embedder", {"model": "openai/text-embedding-3-small", "api_key": "k", "name": "mine"}),
+        ("configure_embedder", {"model": "host/mine", "name": "offline"}),
+        ("configure_embedder", {"name": "x"}),
+        ("embed", {"texts": ["a"], "embedder": "other"}),
+        ("delete_index", {"index_id": "i"}),
+        ("delete_index", {"index_id": "i"}),
+    ],
     "modules": [
         (
             "configure_lm",

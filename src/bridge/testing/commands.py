@@ -14,6 +14,7 @@ from bridge.adapter import Adapter, CommandSpec
 from bridge.adapters.dspy import adapter as dspy_adapter
 from bridge.adapters.dspy.commands import batch
 from bridge.adapters.dspy.commands.batch import BatchArgs
+from bridge.adapters.dspy.commands.embedders import ConfigureEmbedderArgs, configure_embedder
 from bridge.adapters.dspy.commands.evaluation import EvaluateArgs
 from bridge.adapters.dspy.commands.execution import ExecuteArgs, execute
 from bridge.adapters.dspy.commands.models import ConfigureArgs, configure
@@ -143,6 +144,14 @@ def _check_destination(model: Model, shared: dict[str, Any]) -> None:
     check_destination(model.settings, shared["api_bases"])
 
 
+def _configure_embedder(script: Script, args: ConfigureEmbedderArgs, context: Context) -> dict[str, Any]:
+    script.raise_error(context.command.name)
+    configured = configure_embedder(args, context)
+    if configured["model"].partition("/")[0] not in ("offline", "host"):  # a mock calls no provider
+        configure_embedder(ConfigureEmbedderArgs("offline", args.name), context)
+    return configured
+
+
 def _hello(script: Script, args: HelloArgs, context: Context) -> dict[str, Any]:
     # Without the process id: a host may kill that process.
     return {key: value for key, value in hello(args, context).items() if key != "pid"}
@@ -172,6 +181,7 @@ _REPLACED: dict[str, Any] = {
     "execute_batch": _running(_execute_batch),
     "evaluate": _running(_evaluate),
     "optimize": _running(_optimize),
+    "configure_embedder": _configure_embedder,
     "configure_lm": _configure,
     "hello": _hello,
     "set_log_level": _set_log_level,

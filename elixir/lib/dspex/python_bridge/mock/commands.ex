@@ -13,6 +13,7 @@ defmodule DSPex.PythonBridge.Mock.Commands do
     Control,
     Declarations,
     Documents,
+    Indexes,
     Models,
     Programs,
     Rows,
@@ -139,6 +140,13 @@ defmodule DSPex.PythonBridge.Mock.Commands do
   defp run("import_program", args, call, state), do: Documents.import_program(args, call, state)
   defp run("save_program", args, call, state), do: Documents.file(args, call, state)
   defp run("load_program", args, call, state), do: Documents.file(args, call, state)
+  defp run("configure_embedder", args, call, state), do: Indexes.configure(args, call, state)
+  defp run("create_index", args, call, state), do: Indexes.create(args, call, state)
+  defp run("add_to_index", args, call, state), do: Indexes.add(args, call, state)
+  defp run("search_index", args, call, state), do: Indexes.search(args, call, state)
+  defp run("delete_index", args, call, state), do: Indexes.delete(args, call, state)
+  defp run("list_indexes", args, call, state), do: Indexes.list(args, call, state)
+  defp run("embed", args, call, state), do: Indexes.embed(args, call, state)
   defp run("get_history", args, call, state), do: Documents.history(args, call, state)
   defp run("inspect_call", args, call, state), do: Documents.inspect_call(args, call, state)
 

@@ -11,6 +11,19 @@ defmodule DSPex.PythonBridge.Mock.Declarations do
   @whole {:nullable, :integer}
   @id {:required, {:either, [:integer, :string]}}
   @program_id %{"program_id" => @text}
+  @index %{"index_id" => {:required, :string}}
+  @texts Map.put(@index, "texts", {:required, {:list, :string}})
+  @embedder %{
+    "model" => {:required, :string},
+    "name" => @text,
+    "provider" => @text,
+    "api_key" => @text,
+    "api_base" => @text,
+    "dimensions" => {:nullable, {:whole, 1, 65_536}},
+    "batch_size" => {:whole, 1, 100_000},
+    "timeout" => :float,
+    "retries" => {:whole, 0, 10}
+  }
   @if_exists {:one_of, ["error", "keep", "replace"]}
   @include {:list, {:one_of, ["usage", "cost", "completions", "trajectory", "prompt"]}}
   @threads {:whole, 1, 256}
@@ -76,17 +89,29 @@ defmodule DSPex.PythonBridge.Mock.Declarations do
   @levels ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
   @commands %{
+    "add_to_index" => {"session", false, Map.put(@texts, "vectors", :any)},
     "cancel" => {"inline", true, %{"id" => @id}},
     "cleanup" => {"end_all", true, %{}},
     "cleanup_session" => {"end_session", true, %{}},
+    "configure_embedder" => {"everyone", true, @embedder},
     "configure_lm" => {"everyone", true, @configure},
     "create_gemini_program" =>
       {"session", false, Map.merge(@create, %{"signature" => :any, "model" => @text})},
+    "create_index" =>
+      {"session", false,
+       Map.merge(@texts, %{
+         "vectors" => :any,
+         "embedder" => @text,
+         "metric" => {:one_of, ["cosine", "dot"]},
+         "if_exists" => @if_exists
+       })},
     "create_program" => {"session", false, @create},
     "create_session" =>
       {"session", true,
        %{"ttl_s" => @number, "durable" => {:nullable, :boolean}, "quota" => {:nullable, @quota}}},
+    "delete_index" => {"session", false, @index},
     "delete_program" => {"session", false, @program_id},
+    "embed" => {"thread", true, %{"texts" => {:required, {:list, :string}}, "embedder" => @text}},
     "describe" => {"inline", true, %{}},
     "evaluate" =>
       {"run", false,
@@ -142,6 +167,7 @@ defmodule DSPex.PythonBridge.Mock.Declarations do
        })},
     "save_program" => {"thread", true, Map.put(@program_id, "path", {:required, :string})},
     "list_programs" => {"thread", true, %{"limit" => {:whole, 0, 1_000_000}}},
+    "list_indexes" => {"thread", true, %{}},
     "list_sessions" => {"worker", true, %{"limit" => {:whole, 0, 1_000_000}}},
     "pause" => {"inline", true, %{"id" => @id}},
     "ping" => {"inline", true, :unchecked},
@@ -150,6 +176,16 @@ defmodule DSPex.PythonBridge.Mock.Declarations do
        %{"tools" => {:required, {:list, Schemas.tool_type()}}, "replace" => :boolean}},
     "reset_state" => {"end_all", true, %{}},
     "resume" => {"inline", true, %{"id" => @id}},
+    "search_index" =>
+      {"thread", true,
+       Map.merge(@index, %{
+         "query" => @text,
+         "queries" => {:nullable, {:list, :string}},
+         "vector" => :any,
+         "vectors" => :any,
+         "k" => {:whole, 1, 10_000},
+         "tensors" => :boolean
+       })},
     "set_log_level" =>
       {"inline", true, %{"level" => {:required, {:one_of, @levels}}, "logger" => @text}},
     "shutdown" => {"inline", false, %{"worker_id" => :ignored}},

@@ -33,6 +33,7 @@ defmodule DSPex.PythonBridge.Mock.Inputs do
     missing =
       for field <- fields,
           not is_map_key(inputs, field.name),
+          field[:default] == nil,
           problem(nil, field.type, "") != nil,
           do: field.name
 
@@ -44,7 +45,10 @@ defmodule DSPex.PythonBridge.Mock.Inputs do
       raise Args.invalid(path, message, %{"missing" => missing})
     end
 
-    for field <- fields, do: check_value!(inputs[field.name], field, "#{path}.#{field.name}")
+    for field <- fields, field[:default] == nil or is_map_key(inputs, field.name) do
+      check_value!(inputs[field.name], field, "#{path}.#{field.name}")
+    end
+
     :ok
   end
 
@@ -70,6 +74,10 @@ defmodule DSPex.PythonBridge.Mock.Inputs do
   @doc "Returns the path and the reason of the first part that is not of the type, or `nil`."
   @spec problem(term(), term(), String.t()) :: {String.t(), String.t()} | nil
   def problem(_value, :any, _path), do: nil
+  def problem(nil, kind, path) when kind in [:media, :history], do: {path, "Input is missing"}
+  def problem(_value, kind, _path) when kind in [:media, :history], do: nil
+  def problem(nil, {:schema, _schema}, path), do: {path, "Input is missing"}
+  def problem(_value, {:schema, _schema}, _path), do: nil
   def problem(value, :string, _path) when is_binary(value) or is_number(value), do: nil
   def problem(_value, :string, path), do: {path, "Input should be a valid string"}
 

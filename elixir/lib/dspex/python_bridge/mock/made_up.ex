@@ -20,6 +20,7 @@ defmodule DSPex.PythonBridge.Mock.MadeUp do
     "00000000-0000-0000-0000-" <> String.pad_leading(to_string(seed), 12, "0")
   end
 
+  def value({:schema, schema}, name, _seed), do: argument(schema, name)
   def value({:list, type}, name, seed), do: [value(type, name, seed)]
 
   def value({:dict, key, type}, name, seed),
@@ -34,38 +35,51 @@ defmodule DSPex.PythonBridge.Mock.MadeUp do
 
   @doc "Returns a value for an argument. It fits simple schemas; a test sets the others."
   @spec argument(map(), String.t()) :: term()
-  def argument(%{"const" => value}, _name), do: value
-  def argument(%{"default" => value}, _name), do: value
-  def argument(%{"enum" => [value | _]}, _name), do: value
-  def argument(%{"examples" => [value | _]}, _name), do: value
-  def argument(%{"anyOf" => [schema | _]}, name), do: argument(schema, name)
-  def argument(%{"oneOf" => [schema | _]}, name), do: argument(schema, name)
-  def argument(%{"allOf" => [schema | _]}, name), do: argument(schema, name)
+  def argument(schema, name), do: argument(schema, name, schema)
 
-  def argument(%{"type" => [type | _]} = schema, name),
-    do: argument(%{schema | "type" => type}, name)
+  # The root is the whole schema, to which references refer.
+  defp argument(%{"$ref" => reference}, name, root) do
+    key = reference |> String.split("/") |> List.last()
+    argument(get_in(root, ["$defs", key]) || %{}, name, root)
+  end
 
-  def argument(%{"type" => "array"} = schema, name),
-    do: List.duplicate(argument(schema["items"] || %{}, name), max(schema["minItems"] || 1, 1))
+  defp argument(%{"const" => value}, _name, _root), do: value
+  defp argument(%{"default" => value}, _name, _root), do: value
+  defp argument(%{"enum" => [value | _]}, _name, _root), do: value
+  defp argument(%{"examples" => [value | _]}, _name, _root), do: value
+  defp argument(%{"anyOf" => [schema | _]}, name, root), do: argument(schema, name, root)
+  defp argument(%{"oneOf" => [schema | _]}, name, root), do: argument(schema, name, root)
+  defp argument(%{"allOf" => [schema | _]}, name, root), do: argument(schema, name, root)
 
-  def argument(%{"type" => "object"} = schema, _name) do
+  defp argument(%{"type" => [type | _]} = schema, name, root),
+    do: argument(%{schema | "type" => type}, name, root)
+
+  defp argument(%{"type" => "array"} = schema, name, root),
+    do:
+      List.duplicate(
+        argument(schema["items"] || %{}, name, root),
+        max(schema["minItems"] || 1, 1)
+      )
+
+  defp argument(%{"type" => "object"} = schema, _name, root) do
     properties = schema["properties"] || %{}
 
     for key <- schema["required"] || Map.keys(properties), into: %{} do
-      {key, argument(properties[key] || %{}, key)}
+      {key, argument(properties[key] || %{}, key, root)}
     end
   end
 
-  def argument(%{"type" => type} = schema, _name) when type in ["integer", "number"],
+  defp argument(%{"type" => type} = schema, _name, _root) when type in ["integer", "number"],
     do: schema["minimum"] || schema["maximum"] || 1
 
-  def argument(%{"type" => "boolean"}, _name), do: true
-  def argument(%{"type" => "null"}, _name), do: nil
-  def argument(%{"format" => "date"}, _name), do: "2000-01-01"
-  def argument(%{"format" => "date-time"}, _name), do: "2000-01-01T00:00:00Z"
-  def argument(%{"format" => "time"}, _name), do: "00:00:00Z"
-  def argument(%{"format" => "uuid"}, _name), do: "00000000-0000-0000-0000-000000000000"
-  def argument(%{"format" => "email"}, _name), do: "mock@example.com"
-  def argument(%{"format" => "uri"}, _name), do: "https://example.com"
-  def argument(_schema, name), do: "mock_#{name}_0"
+  defp argument(%{"type" => "boolean"}, _name, _root), do: true
+  defp argument(%{"type" => "null"}, _name, _root), do: nil
+  defp argument(%{"format" => "date"}, _name, _root), do: "2000-01-01"
+  defp argument(%{"format" => "date-time"}, _name, _root), do: "2000-01-01T00:00:00Z"
+  defp argument(%{"format" => "time"}, _name, _root), do: "00:00:00Z"
+  defp argument(%{"format" => "uuid"}, _name, _root), do: "00000000-0000-0000-0000-000000000000"
+  defp argument(%{"format" => "email"}, _name, _root), do: "mock@example.com"
+  defp argument(%{"format" => "uri"}, _name, _root), do: "https://example.com"
+  defp argument(%{"maxLength" => most}, name, _root), do: String.slice("mock_#{name}_0", 0, most)
+  defp argument(_schema, name, _root), do: "mock_#{name}_0"
 end

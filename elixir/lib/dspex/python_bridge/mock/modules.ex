@@ -23,6 +23,7 @@ defmodule DSPex.PythonBridge.Mock.Modules do
     {"best_of_n", %{@blank | main: nil, takes: @attempts}},
     {"refine", %{@blank | main: nil, takes: @attempts}},
     {"majority", %{@blank | main: nil, takes: ["base", "n", "field"]}},
+    {"ensemble", %{@blank | main: nil, takes: ["base", "n"]}},
     {"multi_chain_comparison", %{@blank | main: "predict", takes: ["n"], adds: "rationale"}},
     {"knn",
      %{@blank | takes: ["base", "k"], bases: ["predict", "chain_of_thought"], needs_demos: true}}

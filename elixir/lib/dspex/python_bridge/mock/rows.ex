@@ -11,8 +11,8 @@ defmodule DSPex.PythonBridge.Mock.Rows do
   alias DSPex.PythonBridge.Mock.{Args, Documents, Examples, Models, Programs, Runs, Script, State}
 
   @metrics ~w(exact_match f1 contains passage_match semantic_f1 complete_and_grounded json_equal)
-  @optimizers ~w(labeled_few_shot bootstrap_few_shot bootstrap_random_search copro mipro_v2 simba
-                 infer_rules gepa better_together)
+  @optimizers ~w(labeled_few_shot bootstrap_few_shot bootstrap_random_search knn_few_shot copro
+                 mipro_v2 simba infer_rules gepa ensemble better_together)
   @split ~w(mipro_v2 infer_rules)
   # How many demos an optimization adds.
   @most_demos 4

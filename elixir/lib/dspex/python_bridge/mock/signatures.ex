@@ -1,7 +1,9 @@
 defmodule DSPex.PythonBridge.Mock.Signatures do
   @moduledoc """
   Checks signatures as a worker does. A checked one has `:inputs` and `:outputs`, each a list of
-  fields with `:name`, `:type` (see `DSPex.PythonBridge.Mock.Types`), `:type_name`, `:description`.
+  fields with `:name`, `:type` (see `DSPex.PythonBridge.Mock.Types`; `{:schema, schema}` for a JSON
+  Schema, by which a mock checks nothing), `:type_name`, `:description`, `:constraints` (not checked
+  either) and `:default`, `{:ok, value}` or `nil`.
   """
 
   alias DSPex.PythonBridge.Mock.{Args, Types}
@@ -9,7 +11,10 @@ defmodule DSPex.PythonBridge.Mock.Signatures do
   @field %{
     "type" => {:nullable, :string},
     "description" => {:nullable, :string},
-    "constraints" => :ignored
+    "json_schema" => {:nullable, {:either, [{:map, :any}, :boolean]}},
+    "constraints" => {:nullable, {:map, :any}},
+    "default" => :any,
+    "prefix" => {:nullable, :string}
   }
   @fields {:required,
            {:either_form, {:list, {:struct, Map.put(@field, "name", {:required, :string})}},
@@ -29,8 +34,8 @@ defmodule DSPex.PythonBridge.Mock.Signatures do
   @spec parse!(term(), String.t()) :: map()
   def parse!(signature, path \\ "args.signature") do
     signature = Args.checked!(signature, @signature, path)
-    inputs = fields!(signature["inputs"], "#{path}.inputs")
-    outputs = fields!(signature["outputs"], "#{path}.outputs")
+    inputs = fields!(signature["inputs"], "#{path}.inputs", true)
+    outputs = fields!(signature["outputs"], "#{path}.outputs", false)
 
     if outputs == [] do
       path = "#{path}.outputs"
@@ -45,7 +50,7 @@ defmodule DSPex.PythonBridge.Mock.Signatures do
     }
   end
 
-  defp fields!(fields, path) do
+  defp fields!(fields, path, inputs?) do
     if Enum.count(fields) > @most_fields do
       raise Args.invalid(path, "#{path}: more than #{@most_fields} fields")
     end
@@ -59,11 +64,14 @@ defmodule DSPex.PythonBridge.Mock.Signatures do
           raise Args.invalid(at, "#{at}: #{reason}")
         end
 
-        {field!(name, at, field), [name | names]}
+        {field!(name, at, field, inputs?), [name | names]}
       end)
 
     fields
   end
+
+  defp default(%{"default" => value}), do: {:ok, value}
+  defp default(_schema), do: nil
 
   defp named(fields, path) when is_list(fields) do
     for {field, i} <- Enum.with_index(fields), do: {field["name"], "#{path}[#{i}]", field}
@@ -71,17 +79,26 @@ defmodule DSPex.PythonBridge.Mock.Signatures do
 
   defp named(fields, path), do: for({name, field} <- fields, do: {name, "#{path}.#{name}", field})
 
-  defp field!(name, path, field) do
+  defp field!(name, path, field, input?) do
     field = if field == [], do: %{}, else: field
     type_name = if field["type"] in [nil, ""], do: "string", else: field["type"]
 
     case Types.parse(type_name) do
+      {:ok, type} when not input? and type in [:media, :history, {:list, :media}] ->
+        line = "#{path}.type: only inputs can have this type: models write text"
+        raise Args.invalid("#{path}.type", line)
+
       {:ok, type} ->
+        schema = field["json_schema"]
+
         %{
           name: name,
-          type: type,
+          type: if(is_map(schema), do: {:schema, schema}, else: type),
           type_name: type_name,
-          description: field["description"] || ""
+          description: field["description"] || "",
+          constraints: field["constraints"] || %{},
+          default:
+            if(is_map_key(field, "default"), do: {:ok, field["default"]}, else: default(schema))
         }
 
       {:error, reason} ->

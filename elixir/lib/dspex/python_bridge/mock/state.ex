@@ -2,7 +2,7 @@ defmodule DSPex.PythonBridge.Mock.State do
   @moduledoc """
   What one worker of a mock remembers: its sessions, and the model of all of them.
 
-  A session has programs in the order of their creation, tools, a model, data, and settings.
+  A session has programs and indexes in the order of their creation, tools, a model, data, and settings.
   """
 
   alias DSPex.PythonBridge.Error
@@ -16,6 +16,7 @@ defmodule DSPex.PythonBridge.Mock.State do
   defstruct sessions: %{},
             model: nil,
             default: "default",
+            embedders: %{},
             quota: %{},
             registered: [],
             requests: 0,
@@ -37,6 +38,7 @@ defmodule DSPex.PythonBridge.Mock.State do
     session = %{
       id: id,
       programs: [],
+      indexes: [],
       tools: [],
       model: nil,
       data: %{},

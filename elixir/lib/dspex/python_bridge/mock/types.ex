@@ -3,7 +3,7 @@ defmodule DSPex.PythonBridge.Mock.Types do
   Parses the names of field types, as `bridge/adapters/type_names.py` does, with the same errors.
 
   A parsed type is `:string`, `:integer`, `:float`, `:boolean`, `:any`, `:null`, `:date`, `:time`,
-  `:datetime`, `:uuid`, `:decimal`, `{:list, type}`, `{:dict, key, value}`, `{:union, types}` or
+  `:datetime`, `:uuid`, `:decimal`, `:media`, `:history`, `{:list, type}`, `{:dict, key, value}`, `{:union, types}` or
   `{:literal, values}`.
   """
 
@@ -13,15 +13,20 @@ defmodule DSPex.PythonBridge.Mock.Types do
     "any" => :any,
     "array" => @list,
     "atom" => :string,
+    "audio" => :media,
     "bool" => :boolean,
     "boolean" => :boolean,
+    "code" => :string,
     "confidence_score" => :float,
     "date" => :date,
     "datetime" => :datetime,
     "decimal" => :decimal,
     "dict" => @dict,
+    "file" => :media,
     "embedding" => {:list, :float},
     "float" => :float,
+    "history" => :history,
+    "image" => :media,
     "int" => :integer,
     "integer" => :integer,
     "list" => @list,
@@ -33,6 +38,7 @@ defmodule DSPex.PythonBridge.Mock.Types do
     "number" => :float,
     "object" => @dict,
     "probability" => :float,
+    "reasoning" => :string,
     "reasoning_chain" => {:list, :string},
     "str" => :string,
     "string" => :string,
@@ -110,16 +116,20 @@ defmodule DSPex.PythonBridge.Mock.Types do
   end
 
   defp bracketed(state, token, name) do
-    if not is_map_key(@generic, name) and name not in @literal do
+    if not is_map_key(@generic, name) and name not in ["code" | @literal] do
       fail(state.token, "no inner types allowed after #{name}")
     end
 
     closing = @closing[state.token.text]
     state = scan(state)
-    {type, state} = if name in @literal, do: literal(state), else: generic(state, token, name)
+    {type, state} = inside(name, state, token)
     if state.token.text != closing, do: fail(state.token, "expected '#{closing}'")
     {type, scan(state)}
   end
+
+  defp inside("code", state, _token), do: {:string, scan(state)}
+  defp inside(name, state, _token) when name in @literal, do: literal(state)
+  defp inside(name, state, token), do: generic(state, token, name)
 
   defp literal(state) do
     {values, state} = separated(state, &value/1, [",", "|"])
