@@ -75,6 +75,10 @@ FIELDS = {
         },
     },
 }
+MEDIA = {
+    "inputs": [{"name": "page", "type": "image"}, {"name": "more", "type": "list<file>"}],
+    "outputs": [{"name": "a"}],
+}
 GOOD = {"n": 1, "many": [1], "map": {"a": 1}, "text": "t", "money": "7", "either": True}
 
 
@@ -122,7 +126,7 @@ CONVERSATIONS: dict[str, list[tuple[Any, ...]]] = {
         _run("p", question="Why?", language=["en"]),
         _run("p", language="en"),
         _create("p", FIELDS, if_exists="keep"),
-        _create("media", {"inputs": {"page": {"type": "image"}, "more": {"type": "list<file>"}}, "outputs": {"a": {}}}),
+        _create("media", MEDIA),
         _run("media"),
         _create("old", {"inputs": {"earlier": {"type": "history"}}, "outputs": {"a": {}}}),
         _create("x", _signature({"name": "x", "type": "image"})),

@@ -43,6 +43,8 @@ defmodule DSPex.PythonBridge.Mock.Declarations do
     "threshold" => @number,
     "field" => @text,
     "k" => {:nullable, {:whole, 1, 100}},
+    "stages" => {:nullable, {:either_form, {:list, :any}, {:map, :any}}},
+    "outputs" => {:nullable, {:map, :string}},
     "demos" => {:list, :any},
     "if_exists" => @if_exists,
     "modules" => :ignored,

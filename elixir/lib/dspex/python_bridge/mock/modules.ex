@@ -3,6 +3,8 @@ defmodule DSPex.PythonBridge.Mock.Modules do
   The types of programs: which args of `create_program` each takes, and the checks of these, with the
   errors of a worker.
 
+  A mock does not check whether the stages of a pipeline fit together.
+
   `:main` is the predictor that gets the demos, `nil` if there is none. `:adds` is an output that the
   module adds.
   """
@@ -23,8 +25,9 @@ defmodule DSPex.PythonBridge.Mock.Modules do
     {"best_of_n", %{@blank | main: nil, takes: @attempts}},
     {"refine", %{@blank | main: nil, takes: @attempts}},
     {"majority", %{@blank | main: nil, takes: ["base", "n", "field"]}},
-    {"ensemble", %{@blank | main: nil, takes: ["base", "n"]}},
+    {"ensemble", %{@blank | main: nil, takes: ["base", "n", "field"]}},
     {"multi_chain_comparison", %{@blank | main: "predict", takes: ["n"], adds: "rationale"}},
+    {"pipeline", %{@blank | main: nil, takes: ["stages", "outputs"]}},
     {"knn",
      %{@blank | takes: ["base", "k"], bases: ["predict", "chain_of_thought"], needs_demos: true}}
   ]
@@ -32,17 +35,7 @@ defmodule DSPex.PythonBridge.Mock.Modules do
   @removed ["program_of_thought", "code_act"]
 
   # In the order in which a worker checks them.
-  @options [
-    "tools",
-    "max_iters",
-    "allow_no_tools",
-    "base",
-    "n",
-    "reward",
-    "threshold",
-    "field",
-    "k"
-  ]
+  @options ~w(tools max_iters allow_no_tools base n reward threshold field k stages outputs)
 
   @doc "Returns what is special to a type, which is that of the program inside where that counts."
   @spec type(String.t(), map()) :: map()

@@ -11,7 +11,7 @@ defmodule DSPex.PythonBridge.Mock.Signatures do
   @field %{
     "type" => {:nullable, :string},
     "description" => {:nullable, :string},
-    "json_schema" => {:nullable, {:either, [{:map, :any}, :boolean]}},
+    "json_schema" => {:nullable, {:either, [:boolean, {:map, :any}]}},
     "constraints" => {:nullable, {:map, :any}},
     "default" => :any,
     "prefix" => {:nullable, :string}

@@ -127,7 +127,13 @@ defmodule DSPex.PythonBridge.Mock.Types do
     {type, scan(state)}
   end
 
-  defp inside("code", state, _token), do: {:string, scan(state)}
+  defp inside("code", %{token: token} = state, _token) do
+    if token.kind not in [:name, :text],
+      do: fail(token, "expected the name of a programming language")
+
+    {:string, scan(state)}
+  end
+
   defp inside(name, state, _token) when name in @literal, do: literal(state)
   defp inside(name, state, token), do: generic(state, token, name)
 
