@@ -31,6 +31,60 @@ defmodule DSPex.Pool.ChangesTest do
            ]
   end
 
+  test "what is imported into a program, or added to an index, goes with it" do
+    learned = fn text -> %{document: %{"self" => text, "metadata" => %{}}, program_id: "p"} end
+    whole = %{document: %{"metadata" => %{"bridge" => %{"version" => 1}}}, program_id: "p"}
+    file = %{path: "p.json", program_id: "p"}
+
+    commands = fn changes ->
+      for {command, args} <- after_changes(changes), do: {command, args["n"]}
+    end
+
+    create = {"create_program", %{id: "p", n: 1}}
+
+    assert commands.([
+             create,
+             {"import_program", Map.put(learned.("a"), :n, 2)},
+             {"load_program", Map.put(file, :n, 3)},
+             {"import_program", Map.put(learned.("b"), :n, 4)},
+             {"load_program", Map.put(file, :n, 5)}
+           ]) == [{"create_program", 1}, {"import_program", 4}, {"load_program", 5}]
+
+    assert commands.([create, {"load_program", file}, {"import_program", Map.put(whole, :n, 2)}]) ==
+             [{"import_program", 2}]
+
+    assert commands.([
+             create,
+             {"import_program", learned.("a")},
+             {"delete_program", %{program_id: "p"}}
+           ]) ==
+             []
+
+    index = &%{index_id: "i", n: &1}
+
+    assert commands.([
+             {"create_index", index.(1)},
+             {"add_to_index", index.(2)},
+             {"add_to_index", index.(3)}
+           ]) == [{"create_index", 1}, {"add_to_index", 2}, {"add_to_index", 3}]
+
+    assert commands.([
+             {"create_index", index.(1)},
+             {"add_to_index", index.(2)},
+             {"create_index", index.(3)}
+           ]) == [{"create_index", 3}]
+  end
+
+  test "models and embedders have names" do
+    assert after_changes([
+             {"configure_lm", %{model: "a"}},
+             {"configure_lm", %{name: "cheap", model: "b"}},
+             {"configure_lm", %{name: "cheap", model: "c"}},
+             {"configure_embedder", %{model: "offline"}}
+           ])
+           |> Enum.map(fn {_, args} -> args["model"] end) == ["a", "c", "offline"]
+  end
+
   test "data: set, delete, merge" do
     update = fn args -> {"update_session_data", args} end
 

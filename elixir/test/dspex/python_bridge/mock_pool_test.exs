@@ -46,6 +46,45 @@ defmodule DSPex.PythonBridge.MockPoolTest do
              )
   end
 
+  test "optimized and imported programs without a session are in all workers" do
+    {:ok, _} = create()
+    row = %{inputs: %{q: "Who?"}, outputs: %{a: "Ann"}}
+
+    args = %{
+      program_id: "p",
+      optimizer: "labeled_few_shot",
+      trainset: [row],
+      metric: "exact_match"
+    }
+
+    own = [pool_name: @pool]
+
+    assert {:ok, %{"score" => _, "document" => document}} =
+             Pool.execute_anonymous(:optimize, Map.put(args, :save_as, "better"), own)
+
+    assert %{"program_id" => "later"} =
+             :optimize
+             |> Pool.stream(Map.put(args, :save_as, "later"), own)
+             |> Enum.find_value(fn event ->
+               with {:result, result} <- event, do: result, else: (_ -> nil)
+             end)
+
+    assert {:ok, _} =
+             Pool.execute_anonymous(
+               :import_program,
+               %{document: document, program_id: "copy"},
+               own
+             )
+
+    {:ok, _} = Pool.execute_in_session("ann", :optimize, Map.put(args, :save_as, "own"), own)
+    Mock.crash(@pool)
+
+    for _ <- 1..8 do
+      {:ok, %{"programs" => programs}} = Pool.execute_anonymous(:list_programs, %{}, own)
+      assert Enum.sort(Enum.map(programs, & &1["id"])) == ["better", "copy", "later", "p"]
+    end
+  end
+
   test "streams and tools" do
     tool = Tool.new(:look_up, "", [q: :string], fn %{"q" => q} -> "found #{q}" end)
     assert {:ok, _} = Pool.register_tools([tool], pool_name: @pool)

@@ -35,6 +35,7 @@ defmodule DSPex.PythonBridge.Mock.Declarations do
     "tools" => {:nullable, {:list, :string}},
     "max_iters" => {:nullable, {:whole, 1, 100}},
     "allow_no_tools" => {:nullable, :boolean},
+    "indexes" => {:nullable, {:list, :string}},
     "base" => {:nullable, {:one_of, ["predict", "chain_of_thought", "react"]}},
     "n" => {:nullable, {:whole, 1, 64}},
     "reward" =>

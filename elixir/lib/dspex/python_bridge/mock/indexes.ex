@@ -286,12 +286,14 @@ defmodule DSPex.PythonBridge.Mock.Indexes do
             )
   end
 
-  defp visible!(id, call, state) do
+  @doc "Returns an index of the session or of the default session. Raises `DSPex.PythonBridge.Error`."
+  @spec visible!(String.t(), State.call(), State.t(), String.t()) :: map()
+  def visible!(id, call, state, path \\ "args.index_id") do
     inherited = State.inherited(state, call) || %{}
 
     with nil <- own(id, call, state),
          nil <- List.keyfind(Map.get(inherited, :indexes, []), id, 0) do
-      raise Args.invalid("args.index_id", "args.index_id: there is no index '#{id}'")
+      raise Args.invalid(path, "#{path}: there is no index '#{id}'")
     else
       {_, index} -> index
       index -> index

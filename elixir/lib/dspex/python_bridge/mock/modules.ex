@@ -11,7 +11,7 @@ defmodule DSPex.PythonBridge.Mock.Modules do
 
   alias DSPex.PythonBridge.Mock.Args
 
-  @tools ["tools", "max_iters", "allow_no_tools"]
+  @tools ["tools", "max_iters", "allow_no_tools", "indexes"]
   @attempts ["base", "n", "reward", "threshold"]
   @bases ["predict", "chain_of_thought", "react"]
   @blank %{main: "self", takes: [], adds: nil, bases: @bases, needs_demos: false}
@@ -35,7 +35,7 @@ defmodule DSPex.PythonBridge.Mock.Modules do
   @removed ["program_of_thought", "code_act"]
 
   # In the order in which a worker checks them.
-  @options ~w(tools max_iters allow_no_tools base n reward threshold field k stages outputs)
+  @options ~w(tools max_iters allow_no_tools indexes base n reward threshold field k stages outputs)
 
   @doc "Returns what is special to a type, which is that of the program inside where that counts."
   @spec type(String.t(), map()) :: map()
@@ -59,6 +59,10 @@ defmodule DSPex.PythonBridge.Mock.Modules do
   @spec options(map()) :: map()
   def options(args),
     do: for({key, value} <- Map.take(args, @options), value != nil, into: %{}, do: {key, value})
+
+  defp has_tools?(%{tools: tools, options: options}) do
+    tools != [] or options["indexes"] not in [nil, []] or options["allow_no_tools"] == true
+  end
 
   @doc "Returns whether programs of a type call tools."
   @spec takes_tools?(map()) :: boolean()
@@ -125,10 +129,11 @@ defmodule DSPex.PythonBridge.Mock.Modules do
         bases = Enum.join(outer.bases, " or ")
         raise Args.invalid("#{path}.base", "#{path}.base: #{kind} runs programs of type #{bases}")
 
-      takes_tools?(program) and program.tools == [] and options["allow_no_tools"] != true ->
+      takes_tools?(program) and not has_tools?(program) ->
         message =
           "#{path}.tools: #{kind} needs tools, and the session has none: send register_tools first, " <>
-            "with the same session_id, or allow_no_tools if the program needs none"
+            "with the same session_id, name indexes to search, or allow_no_tools if the program needs " <>
+            "none"
 
         raise Args.invalid("#{path}.tools", message)
 

@@ -9,6 +9,7 @@ defmodule DSPex.PythonBridge.Mock.Programs do
     Args,
     Documents,
     Examples,
+    Indexes,
     Models,
     Modules,
     Schemas,
@@ -40,6 +41,10 @@ defmodule DSPex.PythonBridge.Mock.Programs do
     Modules.check_name!(kind, "args.program_type")
     Modules.check_options!(kind, options)
     tools = chosen_tools!(args, call, state)
+
+    for {id, index} <- Enum.with_index(args["indexes"] || []),
+        do: Indexes.visible!(id, call, state, "args.indexes[#{index}]")
+
     Modules.check_demos!(kind, options, demos)
     unless existing && if_exists == "keep", do: State.check_quota!(state, call, id)
     program = define!(id, args, tools, model)

@@ -1,8 +1,9 @@
 defmodule DSPex.PythonBridge.Pool.Changes do
   @moduledoc """
   Which changes of the shared state a new worker needs: the last one of each program, of each tool, of
-  each key of the data, of the language model, and of each logger's level. What other commands have
-  changed is not known here, so all of their changes are kept.
+  each key of the data, of each language model and embedder, of each index, and of each logger's level.
+  What was imported into a program or added to an index is made superfluous by a new one. What other
+  commands have changed is not known here, so all of their changes are kept.
 
   A change is a command with its args. Pure functions; a list of entries
   `{number, key, kind, command, args}` is in reverse order: it begins with the change to be made last.
@@ -59,6 +60,10 @@ defmodule DSPex.PythonBridge.Pool.Changes do
     Enum.reject(entries, fn entry -> superfluous?(elem(entry, 1), superfluous) end)
   end
 
+  # A part belongs to a program or an index.
+  defp superfluous?({:part, {whole, _}} = key, superfluous),
+    do: key in superfluous or whole in superfluous
+
   defp superfluous?(key, superfluous), do: key in superfluous or elem(key, 0) in superfluous
 
   # Returns the keys, or first elements of keys, of what is superfluous, and what is added.
@@ -68,6 +73,28 @@ defmodule DSPex.PythonBridge.Pool.Changes do
   end
 
   defp change("delete_program", args, _next), do: {[{:program, args["program_id"]}], []}
+
+  # A document of DSPy has only what a program has learned.
+  defp change("import_program", args, _next) do
+    program = {:program, args["program_id"]}
+    key = if defines?(args["document"]), do: program, else: {:part, {program, :learned}}
+    {[key], [{key, args}]}
+  end
+
+  defp change("load_program", args, _next) do
+    key = {:part, {{:program, args["program_id"]}, args["path"]}}
+    {[key], [{key, args}]}
+  end
+
+  defp change("create_index", args, _next) do
+    key = {:index, args["index_id"]}
+    {[key], [{key, args}]}
+  end
+
+  defp change("delete_index", args, _next), do: {[{:index, args["index_id"]}], []}
+
+  defp change("add_to_index", args, next),
+    do: {[], [{{:part, {{:index, args["index_id"]}, next}}, args}]}
 
   defp change("register_tools", %{"replace" => true} = args, _next) do
     {[:tool, :tools], [{{:tools, :all}, args}]}
@@ -79,7 +106,11 @@ defmodule DSPex.PythonBridge.Pool.Changes do
   end
 
   defp change("update_session_data", args, _next), do: data(operation(args), args["key"], args)
-  defp change("configure_lm", args, _next), do: {[{:model, nil}], [{{:model, nil}, args}]}
+
+  defp change(command, args, _next) when command in ["configure_lm", "configure_embedder"] do
+    key = {if(command == "configure_lm", do: :model, else: :embedder), args["name"]}
+    {[key], [{key, args}]}
+  end
 
   defp change("set_log_level", args, _next) do
     key = {:log_level, args["logger"]}
@@ -87,6 +118,13 @@ defmodule DSPex.PythonBridge.Pool.Changes do
   end
 
   defp change(_command, args, next), do: {[], [{{:other, next}, args}]}
+
+  defp defines?(document) when is_map(document) do
+    metadata = document["metadata"] || document[:metadata]
+    is_map(metadata) and (metadata["bridge"] || metadata[:bridge]) != nil
+  end
+
+  defp defines?(_document), do: false
 
   defp name(tool), do: Map.get(tool, :name) || Map.get(tool, "name")
 

@@ -26,6 +26,13 @@ defmodule DSPex.PythonBridge.Pool.Journal do
   @most_entries 10_000
   # What the caller of a change waits longer than its deadline, ms.
   @slack 1_000
+  # By command, the argument with the id of the program that it creates.
+  @ids %{
+    "create_program" => "id",
+    "create_gemini_program" => "id",
+    "import_program" => "program_id",
+    "load_program" => "program_id"
+  }
 
   # entries: see `Changes`. next: the number of the next one. members: the workers that have them all,
   # by owner, the newest first.
@@ -206,12 +213,12 @@ defmodule DSPex.PythonBridge.Pool.Journal do
 
   # A program without an id gets the one that the first worker has given it. What the first has just
   # created is not in the way in the others.
-  defp args_of_others(%{command: "create_" <> _} = change, result) do
+  defp args_of_others(%{command: command} = change, result) when is_map_key(@ids, command) do
     args = Map.new(change.args, fn {key, value} -> {to_string(key), value} end)
 
     case elem(result, 1) do
       %{"program_id" => id} ->
-        args = Map.put(args, "id", id)
+        args = Map.put(args, @ids[command], id)
 
         if to_string(args["if_exists"]) == "keep",
           do: args,
@@ -230,10 +237,9 @@ defmodule DSPex.PythonBridge.Pool.Journal do
     %{state | entries: Changes.without_sessions(state.entries)}
   end
 
-  # A program that is kept has not changed.
-  defp noted(state, change, result)
-       when change.command in ["create_program", "create_gemini_program"] and
-              :erlang.map_get("status", elem(result, 1)) == "exists",
+  # What is kept has not changed.
+  defp noted(state, _change, result)
+       when :erlang.map_get("status", elem(result, 1)) == "exists",
        do: state
 
   defp noted(%{members: members} = state, change, result) do

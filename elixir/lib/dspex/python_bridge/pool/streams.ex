@@ -37,10 +37,18 @@ defmodule DSPex.PythonBridge.Pool.Streams do
     options = if is_list(options), do: options, else: [timeout: options]
     options = Keyword.put(options, :session_id, request.session_id)
 
-    EventStream.new(name, command, args, options, fn deadline, open ->
+    name
+    |> EventStream.new(command, args, options, fn deadline, open ->
       on_worker(%{request | deadline: deadline}, open)
     end)
+    |> Stream.each(&share(&1, request))
   end
+
+  defp share({:result, result}, request) do
+    with {:error, error} <- Execution.share({:ok, result}, request), do: raise(error)
+  end
+
+  defp share(_event, _request), do: :ok
 
   defp on_worker(request, open) do
     Request.on_worker(request, fn connection, _request -> open.(connection) end)
