@@ -59,7 +59,10 @@ LIBRARIES = {
     "opentelemetry": ("telemetry.tracing",),
     "prometheus_client": ("worker.metrics",),
     "pyarrow": ("bench.arrow",),
-    "pydantic": ("adapters.dspy.values", "adapters.dspy.native_types", "adapters.offline.prompt", "host.arguments"),
+    "pydantic": (
+        *("adapters.dspy.formats", "adapters.dspy.native_types", "adapters.dspy.values", "adapters.offline.prompt"),
+        "host.arguments",
+    ),
     "pydantic_core": (
         *("adapters.dspy.values.inputs", "adapters.dspy.native_types", "adapters.dspy.schemas.texts"),
         "host.arguments",

@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bridge import Client, errors
-from bridge.adapters.dspy.reply_reader import FieldReader, read_fields, well_formed
+from bridge.adapters.dspy.replies.chat import ChatReply
+from bridge.adapters.dspy.replies.text import read_fields, well_formed
 
 TOKENS = st.sampled_from(
     [
@@ -42,10 +43,10 @@ def joined(chunks):
 @example("[[ ## a ## ]]\nx\n[[ ## a ## ]]\ny\n[[ ## b ## ]] z [[ ## completed ## ]]", [3])
 def test_the_pieces_do_not_matter(reply, cuts):
     """The streamed text of a field is the field, and other text is not streamed."""
-    reader = FieldReader(["a", "b"])
+    reader = ChatReply(["a", "b"])
     chunks = [chunk for piece in pieces(reply, cuts) for chunk in reader.feed(piece)]
     chunks += reader.finish()
-    whole = read_fields(reply, ["a", "b"])
+    whole = read_fields(ChatReply, reply, ["a", "b"])
     assert (reader.texts, reader.headers) == (whole.texts, whole.headers)
     assert joined(chunks) == {name: text for name, text in whole.texts.items() if text}
 
@@ -87,7 +88,7 @@ def test_fields_of_a_reply(reply, texts):
     }
     if texts is None:
         texts = next(each for start, each in expected.items() if reply.startswith(start))
-    assert read_fields(reply, ["a", "b"]).texts == texts
+    assert read_fields(ChatReply, reply, ["a", "b"]).texts == texts
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def test_chunks_together_are_the_outputs(client, reply):
     """This is a whole run in a worker; if fields are missing, the error lists those that were found."""
     reply = f"[[ ## a ## ]]\nfirst {reply}"
     chunks, outputs = run(client, reply, "predict")
-    texts = read_fields(reply, ["a", "b"]).texts
+    texts = read_fields(ChatReply, reply, ["a", "b"]).texts
     assert chunks == {name: text for name, text in texts.items() if text}
     if "b" in texts:
         assert outputs == texts

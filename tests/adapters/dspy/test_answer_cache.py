@@ -224,7 +224,7 @@ def test_all_of_a_request_counts():
     """Requests that differ in any part are different; the order of keys in maps, and subclasses of str, are not."""
     from dspy import lm15
 
-    from bridge.adapters.dspy.chat_format import Formatted
+    from bridge.adapters.dspy.formats.values import Formatted
 
     def request(*texts, role="user", system=None, tools=(), **config):
         messages = tuple([lm15.Message(role, (lm15.TextPart(text),)) for text in texts])

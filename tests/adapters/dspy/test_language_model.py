@@ -13,7 +13,7 @@ import pytest
 from dspy import lm15
 
 from bridge.adapters.dspy import language_model
-from bridge.adapters.dspy.chat_format import ChatAdapter
+from bridge.adapters.dspy.formats.chat import ChatFormat
 from bridge.adapters.dspy.language_model import LanguageModel
 from bridge.adapters.dspy.predictor import Predictor, predictor
 
@@ -73,7 +73,7 @@ def run_by_dspy(module, inputs, **more):
 def is_direct(module, inputs, **more):
     """Return whether the model is asked, not called."""
     before = Called.calls
-    run(module, inputs, ChatAdapter(), Called, **more)
+    run(module, inputs, ChatFormat(), Called, **more)
     return Called.calls == before
 
 
@@ -117,9 +117,9 @@ def test_requests_are_those_of_dspy(signature, inputs, module):
     """The model gets the requests of DSPy's own adapter and model, for any types of inputs, first and later."""
     program, reply = module(signature), fields(reasoning="so", a="yes")
     theirs = run_by_dspy(program, inputs, reply=reply)
-    assert run(program, inputs, ChatAdapter(), reply=reply) == theirs
+    assert run(program, inputs, ChatFormat(), reply=reply) == theirs
     if module is dspy.Predict:
-        assert run(predictor(signature), inputs, ChatAdapter(), reply=reply) == theirs
+        assert run(predictor(signature), inputs, ChatFormat(), reply=reply) == theirs
 
 
 OUTPUTS: list[tuple[Any, str]] = [
@@ -140,7 +140,7 @@ def test_types_of_outputs(type, text):
     made = {"q": (str, dspy.InputField()), "a": (type, dspy.OutputField()), "b": (str, dspy.OutputField(desc="why"))}
     program, inputs = dspy.Predict(dspy.make_signature(made, "Answer.")), {"q": "?"}
     for reply in (fields(a=text, b="so"), fields(b="so", a=text), fields(b="so", a=text, c="more")):
-        requests, outputs = run(program, inputs, ChatAdapter(), reply=reply)
+        requests, outputs = run(program, inputs, ChatFormat(), reply=reply)
         assert (requests, outputs) == run_by_dspy(program, inputs, reply=reply)
         assert [list(each) for each in outputs] == [["a", "b"]] * 2
 
@@ -150,7 +150,7 @@ def test_examples(demos):
     """Examples come between the instructions and the inputs, also incomplete ones."""
     program = dspy.Predict(QUESTION)
     program.demos = [dspy.Example(**each) for each in demos]
-    assert run(program, {"q": "Where?"}, ChatAdapter()) == run_by_dspy(program, {"q": "Where?"})
+    assert run(program, {"q": "Where?"}, ChatFormat()) == run_by_dspy(program, {"q": "Where?"})
 
 
 @pytest.mark.parametrize(
@@ -168,8 +168,8 @@ def test_settings(model, settings, config):
     program, inputs = dspy.Predict(QUESTION), {"q": "Where?", "config": config}
     settings = {"model": model, **settings}
     theirs = run_by_dspy(program, inputs, **settings)
-    assert run(program, inputs, ChatAdapter(), **settings) == theirs
-    assert run(predictor(QUESTION), inputs, ChatAdapter(), **settings) == theirs
+    assert run(program, inputs, ChatFormat(), **settings) == theirs
+    assert run(predictor(QUESTION), inputs, ChatFormat(), **settings) == theirs
     assert is_direct(program, inputs, **settings)
 
 
@@ -193,7 +193,7 @@ def test_dspy_is_called_if_that_makes_a_difference(more):
     context = {"disable_history": True} | more.pop("context", {})
     engine = Engine(fields(a="yes"))
     lm, before = Called(MODEL, engine=engine, cache=False, num_retries=0, **more), Called.calls
-    with dspy.context(lm=lm, adapter=ChatAdapter(), trace=None, **context):
+    with dspy.context(lm=lm, adapter=ChatFormat(), trace=None, **context):
         assert dspy.Predict(QUESTION)(q="?").a == "yes"
     assert Called.calls == before + 1
 
@@ -206,13 +206,13 @@ def test_dspy_is_called_if_it_has_another_version(monkeypatch):
     monkeypatch.setattr(language_model, "IS_COMPARED", False)
     assert not isinstance(predictor(QUESTION), Predictor)
     assert not is_direct(program, inputs)
-    assert run(program, inputs, ChatAdapter()) == run_by_dspy(program, inputs)
+    assert run(program, inputs, ChatFormat()) == run_by_dspy(program, inputs)
 
 
 def test_instructions_that_change():
     """The prompt has the new instructions of a signature whose instructions were replaced."""
     changing = dspy.make_signature({"q": (str, dspy.InputField()), "a": (str, dspy.OutputField())}, "Old.")
-    program, adapter = dspy.Predict(changing), ChatAdapter()
+    program, adapter = dspy.Predict(changing), ChatFormat()
     (old, _), _ = run(program, {"q": "?"}, adapter)
     changing.instructions = "New."
     assert run(program, {"q": "?"}, adapter) == run_by_dspy(program, {"q": "?"})
@@ -224,7 +224,7 @@ def test_types_with_a_place_of_their_own():
     assert is_direct(dspy.Predict(QUESTION), {"q": "?"})
     assert not is_direct(dspy.Predict(signature(h=dspy.History, q=str)), {"h": dspy.History(messages=[]), "q": "?"})
     with pytest.raises(ValueError, match="not valid Unicode"):
-        run(dspy.Predict(QUESTION), {"q": "\ud800"}, ChatAdapter())
+        run(dspy.Predict(QUESTION), {"q": "\ud800"}, ChatFormat())
 
 
 @pytest.mark.parametrize("reply", ["", "no fields", fields(b="other")])
@@ -233,7 +233,7 @@ def test_a_reply_that_cannot_be_read(reply):
     optional = dspy.make_signature({"q": (str, dspy.InputField()), "a": (str | None, dspy.OutputField())}, "Answer.")
     for program in (dspy.Predict(QUESTION), dspy.Predict(optional)):
         outcomes = []
-        for ask in (partial(run, adapter=ChatAdapter()), run_by_dspy):
+        for ask in (partial(run, adapter=ChatFormat()), run_by_dspy):
             try:
                 outcomes.append(ask(program, {"q": "?"}, reply=reply))
             except dspy.AdapterParseError as error:
@@ -251,7 +251,7 @@ def test_errors_of_an_engine():
     for make in (LanguageModel, dspy.LM):
         lm = make(MODEL, engine=Broken(""), cache=False, num_retries=0)
         with (
-            dspy.context(lm=lm, adapter=ChatAdapter(), trace=None, disable_history=True),
+            dspy.context(lm=lm, adapter=ChatFormat(), trace=None, disable_history=True),
             pytest.raises(dspy.LMRateLimitError, match="slow down") as caught,
         ):
             dspy.Predict(QUESTION)(q="?")

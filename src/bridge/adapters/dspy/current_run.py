@@ -14,7 +14,8 @@ from dspy import lm15
 
 from bridge.adapters.dspy.answer_cache import AnswerCache
 from bridge.adapters.dspy.recorder import Exchange, Recorder
-from bridge.adapters.dspy.reply_reader import FieldReader
+from bridge.adapters.dspy.replies.chat import ChatReply
+from bridge.adapters.dspy.replies.text import Reply
 from bridge.errors import CallEnded, ReplyTooLarge
 
 if TYPE_CHECKING:
@@ -85,16 +86,18 @@ class Run:
 class ModelCall:
     """One call of a model by a run.
 
-    fields: the labels of the fields that it asks for. source: further keys of its events. reply, truncated: the text of
-    the last response, and whether it was cut off. attempts: how many times the last request was sent. cost: of its
-    response in US dollars, if that is known. has_streamed: whether text of that request was sent to the host. refusal:
-    text of its refusal that came outside of the response. rollout: see `rollout`.
+    fields: the labels of the fields that it asks for. kind: the class that reads its replies. source: further keys of
+    its events. reply, truncated: the text of the last response, and whether it was cut off. attempts: how many times
+    the last request was sent. cost: of its response in US dollars, if that is known. has_streamed: whether text of that
+    request was sent to the host. refusal: text of its refusal that came outside of the response. rollout: see
+    `rollout`.
     """
 
-    def __init__(self, run: Run, fields: tuple[str, ...] = ()) -> None:
+    def __init__(self, run: Run, fields: tuple[str, ...] = (), kind: type[Reply] = ChatReply) -> None:
         self.run = run
         self.context = run.context
         self.fields = fields
+        self.kind = kind
         self.source = _source() if run.names_calls and run.context.streaming else {}
         self.reply = ""
         self.truncated = False
@@ -160,14 +163,21 @@ class ModelCall:
             assert self.run.cache is not None
             self.run.cache.add(request, response, self.rollout)
 
-    def reader(self) -> FieldReader:
+    def announce_fallback(self, model: str, adapter: str) -> None:
+        """Tell the host that the model is asked again, in another format, because its reply cannot be read."""
+        self.run.check()
+        self.context.count("lm_fallbacks", 1)
+        reason = {"adapter": adapter, "lm_code": "adapter_parse_error"}
+        self.context.emit("status", {"status": "lm_fallback", "model": model, **reason, **self.source})
+
+    def reader(self) -> Reply:
         """Return a reader of the fields that are streamed to the host.
 
         A field that DSPy's module adds is not streamed if a field of the host has its name.
         """
         names = self.run.names
         hosts = set(names.values())
-        return FieldReader(field for field in self.fields if field in names or field not in hosts)
+        return self.kind(field for field in self.fields if field in names or field not in hosts)
 
     def emit_text(self, pieces: list[tuple[str, str]]) -> None:
         """Stream the pieces that a reader returned, as (label, text)."""

@@ -16,6 +16,7 @@ import dspy
 from dspy import lm15
 from dspy.clients.backend_selection import CLIENT_KEYS
 from dspy.clients.call_result import legacy_output
+from dspy.clients.capabilities import Capabilities, capabilities
 from dspy.clients.engines.lm15_engine import timeouts_for
 from dspy.clients.errors import error_boundary
 
@@ -36,6 +37,33 @@ class LanguageModel(dspy.LM):  # type: ignore[misc]  # DSPy is not typed
     def __deepcopy__(self, memo: dict[int, Any]) -> LanguageModel:
         """Return this: copies of a program run on the same model."""
         return self
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._features: list[Capabilities] = []  # shared by copies
+
+    @property
+    def features(self) -> Capabilities:
+        """Return what the provider offers for this model, as far as DSPy knows."""
+        if not self._features:
+            self._features.append(capabilities(self))
+        return self._features[0]
+
+    @property
+    def supports_function_calling(self) -> bool:
+        return bool(self.features.function_calling)
+
+    @property
+    def supports_reasoning(self) -> bool:
+        return bool(self.features.reasoning)
+
+    @property
+    def supports_response_schema(self) -> bool:
+        return bool(self.features.response_schema)
+
+    @property
+    def supported_params(self) -> set[str]:
+        return set(self.features.params)
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
         """Call this on another thread: engines are not asynchronous."""

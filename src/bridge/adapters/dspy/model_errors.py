@@ -11,7 +11,8 @@ from dspy import lm15
 
 from bridge import errors
 from bridge.adapters.dspy.prompt_fields import label_of
-from bridge.adapters.dspy.reply_reader import read_fields, well_formed
+from bridge.adapters.dspy.replies.chat import ChatReply
+from bridge.adapters.dspy.replies.text import read_fields, well_formed
 from bridge.adapters.dspy.values.conversion import LocatedError
 from bridge.adapters.dspy.values.inputs import plain
 from bridge.security.redaction import SEARCHED, redact_in, shorten
@@ -84,11 +85,14 @@ def unreadable_reply(
     names: the host's names of the fields, by label.
     """
     wanted = [label_of(*named) for named in error.signature.output_fields.items()]
-    headers = dict.fromkeys(read_fields(reply, wanted).headers)
-    found = [name for name in headers if name != "completed"][:_MOST_FIELDS]
+    found = getattr(error, "found", None)
+    if found is None:  # a module has used another adapter
+        found = read_fields(ChatReply, reply, wanted).headers
+    headers = dict.fromkeys(found)
+    others = [name for name in headers if name != "completed"][:_MOST_FIELDS]
     missing = [name for name in wanted if name not in headers]
     field, reason = getattr(error, "field", None), getattr(error, "reason", "")
-    expected, present, absent = ([names.get(name, name) for name in each] for each in (wanted, found, missing))
+    expected, present, absent = ([names.get(name, name) for name in each] for each in (wanted, others, missing))
     if field is not None:
         field = names.get(field, field)
         message = f"the field {field} of the model's reply is not of its type: {reason}"

@@ -90,18 +90,21 @@ def by_label(fields: dict[str, Any]) -> dict[str, Any]:
 class Layout:
     """What prompts and replies need to know of a DSPy signature.
 
-    instructions: of the signature. inputs: the name, the header and the field of each input. outputs: the name and the
+    instructions: of the signature. inputs: the name, the label and the field of each input. outputs: the name and the
     type of each output, by label. is_plain: whether all fields are texts in messages: none is a conversation, and none
     is of the types `native`, for which requests or responses have a place. system, requirements: the texts of its
-    prompts, once they have been written.
+    prompts, once they have been written. response_formats: what a provider is asked to write, by what it can.
+    extractor: what finds the outputs in a text: the name of the text and a signature, once it has been made.
     """
 
     def __init__(self, signature: Any, native: Sequence[Any]) -> None:
         inputs, outputs = signature.input_fields, signature.output_fields
         self.instructions = signature.__doc__
-        self.inputs = [(name, f"[[ ## {label_of(name, field)} ## ]]", field) for name, field in inputs.items()]
+        self.inputs = [(name, label_of(name, field), field) for name, field in inputs.items()]
         self.outputs = {label_of(name, field): (name, type_of(field)) for name, field in outputs.items()}
         types = [field.annotation for field in (*inputs.values(), *outputs.values())]
         self.is_plain = not any(type in (dspy.History, dspy.ToolCalls, *native) for type in types)
         self.system: str | None = None
         self.requirements: str | None = None
+        self.response_formats: dict[Any, dict[str, Any]] = {}
+        self.extractor: tuple[str, Any] | None = None

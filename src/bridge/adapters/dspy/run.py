@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dspy
 
-from bridge.adapters.dspy import chat_format, models, parallel  # noqa: F401  # parallel is imported for its effect
+from bridge.adapters.dspy import formats, models, parallel  # noqa: F401  # parallel is imported for its effect
 from bridge.adapters.dspy.answer_cache import cache_of
 from bridge.adapters.dspy.chosen_model import model_for, model_or_default
 from bridge.adapters.dspy.current_run import ModelCall, PassedError, Run, current_run
@@ -26,6 +26,7 @@ from bridge.telemetry.activity import activity
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
+    from bridge.adapters.dspy.format_choice import FormatChoice
     from bridge.adapters.dspy.settings import Model
     from bridge.adapters.dspy.setup import Setup
     from bridge.adapters.dspy.state import Program
@@ -82,7 +83,7 @@ def predict(
     recorder = _recorder(model, context, setup.include, program.id)
     run = Run(context, ready.names, cache_of(model, context.session.state), ready.names_calls, setup.tools, recorder)
     with _activity(program):
-        prediction = _predicted(ready.module, arguments, lm, run, trace)
+        prediction = _predicted(ready.module, arguments, lm, run, setup.format, trace)
     program.executed()
     return Done(prediction, run, lm.model)
 
@@ -98,7 +99,7 @@ def perform(setup: Setup, context: Context, work: Callable[[], Any]) -> Any:
     recorder = _recorder(model, context, program_id=program.id)
     run = Run(context, ready.names, cache_of(model, context.session.state), ready.names_calls, setup.tools, recorder)
     with _activity(program):
-        return _predicted(work, {}, models.lm_for(model, context), run)
+        return _predicted(work, {}, models.lm_for(model, context), run, setup.format)
 
 
 def run_module(
@@ -144,7 +145,12 @@ def _recorder(
 
 
 def _predicted(
-    module: Any, arguments: dict[str, Any], lm: dspy.LM, run: Run, trace: list[tuple[Any, Any, Any]] | None = None
+    module: Any,
+    arguments: dict[str, Any],
+    lm: dspy.LM,
+    run: Run,
+    format: FormatChoice | None = None,
+    trace: list[tuple[Any, Any, Any]] | None = None,
 ) -> Any:
     """Return the module's prediction, with DSPy's errors converted to ours."""
     token = current_run.set(run)
@@ -152,9 +158,10 @@ def _predicted(
         # DSPy's BestOfN and Refine need a trace. Other modules do not, and it would hold all of their inputs.
         if trace is None and run.names_calls:
             trace = []
+        adapter = formats.format_of(format, lm)
         # The values of inputs have been checked, and DSPy's warning about their types would log them.
         settings = {"trace": trace, "disable_history": True, "warn_on_type_mismatch": False}
-        with dspy.context(lm=lm, adapter=chat_format.adapter, **settings):
+        with dspy.context(lm=lm, adapter=adapter, **settings):
             return module(**arguments)
     except PassedError as error:
         raise error.error from error.error.__cause__

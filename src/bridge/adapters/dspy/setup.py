@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bridge.adapters.dspy.include import NOTHING, Include
 
 if TYPE_CHECKING:
+    from bridge.adapters.dspy.format_choice import FormatChoice
     from bridge.adapters.dspy.settings import Model
     from bridge.adapters.dspy.state import Program
     from bridge.adapters.dspy.tools import Tool
@@ -16,7 +17,7 @@ class Setup(NamedTuple):
     """Everything that runs of a program take from their session: during the call's turn, before it is released.
 
     model: the session's. tools: of the host, for a module of the operator that asks for them. config: settings of the
-    model for these runs. include: what the results have in addition.
+    model for these runs. include: what the results have in addition. format: of prompts and replies; None: chat.
     """
 
     program: Program
@@ -24,3 +25,4 @@ class Setup(NamedTuple):
     tools: tuple[Tool, ...] = ()
     config: dict[str, Any] = {}  # noqa: RUF012  # nothing changes it
     include: Include = NOTHING
+    format: FormatChoice | None = None

@@ -9,6 +9,7 @@ import msgspec
 
 from bridge import errors
 from bridge._dispatch import timestamp
+from bridge.adapters.dspy.format_choice import FormatChoice
 from bridge.adapters.dspy.settings import Model, StoredSettings
 from bridge.adapters.dspy.tools import Tool
 from bridge.records import EncodedValue, Records
@@ -34,7 +35,8 @@ class Definition(msgspec.Struct, frozen=True):
     """The definition of a program, from which it is created, and created again when its session is restored.
 
     signature: as it was sent, so that it is returned unchanged. model: of a program with its own model. options: the
-    further args of create_program that its type takes. learned: by the predictor's name in DSPy.
+    further args of create_program that its type takes. learned: by the predictor's name in DSPy. adapter: the format of
+    prompts and replies; None: that of the model.
     """
 
     signature: EncodedValue
@@ -45,6 +47,7 @@ class Definition(msgspec.Struct, frozen=True):
     created_at: str = msgspec.field(default_factory=timestamp)
     options: dict[str, Any] = {}
     learned: dict[str, Learned] = {}
+    adapter: FormatChoice | None = None
 
 
 # Created here, at import: decoders must not be created by several threads at once, see codec.Format.

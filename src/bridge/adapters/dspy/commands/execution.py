@@ -10,6 +10,7 @@ import msgspec
 from bridge.adapter import Ignored
 from bridge.adapters.dspy.commands import adapter
 from bridge.adapters.dspy.commands.programs import add_program, check_id, find_program, visible_program
+from bridge.adapters.dspy.format_choice import FormatArg, read_choice
 from bridge.adapters.dspy.include import NOTHING, Include
 from bridge.adapters.dspy.settings import check_ranges
 from bridge.adapters.dspy.setup import Setup
@@ -59,19 +60,25 @@ class RunOptions(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class RunArgs(msgspec.Struct):
-    """The args of every command that runs a program. options: settings of the model for these runs."""
+    """The args of every command that runs a program.
+
+    options: settings of the model for these runs. adapter: the format of prompts and replies, in place of the
+    program's.
+    """
 
     program_id: str | None = None
     options: RunOptions | None = None
+    adapter: FormatArg | None = None
     session_id: str | None = None
 
     def setup(self, program: Program, context: Context, include: Include = NOTHING) -> Setup:
         """Return what the runs of `program` need from the session, then let the session's later calls start."""
+        format = read_choice(self.adapter, "args.adapter") or program.definition.adapter
         state: State = context.session.state
         model = state.model(context.shared)
         tools = tuple(visible_tools(context).values()) if program.is_registered else ()
         context.release()
-        return Setup(program, model, tools, {} if self.options is None else self.options.given(), include)
+        return Setup(program, model, tools, {} if self.options is None else self.options.given(), include, format)
 
 
 class ExecuteArgs(RunArgs):

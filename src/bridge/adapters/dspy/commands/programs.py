@@ -10,6 +10,7 @@ import msgspec
 from bridge import errors
 from bridge.adapter import Ignored
 from bridge.adapters.dspy.commands import adapter
+from bridge.adapters.dspy.format_choice import FormatArg, read_choice
 from bridge.adapters.dspy.modules.options import Options
 from bridge.adapters.dspy.providers import GEMINI, full_model
 from bridge.adapters.dspy.state import Definition, Learned, Program, State, visible_tools
@@ -28,14 +29,15 @@ class CreateArgs(Options, kw_only=True):
     """The args of create_program, and those of its type: see `Options`.
 
     id: generated if missing. signature: see signatures.py. program_type: a key of modules.MODULES. demos: examples for
-    the prompt, each with all outputs. if_exists: what to do if the session has a program with this id: fail ("error"),
-    keep it unchanged ("keep"), or replace it ("replace").
+    the prompt, each with all outputs. adapter: the format of prompts and replies. if_exists: what to do if the session
+    has a program with this id: fail ("error"), keep it unchanged ("keep"), or replace it ("replace").
     """
 
     signature: msgspec.Raw
     id: str | None = None
     program_type: str = "predict"
     demos: list[Any] = msgspec.field(default_factory=list)
+    adapter: FormatArg | None = None
     if_exists: Literal["error", "keep", "replace"] = "error"
     session_id: str | None = None
     modules: Ignored = None  # sent by hosts that describe programs in more detail
@@ -268,6 +270,7 @@ def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, 
         model=model,
         max_iters=args.max_iters,
         options={name: value for name, value in given.items() if name not in ("tools", "max_iters")},
+        adapter=read_choice(args.adapter, "args.adapter"),
     )
     kind = _type_of(definition, "args")
     check_options(given, definition)

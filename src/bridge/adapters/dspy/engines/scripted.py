@@ -9,7 +9,8 @@ from typing import Any
 
 from dspy import lm15
 
-from bridge.adapters.dspy.current_run import current_call
+from bridge.adapters.dspy.current_run import ModelCall, current_call
+from bridge.adapters.dspy.replies.chat import ChatReply
 
 
 class ScriptedAnswers:
@@ -46,19 +47,16 @@ class ScriptedAnswers:
 
 
 def _text(answer: Any) -> str:
+    """Return an answer in the format in which the current call reads replies."""
     if not isinstance(answer, dict):
         return answer if isinstance(answer, str) else json.dumps(answer)
-    fields = (
-        f"[[ ## {label} ## ]]\n{value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in answer.items()
-        for label in _labels(name)
-    )
-    return "\n\n".join([*fields, "[[ ## completed ## ]]"])
-
-
-def _labels(name: str) -> list[str]:
-    """Return the labels of the field `name` in the prompt: two if both the host and DSPy have a `reasoning`."""
     call = current_call.get()
+    kind = ChatReply if call is None else call.kind
+    return kind.written({label: value for name, value in answer.items() for label in _labels(name, call)})
+
+
+def _labels(name: str, call: ModelCall | None) -> list[str]:
+    """Return the labels of the field `name` in the prompt: two if both the host and DSPy have a `reasoning`."""
     if call is None:
         return [name]
     hosts = [label for label, host_name in call.run.names.items() if host_name == name]

@@ -25,11 +25,13 @@ from bridge.adapters.dspy.current_run import ModelCall, PassedError, Run, curren
 from bridge.adapters.dspy.engines.prices import cost_usd
 from bridge.adapters.dspy.engines.retries import NO_RETRIES, Retries
 from bridge.adapters.dspy.model_errors import refusal
-from bridge.adapters.dspy.reply_reader import well_formed
+from bridge.adapters.dspy.replies.text import well_formed
 from bridge.telemetry.activity import activity
 
 log = logging.getLogger("bridge.lm")
 
+# What DSPy asks an engine about the features of its models.
+FEATURES = ("supports_function_calling", "supports_reasoning", "supports_response_schema", "supported_params")
 LONGEST_EVENT = 1 << 28  # bytes of one event in a provider's stream
 
 
@@ -44,6 +46,9 @@ class SupervisedEngine:
         self._stream: Callable[[lm15.Request], Iterator[Any]] | None = getattr(engine, "stream", None)
         self._priced = priced
         self._retries = retries
+        for feature in FEATURES:
+            if hasattr(engine, feature):
+                setattr(self, feature, getattr(engine, feature))
 
     def complete(self, request: lm15.Request) -> lm15.Response:
         """Return the engine's response. Raises the engine's errors, and PassedError with ours."""

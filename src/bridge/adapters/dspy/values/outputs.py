@@ -48,7 +48,7 @@ def read_value(text: str, type: Any) -> Any:
         return _read_any(text)
     if is_kind(type, Code):
         return _read_code(text)
-    if not _is_declarable(type):
+    if not is_declarable(type):
         return parse_value(text, type)
     if get_origin(type) is Annotated:
         return _read_constrained(text, type)
@@ -62,17 +62,32 @@ def read_value(text: str, type: Any) -> Any:
     return read_scalar(bare, type)
 
 
+def read_text(text: str, type: Any) -> Any:
+    """Return a text that is known to be one, like a string of JSON, as a value of its type. Raises ValueError.
+
+    Where text is allowed it remains text, even if it reads `null`.
+    """
+    if is_kind(type, Code) or not is_declarable(type):
+        return read_value(text, type)
+    try:
+        return convert(text, type)
+    except ValueError:
+        if bare_type(type) is str:
+            raise
+    return read_value(text, type)
+
+
 @lru_cache(maxsize=1024)
-def _is_declarable(type: Any) -> bool:
+def is_declarable(type: Any) -> bool:
     """Return whether a host can declare a field of this type."""
     if type in (str, Any, Reasoning) or is_literal(type) or type in SCALARS:
         return True
     if any(is_kind(type, kind) for kind in (Code, Object, Items, Named)):
         return True
     if get_origin(type) is Annotated:
-        return _is_declarable(unconstrained(type)[0])
+        return is_declarable(unconstrained(type)[0])
     if get_origin(type) in (list, dict) or is_union(type):
-        return all(map(_is_declarable, get_args(type)))
+        return all(map(is_declarable, get_args(type)))
     return False
 
 
