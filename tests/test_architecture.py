@@ -42,6 +42,7 @@ LAYERS = (
 # that a worker without a store does not load.
 LIBRARIES = {
     "dspy": ("adapters.dspy",),
+    "dspy_monty_interpreter": ("adapters.dspy.sandbox.monty",),
     "fastavro": ("bench.avro",),
     "google": ("bench.formats", "bench.protobuf"),
     "httpx": ("adapters.dspy.engines.litellm",),

@@ -127,6 +127,8 @@ def _add_option(parser: argparse.ArgumentParser, option: str, kind: Any, default
         settings["action"] = "store_true"
     elif unit is None:
         settings["choices"] = base.__args__
+        if about.extra["alone"] is not None:
+            settings.update(nargs="?", const=about.extra["alone"])
     else:
         settings.update(type=partial(_value, option, base), metavar=unit)
     if default == ():

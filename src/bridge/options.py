@@ -18,9 +18,18 @@ DEFAULT_MAX_FRAME = 64 << 20  # bytes
 DEFAULT_MAX_VALUES = 1_000_000  # which take at most half a second to decode
 
 
-def _flag(help: str, unit: str | None = None, check: Callable[[Any], object] | None = None) -> msgspec.Meta:
-    """Describe an option. check(value): raises ValueError for a value that the type accepts and the option does not."""
-    return msgspec.Meta(description=help, extra={"unit": unit, "check": check})
+def _flag(
+    help: str,
+    unit: str | None = None,
+    check: Callable[[Any], object] | None = None,
+    alone: str | None = None,
+) -> msgspec.Meta:
+    """Describe an option.
+
+    check(value): raises ValueError for a value that the type accepts and the option does not. alone: what the flag
+    without a value means; None: it needs one.
+    """
+    return msgspec.Meta(description=help, extra={"unit": unit, "check": check, "alone": alone})
 
 
 def _whole(least: int, most: int) -> msgspec.Meta:
@@ -70,6 +79,8 @@ Ttl = Annotated[float, msgspec.Meta(gt=0, le=LONGEST_TTL, title=f"a number of se
 Mode = Literal["standalone", "pool-worker"]
 Protocol = Literal["json", "msgpack", "etf"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+Sandbox = Literal["monty", "deno"]
+_CODE = "programs of types rlm and flex: run what models write in this sandbox (without a value: monty)"
 _PROGRAM = "a dspy.Module, its class, or a function that returns it, as the program NAME; repeatable"
 _URL = "address of images that providers may fetch, as https://*.example.com/photos; repeatable"
 _API_BASE = "address that gets keys from the environment, as https://*.example.com/v1; repeatable"
@@ -100,6 +111,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     state_dir: (
         Annotated[str, _flag("folder of files that sessions save and load programs in", "PATH", _check_name)] | None
     ) = None
+    allow_code_execution: Annotated[Sandbox, _flag(_CODE, alone="monty")] | None = None
     max_sessions: Annotated[Count, _flag("live sessions", "N")] = 10_000
     session_ttl: Annotated[Ttl, _flag("time after which an idle session expires", "SECONDS")] = 3600.0
     session_programs: Annotated[Count, _flag("programs that a session may have", "N")] | None = None

@@ -45,8 +45,8 @@ def _completions(ready: Any, prediction: Any, recorder: Any) -> list[dict[str, A
     return [ready.outputs(completions[index]) for index in range(len(completions))]
 
 
-def _trajectory(ready: Any, prediction: Any, recorder: Any) -> None:
-    return None
+def _trajectory(ready: Any, prediction: Any, recorder: Any) -> Any:
+    return ready.trajectory(prediction)
 
 
 _MAKERS: dict[str, Callable[[Any, Any, Any], Any]] = {

@@ -44,6 +44,9 @@ class OwnModule:
         """Return the fields of what the module returned. Raises NotEncodable if it has none, or one is not plain."""
         return plain_fields(result)
 
+    def trajectory(self, result: Any) -> None:
+        """Return None: a trajectory of the module is one of its outputs."""
+
     def _takes(self, name: Any) -> bool:
         return self._is_open and isinstance(name, str) and name not in RESERVED
 

@@ -15,6 +15,8 @@ from bridge.adapters.dspy.pipelines.plan import plan
 from bridge.adapters.dspy.pipelines.stages import PIPELINE
 from bridge.adapters.dspy.signatures import Signature
 from bridge.adapters.dspy.state import Definition, Program
+from bridge.adapters.dspy.tools import model_names
+from bridge.adapters.dspy.trajectories import trajectory_of
 from bridge.adapters.dspy.values.checks import Inputs
 from bridge.adapters.dspy.values.conversion import LocatedError, convert, exact_numbers
 from bridge.adapters.dspy.values.inputs import plain
@@ -41,6 +43,9 @@ class Prepared:
         self.arguments = Inputs(signature).arguments
         self._described = {field.python_name: field for field in signature.outputs if field.schema}
         self._outputs = {field.python_name: field.name for field in signature.outputs}
+        self._fields = {field.python_name: field.name for field in (*signature.inputs, *signature.outputs)}
+        shown = model_names(definition.tools, kind.own_tools)
+        self._tools = {name: tool.name for name, tool in zip(shown, definition.tools, strict=True)}
         self._returned = {name: name for name in ADDED if name not in self._outputs.values()} | self._outputs
 
     def outputs(self, prediction: Any) -> dict[str, Any]:
@@ -63,6 +68,10 @@ class Prepared:
             return convert(exact_numbers(value), field.type)
         except LocatedError as error:
             raise wrong_output(field.name, error) from None
+
+    def trajectory(self, prediction: Any) -> Any:
+        """Return the steps of an agent, None of any other module."""
+        return trajectory_of(prediction, self._fields, self._tools)
 
 
 def prepared(program: Program) -> Prepared | OwnModule:
@@ -88,7 +97,7 @@ def _prepare(program: Program) -> Prepared:
     signature, definition = program.signature, program.definition
     if definition.program_type == PIPELINE:
         return _pipeline(signature, definition)
-    has_parts = definition.tools or definition.options or definition.learned
+    has_parts = definition.tools or definition.options or definition.learned or definition.max_iters
     if has_parts or signature.size > LARGEST_SHARED:
         made = Prepared(signature, definition)
     else:

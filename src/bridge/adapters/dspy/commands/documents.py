@@ -9,7 +9,14 @@ import msgspec
 
 from bridge import errors
 from bridge.adapters.dspy.commands import adapter
-from bridge.adapters.dspy.commands.programs import ProgramArgs, add_program, check_id, check_program, find_program
+from bridge.adapters.dspy.commands.programs import (
+    ProgramArgs,
+    add_program,
+    check_code,
+    check_id,
+    check_program,
+    find_program,
+)
 from bridge.adapters.dspy.state import Program, State
 
 if TYPE_CHECKING:
@@ -104,6 +111,7 @@ def _imported(document: Any, program_id: str | None, if_exists: str, context: Co
     if existing is None:
         check_id(program.id, context)
     check_program(program, path)
+    check_code(definition, context)
     loaded = documents.read(document, program, path)
     status = "created" if existing is None else "exists" if if_exists == "keep" else "replaced"
     if status != "exists":

@@ -9,7 +9,7 @@ import msgspec
 
 from bridge.adapter import Ignored
 from bridge.adapters.dspy.commands import adapter
-from bridge.adapters.dspy.commands.programs import add_program, check_id, find_program, visible_program
+from bridge.adapters.dspy.commands.programs import add_program, check_code, check_id, find_program, visible_program
 from bridge.adapters.dspy.format_choice import FormatArg, read_choice
 from bridge.adapters.dspy.include import NOTHING, Include
 from bridge.adapters.dspy.settings import check_ranges
@@ -127,4 +127,5 @@ def _find_or_add(args: ExecuteArgs, context: Context) -> Program:
         data.program_type or (known.definition.program_type if known else "predict"),
         tools=tuple(visible_tools(context).values()),
     )
+    check_code(definition, context)
     return add_program(context.session.state, args.program_id, definition, "args.program_data", name)

@@ -229,6 +229,16 @@ def check_program(program: Program, path: str = "args", name: str = "signature")
         plan(program.definition, signature, path)
 
 
+def check_code(definition: Definition, context: Context) -> None:
+    """Raise NotAllowed if a program would run code that a model has written and the operator has not allowed that."""
+    from bridge.adapters.dspy.modules import runs_code
+    from bridge.adapters.dspy.sandbox.allowed import check_allowed
+
+    kind = runs_code(definition)
+    if kind is not None:
+        check_allowed(f"a program of the type {kind}", context)
+
+
 def _type_of(definition: Definition, path: str) -> ModuleType:
     """Return the type of a program. Raises InvalidArgs if it does not exist. path: of the definition in the args."""
     from bridge.adapters.dspy.modules import MODULES, module_type, unknown_type
@@ -278,6 +288,7 @@ def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, 
     _check_indexes(args.indexes or [], context)
     if args.stages is not None:
         definition = _staged(definition, args.stages, context)
+    check_code(definition, context)
     if kind.needs_demos and not args.demos:
         raise errors.InvalidArgs(
             f"args.demos: {args.program_type} needs demos, of which it shows the nearest", path="args.demos"

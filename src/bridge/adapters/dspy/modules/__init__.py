@@ -5,6 +5,7 @@ DSPy is imported by those functions only: create_program checks types without it
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +13,7 @@ import msgspec
 
 from bridge import errors
 from bridge.adapters.dspy.modules.options import Options
+from bridge.adapters.dspy.sandbox.lowering import check_source
 from bridge.adapters.dspy.tools import SearchTool
 
 if TYPE_CHECKING:
@@ -22,7 +24,11 @@ if TYPE_CHECKING:
 DEFAULT_ITERATIONS = 20  # calls of tools in one run
 DEFAULT_N = 3
 DEFAULT_K = 3
+DEFAULT_CALLS = 50  # of the model, by code in one run
+DEFAULT_OUTPUT = 10_000  # characters that a step of code may print
+DEFAULT_SECONDS = 10.0  # of a step of code
 TOOLS = frozenset({"tools", "max_iters", "allow_no_tools", "indexes"})
+CODE = frozenset({"tools", "indexes", "max_llm_calls", "max_output_chars", "max_step_seconds"})
 SAMPLES = frozenset({"base", "n"})
 ADDED = ("reasoning", "rationale")  # outputs that modules add, and that results have
 
@@ -41,6 +47,7 @@ class ModuleType(NamedTuple):
     needs_demos: whether create_program needs `demos`.
     is_experimental: whether DSPy may change or remove the module without a warning.
     runs_code: whether the module runs code that a model has written, which the operator must allow.
+    own_tools: the names of tools that the module adds to those of the host.
     """
 
     create: Callable[[Signature, Definition], Any]
@@ -54,11 +61,17 @@ class ModuleType(NamedTuple):
     needs_demos: bool = False
     is_experimental: bool = False
     runs_code: bool = False
+    own_tools: tuple[str, ...] = ("finish",)
 
     @property
     def takes_tools(self) -> bool:
-        """Return whether programs of this type have tools; they need one, unless `allow_no_tools` is set."""
+        """Return whether programs of this type have tools."""
         return "tools" in self.takes
+
+    @property
+    def needs_tools(self) -> bool:
+        """Return whether programs of this type need a tool, unless `allow_no_tools` is set."""
+        return "allow_no_tools" in self.takes
 
 
 def module_type(definition: Definition) -> ModuleType:
@@ -76,6 +89,12 @@ def module_type(definition: Definition) -> ModuleType:
     elif main == "self":
         main = inner.main
     return outer._replace(main=main, takes=outer.takes | inner.takes, has_reasoning=inner.has_reasoning)
+
+
+def runs_code(definition: Definition) -> str | None:
+    """Return the type of a program, or of a stage of it, that runs code which a model has written; None: none does."""
+    kinds = [definition.program_type, *(stage["program_type"] for stage in definition.options.get("stages", ()))]
+    return next((kind for kind in kinds if kind in MODULES and MODULES[kind].runs_code), None)
 
 
 def check(definition: Definition, signature: Signature, path: str = "args") -> None:
@@ -97,12 +116,22 @@ def check(definition: Definition, signature: Signature, path: str = "args") -> N
             f"{path}.base: {definition.program_type} runs programs of type {kinds}", path=f"{path}.base"
         )
     has_tools = definition.tools or options.get("indexes") or options.get("allow_no_tools")
-    if module_type(definition).takes_tools and not has_tools:
+    if module_type(definition).needs_tools and not has_tools:
         raise errors.InvalidArgs(
             f"{path}.tools: {definition.program_type} needs tools, and the session has none: send register_tools"
             " first, with the same session_id, name indexes to search, or allow_no_tools if the program needs none",
             path=f"{path}.tools",
         )
+    if outer.runs_code:
+        for tool in definition.tools:
+            if not tool.name.isidentifier() or keyword.iskeyword(tool.name) or tool.name in _IN_SANDBOX:
+                reason = f"code calls tools as functions, and {tool.name[:100]!r} cannot be the name of one"
+                raise errors.InvalidArgs(f"{path}.tools: {reason}", path=f"{path}.tools")
+    if "source" in options:
+        try:
+            check_source(options["source"])
+        except ValueError as error:
+            raise errors.InvalidArgs(f"{path}.source: {error}", path=f"{path}.source") from None
     names = [field.name for field in signature.outputs]
     if options.get("field", names[-1]) not in names:
         reason = f"the signature has no output {options['field']!r}; its outputs: {', '.join(names)}"
@@ -231,11 +260,50 @@ def _pipeline(signature: Signature, definition: Definition) -> Any:
     raise TypeError("a pipeline is made of prepared programs: see prepared.py")
 
 
+def _rlm(signature: Signature, definition: Definition) -> Any:
+    from bridge.adapters.dspy.modules.recursive import Rlm
+
+    options = definition.options
+    return Rlm(
+        signature,
+        definition.tools,
+        options.get("max_step_seconds", DEFAULT_SECONDS),
+        max_iters=definition.max_iters or DEFAULT_ITERATIONS,
+        max_llm_calls=options.get("max_llm_calls", DEFAULT_CALLS),
+        max_output_chars=options.get("max_output_chars", DEFAULT_OUTPUT),
+    )
+
+
+def _flex(signature: Signature, definition: Definition) -> Any:
+    from bridge.adapters.dspy.modules.flexible import Flex
+
+    options = definition.options
+    return Flex(
+        signature,
+        definition.tools,
+        options.get("source", ""),
+        options.get("max_llm_calls", DEFAULT_CALLS),
+        options.get("max_step_seconds", DEFAULT_SECONDS),
+        options.get("max_output_chars", DEFAULT_OUTPUT),
+    )
+
+
+_CODE = ModuleType(
+    _rlm, None, takes_config=False, names_calls=True, is_experimental=True, runs_code=True, own_tools=("llm_query",)
+)
 MODULES: dict[str, ModuleType] = {
     "predict": ModuleType(_predict, "self"),
     "chain_of_thought": ModuleType(_chain_of_thought, "predict", has_reasoning=True),
     "react": ModuleType(_react, "extract.predict", TOOLS, has_reasoning=True, takes_config=False),
-    "react_v2": ModuleType(_react_v2, None, TOOLS, takes_config=False, names_calls=True, is_experimental=True),
+    "react_v2": ModuleType(
+        _react_v2,
+        None,
+        TOOLS,
+        takes_config=False,
+        names_calls=True,
+        is_experimental=True,
+        own_tools=("submit",),
+    ),
     "best_of_n": ModuleType(_best_of_n, None, SAMPLES | {"reward", "threshold"}, names_calls=True),
     "refine": ModuleType(_refine, None, SAMPLES | {"reward", "threshold"}, names_calls=True),
     "majority": ModuleType(_majority, None, SAMPLES | {"field"}, names_calls=True),
@@ -243,9 +311,14 @@ MODULES: dict[str, ModuleType] = {
         _ensemble, None, SAMPLES | {"field"}, takes_config=False, names_calls=True, inside="programs[0]"
     ),
     "multi_chain_comparison": ModuleType(_multi_chain_comparison, "predict", frozenset({"n"}), names_calls=True),
+    "rlm": _CODE._replace(create=_rlm, takes=CODE | {"max_iters"}),
+    "flex": _CODE._replace(create=_flex, takes=CODE | {"source"}, own_tools=("submit",)),
     "pipeline": ModuleType(_pipeline, None, frozenset({"stages", "outputs"}), takes_config=False, names_calls=True),
     "knn": ModuleType(_knn, "self", frozenset({"base", "k"}), bases=("predict", "chain_of_thought"), needs_demos=True),
 }
+
+# Names that code in a sandbox has from DSPy.
+_IN_SANDBOX = frozenset({"llm_query", "llm_query_batched", "SUBMIT", "print", "dspy"})
 
 # Types of DSPy that are not built, and what to use instead.
 _REMOVED = {

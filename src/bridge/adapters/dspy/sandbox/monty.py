@@ -1,0 +1,54 @@
+"""Monty, with limits: the time and the memory of a step, and the length of its output."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dspy_monty_interpreter import MontyInterpreter
+
+from bridge.adapters.dspy.sandbox.lowering import SHIM, lowered
+from bridge.adapters.dspy.sandbox.supervised import Supervised, killed_at_end
+
+if TYPE_CHECKING:
+    from bridge.adapters.dspy.current_run import Run
+
+MEMORY = 128 << 20  # bytes of the values of the code
+_CUT = "\n… (the rest of the output was dropped)"
+
+
+class MontySandbox(Supervised, MontyInterpreter):  # type: ignore[misc]  # which is not typed
+    """A sandbox for one run, see `sandbox_factory`."""
+
+    def __init__(self, run: Run, seconds: float, output: int, lowers: bool = False) -> None:
+        limits = {"max_feed_duration_secs": seconds, "max_memory": MEMORY}
+        super().__init__(run, resource_limits=limits)
+        self._most_output = output
+        self._lowers = lowers
+
+    def install(self, code: str, variables: Any) -> Any:
+        return MontyInterpreter.execute(self, SHIM)
+
+    def _ensure_session(self) -> Any:
+        return _Session(super()._ensure_session(), self._run, self._most_output, self._lowers)
+
+
+class _Session:
+    """A session of Monty that drops output beyond a limit, and ends with the call of the run."""
+
+    def __init__(self, session: Any, run: Run, output: int, lowers: bool) -> None:
+        self._session = session
+        self._run = run
+        self._most = output
+        self._lowers = lowers
+
+    def feed_run(self, code: str, *, print_callback: Any, **settings: Any) -> Any:
+        left, code = self._most, lowered(code) if self._lowers else code
+
+        def write(stream: Any, text: str) -> None:
+            nonlocal left
+            if left > 0:
+                print_callback(stream, text if len(text) <= left else text[:left] + _CUT)
+            left -= len(text)
+
+        with killed_at_end(self._run, self._session.worker_pid):
+            return self._session.feed_run(code, print_callback=write, **settings)
