@@ -8,7 +8,7 @@ from typing import Any
 
 from bridge.adapters.dspy import learning
 from bridge.adapters.dspy.model_errors import wrong_output
-from bridge.adapters.dspy.modules import ADDED, module_type
+from bridge.adapters.dspy.modules import ADDED, module_type, tools_of
 from bridge.adapters.dspy.own_module import OwnModule
 from bridge.adapters.dspy.pipelines.module import Pipeline
 from bridge.adapters.dspy.pipelines.plan import plan
@@ -44,8 +44,8 @@ class Prepared:
         self._described = {field.python_name: field for field in signature.outputs if field.schema}
         self._outputs = {field.python_name: field.name for field in signature.outputs}
         self._fields = {field.python_name: field.name for field in (*signature.inputs, *signature.outputs)}
-        shown = model_names(definition.tools, kind.own_tools)
-        self._tools = {name: tool.name for name, tool in zip(shown, definition.tools, strict=True)}
+        tools = tools_of(definition)
+        self._tools = {shown: tool.name for shown, tool in zip(model_names(tools, kind.own_tools), tools, strict=True)}
         self._returned = {name: name for name in ADDED if name not in self._outputs.values()} | self._outputs
 
     def outputs(self, prediction: Any) -> dict[str, Any]:

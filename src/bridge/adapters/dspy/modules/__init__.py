@@ -123,7 +123,7 @@ def check(definition: Definition, signature: Signature, path: str = "args") -> N
             path=f"{path}.tools",
         )
     if outer.runs_code:
-        for tool in definition.tools:
+        for tool in tools_of(definition):
             if not tool.name.isidentifier() or keyword.iskeyword(tool.name) or tool.name in _IN_SANDBOX:
                 reason = f"code calls tools as functions, and {tool.name[:100]!r} cannot be the name of one"
                 raise errors.InvalidArgs(f"{path}.tools: {reason}", path=f"{path}.tools")
@@ -179,16 +179,16 @@ def _chain_of_thought(signature: Signature, definition: Definition) -> Any:
 def _react(signature: Signature, definition: Definition) -> Any:
     from bridge.adapters.dspy.modules.agents import react
 
-    return react(signature, _tools(definition), definition.max_iters or DEFAULT_ITERATIONS)
+    return react(signature, tools_of(definition), definition.max_iters or DEFAULT_ITERATIONS)
 
 
 def _react_v2(signature: Signature, definition: Definition) -> Any:
     from bridge.adapters.dspy.modules.agents import react_v2
 
-    return react_v2(signature, _tools(definition), definition.max_iters or DEFAULT_ITERATIONS)
+    return react_v2(signature, tools_of(definition), definition.max_iters or DEFAULT_ITERATIONS)
 
 
-def _tools(definition: Definition) -> tuple[Tool, ...]:
+def tools_of(definition: Definition) -> tuple[Tool, ...]:
     """Return the tools of a program: those of the host, and one for each index that it searches."""
     return (*definition.tools, *map(SearchTool.of, definition.options.get("indexes", ())))
 
@@ -266,7 +266,7 @@ def _rlm(signature: Signature, definition: Definition) -> Any:
     options = definition.options
     return Rlm(
         signature,
-        definition.tools,
+        tools_of(definition),
         options.get("max_step_seconds", DEFAULT_SECONDS),
         max_iters=definition.max_iters or DEFAULT_ITERATIONS,
         max_llm_calls=options.get("max_llm_calls", DEFAULT_CALLS),
@@ -280,7 +280,7 @@ def _flex(signature: Signature, definition: Definition) -> Any:
     options = definition.options
     return Flex(
         signature,
-        definition.tools,
+        tools_of(definition),
         options.get("source", ""),
         options.get("max_llm_calls", DEFAULT_CALLS),
         options.get("max_step_seconds", DEFAULT_SECONDS),
