@@ -17,7 +17,7 @@ defmodule DSPex.GuideTest do
     project = Path.join(directory, "weather")
     {_, 0} = mix(["new", "weather"], directory)
 
-    [deps, example, setup, capture, pool, config | _] = blocks("elixir")
+    [deps, example, setup, capture, pool, config, optimize | _] = blocks("elixir")
     assert deps =~ "{:dspex_bridge, "
     mix_exs = Path.join(project, "mix.exs")
     with_dependency = "deps: [{:dspex_bridge, path: #{inspect(@root)}}]"
@@ -25,7 +25,8 @@ defmodule DSPex.GuideTest do
 
     File.write!(
       Path.join(project, "example.exs"),
-      example <> "Bridge.stop()\n" <> capture <> setup <> restart() <> pool <> adapter()
+      Enum.join([example, optimize, capture], "Bridge.stop()\n") <>
+        setup <> restart() <> pool <> adapter()
     )
 
     File.mkdir_p!(Path.join(project, "config"))
@@ -33,8 +34,7 @@ defmodule DSPex.GuideTest do
 
     {output, status} = mix(["run", "example.exs"], project)
     assert status == 0, output
-    [shown] = blocks("text")
-    assert output =~ shown
+    for shown <- blocks("text"), do: assert(output =~ shown)
     assert output =~ "restarted: ok\n"
     assert output =~ "adapter: Paris\n"
 

@@ -11,7 +11,7 @@ defmodule DSPex.Adapters.Commands do
         PythonPort.evaluate("qa", devset, "exact_match", %{model: "cheap"}, timeout: 600_000)
   """
 
-  # Ms. Runs of many rows, and optimizations, take as long as they take.
+  # Ms. Runs of many rows, optimizations and vectors of many texts take as long as they take.
   @timeout 30_000
 
   # By command: what it needs, and the default timeout.
@@ -25,7 +25,14 @@ defmodule DSPex.Adapters.Commands do
     evaluate: {[:program_id, :devset, :metric], :infinity},
     optimize: {[:program_id, :optimizer, :trainset, :metric], :infinity},
     get_history: {[], @timeout},
-    inspect_call: {[:id], @timeout}
+    inspect_call: {[:id], @timeout},
+    configure_embedder: {[:model], @timeout},
+    create_index: {[:index_id, :texts], :infinity},
+    add_to_index: {[:index_id, :texts], :infinity},
+    search_index: {[:index_id], @timeout},
+    list_indexes: {[], @timeout},
+    delete_index: {[:index_id], @timeout},
+    embed: {[:texts], @timeout}
   ]
 
   @doc "Returns the commands for which functions are defined, with what they need."

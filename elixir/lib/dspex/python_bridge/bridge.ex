@@ -222,6 +222,10 @@ defmodule DSPex.PythonBridge.Bridge do
     * `{:timing, timing}`, with the option `timing: true`
     * `{:result, result}`, the last element
 
+  `execute_batch`, `evaluate` and `optimize` have `{:progress, %{"phase" => phase, "done" => done, "total" =>
+  total}}`, with `"score"` and `"best"` where there are scores, and the first two also `{:row, %{"index" => index}}`
+  with the result of each row.
+
   Other events have a string as their name. Enumeration raises `DSPex.PythonBridge.Error` if the
   call fails. Stopping early cancels the call. When the consumer has more than 256 unread events,
   the worker pauses.
