@@ -92,7 +92,7 @@ defmodule DSPex.GuideTest do
     deadline = System.monotonic_time(:millisecond) + 60_000
     wait = fn wait ->
       if System.monotonic_time(:millisecond) > deadline, do: raise("no restart within a minute")
-      if Bridge.get_status()[:stats][:restarts] < 2, do: Process.sleep(10) && wait.(wait)
+      if Bridge.get_status()[:stats][:restarts] < 3, do: Process.sleep(10) && wait.(wait)
     end
     wait.(wait)
     {:ok, %{"programs" => [_]}} = Bridge.call(:list_programs)

@@ -24,6 +24,15 @@ defmodule DSPex.PythonBridge.Mock.Declarations do
     "timeout" => :float,
     "retries" => {:whole, 0, 10}
   }
+  @format {:nullable,
+           {:text_or_map, :string,
+            {:struct,
+             %{
+               "name" => :string,
+               "fallback" => @text,
+               "model" => @text,
+               "native" => :boolean
+             }}}}
   @if_exists {:one_of, ["error", "keep", "replace"]}
   @include {:list, {:one_of, ["usage", "cost", "completions", "trajectory", "prompt"]}}
   @threads {:whole, 1, 256}
@@ -46,6 +55,7 @@ defmodule DSPex.PythonBridge.Mock.Declarations do
     "k" => {:nullable, {:whole, 1, 100}},
     "stages" => {:nullable, {:either_form, {:list, :any}, {:map, :any}}},
     "outputs" => {:nullable, {:map, :string}},
+    "adapter" => @format,
     "demos" => {:list, :any},
     "if_exists" => @if_exists,
     "modules" => :ignored,
@@ -69,6 +79,7 @@ defmodule DSPex.PythonBridge.Mock.Declarations do
   }
   @run %{
     "program_id" => @text,
+    "adapter" => @format,
     "options" =>
       {:nullable,
        {:struct,

@@ -40,6 +40,53 @@ defmodule DSPex.PythonBridge.Mock.Models do
     :ok
   end
 
+  @formats ~w(chat json xml two_step baml)
+  @with_fallback ~w(chat xml two_step)
+
+  @doc "Raises `:invalid_args` for a format of prompts and replies that does not exist."
+  @spec check_format!(term(), String.t()) :: :ok
+  def check_format!(given, path \\ "args.adapter")
+  def check_format!(nil, _path), do: :ok
+
+  def check_format!(name, path) when is_binary(name),
+    do: check_format!(%{"name" => name}, path, path)
+
+  def check_format!(given, path), do: check_format!(given, path <> ".name", path)
+
+  defp check_format!(given, path_of_name, path) do
+    {name, fallback} = {Map.get(given, "name", "chat"), given["fallback"]}
+
+    {at, reason, expected} =
+      cond do
+        name not in @formats ->
+          {path_of_name, "unknown adapter '#{name}'", "one of #{Enum.join(@formats, ", ")}"}
+
+        fallback not in [nil, "json"] ->
+          {"#{path}.fallback", "unknown fallback '#{fallback}'", "json"}
+
+        fallback != nil and name not in @with_fallback ->
+          line = "only for the adapters #{Enum.join(@with_fallback, ", ")}, not #{name}"
+          {"#{path}.fallback", line, nil}
+
+        given["model"] != nil and name != "two_step" ->
+          {"#{path}.model", "only for the adapter two_step, not #{name}", nil}
+
+        true ->
+          {nil, nil, nil}
+      end
+
+    cond do
+      at == nil ->
+        :ok
+
+      expected == nil ->
+        raise Args.invalid(at, "#{at}: #{reason}")
+
+      true ->
+        raise Args.invalid(at, "#{at}: #{reason}; expected #{expected}", %{"expected" => expected})
+    end
+  end
+
   @spec configure(map(), State.call(), State.t()) :: {map(), State.t()}
   def configure(args, call, state) do
     check_ranges!(args, "args")

@@ -24,7 +24,9 @@ defmodule DSPex.PythonBridge.Mock.Rows do
   @spec prepared!(String.t(), map(), State.call(), State.t()) :: {map(), State.t()}
   def prepared!(command, args, call, state) do
     if command == "optimize", do: check_optimizer!(args["optimizer"])
-    {run, state} = Runs.prepared!(Map.drop(args, ["inputs", "options"]), call, state)
+    # The options of an optimization are those of the optimizer.
+    of_runs = Map.drop(args, if(command == "optimize", do: ["options"], else: ["inputs"]))
+    {run, state} = Runs.prepared!(of_runs, call, state)
     if command == "optimize", do: check_own!(run.program)
     Models.of_run!(run.program, run.model)
     work = work!(command, args, run, call, state)

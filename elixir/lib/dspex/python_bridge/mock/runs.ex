@@ -36,6 +36,7 @@ defmodule DSPex.PythonBridge.Mock.Runs do
   def prepared!(args, call, state) do
     inputs = if args["inputs"] in [nil, []], do: %{}, else: args["inputs"]
     {program, state} = find_or_add!(args, call, state)
+    Models.check_format!(args["adapter"])
     if options = args["options"], do: check_options!(options)
 
     run = %{
