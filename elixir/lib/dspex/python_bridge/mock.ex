@@ -62,6 +62,7 @@ defmodule DSPex.PythonBridge.Mock do
     * `:pool` - options of a `DSPex.PythonBridge.SessionPoolV2`, such as `[workers: 2]`: starts a pool
       instead of a bridge. It needs a `:name`, which is its `:pool_name`
     * `:programs` - the signatures of programs that an operator registers (`--program`), by their names
+    * `:allow_code_execution` - `true` accepts programs of the types `rlm` and `flex`, as the flag does
     * `:quota` - how many programs a session may have, as with `--session-programs`
 
   All others are options of the bridge (`DSPex.PythonBridge.Bridge.start_link/1`), such as `:tools` and
@@ -154,7 +155,7 @@ defmodule DSPex.PythonBridge.Mock do
   @impl true
   def init(hidden) do
     Process.flag(:trap_exit, true)
-    {own, options} = Keyword.split(hidden.(), [:pool, :programs, :quota])
+    {own, options} = Keyword.split(hidden.(), [:pool, :programs, :quota, :allow_code_execution])
     options = Keyword.drop(options, @of_processes)
     folder = folder()
     path = Path.join(folder, "mock.sock")
@@ -184,7 +185,8 @@ defmodule DSPex.PythonBridge.Mock do
           do: Programs.registered!(to_string(name), Frames.plain(signature))
 
     quota = if options[:quota], do: %{"programs" => options[:quota]}, else: %{}
-    %State{quota: quota, registered: registered}
+    allows_code = options[:allow_code_execution] == true
+    %State{quota: quota, registered: registered, allows_code: allows_code}
   end
 
   defp start(nil, options), do: options |> Keyword.put_new(:name, nil) |> Bridge.start_link()

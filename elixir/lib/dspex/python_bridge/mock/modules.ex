@@ -9,12 +9,21 @@ defmodule DSPex.PythonBridge.Mock.Modules do
   module adds.
   """
 
+  alias DSPex.PythonBridge.Error
   alias DSPex.PythonBridge.Mock.Args
 
   @tools ["tools", "max_iters", "allow_no_tools", "indexes"]
   @attempts ["base", "n", "reward", "threshold"]
+  @code ~w(tools indexes max_llm_calls max_output_chars max_step_seconds)
   @bases ["predict", "chain_of_thought", "react"]
-  @blank %{main: "self", takes: [], adds: nil, bases: @bases, needs_demos: false}
+  @blank %{
+    main: "self",
+    takes: [],
+    adds: nil,
+    bases: @bases,
+    needs_demos: false,
+    runs_code: false
+  }
 
   # In the order of a worker.
   @types [
@@ -27,6 +36,8 @@ defmodule DSPex.PythonBridge.Mock.Modules do
     {"majority", %{@blank | main: nil, takes: ["base", "n", "field"]}},
     {"ensemble", %{@blank | main: nil, takes: ["base", "n", "field"]}},
     {"multi_chain_comparison", %{@blank | main: "predict", takes: ["n"], adds: "rationale"}},
+    {"rlm", %{@blank | main: nil, takes: ["max_iters" | @code], runs_code: true}},
+    {"flex", %{@blank | main: nil, takes: ["source" | @code], runs_code: true}},
     {"pipeline", %{@blank | main: nil, takes: ["stages", "outputs"]}},
     {"knn",
      %{@blank | takes: ["base", "k"], bases: ["predict", "chain_of_thought"], needs_demos: true}}
@@ -35,7 +46,8 @@ defmodule DSPex.PythonBridge.Mock.Modules do
   @removed ["program_of_thought", "code_act"]
 
   # In the order in which a worker checks them.
-  @options ~w(tools max_iters allow_no_tools indexes base n reward threshold field k stages outputs)
+  @options ~w(tools max_iters allow_no_tools indexes base n reward threshold field k max_llm_calls
+              max_output_chars max_step_seconds source stages outputs)
 
   @doc "Returns what is special to a type, which is that of the program inside where that counts."
   @spec type(String.t(), map()) :: map()
@@ -59,6 +71,8 @@ defmodule DSPex.PythonBridge.Mock.Modules do
   @spec options(map()) :: map()
   def options(args),
     do: for({key, value} <- Map.take(args, @options), value != nil, into: %{}, do: {key, value})
+
+  defp needs_tools?(program), do: "allow_no_tools" in type(program.kind, program.options).takes
 
   defp has_tools?(%{tools: tools, options: options}) do
     tools != [] or options["indexes"] not in [nil, []] or options["allow_no_tools"] == true
@@ -102,6 +116,20 @@ defmodule DSPex.PythonBridge.Mock.Modules do
     :ok
   end
 
+  @doc "Raises `:not_allowed` for a type that runs code of models, unless that is allowed."
+  @spec check_allowed!(String.t(), boolean()) :: :ok
+  def check_allowed!(kind, allowed?) do
+    if type(kind, %{}).runs_code and not allowed? do
+      raise Error.new(
+              :not_allowed,
+              "a program of the type #{kind} runs code that a model has written: the operator of the " <>
+                "worker has not allowed that (--allow-code-execution)"
+            )
+    end
+
+    :ok
+  end
+
   @doc "Raises `DSPex.PythonBridge.Error` if demos are missing, or if programs of a type take none."
   @spec check_demos!(String.t(), map(), list()) :: :ok
   def check_demos!(kind, options, demos) do
@@ -129,7 +157,7 @@ defmodule DSPex.PythonBridge.Mock.Modules do
         bases = Enum.join(outer.bases, " or ")
         raise Args.invalid("#{path}.base", "#{path}.base: #{kind} runs programs of type #{bases}")
 
-      takes_tools?(program) and not has_tools?(program) ->
+      needs_tools?(program) and not has_tools?(program) ->
         message =
           "#{path}.tools: #{kind} needs tools, and the session has none: send register_tools first, " <>
             "with the same session_id, name indexes to search, or allow_no_tools if the program needs " <>

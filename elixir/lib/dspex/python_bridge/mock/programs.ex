@@ -46,6 +46,7 @@ defmodule DSPex.PythonBridge.Mock.Programs do
     for {id, index} <- Enum.with_index(args["indexes"] || []),
         do: Indexes.visible!(id, call, state, "args.indexes[#{index}]")
 
+    Modules.check_allowed!(kind, state.allows_code)
     Modules.check_demos!(kind, options, demos)
     unless existing && if_exists == "keep", do: State.check_quota!(state, call, id)
     program = define!(id, args, tools, model)

@@ -11,12 +11,13 @@ defmodule DSPex.PythonBridge.Mock.State do
   # Characters.
   @longest_id 512
 
-  # sessions: by id. model: of all sessions that have none. quota: that of new sessions. registered:
+  # allows_code: whether programs may run code of models. sessions: by id. model: of all sessions that have none. quota: that of new sessions. registered:
   # programs of the operator, by id.
   defstruct sessions: %{},
             model: nil,
             default: "default",
             embedders: %{},
+            allows_code: false,
             quota: %{},
             registered: [],
             requests: 0,
