@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 def examples_of(setup: Setup, rows: Any, path: str) -> list[Example]:
     """Return the examples at `path` of the args, at least one. Raises InvalidArgs.
 
-    A module of the operator may be expected to return any outputs.
+    An expected output may also be a list of right ones. A module of the operator may be expected to return anything.
     """
     ready = prepared(setup.program)
     if isinstance(ready, Prepared):
         has_reasoning = MODULES[setup.program.definition.program_type].has_reasoning
-        examples = Examples(ready.signature, ("reasoning",) if has_reasoning else ()).read(rows, path)
+        extra = ("reasoning",) if has_reasoning else ()
+        examples = Examples(ready.signature, extra, alternatives=True).read(rows, path)
     elif isinstance(rows, list):
         examples = [_own_example(ready, row, f"{path}[{index}]") for index, row in enumerate(rows)]
     else:

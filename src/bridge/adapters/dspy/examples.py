@@ -24,9 +24,11 @@ class Examples:
     """Reads examples of a signature.
 
     extra: outputs that an example may also have, as text: those that DSPy's module adds, such as the reasoning.
+    alternatives: whether an output may be a list of values of its type, any of which is right.
     """
 
-    def __init__(self, signature: Signature, extra: tuple[str, ...] = ()) -> None:
+    def __init__(self, signature: Signature, extra: tuple[str, ...] = (), *, alternatives: bool = False) -> None:
+        self._alternatives = alternatives
         self._inputs = {field.name: check_of(field, signature) for field in signature.inputs}
         self._outputs: dict[str, Check | None] = dict.fromkeys(extra)
         self._outputs |= {field.name: check_of(field, signature) for field in signature.outputs}
@@ -55,8 +57,22 @@ class Examples:
             raise wrong_names(unknown, missing, [*self._outputs], "the signature", places[1])
         return Example(
             {name: check.value(inputs.get(name), places[0]) for name, check in self._inputs.items()},
-            {name: _value(self._outputs[name], name, value, places[1]) for name, value in outputs.items()},
+            {name: self._output(name, value, places[1]) for name, value in outputs.items()},
         )
+
+    def _output(self, name: str, value: Any, parent: str) -> Any:
+        check = self._outputs[name]
+        if check is None:
+            return with_text_form(value, f"{parent}.{name}")
+        try:
+            return check.value(value, parent)
+        except errors.InvalidArgs as error:
+            if not self._alternatives or not isinstance(value, list) or not value:
+                raise
+            try:
+                return [check.value(each, parent) for each in value]
+            except errors.InvalidArgs:
+                raise error from None
 
     def _sides(self, row: dict[str, Any], path: str) -> tuple[dict[str, Any], dict[str, Any], tuple[str, str]]:
         """Return the inputs and the outputs of `row`, and the paths of both."""
@@ -76,10 +92,6 @@ class Examples:
                 declared=declared,
             )
         return inputs, outputs, (path, path)
-
-
-def _value(check: Check | None, name: str, value: Any, parent: str) -> Any:
-    return with_text_form(value, f"{parent}.{name}") if check is None else check.value(value, parent)
 
 
 def plain_example(example: Example) -> dict[str, Any]:
