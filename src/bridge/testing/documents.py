@@ -113,12 +113,13 @@ def document_of(program: Program) -> dict[str, Any]:
             registered=True,
         )
     definition = program.definition
+    signature = program.signature
+    outputs = [(field.label, field.description) for field in signature.outputs]
+    if module_type(definition).has_reasoning:
+        outputs.insert(0, ("reasoning", ""))
     fields = [
-        {
-            "prefix": f"{field.label.replace('_', ' ').title()}:",
-            "description": field.description or f"${{{field.label}}}",
-        }
-        for field in (*program.signature.inputs, *program.signature.outputs)
+        {"prefix": f"{label.replace('_', ' ').title()}:", "description": description or f"${{{label}}}"}
+        for label, description in [*((field.label, field.description) for field in signature.inputs), *outputs]
     ]
     states: dict[str, Any] = {
         name: {
@@ -131,11 +132,10 @@ def document_of(program: Program) -> dict[str, Any]:
         for name, each in _learned(program).items()
     }
     state = states["self"] if [*states] == ["self"] else states
-    signature = definition.signature
     own = {
         "version": VERSION,
         "program_type": definition.program_type,
-        "signature": signature.own_format.decode(signature.data),
+        "signature": definition.signature.own_format.decode(definition.signature.data),
         "tools": [*definition.tools],
         "max_iters": definition.max_iters,
         "options": definition.options,

@@ -23,8 +23,14 @@ defmodule DSPex.PythonBridge.Mock do
   The functions of this module take the mock's pid, which is also that of its bridge, or the name that
   was given to it.
 
-  Not in a mock: durable sessions, quotas in bytes, the expiry of sessions, statistics of commands,
-  and JSON Schema beyond the types of a tool's arguments.
+  Batches, evaluations and optimizations run one row after the other, so that the values that a test sets
+  are in their order. Metrics of the host are called; any other one says whether the outputs are those
+  that an example expects. An optimization makes the first four examples of the trainset the program's
+  demos. The vectors of an index are made up from the words of its texts.
+
+  Not in a mock: durable sessions, quotas in bytes, the expiry of sessions, statistics of commands, files
+  of programs, the history, models of the host, the checks of pipelines and of values by JSON Schemas and
+  constraints, and JSON Schema beyond the types of a tool's arguments.
   """
 
   use GenServer

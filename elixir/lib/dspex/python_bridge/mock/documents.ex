@@ -109,8 +109,12 @@ defmodule DSPex.PythonBridge.Mock.Documents do
   end
 
   defp state_of(learned, program) do
+    reasoning = %{name: "reasoning", description: ""}
+    adds = Modules.type(program.kind, program.options).adds
+    added = if adds == "reasoning", do: [reasoning], else: []
+
     fields =
-      for field <- program.checked.inputs ++ program.checked.outputs do
+      for field <- program.checked.inputs ++ added ++ program.checked.outputs do
         words = field.name |> String.split("_") |> Enum.map_join(" ", &String.capitalize/1)
         description = if field.description == "", do: "${#{field.name}}", else: field.description
         %{"prefix" => words <> ":", "description" => description}
