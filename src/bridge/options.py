@@ -54,6 +54,12 @@ def _check_addresses(texts: tuple[str, ...]) -> None:
         pattern(text)
 
 
+def _check_variables(names: tuple[str, ...]) -> None:
+    for name in names:
+        if not (name.isidentifier() and name.isascii()):
+            raise ValueError(f"{shown(name)} is not the name of an environment variable")
+
+
 def is_reference(text: str) -> bool:
     """Return whether `text` has the form MODULE:ATTRIBUTE."""
     module, _, attribute = text.partition(":")
@@ -83,6 +89,7 @@ Sandbox = Literal["monty", "deno"]
 _CODE = "programs of types rlm and flex: run what models write in this sandbox (without a value: monty)"
 _PROGRAM = "a dspy.Module, its class, or a function that returns it, as the program NAME; repeatable"
 _URL = "address of images that providers may fetch, as https://*.example.com/photos; repeatable"
+_API_KEY = "environment variable that configure_lm may take a key from; repeatable"
 _API_BASE = "address that gets keys from the environment, as https://*.example.com/v1; repeatable"
 
 
@@ -106,6 +113,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     grace: Annotated[Seconds, _flag("time for open calls when the worker ends", "SECONDS")] = 2.0
     api_bases: Annotated[tuple[str, ...], _flag(_API_BASE, "PATTERN", _check_addresses)] = ()
     allow_urls: Annotated[tuple[str, ...], _flag(_URL, "PATTERN", _check_addresses)] = ()
+    api_key_envs: Annotated[tuple[str, ...], _flag(_API_KEY, "NAME", _check_variables)] = ()
     programs: Annotated[tuple[str, ...], _flag(_PROGRAM, "NAME=MODULE:ATTR", _check_programs)] = ()
     store: Annotated[str, _flag("where durable sessions are stored", "sqlite:PATH", _check_store)] | None = None
     state_dir: (

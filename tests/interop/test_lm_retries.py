@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from bridge import Client, errors
-from bridge.adapters.dspy.settings import LMSettings, StoredSettings
+from bridge.adapters.dspy.settings import LMSettings, Model, StoredSettings
 from model_server import KEY, PROTOCOLS, LiteLLM, ModelServer, OpenAI
 from openai_server import fields
 from peer import wait_until
@@ -271,4 +271,4 @@ def test_attempts_are_logged_at_debug(start_peer):
 def test_settings_of_retries_are_stored():
     """A durable session is restored with them."""
     settings = LMSettings("x", "openai/x", retries=7, retry_wait=0.25, retry_cap=3.0)
-    assert StoredSettings.of(settings, 0).settings() == settings
+    assert StoredSettings.of(Model(settings)).restored(None).settings == settings

@@ -129,6 +129,14 @@ cdef class Context:
         """
         run()
 
+    def stream_host(self, str command, args):
+        """Like `call_host`, but a generator: yield the events (event, data) that the host sends before its answer, then
+        return that.
+
+        Raise ReplyTooLarge, besides, if all events together have more than --max-frame bytes.
+        """
+        raise NotAllowed("an inline command cannot wait for the host")
+
     def count(self, str name not None, amount=1):
         """Add `amount` to the counter `name` in the statistics of the command and of the session.
 

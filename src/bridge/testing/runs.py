@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bridge import errors
-from bridge.adapters.dspy.chosen_model import model_for
+from bridge.adapters.dspy.chosen_model import configured
 from bridge.adapters.dspy.modules import DEFAULT_ITERATIONS, module_type
 from bridge.adapters.dspy.setup import Setup
 from bridge.adapters.dspy.signatures import Field
@@ -36,7 +36,7 @@ def run(script: Script, setup: Setup, inputs: dict[str, Any], context: Context, 
     program = setup.program
     owner = program.id if program.is_registered else "the signature"
     Inputs(program.signature, owner).arguments(inputs, path)
-    name = model_for(program, setup.model, context).settings.model
+    name = configured(setup.models)[0].settings.model
     context.count("lm_calls")
     # Those of a module of the operator tell its predictors and their calls apart.
     part = {"predictor": "self", "call": 1} if program.is_registered else {}

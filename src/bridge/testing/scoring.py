@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from bridge import errors
-from bridge.adapters.dspy.chosen_model import model_for
+from bridge.adapters.dspy.chosen_model import configured
 from bridge.adapters.dspy.commands.evaluation import EvaluateArgs, evaluated
 from bridge.adapters.dspy.commands.optimization import OptimizeArgs, rows_of
 from bridge.adapters.dspy.commands.programs import find_program
@@ -33,7 +33,7 @@ def evaluate(script: Script, args: EvaluateArgs, context: Context) -> dict[str, 
     Metrics of the host are called; any other one says whether the outputs are those that the examples expect.
     """
     setup = args.setup(find_program(args.program_id, context), context)
-    model_for(setup.program, setup.model, context)
+    configured(setup.models)
     examples = _examples(setup, args.devset, "args.devset")
     metric = metric_for(args.metric, examples, context, _no_judge, _outputs(setup))
     args = msgspec.structs.replace(args, threads=1)
@@ -54,7 +54,7 @@ def optimized(
 ) -> Optimized:
     """Make the first examples of the trainset the program's demos, as if an optimizer had chosen them."""
     program = setup.program
-    model_for(program, setup.model, context)
+    configured(setup.models)
     trainset, valset = rows_of(args, partial(_examples, setup))
     metric = metric_for(args.metric, trainset, context, _no_judge, _outputs(setup), examples_path="args.trainset")
     scorer = _Scorer(script)

@@ -87,6 +87,14 @@ class ReceivedReply(msgspec.Struct, gc=False):
     details: dict[str, Any] = {}
 
 
+class ReceivedEvent(msgspec.Struct, gc=False):
+    """Represents an event of the host before its reply to a call."""
+
+    id: Id
+    event: str
+    data: Any = None
+
+
 class Incoming(ReceivedReply, gc=False):
     """Represents a message from a worker: a reply (it has `success`), an event (`event`), or a call to
     the host (`command`), for which `call_id` is the request that the worker makes it for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
@@ -67,8 +67,15 @@ class Call(Deferred):
         with self._host.ask() as question:
             self.check()
             self.send_host_call(question.id, command, args)
-            with self._threads.waiting_for_host(self.job):
-                self._wait_for(question.answered, None)  # the deadline ends the call, and with it the wait
+            self._wait_for_host(question.arrived)
+            return question.result()
+
+    def stream_host(self, command: str, args: dict[str, Any]) -> Generator[tuple[str, Any], None, Any]:
+        """Send `command` to the host, yield its events, and return its answer: see `Context.stream_host`."""
+        with self._host.ask(streamed=True) as question:
+            self.check()
+            self.send_host_call(question.id, command, args)
+            yield from question.events(self._wait_for_host)
             return question.result()
 
     def run_together(self, run: Callable[[], None], threads: int) -> None:
@@ -88,8 +95,7 @@ class Call(Deferred):
         come = threading.Event()
         self.turn = Turn([session.order for session in self.sessions], come.set)
         self.turn.enter()
-        with self._threads.waiting_for_host(self.job):  # earlier calls of the session may need the thread
-            self._wait_for(come, None)
+        self._wait_for_host(come)  # without a thread, which earlier calls of the session may need
         if self.session.has_ended:
             raise errors.SessionNotFound(
                 f"the session {self.session.id!r} has ended meanwhile", session_id=self.session.id
@@ -125,6 +131,11 @@ class Call(Deferred):
         if self.ended is None:
             self.ended = errors.Cancelled("another thread of the call has failed")
         self.wake()
+
+    def _wait_for_host(self, event: threading.Event) -> None:
+        """Wait for `event` without occupying a thread. The deadline ends the call, and with it the wait."""
+        with self._threads.waiting_for_host(self.job):
+            self._wait_for(event, None)
 
     def _wait_for(self, event: threading.Event, seconds: float | None) -> None:
         """Wait for `event`. Raise CallEnded as soon as the call is over."""

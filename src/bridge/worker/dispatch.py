@@ -241,13 +241,17 @@ class Dispatcher:
         buffers: tuple[Frame, ...] | None,
         error: Exception,
     ) -> Failure | Selection | None:
-        """Return the reply to a frame that is not a request; None if it was the reply to a host call, which fails if
-        it cannot be read."""
+        """Return the reply to a frame that is not a request.
+
+        None if it belongs to a host call: an event, or the reply, without which the call fails if it cannot be read.
+        """
         if format is not None and isinstance(error, msgspec.ValidationError):
             try:
                 reply = decoded_reply(format, frame, buffers)
                 if reply is not None:
                     self.host.deliver(reply)
+                    return None
+                if self.host.deliver_event(format, frame):
                     return None
                 selection = self._negotiate(format, frame)
                 if selection is not None:

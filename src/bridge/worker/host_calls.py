@@ -4,34 +4,63 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from bridge import errors
 from bridge._framing import Frame
 from bridge.wire.codec import Format
-from bridge.wire.messages import Id, ReceivedReply
+from bridge.wire.messages import Id, ReceivedEvent, ReceivedReply
 from bridge.wire.tensors import substitute
 
 
 class Question:
     """Represents a call of the host that waits for its answer.
 
-    id: of the request that the host gets. answered: set when the answer has arrived.
+    id: of the request that the host gets. limit: how many bytes of events the host may send before the answer; 0: its
+    events are ignored. arrived: set when an event or the answer has arrived.
     """
 
-    __slots__ = ("_answer", "answered", "id")
+    __slots__ = ("_answer", "_bytes", "_events", "arrived", "id", "limit")
 
-    def __init__(self, id: str) -> None:
+    def __init__(self, id: str, limit: int = 0) -> None:
         self.id = id
-        self.answered = threading.Event()
+        self.limit = limit
+        self.arrived = threading.Event()
         self._answer: ReceivedReply | None = None
+        self._events: deque[tuple[str, Any]] = deque()
+        self._bytes = 0
 
     def answer(self, answer: ReceivedReply) -> None:
-        """Pass the host's answer to the handler that waits for it."""
-        self._answer = answer
-        self.answered.set()
+        """Pass the host's answer to the handler that waits for it. Later ones, and later events, are ignored."""
+        if self._answer is None:
+            self._answer = answer
+            self.arrived.set()
+
+    def add_event(self, event: str, data: Any, size: int) -> None:
+        """Pass an event to the handler. size: of its message, in bytes. Too many bytes end the call with an error."""
+        if not self.limit or self._answer is not None:
+            return
+        self._bytes += size
+        if self._bytes > self.limit:
+            error = errors.ReplyTooLarge(f"the events of a host call have more than {self.limit} bytes (--max-frame)")
+            self.answer(unreadable(self.id, error))
+            return
+        self._events.append((event, data))
+        self.arrived.set()
+
+    def events(self, wait: Callable[[threading.Event], None]) -> Iterator[tuple[str, Any]]:
+        """Yield the events before the answer as (event, data). wait: called with `arrived`, to wait for it."""
+        while True:
+            self.arrived.clear()
+            is_answered = self._answer is not None  # no event follows
+            while self._events:
+                yield self._events.popleft()
+            if is_answered:
+                return
+            wait(self.arrived)
 
     def result(self) -> Any:
         """Return the result of the host, which must have answered. Raise the error that it answered with."""
@@ -45,22 +74,24 @@ class Question:
 class HostCalls:
     """Holds the open calls to the host, by id.
 
-    offers: what the host has offered in `hello`.
+    offers: what the host has offered in `hello`. max_events: bytes of events before the answer to a call.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_events: int) -> None:
+        self._max_events = max_events
         self.offers: frozenset[str] = frozenset()
         self._numbers = itertools.count(1)
         self._open: dict[Any, Question] = {}
 
     @contextmanager
-    def ask(self) -> Iterator[Question]:
+    def ask(self, *, streamed: bool = False) -> Iterator[Question]:
         """Provide a question whose answer is accepted until the `with` statement ends.
 
-        Raises NotAllowed if the host has not offered to be called.
+        streamed: whether events before the answer are wanted. Raises NotAllowed if the host has not offered to be
+        called.
         """
         self.check_offer()
-        question = Question(f"w{next(self._numbers)}")
+        question = Question(f"w{next(self._numbers)}", self._max_events if streamed else 0)
         self._open[question.id] = question
         try:
             yield question
@@ -81,6 +112,16 @@ class HostCalls:
         question = self._open.get(reply.id)
         if question is not None:
             question.answer(reply)
+
+    def deliver_event(self, format: Format, frame: Any) -> bool:
+        """Pass an event of the host to the question of its id. Return whether the message is one."""
+        message: ReceivedEvent | None = format.decode_or_none(frame, ReceivedEvent)
+        if message is None:
+            return False
+        question = self._open.get(message.id)
+        if question is not None:
+            question.add_event(message.event, message.data, len(frame))
+        return True
 
 
 def decoded_reply(format: Format, frame: Any, buffers: tuple[Frame, ...] | None) -> ReceivedReply | None:

@@ -43,7 +43,7 @@ class Worker:
         self.refused: Counter[str] = Counter()
         self.may_be_stuck = False
         self.threads = Threads(options.threads, options.waiting)
-        self.host = HostCalls()
+        self.host = HostCalls(options.max_frame)
         self.sessions = Sessions(
             "anonymous" if options.mode == "pool-worker" else "default",
             adapter,
@@ -54,6 +54,7 @@ class Worker:
             store=_opened(options.store) if store is None else store,
             shared={
                 "api_bases": _patterns("api_bases", options.api_bases),
+                "key_variables": options.api_key_envs,
                 "urls": _patterns("allow_urls", options.allow_urls),
                 "configures_itself": options.mode == "pool-worker",
                 "programs": _programs(adapter, options.programs),

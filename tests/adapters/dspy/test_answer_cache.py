@@ -9,7 +9,7 @@ import pytest
 
 from bridge import listen
 from bridge._framing import Frame, Outbox
-from bridge.adapters.dspy.answer_cache import AnswerCache
+from bridge.adapters.dspy.answer_cache import AnswerCache, key_of
 
 SIGNATURE = {"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}
 
@@ -212,12 +212,12 @@ def test_an_answer_cache_finds_equal_requests():
         return lm15.Request("m/x", (lm15.Message.user(text),), config=lm15.Config(**config))
 
     answers = AnswerCache(2)
-    answers.add(request("a"), 1)
-    answers.add(request("b"), 2)
-    assert answers.find(request("a")) == 1
-    answers.add(request("c"), 3)
-    assert [answers.find(request(text)) for text in "abc"] == [1, None, 3]
-    assert answers.find(request("a", temperature=0.5)) is None
+    answers.add(key_of(request("a")), 1)
+    answers.add(key_of(request("b")), 2)
+    assert answers.find(key_of(request("a"))) == 1
+    answers.add(key_of(request("c")), 3)
+    assert [answers.find(key_of(request(text))) for text in "abc"] == [1, None, 3]
+    assert answers.find(key_of(request("a", temperature=0.5))) is None
 
 
 def test_all_of_a_request_counts():
@@ -251,8 +251,8 @@ def test_all_of_a_request_counts():
     ]
     answers = AnswerCache(99)
     for number, each in enumerate(different):
-        assert answers.find(each) is None
-        answers.add(each, number)
-    assert [answers.find(each) for each in different] == [*range(len(different))]
-    assert answers.find(request(Formatted("a"))) == 0
-    assert answers.find(request("a", extensions={"x": {"b": 2, "a": 1}})) == 11
+        assert answers.find(key_of(each)) is None
+        answers.add(key_of(each), number)
+    assert [answers.find(key_of(each)) for each in different] == [*range(len(different))]
+    assert answers.find(key_of(request(Formatted("a")))) == 0
+    assert answers.find(key_of(request("a", extensions={"x": {"b": 2, "a": 1}}))) == 11

@@ -184,12 +184,11 @@ class Watching(dspy.utils.callback.BaseCallback):  # type: ignore[misc]
         {"context": {"disable_history": False}},
         {"context": {"track_usage": True}},
         {"callbacks": [Watching()]},
-        {"temperature": 1.0, "rollout_id": 1},
-        {"top_p": 0.5},
+        {"temperature": 1.0, "n": 2},
     ],
 )
 def test_dspy_is_called_if_that_makes_a_difference(more):
-    """For whoever observes requests, and for settings that need DSPy's conversion."""
+    """For whoever observes requests, and for several completions."""
     context = {"disable_history": True} | more.pop("context", {})
     engine = Engine(fields(a="yes"))
     lm, before = Called(MODEL, engine=engine, cache=False, num_retries=0, **more), Called.calls

@@ -12,27 +12,27 @@ from dspy import lm15
 
 from bridge.adapters.dspy.settings import Model
 
+AnswerKey = bytes
+
 
 class AnswerCache:
     """The last `size` responses of one model to one session, in memory; the least recently used is dropped first."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._responses: OrderedDict[bytes, lm15.Response] = OrderedDict()
+        self._responses: OrderedDict[AnswerKey, lm15.Response] = OrderedDict()
         self._lock = threading.Lock()
 
-    def find(self, request: lm15.Request, rollout: int = 0) -> lm15.Response | None:
-        """Return the response to an equal request, or None. rollout: a number that differs if a task is done again."""
-        key = _key(request, rollout)
+    def find(self, key: AnswerKey) -> lm15.Response | None:
+        """Return the response to an equal request, or None."""
         with self._lock:
             response = self._responses.get(key)
             if response is not None:
                 self._responses.move_to_end(key)
             return response
 
-    def add(self, request: lm15.Request, response: lm15.Response, rollout: int = 0) -> None:
+    def add(self, key: AnswerKey, response: lm15.Response) -> None:
         """Add `response`, or replace the response to an equal request."""
-        key = _key(request, rollout)
         with self._lock:
             self._responses[key] = response
             self._responses.move_to_end(key)
@@ -60,5 +60,9 @@ _creating = threading.Lock()
 _encode = msgspec.msgpack.Encoder(order="deterministic", enc_hook=str).encode
 
 
-def _key(request: lm15.Request, rollout: int) -> bytes:
-    return hashlib.sha256(_encode(request) + rollout.to_bytes(8)).digest()
+def key_of(request: lm15.Request, *numbers: int | None) -> AnswerKey:
+    """Return the key of a request's response: equal for requests that are equal.
+
+    numbers: tell apart equal requests that are to have answers of their own.
+    """
+    return hashlib.sha256(_encode((request, numbers))).digest()

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from bridge import errors
 from bridge.adapters.dspy.providers import ADDRESSES, GEMINI, GEMINI_KEYS, LOCAL
@@ -39,7 +40,7 @@ def check_destination(settings: LMSettings, allowed: tuple[Address, ...]) -> Non
         raise _refused("requests never go to link-local and metadata addresses")
     if allows([*addresses_of(provider), *allowed], address):
         return
-    if settings.api_key is None:
+    if not settings.has_own_key:
         raise _refused(
             "the worker's own key goes to its provider only: send an api_key for this address (any"
             " text for a server that wants none), or have the operator allow it with --api-base"
@@ -51,6 +52,24 @@ def check_destination(settings: LMSettings, allowed: tuple[Address, ...]) -> Non
         )
     if address.leads_to_forbidden():
         raise _refused("this name leads to a link-local or metadata address")
+
+
+def environment_key(variable: str, shared: dict[str, Any]) -> str:
+    """Return the key in the environment variable that a host has named. shared: has `key_variables`, the allowed ones.
+
+    Raises NotAllowed for any other variable, and InvalidArgs if there is no key in it, or one that cannot be sent.
+    """
+    if variable not in shared.get("key_variables", ()):
+        raise errors.NotAllowed(
+            f"args.api_key: the operator has not allowed keys from {errors.shown(variable)} (--api-key-env)",
+            path="args.api_key",
+        )
+    key = _checked_key(variable)
+    if not key:
+        raise errors.InvalidArgs(
+            f"args.api_key: the worker's environment has no {variable}", path="args.api_key", variable=variable
+        )
+    return key
 
 
 def addresses_of(provider: str) -> Iterator[Address]:
@@ -88,14 +107,18 @@ def openai_headers() -> Iterator[tuple[str, str]]:
 def _check_environment_key(provider: str) -> None:
     """Raise InvalidArgs, without the key in the message, for a key of the environment that cannot be sent."""
     for name in _environment_keys(provider):
-        try:
-            header_value(os.environ.get(name, ""))
-        except ValueError as error:
-            raise errors.InvalidArgs(
-                f"the key in the worker's environment variable {name} cannot be sent: {error}",
-                path="args.api_key",
-                variable=name,
-            ) from None
+        _checked_key(name)
+
+
+def _checked_key(variable: str) -> str:
+    try:
+        return header_value(os.environ.get(variable, ""))
+    except ValueError as error:
+        raise errors.InvalidArgs(
+            f"the key in the worker's environment variable {variable} cannot be sent: {error}",
+            path="args.api_key",
+            variable=variable,
+        ) from None
 
 
 def _environment_keys(provider: str) -> list[str]:

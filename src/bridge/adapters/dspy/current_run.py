@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import dspy
 from dspy import lm15
 
-from bridge.adapters.dspy.answer_cache import AnswerCache
+from bridge.adapters.dspy.answer_cache import AnswerCache, AnswerKey, key_of
 from bridge.adapters.dspy.recorder import Exchange, Recorder
 from bridge.adapters.dspy.replies.chat import ChatReply
 from bridge.adapters.dspy.replies.text import Reply
@@ -20,6 +20,7 @@ from bridge.errors import CallEnded, ReplyTooLarge
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
+    from bridge.adapters.dspy.settings import LMSettings
     from bridge.adapters.dspy.tools import Tool
 
 current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
@@ -51,28 +52,29 @@ def current_context() -> Context:
 class Run:
     """One run of a program: what its calls of models share. They may run at the same time.
 
-    names: the host's names of the output fields, by label. cache: the session's cached answers, if it has a cache.
-    names_calls: whether events name the predictor and the call. tools: the host's tools that the module may ask for.
-    recorder: records the requests to models; None: nobody asks for them. truncated: whether any response was cut off.
-    is_over: whether the module has returned.
+    names: the host's names of the output fields, by label. caches: the session's cached answers of each model that has
+    a cache. names_calls: whether events name the predictor and the call. tools: the host's tools that the module may
+    ask for. recorder: records the requests to models; None: nobody asks for them. model: which was the last to answer,
+    None before that. truncated: whether any response was cut off. is_over: whether the module has returned.
     """
 
     def __init__(
         self,
         context: Context,
         names: dict[str, str],
-        cache: AnswerCache | None = None,
+        caches: dict[LMSettings, AnswerCache] | None = None,
         names_calls: bool = False,
         tools: tuple[Tool, ...] = (),
         recorder: Recorder | None = None,
     ) -> None:
         self.context = context
         self.names = names
-        self.cache = cache
+        self.caches = caches or {}
         self.names_calls = names_calls
         self.tools = tools
         self.recorder = recorder
         self.calls = itertools.count(1)
+        self.model: str | None = None
         self.truncated = False
         self.is_over = False
 
@@ -90,7 +92,7 @@ class ModelCall:
     its events. reply, truncated: the text of the last response, and whether it was cut off. attempts: how many times
     the last request was sent. cost: of its response in US dollars, if that is known. has_streamed: whether text of that
     request was sent to the host. refusal: text of its refusal that came outside of the response. rollout: see
-    `rollout`.
+    `rollout`. given_up: how many models were asked in vain.
     """
 
     def __init__(self, run: Run, fields: tuple[str, ...] = (), kind: type[Reply] = ChatReply) -> None:
@@ -106,8 +108,12 @@ class ModelCall:
         self.has_streamed = False
         self.refusal = ""
         self.rollout = current_rollout.get()
+        self.given_up = 0
+        self._model: LMSettings | None = None
+        self._repetition: int | None = None
         self._started = 0.0
-        self._new: list[tuple[lm15.Request, lm15.Response]] = []
+        self._answers = 0
+        self._new: list[tuple[AnswerCache, AnswerKey, lm15.Response]] = []
 
     def begin_request(self) -> None:
         """Note that a request begins: a call makes several if it asks for several answers."""
@@ -116,13 +122,35 @@ class ModelCall:
         if self.run.names_calls:
             self.source = {**self.source, "call": next(self.run.calls)}
 
-    def record(self, request: lm15.Request, response: lm15.Response) -> None:
-        """Record a response of the model."""
-        self._read(response)
+    def asks(self, model: LMSettings | None, repetition: int | None) -> None:
+        """Note which model is asked. repetition: DSPy's number of one that is to have its own answer (rollout_id)."""
+        self._model, self._repetition = model, repetition
+
+    def give_up(self, model: str, next_model: str, code: str | None) -> None:
+        """Note, and announce to the host, that another model is asked because this one has failed."""
+        self.context.check()
+        self.given_up += 1
+        self.context.count("lm_fallbacks", 1)
+        status = {"status": "lm_fallback", "model": next_model, "failed": model, "lm_code": code}
+        self.context.emit("status", {**status, **self.source})
+
+    def cached(self, request: lm15.Request) -> tuple[AnswerCache, AnswerKey] | None:
+        """Return the cache for an answer to `request`, and its key there; None if the model has no cache."""
+        if not self.run.caches or self._model is None:
+            return None
+        cache = self.run.caches.get(self._model)
+        # Several completions of one call are different answers.
+        return None if cache is None else (cache, key_of(request, self.rollout, self._repetition, self._answers))
+
+    def record(
+        self, request: lm15.Request, response: lm15.Response, cached: tuple[AnswerCache, AnswerKey] | None = None
+    ) -> None:
+        """Record a response of the model. cached: where it is cached once it could be read."""
+        self._read(request, response)
         if self.run.recorder is not None:
             self._report(self.run.recorder, request, response, self.attempts, self.cost)
-        if self.run.cache is not None:
-            self._new.append((request, response))
+        if cached is not None:
+            self._new.append((*cached, response))
 
     def record_failure(self, request: lm15.Request, code: str, response: lm15.Response | None = None) -> None:
         """Record that the last request has failed. code: of the error. response: one that is of no use."""
@@ -131,7 +159,7 @@ class ModelCall:
 
     def record_cached(self, request: lm15.Request, response: lm15.Response) -> None:
         """Record a cached response, and stream it to the host like a new one."""
-        self._read(response)
+        self._read(request, response)
         if self.run.recorder is not None:
             self._report(self.run.recorder, request, response, 0, 0.0)
         self.context.count("cache_hits", 1)
@@ -152,16 +180,17 @@ class ModelCall:
         seconds = time.monotonic() - self._started
         recorder.add(Exchange(request, response, seconds=seconds, attempts=attempts, cost=cost, error=error))
 
-    def _read(self, response: lm15.Response) -> None:
+    def _read(self, request: lm15.Request, response: lm15.Response) -> None:
+        self._answers += 1
+        self.run.model = request.model
         self.reply = response.message.text or ""
         self.truncated = response.finish_reason == "length"
         self.run.truncated = self.run.truncated or self.truncated
 
     def cache_responses(self) -> None:
         """Cache the new responses, now that they could be read."""
-        for request, response in self._new:
-            assert self.run.cache is not None
-            self.run.cache.add(request, response, self.rollout)
+        for cache, key, response in self._new:
+            cache.add(key, response)
 
     def announce_fallback(self, model: str, adapter: str) -> None:
         """Tell the host that the model is asked again, in another format, because its reply cannot be read."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge import errors
 from bridge.adapters.dspy import run
-from bridge.adapters.dspy.chosen_model import model_for
+from bridge.adapters.dspy.chosen_model import configured
 from bridge.adapters.dspy.examples import Example, Examples
 from bridge.adapters.dspy.modules import MODULES
 from bridge.adapters.dspy.own_module import OwnModule
@@ -50,8 +50,8 @@ def _own_example(ready: OwnModule, row: Any, path: str) -> Example:
 
 def judge_of(setup: Setup, context: Context) -> Judge:
     """Return what runs a judge on the program's model. Its events are not sent."""
-    model, quiet = model_for(setup.program, setup.model, context), RowContext.of(context)
-    return lambda module, arguments: run.run_on(model, module, arguments, quiet)
+    models, quiet = configured(setup.models), RowContext.of(context)
+    return lambda module, arguments: run.run_on(models, module, arguments, quiet)
 
 
 def scored(setup: Setup, example: Example, metric: Metric, context: Context) -> dict[str, Any]:

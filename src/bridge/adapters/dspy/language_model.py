@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dspy
 from dspy import lm15
@@ -19,6 +20,16 @@ from dspy.clients.call_result import legacy_output
 from dspy.clients.capabilities import Capabilities, capabilities
 from dspy.clients.engines.lm15_engine import timeouts_for
 from dspy.clients.errors import error_boundary
+
+from bridge.adapters.dspy.current_run import current_call
+from bridge.adapters.dspy.request_config import config_of
+
+if TYPE_CHECKING:
+    from dspy.clients.engines.lm15_engine import LM15Engine
+
+    from bridge.adapters.dspy.settings import LMSettings
+
+Answer = TypeVar("Answer")
 
 log = logging.getLogger("dspy.clients.lm")
 
@@ -29,10 +40,30 @@ IS_COMPARED = dspy.__version__.startswith("3.4.")
 class LanguageModel(dspy.LM):  # type: ignore[misc]  # DSPy is not typed
     """A `dspy.LM` that can also be asked for a text, with the same effect as calling it.
 
-    provider_name: DSPy's name of the provider, for errors.
+    settings: those that it was created from. provider_name: DSPy's name of the provider, for errors. compat: how the
+    provider differs from OpenAI. route: an engine that knows what the provider supports; None: DSPy does not call it
+    itself. fallbacks: the models that a request is sent to, in order, if it fails here but may succeed there.
     """
 
+    settings: LMSettings | None = None
     provider_name: str | None = None
+    compat: Any = None
+    route: LM15Engine | None = None
+    fallbacks: tuple[LanguageModel, ...] = ()
+
+    def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        def answer(lm: LanguageModel) -> Any:
+            is_request = isinstance(prompt, lm15.Request) and prompt.model != lm.model
+            asked = replace(prompt, model=lm.model) if is_request else prompt
+            return super().__call__(asked, messages=messages, **kwargs)
+
+        return self._first(answer, kwargs)
+
+    def copy(self, **kwargs: Any) -> LanguageModel:
+        """Return a copy with other settings, of which each fallback has them too."""
+        copied: LanguageModel = super().copy(**kwargs)
+        copied.fallbacks = tuple([each.copy(**kwargs) for each in self.fallbacks])
+        return copied
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LanguageModel:
         """Return this: copies of a program run on the same model."""
@@ -73,9 +104,33 @@ class LanguageModel(dspy.LM):  # type: ignore[misc]  # DSPy is not typed
         """Return the text of the response to `messages`, "" if it has none; None if the model must be called instead.
 
         messages: (role, text), the first one of the system. settings: those of this request. The model must be called
-        if somebody observes requests, if DSPy has not created the engine yet, and for settings other than the
-        temperature and the number of tokens. Raises DSPy's errors.
+        if somebody observes requests, if DSPy has not created the engine yet, and for several completions. Raises
+        DSPy's errors.
         """
+        return self._first(lambda lm: lm._asked(messages, settings), settings)
+
+    def _first(self, answer: Callable[[LanguageModel], Answer], settings: dict[str, Any]) -> Answer:
+        """Return answer(lm) of this model, or of the first fallback for which it does not fail.
+
+        settings: those of this request.
+        """
+        call = current_call.get()
+        models = (self, *self.fallbacks)
+        for number in range(0 if call is None else call.given_up, len(models)):
+            lm = models[number]
+            if call is not None:
+                call.asks(lm.settings, (lm.kwargs | settings).get("rollout_id"))
+            try:
+                return answer(lm)
+            except dspy.LMError as error:
+                is_last = number + 1 == len(models)
+                # Text that was sent to the host cannot be withdrawn.
+                if call is None or is_last or call.has_streamed or not dspy.is_retryable_lm_error(error):
+                    raise
+                call.give_up(lm.model, models[number + 1].model, error.code)
+        raise AssertionError("a call has no more models than it has asked")
+
+    def _asked(self, messages: Sequence[tuple[str, str]], settings: dict[str, Any]) -> str | None:
         engine = self._direct_engine() if IS_COMPARED and not self._is_observed() else None
         config = self._config(settings)
         if engine is None or config is None or not all(map(_is_encodable, messages)):
@@ -112,26 +167,19 @@ class LanguageModel(dspy.LM):  # type: ignore[misc]  # DSPy is not typed
         return self._engine_store.get(key)
 
     def _config(self, settings: dict[str, Any]) -> lm15.Config | None:
-        """Return the settings of a request as its configuration, or None if that takes more than numbers."""
+        """Return the settings of a request as its configuration, or None if DSPy has to handle them."""
         if self.cache or self.num_retries or self.model_type != "chat":
             return None
-        given = {name: value for name, value in self.kwargs.items() if name not in CLIENT_KEYS} | settings
-        temperature = given.pop("temperature", None)
-        max_tokens = given.pop("max_tokens" if "max_tokens" in given else "max_completion_tokens", None)
-        if any(value is not None for value in given.values()):
+        given = self.kwargs | settings if settings else self.kwargs
+        if given.get("n") not in (None, 1) or given.get("prompt_cache") is not None:
             return None
         try:
-            return _config(temperature, max_tokens)
-        except (TypeError, ValueError):  # which DSPy reports
+            return config_of(given, self.compat)
+        except (lm15.LM15Error, TypeError, ValueError):  # which DSPy reports
             return None
 
 
 _timeouts = lru_cache(maxsize=64)(timeouts_for)
-
-
-@lru_cache(maxsize=1024, typed=True)
-def _config(temperature: float | None, max_tokens: int | None) -> lm15.Config:
-    return lm15.Config(temperature=temperature, max_tokens=max_tokens)
 
 
 def _is_encodable(message: tuple[str, str]) -> bool:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 from dspy.clients.backend_selection import select_backend
+from dspy.clients.engines.lm15_engine import LM15Engine
+from dspy.lm15 import RouterConfig, registered_providers
 from dspy.utils.exceptions import LMConfigurationError
 
 from bridge import errors
@@ -17,7 +19,9 @@ from bridge.adapters.dspy.engines.retries import Retries, timeout_within
 from bridge.adapters.dspy.engines.supervised import NativeEngines, SupervisedEngine
 from bridge.adapters.dspy.language_model import LanguageModel
 from bridge.adapters.dspy.model_errors import lm_error
+from bridge.adapters.dspy.request_config import for_several, options_for
 from bridge.adapters.dspy.settings import LMSettings, Model
+from bridge.adapters.dspy.unsupported import check_settings
 from bridge.telemetry.logs import take_over_logs
 
 if TYPE_CHECKING:
@@ -34,9 +38,25 @@ take_over_logs("dspy")
 credentials.strip_environment_keys()
 
 
-def lm_for(model: Model, context: Context) -> LanguageModel:
-    """Return DSPy's model for `model`, with a timeout not much longer than the time that is left for the call."""
-    lm = connect(model, context.shared)
+def lm_for(models: tuple[Model, ...], config: dict[str, Any], context: Context) -> LanguageModel:
+    """Return DSPy's model for the first of `models`, with the others as fallbacks.
+
+    config: the options of a run. Its timeout is not much longer than the time that is left for the call. Raises
+    InvalidArgs for options that a provider lacks, and what `connect` raises.
+    """
+    lms = [_timed(connect(model, context.shared), context) for model in models]
+    if config:
+        for lm in lms:
+            check_settings(lm, config, "args.options")
+        lms = [lm.copy(**options_for(lm.kwargs, config)) for lm in lms]
+    if len(lms) == 1:
+        return lms[0]
+    first = lms[0].copy()
+    first.fallbacks = tuple(lms[1:])
+    return first
+
+
+def _timed(lm: LanguageModel, context: Context) -> LanguageModel:
     if not isinstance(lm.engine, str):
         return lm
     timeout = timeout_within(lm.kwargs["timeout"], context.remaining)
@@ -86,7 +106,9 @@ def _shared_lm(settings: LMSettings) -> LanguageModel:
 
 def _create(settings: LMSettings) -> LanguageModel:
     try:
-        return _local(settings) if settings.provider in providers.LOCAL else _remote(settings)
+        lm = _local(settings) if settings.provider in providers.LOCAL else _remote(settings)
+        check_settings(lm, {}, "args")
+        return lm
     except LMConfigurationError as error:  # numbers that this model does not accept
         raise errors.InvalidArgs(f"args.model: {error}", path="args.model") from error
     except dspy.DSPyError as error:
@@ -96,33 +118,43 @@ def _create(settings: LMSettings) -> LanguageModel:
 
 
 def _local(settings: LMSettings) -> LanguageModel:
-    """Return a model that answers in this process."""
+    """Return a model that answers in this process or is called by the host."""
     engine = providers.LOCAL[settings.provider].engine(settings)
-    return _lm(settings, engine=SupervisedEngine(engine, priced=False))
+    return _lm(settings, engine=SupervisedEngine(engine, priced=False, retries=_retries(settings)))
 
 
 def _remote(settings: LMSettings) -> LanguageModel:
     """Return a model that is called over HTTP: by DSPy itself if it knows the provider, else by LiteLLM."""
-    given = {"api_key": settings.api_key, "api_base": settings.api_base, "timeout": settings.timeout}
+    given = {name: getattr(settings, name) for name in ("api_key", "api_base", "api_version", "timeout")}
     connection = {name: value for name, value in given.items() if value is not None}
-    retries = Retries(settings.retries, settings.retry_wait, settings.retry_cap)
+    headers = settings.extra_headers or {}
+    retries = _retries(settings)
     backend = select_backend(_lm(settings, **connection))
     if not backend.native:
+        if settings.model_type != "chat":
+            raise errors.InvalidArgs(
+                f"args.model_type: DSPy has no other interface of {settings.provider} than chat", path="args.model_type"
+            )
+        connection |= {"extra_headers": headers} if headers else {}
         return _lm(settings, engine=SupervisedEngine(LiteLLMProviders(connection), retries=retries))
     # The name "lm15" rules out engines that would not be wrapped, but also the keys that DSPy finds for other names.
     lm = _lm(settings, engine="lm15", **backend.clients)
-    lm._engine_store = NativeEngines(CONNECTIONS, retries)
+    lm._engine_store = NativeEngines(CONNECTIONS, retries, headers)
     lm.provider_name = backend.resolution.provider
+    lm.compat = backend.resolution.compat
+    lm.route = LM15Engine(RouterConfig(env={}, providers=registered_providers()), model_type=settings.model_type)
     return lm
 
 
+def _retries(settings: LMSettings) -> Retries:
+    return Retries(settings.retries, settings.retry_wait, settings.retry_cap)
+
+
 def _lm(settings: LMSettings, **connection: Any) -> LanguageModel:
+    given = for_several(settings.given())
     # DSPy's own retries sleep, and neither a cancel nor a deadline ends that.
-    return LanguageModel(
-        settings.model,
-        cache=False,
-        num_retries=0,
-        temperature=settings.temperature,
-        max_tokens=settings.max_tokens,
-        **connection,
+    lm = LanguageModel(
+        settings.model, model_type=settings.model_type, cache=False, num_retries=0, **given, **connection
     )
+    lm.settings = settings
+    return lm

@@ -19,13 +19,13 @@ from bridge.adapters.dspy.settings import LMSettings
 
 
 class LocalProvider(NamedTuple):
-    """A provider whose models answer in this process.
+    """A provider whose models answer in this process, or are called by the host.
 
-    default_model: the model if configure_lm names none. engine: returns an engine for `dspy.LM`. is_shared: whether
-    sessions of equal settings share an engine.
+    default_model: the model if configure_lm names none; None: it must name one. engine: returns an engine for
+    `dspy.LM`. is_shared: whether sessions of equal settings share an engine.
     """
 
-    default_model: str
+    default_model: str | None
     engine: Callable[[LMSettings], Any]
     is_shared: bool = True
 
@@ -46,7 +46,15 @@ def _scripted(settings: LMSettings) -> Any:
     return TextEngine(ScriptedAnswers(json.loads(settings.answers or "[]")))
 
 
+def _host(settings: LMSettings) -> Any:
+    from bridge.adapters.dspy.engines.host import HostModel
+
+    return HostModel(settings.model.partition("/")[2])
+
+
+HOST = "host"
 LOCAL = {
+    HOST: LocalProvider(None, _host),
     "offline": LocalProvider("reader", _offline),
     "scripted": LocalProvider("answers", _scripted, is_shared=False),  # its answers are used up
 }

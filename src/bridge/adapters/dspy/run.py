@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import dspy
 
 from bridge.adapters.dspy import formats, models, parallel  # noqa: F401  # parallel is imported for its effect
-from bridge.adapters.dspy.answer_cache import cache_of
-from bridge.adapters.dspy.chosen_model import model_for, model_or_default
+from bridge.adapters.dspy.answer_cache import AnswerCache, cache_of
+from bridge.adapters.dspy.chosen_model import configured, default_models
 from bridge.adapters.dspy.current_run import ModelCall, PassedError, Run, current_run
 from bridge.adapters.dspy.history import history_of
 from bridge.adapters.dspy.include import NOTHING, RECORDED, Include, included
@@ -27,7 +27,7 @@ from bridge.telemetry.activity import activity
 if TYPE_CHECKING:
     from bridge._dispatch import Context
     from bridge.adapters.dspy.format_choice import FormatChoice
-    from bridge.adapters.dspy.settings import Model
+    from bridge.adapters.dspy.settings import LMSettings, Model
     from bridge.adapters.dspy.setup import Setup
     from bridge.adapters.dspy.state import Program
     from bridge.adapters.dspy.tools import Tool
@@ -74,18 +74,12 @@ def predict(
     """
     program = setup.program
     ready = prepared(program)
-    model = model_for(program, setup.model, context)
-    lm = models.lm_for(model, context)
-    if setup.config and ready.takes_config:
-        arguments["config"] = setup.config
-    elif setup.config:
-        lm = lm.copy(**setup.config)
-    recorder = _recorder(model, context, setup.include, program.id)
-    run = Run(context, ready.names, cache_of(model, context.session.state), ready.names_calls, setup.tools, recorder)
+    lm = _lm(setup.models, setup.config, context)
+    run = _run(setup, context, setup.include)
     with _activity(program):
         prediction = _predicted(ready.module, arguments, lm, run, setup.format, trace)
     program.executed()
-    return Done(prediction, run, lm.model)
+    return Done(prediction, run, run.model or lm.model)
 
 
 def perform(setup: Setup, context: Context, work: Callable[[], Any]) -> Any:
@@ -93,13 +87,10 @@ def perform(setup: Setup, context: Context, work: Callable[[], Any]) -> Any:
 
     All its calls are one run. Raises what `predict` raises.
     """
-    program = setup.program
-    ready = prepared(program)
-    model = model_for(program, setup.model, context)
-    recorder = _recorder(model, context, program_id=program.id)
-    run = Run(context, ready.names, cache_of(model, context.session.state), ready.names_calls, setup.tools, recorder)
-    with _activity(program):
-        return _predicted(work, {}, models.lm_for(model, context), run, setup.format)
+    lm = _lm(setup.models, setup.config, context)
+    run = _run(setup, context)
+    with _activity(setup.program):
+        return _predicted(work, {}, lm, run, setup.format)
 
 
 def run_module(
@@ -113,35 +104,52 @@ def run_module(
     """
     if context.session is None:
         raise ValueError("run_module needs a session, which commands in the lanes inline and worker do not have")
-    model = model_or_default(context.session.state.model(context.shared), context)
-    return run_on(model, module, inputs, context, config, tuple(visible_tools(context).values()))
+    used = default_models(context.session.state, context)
+    return run_on(used, module, inputs, context, config, tuple(visible_tools(context).values()))
 
 
 def run_on(
-    model: Model,
+    used: tuple[Model, ...],
     module: dspy.Module,
     inputs: dict[str, Any],
     context: Context,
     config: dict[str, Any] | None = None,
     tools: tuple[Tool, ...] = (),
 ) -> Any:
-    """Run a module that is not a program on `model`. Otherwise like `run_module`."""
-    lm = models.lm_for(model, context)
-    if config:
-        lm = lm.copy(**config)
-    run = Run(context, {}, cache_of(model, context.session.state), True, tools, _recorder(model, context))
+    """Run a module that is not a program on the models `used`. Otherwise like `run_module`."""
+    lm = _lm(used, config or {}, context)
+    run = Run(context, {}, _caches(used, context), True, tools, _recorder(used, context))
     with activity("stage", "invoke_workflow", workflow=type(module).__name__):
-        return _predicted(module, inputs, lm, run)
+        return _predicted(module, inputs, lm, run, used[0].format)
 
 
 def _recorder(
-    model: Model, context: Context, include: Include = NOTHING, program_id: str | None = None
+    used: tuple[Model, ...], context: Context, include: Include = NOTHING, program_id: str | None = None
 ) -> Recorder | None:
     """Return what records the requests of a run to models, if its result or the session's history has some of them."""
-    if model.history:
+    size = max((model.history for model in used), default=0)
+    if size:
         add = history_of(context.session).add
-        return Recorder(lambda exchange: add(exchange, program_id, model.history))
+        return Recorder(lambda exchange: add(exchange, program_id, size))
     return Recorder() if include & RECORDED else None
+
+
+def _run(setup: Setup, context: Context, include: Include = NOTHING) -> Run:
+    program = setup.program
+    ready = prepared(program)
+    caches = _caches(setup.models, context)
+    recorder = _recorder(setup.models, context, include, program.id)
+    return Run(context, ready.names, caches, ready.names_calls, setup.tools, recorder)
+
+
+def _lm(used: tuple[Model, ...], config: dict[str, Any], context: Context) -> dspy.LM:
+    """Return DSPy's model for a run. Raises LMNotConfigured if no model is configured."""
+    return models.lm_for(configured(used), config, context)
+
+
+def _caches(used: tuple[Model, ...], context: Context) -> dict[LMSettings, AnswerCache]:
+    found = {model.settings: cache_of(model, context.session.state) for model in used}
+    return {settings: cache for settings, cache in found.items() if cache is not None}
 
 
 def _predicted(

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 class Setup(NamedTuple):
     """Everything that runs of a program take from their session: during the call's turn, before it is released.
 
-    model: the session's. tools: of the host, for a module of the operator that asks for them. config: settings of the
-    model for these runs. include: what the results have in addition. format: of prompts and replies; None: chat.
+    models: that they run on, in order (see ModelsInOrder); () if none is configured. tools: of the host, for a module
+    of the operator that asks for them. config: settings of the models for these runs. include: what the results have in
+    addition. format: of prompts and replies; None: chat.
     """
 
     program: Program
-    model: Model | None
+    models: tuple[Model, ...]
     tools: tuple[Tool, ...] = ()
     config: dict[str, Any] = {}  # noqa: RUF012  # nothing changes it
     include: Include = NOTHING

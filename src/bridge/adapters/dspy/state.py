@@ -9,6 +9,7 @@ import msgspec
 
 from bridge import errors
 from bridge._dispatch import timestamp
+from bridge.adapters.dspy.credentials import environment_key
 from bridge.adapters.dspy.format_choice import FormatChoice
 from bridge.adapters.dspy.settings import Model, StoredSettings
 from bridge.adapters.dspy.tools import Tool
@@ -34,9 +35,10 @@ class Learned(msgspec.Struct, frozen=True):
 class Definition(msgspec.Struct, frozen=True):
     """The definition of a program, from which it is created, and created again when its session is restored.
 
-    signature: as it was sent, so that it is returned unchanged. model: of a program with its own model. options: the
-    further args of create_program that its type takes. learned: by the predictor's name in DSPy. adapter: the format of
-    prompts and replies; None: that of the model.
+    signature: as it was sent, so that it is returned unchanged. model: that of a provider, of a program with its own
+    model; models: the names of configured ones, in order. options: the further args of create_program that its type
+    takes. learned: by the predictor's name in DSPy. adapter: the format of prompts and replies; None: that of the
+    model.
     """
 
     signature: EncodedValue
@@ -48,6 +50,7 @@ class Definition(msgspec.Struct, frozen=True):
     options: dict[str, Any] = {}
     learned: dict[str, Learned] = {}
     adapter: FormatChoice | None = None
+    models: tuple[str, ...] = ()
 
 
 # Created here, at import: decoders must not be created by several threads at once, see codec.Format.
@@ -140,7 +143,7 @@ def _parsed(signature: msgspec.Raw, format: Format, path: str) -> Signature:
 
 
 class State:
-    """The programs, tools and language model of a session, stored as its records.
+    """The programs, tools and language models of a session, stored as its records.
 
     How often a program ran is not stored. Programs are decoded when they are first needed.
     """
@@ -149,7 +152,7 @@ class State:
         self._records = records
         self._programs: dict[str, Program] = {}
         self._tools: tuple[bytes | None, dict[str, Tool]] = (None, {})
-        self._model: Model | None = None
+        self._models: dict[str, tuple[bytes, Model]] = {}
 
     def get(self, program_id: str) -> Program | None:
         """Return the program `program_id`, or None."""
@@ -206,24 +209,33 @@ class State:
 
         return Retrieval(self._records)
 
-    def model(self, shared: dict[str, Any]) -> Model | None:
-        """Return the session's model, or else the one for all sessions (`shared`).
+    def model(self, shared: dict[str, Any], name: str = "") -> Model | None:
+        """Return the session's model of that name, or else the one for all sessions (`shared`). "": the default model.
 
-        Raises LMNotConfigured if it was restored from a store and needs a key, because keys are not stored.
+        Raises LMNotConfigured if it was restored from a store and needs a key that the host has sent, because keys are
+        not stored.
         """
-        stored = self._records.of("model").get("")
-        if self._model is None and stored is not None:
+        stored = self._records.of("model").get(name)
+        if stored is None:
+            inherited: Model | None = shared.get("models", {}).get(name)
+            return inherited
+        model: Model | None = self._records.private("model", name)
+        if model is not None:
+            return model
+        known = self._models.get(name)
+        if known is None or known[0] is not stored:
             settings = _settings(stored)
-            self._model = self._records.private("model", "") or Model(
-                settings.settings(), settings.cache, settings.history
-            )
-        return self._model or shared.get("model")
+            key = settings.key_variable and environment_key(settings.key_variable, shared)
+            known = self._models[name] = (stored, settings.restored(key))
+        return known[1]
 
-    def set_model(self, model: Model) -> None:
-        """Set the session's model. Raises QuotaExceeded."""
-        stored = StoredSettings.of(model.settings, model.cache, model.history)
-        self._records.put("model", "", msgspec.msgpack.encode(stored), model)
-        self._model = model
+    def model_names(self, shared: dict[str, Any]) -> set[str]:
+        """Return the names of the models that `model` finds, without the default one."""
+        return {*self._records.of("model"), *shared.get("models", {})} - {""}
+
+    def set_model(self, model: Model, name: str = "") -> None:
+        """Set the session's model of that name. Raises QuotaExceeded."""
+        self._records.put("model", name, msgspec.msgpack.encode(StoredSettings.of(model)), model)
 
 
 def visible_tools(context: Context) -> dict[str, Tool]:

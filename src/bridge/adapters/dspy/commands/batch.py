@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bridge import errors
-from bridge.adapters.dspy.chosen_model import model_for
+from bridge.adapters.dspy.chosen_model import configured
 from bridge.adapters.dspy.commands import adapter
 from bridge.adapters.dspy.commands.execution import Run, RunArgs
 from bridge.adapters.dspy.commands.programs import find_program
@@ -41,7 +41,7 @@ def execute_batch(args: BatchArgs, context: Context) -> dict[str, Any]:
 def execute(args: BatchArgs, context: Context, run: Run) -> dict[str, Any]:
     """Run a program for `execute_batch`. run: called as `run.execute` of this adapter is."""
     setup = args.setup(find_program(args.program_id, context), context, args.include)
-    model_for(setup.program, setup.model, context)  # raises LMNotConfigured
+    configured(setup.models)  # raises LMNotConfigured
     started = time.monotonic()
     rows = args.inputs
     results = RowResults("batch", len(rows), context, keep=args.results)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bridge.adapter import Ignored
+from bridge.adapters.dspy.chosen_model import ModelChoice, models_for, names_of
 from bridge.adapters.dspy.commands import adapter
 from bridge.adapters.dspy.commands.programs import add_program, check_code, check_id, find_program, visible_program
 from bridge.adapters.dspy.format_choice import FormatArg, read_choice
+from bridge.adapters.dspy.generation import Generation
 from bridge.adapters.dspy.include import NOTHING, Include
-from bridge.adapters.dspy.settings import check_ranges
 from bridge.adapters.dspy.setup import Setup
 from bridge.adapters.dspy.state import Definition, Program, State, visible_tools
 from bridge.records import EncodedValue
@@ -41,32 +42,25 @@ class ProgramData(msgspec.Struct):
         return "", msgspec.Raw()
 
 
-class RunOptions(msgspec.Struct, forbid_unknown_fields=True):
+class RunOptions(Generation, frozen=True, forbid_unknown_fields=True):
     """Settings of the language model for one run."""
 
-    temperature: float | None = None
-    max_tokens: int | None = None
     # Sent by hosts that pass on the options of their pool.
     pool_name: Ignored = None
     session_id: Ignored = None
     timeout: Ignored = None
     pool_timeout: Ignored = None
 
-    def given(self) -> dict[str, Any]:
-        """Return the options that are set. Raises InvalidArgs for numbers out of range."""
-        settings = {"temperature": self.temperature, "max_tokens": self.max_tokens}
-        check_ranges(settings, "args.options")
-        return {name: value for name, value in settings.items() if value is not None}
-
 
 class RunArgs(msgspec.Struct):
     """The args of every command that runs a program.
 
-    options: settings of the model for these runs. adapter: the format of prompts and replies, in place of the
-    program's.
+    model: the names of configured models to run it on (see chosen_model). options: settings of the model for these
+    runs. adapter: the format of prompts and replies, in place of the program's and the model's.
     """
 
     program_id: str | None = None
+    model: ModelChoice | None = None
     options: RunOptions | None = None
     adapter: FormatArg | None = None
     session_id: str | None = None
@@ -75,10 +69,19 @@ class RunArgs(msgspec.Struct):
         """Return what the runs of `program` need from the session, then let the session's later calls start."""
         format = read_choice(self.adapter, "args.adapter") or program.definition.adapter
         state: State = context.session.state
-        model = state.model(context.shared)
+        config = self._config()
+        models = models_for(program, names_of(self.model), state, context)
+        if format is None and models:
+            format = models[0].format
         tools = tuple(visible_tools(context).values()) if program.is_registered else ()
         context.release()
-        return Setup(program, model, tools, {} if self.options is None else self.options.given(), include, format)
+        return Setup(program, models, tools, config, include, format)
+
+    def _config(self) -> dict[str, Any]:
+        if self.options is None:
+            return {}
+        self.options.check("args.options")
+        return self.options.given()
 
 
 class ExecuteArgs(RunArgs):

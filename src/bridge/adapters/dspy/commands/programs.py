@@ -9,6 +9,7 @@ import msgspec
 
 from bridge import errors
 from bridge.adapter import Ignored
+from bridge.adapters.dspy.chosen_model import ModelChoice, names_of
 from bridge.adapters.dspy.commands import adapter
 from bridge.adapters.dspy.format_choice import FormatArg, read_choice
 from bridge.adapters.dspy.modules.options import Options
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from bridge.adapters.dspy.tools import Tool
 
 MOST_LISTED = 1_000_000
+_COMPARED = ("program_type", "model", "models", "options", "learned", "adapter")  # of two definitions
 QUESTION_ANSWER = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}]}
 
 
@@ -29,8 +31,9 @@ class CreateArgs(Options, kw_only=True):
     """The args of create_program, and those of its type: see `Options`.
 
     id: generated if missing. signature: see signatures.py. program_type: a key of modules.MODULES. demos: examples for
-    the prompt, each with all outputs. adapter: the format of prompts and replies. if_exists: what to do if the session
-    has a program with this id: fail ("error"), keep it unchanged ("keep"), or replace it ("replace").
+    the prompt, each with all outputs. model: the names of the models that it runs on (see chosen_model). adapter: the
+    format of prompts and replies. if_exists: what to do if the session has a program with this id: fail ("error"), keep
+    it unchanged ("keep"), or replace it ("replace").
     """
 
     signature: msgspec.Raw
@@ -38,6 +41,7 @@ class CreateArgs(Options, kw_only=True):
     program_type: str = "predict"
     demos: list[Any] = msgspec.field(default_factory=list)
     adapter: FormatArg | None = None
+    model: ModelChoice | None = None
     if_exists: Literal["error", "keep", "replace"] = "error"
     session_id: str | None = None
     modules: Ignored = None  # sent by hosts that describe programs in more detail
@@ -47,7 +51,7 @@ class CreateArgs(Options, kw_only=True):
 @adapter.command("create_program", CreateArgs, lane="session")
 def create_program(args: CreateArgs, context: Context) -> dict[str, Any]:
     """Create a program from a typed signature."""
-    return _create(args, context, model=None)
+    return _create(args, context, models=names_of(args.model))
 
 
 class CreateGeminiArgs(CreateArgs, kw_only=True):
@@ -58,7 +62,7 @@ class CreateGeminiArgs(CreateArgs, kw_only=True):
     """
 
     signature: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
-    model: str | None = None
+    model: str | None = None  # of a provider, not of a configured model
 
 
 @adapter.command("create_gemini_program", CreateGeminiArgs, lane="session")
@@ -253,7 +257,7 @@ def _has_definition(program: Program, other: Definition) -> bool:
     from bridge.adapters.dspy.modules import DEFAULT_ITERATIONS, module_type
 
     own = program.definition
-    if any(getattr(own, name) != getattr(other, name) for name in ("program_type", "model", "options", "learned")):
+    if any(getattr(own, name) != getattr(other, name) for name in _COMPARED):
         return False
     if module_type(own).takes_tools:
         iterations = [each.max_iters or DEFAULT_ITERATIONS for each in (own, other)]
@@ -263,7 +267,9 @@ def _has_definition(program: Program, other: Definition) -> bool:
     return program.has_signature(msgspec.Raw(other.signature.data), other.signature.own_format)
 
 
-def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, Any]:
+def _create(
+    args: CreateArgs, context: Context, *, model: str | None = None, models: tuple[str, ...] = ()
+) -> dict[str, Any]:
     from bridge.adapters.dspy.modules import check_options
 
     state: State = context.session.state
@@ -281,6 +287,7 @@ def _create(args: CreateArgs, context: Context, model: str | None) -> dict[str, 
         max_iters=args.max_iters,
         options={name: value for name, value in given.items() if name not in ("tools", "max_iters")},
         adapter=read_choice(args.adapter, "args.adapter"),
+        models=models,
     )
     kind = _type_of(definition, "args")
     check_options(given, definition)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
@@ -19,11 +19,11 @@ from urllib.request import getproxies
 import dspy
 from dspy import lm15
 from dspy._vendor.lm15.providers import base as lm15_base
-from dspy._vendor.lm15.transports import StdlibTransport
 
 from bridge.adapters.dspy.current_run import ModelCall, PassedError, Run, current_call, current_run
 from bridge.adapters.dspy.engines.prices import cost_usd
 from bridge.adapters.dspy.engines.retries import NO_RETRIES, Retries
+from bridge.adapters.dspy.engines.transport import NO_HEADERS, Transport
 from bridge.adapters.dspy.model_errors import refusal
 from bridge.adapters.dspy.replies.text import well_formed
 from bridge.telemetry.activity import activity
@@ -73,10 +73,11 @@ class SupervisedEngine:
     def _answered(self, request: lm15.Request, call: ModelCall) -> lm15.Response:
         call.run.check()
         call.begin_request()
-        cached = None if call.run.cache is None else call.run.cache.find(request, call.rollout)
-        if cached is not None:
-            call.record_cached(request, cached)
-            return cached
+        cached = call.cached(request)
+        found = None if cached is None else cached[0].find(cached[1])
+        if found is not None:
+            call.record_cached(request, found)
+            return found
         for attempt in count(1):
             call.attempts = attempt
             try:
@@ -93,7 +94,7 @@ class SupervisedEngine:
         if refused is not None:
             call.record_failure(request, "refusal", response)
             raise refused
-        call.record(request, response)
+        call.record(request, response, cached)
         return response
 
     def _attempt(self, request: lm15.Request, call: ModelCall) -> lm15.Response:
@@ -163,18 +164,21 @@ class SupervisedEngine:
 class NativeEngines(dict[Any, Any]):
     """The dict in which a `dspy.LM` stores the engines that it creates; wraps each one.
 
-    connections: how many each may have at once (DSPy's limit is 100).
+    connections: how many each may have at once (DSPy's limit is 100). headers: those that each request gets.
     """
 
-    def __init__(self, connections: int, retries: Retries = NO_RETRIES) -> None:
+    def __init__(
+        self, connections: int, retries: Retries = NO_RETRIES, headers: Mapping[str, str] = NO_HEADERS
+    ) -> None:
         super().__init__()
+        self._headers = headers
         self._connections = connections
         self._retries = retries
 
     def __setitem__(self, key: Any, engine: Any) -> None:
         settings = replace(engine.config, max_connections=self._connections).transport_kwargs()
         # Searching the environment for a proxy again for each request would take longer than writing the prompt.
-        transport = StdlibTransport(**settings, trust_env=bool(getproxies()))
+        transport = Transport(self._headers, **settings, trust_env=bool(getproxies()))
         config = replace(engine.config, timeouts=None, transport=transport)
         engine.__init__(config, model_type=engine.model_type)
         engine.resolve = cache(engine.resolve)  # the route of a model, which depends on its name only
