@@ -84,10 +84,10 @@ UNKNOWN = [
     ("update_session_data", {"key": "a", "val": 1}, "args.val", ["val"], "value"),
     (
         "configure_lm",
-        {"provider": "offline", "apikey": "k", "top_p": 1, "adapter": "json"},
+        {"provider": "offline", "apikey": "k", "topp": 1, "adapters": "json"},
         "args.apikey",
-        ["apikey", "top_p", "adapter"],
-        "apikey (did you mean api_key?), top_p, adapter",
+        ["apikey", "topp", "adapters"],
+        "apikey (did you mean api_key?), topp (did you mean top_p?), adapters",
     ),
     (
         "create_program",
@@ -120,10 +120,10 @@ UNKNOWN = [
     ("create_gemini_program", {"modle": "x"}, "args.modle", ["modle"], "(did you mean model?)"),
     (
         "execute_program",
-        {"program_id": "p", "options": {"n": 2, "temprature": 1}},
-        "args.options.n",
-        ["n", "temprature"],
-        "temprature (did you mean temperature?); known: max_tokens, temperature",
+        {"program_id": "p", "options": {"m": 2, "temprature": 1}},
+        "args.options.m",
+        ["m", "temprature"],
+        "temprature (did you mean temperature?); known: frequency_penalty, max_tokens",
     ),
     (
         "execute_program",
