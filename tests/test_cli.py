@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from bridge import __version__
-from bridge.options import TYPES
+from bridge.options import DEFAULTS, TYPES
 
 
 def run(*arguments, **options):
@@ -36,7 +36,7 @@ def test_each_option_is_a_flag():
     """The flag has the option's description; a list takes one item at a time."""
     shown = " ".join(run("worker", "--help").stdout.split())
     for option, kind in TYPES.items():
-        singular = option.removesuffix("s") if option in ("api_bases", "api_key_envs", "programs") else option
+        singular = option.removesuffix("s") if isinstance(getattr(DEFAULTS, option), tuple) else option
         flag = f"--{singular.replace('_', '-')}"
         assert f"{flag} " in shown
         assert kind.__metadata__[-1].description in shown
