@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from bridge import errors
+from bridge.adapters.dspy.chosen_model import ModelChoice
 from bridge.adapters.dspy.commands import adapter
 from bridge.adapters.dspy.commands.execution import RunArgs
 from bridge.adapters.dspy.commands.programs import add_program, check_id, find_program
@@ -33,9 +34,9 @@ class OptimizeArgs(msgspec.Struct, kw_only=True):
     """The args of optimize.
 
     optimizer: a key of OPTIMIZERS; options: its own (optimizing/options.py). trainset: examples that it learns from;
-    valset: those by which it compares programs (default: the trainset). metric: as in evaluate. save_as: the id of the
-    optimized program (default: a new one, or with `replace` this program's). replace: whether a program of that id may
-    be replaced.
+    valset: those by which it compares programs (default: the trainset). metric: as in evaluate. model: the names of the
+    models to run it on. save_as: the id of the optimized program (default: a new one, or with `replace` this
+    program's). replace: whether a program of that id may be replaced.
     """
 
     program_id: str | None = None
@@ -44,6 +45,7 @@ class OptimizeArgs(msgspec.Struct, kw_only=True):
     valset: list[Any] = []
     metric: str | MetricDefinition
     options: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    model: ModelChoice | None = None
     save_as: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     replace: bool = False
     session_id: str | None = None
@@ -73,7 +75,7 @@ def improve(
     becoming(args.optimizer, options, program.definition)  # raises InvalidArgs
     program_id = _id(args, program, context)
     models: dict[str, Any] = {}
-    setup = RunArgs(args.program_id).setup(program, context)
+    setup = RunArgs(args.program_id, args.model).setup(program, context)
     found = work(args, setup, options, models, context)
     context.take_turn()
     saved = _save(program_id, found.definition, args, context)
