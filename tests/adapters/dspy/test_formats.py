@@ -43,7 +43,7 @@ def test_outputs_are_exact(ask, program, adapter):
     assert done["outputs"] == OUTPUTS
 
 
-@pytest.mark.parametrize("adapter", ["chat", "json", "two_step", "baml"])
+@pytest.mark.parametrize("adapter", FORMATS)
 def test_the_offline_model_answers_in_every_format(ask, program, adapter):
     ask("configure_lm", provider="offline", session_id="s")
     signature = {**SIGNATURE, "outputs": SIGNATURE["outputs"][:3]}

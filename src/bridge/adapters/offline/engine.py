@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bridge.adapters.offline import prompt
 from bridge.adapters.offline.examples import Example, choose_like
+from bridge.adapters.offline.layouts import fields_in_prose, layout_of
 from bridge.adapters.offline.reading import Reading, read, sentences, stems
 from bridge.adapters.offline.schema_values import value
 from bridge.adapters.offline.short_answers import answer, names, numbers
@@ -23,7 +24,7 @@ class OfflineReader:
     """
 
     def reply(self, system: str, messages: Sequence[str]) -> tuple[str, int]:
-        """Return the reply to DSPy's chat or JSON prompt, or to a question, and the number of words in the prompt."""
+        """Return the reply to DSPy's prompt, in its format, or to a question, and the number of words in the prompt."""
         words = sum(len(text.split()) for text in (system, *messages))
         return _answered(system, messages), words
 
@@ -34,14 +35,19 @@ def _answered(system: str, messages: Sequence[str]) -> str:
     if not outputs:
         question, rest = _question_in(message)
         return answer(read(question, rest)).text
-    texts = prompt.inputs(system, message)
+    layout = layout_of(system, message)
+    texts = prompt.inputs(system, message, layout)
     asked = "\n".join(texts.values())
     task = _task(texts)
     if outputs.keys() >= {"next_thought", "next_tool_name", "next_tool_args"}:
         values = _next_step(prompt.tools(system), task)
     else:
-        values = _values(outputs, task) | _as_in_examples(prompt.examples(system, messages[:-1]), outputs, asked)
-    return prompt.reply(values, outputs, message)
+        examples = prompt.examples(system, messages[:-1], layout)
+        values = _values(outputs, task) | _as_in_examples(examples, outputs, asked)
+    schemas = {name: output.schema for name, output in outputs.items()}
+    if prompt.is_extraction(system):
+        values |= fields_in_prose(asked, schemas)
+    return layout.reply(values, schemas)
 
 
 # The question and the texts to read

@@ -1,7 +1,6 @@
 """Reads DSPy's prompts, and writes replies as its adapters parse them.
 
-Supported are the chat format (`[[ ## field ## ]]` sections), the JSON format, and what ReAct adds
-to either: the list of tools and the trajectory.
+Supported are all formats of `layouts`, and what ReAct adds to them: the list of tools and the trajectory.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pydantic
 
 from bridge.adapters.offline.examples import Example
+from bridge.adapters.offline.layouts import REPLY_RULES, Layout, sections
 from bridge.adapters.type_names import TypeNameError, parse_type
 
 if TYPE_CHECKING:
@@ -25,15 +25,17 @@ Schema = Mapping[str, Any]
 
 _FIELD = re.compile(r"^\d+\. `(\w+)` \((.+?)\):(.*)$", re.MULTILINE)
 _CONSTRAINTS = re.compile(r"^\d+\. `(\w+)` .*\nConstraints: (.*)$", re.MULTILINE)
-_INPUTS = "Your input fields are:\n"
-_OUTPUTS = "Your output fields are:\n"
-_FORMAT = "\nAll interactions will be structured"
+_LISTS = re.compile(
+    r"(?:Your input fields are|As input, you will be provided with):\n(?P<inputs>.*?)"
+    r"^(?:Your output fields are|Your outputs must contain):\n(?P<outputs>.*?)"
+    r"(?=^All interactions will be structured|^You should lay out your outputs|\Z)",
+    re.DOTALL | re.MULTILINE,
+)
 _JSON_FORMAT = "Outputs will be a JSON object with the following fields.\n\n"
 _NOTE = re.compile(r"\{(\w+)\} {8}# note: the value you produce (.*)")
 _SCHEMA_NOTE = "must adhere to the JSON schema: "
 _OPTIONS_NOTE = "must be one of: "
-_SECTION = re.compile(r"^\[\[ ## (\w+) ## \]\]\n(.*?)(?=^\[\[ ## |\Z)", re.DOTALL | re.MULTILINE)
-_REPLY_RULES = re.compile(r"(?:\A|\n\n)Respond with (?:the corresponding output fields|(a JSON object))")
+_EXTRACTION = "Your job is to extract the fields from the text verbatim."
 
 
 class Output(NamedTuple):
@@ -46,13 +48,19 @@ class Output(NamedTuple):
 @lru_cache(maxsize=64)
 def outputs(system: str) -> Mapping[str, Output]:
     """Return the output fields that a system message declares; empty if it is not DSPy's."""
-    listed = system.partition(_OUTPUTS)[2].partition(_FORMAT)[0]
+    listed = _listed(system, "outputs")
     notes = dict(_NOTE.findall(_field_notes(system)))
     constraints = {name: _constraints(text) for name, text in _CONSTRAINTS.findall(listed)}
     return {
         name: Output({**_schema(type_name, notes.get(name, "")), **constraints.get(name, {})}, description.strip())
         for name, type_name, description in _FIELD.findall(listed)
     }
+
+
+def _listed(system: str, side: str) -> str:
+    """Return the list of the input or the output fields in a system message, or ""."""
+    lists = _LISTS.search(system)
+    return lists[side] if lists else ""
 
 
 def _constraints(text: str) -> dict[str, Any]:
@@ -101,33 +109,37 @@ def _schema_of(type_name: str) -> dict[str, Any]:
         return {"type": "string"}
 
 
-def inputs(system: str, message: str) -> dict[str, str]:
+def inputs(system: str, message: str, layout: Layout) -> dict[str, str]:
     """Return the texts of the declared input fields, up to the rules for the reply."""
-    rules = list(_REPLY_RULES.finditer(message))
+    rules = list(REPLY_RULES.finditer(message))
     rest = message[: rules[-1].start()] if rules else message
     texts = {}
     name = ""
     for declared in _input_names(system):
-        text, header, after = rest.partition(f"[[ ## {declared} ## ]]\n")
+        text, header, after = rest.partition(layout.opening(declared))
         if header:
-            texts[name] = text.strip()
+            texts[name] = text.strip().removesuffix(layout.closing(name)).strip()
             name, rest = declared, after
-    texts[name] = rest.strip()
+    texts[name] = rest.strip().removesuffix(layout.closing(name)).strip()
     texts.pop("", None)
     return texts
 
 
+def is_extraction(system: str) -> bool:
+    """Return whether the outputs are to be found in an answer in prose, the second step of the format in two steps."""
+    return _EXTRACTION in system
+
+
 @lru_cache(maxsize=64)
 def _input_names(system: str) -> tuple[str, ...]:
-    listed = system.partition(_INPUTS)[2].partition(_OUTPUTS)[0]
-    return tuple(name for name, _, _ in _FIELD.findall(listed))
+    return tuple(name for name, _, _ in _FIELD.findall(_listed(system, "inputs")))
 
 
-def examples(system: str, messages: Sequence[str]) -> list[Example]:
+def examples(system: str, messages: Sequence[str], layout: Layout) -> list[Example]:
     """Return the examples in the messages before the last one: inputs and the reply, in turn."""
     found = []
     for asked, replied in zip(messages[::2], messages[1::2], strict=False):
-        texts = inputs(system, asked)
+        texts = inputs(system, asked, layout)
         found.append(Example("\n".join(texts.values()), _replied(replied)))
     return found
 
@@ -139,7 +151,7 @@ def _replied(text: str) -> dict[str, str]:
             return {name: str(value) for name, value in json.loads(text).items()}
         except ValueError:
             return {}
-    return {name: value.strip() for name, value in _SECTION.findall(text)}
+    return dict(sections(text))
 
 
 def passages(text: str) -> list[str]:
@@ -178,10 +190,6 @@ _TOOL = re.compile(
     r" It takes arguments (?P<arguments>\{.*\})\.$",
     re.MULTILINE,
 )
-_STEP = re.compile(
-    r"^\[\[ ## (tool_name|observation)_\d+ ## \]\]\n(.*?)(?=\n\n\[\[ ## |\Z)",
-    re.DOTALL | re.MULTILINE,
-)
 
 
 @lru_cache(maxsize=64)
@@ -198,39 +206,10 @@ def observations(trajectory: str) -> list[str]:
     """Return the results of tools so far, without `finish`."""
     results = []
     tool = ""
-    for kind, text in _STEP.findall(trajectory):
+    for name, text in sections(trajectory):
+        kind = name.rpartition("_")[0]
         if kind == "tool_name":
-            tool = text.strip()
-        elif tool != "finish":
-            results.append(text.strip())
+            tool = text
+        elif kind == "observation" and tool != "finish":
+            results.append(text)
     return results
-
-
-# Replies
-
-
-def reply(values: Mapping[str, Any], declared: Mapping[str, Output], message: str) -> str:
-    """Return the values of the output fields in the format that the message asks for."""
-    rules = _REPLY_RULES.findall(message)
-    if rules and rules[-1]:
-        return json.dumps(values, ensure_ascii=False)
-    sections = [
-        f"[[ ## {name} ## ]]\n{_printed(value, declared[name].schema)}"
-        for name, value in values.items()
-        # In the chat format a missing section means None.
-        if value is not None or "enum" in declared[name].schema
-    ]
-    return "\n\n".join([*sections, "[[ ## completed ## ]]"])
-
-
-def _printed(value: Any, schema: Schema) -> str:
-    is_bare = isinstance(value, str) and _is_text(schema)
-    return value if is_bare else json.dumps(value, ensure_ascii=False)
-
-
-def _is_text(schema: Schema) -> bool:
-    """Return whether DSPy takes the section for text, not for JSON."""
-    alternatives = schema.get("anyOf", ())
-    if {"type": "null"} in alternatives:
-        return {"type": "string"} in alternatives
-    return "enum" in schema or (schema.get("type") == "string" and "format" not in schema)
