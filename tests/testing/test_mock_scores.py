@@ -43,6 +43,8 @@ def test_an_evaluation_scores_the_values_of_the_test(client):
     result = client.call("evaluate", {"program_id": "p", "devset": ROWS, "metric": "exact_match"})
     assert [row["score"] for row in result["results"]] == [1.0, 0.0]
     assert result["score"] == 0.5
+    either = [{**ROWS[1], "outputs": {"answer": ["Graz", "Rome"]}}]
+    assert client.call("evaluate", {"program_id": "p", "devset": either, "metric": "exact_match"})["score"] == 1.0
 
     seen = []
 

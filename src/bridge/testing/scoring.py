@@ -14,6 +14,7 @@ from bridge.adapters.dspy.commands.optimization import OptimizeArgs, rows_of
 from bridge.adapters.dspy.commands.programs import find_program
 from bridge.adapters.dspy.examples import Example, Examples, plain_example
 from bridge.adapters.dspy.metrics import HostMetric, Metric, Score, metric_for
+from bridge.adapters.dspy.modules import module_type
 from bridge.adapters.dspy.rows import RowContext, error_of
 from bridge.adapters.dspy.setup import Setup
 from bridge.adapters.dspy.state import Definition, Learned
@@ -93,7 +94,7 @@ class _Scorer:
 
     def _score(self, setup: Setup, example: Example, metric: Metric, outputs: dict[str, Any]) -> Score:
         if not isinstance(metric, HostMetric):
-            return Score(float(all(_same(outputs.get(name), value) for name, value in example.outputs.items())))
+            return Score(float(all(_is_right(outputs.get(name), right) for name, right in example.outputs.items())))
         call = {"predictor": main_of(setup.program), "inputs": example.inputs, "outputs": outputs}
         trace = [call] if metric.wants_trace else None
         return metric(example, outputs, trace)
@@ -109,7 +110,8 @@ class _Scorer:
 
 def _examples(setup: Setup, rows: Any, path: str) -> list[Example]:
     """Return the examples at `path` of the args, at least one. Raises InvalidArgs."""
-    examples = Examples(setup.program.signature).read(rows, path)
+    extra = ("reasoning",) if module_type(setup.program.definition).has_reasoning else ()
+    examples = Examples(setup.program.signature, extra, alternatives=True).read(rows, path)
     if not examples:
         raise errors.InvalidArgs(f"{path}: at least one example is needed", path=path)
     return examples
@@ -119,8 +121,14 @@ def _outputs(setup: Setup) -> list[str]:
     return [field.name for field in setup.program.signature.outputs]
 
 
-def _same(one: Any, other: Any) -> bool:
-    return bool(str(one).strip().casefold() == str(other).strip().casefold())
+def _is_right(actual: Any, expected: Any) -> bool:
+    """Return whether an output is the expected one, or one of a list of them; the case of letters does not matter."""
+    right = [expected, *(expected if isinstance(expected, list) else ())]
+    return _folded(actual) in map(_folded, right)
+
+
+def _folded(value: Any) -> str:
+    return str(value).strip().casefold()
 
 
 def _no_judge(module: Any, arguments: dict[str, Any]) -> Any:

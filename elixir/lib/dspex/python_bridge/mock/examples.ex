@@ -10,8 +10,8 @@ defmodule DSPex.PythonBridge.Mock.Examples do
   @sides ["inputs", "outputs"]
 
   @doc """
-  Returns the examples of a program. With `complete: true`, they need all outputs. Raises
-  `DSPex.PythonBridge.Error`.
+  Returns the examples of a program. With `complete: true`, they need all outputs; with
+  `alternatives: true`, an output may be a list of right ones. Raises `DSPex.PythonBridge.Error`.
   """
   @spec read!(term(), map(), String.t(), keyword()) :: [map()]
   def read!(rows, program, path, options \\ []) do
@@ -19,11 +19,11 @@ defmodule DSPex.PythonBridge.Mock.Examples do
       raise Args.invalid(path, "#{path}: expected a list of examples", expected("list"))
 
     for {row, index} <- Enum.with_index(rows) do
-      example!(row, program, "#{path}[#{index}]", options[:complete] == true)
+      example!(row, program, "#{path}[#{index}]", options)
     end
   end
 
-  defp example!(row, program, path, complete) do
+  defp example!(row, program, path, options) do
     is_map(row) ||
       raise Args.invalid(path, "#{path}: expected a map with inputs and outputs", expected("map"))
 
@@ -40,9 +40,9 @@ defmodule DSPex.PythonBridge.Mock.Examples do
       places["inputs"]
     )
 
-    required = if complete, do: names(outputs), else: []
+    required = if options[:complete], do: names(outputs), else: []
     declared = Enum.uniq(extra ++ names(outputs))
-    check_names!(given["outputs"], outputs, declared, required, places["outputs"])
+    check_names!(given["outputs"], outputs, declared, required, places["outputs"], options)
     given
   end
 
@@ -69,7 +69,7 @@ defmodule DSPex.PythonBridge.Mock.Examples do
     end
   end
 
-  defp check_names!(given, fields, declared, required, path) do
+  defp check_names!(given, fields, declared, required, path, options \\ []) do
     kind = Enum.find(@sides, "fields", &String.ends_with?(path, "." <> &1))
 
     case {Map.keys(given) -- declared, required -- Map.keys(given)} do
@@ -86,11 +86,19 @@ defmodule DSPex.PythonBridge.Mock.Examples do
         raise Args.invalid("#{path}.#{first}", line, %{"missing" => missing})
 
       {[], []} ->
-        for field <- fields,
-            is_map_key(given, field.name),
-            do: Inputs.check_value!(given[field.name], field, "#{path}.#{field.name}")
+        for field <- fields, is_map_key(given, field.name) do
+          check_value!(given[field.name], field, "#{path}.#{field.name}", options[:alternatives])
+        end
     end
   end
+
+  defp check_value!([_ | _] = list, field, path, true) do
+    unless Enum.all?(list, &(Inputs.problem(&1, field.type, path) == nil)),
+      do: Inputs.check_value!(list, field, path)
+  end
+
+  defp check_value!(value, field, path, _alternatives),
+    do: Inputs.check_value!(value, field, path)
 
   defp required_inputs(fields) do
     for field <- fields, Inputs.problem(nil, field.type, "") != nil, do: field.name

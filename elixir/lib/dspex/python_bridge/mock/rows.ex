@@ -103,7 +103,8 @@ defmodule DSPex.PythonBridge.Mock.Rows do
     end
 
     trainset = examples!(args["trainset"], run.program, "args.trainset")
-    valset = Examples.read!(args["valset"] || [], run.program, "args.valset")
+    valset = Examples.read!(args["valset"] || [], run.program, "args.valset", alternatives: true)
+
     metric = metric!(args["metric"], run)
     rows = if valset == [], do: trainset, else: valset
 
@@ -132,7 +133,7 @@ defmodule DSPex.PythonBridge.Mock.Rows do
   end
 
   defp examples!(rows, program, path) do
-    with [] <- Examples.read!(rows, program, path),
+    with [] <- Examples.read!(rows, program, path, alternatives: true),
          do: raise(Args.invalid(path, "#{path}: at least one example is needed"))
   end
 
@@ -185,12 +186,16 @@ defmodule DSPex.PythonBridge.Mock.Rows do
             )
 
     fn example, outputs, _host ->
-      same? = Enum.all?(example["outputs"], fn {name, value} -> same?(value, outputs[name]) end)
-      {if(same?, do: 1.0, else: 0.0), nil}
+      right? = Enum.all?(example["outputs"], fn {name, value} -> right?(value, outputs[name]) end)
+      {if(right?, do: 1.0, else: 0.0), nil}
     end
   end
 
-  defp same?(one, other), do: plain(one) == plain(other)
+  # An expected output may be a list of right ones.
+  defp right?(expected, actual) when is_list(expected),
+    do: plain(expected) == plain(actual) or Enum.any?(expected, &right?(&1, actual))
+
+  defp right?(expected, actual), do: plain(expected) == plain(actual)
   defp plain(text) when is_binary(text), do: text |> String.trim() |> String.downcase()
   defp plain(number) when is_integer(number), do: number / 1
   defp plain(other), do: other
