@@ -13,6 +13,7 @@ PERSON = {
         "name": {"type": "string", "minLength": 1},
         "age": {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "null"}], "default": None},
         "born": {"type": "string", "format": "date"},
+        "rate": {"type": "string", "format": "decimal"},
         "friends": {"type": "array", "items": {"$ref": "#"}, "default": []},
     },
     "required": ["name"],
@@ -85,6 +86,8 @@ READ = [
     ({"type": "array", "items": {"type": "integer"}, "uniqueItems": True}, "- 1\n- 2", [1, 2]),
     ({"type": "object", "additionalProperties": {"type": "number"}}, "{'a': 1, 'b': 0.5,}", {"a": 1.0, "b": 0.5}),
     ({"type": "object", "propertyNames": {"enum": ["a", "b"]}}, '{"a": 0.10}', {"a": 0.1}),
+    ({"type": "object", "propertyNames": {"pattern": "^a"}}, '{"ab": 1}', {"ab": 1}),
+    ({"type": "integer", "format": "int32"}, "7", 7),
     (PERSON, 'Here:\n```json\n{"name": "A"}\n```', {"name": "A", "age": None, "friends": []}),
     (
         PERSON,
@@ -129,6 +132,7 @@ BROKEN = [
     ({"type": "array", "uniqueItems": True}, "[1, 1.0]", "out", [1, 1.0], {"uniqueItems": True}),
     ({"type": "array", "maxItems": 1}, "[1, 2]", "out", [1, 2], {"maxItems": 1}),
     ({"type": "object", "minProperties": 1}, "{}", "out", {}, {"minProperties": 1}),
+    ({"type": "object", "propertyNames": {"pattern": "^a"}}, '{"b": 1}', "out.b", "b", {"pattern": "^a"}),
     (PERSON, '{"name": ""}', "out.name", "", {"minLength": 1}),
     (PERSON, '{"name": "A", "friends": [{"name": "B", "age": -1}]}', "out.friends[0].age", -1, {"minimum": 0}),
     (PERSON, "{}", "out", {}, {"required": "name"}),
@@ -204,6 +208,8 @@ def test_inputs_are_checked_before_any_model_is_called(ask, call):
         ),
         ({"name": "A", "age": "old"}, "who.age", {}),
         ({"name": "A", "x": 1}, "who", {"value": "x"}),
+        ({"rate": 0.1}, "who", {"value": {"rate": 0.1}, "constraint": {"required": "name"}}),
+        ({"name": "A", "rate": 0.12345678901234567}, "who.rate", {}),
         (None, "who", {}),
         ("A", "who", {}),
     ]:

@@ -75,7 +75,7 @@ def checked_schema(schema: Any, path: str) -> tuple[str, Any]:
         raise InvalidArgs(f"{path}: not JSON: {error}", path=path) from None
     if len(text) > MAX_SIZE:
         raise InvalidArgs(f"{path}: {len(text)} characters, the limit is {MAX_SIZE}", path=path)
-    return text, read_schema(schema, path)
+    return text, read_schema(msgspec.json.decode(text), path)  # whose keys are texts
 
 
 def check_same(named: Any, described: Any, path: str) -> None:

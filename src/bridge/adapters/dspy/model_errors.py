@@ -13,8 +13,8 @@ from bridge import errors
 from bridge.adapters.dspy.prompt_fields import label_of
 from bridge.adapters.dspy.replies.chat import ChatReply
 from bridge.adapters.dspy.replies.text import read_fields, well_formed
+from bridge.adapters.dspy.values.checks import broken_constraint
 from bridge.adapters.dspy.values.conversion import LocatedError
-from bridge.adapters.dspy.values.inputs import plain
 from bridge.security.redaction import SEARCHED, redact_in, shorten
 
 LONGEST_REPLY = 4096  # bytes of a model's reply or refusal in an error
@@ -121,17 +121,12 @@ def wrong_output(field: str, error: LocatedError) -> errors.LMError:
 
 
 def _violation(error: Exception | None, field: str | None) -> dict[str, Any]:
-    """Return the value that breaks a constraint of its field, its path, and the constraint."""
+    """Return the value that breaks a constraint of its field, its path, and the constraint, as details."""
     if not isinstance(error, LocatedError) or error.violation is None:
         return {}
-    broken = error.violation
-    value = plain(broken.value)
-    is_long = len(msgspec.json.encode(value)) > LONGEST_REPLY
-    return {
-        "path": f"{field}{error.path}",
-        "value": None if is_long else redact_in(value),
-        "constraint": {broken.keyword: broken.bound},
-    }
+    details = broken_constraint(error)
+    is_long = len(msgspec.json.encode(details["value"])) > LONGEST_REPLY
+    return {**details, "path": f"{field}{error.path}", "value": None if is_long else redact_in(details["value"])}
 
 
 def cut(text: str) -> str:

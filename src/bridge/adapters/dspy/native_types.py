@@ -16,7 +16,7 @@ from bridge.adapters.dspy.current_run import PassedError, current_run
 from bridge.adapters.dspy.schemas.constraints import unconstrained
 from bridge.adapters.dspy.schemas.objects import Items, is_kind, target_of
 from bridge.adapters.dspy.schemas.parts import target
-from bridge.adapters.dspy.schemas.reading import DEFINITIONS
+from bridge.adapters.dspy.schemas.vocabulary import DEFINITIONS
 from bridge.adapters.dspy.signatures import Field
 from bridge.adapters.dspy.values.conversion import bare_type, convert, exact_numbers, is_union
 from bridge.adapters.dspy.values.inputs import AS_SENT
@@ -133,21 +133,23 @@ def annotation_of(field: Field) -> Any:
 
     Types with a JSON Schema that are more than a text, a number or a choice are described by it.
     """
-    base = bare_type(field.type)
-    is_simple = base in (str, Any, *SCALARS) or is_literal(base)
-    if not field.schema or is_simple:
-        return _as_native(base if field.schema else field.type)
+    if not field.schema:
+        return _as_native(field.type)
+    if _is_simple(field.type):
+        return bare_type(field.type)
     schema = msgspec.json.decode(field.schema)
     return type(_shown(field.type), (Described,), {"schema": schema, "type": field.type})
 
 
 def constraints_of(field: Field) -> str:
-    """Return the constraints on a field's values as DSPy writes them in prompts, without those in its annotation."""
+    """Return the constraints on a field's values as DSPy writes them in prompts, if its annotation has none."""
     _, constraints = unconstrained(target_of(field.type))
-    is_described = (
-        field.schema and isinstance(annotation_of(field), type) and issubclass(annotation_of(field), Described)
-    )
-    return "" if is_described else ", ".join(f"{_WORDS[each.keyword]}: {each.bound}" for each in constraints)
+    return ", ".join(f"{_WORDS[each.keyword]}: {each.bound}" for each in constraints) if _is_simple(field.type) else ""
+
+
+def _is_simple(kind: Any) -> bool:
+    base = bare_type(kind)
+    return base in (str, Any, *SCALARS) or is_literal(base)
 
 
 # DSPy's words, and our own for what it has no words for.

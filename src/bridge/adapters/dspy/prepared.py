@@ -41,7 +41,7 @@ class Prepared:
         self.names_calls = kind.names_calls
         self.names = {field.label: field.name for field in signature.outputs}
         self.arguments = Inputs(signature).arguments
-        self._described = {field.python_name: field for field in signature.outputs if field.schema}
+        self._described = {field.python_name: field.type for field in signature.outputs if field.schema}
         self._outputs = {field.python_name: field.name for field in signature.outputs}
         self._fields = {field.python_name: field.name for field in (*signature.inputs, *signature.outputs)}
         tools = tools_of(definition)
@@ -61,13 +61,12 @@ class Prepared:
         }
 
     def _checked(self, name: str, value: Any) -> Any:
-        field = self._described.get(name)
-        if field is None:
+        if name not in self._described:
             return value
         try:
-            return convert(exact_numbers(value), field.type)
+            return convert(exact_numbers(value), self._described[name])
         except LocatedError as error:
-            raise wrong_output(field.name, error) from None
+            raise wrong_output(self._outputs[name], error) from None
 
     def trajectory(self, prediction: Any) -> Any:
         """Return the steps of an agent, None of any other module."""

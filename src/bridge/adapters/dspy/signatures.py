@@ -117,7 +117,7 @@ class Field(msgspec.Struct, frozen=True):
     @property
     def is_exact(self) -> bool:
         """Return whether the values contain decimals."""
-        return "decimal" in self.type_name.lower() or '"decimal"' in self.schema
+        return "decimal" in self.type_name.lower()
 
 
 class Signature(msgspec.Struct, frozen=True):

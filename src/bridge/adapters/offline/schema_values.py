@@ -113,6 +113,8 @@ def _fits(field: _Field, schema: Schema) -> bool:
 
 
 def _string(field: _Field, schema: Schema) -> str:
+    if schema.get("format") == "decimal":
+        return str(_number(field, schema))
     if schema.get("format") in _FORMATS:
         return _FORMATS[schema["format"]](_span(field, "date"))
     return _text(field)[: schema.get("maxLength")]

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import datetime
 import re
-import uuid
-from decimal import Decimal
-from types import GenericAlias, NoneType
-from typing import Any, Literal, Union
+from types import GenericAlias
+from typing import Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from bridge.adapters.dspy.schemas.constraints import KEYWORDS
-from bridge.adapters.dspy.schemas.objects import Named, Property, items_type, named_type, object_type
+from bridge.adapters.dspy.schemas.constraints import KEYWORDS, unconstrained
+from bridge.adapters.dspy.schemas.objects import Named, Property, items_type, named_type, object_type, target_of
 from bridge.adapters.dspy.schemas.parts import default_problem, invalid, refuse_if, target, with_constraints
+from bridge.adapters.dspy.schemas.vocabulary import (
+    ANNOTATIONS,
+    APPLIES,
+    COMBINATIONS,
+    FORMATS,
+    JSON_TYPES,
+    KNOWN,
+    NUMBER_FORMATS,
+    STRUCTURE,
+    TYPE_NAMES,
+    TYPES,
+)
 
 MAX_SIZE = 65_536  # characters of a schema
 MAX_SCHEMAS = 1000  # that a schema contains
@@ -21,44 +30,6 @@ MAX_DEPTH = 32  # schemas inside schemas
 MAX_CHOICES = 1000  # values of an enum
 MAX_PATTERNS = 32
 
-
-_TYPE_NAMES = ("string", "integer", "number", "boolean", "null", "array", "object")
-_TYPES: dict[str, Any] = {"string": str, "integer": int, "number": float, "boolean": bool, "null": NoneType}
-_FORMATS: dict[str, Any] = {
-    "date": datetime.date,
-    "date-time": datetime.datetime,
-    "time": datetime.time,
-    "decimal": Decimal,
-    **dict.fromkeys(("uuid", "uuid1", "uuid3", "uuid4", "uuid5"), uuid.UUID),
-}
-DEFINITIONS = ("$defs", "definitions")
-_ANNOTATIONS = frozenset(
-    {
-        *("title", "description", "default", "example", "examples", "deprecated", "readOnly", "writeOnly"),
-        *("$schema", "$id", "$comment", "discriminator", *DEFINITIONS),
-        *("contentEncoding", "contentMediaType", "contentSchema"),
-    }
-)
-# The keywords of one type, besides its constraints.
-_STRUCTURE = {
-    "items": "array",
-    "prefixItems": "array",
-    "properties": "object",
-    "required": "object",
-    "additionalProperties": "object",
-    "propertyNames": "object",
-}
-_OF_KIND = {
-    "text": frozenset({"string"}),
-    "number": frozenset({"integer", "number"}),
-    "list": frozenset({"array"}),
-    "map": frozenset({"object"}),
-}
-_APPLIES = {keyword: _OF_KIND[each.kind] for keyword, each in KEYWORDS.items()} | {
-    keyword: frozenset({name}) for keyword, name in _STRUCTURE.items()
-}
-_COMBINATIONS = ("$ref", "allOf", "anyOf", "oneOf")
-_KNOWN = frozenset({*_ANNOTATIONS, *KEYWORDS, *_STRUCTURE, *_COMBINATIONS, "type", "enum", "const"})
 _NAME = re.compile(r"[A-Za-z_]\w{0,63}")
 
 # As values, because mypy would read `Union[members]` as an annotation.
@@ -105,8 +76,8 @@ class _Reader:
             deep = self._depth > MAX_DEPTH
             raise invalid(path, f"more than {MAX_DEPTH} levels" if deep else f"more than {MAX_SCHEMAS} schemas")
         for keyword in schema:
-            if keyword not in _KNOWN and not str(keyword).startswith("x-"):
-                supported = ", ".join(sorted(_KNOWN - _ANNOTATIONS))
+            if keyword not in KNOWN and not str(keyword).startswith("x-"):
+                supported = ", ".join(sorted(KNOWN - ANNOTATIONS))
                 raise invalid(f"{path}.{str(keyword)[:100]}", f"this keyword is not supported; supported: {supported}")
         read = self._combined(schema, path)
         self._depth -= 1
@@ -115,8 +86,8 @@ class _Reader:
         return read
 
     def _combined(self, schema: dict[str, Any], path: str) -> Any:
-        used = [keyword for keyword in schema if keyword not in _ANNOTATIONS and keyword in _KNOWN]
-        combination = next((keyword for keyword in _COMBINATIONS if keyword in used), None)
+        used = [keyword for keyword in schema if keyword not in ANNOTATIONS and keyword in KNOWN]
+        combination = next((keyword for keyword in COMBINATIONS if keyword in used), None)
         if combination == "allOf":
             return self._all_of(schema, path)
         if combination is not None and used != [combination]:
@@ -144,23 +115,24 @@ class _Reader:
             if not isinstance(part, dict):
                 raise invalid(where, "a JSON Schema is a map")
             for keyword, value in part.items():
-                own = merged.setdefault(keyword, value)
-                if own == value or keyword in _ANNOTATIONS:
+                own: Any = merged.setdefault(keyword, value)
+                if own == value or keyword in ANNOTATIONS:
                     continue
-                if keyword == "properties" and isinstance(own, dict) and not own.keys() & value.keys():
+                both = (own, value)
+                if keyword == "properties" and all(isinstance(each, dict) for each in both) and not own.keys() & value:
                     merged[keyword] = {**own, **value}
-                elif keyword == "required" and isinstance(own, list):
+                elif keyword == "required" and all(isinstance(each, list) for each in both):
                     merged[keyword] = [*own, *(name for name in value if name not in own)]
                 else:
                     raise invalid(f"{where}.{keyword}", "schemas that all apply may have different properties only")
         return self._type(merged, path)
 
     def _reference(self, reference: Any, path: str) -> Any:
+        schema = self._target(reference, path)
         if reference in self._named:
             if self._begun.get(reference) == self._containers:
                 raise invalid(path, f"{reference} refers to itself without a list or an object in between")
             return self._named[reference]
-        schema = self._target(reference, path)
         name = reference.rpartition("/")[2]
         named = self._named[reference] = named_type(name if _NAME.fullmatch(name) else "dict")
         self._begun[reference] = self._containers
@@ -178,18 +150,21 @@ class _Reader:
 
     def _typed(self, schema: dict[str, Any], path: str) -> Any:
         """Return the type of a schema without combinations."""
+        if schema.get("type") in ("integer", "number") and schema.get("format") in list(NUMBER_FORMATS):
+            schema = {**NUMBER_FORMATS[schema["format"]], **schema}
+            del schema["format"]
         given = schema.get("type")
         if given is None:
-            given = list(dict.fromkeys(_STRUCTURE[keyword] for keyword in schema if keyword in _STRUCTURE))
+            given = list(dict.fromkeys(STRUCTURE[keyword] for keyword in schema if keyword in STRUCTURE))
         names = given if isinstance(given, list) else [given]
         if not names and "type" in schema:
-            raise invalid(f"{path}.type", f"expected one of {', '.join(_TYPE_NAMES)}")
+            raise invalid(f"{path}.type", f"expected one of {', '.join(TYPE_NAMES)}")
         for name in names:
-            if not isinstance(name, str) or name not in _TYPE_NAMES:
-                raise invalid(f"{path}.type", f"expected one of {', '.join(_TYPE_NAMES)}")
+            if not isinstance(name, str) or name not in TYPE_NAMES:
+                raise invalid(f"{path}.type", f"expected one of {', '.join(TYPE_NAMES)}")
         kinds = {*names, "number"} if schema.get("format") == "decimal" else set(names)
         for keyword in schema:
-            applies = _APPLIES.get(keyword)
+            applies = APPLIES.get(keyword)
             if applies is not None and not applies & kinds:
                 named = " or ".join(names) or "any type"
                 raise invalid(f"{path}.{keyword}", f"does not apply to {named}, only to {' or '.join(sorted(applies))}")
@@ -211,22 +186,22 @@ class _Reader:
         for choice in choices:
             if not isinstance(choice, str | int | float | None):
                 raise invalid(where, "only texts, numbers, true, false and null can be values")
-            if isinstance(choice, str) and names and "string" not in names:
-                raise invalid(where, f"{choice[:50]!r} is not of the type {' or '.join(names)}")
+            if names and not JSON_TYPES[type(choice)] & set(names):
+                raise invalid(where, f"{str(choice)[:50]!r} is not of the type {' or '.join(names)}")
             refuse_if(where, default_problem(choice, allowed))
         return _literal[tuple(choices)]
 
     def _one(self, schema: dict[str, Any], name: str, path: str) -> Any:
         """Return the type of a schema as far as it is about one of JSON's types."""
         constraints = {keyword: schema[keyword] for keyword in KEYWORDS if keyword in schema}
-        constraints = {k: bound for k, bound in constraints.items() if name in _APPLIES[k]}
+        constraints = {k: bound for k, bound in constraints.items() if name in APPLIES[k]}
         format = constraints.get("format")
-        if isinstance(format, str) and format in _FORMATS:
+        if isinstance(format, str) and format in FORMATS:
             del constraints["format"]
             if constraints:
                 raise invalid(f"{path}.{min(constraints)}", f"cannot be used with the format {format}")
             bounds = {keyword: schema[keyword] for keyword in KEYWORDS if keyword in schema and keyword != "format"}
-            return with_constraints(_FORMATS[format], bounds, path)
+            return with_constraints(FORMATS[format], bounds, path)
         self._patterns += "pattern" in constraints
         if self._patterns > MAX_PATTERNS:
             raise invalid(f"{path}.pattern", f"more than {MAX_PATTERNS} patterns")
@@ -235,7 +210,7 @@ class _Reader:
         elif name == "object":
             base = self._object(schema, path)
         else:
-            base = _TYPES[name]
+            base = TYPES[name]
         return with_constraints(base, constraints, path, is_integer=name == "integer")
 
     def _list(self, schema: dict[str, Any], path: str) -> Any:
@@ -259,7 +234,7 @@ class _Reader:
             raise invalid(f"{path}.required", "expected a list of names")
         more = schema.get("additionalProperties", True)
         others = None if more is False else self._type({} if more == [] else more, f"{path}.additionalProperties")
-        keys = self._type(schema.get("propertyNames", {"type": "string"}), f"{path}.propertyNames")
+        keys = self._keys(schema.get("propertyNames", {}), f"{path}.propertyNames")
         undeclared = [name for name in required if name not in declared]
         if undeclared and others is None:
             raise invalid(f"{path}.required", f"{undeclared[0]!r} is required, but may not occur")
@@ -270,8 +245,18 @@ class _Reader:
         self._containers -= 1
         if not properties and others is not None:
             return GenericAlias(dict, (keys, others))
-        title = str(schema.get("title", ""))
-        return object_type(title if _NAME.fullmatch(title) else "dict", properties, others, keys)
+        title = schema.get("title")
+        name = title if isinstance(title, str) and _NAME.fullmatch(title) else "dict"
+        return object_type(name, properties, others, keys)
+
+    def _keys(self, schema: Any, path: str) -> Any:
+        """Return the type of the names of properties: texts, even if the schema does not say so."""
+        is_open = isinstance(schema, dict) and not schema.keys() & {"type", "enum", "const", *COMBINATIONS}
+        read = self._type({"type": "string", **schema} if is_open else schema, path)
+        kind = unconstrained(target_of(read))[0]
+        is_choice = get_origin(kind) is Literal and all(isinstance(choice, str) for choice in get_args(kind))
+        refuse_if(path, None if kind is str or is_choice else "names are texts")
+        return read
 
     def _property(self, schema: Any, is_required: bool, path: str) -> Property:
         read = self._type({} if schema == [] else schema, path)

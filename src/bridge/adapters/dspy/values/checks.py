@@ -12,9 +12,8 @@ from bridge.adapters.dspy.field_types import is_plain_type, media_of
 from bridge.adapters.dspy.signatures import Field, Signature
 from bridge.adapters.dspy.values.conversion import LocatedError, convert, exact_numbers
 from bridge.adapters.dspy.values.history import HistoryCheck
-from bridge.adapters.dspy.values.inputs import InputCheck, with_text_form, wrong_names
+from bridge.adapters.dspy.values.inputs import InputCheck, plain, with_text_form, wrong_names
 from bridge.adapters.dspy.values.media import read_media
-from bridge.adapters.dspy.values.text_form import rounded_float
 from bridge.adapters.type_names import History
 
 
@@ -73,22 +72,16 @@ class _SchemaCheck:
 
     def __init__(self, field: Field) -> None:
         self._field = field
+        self._type = field.type
 
     def value(self, value: Any, parent: str = "args.inputs") -> Any:
         field, path = self._field, f"{parent}.{self._field.name}"
         with_text_form(value, path, field.type_name)
-        rounded = rounded_float(value, path) if field.is_exact else None
-        if rounded is not None:
-            reason = "a float may have been rounded: send a decimal of this many digits as a string"
-            raise errors.InvalidArgs(f"{rounded}: {reason}", path=rounded, expected=field.type_name)
         try:
-            return convert(exact_numbers(value), field.type)
+            return convert(exact_numbers(value), self._type)
         except LocatedError as error:
-            where = path + (
-                error.path if error.path.startswith("[") or not error.path else f".{error.path.lstrip('.')}"
-            )
-            broken = error.violation
-            details = {} if broken is None else {"value": broken.value, "constraint": {broken.keyword: broken.bound}}
+            where = path + error.path
+            details = broken_constraint(error)
             raise errors.InvalidArgs(
                 f"{where}: {error.reason}", path=where, expected=field.type_name, **details
             ) from None
@@ -96,7 +89,13 @@ class _SchemaCheck:
             raise errors.InvalidArgs(f"{path}: nested too deeply", path=path, expected=field.type_name) from None
 
     def accepts_none(self) -> bool:
-        return is_accepted(None, self._field.type)
+        return is_accepted(None, self._type)
+
+
+def broken_constraint(error: LocatedError) -> dict[str, Any]:
+    """Return the constraint that a value breaks and the value, as details of an error."""
+    broken = error.violation
+    return {} if broken is None else {"value": plain(broken.value), "constraint": {broken.keyword: broken.bound}}
 
 
 def is_accepted(value: Any, type: Any) -> bool:

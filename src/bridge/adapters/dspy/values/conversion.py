@@ -11,9 +11,10 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
 
-from bridge.adapters.dspy.schemas.constraints import Violation, exact, unconstrained
+from bridge.adapters.dspy.schemas.constraints import Violation, unconstrained
 from bridge.adapters.dspy.schemas.objects import Items, Named, Object, is_kind, target_of
 from bridge.adapters.dspy.values.scalars import is_choice, is_literal, mismatch, name_of, names_of, read_scalar
+from bridge.adapters.dspy.values.text_form import EXACT_DIGITS
 from bridge.adapters.type_names import Code, Reasoning
 
 
@@ -81,6 +82,8 @@ class _Conversion:
             return self._object(data, type, path)
         if is_kind(type, Items):
             return self._items(data, type, path)
+        if type is Decimal and isinstance(data, _Float) and len(data.normalize().as_tuple().digits) > EXACT_DIGITS:
+            raise ValueError("a float may have been rounded: send a decimal of this many digits as a string")
         return read_scalar(data.strip() if isinstance(data, str) else data, type)
 
     def _map(self, data: Any, type: Any, path: str) -> dict[Any, Any]:
@@ -135,14 +138,14 @@ class _Conversion:
             if name not in data and declared.default is not None:
                 made[name] = self.value(exact_numbers(msgspec.json.decode(declared.default)), declared.type, path)
             elif name not in data and declared.is_required:
-                raise Violation(data, "required", name, f"an object with the property {name}")
+                raise Violation(number_or_text(data), "required", name, f"an object with the property {name}")
         return made
 
     def _items(self, data: Any, type: type[Items], path: str) -> list[Any]:
         if not isinstance(data, list):
             raise mismatch("a list", data)
         if type.others is None and len(data) > len(type.first):
-            raise Violation(data, "items", False, f"a list of at most {len(type.first)} items")
+            raise Violation(number_or_text(data), "items", False, f"a list of at most {len(type.first)} items")
         types = [*type.first, *[type.others] * (len(data) - len(type.first))]
         return [
             self.value(each, item, f"{path}[{index}]")
@@ -159,10 +162,14 @@ def nearest(problems: list[LocatedError], path: str = "") -> LocatedError | None
     return max(specific, key=lambda each: (each.violation is not None, len(each.path)), default=None)
 
 
+class _Float(Decimal):
+    """A float of a host, which may have been rounded."""
+
+
 def exact_numbers(data: Any) -> Any:
     """Return data of a host like data that was read from text: with decimals for floats, and texts for dates."""
     if isinstance(data, float):
-        return exact(data)
+        return _Float(repr(data))
     if isinstance(data, datetime.date | datetime.time):
         return data.isoformat()
     if isinstance(data, uuid.UUID):
