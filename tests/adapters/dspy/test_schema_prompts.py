@@ -8,10 +8,12 @@ import msgspec
 import pydantic
 import pytest
 
-from bridge.adapters.dspy.chat_format import adapter
+from bridge.adapters.dspy.formats.chat import ChatFormat
 from bridge.adapters.dspy.prompt_fields import dspy_signature
 from bridge.adapters.dspy.signatures import Signature
 from bridge.wire.codec import JSON
+
+adapter = ChatFormat()
 
 
 class Address(pydantic.BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 import types
 import uuid
 from decimal import Decimal
@@ -16,6 +17,8 @@ from bridge.adapters.dspy.schemas.objects import Items, Named, Object, is_kind, 
 from bridge.adapters.dspy.values.scalars import is_choice, is_literal, mismatch, name_of, names_of, read_scalar
 from bridge.adapters.dspy.values.text_form import EXACT_DIGITS
 from bridge.adapters.type_names import Code, Reasoning
+
+_CODE_BLOCK = re.compile(r"```[^\n]*\n(.*?)(?:\n[ \t]*)?```", re.DOTALL)
 
 
 class LocatedError(ValueError):
@@ -70,12 +73,12 @@ class _Conversion:
             for constraint in constraints:
                 constraint.check(value)
             return value
-        if type is str or is_kind(type, Code) or type is Reasoning:
-            if isinstance(data, int) and not isinstance(data, bool):
-                return str(data)
-            if not isinstance(data, str):
-                raise mismatch("text", data)
-            return data
+        if type is str:
+            return _text(data)
+        if is_kind(type, Code):
+            return code_in(_text(_content(data, "code")))
+        if type is Reasoning:
+            return _text(_content(data, "content"))
         if is_kind(type, Named):
             return self._of_name(data, type, path)
         if is_kind(type, Object):
@@ -151,6 +154,25 @@ class _Conversion:
             self.value(each, item, f"{path}[{index}]")
             for index, (each, item) in enumerate(zip(data, types, strict=False))
         ]
+
+
+def code_in(text: str) -> str:
+    """Return the content of the first code block of a text, or else all of it, as DSPy does."""
+    block = _CODE_BLOCK.search(text)
+    return (block[1] if block else text).strip("\r\n").rstrip()
+
+
+def _content(data: Any, key: str) -> Any:
+    """Return the only value of a map with this key, as which DSPy describes some types; other data unchanged."""
+    return data[key] if isinstance(data, dict) and data.keys() == {key} else data
+
+
+def _text(data: Any) -> str:
+    if isinstance(data, int) and not isinstance(data, bool):
+        return str(data)
+    if not isinstance(data, str):
+        raise mismatch("text", data)
+    return data
 
 
 def nearest(problems: list[LocatedError], path: str = "") -> LocatedError | None:

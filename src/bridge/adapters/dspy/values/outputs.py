@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import re
 import types
 import uuid
 from functools import lru_cache
@@ -20,6 +19,7 @@ from bridge.adapters.dspy.schemas.objects import Items, Named, Object, is_kind, 
 from bridge.adapters.dspy.values.conversion import (
     LocatedError,
     bare_type,
+    code_in,
     convert,
     fitting_members,
     is_union,
@@ -30,7 +30,6 @@ from bridge.adapters.dspy.values.literals import NotData, list_items, read_data,
 from bridge.adapters.dspy.values.scalars import NULLS, SCALARS, is_literal, mismatch, name_of, names_of, read_scalar
 from bridge.adapters.type_names import Code, Reasoning
 
-_CODE_BLOCK = re.compile(r"```[^\n]*\n(.*?)(?:\n[ \t]*)?```", re.DOTALL)
 # Types with a form that is hardly ever meant as text.
 _WRITTEN = (datetime.date, datetime.datetime, datetime.time, uuid.UUID)
 
@@ -42,12 +41,14 @@ def read_value(text: str, type: Any) -> Any:
     block or between backquotes; lists also with a bullet or a number on each line; lists and maps also after a line
     of prose or a colon. Types that only modules of the operator have, such as models of pydantic, are read by DSPy.
     """
-    if type is str or type is Reasoning:
+    if type is str:
         return text
     if type is Any:
         return _read_any(text)
     if is_kind(type, Code):
-        return _read_code(text)
+        return code_in(_content(text, "code"))
+    if type is Reasoning:
+        return _content(text, "content")
     if not is_declarable(type):
         return parse_value(text, type)
     if get_origin(type) is Annotated:
@@ -106,10 +107,14 @@ def _read_constrained(text: str, type: Any) -> Any:
     return value
 
 
-def _read_code(text: str) -> str:
-    """Return the content of the first code block of a text, or else all of it, as DSPy does."""
-    block = _CODE_BLOCK.search(text)
-    return (block[1] if block else text).strip("\r\n").rstrip()
+def _content(text: str, key: str) -> str:
+    """Return the text in an object that has only this key, as which DSPy describes some types, or else `text`."""
+    if text.lstrip().startswith("{"):
+        with contextlib.suppress(ValueError, RecursionError):
+            data = read_data(text.strip())
+            if data.keys() == {key} and isinstance(data[key], str):
+                return str(data[key])
+    return text
 
 
 def _read_any(text: str) -> Any:
