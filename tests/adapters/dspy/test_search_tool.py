@@ -1,4 +1,4 @@
-"""`indexes` of create_program: tools that search indexes, for agents; answers from the texts that they find."""
+"""Programs that search indexes: agents with a tool for that, and stages of pipelines; answers from what they find."""
 
 from __future__ import annotations
 
@@ -131,3 +131,73 @@ def test_wrong_indexes(session, args, path):
     with pytest.raises(errors.InvalidArgs) as caught:
         agent(session, **args)
     assert caught.value.details["path"] == path
+
+
+FIND = {"inputs": [{"name": "question"}], "outputs": [{"name": "passages", "type": "list<string>"}]}
+
+
+def test_a_program_that_only_searches(session):
+    """Its one output is a list of texts, or one text."""
+    session("configure_lm", provider="offline")
+    for kind, found in (("list<string>", [TEXTS[2]]), ("string", TEXTS[2])):
+        signature = {**FIND, "outputs": [{"name": "passages", "type": kind}]}
+        args = {"program_type": "retrieve", "index": "facts", "k": 1, "if_exists": "replace"}
+        session("create_program", id="find", signature=signature, **args)
+        assert session("execute_program", program_id="find", inputs={"question": "honey"})["outputs"] == {
+            "passages": found
+        }
+    rows = session("execute_batch", program_id="find", inputs=[{"question": "honey"}, {"question": "Berlin"}])
+    assert [row["outputs"]["passages"] for row in rows["results"]] == [TEXTS[2], TEXTS[3]]
+
+
+def test_a_pipeline_answers_from_an_index(session):
+    """One stage finds passages, the next one reads them: on the built-in model and embedder."""
+    session("configure_lm", provider="offline")
+    read = {
+        "inputs": [{"name": "question"}, {"name": "passages", "type": "list<string>"}],
+        "outputs": [{"name": "answer"}],
+    }
+    stages = [
+        {"name": "find", "program_type": "retrieve", "index": "facts", "k": 2, "signature": FIND},
+        {"name": "read", "signature": read, "inputs": {"passages": "find.passages"}},
+    ]
+    session("create_program", id="rag", signature=SIGNATURE, program_type="pipeline", stages=stages)
+    for question, answer in (("Where was Mozart born?", "Salzburg"), ("What is the capital of Germany?", "Berlin")):
+        result = session("execute_program", program_id="rag", inputs={"question": question}, include=["usage"])
+        assert (result["outputs"]["answer"], len(result["usage"])) == (answer, 1)
+    stages[0]["index"] = "nothing"
+    with pytest.raises(errors.InvalidArgs) as caught:
+        session("create_program", id="other", signature=SIGNATURE, program_type="pipeline", stages=stages)
+    assert caught.value.details["path"] == "args.stages[0].index"
+
+
+def test_an_index_that_is_deleted_before_the_run(session):
+    session("configure_lm", provider="offline")
+    session("create_index", index_id="own", texts=TEXTS)
+    session("create_program", id="find", signature=FIND, program_type="retrieve", index="own")
+    session("delete_index", index_id="own")
+    with pytest.raises(errors.InvalidArgs, match="no index 'own'"):
+        session("execute_program", program_id="find", inputs={"question": "honey"})
+
+
+@pytest.mark.parametrize(
+    ("args", "path"),
+    [
+        ({"index": None}, "args.index"),
+        ({"index": "nothing"}, "args.index"),
+        ({"index": 1}, "args.index"),
+        ({"k": 0}, "args.k"),
+        ({"k": 101}, "args.k"),
+        ({"indexes": ["facts"]}, "args.indexes"),
+        ({"tools": []}, "args.tools"),
+        ({"demos": [{"inputs": {"question": "a"}, "outputs": {"passages": []}}]}, "args.demos"),
+        ({"signature": {**FIND, "outputs": FIND["outputs"] * 2}}, "args.signature"),
+        ({"signature": {**FIND, "outputs": [{"name": "n", "type": "integer"}]}}, "args.signature"),
+        ({"signature": {**FIND, "inputs": [{"name": "n", "type": "list<string>"}]}}, "args.signature"),
+        ({"signature": {**FIND, "inputs": [{"name": "a"}, {"name": "b"}]}}, "args.signature"),
+    ],
+)
+def test_wrong_searching_programs(session, args, path):
+    with pytest.raises(errors.InvalidArgs) as caught:
+        session("create_program", **{"signature": FIND, "program_type": "retrieve", "index": "facts", **args})
+    assert caught.value.details["path"].startswith(path)

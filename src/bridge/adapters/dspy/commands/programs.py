@@ -292,10 +292,10 @@ def _create(
     kind = _type_of(definition, "args")
     check_options(given, definition)
     definition = msgspec.structs.replace(definition, tools=_chosen_tools(args, context))
-    _check_indexes(args.indexes or [], context)
     if args.stages is not None:
         definition = _staged(definition, args.stages, context)
     check_code(definition, context)
+    _check_indexes(definition, context)
     if kind.needs_demos and not args.demos:
         raise errors.InvalidArgs(
             f"args.demos: {args.program_type} needs demos, of which it shows the nearest", path="args.demos"
@@ -349,12 +349,18 @@ def _demonstrated(definition: Definition, demos: list[Any]) -> dict[str, Learned
     return {kind.main: Learned(demos=tuple(given))}
 
 
-def _check_indexes(index_ids: list[str], context: Context) -> None:
-    """Raise InvalidArgs for an index that does not exist."""
-    for number, index_id in enumerate(index_ids):
-        from bridge.adapters.dspy.retrieval.search import find_index  # loads numpy
+def _check_indexes(definition: Definition, context: Context) -> None:
+    """Raise InvalidArgs if a program, or a stage of it, names an index that does not exist."""
+    stages = enumerate(definition.options.get("stages", ()))
+    parts = {f"args.stages[{number}]": stage.get("options", {}) for number, stage in stages}
+    for path, options in {"args": definition.options, **parts}.items():
+        named = {f"{path}.indexes[{number}]": each for number, each in enumerate(options.get("indexes", ()))}
+        if "index" in options:
+            named[f"{path}.index"] = options["index"]
+        for where, index_id in named.items():
+            from bridge.adapters.dspy.retrieval.search import find_index  # loads numpy
 
-        find_index(index_id, context, f"args.indexes[{number}]")
+            find_index(index_id, context, where)
 
 
 def _chosen_tools(args: CreateArgs, context: Context) -> tuple[Tool, ...]:

@@ -48,6 +48,7 @@ class ModuleType(NamedTuple):
     is_experimental: whether DSPy may change or remove the module without a warning.
     runs_code: whether the module runs code that a model has written, which the operator must allow.
     own_tools: the names of tools that the module adds to those of the host.
+    check: raises InvalidArgs, with a path below the given one, for a signature and a definition that do not fit.
     """
 
     create: Callable[[Signature, Definition], Any]
@@ -62,6 +63,7 @@ class ModuleType(NamedTuple):
     is_experimental: bool = False
     runs_code: bool = False
     own_tools: tuple[str, ...] = ("finish",)
+    check: Callable[[Signature, Definition, str], None] | None = None
 
     @property
     def takes_tools(self) -> bool:
@@ -132,6 +134,8 @@ def check(definition: Definition, signature: Signature, path: str = "args") -> N
             check_source(options["source"])
         except ValueError as error:
             raise errors.InvalidArgs(f"{path}.source: {error}", path=f"{path}.source") from None
+    if outer.check is not None:
+        outer.check(signature, definition, path)
     names = [field.name for field in signature.outputs]
     if options.get("field", names[-1]) not in names:
         reason = f"the signature has no output {options['field']!r}; its outputs: {', '.join(names)}"
@@ -256,6 +260,24 @@ def _knn(signature: Signature, definition: Definition) -> Any:
     return NeighbourPredictor(module.signature, k)
 
 
+def _retrieve(signature: Signature, definition: Definition) -> Any:
+    from bridge.adapters.dspy.modules.retrieving import Retrieve
+
+    return Retrieve(signature, definition.options["index"], definition.options.get("k", DEFAULT_K))
+
+
+def _check_retrieve(signature: Signature, definition: Definition, path: str) -> None:
+    if "index" not in definition.options:
+        raise errors.InvalidArgs(f"{path}.index: a program of type retrieve needs an index", path=f"{path}.index")
+    for kind, fields, allowed in (("input", signature.inputs, ()), ("output", signature.outputs, (list[str],))):
+        if len(fields) != 1 or fields[0].type not in (str, *allowed):
+            expected = " or ".join(("string", *("list<string>" for _ in allowed)))
+            raise errors.InvalidArgs(
+                f"{path}.signature: a program of type retrieve has one {kind}, of type {expected}",
+                path=f"{path}.signature",
+            )
+
+
 def _pipeline(signature: Signature, definition: Definition) -> Any:
     raise TypeError("a pipeline is made of prepared programs: see prepared.py")
 
@@ -313,6 +335,9 @@ MODULES: dict[str, ModuleType] = {
     "multi_chain_comparison": ModuleType(_multi_chain_comparison, "predict", frozenset({"n"}), names_calls=True),
     "rlm": _CODE._replace(create=_rlm, takes=CODE | {"max_iters"}),
     "flex": _CODE._replace(create=_flex, takes=CODE | {"source"}, own_tools=("submit",)),
+    "retrieve": ModuleType(
+        _retrieve, None, frozenset({"index", "k"}), takes_config=False, names_calls=True, check=_check_retrieve
+    ),
     "pipeline": ModuleType(_pipeline, None, frozenset({"stages", "outputs"}), takes_config=False, names_calls=True),
     "knn": ModuleType(_knn, "self", frozenset({"base", "k"}), bases=("predict", "chain_of_thought"), needs_demos=True),
 }

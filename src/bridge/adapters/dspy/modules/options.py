@@ -32,7 +32,8 @@ class Options(msgspec.Struct, kw_only=True):
     indexes: the ids of indexes, each of which becomes a tool that searches it.
     base: the type of the program inside. n: how many attempts. reward: how good an attempt is: "filled", the share of
     outputs that have a value, or a function of the host. threshold: the reward that is good enough. field: the output
-    that is compared (default: the last one). k: how many of the demos are shown, those most similar to the inputs.
+    that is compared (default: the last one). index: the id of the index that is searched. k: how many of its texts are
+    found, or of the demos shown: those most similar to the inputs.
     max_llm_calls, max_output_chars, max_step_seconds: limits of code: how often it may call the model in a run, how
     much a step may print, and how long it may take. source: of the module of a program of type flex.
     stages: of a pipeline, see `GivenStage`. outputs: where outputs of a pipeline come from: STAGE.OUTPUT, if names do
@@ -43,6 +44,7 @@ class Options(msgspec.Struct, kw_only=True):
     max_iters: Annotated[int, msgspec.Meta(ge=1, le=MOST_ITERATIONS)] | None = None
     allow_no_tools: bool | None = None
     indexes: Annotated[list[str], msgspec.Meta(max_length=MOST_INDEXES)] | None = None
+    index: str | None = None
     base: Literal["predict", "chain_of_thought", "react"] | None = None
     n: Count | None = None
     reward: Literal["filled"] | HostFunction | None = None
