@@ -102,6 +102,7 @@ def test_contains(client, expected, answer, type, found):
         ({"a": 1}, '{"a": true}', "any", 0),
         ('{"a": 1}', '{ "a": 1.0 }', "string", 1),
         ("Paris", "paris", "string", 0),
+        ("NaN", "NaN", "string", 1),
         ([1, 2], "[2, 1]", "list<integer>", 0),
         ("[" * 900, "[" * 900, "string", 1),
     ],

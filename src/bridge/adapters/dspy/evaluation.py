@@ -17,7 +17,8 @@ from bridge.adapters.dspy.values.inputs import plain, with_text_form
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
-    from bridge.adapters.dspy.metrics import Judge, Metric
+    from bridge.adapters.dspy.comparisons import Judge
+    from bridge.adapters.dspy.metrics import Metric
     from bridge.adapters.dspy.setup import Setup
 
 

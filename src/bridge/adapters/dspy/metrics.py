@@ -1,19 +1,18 @@
 """Metrics: how good the outputs of a program are for an example. A new one is one row in `METRICS`.
 
-The comparisons and the judges of DSPy are imported when they are first used. All metrics have the host's names of
-fields, and read values in the types of the wire.
+Metrics have the host's names of fields, and read values in the types of the wire.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
 from bridge import errors
+from bridge.adapters.dspy import comparisons
+from bridge.adapters.dspy.comparisons import Compared, Judge
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
@@ -34,10 +33,6 @@ class Example(Protocol):
 
     @property
     def outputs(self) -> Mapping[str, Any]: ...
-
-
-# Runs a DSPy module with keyword arguments on the model that judges, and returns its prediction.
-Judge = Callable[[Any, dict[str, Any]], Any]
 
 
 class MetricFailed(errors.HandlerError):
@@ -61,26 +56,27 @@ class MetricDefinition(msgspec.Struct, forbid_unknown_fields=True):
     trace: bool | None = None
 
 
-class Compared(NamedTuple):
-    """What one of METRICS compares. question, context: the values of these fields, if the metric takes them."""
-
-    expected: Any
-    actual: Any
-    question: Any
-    context: Any
-    judge: Judge
-
-
 class MetricType(NamedTuple):
     """One of the metrics that every worker has.
 
-    takes: the settings that it can have besides `field`. compares_all: whether it compares all expected outputs if no
-    field is named.
+    compare: returns a number from 0 to 1 or a truth value, or a number and feedback. takes: the settings that it can
+    have besides `field`. compares_all: whether it compares all expected outputs if no field is named.
     """
 
-    score: Callable[[Compared], Score | float]
+    compare: Callable[[Compared], float | tuple[float, str]]
     takes: tuple[str, ...] = ()
     compares_all: bool = False
+
+
+METRICS: dict[str, MetricType] = {
+    "exact_match": MetricType(comparisons.exact_match),
+    "f1": MetricType(comparisons.f1),
+    "contains": MetricType(comparisons.contains),
+    "passage_match": MetricType(comparisons.passage_match, takes=("context",)),
+    "semantic_f1": MetricType(comparisons.semantic_f1, takes=("question", "model")),
+    "complete_and_grounded": MetricType(comparisons.complete_and_grounded, takes=("question", "context", "model")),
+    "json_equal": MetricType(comparisons.json_equal, compares_all=True),
+}
 
 
 class Metric(Protocol):
@@ -133,7 +129,7 @@ class BuiltInMetric:
 
     def __init__(self, kind: MetricType, definition: MetricDefinition, names: _Names, judge: Judge) -> None:
         self._name = definition.name
-        self._score = kind.score
+        self._compare = kind.compare
         self._field = names.compared(definition.field, compares_all=kind.compares_all)
         takes = kind.takes
         self._question = names.question(definition.question) if "question" in takes else None
@@ -150,17 +146,16 @@ class BuiltInMetric:
         else:
             expected, actual = expected[self._field], self._output(self._field, outputs)
         question = None if self._question is None else inputs.get(self._question)
-        context = self._context
-        found = None if context is None else outputs.get(context, inputs.get(context))
+        passages = None if self._context is None else self._output(self._context, {**inputs, **outputs})
         try:
-            score = self._score(Compared(expected, actual, question, found, self._judge))
+            found = self._compare(Compared(expected, actual, question, passages, self._judge))
         except RecursionError:
             raise MetricFailed(f"the metric {self._name} cannot compare values that are nested so deeply") from None
-        return score if isinstance(score, Score) else Score(float(score))
+        return Score(*found) if isinstance(found, tuple) else Score(float(found))
 
     def _output(self, name: str, outputs: Mapping[str, Any]) -> Any:
         if name not in outputs:
-            raise MetricFailed(f"the metric {self._name} compares the output {name}, which the program did not return")
+            raise MetricFailed(f"the metric {self._name} reads the output {name}, which the program did not return")
         return outputs[name]
 
 
@@ -290,135 +285,3 @@ def _check_settings(definition: MetricDefinition, owner: str, takes: tuple[str, 
 
 def _wrong(path: str, problem: str) -> errors.InvalidArgs:
     return errors.InvalidArgs(f"{path}: {problem}", path=path)
-
-
-def _exact_match(compared: Compared) -> float:
-    from dspy.evaluate.metrics import EM
-
-    def matches(expected: Any, actual: Any) -> bool:
-        if isinstance(expected, list) and not isinstance(actual, list):
-            return any(matches(each, actual) for each in expected)
-        if isinstance(expected, list) and isinstance(actual, list):
-            return len(expected) == len(actual) and all(map(matches, expected, actual))
-        if isinstance(expected, dict) and isinstance(actual, dict):
-            return expected.keys() == actual.keys() and all(matches(expected[key], actual[key]) for key in expected)
-        if isinstance(expected, str) or isinstance(actual, str):
-            return bool(EM(_text(actual), [_text(expected)]))
-        return is_equal(expected, actual)
-
-    return matches(compared.expected, compared.actual)
-
-
-def _f1(compared: Compared) -> float:
-    from dspy.evaluate.metrics import F1, normalize_text
-
-    answers = [text for text in _answers(compared) if normalize_text(text)]
-    # DSPy prints a line if both texts are empty.
-    return float(F1(_text(compared.actual), answers)) if answers else 0.0
-
-
-def _contains(compared: Compared) -> float:
-    from dspy.evaluate.metrics import normalize_text
-
-    expected, actual = compared.expected, compared.actual
-    if isinstance(actual, list):
-        items = [normalize_text(_text(item)) for item in actual]
-        wanted = expected if isinstance(expected, list) else [expected]
-        return all(normalize_text(_text(each)) in items for each in wanted)
-    text = normalize_text(_text(actual))
-    return any(normalize_text(answer) in text for answer in _answers(compared))
-
-
-def _passage_match(compared: Compared) -> float:
-    import dspy
-    from dspy.evaluate import answer_passage_match
-
-    found = compared.context
-    passages = [_text(each) for each in (found if isinstance(found, list) else [found])]
-    return bool(answer_passage_match(dspy.Example(answer=_answers(compared)), dspy.Prediction(context=passages)))
-
-
-def _json_equal(compared: Compared) -> float:
-    return is_equal(_json(compared.expected), _json(compared.actual))
-
-
-def _semantic_f1(compared: Compared) -> Score:
-    from dspy.evaluate.auto_evaluation import f1_score
-
-    response = {"ground_truth": _text(compared.expected), "system_response": _text(compared.actual)}
-    found = compared.judge(_judges().semantic, {"question": _text(compared.question), **response})
-    return Score(f1_score(found.precision, found.recall), found.reasoning)
-
-
-def _complete_and_grounded(compared: Compared) -> Score:
-    from dspy.evaluate.auto_evaluation import f1_score
-
-    judges = _judges()
-    answer = {"question": _text(compared.question), "system_response": _text(compared.actual)}
-    complete = compared.judge(judges.complete, {**answer, "ground_truth": _text(compared.expected)})
-    grounded = compared.judge(judges.grounded, {**answer, "retrieved_context": _text(compared.context)})
-    feedback = f"{complete.discussion}\n{grounded.discussion}"
-    return Score(f1_score(grounded.groundedness, complete.completeness), feedback)
-
-
-class _Judges(NamedTuple):
-    """DSPy's modules that compare texts. All metrics share them."""
-
-    semantic: Any
-    complete: Any
-    grounded: Any
-
-
-@cache
-def _judges() -> _Judges:
-    from dspy.evaluate import CompleteAndGrounded, SemanticF1
-
-    both = CompleteAndGrounded()
-    return _Judges(SemanticF1().module, both.completeness_module, both.groundedness_module)
-
-
-METRICS: dict[str, MetricType] = {
-    "exact_match": MetricType(_exact_match),
-    "f1": MetricType(_f1),
-    "contains": MetricType(_contains),
-    "passage_match": MetricType(_passage_match, takes=("context",)),
-    "semantic_f1": MetricType(_semantic_f1, takes=("question", "model")),
-    "complete_and_grounded": MetricType(_complete_and_grounded, takes=("question", "context", "model")),
-    "json_equal": MetricType(_json_equal, compares_all=True),
-}
-
-
-def is_equal(one: Any, other: Any) -> bool:
-    """Return whether two values of JSON are equal: numbers by their value, and true is not 1."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(is_equal(one[key], other[key]) for key in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(is_equal, one, other))
-    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
-
-
-def _answers(compared: Compared) -> list[str]:
-    """Return the texts of which any one is right: those of a list, if the output is not a list itself."""
-    expected = compared.expected
-    if isinstance(expected, list) and not isinstance(compared.actual, list):
-        return [_text(each) for each in expected]
-    return [_text(expected)]
-
-
-def _text(value: Any) -> str:
-    """Return the text of a value as it is compared and as judges read it."""
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, list):
-        return "\n".join(map(_text, value))
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def _json(value: Any) -> Any:
-    """Return the value of a text that is JSON, and every other value as it is."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
