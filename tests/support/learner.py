@@ -43,6 +43,8 @@ class Learner(ModelServer):
         return 200, {}, OpenAI.whole(text)
 
     def _value(self, field: str, system: str, messages: list[str]) -> str:
+        if field in ("precision", "recall"):
+            return "1.0"
         if field == "module_advice":
             return json.dumps({"self": TIP})
         if field != "answer":

@@ -130,3 +130,16 @@ def test_an_id_that_is_taken_is_refused(client, program):
         optimize(client, program, save_as="qa")
     with pytest.raises(errors.ProgramNotFound):
         optimize(client, program, program_id="other")
+
+
+def test_in_a_durable_session_the_result_survives_the_worker(tmp_path):
+    flags = ["--store", f"sqlite:{tmp_path}/sessions.db"]
+    with Client.start(flags=flags) as client:
+        client.call("create_session", {"durable": True}, session_id="ann")
+        client.call("configure_lm", {"provider": "offline"}, session_id="ann")
+        client.call("create_program", {"id": "qa", "signature": SIGNATURE}, session_id="ann")
+        optimize(client, "ann", options={"k": 2}, save_as="better")
+        client.kill()
+    with Client.start(flags=flags) as client:
+        found = client.call("get_program", {"program_id": "better", "include": ["demos"]}, session_id="ann")
+        assert len(found["demos"]) == 2

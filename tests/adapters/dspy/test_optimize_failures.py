@@ -122,6 +122,19 @@ def _threads(client):
     return len(list(Path(f"/proc/{client.pid}/task").iterdir()))
 
 
+def test_an_id_that_was_taken_meanwhile_is_not_overwritten(client, learner, score):
+    """Other calls of the session need not wait for the optimizer."""
+    score.reset(1, score.hang)
+    call = client.submit("optimize", args("labeled_few_shot", save_as="better"))
+    assert score.hangs.wait(60)
+    client.call("create_program", {"id": "better", "signature": SIGNATURE})
+    score.go_on.set()
+    program_id = call.result(60)["program_id"]
+    assert program_id != "better"
+    for name in (program_id, "better"):
+        client.call("delete_program", {"program_id": name})
+
+
 @pytest.mark.parametrize("optimizer", [*OPTIMIZERS, "ensemble", "better_together", "knn_few_shot"])
 def test_nothing_is_printed_and_no_thread_is_left(ask, capfd, optimizer):
     """DSPy's optimizers print, and draw bars for which tqdm starts a thread. This runs in the process of the test."""

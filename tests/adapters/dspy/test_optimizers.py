@@ -96,3 +96,30 @@ def test_an_ensemble_votes(client, optimize, request):
     client.call("import_program", again, session_id=request.node.name)
     run = {"program_id": "again", "inputs": ROWS[0]["inputs"]}
     assert client.call("execute_program", run, session_id=request.node.name)["outputs"] == {"answer": "Paris"}
+
+
+def test_feedback_of_the_host_is_reflected_on(client, optimize, learner):
+    """A metric of the host gets the calls of predictors, also of those that an optimizer has copied."""
+    traces = []
+
+    def score(expected, outputs, trace):
+        traces.append(trace)
+        is_right = expected == outputs
+        return {"score": is_right, "feedback": "" if is_right else "A city is wanted."}
+
+    client.register(metrics={"score": score})
+    result = optimize("gepa", metric={"host": "score", "trace": True})
+    assert result["score"] == 1.0
+    asked = [str(body["messages"][-1]["content"]) for body in learner.requests]
+    assert any("A city is wanted." in text for text in asked)
+    assert any(traces)
+    for step in (step for trace in traces for step in trace):
+        assert step["predictor"] == "self"
+        assert step["inputs"].keys() == {"question"}
+        assert step["outputs"].keys() == {"answer"}
+
+
+def test_a_judge_is_no_demo(client, optimize):
+    """A metric that asks a model leaves no trace in the demos."""
+    result = optimize("bootstrap_few_shot", metric="semantic_f1", options={"metric_threshold": 0.0})
+    assert all(demo["outputs"].keys() <= {"answer"} for change in result["changes"] for demo in change["demos"])
