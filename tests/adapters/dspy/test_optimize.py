@@ -110,6 +110,21 @@ def test_the_result_replaces_the_program_if_that_is_wanted(client, program):
             "args.options.max_full_evals",
             "auto",
         ),
+        (
+            {"optimizer": "ensemble", "options": {"of": {"optimizer": "gepa"}}},
+            "args.options.of.optimizer",
+            "gepa has no candidates",
+        ),
+        (
+            {"optimizer": "better_together", "options": {"steps": [{"optimizer": "x"}]}},
+            "args.options.steps[0].optimizer",
+            "x",
+        ),
+        (
+            {"optimizer": "better_together", "options": {"steps": [{"optimizer": "copro", "options": {"k": 1}}]}},
+            "args.options.steps[0].options.k",
+            "unknown: k",
+        ),
         ({"trainset": []}, "args.trainset", "at least one"),
         ({"trainset": ROWS[:1] * 10_001}, "args.trainset", "10000"),
         ({"trainset": [{"inputs": {"question": "?"}}]}, "args.trainset[0].inputs.passage", "missing"),

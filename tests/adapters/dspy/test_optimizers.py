@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bridge import Client
+from bridge import Client, errors
 from learner import ROWS, SIGNATURE, TIP, Learner
 
 
@@ -31,7 +31,7 @@ def optimize(client, learner, request):
         args = {"program_id": "qa", "optimizer": optimizer, "trainset": trainset, "metric": "exact_match", **more}
         result = client.call("optimize", args, session_id=session, timeout=60)
         run = {"program_id": result["program_id"], "inputs": ROWS[3]["inputs"]}
-        if result["score"] == 1.0:
+        if result["score"] == 1.0 and "model" not in more:
             assert client.call("execute_program", run, session_id=session)["outputs"]["answer"] == "London"
         return result
 
@@ -123,3 +123,52 @@ def test_a_judge_is_no_demo(client, optimize):
     """A metric that asks a model leaves no trace in the demos."""
     result = optimize("bootstrap_few_shot", metric="semantic_f1", options={"metric_threshold": 0.0})
     assert all(demo["outputs"].keys() <= {"answer"} for change in result["changes"] for demo in change["demos"])
+
+
+def test_models_of_options(client, optimize, learner, request):
+    """Another model proposes the instructions; the program's own runs the rows."""
+    with Learner() as other:
+        settings = other.settings(name="proposer")
+        client.call("configure_lm", settings, session_id=request.node.name)
+        result = optimize("copro", options={"prompt_model": "proposer"})
+        assert result["score"] == 1.0
+        asked = [str(body["messages"][-1]["content"]) for body in other.requests]
+    assert asked
+    assert all("proposed_instruction" in text for text in asked)
+    assert not any("proposed_instruction" in str(body["messages"][-1]["content"]) for body in learner.requests)
+
+
+def test_a_model_that_is_not_configured_is_named(optimize):
+    step = {"optimizer": "copro", "options": {"prompt_model": "strong"}}
+    with pytest.raises(errors.LMNotConfigured, match=r"args.options.steps\[0\].options.prompt_model: .* strong"):
+        optimize("better_together", options={"steps": [step]})
+
+
+def test_the_model_of_the_call(client, optimize, learner, request):
+    with Learner() as other:
+        client.call("configure_lm", other.settings(name="other"), session_id=request.node.name)
+        optimize("labeled_few_shot", model="other")
+        assert other.requests
+
+
+def test_rollouts_are_not_answered_from_the_cache(client, optimize, learner, request):
+    """With a cache, the rounds of one row are still different requests."""
+    learner.is_unsteady = True
+    client.call("configure_lm", learner.settings(cache=100), session_id=request.node.name)
+    result = optimize("bootstrap_few_shot", options={"max_rounds": 3, "max_labeled_demos": 0})
+    assert result["changes"][0]["demos"]
+
+
+def test_a_model_of_the_host_gets_the_demos(client, optimize, request):
+    """It is asked like any other model."""
+    asked = []
+
+    def model(messages):
+        asked.append(len(messages))
+        place = next(row["outputs"]["answer"] for row in ROWS if row["inputs"]["question"] in messages[-1]["content"])
+        return f"[[ ## answer ## ]]\n{place if len(messages) > 2 else 'unknown'}"
+
+    client.register(models={"guide": model})
+    result = optimize("labeled_few_shot", model="host/guide", options={"k": 1})
+    assert (result["score_before"], result["score"]) == (0.0, 1.0)
+    assert sorted(asked) == [2] * len(ROWS) + [4] * len(ROWS)

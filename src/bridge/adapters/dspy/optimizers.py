@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -17,6 +17,7 @@ from bridge.adapters.dspy.modules import MODULES
 from bridge.adapters.dspy.optimizing import options
 
 if TYPE_CHECKING:
+    from bridge.adapters.dspy.chosen_model import ModelChoice
     from bridge.adapters.dspy.optimizing.task import Task
     from bridge.adapters.dspy.state import Definition
     from bridge.wire.codec import Format
@@ -30,7 +31,8 @@ class Optimizer(NamedTuple):
     options: the type of its options. create(options, task): returns DSPy's object, and the arguments of its method
     `compile` besides the program and the rows. splits: whether it needs a valset, and takes a part of the trainset if
     there is none. needs: a library that it needs besides DSPy. becomes: the program type of its result, if that is not
-    the program's own. is_experimental: whether DSPy says so.
+    the program's own. has_candidates: whether its result has all programs that it has scored; votes: whether it takes
+    those of another optimizer. is_experimental: whether DSPy says so.
     """
 
     options: type[options.Options]
@@ -38,6 +40,8 @@ class Optimizer(NamedTuple):
     splits: bool = False
     needs: str | None = None
     becomes: str | None = None
+    has_candidates: bool = False
+    votes: bool = False
     is_experimental: bool = False
 
 
@@ -64,7 +68,14 @@ def read_options(name: str, given: msgspec.Raw, format: Format, path: str = "arg
     read: options.Options = format.decode_args(given, optimizer.options, path=f"{path}.options", undecodable="refuse")
     read.check(f"{path}.options")
     for where, step in read.inner():
-        read_step(step, format, f"{path}.options.{where}")
+        at = f"{path}.options.{where}"
+        read_step(step, format, at)
+        if optimizer.votes and not OPTIMIZERS[step.optimizer].has_candidates:
+            known = ", ".join(each for each, row in OPTIMIZERS.items() if row.has_candidates)
+            raise errors.InvalidArgs(
+                f"{at}.optimizer: {step.optimizer} has no candidates that could vote; use {known}",
+                path=f"{at}.optimizer",
+            )
     return read
 
 
@@ -73,10 +84,12 @@ def read_step(step: options.Step, format: Format, path: str = "args") -> options
     return read_options(step.optimizer, step.options, format, path)
 
 
-def models_of(given: options.Options, format: Format) -> set[str]:
-    """Return the names of the configured models that checked options name, also inside of them."""
-    inner = (models_of(read_step(step, format), format) for _, step in given.inner())
-    return {*given.models()}.union(*inner)
+def models_of(given: options.Options, format: Format, path: str = "args.options") -> Iterator[tuple[str, ModelChoice]]:
+    """Yield the configured models that checked options name, also inside of them, each with its path in the args."""
+    for name, choice in given.models():
+        yield f"{path}.{name}", choice
+    for where, step in given.inner():
+        yield from models_of(read_step(step, format), format, f"{path}.{where}.options")
 
 
 def becoming(name: str, given: options.Options, definition: Definition) -> Definition:
@@ -273,13 +286,13 @@ def _better_together(given: options.BetterTogether, task: Task) -> Created:
 OPTIMIZERS: dict[str, Optimizer] = {
     "labeled_few_shot": Optimizer(options.LabeledFewShot, _labeled_few_shot),
     "bootstrap_few_shot": Optimizer(options.BootstrapFewShot, _bootstrap_few_shot),
-    "bootstrap_random_search": Optimizer(options.BootstrapRandomSearch, _bootstrap_random_search),
+    "bootstrap_random_search": Optimizer(options.BootstrapRandomSearch, _bootstrap_random_search, has_candidates=True),
     "knn_few_shot": Optimizer(options.KNNFewShot, _knn_few_shot, becomes="knn"),
-    "copro": Optimizer(options.COPRO, _copro),
-    "mipro_v2": Optimizer(options.MIPROv2, _mipro_v2, splits=True, needs="optuna"),
-    "simba": Optimizer(options.SIMBA, _simba),
+    "copro": Optimizer(options.COPRO, _copro, has_candidates=True),
+    "mipro_v2": Optimizer(options.MIPROv2, _mipro_v2, splits=True, needs="optuna", has_candidates=True),
+    "simba": Optimizer(options.SIMBA, _simba, has_candidates=True),
     "infer_rules": Optimizer(options.InferRules, _infer_rules, splits=True),
     "gepa": Optimizer(options.GEPA, _gepa, needs="gepa", is_experimental=True),
-    "ensemble": Optimizer(options.Ensemble, _ensemble, becomes="ensemble"),
+    "ensemble": Optimizer(options.Ensemble, _ensemble, becomes="ensemble", votes=True),
     "better_together": Optimizer(options.BetterTogether, _better_together),
 }

@@ -6,7 +6,7 @@ Every run has its own `dspy.context` and nothing calls `dspy.configure`, so sess
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -82,13 +82,14 @@ def predict(
     return Done(prediction, run, run.model or lm.model)
 
 
-def perform(setup: Setup, context: Context, work: Callable[[], Any]) -> Any:
+def perform(setup: Setup, context: Context, work: Callable[[], Any], others: Sequence[Model] = ()) -> Any:
     """Return what `work` returns, which calls the module of a program, or copies of it, as often as it likes.
 
-    All its calls are one run. Raises what `predict` raises.
+    All its calls are one run. others: further models that it calls. Raises what `predict` raises.
     """
     lm = _lm(setup.models, setup.config, context)
     run = _run(setup, context)
+    run.caches |= _caches(others, context)
     with _activity(setup.program):
         return _predicted(work, {}, lm, run, setup.format)
 
@@ -147,7 +148,7 @@ def _lm(used: tuple[Model, ...], config: dict[str, Any], context: Context) -> ds
     return models.lm_for(configured(used), config, context)
 
 
-def _caches(used: tuple[Model, ...], context: Context) -> dict[LMSettings, AnswerCache]:
+def _caches(used: Sequence[Model], context: Context) -> dict[LMSettings, AnswerCache]:
     found = {model.settings: cache_of(model, context.session.state) for model in used}
     return {settings: cache for settings, cache in found.items() if cache is not None}
 

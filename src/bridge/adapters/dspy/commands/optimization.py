@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from bridge import errors
-from bridge.adapters.dspy.chosen_model import ModelChoice
+from bridge.adapters.dspy.chosen_model import ModelChoice, models_for, names_of
 from bridge.adapters.dspy.commands import adapter
 from bridge.adapters.dspy.commands.execution import RunArgs
 from bridge.adapters.dspy.commands.programs import add_program, check_id, find_program
+from bridge.adapters.dspy.format_choice import FormatArg
 from bridge.adapters.dspy.metrics import MetricDefinition, metric_for
-from bridge.adapters.dspy.optimizers import OPTIMIZERS, becoming, read_options
+from bridge.adapters.dspy.optimizers import OPTIMIZERS, becoming, models_of, read_options
 from bridge.adapters.dspy.state import Program
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from bridge.adapters.dspy.examples import Example
     from bridge.adapters.dspy.metrics import Metric
     from bridge.adapters.dspy.optimizing.options import Options
-    from bridge.adapters.dspy.optimizing.work import Optimized
+    from bridge.adapters.dspy.optimizing.work import ChosenModels, Optimized
     from bridge.adapters.dspy.setup import Setup
     from bridge.adapters.dspy.state import Definition, State
 
@@ -34,9 +35,9 @@ class OptimizeArgs(msgspec.Struct, kw_only=True):
     """The args of optimize.
 
     optimizer: a key of OPTIMIZERS; options: its own (optimizing/options.py). trainset: examples that it learns from;
-    valset: those by which it compares programs (default: the trainset). metric: as in evaluate. model: the names of the
-    models to run it on. save_as: the id of the optimized program (default: a new one, or with `replace` this
-    program's). replace: whether a program of that id may be replaced.
+    valset: those by which it compares programs (default: the trainset). metric: as in evaluate. model, adapter: as in
+    execute_program, also for what the options name no model for. save_as: the id of the optimized program (default: a
+    new one, or with `replace` this program's). replace: whether a program of that id may be replaced.
     """
 
     program_id: str | None = None
@@ -46,6 +47,7 @@ class OptimizeArgs(msgspec.Struct, kw_only=True):
     metric: str | MetricDefinition
     options: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     model: ModelChoice | None = None
+    adapter: FormatArg | None = None
     save_as: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     replace: bool = False
     session_id: str | None = None
@@ -74,8 +76,8 @@ def improve(
         )
     becoming(args.optimizer, options, program.definition)  # raises InvalidArgs
     program_id = _id(args, program, context)
-    models: dict[str, Any] = {}
-    setup = RunArgs(args.program_id, args.model).setup(program, context)
+    models = _models(options, program, context)
+    setup = RunArgs(args.program_id, model=args.model, adapter=args.adapter).setup(program, context)
     found = work(args, setup, options, models, context)
     context.take_turn()
     saved = _save(program_id, found.definition, args, context)
@@ -88,7 +90,16 @@ def improve(
     }
 
 
-def _work(args: OptimizeArgs, setup: Setup, options: Options, models: dict[str, Any], context: Context) -> Optimized:
+def _models(options: Options, program: Program, context: Context) -> ChosenModels:
+    """Return the configured models that options name, by the names. Raises InvalidArgs and LMNotConfigured."""
+    found = {}
+    for path, choice in models_of(options, context.format):
+        names = names_of(choice, path)
+        found[names] = models_for(program, names, context.session.state, context, path)
+    return found
+
+
+def _work(args: OptimizeArgs, setup: Setup, options: Options, models: ChosenModels, context: Context) -> Optimized:
     from bridge.adapters.dspy.evaluation import examples_of
     from bridge.adapters.dspy.optimizing.work import optimized
 

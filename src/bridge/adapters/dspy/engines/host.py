@@ -102,12 +102,18 @@ class HostModel:
         settings["reasoning_effort"] = body.get("reasoning_effort")
         args = {
             "name": self._name,
-            "messages": body["messages"],
+            "messages": [_encodable(message) for message in body["messages"]],
             "settings": {name: value for name, value in settings.items() if value is not None},
             "stream": stream,
             "session_id": context.session.id,
         }
         return args | {name: body[name] for name in ("tools", "tool_choice", "response_format") if body.get(name)}
+
+
+def _encodable(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message whose text is a str, not of a subclass, as that of a format of prompts."""
+    content = message.get("content")
+    return {**message, "content": str(content)} if isinstance(content, str) else message
 
 
 def _context() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import dspy
@@ -34,20 +35,14 @@ def passing_errors(optimizer: Any) -> Any:
 class EnsembleOf:
     """Makes an ensemble of the best candidates of another optimizer: DSPy's has to be given its programs.
 
-    inner: a function that returns the program that the other optimizer makes. size: how many candidates.
+    inner: a function that returns the program that the other optimizer makes. size: how many candidates, at most.
     """
 
-    def __init__(self, inner: Any, size: int) -> None:
+    def __init__(self, inner: Callable[[], Any], size: int) -> None:
         self._inner = inner
         self._size = size
 
     def compile(self, student: Any) -> Any:
-        """Return the ensemble. Raises ValueError if there are fewer than two different candidates."""
-        best = self._inner()
-        candidates: list[Any] = []
-        for each in (best, *(found["program"] for found in getattr(best, "candidate_programs", ()))):
-            if all(each.dump_state() != other.dump_state() for other in candidates):
-                candidates.append(each)
-        if len(candidates) < 2:
-            raise ValueError("it found no two programs that differ")
-        return dspy.Ensemble().compile(candidates[: self._size])
+        """Return the ensemble."""
+        candidates = sorted(self._inner().candidate_programs, key=lambda each: each["score"], reverse=True)
+        return dspy.Ensemble().compile([each["program"] for each in candidates[: self._size]])

@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 import msgspec
 
 from bridge import errors
+from bridge.adapters.dspy.chosen_model import ModelChoice
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=100)]
 Demos = Annotated[int, msgspec.Meta(ge=0, le=100)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Temperature = Annotated[float, msgspec.Meta(ge=0, le=2)]
-ModelName = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
 
 class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -27,12 +27,12 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     threads: Annotated[int, msgspec.Meta(ge=1, le=32)] = 4
     max_errors: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 10
 
-    def models(self) -> Iterator[str]:
-        """Yield the names of the configured models that the options name."""
-        for field in ("teacher", "prompt_model", "task_model"):
-            name = getattr(self, field, None)
-            if name is not None:
-                yield name
+    def models(self) -> Iterator[tuple[str, ModelChoice]]:
+        """Yield the configured models that the options name, each with the name of the option."""
+        for name in ("teacher", "prompt_model", "task_model"):
+            choice = getattr(self, name, None)
+            if choice is not None:
+                yield name, choice
 
     def inner(self) -> Iterator[tuple[str, Step]]:
         """Yield the optimizers inside of this one, each with its path below the options."""
@@ -71,7 +71,7 @@ class BootstrapFewShot(Options):
     max_labeled_demos: Demos = 4
     max_rounds: Annotated[int, msgspec.Meta(ge=1, le=10)] = 1
     metric_threshold: Share = 0.7
-    teacher: ModelName | None = None
+    teacher: ModelChoice | None = None
 
 
 class BootstrapRandomSearch(BootstrapFewShot):
@@ -99,7 +99,7 @@ class COPRO(Options):
     breadth: Annotated[int, msgspec.Meta(ge=2, le=50)] = 4
     depth: Annotated[int, msgspec.Meta(ge=1, le=10)] = 2
     init_temperature: Temperature = 1.4
-    prompt_model: ModelName | None = None
+    prompt_model: ModelChoice | None = None
 
 
 class MIPROv2(Options):
@@ -119,9 +119,9 @@ class MIPROv2(Options):
     minibatch_full_eval_steps: Count = 5
     metric_threshold: Share = 0.7
     init_temperature: Temperature = 1.0
-    prompt_model: ModelName | None = None
-    task_model: ModelName | None = None
-    teacher: ModelName | None = None
+    prompt_model: ModelChoice | None = None
+    task_model: ModelChoice | None = None
+    teacher: ModelChoice | None = None
 
     def check(self, path: str) -> None:
         _check_one_of(path, self, "auto", "num_candidates")
@@ -145,7 +145,7 @@ class SIMBA(Options):
     max_demos: Demos = 4
     temperature_for_sampling: Annotated[float, msgspec.Meta(gt=0, le=2)] = 0.2
     temperature_for_candidates: Annotated[float, msgspec.Meta(gt=0, le=2)] = 0.2
-    prompt_model: ModelName | None = None
+    prompt_model: ModelChoice | None = None
 
 
 class InferRules(BootstrapFewShot):
@@ -165,7 +165,7 @@ class GEPA(Options):
     auto: Literal["light", "medium", "heavy"] | None = None
     max_metric_calls: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
     max_full_evals: Annotated[int, msgspec.Meta(ge=1, le=1000)] | None = None
-    prompt_model: ModelName | None = None
+    prompt_model: ModelChoice | None = None
     reflection_minibatch_size: Count = 3
     candidate_selection_strategy: Literal["pareto", "current_best"] = "pareto"
     skip_perfect_score: bool = True

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 from bridge import errors
+from bridge.adapters.dspy.chosen_model import names_of
 from bridge.adapters.dspy.current_run import PassedError
 from bridge.adapters.dspy.evaluation import plain_trace
 from bridge.adapters.dspy.examples import Example, dspy_example, plain_example
@@ -18,6 +19,7 @@ from bridge.adapters.dspy.rows import run_rows
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
+    from bridge.adapters.dspy.chosen_model import ModelChoice
     from bridge.adapters.dspy.metrics import Metric, Score
     from bridge.adapters.dspy.prepared import Prepared
     from bridge.wire.codec import Format
@@ -31,7 +33,7 @@ class Task:
     """What an optimizer works on. Usable from any number of threads.
 
     student: the module; optimizers change copies of it. trainset, valset: rows; valset is None if the host sent none.
-    models: by the names that options use. format: of the options of optimizers inside of the one that is run.
+    models: those that options name, by the names. format: of the options of optimizers inside of the one that is run.
     """
 
     def __init__(
@@ -39,7 +41,7 @@ class Task:
         context: Context,
         ready: Prepared,
         metric: Metric,
-        models: dict[str, Any],
+        models: dict[tuple[str, ...], Any],
         rows: tuple[list[Example], list[Example]],
     ) -> None:
         self.student = student_of(ready.module)
@@ -57,13 +59,13 @@ class Task:
         """Return the rows by whose scores programs are compared."""
         return self.valset or self.trainset
 
-    def model(self, name: str | None) -> Any:
-        """Return the model of that name; None for None: the model of the program."""
-        return None if name is None else self._models[name]
+    def model(self, choice: ModelChoice | None) -> Any:
+        """Return the model that an option names; None for None: the model of the program."""
+        return None if choice is None else self._models[names_of(choice)]
 
-    def teacher(self, name: str | None) -> dict[str, Any]:
+    def teacher(self, choice: ModelChoice | None) -> dict[str, Any]:
         """Return DSPy's settings of the runs from which demos are made."""
-        return {} if name is None else {"lm": self._models[name]}
+        return {} if choice is None else {"lm": self.model(choice)}
 
     def metric(self, row: Any, prediction: Any, trace: Any = None) -> float:
         """Return the score of a prediction, 0 for None. An error passes through DSPy, which would take it for a 0."""

@@ -11,6 +11,7 @@ import msgspec
 from bridge import errors
 from bridge._dispatch import timestamp
 from bridge.adapters.dspy import learning, optimizers, run
+from bridge.adapters.dspy.models import lm_for
 from bridge.adapters.dspy.optimizing import dspy_parts  # noqa: F401  # imported for its effect
 from bridge.adapters.dspy.optimizing.changes import changes, learned_by
 from bridge.adapters.dspy.optimizing.composed import StepFailed
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
     from bridge.adapters.dspy.examples import Example
     from bridge.adapters.dspy.metrics import Metric
     from bridge.adapters.dspy.optimizing.options import Options
+    from bridge.adapters.dspy.settings import Model
     from bridge.adapters.dspy.setup import Setup
+
+
+ChosenModels = dict[tuple[str, ...], tuple["Model", ...]]  # by their names
 
 
 class Optimized(NamedTuple):
@@ -41,11 +46,11 @@ def optimized(
     optimizer: str,
     options: Options,
     metric: Metric,
-    models: dict[str, Any],
+    chosen: ChosenModels,
     rows: tuple[list[Example], list[Example]],
     context: Context,
 ) -> Optimized:
-    """Run an optimizer. rows: the trainset and the valset. models: those that the options name.
+    """Run an optimizer. rows: the trainset and the valset. chosen: the models that the options name.
 
     Raises InvalidArgs if the program has nothing that it could change, the errors of the metric, LMError, CallEnded,
     and HandlerError if the optimizer itself fails.
@@ -53,7 +58,10 @@ def optimized(
     ready = prepared(setup.program)
     assert isinstance(ready, Prepared)  # not a module of the operator
 
+    quiet = RowContext.of(context)
+
     def work() -> Optimized:
+        models = {names: _silent(lm_for(found, {}, quiet)) for names, found in chosen.items()}
         task = Task(context, ready, metric, models, rows)
         token = current_task.set(task)
         try:
@@ -62,8 +70,15 @@ def optimized(
         finally:
             current_task.reset(token)
 
-    found: Optimized = run.perform(setup, RowContext.of(context), work)
+    found: Optimized = run.perform(setup, quiet, work, [model for found in chosen.values() for model in found])
     return found
+
+
+def _silent(lm: Any) -> Any:
+    """Return a copy of a model that does not print its history, for which COPRO asks the model of its options."""
+    lm = lm.copy()
+    lm.inspect_history = lambda n=1: None
+    return lm
 
 
 def _work(setup: Setup, optimizer: str, options: Options, task: Task) -> Optimized:
