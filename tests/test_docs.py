@@ -167,3 +167,11 @@ def test_the_tables_of_formats_are_those_of_the_run():
     for name, *shown in rows:
         totals = [report.cell(name, payload).total for payload in payloads]
         assert shown == [figures.time(total) if total else "N/A" for total in totals]
+
+
+def test_every_name_of_dspy_is_in_the_table():
+    """A new version of DSPy may have others; each test in the table exists."""
+    command = [sys.executable, str(ROOT / "docs" / "dspy_names.py"), "--check"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.stderr == ""
+    assert result.returncode == 0
