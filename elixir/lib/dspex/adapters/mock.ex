@@ -29,7 +29,7 @@ defmodule DSPex.Adapters.Mock do
     %{script: script, worker: worker(), created: 0, executed: 0}
   end
 
-  defp worker, do: %State{model: %{name: "mock", full: "mock"}}
+  defp worker, do: %State{models: %{"" => %{name: "mock", full: "mock"}}}
 
   @doc "Deletes all programs, errors and responses."
   @spec reset() :: :ok

@@ -11,6 +11,8 @@ defmodule DSPex.PythonBridge.Mock.Declarations do
   @whole {:nullable, :integer}
   @id {:required, {:either, [:integer, :string]}}
   @program_id %{"program_id" => @text}
+  @model {:nullable,
+          {:text_or_map, :string, {:struct, %{"models" => {:required, {:list, :string}}}}}}
   @index %{"index_id" => {:required, :string}}
   @texts Map.put(@index, "texts", {:required, {:list, :string}})
   @embedder %{
@@ -60,41 +62,62 @@ defmodule DSPex.PythonBridge.Mock.Declarations do
     "stages" => {:nullable, {:either_form, {:list, :any}, {:map, :any}}},
     "outputs" => {:nullable, {:map, :string}},
     "adapter" => @format,
+    "model" => @model,
     "demos" => {:list, :any},
     "if_exists" => @if_exists,
     "modules" => :ignored,
     "pool_name" => :ignored
   }
-  @configure %{
-    "model" => @text,
-    "provider" => @text,
-    "type" => @text,
-    "api_key" => @text,
-    "api_base" => @text,
+  @generation %{
     "temperature" => @number,
     "max_tokens" => @whole,
-    "timeout" => :float,
-    "answers" => {:nullable, {:either_form, {:list, :any}, {:map, :any}}},
-    "cache" => :integer,
-    "retries" => :integer,
-    "retry_wait" => :float,
-    "retry_cap" => :float,
-    "history" => :integer
+    "top_p" => @number,
+    "top_k" => @whole,
+    "stop" => {:nullable, {:either, [:string, {:list, :string}]}},
+    "seed" => @whole,
+    "frequency_penalty" => @number,
+    "presence_penalty" => @number,
+    "n" => @whole,
+    "reasoning_effort" =>
+      {:nullable, {:one_of, ["none", "minimal", "low", "medium", "high", "xhigh", "max"]}},
+    "response_format" => {:nullable, {:map, :any}},
+    "service_tier" => @text,
+    "user" => @text
   }
+  @configure Map.merge(@generation, %{
+               "name" => @text,
+               "model" => @text,
+               "provider" => @text,
+               "type" => @text,
+               "api_key" =>
+                 {:nullable, {:text_or_map, :string, {:struct, %{"env" => {:required, :string}}}}},
+               "api_base" => @text,
+               "api_version" => @text,
+               "extra_headers" => {:nullable, {:map, :string}},
+               "model_type" => {:one_of, ["chat", "responses"]},
+               "timeout" => :float,
+               "answers" => {:nullable, {:either_form, {:list, :any}, {:map, :any}}},
+               "cache" => :integer,
+               "retries" => :integer,
+               "retry_wait" => :float,
+               "retry_cap" => :float,
+               "history" => :integer,
+               "adapter" => @format,
+               "fallback" => @text
+             })
   @run %{
     "program_id" => @text,
     "adapter" => @format,
+    "model" => @model,
     "options" =>
       {:nullable,
        {:struct,
-        %{
-          "temperature" => @number,
-          "max_tokens" => @whole,
+        Map.merge(@generation, %{
           "pool_name" => :ignored,
           "session_id" => :ignored,
           "timeout" => :ignored,
           "pool_timeout" => :ignored
-        }}}
+        })}}
   }
   @execute Map.merge(@run, %{
              "inputs" => {:map, :any},
@@ -175,6 +198,7 @@ defmodule DSPex.PythonBridge.Mock.Declarations do
     "optimize" =>
       {"run", false,
        Map.merge(@program_id, %{
+         "model" => @model,
          "optimizer" => {:required, :string},
          "trainset" => {:required, {:list, :any}},
          "valset" => {:list, :any},

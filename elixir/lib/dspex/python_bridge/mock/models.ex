@@ -5,7 +5,7 @@ defmodule DSPex.PythonBridge.Mock.Models do
   """
 
   alias DSPex.PythonBridge.Error
-  alias DSPex.PythonBridge.Mock.{Args, State}
+  alias DSPex.PythonBridge.Mock.{Args, Settings, State}
 
   @local %{"offline" => "reader", "scripted" => "answers"}
   @aliases %{"google" => "gemini"}
@@ -15,81 +15,15 @@ defmodule DSPex.PythonBridge.Mock.Models do
     {"gemini", ~r/\Agemini-/},
     {"xai", ~r/\Agrok-\d/}
   ]
-  # In the order in which a worker checks them.
-  @ranges [
-    {"temperature", 0, 2},
-    {"max_tokens", 1, 2_147_483_647},
-    {"timeout", 0.001, 86_400},
-    {"retries", 0, 10},
-    {"retry_wait", 0, 60},
-    {"retry_cap", 0, 600},
-    {"cache", 0, 100_000}
-  ]
   @longest_name 512
   @longest_key 8192
 
-  @doc "Raises `:invalid_args` for a number that is out of its range."
-  @spec check_ranges!(map(), String.t()) :: :ok
-  def check_ranges!(settings, path) do
-    for {name, least, most} <- @ranges, value = settings[name], value < least or value > most do
-      expected = "a number from #{least} to #{most}"
-      at = "#{path}.#{name}"
-      raise Args.invalid(at, "#{at}: expected #{expected}", %{"expected" => expected})
-    end
-
-    :ok
-  end
-
-  @formats ~w(chat json xml two_step baml)
-  @with_fallback ~w(chat xml two_step)
-
-  @doc "Raises `:invalid_args` for a format of prompts and replies that does not exist."
-  @spec check_format!(term(), String.t()) :: :ok
-  def check_format!(given, path \\ "args.adapter")
-  def check_format!(nil, _path), do: :ok
-
-  def check_format!(name, path) when is_binary(name),
-    do: check_format!(%{"name" => name}, path, path)
-
-  def check_format!(given, path), do: check_format!(given, path <> ".name", path)
-
-  defp check_format!(given, path_of_name, path) do
-    {name, fallback} = {Map.get(given, "name", "chat"), given["fallback"]}
-
-    {at, reason, expected} =
-      cond do
-        name not in @formats ->
-          {path_of_name, "unknown adapter '#{name}'", "one of #{Enum.join(@formats, ", ")}"}
-
-        fallback not in [nil, "json"] ->
-          {"#{path}.fallback", "unknown fallback '#{fallback}'", "json"}
-
-        fallback != nil and name not in @with_fallback ->
-          line = "only for the adapters #{Enum.join(@with_fallback, ", ")}, not #{name}"
-          {"#{path}.fallback", line, nil}
-
-        given["model"] != nil and name != "two_step" ->
-          {"#{path}.model", "only for the adapter two_step, not #{name}", nil}
-
-        true ->
-          {nil, nil, nil}
-      end
-
-    cond do
-      at == nil ->
-        :ok
-
-      expected == nil ->
-        raise Args.invalid(at, "#{at}: #{reason}")
-
-      true ->
-        raise Args.invalid(at, "#{at}: #{reason}; expected #{expected}", %{"expected" => expected})
-    end
-  end
-
   @spec configure(map(), State.call(), State.t()) :: {map(), State.t()}
   def configure(args, call, state) do
-    check_ranges!(args, "args")
+    check_name!(args["name"])
+    Settings.check_generation!(args, "args")
+    Settings.check_others!(args, "args")
+    Settings.check_format!(args["adapter"])
     provider = args["provider"] || args["type"]
     name = if args["model"] in [nil, ""], do: @local[provider], else: args["model"]
 
@@ -100,6 +34,7 @@ defmodule DSPex.PythonBridge.Mock.Models do
 
     full = full_name!(name, provider, nil)
     [provider | _] = String.split(full, "/", parts: 2)
+    check_provider!(provider, args)
     check_key!(args["api_key"])
 
     if args["answers"] != nil and provider != "scripted" do
@@ -115,9 +50,33 @@ defmodule DSPex.PythonBridge.Mock.Models do
       "temperature" => args["temperature"] && args["temperature"] / 1
     }
 
+    own = args["name"] || ""
+    result = if own == "", do: result, else: Map.put(result, "name", own)
+    put = &%{&1 | models: Map.put(&1.models, own, model)}
+
     if call.session_id in [nil, state.default],
-      do: {result, %{state | model: model}},
-      else: {result, State.update(state, call, &%{&1 | model: model})}
+      do: {result, put.(state)},
+      else: {result, State.update(state, call, put)}
+  end
+
+  defp check_name!(name) do
+    unless name == nil or name?(name) do
+      message = "args.name: a name has 1 to 128 letters, digits and characters of _ - . :"
+      raise Args.invalid("args.name", message)
+    end
+  end
+
+  defp name?(name), do: name =~ ~r/\A[\w.:-]{1,128}\z/u
+
+  defp check_provider!(provider, args) do
+    local = if provider in ["host" | Map.keys(@local)], do: ["extra_headers"], else: []
+    of_host = if provider == "host", do: ["api_key", "api_base"], else: []
+    version = if String.starts_with?(provider, "azure"), do: [], else: ["api_version"]
+
+    for name <- local ++ of_host ++ version, args[name] != nil do
+      path = "args.#{name}"
+      raise Args.invalid(path, "#{path}: the provider #{provider} has no such setting")
+    end
   end
 
   @doc "Returns DSPy's name of a model, provider first. Raises `:invalid_args`."
@@ -186,6 +145,12 @@ defmodule DSPex.PythonBridge.Mock.Models do
 
   defp check_key!(nil), do: :ok
 
+  defp check_key!(%{"env" => variable}) do
+    message = "args.api_key: the operator has not allowed keys from '#{variable}' (--api-key-env)"
+
+    raise Error.new(:not_allowed, message, %{"path" => "args.api_key"})
+  end
+
   defp check_key!(key) do
     key = String.trim(key)
 
@@ -207,15 +172,99 @@ defmodule DSPex.PythonBridge.Mock.Models do
     end
   end
 
-  @doc "Returns the model of the session, or that of all sessions, or `nil`."
+  @doc "Returns the default model of the session, or that of all sessions, or `nil`."
   @spec of_session(State.t(), State.call()) :: map() | nil
-  def of_session(state, call), do: State.session(state, call).model || state.model
+  def of_session(state, call), do: named("", state, call)
 
-  @doc "Returns the full name of the model that a program runs on. Raises `:lm_not_configured`."
-  @spec of_run!(map(), map() | nil) :: String.t()
-  def of_run!(%{model: name}, _model) when name != nil, do: full_name!(name, nil, "gemini")
+  defp named(name, state, call), do: State.session(state, call).models[name] || state.models[name]
 
-  def of_run!(_program, nil) do
+  @doc """
+  Returns the names in a choice of models, in their order; none for `nil`. Raises `:invalid_args`.
+  """
+  @spec names!(term(), String.t()) :: [String.t()]
+  def names!(choice, path \\ "args.model")
+  def names!(nil, _path), do: []
+  def names!(name, path) when is_binary(name), do: names!([{name, path}], [], [])
+
+  def names!(%{"models" => names}, path) do
+    names
+    |> Enum.with_index()
+    |> Enum.map(fn {name, index} -> {name, "#{path}.models[#{index}]"} end)
+    |> names!([], [])
+  end
+
+  defp names!([], found, _seen), do: Enum.reverse(found)
+
+  defp names!([{name, path} | rest], found, seen) do
+    unless name?(name) or unconfigured?(name) do
+      message =
+        "#{path}: expected the name of a configured model (configure_lm name), or host/NAME"
+
+      raise Args.invalid(path, message)
+    end
+
+    if name in seen, do: raise(Args.invalid(path, "#{path}: the model #{name} occurs twice"))
+    names!(rest, [name | found], [name | seen])
+  end
+
+  defp unconfigured?(name) do
+    case String.split(name, "/", parts: 2) do
+      [provider, rest] when provider in ["host", "offline"] -> name?(rest)
+      _ -> false
+    end
+  end
+
+  @doc """
+  Returns the full name of the first model that a program runs on: of the call, its own, or the default
+  one; `nil` if none is configured. Raises `:lm_not_configured` for a name that no model has.
+  """
+  @spec chosen!([String.t()], map(), State.t(), State.call()) :: String.t() | nil
+  def chosen!([_ | _] = names, _program, state, call),
+    do: first!(names, state, call, "args.model: ")
+
+  def chosen!([], %{models: [_ | _] = names} = program, state, call),
+    do: first!(names, state, call, "program #{program.id}: ")
+
+  def chosen!([], %{model: name}, _state, _call) when name != nil,
+    do: full_name!(name, nil, "gemini")
+
+  def chosen!([], _program, state, call) do
+    with %{full: full} <- of_session(state, call), do: full
+  end
+
+  defp first!(names, state, call, where) do
+    names |> Enum.map(&one!(&1, state, call, where)) |> hd()
+  end
+
+  defp one!(name, state, call, where) do
+    case named(name, state, call) do
+      %{full: full} ->
+        full
+
+      nil ->
+        if not unconfigured?(name), do: raise(unknown(name, state, call, where))
+        name
+    end
+  end
+
+  defp unknown(name, state, call, where) do
+    known =
+      [State.session(state, call).models, state.models]
+      |> Enum.flat_map(&Map.keys/1)
+      |> Enum.uniq()
+      |> List.delete("")
+      |> Enum.sort()
+
+    message =
+      "#{where}no model of the name #{name} is configured: send configure_lm " <>
+        ~s({"name": "#{name}", …} first)
+
+    Error.new(:lm_not_configured, message, %{"name" => name, "known" => known})
+  end
+
+  @doc "Returns a model that is configured. Raises `:lm_not_configured`."
+  @spec configured!(String.t() | nil) :: String.t()
+  def configured!(nil) do
     raise Error.new(
             :lm_not_configured,
             "no language model is configured: send configure_lm first (provider offline needs " <>
@@ -223,5 +272,5 @@ defmodule DSPex.PythonBridge.Mock.Models do
           )
   end
 
-  def of_run!(_program, model), do: model.full
+  def configured!(model), do: model
 end

@@ -13,6 +13,7 @@ defmodule DSPex.PythonBridge.Mock.Programs do
     Models,
     Modules,
     Schemas,
+    Settings,
     Signatures,
     State
   }
@@ -38,7 +39,7 @@ defmodule DSPex.PythonBridge.Mock.Programs do
     if existing == nil, do: check_id!(id, state)
     {kind, demos} = {Map.get(args, "program_type", "predict"), args["demos"] || []}
     options = Modules.options(args)
-    Models.check_format!(args["adapter"])
+    Settings.check_format!(args["adapter"])
     Modules.check_name!(kind, "args.program_type")
     Modules.check_options!(kind, options)
     tools = chosen_tools!(args, call, state)
@@ -108,6 +109,7 @@ defmodule DSPex.PythonBridge.Mock.Programs do
       checked: Signatures.parse!(args["signature"], "#{path}.#{name}"),
       kind: kind,
       model: model,
+      models: if(model, do: [], else: Models.names!(args["model"])),
       tools: tools,
       max_iters: args["max_iters"],
       adapter: args["adapter"],
@@ -144,7 +146,7 @@ defmodule DSPex.PythonBridge.Mock.Programs do
   defp same?(one, other) do
     [one_is, other_is] =
       for program <- [one, other],
-          do: Map.take(program, [:kind, :model, :checked, :adapter, :options, :learned])
+          do: Map.take(program, [:kind, :model, :models, :checked, :adapter, :options, :learned])
 
     one_is == other_is and
       (not Modules.takes_tools?(one) or

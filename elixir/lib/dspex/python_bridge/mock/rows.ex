@@ -28,7 +28,7 @@ defmodule DSPex.PythonBridge.Mock.Rows do
     of_runs = Map.drop(args, if(command == "optimize", do: ["options"], else: ["inputs"]))
     {run, state} = Runs.prepared!(of_runs, call, state)
     if command == "optimize", do: check_own!(run.program)
-    Models.of_run!(run.program, run.model)
+    Models.configured!(run.model)
     work = work!(command, args, run, call, state)
     {Map.put(run, :work, work), state}
   end

@@ -17,6 +17,7 @@ defmodule DSPex.PythonBridge.Mock.Runs do
     Programs,
     Schemas,
     Script,
+    Settings,
     State
   }
 
@@ -36,13 +37,14 @@ defmodule DSPex.PythonBridge.Mock.Runs do
   def prepared!(args, call, state) do
     inputs = if args["inputs"] in [nil, []], do: %{}, else: args["inputs"]
     {program, state} = find_or_add!(args, call, state)
-    Models.check_format!(args["adapter"])
+    Settings.check_format!(args["adapter"])
     if options = args["options"], do: check_options!(options)
+    names = Models.names!(args["model"])
 
     run = %{
       program: program,
       inputs: inputs,
-      model: Models.of_session(state, call),
+      model: Models.chosen!(names, program, state, call),
       tools: if(program.kind == "module", do: State.tools(state, call), else: program.tools),
       session_id: State.session(state, call).id,
       call: call
@@ -54,7 +56,7 @@ defmodule DSPex.PythonBridge.Mock.Runs do
   defp check_options!([]), do: :ok
 
   defp check_options!(options),
-    do: Models.check_ranges!(Map.take(options, ["temperature", "max_tokens"]), "args.options")
+    do: Settings.check_generation!(options, "args.options")
 
   defp find_or_add!(%{"program_id" => id, "program_data" => %{} = data}, call, state)
        when id != nil do
@@ -106,7 +108,7 @@ defmodule DSPex.PythonBridge.Mock.Runs do
   @spec answered!(map(), String.t(), Script.t(), host()) :: map()
   def answered!(%{program: program} = run, command, script, host) do
     started = System.monotonic_time(:microsecond)
-    model = Models.of_run!(program, run.model)
+    model = Models.configured!(run.model)
     # Those of a module of the operator tell its predictors and their calls apart.
     part = if program.kind == "module", do: %{"predictor" => "self", "call" => 1}, else: %{}
     host.emit.("status", Map.merge(part, %{"status" => "lm_call", "model" => model}))

@@ -2,7 +2,7 @@ defmodule DSPex.PythonBridge.Mock.State do
   @moduledoc """
   What one worker of a mock remembers: its sessions, and the model of all of them.
 
-  A session has programs and indexes in the order of their creation, tools, a model, data, and settings.
+  A session has programs and indexes in the order of their creation, tools, models, data, and settings.
   """
 
   alias DSPex.PythonBridge.Error
@@ -11,10 +11,11 @@ defmodule DSPex.PythonBridge.Mock.State do
   # Characters.
   @longest_id 512
 
-  # allows_code: whether programs may run code of models. sessions: by id. model: of all sessions that have none. quota: that of new sessions. registered:
+  # allows_code: whether programs may run code of models. sessions: by
+  # id. models: of all sessions, by name ("" for the default one). quota: that of new sessions. registered:
   # programs of the operator, by id.
   defstruct sessions: %{},
-            model: nil,
+            models: %{},
             default: "default",
             embedders: %{},
             allows_code: false,
@@ -41,7 +42,7 @@ defmodule DSPex.PythonBridge.Mock.State do
       programs: [],
       indexes: [],
       tools: [],
-      model: nil,
+      models: %{},
       data: %{},
       ttl: 3600.0,
       quota: Map.merge(%{"programs" => nil, "bytes" => nil}, state.quota),
@@ -68,7 +69,7 @@ defmodule DSPex.PythonBridge.Mock.State do
   @spec inherited(t(), call()) :: map() | nil
   def inherited(state, call) do
     if session(state, call).id != state.default,
-      do: state.sessions[state.default] || %{programs: [], tools: [], model: nil}
+      do: state.sessions[state.default] || %{programs: [], tools: [], models: %{}}
   end
 
   @doc "Returns the session's program, or the default session's, or the operator's, or `nil`."
