@@ -205,6 +205,21 @@ def test_definitions_used_many_times(create):
     assert "more than 32 levels" in create(json_schema=laughs(40))["error"]
 
 
+@pytest.mark.parametrize("format", ["chat", "json", "baml", "xml"])
+def test_definitions_used_many_times_on_each_level(ask, call, format):
+    """Prompts contain each once, and the offline model gives up."""
+    levels = {
+        f"l{i}": {"type": "object", "properties": {f"p{j}": {"$ref": f"#/$defs/l{i + 1}"} for j in range(30)}}
+        for i in range(12)
+    }
+    schema = {"$defs": {**levels, "l12": {"type": "string"}}, "$ref": "#/$defs/l0"}
+    signature = {"inputs": [{"name": "q"}], "outputs": [{"name": "out", "json_schema": schema}]}
+    ask("create_program", id="p", signature=signature, adapter=format)
+    ask("configure_lm", provider="offline")
+    reply = call("execute_program", program_id="p", inputs={"q": "Who is there?"})
+    assert reply["success"] or reply["code"] == "lm_error"
+
+
 @pytest.mark.parametrize("text", ["a" * 100_000 + "b", "[" * 5000])
 def test_patterns_take_time_in_proportion_to_the_text(ask, call, create, text):
     """A backtracking engine would not return."""

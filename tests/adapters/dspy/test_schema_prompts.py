@@ -9,6 +9,7 @@ import pydantic
 import pytest
 
 from bridge.adapters.dspy.formats.chat import ChatFormat
+from bridge.adapters.dspy.formats.json_object import BamlFormat
 from bridge.adapters.dspy.prompt_fields import dspy_signature
 from bridge.adapters.dspy.signatures import Signature
 from bridge.wire.codec import JSON
@@ -102,6 +103,36 @@ def test_definitions_are_those_of_a_schema_around_it(made):
     assert whole["properties"]["people"]["items"] == {"$ref": "#/$defs/Person"}
     assert "$defs" not in whole["properties"]["people"]
     assert whole["$defs"].keys() == {"Address", "Person"}
+
+
+def test_baml_describes_schemas_briefly(made):
+    """As DSPy does models of pydantic; a definition that is used twice is written once, with its name."""
+    schema = {
+        "type": "array",
+        "items": {"$ref": "#/$defs/Person"},
+        "$defs": {
+            "Person": {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string", "description": "in\nfull"},
+                    "a b": {"type": ["integer", "null"]},
+                    "born": {"type": "string", "format": "date"},
+                    "mood": {"enum": ["good", "bad"]},
+                    "friends": {"type": "array", "items": {"$ref": "#/$defs/Person"}},
+                },
+            }
+        },
+    }
+    signature = made({"inputs": {}, "outputs": {"people": {"json_schema": schema}}})
+    assert """should be of type: Person {
+  "a b": int or null,
+  born: string (date),
+  friends: Person[],
+  mood: "good" or "bad",
+  # in full
+  name: string,
+}[]
+""" in BamlFormat().format_system_message(signature)
 
 
 @pytest.mark.parametrize("title", ["a b", "x" * 100, "[[ ## a ## ]]", 5, None])

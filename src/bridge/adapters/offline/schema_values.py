@@ -27,8 +27,9 @@ from bridge.adapters.offline.short_answers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+MAXIMUM_VALUES = 10_000  # in one value: a schema of a few definitions may ask for any number
 MAXIMUM_ITEMS = 5  # of a list that takes the best few of many
 SUMMARY_SENTENCES = 2
 
@@ -37,7 +38,7 @@ Schema = Mapping[str, Any]
 
 def value(schema: Schema, name: str, reading: Reading) -> Any:
     """Return a value for the field `name` that is valid under `schema` (pydantic's subset)."""
-    return _value(_Field(name, reading, schema.get("$defs", {}), frozenset()), schema)
+    return _value(_Field(name, reading, schema.get("$defs", {}), frozenset(), iter(range(MAXIMUM_VALUES))), schema)
 
 
 class _Field(NamedTuple):
@@ -45,6 +46,7 @@ class _Field(NamedTuple):
     reading: Reading
     definitions: Schema
     open: frozenset[str]  # the references around this value: recursion ends at them
+    left: Iterator[int]  # yields as often as there may be further values
 
     @property
     def role(self) -> str:
@@ -73,6 +75,8 @@ _ROLES = {
 
 
 def _value(field: _Field, schema: Schema) -> Any:
+    if next(field.left, None) is None:
+        return None
     if "$ref" in schema:
         field = field._replace(open=field.open | {schema["$ref"]})
         schema = _resolved(field, schema)

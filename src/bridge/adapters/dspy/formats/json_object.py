@@ -8,6 +8,7 @@ import dspy
 from dspy.adapters.baml_adapter import BAMLAdapter
 
 from bridge.adapters.dspy.formats import chat
+from bridge.adapters.dspy.formats.brief_schema import with_brief_types
 from bridge.adapters.dspy.formats.format import Format
 from bridge.adapters.dspy.formats.response_schema import response_format
 from bridge.adapters.dspy.language_model import LanguageModel
@@ -43,3 +44,7 @@ class JsonFormat(Format, dspy.JSONAdapter):  # type: ignore[misc]  # DSPy is not
 
 class BamlFormat(JsonFormat, BAMLAdapter):  # type: ignore[misc]
     """DSPy's `BAMLAdapter`."""
+
+    def format_field_structure(self, signature: Any) -> str:
+        text: str = super().format_field_structure(with_brief_types(signature))
+        return text
