@@ -116,6 +116,7 @@ class Adapter:
     load_programs(given): returns the operator's programs (`--program`, each as NAME=MODULE:ATTRIBUTE) by name, which
     handlers find in context.shared["programs"]. It is called at the start if there are any, and raises AdapterFailed.
     None: the adapter runs no programs of the operator.
+    describe(): returns what `describe` says in addition to the commands. It must not import the libraries.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class Adapter:
         warm_up: Callable[[], None] | None = None,
         rehearse: Callable[[Callable[..., Any]], object] | None = None,
         load_programs: Callable[[tuple[str, ...]], dict[str, Any]] | None = None,
+        describe: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self.name = name
         self.new_state = new_state
@@ -136,6 +138,7 @@ class Adapter:
         self.warm_up = warm_up
         self.rehearse = rehearse
         self.load_programs = load_programs
+        self.describe = describe
         self.commands: dict[str, CommandSpec] = {}
 
     def extended(self, name: str) -> Adapter:
@@ -148,6 +151,7 @@ class Adapter:
             warm_up=self.warm_up,
             rehearse=self.rehearse,
             load_programs=self.load_programs,
+            describe=self.describe,
         )
         adapter.commands.update(self.commands)
         return adapter

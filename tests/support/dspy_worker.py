@@ -26,11 +26,21 @@ class DspyWorker:
         self._ids = itertools.count(1)
         self.peer.call("hello", {"offers": {"tools": True}})
 
-    def call(self, command: str, session: str = "s", during: Callable[[int], None] | None = None, **args: Any) -> Any:
+    def call(
+        self,
+        command: str,
+        session: str = "s",
+        during: Callable[[int], None] | None = None,
+        timeout_ms: int | None = None,
+        **args: Any,
+    ) -> Any:
         """Return the whole reply. during(id): called when the first event arrives."""
+        limit = {} if timeout_ms is None else {"timeout_ms": timeout_ms}
         call_id = next(self._ids)
         self.events, self.host_calls = [], []
-        self.peer.send({"id": call_id, "command": command, "args": args, "session_id": session, "stream": True})
+        self.peer.send(
+            {"id": call_id, "command": command, "args": args, "session_id": session, "stream": True, **limit}
+        )
         while True:
             message = self.peer.receive()
             if "command" in message:

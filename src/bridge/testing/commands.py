@@ -89,6 +89,7 @@ def _mock_adapter(programs: Mapping[str, Any]) -> Adapter:
         counted=dspy_adapter.counted,
         available=lambda name: name == "dspy",
         load_programs=lambda names: {name: registered(name, signature) for name, signature in programs.items()},
+        describe=dspy_adapter.describe,
     )
     adapter.commands.update(dspy_adapter.commands)
     return adapter

@@ -120,6 +120,7 @@ def describe(args: NoArgs, context: Context) -> dict[str, Any]:
         "max_frame": worker.path.max_frame,
         "commands": {name: _described(command.spec) for name, command in sorted(worker.commands.items())},
         "errors": {code: error.category for code, error in errors.CODES.items()},
+        **worker.adapter.describe(),
     }
 
 

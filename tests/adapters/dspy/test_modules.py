@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dspy
 import pytest
 
 from dspy_worker import QA, DspyWorker
@@ -235,6 +236,101 @@ class TestAgents:
         code, error, _ = worker.refused("execute_program", program_id="p", inputs={"question": "?"})
         assert code == "lm_error"
         assert "Traceback" not in error
+
+
+class TestTrajectories:
+    def test_of_react(self, worker):
+        """It has DSPy's names; tools have the host's."""
+        worker.ask("register_tools", tools=[{"name": "look up", "args": {"q": {"type": "string"}}}])
+        worker.answers["call_tool"] = {"found": 1}
+        call = {"next_thought": "t", "next_tool_name": "look_up", "next_tool_args": {"q": "x"}}
+        worker.script(call, {"reasoning": "r", "answer": "a"})
+        worker.create("react", max_iters=1)
+        result = worker.ask("execute_program", program_id="p", inputs={"question": "?"}, include=["trajectory"])
+        assert result["trajectory"] == {
+            "thought_0": "t",
+            "tool_name_0": "look up",
+            "tool_args_0": {"q": "x"},
+            "observation_0": {"found": 1},
+        }
+
+    def test_of_react_v2(self, worker):
+        worker.script(
+            {"next_thought": "t", "tool_calls": {"tool_calls": [{"name": "submit", "args": {"answer": "a"}}]}}
+        )
+        worker.create("react_v2", allow_no_tools=True)
+        result = worker.ask("execute_program", program_id="p", inputs={"question": "?"}, include=["trajectory"])
+        (turn,) = result["trajectory"]
+        assert (turn["question"], turn["next_thought"], turn["answer"]) == ("?", "t", "a")
+        assert turn["tool_calls"]["tool_calls"][0]["name"] == "submit"
+
+    def test_of_other_programs_there_is_none(self, worker):
+        worker.script({"answer": "a"})
+        worker.create("predict")
+        run = {"program_id": "p", "inputs": {"question": "?"}, "include": ["trajectory"]}
+        assert worker.ask("execute_program", **run)["trajectory"] is None
+
+
+DSPYS = {
+    "predict": lambda: dspy.Predict("question -> answer"),
+    "chain_of_thought": lambda: dspy.ChainOfThought("question -> answer"),
+    "react": lambda: dspy.ReAct("question -> answer", tools=[]),
+    "react_v2": lambda: dspy.ReActV2("question -> answer", tools=[]),
+    "best_of_n": lambda: dspy.BestOfN(dspy.Predict("question -> answer"), 3, lambda args, found: 1.0, 1.0),
+    "refine": lambda: dspy.Refine(dspy.Predict("question -> answer"), 3, lambda args, found: 1.0, 1.0),
+    "multi_chain_comparison": lambda: dspy.MultiChainComparison("question -> answer"),
+}
+
+
+class TestPredictors:
+    """Programs have the predictors of DSPy's modules, so that saved states of either are states of the other."""
+
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    @pytest.mark.parametrize("program_type", DSPYS)
+    def test_have_the_names_of_dspys(self, worker, program_type):
+        args = {"allow_no_tools": True} if program_type.startswith("react") else {}
+        worker.create(program_type, **args)
+        found = worker.ask("get_program", program_id="p", include=["instructions"])["predictors"]
+        assert [*found] == [name for name, _ in DSPYS[program_type]().named_predictors()]
+
+    @pytest.mark.parametrize("program_type", ["best_of_n", "refine", "majority"])
+    def test_show_the_demos(self, worker, program_type):
+        """Those of create_program are shown by the program inside."""
+        with OpenAIServer(lambda prompt: fields(answer="Rome", reasoning="r")) as server:
+            worker.ask("configure_lm", model="openai/gpt-4o", api_base=server.url, api_key="sk-none")
+            demos = [{"question": "What is the capital of France?", "answer": "Paris", "reasoning": "known"}]
+            worker.create(program_type, demos=demos, base="chain_of_thought")
+            assert worker.run()["answer"] == "Rome"
+        assert all("Paris" in str(body) for _, body in server.requests)
+
+
+def test_describe_lists_the_types(worker):
+    """With what each takes, and a mark for what DSPy calls experimental."""
+    types = worker.ask("describe")["program_types"]
+    assert types["knn"] == {"takes": ["base", "k"]}
+    assert [name for name, row in types.items() if row.get("experimental")] == ["react_v2", "rlm", "flex"]
+    assert [name for name, row in types.items() if row.get("runs_code")] == ["rlm", "flex"]
+    assert worker.ask("describe")["optimizers"]["gepa"]["experimental"]
+
+
+def test_a_program_shows_its_options(worker):
+    worker.create("best_of_n", n=2, reward={"host": "long"})
+    info = worker.ask("get_program_info", program_id="p")
+    assert info["options"] == {"n": 2, "reward": {"host": "long"}}
+
+
+@pytest.mark.parametrize("program_type", ["best_of_n", "refine", "majority", "multi_chain_comparison"])
+def test_a_deadline_ends_a_run_between_calls(worker, program_type):
+    """No further call of the model is made."""
+    with OpenAIServer(lambda prompt: fields(answer="", reasoning="r", rationale="r"), delay=0.3) as server:
+        worker.ask("configure_lm", model="openai/gpt-4o", api_base=server.url, api_key="sk-none")
+        worker.create(program_type, n=20)
+        request = {"program_id": "p", "inputs": {"question": "?"}}
+        reply = worker.call("execute_program", timeout_ms=500, **request)
+        assert reply["code"] == "deadline_exceeded"
+        count = len(server.requests)
+        assert worker.ask("ping")["status"] == "ok"
+        assert count <= 3
 
 
 @pytest.mark.parametrize(

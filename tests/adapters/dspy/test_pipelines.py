@@ -99,6 +99,16 @@ class TestRuns:
         worker.script({"draft": "x"}, {"draft": "x"}, {"answer": "a"})
         assert worker.run() == {"answer": "a"}
 
+    def test_a_stage_may_search_an_index(self, worker):
+        """Retrieval and an answer from what it finds, without a second system."""
+        texts = ["The Louvre is a museum in Paris.", "Mozart was born in Salzburg."]
+        worker.ask("create_index", index_id="places", texts=texts)
+        answer = {"inputs": fields(question="string", passages="list<string>"), "outputs": [{"name": "answer"}]}
+        search = {"name": "find", "index": "places", "k": 1, "inputs": {"query": "question"}}
+        worker.create("pipeline", stages=[search, stage("answer", answer)])
+        worker.ask("configure_lm", provider="offline")
+        assert worker.run("Where is the Louvre?") == {"answer": "Paris"}
+
     def test_an_optional_input_without_a_source_is_null(self, worker):
         last = stage("last", signature({"question": "string", "hint": "optional<string>"}, {"answer": "string"}))
         worker.create("pipeline", stages=[last])
@@ -160,6 +170,13 @@ def test_wrong_pipelines_are_refused(worker, stages, path, words):
     code, error, found = worker.refused("create_program", signature=QA, program_type="pipeline", stages=stages)
     assert (code, found) == ("invalid_args", path), error
     assert words in error
+
+
+def test_an_unknown_index_is_refused(worker):
+    stages = [{"name": "a", "index": "nowhere", "inputs": {"query": "question"}}]
+    signature = {"inputs": QA["inputs"], "outputs": fields(passages="list<string>")}
+    refused = worker.refused("create_program", signature=signature, program_type="pipeline", stages=stages)
+    assert (refused[0], refused[2]) == ("invalid_args", "args.stages[0].index")
 
 
 def test_an_unknown_program_is_not_found(worker):

@@ -44,6 +44,32 @@ def _rehearse(call: Callable[..., Any]) -> None:
         call("execute_program", {"program_id": "rehearsal", "inputs": inputs})
 
 
+def _describe() -> dict[str, Any]:
+    """Return the names that args may have, with what is worth knowing about each."""
+    # Which the first program needs, not a worker's start.
+    from bridge.adapters.dspy.format_choice import NAMES
+    from bridge.adapters.dspy.metrics import METRICS
+    from bridge.adapters.dspy.modules import MODULES
+    from bridge.adapters.dspy.optimizers import OPTIMIZERS
+
+    return {
+        "program_types": {
+            name: {"takes": sorted(row.takes), **_marks(experimental=row.is_experimental, runs_code=row.runs_code)}
+            for name, row in MODULES.items()
+        },
+        "adapters": {name: {} for name in NAMES},
+        "metrics": {name: {} for name in METRICS},
+        "optimizers": {
+            name: {**({"needs": row.needs} if row.needs else {}), **_marks(experimental=row.is_experimental)}
+            for name, row in OPTIMIZERS.items()
+        },
+    }
+
+
+def _marks(**marks: bool) -> dict[str, bool]:
+    return {name: is_set for name, is_set in marks.items() if is_set}
+
+
 adapter = Adapter(
     "dspy",
     new_state=State,
@@ -52,4 +78,5 @@ adapter = Adapter(
     warm_up=_warm_up,
     rehearse=_rehearse,
     load_programs=_load_programs,
+    describe=_describe,
 )

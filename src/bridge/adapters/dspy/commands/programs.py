@@ -116,9 +116,11 @@ class ProgramArgs(msgspec.Struct):
 
 @adapter.command("get_program_info", ProgramArgs, idempotent=True)
 def get_program_info(args: ProgramArgs, context: Context) -> dict[str, Any]:
-    """Return a program's signature, and how often it ran."""
+    """Return a program's signature and options, and how often it ran."""
     program = find_program(args.program_id, context)
     info = program.info(context.format)
+    if program.definition.options:
+        info["options"] = program.definition.options
     if not program.is_registered and context.session.state.get(program.id) is None:
         info["inherited"] = True
     return info

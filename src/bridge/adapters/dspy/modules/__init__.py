@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bridge.adapters.dspy.tools import Tool
 
 DEFAULT_ITERATIONS = 20  # calls of tools in one run
+RETRIEVE = "retrieve"  # the type of programs that search an index
 DEFAULT_N = 3
 DEFAULT_K = 3
 DEFAULT_CALLS = 50  # of the model, by code in one run
@@ -335,7 +336,7 @@ MODULES: dict[str, ModuleType] = {
     "multi_chain_comparison": ModuleType(_multi_chain_comparison, "predict", frozenset({"n"}), names_calls=True),
     "rlm": _CODE._replace(create=_rlm, takes=CODE | {"max_iters"}),
     "flex": _CODE._replace(create=_flex, takes=CODE | {"source"}, own_tools=("submit",)),
-    "retrieve": ModuleType(
+    RETRIEVE: ModuleType(
         _retrieve, None, frozenset({"index", "k"}), takes_config=False, names_calls=True, check=_check_retrieve
     ),
     "pipeline": ModuleType(_pipeline, None, frozenset({"stages", "outputs"}), takes_config=False, names_calls=True),

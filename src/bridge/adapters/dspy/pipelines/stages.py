@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from bridge import errors
-from bridge.adapters.dspy.modules import MODULES, check_options, unknown_type
+from bridge.adapters.dspy.modules import MODULES, RETRIEVE, check_options, unknown_type
 from bridge.adapters.dspy.modules.options import Options
 from bridge.adapters.dspy.signatures import Signature
 from bridge.adapters.dspy.state import Definition, Learned, Program
@@ -19,6 +19,7 @@ from bridge.wire.codec import by_name
 
 PIPELINE = "pipeline"  # the program type
 MOST_STAGES = 32
+_SEARCH = {"inputs": [{"name": "query"}], "outputs": [{"name": "passages", "type": "list<string>"}]}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}", re.ASCII)
 # Attributes of a dspy.Module, which has its parts as attributes, too.
 _TAKEN = frozenset(
@@ -31,10 +32,11 @@ _TAKEN = frozenset(
 
 
 class GivenStage(Options, kw_only=True, forbid_unknown_fields=True):
-    """A stage as a host sends it: a program of the session, or the definition of a new one.
+    """A stage as a host sends it: a program of the session, the definition of a new one, or the search of an index.
 
     program: the id of the program, which is copied. signature, program_type, and what the type takes: as in
-    create_program. inputs: where each input comes from: the name of an input of the pipeline, or STAGE.OUTPUT.
+    create_program; with an `index` alone, the input is `query` and the output `passages`. inputs: where each input
+    comes from: the name of an input of the pipeline, or STAGE.OUTPUT.
     """
 
     name: str | None = None
@@ -130,6 +132,8 @@ def _copied(stage: GivenStage, find: Callable[[str, str], Program], path: str) -
 
 
 def _defined(stage: GivenStage, tools: dict[str, Tool], path: str) -> Stage:
+    if stage.index is not None and stage.program_type is None:
+        stage.program_type, stage.signature = RETRIEVE, stage.signature or _SEARCH
     if stage.signature is None:
         raise _wrong(path, "a stage names a program, or has a signature")
     kind = stage.program_type or "predict"
