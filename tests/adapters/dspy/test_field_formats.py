@@ -100,6 +100,26 @@ def test_every_type(run, format, write):
     assert "Before?" in messages[1]["content"]
 
 
+def test_stages_of_a_pipeline_pass_them_on(ask):
+    """Images, objects, and lists that contain themselves, described by different schemas."""
+    tree = {"$defs": {"t": {"type": "array", "items": {"$ref": "#/$defs/t"}}}, "$ref": "#/$defs/t"}
+    outputs = {"who": {"json_schema": PERSON}, "tree": {"json_schema": tree}}
+    first = {"inputs": {"photo": {"type": "image"}}, "outputs": outputs}
+    tree = {"type": "array", "items": {"$ref": "#"}}
+    inputs = {"who": {"json_schema": PERSON}, "tree": {"json_schema": tree}, "photo": {"type": "image"}}
+    ask("create_program", id="first", signature=first)
+    ask("create_program", id="second", signature={"inputs": inputs, "outputs": {"answer": {}}})
+    signature = {"inputs": {"photo": {"type": "image"}}, "outputs": {"answer": {}}}
+    stages = [{"name": name, "program": name} for name in ("first", "second")]
+    ask("create_program", id="p", program_type="pipeline", signature=signature, stages=stages)
+    with ModelServer(lambda body: (200, {}, OpenAI.whole(sections(answers.pop(0))))) as server:
+        answers = [{"who": {"name": "A"}, "tree": [[], []]}, {"answer": "fine"}]
+        ask("configure_lm", model="openai/gpt-4o-mini", api_base=server.url + OpenAI.path, api_key=KEY, retries=0)
+        result = ask("execute_program", program_id="p", inputs={"photo": {"data": PNG}})
+    assert result["outputs"] == {"answer": "fine"}
+    assert all(str(request).count("image_url") for request in server.requests)
+
+
 @pytest.mark.parametrize(("format", "write"), FORMATS)
 def test_a_value_outside_its_constraint(run, format, write):
     reply, _ = run(format, write, {**ANSWER, "score": 9})

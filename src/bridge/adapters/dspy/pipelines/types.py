@@ -11,7 +11,10 @@ from bridge.adapters.dspy.values.conversion import bare_type, is_union
 
 def accepts(target: Field, source: Field) -> bool:
     """Return whether values of `source` may be values of `target`. A run checks what depends on the value."""
-    return is_same(target, source) or _accepts(target.type, source.type)
+    try:
+        return is_same(target, source) or _accepts(target.type, source.type)
+    except RecursionError:  # different schemas of lists that contain themselves
+        return True
 
 
 def is_same(one: Field, other: Field) -> bool:
