@@ -334,6 +334,18 @@ def test_a_deadline_ends_a_run_between_calls(worker, program_type):
 
 
 @pytest.mark.parametrize(
+    ("program_type", "name"),
+    [("multi_chain_comparison", "rationale"), ("refine", "hint_"), ("react_v2", "history")],
+)
+def test_a_field_cannot_have_the_name_of_one_of_the_modules(worker, program_type, name):
+    signature = {"inputs": [{"name": name}], "outputs": [{"name": "answer"}]}
+    args = {"allow_no_tools": True} if program_type == "react_v2" else {}
+    code, error, path = worker.refused("create_program", signature=signature, program_type=program_type, **args)
+    assert (code, path) == ("invalid_args", "args.signature")
+    assert name in error
+
+
+@pytest.mark.parametrize(
     ("program_type", "args", "path"),
     [
         ("predict", {"n": 3}, "args.n"),

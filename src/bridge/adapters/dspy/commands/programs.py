@@ -224,7 +224,7 @@ def add_program(
 
 def check_program(program: Program, path: str = "args", name: str = "signature") -> None:
     """Raise InvalidArgs if the definition of `program` is wrong. path, name: as for `add_program`."""
-    from bridge.adapters.dspy.modules import check
+    from bridge.adapters.dspy.modules.checks import check
 
     _type_of(program.definition, path)
     signature = program.parse_signature(f"{path}.{name}")
@@ -237,7 +237,7 @@ def check_program(program: Program, path: str = "args", name: str = "signature")
 
 def check_code(definition: Definition, context: Context) -> None:
     """Raise NotAllowed if a program would run code that a model has written and the operator has not allowed that."""
-    from bridge.adapters.dspy.modules import runs_code
+    from bridge.adapters.dspy.modules.checks import runs_code
     from bridge.adapters.dspy.sandbox.allowed import check_allowed
 
     kind = runs_code(definition)
@@ -247,7 +247,8 @@ def check_code(definition: Definition, context: Context) -> None:
 
 def _type_of(definition: Definition, path: str) -> ModuleType:
     """Return the type of a program. Raises InvalidArgs if it does not exist. path: of the definition in the args."""
-    from bridge.adapters.dspy.modules import MODULES, module_type, unknown_type
+    from bridge.adapters.dspy.modules import MODULES, module_type
+    from bridge.adapters.dspy.modules.checks import unknown_type
 
     if definition.program_type not in MODULES:
         raise unknown_type(definition.program_type, f"{path}.program_type")
@@ -272,7 +273,7 @@ def _has_definition(program: Program, other: Definition) -> bool:
 def _create(
     args: CreateArgs, context: Context, *, model: str | None = None, models: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    from bridge.adapters.dspy.modules import check_options
+    from bridge.adapters.dspy.modules.checks import check_options
 
     state: State = context.session.state
     program_id = args.id if args.id is not None else str(uuid.uuid4())

@@ -5,15 +5,11 @@ DSPy is imported by those functions only: create_program checks types without it
 
 from __future__ import annotations
 
-import keyword
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
 from bridge import errors
-from bridge.adapters.dspy.modules.options import Options
-from bridge.adapters.dspy.sandbox.lowering import check_source
+from bridge.adapters.dspy.modules.options import MOST_ATTEMPTS
 from bridge.adapters.dspy.tools import SearchTool
 
 if TYPE_CHECKING:
@@ -31,6 +27,8 @@ DEFAULT_SECONDS = 10.0  # of a step of code
 TOOLS = frozenset({"tools", "max_iters", "allow_no_tools", "indexes"})
 CODE = frozenset({"tools", "indexes", "max_llm_calls", "max_output_chars", "max_step_seconds"})
 SAMPLES = frozenset({"base", "n"})
+# Names that code in a sandbox has from DSPy.
+IN_SANDBOX = frozenset({"llm_query", "llm_query_batched", "SUBMIT", "print", "dspy"})
 ADDED = ("reasoning", "rationale")  # outputs that modules add, and that results have
 
 
@@ -48,7 +46,8 @@ class ModuleType(NamedTuple):
     needs_demos: whether create_program needs `demos`.
     is_experimental: whether DSPy may change or remove the module without a warning.
     runs_code: whether the module runs code that a model has written, which the operator must allow.
-    own_tools: the names of tools that the module adds to those of the host.
+    own_tools: the names of tools that the module adds to those of the host. own_fields: the names of fields that it
+    adds to prompts, or of what its code has, which a signature cannot have.
     check: raises InvalidArgs, with a path below the given one, for a signature and a definition that do not fit.
     """
 
@@ -64,6 +63,7 @@ class ModuleType(NamedTuple):
     is_experimental: bool = False
     runs_code: bool = False
     own_tools: tuple[str, ...] = ("finish",)
+    own_fields: frozenset[str] = frozenset()
     check: Callable[[Signature, Definition, str], None] | None = None
 
     @property
@@ -92,71 +92,6 @@ def module_type(definition: Definition) -> ModuleType:
     elif main == "self":
         main = inner.main
     return outer._replace(main=main, takes=outer.takes | inner.takes, has_reasoning=inner.has_reasoning)
-
-
-def runs_code(definition: Definition) -> str | None:
-    """Return the type of a program, or of a stage of it, that runs code which a model has written; None: none does."""
-    kinds = [definition.program_type, *(stage["program_type"] for stage in definition.options.get("stages", ()))]
-    return next((kind for kind in kinds if kind in MODULES and MODULES[kind].runs_code), None)
-
-
-def check(definition: Definition, signature: Signature, path: str = "args") -> None:
-    """Raise InvalidArgs if the options of a program are wrong, do not fit together, or do not fit its signature.
-
-    path: of the definition in the args.
-    """
-    check_options(definition.options, definition, path)
-    try:
-        msgspec.convert(definition.options, Options)
-    except msgspec.ValidationError as error:
-        reason, _, where = str(error).partition(" - at `$")
-        at = path + where.rstrip("`")
-        raise errors.InvalidArgs(f"{at}: {reason}", path=at) from None
-    options, outer = definition.options, MODULES[definition.program_type]
-    if options.get("base", outer.bases[0]) not in outer.bases:
-        kinds = " or ".join(outer.bases)
-        raise errors.InvalidArgs(
-            f"{path}.base: {definition.program_type} runs programs of type {kinds}", path=f"{path}.base"
-        )
-    has_tools = definition.tools or options.get("indexes") or options.get("allow_no_tools")
-    if module_type(definition).needs_tools and not has_tools:
-        raise errors.InvalidArgs(
-            f"{path}.tools: {definition.program_type} needs tools, and the session has none: send register_tools"
-            " first, with the same session_id, name indexes to search, or allow_no_tools if the program needs none",
-            path=f"{path}.tools",
-        )
-    if outer.runs_code:
-        for tool in tools_of(definition):
-            if not tool.name.isidentifier() or keyword.iskeyword(tool.name) or tool.name in _IN_SANDBOX:
-                reason = f"code calls tools as functions, and {tool.name[:100]!r} cannot be the name of one"
-                raise errors.InvalidArgs(f"{path}.tools: {reason}", path=f"{path}.tools")
-    if "source" in options:
-        try:
-            check_source(options["source"])
-        except ValueError as error:
-            raise errors.InvalidArgs(f"{path}.source: {error}", path=f"{path}.source") from None
-    if outer.check is not None:
-        outer.check(signature, definition, path)
-    names = [field.name for field in signature.outputs]
-    if options.get("field", names[-1]) not in names:
-        reason = f"the signature has no output {options['field']!r}; its outputs: {', '.join(names)}"
-        raise errors.InvalidArgs(f"{path}.field: {reason}", path=f"{path}.field")
-
-
-def check_options(given: Iterable[str], definition: Definition, path: str = "args") -> None:
-    """Raise InvalidArgs for an option in `given` that programs of this type do not take."""
-    takes = module_type(definition).takes
-    for name in given:
-        if name not in takes:
-            takers = [kind for kind, row in MODULES.items() if name in row.takes]
-            reason = f"only for programs of type {' or '.join(takers)}" if takers else "unknown"
-            raise errors.InvalidArgs(f"{path}.{name}: {reason}", path=f"{path}.{name}")
-
-
-def unknown_type(name: str, path: str) -> errors.InvalidArgs:
-    """Return the error for a program type that does not exist. path: of it in the args."""
-    reason = _REMOVED.get(name, f"unknown program type {name[:100]!r}; known: {', '.join(MODULES)}")
-    return errors.InvalidArgs(f"{path}: {reason}", path=path, expected=" | ".join(MODULES))
 
 
 def _inner(definition: Definition) -> ModuleType:
@@ -312,7 +247,14 @@ def _flex(signature: Signature, definition: Definition) -> Any:
 
 
 _CODE = ModuleType(
-    _rlm, None, takes_config=False, names_calls=True, is_experimental=True, runs_code=True, own_tools=("llm_query",)
+    _rlm,
+    None,
+    takes_config=False,
+    names_calls=True,
+    is_experimental=True,
+    runs_code=True,
+    own_tools=("llm_query",),
+    own_fields=IN_SANDBOX | {"variables_info", "repl_history", "iteration", "code", "final_reasoning"},
 )
 MODULES: dict[str, ModuleType] = {
     "predict": ModuleType(_predict, "self"),
@@ -326,14 +268,23 @@ MODULES: dict[str, ModuleType] = {
         names_calls=True,
         is_experimental=True,
         own_tools=("submit",),
+        own_fields=frozenset({"history", "tools", "tool_calls", "termination_reason"}),
     ),
     "best_of_n": ModuleType(_best_of_n, None, SAMPLES | {"reward", "threshold"}, names_calls=True),
-    "refine": ModuleType(_refine, None, SAMPLES | {"reward", "threshold"}, names_calls=True),
+    "refine": ModuleType(
+        _refine, None, SAMPLES | {"reward", "threshold"}, names_calls=True, own_fields=frozenset({"hint_"})
+    ),
     "majority": ModuleType(_majority, None, SAMPLES | {"field"}, names_calls=True),
     "ensemble": ModuleType(
         _ensemble, None, SAMPLES | {"field"}, takes_config=False, names_calls=True, inside="programs[0]"
     ),
-    "multi_chain_comparison": ModuleType(_multi_chain_comparison, "predict", frozenset({"n"}), names_calls=True),
+    "multi_chain_comparison": ModuleType(
+        _multi_chain_comparison,
+        "predict",
+        frozenset({"n"}),
+        names_calls=True,
+        own_fields=frozenset({"rationale", *(f"reasoning_attempt_{n + 1}" for n in range(MOST_ATTEMPTS))}),
+    ),
     "rlm": _CODE._replace(create=_rlm, takes=CODE | {"max_iters"}),
     "flex": _CODE._replace(create=_flex, takes=CODE | {"source"}, own_tools=("submit",)),
     RETRIEVE: ModuleType(
@@ -341,13 +292,4 @@ MODULES: dict[str, ModuleType] = {
     ),
     "pipeline": ModuleType(_pipeline, None, frozenset({"stages", "outputs"}), takes_config=False, names_calls=True),
     "knn": ModuleType(_knn, "self", frozenset({"base", "k"}), bases=("predict", "chain_of_thought"), needs_demos=True),
-}
-
-# Names that code in a sandbox has from DSPy.
-_IN_SANDBOX = frozenset({"llm_query", "llm_query_batched", "SUBMIT", "print", "dspy"})
-
-# Types of DSPy that are not built, and what to use instead.
-_REMOVED = {
-    name: f"{name} goes away in DSPy 3.5 and is not available: use rlm, which also writes and runs code"
-    for name in ("program_of_thought", "code_act")
 }

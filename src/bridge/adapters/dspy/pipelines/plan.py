@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from bridge import errors
-from bridge.adapters.dspy.modules import check
+from bridge.adapters.dspy.modules.checks import check
 from bridge.adapters.dspy.pipelines.stages import Stage, signature_of, stages_of
 from bridge.adapters.dspy.pipelines.types import accepts
 from bridge.adapters.dspy.signatures import Field, Signature

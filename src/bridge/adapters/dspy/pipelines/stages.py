@@ -9,7 +9,8 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from bridge import errors
-from bridge.adapters.dspy.modules import MODULES, RETRIEVE, check_options, unknown_type
+from bridge.adapters.dspy.modules import MODULES, RETRIEVE
+from bridge.adapters.dspy.modules.checks import check_options, unknown_type
 from bridge.adapters.dspy.modules.options import Options
 from bridge.adapters.dspy.signatures import Signature
 from bridge.adapters.dspy.state import Definition, Learned, Program
