@@ -144,4 +144,74 @@ defmodule DSPex.PythonBridge.FunctionsTest do
     assert ask.("bob", "who") == {:ok, %{"answer" => 2}}
     assert ask.("bob", "all") == {:ok, %{"answer" => 1}}
   end
+
+  describe "a program on a model of the application" do
+    defmodule Streaming do
+      @behaviour DSPex.Model
+
+      @impl true
+      def complete(_request), do: "[[ ## answer ## ]]\nat once"
+
+      @impl true
+      def stream(_request, emit) do
+        for text <- ["[[ ## answer ## ]]\n", "in ", "pieces"], do: emit.(text)
+        %{text: "[[ ## answer ## ]]\nin pieces", usage: %{output_tokens: 3}}
+      end
+    end
+
+    setup do
+      bridge = start_bridge(adapter: "dspy", models: %{"mine" => Streaming})
+      signature = DSPex.Signature.new("question -> answer")
+      {:ok, _} = Bridge.call(bridge, :create_program, %{id: "p", signature: signature}, 60_000)
+      run = %{program_id: "p", inputs: %{question: "How?"}, model: "host/mine"}
+      {:ok, bridge: bridge, run: run}
+    end
+
+    test "answers at once, or in pieces to a stream", %{bridge: bridge, run: run} do
+      assert {:ok, %{"outputs" => %{"answer" => "at once"}, "model" => "host/mine"}} =
+               Bridge.call(bridge, :execute_program, run, 60_000)
+
+      events = bridge |> Bridge.stream(:execute_program, run, 60_000) |> Enum.to_list()
+      texts = for {:chunk, %{"text" => text}} <- events, do: text
+      assert Enum.join(texts) == "in pieces"
+      assert length(texts) > 1
+      assert {:result, %{"outputs" => %{"answer" => "in pieces"}}} = List.last(events)
+    end
+
+    test "fails with the error of the model, or asks the next one", %{bridge: bridge, run: run} do
+      busy = Error.new(:lm_error, "busy", %{"status" => 503})
+      other = fn _request -> "[[ ## answer ## ]]\nthe other" end
+      models = %{"busy" => fn _request -> raise busy end, "other" => other}
+      assert Bridge.register(bridge, [models: models], []) == :ok
+      args = %{name: "first", model: "host/busy", retries: 0}
+      {:ok, _} = Bridge.call(bridge, :configure_lm, args, [])
+
+      capture_log(fn ->
+        assert {:error, %Error{code: :lm_error, message: message}} =
+                 Bridge.call(bridge, :execute_program, %{run | model: "first"}, 60_000)
+
+        assert message =~ "busy"
+        run = %{run | model: %{models: ["first", "host/other"]}}
+
+        assert {:ok, %{"outputs" => %{"answer" => "the other"}}} =
+                 Bridge.call(bridge, :execute_program, run, 60_000)
+      end)
+    end
+
+    test "ends its model when the stream is stopped", %{bridge: bridge, run: run} do
+      test = self()
+
+      endless = fn _request, emit ->
+        send(test, {:model, self()})
+        emit.("[[ ## answer ## ]]\n")
+        Enum.each(Stream.cycle(["more "]), emit)
+      end
+
+      :ok = Bridge.register(bridge, [models: [mine: endless]], [])
+      events = Bridge.stream(bridge, :execute_program, run, 60_000)
+      assert [_] = events |> Stream.filter(&match?({:chunk, _}, &1)) |> Enum.take(1)
+      assert_receive {:model, pid}
+      wait_until(fn -> not Process.alive?(pid) end)
+    end
+  end
 end
