@@ -84,3 +84,17 @@ def test_a_session_that_has_ended_is_forgotten(pool, failing):
     use(pool, failing, "ann")
     pool.end_session("ann")
     assert "ann" not in pool._providers._providers
+
+
+def test_a_named_model_has_the_circuit_of_its_provider(pool, failing):
+    """Runs on other models, and on several, go on."""
+    pool._providers._breaker._circuits.clear()
+    model = {"model": "openai/gpt-4o-mini", "api_base": failing.url, "api_key": "k", "retries": 0}
+    pool.call("configure_lm", {**model, "name": "far"})
+    for _ in range(5):
+        with pytest.raises(errors.LMError):
+            pool.call("execute_program", {**RUN, "model": "far"})
+    with pytest.raises(errors.CircuitOpen, match="openai"):
+        pool.call("execute_program", {**RUN, "model": "far"})
+    for choice in ({}, {"model": {"models": ["far", "offline/reader"]}}):
+        assert pool.call("execute_program", {**RUN, **choice})["outputs"].keys() == {"answer"}

@@ -1,7 +1,7 @@
 """The circuit breaker of each provider of models: while runs of programs fail because of a provider, no more are sent.
 
-Which provider a run uses is known from the `configure_lm` of its session, or of all sessions, that the pool has made.
-Runs whose provider is not known are not guarded.
+Which provider a run uses is known from the `configure_lm` of its session, or of all sessions, that the pool has made,
+and from the `model` of the run. Runs whose provider is not known, and those on several models, are not guarded.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from bridge.pool.breaker import Breaker
 from bridge.pool.requests import Request
 from bridge.pool.slots import OnTransition
 
-LOCAL = ("offline", "scripted")  # providers in the worker's process
+LOCAL = ("host", "offline", "scripted")  # providers in the worker's process, or in this one
 
 
 class Providers:
@@ -22,7 +22,7 @@ class Providers:
 
     def __init__(self, runs: Container[str], report: OnTransition) -> None:
         self._runs = runs
-        self._providers: dict[str | None, str] = {}
+        self._providers: dict[str | None, dict[str, str]] = {}  # by session, and by the name of the model
         self._breaker = Breaker(
             on_change=lambda provider, before, after: report(
                 {"event": "breaker", "provider": provider, "from": before, "to": after}
@@ -32,7 +32,7 @@ class Providers:
     def configured(self, session: str | None, result: Any) -> None:
         """Note the result of `configure_lm` in a session, or None for all sessions."""
         if isinstance(result, dict) and isinstance(provider := result.get("provider"), str):
-            self._providers[session] = provider
+            self._providers.setdefault(session, {})[result.get("name", "")] = provider
 
     def forget(self, session: str) -> None:
         """Forget a session that has ended."""
@@ -42,9 +42,16 @@ class Providers:
         """Give a request its permit if it needs one and has none. Raises CircuitOpen."""
         if request.permit is not None or request.command not in self._runs:
             return
-        provider = self._providers.get(request.session) or self._providers.get(None)
+        provider = self._provider(request)
         if provider is not None and provider not in LOCAL:
             request.permit = Permit(self._breaker, provider)
+
+    def _provider(self, request: Request) -> str | None:
+        name = request.args.get("model") if isinstance(request.args, dict) else None
+        if not isinstance(name, str | None):
+            return None
+        found = (self._providers.get(session, {}).get(name or "") for session in (request.session, None))
+        return next((provider for provider in found if provider is not None), None)
 
 
 class Permit:

@@ -37,7 +37,9 @@ defmodule DSPex.PythonBridge.Pool.Execution do
   defp execute(:one, request), do: one(request)
 
   defp execute(:run, request) do
-    Providers.guarded(request.pool, request.session_id, fn ->
+    model = request.args[:model] || request.args["model"]
+
+    Providers.guarded(request.pool, request.session_id, model, fn ->
       result = one(request)
       {result, provider_failed?(result)}
     end)

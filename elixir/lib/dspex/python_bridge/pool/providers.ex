@@ -4,23 +4,25 @@ defmodule DSPex.PythonBridge.Pool.Providers do
   further ones return `:circuit_open` and do not reach a worker.
 
   Which provider a run uses is known from the `configure_lm` of its session, or of all sessions, that
-  has gone through the pool. Runs whose provider is not known are not guarded.
+  has gone through the pool, and from the `model` of the run. Runs whose provider is not known, and those
+  on several models, are not guarded.
   """
 
   alias DSPex.PythonBridge.{CircuitBreaker, Error, Pool}
 
-  # In the worker's process.
-  @local ["offline", "scripted"]
+  # In the worker's process, or in this BEAM.
+  @local ["host", "offline", "scripted"]
 
   @doc "Returns a new table, of the calling process."
+  # Ordered, so that the providers of a session are found without reading all others.
   @spec new_table() :: :ets.table()
-  def new_table, do: :ets.new(__MODULE__, [:public, read_concurrency: true])
+  def new_table, do: :ets.new(__MODULE__, [:public, :ordered_set, read_concurrency: true])
 
   @doc "Notes the provider that a session, or `nil` for all, was configured with."
   @spec configured(Pool.t(), String.t() | nil, tuple()) :: :ok
   def configured(pool, session_id, result) do
-    with %{"provider" => provider} when is_binary(provider) <- elem(result, 1) do
-      :ets.insert(pool.providers, {session_id, provider})
+    with %{"provider" => provider} = configured when is_binary(provider) <- elem(result, 1) do
+      :ets.insert(pool.providers, {{session_id, Map.get(configured, "name", "")}, provider})
     end
 
     :ok
@@ -31,17 +33,17 @@ defmodule DSPex.PythonBridge.Pool.Providers do
 
   @doc "Forgets a session that has ended."
   @spec forget(Pool.t(), String.t()) :: true
-  def forget(pool, session_id), do: :ets.delete(pool.providers, session_id)
+  def forget(pool, session_id), do: :ets.match_delete(pool.providers, {{session_id, :_}, :_})
 
   @doc """
-  Runs a call, unless the circuit of its provider is open. `run` returns the result and whether the
+  Runs a call on a model (its `model` argument), unless the circuit of its provider is open. `run` returns the result and whether the
   provider has failed.
   """
-  @spec guarded(Pool.t(), String.t() | nil, (() -> {result, failed? :: boolean()})) ::
+  @spec guarded(Pool.t(), String.t() | nil, term(), (() -> {result, failed? :: boolean()})) ::
           result | {:error, Error.t()}
         when result: tuple()
-  def guarded(pool, session_id, run) do
-    case provider(pool, session_id) do
+  def guarded(pool, session_id, model, run) do
+    case provider(pool, session_id, model) do
       provider when provider in [nil | @local] -> elem(run.(), 0)
       provider -> guarded_by(pool.breaker, provider, run)
     end
@@ -67,22 +69,18 @@ defmodule DSPex.PythonBridge.Pool.Providers do
   defp succeeded({:error, _}, false), do: nil
   defp succeeded(_result, false), do: true
 
-  defp provider(pool, session_id) do
-    own = session_id && :ets.lookup(pool.providers, session_id)
+  defp provider(pool, session_id, model) when is_atom(model) or is_binary(model) do
+    name = to_string(model)
 
-    case own || [] do
-      [{_, provider}] -> provider
-      [] -> all(pool)
-    end
+    Enum.find_value([session_id, nil], fn session_id ->
+      with [{_, provider}] <- :ets.lookup(pool.providers, {session_id, name}),
+           do: provider,
+           else: (_ -> nil)
+    end)
   rescue
     # The pool has been stopped.
     ArgumentError -> nil
   end
 
-  defp all(pool) do
-    case :ets.lookup(pool.providers, nil) do
-      [{_, provider}] -> provider
-      [] -> nil
-    end
-  end
+  defp provider(_pool, _session_id, _several), do: nil
 end
