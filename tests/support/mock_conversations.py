@@ -217,6 +217,8 @@ CONVERSATIONS: dict[str, list[tuple[Any, ...]]] = {
         _create("x", program_type="knn"),
         _create("x", program_type="knn", base="react", demos=[ROW]),
         _create("x", program_type="code_act"),
+        _create("x", program_type="retrieve"),
+        _create("x", program_type="retrieve", index="i"),
         _create("x", program_type="rlm"),
         _create("x", program_type="flex", source="x = 1"),
         _create("x", n=3),

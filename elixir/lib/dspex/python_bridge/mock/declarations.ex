@@ -47,6 +47,7 @@ defmodule DSPex.PythonBridge.Mock.Declarations do
     "max_iters" => {:nullable, {:whole, 1, 100}},
     "allow_no_tools" => {:nullable, :boolean},
     "indexes" => {:nullable, {:list, :string}},
+    "index" => @text,
     "base" => {:nullable, {:one_of, ["predict", "chain_of_thought", "react"]}},
     "n" => {:nullable, {:whole, 1, 64}},
     "reward" =>
@@ -198,6 +199,7 @@ defmodule DSPex.PythonBridge.Mock.Declarations do
     "optimize" =>
       {"run", false,
        Map.merge(@program_id, %{
+         "adapter" => @format,
          "model" => @model,
          "optimizer" => {:required, :string},
          "trainset" => {:required, {:list, :any}},

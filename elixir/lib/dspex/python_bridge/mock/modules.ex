@@ -38,6 +38,7 @@ defmodule DSPex.PythonBridge.Mock.Modules do
     {"multi_chain_comparison", %{@blank | main: "predict", takes: ["n"], adds: "rationale"}},
     {"rlm", %{@blank | main: nil, takes: ["max_iters" | @code], runs_code: true}},
     {"flex", %{@blank | main: nil, takes: ["source" | @code], runs_code: true}},
+    {"retrieve", %{@blank | main: nil, takes: ["index", "k"]}},
     {"pipeline", %{@blank | main: nil, takes: ["stages", "outputs"]}},
     {"knn",
      %{@blank | takes: ["base", "k"], bases: ["predict", "chain_of_thought"], needs_demos: true}}
@@ -46,7 +47,7 @@ defmodule DSPex.PythonBridge.Mock.Modules do
   @removed ["program_of_thought", "code_act"]
 
   # In the order in which a worker checks them.
-  @options ~w(tools max_iters allow_no_tools indexes base n reward threshold field k max_llm_calls
+  @options ~w(tools max_iters allow_no_tools indexes base n reward threshold field index k max_llm_calls
               max_output_chars max_step_seconds source stages outputs)
 
   @doc "Returns what is special to a type, which is that of the program inside where that counts."
@@ -153,6 +154,10 @@ defmodule DSPex.PythonBridge.Mock.Modules do
     outputs = Enum.map(program.checked.outputs, & &1.name)
 
     cond do
+      kind == "retrieve" and options["index"] == nil ->
+        message = "#{path}.index: a program of type retrieve needs an index"
+        raise Args.invalid("#{path}.index", message)
+
       Map.get(options, "base", hd(outer.bases)) not in outer.bases ->
         bases = Enum.join(outer.bases, " or ")
         raise Args.invalid("#{path}.base", "#{path}.base: #{kind} runs programs of type #{bases}")

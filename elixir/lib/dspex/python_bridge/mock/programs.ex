@@ -44,6 +44,8 @@ defmodule DSPex.PythonBridge.Mock.Programs do
     Modules.check_options!(kind, options)
     tools = chosen_tools!(args, call, state)
 
+    if id = args["index"], do: Indexes.visible!(id, call, state, "args.index")
+
     for {id, index} <- Enum.with_index(args["indexes"] || []),
         do: Indexes.visible!(id, call, state, "args.indexes[#{index}]")
 
@@ -201,6 +203,7 @@ defmodule DSPex.PythonBridge.Mock.Programs do
   def info(args, call, state) do
     program = find!(args["program_id"], call, state)
     info = info(program)
+    info = if program.options == %{}, do: info, else: Map.put(info, "options", program.options)
 
     cond do
       program.kind == "module" -> {Map.put(info, "registered", true), state}
