@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import threading
 import time
@@ -144,3 +145,13 @@ def test_nothing_is_printed_and_no_thread_is_left(ask, capfd, optimizer):
     ask("optimize", **args(optimizer, metric="exact_match"))
     assert capfd.readouterr().out == ""
     assert {name for name in {each.name for each in threading.enumerate()} - before if "bridge" not in name} == set()
+
+
+def test_a_library_that_is_missing_is_named(ask, call, monkeypatch):
+    ask("create_program", id="qa", signature=SIGNATURE)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "optuna" else find_spec(name))
+    reply = call("optimize", **args("mipro_v2", metric="exact_match"))
+    assert reply["code"] == "not_allowed"
+    assert reply["error"].endswith("needs optuna, which is not installed: pip install 'dspex-bridge[optimize]'")
+    assert reply["details"] == {"optimizer": "mipro_v2", "missing": "optuna"}
