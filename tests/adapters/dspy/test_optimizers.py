@@ -52,7 +52,8 @@ def test_bootstrapped_demos_are_those_of_a_teacher(client, optimize, learner):
 
 
 @pytest.mark.parametrize("optimizer", ["copro", "mipro_v2", "gepa", "infer_rules"])
-def test_instructions(optimize, optimizer):
+def test_instructions(client, optimize, optimizer, request):
+    """The program itself stays as it is."""
     options = {"max_bootstrapped_demos": 0, "max_labeled_demos": 0} if optimizer == "mipro_v2" else {}
     result = optimize(optimizer, valset=ROWS[2:], options=options)
     assert (result["score_before"], result["score"]) == (0.0, 1.0)
@@ -60,6 +61,8 @@ def test_instructions(optimize, optimizer):
     assert change["predictor"] == "self"
     assert change["instructions"]["before"] == "Answer."
     assert TIP in change["instructions"]["after"]
+    own = {"program_id": "qa", "include": ["instructions"]}
+    assert client.call("get_program", own, session_id=request.node.name)["instructions"] == "Answer."
 
 
 @pytest.mark.parametrize("max_demos", [0, 2])
@@ -123,6 +126,14 @@ def test_a_judge_is_no_demo(client, optimize):
     """A metric that asks a model leaves no trace in the demos."""
     result = optimize("bootstrap_few_shot", metric="semantic_f1", options={"metric_threshold": 0.0})
     assert all(demo["outputs"].keys() <= {"answer"} for change in result["changes"] for demo in change["demos"])
+
+
+def test_a_candidate_may_have_several_votes(optimize):
+    """There are fewer candidates than votes if the search stops early."""
+    of = {"optimizer": "bootstrap_random_search", "options": {"stop_at_score": 1.0}}
+    result = optimize("ensemble", options={"size": 5, "of": of})
+    assert result["score"] == 1.0
+    assert result["document"]["metadata"]["bridge"]["options"]["n"] == 5
 
 
 def test_models_of_options(client, optimize, learner, request):

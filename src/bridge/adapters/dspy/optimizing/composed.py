@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +36,8 @@ def passing_errors(optimizer: Any) -> Any:
 class EnsembleOf:
     """Makes an ensemble of the best candidates of another optimizer: DSPy's has to be given its programs.
 
-    inner: a function that returns the program that the other optimizer makes. size: how many candidates, at most.
+    inner: a function that returns the program that the other optimizer makes. size: how many candidates; if there are
+    fewer, the best ones have several votes.
     """
 
     def __init__(self, inner: Callable[[], Any], size: int) -> None:
@@ -45,4 +47,5 @@ class EnsembleOf:
     def compile(self, student: Any) -> Any:
         """Return the ensemble."""
         candidates = sorted(self._inner().candidate_programs, key=lambda each: each["score"], reverse=True)
-        return dspy.Ensemble().compile([each["program"] for each in candidates[: self._size]])
+        voting = itertools.islice(itertools.cycle(candidates), self._size)
+        return dspy.Ensemble().compile([each["program"].deepcopy() for each in voting])

@@ -1,7 +1,7 @@
 """The parts of DSPy's optimizers that are replaced: threads, progress bars, printed lines, and a fault.
 
-DSPy's threads send a slow request a second time and go on after a cancel, its bars start a thread of tqdm. Outside of
-an optimization nothing changes.
+DSPy's threads send a slow request a second time and go on after a cancel, its bars start a thread of tqdm. Only its
+optimizers are changed; `ParallelExecutor` is what it was outside of an optimization.
 """
 
 from __future__ import annotations

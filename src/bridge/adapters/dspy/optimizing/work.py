@@ -64,8 +64,10 @@ def optimized(
         models = {names: _silent(lm_for(found, {}, quiet)) for names, found in chosen.items()}
         task = Task(context, ready, metric, models, rows)
         token = current_task.set(task)
+        # SIMBA's own inputs are not of the types that it declares. It has no argument for the number of errors.
+        settings = {"warn_on_type_mismatch": False, "max_errors": options.max_errors}
         try:
-            with dspy.context(warn_on_type_mismatch=False):  # SIMBA's own inputs are not of the types that it declares
+            with dspy.context(**settings):
                 return _work(setup, optimizer, options, task)
         finally:
             current_task.reset(token)
@@ -108,6 +110,6 @@ def _compiled(optimizer: str, options: Options, task: Task) -> Any:
     except (Exception, StepFailed) as failed:
         error = failed.error if isinstance(failed, StepFailed) else failed
     for each in (error, error.__cause__, error.__context__):
-        if isinstance(each, dspy.DSPyError):
+        if isinstance(each, dspy.DSPyError | errors.BridgeError):
             raise each
     raise errors.HandlerError(f"the optimizer {optimizer} failed: {errors.text_of(error)}") from error
