@@ -95,7 +95,7 @@ class HostModel:
 
     def _args(self, request: lm15.Request, context: Any, *, stream: bool) -> dict[str, Any]:
         """Return the args of the host call. Messages, tools and the response's format are those of OpenAI's chat."""
-        body = request_kwargs(request, "chat")
+        body = json.loads(json.dumps(request_kwargs(request, "chat")))  # texts may be of a subclass of str
         config = request.config
         settings = {name: getattr(config, field) for name, field in _SETTINGS.items()}
         settings["stop"] = list(config.stop) or None
