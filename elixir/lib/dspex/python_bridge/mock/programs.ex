@@ -44,10 +44,10 @@ defmodule DSPex.PythonBridge.Mock.Programs do
     Modules.check_options!(kind, options)
     tools = chosen_tools!(args, call, state)
 
-    if id = args["index"], do: Indexes.visible!(id, call, state, "args.index")
+    if args["index"], do: Indexes.visible!(args["index"], call, state, "args.index")
 
-    for {id, index} <- Enum.with_index(args["indexes"] || []),
-        do: Indexes.visible!(id, call, state, "args.indexes[#{index}]")
+    for {index_id, number} <- Enum.with_index(args["indexes"] || []),
+        do: Indexes.visible!(index_id, call, state, "args.indexes[#{number}]")
 
     Modules.check_allowed!(kind, state.allows_code)
     Modules.check_demos!(kind, options, demos)
