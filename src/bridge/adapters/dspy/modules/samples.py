@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import dspy
@@ -57,11 +57,13 @@ def most_frequent(predictions: list[dspy.Prediction], field: str) -> dspy.Predic
 
 def _samples(
     module: dspy.Module, n: int, config: dict[str, Any] | None, inputs: dict[str, Any]
-) -> Iterator[dspy.Prediction]:
-    lm = dspy.settings.lm.copy(**{"temperature": TEMPERATURE, **(config or {})})
-    for number in range(n):
-        with rollout(number), dspy.context(lm=lm):
-            yield module(**inputs)
+) -> list[dspy.Prediction]:
+    predictions = []
+    with dspy.context(lm=dspy.settings.lm.copy(**{"temperature": TEMPERATURE, **(config or {})})):
+        for number in range(n):
+            with rollout(number):
+                predictions.append(module(**inputs))
+    return predictions
 
 
 def _readable(chain: dspy.Prediction) -> dict[str, Any]:
