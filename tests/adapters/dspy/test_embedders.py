@@ -220,6 +220,17 @@ def test_wrong_settings(session, args, path):
     assert "line\nbreak" not in str(caught.value)
 
 
+def test_a_key_of_the_environment(provider):
+    """The operator has to allow the variable, and the address."""
+    args = {"model": "openai/text-embedding-3-test", "api_base": f"{provider.url}/v1", "api_key": {"env": "MY_KEY"}}
+    flags = ["--api-key-env", "MY_KEY", "--api-base", f"{provider.url}/v1"]
+    with Client.start(flags=flags, env={"MY_KEY": KEY}) as client:
+        with pytest.raises(errors.NotAllowed):
+            client.call("configure_embedder", {**args, "api_key": {"env": "PATH"}})
+        client.call("configure_embedder", args)
+        assert client.call("embed", {"texts": TEXTS}, timeout=300)["vectors"].tolist() == lengths(TEXTS)
+
+
 def test_keys_are_not_stored(tmp_path, provider):
     """A restored session says that its embedder needs its key."""
     flags = ["--store", f"sqlite:{tmp_path / 'sessions'}"]

@@ -8,11 +8,11 @@ import msgspec
 
 from bridge import errors
 from bridge.adapters.dspy.commands import adapter
+from bridge.adapters.dspy.commands.models import KeyVariable, checked_base, checked_key
 from bridge.adapters.dspy.credentials import check_destination
 from bridge.adapters.dspy.providers import LOCAL, full_model
 from bridge.adapters.dspy.retrieval.settings import HOST, MOST_AT_ONCE, OFFLINE, Embedder, EmbedderSettings
-from bridge.adapters.dspy.settings import LMSettings, header_value
-from bridge.security.destinations import Address
+from bridge.adapters.dspy.settings import LMSettings
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
@@ -29,7 +29,7 @@ class ConfigureEmbedderArgs(msgspec.Struct):
     model: str
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern="^[^/]*$")] | None = None
     provider: str | None = None
-    api_key: str | None = None
+    api_key: str | KeyVariable | None = None
     api_base: str | None = None
     dimensions: Annotated[int, msgspec.Meta(ge=1, le=65_536)] | None = None
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=MOST_AT_ONCE)] = 200
@@ -61,7 +61,14 @@ def _embedder(args: ConfigureEmbedderArgs, context: Context) -> Embedder:
     model = full_model(args.model, args.provider)
     if model.partition("/")[0] in LOCAL:
         raise errors.InvalidArgs(f"args.model: {model} makes no vectors", path="args.model")
-    connection = LMSettings(args.model, model, api_key=_key(args), api_base=_base(args), timeout=args.timeout)
+    connection = LMSettings(
+        args.model,
+        model,
+        api_key=checked_key(args.api_key, context.shared),
+        key_variable=args.api_key.env if isinstance(args.api_key, KeyVariable) else None,
+        api_base=checked_base(args.api_base),
+        timeout=args.timeout,
+    )
     check_destination(connection, context.shared.get("api_bases", ()))
     has_secrets = bool(connection.secrets)
     settings = EmbedderSettings(
@@ -87,19 +94,3 @@ def _local(args: ConfigureEmbedderArgs) -> Embedder:
     if model != OFFLINE and not (model.startswith(f"{HOST}/") and len(model) > len(HOST) + 1):
         raise errors.InvalidArgs(f"args.model: expected {OFFLINE} or {HOST}/NAME", path="args.model")
     return Embedder(EmbedderSettings(model, batch_size=args.batch_size), None)
-
-
-def _key(args: ConfigureEmbedderArgs) -> str | None:
-    try:
-        return header_value(args.api_key or "") or None
-    except ValueError as error:
-        raise errors.InvalidArgs(f"args.api_key: this cannot be sent as a key: {error}", path="args.api_key") from None
-
-
-def _base(args: ConfigureEmbedderArgs) -> str | None:
-    if args.api_base is None:
-        return None
-    try:
-        return str(Address.parse(args.api_base))
-    except ValueError as error:
-        raise errors.InvalidArgs(f"args.api_base: {error}", path="args.api_base") from None

@@ -90,9 +90,9 @@ class ConfigureArgs(Generation, frozen=True):
         return LMSettings(
             model,
             full_name,
-            api_key=self._key() if variable is None else environment_key(variable, shared),
+            api_key=checked_key(self.api_key, shared),
             key_variable=variable,
-            api_base=self._base(),
+            api_base=checked_base(self.api_base),
             api_version=self.api_version,
             extra_headers=self._headers(),
             model_type=self.model_type,
@@ -133,23 +133,6 @@ class ConfigureArgs(Generation, frozen=True):
             raise errors.InvalidArgs(f"{path}: {kind} has no text form for a reply", path=path)
         return msgspec.json.encode(self.answers).decode()
 
-    def _key(self) -> str | None:
-        assert self.api_key is None or isinstance(self.api_key, str)
-        try:
-            return header_value(self.api_key or "") or None
-        except ValueError as error:
-            raise errors.InvalidArgs(
-                f"args.api_key: this cannot be sent as a key: {error}", path="args.api_key"
-            ) from None
-
-    def _base(self) -> str | None:
-        if self.api_base is None:
-            return None
-        try:
-            return str(Address.parse(self.api_base))
-        except ValueError as error:
-            raise errors.InvalidArgs(f"args.api_base: {error}", path="args.api_base") from None
-
     def _headers(self) -> dict[str, str] | None:
         if len(self.extra_headers or ()) > MOST_HEADERS:
             raise errors.InvalidArgs(
@@ -168,6 +151,29 @@ class ConfigureArgs(Generation, frozen=True):
                 path = f"args.extra_headers.{name}"
                 raise errors.InvalidArgs(f"{path}: this cannot be sent as a header: {error}", path=path) from None
         return headers or None
+
+
+def checked_key(api_key: str | KeyVariable | None, shared: dict[str, Any]) -> str | None:
+    """Return a key of the host or of the environment, None if there is none. shared: what all sessions share.
+
+    Raises InvalidArgs for a key that cannot be sent, and NotAllowed for one that the operator has not allowed.
+    """
+    if isinstance(api_key, KeyVariable):
+        return environment_key(api_key.env, shared)
+    try:
+        return header_value(api_key or "") or None
+    except ValueError as error:
+        raise errors.InvalidArgs(f"args.api_key: this cannot be sent as a key: {error}", path="args.api_key") from None
+
+
+def checked_base(api_base: str | None) -> str | None:
+    """Return the address of a provider. Raises InvalidArgs."""
+    if api_base is None:
+        return None
+    try:
+        return str(Address.parse(api_base))
+    except ValueError as error:
+        raise errors.InvalidArgs(f"args.api_base: {error}", path="args.api_base") from None
 
 
 @adapter.command("configure_lm", ConfigureArgs, lane="everyone", idempotent=True)
