@@ -210,3 +210,24 @@ def test_a_model_judges(client, metric, feedback):
         assert {event for event, _ in stream} == {"row", "progress"}
     result = stream.result()["results"][0]
     assert (result["score"], result["feedback"]) == (pytest.approx(2 / 3), feedback)
+
+
+def test_a_judge_may_have_a_model_of_its_own(client):
+    """By its name, or those of several in order."""
+    signature = {"inputs": [{"name": "question"}], "outputs": [{"name": "text"}]}
+    client.call("create_program", {"id": "judged", "signature": signature, "if_exists": "replace"})
+    client.call("configure_lm", {"provider": "scripted", "answers": {"": {"text": "Paris"}}})
+    client.call("configure_lm", {"name": "judge", "provider": "scripted", "answers": JUDGED})
+    devset = [{"inputs": {"question": "Where is the Louvre?"}, "outputs": {"text": "Paris"}}]
+
+    def evaluate(model):
+        args = {"program_id": "judged", "metric": {"name": "semantic_f1", "model": model}, "devset": devset}
+        return client.call("evaluate", args, timeout=WAIT)["results"][0]
+
+    assert evaluate("judge")["feedback"] == "says more"
+    assert evaluate({"models": ["judge"]})["feedback"] == "says more"
+    with pytest.raises(errors.LMNotConfigured, match=r"args.metric.model: no model of the name none"):
+        evaluate("none")
+    with pytest.raises(errors.InvalidArgs) as raised:
+        evaluate({"models": []})
+    assert raised.value.details["path"] == "args.metric.model.models"

@@ -22,16 +22,17 @@ if TYPE_CHECKING:
     from bridge.adapters.dspy.setup import Setup
 
 
-def examples_of(setup: Setup, rows: Any, path: str) -> list[Example]:
+def examples_of(setup: Setup, rows: Any, path: str, *, alternatives: bool = False) -> list[Example]:
     """Return the examples at `path` of the args, at least one. Raises InvalidArgs.
 
-    An expected output may also be a list of right ones. A module of the operator may be expected to return anything.
+    alternatives: whether an expected output may also be a list of right ones. A module of the operator may be expected
+    to return anything.
     """
     ready = prepared(setup.program)
     if isinstance(ready, Prepared):
         has_reasoning = MODULES[setup.program.definition.program_type].has_reasoning
         extra = ("reasoning",) if has_reasoning else ()
-        examples = Examples(ready.signature, extra, alternatives=True).read(rows, path)
+        examples = Examples(ready.signature, extra, alternatives=alternatives).read(rows, path)
     elif isinstance(rows, list):
         examples = [_own_example(ready, row, f"{path}[{index}]") for index, row in enumerate(rows)]
     else:
@@ -50,8 +51,8 @@ def _own_example(ready: OwnModule, row: Any, path: str) -> Example:
 
 
 def judge_of(setup: Setup, context: Context) -> Judge:
-    """Return what runs a judge on the program's model. Its events are not sent."""
-    models, quiet = configured(setup.models), RowContext.of(context)
+    """Return what runs a judge, on its own models or else on the program's. Its events are not sent."""
+    models, quiet = configured(setup.judges or setup.models), RowContext.of(context)
     return lambda module, arguments: run.run_on(models, module, arguments, quiet)
 
 

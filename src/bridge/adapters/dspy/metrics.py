@@ -12,10 +12,13 @@ import msgspec
 
 from bridge import errors
 from bridge.adapters.dspy import comparisons
+from bridge.adapters.dspy.chosen_model import ModelChoice, models_for, names_of
 from bridge.adapters.dspy.comparisons import Compared, Judge
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
+    from bridge.adapters.dspy.settings import Model
+    from bridge.adapters.dspy.state import Program
 
 
 class Score(NamedTuple):
@@ -43,8 +46,8 @@ class MetricDefinition(msgspec.Struct, forbid_unknown_fields=True):
     """A metric as hosts name it: one of METRICS (`name`), or one of their own (`host`).
 
     field: the output that is compared; needed if the examples have several. question, context: what a judge or
-    passage_match also reads: an input or an output. model: of a judge, a configured model. trace: whether a metric of
-    the host gets the calls of predictors in the run.
+    passage_match also reads: an input or an output. model: of a judge (default: the program's). trace: whether a metric
+    of the host gets the calls of predictors in the run.
     """
 
     name: str | None = None
@@ -52,7 +55,7 @@ class MetricDefinition(msgspec.Struct, forbid_unknown_fields=True):
     field: str | None = None
     question: str | None = None
     context: str | None = None
-    model: Any = None
+    model: ModelChoice | None = None
     trace: bool | None = None
 
 
@@ -120,6 +123,17 @@ def metric_for(
         raise _wrong(path, f"unknown metric {definition.name[:100]!r}; known: {', '.join(METRICS)}")
     _check_settings(definition, definition.name, ("name", "field", *kind.takes), path)
     return BuiltInMetric(kind, definition, _Names(examples, outputs, path, examples_path), judge)
+
+
+def judges_of(
+    given: str | MetricDefinition, program: Program, context: Context, path: str = "args.metric.model"
+) -> tuple[Model, ...]:
+    """Return the models that a metric names for its judge, during the call's turn; () if it names none.
+
+    path: of the names in the args. Raises InvalidArgs and LMNotConfigured.
+    """
+    names = () if isinstance(given, str) else names_of(given.model, path)
+    return models_for(program, names, context.session.state, context, path) if names else ()
 
 
 class BuiltInMetric:

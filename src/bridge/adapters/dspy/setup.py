@@ -18,7 +18,7 @@ class Setup(NamedTuple):
 
     models: that they run on, in order (see ModelsInOrder); () if none is configured. tools: of the host, for a module
     of the operator that asks for them. config: settings of the models for these runs. include: what the results have in
-    addition. format: of prompts and replies; None: chat.
+    addition. format: of prompts and replies; None: chat. judges: the models of a metric that judges; (): the program's.
     """
 
     program: Program
@@ -27,3 +27,4 @@ class Setup(NamedTuple):
     config: dict[str, Any] = {}  # noqa: RUF012  # nothing changes it
     include: Include = NOTHING
     format: FormatChoice | None = None
+    judges: tuple[Model, ...] = ()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.adapters.dspy.commands import adapter
 from bridge.adapters.dspy.commands.execution import RunArgs
 from bridge.adapters.dspy.commands.programs import find_program
-from bridge.adapters.dspy.metrics import MetricDefinition, MetricFailed, metric_for
+from bridge.adapters.dspy.metrics import MetricDefinition, MetricFailed, judges_of, metric_for
 from bridge.adapters.dspy.rows import DEFAULT_THREADS, RowResults, ThreadCount, run_rows
 
 if TYPE_CHECKING:
@@ -40,9 +40,11 @@ def evaluate(args: EvaluateArgs, context: Context) -> dict[str, Any]:
     from bridge.adapters.dspy.evaluation import examples_of, judge_of, scored
     from bridge.adapters.dspy.prepared import prepared
 
-    setup = args.setup(find_program(args.program_id, context), context)
+    program = find_program(args.program_id, context)
+    judges = judges_of(args.metric, program, context)
+    setup = args.setup(program, context)._replace(judges=judges)
     judge = judge_of(setup, context)
-    examples = examples_of(setup, args.devset, "args.devset")
+    examples = examples_of(setup, args.devset, "args.devset", alternatives=True)
     ready = prepared(setup.program)
     outputs = None if setup.program.is_registered else ready.names.values()
     metric = metric_for(args.metric, examples, context, judge, outputs)

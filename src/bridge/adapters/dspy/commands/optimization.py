@@ -15,7 +15,7 @@ from bridge.adapters.dspy.commands import adapter
 from bridge.adapters.dspy.commands.execution import RunArgs
 from bridge.adapters.dspy.commands.programs import add_program, check_id, find_program
 from bridge.adapters.dspy.format_choice import FormatArg
-from bridge.adapters.dspy.metrics import MetricDefinition, metric_for
+from bridge.adapters.dspy.metrics import MetricDefinition, judges_of, metric_for
 from bridge.adapters.dspy.optimizers import OPTIMIZERS, becoming, models_of, read_options
 from bridge.adapters.dspy.state import Program
 
@@ -77,7 +77,9 @@ def improve(
     becoming(args.optimizer, options, program.definition)  # raises InvalidArgs
     program_id = _id(args, program, context)
     models = _models(options, program, context)
+    judges = judges_of(args.metric, program, context)
     setup = RunArgs(args.program_id, model=args.model, adapter=args.adapter).setup(program, context)
+    setup = setup._replace(judges=judges)
     found = work(args, setup, options, models, context)
     context.take_turn()
     saved = _save(program_id, found.definition, args, context)
