@@ -16,6 +16,7 @@ Metric = Literal["cosine", "dot"]
 MOST_TEXTS = 1_000_000
 LARGEST = 1 << 30  # bytes; SQLite stores no longer values
 _ALIGNMENT = 64  # bytes, of the matrix in an encoded index
+_MANY = 8  # queries, for which a product of matrices takes less CPU time: it starts threads that wait in a loop
 _SCORES_AT_ONCE = 1 << 24  # 64 MiB
 # By how much scores of products of matrices, which add in another order, may differ from the exact ones: relative to
 # the largest possible score.
@@ -72,8 +73,13 @@ class Index:
         at_once = max(1, _SCORES_AT_ONCE // len(self.texts))
         for first in range(0, len(queries), at_once):
             some = queries[first : first + at_once]
-            for query, scores in zip(some, some @ self.matrix.T, strict=True):
+            for query, scores in zip(some, self._scores(some), strict=True):
                 yield self._best(query, scores, k)
+
+    def _scores(self, queries: Any) -> Any:
+        if len(queries) >= _MANY:
+            return queries @ self.matrix.T
+        return np.einsum("qd,kd->qk", queries, self.matrix, order="C")
 
     def _best(self, query: Any, scores: Any, k: int) -> tuple[list[int], list[float]]:
         """Return the k best of the texts. scores: of all, exact up to the tolerance."""
