@@ -106,7 +106,7 @@ defmodule DSPex.PythonBridge.ObservingTest do
   test "tools emit telemetry events" do
     :telemetry.listen()
     bridge = start_bridge(adapter: "bridge_test_adapter:adapter", tool_timeout: 100)
-    tools = Connection.fetch!(bridge).tools
+    functions = Connection.fetch!(bridge).functions
 
     for {name, run, event, further} <- [
           {"fine", fn _ -> 1 end, :stop, %{code: :ok}},
@@ -114,7 +114,7 @@ defmodule DSPex.PythonBridge.ObservingTest do
           {"raises", fn _ -> raise "no" end, :exception, %{kind: :error}},
           {"killed", fn _ -> Process.exit(self(), :kill) end, :exception, %{reason: :killed}}
         ] do
-      :ets.insert(tools, {{"s", name}, run})
+      :ets.insert(functions, {{"s", :tool, name}, run})
       Bridge.call(bridge, :ask, %{name: name}, session_id: "s")
       metadata = %{bridge: bridge, tool: name, session_id: "s"}
       assert_received {[:dspex_bridge, :tool, :start], _, found}
@@ -125,6 +125,16 @@ defmodule DSPex.PythonBridge.ObservingTest do
       assert Map.take(found, [:bridge, :tool, :session_id]) == metadata
       if event == :exception, do: assert(is_list(found.stacktrace))
     end
+  end
+
+  test "other functions emit telemetry events of their own" do
+    :telemetry.listen()
+    bridge = start_bridge(adapter: "bridge_test_adapter:adapter", rewards: [one: fn _ -> 1 end])
+    args = %{command: "call_reward", args: %{name: "one"}}
+    assert {:ok, %{"answer" => 1}} = Bridge.call(bridge, :ask_host, args, [])
+    metadata = %{bridge: bridge, kind: :reward, name: "one", session_id: "default", code: :ok}
+    assert_receive {[:dspex_bridge, :function, :stop], %{duration: _}, found}
+    assert Map.take(found, Map.keys(metadata)) == metadata
   end
 
   test "the worker's logs go to Logger, with their metadata" do
