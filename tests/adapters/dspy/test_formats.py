@@ -30,7 +30,7 @@ def program(ask):
     ask("create_program", id="p", signature=SIGNATURE, session_id="s")
 
 
-def answer_with(ask, answer, adapter="chat", **settings):
+def answer_with(ask, answer, **settings):
     """Let the model answer each request with `answer`."""
     answers = [answer] * 4
     ask("configure_lm", provider="scripted", answers=answers, session_id="s", **settings)
@@ -90,3 +90,55 @@ def test_the_format_of_a_call_comes_before_that_of_the_program(ask, call):
         more = {} if adapter is None else {"adapter": adapter}
         done = ask("execute_program", program_id="j", inputs={"q": "?"}, session_id="s", **more)
         assert done["outputs"] == {"a": expected}
+
+
+def test_the_format_of_a_model_is_used_if_nothing_else_says_one(ask):
+    ask("create_program", id="p", signature={"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}, session_id="s")
+    answer_with(ask, json.dumps({"a": "json"}), adapter="json")
+    assert ask("execute_program", program_id="p", inputs={"q": "?"}, session_id="s")["outputs"] == {"a": "json"}
+    answer_with(ask, "<a>xml</a>", adapter="json")
+    done = ask("execute_program", program_id="p", inputs={"q": "?"}, adapter="xml", session_id="s")
+    assert done["outputs"] == {"a": "xml"}
+
+
+def test_a_named_model_extracts_the_fields(ask, call):
+    """It gets the answer of the first model; one that is not configured is an error before any model is called."""
+    ask("create_program", id="p", signature={"inputs": [{"name": "q"}], "outputs": [{"name": "n", "type": "int"}]})
+    ask("configure_lm", provider="scripted", answers=["About [[ ## n ## ]] seven."])
+    args = {"program_id": "p", "inputs": {"q": "?"}, "include": ["prompt"]}
+    two_steps = {"name": "two_step", "model": "cheap"}
+    reply = call("execute_program", adapter=two_steps, **args)
+    assert (reply["code"], "cheap" in reply["error"]) == ("lm_not_configured", True)
+    ask("configure_lm", name="cheap", provider="scripted", answers={"seven": {"n": 7}})
+    done = ask("execute_program", adapter=two_steps, **args)
+    assert done["outputs"] == {"n": 7}
+    ask("configure_lm", name="cheap", provider="scripted", answers=[{"n": "none"}])
+    ask("configure_lm", provider="scripted", answers=["Seven."])
+    reply = call("execute_program", adapter=two_steps, **args)
+    assert reply["details"]["reply"].startswith("[[ ## n ## ]]"), "the reply that could not be read is the second"
+
+
+@pytest.mark.parametrize("adapter", ["chat", "xml", "two_step"])
+def test_a_fallback_asks_again_in_json(ask, call, adapter):
+    """That is a call of the model like any other: it is counted, and a second reply that is wrong is an error."""
+    ask("create_program", id="p", signature={"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}, session_id="s")
+    unreadable = ["no field"] * (2 if adapter == "two_step" else 1)
+    args = {"program_id": "p", "inputs": {"q": "?"}, "session_id": "s"}
+    ask("configure_lm", provider="scripted", answers=[*unreadable, '{"a": "yes"}'], session_id="s")
+    chosen = {"name": adapter, "fallback": "json"}
+    assert ask("execute_program", adapter=chosen, **args)["outputs"] == {"a": "yes"}
+    counted = ask("get_stats", include=["commands"])["commands"]["execute_program"]["counters"]
+    assert (counted["lm_calls"], counted["lm_fallbacks"]) == (len(unreadable) + 1, 1)
+    ask("configure_lm", provider="scripted", answers=[*unreadable, "no object", '{"a": "never"}'], session_id="s")
+    assert call("execute_program", adapter=chosen, **args)["details"]["reply"] == "no object"
+    ask("configure_lm", provider="scripted", answers=[*unreadable, '{"a": "never"}'], session_id="s")
+    assert call("execute_program", adapter=adapter, **args)["details"]["reply"] == "no field"
+
+
+def test_the_fallback_of_a_model(ask):
+    """It may stand beside its adapter, or alone."""
+    ask("create_program", id="p", signature={"inputs": [{"name": "q"}], "outputs": [{"name": "a"}]}, session_id="s")
+    for settings in ({"fallback": "json"}, {"adapter": "xml", "fallback": "json"}):
+        answers = ["no field", '{"a": "yes"}']
+        ask("configure_lm", provider="scripted", answers=answers, session_id="s", **settings)
+        assert ask("execute_program", program_id="p", inputs={"q": "?"}, session_id="s")["outputs"] == {"a": "yes"}

@@ -12,6 +12,7 @@ import msgspec
 
 from bridge import errors
 from bridge.adapters.dspy import providers
+from bridge.adapters.dspy.format_choice import FormatChoice
 from bridge.adapters.dspy.settings import LMSettings, Model
 from bridge.telemetry.logs import warn
 
@@ -73,6 +74,17 @@ def models_for(
     if definition.model is not None:
         return (_own_model(program, definition.model, default),)
     return default_models(state, context)
+
+
+def extractors_of(format: FormatChoice | None, state: State, context: Context, path: str) -> tuple[Model, ...]:
+    """Return the model that a format in two steps names for its second step; () if it names none.
+
+    path: of the name in the args. Raises LMNotConfigured if there is none of that name, InvalidArgs for what cannot be
+    a name.
+    """
+    if format is None:
+        return ()
+    return tuple([_named(name, state, context, f"{path}: ") for name in names_of(format.model, path)])
 
 
 def default_models(state: State, context: Context) -> tuple[Model, ...]:

@@ -15,6 +15,7 @@ from dspy.utils.saving import get_dependency_versions
 
 from bridge import errors
 from bridge.adapters.dspy import learning
+from bridge.adapters.dspy.format_choice import FormatChoice, read_choice
 from bridge.adapters.dspy.modules import module_type
 from bridge.adapters.dspy.prepared import prepared
 from bridge.adapters.dspy.prompt_fields import label_of
@@ -38,6 +39,7 @@ class _Definition(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
     tools: list[Tool] = []
     max_iters: int | None = None
     options: dict[str, Any] = {}
+    adapter: FormatChoice | None = None
 
 
 class _Metadata(msgspec.Struct, forbid_unknown_fields=True):
@@ -92,7 +94,13 @@ def document_of(program: Program) -> dict[str, Any]:
     signature = definition.signature
     plain = signature.own_format.decode_args(msgspec.Raw(signature.data), Any, undecodable="replace")
     own = _Definition(
-        VERSION, definition.program_type, plain, [*definition.tools], definition.max_iters, definition.options
+        VERSION,
+        definition.program_type,
+        plain,
+        [*definition.tools],
+        definition.max_iters,
+        definition.options,
+        definition.adapter,
     )
     metadata = {"dependency_versions": get_dependency_versions(), "bridge": msgspec.to_builtins(own)}
     return {**state, "metadata": metadata}
@@ -138,7 +146,14 @@ def definition_of(document: Any, path: str) -> Definition | None:
             expected=VERSION,
         )
     signature = EncodedValue(msgspec.json.encode(own.signature), "json")
-    return Definition(signature, own.program_type, tools=tuple(own.tools), max_iters=own.max_iters, options=own.options)
+    return Definition(
+        signature,
+        own.program_type,
+        tools=tuple(own.tools),
+        max_iters=own.max_iters,
+        options=own.options,
+        adapter=read_choice(own.adapter, f"{at}.adapter"),
+    )
 
 
 def read(document: Any, program: Program, path: str) -> Loaded:

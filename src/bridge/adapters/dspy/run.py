@@ -14,8 +14,9 @@ import dspy
 
 from bridge.adapters.dspy import formats, models, parallel  # noqa: F401  # parallel is imported for its effect
 from bridge.adapters.dspy.answer_cache import AnswerCache, cache_of
-from bridge.adapters.dspy.chosen_model import configured, default_models
+from bridge.adapters.dspy.chosen_model import configured, default_models, extractors_of
 from bridge.adapters.dspy.current_run import ModelCall, PassedError, Run, current_run
+from bridge.adapters.dspy.formats.format import Format
 from bridge.adapters.dspy.history import history_of
 from bridge.adapters.dspy.include import NOTHING, RECORDED, Include, included
 from bridge.adapters.dspy.model_errors import lm_error, unreadable_reply
@@ -26,7 +27,6 @@ from bridge.telemetry.activity import activity
 
 if TYPE_CHECKING:
     from bridge._dispatch import Context
-    from bridge.adapters.dspy.format_choice import FormatChoice
     from bridge.adapters.dspy.settings import LMSettings, Model
     from bridge.adapters.dspy.setup import Setup
     from bridge.adapters.dspy.state import Program
@@ -77,7 +77,7 @@ def predict(
     lm = _lm(setup.models, setup.config, context)
     run = _run(setup, context, setup.include)
     with _activity(program):
-        prediction = _predicted(ready.module, arguments, lm, run, setup.format, trace)
+        prediction = _predicted(ready.module, arguments, lm, run, _format(setup, lm, context), trace)
     program.executed()
     return Done(prediction, run, run.model or lm.model)
 
@@ -91,7 +91,7 @@ def perform(setup: Setup, context: Context, work: Callable[[], Any], others: Seq
     run = _run(setup, context)
     run.caches |= _caches(others, context)
     with _activity(setup.program):
-        return _predicted(work, {}, lm, run, setup.format)
+        return _predicted(work, {}, lm, run, _format(setup, lm, context))
 
 
 def run_module(
@@ -119,9 +119,12 @@ def run_on(
 ) -> Any:
     """Run a module that is not a program on the models `used`. Otherwise like `run_module`."""
     lm = _lm(used, config or {}, context)
-    run = Run(context, {}, _caches(used, context), True, tools, _recorder(used, context))
+    choice = used[0].format
+    extractors = extractors_of(choice, context.session.state, context, "adapter.model")
+    run = Run(context, {}, _caches((*used, *extractors), context), True, tools, _recorder(used, context))
     with activity("stage", "invoke_workflow", workflow=type(module).__name__):
-        return _predicted(module, inputs, lm, run, used[0].format)
+        format = formats.format_of(choice, _lm(extractors, {}, context) if extractors else lm)
+        return _predicted(module, inputs, lm, run, format)
 
 
 def _recorder(
@@ -138,9 +141,13 @@ def _recorder(
 def _run(setup: Setup, context: Context, include: Include = NOTHING) -> Run:
     program = setup.program
     ready = prepared(program)
-    caches = _caches(setup.models, context)
+    caches = _caches((*setup.models, *setup.extractors), context)
     recorder = _recorder(setup.models, context, include, program.id)
     return Run(context, ready.names, caches, ready.names_calls, setup.tools, recorder)
+
+
+def _format(setup: Setup, lm: dspy.LM, context: Context) -> Format:
+    return formats.format_of(setup.format, _lm(setup.extractors, {}, context) if setup.extractors else lm)
 
 
 def _lm(used: tuple[Model, ...], config: dict[str, Any], context: Context) -> dspy.LM:
@@ -158,7 +165,7 @@ def _predicted(
     arguments: dict[str, Any],
     lm: dspy.LM,
     run: Run,
-    format: FormatChoice | None = None,
+    format: Format,
     trace: list[tuple[Any, Any, Any]] | None = None,
 ) -> Any:
     """Return the module's prediction, with DSPy's errors converted to ours."""
@@ -167,10 +174,9 @@ def _predicted(
         # DSPy's BestOfN and Refine need a trace. Other modules do not, and it would hold all of their inputs.
         if trace is None and run.names_calls:
             trace = []
-        adapter = formats.format_of(format, lm)
         # The values of inputs have been checked, and DSPy's warning about their types would log them.
         settings = {"trace": trace, "disable_history": True, "warn_on_type_mismatch": False}
-        with dspy.context(lm=lm, adapter=adapter, **settings):
+        with dspy.context(lm=lm, adapter=format, **settings):
             return module(**arguments)
     except PassedError as error:
         raise error.error from error.error.__cause__

@@ -18,7 +18,8 @@ class Setup(NamedTuple):
 
     models: that they run on, in order (see ModelsInOrder); () if none is configured. tools: of the host, for a module
     of the operator that asks for them. config: settings of the models for these runs. include: what the results have in
-    addition. format: of prompts and replies; None: chat. judges: the models of a metric that judges; (): the program's.
+    addition. format: of prompts and replies; None: chat. extractors: the model that extracts fields from prose, for a
+    format in two steps that names one. judges: the models of a metric that judges; (): the program's.
     """
 
     program: Program
@@ -27,4 +28,5 @@ class Setup(NamedTuple):
     config: dict[str, Any] = {}  # noqa: RUF012  # nothing changes it
     include: Include = NOTHING
     format: FormatChoice | None = None
+    extractors: tuple[Model, ...] = ()
     judges: tuple[Model, ...] = ()

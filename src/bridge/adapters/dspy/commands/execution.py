@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bridge.adapter import Ignored
-from bridge.adapters.dspy.chosen_model import ModelChoice, models_for, names_of
+from bridge.adapters.dspy.chosen_model import ModelChoice, extractors_of, models_for, names_of
 from bridge.adapters.dspy.commands import adapter
 from bridge.adapters.dspy.commands.programs import add_program, check_code, check_id, find_program, visible_program
 from bridge.adapters.dspy.format_choice import FormatArg, read_choice
@@ -73,9 +73,10 @@ class RunArgs(msgspec.Struct):
         models = models_for(program, names_of(self.model), state, context)
         if format is None and models:
             format = models[0].format
+        extractors = extractors_of(format, state, context, "args.adapter.model")
         tools = tuple(visible_tools(context).values()) if program.is_registered else ()
         context.release()
-        return Setup(program, models, tools, config, include, format)
+        return Setup(program, models, tools, config, include, format, extractors)
 
     def _config(self) -> dict[str, Any]:
         if self.options is None:
