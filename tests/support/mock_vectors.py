@@ -12,8 +12,11 @@ from typing import Any
 from bridge import Dispatcher, Options
 from bridge._framing import Frame, Outbox
 from bridge.adapters.dspy import adapter
-from mock_conversations import CONVERSATIONS, FLAGS, METRICS, PROGRAMS, TOOLS
+from mock_conversations import CONVERSATIONS as GENERAL
+from mock_conversations import FLAGS, METRICS, PROGRAMS, TOOLS
+from mock_dspy_conversations import CONVERSATIONS as OF_DSPY
 
+CONVERSATIONS = {**OF_DSPY, **GENERAL}
 VOLATILE = ("bytes", "created_at", "document", "execution_time", "idle_s", "last_executed", "timestamp", "uptime")
 
 
