@@ -119,6 +119,24 @@ class TestLimits:
         run(worker)
         assert "MemoryError" in worker.named("code_result")[0]["output"]
 
+    @pytest.mark.parametrize(
+        "code", ["x = [0]\nwhile True:\n    x = x + x", "x = str(7**5000000)"], ids=["memory", "time"]
+    )
+    def test_a_step_whose_process_was_killed_is_an_error_of_the_code(self, worker, code):
+        """The next step has a process of its own, without the variables of the last one."""
+        steps(worker, code, "x", "SUBMIT(3)", max_step_seconds=0.5)
+        assert run(worker)["outputs"] == {"count": 3}
+        first, second, _ = worker.named("code_result")
+        assert "the sandbox was reset" in first["output"]
+        assert "NameError" in second["output"]
+
+    @pytest.mark.parametrize("code", ["'x' * 10**6", "raise ValueError('x' * 10**6)", "SUBMIT(int('1' * 4000))"])
+    def test_the_length_of_events(self, worker, code):
+        """Values and errors are cut like what is printed."""
+        steps(worker, code, "SUBMIT(3)", max_output_chars=100)
+        run(worker)
+        assert len(worker.named("code_result")[0]["output"]) < 200
+
     @pytest.mark.parametrize("name", ["max_iters", "max_llm_calls", "max_output_chars", "max_step_seconds"])
     def test_limits_have_limits(self, worker, name):
         assert worker.refused("create_program", **RLM, **{name: 10**9})[2] == f"args.{name}"

@@ -29,4 +29,4 @@ def sandbox_factory(run: Run, seconds: float, output: int, *, lowers: bool = Fal
         factory.execution_instructions = MontySandbox.execution_instructions  # type: ignore[attr-defined]  # for DSPy
         return factory
     sandbox = type("DenoSandbox", (Supervised, dspy.PythonInterpreter), {})
-    return lambda: sandbox(run)
+    return lambda: sandbox(run, output)

@@ -17,18 +17,21 @@ if TYPE_CHECKING:
     from bridge.adapters.dspy.current_run import Run
 
 _POLL = 0.05  # seconds
+_CUT = "\n… (the rest of the output was dropped)"
 _HOST_TOKEN = "__dspy_host_token"  # a variable that only the code gets that makes `dspy` known
 
 
 class Supervised:
     """What each sandbox has: its steps are events, and the end of a call passes through the code in it.
 
-    ended: what a function of the host has raised to end the run, which the code cannot handle.
+    output: characters of what a step may print or return. ended: what a function of the host has raised to end the run,
+    which the code cannot handle.
     """
 
-    def __init__(self, run: Run, **settings: Any) -> None:
+    def __init__(self, run: Run, output: int, **settings: Any) -> None:
         super().__init__(**settings)
         self._run = run
+        self._most_output = output
         self._step = 0
         self.ended: BaseException | None = None
 
@@ -60,16 +63,22 @@ class Supervised:
             result = super().execute(code, variables)  # type: ignore[misc]
         except Exception as error:
             self._end()
-            emit("code_result", {"step": step, "output": errors.text_of(error), "is_error": True})
+            self._run.check()
+            emit("code_result", {"step": step, "output": self._cut(errors.text_of(error)), "is_error": True})
             raise
         self._end()
-        text = "" if result is None else str(getattr(result, "output", result))
+        if isinstance(result, str):
+            result = self._cut(result)
+        text = "" if result is None else self._cut(str(getattr(result, "output", result)))
         emit("code_result", {"step": step, "output": text, "is_error": False})
         return result
 
     def install(self, code: str, variables: Any) -> Any:
         """Run the code that makes `dspy` known, whose functions DSPy has added to the tools."""
         return super().execute(code, variables)  # type: ignore[misc]
+
+    def _cut(self, text: str) -> str:
+        return text if len(text) <= self._most_output else text[: self._most_output] + _CUT
 
     def _end(self) -> None:
         if self.ended is not None:
