@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 
 from bridge import Client, errors
 from bridge.adapters.dspy.replies.chat import ChatReply
-from bridge.adapters.dspy.replies.text import read_fields, well_formed
+from bridge.adapters.dspy.replies.json_object import JsonReply
+from bridge.adapters.dspy.replies.text import read_fields, well_formed, well_formed_in
+from bridge.adapters.dspy.replies.xml import XmlReply
 
 TOKENS = st.sampled_from(
     [
@@ -49,6 +52,67 @@ def test_the_pieces_do_not_matter(reply, cuts):
     whole = read_fields(ChatReply, reply, ["a", "b"])
     assert (reader.texts, reader.headers) == (whole.texts, whole.headers)
     assert joined(chunks) == {name: text for name, text in whole.texts.items() if text}
+
+
+JSON_TOKENS = st.sampled_from(
+    [
+        *('{"a": "', '"a": ', "'b': ", "b: ", '"b": [', '"z": {', '"', "'", "{", "}", "[", "]", "(", ",", ":", "\\"),
+        *('\\"', "\\\\", "\\n", "\\u00e9", "\\ud83d", "\\ude00", "\\u12", "\\d", "null", "1.50", "true", "a", "b"),
+        *("```json\n", "\n", " ", "é", "😀", "x" * 101),
+    ]
+)
+XML_TOKENS = st.sampled_from(
+    [
+        *(
+            "<a>",
+            "</a>",
+            "<b>",
+            "</b >",
+            "<b/>",
+            '<a k="v">',
+            "<item>",
+            "</item>",
+            "<z>",
+            "</z>",
+            "<",
+            ">",
+            "/",
+            "</",
+            "<a",
+        ),
+        *("&lt;", "&amp;", "&#233;", "&#x1F600;", "&", "&l", ";", "<![CDATA[", "]]>", "]]", "<![CD", "<!"),
+        *("\n", " ", "é", "😀", "x" * 101),
+    ]
+)
+OTHERS = [(JsonReply, JSON_TOKENS), (XmlReply, XML_TOKENS)]
+
+
+@pytest.mark.parametrize(("kind", "tokens"), OTHERS, ids=["json", "xml"])
+@given(data=st.data(), cuts=CUTS)
+def test_the_pieces_do_not_matter_in_other_formats(kind, tokens, data, cuts):
+    """And no reply makes a reader fail, except by the error for a value that cannot be read."""
+    reply = data.draw(st.lists(tokens | st.text(max_size=2), max_size=25).map("".join))
+    reader = kind(["a", "b"])
+    chunks = [chunk for piece in pieces(reply, cuts) for chunk in reader.feed(piece)]
+    chunks += reader.finish()
+    whole = read_fields(kind, reply, ["a", "b"])
+    assert (reader.texts, reader.headers) == (whole.texts, whole.headers)
+    assert joined(chunks) == {name: text for name, text in whole.texts.items() if text}
+    for name in whole.texts:
+        for type in (str, list[str], dict[str, int]):
+            with contextlib.suppress(ValueError):
+                whole.value(name, type)
+
+
+@given(st.dictionaries(st.sampled_from("ab"), st.text(max_size=30) | st.lists(st.text(max_size=9)), min_size=1), CUTS)
+def test_what_is_written_is_read_again(fields, cuts):
+    """Every text in JSON, whatever it contains; every list in both formats."""
+    for kind in (JsonReply, XmlReply):
+        reader = read_fields(kind, kind.written(fields), fields)
+        for name, value in fields.items():
+            if kind is JsonReply or isinstance(value, list):
+                read = reader.value(name, list[str] if isinstance(value, list) else str)
+                assert read == well_formed_in(value)
 
 
 @given(st.text(st.characters(codec=None, categories=["Cs", "L", "So"]), max_size=8), CUTS)

@@ -84,6 +84,10 @@ def _value(field: _Field, schema: Schema) -> Any:
         return schema["const"]
     if "enum" in schema:
         return choose(schema["enum"], field.reading)
+    if isinstance(schema.get("type"), list):
+        return _any_of(
+            field, [{"type": each} if each == "null" else {**schema, "type": each} for each in schema["type"]]
+        )
     if alternatives := schema.get("anyOf", schema.get("oneOf")):
         return _any_of(field, alternatives)
     return _BUILDERS.get(str(schema.get("type")), _string)(field, schema)
@@ -278,7 +282,11 @@ _BETWEEN = re.compile(r",? (?:and|or) |, ")
 
 def _object(field: _Field, schema: Schema) -> dict[str, Any]:
     if "properties" in schema:
-        return {name: _value(field._replace(name=name), each) for name, each in schema["properties"].items()}
+        # A property that would repeat what contains it is left out, unless it must be there.
+        required = schema.get("required", ())
+        parts = schema["properties"].items()
+        named = [(name, each) for name, each in parts if each.get("$ref") not in field.open or name in required]
+        return {name: _value(field._replace(name=name), each) for name, each in named}
     inner = schema.get("additionalProperties")
     if isinstance(inner, Mapping) and inner.get("$ref") in field.open:
         return {}
