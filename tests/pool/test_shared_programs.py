@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bridge import errors
 from bridge.testing import MockPool
 from peer import wait_until
 
@@ -90,6 +91,16 @@ def test_an_optimized_program(pool):
     crash(pool)
     for program_id in ("better", "later", "last"):
         assert len(instructions(pool, program_id)) == 2
+
+
+@pytest.mark.parametrize("on_event", [None, lambda event, data: None])
+def test_an_optimized_program_that_is_refused(pool, monkeypatch, on_event):
+    """The call ends with the error of the import."""
+    monkeypatch.setattr("bridge.pool.journal.MOST_ENTRIES", 2)
+    args = {"program_id": "p", "optimizer": "labeled_few_shot", "trainset": [ROW], "metric": "exact_match"}
+    call = pool.submit("optimize", {**args, "save_as": "better"}, on_event=on_event)
+    with pytest.raises(errors.QuotaExceeded, match="use sessions"):
+        call.result(30)
 
 
 def test_an_optimized_program_of_a_session(pool):

@@ -144,8 +144,11 @@ class PoolCall(concurrent.futures.Future[Any]):
         except BaseException as error:
             self.conclude(partial(_raise, error))
         else:
-            self._runner.succeeded(self._request, result)
-            self.conclude(lambda: result)
+            self.conclude(partial(self._succeeded, result))
+
+    def _succeeded(self, result: Any) -> Any:
+        self._runner.succeeded(self._request, result)
+        return result
 
     def _start_again(self) -> None:
         if self.done():
