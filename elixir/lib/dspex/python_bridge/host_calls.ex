@@ -164,7 +164,13 @@ defmodule DSPex.PythonBridge.HostCalls do
   defp called(:model, function, connection, %{"args" => args} = request) do
     args = Map.delete(args, "name")
     wants_pieces = args["stream"] == true
-    emit = fn text -> if wants_pieces, do: emit(connection, request, text), else: :ok end
+
+    emit = fn piece ->
+      (is_binary(piece) and String.valid?(piece)) ||
+        raise ArgumentError, "a piece of a model's reply must be a text in UTF-8"
+
+      if wants_pieces, do: emit(connection, request, piece), else: :ok
+    end
 
     result =
       cond do
@@ -187,7 +193,7 @@ defmodule DSPex.PythonBridge.HostCalls do
   defp outcome({:error, reason}), do: raise(Exits.line(:error, reason, []))
   defp outcome(result), do: {:ok, result}
 
-  defp emit(connection, %{"id" => id} = request, text) when is_binary(text) do
+  defp emit(connection, %{"id" => id} = request, text) do
     if ended?(connection, request["call_id"]), do: throw(:call_has_ended)
     event = %{"id" => id, "event" => "chunk", "data" => %{"text" => text}}
     Connection.send(connection, Protocol.encode_answer(connection.format, event), :infinity)

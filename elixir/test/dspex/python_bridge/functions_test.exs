@@ -52,6 +52,19 @@ defmodule DSPex.PythonBridge.FunctionsTest do
     assert ask(bridge, :model, "streaming", request) == {:ok, %{"text" => "whole"}}
   end
 
+  test "a piece that is not a text fails the model, wanted or not", %{bridge: bridge} do
+    for piece <- [5, nil, <<255>>], stream <- [true, false] do
+      models = [odd: fn _request, emit -> emit.(piece) end]
+      assert Bridge.register(bridge, [models: models], []) == :ok
+      request = Map.put(@request, "stream", stream)
+
+      capture_log(fn ->
+        assert {:error, %Error{message: message}} = ask(bridge, :model, "odd", request)
+        assert message =~ "a piece of a model's reply must be a text in UTF-8"
+      end)
+    end
+  end
+
   test "metrics, rewards and embedders", %{bridge: bridge} do
     functions = %{
       metrics: [judged: fn %{"trace" => trace} -> %{score: 0.5, feedback: inspect(trace)} end],
