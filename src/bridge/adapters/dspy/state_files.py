@@ -21,9 +21,11 @@ def write(folder: str | None, path: str, data: bytes) -> int:
     """Write `data` to a file, whole or not at all, and return its size in bytes.
 
     path: relative to `folder`, where missing folders are created. Raises NotAllowed without a folder, InvalidArgs for a
-    path outside of it or one that cannot be written.
+    path outside of it or one that cannot be written, and for more than LARGEST bytes, which could not be read.
     """
     *parents, name = _parts(folder, path)
+    if len(data) > LARGEST:
+        raise _refused(f"the program takes {len(data)} bytes, the limit of a file is {LARGEST}")
     try:
         directory = _open_folder(folder, parents, create=True)
         try:
@@ -44,10 +46,10 @@ def read(folder: str | None, path: str) -> Any:
             descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
         finally:
             os.close(directory)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise _refused("not a regular file")
         with open(descriptor, "rb") as file:
-            facts = os.fstat(descriptor)
-            if not stat.S_ISREG(facts.st_mode):
-                raise _refused("not a regular file")
             data = file.read(LARGEST + 1)
     except OSError as error:
         raise _failed("read", error) from error
