@@ -113,14 +113,14 @@ def _encoded(data: Any, path: str, kind: Kind) -> tuple[str, bytes]:
     where = f"{path}.data"
     if isinstance(data, str):
         text = "".join(data.split()) if any(map(str.isspace, data[:200])) or "\n" in data else data
-        size = len(text) * 3 // 4
+        size = len(text) * 3 // 4 - text[-2:].count("=")
     elif isinstance(data, bytes | bytearray | memoryview):
         text, size = "", len(data)
     else:
         raise _invalid(where, "expected bytes or base64", kind)
-    if not size:
+    if size <= 0:
         raise _invalid(where, "0 bytes", kind)
-    if size - 2 > LARGEST:
+    if size > LARGEST:
         raise _invalid(where, f"{size} bytes, the limit is {LARGEST} ({LARGEST >> 20} MiB)", kind)
     if not text:
         return base64.b64encode(data).decode(), bytes(data[:16])
