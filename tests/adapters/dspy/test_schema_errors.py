@@ -54,6 +54,13 @@ REFUSED = [
     ({"type": "integer", "exclusiveMinimum": 1, "exclusiveMaximum": 2}, "", "allow no value"),
     ({"type": "string", "minLength": 3, "maxLength": 2}, "", "allow no value"),
     ({"type": "array", "minItems": 3, "maxItems": 2}, "", "allow no value"),
+    ({"type": "array", "prefixItems": [{}, {}], "items": False, "minItems": 3}, "", "allow no value"),
+    ({"type": "object", "properties": {"a": {}}, "required": ["a"], "maxProperties": 0}, "", "allow no value"),
+    (
+        {"type": "object", "properties": {"a": {}}, "additionalProperties": False, "minProperties": 2},
+        "",
+        "minProperties 2 and maxProperties 1 allow no value",
+    ),
     ({"enum": []}, ".enum", "1 to 1000 values"),
     ({"enum": [*range(1001)]}, ".enum", "1 to 1000 values"),
     ({"enum": "a"}, ".enum", "1 to 1000 values"),

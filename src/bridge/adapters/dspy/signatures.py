@@ -132,7 +132,7 @@ class Signature(msgspec.Struct, frozen=True):
     def size(self) -> int:
         """Return the number of characters that the host wrote."""
         fields = (*self.inputs, *self.outputs)
-        texts = [part for f in fields for part in (f.name, f.type_name, f.description, f.schema, f.default)]
+        texts = [part for f in fields for part in (f.name, f.type_name, f.description, f.schema, f.default, f.prefix)]
         return sum(map(len, (self.name, self.description, *texts)))
 
     @classmethod

@@ -8,8 +8,18 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from bridge.adapters.dspy.schemas.constraints import KEYWORDS, unconstrained
-from bridge.adapters.dspy.schemas.objects import Named, Property, items_type, named_type, object_type, target_of
+from bridge.adapters.dspy.schemas.constraints import KEYWORDS, contradiction, unconstrained
+from bridge.adapters.dspy.schemas.objects import (
+    Items,
+    Named,
+    Object,
+    Property,
+    is_kind,
+    items_type,
+    named_type,
+    object_type,
+    target_of,
+)
 from bridge.adapters.dspy.schemas.parts import default_problem, invalid, refuse_if, target, with_constraints
 from bridge.adapters.dspy.schemas.vocabulary import (
     ANNOTATIONS,
@@ -211,6 +221,8 @@ class _Reader:
             base = self._object(schema, path)
         else:
             base = TYPES[name]
+        for keyword, bound in _implied(base).items():
+            refuse_if(path, contradiction({**constraints, keyword: bound}))
         return with_constraints(base, constraints, path, is_integer=name == "integer")
 
     def _list(self, schema: dict[str, Any], path: str) -> Any:
@@ -263,3 +275,14 @@ class _Reader:
         if isinstance(schema, dict) and "default" in schema:
             return Property(read, False, msgspec.json.encode(schema["default"]))
         return Property(read, is_required)
+
+
+def _implied(type: Any) -> dict[str, int]:
+    """Return the bounds on the size of a list or an object that follow from what its schema declares."""
+    if is_kind(type, Items) and type.others is None:
+        return {"maxItems": len(type.first)}
+    if not is_kind(type, Object):
+        return {}
+    required = sum(each.is_required for each in type.properties.values())
+    most = {"maxProperties": len(type.properties)} if type.others is None else {}
+    return {"minProperties": required, **most}
