@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from bridge import errors
 from bridge.adapters.dspy.signatures import Signature
-from bridge.adapters.dspy.values.checks import Check, check_of
+from bridge.adapters.dspy.values.checks import Check, check_of, defaults_of
 from bridge.adapters.dspy.values.inputs import plain, with_text_form, wrong_names
 
 
@@ -30,6 +30,7 @@ class Examples:
     def __init__(self, signature: Signature, extra: tuple[str, ...] = (), *, alternatives: bool = False) -> None:
         self._alternatives = alternatives
         self._inputs = {field.name: check_of(field, signature) for field in signature.inputs}
+        self._defaults = defaults_of(signature)
         self._outputs: dict[str, Check | None] = dict.fromkeys(extra)
         self._outputs |= {field.name: check_of(field, signature) for field in signature.outputs}
         self._required = [field.name for field in signature.outputs]
@@ -47,6 +48,7 @@ class Examples:
         if not isinstance(row, dict):
             raise errors.InvalidArgs(f"{path}: expected a map with inputs and outputs", path=path, expected="map")
         inputs, outputs, places = self._sides(row, path)
+        inputs = {**self._defaults, **inputs}
         missing = [name for name, check in self._inputs.items() if name not in inputs and not check.accepts_none()]
         unknown = [name for name in inputs if name not in self._inputs]
         if unknown or missing:

@@ -45,13 +45,18 @@ def check_of(field: Field, signature: Signature) -> Check:
     return InputCheck(field.name, field.type, field.type_name, is_exact=field.is_exact)
 
 
+def defaults_of(signature: Signature) -> dict[str, Any]:
+    """Return the defaults of the inputs of `signature` that have one, by name, as hosts send values."""
+    return {field.name: msgspec.json.decode(field.default) for field in signature.inputs if field.default}
+
+
 class Inputs:
     """Checks the inputs of a program by its signature. owner: what errors say declares them."""
 
     def __init__(self, signature: Signature, owner: str = "the signature") -> None:
         self._owner = owner
         self._checks = {field.name: (field.python_name, check_of(field, signature)) for field in signature.inputs}
-        self._defaults = {field.name: msgspec.json.decode(field.default) for field in signature.inputs if field.default}
+        self._defaults = defaults_of(signature)
 
     def arguments(self, inputs: dict[str, Any], path: str = "args.inputs") -> dict[str, Any]:
         """Return the values by the fields' names in DSPy. Raises InvalidArgs for an undeclared, missing or wrong input.
