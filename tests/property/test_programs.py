@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from bridge import Dispatcher
 from bridge.adapters.dspy import adapter, language_model
-from bridge.adapters.dspy.commands.tools import MAX_NAME
 from bridge.adapters.dspy.tools import Tool, model_names
+from bridge.adapters.dspy.tools.checks import MAX_NAME
 from bridge.adapters.type_names import _PLAIN, parse_type
 from bridge.wire.codec import FORMATS
 

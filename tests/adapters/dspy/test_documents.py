@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+from pathlib import Path
 
 import dspy
 import pytest
@@ -11,6 +13,7 @@ from dspy.teleprompt import LabeledFewShot
 from dspy.utils import DummyLM
 
 from bridge import Client, errors
+from bridge.adapters.dspy import state_files
 
 SIGNATURE = {
     "description": "Answer.",
@@ -211,6 +214,50 @@ def test_another_version_of_dspy_is_named(worker):
     assert loaded["warnings"] == [f"saved with DSPy 3.1.0; this worker has {dspy.__version__}"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("max_iters", 0, "max_iters: Expected `int` >= 1"),
+        ("max_iters", 10**9, "max_iters: Expected `int` <= 100"),
+        ("tools", [{"name": "a"}, {"name": "a"}], "tools[1].name: a second tool 'a'"),
+        ("tools", [{"name": " "}], "tools[0].name: a tool's name has"),
+        ("tools", [{"name": "a", "args": {"x": {"type": "magic"}}}], "tools[0].args"),
+        ("tools", [{"name": "a", "code": "x"}], "unknown field `code`"),
+    ],
+)
+def test_tools_and_iterations_are_checked_as_those_of_create_program(worker, name, value, message):
+    create(worker, "react")
+    document = changed(document_of(worker, "react"), ["metadata", "bridge", name], value)
+    with pytest.raises(errors.InvalidArgs) as caught:
+        worker.call("import_program", {"document": document, "program_id": "wrong"})
+    assert message in str(caught.value)
+
+
+def test_tools_of_stages_are_checked(worker):
+    create(worker, "react")
+    stages = {"first": {"program": "react"}}
+    args = {"id": "piped", "signature": PLAIN, "program_type": "pipeline", "stages": stages}
+    worker.call("create_program", args)
+    path = ["metadata", "bridge", "options", "stages", 0]
+    for name, value in (("tools", [{"name": "a"}, {"name": "a"}]), ("max_iters", 0)):
+        document = changed(document_of(worker, "piped"), [*path, name], value)
+        with pytest.raises(errors.InvalidArgs, match=name):
+            worker.call("import_program", {"document": document, "program_id": "wrong"})
+
+
+def test_a_document_of_knn_has_demos(worker):
+    """As create_program demands."""
+    create(worker, "knn", "nearest")
+    document = changed(document_of(worker, "nearest"), ["demos"], [])
+    with pytest.raises(errors.InvalidArgs, match="knn needs demos"):
+        worker.call("import_program", {"document": document, "program_id": "wrong"})
+
+
+def test_only_programs_that_use_tools_are_exported_with_tools(worker):
+    create(worker, "predict")
+    assert "tools" not in document_of(worker, "predict")["metadata"]["bridge"]
+
+
 def test_demos_that_do_not_fit(worker):
     """The path names the demo and the field."""
     cases = [
@@ -225,6 +272,19 @@ def test_demos_that_do_not_fit(worker):
         with pytest.raises(errors.InvalidArgs) as caught:
             worker.call("create_program", {"signature": PLAIN, "demos": demos})
         assert caught.value.details["path"] == path
+
+
+def test_demos_and_devsets_may_leave_out_what_has_a_default(worker):
+    """As runs may."""
+    tone = {"name": "tone", "default": "dry"}
+    signature = {"inputs": [{"name": "question"}, tone], "outputs": [{"name": "answer"}]}
+    row = {"inputs": {"question": "Who?"}, "outputs": {"answer": "Goethe"}}
+    create(worker, signature=signature, program_id="toned", demos=[row])
+    shown = worker.call("get_program", {"program_id": "toned", "include": ["demos"]})["demos"]
+    assert shown == [{"inputs": {"question": "Who?", "tone": "dry"}, "outputs": {"answer": "Goethe"}}]
+    worker.call("configure_lm", {"provider": "scripted", "answers": {"": {"answer": "Goethe"}}})
+    result = worker.call("evaluate", {"program_id": "toned", "devset": [row], "metric": "exact_match"})
+    assert result["score"] == 1
 
 
 def test_a_demo_may_have_reasoning(worker):
@@ -278,6 +338,23 @@ def test_files_that_are_no_documents(worker, folder, data, message):
     with pytest.raises(errors.InvalidArgs, match=message):
         worker.call("load_program", {"path": "bad.json"})
     assert worker.call("ping", {})
+
+
+def test_a_folder_is_no_file(tmp_path):
+    """The refused descriptor is closed."""
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(errors.InvalidArgs, match="not a regular file"):
+        state_files.read(str(tmp_path), "folder.json")
+    opened = [os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    assert str(tmp_path / "folder.json") not in opened
+
+
+def test_a_file_that_could_not_be_read_is_not_written(tmp_path):
+    data = b" " * (state_files.LARGEST + 1)
+    with pytest.raises(errors.InvalidArgs, match="the limit of a file is 16777216"):
+        state_files.write(str(tmp_path), "large.json", data)
+    assert not [*tmp_path.iterdir()]
+    assert state_files.write(str(tmp_path), "large.json", data[1:]) == state_files.LARGEST
 
 
 def test_without_a_folder():

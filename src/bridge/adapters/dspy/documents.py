@@ -17,11 +17,13 @@ from bridge import errors
 from bridge.adapters.dspy import learning
 from bridge.adapters.dspy.format_choice import FormatChoice, read_choice
 from bridge.adapters.dspy.modules import module_type
+from bridge.adapters.dspy.pipelines.stages import stages_of
 from bridge.adapters.dspy.prepared import prepared
 from bridge.adapters.dspy.prompt_fields import label_of
 from bridge.adapters.dspy.signatures import Signature
 from bridge.adapters.dspy.state import Definition, Learned, Program
 from bridge.adapters.dspy.tools import Tool
+from bridge.adapters.dspy.tools.checks import check_tools
 from bridge.adapters.dspy.values.checks import check_of
 from bridge.records import EncodedValue
 
@@ -93,11 +95,12 @@ def document_of(program: Program) -> dict[str, Any]:
         state = state["self"]
     signature = definition.signature
     plain = signature.own_format.decode_args(msgspec.Raw(signature.data), Any, undecodable="replace")
+    tools = [*definition.tools] if module_type(definition).takes_tools else []
     own = _Definition(
         VERSION,
         definition.program_type,
         plain,
-        [*definition.tools],
+        tools,
         definition.max_iters,
         definition.options,
         definition.adapter,
@@ -146,7 +149,7 @@ def definition_of(document: Any, path: str) -> Definition | None:
             expected=VERSION,
         )
     signature = EncodedValue(msgspec.json.encode(own.signature), "json")
-    return Definition(
+    definition = Definition(
         signature,
         own.program_type,
         tools=tuple(own.tools),
@@ -154,6 +157,13 @@ def definition_of(document: Any, path: str) -> Definition | None:
         options=own.options,
         adapter=read_choice(own.adapter, f"{at}.adapter"),
     )
+    tools = {f"{at}.tools": own.tools}
+    if own.program_type == "pipeline":
+        stages = enumerate(stages_of(definition, f"{at}.options"))
+        tools |= {f"{at}.options.stages[{index}].tools": stage.tools for index, stage in stages}
+    for where, each in tools.items():
+        check_tools(each, where)
+    return definition
 
 
 def read(document: Any, program: Program, path: str) -> Loaded:
@@ -183,6 +193,9 @@ def read(document: Any, program: Program, path: str) -> Loaded:
         demos = _demos(part.demos, predictor.signature, signature, f"{at}.demos", loaded.ignored)
         loaded.learned[name] = Learned(part.signature.instructions, demos)
         loaded.ignored += [f"{at}.{each}" for each in ("traces", "train", "lm") if getattr(part, each)]
+    kind = module_type(program.definition)
+    if kind.needs_demos and not loaded.learned[kind.main or ""].demos:
+        raise errors.InvalidArgs(f"{path}: {program.definition.program_type} needs demos", path=f"{path}.demos")
     return loaded
 
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from bridge._dispatch import Context
     from bridge.adapters.dspy.state import State
 
-MAX_NAME = 200  # characters of a tool's name
-
 
 class ToolDefinition(msgspec.Struct, forbid_unknown_fields=True):
     """A tool as hosts send it, or as a server of the Model Context Protocol lists it.
@@ -38,26 +36,14 @@ class ToolDefinition(msgspec.Struct, forbid_unknown_fields=True):
 
     def tool(self, path: str) -> Tool:
         """Return the tool that this defines. Raises InvalidArgs. path: of this in the args."""
+        from bridge.adapters.dspy.tools.checks import check_tool
         from bridge.adapters.dspy.tools.json_schema import with_maps
-        from bridge.adapters.dspy.tools.schema import ToolSchema
-        from bridge.adapters.dspy.values.text_form import without_text_form
 
-        if not self.name.strip() or len(self.name) > MAX_NAME:
-            raise errors.InvalidArgs(f"{path}.name: a tool's name has 1 to {MAX_NAME} characters", path=f"{path}.name")
         if self.args and self.input_schema is not None:
             raise errors.InvalidArgs(f"{path}: args and inputSchema mean the same: send only one of them", path=path)
         schema_path = f"{path}.args" if self.input_schema is None else f"{path}.inputSchema"
-        args = with_maps(self.args or self.input_schema or {})
-        tool = Tool(self.name, self.description or "", args)
-        unreadable = without_text_form(tool.args, schema_path)
-        if unreadable is not None:
-            where, kind = unreadable
-            raise errors.InvalidArgs(f"{where}: {kind} has no text form for a prompt", path=where)
-        ToolSchema.of(tool.args).check(schema_path)
-        try:
-            msgspec.msgpack.encode(tool.args)
-        except (OverflowError, TypeError, ValueError) as error:
-            raise errors.InvalidArgs(f"{schema_path}: not a JSON Schema: {error}", path=schema_path) from None
+        tool = Tool(self.name, self.description or "", with_maps(self.args or self.input_schema or {}))
+        check_tool(tool, path, schema_path)
         return tool
 
 
@@ -91,11 +77,8 @@ def register_tools(args: RegisterToolsArgs, context: Context) -> dict[str, Any]:
 
 def _tools_of(definitions: list[ToolDefinition]) -> dict[str, Tool]:
     """Return the tools by name. Raises InvalidArgs for wrong or repeated names, and for wrong schemas."""
-    found: dict[str, Tool] = {}
-    for index, definition in enumerate(definitions):
-        path = f"args.tools[{index}]"
-        tool = definition.tool(path)
-        if tool.name in found:
-            raise errors.InvalidArgs(f"{path}.name: a second tool {tool.name!r}", path=path)
-        found[tool.name] = tool
-    return found
+    from bridge.adapters.dspy.tools.checks import check_names
+
+    tools = [definition.tool(f"args.tools[{index}]") for index, definition in enumerate(definitions)]
+    check_names(tools, "args.tools")
+    return {tool.name: tool for tool in tools}

@@ -35,9 +35,12 @@ def check(definition: Definition, signature: Signature, path: str = "args") -> N
 
     path: of the definition in the args.
     """
-    check_options(definition.options, definition, path)
+    given = definition.options
+    if definition.max_iters is not None:
+        given = {**given, "max_iters": definition.max_iters}
+    check_options(given, definition, path)
     try:
-        msgspec.convert(definition.options, Options)
+        msgspec.convert(given, Options)
     except msgspec.ValidationError as error:
         reason, _, where = str(error).partition(" - at `$")
         at = path + where.rstrip("`")

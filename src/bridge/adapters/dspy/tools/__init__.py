@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 
-class Tool(msgspec.Struct, frozen=True):
+class Tool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A tool of the host. args: the JSON Schema of each argument by name, or one schema of the object of all."""
 
     name: str
