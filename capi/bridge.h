@@ -105,9 +105,11 @@ BRIDGE_API const char *bridge_version(void);
    NULL or the value of the first bridge_open.
 
    options: a JSON object; NULL means {}. "adapter" is "dspy", "echo" or "module:attribute"; "path" is
-   a list of directories in which to find the module. The other keys are those of a worker: mode,
-   worker_id, protocol, threads, queue, max_frame, grace, store, max_sessions, session_ttl,
-   session_programs, session_bytes, log_level, telemetry, api_bases, programs. */
+   a list of directories in which to find the module. The other keys are the flags of a
+   worker with _ in their names: mode, worker_id, protocol, threads, queue, queue_bytes, queue_target,
+   waiting, stuck_after, max_frame, max_values, grace, api_bases, allow_urls, api_key_envs,
+   programs, store, state_dir, allow_code_execution, max_sessions, session_ttl, session_programs,
+   session_bytes, telemetry, log_level. max_memory and max_cpu are refused: the process is the host's. */
 BRIDGE_API bridge *bridge_open(const char *python, const char *options);
 
 /* Send a request and wait for its reply.
