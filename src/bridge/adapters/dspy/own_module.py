@@ -18,7 +18,6 @@ class OwnModule:
     Raises ValueError if the values of an input cannot be checked.
     """
 
-    takes_config = False
     names_calls = True
 
     def __init__(self, program_id: str, module: dspy.Module, declaration: Declaration) -> None:

@@ -29,15 +29,14 @@ class Prepared:
     """A DSPy module, the checks of its inputs, and the names of its outputs. Usable from any number of threads.
 
     signature: the host's. arguments(inputs, path): returns the module's arguments, as `Inputs.arguments` does. names:
-    the host's names of the output fields, by label. takes_config: whether the module can be called with `config`, the
-    settings of one run. names_calls: whether events name the predictor and the call.
+    the host's names of the output fields, by label. names_calls: whether events name the predictor and the
+    call.
     """
 
     def __init__(self, signature: Signature, definition: Definition, module: Any = None) -> None:
         kind = module_type(definition)
         self.signature = signature
         self.module = kind.create(signature, definition) if module is None else module
-        self.takes_config = kind.takes_config
         self.names_calls = kind.names_calls
         self.names = {field.label: field.name for field in signature.outputs}
         self.arguments = Inputs(signature).arguments

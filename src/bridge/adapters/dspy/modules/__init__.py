@@ -40,7 +40,6 @@ class ModuleType(NamedTuple):
     main: the name of the predictor that writes the outputs and gets the `demos` of create_program; None: there is none.
     takes: the args of create_program that this type takes, see `Options`.
     has_reasoning: whether the main predictor also writes `reasoning`.
-    takes_config: whether the module can be called with `config`, the settings of one run.
     names_calls: whether events name the predictor and the call, because one run calls several.
     bases: the types that the program inside may have, if there is one; inside: the name of its module.
     needs_demos: whether create_program needs `demos`.
@@ -55,7 +54,6 @@ class ModuleType(NamedTuple):
     main: str | None
     takes: frozenset[str] = frozenset()
     has_reasoning: bool = False
-    takes_config: bool = True
     names_calls: bool = False
     bases: tuple[str, ...] = ("predict", "chain_of_thought", "react")
     inside: str = "module"
@@ -249,7 +247,6 @@ def _flex(signature: Signature, definition: Definition) -> Any:
 _CODE = ModuleType(
     _rlm,
     None,
-    takes_config=False,
     names_calls=True,
     is_experimental=True,
     runs_code=True,
@@ -259,12 +256,11 @@ _CODE = ModuleType(
 MODULES: dict[str, ModuleType] = {
     "predict": ModuleType(_predict, "self"),
     "chain_of_thought": ModuleType(_chain_of_thought, "predict", has_reasoning=True),
-    "react": ModuleType(_react, "extract.predict", TOOLS, has_reasoning=True, takes_config=False),
+    "react": ModuleType(_react, "extract.predict", TOOLS, has_reasoning=True),
     "react_v2": ModuleType(
         _react_v2,
         None,
         TOOLS,
-        takes_config=False,
         names_calls=True,
         is_experimental=True,
         own_tools=("submit",),
@@ -275,9 +271,7 @@ MODULES: dict[str, ModuleType] = {
         _refine, None, SAMPLES | {"reward", "threshold"}, names_calls=True, own_fields=frozenset({"hint_"})
     ),
     "majority": ModuleType(_majority, None, SAMPLES | {"field"}, names_calls=True),
-    "ensemble": ModuleType(
-        _ensemble, None, SAMPLES | {"field"}, takes_config=False, names_calls=True, inside="programs[0]"
-    ),
+    "ensemble": ModuleType(_ensemble, None, SAMPLES | {"field"}, names_calls=True, inside="programs[0]"),
     "multi_chain_comparison": ModuleType(
         _multi_chain_comparison,
         "predict",
@@ -287,9 +281,7 @@ MODULES: dict[str, ModuleType] = {
     ),
     "rlm": _CODE._replace(create=_rlm, takes=CODE | {"max_iters"}),
     "flex": _CODE._replace(create=_flex, takes=CODE | {"source"}, own_tools=("submit",)),
-    RETRIEVE: ModuleType(
-        _retrieve, None, frozenset({"index", "k"}), takes_config=False, names_calls=True, check=_check_retrieve
-    ),
-    "pipeline": ModuleType(_pipeline, None, frozenset({"stages", "outputs"}), takes_config=False, names_calls=True),
+    RETRIEVE: ModuleType(_retrieve, None, frozenset({"index", "k"}), names_calls=True, check=_check_retrieve),
+    "pipeline": ModuleType(_pipeline, None, frozenset({"stages", "outputs"}), names_calls=True),
     "knn": ModuleType(_knn, "self", frozenset({"base", "k"}), bases=("predict", "chain_of_thought"), needs_demos=True),
 }
