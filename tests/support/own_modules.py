@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import dataclasses
 import datetime
@@ -373,3 +374,18 @@ def wrapped():
 def failing():
     """Raise the exception of a factory."""
     raise OSError("the corpus is missing")
+
+
+class Asking(dspy.Module):
+    """Asks with settings of its own, as often as it takes; or asks the model itself, without a signature."""
+
+    def __init__(self):
+        self.ask = dspy.Predict("question -> answer")
+
+    def forward(self, name: str, value: Any, insists: bool = False):
+        while insists:
+            with contextlib.suppress(Exception):
+                return self.ask(question="?", config={name: value})
+        if name == "prompt":
+            return dspy.Prediction(answer=dspy.settings.lm(value)[0])
+        return self.ask(question="?", config={name: value})

@@ -101,6 +101,7 @@ class ModelCall:
         self.fields = fields
         self.kind = kind
         self.source = _source() if run.names_calls and run.context.streaming else {}
+        self.has_begun = False
         self.reply = ""
         self.truncated = False
         self.attempts = 1
@@ -117,7 +118,7 @@ class ModelCall:
 
     def begin_request(self) -> None:
         """Note that a request begins: a call makes several if it asks for several answers."""
-        self.has_streamed, self.refusal, self.cost = False, "", None
+        self.has_begun, self.has_streamed, self.refusal, self.cost = True, False, "", None
         self._started = time.monotonic()
         if self.run.names_calls:
             self.source = {**self.source, "call": next(self.run.calls)}
@@ -125,6 +126,14 @@ class ModelCall:
     def asks(self, model: LMSettings | None, repetition: int | None) -> None:
         """Note which model is asked. repetition: DSPy's number of one that is to have its own answer (rollout_id)."""
         self._model, self._repetition = model, repetition
+        self.has_begun = False
+
+    def count_refused(self, model: str) -> None:
+        """Count a request that failed before an engine got it. Raises CallEnded, as an engine does."""
+        self.run.check()
+        self.context.count("lm_calls", 1)
+        self.context.count("lm_errors", 1)
+        self.context.emit("status", {"status": "lm_call", "model": model, **self.source})
 
     def give_up(self, model: str, next_model: str, code: str | None) -> None:
         """Note, and announce to the host, that another model is asked because this one has failed."""
@@ -223,6 +232,22 @@ class ModelCall:
             half = len(text) // 2
             self._emit_chunk(field, text[:half])
             self._emit_chunk(field, text[half:])
+
+
+@contextmanager
+def call_of_run() -> Iterator[ModelCall | None]:
+    """Yield the current call; a new one if the run's module calls the model without a signature; None outside a run."""
+    call, run = current_call.get(), current_run.get()
+    if call is not None or run is None:
+        yield call
+        return
+    call = ModelCall(run)
+    token = current_call.set(call)
+    try:
+        yield call
+    finally:
+        current_call.reset(token)
+    call.cache_responses()
 
 
 def _source() -> dict[str, Any]:

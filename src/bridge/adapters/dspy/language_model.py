@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,13 +21,15 @@ from dspy.clients.call_result import legacy_output
 from dspy.clients.capabilities import Capabilities, capabilities
 from dspy.clients.engines.lm15_engine import timeouts_for
 from dspy.clients.errors import error_boundary
+from dspy.utils.exceptions import LMUnsupportedFeatureError
 
-from bridge.adapters.dspy.current_run import current_call
+from bridge.adapters.dspy.current_run import call_of_run
 from bridge.adapters.dspy.request_config import config_of
 
 if TYPE_CHECKING:
     from dspy.clients.engines.lm15_engine import LM15Engine
 
+    from bridge.adapters.dspy.current_run import ModelCall
     from bridge.adapters.dspy.settings import LMSettings
 
 Answer = TypeVar("Answer")
@@ -114,20 +117,21 @@ class LanguageModel(dspy.LM):  # type: ignore[misc]  # DSPy is not typed
 
         settings: those of this request.
         """
-        call = current_call.get()
         models = (self, *self.fallbacks)
-        for number in range(0 if call is None else call.given_up, len(models)):
-            lm = models[number]
-            if call is not None:
-                call.asks(lm.settings, (lm.kwargs | settings).get("rollout_id"))
-            try:
-                return answer(lm)
-            except dspy.LMError as error:
-                is_last = number + 1 == len(models)
-                # Text that was sent to the host cannot be withdrawn.
-                if call is None or is_last or call.has_streamed or not dspy.is_retryable_lm_error(error):
-                    raise
-                call.give_up(lm.model, models[number + 1].model, error.code)
+        with call_of_run() as call:
+            for number in range(0 if call is None else call.given_up, len(models)):
+                lm = models[number]
+                if call is not None:
+                    call.asks(lm.settings, (lm.kwargs | settings).get("rollout_id"))
+                try:
+                    with _accounted(lm.model, call):
+                        return answer(lm)
+                except dspy.LMError as error:
+                    is_last = number + 1 == len(models)
+                    # Text that was sent to the host cannot be withdrawn.
+                    if call is None or is_last or call.has_streamed or not dspy.is_retryable_lm_error(error):
+                        raise
+                    call.give_up(lm.model, models[number + 1].model, error.code)
         raise AssertionError("a call has no more models than it has asked")
 
     def _asked(self, messages: Sequence[tuple[str, str]], settings: dict[str, Any]) -> str | None:
@@ -177,6 +181,20 @@ class LanguageModel(dspy.LM):  # type: ignore[misc]  # DSPy is not typed
             return config_of(given, self.compat)
         except (lm15.LM15Error, TypeError, ValueError):  # which DSPy reports
             return None
+
+
+@contextmanager
+def _accounted(model: str, call: ModelCall | None) -> Iterator[None]:
+    """Count a request that no engine gets, because of settings that none can have, and let it fail like any other."""
+    try:
+        yield
+    except (dspy.LMError, TypeError, ValueError) as error:
+        if call is None or call.has_begun:
+            raise
+        call.count_refused(model)
+        if isinstance(error, dspy.LMError):
+            raise
+        raise LMUnsupportedFeatureError(str(error), model=model) from error
 
 
 _timeouts = lru_cache(maxsize=64)(timeouts_for)

@@ -20,7 +20,7 @@ import dspy
 from dspy import lm15
 from dspy._vendor.lm15.providers import base as lm15_base
 
-from bridge.adapters.dspy.current_run import ModelCall, PassedError, Run, current_call, current_run
+from bridge.adapters.dspy.current_run import ModelCall, PassedError, call_of_run, current_call
 from bridge.adapters.dspy.engines.prices import cost_usd
 from bridge.adapters.dspy.engines.retries import NO_RETRIES, Retries
 from bridge.adapters.dspy.engines.transport import NO_HEADERS, Transport
@@ -52,23 +52,15 @@ class SupervisedEngine:
 
     def complete(self, request: lm15.Request) -> lm15.Response:
         """Return the engine's response. Raises the engine's errors, and PassedError with ours."""
-        call = current_call.get()
-        if call is None:
-            run = current_run.get()
-            return self._complete(request) if run is None else self._complete_without_signature(request, run)
-        try:
-            return self._answered(request, call)
-        except (lm15.LM15Error, dspy.DSPyError):
-            raise
-        except Exception as error:
-            raise PassedError(error) from error
-
-    def _complete_without_signature(self, request: lm15.Request, run: Run) -> lm15.Response:
-        token = current_call.set(ModelCall(run))
-        try:
-            return self.complete(request)
-        finally:
-            current_call.reset(token)
+        with call_of_run() as call:
+            if call is None:
+                return self._complete(request)
+            try:
+                return self._answered(request, call)
+            except (lm15.LM15Error, dspy.DSPyError):
+                raise
+            except Exception as error:
+                raise PassedError(error) from error
 
     def _answered(self, request: lm15.Request, call: ModelCall) -> lm15.Response:
         call.run.check()
