@@ -125,6 +125,20 @@ def test_the_result_replaces_the_program_if_that_is_wanted(client, program):
             "args.options.steps[0].options.k",
             "unknown: k",
         ),
+        (
+            {"optimizer": "better_together", "options": {"steps": [{"optimizer": "knn_few_shot"}]}},
+            "args.options.steps[0].optimizer",
+            "another type",
+        ),
+        (
+            {
+                "optimizer": "better_together",
+                "options": {"steps": [{"optimizer": "infer_rules"}]},
+                "trainset": ROWS[:1],
+            },
+            "args.trainset",
+            "too few",
+        ),
         ({"trainset": []}, "args.trainset", "at least one"),
         ({"trainset": ROWS[:1] * 10_001}, "args.trainset", "10000"),
         ({"trainset": [{"inputs": {"question": "?"}}]}, "args.trainset[0].inputs.passage", "missing"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,30 @@ def test_nothing_is_printed_and_no_thread_is_left(ask, capfd, optimizer):
     ask("optimize", **args(optimizer, metric="exact_match"))
     assert capfd.readouterr().out == ""
     assert {name for name in {each.name for each in threading.enumerate()} - before if "bridge" not in name} == set()
+
+
+@pytest.mark.parametrize("optimizer", ["mipro_v2", "better_together"])
+def test_logs_have_no_warnings_about_inputs_of_the_optimizer_itself(client, learner, caplog, ask, optimizer):
+    """Nor colours of a terminal."""
+    caplog.set_level("INFO", "dspy")
+    ask("configure_lm", **learner.settings())
+    ask("create_program", id="qa", signature=SIGNATURE)
+    with _propagating("dspy"):
+        ask("optimize", **args(optimizer, metric="exact_match"))
+    assert [each.getMessage() for each in caplog.records if each.levelname != "INFO"] == []
+    assert caplog.records
+    assert not any("\x1b" in each.getMessage() for each in caplog.records)
+
+
+@contextmanager
+def _propagating(name):
+    """Let the records of a logger reach the handlers of the root logger."""
+    logger = logging.getLogger(name)
+    before, logger.propagate = logger.propagate, True
+    try:
+        yield
+    finally:
+        logger.propagate = before
 
 
 def test_a_library_that_is_missing_is_named(ask, call, monkeypatch):

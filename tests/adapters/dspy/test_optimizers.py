@@ -170,6 +170,15 @@ def test_rollouts_are_not_answered_from_the_cache(client, optimize, learner, req
     assert result["changes"][0]["demos"]
 
 
+def test_proposals_are_not_answered_from_the_cache(client, optimize, learner, request):
+    """Several instructions are proposed by equal requests."""
+    client.call("configure_lm", learner.settings(cache=100), session_id=request.node.name)
+    optimize("copro", options={"breadth": 5, "depth": 1})
+    proposals = [body for body in learner.requests if "proposed_instruction" in str(body["messages"])]
+    assert len(proposals) == 4
+    assert proposals[1:] == proposals[:-1]
+
+
 def test_a_model_of_the_host_gets_the_demos(client, optimize, request):
     """It is asked like any other model."""
     asked = []

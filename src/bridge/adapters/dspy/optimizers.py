@@ -70,6 +70,11 @@ def read_options(name: str, given: msgspec.Raw, format: Format, path: str = "arg
     for where, step in read.inner():
         at = f"{path}.options.{where}"
         read_step(step, format, at)
+        if not optimizer.votes and OPTIMIZERS[step.optimizer].becomes is not None:
+            raise errors.InvalidArgs(
+                f"{at}.optimizer: {step.optimizer} makes a program of another type, which no other step could follow",
+                path=f"{at}.optimizer",
+            )
         if optimizer.votes and not OPTIMIZERS[step.optimizer].has_candidates:
             known = ", ".join(each for each, row in OPTIMIZERS.items() if row.has_candidates)
             raise errors.InvalidArgs(
@@ -82,6 +87,12 @@ def read_options(name: str, given: msgspec.Raw, format: Format, path: str = "arg
 def read_step(step: options.Step, format: Format, path: str = "args") -> options.Options:
     """Return the options of an optimizer inside of another one. Raises what `read_options` raises."""
     return read_options(step.optimizer, step.options, format, path)
+
+
+def splits(name: str, given: options.Options, format: Format) -> bool:
+    """Return whether the optimizer `name`, or one inside of its checked options, needs a valset."""
+    inner = [(step.optimizer, read_step(step, format)) for _, step in given.inner()]
+    return OPTIMIZERS[name].splits or any(splits(*each, format) for each in inner)
 
 
 def models_of(given: options.Options, format: Format, path: str = "args.options") -> Iterator[tuple[str, ModelChoice]]:
@@ -265,11 +276,11 @@ def _ensemble(given: options.Ensemble, task: Task) -> Created:
 def _better_together(given: options.BetterTogether, task: Task) -> Created:
     import dspy
 
-    from bridge.adapters.dspy.optimizing.composed import passing_errors
+    from bridge.adapters.dspy.optimizing.composed import as_step
 
     made = [OPTIMIZERS[step.optimizer].create(read_step(step, task.format), task) for step in given.steps]
     names = [f"step_{number}" for number in range(len(made))]
-    steps = {name: passing_errors(optimizer) for name, (optimizer, _) in zip(names, made, strict=True)}
+    steps = {name: as_step(optimizer) for name, (optimizer, _) in zip(names, made, strict=True)}
     task.student.set_lm(dspy.settings.lm)  # which DSPy needs, because it can also optimize the weights of models
     arguments = {
         "strategy": " -> ".join(names),

@@ -16,7 +16,7 @@ from bridge.adapters.dspy.commands.execution import RunArgs
 from bridge.adapters.dspy.commands.programs import add_program, check_id, find_program
 from bridge.adapters.dspy.format_choice import FormatArg
 from bridge.adapters.dspy.metrics import MetricDefinition, judges_of, metric_for
-from bridge.adapters.dspy.optimizers import OPTIMIZERS, becoming, models_of, read_options
+from bridge.adapters.dspy.optimizers import becoming, models_of, read_options, splits
 from bridge.adapters.dspy.state import Program
 
 if TYPE_CHECKING:
@@ -67,6 +67,11 @@ def improve(
 ) -> dict[str, Any]:
     """Return the result of `optimize`. work: runs the optimizer. document_of: returns a program as a document."""
     options = read_options(args.optimizer, args.options, context.format)
+    if len(args.trainset) == 1 and not args.valset and splits(args.optimizer, options, context.format):
+        raise errors.InvalidArgs(
+            f"args.trainset: one example is too few for {args.optimizer} without a valset, which it takes from it",
+            path="args.trainset",
+        )
     program = find_program(args.program_id, context)
     if program.is_registered:
         raise errors.InvalidArgs(
@@ -142,11 +147,6 @@ def rows_of(
     for name in ("trainset", "valset"):
         if len(getattr(args, name)) > MOST_ROWS:
             raise errors.InvalidArgs(f"args.{name}: more than {MOST_ROWS} examples", path=f"args.{name}")
-    if len(args.trainset) == 1 and not args.valset and OPTIMIZERS[args.optimizer].splits:
-        raise errors.InvalidArgs(
-            f"args.trainset: one example is too few for {args.optimizer} without a valset, which it takes from it",
-            path="args.trainset",
-        )
     trainset = examples_of(args.trainset, "args.trainset")
     return trainset, examples_of(args.valset, "args.valset") if args.valset else []
 

@@ -18,16 +18,21 @@ class StepFailed(BaseException):
         self.error = error
 
 
-def passing_errors(optimizer: Any) -> Any:
-    """Return `optimizer`, changed to raise StepFailed: BetterTogether logs errors and returns what it has."""
+def as_step(optimizer: Any) -> Any:
+    """Return `optimizer`, changed for BetterTogether, which logs errors of its steps and returns what it has.
+
+    It raises StepFailed, and what it returns has the model of the program, without which BetterTogether logs a warning.
+    """
     compile = optimizer.compile
 
     @functools.wraps(compile)
     def compile_or_fail(*args: Any, **kwargs: Any) -> Any:
         try:
-            return compile(*args, **kwargs)
+            module = compile(*args, **kwargs)
         except Exception as error:
             raise StepFailed(error) from error
+        module.set_lm(dspy.settings.lm)
+        return module
 
     optimizer.compile = compile_or_fail
     return optimizer

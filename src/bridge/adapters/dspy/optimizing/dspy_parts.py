@@ -1,4 +1,4 @@
-"""The parts of DSPy's optimizers that are replaced: threads, progress bars, printed lines, and a fault.
+"""The parts of DSPy's optimizers that are replaced: threads, progress bars, printed lines, logs, and a fault.
 
 DSPy's threads send a slow request a second time and go on after a cancel, its bars start a thread of tqdm. Only its
 optimizers are changed; `ParallelExecutor` is what it was outside of an optimization.
@@ -7,6 +7,8 @@ optimizers are changed; `ParallelExecutor` is what it was outside of an optimiza
 from __future__ import annotations
 
 import importlib.util
+import logging
+import re
 from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -78,9 +80,25 @@ def _print(*values: Any, **settings: Any) -> None:
     """Print nothing."""
 
 
+def _is_wanted(record: logging.LogRecord) -> bool:
+    """Return whether a warning about the inputs of a predictor is of interest.
+
+    Those of rows have been checked. An optimizer passes inputs to its own predictors that they do not have.
+    """
+    return current_task.get() is None
+
+
+def _without_colours(record: logging.LogRecord) -> bool:
+    record.msg = re.sub(r"\x1b\[\d*m", "", str(record.msg))
+    return True
+
+
 ParallelExecutor.execute = _execute_for_task
 bootstrap.tqdm = SimpleNamespace(tqdm=_Bar)
 if importlib.util.find_spec("gepa") is not None:
     importlib.import_module("gepa.core.engine").tqdm = _Bar  # type: ignore[attr-defined]
 for _module in (bootstrap, random_search, optimizing, proposing, grounded_proposer):
     _module.print = _print
+logging.getLogger("dspy.predict.predict").addFilter(_is_wanted)
+for _name in ("mipro_optimizer_v2", "bettertogether"):
+    logging.getLogger(f"dspy.teleprompt.{_name}").addFilter(_without_colours)
