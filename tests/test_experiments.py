@@ -141,10 +141,21 @@ def test_an_error_of_the_model_is_said_in_one_line(experiment):
     assert "wrong key" in done.stderr
 
 
-def test_a_folder_that_is_missing_is_noticed_before_the_work(experiment, tmp_path):
-    done = run("optimize", experiment(models=[{"provider": "nonsense"}]), "--out", tmp_path / "none" / "better.json")
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("none/better.json", "better.json: there is no such folder"), ("", "not a file"), ("/dev/null", "not a file")],
+)
+def test_a_place_that_cannot_be_written_is_noticed_before_the_work(experiment, tmp_path, out, message):
+    done = run("optimize", experiment(models=[{"provider": "nonsense"}]), "--out", out, cwd=tmp_path)
     assert done.returncode == 2
-    assert "none/better.json: there is no such folder" in done.stderr
+    assert message in done.stderr
+
+
+def test_a_result_that_cannot_be_written_is_an_error(experiment):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "bridge", "evaluate", experiment()]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (1, "evaluate: the result cannot be written: No space left on device\n")
 
 
 @pytest.mark.parametrize("rich", [True, False])

@@ -37,8 +37,8 @@ def main(arguments: argparse.Namespace) -> int:
         document = read(arguments.file)
         args = _args(command, document, arguments.file)
         out: Path | None = getattr(arguments, "out", None)
-        if out is not None and not out.parent.is_dir():  # before the work, not after it
-            raise DocumentError(f"{out}: there is no such folder")
+        if out is not None:  # before the work, not after it
+            _check_writable(out)
         result = _run(command, args, document, arguments.timeout)
         if out is not None:
             _write(out, result["document"])
@@ -58,11 +58,20 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         print(*lines, sep="\n", flush=True)
     except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
+    except OSError as error:
+        _discard_output()
+        print(f"{command}: the result cannot be written: {error.strerror}", file=sys.stderr)
+        return FAILED
     if arguments.least is not None and result["score"] < arguments.least:
         print(f"{command}: the score {result['score']:.3f} is lower than {arguments.least}", file=sys.stderr)
         return TOO_LOW
     return 0
+
+
+def _discard_output() -> None:
+    """Discard what is left in the buffer of stdout, which Python would try to write again when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _args(command: str, document: Document, path: Path) -> dict[str, Any]:
@@ -94,6 +103,16 @@ def _run(command: str, args: dict[str, Any], document: Document, timeout: float 
                     show(data)
             result: dict[str, Any] = stream.result()
             return result
+
+
+def _check_writable(path: Path) -> None:
+    """Raise DocumentError if no file can be written at `path`."""
+    if path.exists() and not path.is_file():
+        raise DocumentError(f"{path}: this is not a file" + (", name one in this folder" if path.is_dir() else ""))
+    if not path.parent.is_dir():
+        raise DocumentError(f"{path}: there is no such folder")
+    if not os.access(path.parent, os.W_OK):
+        raise DocumentError(f"{path}: no permission to write in its folder")
 
 
 def _write(path: Path, document: Any) -> None:

@@ -15,7 +15,7 @@ OnProgress = Callable[[dict[str, Any]], None]
 @contextlib.contextmanager
 def progress() -> Iterator[OnProgress]:
     """Yield a function that shows the data of a `progress` event."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():  # it is None if the shell has closed it
         yield lambda data: None
         return
     try:
