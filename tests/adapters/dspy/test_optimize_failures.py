@@ -121,6 +121,23 @@ def test_a_model_that_refuses_the_key_ends_it_after_the_first_rows(client):
         assert len(server.requests) <= len(ROWS)
 
 
+def test_a_result_that_fails_for_all_rows_is_an_error(client):
+    """The model refuses the key once the program as it is has been scored: nothing is stored."""
+    with Learner() as learner:
+        answer, session = learner.respond, "refused later"
+
+        def respond(body):
+            is_late = len(learner.requests) > len(ROWS)
+            return (401, {}, {"error": {"message": "wrong key"}}) if is_late else answer(body)
+
+        learner.respond = respond
+        client.call("configure_lm", learner.settings(), session_id=session)
+        client.call("create_program", {"id": "qa", "signature": SIGNATURE}, session_id=session)
+        with pytest.raises(errors.LMError, match="wrong key"):
+            client.call("optimize", args("bootstrap_few_shot", metric="exact_match"), session_id=session, timeout=60)
+        assert client.call("list_programs", session_id=session)["total_count"] == 1
+
+
 def _threads(client):
     return len(list(Path(f"/proc/{client.pid}/task").iterdir()))
 

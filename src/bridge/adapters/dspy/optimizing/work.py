@@ -93,13 +93,14 @@ def _work(setup: Setup, optimizer: str, options: Options, task: Task) -> Optimiz
             f"args.program_id: {setup.program.id} has no predictors, whose instructions or demos could be improved",
             path="args.program_id",
         )
-    score_before = task.evaluate(task.student, "baseline", options.threads, min(options.max_errors, len(task.scored)))
+    most = min(options.max_errors, len(task.scored))  # a program that fails for all rows has no score
+    score_before = task.evaluate(task.student, "baseline", options.threads, most)
     after = learning.of(_compiled(optimizer, options, task))
     learned = learned_by(before, after, definition.learned)
     found = optimizers.becoming(optimizer, options, definition)
     found = msgspec.structs.replace(found, learned=learned, created_at=timestamp())
     module = student_of(prepared(Program("", found)).module)  # what is scored is what is stored
-    score = task.evaluate(module, "result", options.threads, options.max_errors)
+    score = task.evaluate(module, "result", options.threads, most)
     return Optimized(found, score_before, score, changes(before, after, setup.program.signature))
 
 
