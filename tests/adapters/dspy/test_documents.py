@@ -287,6 +287,19 @@ def test_demos_and_devsets_may_leave_out_what_has_a_default(worker):
     assert result["score"] == 1
 
 
+def test_conversations_in_demos_have_the_names_of_the_host(worker):
+    """Those that DSPy gets are of one worker only."""
+    inputs = [{"name": "the question"}, {"name": "before", "type": "history"}]
+    signature = {"inputs": inputs, "outputs": [{"name": "copy"}]}
+    turn = {"the question": "Who?", "copy": "Goethe"}
+    demo = {"inputs": {"the question": "When?", "before": [turn]}, "outputs": {"copy": "1808"}}
+    create(worker, signature=signature, program_id="talk", demos=[demo])
+    document = document_of(worker, "talk")
+    assert document["demos"][0]["before"] == {"messages": [turn]}
+    worker.call("import_program", {"document": document, "program_id": "talk again"})
+    assert document_of(worker, "talk again")["demos"] == document["demos"]
+
+
 def test_a_demo_may_have_reasoning(worker):
     """If the module has it."""
     create(worker, "chain_of_thought", "thinks", demos=[{"question": "1?", "answer": 1, "reasoning": "so"}])

@@ -80,6 +80,28 @@ class Media(dspy.Type):  # type: ignore[misc]  # DSPy is not typed
         return f"<{self.kind} {self.url or f'of {len(self.data) * 3 // 4} bytes'}>"
 
 
+class Conversation(dspy.History):  # type: ignore[misc]  # DSPy is not typed
+    """A history whose messages hosts get under their own names of the fields."""
+
+    _names: dict[str, str] = pydantic.PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def of(cls, messages: list[dict[str, Any]], names: dict[str, str]) -> Conversation:
+        """Return the history. names: the host's names of fields, by their names in DSPy."""
+        made = cls(messages=messages)
+        made._names = names
+        return made
+
+    @pydantic.model_serializer(mode="wrap")
+    def _serialized(self, handler: Any, info: pydantic.SerializationInfo) -> Any:
+        data = handler(self)
+        if info.context != AS_SENT:
+            return data
+        return {
+            "messages": [{self._names.get(key, key): value for key, value in turn.items()} for turn in data["messages"]]
+        }
+
+
 class Described:
     """A type that prompts describe by its JSON Schema, as DSPy does for models of pydantic.
 

@@ -40,9 +40,9 @@ class HistoryCheck:
             messages = self._of_roles(turns, path)
         else:
             messages = [self._turn(turn, f"{path}[{index}]") for index, turn in enumerate(turns)]
-        from dspy import History  # checks work without DSPy
+        from bridge.adapters.dspy.native_types import Conversation  # checks work without DSPy
 
-        return History(messages=messages)
+        return Conversation.of(messages, {field.python_name: name for name, (field, _) in self._fields.items()})
 
     def accepts_none(self) -> bool:
         """Return whether the history may be left out: a conversation that begins has none."""
