@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 
@@ -256,3 +257,25 @@ def test_a_body_that_is_not_json(client, providers):
         client.call("execute_program", {**ARGS, "model": "a"}, timeout=60)
     assert "\n" not in str(raised.value)
     assert KEY not in json.dumps(raised.value.details)
+
+
+def test_the_next_model_is_asked_after_a_slow_one(client, providers):
+    """The timeout is that of each model. The deadline of the call ends both."""
+    go_on = threading.Event()
+
+    def slow(body):
+        go_on.wait(60)
+
+    server = providers.servers["a"]
+    args = {"model": OpenAI.model, "api_base": server.url + OpenAI.path, "api_key": KEY, "timeout": 0.3}
+    client.call("configure_lm", {**args, "name": "slow"}, timeout=60)
+    args = {**ARGS, "model": {"models": ["slow", "b"]}}
+    try:
+        providers.answers(a=slow, b=answering("second"))
+        assert client.call("execute_program", args, timeout=60)["outputs"] == {"answer": "second"}
+        assert providers.requests == {"a": 1, "b": 1, "c": 0}
+        providers.answers(a=slow, b=slow)
+        with pytest.raises(errors.DeadlineExceeded):
+            client.call("execute_program", args, timeout=0.8)
+    finally:
+        go_on.set()

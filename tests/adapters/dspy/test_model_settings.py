@@ -187,6 +187,24 @@ def test_the_version_of_azure(client):
     assert raised.value.details["path"] == "args.api_version"
 
 
+def test_the_version_is_sent_to_azure():
+    with Provider() as provider, Client.start(flags=["--api-base", provider.url]) as client:
+        client.call("create_program", {"id": "qa", "signature": QA}, timeout=60)
+        provider.configure(client, model="azure/mine", api_base=provider.url, api_version="2024-10-21")
+        assert client.call("execute_program", ARGS, timeout=60)["outputs"] == {"answer": "yes"}
+    (path,) = provider.paths
+    assert path.endswith("/mine/chat/completions?api-version=2024-10-21")
+
+
+def test_what_litellm_refuses(client):
+    """A setting that the provider lacks is an error of the model, by its name, and nothing is sent without it."""
+    with Provider(LiteLLM) as provider:
+        provider.configure(client, model="perplexity/sonar", seed=7)
+        with pytest.raises(errors.LMError, match="seed"):
+            client.call("execute_program", ARGS, timeout=60)
+    assert provider.requests == []
+
+
 def test_the_responses_api(client):
     """model_type responses calls OpenAI's other interface; providers without one are refused."""
     reply = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": ANSWER}]}
@@ -269,3 +287,24 @@ def test_the_models_of_a_durable_session_are_restored(start_peer, tmp_path):
         args = {"model": "openai/x", "api_base": provider.url + "/v1", "api_key": KEY, "name": "own"}
         assert second.call("configure_lm", {**args, "session_id": "s"})["success"]
         assert second.call("execute_program", {**run, "model": "own"})["success"]
+
+
+def test_the_key_of_a_variable_is_read_again_after_a_restart(start_peer, tmp_path):
+    """If the operator still allows it: it may have changed, and must not go where it did not go before."""
+    with Provider() as provider:
+        store = ("--store", f"sqlite:{tmp_path}/s.db", "--api-base", provider.url)
+        allowed = (*store, "--api-key-env", "TEAM_KEY")
+        first = start_peer(*allowed, adapter="dspy", env={"TEAM_KEY": "sk-team-0123456789abcd"})
+        assert first.call("create_session", {"session_id": "s", "durable": True})["success"]
+        settings = {"model": "openai/x", "api_base": f"{provider.url}/v1", "api_key": {"env": "TEAM_KEY"}}
+        for command, args in (("configure_lm", settings), ("create_program", {"id": "qa", "signature": QA})):
+            assert first.call(command, {**args, "session_id": "s"})["success"]
+        first.finish()
+        run = {**ARGS, "session_id": "s"}
+        second = start_peer(*allowed, adapter="dspy", env={"TEAM_KEY": "sk-team-fedcba9876543210"})
+        assert second.call("execute_program", run)["success"]
+        assert provider.headers[0]["Authorization"] == "Bearer sk-team-fedcba9876543210"
+        second.finish()
+        third = start_peer(*store, adapter="dspy", env={"TEAM_KEY": "sk-team-fedcba9876543210"})
+        assert third.call("execute_program", run)["success"] is False
+    assert len(provider.requests) == 1
