@@ -50,7 +50,8 @@ class TwoStepFormat(Format, dspy.TwoStepAdapter):  # type: ignore[misc]  # DSPy 
         if layout.extractor is None:
             layout.extractor = _extractor(signature)
         name, extractor = layout.extractor
-        values: list[dict[str, Any]] = self._chat(self.extraction_model, {}, extractor, [], {name: reply})
+        # One is enough, of a model that is set to return several completions, too.
+        values: list[dict[str, Any]] = self._chat(self.extraction_model, {"n": 1}, extractor, [], {name: reply})
         return values[0]
 
 
