@@ -161,6 +161,14 @@ def test_retries(session, provider):
     assert len(provider.requests) == 2
 
 
+def test_a_count_of_tokens_that_is_no_number(session, provider):
+    """It is not counted; the vectors are right."""
+    configure(session, provider)
+    data = [{"index": at, "embedding": each} for at, each in enumerate(lengths(TEXTS))]
+    provider.next = [(200, {}, {"data": data, "usage": {"prompt_tokens": "few"}})]
+    assert session("embed", texts=TEXTS)["vectors"].tolist() == lengths(TEXTS)
+
+
 @pytest.mark.parametrize(
     ("response", "code", "attempts"),
     [

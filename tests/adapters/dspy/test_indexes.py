@@ -113,6 +113,7 @@ def test_vectors_in_json(ask):
         ([[1.0], [2.0], None, [4.0]], "args.vectors[2]"),
         ([[1.0], [float("nan")], [3.0], [4.0]], "args.vectors[1][0]"),
         ([[1.0], [2.0], [3.0], [1e39]], "args.vectors[3][0]"),
+        ([[1.0], [2.0], [3.0], [-1e16]], "args.vectors[3][0]"),
         ([1.0, 2.0, 3.0, 4.0], "args.vectors[0]"),
         (np.array([[1, 2], [3, np.inf], [5, 6], [7, 8]]), "args.vectors[1][1]"),
         (np.zeros((4, 2, 1)), "args.vectors"),
@@ -184,6 +185,15 @@ def test_wrong_searches(session, args, path):
     with pytest.raises(errors.InvalidArgs) as caught:
         session("search_index", **{"index_id": "i", **args})
     assert caught.value.details["path"] == path
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot"])
+def test_large_numbers(session, metric):
+    """Those of vectors that are accepted have finite products."""
+    session("create_index", index_id="i", texts=TEXTS, vectors=np.full((4, 65_536), 1e15), metric=metric)
+    found = session("search_index", index_id="i", vector=np.full(65_536, -1e15), k=4)
+    assert found["indices"] == [0, 1, 2, 3]
+    assert np.isfinite(found["scores"]).all()
 
 
 def test_an_index_that_exists(session):

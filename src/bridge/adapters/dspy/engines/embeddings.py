@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dspy import lm15
 from dspy.clients.engines.litellm_errors import litellm_errors
@@ -73,8 +73,9 @@ class ProviderEmbeddings:
                 max_retries=0,
                 num_retries=0,
             )
-            usage: Any = getattr(response, "usage", None)
-            self._context.count("input_tokens", getattr(usage, "prompt_tokens", None) or 0)
+            tokens = getattr(getattr(response, "usage", None), "prompt_tokens", None)
+            if isinstance(tokens, int):  # a provider may send anything
+                self._context.count("input_tokens", tokens)
             # The entries may come in another order.
             return [each["embedding"] for each in sorted(response.data, key=lambda each: each.get("index") or 0)]
 

@@ -13,6 +13,7 @@ from bridge.errors import shown
 from bridge.wire.tensors import Tensor, dimensions, is_array, substitute
 
 MOST_DIMENSIONS = 65_536
+LARGEST_NUMBER = 1e15  # so that products of vectors are finite
 _SHORTEST_NORM = 1e-10  # DSPy's: a shorter vector is divided by this
 _ACCEPTED = ("f16", "f32", "f64")
 
@@ -22,7 +23,7 @@ def matrix_of(value: Any, path: str, buffers: Sequence[Any] | None = None, *, ra
 
     value: an array of floats, or a list of lists of numbers. rank: 1 for a single vector, which becomes a matrix of one
     row. path: of the value, for errors. buffers: of the frame that it is from. Raises InvalidArgs for other types and
-    shapes, and for numbers that are not finite.
+    shapes, and for numbers that are not finite or too large.
     """
     if not isinstance(value, list) and not is_array(value):
         value = _array(value, path, buffers)
@@ -30,10 +31,11 @@ def matrix_of(value: Any, path: str, buffers: Sequence[Any] | None = None, *, ra
     matrix = np.atleast_2d(matrix)
     if not 0 < matrix.shape[1] <= MOST_DIMENSIONS:
         raise _wrong(path, f"vectors have 1 to {MOST_DIMENSIONS} numbers, not {matrix.shape[1]}")
-    if not np.isfinite(matrix).all():
-        row, column = np.argwhere(~np.isfinite(matrix))[0]
+    is_usable = np.abs(matrix) <= LARGEST_NUMBER
+    if not is_usable.all():
+        row, column = np.argwhere(~is_usable)[0]
         place = f"{path}[{column}]" if rank == 1 else f"{path}[{row}][{column}]"
-        raise _wrong(place, "NaN, infinity, or more than a 32-bit float can hold")
+        raise _wrong(place, f"{matrix[row, column]:g}, where a finite number of at most {LARGEST_NUMBER:g} is expected")
     return matrix
 
 
