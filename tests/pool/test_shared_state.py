@@ -214,3 +214,19 @@ def test_an_interrupted_change_is_made_in_all_workers(start_pool):
     names = {tuple(sorted(names)) for _, names in everywhere(pool, "names")}
     assert len(names) == 1
     assert pool.status()["shared_changes"] == len(*names)
+
+
+def test_texts_that_are_added_to_an_index_are_shared(start_pool):
+    """Each addition is made after the index was created; a new index of its id has none of them."""
+    pool = start_pool(adapter="dspy")
+    index = {"index_id": "i", "texts": ["a"], "vectors": [[1.0, 0.0]]}
+    pool.call("create_index", index)
+    for text in ("b", "b", "c"):
+        pool.call("add_to_index", {**index, "texts": [text]})
+    assert pool.status()["shared_changes"] == 4
+    kill_all(pool)
+    assert [each["indexes"][0]["texts"] for each in everywhere(pool, "list_indexes")] == [4, 4]
+    pool.call("create_index", {**index, "if_exists": "replace"})
+    assert pool.status()["shared_changes"] == 1
+    kill_all(pool)
+    assert [each["indexes"][0]["texts"] for each in everywhere(pool, "list_indexes")] == [1, 1]
