@@ -123,10 +123,10 @@ def test_sessions_ended_by_a_future_leave_the_tables(start_pool):
     """With their tools."""
     pool = start_pool(adapter="dspy")
     pool.register_tools([kill], session_id="ann")
-    assert len(pool._tools) == 1
+    assert len(pool._functions) == 1
     assert pool.submit("cleanup_session", {"session_id": "ann"}).result(30)["status"] == "cleaned"
     assert pool.status()["sessions"] == 0
-    assert len(pool._tools) == 0
+    assert len(pool._functions) == 0
 
 
 def test_expired_and_evicted_sessions_leave_the_tables(start_pool, monkeypatch):
