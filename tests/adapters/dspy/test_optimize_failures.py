@@ -179,6 +179,18 @@ def test_logs_have_no_warnings_about_inputs_of_the_optimizer_itself(client, lear
     assert not any("\x1b" in each.getMessage() for each in caplog.records)
 
 
+def test_rows_that_fail_are_not_logged(caplog, ask):
+    """The program as it is answers one question only, so that a row fails while demos are made."""
+    with Learner() as learner:
+        answer = learner.respond
+        learner.respond = lambda body: answer(body) if "Tate" in str(body) else (400, {}, {"error": {"message": "no"}})
+        ask("configure_lm", **learner.settings())
+        ask("create_program", id="qa", signature=SIGNATURE)
+        with _propagating("dspy"):
+            ask("optimize", **args("bootstrap_few_shot", metric="exact_match"))
+    assert not any("Louvre" in each.getMessage() for each in caplog.records)
+
+
 @contextmanager
 def _propagating(name):
     """Let the records of a logger reach the handlers of the root logger."""

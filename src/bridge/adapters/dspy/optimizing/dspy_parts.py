@@ -81,9 +81,10 @@ def _print(*values: Any, **settings: Any) -> None:
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    """Return whether a warning about the inputs of a predictor is of interest.
+    """Return whether a record about inputs, or a row that has failed, is of interest.
 
-    Those of rows have been checked. An optimizer passes inputs to its own predictors that they do not have.
+    The inputs of rows have been checked, and rows that fail count as 0: their data is not to be logged. An optimizer
+    passes inputs to its own predictors that they do not have.
     """
     return current_task.get() is None
 
@@ -99,6 +100,7 @@ if importlib.util.find_spec("gepa") is not None:
     importlib.import_module("gepa.core.engine").tqdm = _Bar  # type: ignore[attr-defined]
 for _module in (bootstrap, random_search, optimizing, proposing, grounded_proposer):
     _module.print = _print
-logging.getLogger("dspy.predict.predict").addFilter(_is_wanted)
+for _name in ("predict.predict", "teleprompt.bootstrap"):
+    logging.getLogger(f"dspy.{_name}").addFilter(_is_wanted)
 for _name in ("mipro_optimizer_v2", "bettertogether"):
     logging.getLogger(f"dspy.teleprompt.{_name}").addFilter(_without_colours)
