@@ -43,6 +43,7 @@ LAYERS = (
 LIBRARIES = {
     "dspy": ("adapters.dspy",),
     "dspy_monty_interpreter": ("adapters.dspy.sandbox.monty",),
+    "pydantic_monty": ("adapters.dspy.sandbox.monty",),
     "fastavro": ("bench.avro",),
     "google": ("bench.formats", "bench.protobuf"),
     "httpx": ("adapters.dspy.engines.litellm",),

@@ -160,8 +160,12 @@ class TestLimits:
         assert worker.ask("ping")["status"] == "ok"
 
 
-def test_the_operator_has_to_allow_it():
-    """Otherwise no such program is created, and none runs."""
+def test_the_operator_has_to_allow_it(worker):
+    """Otherwise no such program is created or imported, and none runs."""
+    worker.create("rlm")
+    for _ in range(2):
+        worker.create("pipeline", stages=[{"name": "a", "program": "p"}])
+    document = worker.ask("export_program", program_id="p")["document"]
     worker = DspyWorker()
     try:
         for program_type in ("rlm", "flex"):
@@ -171,6 +175,7 @@ def test_the_operator_has_to_allow_it():
         stages = [{"name": "a", "signature": QA, "program_type": "rlm"}]
         refused = worker.refused("create_program", signature=QA, program_type="pipeline", stages=stages)
         assert refused[0] == "not_allowed"
+        assert worker.refused("import_program", document=document)[0] == "not_allowed"
     finally:
         worker.peer.finish()
 
@@ -248,7 +253,12 @@ class TestFlex:
     def test_an_error_of_the_model_is_one(self, worker):
         worker.script("no field")
         worker.create("flex", source=SOURCE)
-        assert worker.refused("execute_program", program_id="p", inputs={"question": "?"})[0] in (
-            "lm_error",
-            "handler_error",
-        )
+        code, error, _ = worker.refused("execute_program", program_id="p", inputs={"question": "?"})
+        assert (code, "has no field draft" in error) == ("lm_error", True)
+
+    def test_its_source_may_handle_an_error_of_the_model(self, worker):
+        worker.script("no field", {"reasoning": "r", "answer": "a"})
+        draft = "draft = self.first(question=question).draft"
+        handled = f"try:\n            {draft}\n        except Exception:\n            draft = ''"
+        worker.create("flex", source=SOURCE.replace(draft, handled))
+        assert worker.run() == {"answer": "a!"}

@@ -65,7 +65,7 @@ class TestBestOfN:
             {"name": "long", "inputs": {"a question": "?"}, "outputs": {"the answer": "a"}, "session_id": "s"},
         )
 
-    @pytest.mark.parametrize("reward", ["good", None, [1], 1e400])
+    @pytest.mark.parametrize("reward", ["good", None, [1], 1e400, 10**400])
     def test_a_reward_is_a_finite_number(self, worker, reward):
         worker.answers["call_reward"] = reward
         worker.script(*answers("a", "b"))
@@ -150,6 +150,12 @@ class TestRefine:
         worker.script({"answer": ""}, NO_FIELD, {"answer": "b"})
         worker.create("refine")
         assert worker.run() == {"answer": "b"}
+
+    def test_goes_on_if_the_model_fails_to_give_advice(self, worker):
+        """As after an attempt that has failed: the best one is the result."""
+        worker.script({"answer": "a"})  # any further request fails
+        worker.create("refine", threshold=2)
+        assert worker.run() == {"answer": "a"}
 
 
 class TestMajority:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import Any
 
 from bridge import errors
@@ -62,7 +62,8 @@ class HostReward:
 
 
 def _number(name: str, value: Any) -> float:
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    # An integer may be too large for a float.
+    if not isinstance(value, int | float) or not -sys.float_info.max <= value <= sys.float_info.max:
         raise errors.HandlerError(f"the reward {name!r} of the host is {errors.shown(value)}, not a finite number")
     return float(value)
 

@@ -110,7 +110,7 @@ class Refine(BestOfN):
         }
         try:
             found: dict[str, str] = dspy.Predict(OfferFeedback)(**texts).advice
-        except dspy.AdapterParseError:  # the next attempt is made without advice
+        except dspy.DSPyError:  # of the model, or of its reply: the next attempt is made without advice
             return {}
         return found
 

@@ -111,7 +111,12 @@ class _Invocation(FacadeInvocation):  # type: ignore[misc]
     def call(self, handle: str, inputs: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run a predictor. The end of the call of a host passes through the code."""
         guarded = self._sandbox.guarded(super().call)
-        fields: dict[str, Any] = guarded(handle, inputs)
+        try:
+            fields: dict[str, Any] = guarded(handle, inputs)
+        except dspy.AdapterParseError as error:  # which ends the run like DSPy's errors of the model
+            tag = f"[reply {self._calls}]"
+            self._lm_error = (error, tag)
+            raise CodeInterpreterError(f"{tag} {errors.text_of(error)}") from error
         return fields
 
 
