@@ -138,7 +138,9 @@ class TestRuns:
         ([stage("a", DRAFT, colour="red")], "args.stages[0]", "unknown field `colour`"),
         ([stage("a", DRAFT, n=3)], "args.stages[0].n", "only for programs of type"),
         ([stage("a", DRAFT, program_type="tree")], "args.stages[0].program_type", "unknown program type"),
-        ([stage("a", DRAFT, program_type="pipeline")], "args.stages[0].program_type", "unknown program type"),
+        ([stage("a", DRAFT, program_type="pipeline")], "args.stages[0].program_type", "and name it here"),
+        ([stage("a", QA, program_type="knn")], "args.stages[0].program_type", "knn needs demos"),
+        ({"a": stage("b", QA)}, "args.stages.a.name", "'b' is the stage 'a'"),
         ([stage("a", {"inputs": []})], "args.stages.a.signature.outputs", "outputs"),
         ([stage("a", DRAFT, program="x")], "args.stages[0].signature", "not for a stage that names a program"),
         ([stage("a", QA, inputs={"question": "b.answer"})], "args.stages.a.inputs.question", "no stage 'b.answer'"),
@@ -170,6 +172,41 @@ def test_wrong_pipelines_are_refused(worker, stages, path, words):
     code, error, found = worker.refused("create_program", signature=QA, program_type="pipeline", stages=stages)
     assert (code, found) == ("invalid_args", path), error
     assert words in error
+
+
+def test_a_stage_may_be_a_pipeline(worker):
+    """All stages are counted, so that pipelines of pipelines remain small."""
+    worker.create("predict")
+    worker.script(*[{"answer": "a"}] * 16)
+    both = [{"name": "a", "program": "p"}, {"name": "b", "program": "p", "inputs": {"question": "a.answer"}}]
+    for _ in range(4):
+        worker.create("pipeline", stages=both, outputs={"answer": "b.answer"})
+    assert worker.run() == {"answer": "a"}
+    assert len(worker.named("status")) == 16
+    args = {"signature": QA, "program_type": "pipeline", "stages": both, "outputs": {"answer": "b.answer"}}
+    code, error, _ = worker.refused("create_program", **args)
+    assert (code, "1 to 32 stages" in error) == ("invalid_args", True)
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"program_type": "tree"}, "program_type"),
+        ({"program_type": "code_act"}, "program_type"),
+        ({"inputs": {"question": "a.answer"}}, "stages"),
+        ({"program_type": "majority", "options": {"base": "tree"}}, "base"),
+        ({"signature": 5}, "signature"),
+    ],
+)
+def test_documents_with_wrong_stages_are_refused(worker, change, path):
+    """Also if the stage is one of a pipeline in the pipeline."""
+    worker.create("pipeline", stages=[stage("a", QA)])
+    worker.create("pipeline", stages=[{"name": "a", "program": "p"}])
+    document = worker.ask("export_program", program_id="p")["document"]
+    outer = document["metadata"]["bridge"]["options"]["stages"][0]
+    outer["options"]["stages"][0] |= change
+    code, error, found = worker.refused("import_program", document=document)
+    assert (code, found.rpartition(".")[2]) == ("invalid_args", path), error
 
 
 def test_an_unknown_index_is_refused(worker):

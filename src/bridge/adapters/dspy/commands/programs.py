@@ -354,8 +354,9 @@ def _demonstrated(definition: Definition, demos: list[Any]) -> dict[str, Learned
 
 def _check_indexes(definition: Definition, context: Context) -> None:
     """Raise InvalidArgs if a program, or a stage of it, names an index that does not exist."""
-    stages = enumerate(definition.options.get("stages", ()))
-    parts = {f"args.stages[{number}]": stage.get("options", {}) for number, stage in stages}
+    from bridge.adapters.dspy.modules.checks import stages_in
+
+    parts = {path: stage.get("options", {}) for path, stage in stages_in(definition.options)}
     for path, options in {"args": definition.options, **parts}.items():
         named = {f"{path}.indexes[{number}]": each for number, each in enumerate(options.get("indexes", ()))}
         if "index" in options:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -26,25 +26,35 @@ _REMOVED = {
 
 def runs_code(definition: Definition) -> str | None:
     """Return the type of a program, or of a stage of it, that runs code which a model has written; None: none does."""
-    kinds = [definition.program_type, *(stage["program_type"] for stage in definition.options.get("stages", ()))]
+    kinds = [definition.program_type, *(stage["program_type"] for _, stage in stages_in(definition.options))]
     return next((kind for kind in kinds if kind in MODULES and MODULES[kind].runs_code), None)
 
 
+def stages_in(options: dict[str, Any], path: str = "args") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Return the stages of a program with these options and their paths, also those of stages that are pipelines."""
+    for number, stage in enumerate(options.get("stages", ())):
+        at = f"{path}.stages[{number}]"
+        yield at, stage
+        yield from stages_in(stage.get("options", {}), at)
+
+
 def check(definition: Definition, signature: Signature, path: str = "args") -> None:
-    """Raise InvalidArgs if the options of a program are wrong, do not fit together, or do not fit its signature.
+    """Raise InvalidArgs if the type of a program does not exist, or its options are wrong or do not fit the signature.
 
     path: of the definition in the args.
     """
+    if definition.program_type not in MODULES:
+        raise unknown_type(definition.program_type, f"{path}.program_type")
     given = definition.options
     if definition.max_iters is not None:
         given = {**given, "max_iters": definition.max_iters}
-    check_options(given, definition, path)
     try:
         msgspec.convert(given, Options)
     except msgspec.ValidationError as error:
         reason, _, where = str(error).partition(" - at `$")
         at = path + where.rstrip("`")
         raise errors.InvalidArgs(f"{at}: {reason}", path=at) from None
+    check_options(given, definition, path)
     options, outer = definition.options, MODULES[definition.program_type]
     if options.get("base", outer.bases[0]) not in outer.bases:
         kinds = " or ".join(outer.bases)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from bridge import errors
 from bridge.adapters.dspy.modules.checks import check
-from bridge.adapters.dspy.pipelines.stages import Stage, signature_of, stages_of
+from bridge.adapters.dspy.pipelines.stages import PIPELINE, Stage, signature_of, stages_of
 from bridge.adapters.dspy.pipelines.types import accepts
 from bridge.adapters.dspy.signatures import Field, Signature
 from bridge.adapters.dspy.state import Definition, Program
@@ -51,6 +51,8 @@ def plan(definition: Definition, signature: Signature, path: str = "args") -> Pl
         program = stage.program(definition.learned)
         signatures[stage.name] = signature_of(stage, f"{at}.signature")
         check(program.definition, signatures[stage.name], at)
+        if stage.program_type == PIPELINE:
+            plan(program.definition, signatures[stage.name], at)
     wires = _Wires(signature, signatures)
     steps = {stage.name: _step(stage, definition, wires, f"{path}.stages.{stage.name}") for stage in stages}
     used = {source for step in steps.values() for source in step.inputs.values()}

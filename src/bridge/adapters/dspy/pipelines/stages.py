@@ -19,7 +19,7 @@ from bridge.records import EncodedValue
 from bridge.wire.codec import by_name
 
 PIPELINE = "pipeline"  # the program type
-MOST_STAGES = 32
+MOST_STAGES = 32  # with those of stages that are pipelines
 _SEARCH = {"inputs": [{"name": "query"}], "outputs": [{"name": "passages", "type": "list<string>"}]}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}", re.ASCII)
 # Attributes of a dspy.Module, which has its parts as attributes, too.
@@ -97,6 +97,8 @@ def resolve(
     for index, (name, row) in enumerate(rows):
         at = f"{path}[{index}]" if name is None else f"{path}.{name}"
         stage = _converted(row, GivenStage, at)
+        if name is not None and stage.name not in (None, name):
+            raise _wrong(f"{at}.name", f"{stage.name[:100]!r} is the stage {name[:100]!r}")
         name = _checked_name(name or stage.name, at, [each["name"] for each in resolved.stages])
         made, learned = _copied(stage, find, at) if stage.program is not None else (_defined(stage, tools, at), {})
         made = msgspec.structs.replace(made, name=name, inputs=stage.inputs)
@@ -107,13 +109,28 @@ def resolve(
 
 def stages_of(definition: Definition, path: str) -> list[Stage]:
     """Return the stages of a pipeline. Raises InvalidArgs if the definition, at `path` of the args, is wrong."""
-    stages = definition.options.get("stages") or []
-    made = [_converted(stage, Stage, f"{path}.stages[{index}]") for index, stage in enumerate(stages)]
+    made = _read(definition.options.get("stages"), path)
+    _check_count(made, path)
+    return made
+
+
+def _read(stages: Any, path: str) -> list[Stage]:
+    made: list[Stage] = _converted(stages or [], list[Stage], f"{path}.stages")
     for index, stage in enumerate(made):
         _checked_name(stage.name, f"{path}.stages[{index}]", [each.name for each in made[:index]])
-    if not 1 <= len(made) <= MOST_STAGES:
-        raise _wrong(f"{path}.stages", f"a pipeline has 1 to {MOST_STAGES} stages")
     return made
+
+
+def _check_count(stages: list[Stage], path: str, others: int = 0) -> int:
+    """Return how many stages there are, with those of stages and the `others`. Raises InvalidArgs for too many."""
+    count = others + len(stages)
+    if not stages or count > MOST_STAGES:
+        raise _wrong(f"{path}.stages", f"a pipeline has 1 to {MOST_STAGES} stages, with those of its stages")
+    for stage in stages:
+        if stage.program_type == PIPELINE:
+            at = f"{path}.stages.{stage.name}"
+            count = _check_count(_read(stage.options.get("stages"), at), at, count)
+    return count
 
 
 def _copied(stage: GivenStage, find: Callable[[str, str], Program], path: str) -> tuple[Stage, dict[str, Learned]]:
@@ -138,8 +155,11 @@ def _defined(stage: GivenStage, tools: dict[str, Tool], path: str) -> Stage:
     if stage.signature is None:
         raise _wrong(path, "a stage names a program, or has a signature")
     kind = stage.program_type or "predict"
-    if kind not in MODULES or kind == PIPELINE:
+    if kind not in MODULES:
         raise unknown_type(kind, f"{path}.program_type")
+    if kind == PIPELINE or MODULES[kind].needs_demos:
+        wanted = "has stages of its own" if kind == PIPELINE else "needs demos"
+        raise _wrong(f"{path}.program_type", f"{kind} {wanted}: create a program of this type, and name it here")
     given = stage.given()
     options = {name: value for name, value in given.items() if name not in ("tools", "max_iters")}
     empty = Definition(EncodedValue(b"", "json"), kind, options=options)
