@@ -377,3 +377,26 @@ def test_without_a_folder():
         for command in ("save_program", "load_program"):
             with pytest.raises(errors.NotAllowed, match="--state-dir"):
                 worker.call(command, {"program_id": "predict", "path": "x.json"})
+
+
+def test_demos_of_stages_have_the_fields_of_the_stage(worker):
+    """A field of a stage may have the name of one of the pipeline's, and another type."""
+    first = {
+        "inputs": [{"name": "question"}],
+        "outputs": [{"name": "answer", "type": "integer"}, {"name": "first name"}],
+    }
+    second = {"inputs": [{"name": "answer", "type": "integer"}], "outputs": [{"name": "text"}]}
+    demo = {"question": "1?", "answer": 1, "first name": "Ann"}
+    create(worker, "predict", "stage 1", first, [demo])
+    create(worker, "predict", "stage 2", second, [])
+    whole = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}, {"name": "first name"}]}
+    stages = [{"name": "one", "program": "stage 1"}, {"name": "two", "program": "stage 2"}]
+    args = {"id": "chain", "program_type": "pipeline", "signature": whole, "stages": stages}
+    args |= {"outputs": {"answer": "two.text", "first name": "one.first name"}}
+    worker.call("create_program", args)
+    document = document_of(worker, "chain")
+    assert document["one"]["demos"] == [{"question": "1?", "answer": 1, "first_name": "Ann"}]
+    worker.call("import_program", {"document": document, "program_id": "chain again"})
+    assert document_of(worker, "chain again") == document
+    found = worker.call("get_program", {"program_id": "chain again", "include": ["demos"]})["predictors"]["one"]
+    assert found["demos"] == [{"inputs": {"question": "1?"}, "outputs": {"answer": 1, "first name": "Ann"}}]

@@ -17,7 +17,8 @@ from bridge import errors
 from bridge.adapters.dspy import learning
 from bridge.adapters.dspy.format_choice import FormatChoice, read_choice
 from bridge.adapters.dspy.modules import module_type
-from bridge.adapters.dspy.pipelines.stages import stages_of
+from bridge.adapters.dspy.pipelines.plan import plan
+from bridge.adapters.dspy.pipelines.stages import PIPELINE, stages_of
 from bridge.adapters.dspy.prepared import prepared
 from bridge.adapters.dspy.prompt_fields import label_of
 from bridge.adapters.dspy.signatures import Signature
@@ -116,9 +117,9 @@ def description_of(program: Program, include: Sequence[str]) -> dict[str, Any]:
     names.
     """
     learned = learning.of(prepared(program).module)
-    signature = None if program.is_registered else program.signature
     predictors = {}
     for predictor, each in learned.items():
+        signature = None if program.is_registered else _signature_of(predictor, program)
         demos = [as_example(demo, signature) for demo in each.demos]
         facts = {"instructions": each.instructions, "demos": demos}
         predictors[predictor] = {name: facts[name] for name in include}
@@ -158,7 +159,7 @@ def definition_of(document: Any, path: str) -> Definition | None:
         adapter=read_choice(own.adapter, f"{at}.adapter"),
     )
     tools = {f"{at}.tools": own.tools}
-    if own.program_type == "pipeline":
+    if own.program_type == PIPELINE:
         stages = enumerate(stages_of(definition, f"{at}.options"))
         tools |= {f"{at}.options.stages[{index}].tools": stage.tools for index, stage in stages}
     for where, each in tools.items():
@@ -172,7 +173,7 @@ def read(document: Any, program: Program, path: str) -> Loaded:
     Raises InvalidArgs if it is not the document of a program with that signature and of that type.
     """
     metadata = _metadata(document, path)
-    module, signature = prepared(program).module, program.signature
+    module = prepared(program).module
     loaded = Loaded({}, [], _differences(metadata.dependency_versions, path))
     parts = {name: value for name, value in document.items() if name != "metadata"}
     if isinstance(module, dspy.Predict):
@@ -190,6 +191,7 @@ def read(document: Any, program: Program, path: str) -> Loaded:
         at = path if name == "self" else f"{path}.{name}"
         part = _converted(parts[name], _Predictor, at)
         _check_fields(part.signature.fields, predictor.signature, f"{at}.signature.fields")
+        signature = _signature_of(name, program)
         demos = _demos(part.demos, predictor.signature, signature, f"{at}.demos", loaded.ignored)
         loaded.learned[name] = Learned(part.signature.instructions, demos)
         loaded.ignored += [f"{at}.{each}" for each in ("traces", "train", "lm") if getattr(part, each)]
@@ -197,6 +199,15 @@ def read(document: Any, program: Program, path: str) -> Loaded:
     if kind.needs_demos and not loaded.learned[kind.main or ""].demos:
         raise errors.InvalidArgs(f"{path}: {program.definition.program_type} needs demos", path=f"{path}.demos")
     return loaded
+
+
+def _signature_of(predictor: str, program: Program) -> Signature:
+    """Return the signature of the program that has a predictor: in a pipeline, that of its stage."""
+    if program.definition.program_type != PIPELINE:
+        return program.signature
+    name, _, rest = predictor.partition(".")
+    steps = plan(program.definition, program.signature).steps
+    return _signature_of(rest, next(step.program for step in steps if step.name == name))
 
 
 def _dumped(learned: Learned, predictor: Any) -> dict[str, Any]:
