@@ -55,6 +55,8 @@ def score(client, metric, expected, answer, type="any", expects=None, **more):
         ("2024-02-29", "2024-02-29", "date", 1),
         ("2024-02-29", "2024-03-01", "date", 0),
         ("0.10", "0.10", "decimal", 1),
+        ("+", "+", "string", 1),
+        ("+", "-", "string", 0),
     ],
 )
 def test_exact_match(client, expected, answer, type, found):
@@ -69,6 +71,7 @@ def test_exact_match(client, expected, answer, type, found):
         ("Paris", "paris", "string", 1),
         ("Paris", "Rome", "string", 0),
         ("", "-", "string", 0),
+        ("+", "+", "string", 1),
         (["Rome", "in Paris"], "Paris", "any", 2 / 3),
         (["x b", "c"], '["c b"]', "list<string>", 0.8),
         (12, "12", "integer", 1),
@@ -88,6 +91,8 @@ def test_f1(client, expected, answer, type, found):
         (["a"], '["A", "b"]', "list<string>", 1),
         (["a", "c"], '["a", "b"]', "list<string>", 0),
         (42, "it is 42", "any", 1),
+        ("+", "2 + 2", "string", 1),
+        ("+", "2 - 2", "string", 0),
     ],
 )
 def test_contains(client, expected, answer, type, found):

@@ -6,12 +6,15 @@ DSPy is imported when one is first used.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
 # Runs a DSPy module with keyword arguments on the model that judges, and returns its prediction.
 Judge = Callable[[Any, dict[str, Any]], Any]
+
+_ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 
 
 class Compared(NamedTuple):
@@ -26,7 +29,6 @@ class Compared(NamedTuple):
 
 def exact_match(compared: Compared) -> float:
     """Return whether the texts are equal without case, punctuation and articles, and other values by their value."""
-    from dspy.evaluate.metrics import EM
 
     def matches(expected: Any, actual: Any) -> bool:
         if isinstance(expected, list) and not isinstance(actual, list):
@@ -36,7 +38,7 @@ def exact_match(compared: Compared) -> float:
         if isinstance(expected, dict) and isinstance(actual, dict):
             return expected.keys() == actual.keys() and all(matches(expected[key], actual[key]) for key in expected)
         if isinstance(expected, str) or isinstance(actual, str):
-            return bool(EM(_text(actual), [_text(expected)]))
+            return _normalized(actual) == _normalized(expected)
         return is_equal(expected, actual)
 
     return matches(compared.expected, compared.actual)
@@ -48,7 +50,7 @@ def f1(compared: Compared) -> float:
 
     answers = [text for text in _answers(compared) if normalize_text(text)]
     # DSPy prints a line if both texts are empty.
-    return float(F1(_text(compared.actual), answers)) if answers else 0.0
+    return float(F1(_text(compared.actual), answers)) if answers else float(exact_match(compared))
 
 
 def contains(compared: Compared) -> float:
@@ -57,11 +59,11 @@ def contains(compared: Compared) -> float:
 
     expected, actual = compared.expected, compared.actual
     if isinstance(actual, list):
-        items = [normalize_text(_text(item)) for item in actual]
+        items = [_normalized(item) for item in actual]
         wanted = expected if isinstance(expected, list) else [expected]
-        return all(normalize_text(_text(each)) in items for each in wanted)
-    text = normalize_text(_text(actual))
-    return any(normalize_text(answer) in text for answer in _answers(compared))
+        return all(_normalized(each) in items for each in wanted)
+    texts = _normalized(actual), _text(actual)  # the latter for an answer of punctuation only
+    return any(_normalized(answer) in texts[not normalize_text(answer)] for answer in _answers(compared))
 
 
 def passage_match(compared: Compared) -> float:
@@ -130,6 +132,15 @@ def _answers(compared: Compared) -> list[str]:
     if isinstance(expected, list) and not isinstance(compared.actual, list):
         return [_text(each) for each in expected]
     return [_text(expected)]
+
+
+def _normalized(value: Any) -> str:
+    """Return a value as text without case, punctuation and articles; its punctuation if there is nothing else."""
+    from dspy.evaluate.metrics import normalize_text
+
+    text = _text(value)
+    normalized: str = normalize_text(text)
+    return normalized or "".join(_ARTICLE.sub("", text.lower()).split())
 
 
 def _text(value: Any) -> str:
