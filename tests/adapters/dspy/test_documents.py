@@ -266,6 +266,8 @@ def test_demos_that_do_not_fit(worker):
         ([{"inputs": {}, "outputs": {"answer": 1}}], "args.demos[0].inputs.question"),
         ([{"question": "x", "answer": 1, "more": 1}], "args.demos[0].more"),
         (["x"], "args.demos[0]"),
+        ([{"inputs": {"question": "x"}, "outputs": []}], "args.demos[0].outputs"),
+        ([{"inputs": {"question": "x"}, "outputs": {"answer": 1}, "id": 7}], "args.demos[0].id"),
         ([{"question": "x", "answer": 1, "reasoning": "x"}], "args.demos[0].reasoning"),
     ]
     for demos, path in cases:

@@ -84,7 +84,7 @@ def test_rows_and_a_running_score_come_as_events(client):
         ([example(1), {"inputs": {}}], "args.devset[1].inputs.question"),
         ([{"inputs": {"question": "?"}, "outputs": {"text": "?"}}], "args.devset[0].outputs.text"),
         ([{"inputs": {"question": "?"}, "outputs": {"answer": [{}]}}], "args.devset[0].outputs.answer"),
-        ([example(1, weight=3)], "args.devset[0].inputs"),
+        ([example(1, weight=3)], "args.devset[0].weight"),
         ([*[example(1)] * 3000, {"inputs": {"question": b"\xff"}}], "args.devset[3000].inputs.question"),
     ],
 )

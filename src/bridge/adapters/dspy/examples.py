@@ -81,6 +81,8 @@ class Examples:
         inputs, outputs = row.get("inputs"), row.get("outputs", {})
         if isinstance(inputs, dict) and isinstance(outputs, dict) and row.keys() <= {"inputs", "outputs"}:
             return inputs, outputs, (f"{path}.inputs", f"{path}.outputs")
+        if "inputs" in row and not {"inputs", "outputs"} & {*self._inputs, *self._outputs}:
+            raise _wrong_sides(row, path)
         inputs = {name: value for name, value in row.items() if name in self._inputs}
         outputs = {name: value for name, value in row.items() if name in self._outputs and name not in inputs}
         unknown = [name for name in row if name not in inputs and name not in outputs]
@@ -94,6 +96,17 @@ class Examples:
                 declared=declared,
             )
         return inputs, outputs, (path, path)
+
+
+def _wrong_sides(row: dict[str, Any], path: str) -> errors.InvalidArgs:
+    """Return the error for an example that has inputs, but is not only a map of inputs and a map of outputs."""
+    for name, value in row.items():
+        at = f"{path}.{name}"
+        if name not in ("inputs", "outputs"):
+            return errors.InvalidArgs(f"{at}: unknown; an example has inputs and outputs", path=at)
+        if not isinstance(value, dict):
+            return errors.InvalidArgs(f"{at}: expected a map of fields", path=at, expected="map")
+    raise AssertionError(path)
 
 
 def plain_example(example: Example) -> dict[str, Any]:
