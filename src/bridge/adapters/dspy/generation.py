@@ -31,7 +31,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
 
     stop: texts that end the reply. n: how many completions are asked for. reasoning_effort: how much the model thinks
     before it answers. response_format: `{"type": "json_object"}`, or `{"type": "json_schema", "json_schema": {"name",
-    "schema", "strict"}}`. service_tier: the provider's name of it. user: who the provider is told has asked.
+    "schema", "strict"}}`. service_tier: the provider's name of it. user: the end user, for the provider.
     """
 
     temperature: float | None = None

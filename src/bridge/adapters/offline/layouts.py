@@ -49,7 +49,7 @@ def fields_in_prose(text: str, schemas: Mapping[str, Schema]) -> dict[str, Any]:
     """Return the values of fields in a reply in prose that this model has written."""
     found = {}
     for name, value in _PROSE.section.findall(text):
-        # The first step is not told the properties of objects.
+        # The prompt of the first step does not have the properties of objects.
         if name in schemas and "properties" not in schemas[name] and "$ref" not in schemas[name]:
             found[name] = value.strip() if _is_text(schemas[name]) else _decoded(value.strip())
     return found
