@@ -105,10 +105,10 @@ UNKNOWN = [
     ),
     (
         "create_program",
-        {"signature": {"inputs": [], "outputs": [{"name": "a", "json_schema": {}}]}},
-        "args.signature.outputs[0].json_schema",
-        ["json_schema"],
-        "known: description, name, type",
+        {"signature": {"inputs": [], "outputs": [{"name": "a", "kind": "text"}]}},
+        "args.signature.outputs[0].kind",
+        ["kind"],
+        "known: constraints, default, description, json_schema, name, prefix, type",
     ),
     (
         "create_program",

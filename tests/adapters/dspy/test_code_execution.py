@@ -127,8 +127,9 @@ class TestLimits:
         steps(worker, code, "x", "SUBMIT(3)", max_step_seconds=0.5)
         assert run(worker)["outputs"] == {"count": 3}
         first, second, _ = worker.named("code_result")
-        assert "the sandbox was reset" in first["output"]
-        assert "NameError" in second["output"]
+        # Monty itself may notice the memory first.
+        assert "the sandbox was reset" in first["output"] or "MemoryError" in first["output"]
+        assert "NameError" in second["output"] or "MemoryError" in first["output"]
 
     @pytest.mark.parametrize("code", ["'x' * 10**6", "raise ValueError('x' * 10**6)", "SUBMIT(int('1' * 4000))"])
     def test_the_length_of_events(self, worker, code):
