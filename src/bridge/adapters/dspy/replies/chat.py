@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bridge.adapters.dspy.replies.text import LONGEST_NAME, Trimmed
+from bridge.adapters.dspy.replies.text import LONGEST_NAME, FieldTexts, Pieces
 from bridge.adapters.dspy.values.outputs import read_value
 
 _HEADER = re.compile(rf"^[ \t]*\[\[ ## (\w{{1,{LONGEST_NAME}}}) ## \]\]", re.MULTILINE)
@@ -30,35 +30,27 @@ def _prefix_pattern() -> str:
 _HEADER_PREFIX = re.compile(_prefix_pattern())
 
 
-class ChatReply:
+class ChatReply(FieldTexts):
     """A reply with sections (see Reply).
 
     White space around a text is not part of it, except the indentation of its first line.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        self.headers: list[str] = []
-        self._names = frozenset(names)
-        self._pieces: dict[str, list[str]] = {}
-        self._field: str | None = None
-        self._trimmed = Trimmed()
+        super().__init__(names)
         self._held = ""  # the beginning of a line that may become a header
         self._at_line_start = True
 
-    @property
-    def texts(self) -> dict[str, str]:
-        return {name: "".join(pieces) for name, pieces in self._pieces.items()}
-
-    def feed(self, text: str) -> list[tuple[str, str]]:
+    def feed(self, text: str) -> Pieces:
         text = self._held + text
         self._held = ""
-        new: list[tuple[str, str]] = []
+        new: Pieces = []
         begin = 0
         for header in _HEADER.finditer(text):
             if header.start() == 0 and not self._at_line_start:
                 continue
             self._add(text[begin : header.start()], new)
-            self._open(header[1])
+            self._begin(header[1])
             begin = header.end()
             self._at_line_start = False
         line = text.rfind("\n", begin) + 1
@@ -72,8 +64,8 @@ class ChatReply:
         self._add(text[begin:], new)
         return new
 
-    def finish(self) -> list[tuple[str, str]]:
-        new: list[tuple[str, str]] = []
+    def finish(self) -> Pieces:
+        new: Pieces = []
         self._add(self._held, new)
         self._held = ""
         return new
@@ -89,20 +81,9 @@ class ChatReply:
         )
         return "\n\n".join([*sections, "[[ ## completed ## ]]"])
 
-    def _open(self, name: str) -> None:
-        self.headers.append(name)
-        self._trimmed = Trimmed()
-        self._field = name if name in self._names and name not in self._pieces else None
-        if self._field is not None:
-            self._pieces[self._field] = []
-
-    def _add(self, text: str, new: list[tuple[str, str]]) -> None:
-        if self._field is None or not text:
-            return
-        body = self._trimmed.add(text)
-        if body:
-            self._pieces[self._field].append(body)
-            new.append((self._field, body))
+    def _add(self, text: str, new: Pieces) -> None:
+        if self._field is not None and text:
+            self._append(self._trimmed.add(text), new)
 
 
 def _skip_blanks(text: str, start: int) -> int:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bridge.adapters.dspy.replies.text import LONGEST_NAME, Trimmed, well_formed
+from bridge.adapters.dspy.replies.text import LONGEST_NAME, Pieces, SteppedTexts, well_formed
 from bridge.adapters.dspy.values.conversion import bare_type
 from bridge.adapters.dspy.values.outputs import read_text, read_value
 
@@ -37,38 +37,15 @@ _STRUCTURE = re.compile(r"""["'\[\]{}(),]""")
 _NULLS = ("null", "None")
 
 
-class JsonReply:
+class JsonReply(SteppedTexts):
     """A reply with an object (see Reply)."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self.headers: list[str] = []
-        self._names = frozenset(names)
-        self._pieces: dict[str, list[str]] = {}
-        self._whole: set[str] = set()  # the fields whose end has been read
-        self._strings: set[str] = set()  # those that are written as strings
-        self._field: str | None = None
-        self._text = ""
-        self._at = 0  # what of the text has been read
-        self._step: Callable[[list[tuple[str, str]]], bool] = self._search
+        super().__init__(names, self._search)
+        self._strings: set[str] = set()  # the fields that are written as strings
         self._quote = ""
         self._half = ""  # the first half of a surrogate pair
         self._depth = 0
-        self._trimmed = Trimmed()
-
-    @property
-    def texts(self) -> dict[str, str]:
-        return {name: "".join(pieces) for name, pieces in self._pieces.items()}
-
-    def feed(self, text: str) -> list[tuple[str, str]]:
-        self._text = self._text[self._at :] + text
-        self._at = 0
-        new: list[tuple[str, str]] = []
-        while self._step(new):
-            pass
-        return new
-
-    def finish(self) -> list[tuple[str, str]]:
-        return []
 
     def value(self, name: str, type: Any) -> Any:
         text = "".join(self._pieces[name])
@@ -84,9 +61,7 @@ class JsonReply:
     def written(cls, fields: Mapping[str, Any]) -> str:
         return json.dumps(fields, ensure_ascii=False)
 
-    # Each step reads a part of the text. It returns False if more text is needed.
-
-    def _search(self, new: list[tuple[str, str]]) -> bool:
+    def _search(self, new: Pieces) -> bool:
         """Find the beginning of an object."""
         brace = self._text.find("{", self._at)
         self._at = len(self._text) if brace < 0 else brace + 1
@@ -94,7 +69,7 @@ class JsonReply:
             self._step = self._key
         return brace >= 0
 
-    def _key(self, new: list[tuple[str, str]]) -> bool:
+    def _key(self, new: Pieces) -> bool:
         """Read a key and the colon, or the end of the object. Anything else is not an object of fields."""
         self._skip_spaces()
         key = _KEY.match(self._text, self._at)
@@ -108,14 +83,11 @@ class JsonReply:
         return True
 
     def _open(self, name: str) -> None:
-        self.headers.append(name)
-        self._field = name if name in self._names and name not in self._pieces else None
-        if self._field is not None:
-            self._pieces[self._field] = []
-        self._depth, self._half, self._trimmed = 0, "", Trimmed()
+        self._begin(name)
+        self._depth, self._half = 0, ""
         self._step = self._value
 
-    def _value(self, new: list[tuple[str, str]]) -> bool:
+    def _value(self, new: Pieces) -> bool:
         """Find the beginning of a value."""
         self._skip_spaces()
         first = self._text[self._at : self._at + 1]
@@ -127,17 +99,17 @@ class JsonReply:
                 self._strings.add(self._field)
         return bool(first)
 
-    def _string(self, new: list[tuple[str, str]]) -> bool:
+    def _string(self, new: Pieces) -> bool:
         """Read a part of a field that is a string."""
         text, is_closed = self._quoted()
         text = self._half + _ESCAPE.sub(_unescaped, text) if "\\" in text else self._half + text
         self._half = text[-1:] if not is_closed and "\ud800" <= text[-1:] <= "\udbff" else ""
-        self._add(well_formed(text[: len(text) - len(self._half)]), new)
+        self._append(well_formed(text[: len(text) - len(self._half)]), new)
         if is_closed:
-            self._close(self._after_string)
+            self._end(self._after_string)
         return is_closed
 
-    def _after_string(self, new: list[tuple[str, str]]) -> bool:
+    def _after_string(self, new: Pieces) -> bool:
         """Read what ends a field. Anything else follows a quote inside of the text that should have been escaped."""
         self._skip_spaces()
         first = self._text[self._at : self._at + 1]
@@ -146,7 +118,7 @@ class JsonReply:
         self._step = self._after_string if not first else self._next
         return bool(first)
 
-    def _next(self, new: list[tuple[str, str]]) -> bool:
+    def _next(self, new: Pieces) -> bool:
         """Go on after the comma behind a field, or after the object."""
         self._step = self._key if self._text[self._at] == "," else self._search
         self._at += 1
@@ -165,18 +137,18 @@ class JsonReply:
                 return self._text[start : self._at], False
             self._at += 1  # a backslash that begins no escape sequence
 
-    def _other(self, new: list[tuple[str, str]]) -> bool:
+    def _other(self, new: Pieces) -> bool:
         """Read a part of a field that is not a string, up to the next quote or bracket."""
         start = self._at
         found = _STRUCTURE.search(self._text, start)
         self._at = found.start() if found else len(self._text)
         if found is None:
-            self._add(self._trimmed.add(self._text[start:]), new)
+            self._append(self._trimmed.add(self._text[start:]), new)
             return False
         character = found[0]
         if not self._depth and character in ",}":
-            self._add(self._trimmed.add(self._text[start : self._at]), new)
-            self._close(self._next)
+            self._append(self._trimmed.add(self._text[start : self._at]), new)
+            self._end(self._next)
             return True
         self._at += 1
         if character in _TEXT:
@@ -185,31 +157,20 @@ class JsonReply:
             self._depth += 1
         elif character in "]})":
             self._depth = max(0, self._depth - 1)
-        self._add(self._trimmed.add(self._text[start : self._at]), new)
+        self._append(self._trimmed.add(self._text[start : self._at]), new)
         return True
 
-    def _string_within(self, new: list[tuple[str, str]]) -> bool:
+    def _string_within(self, new: Pieces) -> bool:
         """Read a part of a string that is in a list or a map."""
         text, is_closed = self._quoted()
-        self._add(self._trimmed.add(text + self._quote if is_closed else text), new)
+        self._append(self._trimmed.add(text + self._quote if is_closed else text), new)
         if is_closed:
             self._step = self._other
         return is_closed
 
-    def _close(self, step: Callable[[list[tuple[str, str]]], bool]) -> None:
-        """End a field, and go on with `step`."""
-        if self._field is not None:
-            self._whole.add(self._field)
-        self._step = step
-
     def _skip_spaces(self) -> None:
         spaces = _SPACES.match(self._text, self._at)
         self._at = spaces.end() if spaces else self._at
-
-    def _add(self, text: str, new: list[tuple[str, str]]) -> None:
-        if self._field is not None and text:
-            self._pieces[self._field].append(text)
-            new.append((self._field, text))
 
 
 def _unescaped(escape: re.Match[str]) -> str:

@@ -1,8 +1,8 @@
-"""What the readers of replies share: their interface, white space around a text, and text that UTF-8 can encode."""
+"""What the readers of replies share: their interface, the texts of fields, white space, and text in UTF-8."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
 WHITE_SPACE = " \t\r\n"
@@ -74,6 +74,69 @@ def _without_blank_lines(text: str) -> str:
     start = len(text) - len(text.lstrip(WHITE_SPACE))
     line = text.rfind("\n", 0, start) + 1
     return text[line or start :]
+
+
+Pieces = list[tuple[str, str]]  # field and text, as `feed` returns them
+
+
+class FieldTexts:
+    """The texts of the fields of a reply that has been read so far. The first field of a name counts."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.headers: list[str] = []
+        self._names = frozenset(names)
+        self._pieces: dict[str, list[str]] = {}
+        self._field: str | None = None  # the one that is being read, None if it was not asked for
+        self._trimmed = Trimmed()
+
+    @property
+    def texts(self) -> dict[str, str]:
+        return {name: "".join(pieces) for name, pieces in self._pieces.items()}
+
+    def finish(self) -> Pieces:
+        return []
+
+    def _begin(self, name: str) -> None:
+        """Begin a field, or what has the form of one."""
+        self.headers.append(name)
+        self._trimmed = Trimmed()
+        self._field = name if name in self._names and name not in self._pieces else None
+        if self._field is not None:
+            self._pieces[self._field] = []
+
+    def _append(self, text: str, new: Pieces) -> None:
+        """Append a text to the field, and to the pieces that are `new`."""
+        if self._field is not None and text:
+            self._pieces[self._field].append(text)
+            new.append((self._field, text))
+
+
+class SteppedTexts(FieldTexts):
+    """The texts of fields that have an end, read in steps.
+
+    Each step reads a part of the text from `_at` on. It returns False if more text is needed.
+    """
+
+    def __init__(self, names: Iterable[str], step: Callable[[Pieces], bool]) -> None:
+        super().__init__(names)
+        self._whole: set[str] = set()  # the fields whose end has been read
+        self._text = ""
+        self._at = 0  # what of the text has been read
+        self._step = step
+
+    def feed(self, text: str) -> Pieces:
+        self._text = self._text[self._at :] + text
+        self._at = 0
+        new: Pieces = []
+        while self._step(new):
+            pass
+        return new
+
+    def _end(self, step: Callable[[Pieces], bool]) -> None:
+        """End a field, and go on with `step`."""
+        if self._field is not None:
+            self._whole.add(self._field)
+        self._step = step
 
 
 def well_formed(text: str) -> str:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from xml.etree import ElementTree
 
-from bridge.adapters.dspy.replies.text import LONGEST_NAME, Trimmed, well_formed
+from bridge.adapters.dspy.replies.text import LONGEST_NAME, Pieces, SteppedTexts, well_formed
 from bridge.adapters.dspy.schemas.objects import is_kind
 from bridge.adapters.dspy.values.conversion import bare_type
 from bridge.adapters.dspy.values.elements import value_of_element
@@ -31,40 +31,17 @@ _BARE = re.compile(rf"&(?!{_REFERENCE.pattern[1:]})")
 _CDATA, _END_OF_CDATA = "<![CDATA[", "]]>"
 
 
-class XmlReply:
+class XmlReply(SteppedTexts):
     """A reply with elements (see Reply).
 
     White space around a text is not part of it, except the indentation of its first line.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        self.headers: list[str] = []
-        self._names = frozenset(names)
-        self._pieces: dict[str, list[str]] = {}
+        super().__init__(names, self._between)
         self._written: dict[str, list[str]] = {}
-        self._whole: set[str] = set()  # the fields whose end has been read
-        self._field: str | None = None
         self._element = ""  # the name of the element that is being read, also if it is not a field
         self._depth = 0  # open elements of this name inside of it
-        self._text = ""
-        self._at = 0  # what of the text has been read
-        self._step: Callable[[list[tuple[str, str]]], bool] = self._between
-        self._trimmed = Trimmed()
-
-    @property
-    def texts(self) -> dict[str, str]:
-        return {name: "".join(pieces) for name, pieces in self._pieces.items()}
-
-    def feed(self, text: str) -> list[tuple[str, str]]:
-        self._text = self._text[self._at :] + text
-        self._at = 0
-        new: list[tuple[str, str]] = []
-        while self._step(new):
-            pass
-        return new
-
-    def finish(self) -> list[tuple[str, str]]:
-        return []
 
     def value(self, name: str, type: Any) -> Any:
         if name not in self._whole:
@@ -85,9 +62,7 @@ class XmlReply:
     def written(cls, fields: Mapping[str, Any]) -> str:
         return "\n\n".join(f"<{name}>\n{_escaped(value)}\n</{name}>" for name, value in fields.items())
 
-    # Each step reads a part of the text. It returns False if more text is needed.
-
-    def _between(self, new: list[tuple[str, str]]) -> bool:
+    def _between(self, new: Pieces) -> bool:
         """Find the next element."""
         start = self._text.find("<", self._at)
         self._at = len(self._text) if start < 0 else start
@@ -103,23 +78,17 @@ class XmlReply:
         if not tag["end"]:
             self._open(tag["name"])
             if tag["empty"]:
-                self._close()
+                self._end(self._between)
         return True
 
     def _open(self, name: str) -> None:
-        self.headers.append(name)
-        self._element, self._depth, self._trimmed = name, 0, Trimmed()
-        self._field = name if name in self._names and name not in self._pieces else None
+        self._begin(name)
+        self._element, self._depth = name, 0
         if self._field is not None:
-            self._pieces[name], self._written[name] = [], []
+            self._written[name] = []
         self._step = self._within
 
-    def _close(self) -> None:
-        if self._field is not None:
-            self._whole.add(self._field)
-        self._step = self._between
-
-    def _within(self, new: list[tuple[str, str]]) -> bool:
+    def _within(self, new: Pieces) -> bool:
         """Read a part of an element, up to the next tag or reference."""
         found = _MARK.search(self._text, self._at)
         end = found.start() if found else len(self._text)
@@ -129,7 +98,7 @@ class XmlReply:
             return False
         return self._reference(new) if found[0] == "&" else self._tag(new)
 
-    def _reference(self, new: list[tuple[str, str]]) -> bool:
+    def _reference(self, new: Pieces) -> bool:
         reference = _REFERENCE.match(self._text, self._at)
         if reference is None:
             rest = self._text[self._at : self._at + _LONGEST_REFERENCE]
@@ -140,7 +109,7 @@ class XmlReply:
         self._add(written, new, html.unescape(written) if reference else written)
         return True
 
-    def _tag(self, new: list[tuple[str, str]]) -> bool:
+    def _tag(self, new: Pieces) -> bool:
         """Read a tag, or the mark of a CDATA section. All but the end of the element is a part of it."""
         if self._text.startswith(_CDATA, self._at):
             self._at += len(_CDATA)
@@ -156,13 +125,13 @@ class XmlReply:
         self._at += len(written)
         if tag is not None and tag["name"] == self._element:
             if tag["end"] and not self._depth:
-                self._close()
+                self._end(self._between)
                 return True
             self._depth += -1 if tag["end"] else not tag["empty"]
         self._add(written, new)
         return True
 
-    def _within_cdata(self, new: list[tuple[str, str]]) -> bool:
+    def _within_cdata(self, new: Pieces) -> bool:
         """Read a part of a CDATA section."""
         end = self._text.find(_END_OF_CDATA, self._at)
         if end >= 0:
@@ -175,15 +144,12 @@ class XmlReply:
         self._at = certain
         return False
 
-    def _add(self, written: str, new: list[tuple[str, str]], text: str | None = None) -> None:
+    def _add(self, written: str, new: Pieces, text: str | None = None) -> None:
         """Add to the field what is written, and the text that it means."""
         if self._field is None or not written:
             return
         self._written[self._field].append(written)
-        text = self._trimmed.add(well_formed(written if text is None else text))
-        if text:
-            self._pieces[self._field].append(text)
-            new.append((self._field, text))
+        self._append(self._trimmed.add(well_formed(written if text is None else text)), new)
 
 
 def _escaped(value: Any) -> str:
