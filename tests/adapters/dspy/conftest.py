@@ -9,6 +9,7 @@ import pytest
 
 from bridge import Dispatcher
 from bridge.adapters.dspy import adapter
+from dspy_worker import DspyWorker
 
 
 @pytest.fixture
@@ -62,3 +63,19 @@ def run():
 
     run.call = call
     return run
+
+
+@pytest.fixture(scope="module")
+def started(request):
+    """Return a worker of the module, with the flags in its FLAGS."""
+    worker = DspyWorker(*getattr(request.module, "FLAGS", ()))
+    yield worker
+    worker.peer.finish()
+
+
+@pytest.fixture
+def worker(started):
+    """Return the worker of the module, without programs and tools."""
+    started.call("cleanup")
+    started.answers = {}
+    return started

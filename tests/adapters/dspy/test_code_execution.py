@@ -10,22 +10,8 @@ import pytest
 from dspy_worker import QA, DspyWorker
 
 TYPED = {"inputs": [{"name": "text"}], "outputs": [{"name": "count", "type": "integer"}]}
+FLAGS = ("--allow-code-execution",)
 RLM = {"signature": TYPED, "program_type": "rlm"}
-
-
-@pytest.fixture(scope="module")
-def started():
-    worker = DspyWorker("--allow-code-execution")
-    yield worker
-    worker.peer.finish()
-
-
-@pytest.fixture
-def worker(started):
-    """Return a worker without programs and tools, which may run code."""
-    started.call("cleanup")
-    started.answers = {}
-    return started
 
 
 def step(code):

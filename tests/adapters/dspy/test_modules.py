@@ -5,27 +5,12 @@ from __future__ import annotations
 import dspy
 import pytest
 
-from dspy_worker import QA, DspyWorker
+from dspy_worker import QA
 from openai_server import OpenAIServer, fields
 
 TWO = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}, {"name": "year", "type": "optional<integer>"}]}
 NO_FIELD = "no field"  # a reply that cannot be read
 TOOLS = [{"name": "search", "args": {"q": {"type": "string"}}}]
-
-
-@pytest.fixture(scope="module")
-def started():
-    worker = DspyWorker()
-    yield worker
-    worker.peer.finish()
-
-
-@pytest.fixture
-def worker(started):
-    """Return a worker without programs and tools."""
-    started.call("cleanup")
-    started.answers = {}
-    return started
 
 
 def answers(*texts):

@@ -4,26 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from dspy_worker import QA, DspyWorker
+from dspy_worker import QA
 
 DRAFT = {"inputs": [{"name": "question"}], "outputs": [{"name": "draft"}]}
 FINAL = {"inputs": [{"name": "question"}, {"name": "draft"}], "outputs": [{"name": "answer"}]}
 NUMBER = {"inputs": [{"name": "question"}], "outputs": [{"name": "number", "type": "integer"}]}
-
-
-@pytest.fixture(scope="module")
-def started():
-    worker = DspyWorker()
-    yield worker
-    worker.peer.finish()
-
-
-@pytest.fixture
-def worker(started):
-    """Return a worker without programs and tools."""
-    started.call("cleanup")
-    started.answers = {}
-    return started
 
 
 def stage(name, signature, **more):
