@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import struct
-import threading
 
 import pytest
 
 from bridge import Pool, errors
+from fake_workers import FakeWorkers, frame
 from peer import wait_until
 
 COMMANDS = {"ask": {"lane": "thread", "idempotent": True}, "ask_once": {"lane": "thread", "idempotent": False}}
@@ -22,28 +21,14 @@ ANSWERS = {
 }
 
 
-class Server:
+class Server(FakeWorkers):
     """Workers at a socket, which answer `ask` with `strange(id)`: bytes, or None to close the connection."""
 
     def __init__(self, path, strange):
-        self.address = f"unix:{path}"
         self.strange = strange
-        self.connections = 0
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
-        self._listener.listen()
-        self._accepted = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(path)
 
-    def _accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                connected, _ = self._listener.accept()
-                self.connections += 1
-                self._accepted.append(connected)
-                threading.Thread(target=self._answer, args=(connected,), daemon=True).start()
-
-    def _answer(self, connected):
+    def serve(self, connected):
         with contextlib.suppress(OSError), connected, connected.makefile("rb") as requests:
             while header := requests.read(4):
                 request = json.loads(requests.read(struct.unpack(">I", header)[0]) or "null")
@@ -54,17 +39,6 @@ class Server:
                 if known is None and (answer := self.strange(request["id"])) is None:
                     return
                 connected.sendall(answer)
-
-    def close(self):
-        for each in (self._listener, *self._accepted):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
-
-
-def frame(message):
-    payload = json.dumps(message).encode()
-    return struct.pack(">I", len(payload)) + payload
 
 
 def reply(number, result):

@@ -4,36 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import struct
 import threading
 
+from fake_workers import FakeWorkers, frame
 
-class AskingWorker:
-    """Listens at `address` until `close`. cancelled: set when a host has cancelled a call."""
+
+class AskingWorker(FakeWorkers):
+    """cancelled: set when a host has cancelled a call."""
 
     def __init__(self, path):
-        self.address = f"unix:{path}"
         self.cancelled = threading.Event()
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
-        self._listener.listen()
-        self._accepted = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(path)
 
-    def _accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                connected, _ = self._listener.accept()
-                self._accepted.append(connected)
-                threading.Thread(target=self._serve, args=(connected,), daemon=True).start()
-
-    def _serve(self, connected):
+    def serve(self, connected):
         calls, frames = {}, {}
 
         def send(message):
-            payload = json.dumps(message).encode()
-            connected.sendall(struct.pack(">I", len(payload)) + payload)
+            connected.sendall(frame(message))
 
         with contextlib.suppress(OSError), connected.makefile("rb") as received:
             while header := received.read(4):
@@ -51,9 +39,3 @@ class AskingWorker:
                     frames[own_id].append({key: each for key, each in message.items() if key != "id"})
                     if "success" in message:
                         send({"id": calls[own_id], "success": True, "result": frames[own_id]})
-
-    def close(self):
-        for each in (self._listener, *self._accepted):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
