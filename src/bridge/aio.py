@@ -205,8 +205,7 @@ class Client:
         """
         connection = self._connection
         connection.check_loop()
-        kinds = {"model": models, "metric": metrics, "reward": rewards, "embedder": embedders}
-        known = functions(kinds, can_await=True)
+        known = functions(models, metrics, rewards, embedders, can_await=True)
         connection.offers["tools"] = True
         await self.call("hello", {"offers": connection.offers})
         connection.functions.add(session_id, known)

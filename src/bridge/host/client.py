@@ -229,8 +229,7 @@ class Client:
         Raises TypeError for what cannot be called in this way.
         """
         self._connection.worker.check_own()
-        kinds = {"model": models, "metric": metrics, "reward": rewards, "embedder": embedders}
-        known = functions(kinds)
+        known = functions(models, metrics, rewards, embedders)
         self._connection.offers["tools"] = True
         self.call("hello", {"offers": self._connection.offers})
         self._connection.functions.add(session_id, known)

@@ -73,8 +73,11 @@ class Function:
 AnyFunction = Tool | Function
 
 
-def functions(kinds: Mapping[str, Named], can_await: bool = False) -> list[Function]:
-    """Return the functions of each kind. Raises TypeError."""
+def functions(
+    models: Named, metrics: Named, rewards: Named, embedders: Named, *, can_await: bool = False
+) -> list[Function]:
+    """Return the functions of all kinds. Raises TypeError."""
+    kinds = {"model": models, "metric": metrics, "reward": rewards, "embedder": embedders}
     return [
         Function(kind, name, function, can_await) for kind, named in kinds.items() for name, function in named.items()
     ]

@@ -233,8 +233,7 @@ class Pool:
     ) -> None:
         """Let the programs of a session, or of all sessions, call Python functions, as `Client.register` does."""
         self._check_own()
-        kinds = {"model": models, "metric": metrics, "reward": rewards, "embedder": embedders}
-        self._functions.add(session_id, functions(kinds))
+        self._functions.add(session_id, functions(models, metrics, rewards, embedders))
 
     def end_session(self, session_id: str) -> dict[str, Any]:
         """End a session, also in the store if it is durable, and return the result of `cleanup_session`."""

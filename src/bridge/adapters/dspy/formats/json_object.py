@@ -42,7 +42,7 @@ class JsonFormat(Format, dspy.JSONAdapter):  # type: ignore[misc]  # DSPy is not
         lm_kwargs["response_format"] = formats[can]
 
 
-class BamlFormat(JsonFormat, BAMLAdapter):  # type: ignore[misc]
+class BamlFormat(JsonFormat, BAMLAdapter):  # type: ignore[misc]  # DSPy is not typed
     """DSPy's `BAMLAdapter`."""
 
     def format_field_structure(self, signature: Any) -> str:

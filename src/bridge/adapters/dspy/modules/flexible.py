@@ -67,7 +67,7 @@ class Flex(dspy.Flex):  # type: ignore[misc]  # DSPy is not typed
         return source.replace("dspy.RLM(", "dspy.ReActV2(")
 
 
-class _Runtime(BridgeRuntime):  # type: ignore[misc]
+class _Runtime(BridgeRuntime):  # type: ignore[misc]  # DSPy is not typed
     def invocation(self, originals: dict[str, Any] | None = None) -> FacadeInvocation:
         context = self._flex._flex_ctx
         return _Invocation(
@@ -88,7 +88,7 @@ class _Runtime(BridgeRuntime):  # type: ignore[misc]
             raise CodeInterpreterError(str(error)) from error
 
 
-class _Invocation(FacadeInvocation):  # type: ignore[misc]
+class _Invocation(FacadeInvocation):  # type: ignore[misc]  # DSPy is not typed
     """What code may do with `dspy`: create predictors whose signatures are read here, as DSPy would import types."""
 
     def install(self, interpreter: Any) -> None:
