@@ -60,7 +60,8 @@ class Rlm(dspy.RLM):  # type: ignore[misc]  # DSPy is not typed
 
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         names = [name for name in tool.args if name.isidentifier()]
-        call.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])  # type: ignore[attr-defined]  # a function may have it
+        parameters = [inspect.Parameter(name, kind) for name in names]
+        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # a function may have it
         return call
 
     def _process_final_output(self, result: Any, names: list[str]) -> tuple[dict[str, Any] | None, str | None]:
