@@ -22,7 +22,7 @@ from bridge.host.functions import NONE, Named, functions
 from bridge.host.launch import launch
 from bridge.host.looped import AwaitedCall, LoopedConnection
 from bridge.host.open_calls import CallCancelled
-from bridge.host.timeouts import seconds_of
+from bridge.host.timeouts import START_TIMEOUT, seconds_of
 from bridge.host.tools import Callables, Tool
 from bridge.host.worker import Worker
 from bridge.options import DEFAULT_MAX_FRAME, DEFAULT_MAX_VALUES
@@ -55,7 +55,7 @@ class Client:
         max_values: int = DEFAULT_MAX_VALUES,
         tools: Callables = (),
         logs: Literal["stderr", "logging"] = "stderr",
-        timeout: float | None = 10.0,
+        timeout: float | None = START_TIMEOUT,
     ) -> Client:
         """Start a worker, and wait until it answers.
 
@@ -83,7 +83,7 @@ class Client:
         max_values: int = DEFAULT_MAX_VALUES,
         tools: Callables = (),
         logs: Literal["stderr", "logging"] = "stderr",
-        timeout: float | None = 10.0,
+        timeout: float | None = START_TIMEOUT,
     ) -> Client:
         """Connect to a server of workers, and wait until the worker that it provides answers.
 

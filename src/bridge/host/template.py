@@ -23,7 +23,7 @@ from bridge.host.client import STOP_TIMEOUT, Client
 from bridge.host.connect import Attempt, Exit
 from bridge.host.connection import Settings
 from bridge.host.launch import WorkerProcess, launch
-from bridge.host.timeouts import seconds_of
+from bridge.host.timeouts import START_TIMEOUT, seconds_of
 from bridge.host.tools import Callables
 from bridge.host.transport import Transport
 from bridge.host.worker import number_of
@@ -118,7 +118,7 @@ class Template:
         """Return whether the template has not ended, as far as is known."""
         return not self._is_lost
 
-    def wait_ready(self, timeout: float | None = 10.0) -> None:
+    def wait_ready(self, timeout: float | None = START_TIMEOUT) -> None:
         """Wait until clients can connect, at most `timeout` seconds.
 
         Raises WorkerCrashed (category initialization), with the template's last output, if it has ended or is not ready
@@ -139,7 +139,7 @@ class Template:
         max_values: int = DEFAULT_MAX_VALUES,
         tools: Callables = (),
         logs: Literal["stderr", "logging"] = "stderr",
-        timeout: float | None = 10.0,
+        timeout: float | None = START_TIMEOUT,
     ) -> Client:
         """Return a client with a worker of its own. The parameters and errors are those of `Client.connect`.
 

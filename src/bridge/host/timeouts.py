@@ -6,6 +6,7 @@ import math
 from typing import SupportsFloat
 
 LONGEST = 1e9  # seconds; the system cannot wait longer, so longer timeouts mean forever
+START_TIMEOUT = 30.0  # seconds; the first import of DSPy takes more than 10 on a busy machine
 
 
 def seconds_of(value: SupportsFloat | None, name: str = "timeout", least: float = 0.0) -> float | None:

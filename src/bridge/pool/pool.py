@@ -18,7 +18,7 @@ from bridge.host.client import STOP_TIMEOUT
 from bridge.host.functions import NONE, Functions, Named, functions
 from bridge.host.open_calls import SLACK
 from bridge.host.threads import Threads
-from bridge.host.timeouts import seconds_of
+from bridge.host.timeouts import START_TIMEOUT, seconds_of
 from bridge.host.tools import Callables, Tool
 from bridge.options import DEFAULT_MAX_FRAME, DEFAULT_MAX_VALUES
 from bridge.pool import report
@@ -84,7 +84,7 @@ class Pool:
         max_values: int = DEFAULT_MAX_VALUES,
         tools: Callables = (),
         logs: Literal["stderr", "logging"] = "stderr",
-        timeout: float | None = 10.0,
+        timeout: float | None = START_TIMEOUT,
     ) -> None:
         least, most = _bounds(workers)
         if affinity not in ("strict", "hint"):

@@ -120,7 +120,7 @@ defmodule DSPex.PythonBridge.Bridge do
       it returns is logged
     * `:logs` - `true` (default) sends the worker's logs to `Logger`, `false` to stderr
     * `:start_timeout` - how long the worker may take to answer its first request, in ms, default
-      10 000
+      30 000
     * `:setup_timeout` - how long registering `:tools` and running `:setup` may take, in ms,
       default 60 000
     * `:heartbeat_interval` - the time between heartbeats in ms, default 2 000; `false` for none.

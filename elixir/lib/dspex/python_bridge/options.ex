@@ -14,7 +14,7 @@ defmodule DSPex.PythonBridge.Options do
     threads: nil,
     max_frame: 64 * 1024 * 1024,
     format: :etf,
-    start_timeout: 10_000,
+    start_timeout: 30_000,
     setup_timeout: 60_000,
     heartbeat_interval: 2_000,
     stuck_after: 300_000,
