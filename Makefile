@@ -21,12 +21,12 @@ MIX := cd elixir && BRIDGE_PYTHON=$(abspath $(BIN))/python mix
 # Tests of the Elixir client that run a second time with workers at a Unix socket.
 BY_SOCKET := $(foreach name,bridge stream tools tensors,test/dspex/python_bridge/$(name)_test.exs)
 
-.PHONY: demo test lint fuzz bench coverage clean elixir hosts
+.PHONY: demo test lint fuzz bench coverage clean elixir hosts postgres
 
 demo: $(VENV)/.installed
 	@$(BIN)/python -m bridge demo $(DEMO_FLAGS)
 
-test: $(VENV)/.installed elixir hosts
+test: $(VENV)/.installed elixir hosts postgres
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_FLAGS)
 	@! command -v mix >/dev/null || { $(MIX) test $(MIX_FLAGS); }
 	@! command -v mix >/dev/null || { export BRIDGE_TEST_TRANSPORT=socket; $(MIX) test $(BY_SOCKET); }
@@ -45,6 +45,17 @@ hosts:
 	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends cmake g++ nodejs >/dev/null; } || \
 	  echo "CMake (3.20 or newer), a C++ compiler or Node is not installed, so the tests of hosts in C or JavaScript are left out (Debian: apt-get install cmake g++ nodejs)" >&2
+
+# Only the programs: the file in createcluster.d keeps Debian from creating and starting a server.
+NO_SERVER := /etc/postgresql-common/createcluster.d/programs-only.conf
+
+postgres:
+	@ls /usr/lib/postgresql/*/bin/initdb "$$(pg_config --bindir 2>/dev/null)/initdb" 2>/dev/null | grep -q . || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	    mkdir -p $(dir $(NO_SERVER)) && echo "create_main_cluster = false" >$(NO_SERVER) && \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql >/dev/null && \
+	    rm $(NO_SERVER); } || \
+	  echo "PostgreSQL is not installed, so the tests of its store are left out (Debian: apt-get install postgresql)" >&2
 
 lint: $(VENV)/.installed elixir
 	$(BIN)/ruff format --check .

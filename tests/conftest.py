@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -20,6 +21,9 @@ os.environ.pop("GOOGLE_API_KEY", None)
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 from peer import Peer  # found through the line above
+
+if TYPE_CHECKING:
+    from postgres_server import PostgresServer
 
 # A shell ignores these signals in what it runs in the background, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -74,3 +78,21 @@ def repository() -> Path:
 def support() -> str:
     """Return the folder of the adapters that tests start workers with."""
     return str(Path(__file__).parent / "support")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """Return a PostgreSQL server that all tests of this process share, at a Unix socket and by TCP."""
+    postgres_server = pytest.importorskip("postgres_server", reason="psycopg is not installed")
+    if not postgres_server.is_installed():
+        pytest.skip("PostgreSQL's server is not installed (Debian: apt-get install postgresql)")
+    with postgres_server.PostgresServer(tcp=True, fsync=False) as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres: PostgresServer) -> Iterator[str]:
+    """Return the name of an empty database of `postgres`, which is deleted after the test."""
+    name = postgres.create_database()
+    yield name
+    postgres.drop_database(name)
