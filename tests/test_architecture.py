@@ -19,7 +19,7 @@ PACKAGE = Path(bridge.__file__).parent
 # lower layers, not from its neighbours. A new module in the root, or a new package, has to be entered here.
 LAYERS = (
     ("version", "errors"),
-    ("security", "addresses"),
+    ("security", "addresses", "health"),
     ("options",),
     ("_framing", "_histogram", "_watch"),
     ("wire",),

@@ -1,4 +1,4 @@
-"""The command line: `python -m bridge worker`, `… serve`, `… demo`, `… evaluate`, `… optimize`, `… bench`."""
+"""The command line: `python -m bridge worker`, `… serve`, `… health`, `… demo`, `… evaluate`, `… optimize`, `… bench`."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     for name, add, help in (
         ("worker", _add_worker, "answer frames on a pipe (for hosts)"),
         ("serve", _add_serve, "listen on a Unix socket, and give a worker to each connection"),
+        ("health", _add_health, "ask whether a server of workers answers (for probes)"),
         ("demo", _add_demo, "ask a worker a few questions and show its answers"),
         ("evaluate", partial(_add_experiment, "evaluate"), "score a program on examples"),
         ("optimize", partial(_add_experiment, "optimize"), "improve a program by examples"),
@@ -102,6 +103,13 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         help="exchange frames of this format with the host on stdin and stdout",
     )
     _add_options(parser)
+
+
+def _add_health(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_health)
+    add = parser.add_argument
+    add("address", type=_socket_path, metavar="unix:PATH", help="socket that the server listens on")
+    add("--timeout", type=_positive, default=2, metavar="SECONDS", help="time for the answer (default 2)")
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -252,6 +260,18 @@ def _serve(arguments: argparse.Namespace, parent: int) -> int:
         control=arguments.control,
     )
     run(settings, lambda: load(arguments.adapter))
+
+
+def _health(arguments: argparse.Namespace, parent: int) -> int:
+    from bridge.health import Unhealthy, check
+
+    try:
+        check(arguments.address, arguments.timeout)
+    except Unhealthy as error:
+        print(f"dspex-bridge health: unix:{arguments.address}: {error}", file=sys.stderr)
+        return 1
+    print(f"unix:{arguments.address} answers")
+    return 0
 
 
 def _options(arguments: argparse.Namespace) -> Options:

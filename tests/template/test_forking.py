@@ -95,7 +95,7 @@ def test_signals_are_those_of_a_worker(serve):
 def test_a_signal_to_a_worker_that_has_just_been_forked_does_not_reach_the_template(serve):
     served = serve(adapter="template_adapter:signalled")
     for _ in range(2):
-        served.connect().send_bytes(bytes(4))
+        served.connect().send_bytes(b"{")
         pid = served.message("worker_started")["pid"]
         assert served.message("worker_exited", pid=pid)["exit_status"] == 0
 

@@ -28,7 +28,7 @@ from bridge.worker import process
 ACCEPTED_AT_ONCE = 64  # connections that are accepted before anything else is looked at
 PAUSE_SECONDS = 0.1  # before another attempt, if the system has no descriptor left
 WARN_EVERY = 60.0  # seconds between warnings of the same kind
-SILENCE_SECONDS = 10.0  # how long a connection may stay without a worker, that is, without sending anything
+SILENCE_SECONDS = 10.0  # how long a connection without a worker may send nothing, not even a heartbeat
 LAST_SILENCE_SECONDS = 1.0  # the same while the template drains
 KILL_AFTER = 1.0  # seconds after SIGTERM and --grace, within which a worker ends itself unless it cannot
 TAKEN_AGAIN = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -37,7 +37,7 @@ _log = logging.getLogger("bridge.template")
 
 
 class Template:
-    """A process that listens, and forks a worker for each connection that sends something.
+    """A process that listens, answers heartbeats, and forks a worker for each connection that sends anything else.
 
     It has one thread, and waits for nothing but events: of the listener, of connections without a worker, of the stderr
     of the workers, of the control pipe, and of signals.
@@ -114,15 +114,22 @@ class Template:
                 return
             waiting = Waiting(connection, LAST_SILENCE_SECONDS if self._is_draining else SILENCE_SECONDS)
             self._waiting[connection.fileno()] = waiting
-            self._watch(connection, partial(self._begin, waiting))
+            self._watch(connection, partial(self._hear, waiting))
 
-    def _begin(self, waiting: Waiting) -> None:
-        """Give a worker to a connection that has sent something, or refuse it."""
-        connection = self._forget(waiting)
-        if not waiting.has_spoken():
-            connection.close()
+    def _hear(self, waiting: Waiting) -> None:
+        """Answer the heartbeats of a connection. Give it a worker, or refuse it, when it sends anything else."""
+        trusted = is_trusted(waiting.connection)
+        try:
+            if trusted and waiting.answer_heartbeats():
+                self._keep(waiting)
+                return
+        except OSError:
+            self._forget(waiting).close()
             return
-        if not is_trusted(connection):
+        self._begin(self._forget(waiting), trusted)
+
+    def _begin(self, connection: socket.socket, trusted: bool) -> None:
+        if not trusted:
             self._warn("uid", "a process of another user has connected")
             refuse(connection, errors.NotAllowed("this user may not connect"))
             return
@@ -286,6 +293,12 @@ class Template:
             self._control.close()
         if self._companion_fd is not None:
             os.close(self._companion_fd)
+
+    def _keep(self, waiting: Waiting) -> None:
+        """Let a connection be silent for some time again, unless the template drains."""
+        if not self._is_draining:
+            waiting.keep(SILENCE_SECONDS)
+            self._waiting[waiting.connection.fileno()] = self._waiting.pop(waiting.connection.fileno())  # as the last
 
     def _forget(self, waiting: Waiting) -> socket.socket:
         connection = waiting.connection

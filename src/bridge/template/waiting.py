@@ -1,4 +1,4 @@
-"""Connections that have no worker: those that have not sent anything yet, and those that get none."""
+"""Connections that have no worker: those that have sent no request yet, and those that get none."""
 
 from __future__ import annotations
 
@@ -13,23 +13,38 @@ from bridge.wire._frames import format_of
 from bridge.wire.codec import JSON
 from bridge.wire.messages import failure
 
+HEARTBEAT = bytes(4)
+MOST_HEARTBEATS = 1024  # that are answered at once
 LONGEST_REFUSED = 1 << 16  # bytes of a request in which its id is looked for
 
 
 class Waiting:
-    """A connection that has not sent anything. ends_at: when it is closed if that stays so, in time.monotonic()."""
+    """A connection without a worker. ends_at: when it is closed if it stays silent, in time.monotonic()."""
 
     def __init__(self, connection: socket.socket, seconds: float) -> None:
         connection.setblocking(False)
         self.connection = connection
+        self.keep(seconds)
+
+    def keep(self, seconds: float) -> None:
+        """Let the connection be silent for `seconds` from now on."""
         self.ends_at = time.monotonic() + seconds
 
-    def has_spoken(self) -> bool:
-        """Return whether the peer has sent something; False if it has closed the connection."""
-        try:
-            return bool(self.connection.recv(1, socket.MSG_PEEK))
-        except OSError:
-            return False
+    def answer_heartbeats(self) -> bool:
+        """Answer the heartbeats with which what the peer has sent begins. Return whether it has sent only those.
+
+        Raises OSError if the peer has closed the connection, or does not read the answers.
+        """
+        received = self.connection.recv(MOST_HEARTBEATS * len(HEARTBEAT), socket.MSG_PEEK)
+        if not received:
+            raise ConnectionResetError
+        zeros = len(received) - len(received.lstrip(b"\0"))
+        heartbeats = received[: zeros - zeros % len(HEARTBEAT)]
+        if heartbeats:
+            self.connection.recv(len(heartbeats))
+            if self.connection.send(heartbeats) < len(heartbeats):
+                raise BlockingIOError
+        return len(heartbeats) == len(received)
 
 
 def refuse(connection: socket.socket, error: errors.BridgeError) -> None:
@@ -39,8 +54,8 @@ def refuse(connection: socket.socket, error: errors.BridgeError) -> None:
     """
     with connection, contextlib.suppress(OSError):
         request = connection.recv(LONGEST_REFUSED)
-        while request[:4] == bytes(4):
-            request = request[4:]  # heartbeats
+        while request[:4] == HEARTBEAT:
+            request = request[4:]
         payload = request[4 : 4 + int.from_bytes(request[:4], "big")]
         format = format_of(payload) or JSON
         reply = format.encode(failure(format.find_id(payload) if payload else None, error, timestamp()))
