@@ -7,7 +7,7 @@ import kill_writers
 
 def test_workers_killed_while_they_write(tmp_path):
     """Run `kill_writers.py` for a few seconds."""
-    count = kill_writers.run(tmp_path / "store.db", 5.0, writers=16, rate=8.0)
+    count = kill_writers.run_sqlite(tmp_path / "store.db", 5.0, writers=16, rate=8.0)
     assert count.is_clean, count
     assert count.kills >= 5
     assert count.acknowledged >= 50
