@@ -22,7 +22,13 @@ defmodule Links do
   def restore(links, some, others), do: set(links, some, others, :open)
 
   defp set(links, some, others, state) do
-    between = for one <- some, other <- others, pair <- [{one, other}, {other, one}], do: pair
+    between =
+      for one <- some,
+          other <- others,
+          one != other,
+          pair <- [{one, other}, {other, one}],
+          do: pair
+
     for pair <- between, do: :ok = GenServer.call(links[pair], state)
     :ok
   end

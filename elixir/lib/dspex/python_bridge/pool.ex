@@ -9,7 +9,7 @@ defmodule DSPex.PythonBridge.Pool do
   its connection refuses requests, and the caller chooses again.
   """
 
-  alias DSPex.PythonBridge.{CircuitBreaker, Connection, Error, RetryBudget}
+  alias DSPex.PythonBridge.{CircuitBreaker, Cluster, Connection, Error, RetryBudget}
 
   @enforce_keys [
     :name,
@@ -28,7 +28,8 @@ defmodule DSPex.PythonBridge.Pool do
     :budget,
     :breaker,
     :providers,
-    :wants_more
+    :wants_more,
+    :cluster
   ]
   defstruct @enforce_keys
 
@@ -55,7 +56,8 @@ defmodule DSPex.PythonBridge.Pool do
           budget: RetryBudget.t(),
           breaker: CircuitBreaker.t(),
           providers: :ets.table(),
-          wants_more: :atomics.atomics_ref()
+          wants_more: :atomics.atomics_ref(),
+          cluster: Cluster.t() | nil
         }
 
   # How long to wait for a pool that a supervisor restarts, and between two looks, ms.

@@ -54,10 +54,10 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
 
   use Supervisor
 
-  alias DSPex.PythonBridge.{CircuitBreaker, Error, Functions, Pool, RetryBudget}
+  alias DSPex.PythonBridge.{CircuitBreaker, Cluster, Error, Functions, Pool, RetryBudget}
+  alias DSPex.PythonBridge.Cluster.{Member, Routing}
 
   alias DSPex.PythonBridge.Pool.{
-    Execution,
     Journal,
     Options,
     Providers,
@@ -116,6 +116,8 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
       once another one has taken its place. The first two vary by 10 %. Default: no limit
     * `:drain_timeout` - how long a worker that is being replaced keeps its sessions, in ms, default
       60 000
+    * `:cluster` - `true`: with the pools of this name on connected nodes it acts as one pool; see
+      [Several nodes](cluster.md)
     * `:sweep_interval` - how often sessions that have expired are removed from the table, in ms, default
       30 000
 
@@ -130,6 +132,7 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
            Supervisor.start_link(__MODULE__, fn -> {own, worker} end, name: own[:name]) do
       case Server.first(Pool.get(own[:name]).server) do
         :ok ->
+          if own[:cluster], do: Member.await(own[:name])
           {:ok, supervisor}
 
         {:error, error} ->
@@ -173,7 +176,8 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
       budget: RetryBudget.new(),
       breaker: CircuitBreaker.new(name: name),
       providers: Providers.new_table(),
-      wants_more: :atomics.new(1, [])
+      wants_more: :atomics.new(1, []),
+      cluster: Cluster.new(own[:cluster])
     }
 
     context = %{
@@ -188,7 +192,8 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
       template && {Template, {template, name, fn -> Keyword.merge(worker, own) end}},
       {Journal, journal},
       {DynamicSupervisor, name: slots, strategy: :one_for_one},
-      {Server, context}
+      {Server, context},
+      pool.cluster && {Cluster, pool}
     ]
 
     children |> Enum.filter(& &1) |> Supervisor.init(strategy: :rest_for_one)
@@ -214,7 +219,7 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
   """
   @spec execute_in_session(String.t(), command(), args(), Request.options()) :: result()
   def execute_in_session(session_id, command, args \\ %{}, options \\ @timeout) do
-    Execution.run(session_id, command, args, options)
+    Routing.run(session_id, command, args, options)
   end
 
   @doc """
@@ -226,7 +231,7 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
   """
   @spec execute_anonymous(command(), args(), Request.options()) :: result()
   def execute_anonymous(command, args \\ %{}, options \\ @timeout) do
-    Execution.run(nil, command, args, options)
+    Routing.run(nil, command, args, options)
   end
 
   @doc """
@@ -247,7 +252,7 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
   def register_tools(tools, options \\ []) do
     declared = Functions.declared!(tools)
     {session_id, options} = Keyword.pop(options, :session_id)
-    result = Execution.run(session_id, "register_tools", %{tools: declared}, options)
+    result = Routing.run(session_id, "register_tools", %{tools: declared}, options)
 
     # The worker reports the session, whose name depends on the worker's mode if none was given.
     with {:ok, %{"session_id" => session_id}} <- result,
@@ -281,7 +286,7 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
   """
   @spec end_session(String.t(), Request.options()) :: :ok | {:error, Error.t()}
   def end_session(session_id, options \\ @timeout) do
-    with {:ok, _} <- Execution.run(session_id, "cleanup_session", %{}, options), do: :ok
+    with {:ok, _} <- Routing.run(session_id, "cleanup_session", %{}, options), do: :ok
   end
 
   @doc """
@@ -303,6 +308,8 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
     * `:sessions`, `:open_calls` - of all slots
     * `:last_error` - why a worker has ended or did not start; `nil` once another one has started
     * `:stats` - as of `DSPex.PythonBridge.Bridge.get_status/1`, of all workers since the first start
+    * `:nodes` - with `cluster: true`: the nodes that get calls, sorted. All other keys are about the
+      pool of this node
   """
   @spec get_pool_status(atom()) :: map()
   def get_pool_status(name \\ __MODULE__), do: Report.status(name)

@@ -24,6 +24,8 @@ defmodule DSPex.PythonBridge.Telemetry do
   | `[:dspex_bridge, :pool, :slot]` | `age` in ms | `pool`, `slot`, `from`, `to`: states of `DSPex.PythonBridge.Pool.Slot`, `:ejected` among them; `reason`: an error or an atom |
   | `[:dspex_bridge, :pool, :template]` | `age` in ms | `pool`, `event`: `:ready` with `forks`, or `:ended` with `status` |
 
+  | `[:dspex_bridge, :cluster, :node]` | | `pool`, `node`, `event`: `:joined`, `:left` (its pool was stopped), `:lost` or `:hung` |
+
   `bridge` is the bridge's name, or its pid if it has no name; for a worker of a pool it is `{pool, slot}`. Times are in native units. Handlers
   run in the process that makes the call, that runs the function, or that owns the port.
   """
@@ -105,6 +107,13 @@ defmodule DSPex.PythonBridge.Telemetry do
   @spec pool(:slot | :template | :retry, map(), map()) :: :ok
   def pool(event, measurements, metadata) do
     if available?(), do: :telemetry.execute([:dspex_bridge, :pool, event], measurements, metadata)
+    :ok
+  end
+
+  @doc "Emits the event of a node that has joined a cluster or is left out of it."
+  @spec cluster(map()) :: :ok
+  def cluster(metadata) do
+    if available?(), do: :telemetry.execute([:dspex_bridge, :cluster, :node], %{}, metadata)
     :ok
   end
 

@@ -20,12 +20,9 @@ defmodule DSPex.PythonBridge.Pool.Execution do
 
   @type result :: {:ok, term()} | {:ok, term(), map()} | {:error, Error.t()}
 
-  @doc "Runs a call; see `DSPex.PythonBridge.SessionPoolV2.execute_in_session/4`."
-  @spec run(String.t() | nil, atom() | String.t(), map() | keyword(), Request.options()) ::
-          result()
-  def run(session_id, command, args, options) do
-    request = Request.new(session_id, command, args, options)
-
+  @doc "Runs a call in the pool of this node."
+  @spec run(Request.t()) :: result()
+  def run(request) do
     case Request.kind(request) do
       {kind, %Request{} = request} -> execute(kind, request)
       {:error, error} -> {:error, error}
@@ -63,7 +60,10 @@ defmodule DSPex.PythonBridge.Pool.Execution do
   def share({:ok, %{"document" => document, "program_id" => id}}, %{session_id: nil} = request)
       when request.command in [:optimize, "optimize"] do
     args = %{document: document, program_id: id, if_exists: "replace"}
-    run(nil, "import_program", args, pool_name: request.pool.name, timeout: :infinity)
+
+    run(
+      Request.new(nil, "import_program", args, pool_name: request.pool.name, timeout: :infinity)
+    )
   end
 
   def share(result, _request), do: result
@@ -171,15 +171,8 @@ defmodule DSPex.PythonBridge.Pool.Execution do
 
     Process.sleep(decision.delay)
     avoid = if decision.repeat == :another_slot, do: [connection.owner | request.avoid], else: []
-    request = shortened(%{request | attempts: request.attempts + 1, avoid: avoid})
+    request = Request.shortened(%{request | attempts: request.attempts + 1, avoid: avoid})
     Request.again(request, &attempt/2)
-  end
-
-  defp shortened(%{deadline: :infinity} = request), do: request
-
-  defp shortened(request) do
-    remaining = {"timeout_ms", Connection.remaining(request.deadline)}
-    %{request | envelope: List.keyreplace(request.envelope, "timeout_ms", 0, remaining)}
   end
 
   # A call without any reply, not even that its deadline has passed: the worker does not answer.

@@ -3,7 +3,7 @@ defmodule DSPex.PythonBridge.Pool.Options do
   The options of a pool (`DSPex.PythonBridge.SessionPoolV2.start_link/1`): defaults and validation.
   """
 
-  alias DSPex.PythonBridge.Options
+  alias DSPex.PythonBridge.{Cluster, Options}
 
   @pool [
     name: DSPex.PythonBridge.SessionPoolV2,
@@ -20,7 +20,8 @@ defmodule DSPex.PythonBridge.Pool.Options do
     max_rss: nil,
     drain_timeout: 60_000,
     sweep_interval: 30_000,
-    retry_start: false
+    retry_start: false,
+    cluster: false
   ]
 
   @doc """
@@ -58,6 +59,7 @@ defmodule DSPex.PythonBridge.Pool.Options do
   defp valid?(:affinity, value), do: value in [:strict, :hint]
   defp valid?(:isolate, value), do: value in [nil, :session]
   defp valid?(key, value) when key in [:fork, :retry_start], do: is_boolean(value)
+  defp valid?(:cluster, value), do: Cluster.valid?(value)
   defp valid?(key, nil) when key in [:max_requests, :max_age, :max_rss], do: true
   defp valid?(_key, value), do: whole?(value)
 
@@ -69,6 +71,7 @@ defmodule DSPex.PythonBridge.Pool.Options do
   defp expected(:isolate), do: ":session or nil"
   defp expected(key) when key in [:fork, :retry_start], do: "true or false"
   defp expected(key) when key in [:max_requests, :max_rss], do: "a positive integer, or nil"
+  defp expected(:cluster), do: "true, false, or [heartbeat: ms]"
   defp expected(:max_age), do: "a positive integer in ms, or nil"
   defp expected(key) when key in [:queue, :max_sessions], do: "a positive integer"
   defp expected(_time), do: "a positive integer in ms"

@@ -5,6 +5,7 @@ defmodule DSPex.PythonBridge.Pool.Report do
   """
 
   alias DSPex.PythonBridge.{Bridge, Call, Connection, Error, Pool, Statistics}
+  alias DSPex.PythonBridge.Cluster.{Ring, View}
   alias DSPex.PythonBridge.Pool.{Choice, Histogram, Request, Server, Sessions, Slot}
 
   # Figures of `get_stats` that are added. `programs_count` is not among them: every worker counts the
@@ -26,6 +27,7 @@ defmodule DSPex.PythonBridge.Pool.Report do
         last_error: failure,
         stats: Statistics.read(Statistics.for_name(name))
       }
+      |> Map.merge(if pool.cluster, do: %{nodes: Ring.nodes(View.get(name).ring)}, else: %{})
     else
       _ -> %{status: :not_running}
     end

@@ -187,6 +187,15 @@ defmodule DSPex.PythonBridge.Pool.Request do
     end
   end
 
+  @doc "Returns the request with the time that is left in its envelope, for a worker that gets it later."
+  @spec shortened(t()) :: t()
+  def shortened(%{deadline: :infinity} = request), do: request
+
+  def shortened(request) do
+    remaining = {"timeout_ms", Connection.remaining(request.deadline)}
+    %{request | envelope: List.keyreplace(request.envelope, "timeout_ms", 0, remaining)}
+  end
+
   @doc "Returns the number of a connection's slot."
   @spec slot(Connection.t()) :: pos_integer()
   def slot(%{name: {_pool, number}}), do: number

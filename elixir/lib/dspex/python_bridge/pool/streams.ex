@@ -28,7 +28,7 @@ defmodule DSPex.PythonBridge.Pool.Streams do
 
       # What all workers do has no events.
       _ ->
-        session_id |> Execution.run(command, args, options) |> result()
+        request |> Execution.run() |> result()
     end
   end
 

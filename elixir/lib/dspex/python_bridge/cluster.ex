@@ -1,0 +1,65 @@
+defmodule DSPex.PythonBridge.Cluster do
+  @moduledoc """
+  What makes pools of one name on several connected nodes act as one pool: the option `cluster: true` of
+  `DSPex.PythonBridge.SessionPoolV2`.
+
+  Each pool has a member (`Member`) that finds those of the other nodes and knows which of them take
+  calls. Callers read that from a persistent term (`View`), choose the node of a session by a hash
+  (`Ring`), and call it themselves (`Remote`).
+  """
+
+  use Supervisor
+
+  alias DSPex.PythonBridge.Cluster.Member
+
+  # incarnation: of this pool's sessions, unique in all nodes. heartbeat: ms.
+  @enforce_keys [:incarnation, :heartbeat]
+  defstruct @enforce_keys
+
+  @type t :: %__MODULE__{incarnation: reference(), heartbeat: pos_integer()}
+
+  @heartbeat 500
+
+  @doc "Returns what a pool with this option keeps for its cluster; `nil` without a cluster."
+  @spec new(boolean() | keyword()) :: t() | nil
+  def new(false), do: nil
+  def new(true), do: new([])
+
+  def new(options) do
+    %__MODULE__{incarnation: make_ref(), heartbeat: options[:heartbeat] || @heartbeat}
+  end
+
+  @doc "Returns whether a value is valid for the option `:cluster`."
+  @spec valid?(term()) :: boolean()
+  def valid?(value) when is_boolean(value), do: true
+
+  def valid?(value) do
+    Keyword.keyword?(value) and
+      Enum.all?(value, fn {key, ms} -> key == :heartbeat and is_integer(ms) and ms >= 1 end)
+  end
+
+  @doc false
+  @spec start_link(DSPex.PythonBridge.Pool.t()) :: Supervisor.on_start()
+  def start_link(pool), do: Supervisor.start_link(__MODULE__, pool)
+
+  @impl true
+  def init(pool) do
+    scope = scope(pool.name)
+
+    # The operator may have started the scope.
+    children = [
+      %{id: scope, start: {__MODULE__, :start_scope, [scope]}},
+      {Member, {pool, scope}}
+    ]
+
+    Supervisor.init(children, strategy: :rest_for_one)
+  end
+
+  defp scope(name), do: Module.concat(name, Cluster)
+
+  @doc false
+  @spec start_scope(atom()) :: GenServer.on_start() | :ignore
+  def start_scope(scope) do
+    with {:error, {:already_started, _}} <- :pg.start_link(scope), do: :ignore
+  end
+end

@@ -1,0 +1,33 @@
+defmodule DSPex.PythonBridge.Cluster.View do
+  @moduledoc """
+  What a node knows of its cluster: which nodes take calls of a pool. A persistent term, which the pool's
+  member replaces when a node joins or is lost, so that callers read it in some nanoseconds.
+  """
+
+  alias DSPex.PythonBridge.Cluster.Ring
+
+  # ring: of the nodes that take calls. lines: by node, the process that ends when the node is lost.
+  # incarnations: by node, the reference of its pool.
+  @enforce_keys [:ring]
+  defstruct @enforce_keys ++ [lines: %{}, incarnations: %{}]
+
+  @type t :: %__MODULE__{
+          ring: Ring.t(),
+          lines: %{node() => pid()},
+          incarnations: %{node() => reference()}
+        }
+
+  @doc "Stores what is known of the cluster of a pool."
+  @spec put(atom(), t()) :: :ok
+  def put(name, view), do: :persistent_term.put({__MODULE__, name}, view)
+
+  @doc "Returns what is known of the cluster of a pool. Without a member the node is alone."
+  @spec get(atom()) :: t()
+  def get(name) do
+    :persistent_term.get({__MODULE__, name}, nil) || %__MODULE__{ring: Ring.new([node()])}
+  end
+
+  @doc "Forgets the cluster of a pool that has been stopped."
+  @spec erase(atom()) :: boolean()
+  def erase(name), do: :persistent_term.erase({__MODULE__, name})
+end
