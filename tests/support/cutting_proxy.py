@@ -156,7 +156,7 @@ class _Relay(threading.Thread):
 
 
 def _messages(peer: socket.socket, last: bytes, count: int = 1) -> tuple[bytes, int]:
-    """Read whole messages until `count` of them have a type in `last`. Return them, and how many of these there were."""
+    """Read whole messages until at least `count` have a type in `last`. Return them and the number of those."""
     data, end, found = b"", 0, 0
     while found < count or end < len(data):
         more = peer.recv(1 << 16)
