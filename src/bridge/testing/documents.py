@@ -9,16 +9,9 @@ import msgspec
 
 from bridge import errors
 from bridge.adapters.dspy.commands.documents import ImportArgs, LoadArgs, SaveArgs
-from bridge.adapters.dspy.commands.programs import (
-    GetArgs,
-    ProgramArgs,
-    add_program,
-    check_id,
-    check_program,
-    find_program,
-    get_program_info,
-)
+from bridge.adapters.dspy.commands.programs import GetArgs, ProgramArgs, get_program_info
 from bridge.adapters.dspy.modules import module_type
+from bridge.adapters.dspy.programs import add_program, check_id, check_program, find_program
 from bridge.adapters.dspy.state import Definition, Learned, Program, State
 from bridge.adapters.dspy.state_files import read, write
 from bridge.adapters.dspy.tools import Tool

@@ -11,10 +11,10 @@ from bridge import errors
 from bridge.adapters.dspy.chosen_model import configured
 from bridge.adapters.dspy.commands.evaluation import EvaluateArgs, evaluated
 from bridge.adapters.dspy.commands.optimization import OptimizeArgs, rows_of
-from bridge.adapters.dspy.commands.programs import find_program
 from bridge.adapters.dspy.examples import Example, Examples, plain_example
 from bridge.adapters.dspy.metrics import HostMetric, Metric, Score, metric_for
 from bridge.adapters.dspy.modules import module_type
+from bridge.adapters.dspy.programs import find_program
 from bridge.adapters.dspy.rows import RowContext, error_of
 from bridge.adapters.dspy.setup import Setup
 from bridge.adapters.dspy.state import Definition, Learned

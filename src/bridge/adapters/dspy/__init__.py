@@ -6,6 +6,7 @@ The modules of `commands` declare them; a new one has to be imported here.
 from typing import TYPE_CHECKING, Any
 
 import bridge.adapters.dspy.commands.batch
+import bridge.adapters.dspy.commands.creation
 import bridge.adapters.dspy.commands.documents
 import bridge.adapters.dspy.commands.embedders
 import bridge.adapters.dspy.commands.evaluation

@@ -9,8 +9,8 @@ from bridge import errors
 from bridge.adapters.dspy.chosen_model import configured
 from bridge.adapters.dspy.commands import adapter
 from bridge.adapters.dspy.commands.execution import Run, RunArgs
-from bridge.adapters.dspy.commands.programs import find_program
 from bridge.adapters.dspy.include import NOTHING, Include
+from bridge.adapters.dspy.programs import find_program
 from bridge.adapters.dspy.rows import DEFAULT_THREADS, RowResults, ThreadCount, error_of, run_rows
 
 if TYPE_CHECKING:

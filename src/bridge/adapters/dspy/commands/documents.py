@@ -9,14 +9,8 @@ import msgspec
 
 from bridge import errors
 from bridge.adapters.dspy.commands import adapter
-from bridge.adapters.dspy.commands.programs import (
-    ProgramArgs,
-    add_program,
-    check_code,
-    check_id,
-    check_program,
-    find_program,
-)
+from bridge.adapters.dspy.commands.programs import ProgramArgs
+from bridge.adapters.dspy.programs import add_program, check_code, check_id, check_program, find_program
 from bridge.adapters.dspy.state import Program, State
 
 if TYPE_CHECKING:

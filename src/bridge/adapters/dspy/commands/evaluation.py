@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.adapters.dspy.commands import adapter
 from bridge.adapters.dspy.commands.execution import RunArgs
-from bridge.adapters.dspy.commands.programs import find_program
 from bridge.adapters.dspy.metrics import MetricDefinition, MetricFailed, judges_of, metric_for
+from bridge.adapters.dspy.programs import find_program
 from bridge.adapters.dspy.rows import DEFAULT_THREADS, RowResults, ThreadCount, run_rows
 
 if TYPE_CHECKING:

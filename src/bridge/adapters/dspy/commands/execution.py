@@ -10,10 +10,10 @@ import msgspec
 from bridge.adapter import Ignored
 from bridge.adapters.dspy.chosen_model import ModelChoice, extractors_of, models_for, names_of
 from bridge.adapters.dspy.commands import adapter
-from bridge.adapters.dspy.commands.programs import add_program, check_code, check_id, find_program, visible_program
 from bridge.adapters.dspy.format_choice import FormatArg, read_choice
 from bridge.adapters.dspy.generation import Generation
 from bridge.adapters.dspy.include import NOTHING, Include
+from bridge.adapters.dspy.programs import add_program, check_code, check_id, find_program, visible_program
 from bridge.adapters.dspy.setup import Setup
 from bridge.adapters.dspy.state import Definition, Program, State, visible_tools
 from bridge.records import EncodedValue

@@ -13,10 +13,10 @@ from bridge import errors
 from bridge.adapters.dspy.chosen_model import ModelChoice, models_for, names_of
 from bridge.adapters.dspy.commands import adapter
 from bridge.adapters.dspy.commands.execution import RunArgs
-from bridge.adapters.dspy.commands.programs import add_program, check_id, find_program
 from bridge.adapters.dspy.format_choice import FormatArg
 from bridge.adapters.dspy.metrics import MetricDefinition, judges_of, metric_for
 from bridge.adapters.dspy.optimizers import becoming, models_of, read_options, splits
+from bridge.adapters.dspy.programs import add_program, check_id, find_program
 from bridge.adapters.dspy.state import Program
 
 if TYPE_CHECKING:
