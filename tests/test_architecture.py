@@ -60,6 +60,7 @@ LIBRARIES = {
     ),
     "opentelemetry": ("telemetry.tracing",),
     "prometheus_client": ("worker.metrics",),
+    "psycopg": ("worker.stores.postgres",),
     "pyarrow": ("bench.arrow",),
     "pydantic": (
         *("adapters.dspy.formats", "adapters.dspy.native_types", "adapters.dspy.values", "adapters.offline.prompt"),

@@ -162,6 +162,10 @@ class StoreFailed(BridgeError):
     code, category, policy = "store_failed", "resource", ("major", "backoff_retry")
 
 
+class OutcomeUnknown(StoreFailed):
+    """The store became unreachable during a change, which it may have or not."""
+
+
 class Overloaded(BridgeError):
     """The queue of the worker is full, or the worker does not have enough memory for the call."""
 

@@ -6,7 +6,7 @@ import threading
 
 from bridge import errors
 from bridge.records import Changes, SessionSettings
-from bridge.worker.stores.protocol import StoredSession, TakenSession
+from bridge.worker.stores.protocol import OnTaken, StoredSession, TakenSession
 
 SHARED: dict[str, MemoryStore] = {}
 
@@ -21,6 +21,7 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._last_epoch = 0
         self._sessions: dict[str, TakenSession] = {}
+        self._watchers: list[OnTaken] = []
 
     def create(self, session_id: str, settings: SessionSettings, records: Changes) -> int:
         with self._lock:
@@ -34,6 +35,8 @@ class MemoryStore:
             if stored is None:
                 return None
             taken = self._own(session_id, stored.settings, stored.records)
+            for on_taken in self._watchers:
+                on_taken(session_id, taken.epoch)
             return TakenSession(taken.epoch, taken.settings, dict(taken.records))
 
     def is_owner(self, session_id: str, epoch: int) -> bool:
@@ -74,6 +77,9 @@ class MemoryStore:
     def value(self, session_id: str, kind: str, name: str) -> bytes | None:
         stored = self._sessions.get(session_id)
         return None if stored is None else stored.records.get((kind, name))
+
+    def watch(self, on_taken: OnTaken) -> None:
+        self._watchers.append(on_taken)
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""

@@ -30,7 +30,8 @@ class Session:
     ttl: seconds without a call after which it expires. used: when it was last used, by time.monotonic().
     slot: the second in which `Expiry` checks it.
     epoch: the one under which this worker owns it in the store; 0: it is not durable.
-    failure: the error of its calls once another worker has taken it.
+    failure: the error of its calls once this worker must not use its copy any more, since another one has taken the
+    session, or since it is not known what the store has. Later calls load the session anew.
     is_new: whether no call has ended in it yet and it was not in the store.
     has_ended: whether later calls get a new session of its name.
     """
@@ -182,11 +183,17 @@ class Session:
 
     @contextmanager
     def _noting_loss(self) -> Iterator[None]:
-        """Note if another worker has taken the session: its present calls get SessionLost, later ones take it again."""
+        """Note if this copy of the session is of no use: its present calls get SessionLost, later ones load it anew."""
         try:
             yield
         except errors.SessionLost as error:
             self.failure = error
+            raise
+        except errors.OutcomeUnknown:
+            if self.is_durable:  # otherwise the copy is all that there is for certain
+                self.failure = errors.SessionLost(
+                    f"the store became unreachable during the last change of session {self.id!r}; it is loaded again"
+                )
             raise
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -78,7 +78,10 @@ class Sessions:
         self._ending: WeakValueDictionary[str, Session] = WeakValueDictionary()
         self._gone: OrderedDict[str, str] = OrderedDict()
         self._expiry = Expiry()
+        self._taken: deque[str] = deque()
         self._has_warned = False
+        if store is not None:
+            store.watch(self._note_taken)
 
     def open(self, session_id: str | None) -> Session:
         """Return the session of that id (None: the default one); create it if it does not exist or is over.
@@ -86,6 +89,8 @@ class Sessions:
         Raises InvalidArgs for an invalid id, Overloaded if the limit is reached and every session has open calls.
         """
         session_id = self.default_id if session_id is None else session_id
+        while self._taken:
+            self._remove_taken(self._taken.popleft())
         now, in_use = time.monotonic(), _Once(self._in_use)
         for each in self._expiry.due(now, AT_ONCE):
             self._expire(each, now, in_use)
@@ -227,6 +232,19 @@ class Sessions:
             self._drop(session, "expired")
         else:
             self._expiry.add(session, now if session.is_late else session.used)
+
+    def _note_taken(self, session_id: str, epoch: int) -> None:
+        """Stop to use a session that another worker has taken under that epoch. On any thread: see `Store.watch`."""
+        session = self._table.get(session_id)
+        if session is not None and 0 < session.epoch < epoch:
+            session.failure = errors.SessionLost.of(session_id)
+            self._taken.append(session_id)
+
+    def _remove_taken(self, session_id: str) -> None:
+        session = self._table.get(session_id)
+        if session is not None and session.failure is not None:
+            del self._table[session_id]
+            self._drop(session, "taken by another worker")
 
     def _make_room(self, in_use: _Once) -> None:
         used = len(self._table) + 1 - (self.default_id in self._table)

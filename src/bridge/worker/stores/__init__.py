@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
 # By the scheme of `--store SCHEME:LOCATION`: how a location is written, and the module that opens it. A module is
 # loaded when its first store is opened, because its database library would slow down the start of every worker.
-SCHEMES = {"sqlite": ("sqlite:PATH", "bridge.worker.stores.sqlite")}
+_POSTGRES = ("postgresql://[USER@]HOST[:PORT]/DATABASE", "bridge.worker.stores.postgres")
+SCHEMES = {
+    "sqlite": ("sqlite:PATH", "bridge.worker.stores.sqlite"),
+    "postgresql": _POSTGRES,
+    "postgres": _POSTGRES,
+}
+
+# What to install if the library of a store is missing.
+EXTRAS = {"psycopg": "dspex-bridge[postgres]"}
 
 
 class UnknownStore(errors.StoreFailed, ValueError):
@@ -30,7 +38,17 @@ def open_store(name: str) -> Store:
     """
     scheme, _, location = name.partition(":")
     if scheme not in SCHEMES or not location:
-        forms = ", ".join(form for form, _ in SCHEMES.values())
-        raise UnknownStore(f"the store {name[:100]!r} has no known form; known: {forms}")
-    store: Store = import_module(SCHEMES[scheme][1]).open_store(location)
+        forms = ", ".join(dict.fromkeys(form for form, _ in SCHEMES.values()))
+        # Not the whole name, which may be a URL with a password.
+        raise UnknownStore(f"a store {scheme[:100]!r} has no known form; known: {forms}")
+    try:
+        module = import_module(SCHEMES[scheme][1])
+    except ImportError as error:
+        library = next((each for each in EXTRAS if each in str(error)), None)
+        if library is None:
+            raise
+        raise errors.StoreFailed(
+            f"a store {scheme} needs {library}: pip install '{EXTRAS[library]}' ({error})"
+        ) from error
+    store: Store = module.open_store(location)
     return store

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
 
 from bridge.records import Changes, SessionSettings
+
+OnTaken = Callable[[str, int], None]
 
 
 class TakenSession(msgspec.Struct, frozen=True):
@@ -41,7 +43,8 @@ class Store(Protocol):
     write changes nothing and raises SessionLost.
 
     Methods may be called from any thread. They return once their changes would survive a crash of the machine. They
-    raise StoreFailed for a store that is damaged, full or unreachable, and then have changed nothing.
+    raise StoreFailed for a store that is damaged, full or unreachable, and then have changed nothing. OutcomeUnknown,
+    one of its classes, is for a store that became unreachable during the change, which it may have made or not.
 
     counted: the kind of records to count; None: count none.
     """
@@ -72,6 +75,10 @@ class Store(Protocol):
 
     def value(self, session_id: str, kind: str, name: str) -> bytes | None:
         """Return the value of one record without taking its session; None if there is no such record."""
+
+    def watch(self, on_taken: OnTaken) -> None:
+        """Call on_taken(session_id, epoch) on any thread when another worker takes or deletes a session under that
+        epoch. This is only a hint: the store may do so late or never."""
 
     def close(self) -> None:
         """Finish the writes that have begun, then release everything. Later calls raise StoreFailed."""

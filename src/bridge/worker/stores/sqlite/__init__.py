@@ -15,7 +15,7 @@ from typing import Any
 from bridge import errors
 from bridge.records import Changes, Quota, SessionSettings
 from bridge.worker.stores.group_commit import GroupCommit
-from bridge.worker.stores.protocol import StoredSession, TakenSession
+from bridge.worker.stores.protocol import OnTaken, StoredSession, TakenSession
 from bridge.worker.stores.sqlite import schema
 from bridge.worker.stores.sqlite.files import Files
 from bridge.worker.stores.sqlite.rows import checked, damaged, read_records, write_records
@@ -159,6 +159,9 @@ class SQLiteStore:
             (session_id, kind, name),
         )
         return checked((session_id, kind, name), *rows[0]) if rows else None
+
+    def watch(self, on_taken: OnTaken) -> None:
+        """Do nothing: SQLite cannot tell."""
 
     def close(self) -> None:
         """Close the file. When the last worker has closed it, there is a single file, without a journal."""
