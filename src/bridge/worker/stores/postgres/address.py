@@ -23,7 +23,7 @@ DEFAULTS = {
 
 
 def conninfo(url: str) -> str:
-    """Return what to connect with for `url`, as a connection string of libpq with defaults that notice a server that has gone.
+    """Return `url` as a connection string of libpq, with defaults that notice a server that has gone.
 
     Raises StoreFailed, without any part of the URL that may be a password, for one that has a password or that libpq
     does not understand.
