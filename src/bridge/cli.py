@@ -1,4 +1,4 @@
-"""The command line: `python -m bridge worker`, `… serve`, `… health`, `… demo`, `… evaluate`, `… optimize`, `… bench`."""
+"""The command line of `python -m bridge`: worker, serve, health, demo, evaluate, optimize, bench."""
 
 from __future__ import annotations
 
