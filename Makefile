@@ -10,7 +10,7 @@ SOURCES := $(shell find src capi -name '*.py' -o -name '*.pyx' -o -name '*.pxi' 
   -o -name '*.[ch]' -o -name '*.hpp' -o -name '*.cmake' -o -name '*.in' -o -name CMakeLists.txt)
 PYTEST_FLAGS ?=
 # Processes that run tests; most tests wait for others most of the time.
-TEST_JOBS ?= 3
+TEST_JOBS ?= 4
 
 # The compiled modules by their names, as bridge.wire._etf.
 COMPILED := $(subst /,.,$(patsubst src/%.pyx,%,$(shell find src -name '_*.pyx')))
@@ -21,15 +21,23 @@ MIX := cd elixir && BRIDGE_PYTHON=$(abspath $(BIN))/python mix
 # Tests of the Elixir client that run a second time with workers at a Unix socket.
 BY_SOCKET := $(foreach name,bridge stream tools tensors,test/dspex/python_bridge/$(name)_test.exs)
 
-.PHONY: demo test lint fuzz bench coverage clean elixir hosts postgres
+.PHONY: demo test test-python test-elixir lint fuzz fuzz-frames fuzz-sessions bench coverage clean elixir hosts postgres
 
 demo: $(VENV)/.installed
 	@$(BIN)/python -m bridge demo $(DEMO_FLAGS)
 
+# Both at once, because neither keeps all cores busy.
 test: $(VENV)/.installed elixir hosts postgres
+	@$(MAKE) --no-print-directory -j 2 test-python test-elixir
+
+test-python: $(VENV)/.installed
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_FLAGS)
-	@! command -v mix >/dev/null || { $(MIX) test $(MIX_FLAGS); }
-	@! command -v mix >/dev/null || { export BRIDGE_TEST_TRANSPORT=socket; $(MIX) test $(BY_SOCKET); }
+
+# Its output comes at the end, so that it does not mix with that of pytest.
+test-elixir: $(VENV)/.installed
+	@! command -v mix >/dev/null || { mkdir -p build; \
+	  { ($(MIX) test $(MIX_FLAGS)) && (export BRIDGE_TEST_TRANSPORT=socket; $(MIX) test $(BY_SOCKET)); } >build/mix.log 2>&1; \
+	  status=$$?; cat build/mix.log; exit $$status; }
 
 # Installed where that may be done without asking; else a word on what is left out.
 elixir:
@@ -68,8 +76,10 @@ lint: $(VENV)/.installed elixir
 FUZZ_SECONDS ?= 60
 
 fuzz: $(VENV)/.installed
-	$(BIN)/python tests/fuzz/frames.py --seconds $(FUZZ_SECONDS)
-	$(BIN)/python tests/fuzz/sessions.py --seconds $(FUZZ_SECONDS)
+	@$(MAKE) --no-print-directory -j 2 fuzz-frames fuzz-sessions
+
+fuzz-frames fuzz-sessions: fuzz-%: $(VENV)/.installed
+	$(BIN)/python tests/fuzz/$*.py --seconds $(FUZZ_SECONDS)
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/roundtrip.py $(BENCH_FLAGS)

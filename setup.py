@@ -23,6 +23,7 @@ extensions = [
 ]
 
 setup(
+    options={"build_ext": {"parallel": True}},  # one compiler for each core
     # The C library's sources are data of the package: `python -m bridge --cmake-dir`.
     packages=[*find_packages("src"), "bridge.capi"],
     package_dir={"": "src", "bridge.capi": "capi"},
