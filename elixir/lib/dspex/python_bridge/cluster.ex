@@ -10,23 +10,34 @@ defmodule DSPex.PythonBridge.Cluster do
 
   use Supervisor
 
-  alias DSPex.PythonBridge.Cluster.Member
+  alias DSPex.PythonBridge.Cluster.{Homes, Member}
 
-  # incarnation: of this pool's sessions, unique in all nodes. heartbeat: ms.
-  @enforce_keys [:incarnation, :heartbeat]
+  # incarnation: of this pool's sessions, unique in all nodes. heartbeat: ms. homes: see `Homes`.
+  @enforce_keys [:incarnation, :heartbeat, :homes]
   defstruct @enforce_keys
 
-  @type t :: %__MODULE__{incarnation: reference(), heartbeat: pos_integer()}
+  @type t :: %__MODULE__{
+          incarnation: reference(),
+          heartbeat: pos_integer(),
+          homes: :ets.table()
+        }
 
   @heartbeat 500
 
-  @doc "Returns what a pool with this option keeps for its cluster; `nil` without a cluster."
+  @doc """
+  Returns what a pool with this option keeps for its cluster; `nil` without a cluster. The table belongs
+  to the calling process.
+  """
   @spec new(boolean() | keyword()) :: t() | nil
   def new(false), do: nil
   def new(true), do: new([])
 
   def new(options) do
-    %__MODULE__{incarnation: make_ref(), heartbeat: options[:heartbeat] || @heartbeat}
+    %__MODULE__{
+      incarnation: make_ref(),
+      heartbeat: options[:heartbeat] || @heartbeat,
+      homes: Homes.new_table()
+    }
   end
 
   @doc "Returns whether a value is valid for the option `:cluster`."

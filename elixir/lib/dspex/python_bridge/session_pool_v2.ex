@@ -65,7 +65,6 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
     Request,
     Server,
     Sessions,
-    Streams,
     Template
   }
 
@@ -240,7 +239,7 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
   `:session_id`. A worker that ends during the stream ends it with an error.
   """
   @spec stream(command(), args(), Request.options()) :: Enumerable.t()
-  def stream(command, args, options \\ @timeout), do: Streams.new(command, args, options)
+  def stream(command, args, options \\ @timeout), do: Routing.stream(command, args, options)
 
   @doc """
   Registers Elixir functions that programs of type `react` may call; see `DSPex.Tool`.

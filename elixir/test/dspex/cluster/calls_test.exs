@@ -30,7 +30,7 @@ defmodule DSPex.Cluster.CallsTest do
     [before_a, before_b] = sessions(nodes)
 
     for node <- [a, b, a, b],
-        do: assert({:ok, %{"n" => 1}} = Clusters.call(node, session, :echo, %{n: 1}))
+        do: assert({:ok, %{"n" => 1}} = Clusters.call(node, session, :echo, %{"n" => 1}))
 
     assert sessions(nodes) == [before_a, before_b + 1]
   end

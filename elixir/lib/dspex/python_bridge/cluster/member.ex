@@ -14,7 +14,7 @@ defmodule DSPex.PythonBridge.Cluster.Member do
   use GenServer
   require Logger
 
-  alias DSPex.PythonBridge.{Pool, Telemetry}
+  alias DSPex.PythonBridge.{Connection, Pool, Telemetry}
   alias DSPex.PythonBridge.Cluster.{Ring, View}
 
   # Of the messages between members, and what they call on each other's nodes. Members of different
@@ -28,10 +28,20 @@ defmodule DSPex.PythonBridge.Cluster.Member do
 
   # others: by node, `{pid, line, missed, info}`, where the line is `nil` while the node is left out.
   # sending: by node, the process that sends it a heartbeat. awaited: members that were there at the start
-  # and have not answered. joining: callers that wait for them. strangers: nodes of another version.
+  # and have not answered. joining: callers that wait for them. strangers: nodes of another version. empty:
+  # looks in a row at a pool without workers. generation: see `View`. ticked: when, in ms.
   @enforce_keys [:pool, :cluster, :scope]
   defstruct @enforce_keys ++
-              [others: %{}, sending: %{}, awaited: [], joining: [], strangers: [], empty: 0]
+              [
+                others: %{},
+                sending: %{},
+                awaited: [],
+                joining: [],
+                strangers: [],
+                empty: 0,
+                generation: 0,
+                ticked: nil
+              ]
 
   @doc false
   @spec start_link({Pool.t(), atom()}) :: GenServer.on_start()
@@ -108,12 +118,20 @@ defmodule DSPex.PythonBridge.Cluster.Member do
 
   defp tick(state, members) do
     Process.send_after(self(), :tick, state.cluster.heartbeat)
+    state = stopped(state, Connection.now())
     pool = Pool.get(state.pool)
     empty = if pool == nil or pool.slots == {}, do: state.empty + 1, else: 0
     state = publish(missed(%{state | empty: empty}))
     pids = for pid <- members, node(pid) != node(), do: pid
     known = for {_, other} <- state.others, do: other.pid
     Enum.reduce(Enum.uniq(pids ++ known), state, &send_heartbeat(&2, &1, pool))
+  end
+
+  # The others have left this node out if it was stopped for so long.
+  defp stopped(%{ticked: last} = state, now) do
+    away? = last != nil and now - last > @missing * state.cluster.heartbeat
+    generation = if away?, do: state.generation + 1, else: state.generation
+    %{state | ticked: now, generation: generation}
   end
 
   # In a process of its own, which is suspended while the connection takes no data.
@@ -162,7 +180,9 @@ defmodule DSPex.PythonBridge.Cluster.Member do
         if known == nil or known.pid != pid, do: Process.monitor(pid)
         line = (known && known.line) || line(node)
         report(state, node, :joined)
-        state = put_in(state.others[node], %{pid: pid, line: line, missed: 0, info: info})
+        other = %{pid: pid, line: line, missed: 0, info: info}
+        others = Map.put(state.others, node, other)
+        state = %{state | others: others, generation: state.generation + 1}
         send_heartbeat(state, pid, Pool.get(state.pool))
     end
   end
@@ -216,7 +236,8 @@ defmodule DSPex.PythonBridge.Cluster.Member do
     view = %View{
       ring: Ring.new(own ++ ready),
       lines: Map.new(live, fn {node, line, _} -> {node, line} end),
-      incarnations: Map.new(live, fn {node, _, info} -> {node, info.incarnation} end)
+      incarnations: Map.new(live, fn {node, _, info} -> {node, info.incarnation} end),
+      generation: state.generation
     }
 
     if view != View.get(state.pool), do: View.put(state.pool, view)

@@ -8,6 +8,7 @@ defmodule DSPex.PythonBridge.Cluster.Remote do
 
   alias DSPex.PythonBridge.{Connection, Exits}
 
+  @type function_call :: {module(), atom(), list()}
   @type answer :: {:ok, term()} | :lost | :late
 
   # How much longer than the deadline the other node's own answer is waited for, ms.
@@ -17,16 +18,42 @@ defmodule DSPex.PythonBridge.Cluster.Remote do
   Returns what the function has returned on a node; `:lost` if the node was lost before its answer has
   arrived; `:late` if there was none in time. Raises what the function has raised.
   """
-  @spec call(node(), pid(), {module(), atom(), list()}, integer() | :infinity) :: answer()
-  def call(node, line, {module, function, args}, deadline) do
+  @spec call(node(), pid() | nil, function_call(), integer() | :infinity) :: answer()
+  def call(_node, nil, _call, _deadline), do: :lost
+  def call(node, line, call, deadline), do: node |> open(line, call) |> await(deadline)
+
+  @doc "Calls a function on some nodes at the same time. Lines are by node. Returns the answers by node."
+  @spec call_all(%{node() => pid()}, function_call(), integer() | :infinity) :: [
+          {node(), answer()}
+        ]
+  def call_all(lines, call, deadline) do
+    opened = for {node, line} <- lines, do: {node, open(node, line, call)}
+    for {node, reply_to} <- opened, do: {node, await(reply_to, deadline)}
+  end
+
+  defp open(node, line, call) do
     reply_to = :erlang.monitor(:process, line, alias: :reply_demonitor)
+    send_call(node, reply_to, call)
+    reply_to
+  end
+
+  @doc """
+  Calls a function on a node. The process there sends `{reply_to, answer}` at the end, where `reply_to` is an
+  alias of the calling process and a monitor of the node's line.
+  """
+  @spec send_call(node(), reference(), function_call()) :: pid()
+  def send_call(node, reply_to, {module, function, args}) do
     arguments = [self(), reply_to, module, function, args]
 
     # In a process of its own, which may be suspended while the connection is busy.
     spawn(fn ->
       :erlang.spawn_request(node, __MODULE__, :serve, arguments, reply: :no)
     end)
+  end
 
+  @doc "Returns the next answer to a call that was sent."
+  @spec await(reference(), integer() | :infinity) :: term()
+  def await(reply_to, deadline) do
     receive do
       {^reply_to, answer} -> answered(answer)
       {:DOWN, ^reply_to, _, _, _} -> :lost
@@ -37,7 +64,9 @@ defmodule DSPex.PythonBridge.Cluster.Remote do
     end
   end
 
-  defp answered({:raised, kind, reason, stacktrace}), do: :erlang.raise(kind, reason, stacktrace)
+  defp answered({:raised, kind, reason, stacktrace}),
+    do: :erlang.raise(kind, reason, stacktrace)
+
   defp answered(answer), do: answer
 
   defp patience(:infinity), do: :infinity

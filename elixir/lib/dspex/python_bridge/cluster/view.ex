@@ -7,14 +7,15 @@ defmodule DSPex.PythonBridge.Cluster.View do
   alias DSPex.PythonBridge.Cluster.Ring
 
   # ring: of the nodes that take calls. lines: by node, the process that ends when the node is lost.
-  # incarnations: by node, the reference of its pool.
+  # incarnations: by node, the reference of its pool. generation: how often a node has joined or come back.
   @enforce_keys [:ring]
-  defstruct @enforce_keys ++ [lines: %{}, incarnations: %{}]
+  defstruct @enforce_keys ++ [lines: %{}, incarnations: %{}, generation: 0]
 
   @type t :: %__MODULE__{
           ring: Ring.t(),
           lines: %{node() => pid()},
-          incarnations: %{node() => reference()}
+          incarnations: %{node() => reference()},
+          generation: non_neg_integer()
         }
 
   @doc "Stores what is known of the cluster of a pool."
@@ -25,6 +26,12 @@ defmodule DSPex.PythonBridge.Cluster.View do
   @spec get(atom()) :: t()
   def get(name) do
     :persistent_term.get({__MODULE__, name}, nil) || %__MODULE__{ring: Ring.new([node()])}
+  end
+
+  @doc "Returns the node of an incarnation, or `nil` if it is that of this node or does not take part."
+  @spec node_of(t(), reference()) :: node() | nil
+  def node_of(view, incarnation) do
+    Enum.find_value(view.incarnations, fn {node, known} -> known == incarnation && node end)
   end
 
   @doc "Forgets the cluster of a pool that has been stopped."

@@ -130,9 +130,15 @@ defmodule DSPex.PythonBridge.Pool.Request do
     result
   end
 
-  defp lost do
+  @doc "Returns the error of a call whose session has lost its state."
+  @spec lost() :: Error.t()
+  def lost do
     Error.new(:session_lost, "the worker of the session has ended; its state is lost")
   end
+
+  @doc "Returns whether the caller has to know that the state of the session is lost."
+  @spec needs_state?(t()) :: boolean()
+  def needs_state?(%{command: command}), do: to_string(command) not in @needs_no_state
 
   defp elsewhere(%{session_id: nil} = request, connection, run) do
     # There is no other one yet.
@@ -144,9 +150,7 @@ defmodule DSPex.PythonBridge.Pool.Request do
   defp elsewhere(%{session_id: id} = request, connection, run) do
     case Sessions.bereaved(request.pool, id, connection, request.deadline) do
       :lost ->
-        if to_string(request.command) in @needs_no_state,
-          do: again(request, run),
-          else: {:error, lost()}
+        if needs_state?(request), do: {:error, lost()}, else: again(request, run)
 
       _moved_or_new ->
         again(request, run)

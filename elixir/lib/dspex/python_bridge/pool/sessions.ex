@@ -118,13 +118,11 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
     cond do
       pool.affinity == :hint -> move(pool, id, dead)
       remove_row(pool, id, {id, dead.owner, :_, :_, true}) -> :new
-      pool.stored and durable?(pool, id, at_most(deadline)) -> move(pool, id, dead)
+      pool.stored and stored?(pool, id, deadline) -> move(pool, id, dead)
       remove(pool, id, dead.owner) -> :lost
       true -> :new
     end
   end
-
-  defp at_most(deadline), do: min(deadline, Connection.now() + @timeout)
 
   # Its functions stay: they belong to the pool.
   defp move(pool, id, dead) do
@@ -134,7 +132,11 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
     ArgumentError -> :moved
   end
 
-  # Any worker knows whether the store has the session.
+  @doc "Returns whether the store has a session. Any worker knows it."
+  @spec stored?(Pool.t(), String.t(), integer() | :infinity) :: boolean()
+  def stored?(pool, id, deadline),
+    do: durable?(pool, id, min(deadline, Connection.now() + @timeout))
+
   defp durable?(pool, id, deadline) do
     with {:ok, pool} <- Server.await(pool.server, deadline),
          {:ok, connection} <- Choice.choose(pool),
@@ -149,6 +151,41 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
   defp durable_later?(pool, id, deadline) do
     Process.sleep(@pause)
     durable?(pool, id, deadline)
+  end
+
+  @doc "Returns for how many ms a session was not used, or `nil` if no worker has it."
+  @spec idle(Pool.t(), String.t()) :: {:ok, non_neg_integer()} | nil
+  def idle(pool, id) do
+    case :ets.lookup(pool.sessions, id) do
+      [{_id, _owner, _connection, used, _new?}] -> {:ok, max(Connection.now() - used, 0)}
+      [] -> nil
+    end
+  rescue
+    ArgumentError -> nil
+  end
+
+  @doc "Lets the next call of a session go to another worker if it is durable. Returns whether it is."
+  @spec let_go(Pool.t(), String.t()) :: boolean()
+  def let_go(pool, id) do
+    with %Connection{} = connection <- find(pool, id),
+         {:ok, %{"durable" => true}} <- request(connection, "get_session", %{}, id) do
+      move(pool, id, connection)
+      true
+    else
+      _ -> false
+    end
+  end
+
+  @doc "Ends what a worker has of a session that goes on elsewhere."
+  @spec end_copy(atom(), String.t()) :: :ok
+  def end_copy(name, id) do
+    with %Pool{} = pool <- Pool.get(name), %Connection{} = connection <- find(pool, id) do
+      request(connection, "cleanup_session", %{}, id)
+      remove(pool, id, connection.owner)
+      if pool.isolate, do: Server.ended(pool.server, id)
+    end
+
+    :ok
   end
 
   @doc "Removes all sessions."

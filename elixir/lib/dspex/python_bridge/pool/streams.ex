@@ -4,27 +4,21 @@ defmodule DSPex.PythonBridge.Pool.Streams do
   enumerated. A stream is not repeated by another worker once it has been sent.
   """
 
-  alias DSPex.PythonBridge.{Error, EventStream}
+  alias DSPex.PythonBridge.{Connection, Error, EventStream}
   alias DSPex.PythonBridge.Pool.{Execution, Request}
 
-  @doc "Returns the stream of a call; see `DSPex.PythonBridge.SessionPoolV2.stream/3`."
-  @spec new(atom() | String.t(), map() | keyword(), Request.options()) :: Enumerable.t()
-  def new(command, args, options) do
-    {session_id, options} =
-      if is_list(options), do: Keyword.pop(options, :session_id), else: {nil, options}
-
-    Stream.flat_map([:once], fn :once -> elements(session_id, command, args, options) end)
-  end
-
-  defp elements(session_id, command, args, options) do
-    request = Request.new(session_id, command, args, options)
-
+  @doc """
+  Returns the stream of a request, for one enumeration. Raises `DSPex.PythonBridge.Error` for a call that
+  the pool refuses.
+  """
+  @spec elements(Request.t()) :: Enumerable.t()
+  def elements(request) do
     case Request.kind(request) do
       {:error, error} ->
         raise error
 
       {kind, request} when kind in [:one, :run] or request.session_id != nil ->
-        events(request, options)
+        events(request)
 
       # What all workers do has no events.
       _ ->
@@ -32,16 +26,24 @@ defmodule DSPex.PythonBridge.Pool.Streams do
     end
   end
 
-  defp events(%{command: command, args: args} = request, options) do
-    {name, _idempotent, options} = Request.own(options)
-    options = if is_list(options), do: options, else: [timeout: options]
-    options = Keyword.put(options, :session_id, request.session_id)
+  defp events(%{pool: pool, command: command, args: args} = request) do
+    options = [
+      timeout: Connection.remaining(request.deadline),
+      session_id: request.session_id,
+      timing: in_envelope(request, "timing"),
+      traceparent: in_envelope(request, "traceparent")
+    ]
 
-    name
+    pool.name
     |> EventStream.new(command, args, options, fn deadline, open ->
       on_worker(%{request | deadline: deadline}, open)
     end)
     |> Stream.each(&share(&1, request))
+  end
+
+  defp in_envelope(request, key) do
+    {_, value} = List.keyfind(request.envelope, key, 0, {key, nil})
+    value
   end
 
   defp share({:result, result}, request) do
