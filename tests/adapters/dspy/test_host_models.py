@@ -6,17 +6,26 @@ import pytest
 
 from dspy_requests import QA
 from openai_server import fields
+from peer import Peer
 
 RUN = {"program_id": "qa", "inputs": {"question": "Why?"}, "model": "host/mine"}
 
 
-@pytest.fixture
-def worker(start_peer):
-    """Return a worker whose host has offered to be called, with the program qa."""
-    peer = start_peer(adapter="dspy")
+@pytest.fixture(scope="module")
+def started():
+    """Return a worker whose host has offered to be called."""
+    peer = Peer(adapter="dspy")
     assert peer.call("hello", {"offers": {"tools": True}})["success"]
-    assert peer.call("create_program", {"id": "qa", "signature": QA})["success"]
-    return peer
+    yield peer
+    peer.finish()
+
+
+@pytest.fixture
+def worker(started):
+    """Return the worker of the module, with the program qa and no models."""
+    assert started.call("cleanup")["success"]
+    assert started.call("create_program", {"id": "qa", "signature": QA})["success"]
+    return started
 
 
 def asked(worker, args=RUN, **envelope):
@@ -95,13 +104,15 @@ def test_answers_that_cannot_be_used(worker, result, reason):
 
 def test_usage_is_counted(worker):
     """As the host reports it."""
+
+    def counters():
+        return worker.call("get_stats")["result"]["commands"]["execute_program"]["counters"]
+
+    answer(worker, asked(worker), ANSWER)
+    before = counters()
     answer(worker, asked(worker), {"text": ANSWER, "usage": {"input_tokens": 30, "output_tokens": 4}})
-    counters = worker.call("get_stats")["result"]["commands"]["execute_program"]["counters"]
-    assert {name: counters[name] for name in ("lm_calls", "input_tokens", "output_tokens")} == {
-        "lm_calls": 1,
-        "input_tokens": 30,
-        "output_tokens": 4,
-    }
+    counted = {name: count - before.get(name, 0) for name, count in counters().items()}
+    assert counted == {**dict.fromkeys(counted, 0), "lm_calls": 1, "input_tokens": 30, "output_tokens": 4}
 
 
 def test_a_streamed_reply(worker):
