@@ -33,12 +33,19 @@ def server():
         yield server
 
 
-@pytest.fixture
-def client(server):
+@pytest.fixture(scope="module")
+def started():
     with Client.start() as client:
-        settings = {"model": "openai/test", "api_base": server.url, "api_key": "sk-test-123456"}
-        client.call("configure_lm", settings, timeout=60)
         yield client
+
+
+@pytest.fixture
+def client(started, server):
+    """Return the client of the module, without programs and tools, whose model is the server's."""
+    started.call("cleanup", timeout=60)
+    settings = {"model": "openai/test", "api_base": server.url, "api_key": "sk-test-123456"}
+    started.call("configure_lm", settings, timeout=60)
+    return started
 
 
 def create(client, signature, program_type="predict", **more):
