@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bridge import Client, errors
+from bridge.host.template import Template
 
 if TYPE_CHECKING:
     from postgres_server import PostgresServer
@@ -71,8 +72,8 @@ class Count:
 class Worker:
     """A worker process that is replaced whenever it is killed."""
 
-    def __init__(self, store: str) -> None:
-        self._flags = ("--store", store)
+    def __init__(self, template: Template) -> None:
+        self._template = template
         self._replacing = threading.Lock()
         self._client = self._start()
 
@@ -91,7 +92,7 @@ class Worker:
         deadline = time.monotonic() + WAIT
         while True:
             try:
-                return Client.start(adapter="echo", flags=self._flags, timeout=WAIT)
+                return self._template.connect(timeout=WAIT)
             except errors.BridgeError:  # the store may not be there at the moment
                 if time.monotonic() > deadline:
                     raise
@@ -156,6 +157,8 @@ class Writer:
             try:
                 do()
                 return
+            except errors.SessionLost:
+                self._add(taken_over=1)
             except errors.WorkerCrashed:
                 self._worker = self._random.choice(self._workers)
             except errors.StoreFailed:
@@ -188,7 +191,11 @@ def run(
     Disturbances happen in the thread of the caller, one at a time.
     """
     count, lock, stop = Count(), threading.Lock(), threading.Event()
-    workers = [Worker(store) for _ in range(slots)]
+    template = Template.start(
+        adapter="echo", flags=("--store", store, "--log-level", "CRITICAL")
+    )  # forks a worker faster than one starts
+    template.wait_ready(WAIT)
+    workers = [Worker(template) for _ in range(slots)]
     all_writers = [Writer(number, workers, count, lock) for number in range(writers)]
     threads = [threading.Thread(target=writer.run, args=(stop,)) for writer in all_writers]
     started = time.monotonic()
@@ -219,6 +226,7 @@ def run(
         thread.join()
     for worker in workers:
         worker.client.stop()
+    template.stop()
     return count
 
 

@@ -18,6 +18,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -139,7 +140,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start the server, and wait until it takes connections."""
-        command = [str(self._programs / "postgres"), "-D", str(self.data), "-k", str(self.folder), "-p", str(self.port)]
+        command = ["postgres", "-D", str(self.data), "-k", str(self.folder), "-p", str(self.port)]
         command += [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             # SIGQUIT ends a server at once, with its children.
@@ -178,13 +179,12 @@ class PostgresServer:
             self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def run(self, program: str, *args: str) -> None:
-        """Run one of PostgreSQL's programs as the user of the server. Raises RuntimeError with its output."""
+    def run(self, *command: str, **environment: str) -> None:
+        """Run a command, as one of PostgreSQL's, as the user of the server. Raises RuntimeError with its output."""
         with tempfile.TemporaryFile() as output:
-            process = self._popen(str(self._programs / program), *args, stdout=output, stderr=output)
-            if process.wait() != 0:
+            if self._popen(*command, environment=environment, stdout=output, stderr=output).wait() != 0:
                 output.seek(0)
-                raise RuntimeError(f"{program}: {output.read().decode(errors='replace')}")
+                raise RuntimeError(f"{command[0]}: {output.read().decode(errors='replace')}")
 
     # Replication
 
@@ -206,11 +206,13 @@ class PostgresServer:
         """Make a standby a primary, and wait until it is one."""
         self.execute("SELECT pg_promote()")
 
-    def _popen(self, *command: str, **options: Any) -> subprocess.Popen[bytes]:
+    def _popen(
+        self, *command: str, environment: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.Popen[bytes]:
         user = self._user
         as_user = [] if user is None else [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
-        environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "HOME": str(self.folder)}
-        options |= {"stdin": subprocess.DEVNULL, "cwd": self.folder, "env": environment}
+        own = {"PATH": f"{self._programs}:{os.environ['PATH']}", "LC_ALL": "C", "HOME": str(self.folder)}
+        options |= {"stdin": subprocess.DEVNULL, "cwd": self.folder, "env": {**own, **(environment or {})}}
         return subprocess.Popen(["setpriv", *as_user, *command], **options)
 
     def _state(self) -> str:

@@ -146,9 +146,7 @@ def test_workers_share_sessions_through_any_store(open_store):
     assert ask(first, "list_sessions")["sessions"] == []
 
 
-@pytest.mark.parametrize(
-    "place", ["store.db", "sqlite", "sqlite:", "sqlite::memory:", "redis://x", ""], indirect=False
-)
+@pytest.mark.parametrize("place", ["store.db", "sqlite", "sqlite:", "sqlite::memory:", "redis://x", ""], indirect=False)
 def test_an_unknown_kind_of_store_is_refused(place):
     """The error shows the known forms."""
     with pytest.raises(errors.StoreFailed, match="sqlite:PATH"):
