@@ -1,4 +1,4 @@
-"""The contract of every store: SQLite, and a store in memory that implements only the protocol."""
+"""The contract of every store: SQLite, PostgreSQL, and a store in memory that implements only the protocol."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ QA = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}]}
 ids = itertools.count(1)
 
 
-@pytest.fixture(params=["sqlite", "memory"])
+@pytest.fixture(params=["sqlite", "memory", "postgresql"])
 def place(request, tmp_path, monkeypatch):
     """Return where the workers of one test store their sessions."""
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgres").url(request.getfixturevalue("database"))
     monkeypatch.setitem(stores.SCHEMES, "memory", ("memory:NAME", "memory_store"))
     return f"{request.param}:{tmp_path / 'store.db'}"
 

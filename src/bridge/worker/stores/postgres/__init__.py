@@ -5,7 +5,7 @@ The tables are in a schema of their own, so that the database may be that of an 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from bridge.records import Changes, Quota, SessionSettings
 from bridge.worker.stores.group_commit import GroupCommit
 from bridge.worker.stores.postgres import changes
 from bridge.worker.stores.postgres.address import conninfo
-from bridge.worker.stores.postgres.changes import Change
+from bridge.worker.stores.postgres.changes import Change, Statement
 from bridge.worker.stores.postgres.connection import connect, failure, is_lost
 from bridge.worker.stores.postgres.link import Link
 from bridge.worker.stores.postgres.listener import Listener
@@ -26,6 +26,8 @@ from bridge.worker.stores.protocol import OnTaken, StoredSession, TakenSession
 
 # Errors that a smaller transaction could avoid: those of the data, and of the server's memory for them.
 OF_ONE_CHANGE = ("22", "23", "54")  # classes of SQLSTATE
+
+Make = Callable[[Sequence[Change]], Statement]
 
 
 def open_store(location: str) -> PostgresStore:
@@ -47,8 +49,10 @@ class PostgresStore:
         self._writer = Writer(self._connect)
         self._reader = Link(self._connect)
         self._listener: Listener | None = None
-        self.commits = self._group(changes.WRITE)
-        self._creations, self._takeovers, self._ends = map(self._group, (changes.CREATE, changes.TAKE, changes.DROP))
+        self.commits = self._group(changes.write)
+        self._creations, self._takeovers, self._ends = map(
+            self._group, (changes.creation, changes.takeover, changes.end)
+        )
 
     def create(self, session_id: str, settings: SessionSettings, records: Changes) -> int:
         epoch = self._run(self._creations, Change(_id(session_id), records=records, settings=settings))
@@ -124,15 +128,15 @@ class PostgresStore:
         self._writer.close()
         self._reader.close()
 
-    def _group(self, statement: str) -> GroupCommit[list[Change]]:
+    def _group(self, statement: Make) -> GroupCommit[list[Change]]:
         return GroupCommit(partial(self._transact, statement), _affects_all, failure)
 
-    def _transact(self, statement: str, apply: Callable[[list[Change]], None]) -> None:
+    def _transact(self, statement: Make, apply: Callable[[list[Change]], None]) -> None:
         batch: list[Change] = []
         apply(batch)
         if len({change.session_id for change in batch}) < len(batch):
             raise _OneByOne
-        self._writer.commit(statement, batch)
+        self._writer.commit(statement(batch), batch)
 
     def _run(self, group: GroupCommit[list[Change]], change: Change) -> int | None:
         group.run(lambda batch: batch.append(change))

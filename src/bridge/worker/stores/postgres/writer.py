@@ -13,19 +13,20 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 import psycopg
 
 from bridge import errors
 from bridge.worker.stores.postgres import schema
-from bridge.worker.stores.postgres.changes import Change, arguments
+from bridge.worker.stores.postgres.changes import Change, Statement
 from bridge.worker.stores.postgres.connection import Connect, Connection, is_lost, text
 from bridge.worker.stores.postgres.link import Link
 
 PATIENCE = 30.0  # seconds for which the outcome of a transaction is asked
 KEPT = 10_000  # rows of the writers that began last are kept
 
-Results = list[int | None]
+Results = list[list[int]]  # turn, and the number returned for it
 
 
 class Writer:
@@ -44,36 +45,35 @@ class Writer:
         self._link = Link(connect, self._begin)
         self._link.get()
 
-    def commit(self, statement: str, changes: Sequence[Change]) -> None:
-        """Make `changes`, each of another session, in one transaction, and set their results.
+    def commit(self, statement: Statement, changes: Sequence[Change]) -> None:
+        """Make `changes`, each of another session, by `statement`, and set their results.
 
         Raises psycopg.Error and StoreFailed if nothing was changed, OutcomeUnknown if that could not be found out.
         """
-        values = arguments(changes)
         with self._lock:
-            results = self._run(statement, values)
+            results = self._run(*statement)
             if results is None:  # the connection was lost before anything was committed
-                results = self._run(statement, values)
+                results = self._run(*statement)
             if results is None:
                 raise errors.StoreFailed("the store failed: the connection was lost twice; nothing was written")
-        for change, result in zip(changes, results, strict=True):
-            change.result = result
+        for turn, result in results:
+            changes[turn - 1].result = result
 
     def close(self) -> None:
         """Finish the transaction that runs, and close the connection."""
         with self._lock:
             self._link.close()
 
-    def _run(self, statement: str, values: dict[str, object]) -> Results | None:
+    def _run(self, sql: str, arguments: dict[str, Any]) -> Results | None:
         """Run the statement. Return its results; None if it has not been committed and will not be."""
         connection = self._link.get()
         if connection.is_lost:
             connection.close()
             connection = self._link.get()
         self.number += 1
-        values = {**values, "writer": self.id, "connection": self._connections, "number": self.number}
+        arguments = {**arguments, "writer": self.id, "connection": self._connections, "number": self.number}
         try:
-            row = connection.execute(statement, values).fetchone()
+            row = connection.execute(sql, arguments).fetchone()
         except psycopg.Error as error:
             if is_lost(connection, error):
                 connection.close()
