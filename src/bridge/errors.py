@@ -165,6 +165,10 @@ class StoreFailed(BridgeError):
 class OutcomeUnknown(StoreFailed):
     """The store became unreachable during a change, which it may have or not."""
 
+    @classmethod
+    def of(cls, reason: str) -> OutcomeUnknown:
+        return cls(f"the store may have the change or not: {reason}", outcome="unknown")
+
 
 class Overloaded(BridgeError):
     """The queue of the worker is full, or the worker does not have enough memory for the call."""

@@ -6,7 +6,6 @@ The tables are in a schema of their own, so that the database may be that of an 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -17,10 +16,10 @@ from bridge.records import Changes, Quota, SessionSettings
 from bridge.worker.stores.group_commit import GroupCommit
 from bridge.worker.stores.postgres import changes
 from bridge.worker.stores.postgres.address import conninfo
-from bridge.worker.stores.postgres.changes import Change, Statement
-from bridge.worker.stores.postgres.connection import connect, failure, is_lost
-from bridge.worker.stores.postgres.link import Link
+from bridge.worker.stores.postgres.changes import Change, Statement, decoded, encoded
+from bridge.worker.stores.postgres.connection import connect, failure
 from bridge.worker.stores.postgres.listener import Listener
+from bridge.worker.stores.postgres.reader import Reader
 from bridge.worker.stores.postgres.writer import Writer
 from bridge.worker.stores.protocol import OnTaken, StoredSession, TakenSession
 
@@ -47,7 +46,7 @@ class PostgresStore:
     def __init__(self, conninfo: str) -> None:
         self._connect = partial(connect, conninfo)
         self._writer = Writer(self._connect)
-        self._reader = Link(self._connect)
+        self._reader = Reader(self._connect)
         self._listener: Listener | None = None
         self.commits = self._group(changes.write)
         self._creations, self._takeovers, self._ends = map(
@@ -55,67 +54,62 @@ class PostgresStore:
         )
 
     def create(self, session_id: str, settings: SessionSettings, records: Changes) -> int:
-        epoch = self._run(self._creations, Change(_id(session_id), records=records, settings=settings))
+        epoch = self._run(self._creations, Change(encoded(session_id), records=records, settings=settings))
         if epoch is None:
             raise errors.SessionLost.of(session_id)
         return epoch
 
     def take(self, session_id: str) -> TakenSession | None:
         # Most sessions are not durable: the search for one must not wait for writers.
-        if not self._read("SELECT 1 FROM sessions WHERE id = %b", (_id(session_id),)):
+        if not self._reader.read("SELECT 1 FROM sessions WHERE id = %b", (encoded(session_id),)):
             return None
-        epoch = self._run(self._takeovers, Change(_id(session_id)))
+        epoch = self._run(self._takeovers, Change(encoded(session_id)))
         if epoch is None:
             return None
-        rows = self._read(
+        rows = self._reader.read(
             "SELECT created_at, ttl, quota_records, quota_bytes, kind, name, value"
             " FROM sessions LEFT JOIN records ON session = number"
             " WHERE id = %b AND epoch = %s AND owner = %s ORDER BY position",
-            (_id(session_id), epoch, self._writer.id),
+            (encoded(session_id), epoch, self._writer.id),
         )
         if not rows:
             raise errors.SessionLost.of(session_id)  # taken again meanwhile
         created_at, ttl, counted_records, size = rows[0][:4]
-        records: Changes = {(kind, name.decode()): value for *_, kind, name, value in rows if kind is not None}
+        records: Changes = {(kind, decoded(name)): value for *_, kind, name, value in rows if kind is not None}
         return TakenSession(epoch, SessionSettings(created_at, ttl, Quota(counted_records, size)), records)
 
     def is_owner(self, session_id: str, epoch: int) -> bool:
-        values = (_id(session_id), epoch, self._writer.id)
-        return bool(self._read("SELECT 1 FROM sessions WHERE id = %b AND epoch = %s AND owner = %s", values))
+        values = (encoded(session_id), epoch, self._writer.id)
+        return bool(self._reader.read("SELECT 1 FROM sessions WHERE id = %b AND epoch = %s AND owner = %s", values))
 
     def write(self, session_id: str, epoch: int, changes: Changes, settings: SessionSettings | None = None) -> None:
-        if self._run(self.commits, Change(_id(session_id), epoch, changes, settings)) is None:
+        if self._run(self.commits, Change(encoded(session_id), epoch, changes, settings)) is None:
             raise errors.SessionLost.of(session_id)
 
     def drop(self, session_id: str, counted: str | None) -> int:
-        return self._run(self._ends, Change(_id(session_id), counted=counted)) or 0
+        return self._run(self._ends, Change(encoded(session_id), counted=counted)) or 0
 
     def find(self, session_id: str, counted: str | None) -> StoredSession | None:
-        rows = self._read(_described("WHERE id = %b"), (counted, _id(session_id)))
+        rows = self._reader.read(_described("WHERE id = %b"), (counted, encoded(session_id)))
         return _stored(rows[0]) if rows else None
 
     def list_sessions(self, limit: int, counted: str | None) -> tuple[list[StoredSession], int]:
-        ((total,),) = self._read("SELECT count(*) FROM sessions", ())
-        try:
-            # On a new connection, because a long listing must not delay other readers.
-            with closing(self._connect()) as connection:
-                rows = connection.execute(_described("ORDER BY id LIMIT %s"), (counted, limit))
-                return [_stored(row) for row in rows], total
-        except psycopg.Error as error:
-            raise failure(error) from error
+        ((total,),) = self._reader.read("SELECT count(*) FROM sessions", ())
+        rows = self._reader.read_much(_described("ORDER BY id LIMIT %s"), (counted, limit))
+        return [_stored(row) for row in rows], total
 
     def names(self, session_id: str, kind: str) -> list[str]:
-        rows = self._read(
+        rows = self._reader.read(
             "SELECT name FROM records JOIN sessions ON session = number WHERE id = %b AND kind = %s ORDER BY position",
-            (_id(session_id), kind),
+            (encoded(session_id), kind),
         )
-        return [name.decode() for (name,) in rows]
+        return [decoded(name) for (name,) in rows]
 
     def value(self, session_id: str, kind: str, name: str) -> bytes | None:
-        rows = self._read(
+        rows = self._reader.read(
             "SELECT value FROM records JOIN sessions ON session = number"
             " WHERE id = %b AND kind = %s AND sha256(name) = sha256(%b)",
-            (_id(session_id), kind, name.encode()),
+            (encoded(session_id), kind, encoded(name)),
         )
         return rows[0][0] if rows else None
 
@@ -142,20 +136,6 @@ class PostgresStore:
         group.run(lambda batch: batch.append(change))
         return change.result
 
-    def _read(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        """Return what has been committed, without waiting for writers."""
-        for is_last in (False, True):
-            connection = self._reader.get()
-            try:
-                return connection.execute(query, values).fetchall()
-            except psycopg.Error as error:
-                if not is_lost(connection, error):
-                    raise failure(error) from error
-                connection.close()
-                if is_last:
-                    raise failure(error) from error
-        raise AssertionError
-
 
 class _OneByOne(Exception):
     """Raised for changes of the same session, which cannot be made by the same statement."""
@@ -178,8 +158,4 @@ def _described(which: str) -> str:
 
 def _stored(row: tuple[Any, ...]) -> StoredSession:
     session_id, *rest = row
-    return StoredSession(session_id.decode(), *rest)
-
-
-def _id(session_id: str) -> bytes:
-    return session_id.encode()
+    return StoredSession(decoded(session_id), *rest)

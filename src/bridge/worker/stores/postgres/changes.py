@@ -143,6 +143,16 @@ _DROPPED = f"""{_FOUND}, dropped AS (
 )"""
 
 
+def encoded(text: str) -> bytes:
+    """Return an id or a name as it is stored."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def decoded(data: bytes) -> str:
+    """Return the id or the name that is stored as `data`."""
+    return data.decode("utf-8", "surrogatepass")
+
+
 def creation(changes: Sequence[Change]) -> Statement:
     """Return the statement that creates sessions. Its results are their epochs."""
     arguments = _ids(changes) | _settings(changes)
@@ -184,7 +194,7 @@ def _few_written(change: Change) -> Statement:
     arguments: dict[str, Any] = {"session": change.session_id, "epoch": change.epoch}
     for index, ((kind, name), value) in enumerate(change.records.items()):
         arguments[f"kind{index}"] = kind
-        arguments[f"name{index}"] = name.encode()
+        arguments[f"name{index}"] = encoded(name)
         arguments[f"value{index}"] = value
     return _FEW_WRITTEN_BY_COUNT[len(change.records)], arguments
 
@@ -213,7 +223,7 @@ def _records(changes: Sequence[Change]) -> Statement:
     removed: list[tuple[Any, ...]] = []
     for turn, change in enumerate(changes, 1):
         for (kind, name), value in change.records.items():
-            row = (Int8(turn), kind, name.encode())
+            row = (Int8(turn), kind, encoded(name))
             if value is None:
                 removed.append(row)
             else:

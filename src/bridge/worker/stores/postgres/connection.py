@@ -28,6 +28,14 @@ SETTINGS = {
 }
 
 
+class Unreachable(errors.StoreFailed):
+    """Raised if the server cannot be reached, or the connection to it was lost."""
+
+    @classmethod
+    def of(cls, error: psycopg.Error) -> Unreachable:
+        return cls(f"the store cannot be reached: {text(error)}")
+
+
 class Connection(psycopg.Connection[tuple[Any, ...]]):
     """A connection that is lost when the server does not reply within REPLY_TIMEOUT."""
 
@@ -58,6 +66,9 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         except psycopg.Error:
             return True
         return False
+
+
+Connect = Callable[[], Connection]
 
 
 def connect(conninfo: str) -> Connection:
@@ -120,18 +131,14 @@ def is_lost(connection: Connection, error: Exception) -> bool:
 
 
 def failure(error: Exception) -> errors.StoreFailed:
-    """Return the error that callers get for an error of the database."""
+    """Return the error that callers get for an error of a change."""
     if isinstance(error, errors.StoreFailed):
         return error
-    return errors.StoreFailed(f"the store failed: {text(error)}")
+    if isinstance(error, psycopg.Error):
+        return errors.StoreFailed(f"the store failed: {text(error)}")
+    return errors.OutcomeUnknown.of(f"{error}")  # an interrupted transaction, for instance
 
 
-def text(error: Exception) -> str:
+def text(error: psycopg.Error) -> str:
     """Return an error of the database in one line."""
-    if isinstance(error, UnicodeError):
-        return "a name is not valid UTF-8"
-    primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-    return " ".join((primary or str(error)).split())[:500]
-
-
-Connect = Callable[[], Connection]
+    return " ".join((error.diag.message_primary or str(error)).split())[:500]

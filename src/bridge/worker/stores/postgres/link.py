@@ -10,7 +10,7 @@ from collections.abc import Callable
 import psycopg
 
 from bridge import errors
-from bridge.worker.stores.postgres.connection import Connect, Connection, failure, text
+from bridge.worker.stores.postgres.connection import Connect, Connection, Unreachable, failure
 
 FIRST_PAUSE = 0.05  # seconds
 LONGEST_PAUSE = 1.0
@@ -58,7 +58,7 @@ class Link:
             if connection is not None and not connection.closed:
                 return connection
             if self._failure is not None and self._failed_at >= began:
-                raise errors.StoreFailed(self._failure.message)  # it was attempted while this thread waited
+                raise type(self._failure)(self._failure.message)  # it was attempted while this thread waited
             if self._closed.wait(max(0.0, self._failed_at + self._pause - time.monotonic()) if self._pause else 0.0):
                 raise errors.StoreFailed("the store is closed")
             return self._attempt()
@@ -82,7 +82,7 @@ class Link:
         except Exception as error:
             if connection is not None:
                 connection.close()
-            self._failure = _unreachable(error)
+            self._failure = Unreachable.of(error) if isinstance(error, psycopg.OperationalError) else failure(error)
             self._failed_at, self._pause = time.monotonic(), self._pauses.next()
             raise self._failure from error
         except BaseException:
@@ -93,9 +93,3 @@ class Link:
         self._pauses.reset()
         self._connection = connection
         return connection
-
-
-def _unreachable(error: Exception) -> errors.StoreFailed:
-    if isinstance(error, psycopg.OperationalError):
-        return errors.StoreFailed(f"the store cannot be reached: {text(error)}")
-    return failure(error)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import psycopg
 
 from bridge import errors
-from bridge.worker.stores.postgres.changes import CHANNEL
+from bridge.worker.stores.postgres.changes import CHANNEL, decoded
 from bridge.worker.stores.postgres.connection import Connect, Connection, wait_readable
 from bridge.worker.stores.postgres.link import Pauses
 
@@ -60,4 +60,4 @@ class Listener:
                 return
             while (notification := connection.pgconn.notifies()) is not None:
                 epoch, _, session_id = notification.extra.decode().partition(" ")
-                self._on_taken(bytes.fromhex(session_id).decode(), int(epoch))
+                self._on_taken(decoded(bytes.fromhex(session_id)), int(epoch))

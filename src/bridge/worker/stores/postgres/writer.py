@@ -98,9 +98,9 @@ class Writer:
                 break
             except errors.StoreFailed as error:
                 if self._link.is_closed or time.monotonic() > deadline:
-                    raise _unknown(lost, error.message) from error
+                    raise errors.OutcomeUnknown.of(f"{text(lost)}; {error.message}") from error
         if self._found is None:
-            raise _unknown(lost, "the server does not know this worker any more")
+            raise errors.OutcomeUnknown.of(f"{text(lost)}; then the server did not know this worker any more")
         last, results = self._found
         if last < number:
             return None
@@ -126,11 +126,3 @@ class Writer:
             (new_id, KEPT),
         )
         self.id, self._connections, self._acknowledged, self.number = new_id, 1, 0, 0
-
-
-def _unknown(lost: psycopg.Error, reason: str) -> errors.OutcomeUnknown:
-    return errors.OutcomeUnknown(
-        f"the connection to the store was lost during a change ({text(lost)}), and whether it was written is unknown:"
-        f" {reason}",
-        outcome="unknown",
-    )
