@@ -13,14 +13,22 @@ defmodule DSPex.PythonBridge.Cluster do
   alias DSPex.PythonBridge.Cluster.{Homes, Member}
 
   # incarnation: of this pool's sessions, unique in all nodes. heartbeat: ms. homes: see `Homes`.
-  @enforce_keys [:incarnation, :heartbeat, :homes]
+  # history: see `history/1`.
+  @enforce_keys [:incarnation, :heartbeat, :homes, :history]
   defstruct @enforce_keys
 
   @type t :: %__MODULE__{
           incarnation: reference(),
           heartbeat: pos_integer(),
-          homes: :ets.table()
+          homes: :ets.table(),
+          history: :atomics.atomics_ref()
         }
+
+  @typedoc """
+  The changes of what is set up without a session: how many there were, and a hash of them. Of two different
+  histories the greater one holds.
+  """
+  @type history :: {non_neg_integer(), non_neg_integer()}
 
   @heartbeat 500
 
@@ -36,9 +44,26 @@ defmodule DSPex.PythonBridge.Cluster do
     %__MODULE__{
       incarnation: make_ref(),
       heartbeat: options[:heartbeat] || @heartbeat,
-      homes: Homes.new_table()
+      homes: Homes.new_table(),
+      history: :atomics.new(2, signed: false)
     }
   end
+
+  @doc "Returns the history of a pool on this node."
+  @spec history(t()) :: history()
+  def history(%{history: history}), do: {:atomics.get(history, 1), :atomics.get(history, 2)}
+
+  @doc "Notes the history of a pool on this node."
+  @spec tell_history(t(), history()) :: :ok
+  def tell_history(%{history: history}, {count, hash}) do
+    :atomics.put(history, 1, count)
+    :atomics.put(history, 2, hash)
+  end
+
+  @doc "Returns a history with one more change."
+  @spec next(history(), map()) :: history()
+  def next({count, hash}, change),
+    do: {count + 1, :erlang.phash2({hash, change.kind, change.command, change.args})}
 
   @doc "Returns whether a value is valid for the option `:cluster`."
   @spec valid?(term()) :: boolean()

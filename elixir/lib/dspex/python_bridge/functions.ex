@@ -34,12 +34,35 @@ defmodule DSPex.PythonBridge.Functions do
   def forget(table, session_id), do: :ets.match_delete(table, {{session_id, :_, :_}, :_})
 
   @doc """
+  Lets `find/4` call a function, with the arguments after the table, for what a table lacks.
+  """
+  @spec look_elsewhere(
+          :ets.table(),
+          (String.t(), kind(), String.t() -> {:ok, function_of_host()} | :error)
+        ) :: true
+  def look_elsewhere(table, find), do: :ets.insert(table, {:elsewhere, find})
+
+  @doc """
   Returns the function of a session, or else that of the default session. Returns `:no_worker` if the
   owner of the table has ended.
   """
   @spec find(:ets.table(), String.t(), kind(), String.t()) ::
           {:ok, function_of_host()} | :error | :no_worker
   def find(table, session_id, kind, name) do
+    with :error <- find_own(table, session_id, kind, name),
+         [elsewhere: find] <- :ets.lookup(table, :elsewhere),
+         do: find.(session_id, kind, name),
+         else:
+           (
+             [] -> :error
+             found -> found
+           )
+  end
+
+  @doc "Returns the function of a session as `find/4` does, but only if the table has it."
+  @spec find_own(:ets.table(), String.t(), kind(), String.t()) ::
+          {:ok, function_of_host()} | :error | :no_worker
+  def find_own(table, session_id, kind, name) do
     Enum.find_value([session_id | @default_sessions], :error, fn session ->
       with [{_, function}] <- :ets.lookup(table, {session, kind, name}),
            do: {:ok, function},
@@ -48,6 +71,22 @@ defmodule DSPex.PythonBridge.Functions do
   rescue
     ArgumentError -> :no_worker
   end
+
+  @doc "Returns the functions of the default session, as `add/2` takes them."
+  @spec shared(:ets.table()) :: list()
+  def shared(table) do
+    for session <- @default_sessions,
+        row <- :ets.match_object(table, {{session, :_, :_}, :_}),
+        do: row
+  end
+
+  @doc "Adds functions that the table lacks."
+  @spec add(:ets.table(), list()) :: :ok
+  def add(table, rows), do: Enum.each(rows, &:ets.insert_new(table, &1))
+
+  @doc "Returns whether functions registered for a session are those of the default session."
+  @spec default?(String.t() | nil) :: boolean()
+  def default?(session_id), do: session_id in [nil | @default_sessions]
 
   @doc "Registers tools; see `DSPex.PythonBridge.Bridge.register_tools/3`."
   @spec register_tools(GenServer.server() | Connection.t(), [Tool.t()], OpenCall.options()) ::

@@ -55,7 +55,7 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
   use Supervisor
 
   alias DSPex.PythonBridge.{CircuitBreaker, Cluster, Error, Functions, Pool, RetryBudget}
-  alias DSPex.PythonBridge.Cluster.{Member, Routing}
+  alias DSPex.PythonBridge.Cluster.{Member, Routing, Shared}
 
   alias DSPex.PythonBridge.Pool.{
     Journal,
@@ -187,9 +187,11 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
       template: template
     }
 
+    if pool.cluster, do: Functions.look_elsewhere(pool.functions, &Shared.find(name, &1, &2, &3))
+
     children = [
       template && {Template, {template, name, fn -> Keyword.merge(worker, own) end}},
-      {Journal, journal},
+      {Journal, pool},
       {DynamicSupervisor, name: slots, strategy: :one_for_one},
       {Server, context},
       pool.cluster && {Cluster, pool}
@@ -256,8 +258,8 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
     # The worker reports the session, whose name depends on the worker's mode if none was given.
     with {:ok, %{"session_id" => session_id}} <- result,
          {name, _, _} = Request.own(options),
-         %Pool{functions: table} <- Pool.get(name),
-         do: Functions.put(table, session_id, Functions.of_tools(tools))
+         %Pool{} = pool <- Pool.get(name),
+         do: Shared.register(pool, session_id, Functions.of_tools(tools))
 
     result
   end
@@ -274,7 +276,7 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
     checked = Functions.checked!(functions)
     {session_id, options} = Keyword.pop(options, :session_id)
     {name, _, _} = Request.own(options)
-    Functions.put(Pool.fetch!(name).functions, session_id, checked)
+    Shared.register(Pool.fetch!(name), session_id, checked)
   rescue
     error in Error -> {:error, error}
   end
@@ -289,12 +291,12 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
   end
 
   @doc """
-  Returns what the worker knows about a session (`get_session`), and its `"slot"`, without creating the
-  session.
+  Returns what the worker knows about a session (`get_session`), its `"slot"`, and the `"node"` of its
+  worker, an atom, without creating the session.
   """
   @spec get_session_info(String.t(), Request.options()) :: {:ok, map()} | {:error, Error.t()}
   def get_session_info(session_id, options \\ @timeout) do
-    Report.session(session_id, options)
+    Routing.session_info(session_id, options)
   end
 
   @doc """

@@ -4,8 +4,9 @@ defmodule DSPex.PythonBridge.Cluster.Member do
   and exchanges heartbeats with them.
 
   A node takes part while its member's heartbeats arrive: one that has missed three is left out until the
-  next one, because a node that hangs keeps its connections open for a minute. A node whose pool has no
-  worker, or whose member speaks another version, is left out too.
+  next one, because a node that hangs keeps its connections open for a minute. A node whose member speaks
+  another version is left out, too, and one gets no calls whose pool has no worker, or does not have yet
+  what the pools share (`DSPex.PythonBridge.Pool.Journal`).
 
   For each node that takes part there is a process, its line, which ends when the node is lost. Who has
   called the node monitors its line.
@@ -14,8 +15,8 @@ defmodule DSPex.PythonBridge.Cluster.Member do
   use GenServer
   require Logger
 
-  alias DSPex.PythonBridge.{Connection, Pool, Telemetry}
-  alias DSPex.PythonBridge.Cluster.{Ring, View}
+  alias DSPex.PythonBridge.{Cluster, Connection, Pool, Telemetry}
+  alias DSPex.PythonBridge.Cluster.{Homes, Ring, Shared, View}
 
   # Of the messages between members, and what they call on each other's nodes. Members of different
   # versions leave each other out.
@@ -23,24 +24,33 @@ defmodule DSPex.PythonBridge.Cluster.Member do
   @group :pools
   # Heartbeats in a row that may be missing, and looks at a pool without workers.
   @missing 3
-  # For the first look at the other nodes, ms.
+  # Looks in a row at which others know more changes, before they are asked for them: most changes are on
+  # their way.
+  @behind 2
+  # For the first look at the other nodes, and between two removals of old homes, ms.
   @discovery_timeout 1_000
+  @sweep_interval 60_000
 
   # others: by node, `{pid, line, missed, info}`, where the line is `nil` while the node is left out.
   # sending: by node, the process that sends it a heartbeat. awaited: members that were there at the start
-  # and have not answered. joining: callers that wait for them. strangers: nodes of another version. empty:
-  # looks in a row at a pool without workers. generation: see `View`. ticked: when, in ms.
+  # and have not answered. joining: callers that wait for them. strangers: nodes of another version.
+  # empty: looks in a row at a pool without workers. behind: looks in a row at which others knew more
+  # changes. sharing: the process that takes over what the others share, if it runs; shared?: whether that has been done. generation: see `View`.
+  # looked: when, in ms.
   @enforce_keys [:pool, :cluster, :scope]
   defstruct @enforce_keys ++
               [
+                :sharing,
+                :looked,
                 others: %{},
                 sending: %{},
                 awaited: [],
                 joining: [],
                 strangers: [],
-                empty: 0,
-                generation: 0,
-                ticked: nil
+                empty: @missing,
+                behind: 0,
+                shared?: false,
+                generation: 0
               ]
 
   @doc false
@@ -51,14 +61,22 @@ defmodule DSPex.PythonBridge.Cluster.Member do
 
   defp name(pool), do: Module.concat(pool, Cluster.Member)
 
-  @doc "Waits until the members that a new member has found have answered, or are left out."
+  @doc """
+  Waits until a new member has heard of those that it has found, and has what they share or has not got
+  it from them.
+  """
   @spec await(atom()) :: :ok
   def await(pool), do: GenServer.call(name(pool), :await, :infinity)
+
+  @doc "Returns what is known of the other nodes: their state, and what their members have told last."
+  @spec others(atom()) :: %{node() => map()}
+  def others(pool), do: GenServer.call(name(pool), :others)
 
   @impl true
   def init({pool, scope}) do
     Process.flag(:trap_exit, true)
     :ok = :pg.join(scope, @group, self())
+    Process.send_after(self(), :sweep, @sweep_interval)
     state = %__MODULE__{pool: pool.name, cluster: pool.cluster, scope: scope}
     {:ok, publish(state), {:continue, :discover}}
   end
@@ -66,101 +84,154 @@ defmodule DSPex.PythonBridge.Cluster.Member do
   # The group fills up only after a while.
   @impl true
   def handle_continue(:discover, state) do
-    nodes = Node.list()
+    question = [state.scope, @group]
 
     found =
       for {:ok, pids} <-
-            :erpc.multicall(
-              nodes,
-              :pg,
-              :get_local_members,
-              [state.scope, @group],
-              @discovery_timeout
-            ),
+            :erpc.multicall(Node.list(), :pg, :get_local_members, question, @discovery_timeout),
           pid <- pids,
           do: pid
 
-    {:noreply, tick(%{state | awaited: found}, found)}
+    Process.send_after(self(), :tick, state.cluster.heartbeat)
+    {:noreply, beat(look(%{state | awaited: found}), found)}
   end
 
   @impl true
   def handle_call(:await, from, state) do
-    {:noreply, joined(%{state | joining: [from | state.joining]})}
+    state = look(%{state | joining: [from | state.joining]})
+    {:noreply, beat(state, [])}
   end
 
-  defp joined(%{awaited: []} = state) do
-    for from <- state.joining, do: GenServer.reply(from, :ok)
-    %{state | joining: []}
+  def handle_call(:others, _from, state) do
+    {:reply, Map.new(state.others, fn {node, other} -> {node, about(other)} end), state}
   end
 
-  defp joined(state), do: state
-
-  # Heartbeats
+  defp about(%{line: nil, info: info}), do: Map.put(info, :state, :hung)
+  defp about(%{info: %{ready: false} = info}), do: Map.put(info, :state, :not_ready)
+  defp about(%{info: info}), do: Map.put(info, :state, :live)
 
   @impl true
   def handle_info(:tick, state) do
-    {:noreply, tick(state, :pg.get_members(state.scope, @group))}
+    Process.send_after(self(), :tick, state.cluster.heartbeat)
+    state = state |> stopped(Connection.now()) |> missed() |> look()
+    {:noreply, beat(state, :pg.get_members(state.scope, @group))}
   end
 
   def handle_info({:dspex_bridge_cluster, @version, pid, info}, state) do
-    {:noreply, state |> heard(node(pid), pid, info) |> answered(pid) |> publish()}
+    {:noreply, state |> heard(node(pid), pid, info) |> answered(pid) |> share() |> publish()}
   end
 
   def handle_info({:dspex_bridge_cluster, version, pid, _info}, state) do
-    {:noreply, state |> stranger(node(pid), version) |> answered(pid)}
+    {:noreply, state |> stranger(node(pid), version) |> answered(pid) |> share() |> publish()}
+  end
+
+  def handle_info({:DOWN, _, :process, pid, reason}, %{sharing: pid} = state) do
+    shared? = state.shared? or reason == :normal
+    state = released(%{state | sharing: nil, shared?: shared?, behind: 0})
+    {:noreply, beat(publish(state), [])}
   end
 
   def handle_info({:DOWN, _, :process, pid, reason}, state) do
-    {:noreply, state |> gone(node(pid), pid, reason) |> answered(pid) |> publish()}
+    {:noreply, state |> gone(node(pid), pid, reason) |> answered(pid) |> share() |> publish()}
+  end
+
+  def handle_info(:sweep, state) do
+    Process.send_after(self(), :sweep, @sweep_interval)
+    pool = Pool.get(state.pool)
+    if pool, do: spawn(fn -> Homes.sweep(pool) end)
+    {:noreply, state}
   end
 
   def handle_info(_message, state), do: {:noreply, state}
 
-  defp tick(state, members) do
-    Process.send_after(self(), :tick, state.cluster.heartbeat)
-    state = stopped(state, Connection.now())
-    pool = Pool.get(state.pool)
-    empty = if pool == nil or pool.slots == {}, do: state.empty + 1, else: 0
-    state = publish(missed(%{state | empty: empty}))
-    pids = for pid <- members, node(pid) != node(), do: pid
-    known = for {_, other} <- state.others, do: other.pid
-    Enum.reduce(Enum.uniq(pids ++ known), state, &send_heartbeat(&2, &1, pool))
-  end
+  # This node
 
   # The others have left this node out if it was stopped for so long.
-  defp stopped(%{ticked: last} = state, now) do
-    away? = last != nil and now - last > @missing * state.cluster.heartbeat
-    generation = if away?, do: state.generation + 1, else: state.generation
-    %{state | ticked: now, generation: generation}
+  defp stopped(%{looked: last} = state, now) do
+    if last != nil and now - last > @missing * state.cluster.heartbeat,
+      do: %{state | looked: now, generation: state.generation + 1, shared?: false},
+      else: %{state | looked: now}
   end
 
-  # In a process of its own, which is suspended while the connection takes no data.
-  defp send_heartbeat(state, pid, pool) do
-    sender = state.sending[node(pid)]
+  defp look(state) do
+    pool = Pool.get(state.pool)
+    empty = if pool == nil or pool.slots == {}, do: state.empty + 1, else: 0
+    behind = if behind?(state), do: state.behind + 1, else: 0
+    publish(share(%{state | empty: empty, behind: behind}))
+  end
 
-    if sender != nil and Process.alive?(sender) do
-      state
-    else
-      message = {:dspex_bridge_cluster, @version, self(), info(state, pool)}
-      put_in(state.sending[node(pid)], spawn(fn -> :erlang.send(pid, message, [:noconnect]) end))
+  # A worker that has ended is followed by another one in less time than three heartbeats.
+  defp ready?(state), do: state.empty < @missing and state.shared?
+
+  defp behind?(state) do
+    own = Cluster.history(state.cluster)
+    Enum.any?(state.others, fn {_, other} -> other.line != nil and other.info.history > own end)
+  end
+
+  # Takes over what the others share, if this node has just joined, or has missed some of it.
+  defp share(%{sharing: nil, awaited: []} = state) do
+    live =
+      for {node, %{line: line, info: info}} <- state.others,
+          line != nil,
+          do: {info.history, node, line}
+
+    cond do
+      live == [] -> released(%{state | shared?: true})
+      state.shared? and state.behind < @behind -> released(state)
+      true -> share(state, Enum.max(live))
     end
   end
 
-  defp info(state, pool) do
+  defp share(state), do: state
+
+  defp share(state, {_history, node, line}) do
+    pool = state.pool
+    {pid, _} = spawn_monitor(fn -> Shared.take_over(pool, node, line) end)
+    %{state | sharing: pid}
+  end
+
+  defp released(state) do
+    for from <- state.joining, do: GenServer.reply(from, :ok)
+    %{state | joining: []}
+  end
+
+  # Heartbeats
+
+  defp beat(state, members) do
+    known = for {_, other} <- state.others, do: other.pid
+    pids = for pid <- Enum.uniq(members ++ known), node(pid) != node(), do: pid
+    message = {:dspex_bridge_cluster, @version, self(), info(state)}
+    Enum.reduce(pids, state, &send_beat(&2, &1, message))
+  end
+
+  # In a process of its own, which is suspended while the connection takes no data.
+  defp send_beat(state, pid, message) do
+    sender = state.sending[node(pid)]
+
+    if sender != nil and Process.alive?(sender),
+      do: state,
+      else:
+        put_in(
+          state.sending[node(pid)],
+          spawn(fn -> :erlang.send(pid, message, [:noconnect]) end)
+        )
+  end
+
+  defp info(state) do
+    pool = Pool.get(state.pool)
+
     %{
       incarnation: state.cluster.incarnation,
       ready: ready?(state),
+      history: Cluster.history(state.cluster),
       workers: if(pool, do: tuple_size(pool.slots), else: 0)
     }
   end
 
-  # A worker that has ended is followed by another one in less time than three heartbeats.
-  defp ready?(state), do: state.empty < @missing
-
   defp missed(state) do
     others = Map.new(state.others, fn {node, other} -> {node, missed(state, node, other)} end)
-    silent = for {_, %{missed: missed, pid: pid}} <- others, missed > @missing, do: pid
-    joined(%{state | others: others, awaited: state.awaited -- silent})
+    silent = for {_, %{line: nil, pid: pid}} <- others, do: pid
+    %{state | others: others, awaited: state.awaited -- silent}
   end
 
   defp missed(state, node, %{missed: @missing, line: line} = other) when line != nil do
@@ -183,11 +254,12 @@ defmodule DSPex.PythonBridge.Cluster.Member do
         other = %{pid: pid, line: line, missed: 0, info: info}
         others = Map.put(state.others, node, other)
         state = %{state | others: others, generation: state.generation + 1}
-        send_heartbeat(state, pid, Pool.get(state.pool))
+        behind = if behind?(state), do: @behind, else: state.behind
+        beat(%{state | behind: behind}, [])
     end
   end
 
-  defp answered(state, pid), do: joined(%{state | awaited: List.delete(state.awaited, pid)})
+  defp answered(state, pid), do: %{state | awaited: List.delete(state.awaited, pid)}
 
   defp stranger(state, node, version) do
     unless node in state.strangers do
@@ -204,7 +276,7 @@ defmodule DSPex.PythonBridge.Cluster.Member do
     case state.others[node] do
       %{pid: ^pid, line: line} ->
         # While the node is connected it still answers what it was asked.
-        if reason == :noconnection, do: line && cut(line)
+        if reason == :noconnection and line != nil, do: cut(line)
         report(state, node, if(reason == :noconnection, do: :lost, else: :left))
         %{state | others: Map.delete(state.others, node)}
 
@@ -237,7 +309,8 @@ defmodule DSPex.PythonBridge.Cluster.Member do
       ring: Ring.new(own ++ ready),
       lines: Map.new(live, fn {node, line, _} -> {node, line} end),
       incarnations: Map.new(live, fn {node, _, info} -> {node, info.incarnation} end),
-      generation: state.generation
+      generation: state.generation,
+      behind?: state.behind >= @behind
     }
 
     if view != View.get(state.pool), do: View.put(state.pool, view)

@@ -2,27 +2,55 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
   @moduledoc """
   Chooses the node of a call, runs the call there, and decides after the loss of a node whether to run
   it on another one. Calls of a pool without a cluster run here.
+
+  Calls of a session run where the session is, those without one on the caller's node. What changes the
+  state that all workers share is run on one node for all others, so that all get the changes in one order.
   """
 
   alias DSPex.PythonBridge.{Connection, Error, OpenCall, Pool, PoolErrorHandler, RetryBudget}
   alias DSPex.PythonBridge.Cluster.{Homes, Remote, RemoteStream, Ring, View}
-  alias DSPex.PythonBridge.Pool.{Execution, Request, Streams}
+  alias DSPex.PythonBridge.Pool.{Execution, Report, Request, Streams}
 
   # Before a node is chosen again for a call that has found the pool of one stopped, ms.
   @pause 10
 
-  @typedoc "Whether a node is asked as the owner of a session, or because the session is there."
-  @type role :: :owner | :home
+  # Whose owner makes the changes of what all nodes share.
+  @shared ""
+  @changes [:all, :everyone, :end_session, :end_all]
+
+  @typedoc "Whether a node is asked as the owner of a session, as its home, or as the one that makes changes for all."
+  @type role :: :owner | :home | :leader
+
+  @typep kind :: :call | :stream | :info
 
   @doc "Runs a call; see `DSPex.PythonBridge.SessionPoolV2.execute_in_session/4`."
   @spec run(String.t() | nil, atom() | String.t(), map() | keyword(), Request.options()) ::
           Execution.result()
   def run(session_id, command, args, options) do
     request = Request.new(session_id, command, args, options)
-    if request.pool.cluster, do: run(request, :call), else: Execution.run(request)
+    result = if request.pool.cluster, do: run(request, :call), else: Execution.run(request)
+    shared(result, request)
   rescue
     error in Error -> {:error, error}
   end
+
+  # What a call without a session has optimized in one worker is made in all.
+  defp shared(result, %{command: command, session_id: id, pool: pool} = request)
+       when command in [:optimize, "optimize"] and elem(result, 0) == :ok do
+    with true <- id in [nil, pool.default_session],
+         {:error, error} <- share(elem(result, 1), request),
+         do: {:error, error},
+         else: (_ -> result)
+  end
+
+  defp shared(result, _request), do: result
+
+  defp share(%{"document" => document, "program_id" => id}, %{pool: pool}) do
+    args = %{document: document, program_id: id, if_exists: "replace"}
+    run(nil, "import_program", args, pool_name: pool.name, timeout: :infinity)
+  end
+
+  defp share(result, _request), do: {:ok, result}
 
   @doc "Returns the stream of a call; see `DSPex.PythonBridge.SessionPoolV2.stream/3`."
   @spec stream(atom() | String.t(), map() | keyword(), Request.options()) :: Enumerable.t()
@@ -33,25 +61,42 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
     Stream.flat_map([:once], fn :once ->
       request = Request.new(session_id, command, args, options)
 
-      with {:error, error} <-
-             if(request.pool.cluster, do: run(request, :stream), else: Streams.elements(request)),
-           do: raise(error)
+      case if(request.pool.cluster, do: run(request, :stream), else: Streams.elements(request)) do
+        {:error, error} -> raise error
+        elements -> Stream.each(elements, &share_event(&1, request))
+      end
     end)
+  end
+
+  defp share_event({:result, result}, request) do
+    with {:error, error} <- shared({:ok, result}, request), do: raise(error)
+  end
+
+  defp share_event(_event, _request), do: :ok
+
+  @doc "Describes a session; see `DSPex.PythonBridge.SessionPoolV2.get_session_info/2`."
+  @spec session_info(String.t(), Request.options()) :: {:ok, map()} | {:error, Error.t()}
+  def session_info(session_id, options) do
+    request = Request.new(session_id, :get_session, %{session_id: session_id}, options)
+    if request.pool.cluster, do: run(request, :info), else: Report.session(request)
+  rescue
+    error in Error -> {:error, error}
   end
 
   defp run(request, kind) do
     view = View.get(request.pool.name)
 
-    case place(request, view) do
+    case place(request, view, kind) do
       {:here, request} -> here(kind, request)
       {:there, role, node, request} -> there(kind, request, role, node, view)
+      {:later, request} -> later(kind, request)
       {:error, error} -> {:error, error}
     end
   end
 
   # Where
 
-  defp place(%{pool: %{commands: commands}} = request, view) when commands == %{} do
+  defp place(%{pool: %{commands: commands}} = request, view, _kind) when commands == %{} do
     # No worker of this node has told yet what its commands do.
     case Ring.nodes(view.ring) -- [node()] do
       [] -> {:here, request}
@@ -59,25 +104,44 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
     end
   end
 
-  defp place(request, view) do
+  defp place(request, view, kind) do
     case Request.kind(request) do
       {:error, error} -> {:error, error}
-      {_kind, %{session_id: nil} = request} -> {:here, request}
-      {_kind, request} -> in_session(request, Ring.owner(view.ring, request.session_id), view)
+      {lane, %{session_id: nil} = request} when lane in @changes -> change(request, view)
+      {_lane, %{session_id: nil} = request} -> {:here, request}
+      {_lane, request} -> in_session(request, view, kind)
     end
   end
 
-  defp in_session(%{pool: pool, session_id: id} = request, owner, view) when owner == node() do
-    known = Homes.known(pool, id)
+  defp change(request, view) do
+    case Ring.owner(view.ring, @shared) do
+      node when node == node() and view.behind? -> {:later, request}
+      node when node == node() -> {:here, request}
+      node -> {:there, :leader, node, request}
+    end
+  end
+
+  defp in_session(%{pool: pool, session_id: id} = request, view, kind) do
+    owner = Ring.owner(view.ring, id)
+
+    if owner == node(),
+      do: owned(request, view, kind, pool.cluster),
+      else: {:there, :owner, owner, request}
+  end
+
+  defp owned(request, view, kind, %{incarnation: own}) do
+    known = known(request, kind)
 
     case Homes.place(request, view, known) do
-      {:ok, home} when home == pool.cluster.incarnation -> {:here, request}
+      {:ok, ^own} -> {:here, request}
       {:ok, home} -> {:there, :home, View.node_of(view, home), request}
-      :lost -> with :again <- lost_state(request, known), do: in_session(request, owner, view)
+      :lost -> with :again <- lost_state(request, known), do: in_session(request, view, kind)
     end
   end
 
-  defp in_session(request, owner, _view), do: {:there, :owner, owner, request}
+  # Who asks about a session does not depend on its state.
+  defp known(%{session_id: id}, kind) when id == nil or kind == :info, do: nil
+  defp known(%{session_id: id, pool: pool}, _kind), do: Homes.known(pool, id)
 
   # Of several callers that know the session, one is told.
   defp lost_state(request, known) do
@@ -90,9 +154,10 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
 
   defp here(:call, request), do: Execution.run(request)
   defp here(:stream, request), do: Streams.elements(request)
+  defp here(:info, request), do: Report.session(request)
 
   defp there(kind, %{pool: pool, session_id: id} = request, role, node, view) do
-    known = id && Homes.known(pool, id)
+    known = known(request, kind)
     answer = ask(kind, node, view.lines[node], [kind, role, wire(request), known], request)
 
     case answer do
@@ -106,8 +171,8 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
       {:ok, :lost} ->
         with :again <- lost_state(request, known), do: run(request, kind)
 
-      {:ok, :not_running} ->
-        not_running(kind, request, node)
+      {:ok, :later} ->
+        later(kind, request)
 
       :lost ->
         lost_node(kind, request, node)
@@ -117,19 +182,19 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
     end
   end
 
-  defp ask(:call, node, line, args, request),
-    do: Remote.call(node, line, {__MODULE__, :serve, args}, request.deadline)
-
   defp ask(:stream, node, line, args, request),
     do:
       RemoteStream.open(node, line, {__MODULE__, :serve, args}, request.deadline, fn ->
         lost(node)
       end)
 
-  # Nothing has been started. The others leave a node out as soon as they notice that its pool has ended.
-  defp not_running(kind, request, node) do
+  defp ask(_kind, node, line, args, request),
+    do: Remote.call(node, line, {__MODULE__, :serve, args}, request.deadline)
+
+  # Nothing has been started: the pool of a node was stopped, or lacks changes that others have made.
+  defp later(kind, request) do
     if Connection.remaining(request.deadline) == 0 do
-      {:error, OpenCall.late("the pool on #{node} was stopped")}
+      {:error, OpenCall.late("no node has taken the call in time")}
     else
       Process.sleep(@pause)
       run(request, kind)
@@ -171,20 +236,20 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
   end
 
   @doc false
-  @spec serve(:call | :stream, role(), map(), reference() | nil) ::
-          {:done, term(), reference()} | {:at, node()} | :lost | :not_running
+  @spec serve(kind(), role(), map(), reference() | nil) ::
+          {:done, term(), reference()} | {:at, node()} | :lost | :later
   def serve(kind, role, %{pool: name} = wire, known) do
     case Pool.get(name) do
       %Pool{cluster: %{incarnation: own}} = pool ->
         request = request(wire, pool)
 
-        case if(role == :owner, do: owned(request, known), else: :here) do
+        case where(role, request, known) do
           :here -> done(here(kind, request), own)
           elsewhere -> elsewhere
         end
 
       _ ->
-        :not_running
+        :later
     end
   rescue
     error in Error -> done({:error, error}, nil)
@@ -198,9 +263,13 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
     |> Request.shortened()
   end
 
-  defp owned(%{session_id: nil}, _known), do: :here
+  defp where(:home, _request, _known), do: :here
+  defp where(:owner, %{session_id: nil}, _known), do: :here
 
-  defp owned(%{pool: pool} = request, known) do
+  defp where(:leader, request, _known),
+    do: if(View.get(request.pool.name).behind?, do: :later, else: :here)
+
+  defp where(:owner, %{pool: pool} = request, known) do
     view = View.get(pool.name)
 
     case Homes.place(request, view, known) do
@@ -212,7 +281,7 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
 
   # No worker has got the call.
   defp done({:error, %Error{code: :worker_crashed, category: :initialization}}, _home),
-    do: :not_running
+    do: :later
 
   defp done(result, home), do: {:done, result, home}
 end

@@ -8,14 +8,16 @@ defmodule DSPex.PythonBridge.Cluster.View do
 
   # ring: of the nodes that take calls. lines: by node, the process that ends when the node is lost.
   # incarnations: by node, the reference of its pool. generation: how often a node has joined or come back.
+  # behind?: whether other nodes have made changes that this one lacks.
   @enforce_keys [:ring]
-  defstruct @enforce_keys ++ [lines: %{}, incarnations: %{}, generation: 0]
+  defstruct @enforce_keys ++ [lines: %{}, incarnations: %{}, generation: 0, behind?: false]
 
   @type t :: %__MODULE__{
           ring: Ring.t(),
           lines: %{node() => pid()},
           incarnations: %{node() => reference()},
-          generation: non_neg_integer()
+          generation: non_neg_integer(),
+          behind?: boolean()
         }
 
   @doc "Stores what is known of the cluster of a pool."

@@ -40,33 +40,12 @@ defmodule DSPex.PythonBridge.Pool.Execution do
       result = one(request)
       {result, provider_failed?(result)}
     end)
-    |> shared(request)
   end
 
   defp execute(kind, %{session_id: nil} = request), do: all(kind, request)
   defp execute(:end_all, request), do: all(:end_all, request)
   defp execute(:end_session, request), do: end_session(request)
   defp execute(_change, request), do: request |> one() |> noted(request)
-
-  # An optimized program, of calls without a session, exists in all workers.
-
-  defp shared(result, request) when elem(result, 0) == :ok,
-    do: with({:ok, _} <- share({:ok, elem(result, 1)}, request), do: result)
-
-  defp shared(result, _request), do: result
-
-  @doc "Makes what a call without a session has made in one worker in all others."
-  @spec share({:ok, term()}, Request.t()) :: result()
-  def share({:ok, %{"document" => document, "program_id" => id}}, %{session_id: nil} = request)
-      when request.command in [:optimize, "optimize"] do
-    args = %{document: document, program_id: id, if_exists: "replace"}
-
-    run(
-      Request.new(nil, "import_program", args, pool_name: request.pool.name, timeout: :infinity)
-    )
-  end
-
-  def share(result, _request), do: result
 
   defp provider_failed?({:error, error}), do: PoolErrorHandler.decide(error).against_breaker
   defp provider_failed?(_result), do: false

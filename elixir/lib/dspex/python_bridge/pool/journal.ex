@@ -9,13 +9,17 @@ defmodule DSPex.PythonBridge.Pool.Journal do
 
   Changes that a later one makes superfluous are dropped (see `DSPex.PythonBridge.Pool.Changes`). With
   10 000 entries the journal is full, and further changes return `:quota_exceeded`.
+
+  In a cluster, the journal of one node makes all changes and passes them on to the others, whose workers
+  then make them, too. A journal that has missed some takes over the entries of another one.
   """
 
   use GenServer
   require Logger
 
-  alias DSPex.PythonBridge.{Call, Connection, Error, OpenCall, Pool, Telemetry}
-  alias DSPex.PythonBridge.Pool.{Changes, Server}
+  alias DSPex.PythonBridge.{Call, Cluster, Connection, Error, OpenCall, Pool, Telemetry}
+  alias DSPex.PythonBridge.Cluster.{Remote, View}
+  alias DSPex.PythonBridge.Pool.{Changes, Providers, Server, Sessions}
 
   # For one change in a new worker, ms.
   @replay_timeout 60_000
@@ -35,12 +39,19 @@ defmodule DSPex.PythonBridge.Pool.Journal do
   }
 
   # entries: see `Changes`. next: the number of the next one. members: the workers that have them all,
-  # by owner, the newest first.
-  defstruct entries: [], next: 1, members: []
+  # by owner, the newest first. history: see `Cluster.history/1`.
+  @enforce_keys [:pool, :cluster]
+  defstruct @enforce_keys ++ [entries: [], next: 1, members: [], history: {0, 0}]
+
+  @typedoc "What one journal tells another: its history, its entries (the oldest first), the providers of models."
+  @type state :: {Cluster.history(), [Changes.entry()], list()}
 
   @doc false
-  @spec start_link(atom()) :: GenServer.on_start()
-  def start_link(name), do: GenServer.start_link(__MODULE__, nil, name: name)
+  @spec start_link(Pool.t()) :: GenServer.on_start()
+  def start_link(pool) do
+    state = %__MODULE__{pool: pool.name, cluster: pool.cluster}
+    GenServer.start_link(__MODULE__, state, name: pool.journal)
+  end
 
   @doc """
   Makes a change in all workers. Returns the reply of the first, or `:none` if there is no worker.
@@ -67,6 +78,26 @@ defmodule DSPex.PythonBridge.Pool.Journal do
 
     :exit, _reason ->
       {:error, Error.new(:worker_crashed, "the pool was stopped during the call")}
+  end
+
+  @doc "Makes a change that the journal of another node has made; does nothing if it has missed one before."
+  @spec follow(atom(), Cluster.history(), map(), integer() | :infinity) :: :ok | :missed
+  def follow(pool, history, change, remaining) do
+    change = Map.put(change, :deadline, OpenCall.deadline(remaining))
+    GenServer.call(Pool.fetch!(pool).journal, {:follow, history, change}, :infinity)
+  end
+
+  @doc "Returns what another journal needs in order to have the same entries."
+  @spec state(atom()) :: state()
+  def state(pool), do: GenServer.call(Pool.fetch!(pool).journal, :state, :infinity)
+
+  @doc """
+  Takes over the entries of another journal, unless those of this one have a later history. What only this
+  one has is dropped and logged. Workers get what they lack, or successors if they have more than that.
+  """
+  @spec adopt(atom(), node(), state()) :: :ok
+  def adopt(pool, from, state) do
+    GenServer.call(Pool.fetch!(pool).journal, {:adopt, from, state}, :infinity)
   end
 
   @doc """
@@ -100,7 +131,7 @@ defmodule DSPex.PythonBridge.Pool.Journal do
   end
 
   @impl true
-  def init(nil), do: {:ok, %__MODULE__{}}
+  def init(state), do: {:ok, told(state, {0, 0})}
 
   @impl true
   def handle_call({:join, connection, done}, _from, state) do
@@ -123,6 +154,31 @@ defmodule DSPex.PythonBridge.Pool.Journal do
     exception -> {:reply, {:raised, exception}, state}
   end
 
+  def handle_call({:follow, history, change}, _from, state) do
+    if Cluster.next(state.history, change) == history do
+      pool = Pool.get(state.pool)
+      results = made_by(pool, state.members, change, change.args)
+      seen(pool, change, Enum.find_value(results, %{}, &made_well/1))
+      {:reply, :ok, state |> entered(change, change.args) |> told(history)}
+    else
+      {:reply, :missed, state}
+    end
+  end
+
+  def handle_call(:state, _from, state) do
+    providers = Providers.shared(Pool.get(state.pool))
+    {:reply, {state.history, Enum.reverse(state.entries), providers}, state}
+  end
+
+  def handle_call({:adopt, from, {history, theirs, providers}}, _from, state) do
+    if history > state.history do
+      Providers.share(Pool.get(state.pool), providers)
+      {:reply, :ok, state |> adopted(from, theirs) |> told(history)}
+    else
+      {:reply, :ok, state}
+    end
+  end
+
   @impl true
   def handle_info({:DOWN, _, :process, owner, _reason}, state) do
     {:noreply, %{state | members: List.keydelete(state.members, owner, 0)}}
@@ -134,8 +190,9 @@ defmodule DSPex.PythonBridge.Pool.Journal do
     {result, worker, others} = first(state.members, change, @attempts)
 
     if done?(result) do
-      follow(pool, others, change, result)
-      {:reply, result, noted(state, change, result)}
+      args = args_of_others(change, result)
+      made_by(pool, others, change, args)
+      {:reply, result, noted(state, pool, change, args, result)}
     else
       # It may have made the change although it has not said so.
       if uncertain?(result), do: Server.succeed(pool.server, worker.owner)
@@ -186,18 +243,18 @@ defmodule DSPex.PythonBridge.Pool.Journal do
   end
 
   # A worker that cannot make the change does not have the state of the others: it is replaced.
-  defp follow(pool, others, change, result) do
-    args = args_of_others(change, result)
+  defp made_by(pool, members, change, args) do
+    results =
+      members
+      |> Enum.map(fn {_, connection} ->
+        Task.async(fn -> {connection, persist(connection, change, args)} end)
+      end)
+      |> Task.await_many(:infinity)
 
-    others
-    |> Enum.map(fn {_, connection} ->
-      Task.async(fn -> {connection, persist(connection, change, args)} end)
-    end)
-    |> Task.await_many(:infinity)
-    |> Enum.each(fn
-      {connection, {:error, error}} -> Server.replace(pool.server, connection.owner, error)
-      _made_or_ended -> :ok
-    end)
+    for {connection, {:error, error}} <- results,
+        do: Server.replace(pool.server, connection.owner, error)
+
+    results
   end
 
   defp persist(connection, change, args) do
@@ -233,18 +290,24 @@ defmodule DSPex.PythonBridge.Pool.Journal do
 
   # Journal
 
-  defp noted(state, %{kind: kind}, _result) when kind in [:end_session, :end_all] do
-    %{state | entries: Changes.without_sessions(state.entries)}
-  end
-
   # What is kept has not changed.
-  defp noted(state, _change, result)
+  defp noted(state, _pool, _change, _args, result)
        when :erlang.map_get("status", elem(result, 1)) == "exists",
        do: state
 
-  defp noted(%{members: members} = state, change, result) do
-    args = args_of_others(change, result)
-    args = merged(Changes.merged_key(change.command, args), members, args)
+  defp noted(state, pool, change, args, _result) do
+    args = merged(Changes.merged_key(change.command, args), state.members, args)
+    change = %{change | args: args}
+    history = Cluster.next(state.history, change)
+    pass_on(pool, history, change)
+    state |> entered(change, args) |> told(history)
+  end
+
+  defp entered(state, %{kind: kind}, _args) when kind in [:end_session, :end_all] do
+    %{state | entries: Changes.without_sessions(state.entries)}
+  end
+
+  defp entered(state, change, args) do
     {entries, next} = Changes.add(state.entries, change.kind, change.command, args, state.next)
     %{state | entries: entries, next: next}
   end
@@ -258,6 +321,74 @@ defmodule DSPex.PythonBridge.Pool.Journal do
       {:ok, %{"data" => %{^key => value}}} -> %{key: key, value: value}
       _ -> args
     end
+  end
+
+  # Cluster
+
+  defp told(state, history) do
+    if state.cluster, do: Cluster.tell_history(state.cluster, history)
+    %{state | history: history}
+  end
+
+  # One that does not answer, or has missed a change, takes over the entries later.
+  defp pass_on(%{cluster: nil}, _history, _change), do: :ok
+
+  defp pass_on(pool, history, change) do
+    {deadline, change} = Map.pop!(change, :deadline)
+    args = [pool.name, history, change, Connection.remaining(deadline)]
+    Remote.call_all(View.get(pool.name).lines, {__MODULE__, :follow, args}, deadline)
+    :ok
+  end
+
+  defp made_well({_connection, {:ok, result}}), do: result
+  defp made_well({_connection, {:ok, result, _timing}}), do: result
+  defp made_well(_failed_or_ended), do: nil
+
+  # What the caller of a change notes on its own node.
+  defp seen(pool, %{kind: :end_all}, _result), do: Sessions.clear(pool)
+
+  defp seen(pool, %{command: "configure_lm"}, result),
+    do: Providers.configured(pool, nil, {:ok, result})
+
+  defp seen(_pool, _change, _result), do: :ok
+
+  defp adopted(state, from, theirs) do
+    own = state.entries |> Enum.reverse() |> Enum.map(&content/1)
+    {common, new} = Enum.split(theirs, length(own))
+
+    if Enum.map(common, &content/1) == own do
+      for entry <- new, do: make(state, entry)
+      Enum.reduce(new, state, &add/2)
+    else
+      dropped = own -- Enum.map(theirs, &content/1)
+      if dropped != [], do: log_dropped(state.pool, from, dropped)
+      for {owner, _} <- state.members, do: Server.succeed(Pool.get(state.pool).server, owner)
+      Enum.reduce(theirs, %{state | entries: []}, &add/2)
+    end
+  end
+
+  # With a number of its own, so that a worker that is just getting all entries gets this one, too.
+  defp add({_, key, kind, command, args}, state) do
+    entry = {state.next, key, kind, command, args}
+    %{state | entries: [entry | state.entries], next: state.next + 1}
+  end
+
+  defp content({_number, key, kind, command, args}), do: {key, kind, command, args}
+
+  defp make(state, {_, _, kind, command, args}) do
+    change = %{kind: kind, command: command, envelope: [], deadline: deadline()}
+    made_by(Pool.get(state.pool), state.members, change, args)
+  end
+
+  defp deadline, do: OpenCall.deadline(@replay_timeout)
+
+  defp log_dropped(pool, from, dropped) do
+    commands = Enum.map_join(dropped, ", ", fn {_, _, command, _} -> command end)
+
+    Logger.warning(
+      "#{inspect(pool)}: this node takes over what is set up without a session from #{from}; what was " <>
+        "set up only here while the nodes were apart is dropped: #{commands}"
+    )
   end
 
   @doc false

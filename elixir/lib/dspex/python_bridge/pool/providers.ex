@@ -31,6 +31,14 @@ defmodule DSPex.PythonBridge.Pool.Providers do
     ArgumentError -> :ok
   end
 
+  @doc "Returns the providers of all sessions, as `share/2` takes them."
+  @spec shared(Pool.t()) :: list()
+  def shared(pool), do: :ets.match_object(pool.providers, {{nil, :_}, :_})
+
+  @doc "Notes the providers of all sessions on another node."
+  @spec share(Pool.t(), list()) :: true
+  def share(pool, providers), do: :ets.insert(pool.providers, providers)
+
   @doc "Forgets a session that has ended."
   @spec forget(Pool.t(), String.t()) :: true
   def forget(pool, session_id), do: :ets.match_delete(pool.providers, {{session_id, :_}, :_})

@@ -54,11 +54,11 @@ defmodule DSPex.PythonBridge.Pool.Report do
     }
   end
 
-  @doc "Describes a session; see `DSPex.PythonBridge.SessionPoolV2.get_session_info/2`."
-  @spec session(String.t(), Request.options()) :: {:ok, map()} | {:error, Error.t()}
-  def session(session_id, options) do
-    {name, _, options} = Request.own(options)
-    {pool, id} = {Pool.fetch!(name), Request.text(session_id)}
+  @doc "Describes the session of a request; see `DSPex.PythonBridge.SessionPoolV2.get_session_info/2`."
+  @spec session(Request.t()) :: {:ok, map()} | {:error, Error.t()}
+  def session(%{pool: pool, args: %{session_id: id}} = request) do
+    id = Request.text(id)
+    options = [timeout: Connection.remaining(request.deadline)]
 
     # Any worker knows the sessions of the store.
     case Sessions.find(pool, id) || Choice.choose(pool) do
@@ -67,13 +67,11 @@ defmodule DSPex.PythonBridge.Pool.Report do
       {:error, error} -> {:error, error}
       :none -> {:error, Error.new(:overloaded, "no worker takes calls", %{"retry_after" => 0.1})}
     end
-  rescue
-    error in Error -> {:error, error}
   end
 
   defp session(connection, id, options) do
     with {:ok, info} <- Call.run(connection, "get_session", %{session_id: id}, options) do
-      {:ok, Map.put(info, "slot", Request.slot(connection))}
+      {:ok, Map.merge(info, %{"slot" => Request.slot(connection), "node" => node()})}
     end
   end
 

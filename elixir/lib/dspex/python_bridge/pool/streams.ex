@@ -38,19 +38,12 @@ defmodule DSPex.PythonBridge.Pool.Streams do
     |> EventStream.new(command, args, options, fn deadline, open ->
       on_worker(%{request | deadline: deadline}, open)
     end)
-    |> Stream.each(&share(&1, request))
   end
 
   defp in_envelope(request, key) do
     {_, value} = List.keyfind(request.envelope, key, 0, {key, nil})
     value
   end
-
-  defp share({:result, result}, request) do
-    with {:error, error} <- Execution.share({:ok, result}, request), do: raise(error)
-  end
-
-  defp share(_event, _request), do: :ok
 
   defp on_worker(request, open) do
     Request.on_worker(request, fn connection, _request -> open.(connection) end)
