@@ -31,6 +31,7 @@ LAYERS = (
     ("adapters.offline",),
     ("worker", "adapters", "host"),
     ("pool",),
+    ("ray",),
     ("template", "aio", "signatures", "embed", "bench", "demo", "experiment"),
     ("testing",),
     ("__init__",),
@@ -70,6 +71,7 @@ LIBRARIES = {
         *("adapters.dspy.values.inputs", "adapters.dspy.native_types", "adapters.dspy.schemas.texts"),
         "host.arguments",
     ),
+    "ray": ("ray",),
     "rich": ("bench.terminal", "experiment.display"),
     "sqlite3": ("worker.stores",),
     "typing_extensions": (

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bridge.host.client import Client
     from bridge.options import Options
     from bridge.pool.pool import Pool
+    from bridge.ray.pool import RayPool
     from bridge.records import Quota, Records
     from bridge.telemetry.activity import activity, listen
     from bridge.wire._etf import Atom, Opaque
@@ -41,6 +42,7 @@ _EXPORTS = {
     "Options": "bridge.options",
     "Pool": "bridge.pool.pool",
     "Quota": "bridge.records",
+    "RayPool": "bridge.ray.pool",
     "Records": "bridge.records",
     "Tensor": "bridge.wire.tensors",
     "Unchecked": "bridge.adapter",
@@ -64,6 +66,7 @@ __all__ = [
     "Options",
     "Pool",
     "Quota",
+    "RayPool",
     "Records",
     "Tensor",
     "Unchecked",

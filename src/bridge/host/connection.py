@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from bridge import errors
 from bridge._framing import Frame, Outbox, buffers_of, envelope_beginning, envelope_of, is_multipart
@@ -25,10 +25,11 @@ from bridge.security.redaction import redact_in, shorten
 from bridge.wire._frames import codec_for, format_of, unknown_format
 from bridge.wire._limits import limited
 from bridge.wire.codec import FORMATS, Format, by_name
-from bridge.wire.messages import Incoming
+from bridge.wire.messages import Incoming, ReceivedReply
 from bridge.wire.tensors import substitute
 
 Log = Callable[[dict[str, Any]], None]
+Message = TypeVar("Message", bound=ReceivedReply)
 
 LEAST_PAUSE = 0.01  # seconds between two checks of the deadlines of the open calls
 LONGEST_ERROR = 1000  # characters of a function's error that are sent to the worker
@@ -187,20 +188,7 @@ class Connection:
 
     def decode(self, frame: Frame) -> Incoming:
         """Return the message in a frame. Raises InvalidFrame."""
-        try:
-            has_buffers = is_multipart(frame)
-            envelope = envelope_of(frame) if has_buffers else frame
-            format = format_of(envelope)
-            if format is None:
-                raise errors.InvalidFrame(unknown_format(envelope))
-            incoming: Incoming = format.decode(limited(envelope, self._max_frame, self._max_values), Incoming)
-            if has_buffers:
-                _substitute(incoming, buffers_of(frame))
-            return incoming
-        except Exception as error:
-            if isinstance(error, errors.FrameTooLarge | errors.Overloaded | errors.InvalidFrame):
-                raise
-            raise errors.InvalidFrame(f"{type(error).__name__}: {errors.text_of(error)}") from error
+        return decoded(frame, Incoming, self._max_frame, self._max_values)
 
     def expire_calls(self) -> float:
         """End the calls whose time is over and that no caller waits for.
@@ -290,7 +278,25 @@ class Connection:
         self.lost()
 
 
-def _substitute(incoming: Incoming, buffers: tuple[Frame, ...]) -> None:
+def decoded(frame: Frame, kind: type[Message], max_frame: int, max_values: int) -> Message:
+    """Return the message of a kind in a frame, with arrays in place of its buffers. Raises InvalidFrame."""
+    try:
+        has_buffers = is_multipart(frame)
+        envelope = envelope_of(frame) if has_buffers else frame
+        format = format_of(envelope)
+        if format is None:
+            raise errors.InvalidFrame(unknown_format(envelope))
+        incoming: Message = format.decode(limited(envelope, max_frame, max_values), kind)
+        if has_buffers:
+            _substitute(incoming, buffers_of(frame))
+        return incoming
+    except Exception as error:
+        if isinstance(error, errors.FrameTooLarge | errors.Overloaded | errors.InvalidFrame):
+            raise
+        raise errors.InvalidFrame(f"{type(error).__name__}: {errors.text_of(error)}") from error
+
+
+def _substitute(incoming: Any, buffers: tuple[Frame, ...]) -> None:
     if incoming.success is not None:
         incoming.result = substitute(incoming.result, buffers)
     elif incoming.event is not None:

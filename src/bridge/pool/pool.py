@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from queue import Empty
 from time import monotonic
 from types import TracebackType
@@ -60,6 +60,8 @@ class Pool:
     `Client.start`, for each worker. Raises its errors.
     """
 
+    _recovery: type[Recovery] = Recovery
+
     def __init__(
         self,
         workers: Workers | None = None,
@@ -95,22 +97,46 @@ class Pool:
         idle = seconds_of((3600.0 if isolates else 30.0) if idle is None else idle, "idle")
         life = Life(idle, max_requests, seconds_of(max_age, "max_age"), max_rss)
         known = [Tool(function) for function in tools]
-        self.name = name
-        self._host_pid = os.getpid()
-        self._functions = Functions()
         process = {"adapter": adapter, "python": python, "flags": flags, "env": env}
         limits = {"max_frame": max_frame, "max_values": max_values}
         connection = {"format": format, **limits, "logs": logs, "timeout": timeout}
-        event = report.events_to(name, on_event)
-        threads = Threads("bridge-pool")
         most_processes = 2 * most + (session_workers if isolates else 0)
-        launcher = launcher_for(process, connection, connect, template, most_processes, event, threads)
-        self._slots = Slots(event)
+        self._prepare(name, on_event)
+        launcher = launcher_for(process, connection, connect, template, most_processes, self._report, self._threads)
+        self._supervisor = Supervisor(
+            self._slots, launcher, self._functions, self._journal, self._threads, self._report
+        )
+        strict = affinity == "strict"
+        self._begin(
+            (least, most),
+            life,
+            lambda: Router(self._slots, self._sessions, self._supervisor, strict, isolates, session_workers),
+            timeout,
+            known,
+        )
+
+    def _prepare(self, name: str, on_event: OnTransition | None) -> None:
+        """Make what knows of no worker yet."""
+        self.name = name
+        self._host_pid = os.getpid()
+        self._report = report.events_to(name, on_event)
+        self._threads = Threads("bridge-pool")
+        self._functions = Functions()
+        self._slots = Slots(self._report)
         self._sessions = Sessions(self._session_ended)
         self._journal = Journal(lambda slot: self._supervisor.recycle(slot, "its state differs from the others'"))
-        self._supervisor = Supervisor(self._slots, launcher, self._functions, self._journal, threads, event)
+
+    def _begin(
+        self,
+        bounds: tuple[int, int],
+        life: Life,
+        router: Callable[[], Router],
+        timeout: float | None,
+        tools: list[Tool],
+    ) -> None:
+        """Start the workers, and what sends them calls. Stops them if that fails."""
         try:
-            self._supervisor.start(least, most)
+            self._supervisor.start(*bounds)
             slot = self._slots.ready[0]
             commands = slot.ask("describe", None, timeout)["commands"]
             mode = slot.ask("ping", None, timeout)["mode"]
@@ -118,18 +144,17 @@ class Pool:
             self._shared = self._journal.use(commands)
             self._ending = frozenset(each for each, spec in commands.items() if spec["lane"].startswith("end_"))
             runs = frozenset(each for each, spec in commands.items() if spec["lane"] == "run")
-            self._providers = Providers(runs, event)
+            self._providers = Providers(runs, self._report)
             self._unusual = self._shared | self._ending | runs | {"create_session"}
             idempotent = frozenset(each for each, spec in commands.items() if spec["idempotent"])
-            recovery = Recovery(self._slots, idempotent, self._supervisor, event)
+            recovery = self._recovery(self._slots, idempotent, self._supervisor, self._report)
             self._count_call = recovery.budget.record_call
-            is_strict = affinity == "strict"
-            self._router = Router(self._slots, self._sessions, self._supervisor, is_strict, isolates, session_workers)
+            self._router = router()
             self._runner = Runner(self._router, recovery, self._providers, self._journal, self._succeeded)
-            self._jobs = Jobs(threads, self._supervisor.clock)
+            self._jobs = Jobs(self._threads, self._supervisor.clock)
             Upkeep(self._slots, self._sessions, self._supervisor, life).start()
-            if known:
-                self._register(known, None)
+            if tools:
+                self._register(tools, None)
         except BaseException:
             self._supervisor.stop(0.0)
             raise

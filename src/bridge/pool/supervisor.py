@@ -8,7 +8,7 @@ from functools import partial
 from time import monotonic
 
 from bridge import errors
-from bridge.host.client import STOP_TIMEOUT
+from bridge.host.client import STOP_TIMEOUT, Client
 from bridge.host.functions import Functions
 from bridge.host.threads import Threads
 from bridge.pool.clock import Clock
@@ -34,6 +34,8 @@ class Supervisor:
     before their first call. early: deaths of workers soon after their start, in a row. closed: why no calls are taken
     anymore.
     """
+
+    slot_type: type[Slot] = Slot
 
     def __init__(
         self,
@@ -62,7 +64,7 @@ class Supervisor:
         """Start `least` workers, and wait until they are ready. Raises the error of one that does not start."""
         self.least, self.most = least, most
         for _ in range(least):
-            self._add(Slot(next(self._numbers), History()))
+            self._add(self.slot_type(next(self._numbers), History()))
         with self._slots.changed:
             while self._slots.count("ready") < least and self.last_failure is None:
                 self._slots.changed.wait()
@@ -78,13 +80,13 @@ class Supervisor:
             count = self._slots.count("ready", "ejected")
             if self.closed or count >= self.most or self.is_failing:
                 return False
-            slot = Slot(next(self._numbers), History())
+            slot = self.slot_type(next(self._numbers), History())
         self._add(slot)
         return True
 
     def add_isolated(self, session_id: str) -> Slot:
         """Start a worker for one session."""
-        slot = Slot(next(self._numbers), History(), session_id=session_id)
+        slot = self.slot_type(next(self._numbers), History(), session_id=session_id)
         self._add(slot)
         return slot
 
@@ -108,7 +110,7 @@ class Supervisor:
         with self._slots.changed:
             if slot.state != "ready" or any(each.replaces is slot for each in self._slots.all):
                 return
-            successor = Slot(next(self._numbers), History())
+            successor = self.slot_type(next(self._numbers), History())
             successor.replaces = slot
         self._report({"event": "recycle", "slot": slot.number, "pid": slot.pid, "reason": reason})
         self._add(successor)
@@ -190,7 +192,7 @@ class Supervisor:
         if slot.state == "ejected":
             self._slots.move(slot, "starting")
         try:
-            client = with_functions(self._launcher.launch, self._functions)
+            client = with_functions(partial(self._launch, slot), self._functions)
             slot.attach(client)
             self._journal.join(slot)
         except errors.BridgeError as error:
@@ -208,6 +210,10 @@ class Supervisor:
             elif slot.replaces is not None:
                 self.drain(slot.replaces, "another worker has taken its place")
                 slot.replaces = None
+
+    def _launch(self, slot: Slot) -> Client:
+        """Return the client of a new worker for a slot."""
+        return self._launcher.launch()
 
     def _failed(self, slot: Slot, error: errors.BridgeError) -> None:
         slot.error = self.last_failure = error
@@ -232,10 +238,10 @@ class Supervisor:
         if history.faults >= MOST_FAULTS and self._may_eject():
             delay = min(LONGEST_EJECTION, EJECTED_FOR * 2.0**history.ejections)
             history.ejections += 1
-            successor = Slot(slot.number, history, "ejected")
+            successor = self.slot_type(slot.number, history, "ejected")
         else:
             delay = min(LONGEST_PAUSE, SHORTEST_PAUSE * 2.0 ** (self.early - 1)) if self.early else 0.0
-            successor = Slot(slot.number, history)
+            successor = self.slot_type(slot.number, history)
         successor.replaces = slot.replaces
         self._add(successor, delay)
 

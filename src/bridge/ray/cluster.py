@@ -1,0 +1,82 @@
+"""The Ray cluster: connect to one that runs, or start one on this machine, and see which nodes it has."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Any, NamedTuple
+
+import ray
+from ray.exceptions import RayError
+
+from bridge import errors
+
+# Ray reads this in every process that it starts from here on.
+USAGE_STATISTICS = {"RAY_USAGE_STATS_ENABLED": "0"}
+
+_lock = threading.Lock()
+_users = 0  # pools that use the connection which one of them has opened
+
+
+class Node(NamedTuple):
+    """Represents a node that can have workers. id: Ray's, in hexadecimal digits. name: of its host, for people."""
+
+    id: str
+    name: str
+
+
+def connect(address: str | None) -> bool:
+    """Connect this process to a Ray cluster, unless it is, and return whether `disconnect` has to be called.
+
+    address: "HOST:PORT" of the head, "auto" for the cluster that runs on this machine, "local" to start one on it;
+    None: RAY_ADDRESS, else "auto", else "local". Raises WorkerCrashed (category initialization) if there is none,
+    ValueError for an address of Ray Client, and for another address than the one that this process is connected to.
+    """
+    global _users
+    if address is not None and "://" in address:
+        raise ValueError(f"address: {address!r} is one of Ray Client, with which a pool cannot run; use HOST:PORT")
+    with _lock:
+        if ray.is_initialized():
+            current = ray.get_runtime_context().gcs_address
+            if address not in (None, "auto", "local", current):
+                raise ValueError(f"address: this process is connected to the Ray cluster at {current} already")
+            _users += _users > 0
+            return _users > 0
+        _open(address)
+        _users = 1
+        return True
+
+
+def disconnect() -> None:
+    """End the connection that `connect` has opened, and the cluster if that was started, after its last user."""
+    global _users
+    with _lock:
+        _users -= 1
+        if _users == 0:
+            ray.shutdown()
+
+
+def nodes() -> list[Node]:
+    """Return the nodes that are alive and offer a CPU: heads are often started without one, to have no work."""
+    return [
+        Node(each["NodeID"], each.get("NodeManagerHostname") or each["NodeManagerAddress"])
+        for each in ray.nodes()
+        if each["Alive"] and each["Resources"].get("CPU", 0) > 0
+    ]
+
+
+def _open(address: str | None) -> None:
+    os.environ.update(USAGE_STATISTICS)
+    options: dict[str, Any] = {"logging_level": "ERROR", "include_dashboard": False}
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM) if in_main_thread else None
+    try:
+        ray.init(address=address, log_to_driver=False, **options)
+    except (ConnectionError, RayError, RuntimeError) as error:
+        failure = errors.WorkerCrashed(f"cannot connect to the Ray cluster {address or ''}: {errors.text_of(error)}")
+        failure.category = "initialization"
+        raise failure from error
+    finally:
+        if handler not in (None, signal.SIG_DFL):  # Ray has put its own in the place of the application's
+            signal.signal(signal.SIGTERM, handler)

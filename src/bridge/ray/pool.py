@@ -1,0 +1,105 @@
+"""RayPool: the pools of all nodes of a Ray cluster, which look like one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from bridge.host.client import STOP_TIMEOUT, Client
+from bridge.host.connection import Settings
+from bridge.host.timeouts import seconds_of
+from bridge.host.tools import Callables, Tool
+from bridge.options import DEFAULT_MAX_FRAME, DEFAULT_MAX_VALUES
+from bridge.pool.launcher import Starter
+from bridge.pool.pool import Pool, Workers
+from bridge.pool.slots import OnTransition
+from bridge.pool.upkeep import Life
+from bridge.ray import cluster
+from bridge.ray.nodes import Nodes
+from bridge.ray.routing import NodeRecovery, NodeRouter
+
+NO_LAUNCHER = Starter(Client.start)  # each slot has a node of its own, see `Nodes`
+
+
+class RayPool(Pool):
+    """The pools of all nodes of a Ray cluster, called like one `Pool`."""
+
+    _recovery = NodeRecovery
+
+    def __init__(
+        self,
+        workers: Workers | None = None,
+        *,
+        address: str | None = None,
+        connect: str | None = None,
+        template: bool = True,
+        affinity: Literal["strict", "hint"] = "strict",
+        isolate: Literal["session"] | None = None,
+        session_workers: int = 256,
+        idle: float | None = None,
+        max_requests: int | None = None,
+        max_age: float | None = None,
+        max_rss: int | None = None,
+        name: str = "pool",
+        on_event: OnTransition | None = None,
+        adapter: str = "dspy",
+        python: str = sys.executable,
+        flags: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        format: str = "msgpack",
+        max_frame: int = DEFAULT_MAX_FRAME,
+        max_values: int = DEFAULT_MAX_VALUES,
+        tools: Callables = (),
+        logs: Literal["stderr", "logging"] = "stderr",
+        timeout: float | None = 10.0,
+    ) -> None:
+        known = [Tool(function) for function in tools]
+        settings = Settings.checked(format, max_frame, max_values, logs)
+        options: dict[str, Any] = {
+            "workers": workers,
+            "connect": connect,
+            "template": template,
+            "affinity": affinity,
+            "isolate": isolate,
+            "session_workers": session_workers,
+            "idle": idle,
+            "max_requests": max_requests,
+            "max_age": max_age,
+            "max_rss": max_rss,
+            "name": name,
+            "adapter": adapter,
+            "flags": list(flags),
+            "env": None if env is None else dict(env),
+            "format": format,
+            "max_frame": max_frame,
+            "max_values": max_values,
+            "logs": logs,
+            "timeout": seconds_of(timeout),
+        }
+        if python != sys.executable:  # otherwise each node's own
+            options["python"] = python
+        self._disconnects = cluster.connect(address)
+        try:
+            self._prepare(name, on_event)
+            parts = (self._slots, NO_LAUNCHER, self._functions, self._journal, self._threads, self._report)
+            self._supervisor = Nodes(*parts, settings=settings, options=options, timeout=timeout)
+            self._begin(
+                (0, 0),
+                Life(None),
+                lambda: NodeRouter(self._slots, self._sessions, self._supervisor, affinity == "strict"),
+                timeout,
+                known,
+            )
+        except BaseException:
+            self._leave()
+            raise
+
+    def stop(self, timeout: float | None = STOP_TIMEOUT) -> None:
+        super().stop(timeout)
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._disconnects:
+            self._disconnects = False
+            cluster.disconnect()

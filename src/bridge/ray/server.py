@@ -1,0 +1,268 @@
+"""What a node does with the frames of the host: it makes their calls in its pool, and replies."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from bridge import errors
+from bridge._framing import Outbox, Reader, Writer
+from bridge.errors import BridgeError
+from bridge.host.connection import decoded
+from bridge.host.threads import Threads
+from bridge.pool.calls import PoolCall
+from bridge.pool.pool import Pool
+from bridge.ray.functions import HostCalls, HostFunctions
+from bridge.ray.order import Order
+from bridge.version import __version__
+from bridge.wire._frames import codec_for
+from bridge.wire.codec import by_name
+from bridge.wire.messages import Event, ReceivedReply, Reply, TimedReply, failure, shortened
+
+GRACE_SECONDS = 2.0  # for the open calls when the host has closed its side of the connection
+
+_log = logging.getLogger("bridge.ray")
+
+
+class Received(ReceivedReply, gc=False):
+    """Represents a message of the host: a request (it has `command`), a reply (`success`), or an event (`event`)."""
+
+    command: str | None = None
+    args: Any = None
+    session_id: str | None = None
+    timeout_ms: float | None = None
+    stream: bool = False
+    timing: bool = False
+    traceparent: str | None = None
+    event: str | None = None
+    data: Any = None
+
+
+class NodePool(Pool):
+    """The pool of a node. ask: of the functions of the host, see `HostFunctions`."""
+
+    def __init__(self, ask: Callable[..., Any], **options: Any) -> None:
+        self._ask = ask
+        super().__init__(**options)
+
+    def _prepare(self, *args: Any) -> None:
+        super()._prepare(*args)
+        self._functions = HostFunctions(self._ask)
+
+    def capacity(self) -> int:
+        """Return how many calls all workers together accept at a time."""
+        return self._supervisor.most * max((slot.capacity for slot in self._slots.ready), default=1)
+
+    def is_shared(self, command: str, session_id: Any) -> bool:
+        """Return whether a call has to be made in all workers."""
+        return command in self._shared and session_id in (None, self._default_session)
+
+
+class Served:
+    """A call of the host, from its request to its reply."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._future: PoolCall | None = None
+        self._is_cancelled = False
+        self.may_emit = threading.Event()
+        self.may_emit.set()
+
+    def begin(self, future: PoolCall) -> None:
+        """Note the future of the call."""
+        with self._lock:
+            self._future = future
+            is_cancelled = self._is_cancelled
+        if is_cancelled:
+            future.cancel()
+
+    def cancel(self) -> None:
+        """Cancel the call, now or when it begins."""
+        with self._lock:
+            self._is_cancelled = True
+            future = self._future
+        self.may_emit.set()
+        if future is not None:
+            future.cancel()
+
+
+class Server:
+    """Answers the frames that arrive at a socket, with a pool that it starts.
+
+    options: of the pool. Raises the errors of `Pool`.
+    """
+
+    def __init__(self, connected: socket.socket, options: dict[str, Any]) -> None:
+        self._socket = connected
+        self._max_frame, self._max_values = options["max_frame"], options["max_values"]
+        format = by_name(options["format"])
+        assert format is not None
+        self._codec = codec_for(format)
+        self._writer = Writer(connected.fileno())
+        self._threads = Threads("bridge-ray-node")
+        self._order = Order(self._threads.run)
+        self._calls: dict[Any, Served] = {}
+        self._ended = threading.Condition()
+        self._host = HostCalls(self._send_value)
+        self.pool = NodePool(self._host.ask, **options)
+
+    def start(self) -> None:
+        """Answer frames on a thread from now on."""
+        threading.Thread(target=self._serve, name="bridge-ray-frames", daemon=True).start()
+
+    def stop(self, timeout: float | None) -> None:
+        """Stop the pool, and close the connection."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._host.close()
+        self.pool.stop(timeout)
+
+    def _serve(self) -> None:
+        reader = Reader(self._socket.fileno(), self._max_frame)
+        try:
+            while (frame := reader.read()) is not None:
+                self._receive(decoded(frame, Received, self._max_frame, self._max_values))
+        except Exception:
+            _log.exception("a frame of the host cannot be read")
+        until = monotonic() + GRACE_SECONDS
+        with self._ended:
+            self._ended.wait_for(lambda: not self._calls, max(0.0, until - monotonic()))
+        for served in list(self._calls.values()):
+            served.cancel()
+        self.stop(GRACE_SECONDS)
+
+    def _receive(self, message: Received) -> None:
+        """Take a message. Nothing here waits."""
+        own = OWN.get(message.command or "")
+        if message.command is None:
+            self._host.receive(message)
+        elif own is not None:
+            own(self, message)
+        else:
+            self._add(message)
+
+    def _add(self, message: Received) -> None:
+        assert message.command is not None
+        self._calls[message.id] = served = Served()
+        session_id = message.session_id
+        if session_id is None and isinstance(message.args, dict):
+            named = message.args.get("session_id")
+            session_id = named if isinstance(named, str) else None
+        begin = partial(self._begin, message, served, monotonic())
+        if self.pool.is_shared(message.command, session_id):
+            self._order.add_shared(begin)
+        else:
+            self._order.add(session_id, begin)
+
+    def _begin(self, message: Received, served: Served, received: float) -> None:
+        assert message.command is not None
+        timeout = None if message.timeout_ms is None else message.timeout_ms / 1000 - (monotonic() - received)
+        try:
+            future = self.pool.submit(
+                message.command,
+                message.args,
+                timeout=timeout if timeout is None else max(0.0, timeout),
+                session_id=message.session_id,
+                on_event=partial(self._emit, message.id, served) if message.stream else None,
+                timing=message.timing,
+                traceparent=message.traceparent,
+            )
+        except BaseException as error:
+            self._fail(message.id, error)
+            return
+        served.begin(future)
+        future.add_done_callback(partial(self._reply, message))
+
+    def _emit(self, call_id: Any, served: Served, event: str, data: Any) -> None:
+        served.may_emit.wait()
+        self._send(self._codec.encoded(Event(call_id, event, data), data, "data", "data", self._max_frame, True))
+
+    def _reply(self, message: Received, future: PoolCall) -> None:
+        try:
+            result = future.result()
+            reply: Reply = Reply(message.id, True, result, _now())
+            if message.timing:
+                reply = TimedReply(message.id, True, result, _now(), dict(future.timing))
+            outbox = self._codec.encoded(reply, result, "result", "result", self._max_frame, True)
+            if outbox is None:
+                raise errors.ReplyTooLarge(f"the result takes more than the {self._max_frame} bytes of a frame")
+        except BaseException as error:
+            self._fail(message.id, error)
+        else:
+            self._end(message.id, outbox)
+
+    def _fail(self, call_id: Any, error: BaseException) -> None:
+        if not isinstance(error, BridgeError):
+            _log.error("a call has failed", exc_info=error)
+            error = errors.Internal(f"{type(error).__name__}: {errors.text_of(error)}")
+        failed = failure(call_id, error, _now())
+        outbox = self._codec.encoded(failed, failed, "details", "details", self._max_frame, False)
+        if outbox is None:
+            failed = shortened(failed, self._max_frame)
+            outbox = self._codec.encoded(failed, failed, "details", "details", self._max_frame, False)
+        self._end(call_id, outbox)
+
+    def _end(self, call_id: Any, outbox: Outbox | None) -> None:
+        self._send(outbox)
+        with self._ended:
+            self._calls.pop(call_id, None)
+            self._ended.notify_all()
+
+    def _send(self, outbox: Outbox | None) -> None:
+        if outbox is not None:
+            with contextlib.suppress(OSError):  # the connection has ended, which `_serve` notices
+                self._writer.flush(outbox)
+
+    def _send_value(self, message: dict[str, Any], name: str) -> None:
+        self._send(self._codec.encoded(message, message[name], name, name, self._max_frame, True))
+
+    def _answer(self, message: Received, result: Any) -> None:
+        self._send(
+            self._codec.encoded(
+                Reply(message.id, True, result, _now()), result, "result", "result", self._max_frame, False
+            )
+        )
+
+    def _hello(self, message: Received) -> None:
+        self._answer(
+            message,
+            {
+                "version": __version__,
+                "accepted": ["buffers", "tools"],
+                "pid": os.getpid(),
+                "max_frame": self._max_frame,
+                "capacity": self.pool.capacity(),
+            },
+        )
+
+    def _cancel(self, message: Received) -> None:
+        if (served := self._calls.get(message.args.get("id"))) is not None:
+            served.cancel()
+
+    def _pause(self, message: Received) -> None:
+        if (served := self._calls.get(message.args.get("id"))) is not None:
+            served.may_emit.clear()
+
+    def _resume(self, message: Received) -> None:
+        if (served := self._calls.get(message.args.get("id"))) is not None:
+            served.may_emit.set()
+
+
+OWN: dict[str, Callable[[Server, Received], None]] = {
+    "hello": Server._hello,
+    "cancel": Server._cancel,
+    "pause": Server._pause,
+    "resume": Server._resume,
+}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

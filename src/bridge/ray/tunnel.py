@@ -1,0 +1,109 @@
+"""The connection between the host and a node's actor: the bytes of frames, in both directions, in calls of Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayError
+
+from bridge import errors
+from bridge.host.connect import WorkerSocket, not_connected
+
+CHUNK = 90 * 1024  # bytes in a call: Ray sends less than 100 KB with the call, and puts more in its object store
+MOST_OPEN = 4  # calls with bytes that have not arrived
+
+Actor = Any  # a handle
+
+
+class NodeSocket(WorkerSocket):
+    """A node's actor at the other end of a tunnel. kill: ends the actor. name: of the node."""
+
+    input_closed = output_closed = "the node closed the connection"
+    killed = "the node's actor was ended"
+
+    def __init__(self, name: str, connected: socket.socket, kill: Callable[[], object]) -> None:
+        self._kill = kill
+        self.reason: str | None = None
+        super().__init__(name, connected)
+
+    def kill(self) -> None:
+        """Close the connection at once, and end the actor with its workers."""
+        super().kill()
+        with contextlib.suppress(Exception):  # the cluster may be gone
+            self._kill()
+
+    def describe_end(self) -> str:
+        """Return why the connection has ended, with the name of the node."""
+        return f"node {self._address}: {self.reason or self.output_closed}"
+
+    def fail_start(self, error: errors.BridgeError | OSError) -> None:
+        """Raise WorkerCrashed (category initialization) unless `error` is the node's own, such as Overloaded."""
+        if isinstance(error, errors.DeadlineExceeded | errors.WorkerCrashed | errors.InvalidFrame | OSError):
+            raise not_connected(f"node {self._address}", errors.text_of(error)) from error
+
+
+class Tunnel:
+    """Passes on what one end of a socket gets to an actor, and the other way, on two threads.
+
+    A failure of Ray ends it, and so the connection of `worker`, whose `reason` it sets.
+    """
+
+    def __init__(self, actor: Actor, end: socket.socket, worker: NodeSocket) -> None:
+        self._actor = actor
+        self._end = end
+        self._worker = worker
+        self._running = 2
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Start the threads."""
+        for job in (self._send, self._receive):
+            threading.Thread(target=self._run, args=(job,), name="bridge-ray-tunnel", daemon=True).start()
+
+    def _send(self) -> None:
+        opened: deque[Any] = deque()
+        while data := self._end.recv(CHUNK):
+            opened.append(self._actor.deliver.remote(data))
+            while len(opened) >= MOST_OPEN:
+                ray.get(opened.popleft())
+        self._actor.finish.remote()
+
+    def _receive(self) -> None:
+        while data := ray.get(self._actor.collect.remote()):
+            self._end.sendall(data)
+        self._shut_down()
+
+    def _run(self, job: Callable[[], object]) -> None:
+        try:
+            job()
+        except BaseException as error:
+            if self._worker.reason is None and not isinstance(error, OSError):
+                self._worker.reason = reason_of(error)
+            self._shut_down()
+        with self._lock:
+            self._running -= 1
+            if not self._running:
+                self._end.close()
+
+    def _shut_down(self) -> None:
+        with contextlib.suppress(OSError):
+            self._end.shutdown(socket.SHUT_RDWR)  # and not only close: a fork of this process may hold the descriptor
+
+
+def reason_of(error: BaseException) -> str:
+    """Return in a few words how Ray has failed, without Ray's description of the call."""
+    if isinstance(error, ActorUnavailableError):
+        return "its actor cannot be reached"
+    if isinstance(error, ActorDiedError):
+        return "its actor has ended"
+    if isinstance(error, GetTimeoutError):
+        return "its actor does not answer"
+    if isinstance(error, RayError):
+        return f"Ray failed: {type(error).__name__}"
+    return f"{type(error).__name__}: {errors.text_of(error)}"
