@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ class Document(msgspec.Struct, forbid_unknown_fields=True):
     """
 
     program: dict[str, Any]
-    metric: str | dict[str, Any]
+    metric: str | dict[str, Any] | None = None
     models: list[dict[str, Any]] = []
     devset: list[Any] | str | None = None
     trainset: list[Any] | str | None = None
@@ -32,25 +33,40 @@ class Document(msgspec.Struct, forbid_unknown_fields=True):
     flags: list[str] = []
 
 
-def read(path: Path) -> Document:
-    """Return the experiment in a file, with the contents of the files that it names. Raises DocumentError."""
+def read(path: Path, examples: Collection[str] = ("devset", "trainset", "valset")) -> Document:
+    """Return the experiment in a file, with the program and the examples that it names. Raises DocumentError.
+
+    examples: which of them are read if they are in files.
+    """
     try:
         document = msgspec.json.decode(_bytes(path), type=Document)
     except msgspec.ValidationError as error:
         raise DocumentError(f"{path}: {error}") from None
     except (msgspec.DecodeError, RecursionError):
         raise DocumentError(f"{path}: {_problem(_bytes(path))}") from None
-    for name in ("devset", "trainset", "valset"):
+    for name in examples:
         given = getattr(document, name)
         if isinstance(given, str):
-            setattr(document, name, _rows(path.parent / given))
+            setattr(document, name, read_list(path.parent / given))
     exported = document.program.get("path")
     if isinstance(exported, str) and len(document.program) == 1:
         document.program = {"document": _json(path.parent / exported)}
     return document
 
 
-def _rows(path: Path) -> list[Any]:
+def read_program(path: Path) -> Document:
+    """Return the experiment in a file, without its examples, or one of only the program whose document the file is.
+
+    Raises DocumentError.
+    """
+    value = _json(path)
+    if isinstance(value, dict) and ("metadata" in value or "program" not in value):
+        return Document({"document": value})
+    return read(path, examples=())
+
+
+def read_list(path: Path) -> list[Any]:
+    """Return the rows of a file: of JSON Lines, or a JSON list if its name ends with .json. Raises DocumentError."""
     if path.suffix == ".json":
         rows = _json(path)
         if not isinstance(rows, list):
@@ -70,7 +86,7 @@ def _json(path: Path) -> Any:
     data = _bytes(path)
     try:
         return json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DocumentError(f"{path}: {_problem(data)}") from None
 
 
