@@ -1,4 +1,4 @@
-"""The command line of `python -m bridge`: worker, serve, health, demo, evaluate, optimize, bench."""
+"""The command line of `python -m bridge`: worker, serve, health, demo, evaluate, optimize, map, bench."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         ("demo", _add_demo, "ask a worker a few questions and show its answers"),
         ("evaluate", partial(_add_experiment, "evaluate"), "score a program on examples"),
         ("optimize", partial(_add_experiment, "optimize"), "improve a program by examples"),
+        ("map", _add_map, "run a program on each row of a data set"),
         ("bench", _add_bench, "compare serialization formats over a real pipe"),
     ):
         command = commands.add_parser(name, help=help, formatter_class=_formatter)
@@ -181,6 +182,13 @@ def _add_experiment(command: str, parser: argparse.ArgumentParser) -> None:
 
     parser.set_defaults(run=lambda arguments, parent: main(arguments))
     add_arguments(parser, command)
+
+
+def _add_map(parser: argparse.ArgumentParser) -> None:
+    from bridge.experiment.map import add_arguments, main
+
+    parser.set_defaults(run=lambda arguments, parent: main(arguments))
+    add_arguments(parser)
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:

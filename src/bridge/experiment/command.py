@@ -13,10 +13,10 @@ from bridge.errors import BridgeError
 from bridge.experiment import tables
 from bridge.experiment.display import progress
 from bridge.experiment.document import Document, DocumentError, read
+from bridge.experiment.workers import PROGRAM, prepare
 from bridge.host.client import Client
 
 FAILED, UNUSABLE, TOO_LOW, INTERRUPTED = 1, 2, 3, 130  # exit statuses
-PROGRAM = "program"
 
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -81,22 +81,19 @@ def _args(command: str, document: Document, path: Path) -> dict[str, Any]:
         given = {"devset": document.devset if document.devset is not None else document.valset}
     else:
         given = {"optimizer": document.optimizer, "trainset": document.trainset}
+    given["metric"] = document.metric
     for name, value in given.items():
         if value is None:
             raise DocumentError(f"{path}: {command} needs {name}")
     if command == "optimize":
         given |= {"valset": document.valset or [], "options": document.options}
-    return {"program_id": PROGRAM, "metric": document.metric, **given}
+    return {"program_id": PROGRAM, **given}
 
 
 def _run(command: str, args: dict[str, Any], document: Document, timeout: float | None) -> dict[str, Any]:
     """Run the command on a worker of its own, and return its result."""
     with Client.start(flags=document.flags) as client:
-        for model in document.models:
-            client.call("configure_lm", model)
-        is_document = "document" in document.program
-        create, name = ("import_program", "program_id") if is_document else ("create_program", "id")
-        client.call(create, {**document.program, name: PROGRAM})
+        prepare(client, document)
         with progress() as show, client.stream(command, args, timeout=timeout) as stream:
             for event, data in stream:
                 if event == "progress" and "phase" in data:

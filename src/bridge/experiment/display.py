@@ -1,30 +1,44 @@
-"""Shows how far a command is: a bar if rich is installed, otherwise lines; nothing unless stderr is a terminal."""
+"""Shows how far a command is: a bar if rich is installed, otherwise lines; events only if stderr is a terminal."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Any
 
 LINES = 10  # of one phase, where there is no bar
+INTERVAL = 30.0  # seconds between two lines of a job that runs for hours
+RECENT = 60.0  # seconds that a rate is of
 
-OnProgress = Callable[[dict[str, Any]], None]
+OnProgress = Callable[[dict[str, Any]], object]
+Show = Callable[[int, int | None, str], object]  # how many are done, of how many, and more
+
+
+def say(text: str) -> None:
+    """Print a line on stderr, if there is one."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def progress() -> Iterator[OnProgress]:
     """Yield a function that shows the data of a `progress` event."""
-    if sys.stderr is None or not sys.stderr.isatty():  # it is None if the shell has closed it
+    if not _is_terminal():
         yield lambda data: None
         return
-    try:
-        import rich  # noqa: F401  # which is not a dependency
-    except ImportError:
-        yield _Lines().show
-    else:
-        with _bar() as show:
-            yield show
+    with _bar() as show:
+        yield _Lines().show if show is None else lambda data: show(data["done"], data["total"], summary(data))
+
+
+@contextlib.contextmanager
+def row_progress() -> Iterator[Show]:
+    """Yield a function that shows how many rows are done: as a bar, or as a line from time to time."""
+    with _bar() if _is_terminal() else contextlib.nullcontext() as show:
+        yield show or _Regularly(INTERVAL).show
 
 
 def summary(data: dict[str, Any]) -> str:
@@ -36,6 +50,36 @@ def summary(data: dict[str, Any]) -> str:
     return " ".join(parts)
 
 
+class Rate:
+    """How many rows a minute or so has had. start: how many were done before."""
+
+    def __init__(self, start: int) -> None:
+        self._samples = deque([(monotonic(), start)])
+
+    def text(self, done: int, total: int | None) -> str:
+        """Return the rate now that `done` rows are done, and the time left."""
+        now = monotonic()
+        self._samples.append((now, done))
+        while self._samples[0][0] < now - RECENT and len(self._samples) > 2:
+            self._samples.popleft()
+        since, before = self._samples[0]
+        rate = (done - before) / max(now - since, 0.001)
+        text = f"{rate:.{0 if rate >= 10 else 2}f} rows/s"
+        return text if total is None or not rate else f"{text}, {duration((total - done) / rate)} left"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()  # it is None if the shell has closed it
+
+
 class _Lines:
     def __init__(self) -> None:
         self._last: tuple[Any, ...] = ()
@@ -45,20 +89,31 @@ class _Lines:
         step = (data["phase"], data.get("candidate"), done * LINES // (total or 1))
         if step != self._last:
             self._last = step
-            print(f"{done}/{total} {summary(data)}", file=sys.stderr)
+            say(f"{done}/{total} {summary(data)}")
+
+
+class _Regularly:
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._last = monotonic()
+
+    def show(self, done: int, total: int | None, text: str) -> None:
+        if monotonic() - self._last >= self._interval:
+            self._last = monotonic()
+            say(f"{done}/{'?' if total is None else total} {text}")
 
 
 @contextlib.contextmanager
-def _bar() -> Iterator[OnProgress]:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
+def _bar() -> Iterator[Show | None]:
+    """Yield a function that draws a bar; None without rich, which is not a dependency."""
+    try:
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    except ImportError:
+        yield None
+        return
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
-
-        def show(data: dict[str, Any]) -> None:
-            bar.update(task, completed=data["done"], total=data["total"], description=escape(summary(data)))
-
-        yield show
+        yield lambda done, total, text: bar.update(task, completed=done, total=total, description=escape(text))

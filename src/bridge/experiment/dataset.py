@@ -1,0 +1,183 @@
+"""Runs a program on the rows of a data set: what `map` has in common with `evaluate` on several workers."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, NamedTuple
+
+from bridge import errors
+from bridge.errors import BridgeError
+from bridge.experiment.display import Rate, row_progress
+from bridge.experiment.document import Document
+from bridge.experiment.results import Job, Results
+from bridge.experiment.rows import Row, Rows
+from bridge.experiment.running import Limits, Outcome, Runs, Stopped
+from bridge.experiment.workers import ROWS_PER_WORKER, pool_of
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FAILURES_IN_A_ROW = 100
+# Settings of a model that say how it is reached, and not which it is: a job may be continued with others.
+NOT_IDENTITY = frozenset(
+    ("api_key", "api_base", "extra_headers", "timeout", "retries", "retry_wait", "retry_cap", "cache", "history")
+)
+
+
+class Interrupted(BaseException):
+    """Raised by a signal where there is nothing to finish."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Calls(NamedTuple):
+    """What is asked for each row: see `Runs`. label: returns what a result has of its row besides its number."""
+
+    request: Callable[[Row], tuple[str, dict[str, Any]]]
+    row_path: str
+    read: Callable[[Any], dict[str, Any]]
+    label: Callable[[Row], dict[str, Any]] = lambda row: {}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a command that works on the rows of a data set."""
+    add = parser.add_argument
+    add("--workers", type=_count, metavar="N", help="workers (default: one for each core), on each node with --ray")
+    add("--ray", nargs="?", const="", metavar="ADDRESS", help="run the workers on a Ray cluster (default: RAY_ADDRESS)")
+    add("--concurrency", type=_count, metavar="N", help=f"rows at the same time (default: {ROWS_PER_WORKER} a worker)")
+    add("--row-timeout", type=_seconds, default=600.0, metavar="SECONDS", help="time for one row (default 600)")
+    add(
+        "--patience",
+        type=_seconds,
+        default=600.0,
+        metavar="SECONDS",
+        help="stop if the model cannot be reached for that time (default 600)",
+    )
+    add(
+        "--max-errors",
+        type=_count,
+        metavar="N",
+        help=f"stop after N rows that fail (default: after {FAILURES_IN_A_ROW} in a row)",
+    )
+    add("--grace", type=_seconds, default=10.0, metavar="SECONDS", help="time for open rows after Ctrl-C (default 10)")
+    add("--retry-errors", action="store_true", help="ask again for the rows that failed in an earlier run")
+
+
+def job_of(command: str, document: Document, **also: Any) -> Job:
+    """Return what the results of a command are of, without rows."""
+    models = [{name: each[name] for name in each if name not in NOT_IDENTITY} for each in document.models]
+    metric = "" if document.metric is None or command == "map" else _digest(document.metric)
+    return Job(command, _digest([document.program, models, also]), metric)
+
+
+def work(
+    arguments: argparse.Namespace, document: Document, rows: Rows, total: int | None, results: Results, calls: Calls
+) -> Stopped | None:
+    """Ask for the results of all rows that have none. Return why the work has ended early, if it has.
+
+    total: how many rows there are, if that is known. Raises DocumentError, WriteError, Interrupted, and the errors of
+    `Pool` and of the commands that prepare it.
+    """
+    if total is not None and results.done >= total:
+        return None
+    with pool_of(document, arguments.workers, arguments.ray, arguments.concurrency) as pool:
+        concurrency = arguments.concurrency or ROWS_PER_WORKER * sum(pool.status()["workers"].values())
+        most = arguments.max_errors
+        limits = Limits(
+            concurrency,
+            timeout=arguments.row_timeout,
+            patience=arguments.patience,
+            grace=arguments.grace,
+            failures=most or FAILURES_IN_A_ROW,
+            in_a_row=most is None,
+        )
+        runs = Runs(pool, calls.request, calls.row_path, calls.read, limits)
+        left = rows.arriving(runs.wake) if rows.is_stream else (row for row in rows if not results.has(row))
+        rate = Rate(results.done)
+        with interruptible(runs.stop), row_progress() as show:
+            for outcomes in runs.outcomes(left):
+                if outcomes:
+                    results.add([_line(outcome, calls.label) for outcome in outcomes])
+                show(results.done, total, _progress(results, rate, total, runs.waiting_for))
+        return runs.stopped
+
+
+@contextlib.contextmanager
+def interruptible(stop: Callable[[Stopped], object] | None = None) -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP, unless they are ignored, call `stop` or else raise Interrupted."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop is None:
+            raise Interrupted(number)
+        stop(Stopped(f"stopped by {signal.Signals(number).name}", number))
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def open_standard_streams() -> None:
+    """Open /dev/null in place of standard streams that the shell has closed, so that no file gets their numbers."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+
+
+def failed(error: BridgeError) -> dict[str, Any]:
+    """Return an error as a part of a result."""
+    shown: dict[str, Any] = {"code": error.code, "message": str(error)}
+    return {**shown, "details": error.details} if error.details else shown
+
+
+def error_of(found: dict[str, Any]) -> BridgeError:
+    """Return the exception for an error that is a part of a result."""
+    return errors.from_reply(found["code"], found["message"], found["category"], found["details"])
+
+
+def _line(outcome: Outcome, label: Callable[[Row], dict[str, Any]]) -> dict[str, Any]:
+    row, result, error = outcome
+    return {"row": row.index, **label(row), **(result if error is None else {"error": failed(error)})}
+
+
+def _progress(results: Results, rate: Rate, total: int | None, waiting_for: BridgeError | None) -> str:
+    parts = [rate.text(results.done, total)]
+    if results.failed:
+        parts.append(f"{results.failed} failed")
+    if results.cost:
+        parts.append(f"${results.cost:.2f}")
+    if waiting_for is not None:
+        parts.append(f"waiting: {waiting_for.code}: {waiting_for}")
+    return ", ".join(parts)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a positive number")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1e9:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a number of seconds")
+    return value

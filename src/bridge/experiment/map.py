@@ -1,0 +1,120 @@
+"""The command line `python -m bridge map PROGRAM ROWS --out FILE`."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bridge.errors import BridgeError
+from bridge.experiment import dataset
+from bridge.experiment.dataset import Calls, Interrupted, interruptible
+from bridge.experiment.display import say
+from bridge.experiment.document import DocumentError, read_program
+from bridge.experiment.results import Results, WriteError
+from bridge.experiment.rows import Row, Rows
+from bridge.experiment.running import Stopped
+from bridge.experiment.workers import PROGRAM
+
+FAILED, UNUSABLE, SOME_FAILED = 1, 2, 3  # exit statuses
+INCLUDES = ("usage", "completions", "trajectory", "prompt")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `map`."""
+    add = parser.add_argument
+    add(
+        "program",
+        metavar="PROGRAM",
+        type=Path,
+        help="the document of a program, or an experiment (docs/experiments.md)",
+    )
+    add("rows", metavar="ROWS", type=Path, help="a file of JSON Lines with the inputs; - is stdin")
+    add("--out", metavar="FILE", type=Path, required=True, help="file of results, which is continued; - is stdout")
+    add("--model", metavar="NAME", help="e.g. openai/gpt-4o-mini, or offline; its key is in the environment")
+    add("--id", metavar="FIELD", help="a field of the rows that is no input, for the results")
+    add("--include", action="append", default=[], choices=INCLUDES, help="add this to the results; repeatable")
+    add("--ordered", action="store_true", help="put the results into the order of the rows at the end")
+    dataset.add_arguments(parser)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run `map`, and return the exit status."""
+    dataset.open_standard_streams()
+    try:
+        with interruptible():
+            return _map(arguments)
+    except DocumentError as error:
+        say(f"map: {error}")
+        return UNUSABLE
+    except WriteError as error:
+        say(f"map: {error}")
+        return FAILED
+    except BridgeError as error:
+        say(f"map: {error.code}: {error}")
+        return UNUSABLE if error.code == "invalid_args" else FAILED
+    except Interrupted as interrupted:
+        say("map: cancelled")
+        return 128 + interrupted.number
+
+
+def _map(arguments: argparse.Namespace) -> int:
+    document = read_program(arguments.program)
+    if arguments.model is not None:
+        document.models.append({"provider" if arguments.model == "offline" else "model": arguments.model})
+    rows = Rows.of_file(arguments.rows)
+    results = Results(arguments.out, collected=arguments.ordered)
+    total = results.start(dataset.job_of("map", document), rows)
+    if arguments.retry_errors:
+        results.drop_errors()
+    calls = Calls(_Request(arguments.id, arguments.include), "args.inputs", _read, partial(_label, arguments.id))
+    try:
+        stopped = dataset.work(arguments, document, rows, total, results, calls)
+    finally:
+        results.finish(ordered=arguments.ordered)
+    say(_summary(results, total, stopped))
+    if stopped is not None:
+        return 128 + stopped.signal if stopped.signal else FAILED
+    return SOME_FAILED if results.failed else 0
+
+
+class _Request:
+    """Makes the args of execute_program of a row."""
+
+    def __init__(self, id_field: str | None, include: list[str]) -> None:
+        self._id_field = id_field
+        self._include = ["cost", *include]
+
+    def __call__(self, row: Row) -> tuple[str, dict[str, Any]]:
+        inputs = row.value()
+        inputs.pop(self._id_field or "", None)
+        if isinstance(inputs.get("inputs"), dict) and inputs.keys() <= {"inputs", "outputs"}:
+            inputs = inputs["inputs"]
+        return "execute_program", {"program_id": PROGRAM, "inputs": inputs, "include": self._include}
+
+
+def _read(reply: dict[str, Any]) -> dict[str, Any]:
+    """Return what a result has of the reply to execute_program."""
+    left_out = ("program_id", "execution_time", "model")
+    return {name: value for name, value in reply.items() if name not in left_out and (name, value) != ("cost", None)}
+
+
+def _label(id_field: str | None, row: Row) -> dict[str, Any]:
+    """Return what the result of a row has to tell it from others besides its number."""
+    if id_field is None:
+        return {}
+    try:
+        return {"id": row.value()[id_field]}
+    except (BridgeError, KeyError):
+        return {}
+
+
+def _summary(results: Results, total: int | None, stopped: Stopped | None) -> str:
+    done, failed = results.done, results.failed
+    cost = f", ${results.cost:.2f}" if results.cost else ""
+    if stopped is None:
+        return f"map: {done} rows, {failed} failed{cost}"
+    go_on = "" if results.is_stream else f" in {results.path}: type the same command again to go on"
+    of = "" if total is None else f" of {total}"
+    return f"map: {stopped.reason}\nmap: {done}{of} rows, {failed} failed{cost}, have a result{go_on}"
