@@ -1,4 +1,4 @@
-"""What workers do in `pool.py`: `adapter` has a command that keeps a core busy.
+"""What workers do in `pool.py` and `scaling.py`: `adapter` has a command that keeps a core busy, and one that waits.
 
 `python pool_load.py ADDRESS MODEL` runs programs in a worker of its own at ADDRESS, 64 at a time, from a line on stdin
 to the next one. MODEL: settings of `configure_lm`, in JSON.
@@ -34,6 +34,17 @@ def count(args: Count, context: Any) -> dict[str, int]:
     for number in range(args.to):
         total += number
     return {"sum": total}
+
+
+class Wait(msgspec.Struct):
+    seconds: float
+
+
+@adapter.command("wait", Wait, idempotent=True)
+def wait(args: Wait, context: Any) -> dict[str, float]:
+    """Wait, as for the answer of a model."""
+    context.wait(args.seconds)
+    return {"waited": args.seconds}
 
 
 def prepare(client: Any, model: dict[str, Any]) -> None:
