@@ -209,7 +209,10 @@ def report(rows: list[Contender]) -> list[dict[str, object]]:
     for row in rows:
         ratio = statistics.median(own / other for own, other in zip(row.times[1:], baseline, strict=True))
         us, commits = statistics.median(row.times[1:]), statistics.median(row.transactions[1:])
-        print(f"{row.name:44}{row.writers:3} writers{us:9.0f} us{ratio:7.2f} x bare{commits:7.2f} transactions", flush=True)
+        print(
+            f"{row.name:44}{row.writers:3} writers{us:9.0f} us{ratio:7.2f} x bare{commits:7.2f} transactions",
+            flush=True,
+        )
         figures.append({"name": row.name, "writers": row.writers, "us": us, "ratio": ratio, "transactions": commits})
     return figures
 

@@ -17,3 +17,4 @@ Application.put_env(:dspex_bridge, :json, SmallJSON)
 # Tests with the tag `port` need workers that the bridge has started.
 exclude = if Workers.transport() == :socket, do: [:port], else: []
 ExUnit.start(capture_log: true, assert_receive_timeout: 10_000, exclude: exclude)
+ExUnit.after_suite(fn _ -> Clusters.stop() end)

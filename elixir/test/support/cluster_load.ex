@@ -18,24 +18,36 @@ defmodule ClusterLoad do
 
     spawn(fn ->
       Process.register(self(), __MODULE__)
-      stop = :atomics.new(1, [])
-      callers = for _ <- 1..options[:callers], do: Task.async(fn -> calls(options, stop) end)
+      flags = :atomics.new(2, [])
+      callers = for _ <- 1..options[:callers], do: Task.async(fn -> calls(options, flags) end)
       send(starter, {__MODULE__, :started})
-
-      receive do
-        {:stop, asker} ->
-          :atomics.put(stop, 1, 1)
-          send(asker, {__MODULE__, Task.await_many(callers, 120_000)})
-      end
+      serve(flags, callers)
     end)
 
     receive do: ({__MODULE__, :started} -> :ok)
   end
 
+  defp serve(flags, callers) do
+    receive do
+      {:calls, asker} ->
+        send(asker, {__MODULE__, :atomics.get(flags, 2)})
+        serve(flags, callers)
+
+      {:stop, asker} ->
+        :atomics.put(flags, 1, 1)
+        send(asker, {__MODULE__, Task.await_many(callers, 120_000)})
+    end
+  end
+
+  @doc "Returns how many calls have ended."
+  def calls, do: ask(:calls)
+
   @doc "Stops the callers when their calls have ended, and returns what they saw."
-  def stop do
-    send(__MODULE__, {:stop, self()})
-    receive do: ({__MODULE__, seen} -> Enum.reduce(seen, nothing(), &merge/2))
+  def stop, do: :stop |> ask() |> Enum.reduce(nothing(), &merge/2)
+
+  defp ask(question) do
+    send(__MODULE__, {question, self()})
+    receive do: ({__MODULE__, answer} -> answer)
   end
 
   @doc "Returns what a load without calls has seen."
@@ -60,7 +72,7 @@ defmodule ClusterLoad do
 
   @doc """
   Returns what is wrong with the ledgers, read by `read.(session)`, after what loads have seen. Entries of
-  callers on `killed` nodes may be there although nobody has told of them.
+  callers on killed nodes, by their process ids, may be there although nobody has told of them.
   """
   def check(seen, killed \\ [], read) do
     sent = MapSet.new(seen.sent)
@@ -81,7 +93,7 @@ defmodule ClusterLoad do
   defp invented(session, ledger, sent, killed) do
     for {entry, place} <- ledger,
         not MapSet.member?(sent, {session, entry}),
-        not Enum.any?(killed, &String.starts_with?(entry, &1)),
+        not Enum.any?(killed, &String.starts_with?(entry, &1 <> " ")),
         do: {:invented, entry, place}
   end
 
@@ -90,13 +102,14 @@ defmodule ClusterLoad do
     if places == Enum.to_list(0..(length(places) - 1)//1), do: [], else: [{:places, places}]
   end
 
-  defp calls(options, stop, seen \\ nothing(), own \\ []) do
+  defp calls(options, flags, seen \\ nothing(), own \\ []) do
     {seen, own} = step(options, seen, own)
+    :atomics.add(flags, 2, 1)
     Process.sleep(options[:pause] || 0)
 
-    if :atomics.get(stop, 1) == 1,
+    if :atomics.get(flags, 1) == 1,
       do: %{seen | stray: Process.info(self(), :message_queue_len) |> elem(1)},
-      else: calls(options, stop, seen, own)
+      else: calls(options, flags, seen, own)
   end
 
   defp step(options, seen, own) do
@@ -109,7 +122,7 @@ defmodule ClusterLoad do
   end
 
   defp append(options, session, seen, own) do
-    entry = "#{node()} #{System.unique_integer([:positive])}"
+    entry = "#{System.pid()} #{System.unique_integer([:positive])}"
     seen = %{seen | sent: [{session, entry} | seen.sent]}
 
     case timed(options, session, :append, %{entry: entry}, seen) do

@@ -1,53 +1,33 @@
 defmodule Clusters do
   @moduledoc """
-  A cluster for the tests of a module: nodes with a pool of the same name each, whose workers have the
-  adapter `ledger.py` and share a store.
+  A cluster of nodes with a pool of the same name each, whose workers have the adapter `ledger.py` and
+  share a store. The tests of a run share one, which each of them gets whole.
   """
 
   use GenServer
-  import ExUnit.Callbacks, only: [start_supervised!: 1]
   alias DSPex.PythonBridge.SessionPoolV2
 
   @pool Clusters.Pool
   defstruct [:names, :folder, :links, :options, nodes: %{}]
 
-  @doc "Starts a cluster of nodes with these names, without pools, which ends with the test or its module."
-  def start(names, options \\ []), do: start_supervised!({__MODULE__, {names, options}})
-
   @doc """
-  Returns a cluster in which all nodes run, are connected and have a pool: what a test has killed is
-  started again, what it has frozen goes on, what it has cut off is connected.
+  Returns the `:nodes` a, b and c, all running, connected and with a pool, and the `:links` between them:
+  what a test has killed is started again, what it has frozen goes on, what it has cut off is connected.
   """
-  def whole(cluster), do: GenServer.call(cluster, :whole, 60_000)
+  def whole do
+    GenServer.start(__MODULE__, {~w(a b c), []}, name: __MODULE__)
+    whole(__MODULE__)
+  end
 
-  @doc "Starts one node, with its pool if there is none; without `:connect` it stays alone."
-  def start_node(cluster, name), do: GenServer.call(cluster, {:start, name}, 60_000)
+  @doc "The same of another cluster."
+  def whole(cluster), do: GenServer.call(cluster, :whole, 120_000)
 
   @doc "Returns the name of the pools."
   def pool, do: @pool
 
-  @doc "Starts a pool on a node, in a process of its own. Options are added to those of the cluster."
+  @doc "Starts a pool on a node."
   def start_pool(node, options) do
-    :ok = BeamNodes.call(node, __MODULE__, :run_pool, [options], 60_000)
-  end
-
-  @doc false
-  def run_pool(options) do
-    starter = self()
-
-    spawn(fn ->
-      Process.flag(:trap_exit, true)
-      send(starter, {self(), SessionPoolV2.start_link(options)})
-      receive do: ({:EXIT, _, _} -> :ok)
-    end)
-    |> started()
-  end
-
-  defp started(runner) do
-    receive do
-      {^runner, {:ok, _}} -> :ok
-      {^runner, {:error, reason}} -> {:error, reason}
-    end
+    :ok = BeamNodes.call(node, OnNode, :start_pool, [options], 60_000)
   end
 
   @doc "Calls a command through a node's pool."
@@ -74,6 +54,10 @@ defmodule Clusters do
     Workers.wait_until(fn -> Enum.all?(nodes, &(live(&1) == expected)) end, 30_000)
   end
 
+  @doc "Ends the cluster that the tests share."
+  def stop, do: if(GenServer.whereis(__MODULE__), do: GenServer.stop(__MODULE__))
+
+  @doc "Starts a cluster of nodes with these names; the options are those of the pools."
   def start_link(arguments), do: GenServer.start_link(__MODULE__, arguments)
 
   @impl true
@@ -100,11 +84,6 @@ defmodule Clusters do
     Workers.wait_until(fn -> connected?(nodes) end, 30_000)
     wait_for(nodes)
     {:reply, %{nodes: nodes, links: cluster.links}, cluster}
-  end
-
-  def handle_call({:start, name}, _from, cluster) do
-    cluster = running(cluster, name)
-    {:reply, cluster.nodes[name], cluster}
   end
 
   defp running(cluster, name) do

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import msgspec
 
@@ -20,6 +21,10 @@ class Events(msgspec.Struct):
     count: int
     size: int = 1  # bytes of each
     every: float = 0.0  # seconds between them
+
+
+class Tools(msgspec.Struct):
+    tools: list[dict[str, Any]]
 
 
 class Question(msgspec.Struct):
@@ -64,6 +69,12 @@ def wait(args: None, context: Context) -> None:
     while True:
         context.check()
         time.sleep(0.005)
+
+
+@adapter.command("register_tools", Tools, lane="session", idempotent=True)
+def register_tools(args: Tools, context: Context) -> dict[str, object]:
+    """Take note of nothing: `ask` asks for any tool."""
+    return {"session_id": context.session.id}
 
 
 @adapter.command("ask", Question, idempotent=True)
