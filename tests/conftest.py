@@ -92,7 +92,7 @@ def postgres() -> Iterator[PostgresServer]:
     """Return a PostgreSQL server that all tests of this process share, at a Unix socket and by TCP."""
     postgres_server = pytest.importorskip("postgres_server", reason="psycopg is not installed")
     if not postgres_server.is_installed():
-        pytest.skip("PostgreSQL's server is not installed (Debian: apt-get install postgresql)")
+        pytest.skip(postgres_server.MISSING)
     with postgres_server.PostgresServer(tcp=True, fsync=False) as server:
         yield server
 

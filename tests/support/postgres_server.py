@@ -28,6 +28,7 @@ import psycopg
 PASSWORD = "Kp7-only-for-tests"  # asked for by TCP
 OWNER = "postgres"  # the superuser of the server, and the user of the system if the tests are root
 PROGRAMS = ("initdb", "postgres", "pg_basebackup", "pg_rewind")
+MISSING = "PostgreSQL's server is not installed (Debian: apt-get install postgresql)"
 START = 60.0  # seconds
 SETTINGS = {
     "shared_buffers": "16MB",
@@ -62,13 +63,13 @@ class PostgresServer:
 
     def __init__(self, *, tcp: bool = False, fsync: bool = True, parent: str = "/tmp", **settings: str) -> None:
         programs = bin_folder()
-        assert programs is not None, "PostgreSQL's server is not installed"
+        assert programs is not None, MISSING
         self._programs = programs
         self._user = _other_user() if os.geteuid() == 0 else None
         self._process: subprocess.Popen[bytes] | None = None
         self.port = _free_port() if tcp else 5432  # also in the name of the Unix socket
+        self._listens = "127.0.0.1" if tcp else ""
         self._settings = {**SETTINGS, "fsync": "on" if fsync else "off", **settings}
-        self._settings["listen_addresses"] = "127.0.0.1" if tcp else ""
         self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir=parent))  # short: paths of sockets have 107 bytes
         self.data = self.folder / "data"
         if self._user is not None:
@@ -137,11 +138,14 @@ class PostgresServer:
         ways = ["--auth-local=trust", "--auth-host=scram-sha-256", f"--pwfile={password}"]
         kind = ["--encoding=UTF8", "--locale=C", "--data-checksums", "--no-sync"]
         self.run("initdb", f"--pgdata={self.data}", f"--username={OWNER}", *ways, *kind)
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())
 
     def start(self) -> None:
         """Start the server, and wait until it takes connections."""
-        command = ["postgres", "-D", str(self.data), "-k", str(self.folder), "-p", str(self.port)]
-        command += [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
+        # In the command, because the file is also that of the standbys.
+        place = ["-k", str(self.folder), "-p", str(self.port), "-c", f"listen_addresses={self._listens}"]
+        command = ["postgres", "-D", str(self.data), *place]
         with (self.folder / "log").open("ab") as log:
             # SIGQUIT ends a server at once, with its children.
             self._process = self._popen("--pdeathsig", "QUIT", *command, stdout=log, stderr=log)
@@ -155,8 +159,14 @@ class PostgresServer:
         """Stop the server: `smart` waits for clients, `fast` disconnects them, `immediate` is a crash of its own."""
         self._end(self.pid, {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}[mode])
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def kill(self) -> None:
-        """Kill the server and all its processes by SIGKILL."""
+        """Kill the server and all its processes by SIGKILL, if it runs."""
+        if not self.is_running:
+            return
         children = self._signal(signal.SIGSTOP)  # so that it cannot start others meanwhile
         self._end(self.pid, signal.SIGKILL)
         for child in children:
@@ -174,9 +184,8 @@ class PostgresServer:
         self._signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """End the server, if it runs, and remove its files."""
-        if self._process is not None and self._process.poll() is None:
-            self.kill()
+        """End the server, and remove its files."""
+        self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def run(self, *command: str, **environment: str) -> None:
@@ -193,8 +202,7 @@ class PostgresServer:
 
         name: what `synchronous_standby_names` of this server may say.
         """
-        settings = {name: value for name, value in self._settings.items() if name != "listen_addresses"}
-        other = PostgresServer(parent=str(self.folder.parent), **{**settings, "fsync": self._settings["fsync"]})
+        other = PostgresServer(parent=str(self.folder.parent))
         self.run(
             *("pg_basebackup", f"--pgdata={other.data}", f"--dbname={self.url(application_name=name)}"),
             *("--write-recovery-conf", "--checkpoint=fast", "--no-sync"),
