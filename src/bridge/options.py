@@ -44,7 +44,8 @@ def _check_name(text: str) -> None:
 def _check_store(text: str) -> None:
     scheme, _, location = text.partition(":")
     if not scheme or not location:
-        raise ValueError(f"{shown(text)} is not the name of a store like sqlite:PATH")
+        # Not the whole text, which may be a URL with a password.
+        raise ValueError(f"{shown(scheme)} is not the name of a store like sqlite:PATH or postgresql://HOST/DATABASE")
 
 
 def _check_addresses(texts: tuple[str, ...]) -> None:
@@ -88,6 +89,7 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 Sandbox = Literal["monty", "deno"]
 _CODE = "programs of types rlm and flex: run what models write in this sandbox (without a value: monty)"
 _PROGRAM = "a dspy.Module, its class, or a function that returns it, as the program NAME; repeatable"
+_STORE = "where durable sessions are stored: sqlite:PATH or postgresql://HOST/DATABASE"
 _URL = "address of images that providers may fetch, as https://*.example.com/photos; repeatable"
 _API_KEY = "environment variable that configure_lm may take a key from; repeatable"
 _API_BASE = "address that gets keys from the environment, as https://*.example.com/v1; repeatable"
@@ -115,7 +117,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     allow_urls: Annotated[tuple[str, ...], _flag(_URL, "PATTERN", _check_addresses)] = ()
     api_key_envs: Annotated[tuple[str, ...], _flag(_API_KEY, "NAME", _check_variables)] = ()
     programs: Annotated[tuple[str, ...], _flag(_PROGRAM, "NAME=MODULE:ATTR", _check_programs)] = ()
-    store: Annotated[str, _flag("where durable sessions are stored", "sqlite:PATH", _check_store)] | None = None
+    store: Annotated[str, _flag(_STORE, "STORE", _check_store)] | None = None
     state_dir: (
         Annotated[str, _flag("folder of files that sessions save and load programs in", "PATH", _check_name)] | None
     ) = None

@@ -111,7 +111,7 @@ def _version(connection: Connection) -> int:
     try:
         if "store" not in tables:
             raise _foreign(connection)
-        rows = connection.execute("SELECT application, version FROM store").fetchall()
+        rows = connection.execute(f"SELECT application, version FROM {SCHEMA}.store").fetchall()
     except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable):
         raise _foreign(connection) from None
     if len(rows) != 1 or rows[0][0] != APPLICATION:
