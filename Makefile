@@ -1,6 +1,6 @@
 # Everything sets itself up: a virtual environment in .venv, the build, the installation.
 #   make demo    run the main job          make test    run every test, Elixir's too
-#   make lint    ruff, mypy, stubs, mix    make bench   the round-trip table
+#   make lint    every linter              make bench   the round-trip table
 #   make fuzz    random requests and sessions against live workers, FUZZ_SECONDS each
 #   make coverage   lines of the compiled files that the tests run
 PYTHON ?= python3
@@ -23,13 +23,13 @@ MIX := cd elixir && BRIDGE_PYTHON=$(abspath $(BIN))/python mix
 # Tests of the Elixir client that run a second time with workers at a Unix socket.
 BY_SOCKET := $(foreach name,bridge stream tools tensors,test/dspex/python_bridge/$(name)_test.exs)
 
-.PHONY: demo test test-python test-elixir lint fuzz fuzz-frames fuzz-sessions bench coverage clean elixir hosts postgres
+.PHONY: demo test test-python test-elixir lint fuzz fuzz-frames fuzz-sessions bench coverage clean elixir hosts postgres containers
 
 demo: $(VENV)/.installed
 	@$(BIN)/python -m bridge demo $(DEMO_FLAGS)
 
 # Both at once, because neither keeps all cores busy.
-test: $(VENV)/.installed elixir hosts postgres
+test: $(VENV)/.installed elixir hosts postgres containers
 	@$(MAKE) --no-print-directory -j 2 test-python test-elixir
 
 test-python: $(VENV)/.installed
@@ -67,13 +67,26 @@ postgres:
 	    rm $(NO_SERVER); } || \
 	  echo "PostgreSQL is not installed, so the tests of its store are left out (Debian: apt-get install postgresql)" >&2
 
-lint: $(VENV)/.installed elixir
+# What tests run the image of the server with.
+containers:
+	@command -v bwrap >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends bubblewrap >/dev/null; } || \
+	  echo "bubblewrap is not installed, so the tests of the image are left out (Debian: apt-get install bubblewrap)" >&2
+
+lint: $(VENV)/.installed $(VENV)/.linters elixir
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	MYPYPATH=src $(BIN)/python -m mypy.stubtest --ignore-missing-stub --allowlist tests/stubtest-allow.txt \
 	  $(COMPILED)
 	@! command -v mix >/dev/null || { $(MIX) format --check-formatted && mix compile --force --warnings-as-errors; }
+	@! command -v mix >/dev/null || { cd deploy/elixir && mix format --check-formatted && \
+	  MIX_BUILD_PATH=$(abspath build/answers) mix compile --force --warnings-as-errors; }
+	$(BIN)/hadolint deploy/Dockerfile deploy/elixir/Dockerfile
+	$(BIN)/yamllint --strict deploy
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+	$(BIN)/kubernetes-validate --quiet --strict --kubernetes-version 1.29.0 deploy/kubernetes.yaml
 
 FUZZ_SECONDS ?= 60
 
@@ -91,7 +104,7 @@ bench: $(VENV)/.installed
 coverage: $(VENV)/.installed
 	rm -rf build/trace && mkdir -p build/trace
 	cp -r pyproject.toml setup.py Makefile README.md LICENSE CHANGELOG.md CONTRIBUTING.md MANIFEST.in \
-	  CMakeLists.txt capi src tests docs examples benchmarks elixir build/trace
+	  CMakeLists.txt .dockerignore capi deploy src tests docs examples benchmarks elixir build/trace
 	cd build/trace && BRIDGE_TRACE=1 $(abspath $(BIN))/python setup.py -q build_ext --inplace
 	cd build/trace && export PYTHONPATH=$(abspath build/trace/src) COVERAGE_CORE=ctrace && \
 	  $(abspath $(BIN))/coverage run -m pytest --timeout 900 $(PYTEST_FLAGS) --deselect tests/interop/test_packaging.py \
@@ -118,4 +131,9 @@ $(VENV)/.tools: pyproject.toml
 $(VENV)/.installed: $(VENV)/.tools setup.py $(SOURCES)
 	@rm -rf build/lib build/lib.*
 	$(BIN)/pip install -q --no-build-isolation '.[dev]'
+	@touch $@
+
+# The linters of deploy/ are large, and the tests do not need them.
+$(VENV)/.linters: pyproject.toml $(VENV)/.tools
+	$(BIN)/pip install -q $$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['deploy'])")
 	@touch $@
