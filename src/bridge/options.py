@@ -44,8 +44,15 @@ def _check_name(text: str) -> None:
 def _check_store(text: str) -> None:
     scheme, _, location = text.partition(":")
     if not scheme or not location:
-        # Not the whole text, which may be a URL with a password.
-        raise ValueError(f"{shown(scheme)} is not the name of a store like sqlite:PATH or postgresql://HOST/DATABASE")
+        expected = "sqlite:PATH or postgresql://HOST/DATABASE"
+        raise ValueError(f"{shown_store(text)} is not the name of a store like {expected}")
+
+
+def shown_store(name: str) -> str:
+    """Return the name of a store for an error, without what may be a password in a URL."""
+    if any(sign in name for sign in "@?="):
+        name = name.partition(":")[0] + ":…"
+    return shown(name)
 
 
 def _check_addresses(texts: tuple[str, ...]) -> None:

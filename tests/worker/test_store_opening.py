@@ -147,7 +147,7 @@ def test_a_store_that_may_not_be_written_stops_the_start(request):
         folder.chmod(0o755)
 
 
-@pytest.mark.parametrize("place", ["store.db", "sqlite:", "sqlite::memory:", "postgres://x"])
+@pytest.mark.parametrize("place", ["store.db", "sqlite:", "sqlite::memory:", "redis://x"])
 def test_an_unknown_kind_of_store_is_a_usage_error(place):
     """Nothing is started."""
     status, said = start_failure("--store", place)

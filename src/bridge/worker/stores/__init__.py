@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from bridge import errors
+from bridge.options import shown_store
 
 if TYPE_CHECKING:
     from bridge.worker.stores.protocol import Store
@@ -39,8 +40,7 @@ def open_store(name: str) -> Store:
     scheme, _, location = name.partition(":")
     if scheme not in SCHEMES or not location:
         forms = ", ".join(dict.fromkeys(form for form, _ in SCHEMES.values()))
-        # Not the whole name, which may be a URL with a password.
-        raise UnknownStore(f"a store {scheme[:100]!r} has no known form; known: {forms}")
+        raise UnknownStore(f"the store {shown_store(name)} has no known form; known: {forms}")
     try:
         module = import_module(SCHEMES[scheme][1])
     except ImportError as error:
@@ -48,7 +48,7 @@ def open_store(name: str) -> Store:
         if library is None:
             raise
         raise errors.StoreFailed(
-            f"a store {scheme} needs {library}: pip install '{EXTRAS[library]}' ({error})"
+            f"the store {scheme}: needs {library}: pip install '{EXTRAS[library]}' ({error})"
         ) from error
     store: Store = module.open_store(location)
     return store

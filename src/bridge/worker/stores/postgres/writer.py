@@ -23,7 +23,7 @@ from bridge.worker.stores.postgres.changes import Change, Statement
 from bridge.worker.stores.postgres.connection import Connect, Connection, is_lost, text
 from bridge.worker.stores.postgres.link import Link
 
-PATIENCE = 30.0  # seconds for which the outcome of a transaction is asked
+PATIENCE = 15.0  # seconds for which the outcome of a transaction is asked
 KEPT = 10_000  # rows of the writers that began last are kept
 
 Results = list[list[int]]  # turn, and the number returned for it
