@@ -63,6 +63,7 @@ defmodule DSPex.PythonBridge.Cluster.Ring do
 
   defp hash(term), do: :erlang.phash2(term, @range)
 
-  # Each session is hashed once, whatever the number of nodes.
-  defp weight(hash, key), do: hash |> Bitwise.bxor(key) |> hash()
+  # Each session is hashed once, whatever the number of nodes. Hashed once only, the weights of nodes with
+  # similar names depend on each other, and some nodes get some percent more sessions than others.
+  defp weight(hash, key), do: hash |> Bitwise.bxor(key) |> hash() |> hash()
 end
