@@ -5,12 +5,12 @@ defmodule DSPex.PythonBridge.Cluster do
 
   Each pool has a member (`Member`) that finds those of the other nodes and knows which of them take
   calls. Callers read that from a persistent term (`View`), choose the node of a session by a hash
-  (`Ring`), and call it themselves (`Remote`).
+  (`Ring`), and call it themselves (`Remote`), where a `Receiver` takes the calls.
   """
 
   use Supervisor
 
-  alias DSPex.PythonBridge.Cluster.{Homes, Member}
+  alias DSPex.PythonBridge.Cluster.{Homes, Member, Receiver}
 
   # incarnation: of this pool's sessions, unique in all nodes. heartbeat: ms. homes: see `Homes`.
   # history: see `history/1`.
@@ -83,9 +83,12 @@ defmodule DSPex.PythonBridge.Cluster do
     scope = scope(pool.name)
 
     # The operator may have started the scope.
+    receiver = Module.concat(scope, Receiver)
+
     children = [
       %{id: scope, start: {__MODULE__, :start_scope, [scope]}},
-      {Member, {pool, scope}}
+      {Receiver, receiver},
+      {Member, {pool, scope, receiver}}
     ]
 
     Supervisor.init(children, strategy: :rest_for_one)

@@ -171,7 +171,8 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
       limit: threads + own[:queue],
       affinity: own[:affinity],
       isolate: own[:isolate],
-      stored: worker[:connect] != nil or Enum.any?(worker[:args], &String.starts_with?(&1, "--store")),
+      stored:
+        worker[:connect] != nil or Enum.any?(worker[:args], &String.starts_with?(&1, "--store")),
       budget: RetryBudget.new(),
       breaker: CircuitBreaker.new(name: name),
       providers: Providers.new_table(),

@@ -115,8 +115,8 @@ defmodule DSPex.PythonBridge.Cluster.Homes do
 
   # The homes of a session, the one that was used last first.
   defp used_last(pool, view, id, deadline) do
-    answers = Remote.call_all(view.lines, {__MODULE__, :idle, [pool.name, id]}, deadline)
-    idle = for {node, {:ok, ms}} when ms != nil <- answers, do: {ms, view.incarnations[node]}
+    answers = Remote.call_all(view.links, {__MODULE__, :idle, [pool.name, id]}, deadline)
+    idle = for {node, {:ok, ms}} when is_integer(ms) <- answers, do: {ms, view.incarnations[node]}
     own = for {:ok, ms} <- [Sessions.idle(pool, id)], do: {ms, pool.cluster.incarnation}
     for {_, home} <- Enum.sort(own ++ idle), do: home
   end
@@ -134,7 +134,7 @@ defmodule DSPex.PythonBridge.Cluster.Homes do
 
       node ->
         copy = {Sessions, :end_copy, [pool.name, id]}
-        spawn(fn -> Remote.call(node, view.lines[node], copy, Connection.now() + @patience) end)
+        spawn(fn -> Remote.call(view.links[node], copy, Connection.now() + @patience) end)
     end
   end
 

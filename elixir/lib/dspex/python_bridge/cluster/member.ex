@@ -8,8 +8,8 @@ defmodule DSPex.PythonBridge.Cluster.Member do
   another version is left out, too, and one gets no calls whose pool has no worker, or does not have yet
   what the pools share (`DSPex.PythonBridge.Pool.Journal`).
 
-  For each node that takes part there is a process, its line, which ends when the node is lost. Who has
-  called the node monitors its line.
+  For each node that takes part there is a process, its line, which ends when the node is lost or its pool
+  has been stopped. Who has called the node monitors its line.
   """
 
   use GenServer
@@ -37,7 +37,7 @@ defmodule DSPex.PythonBridge.Cluster.Member do
   # empty: looks in a row at a pool without workers. behind: looks in a row at which others knew more
   # changes. sharing: the process that takes over what the others share, if it runs; shared?: whether that has been done. generation: see `View`.
   # looked: when, in ms.
-  @enforce_keys [:pool, :cluster, :scope]
+  @enforce_keys [:pool, :cluster, :scope, :receiver]
   defstruct @enforce_keys ++
               [
                 :sharing,
@@ -54,9 +54,16 @@ defmodule DSPex.PythonBridge.Cluster.Member do
               ]
 
   @doc false
-  @spec start_link({Pool.t(), atom()}) :: GenServer.on_start()
-  def start_link({pool, scope}) do
-    GenServer.start_link(__MODULE__, {pool, scope}, name: name(pool.name))
+  @spec start_link({Pool.t(), scope :: atom(), receiver :: atom()}) :: GenServer.on_start()
+  def start_link({pool, scope, receiver}) do
+    state = %__MODULE__{
+      pool: pool.name,
+      cluster: pool.cluster,
+      scope: scope,
+      receiver: Process.whereis(receiver)
+    }
+
+    GenServer.start_link(__MODULE__, state, name: name(pool.name))
   end
 
   defp name(pool), do: Module.concat(pool, Cluster.Member)
@@ -73,11 +80,12 @@ defmodule DSPex.PythonBridge.Cluster.Member do
   def others(pool), do: GenServer.call(name(pool), :others)
 
   @impl true
-  def init({pool, scope}) do
+  def init(state) do
     Process.flag(:trap_exit, true)
-    :ok = :pg.join(scope, @group, self())
+    # So that a busy node is not taken for one that hangs.
+    Process.flag(:priority, :high)
+    :ok = :pg.join(state.scope, @group, self())
     Process.send_after(self(), :sweep, @sweep_interval)
-    state = %__MODULE__{pool: pool.name, cluster: pool.cluster, scope: scope}
     {:ok, publish(state), {:continue, :discover}}
   end
 
@@ -185,8 +193,8 @@ defmodule DSPex.PythonBridge.Cluster.Member do
   defp share(state), do: state
 
   defp share(state, {_history, node, line}) do
-    pool = state.pool
-    {pid, _} = spawn_monitor(fn -> Shared.take_over(pool, node, line) end)
+    {pool, link} = {state.pool, {line, state.others[node].info.receiver}}
+    {pid, _} = spawn_monitor(fn -> Shared.take_over(pool, node, link) end)
     %{state | sharing: pid}
   end
 
@@ -222,6 +230,7 @@ defmodule DSPex.PythonBridge.Cluster.Member do
 
     %{
       incarnation: state.cluster.incarnation,
+      receiver: state.receiver,
       ready: ready?(state),
       history: Cluster.history(state.cluster),
       workers: if(pool, do: tuple_size(pool.slots), else: 0)
@@ -249,7 +258,7 @@ defmodule DSPex.PythonBridge.Cluster.Member do
 
       known ->
         if known == nil or known.pid != pid, do: Process.monitor(pid)
-        line = (known && known.line) || line(node)
+        line = line(info.receiver)
         report(state, node, :joined)
         other = %{pid: pid, line: line, missed: 0, info: info}
         others = Map.put(state.others, node, other)
@@ -274,9 +283,7 @@ defmodule DSPex.PythonBridge.Cluster.Member do
 
   defp gone(state, node, pid, reason) do
     case state.others[node] do
-      %{pid: ^pid, line: line} ->
-        # While the node is connected it still answers what it was asked.
-        if reason == :noconnection and line != nil, do: cut(line)
+      %{pid: ^pid} ->
         report(state, node, if(reason == :noconnection, do: :lost, else: :left))
         %{state | others: Map.delete(state.others, node)}
 
@@ -287,10 +294,11 @@ defmodule DSPex.PythonBridge.Cluster.Member do
 
   # Lines
 
-  defp line(node) do
+  # A pool that is being stopped answers what it was asked, so its line ends later than its member.
+  defp line(receiver) do
     spawn(fn ->
-      Node.monitor(node, true)
-      receive do: (_nodedown_or_cut -> :ok)
+      Process.monitor(receiver)
+      receive do: (_ended_or_cut -> :ok)
     end)
   end
 
@@ -307,7 +315,7 @@ defmodule DSPex.PythonBridge.Cluster.Member do
 
     view = %View{
       ring: Ring.new(own ++ ready),
-      lines: Map.new(live, fn {node, line, _} -> {node, line} end),
+      links: Map.new(live, fn {node, line, info} -> {node, {line, info.receiver}} end),
       incarnations: Map.new(live, fn {node, _, info} -> {node, info.incarnation} end),
       generation: state.generation,
       behind?: state.behind >= @behind

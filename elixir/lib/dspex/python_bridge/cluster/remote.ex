@@ -1,13 +1,19 @@
 defmodule DSPex.PythonBridge.Cluster.Remote do
   @moduledoc """
   Runs a function on another node, as `:erpc` does, with three differences: it ends with its caller; the
-  caller learns that the node is lost from a process on its own node (a line, see `Member`), also if
-  the node hangs while its connection stays open; and a caller is never suspended by a connection that
-  takes no data, so that it keeps its deadline.
+  caller learns that the node is lost from a process on its own node, also if the node hangs while its
+  connection stays open; and a caller is never suspended by a connection that takes no data, so that it
+  keeps its deadline.
   """
 
   alias DSPex.PythonBridge.{Connection, Exits}
+  alias DSPex.PythonBridge.Cluster.Parcel
 
+  @typedoc """
+  How a node is called: a process on this node that ends when the other one is lost, and the process there
+  that takes calls (`DSPex.PythonBridge.Cluster.Receiver`).
+  """
+  @type link :: {line :: pid(), receiver :: pid()}
   @type function_call :: {module(), atom(), list()}
   @type answer :: {:ok, term()} | :lost | :late
 
@@ -18,88 +24,126 @@ defmodule DSPex.PythonBridge.Cluster.Remote do
   Returns what the function has returned on a node; `:lost` if the node was lost before its answer has
   arrived; `:late` if there was none in time. Raises what the function has raised.
   """
-  @spec call(node(), pid() | nil, function_call(), integer() | :infinity) :: answer()
-  def call(_node, nil, _call, _deadline), do: :lost
-  def call(node, line, call, deadline), do: node |> open(line, call) |> await(deadline)
+  @spec call(link() | nil, function_call(), integer() | :infinity) :: answer()
+  def call(nil, _call, _deadline), do: :lost
 
-  @doc "Calls a function on some nodes at the same time. Lines are by node. Returns the answers by node."
-  @spec call_all(%{node() => pid()}, function_call(), integer() | :infinity) :: [
-          {node(), answer()}
-        ]
-  def call_all(lines, call, deadline) do
-    opened = for {node, line} <- lines, do: {node, open(node, line, call)}
-    for {node, reply_to} <- opened, do: {node, await(reply_to, deadline)}
-  end
-
-  defp open(node, line, call) do
+  def call({line, _} = link, call, deadline) do
     reply_to = :erlang.monitor(:process, line, alias: :reply_demonitor)
-    send_call(node, reply_to, call)
-    reply_to
-  end
 
-  @doc """
-  Calls a function on a node. The process there sends `{reply_to, answer}` at the end, where `reply_to` is an
-  alias of the calling process and a monitor of the node's line.
-  """
-  @spec send_call(node(), reference(), function_call()) :: pid()
-  def send_call(node, reply_to, {module, function, args}) do
-    arguments = [self(), reply_to, module, function, args]
-
-    # In a process of its own, which may be suspended while the connection is busy.
-    spawn(fn ->
-      :erlang.spawn_request(node, __MODULE__, :serve, arguments, reply: :no)
-    end)
-  end
-
-  @doc "Returns the next answer to a call that was sent."
-  @spec await(reference(), integer() | :infinity) :: term()
-  def await(reply_to, deadline) do
-    receive do
-      {^reply_to, answer} -> answered(answer)
-      {:DOWN, ^reply_to, _, _, _} -> :lost
-    after
-      patience(deadline) ->
-        :erlang.demonitor(reply_to, [:flush])
-        receive do: ({^reply_to, answer} -> answered(answer)), after: (0 -> :late)
+    case request(link, reply_to, call, deadline) do
+      :ok -> reply_to |> await(deadline) |> unpacked(line, deadline)
+      failed -> abandon(reply_to, failed)
     end
   end
 
-  defp answered({:raised, kind, reason, stacktrace}),
-    do: :erlang.raise(kind, reason, stacktrace)
+  @doc "Calls a function on some nodes at the same time. Links are by node. Returns the answers by node."
+  @spec call_all(%{node() => link()}, function_call(), integer() | :infinity) :: [
+          {node(), answer()}
+        ]
+  def call_all(links, _call, _deadline) when links == %{}, do: []
 
-  defp answered(answer), do: answer
+  def call_all(links, call, deadline) do
+    links
+    |> Enum.map(fn {node, link} -> {node, Task.async(fn -> call(link, call, deadline) end)} end)
+    |> Enum.map(fn {node, task} -> {node, Task.await(task, :infinity)} end)
+  end
+
+  @doc """
+  Sends the request of a call, whose answer is sent to `reply_to`, an alias of the calling process and a
+  monitor of the line.
+  """
+  @spec request(link(), reference(), function_call(), integer() | :infinity) ::
+          :ok | :lost | :late
+  def request({_line, receiver}, reply_to, call, deadline) do
+    if Parcel.large?(call) do
+      parcel = Parcel.new()
+      post(receiver, {self(), reply_to, parcel})
+      Parcel.deliver(parcel, call, reply_to, deadline)
+    else
+      post(receiver, {self(), reply_to, call})
+    end
+  end
+
+  @doc "Sends a message to a process of another node, without ever being suspended."
+  @spec post(pid() | reference(), term()) :: :ok | :lost
+  def post(to, message) do
+    case :erlang.send(to, message, [:nosuspend, :noconnect]) do
+      :ok ->
+        :ok
+
+      :nosuspend ->
+        spawn(fn -> :erlang.send(to, message, [:noconnect]) end)
+        :ok
+
+      :noconnect ->
+        :lost
+    end
+  end
+
+  @doc "Returns the next answer that is sent to `reply_to`."
+  @spec await(reference(), integer() | :infinity) :: term()
+  def await(reply_to, deadline) do
+    receive do
+      {^reply_to, answer} -> answer
+      {:DOWN, ^reply_to, _, _, _} -> :lost
+    after
+      patience(deadline) -> abandon(reply_to, :late)
+    end
+  end
 
   defp patience(:infinity), do: :infinity
   defp patience(deadline), do: Connection.remaining(deadline) + @slack
 
-  @doc false
-  @spec serve(pid(), reference(), module(), atom(), list()) :: term()
-  def serve(caller, reply_to, module, function, args) do
-    watch(caller, reply_to)
-    # That of the caller is on its node, so that what is logged here would be logged there.
-    Process.group_leader(self(), Process.whereis(:user))
-    send(reply_to, {reply_to, guarded(module, function, args)})
+  @doc "Waits no longer for an answer. Returns it if it has come, and `otherwise` if not."
+  @spec abandon(reference(), term()) :: term()
+  def abandon(reply_to, otherwise) do
+    :erlang.demonitor(reply_to, [:flush])
+    receive do: ({^reply_to, answer} -> answer), after: (0 -> otherwise)
   end
 
-  defp guarded(module, function, args) do
+  @doc "Returns what an answer carries. Raises what the function has raised."
+  @spec unpacked(term(), pid(), integer() | :infinity) :: term()
+  def unpacked({:parcel, parcel}, line, deadline) do
+    with {:ok, answer} <- Parcel.fetch(parcel, line, deadline),
+         do: unpacked(answer, line, deadline)
+  end
+
+  def unpacked({:raised, kind, reason, stacktrace}, _line, _deadline),
+    do: :erlang.raise(kind, reason, stacktrace)
+
+  def unpacked(answer, _line, _deadline), do: answer
+
+  # On the other node
+
+  @doc "Runs a call of another node in the calling process, which is in the table meanwhile."
+  @spec serve(:ets.table(), pid(), reference(), function_call() | Parcel.t()) :: true
+  def serve(table, caller, reply_to, call) do
+    :ets.insert(table, {self(), caller, reply_to, false})
+    with {:ok, call} <- called(call, caller), do: answer(reply_to, guarded(call))
+    :ets.delete(table, self())
+  rescue
+    # The receiver has ended, and its table with it.
+    ArgumentError -> true
+  end
+
+  defp called(call, _caller) when is_tuple(call), do: {:ok, call}
+  defp called(parcel, caller), do: Parcel.fetch(parcel, caller, :infinity)
+
+  defp guarded({module, function, args}) do
     {:ok, apply(module, function, args)}
   catch
     kind, reason -> {:raised, kind, reason, Exits.without_arguments(__STACKTRACE__)}
   end
 
-  # Ends the calling process with its caller, and answers if it was ended otherwise.
-  defp watch(caller, reply_to) do
-    runner = self()
-
-    spawn(fn ->
-      running = Process.monitor(runner)
-      calling = Process.monitor(caller)
-
-      receive do
-        {:DOWN, ^calling, _, _, _} -> Process.exit(runner, :kill)
-        {:DOWN, ^running, _, _, :normal} -> :ok
-        {:DOWN, ^running, _, _, _} -> send(reply_to, {reply_to, :lost})
-      end
-    end)
+  @doc "Sends an answer to the caller of a function that runs for another node."
+  @spec answer(reference(), term()) :: term()
+  def answer(reply_to, answer) do
+    if Parcel.large?(answer) do
+      parcel = Parcel.new()
+      send(reply_to, {reply_to, {:parcel, parcel}})
+      Parcel.deliver(parcel, answer, nil, :infinity)
+    else
+      send(reply_to, {reply_to, answer})
+    end
   end
 end

@@ -11,66 +11,60 @@ defmodule DSPex.PythonBridge.Cluster.RemoteStream do
   @window 64
   @batch 32
 
+  @enforce_keys [:reply_to, :line, :deadline, :lost]
+  defstruct @enforce_keys ++ [:pid, taken: 0]
+
   @doc """
-  Calls a function on a node as `Remote.call/4` does. If it returns `{:done, elements, home}` for an
+  Calls a function on a node as `Remote.call/3` does. If it returns `{:done, elements, home}` for an
   enumerable, the answer is `{:ok, {:done, stream, home}}`; the stream can be enumerated once, by the
   calling process, and raises the error that `lost` returns if the node is lost meanwhile.
   """
-  @spec open(
-          node(),
-          pid() | nil,
-          Remote.function_call(),
-          integer() | :infinity,
-          (() -> Exception.t())
-        ) ::
+  @spec open(Remote.link() | nil, Remote.function_call(), integer() | :infinity, lost) ::
           Remote.answer()
-  def open(_node, nil, _call, _deadline, _lost), do: :lost
+        when lost: (() -> Exception.t())
+  def open(nil, _call, _deadline, _lost), do: :lost
 
-  def open(node, line, call, deadline, lost) do
+  def open({line, _} = link, call, deadline, lost) do
     reply_to = :erlang.monitor(:process, line, alias: :demonitor)
-    Remote.send_call(node, reply_to, {__MODULE__, :serve, [reply_to, call]})
+    stream = %__MODULE__{reply_to: reply_to, line: line, deadline: deadline, lost: lost}
 
-    case Remote.await(reply_to, deadline) do
-      {:opened, pid, home} ->
-        stream = {reply_to, pid, deadline, 0}
-        {:ok, {:done, Stream.resource(fn -> stream end, &next(&1, lost), &stop/1), home}}
-
+    with :ok <- Remote.request(link, reply_to, {__MODULE__, :serve, [reply_to, call]}, deadline),
+         {:opened, pid, home} <- answer(stream) do
+      {:ok, {:done, Stream.resource(fn -> %{stream | pid: pid} end, &next/1, &stop/1), home}}
+    else
       answer ->
-        :erlang.demonitor(reply_to, [:flush])
+        close(reply_to)
         answer
     end
   end
 
-  defp next(:ended, _lost), do: {:halt, :ended}
+  defp answer(%{reply_to: reply_to, line: line, deadline: deadline}) do
+    reply_to |> Remote.await(deadline) |> Remote.unpacked(line, deadline)
+  end
 
-  defp next({reply_to, pid, deadline, taken}, lost) do
-    case Remote.await(reply_to, deadline) do
-      {:element, element} ->
-        {[element], {reply_to, pid, deadline, taken(reply_to, pid, taken + 1)}}
+  defp next(:ended), do: {:halt, :ended}
 
-      {:ok, :ended} ->
-        {[], close(reply_to)}
-
-      :lost ->
-        raise lost.()
-
-      :late ->
-        raise OpenCall.late("the stream did not end in time")
+  defp next(stream) do
+    case answer(stream) do
+      {:element, element} -> {[element], taken(%{stream | taken: stream.taken + 1})}
+      {:ok, :ended} -> {[], close(stream.reply_to)}
+      :lost -> raise stream.lost.()
+      :late -> raise OpenCall.late("the stream did not end in time")
     end
   end
 
-  defp taken(reply_to, pid, @batch) do
-    send(pid, {reply_to, :more})
-    0
+  defp taken(%{taken: @batch} = stream) do
+    Remote.post(stream.pid, {stream.reply_to, :more})
+    %{stream | taken: 0}
   end
 
-  defp taken(_reply_to, _pid, taken), do: taken
+  defp taken(stream), do: stream
 
   defp stop(:ended), do: :ok
 
-  defp stop({reply_to, pid, _deadline, _taken}) do
-    Process.exit(pid, :kill)
-    close(reply_to)
+  defp stop(stream) do
+    Process.exit(stream.pid, :kill)
+    close(stream.reply_to)
   end
 
   defp close(reply_to) do
@@ -94,7 +88,7 @@ defmodule DSPex.PythonBridge.Cluster.RemoteStream do
         {:done, failed, home}
 
       {:done, elements, home} ->
-        send(reply_to, {reply_to, {:opened, self(), home}})
+        Remote.answer(reply_to, {:opened, self(), home})
         Enum.reduce(elements, @window, &deliver(&1, &2, reply_to))
         :ended
 
@@ -109,7 +103,7 @@ defmodule DSPex.PythonBridge.Cluster.RemoteStream do
   end
 
   defp deliver(element, ahead, reply_to) do
-    send(reply_to, {reply_to, {:element, element}})
+    Remote.answer(reply_to, {:element, element})
     ahead - 1
   end
 end

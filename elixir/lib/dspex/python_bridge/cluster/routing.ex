@@ -158,7 +158,8 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
 
   defp there(kind, %{pool: pool, session_id: id} = request, role, node, view) do
     known = known(request, kind)
-    answer = ask(kind, node, view.lines[node], [kind, role, wire(request), known], request)
+    served = {__MODULE__, :serve, [kind, role, wire(request), known]}
+    answer = ask(kind, view.links[node], served, request.deadline, node)
 
     case answer do
       {:ok, {:done, result, home}} ->
@@ -182,14 +183,10 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
     end
   end
 
-  defp ask(:stream, node, line, args, request),
-    do:
-      RemoteStream.open(node, line, {__MODULE__, :serve, args}, request.deadline, fn ->
-        lost(node)
-      end)
+  defp ask(:stream, link, served, deadline, node),
+    do: RemoteStream.open(link, served, deadline, fn -> lost(node) end)
 
-  defp ask(_kind, node, line, args, request),
-    do: Remote.call(node, line, {__MODULE__, :serve, args}, request.deadline)
+  defp ask(_kind, link, served, deadline, _node), do: Remote.call(link, served, deadline)
 
   # Nothing has been started: the pool of a node was stopped, or lacks changes that others have made.
   defp later(kind, request) do

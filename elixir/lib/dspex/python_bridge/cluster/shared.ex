@@ -16,11 +16,11 @@ defmodule DSPex.PythonBridge.Cluster.Shared do
   @function_timeout 5_000
 
   @doc "Takes over what another node shares with the nodes that it knows. Exits if it does not answer."
-  @spec take_over(atom(), node(), pid()) :: :ok
-  def take_over(name, node, line) do
+  @spec take_over(atom(), node(), Remote.link()) :: :ok
+  def take_over(name, node, link) do
     deadline = Connection.now() + @journal_timeout
 
-    case Remote.call(node, line, {__MODULE__, :all, [name]}, deadline) do
+    case Remote.call(link, {__MODULE__, :all, [name]}, deadline) do
       {:ok, {journal, functions}} ->
         :ok = Journal.adopt(name, node, journal)
         Functions.add(Pool.fetch!(name).functions, functions)
@@ -40,16 +40,16 @@ defmodule DSPex.PythonBridge.Cluster.Shared do
     do: Functions.put(pool.functions, session_id, functions)
 
   def register(pool, session_id, functions) do
-    lines = lines(pool, session_id, View.get(pool.name))
+    links = links(pool, session_id, View.get(pool.name))
     put = {__MODULE__, :put, [pool.name, session_id, functions]}
-    Remote.call_all(lines, put, Connection.now() + @function_timeout)
+    Remote.call_all(links, put, Connection.now() + @function_timeout)
     put(pool.name, session_id, functions)
   end
 
-  defp lines(pool, session_id, view) do
+  defp links(pool, session_id, view) do
     if Functions.default?(session_id),
-      do: view.lines,
-      else: Map.take(view.lines, [View.node_of(view, Homes.known(pool, session_id))])
+      do: view.links,
+      else: Map.take(view.links, [View.node_of(view, Homes.known(pool, session_id))])
   end
 
   @doc false
@@ -64,7 +64,7 @@ defmodule DSPex.PythonBridge.Cluster.Shared do
     question = {__MODULE__, :own, [name, session_id, kind, function]}
     deadline = Connection.now() + @function_timeout
 
-    Enum.find_value(Remote.call_all(View.get(name).lines, question, deadline), :error, fn
+    Enum.find_value(Remote.call_all(View.get(name).links, question, deadline), :error, fn
       {_node, {:ok, {:ok, function}}} -> {:ok, function}
       _ -> nil
     end)

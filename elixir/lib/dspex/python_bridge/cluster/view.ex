@@ -4,17 +4,17 @@ defmodule DSPex.PythonBridge.Cluster.View do
   member replaces when a node joins or is lost, so that callers read it in some nanoseconds.
   """
 
-  alias DSPex.PythonBridge.Cluster.Ring
+  alias DSPex.PythonBridge.Cluster.{Remote, Ring}
 
-  # ring: of the nodes that take calls. lines: by node, the process that ends when the node is lost.
+  # ring: of the nodes that take calls. links: by node, how it is called.
   # incarnations: by node, the reference of its pool. generation: how often a node has joined or come back.
   # behind?: whether other nodes have made changes that this one lacks.
   @enforce_keys [:ring]
-  defstruct @enforce_keys ++ [lines: %{}, incarnations: %{}, generation: 0, behind?: false]
+  defstruct @enforce_keys ++ [links: %{}, incarnations: %{}, generation: 0, behind?: false]
 
   @type t :: %__MODULE__{
           ring: Ring.t(),
-          lines: %{node() => pid()},
+          links: %{node() => Remote.link()},
           incarnations: %{node() => reference()},
           generation: non_neg_integer(),
           behind?: boolean()

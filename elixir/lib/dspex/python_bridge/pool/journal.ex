@@ -336,7 +336,7 @@ defmodule DSPex.PythonBridge.Pool.Journal do
   defp pass_on(pool, history, change) do
     {deadline, change} = Map.pop!(change, :deadline)
     args = [pool.name, history, change, Connection.remaining(deadline)]
-    Remote.call_all(View.get(pool.name).lines, {__MODULE__, :follow, args}, deadline)
+    Remote.call_all(View.get(pool.name).links, {__MODULE__, :follow, args}, deadline)
     :ok
   end
 
