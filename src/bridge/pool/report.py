@@ -64,7 +64,7 @@ def status(name: str, slots: Slots, sessions: Sessions, journal: Journal) -> dic
 
 def statistics(slots: Sequence[Slot]) -> dict[str, Any]:
     """Return the statistics of several workers together. One that does not answer in time is left out."""
-    replies = _ask(slots, "get_stats", {"include": list(INCLUDED)}, ANSWER_SECONDS)
+    replies = ask(slots, "get_stats", {"include": list(INCLUDED)}, ANSWER_SECONDS)
     return merged([reply for reply in replies.values() if not isinstance(reply, BaseException)])
 
 
@@ -72,7 +72,7 @@ def health(slots: Slots, timeout: float) -> dict[str, Any]:
     """Return whether the workers answer a ping within `timeout` seconds."""
     with slots.changed:
         every = list(slots.all)
-    replies = _ask([slot for slot in every if slot.is_usable], "ping", {}, timeout)
+    replies = ask([slot for slot in every if slot.is_usable], "ping", {}, timeout)
     answers = [slot for slot, reply in replies.items() if not isinstance(reply, BaseException)]
     return {
         "status": "down" if not answers else "healthy" if len(answers) == len(every) else "degraded",
@@ -89,7 +89,7 @@ def health(slots: Slots, timeout: float) -> dict[str, Any]:
     }
 
 
-def _ask(slots: Sequence[Slot], command: str, args: dict[str, Any], timeout: float) -> dict[Slot, Any]:
+def ask(slots: Sequence[Slot], command: str, args: dict[str, Any], timeout: float) -> dict[Slot, Any]:
     """Ask workers at the same time, and return each one's result or error."""
     calls: dict[Slot, OpenCall | errors.BridgeError] = {}
     for slot in slots:

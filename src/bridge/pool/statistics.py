@@ -15,14 +15,21 @@ SUMMED_RESOURCES = ("rss", "vms", "cpu_user", "cpu_system", "threads", "fds")
 
 def merged(workers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the statistics of a pool from what `get_stats` with `INCLUDED` has returned in each worker."""
-    names = sorted({name for stats in workers for name in stats["commands"]})
+    return {**_sums(workers), "workers": [{**stats["worker"], "process": stats["process"]} for stats in workers]}
+
+
+def merged_pools(pools: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the statistics of several pools, each as `merged` returns them, as those of one."""
+    return {**_sums(pools), "workers": [worker for stats in pools for worker in stats["workers"]]}
+
+
+def _sums(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    names = sorted({name for stats in parts for name in stats["commands"]})
     return {
         "commands": {
-            name: _command([stats["commands"][name] for stats in workers if name in stats["commands"]])
-            for name in names
+            name: _command([stats["commands"][name] for stats in parts if name in stats["commands"]]) for name in names
         },
-        "process": {name: sum(stats["process"][name] for stats in workers) for name in SUMMED_RESOURCES},
-        "workers": [{**stats["worker"], "process": stats["process"]} for stats in workers],
+        "process": {name: sum(stats["process"][name] for stats in parts) for name in SUMMED_RESOURCES},
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 from contextlib import suppress
 from functools import partial
@@ -72,6 +73,7 @@ class Nodes(Supervisor):
         self._nodes: dict[int, Node] = {}  # by the number of a slot
         self._actors: dict[int, Actor] = {}
         self._live: dict[str, Node] = {}
+        self._pools = itertools.count(1)
 
     def start(self, least: int, most: int) -> None:
         """Start an actor on each node, and wait until all are ready or have failed.
@@ -144,11 +146,15 @@ class Nodes(Supervisor):
         """Start a pool in the actor of a slot's node, and return the client of it."""
         until = None if self._timeout is None else monotonic() + JOIN_SECONDS + self._timeout
         node = node_of(slot)
+        if node.id not in {each.id for each in cluster.nodes()}:
+            self._live.pop(node.id, None)
+            raise not_connected(f"node {node.name}", "it has left the cluster")
         actor = self._actors.get(slot.number)
         if actor is None:
             actor = self._actors[slot.number] = _actor_on(node)
+        number = next(self._pools)
         try:
-            failure = ray.get(actor.open.remote(self._options), timeout=until and until - monotonic())
+            failure = ray.get(actor.open.remote(number, self._options), timeout=until and until - monotonic())
         except RayError as error:
             raise not_connected(f"node {node.name}", reason_of(error)) from error
         if failure:
@@ -159,7 +165,7 @@ class Nodes(Supervisor):
         with ours:
             ours.setblocking(False)
             worker = NodeSocket(node.name, ours, partial(_end, actor))
-        Tunnel(actor, theirs, worker).start()
+        Tunnel(actor, number, theirs, worker).start()
         return Client._of(worker, self._settings, (), until and until - monotonic())
 
     def _add(self, slot: Slot, delay: float = 0.0) -> None:

@@ -15,8 +15,8 @@ from bridge.pool.launcher import Starter
 from bridge.pool.pool import Pool, Workers
 from bridge.pool.slots import OnTransition
 from bridge.pool.upkeep import Life
-from bridge.ray import cluster
-from bridge.ray.nodes import Nodes
+from bridge.ray import cluster, report
+from bridge.ray.nodes import Nodes, node_of
 from bridge.ray.routing import NodeRecovery, NodeRouter
 
 NO_LAUNCHER = Starter(Client.start)  # each slot has a node of its own, see `Nodes`
@@ -94,6 +94,40 @@ class RayPool(Pool):
         except BaseException:
             self._leave()
             raise
+
+    def session_info(self, session_id: str) -> dict[str, Any]:
+        """Return the result of `get_session`, with the `node` and the `host` that have the session, and there the
+        `slot` and the `pid` of its worker.
+
+        Raises SessionNotFound.
+        """
+        home = self._sessions.homes.get(session_id)
+        if home is None or not home.slot.is_usable:
+            return super().session_info(session_id)
+        self._check_own()
+        node = node_of(home.slot)
+        return {
+            **home.slot.ask("node_session", {"session_id": session_id}, 30.0),
+            "node": node.id,
+            "host": node.name,
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """Return the statistics of all workers of all nodes together (`commands`, `process`), each worker's own
+        (`workers`), and the pool's `status`."""
+        self._check_own()
+        return {**report.statistics(self._slots), "pool": self.status()}
+
+    def status(self) -> dict[str, Any]:
+        """Return the number of workers and of nodes in each state, of open calls and of sessions, and one map for each
+        node, as `slots`."""
+        return report.status(super().status(), self._slots)
+
+    def health_check(self, timeout: float = 2.0) -> dict[str, Any]:
+        """Ping each worker of each node. Return whether the pool is "healthy", "degraded" or "down", and one map for
+        each node."""
+        self._check_own()
+        return report.health(self._slots, timeout)
 
     def stop(self, timeout: float | None = STOP_TIMEOUT) -> None:
         super().stop(timeout)

@@ -255,12 +255,30 @@ class Server:
         if (served := self._calls.get(message.args.get("id"))) is not None:
             served.may_emit.set()
 
+    def _report(self, message: Received) -> None:
+        self._threads.run(partial(self._send_report, message))
+
+    def _send_report(self, message: Received) -> None:
+        try:
+            self._answer(message, REPORTS[message.command or ""](self.pool, **message.args))
+        except BaseException as error:
+            self._fail(message.id, error)
+
+
+# What the host asks a node about its own pool.
+REPORTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "node_health": Pool.health_check,
+    "node_session": Pool.session_info,
+    "node_stats": Pool.stats,
+    "node_status": Pool.status,
+}
 
 OWN: dict[str, Callable[[Server, Received], None]] = {
     "hello": Server._hello,
     "cancel": Server._cancel,
     "pause": Server._pause,
     "resume": Server._resume,
+    **dict.fromkeys(REPORTS, Server._report),
 }
 
 

@@ -51,11 +51,13 @@ class NodeSocket(WorkerSocket):
 class Tunnel:
     """Passes on what one end of a socket gets to an actor, and the other way, on two threads.
 
-    A failure of Ray ends it, and so the connection of `worker`, whose `reason` it sets.
+    number: of the pool, see `NodeActor`. A failure of Ray ends it, and so the connection of `worker`, whose `reason` it
+    sets.
     """
 
-    def __init__(self, actor: Actor, end: socket.socket, worker: NodeSocket) -> None:
+    def __init__(self, actor: Actor, number: int, end: socket.socket, worker: NodeSocket) -> None:
         self._actor = actor
+        self._number = number
         self._end = end
         self._worker = worker
         self._running = 2
@@ -69,13 +71,15 @@ class Tunnel:
     def _send(self) -> None:
         opened: deque[Any] = deque()
         while data := self._end.recv(CHUNK):
-            opened.append(self._actor.deliver.remote(data))
+            opened.append(self._actor.deliver.remote(self._number, data))
             while len(opened) >= MOST_OPEN:
-                ray.get(opened.popleft())
-        self._actor.finish.remote()
+                if not ray.get(opened.popleft()):
+                    self._worker.reason = "its actor was restarted"
+                    raise ConnectionResetError
+        self._actor.finish.remote(self._number)
 
     def _receive(self) -> None:
-        while data := ray.get(self._actor.collect.remote()):
+        while data := ray.get(self._actor.collect.remote(self._number)):
             self._end.sendall(data)
         self._shut_down()
 
@@ -106,4 +110,4 @@ def reason_of(error: BaseException) -> str:
         return "its actor does not answer"
     if isinstance(error, RayError):
         return f"Ray failed: {type(error).__name__}"
-    return f"{type(error).__name__}: {errors.text_of(error)}"
+    return errors.text_of(error)
