@@ -1,0 +1,292 @@
+"""A pool on a Ray cluster of two node processes. They take seconds to start, so the tests share one."""
+
+from __future__ import annotations
+
+import collections
+import os
+import signal
+import threading
+
+import numpy
+import pytest
+
+import bridge
+from bridge import errors
+from client_uses import SUPPORT_PATH
+from peer import is_running, wait_until
+
+SECRET = "sk-not-to-be-shown-4711"
+OPTIONS = {"adapter": "node_workers:adapter", "env": {**SUPPORT_PATH, "A_KEY": SECRET}, "timeout": 60.0}
+JOIN = 60.0  # seconds for an actor to start, on a machine with little time
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """The path of a store that the workers of all nodes share."""
+    return tmp_path_factory.mktemp("store") / "sessions.db"
+
+
+@pytest.fixture(scope="module")
+def pool(cluster, store):
+    """A pool on both nodes, with one worker on each."""
+    flags = ["--store", f"sqlite:{store}"]
+    with bridge.RayPool(1, address=cluster.address, flags=flags, **OPTIONS) as pool:
+        yield pool
+
+
+def ready(pool, count=2):
+    """Wait until so many nodes take calls, and return their slots by node."""
+    wait_until(lambda: len(pool._slots.ready) == count, JOIN)
+    return {slot["node"]: slot for slot in pool.status()["slots"] if slot["state"] == "ready"}
+
+
+def sessions_by_node(pool, names):
+    """Begin sessions, and return the names by the id of their node."""
+    nodes = collections.defaultdict(list)
+    for name in names:
+        pool.call("create_session", {}, session_id=name)
+        nodes[pool.session_info(name)["node"]].append(name)
+    return nodes
+
+
+def test_calls_futures_and_casts(pool):
+    """They have the results and the errors of a pool's."""
+    assert pool.call("ping")["status"] == "ok"
+    assert [future.result(30) for future in [pool.submit("length", {"text": "x" * n}) for n in range(50)]] == [
+        *range(50)
+    ]
+    assert len({pool.call("pid") for _ in range(64)}) == 2
+    pool.cast("work_once", {"seconds": 0})
+    with pytest.raises(errors.UnknownCommand):
+        pool.call("nonsense")
+    with pytest.raises(errors.NotEncodable):
+        pool.call("length", {"text": object()})
+    with pytest.raises(errors.LMError, match="busy") as caught:
+        pool.call("fail", {"text": "busy"})
+    assert (caught.value.category, caught.value.recovery) == ("python", "backoff_retry")
+    assert caught.value.details == {"status": 429, "retry_after": 2.5}
+
+
+@pytest.mark.parametrize("size", [0, 90_000, 3_000_000])
+def test_args_and_results_of_any_size(pool, size):
+    """Arrays keep their type; args above 100 KB take several calls of Ray."""
+    assert pool.call("length", {"text": "x" * size}) == size
+    tensor = numpy.arange(size // 8, dtype="int64")
+    found = pool.call("echo_array", {"array": tensor})
+    assert found.dtype == tensor.dtype
+    assert (found == tensor).all()
+
+
+def test_events_arrive_in_order_and_wait_for_their_reader(pool):
+    """Of a stream, and of a future; a stream that is left early ends its call."""
+    stream = pool.stream("count", {"count": 5000})
+    assert [data for _, data in stream] == list(range(5000))
+    assert stream.result() == 5000
+    seen = []
+    assert pool.submit("count", {"count": 10}, on_event=lambda _, data: seen.append(data)).result(30) == 10
+    assert seen == list(range(10))
+    for _, data in pool.stream("count", {"count": 1_000_000}):
+        if data == 3:
+            break
+    wait_until(lambda: pool.status()["in_flight"] == 0)
+    wait_until(lambda: all(slot["in_flight"] == 0 for node in pool.status()["slots"] for slot in node["workers"]), 30)
+
+
+def test_a_cancelled_call_ends_in_its_worker(pool):
+    """At once for the caller, and soon there, also if it has not been started."""
+    call = pool.submit("wait", {})
+    assert call.cancel()
+    with pytest.raises(errors.Cancelled):
+        call.result()
+    wait_until(lambda: all(slot["in_flight"] == 0 for node in pool.status()["slots"] for slot in node["workers"]), 30)
+
+
+def test_a_call_ends_at_its_deadline(pool):
+    with pytest.raises(errors.DeadlineExceeded):
+        pool.call("work_once", {"seconds": 5}, timeout=0.2)
+    with pytest.raises(errors.DeadlineExceeded):
+        pool.submit("work_once", {"seconds": 5}, timeout=0.2).result()
+
+
+def test_calls_of_a_session_are_made_in_their_order_on_one_node(pool):
+    """Also if nobody waits for the replies in between."""
+    for name in ("ann", "bob"):
+        calls = [pool.submit("add_name", {"name": str(n)}, session_id=name) for n in range(100)]
+        assert calls[-1].result(30) == [str(n) for n in range(100)]
+        assert len({pool.call("names", session_id=name)[0] for _ in range(5)}) == 1
+        assert pool.end_session(name)["status"] == "cleaned"
+        with pytest.raises(errors.SessionNotFound):
+            pool.session_info(name)
+
+
+def test_functions_run_in_the_process_of_the_pool(pool):
+    """Tools, metrics, and models that stream their reply, whose errors keep their code."""
+    pids = []
+
+    def add(a: int, b: int) -> int:
+        pids.append(os.getpid())
+        return a + b
+
+    def model(messages):
+        yield "a"
+        yield "b"
+        yield {"usage": {"output_tokens": 2}}
+
+    def refuse(outputs):
+        raise errors.LMError("no", retry_after=1.5)
+
+    pool.register_tools([add])
+    pool.register(models={"mine": model}, rewards={"no": refuse})
+    assert pool.call("ask_host", {"kind": "tool", "name": "add", "args": {"a": 1, "b": 2}}) == 3
+    assert pids == [os.getpid()]
+    stream = pool.stream("ask_host", {"kind": "model", "name": "mine", "args": {"messages": [], "stream": True}})
+    assert [data for _, data in stream] == ["a", "b"]
+    assert stream.result() == {"text": "ab", "usage": {"output_tokens": 2}}
+    with pytest.raises(errors.LMError) as caught:
+        pool.call("ask_host", {"kind": "reward", "name": "no", "args": {"outputs": {}}})
+    assert caught.value.details["retry_after"] == 1.5
+    with pytest.raises(errors.UnknownCommand):
+        pool.call("ask_host", {"kind": "tool", "name": "unknown"})
+
+
+def test_the_reports_are_about_all_nodes(pool):
+    status = pool.status()
+    assert (status["nodes"], status["workers"]) == ({"ready": 2}, {"ready": 2})
+    assert len({slot["node"] for slot in status["slots"]}) == 2
+    health = pool.health_check(10.0)
+    assert health["status"] == "healthy"
+    assert [len(node["workers"]) for node in health["slots"]] == [1, 1]
+    before = pool.stats()
+    pool.call("work", {"seconds": 0})
+    after = pool.stats()
+    assert after["commands"]["work"]["calls"] == before["commands"].get("work", {"calls": 0})["calls"] + 1
+    assert len(after["workers"]) == 2
+
+
+def test_a_fork_and_a_pickle_are_refused(pool):
+    import pickle
+
+    with pytest.raises(TypeError, match="pickled"):
+        pickle.dumps(pool)
+    pid = os.fork()
+    if not pid:
+        try:
+            pool.call("ping")
+        except RuntimeError:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert pool.call("ping")["status"] == "ok"
+
+
+def test_an_actor_that_is_killed_is_started_again(pool):
+    """With what all nodes share. Durable sessions go on, others are lost, with one error each."""
+    pool.call("update_session_data", {"key": "shared", "value": 1})
+    nodes = sessions_by_node(pool, [f"session {n}" for n in range(20)])
+    node, slot = next(iter(ready(pool).items()))
+    lost, kept = nodes[node][:2]
+    pool.call("create_session", {"durable": True}, session_id=f"durable {kept}")
+    other = next(each for each in nodes if each != node)
+    os.kill(slot["pid"], signal.SIGKILL)
+    wait_until(lambda: not is_running(slot["pid"]))
+    wait_until(lambda: node in ready(pool) and ready(pool)[node]["pid"] != slot["pid"], JOIN)
+    assert [each.ask("get_session_data", {}, 30)["data"]["shared"] for each in pool._slots.ready] == [1, 1]
+    with pytest.raises(errors.SessionLost):
+        pool.call("get_session_data", session_id=lost)
+    assert pool.call("get_session_data", session_id=lost)["data"] == {}
+    assert pool.session_info(nodes[other][0])["live"]
+
+
+def test_a_node_that_hangs_is_noticed(pool):
+    """The deadlines of its calls hold; the others are answered once it has been ended."""
+    slot = next(iter(ready(pool).values()))
+    os.kill(slot["pid"], signal.SIGSTOP)
+    calls = [pool.submit("work_once", {"seconds": 0}, timeout=1.0) for _ in range(20)]
+    outcomes = collections.Counter(type(call.exception(30)).__name__ for call in calls)
+    assert set(outcomes) == {"DeadlineExceeded", "NoneType"}
+    idempotent = [pool.submit("work", {"seconds": 0}) for _ in range(20)]
+    assert len({call.result(90) for call in idempotent}) >= 1
+    wait_until(lambda: not is_running(slot["pid"]), JOIN)
+    ready(pool)
+
+
+def test_a_node_is_killed_under_load_and_another_one_joins(pool, cluster, tmp_path):
+    """Each call has one answer, only idempotent ones are made twice, and durable sessions go on."""
+    names = [f"durable {n}" for n in range(10)]
+    for name in names:
+        pool.call("create_session", {"durable": True}, session_id=name)
+        pool.call("update_session_data", {"key": "name", "value": name}, session_id=name)
+    answers, done = collections.Counter(), threading.Event()
+    runs = tmp_path / "runs"
+    runs.touch()
+
+    def load(command):
+        number = 0
+        while not done.is_set():
+            number += 1
+            line = f"{command} {threading.get_ident()} {number}"
+            try:
+                pool.call(command, {"path": str(runs), "line": line}, timeout=60)
+                answers[command, "ok"] += 1
+            except errors.WorkerCrashed:
+                answers[command, "crashed"] += 1
+
+    threads = [threading.Thread(target=load, args=(f"note{kind}",)) for kind in ("", "_once") for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: sum(answers.values()) > 100, JOIN)
+    gone = cluster.worker_nodes.copy().pop()
+    cluster.remove_node(gone, allow_graceful=False)
+    wait_until(lambda: len(pool._slots.all) == 1, JOIN)
+    count = sum(answers.values())
+    wait_until(lambda: sum(answers.values()) > count + 100, JOIN)
+    cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+    ready(pool)
+    done.set()
+    for thread in threads:
+        thread.join(JOIN)
+    lines = collections.Counter(runs.read_text().splitlines())
+    assert not [line for line, times in lines.items() if times > 1 and line.startswith("note_once")]
+    assert answers["note", "crashed"] == 0
+    assert sum(answers[command, "ok"] for command in ("note", "note_once")) <= len(lines)
+    assert [pool.call("get_session_data", session_id=name)["data"]["name"] for name in names] == names
+
+
+def test_no_secret_is_in_the_logs_of_ray(pool, cluster):
+    """Neither args nor variables of the environment nor what a failing call carries."""
+    with pytest.raises(errors.BridgeError):
+        pool.call("nonsense", {"api_key": SECRET})
+    pool.call("length", {"text": SECRET})
+    folder = cluster.head_node.get_logs_dir_path()
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if os.path.isfile(path):
+            with open(path, errors="replace") as file:
+                assert SECRET not in file.read(), name
+
+
+def test_a_pool_ends_with_its_process_and_its_stop(cluster):
+    """Its actors, templates and workers do."""
+    with bridge.RayPool(1, address=cluster.address, **OPTIONS) as pool:
+        pids = [slot["pid"] for slot in pool.status()["slots"]]
+        pids += [worker["pid"] for slot in pool.status()["slots"] for worker in slot["workers"]]
+        assert len(pids) == 4
+        assert pool.drain(5.0)
+    wait_until(lambda: not any(map(is_running, pids)), JOIN)
+    with pytest.raises(errors.WorkerCrashed):
+        pool.call("ping")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"address": "ray://localhost:1"}, "Ray Client"),
+        ({"address": "127.0.0.1:1"}, "connected to the Ray cluster"),
+        ({"workers": 0}, "at least 1"),
+        ({"affinity": "loose"}, "affinity"),
+        ({"format": "yaml"}, "format"),
+    ],
+)
+def test_wrong_options_are_refused(pool, options, reason):
+    with pytest.raises(ValueError, match=reason):
+        bridge.RayPool(**{"adapter": "echo", **options})
