@@ -44,7 +44,13 @@ def ask_host(args: Asked, context: Any):
             return end.value
 
 
-@adapter.command("fail", Text, lane="worker", idempotent=True)
+@adapter.command("register_tools", Unchecked, lane="session")
+def register_tools(args: None, context: Any):
+    """Take no notice of the declarations."""
+    return {"session_id": "default"}
+
+
+@adapter.command("fail", Text, lane="worker")
 def fail(args: Text, context: Any):
     """Fail as a provider does that is busy."""
     raise errors.LMError(args.text, status=429, retry_after=2.5)

@@ -88,14 +88,9 @@ class Pool:
         logs: Literal["stderr", "logging"] = "stderr",
         timeout: float | None = START_TIMEOUT,
     ) -> None:
-        least, most = _bounds(workers)
-        if affinity not in ("strict", "hint"):
-            raise ValueError(f'affinity must be "strict" or "hint", not {affinity!r}')
-        if isolate not in (None, "session"):
-            raise ValueError(f'isolate must be "session" or None, not {isolate!r}')
-        isolates = isolate == "session"
-        idle = seconds_of((3600.0 if isolates else 30.0) if idle is None else idle, "idle")
-        life = Life(idle, max_requests, seconds_of(max_age, "max_age"), max_rss)
+        (least, most), life, isolates = checked(
+            workers, affinity, isolate, idle, max_requests=max_requests, max_age=max_age, max_rss=max_rss
+        )
         known = [Tool(function) for function in tools]
         process = {"adapter": adapter, "python": python, "flags": flags, "env": env}
         limits = {"max_frame": max_frame, "max_values": max_values}
@@ -416,6 +411,23 @@ class Pool:
 
 def _names_session(args: Any) -> bool:
     return args.__class__ is dict and "session_id" in args
+
+
+def checked(
+    workers: Workers | None, affinity: str, isolate: str | None, idle: float | None, **limits: Any
+) -> tuple[tuple[int, int], Life, bool]:
+    """Return the bounds of the number of workers, their `Life`, and whether each session has one of its own.
+
+    The options are those of `Pool`. Raises TypeError and ValueError.
+    """
+    bounds = _bounds(workers)
+    if affinity not in ("strict", "hint"):
+        raise ValueError(f'affinity must be "strict" or "hint", not {affinity!r}')
+    if isolate not in (None, "session"):
+        raise ValueError(f'isolate must be "session" or None, not {isolate!r}')
+    isolates = isolate == "session"
+    idle = seconds_of((3600.0 if isolates else 30.0) if idle is None else idle, "idle")
+    return bounds, Life(idle, **{**limits, "max_age": seconds_of(limits["max_age"], "max_age")}), isolates
 
 
 def _bounds(workers: Workers | None) -> tuple[int, int]:

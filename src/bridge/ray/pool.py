@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from bridge.host.client import STOP_TIMEOUT, Client
 from bridge.host.connection import Settings
-from bridge.host.timeouts import seconds_of
+from bridge.host.timeouts import START_TIMEOUT, seconds_of
 from bridge.host.tools import Callables, Tool
 from bridge.options import DEFAULT_MAX_FRAME, DEFAULT_MAX_VALUES
 from bridge.pool.launcher import Starter
-from bridge.pool.pool import Pool, Workers
+from bridge.pool.pool import Pool, Workers, checked
 from bridge.pool.slots import OnTransition
 from bridge.pool.upkeep import Life
 from bridge.ray import cluster, report
@@ -52,8 +52,9 @@ class RayPool(Pool):
         max_values: int = DEFAULT_MAX_VALUES,
         tools: Callables = (),
         logs: Literal["stderr", "logging"] = "stderr",
-        timeout: float | None = 10.0,
+        timeout: float | None = START_TIMEOUT,
     ) -> None:
+        checked(workers, affinity, isolate, idle, max_requests=max_requests, max_age=max_age, max_rss=max_rss)
         known = [Tool(function) for function in tools]
         settings = Settings.checked(format, max_frame, max_values, logs)
         options: dict[str, Any] = {
@@ -69,7 +70,7 @@ class RayPool(Pool):
             "max_rss": max_rss,
             "name": name,
             "adapter": adapter,
-            "flags": list(flags),
+            "flags": flags if isinstance(flags, str) else list(flags),
             "env": None if env is None else dict(env),
             "format": format,
             "max_frame": max_frame,
