@@ -21,7 +21,6 @@ defmodule DSPex.Cluster.ClusterTest do
     info["node"]
   end
 
-  @tag :skip
   test "a session has one state, whichever node is asked", %{nodes: nodes} do
     ring = nodes |> Enum.map(& &1.node) |> Ring.new()
 
@@ -57,7 +56,6 @@ defmodule DSPex.Cluster.ClusterTest do
     for(node <- nodes, do: on(node, :get_pool_status, [Clusters.pool()]).open_calls) |> Enum.sum()
   end
 
-  @tag :skip
   test "what is set up without a session is on all nodes, also on one that joins later",
        context do
     [a, b, c] = context.nodes
@@ -78,7 +76,6 @@ defmodule DSPex.Cluster.ClusterTest do
     Workers.wait_until(fn -> match?(%{"first" => 1, "second" => 2, "third" => 3}, data.(c)) end)
   end
 
-  @tag :skip
   test "a tool is called on the node that registered it", %{nodes: [a | _] = nodes} do
     tool = DSPex.Tool.new(:where, "Where the tool runs.", [], &OnNode.where/1)
     assert {:ok, _} = on(a, :register_tools, [[tool], [pool_name: Clusters.pool()]])
@@ -89,7 +86,6 @@ defmodule DSPex.Cluster.ClusterTest do
     end
   end
 
-  @tag :skip
   test "a node that joins takes its share, and no other session moves", context do
     [a, b, c] = context.nodes
     sessions = names("join", 60)

@@ -4,7 +4,6 @@ defmodule DSPex.Cluster.GuideTest do
 
   @moduletag timeout: 120_000
 
-  @tag :skip
   test "the first minute of a cluster" do
     guide = File.read!(Path.expand("../../guides/cluster.md", __DIR__))
 

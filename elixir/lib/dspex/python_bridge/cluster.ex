@@ -10,18 +10,19 @@ defmodule DSPex.PythonBridge.Cluster do
 
   use Supervisor
 
-  alias DSPex.PythonBridge.Cluster.{Homes, Member, Receiver}
+  alias DSPex.PythonBridge.Cluster.{Homes, Member, Receiver, Settings}
 
   # incarnation: of this pool's sessions, unique in all nodes. heartbeat: ms. homes: see `Homes`.
   # history: see `history/1`.
-  @enforce_keys [:incarnation, :heartbeat, :homes, :history]
+  @enforce_keys [:incarnation, :heartbeat, :homes, :history, :settings]
   defstruct @enforce_keys
 
   @type t :: %__MODULE__{
           incarnation: reference(),
           heartbeat: pos_integer(),
           homes: :ets.table(),
-          history: :atomics.atomics_ref()
+          history: :atomics.atomics_ref(),
+          settings: Settings.t()
         }
 
   @typedoc """
@@ -36,12 +37,13 @@ defmodule DSPex.PythonBridge.Cluster do
   Returns what a pool with this option keeps for its cluster; `nil` without a cluster. The table belongs
   to the calling process.
   """
-  @spec new(boolean() | keyword()) :: t() | nil
-  def new(false), do: nil
-  def new(true), do: new([])
+  @spec new(boolean() | keyword(), Settings.t()) :: t() | nil
+  def new(false, _settings), do: nil
+  def new(true, settings), do: new([], settings)
 
-  def new(options) do
+  def new(options, settings) do
     %__MODULE__{
+      settings: settings,
       incarnation: make_ref(),
       heartbeat: options[:heartbeat] || @heartbeat,
       homes: Homes.new_table(),

@@ -55,13 +55,12 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
   use Supervisor
 
   alias DSPex.PythonBridge.{CircuitBreaker, Cluster, Error, Functions, Pool, RetryBudget}
-  alias DSPex.PythonBridge.Cluster.{Member, Routing, Shared}
+  alias DSPex.PythonBridge.Cluster.{Member, Overview, Routing, Settings, Shared}
 
   alias DSPex.PythonBridge.Pool.{
     Journal,
     Options,
     Providers,
-    Report,
     Request,
     Server,
     Sessions,
@@ -177,7 +176,7 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
       breaker: CircuitBreaker.new(name: name),
       providers: Providers.new_table(),
       wants_more: :atomics.new(1, []),
-      cluster: Cluster.new(own[:cluster])
+      cluster: Cluster.new(own[:cluster], Settings.of(own, worker))
     }
 
     context = %{
@@ -310,21 +309,25 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
     * `:sessions`, `:open_calls` - of all slots
     * `:last_error` - why a worker has ended or did not start; `nil` once another one has started
     * `:stats` - as of `DSPex.PythonBridge.Bridge.get_status/1`, of all workers since the first start
-    * `:nodes` - with `cluster: true`: the nodes that get calls, sorted. All other keys are about the
-      pool of this node
+    * `:nodes` - with `cluster: true`: the nodes that get calls, sorted
+    * `:cluster` - with `cluster: true`: by node, a map of `:state` (`:live`, `:not_ready` or `:hung`),
+      `:workers` that take calls, `:sessions` and `:open_calls`, as the node has told last
+
+  In a cluster all other keys are about the pool of this node.
   """
   @spec get_pool_status(atom()) :: map()
-  def get_pool_status(name \\ __MODULE__), do: Report.status(name)
+  def get_pool_status(name \\ __MODULE__), do: Overview.status(name)
 
   @doc """
   Asks every worker whether it answers.
 
   Returns `{:ok, %{status: :healthy | :degraded, healthy: slots, failed: %{slot => error}}}`, or an error
-  if no worker answers.
+  if no worker answers. In a cluster, the slots are those of this node, `:nodes` has the result of each
+  node, and the status is that of all together.
   """
   @spec health_check(atom(), timeout()) :: {:ok, map()} | {:error, Error.t()}
   def health_check(name \\ __MODULE__, timeout \\ 5_000) do
-    Report.health(Pool.fetch!(name), timeout)
+    Overview.health(Pool.fetch!(name), timeout)
   rescue
     error in Error -> {:error, error}
   end
@@ -332,11 +335,11 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
   @doc """
   Returns the statistics of all workers together: the keys of `get_stats`, with the calls, errors, bytes
   and latencies of each command from merged histograms, and `"workers"`, a list of each one's own
-  figures.
+  figures. In a cluster they are those of the workers of all nodes that answer.
   """
   @spec get_stats(atom(), timeout()) :: {:ok, map()} | {:error, Error.t()}
   def get_stats(name \\ __MODULE__, timeout \\ 5_000) do
-    Report.stats(Pool.fetch!(name), timeout)
+    Overview.stats(Pool.fetch!(name), timeout)
   rescue
     error in Error -> {:error, error}
   end

@@ -16,7 +16,7 @@ defmodule DSPex.PythonBridge.Cluster.Member do
   require Logger
 
   alias DSPex.PythonBridge.{Cluster, Connection, Pool, Telemetry}
-  alias DSPex.PythonBridge.Cluster.{Homes, Ring, Shared, View}
+  alias DSPex.PythonBridge.Cluster.{Homes, Ring, Settings, Shared, View}
 
   # Of the messages between members, and what they call on each other's nodes. Members of different
   # versions leave each other out.
@@ -75,9 +75,9 @@ defmodule DSPex.PythonBridge.Cluster.Member do
   @spec await(atom()) :: :ok
   def await(pool), do: GenServer.call(name(pool), :await, :infinity)
 
-  @doc "Returns what is known of the other nodes: their state, and what their members have told last."
-  @spec others(atom()) :: %{node() => map()}
-  def others(pool), do: GenServer.call(name(pool), :others)
+  @doc "Returns the state of each node; see `DSPex.PythonBridge.SessionPoolV2.get_pool_status/1`."
+  @spec nodes(atom()) :: %{node() => map()}
+  def nodes(pool), do: GenServer.call(name(pool), :nodes)
 
   @impl true
   def init(state) do
@@ -110,13 +110,16 @@ defmodule DSPex.PythonBridge.Cluster.Member do
     {:noreply, beat(state, [])}
   end
 
-  def handle_call(:others, _from, state) do
-    {:reply, Map.new(state.others, fn {node, other} -> {node, about(other)} end), state}
+  def handle_call(:nodes, _from, state) do
+    others = Map.new(state.others, fn {node, other} -> {node, about(other)} end)
+    own = about(%{line: self(), info: info(state)})
+    {:reply, Map.put(others, node(), own), state}
   end
 
-  defp about(%{line: nil, info: info}), do: Map.put(info, :state, :hung)
-  defp about(%{info: %{ready: false} = info}), do: Map.put(info, :state, :not_ready)
-  defp about(%{info: info}), do: Map.put(info, :state, :live)
+  defp about(%{line: line, info: info}) do
+    state = if(line == nil, do: :hung, else: if(info.ready, do: :live, else: :not_ready))
+    info |> Map.take([:workers, :sessions, :open_calls]) |> Map.put(:state, state)
+  end
 
   @impl true
   def handle_info(:tick, state) do
@@ -226,14 +229,24 @@ defmodule DSPex.PythonBridge.Cluster.Member do
   end
 
   defp info(state) do
-    pool = Pool.get(state.pool)
-
-    %{
+    Map.merge(load(Pool.get(state.pool)), %{
       incarnation: state.cluster.incarnation,
       receiver: state.receiver,
       ready: ready?(state),
       history: Cluster.history(state.cluster),
-      workers: if(pool, do: tuple_size(pool.slots), else: 0)
+      settings: state.cluster.settings
+    })
+  end
+
+  defp load(nil), do: %{workers: 0, sessions: 0, open_calls: 0}
+
+  defp load(pool) do
+    connections = Tuple.to_list(pool.slots)
+
+    %{
+      workers: length(connections),
+      sessions: :ets.info(pool.sessions, :size),
+      open_calls: connections |> Enum.map(&Connection.open_calls(&1.table)) |> Enum.sum()
     }
   end
 
@@ -260,6 +273,7 @@ defmodule DSPex.PythonBridge.Cluster.Member do
         if known == nil or known.pid != pid, do: Process.monitor(pid)
         line = line(info.receiver)
         report(state, node, :joined)
+        if known == nil, do: compare(state, node, info.settings)
         other = %{pid: pid, line: line, missed: 0, info: info}
         others = Map.put(state.others, node, other)
         state = %{state | others: others, generation: state.generation + 1}
@@ -268,13 +282,20 @@ defmodule DSPex.PythonBridge.Cluster.Member do
     end
   end
 
+  defp compare(state, node, theirs) do
+    for line <- Settings.complaints(state.cluster.settings, node, theirs), do: warn(state, line)
+  end
+
+  defp warn(state, line), do: Logger.warning("#{inspect(state.pool)}: #{line}")
+
   defp answered(state, pid), do: %{state | awaited: List.delete(state.awaited, pid)}
 
   defp stranger(state, node, version) do
     unless node in state.strangers do
-      Logger.warning(
-        "#{inspect(state.pool)}: the pool on #{node} speaks version #{inspect(version)} of the " <>
-          "cluster's protocol, this one version #{@version}: they give each other no calls"
+      warn(
+        state,
+        "the pool on #{node} speaks version #{inspect(version)} of the cluster's protocol, this one " <>
+          "version #{@version}: they give each other no calls"
       )
     end
 

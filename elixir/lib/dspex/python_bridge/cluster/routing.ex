@@ -88,17 +88,33 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
 
     case place(request, view, kind) do
       {:here, request} -> here(kind, request)
+      {:anywhere, request} -> kind |> here(request) |> or_there(kind, request, view)
       {:there, role, node, request} -> there(kind, request, role, node, view)
       {:later, request} -> later(kind, request)
       {:error, error} -> {:error, error}
     end
   end
 
+  # A call without a session that all workers of this node refuse.
+  defp or_there(
+         {:error, %Error{code: :overloaded}} = full,
+         :call,
+         %{session_id: nil} = request,
+         view
+       ) do
+    case others(view) do
+      [] -> full
+      others -> there(:call, request, :home, Enum.random(others), view)
+    end
+  end
+
+  defp or_there(result, _kind, _request, _view), do: result
+
   # Where
 
   defp place(%{pool: %{commands: commands}} = request, view, _kind) when commands == %{} do
     # No worker of this node has told yet what its commands do.
-    case Ring.nodes(view.ring) -- [node()] do
+    case others(view) do
       [] -> {:here, request}
       others -> {:there, :owner, Enum.random(others), request}
     end
@@ -108,7 +124,7 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
     case Request.kind(request) do
       {:error, error} -> {:error, error}
       {lane, %{session_id: nil} = request} when lane in @changes -> change(request, view)
-      {_lane, %{session_id: nil} = request} -> {:here, request}
+      {_lane, %{session_id: nil} = request} -> anywhere(request, view)
       {_lane, request} -> in_session(request, view, kind)
     end
   end
@@ -120,6 +136,16 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
       node -> {:there, :leader, node, request}
     end
   end
+
+  # Here, unless no worker of this node takes calls.
+  defp anywhere(request, view) do
+    case if(request.pool.slots == {}, do: others(view), else: []) do
+      [] -> {:anywhere, request}
+      others -> {:there, :home, Enum.random(others), request}
+    end
+  end
+
+  defp others(view), do: Ring.nodes(view.ring) -- [node()]
 
   defp in_session(%{pool: pool, session_id: id} = request, view, kind) do
     owner = Ring.owner(view.ring, id)

@@ -5,7 +5,6 @@ defmodule DSPex.PythonBridge.Pool.Report do
   """
 
   alias DSPex.PythonBridge.{Bridge, Call, Connection, Error, Pool, Statistics}
-  alias DSPex.PythonBridge.Cluster.{Ring, View}
   alias DSPex.PythonBridge.Pool.{Choice, Histogram, Request, Server, Sessions, Slot}
 
   # Figures of `get_stats` that are added. `programs_count` is not among them: every worker counts the
@@ -27,7 +26,6 @@ defmodule DSPex.PythonBridge.Pool.Report do
         last_error: failure,
         stats: Statistics.read(Statistics.for_name(name))
       }
-      |> Map.merge(if pool.cluster, do: %{nodes: Ring.nodes(View.get(name).ring)}, else: %{})
     else
       _ -> %{status: :not_running}
     end
@@ -97,23 +95,26 @@ defmodule DSPex.PythonBridge.Pool.Report do
     end
   end
 
-  @doc "Returns merged statistics; see `DSPex.PythonBridge.SessionPoolV2.get_stats/1`."
-  @spec stats(Pool.t(), timeout()) :: {:ok, map()} | {:error, Error.t()}
-  def stats(pool, timeout) do
-    overviews =
-      for {slot, {:ok, stats}} <- ask_all(pool, "get_stats", %{}, timeout), do: {slot, stats}
-
+  @doc "Returns the figures of all workers, as `merged/1` takes them."
+  @spec figures(Pool.t(), timeout()) :: {overviews :: list(), details :: list()}
+  def figures(pool, timeout) do
     include = %{include: ["commands", "histograms", "process"]}
-
-    details =
-      for {slot, {:ok, stats}} <- ask_all(pool, "get_stats", include, timeout), do: {slot, stats}
-
-    if overviews == [] or details == [] do
-      {:error, Error.new(:overloaded, "no worker has answered", %{"retry_after" => 0.1})}
-    else
-      {:ok, merged(overviews, details)}
-    end
+    {answers(pool, %{}, timeout), answers(pool, include, timeout)}
   end
+
+  defp answers(pool, args, timeout) do
+    for {slot, {:ok, stats}} <- ask_all(pool, "get_stats", args, timeout), do: {slot, stats}
+  end
+
+  @doc """
+  Returns the figures of workers together. Slots are numbers, or in a cluster a node and a number.
+  """
+  @spec merged({list(), list()}) :: {:ok, map()} | {:error, Error.t()}
+  def merged({overviews, details}) when overviews == [] or details == [] do
+    {:error, Error.new(:overloaded, "no worker has answered", %{"retry_after" => 0.1})}
+  end
+
+  def merged({overviews, details}), do: {:ok, merged(overviews, details)}
 
   defp merged([{_, first} | _] = overviews, details) do
     first
@@ -142,9 +143,12 @@ defmodule DSPex.PythonBridge.Pool.Report do
     processes = Map.new(details, fn {slot, stats} -> {slot, stats["process"]} end)
 
     for {slot, stats} <- overviews do
-      %{"slot" => slot, "worker" => stats["worker"], "process" => processes[slot]}
+      Map.merge(place(slot), %{"worker" => stats["worker"], "process" => processes[slot]})
     end
   end
+
+  defp place({node, slot}), do: %{"node" => node, "slot" => slot}
+  defp place(slot), do: %{"slot" => slot}
 
   # All at once, so that one worker that hangs does not delay the others' answers.
   defp ask_all(pool, command, args, timeout) do
