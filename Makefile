@@ -23,7 +23,8 @@ MIX := cd elixir && BRIDGE_PYTHON=$(abspath $(BIN))/python mix
 # Tests of the Elixir client that run a second time with workers at a Unix socket.
 BY_SOCKET := $(foreach name,bridge stream tools tensors,test/dspex/python_bridge/$(name)_test.exs)
 
-.PHONY: demo test test-python test-elixir lint fuzz fuzz-frames fuzz-sessions bench coverage clean elixir hosts postgres containers
+.PHONY: demo test test-python test-elixir lint lint-python lint-compiled lint-elixir lint-deploy fuzz fuzz-frames fuzz-sessions \
+  bench coverage clean elixir hosts postgres containers
 
 demo: $(VENV)/.installed
 	@$(BIN)/python -m bridge demo $(DEMO_FLAGS)
@@ -74,15 +75,25 @@ containers:
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends bubblewrap >/dev/null; } || \
 	  echo "bubblewrap is not installed, so the tests of the image are left out (Debian: apt-get install bubblewrap)" >&2
 
+# The type checkers take a minute of CPU time.
 lint: $(VENV)/.installed $(VENV)/.linters elixir
+	@$(MAKE) --no-print-directory -j 2 --output-sync lint-python lint-compiled lint-elixir lint-deploy
+
+lint-python:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+lint-compiled:
 	MYPYPATH=src $(BIN)/python -m mypy.stubtest --ignore-missing-stub --allowlist tests/stubtest-allow.txt \
 	  $(COMPILED)
+
+lint-elixir:
 	@! command -v mix >/dev/null || { $(MIX) format --check-formatted && mix compile --force --warnings-as-errors; }
 	@! command -v mix >/dev/null || { cd deploy/elixir && mix format --check-formatted && \
 	  MIX_BUILD_PATH=$(abspath build/answers) mix compile --force --warnings-as-errors; }
+
+lint-deploy:
 	$(BIN)/hadolint deploy/Dockerfile deploy/elixir/Dockerfile
 	$(BIN)/yamllint --strict deploy
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,17 +158,16 @@ def moves(quick: bool) -> Iterator[Row]:
         for place, kib in itertools.product(all_places, (1, 100, 1024)):
             with ExitStack() as stack:
                 flags = ["--store", place.name]
-                clients = [stack.enter_context(Client.start(adapter="echo", flags=flags)) for _ in range(2)]
-                session = f"session-{kib}"
-                clients[0].call("create_session", {"durable": True}, session_id=session)
-                args = {"key": "key", "value": os.urandom(kib * 1024)}
-                clients[0].call("update_session_data", args, session_id=session)
+                old, new = (stack.enter_context(Client.start(adapter="echo", flags=flags)) for _ in range(2))
                 first, later = [], []
                 for number in range(10 if quick else 40):
-                    ask = partial(clients[(number + 1) % 2].call, "get_session_data", session_id=session)
+                    session = f"session-{kib}-{number}"
+                    old.call("create_session", {"durable": True}, session_id=session)
+                    args = {"key": "key", "value": os.urandom(kib * 1024)}
+                    old.call("update_session_data", args, session_id=session)
                     for times in (first, later):
                         started = time.perf_counter()
-                        ask()
+                        new.call("get_session_data", session_id=session)
                         times.append(time.perf_counter() - started)
             yield {
                 "store": place.kind,
