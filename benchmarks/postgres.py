@@ -2,7 +2,7 @@
 
     python benchmarks/postgres.py [--quick] [--only store|take|worker] [--writers N…] [--json FILE]
 
-All contenders of a section use one server, started for the run in the current folder, which should be on a real disk.
+All contenders of a section use one server, which is started for the run.
 They take turns; a figure is the median of the rounds, and a ratio that of the ratios of each round.
 """
 
@@ -185,11 +185,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--only", choices=["store", "take", "worker"])
     parser.add_argument("--writers", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--folder", default="/tmp", help="on a real disk, and one that other users may enter")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     rounds, changes = (7, 128) if options.quick else (21, 384)
     figures = []
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder, PostgresServer() as server:
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder, PostgresServer(parent=options.folder) as server:
         for section, writers in itertools.product(("store", "take", "worker"), options.writers):
             if options.only in (None, section):
                 with ExitStack() as stack:
