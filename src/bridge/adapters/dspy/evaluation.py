@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from bridge import errors
 from bridge.adapters.dspy import run
 from bridge.adapters.dspy.chosen_model import configured
 from bridge.adapters.dspy.examples import Example, Examples
+from bridge.adapters.dspy.include import included
 from bridge.adapters.dspy.modules import MODULES
 from bridge.adapters.dspy.own_module import OwnModule
 from bridge.adapters.dspy.prepared import Prepared, prepared
@@ -42,6 +44,15 @@ def examples_of(setup: Setup, rows: Any, path: str, *, alternatives: bool = Fals
     return examples
 
 
+def examples_among(setup: Setup, rows: list[Any]) -> list[Example]:
+    """Return the examples among `rows`, without what is none."""
+    found = []
+    for row in rows:
+        with contextlib.suppress(errors.InvalidArgs):
+            found += examples_of(setup, [row], "", alternatives=True)
+    return found
+
+
 def _own_example(ready: OwnModule, row: Any, path: str) -> Example:
     sides = row if isinstance(row, dict) else {}
     inputs, outputs = sides.get("inputs"), sides.get("outputs", {})
@@ -68,6 +79,8 @@ def scored(setup: Setup, example: Example, metric: Metric, context: Context) -> 
         row: dict[str, Any] = {"outputs": ready.outputs(done.prediction)}
         if done.run.truncated:
             row["truncated"] = True
+        if setup.include:
+            row |= included(setup.include, ready, done.prediction, done.run.recorder)
     except errors.CallEnded:
         raise
     except BaseException as error:  # a module of the operator may raise anything

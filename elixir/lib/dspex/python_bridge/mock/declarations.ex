@@ -160,6 +160,8 @@ defmodule DSPex.PythonBridge.Mock.Declarations do
        Map.merge(@run, %{
          "devset" => {:required, :any},
          "metric" => {:required, @metric},
+         "others" => {:list, :any},
+         "include" => @include,
          "threads" => @threads,
          "results" => :boolean
        })},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.adapters.dspy.commands import adapter
 from bridge.adapters.dspy.commands.execution import RunArgs
+from bridge.adapters.dspy.include import NOTHING, Include
 from bridge.adapters.dspy.metrics import MetricDefinition, MetricFailed, judges_of, metric_for
 from bridge.adapters.dspy.programs import find_program
 from bridge.adapters.dspy.rows import DEFAULT_THREADS, RowResults, ThreadCount, run_rows
@@ -24,12 +25,16 @@ Scored = Callable[["Setup", "Example", "Metric", "Context"], dict[str, Any]]
 class EvaluateArgs(RunArgs, kw_only=True):
     """The args of evaluate.
 
-    devset: examples, each with `inputs` and the `outputs` that are expected. metric: see metrics.py. threads: how many
-    runs there are at once. results: whether the reply has the results; events have them, too.
+    devset: examples, each with `inputs` and the `outputs` that are expected. metric: see metrics.py. others: examples of
+    the same set, which are not run: what the metric reads is chosen by the fields of all. threads: how many runs there
+    are at once. include: what each result has in addition. results: whether the reply has the results; events have
+    them, too.
     """
 
     devset: Any
     metric: str | MetricDefinition
+    others: list[Any] = []
+    include: Include = NOTHING
     threads: ThreadCount = DEFAULT_THREADS
     results: bool = True
 
@@ -37,17 +42,18 @@ class EvaluateArgs(RunArgs, kw_only=True):
 @adapter.command("evaluate", EvaluateArgs, lane="run")
 def evaluate(args: EvaluateArgs, context: Context) -> dict[str, Any]:
     """Run a program on examples, and return its score: the mean of what a metric says, from 0 to 1."""
-    from bridge.adapters.dspy.evaluation import examples_of, judge_of, scored
+    from bridge.adapters.dspy.evaluation import examples_among, examples_of, judge_of, scored
     from bridge.adapters.dspy.prepared import prepared
 
     program = find_program(args.program_id, context)
     judges = judges_of(args.metric, program, context)
-    setup = args.setup(program, context)._replace(judges=judges)
+    setup = args.setup(program, context, args.include)._replace(judges=judges)
     judge = judge_of(setup, context)
     examples = examples_of(setup, args.devset, "args.devset", alternatives=True)
     ready = prepared(setup.program)
     outputs = None if setup.program.is_registered else ready.names.values()
-    metric = metric_for(args.metric, examples, context, judge, outputs)
+    all_examples = [*examples, *examples_among(setup, args.others)]
+    metric = metric_for(args.metric, all_examples, context, judge, outputs)
     return evaluated(args, setup, examples, metric, context, scored)
 
 
