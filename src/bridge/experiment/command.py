@@ -6,11 +6,13 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bridge.errors import BridgeError
-from bridge.experiment import tables
+from bridge.experiment import dataset, scores, tables
 from bridge.experiment.display import progress
 from bridge.experiment.document import Document, DocumentError, read
 from bridge.experiment.workers import PROGRAM, prepare
@@ -28,15 +30,20 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     add("--least", type=_score, metavar="SCORE", help=f"exit with the status {TOO_LOW} if the score is lower")
     if command == "optimize":
         add("--out", metavar="FILE", type=Path, help="write the optimized program there, for import_program")
+    else:
+        add("--out", metavar="FILE", type=Path, help="file of the results of all rows, which is continued")
+        dataset.add_arguments(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Run `evaluate` or `optimize`, and return the exit status."""
     command: str = arguments.command
+    if command == "evaluate" and _is_large(arguments):
+        return scores.evaluate(arguments, partial(_report, arguments))
     try:
         document = read(arguments.file)
         args = _args(command, document, arguments.file)
-        out: Path | None = getattr(arguments, "out", None)
+        out: Path | None = arguments.out
         if out is not None:  # before the work, not after it
             _check_writable(out)
         result = _run(command, args, document, arguments.timeout)
@@ -51,10 +58,25 @@ def main(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"{command}: cancelled", file=sys.stderr)
         return INTERRUPTED
+    if command == "optimize":
+        return _report(arguments, result, tables.optimization(result))
+    results = [{"row": row, **each} for row, each in enumerate(result["results"])]
+    shown = [(each, args["devset"][each["row"]]) for each in tables.worst(results)]
+    return _report(arguments, result, tables.evaluation(result["score"], result["total"], shown))
+
+
+def _is_large(arguments: argparse.Namespace) -> bool:
+    """Return whether `evaluate` is to work on the rows of a data set, and not in one call of one worker."""
+    return arguments.retry_errors or any(
+        getattr(arguments, name) is not None for name in ("workers", "ray", "out", "concurrency")
+    )
+
+
+def _report(arguments: argparse.Namespace, result: dict[str, Any], lines: Iterable[str]) -> int:
+    """Print a result, as JSON or as `lines`, and return the exit status."""
+    command: str = arguments.command
     if arguments.json:
-        lines = iter([json.dumps(result, ensure_ascii=False, indent=2)])
-    else:
-        lines = tables.optimization(result) if command == "optimize" else tables.evaluation(result, args["devset"])
+        lines = [json.dumps(result, ensure_ascii=False, indent=2)]
     try:
         print(*lines, sep="\n", flush=True)
     except BrokenPipeError:  # the reader has seen enough

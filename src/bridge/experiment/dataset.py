@@ -6,22 +6,25 @@ import argparse
 import contextlib
 import hashlib
 import json
+import math
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from time import monotonic
 from types import FrameType
 from typing import Any, NamedTuple
 
 from bridge import errors
 from bridge.errors import BridgeError
-from bridge.experiment.display import Rate, row_progress
-from bridge.experiment.document import Document
-from bridge.experiment.results import Job, Results
+from bridge.experiment.display import Rate, row_progress, say
+from bridge.experiment.document import Document, DocumentError
+from bridge.experiment.results import Job, Results, WriteError
 from bridge.experiment.rows import Row, Rows
 from bridge.experiment.running import Limits, Outcome, Runs, Stopped
-from bridge.experiment.workers import ROWS_PER_WORKER, pool_of
+from bridge.experiment.workers import ROWS_PER_WORKER, pool_of, room_of
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FAILED, UNUSABLE = 1, 2  # exit statuses
 FAILURES_IN_A_ROW = 100
 # Settings of a model that say how it is reached, and not which it is: a job may be continued with others.
 NOT_IDENTITY = frozenset(
@@ -38,12 +41,14 @@ class Interrupted(BaseException):
 
 
 class Calls(NamedTuple):
-    """What is asked for each row: see `Runs`. label: returns what a result has of its row besides its number."""
+    """What is asked for each row: see `Runs`. label: returns what a result has of its row besides its number. in_error:
+    what the result of a row that has failed also has."""
 
     request: Callable[[Row], tuple[str, dict[str, Any]]]
     row_path: str
     read: Callable[[Any], dict[str, Any]]
     label: Callable[[Row], dict[str, Any]] = lambda row: {}
+    in_error: Mapping[str, Any] = {}  # noqa: RUF012  # nothing changes it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,10 +93,9 @@ def work(
     if total is not None and results.done >= total:
         return None
     with pool_of(document, arguments.workers, arguments.ray, arguments.concurrency) as pool:
-        concurrency = arguments.concurrency or ROWS_PER_WORKER * sum(pool.status()["workers"].values())
         most = arguments.max_errors
         limits = Limits(
-            concurrency,
+            arguments.concurrency or room_of(pool, arguments.workers, is_cluster=arguments.ray is not None),
             timeout=arguments.row_timeout,
             patience=arguments.patience,
             grace=arguments.grace,
@@ -101,11 +105,14 @@ def work(
         runs = Runs(pool, calls.request, calls.row_path, calls.read, limits)
         left = rows.arriving(runs.wake) if rows.is_stream else (row for row in rows if not results.has(row))
         rate = Rate(results.done)
+        until = math.inf if arguments.timeout is None else monotonic() + arguments.timeout
         with interruptible(runs.stop), row_progress() as show:
             for outcomes in runs.outcomes(left):
                 if outcomes:
-                    results.add([_line(outcome, calls.label) for outcome in outcomes])
+                    results.add([_line(outcome, calls) for outcome in outcomes])
                 show(results.done, total, _progress(results, rate, total, runs.waiting_for))
+                if monotonic() > until and runs.stopped is None:
+                    runs.stop(Stopped(f"not done within {arguments.timeout:g} s"))
         return runs.stopped
 
 
@@ -129,6 +136,39 @@ def interruptible(stop: Callable[[Stopped], object] | None = None) -> Iterator[N
             signal.signal(number, handler)
 
 
+def status_of(command: str, run: Callable[[], int]) -> int:
+    """Return the exit status of a command, `run`'s or that of its error, which is printed."""
+    open_standard_streams()
+    try:
+        with interruptible():
+            return run()
+    except DocumentError as error:
+        say(f"{command}: {error}")
+        return UNUSABLE
+    except WriteError as error:
+        say(f"{command}: {error}")
+        return FAILED
+    except BridgeError as error:
+        say(f"{command}: {error.code}: {error}")
+        return UNUSABLE if error.code == "invalid_args" else FAILED
+    except Interrupted as interrupted:
+        say(f"{command}: cancelled")
+        return 128 + interrupted.number
+
+
+def stopped_early(command: str, results: Results, total: int | None, stopped: Stopped) -> int:
+    """Print why the work has ended and how to go on, and return the exit status."""
+    say(f"{command}: {stopped.reason}")
+    if results.is_stream:
+        say(f"{command}: {results.done} rows have a result")
+    else:
+        say(
+            f"{command}: {results.done} of {total} rows have a result in {results.path}; the same command goes on with"
+            " the others"
+        )
+    return 128 + stopped.signal if stopped.signal else FAILED
+
+
 def open_standard_streams() -> None:
     """Open /dev/null in place of standard streams that the shell has closed, so that no file gets their numbers."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -147,13 +187,16 @@ def error_of(found: dict[str, Any]) -> BridgeError:
     return errors.from_reply(found["code"], found["message"], found["category"], found["details"])
 
 
-def _line(outcome: Outcome, label: Callable[[Row], dict[str, Any]]) -> dict[str, Any]:
+def _line(outcome: Outcome, calls: Calls) -> dict[str, Any]:
     row, result, error = outcome
-    return {"row": row.index, **label(row), **(result if error is None else {"error": failed(error)})}
+    line = {"row": row.index, **calls.label(row)}
+    return {**line, **result} if error is None else {**line, **calls.in_error, "error": failed(error)}
 
 
 def _progress(results: Results, rate: Rate, total: int | None, waiting_for: BridgeError | None) -> str:
     parts = [rate.text(results.done, total)]
+    if results.score:
+        parts.append(f"score {results.score / results.done:.3f}")
     if results.failed:
         parts.append(f"{results.failed} failed")
     if results.cost:

@@ -42,7 +42,8 @@ def verdict_of(error: BridgeError, row_path: str) -> Verdict:
     if error.code == "invalid_args":
         path = details.get("path")
         return Verdict.STOP if isinstance(path, str) and not path.startswith(row_path) else Verdict.ROW
-    return Verdict.STOP if error.code in STOPPING else Verdict.ROW
+    is_of_metric = error.code == "handler_error" and "row" in details  # as `evaluate` reports it
+    return Verdict.STOP if is_of_metric or error.code in STOPPING else Verdict.ROW
 
 
 def wait_after(error: BridgeError, failures: int) -> float:

@@ -9,15 +9,14 @@ from typing import Any
 
 from bridge.errors import BridgeError
 from bridge.experiment import dataset
-from bridge.experiment.dataset import Calls, Interrupted, interruptible
+from bridge.experiment.dataset import Calls
 from bridge.experiment.display import say
-from bridge.experiment.document import DocumentError, read_program
-from bridge.experiment.results import Results, WriteError
+from bridge.experiment.document import read_program
+from bridge.experiment.results import Results
 from bridge.experiment.rows import Row, Rows
-from bridge.experiment.running import Stopped
 from bridge.experiment.workers import PROGRAM
 
-FAILED, UNUSABLE, SOME_FAILED = 1, 2, 3  # exit statuses
+SOME_FAILED = 3  # an exit status
 INCLUDES = ("usage", "completions", "trajectory", "prompt")
 
 
@@ -37,26 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--include", action="append", default=[], choices=INCLUDES, help="add this to the results; repeatable")
     add("--ordered", action="store_true", help="put the results into the order of the rows at the end")
     dataset.add_arguments(parser)
+    parser.set_defaults(timeout=None)
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Run `map`, and return the exit status."""
-    dataset.open_standard_streams()
-    try:
-        with interruptible():
-            return _map(arguments)
-    except DocumentError as error:
-        say(f"map: {error}")
-        return UNUSABLE
-    except WriteError as error:
-        say(f"map: {error}")
-        return FAILED
-    except BridgeError as error:
-        say(f"map: {error.code}: {error}")
-        return UNUSABLE if error.code == "invalid_args" else FAILED
-    except Interrupted as interrupted:
-        say("map: cancelled")
-        return 128 + interrupted.number
+    return dataset.status_of("map", lambda: _map(arguments))
 
 
 def _map(arguments: argparse.Namespace) -> int:
@@ -73,9 +58,10 @@ def _map(arguments: argparse.Namespace) -> int:
         stopped = dataset.work(arguments, document, rows, total, results, calls)
     finally:
         results.finish(ordered=arguments.ordered)
-    say(_summary(results, total, stopped))
     if stopped is not None:
-        return 128 + stopped.signal if stopped.signal else FAILED
+        return dataset.stopped_early("map", results, total, stopped)
+    cost = f", ${results.cost:.2f}" if results.cost else ""
+    say(f"map: {results.done} rows, {results.failed} failed{cost}")
     return SOME_FAILED if results.failed else 0
 
 
@@ -108,13 +94,3 @@ def _label(id_field: str | None, row: Row) -> dict[str, Any]:
         return {"id": row.value()[id_field]}
     except (BridgeError, KeyError):
         return {}
-
-
-def _summary(results: Results, total: int | None, stopped: Stopped | None) -> str:
-    done, failed = results.done, results.failed
-    cost = f", ${results.cost:.2f}" if results.cost else ""
-    if stopped is None:
-        return f"map: {done} rows, {failed} failed{cost}"
-    go_on = "" if results.is_stream else f" in {results.path}: type the same command again to go on"
-    of = "" if total is None else f" of {total}"
-    return f"map: {stopped.reason}\nmap: {done}{of} rows, {failed} failed{cost}, have a result{go_on}"

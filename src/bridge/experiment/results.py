@@ -26,9 +26,10 @@ STDOUT = 1
 
 
 class Line(msgspec.Struct):
-    """What is read of a line of the file. cost: in US dollars."""
+    """What is read of a line of the file. score: of `evaluate`. cost: in US dollars."""
 
     row: int
+    score: float = 0.0
     cost: float = 0.0
     error: msgspec.Raw = msgspec.Raw()
 
@@ -51,8 +52,8 @@ class WriteError(Exception):
 class Results:
     """The results of a job, in a file that may have some of them already.
 
-    done: how many rows have a result. failed: how many of these are errors. cost: of all, in US dollars. is_stream:
-    they go to stdout, a pipe or a device, so no run can continue them.
+    done: how many rows have a result. failed: how many of these are errors. score: the sum of their scores. cost: of
+    all, in US dollars. is_stream: they go to stdout, a pipe or a device, so no run can continue them.
     """
 
     def __init__(self, path: Path | None, *, collected: bool = False) -> None:
@@ -63,7 +64,7 @@ class Results:
         """
         self.path = path
         self.done = self.failed = 0
-        self.cost = 0.0
+        self.score = self.cost = 0.0
         self._is_done = bytearray()
         self._stream: int | None = None
         try:
@@ -110,6 +111,7 @@ class Results:
         self.done += len(lines)
         for line in lines:
             self.failed += "error" in line
+            self.score += line.get("score", 0.0)
             self.cost += line.get("cost", 0.0)
 
     def drop_errors(self) -> None:
@@ -119,7 +121,7 @@ class Results:
             kept = (data for data in self._lines() if not _is_error(data))
             self._replace(kept)
             self.done = self.failed = 0
-            self.cost = 0.0
+            self.score = self.cost = 0.0
             self._read(len(self._is_done))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -180,6 +182,7 @@ class Results:
             self._is_done[line.row] = True
             self.done += 1
             self.failed += bool(line.error)
+            self.score += line.score
             self.cost += line.cost
             size += len(data)
         os.ftruncate(self._fd, size)

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 WIDTH = 100  # columns
 WORST = 10  # rows that are shown, of those with the lowest scores
 
 
-def evaluation(result: dict[str, Any], rows: list[Any]) -> Iterator[str]:
-    """Yield the lines that show the result of `evaluate`. rows: the examples."""
-    results = result["results"]
-    yield f"score {result['score']:.3f} on {len(results)} examples"
-    worst = sorted((each.get("score") or 0.0, index) for index, each in enumerate(results))
-    shown = [(score, index) for score, index in worst if score < 1][:WORST]
+def worst(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the results with the lowest scores, the lowest first. results: each with its `row`."""
+    found = heapq.nsmallest(WORST, ((each.get("score") or 0.0, each["row"], each) for each in results))
+    return [each for score, _, each in found if score < 1]
+
+
+def evaluation(score: float, total: int, shown: list[tuple[dict[str, Any], Any]]) -> Iterator[str]:
+    """Yield the lines that show the result of `evaluate`. shown: some results, and their examples."""
+    yield f"score {score:.3f} on {total} examples"
     if shown:
         yield ""
         yield f"{'row':>5}  {'score':>5}  expected / returned"
-    for score, index in shown:
-        each = results[index]
-        returned = each["outputs"] if "outputs" in each else each.get("error")
-        yield f"{index:>5}  {score:>5.2f}  {_short(rows[index].get('outputs', rows[index]))}"
-        yield f"{'':>14}{_short(returned)}"
+    for each, example in shown:
+        expected = example.get("outputs", example) if isinstance(example, dict) else example
+        yield f"{each['row']:>5}  {each.get('score') or 0.0:>5.2f}  {_short(expected)}"
+        yield f"{'':>14}{_short(each['outputs'] if 'outputs' in each else each.get('error'))}"
 
 
 def optimization(result: dict[str, Any]) -> Iterator[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from bridge.experiment.document import Document
+from bridge.experiment.document import Document, DocumentError
 from bridge.pool.pool import Pool
 
 if TYPE_CHECKING:
@@ -39,6 +40,23 @@ def pool_of(document: Document, workers: int | None, ray: str | None, concurrenc
     if concurrency is not None and concurrency > DEFAULT_THREADS and "--threads" not in flags:
         flags += ["--threads", str(concurrency)]
     options: dict[str, Any] = {"flags": flags, "format": "json", "name": "map", "timeout": SETUP_TIMEOUT}
-    with Pool(workers, **options) as pool:
+    with Pool(workers, **options) if ray is None else _ray_pool(workers, ray, options) as pool:
         prepare(pool, document)
         yield pool
+
+
+def room_of(pool: Pool, workers: int | None, *, is_cluster: bool) -> int:
+    """Return how many rows a pool gets at the same time. workers: how many the user wants, on each node of a cluster."""
+    ready: int = pool.status()["workers"]["ready"]  # of a cluster, the nodes
+    return ROWS_PER_WORKER * ready * ((workers or len(os.sched_getaffinity(0))) if is_cluster else 1)
+
+
+def _ray_pool(workers: int | None, address: str, options: dict[str, Any]) -> Pool:
+    try:
+        from bridge.ray.pool import RayPool
+    except ImportError as error:
+        raise DocumentError(f"--ray: {error}") from None
+    try:
+        return RayPool(workers, address=address or None, **options)
+    except ValueError as error:
+        raise DocumentError(f"--ray: {error}") from None

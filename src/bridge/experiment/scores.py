@@ -1,0 +1,129 @@
+"""The command `evaluate` on several workers: each example is a row, whose score is added to a file of results."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bridge import errors
+from bridge.experiment import dataset, tables
+from bridge.experiment.dataset import Calls
+from bridge.experiment.document import Document, DocumentError, read, read_list
+from bridge.experiment.results import Results
+from bridge.experiment.rows import Row, Rows
+from bridge.experiment.workers import PROGRAM
+
+MOST_KINDS = 100  # of rows, by their fields
+
+
+def evaluate(arguments: argparse.Namespace, report: Callable[[dict[str, Any], list[str]], int]) -> int:
+    """Evaluate the program of an experiment on several workers, and return the exit status.
+
+    report: called with the result and its lines as text; returns the status.
+    """
+    return dataset.status_of("evaluate", lambda: _evaluate(arguments, report))
+
+
+def _evaluate(arguments: argparse.Namespace, report: Callable[[dict[str, Any], list[str]], int]) -> int:
+    document = read(arguments.file, examples=())
+    rows = _rows(document, arguments.file)
+    if str(arguments.out) == "-":
+        raise DocumentError("--out: the score is printed to stdout, so name a file for the results")
+    if rows.is_stream:
+        raise DocumentError(f"{arguments.file}: the examples have to be in a file, not in a pipe")
+    if document.metric is None:
+        raise DocumentError(f"{arguments.file}: evaluate needs metric")
+    kinds = Kinds()
+    results = Results(arguments.out, collected=True)
+    total = results.start(dataset.job_of("evaluate", document), rows, kinds.add)
+    if not total:
+        raise DocumentError(f"{arguments.file}: evaluate needs at least one example")
+    if arguments.retry_errors:
+        results.drop_errors()
+    stopped = None
+    try:
+        calls = Calls(Request(document.metric, kinds), "args.devset[0]", _read, in_error={"score": 0.0})
+        stopped = dataset.work(arguments, document, rows, total, results, calls)
+        if stopped is not None:
+            return dataset.stopped_early("evaluate", results, total, stopped)
+        result: dict[str, Any] = {"score": results.score / total, "total": total, "failed": results.failed}
+        worst = tables.worst(results)
+        wanted = {each["row"] for each in worst}
+        examples = {row.index: _example(row) for row in rows if row.index in wanted}
+        lines = list(tables.evaluation(result["score"], total, [(each, examples[each["row"]]) for each in worst]))
+        if arguments.json and arguments.out is None:
+            result["results"] = sorted(results, key=lambda each: int(each["row"]))
+    finally:
+        results.finish(ordered=True)
+    return report(result, lines)
+
+
+def _rows(document: Document, path: Path) -> Rows:
+    given = document.devset if document.devset is not None else document.valset
+    if given is None:
+        raise DocumentError(f"{path}: evaluate needs devset")
+    if isinstance(given, list):
+        return Rows.of_list(given)
+    file = path.parent / given
+    return Rows.of_list(read_list(file)) if file.suffix == ".json" else Rows.of_file(file)
+
+
+class Kinds:
+    """One row of each kind that a data set has: a kind is which fields a row has."""
+
+    def __init__(self) -> None:
+        self._rows: dict[frozenset[str], dict[str, Any]] = {}
+
+    def add(self, row: Row) -> None:
+        """Note a row, if it is the first one of its kind."""
+        try:
+            value = row.value()
+        except errors.BridgeError:
+            return
+        if len(self._rows) < MOST_KINDS:
+            self._rows.setdefault(_kind(value), value)
+
+    def others(self, value: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return a row of each other kind than that of `value`."""
+        if len(self._rows) == 1:
+            return []
+        kind = _kind(value)
+        return [row for each, row in self._rows.items() if each != kind]
+
+
+def _kind(value: dict[str, Any]) -> frozenset[str]:
+    sides = {side: value[side] for side in ("inputs", "outputs") if isinstance(value.get(side), dict)}
+    return frozenset(f"{side}.{name}" for side in sides for name in sides[side]) | (value.keys() - sides.keys())
+
+
+class Request:
+    """Makes the args of evaluate of a row."""
+
+    def __init__(self, metric: Any, kinds: Kinds) -> None:
+        self._metric = metric
+        self._kinds = kinds
+
+    def __call__(self, row: Row) -> tuple[str, dict[str, Any]]:
+        example = row.value()
+        args = {"program_id": PROGRAM, "devset": [example], "metric": self._metric, "include": ["cost"], "threads": 1}
+        others = self._kinds.others(example)
+        return "evaluate", {**args, "others": others} if others else args
+
+
+def _read(reply: dict[str, Any]) -> dict[str, Any]:
+    """Return the result of a row, or raise its error."""
+    [result] = reply["results"]
+    if "error" in result:
+        raise dataset.error_of(result["error"])
+    if result.get("cost") is None:
+        result.pop("cost", None)
+    return dict(result)
+
+
+def _example(row: Row) -> Any:
+    try:
+        return row.value()
+    except errors.BridgeError:
+        return row.line[:200].decode(errors="replace")
