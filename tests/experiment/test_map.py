@@ -4,49 +4,20 @@ from __future__ import annotations
 
 import gzip
 import json
-import subprocess
-import sys
 
 import pytest
 
-SIGNATURE = {"inputs": [{"name": "question"}, {"name": "passage"}], "outputs": [{"name": "answer"}]}
-ROW = {"question": "Where was Mozart born?", "passage": "Mozart was born in Salzburg in 1756."}
+from data_sets import ROW, SIGNATURE, results, run_map, write_program, write_rows
 
 
 @pytest.fixture
 def program(tmp_path):
-    """Return a function that writes an experiment of the offline model, with other keys."""
-
-    def write(**changes):
-        document = {"program": {"signature": SIGNATURE}, "models": [{"provider": "offline"}], **changes}
-        path = tmp_path / "program.json"
-        path.write_text(json.dumps(document))
-        return path
-
-    return write
-
-
-def run(*arguments, workers=1, **options):
-    command = [sys.executable, "-m", "bridge", "map", *map(str, arguments), "--workers", str(workers)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
-
-
-def write_rows(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def results(path):
-    """Return the results by the numbers of the rows. Each row has one."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    found = {line.pop("row"): line for line in lines}
-    assert len(found) == len(lines)
-    return found
+    return lambda **changes: write_program(tmp_path / "program.json", **changes)
 
 
 def test_each_row_has_a_result(program, tmp_path):
     rows = write_rows(tmp_path / "rows.jsonl", [ROW] * 40)
-    done = run(program(), rows, "--out", tmp_path / "out.jsonl", "--ordered", workers=2)
+    done = run_map(program(), rows, "--out", tmp_path / "out.jsonl", "--ordered", workers=2)
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == "map: 40 rows, 0 failed\n"
     assert list(results(tmp_path / "out.jsonl").items()) == [
@@ -72,7 +43,7 @@ def test_what_is_no_row_of_the_program_has_an_error(program, tmp_path):
         ).encode(),
     ]
     (tmp_path / "rows.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\r\n\r\n  \n".join(lines))
-    done = run(program(), tmp_path / "rows.jsonl", "--out", tmp_path / "out.jsonl")
+    done = run_map(program(), tmp_path / "rows.jsonl", "--out", tmp_path / "out.jsonl")
     assert done.returncode == 3, done.stderr
     assert done.stderr == "map: 11 rows, 8 failed\n"
     found = results(tmp_path / "out.jsonl")
@@ -94,7 +65,7 @@ def test_an_exported_program_runs_on_the_model_of_the_command_line(program, tmp_
     path = tmp_path / "exported.json"
     path.write_text(json.dumps(export))
     rows = "".join(json.dumps({"name": f"n{index}", **ROW}) + "\n" for index in range(3))
-    done = run(path, "-", "--out", "-", "--model", "offline", "--id", "name", "--ordered", input=rows)
+    done = run_map(path, "-", "--out", "-", "--model", "offline", "--id", "name", "--ordered", input=rows)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert lines == [{"row": i, "id": f"n{i}", "outputs": {"answer": "Salzburg"}} for i in range(3)]
@@ -103,13 +74,13 @@ def test_an_exported_program_runs_on_the_model_of_the_command_line(program, tmp_
 def test_compressed_rows_are_read(program, tmp_path):
     with gzip.open(tmp_path / "rows.jsonl.gz", "wt") as file:
         file.write((json.dumps(ROW) + "\n") * 3)
-    done = run(program(), tmp_path / "rows.jsonl.gz", "--out", tmp_path / "out.jsonl")
+    done = run_map(program(), tmp_path / "rows.jsonl.gz", "--out", tmp_path / "out.jsonl")
     assert done.returncode == 0, done.stderr
     assert len(results(tmp_path / "out.jsonl")) == 3
 
 
 def test_without_rows_no_worker_is_started(program, tmp_path):
     (tmp_path / "rows.jsonl").write_text("\n")
-    done = run(program(models=[{"provider": "magic"}]), tmp_path / "rows.jsonl", "--out", tmp_path / "out.jsonl")
+    done = run_map(program(models=[{"provider": "magic"}]), tmp_path / "rows.jsonl", "--out", tmp_path / "out.jsonl")
     assert (done.returncode, done.stderr) == (0, "map: 0 rows, 0 failed\n")
     assert (tmp_path / "out.jsonl").read_text() == ""
