@@ -91,7 +91,7 @@ lint-compiled:
 lint-elixir:
 	@! command -v mix >/dev/null || { $(MIX) format --check-formatted && mix compile --force --warnings-as-errors; }
 	@! command -v mix >/dev/null || { cd deploy/elixir && mix format --check-formatted && \
-	  MIX_BUILD_PATH=$(abspath build/answers) mix compile --force --warnings-as-errors; }
+	  MIX_ENV=prod MIX_BUILD_PATH=$(abspath build/answers) mix compile --force --warnings-as-errors; }
 
 lint-deploy:
 	$(BIN)/hadolint deploy/Dockerfile deploy/elixir/Dockerfile

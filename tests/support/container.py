@@ -12,18 +12,19 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bridge.health import Unhealthy, check
 from peer import DEADLINE, Host, wait_until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SUPPORT = Path(__file__).parent
 SOCKET = "/run/bridge/bridge.sock"
+SYSTEM = "/usr/local/bin:/usr/bin:/bin"
 SHM_BYTES = 65536
 # What a process needs of this machine, in place of the image's: the system, the interpreter, and the environment.
-PLACES = [*dict.fromkeys([sys.base_prefix, sys.prefix]), str(SUPPORT)]
+PLACES = {place: place for place in (sys.base_prefix, sys.prefix, str(SUPPORT))}
 
 
 class Image:
@@ -40,7 +41,8 @@ class Image:
         self.check_flags = dict(flag.removeprefix("--").split("=") for flag in flags.split())
         self.user = said["USER"].split(":")
         self.stop_signal = said.get("STOPSIGNAL", "SIGTERM")
-        self.env = dict(word.split("=", 1) for word in shlex.split(said["ENV"]))
+        self.env = {"PATH": SYSTEM, **dict(word.split("=", 1) for word in shlex.split(said["ENV"]))}
+        self.env["PATH"] = self.env["PATH"].replace("$PATH", SYSTEM)
 
 
 def why_not() -> str | None:
@@ -52,27 +54,35 @@ def why_not() -> str | None:
 
 
 class Container:
-    """A running image of a server of workers.
+    """A running image.
 
-    folder: what is mounted at /run/bridge; None: a new one. stdin: whether it is open, and empty.
+    env: variables besides the image's. stdin: whether it is open, and empty. folder: what is mounted at /run/bridge;
+    None: a new one. places: what else of this machine is to be seen there, by its place. network: whether it has one.
     """
 
     def __init__(
         self,
         image: Image,
         *flags: str,
-        env: dict[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
         stdin: bool = True,
         folder: str | None = None,
+        places: Mapping[str, str] | None = None,
+        network: bool = False,
     ) -> None:
         self.image = image
         self.connections: list[Host] = []
         self.folder = folder or tempfile.mkdtemp(prefix="bridge-")  # not pytest's, whose path is too long for a socket
         self.path = os.path.join(self.folder, os.path.basename(SOCKET))
-        path = image.env["PATH"].replace("$PATH", "/usr/bin:/bin")
-        variables = {**image.env, "PYTHONPATH": str(SUPPORT), **(env or {}), "PATH": path}
-        command = ["bwrap", *_confined(*image.user), "--bind", self.folder, os.path.dirname(SOCKET), "--clearenv"]
-        for name, value in variables.items():
+        command = [
+            "bwrap",
+            *_confined(*image.user, places=places or {}),
+            "--bind",
+            self.folder,
+            os.path.dirname(SOCKET),
+        ]
+        command += ["--share-net"] if network else []
+        for name, value in {**image.env, "PYTHONPATH": str(SUPPORT), **(env or {})}.items():
             command += ["--setenv", name, value]
         read_fd, write_fd = os.pipe()
         command += ["--info-fd", str(write_fd), "--", *image.entrypoint, *(flags or image.command)]
@@ -84,12 +94,8 @@ class Container:
             self.pid: int = json.load(info)["child-pid"]
 
     def is_healthy(self) -> bool:
-        """Return whether the server answers, as a probe would find."""
-        try:
-            check(self.path, 1.0)
-        except Unhealthy:
-            return False
-        return True
+        """Return whether the check of the image succeeds."""
+        return self.run(*self.image.check).returncode == 0
 
     def wait_until_ready(self) -> Container:
         wait_until(lambda: self.is_healthy() or self.process.poll() is not None, 2 * DEADLINE)
@@ -103,8 +109,7 @@ class Container:
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command inside, as `docker exec` and probes do."""
         inside = ["nsenter", "--preserve-credentials", "-U", "-m", "-p", "-n", "-i", "-r", "-t", str(self.pid)]
-        env = {**self.image.env, "PATH": self.image.env["PATH"].replace("$PATH", "/usr/bin:/bin")}
-        return subprocess.run([*inside, *command], env=env, capture_output=True, text=True, timeout=DEADLINE)
+        return subprocess.run([*inside, *command], env=self.image.env, capture_output=True, text=True, timeout=DEADLINE)
 
     def children(self) -> list[Any]:
         """Return the state and the name of each process inside but the first."""
@@ -131,13 +136,13 @@ class Container:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _confined(user: str = "10001", group: str = "10001") -> list[str]:
+def _confined(user: str = "10001", group: str = "10001", *, places: Mapping[str, str] | None = None) -> list[str]:
     words = ["--unshare-all", "--uid", user, "--gid", group, "--cap-drop", "ALL", "--die-with-parent", "--as-pid-1"]
-    words += ["--tmpfs", "/", "--ro-bind", "/usr", "/usr"]
+    words += ["--clearenv", "--tmpfs", "/", "--ro-bind", "/usr", "/usr"]
     for name in ("bin", "lib", "lib64"):
         words += ["--symlink", f"usr/{name}", f"/{name}"]
     words += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
     words += ["--size", str(SHM_BYTES), "--tmpfs", "/dev/shm"]
-    for place in PLACES:
-        words += ["--ro-bind", place, place]
+    for place, source in {**PLACES, **(places or {})}.items():
+        words += ["--ro-bind", source, place]
     return [*words, "--symlink", sys.prefix, "/opt/bridge", "--dir", "/run/bridge", "--remount-ro", "/"]
