@@ -145,6 +145,6 @@ $(VENV)/.installed: $(VENV)/.tools setup.py $(SOURCES)
 	@touch $@
 
 # The linters of deploy/ are large, and the tests do not need them.
-$(VENV)/.linters: pyproject.toml $(VENV)/.tools
+$(VENV)/.linters: pyproject.toml | $(VENV)/.installed
 	$(BIN)/pip install -q $$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['deploy'])")
 	@touch $@
