@@ -51,8 +51,8 @@ defmodule OnNode do
   def where(_args), do: to_string(node())
 
   @doc "Starts a process that makes a call."
-  def spawn_call(session, command) do
-    options = [pool_name: Clusters.pool(), timeout: 60_000]
+  def spawn_call(session, command, pool \\ Clusters.pool()) do
+    options = [pool_name: pool, timeout: 60_000]
     spawn(fn -> SessionPoolV2.execute_in_session(session, command, %{}, options) end)
   end
 

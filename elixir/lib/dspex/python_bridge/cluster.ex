@@ -82,10 +82,10 @@ defmodule DSPex.PythonBridge.Cluster do
 
   @impl true
   def init(pool) do
-    scope = scope(pool.name)
+    scope = Module.concat(pool.name, "Cluster")
 
     # The operator may have started the scope.
-    receiver = Module.concat(scope, Receiver)
+    receiver = Module.concat(scope, "Receiver")
 
     children = [
       %{id: scope, start: {__MODULE__, :start_scope, [scope]}},
@@ -95,8 +95,6 @@ defmodule DSPex.PythonBridge.Cluster do
 
     Supervisor.init(children, strategy: :rest_for_one)
   end
-
-  defp scope(name), do: Module.concat(name, Cluster)
 
   @doc false
   @spec start_scope(atom()) :: GenServer.on_start() | :ignore

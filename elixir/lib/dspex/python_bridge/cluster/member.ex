@@ -66,7 +66,7 @@ defmodule DSPex.PythonBridge.Cluster.Member do
     GenServer.start_link(__MODULE__, state, name: name(pool.name))
   end
 
-  defp name(pool), do: Module.concat(pool, Cluster.Member)
+  defp name(pool), do: Module.concat(pool, "Cluster.Member")
 
   @doc """
   Waits until a new member has heard of those that it has found, and has what they share or has not got

@@ -192,6 +192,9 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
         if id, do: Homes.found(pool, id, home)
         result
 
+      {:ok, {:at, home}} when home == node() ->
+        here(kind, request)
+
       {:ok, {:at, home}} ->
         there(kind, request, :home, home, view)
 

@@ -1,0 +1,201 @@
+defmodule DSPex.Cluster.StatesTest do
+  # What becomes of state that is only in workers, when nodes join, are lost and come back: sessions without
+  # a store, and what is set up without a session.
+  use ExUnit.Case, async: false
+
+  alias DSPex.PythonBridge.{Error, SessionPoolV2}
+
+  @moduletag timeout: 120_000
+  @pool Clusters.Plain
+
+  setup do
+    cluster = Clusters.whole()
+    on_exit(fn -> for node <- Clusters.whole().nodes, do: stop(node) end)
+    Enum.to_list(cluster)
+  end
+
+  defp start(nodes, options \\ []) do
+    options = Workers.options([adapter: "ledger:adapter", name: @pool, workers: 1] ++ options)
+    for node <- nodes, do: Clusters.start_pool(node, [cluster: true] ++ options)
+  end
+
+  defp stop(node), do: BeamNodes.call(node, SessionPoolV2, :stop, [@pool])
+
+  defp wait_for(nodes) do
+    expected = nodes |> Enum.map(& &1.node) |> Enum.sort()
+    Workers.wait_until(fn -> Enum.all?(nodes, &(status(&1).nodes == expected)) end, 30_000)
+  end
+
+  defp status(node), do: BeamNodes.call(node, SessionPoolV2, :get_pool_status, [@pool])
+
+  defp call(node, session, command, args \\ %{}, options \\ []) do
+    Clusters.call(node, session, command, args, [pool_name: @pool] ++ options)
+  end
+
+  defp append(node, session), do: call(node, session, :append, %{entry: inspect(make_ref())})
+  defp sessions(count), do: for(n <- 1..count, do: "plain #{n}")
+
+  defp home(node, session) do
+    options = [pool_name: @pool]
+    {:ok, info} = BeamNodes.call(node, SessionPoolV2, :get_session_info, [session, options])
+    info["node"]
+  end
+
+  test "sessions without a store stay where they are when a node joins", context do
+    [a, b, c] = context.nodes
+    start([a, b])
+    wait_for([a, b])
+    for session <- sessions(20), do: assert({:ok, %{"place" => 0}} = append(a, session))
+    homes = Map.new(sessions(20), &{&1, home(b, &1)})
+    start([c])
+    wait_for(context.nodes)
+
+    for session <- sessions(20), {node, place} <- [{c, 1}, {a, 2}, {b, 3}] do
+      assert {:ok, %{"place" => ^place}} = append(node, session)
+      assert home(node, session) == homes[session]
+    end
+
+    # New ones are also on the node that has joined.
+    for session <- sessions(60), do: {:ok, _} = append(b, session)
+    assert Enum.any?(sessions(60), &(home(b, &1) == c.node))
+  end
+
+  test "a session that is lost with its node is told of once", context do
+    [a, b, c] = context.nodes
+    start(context.nodes)
+    wait_for(context.nodes)
+    for session <- sessions(20), do: {:ok, _} = append(a, session)
+    lost = Enum.filter(sessions(20), &(home(a, &1) == b.node))
+    assert lost != []
+    BeamNodes.signal(b, :KILL)
+    wait_for([a, c])
+
+    for session <- sessions(20) do
+      if session in lost do
+        assert {:error, %Error{code: :session_lost}} = append(a, session)
+        assert {:ok, %{"place" => 0}} = append(a, session)
+        # The other node has not called it before.
+        assert {:ok, %{"place" => 1}} = append(c, session)
+      else
+        assert {:ok, %{"place" => 1}} = append(a, session)
+      end
+    end
+  end
+
+  test "of a session on both sides of a division the one that was used last stays", context do
+    [a, b, c] = context.nodes
+    start(context.nodes)
+    wait_for(context.nodes)
+    for session <- sessions(20), do: {:ok, _} = append(a, session)
+    alone = Enum.filter(sessions(20), &(home(a, &1) == c.node))
+    assert alone != []
+    Links.cut(context.links, ["c"], ["a", "b"])
+    wait_for([a, b])
+    wait_for([c])
+    for session <- alone, do: {:error, %Error{code: :session_lost}} = append(a, session)
+    for session <- alone, place <- [0, 1], do: {:ok, %{"place" => ^place}} = append(a, session)
+    Clusters.whole()
+    wait_for(context.nodes)
+
+    for session <- alone do
+      assert {:ok, %{"place" => 2}} = append(a, session)
+      assert {:ok, %{"place" => 3}} = append(b, session)
+      assert {:ok, %{"place" => 4}} = append(c, session)
+    end
+  end
+
+  test "of what both sides have set up without a session, that with more changes stays",
+       context do
+    [a, b, c] = context.nodes
+    start(context.nodes)
+    wait_for(context.nodes)
+
+    set = fn node, key ->
+      {:ok, _} = call(node, nil, :update_session_data, %{key: key, value: 1})
+    end
+
+    set.(b, "before")
+    Links.cut(context.links, ["c"], ["a", "b"])
+    wait_for([a, b])
+    wait_for([c])
+    set.(c, "alone")
+    for key <- ["one", "two"], do: set.(a, key)
+    Clusters.whole()
+    wait_for(context.nodes)
+    expected = %{"before" => 1, "one" => 1, "two" => 1}
+
+    for node <- context.nodes do
+      Workers.wait_until(
+        fn -> match?({:ok, %{"data" => ^expected}}, call(node, nil, :get_session_data)) end,
+        20_000
+      )
+    end
+
+    set.(c, "after")
+    expected = Map.put(expected, "after", 1)
+
+    for node <- context.nodes,
+        do: assert({:ok, %{"data" => ^expected}} = call(node, nil, :get_session_data))
+  end
+
+  test "a node of another version is left out, and logs no more than that", context do
+    [a, b, _] = context.nodes
+    start([a, b])
+    member = Module.concat(@pool, "Cluster.Member")
+
+    for version <- [99, nil] do
+      message =
+        {:dspex_bridge_cluster, version, BeamNodes.call(b, Process, :whereis, [member]),
+         :anything}
+
+      BeamNodes.call(a, Process, :send, [member, message, []])
+    end
+
+    BeamNodes.call(a, Process, :send, [member, {:dspex_bridge_cluster, 99}, []])
+    assert {:ok, _} = call(a, nil, :ping)
+    wait_for([a, b])
+  end
+
+  test "calls without a session go to another node while this one has no worker, or is full",
+       context do
+    [a, b, _] = context.nodes
+    start([a], args: ["--queue", "1"], threads: 1, queue: 1)
+    start([b])
+    wait_for([a, b])
+    for _ <- 1..2, do: BeamNodes.call(a, OnNode, :spawn_call, [nil, :wait, @pool])
+    Workers.wait_until(fn -> status(a).open_calls == 2 end)
+    for _ <- 1..5, do: assert({:ok, _} = call(a, nil, :echo))
+    assert status(a).open_calls == 2
+  end
+
+  test "status, health and statistics are those of all nodes", context do
+    start(context.nodes)
+    wait_for(context.nodes)
+    names = context.nodes |> Enum.map(& &1.node) |> Enum.sort()
+    [a | _] = context.nodes
+    for session <- sessions(10), do: {:ok, _} = append(a, session)
+    on = fn function, arguments -> BeamNodes.call(a, SessionPoolV2, function, arguments) end
+
+    assert {:ok, %{status: :healthy, nodes: nodes}} = on.(:health_check, [@pool])
+    assert nodes |> Map.keys() |> Enum.sort() == names
+    assert {:ok, stats} = on.(:get_stats, [@pool])
+    assert stats["sessions_count"] >= 10
+    assert stats["commands"]["append"]["calls"] == 10
+    assert stats["workers"] |> Enum.map(& &1["node"]) |> Enum.sort() == names
+
+    Workers.wait_until(fn ->
+      told = Map.values(status(a).cluster)
+      Enum.all?(told, &(&1.state == :live)) and Enum.sum(Enum.map(told, & &1.sessions)) == 10
+    end)
+
+    BeamNodes.signal(List.last(context.nodes), :STOP)
+
+    Workers.wait_until(
+      fn -> :hung in Enum.map(Map.values(status(a).cluster), & &1.state) end,
+      20_000
+    )
+
+    assert {:ok, %{status: :degraded, nodes: %{:"c@127.0.0.1" => {:error, _}}}} =
+             on.(:health_check, [@pool])
+  end
+end
