@@ -25,6 +25,7 @@ defmodule DSPex.PythonBridge.Telemetry do
   | `[:dspex_bridge, :pool, :template]` | `age` in ms | `pool`, `event`: `:ready` with `forks`, or `:ended` with `status` |
 
   | `[:dspex_bridge, :cluster, :node]` | | `pool`, `node`, `event`: `:joined`, `:left` (its pool was stopped), `:lost` or `:hung` |
+  | `[:dspex_bridge, :cluster, :call]` | `duration` | `pool`, `node`, `command`, `session_id`, `outcome`: the other node has `:answered`, or `:passed_on` the call; `:lost`, `:late` or `:not_sent` if not. The events of the call itself are on that node |
 
   `bridge` is the bridge's name, or its pid if it has no name; for a worker of a pool it is `{pool, slot}`. Times are in native units. Handlers
   run in the process that makes the call, that runs the function, or that owns the port.
@@ -116,6 +117,26 @@ defmodule DSPex.PythonBridge.Telemetry do
     if available?(), do: :telemetry.execute([:dspex_bridge, :cluster, :node], %{}, metadata)
     :ok
   end
+
+  @doc "Runs a call on another node, and emits its event with the answer of that node."
+  @spec forwarded(map(), node(), (() -> answer)) :: answer when answer: term()
+  def forwarded(request, node, run) do
+    if available?() do
+      started = System.monotonic_time()
+      answer = run.()
+      measured = %{duration: System.monotonic_time() - started}
+      metadata = Map.take(request, [:command, :session_id])
+      about = %{pool: request.pool.name, node: node, outcome: outcome(answer)}
+      :telemetry.execute([:dspex_bridge, :cluster, :call], measured, Map.merge(metadata, about))
+      answer
+    else
+      run.()
+    end
+  end
+
+  defp outcome({:ok, {:done, _result, _home}}), do: :answered
+  defp outcome({:ok, _elsewhere_or_later}), do: :passed_on
+  defp outcome(lost_or_late), do: lost_or_late
 
   @doc "Emits the event that a call of a pool has got a worker."
   @spec checkout(Connection.t(), term(), String.t() | nil) :: :ok

@@ -275,8 +275,7 @@ defmodule DSPex.PythonBridge.Cluster.Member do
         report(state, node, :joined)
         if known == nil, do: compare(state, node, info.settings)
         other = %{pid: pid, line: line, missed: 0, info: info}
-        others = Map.put(state.others, node, other)
-        state = %{state | others: others, generation: state.generation + 1}
+        state = %{state | others: Map.put(state.others, node, other)}
         behind = if behind?(state), do: @behind, else: state.behind
         beat(%{state | behind: behind}, [])
     end
@@ -334,6 +333,10 @@ defmodule DSPex.PythonBridge.Cluster.Member do
     ready = for {node, _, %{ready: true}} <- live, do: node
     own = if ready?(state) or ready == [], do: [node()], else: []
 
+    known = View.get(state.pool)
+    added = (own ++ ready) -- Ring.nodes(known.ring)
+    state = if added == [], do: state, else: %{state | generation: state.generation + 1}
+
     view = %View{
       ring: Ring.new(own ++ ready),
       links: Map.new(live, fn {node, line, info} -> {node, {line, info.receiver}} end),
@@ -342,7 +345,7 @@ defmodule DSPex.PythonBridge.Cluster.Member do
       behind?: state.behind >= @behind
     }
 
-    if view != View.get(state.pool), do: View.put(state.pool, view)
+    if view != known, do: View.put(state.pool, view)
     state
   end
 

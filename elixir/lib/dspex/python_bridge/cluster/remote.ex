@@ -15,17 +15,18 @@ defmodule DSPex.PythonBridge.Cluster.Remote do
   """
   @type link :: {line :: pid(), receiver :: pid()}
   @type function_call :: {module(), atom(), list()}
-  @type answer :: {:ok, term()} | :lost | :late
+  @type answer :: {:ok, term()} | :lost | :late | :not_sent
 
   # How much longer than the deadline the other node's own answer is waited for, ms.
   @slack 500
 
   @doc """
   Returns what the function has returned on a node; `:lost` if the node was lost before its answer has
-  arrived; `:late` if there was none in time. Raises what the function has raised.
+  arrived; `:late` if there was none in time; `:not_sent` if there is no connection. Raises what the
+  function has raised.
   """
   @spec call(link() | nil, function_call(), integer() | :infinity) :: answer()
-  def call(nil, _call, _deadline), do: :lost
+  def call(nil, _call, _deadline), do: :not_sent
 
   def call({line, _} = link, call, deadline) do
     reply_to = :erlang.monitor(:process, line, alias: :reply_demonitor)
@@ -36,7 +37,10 @@ defmodule DSPex.PythonBridge.Cluster.Remote do
     end
   end
 
-  @doc "Calls a function on some nodes at the same time. Links are by node. Returns the answers by node."
+  @doc """
+  Calls a function on some nodes at the same time. Links are by node. Returns the answers by node; that of
+  a function that has raised is `:lost`.
+  """
   @spec call_all(%{node() => link()}, function_call(), integer() | :infinity) :: [
           {node(), answer()}
         ]
@@ -44,8 +48,14 @@ defmodule DSPex.PythonBridge.Cluster.Remote do
 
   def call_all(links, call, deadline) do
     links
-    |> Enum.map(fn {node, link} -> {node, Task.async(fn -> call(link, call, deadline) end)} end)
+    |> Enum.map(fn {node, link} -> {node, Task.async(fn -> caught(link, call, deadline) end)} end)
     |> Enum.map(fn {node, task} -> {node, Task.await(task, :infinity)} end)
+  end
+
+  defp caught(link, call, deadline) do
+    call(link, call, deadline)
+  catch
+    _kind, _reason -> :lost
   end
 
   @doc """
@@ -53,19 +63,20 @@ defmodule DSPex.PythonBridge.Cluster.Remote do
   monitor of the line.
   """
   @spec request(link(), reference(), function_call(), integer() | :infinity) ::
-          :ok | :lost | :late
+          :ok | :lost | :late | :not_sent
   def request({_line, receiver}, reply_to, call, deadline) do
     if Parcel.large?(call) do
       parcel = Parcel.new()
-      post(receiver, {self(), reply_to, parcel})
-      Parcel.deliver(parcel, call, reply_to, deadline)
+
+      with :ok <- post(receiver, {self(), reply_to, parcel}),
+           do: Parcel.deliver(parcel, call, reply_to, deadline)
     else
       post(receiver, {self(), reply_to, call})
     end
   end
 
   @doc "Sends a message to a process of another node, without ever being suspended."
-  @spec post(pid() | reference(), term()) :: :ok | :lost
+  @spec post(pid() | reference(), term()) :: :ok | :not_sent
   def post(to, message) do
     case :erlang.send(to, message, [:nosuspend, :noconnect]) do
       :ok ->
@@ -76,7 +87,7 @@ defmodule DSPex.PythonBridge.Cluster.Remote do
         :ok
 
       :noconnect ->
-        :lost
+        :not_sent
     end
   end
 

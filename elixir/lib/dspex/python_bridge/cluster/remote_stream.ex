@@ -22,7 +22,7 @@ defmodule DSPex.PythonBridge.Cluster.RemoteStream do
   @spec open(Remote.link() | nil, Remote.function_call(), integer() | :infinity, lost) ::
           Remote.answer()
         when lost: (() -> Exception.t())
-  def open(nil, _call, _deadline, _lost), do: :lost
+  def open(nil, _call, _deadline, _lost), do: :not_sent
 
   def open({line, _} = link, call, deadline, lost) do
     reply_to = :erlang.monitor(:process, line, alias: :demonitor)

@@ -7,7 +7,16 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
   state that all workers share is run on one node for all others, so that all get the changes in one order.
   """
 
-  alias DSPex.PythonBridge.{Connection, Error, OpenCall, Pool, PoolErrorHandler, RetryBudget}
+  alias DSPex.PythonBridge.{
+    Connection,
+    Error,
+    OpenCall,
+    Pool,
+    PoolErrorHandler,
+    RetryBudget,
+    Telemetry
+  }
+
   alias DSPex.PythonBridge.Cluster.{Homes, Remote, RemoteStream, Ring, View}
   alias DSPex.PythonBridge.Pool.{Execution, Report, Request, Streams}
 
@@ -114,9 +123,9 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
 
   defp place(%{pool: %{commands: commands}} = request, view, _kind) when commands == %{} do
     # No worker of this node has told yet what its commands do.
-    case others(view) do
-      [] -> {:here, request}
-      others -> {:there, :owner, Enum.random(others), request}
+    case Ring.owner(view.ring, request.session_id || @shared) do
+      node when node == node() -> {:here, request}
+      node -> {:there, if(request.session_id, do: :owner, else: :leader), node, request}
     end
   end
 
@@ -185,7 +194,11 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
   defp there(kind, %{pool: pool, session_id: id} = request, role, node, view) do
     known = known(request, kind)
     served = {__MODULE__, :serve, [kind, role, wire(request), known]}
-    answer = ask(kind, view.links[node], served, request.deadline, node)
+
+    answer =
+      Telemetry.forwarded(request, node, fn ->
+        ask(kind, view.links[node], served, request.deadline, node)
+      end)
 
     case answer do
       {:ok, {:done, result, home}} ->
@@ -201,7 +214,7 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
       {:ok, :lost} ->
         with :again <- lost_state(request, known), do: run(request, kind)
 
-      {:ok, :later} ->
+      answer when answer in [{:ok, :later}, :not_sent] ->
         later(kind, request)
 
       :lost ->
@@ -290,7 +303,6 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
   end
 
   defp where(:home, _request, _known), do: :here
-  defp where(:owner, %{session_id: nil}, _known), do: :here
 
   defp where(:leader, request, _known),
     do: if(View.get(request.pool.name).behind?, do: :later, else: :here)

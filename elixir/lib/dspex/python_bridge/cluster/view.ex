@@ -6,9 +6,9 @@ defmodule DSPex.PythonBridge.Cluster.View do
 
   alias DSPex.PythonBridge.Cluster.{Remote, Ring}
 
-  # ring: of the nodes that take calls. links: by node, how it is called.
-  # incarnations: by node, the reference of its pool. generation: how often a node has joined or come back.
-  # behind?: whether other nodes have made changes that this one lacks.
+  # ring: of the nodes that take calls. links: by node, how it is called. incarnations: by node, the
+  # reference of its pool. generation: how often nodes were added to the ring. behind?: whether other nodes
+  # have made changes that this one lacks.
   @enforce_keys [:ring]
   defstruct @enforce_keys ++ [links: %{}, incarnations: %{}, generation: 0, behind?: false]
 

@@ -170,6 +170,7 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
     with %Connection{} = connection <- find(pool, id),
          {:ok, %{"durable" => true}} <- request(connection, "get_session", %{}, id) do
       move(pool, id, connection)
+      if pool.isolate, do: Server.ended(pool.server, id)
       true
     else
       _ -> false
