@@ -2,8 +2,9 @@
 
     python benchmarks/scaling.py [--quick] [--only SECTION…] [--json FILE]
 
-Prints the tables of docs/scaling.md. `scaling_store.py` has the sections about the store, whose files are made in the
-current folder; those on PostgreSQL are left out where its server is not installed. `routing.exs` has the cluster.
+Prints the tables of docs/scaling.md; `routing.exs` and `routing.py` have those of several machines. The sections about
+the store are in `scaling_store.py`. Its SQLite files are made in the current folder, and those of a PostgreSQL server in
+/tmp; without the server's programs, its rows are left out.
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ from bridge.worker.stats import memory_usage
 
 HERE = Path(__file__).parent
 OFFLINE = {"provider": "offline"}
+AT_ONCE = {"provider": "scripted", "answers": {"": {"answer": "Paris"}}}
+ROUNDS = 3
 Row = dict[str, Any]  # the columns of a table by their titles
 
 
 def workers(quick: bool) -> Iterator[Row]:
-    """Forked from one template: from the first connection to an answer of a DSPy program in each."""
+    """Forked from one template: from the first connection until each has run a program; all: with the template."""
     with Template("dspy") as template:
         for count in (1, 4, 16) if quick else (1, 2, 4, 8, 16, 32, 64):
             with ExitStack() as stack, ThreadPoolExecutor(8) as threads:
@@ -78,31 +81,28 @@ def spawned(quick: bool) -> Iterator[Row]:
 def calls(quick: bool) -> Iterator[Row]:
     """Calls a second of a pool: programs whose model answers at once, and calls that wait 100 ms with 256 in flight."""
     env = {"PYTHONPATH": str(HERE)}
+    programs = 320 if quick else 1600
     for count in (1, 2, 4, 8):
         with Pool(count, adapter="dspy") as pool:
-            prepare(pool, OFFLINE)
-            programs = best(lambda pool=pool: rate(pool, "execute_program", EXECUTE, 16, 320 if quick else 1600))
-            used = cpu(pool)
-            rate(pool, "execute_program", EXECUTE, 16, 320)
-            used = (cpu(pool) - used) / 320
+            prepare(pool, AT_ONCE)
+            rate(pool, "execute_program", EXECUTE, 16, programs)
+            used, own = cpu(pool), time.process_time()
+            rates = [rate(pool, "execute_program", EXECUTE, 16, programs) for _ in range(ROUNDS)]
+            used, own = (cpu(pool) - used) / ROUNDS / programs, (time.process_time() - own) / ROUNDS / programs
         with Pool(count, adapter="pool_load:adapter", env=env) as pool:
-            waiting = best(lambda pool=pool: rate(pool, "wait", {"seconds": 0.1}, 256, 1024 if quick else 4096))
+            waiting = [rate(pool, "wait", {"seconds": 0.1}, 256, 1024 if quick else 4096) for _ in range(ROUNDS + 1)]
         yield {
             "workers": count,
-            "programs/s": programs,
-            "CPU of workers for one, ms": used * 1000,
-            "waiting calls/s": waiting,
+            "programs/s": statistics.median(rates),
+            "CPU of the worker for one, ms": used * 1000,
+            "of the host, ms": own * 1000,
+            "waiting calls/s": statistics.median(waiting[1:]),
         }
 
 
 def rate(pool: Pool, command: str, args: Any, width: int, count: int) -> float:
     seconds, _ = on_threads(pool.call)(command, args, width, count)
     return count / seconds
-
-
-def best(measure: Callable[[], float]) -> float:
-    measure()
-    return statistics.median(measure() for _ in range(3))
 
 
 def cpu(pool: Pool) -> float:
