@@ -3,7 +3,7 @@
     python benchmarks/scaling.py [--quick] [--only SECTION…] [--json FILE]
 
 Prints the tables of docs/scaling.md; `routing.exs` and `routing.py` have those of several machines. The sections about
-the store are in `scaling_store.py`. Its SQLite files are made in the current folder, and those of a PostgreSQL server in
+the store are in `scaling_store.py`: SQLite files are made in the current folder, those of a PostgreSQL server in
 /tmp; without the server's programs, its rows are left out.
 """
 
