@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
 
 import pytest
 
-from data_sets import ROW, SIGNATURE, results, run_map, write_program, write_rows
+from data_sets import ROW, SIGNATURE, results, run_map, start_map, write_program, write_rows
 
 
 @pytest.fixture
@@ -84,3 +90,59 @@ def test_without_rows_no_worker_is_started(program, tmp_path):
     done = run_map(program(models=[{"provider": "magic"}]), tmp_path / "rows.jsonl", "--out", tmp_path / "out.jsonl")
     assert (done.returncode, done.stderr) == (0, "map: 0 rows, 0 failed\n")
     assert (tmp_path / "out.jsonl").read_text() == ""
+
+
+def test_the_example_of_the_page_is_what_the_command_prints(repository, tmp_path):
+    page = (repository / "docs" / "experiments.md").read_text()
+    [block] = re.findall(r"^```console\n(.*?)^```", page, re.M | re.S)
+    shutil.copytree(repository / "examples" / "experiments", tmp_path, dirs_exist_ok=True)
+    for example in block.removeprefix("$ ").split("\n$ "):
+        line, _, output = example.partition("\n")
+        line = line.replace("dspex-bridge", f"{sys.executable} -m bridge")
+        done = subprocess.run(line, shell=True, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+        assert (done.stdout + done.stderr).strip() == output.strip()
+
+
+def test_results_may_go_to_a_reader_that_goes_away(program, tmp_path):
+    rows = write_rows(tmp_path / "rows.jsonl", [ROW] * 3000)
+    reader, writer = os.pipe()
+    with start_map(program(), rows, "--out", "-", stdout=writer) as process:
+        os.close(writer)
+        assert os.read(reader, 10)
+        os.close(reader)
+        error = process.communicate(timeout=120)[1]
+    assert (process.returncode, error) == (1, "map: stdout: nobody reads it any more\n")
+
+
+def test_a_full_disk_is_an_error_after_which_the_run_can_be_continued(program, tmp_path):
+    rows, out = write_rows(tmp_path / "rows.jsonl", [ROW] * 100), tmp_path / "out.jsonl"
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))}
+    done = run_map(program(), rows, "--out", out, **limit)
+    assert (done.returncode, done.stderr) == (1, f"map: {out}: File too large\n")
+    assert 0 < len(results(out)) < 100
+    assert out.read_bytes().endswith(b"\n")
+    assert run_map(program(), rows, "--out", out).returncode == 0
+    assert len(results(out)) == 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("none.json", "rows.jsonl", "--out", "o"), "none.json: No such file or directory"),
+        (("program.json", "none.jsonl", "--out", "o"), "none.jsonl: No such file or directory"),
+        (("program.json", ".", "--out", "o"), ".: Is a directory"),
+        (("program.json", "rows.jsonl", "--out", "none/o"), "none/o: No such file or directory"),
+        (("program.json", "rows.jsonl", "--out", "."), ".: Is a directory"),
+        (("program.json", "rows.jsonl", "--out", "rows.jsonl"), "there is no rows.jsonl.job"),
+        (("rows.jsonl", "rows.jsonl", "--out", "o"), "rows.jsonl: not JSON"),
+        (("program.json", "rows.jsonl", "--out", "o", "--workers", "0"), "'0' is not a positive number"),
+        (("--ray", "program.json", "rows.jsonl", "--out", "o"), "'program.json' is not HOST:PORT"),
+    ],
+)
+def test_what_is_wrong_with_the_command_line_is_said_before_a_worker_starts(program, tmp_path, arguments, message):
+    program(models=[{"provider": "magic"}])
+    rows = write_rows(tmp_path / "rows.jsonl", [ROW, ROW])
+    done = run_map(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert rows.read_text() == (json.dumps(ROW) + "\n") * 2

@@ -41,7 +41,7 @@ def results(path: Path) -> dict[int, dict[str, Any]]:
 
 
 def command(*arguments: Any, workers: int = 1) -> list[str]:
-    return [sys.executable, "-m", "bridge", "map", *map(str, arguments), "--workers", str(workers)]
+    return [sys.executable, "-m", "bridge", "map", "--workers", str(workers), *map(str, arguments)]
 
 
 def run_map(*arguments: Any, workers: int = 1, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -51,7 +51,7 @@ def run_map(*arguments: Any, workers: int = 1, **options: Any) -> subprocess.Com
 def start_map(*arguments: Any, workers: int = 1, **options: Any) -> subprocess.Popen[str]:
     """Start the command in a process group of its own."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    return subprocess.Popen(command(*arguments, workers=workers), **pipes, **options)
+    return subprocess.Popen(command(*arguments, workers=workers), **{**pipes, **options})
 
 
 class Model(ModelServer):

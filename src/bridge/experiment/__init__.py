@@ -1,1 +1,1 @@
-"""The commands `evaluate` and `optimize` of the command line: a program, its examples and a metric, from a file."""
+"""The commands `evaluate`, `optimize` and `map` of the command line: a program, its rows and a metric, from files."""

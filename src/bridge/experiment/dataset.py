@@ -9,6 +9,7 @@ import json
 import math
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from time import monotonic
 from types import FrameType
@@ -55,7 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a command that works on the rows of a data set."""
     add = parser.add_argument
     add("--workers", type=_count, metavar="N", help="workers (default: one for each core), on each node with --ray")
-    add("--ray", nargs="?", const="", metavar="ADDRESS", help="run the workers on a Ray cluster (default: RAY_ADDRESS)")
+    add(
+        "--ray",
+        type=_address,
+        nargs="?",
+        const="",
+        metavar="HOST:PORT",
+        help="run the workers on the nodes of a Ray cluster (default: RAY_ADDRESS, or the one of this machine)",
+    )
     add("--concurrency", type=_count, metavar="N", help=f"rows at the same time (default: {ROWS_PER_WORKER} a worker)")
     add("--row-timeout", type=_seconds, default=600.0, metavar="SECONDS", help="time for one row (default 600)")
     add(
@@ -92,7 +100,9 @@ def work(
     """
     if total is not None and results.done >= total:
         return None
-    with pool_of(document, arguments.workers, arguments.ray, arguments.concurrency) as pool:
+    started = pool_of(document, arguments.workers, arguments.ray, arguments.concurrency)
+    # Ray prints to stdout, where the results are, that a node is lost.
+    with contextlib.redirect_stdout(sys.stderr), started as pool:
         most = arguments.max_errors
         limits = Limits(
             arguments.concurrency or room_of(pool, arguments.workers, is_cluster=arguments.ray is not None),
@@ -214,6 +224,12 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
         raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a positive number")
     return int(text)
+
+
+def _address(text: str) -> str:
+    if text not in ("auto", "local") and ":" not in text:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not HOST:PORT, auto or local; write --ray last without one")
+    return text
 
 
 def _seconds(text: str) -> float:
