@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ import ray
 from bridge import errors
 from bridge.errors import BridgeError
 from bridge.ray.server import Server
-from bridge.ray.tunnel import CHUNK
+from bridge.ray.tunnel import pieces
 from bridge.security.redaction import redact_in
 
 # How many calls of each kind of method run at a time. The bytes of frames keep their order, and wait for nothing but
@@ -30,6 +31,7 @@ class NodeActor:
     def __init__(self) -> None:
         self._server: Server | None = None
         self._end: socket.socket | None = None
+        self._pieces: Iterator[bytes] = iter(())
         self._number = 0
 
     @ray.method(concurrency_group="control")
@@ -51,7 +53,7 @@ class NodeActor:
             end.close()
             return _failure(error)
         server.start()
-        self._server, self._end, self._number = server, end, number
+        self._server, self._end, self._pieces, self._number = server, end, pieces(end), number
         return b""
 
     @ray.method(concurrency_group="requests")
@@ -75,8 +77,7 @@ class NodeActor:
     @ray.method(concurrency_group="replies")
     def collect(self, number: int) -> bytes:
         """Return the next bytes of frames to the host, waiting for some; none at the end of the connection."""
-        end = self._end_of(number)
-        return b"" if end is None else end.recv(CHUNK)
+        return next(self._pieces, b"") if number == self._number else b""
 
     def _end_of(self, number: int) -> socket.socket | None:
         return self._end if number == self._number else None

@@ -95,9 +95,9 @@ class Nodes(Supervisor):
         """Return whether an actor is starting."""
         return self._slots.count("starting") > 0
 
-    def renew(self, reason: str) -> None:
-        """Give each node a new pool, and wait until the new ones have taken the places of the others."""
-        super().renew(reason)
+    def kill(self, slot: Slot, reason: str) -> None:
+        """End an actor that does not answer, and start it again."""
+        super().kill(slot, f"node {node_of(slot).name}: {reason}")
 
     @property
     def is_failing(self) -> bool:
@@ -140,7 +140,7 @@ class Nodes(Supervisor):
         for slot in slots:
             node = node_of(slot)
             if node.id in before and node.id not in found and slot.client is not None:
-                self.kill(slot, f"node {node.name} has left the cluster")
+                self.kill(slot, "it has left the cluster")
 
     def _launch(self, slot: Slot) -> Client:
         """Start a pool in the actor of a slot's node, and return the client of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -66,14 +67,19 @@ class Order:
                     self._advance()
                     return
                 job = self._lanes[lane].popleft()
-            job()
+            _do(job)
 
     def _run_shared(self, job: Job) -> None:
-        try:
-            job()
-        finally:
-            with self._lock:
-                self._waiting.popleft()
-                while self._waiting and self._waiting[0][0] != SHARED:
-                    self._start(*self._waiting.popleft())
-                self._advance()
+        _do(job)
+        with self._lock:
+            self._waiting.popleft()
+            while self._waiting and self._waiting[0][0] != SHARED:
+                self._start(*self._waiting.popleft())
+            self._advance()
+
+
+def _do(job: Job) -> None:
+    try:
+        job()
+    except BaseException:
+        logging.getLogger("bridge.ray").exception("a call could not be started")

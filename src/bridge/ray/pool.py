@@ -23,7 +23,21 @@ NO_LAUNCHER = Starter(Client.start)  # each slot has a node of its own, see `Nod
 
 
 class RayPool(Pool):
-    """The pools of all nodes of a Ray cluster, called like one `Pool`."""
+    """The pools of all nodes of a Ray cluster, called like one `Pool`. Usable from any number of threads.
+
+    An actor on each node that offers a CPU holds a pool of that node, also on nodes that join later. Calls without a
+    session go to a node that has little to do, the calls of a session to the node that has it, and what calls without
+    a session change is changed on all nodes. A call whose node is lost is made once more on another one if its command
+    is idempotent, or if it has certainly not been started; otherwise it raises WorkerCrashed. Ray starts actors again
+    that have ended. Durable sessions go on if the workers of all nodes have the same store.
+
+    address: "HOST:PORT" of the cluster's head; "auto" for the cluster that runs on this machine; "local" to start one
+    on it; None: RAY_ADDRESS, else "auto", else "local". Has no effect in a process that is connected to that cluster.
+    The other options are those of `Pool`, for each node: `workers` by default one for each of its cores, `python` the
+    node's own. Functions of the host (`tools`, `register`) run in this process. Raises the errors of `Pool`;
+    WorkerCrashed (category initialization) if there is no cluster, or no node starts its pool; ValueError if this
+    process is connected to another cluster.
+    """
 
     _recovery = NodeRecovery
 
@@ -131,6 +145,10 @@ class RayPool(Pool):
         return report.health(self._slots, timeout)
 
     def stop(self, timeout: float | None = STOP_TIMEOUT) -> None:
+        """Stop the workers of all nodes as `Pool.stop` does, and end the actors.
+
+        Ends the connection to the cluster, or the cluster, if a pool has opened or started it and no other one uses it.
+        """
         super().stop(timeout)
         self._leave()
 

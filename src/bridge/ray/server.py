@@ -16,6 +16,7 @@ from typing import Any
 from bridge import errors
 from bridge._framing import Outbox, Reader, Writer
 from bridge.errors import BridgeError
+from bridge.host.calls import OnEvent
 from bridge.host.connection import decoded
 from bridge.host.threads import Threads
 from bridge.pool.calls import PoolCall
@@ -46,6 +47,15 @@ class Received(ReceivedReply, gc=False):
     data: Any = None
 
 
+class NodeCall(PoolCall):
+    """A call of the host. on_done(call): called at its end, on the thread that notes it."""
+
+    on_done: Callable[[NodeCall], object]
+
+    def _invoke_callbacks(self) -> None:
+        self.on_done(self)
+
+
 class NodePool(Pool):
     """The pool of a node. ask: of the functions of the host, see `HostFunctions`."""
 
@@ -56,6 +66,19 @@ class NodePool(Pool):
     def _prepare(self, *args: Any) -> None:
         super()._prepare(*args)
         self._functions = HostFunctions(self._ask)
+
+    def begin(
+        self, message: Received, waited: float, on_event: OnEvent | None, on_done: Callable[[NodeCall], object]
+    ) -> NodeCall:
+        """Start the call of a request that has waited for some seconds. Raises the errors of `submit`."""
+        assert message.command is not None
+        timeout = None if message.timeout_ms is None else max(0.0, message.timeout_ms / 1000 - waited)
+        request = self._request(message.command, message.args, timeout, message.session_id, message.traceparent)
+        request.has_events, request.timing = on_event is not None, message.timing
+        call = NodeCall(request, self._runner, self._jobs, on_event)
+        call.on_done = on_done
+        call.start()
+        return call
 
     def capacity(self) -> int:
         """Return how many calls all workers together accept at a time."""
@@ -163,23 +186,13 @@ class Server:
             self._order.add(session_id, begin)
 
     def _begin(self, message: Received, served: Served, received: float) -> None:
-        assert message.command is not None
-        timeout = None if message.timeout_ms is None else message.timeout_ms / 1000 - (monotonic() - received)
+        on_event = partial(self._emit, message.id, served) if message.stream else None
         try:
-            future = self.pool.submit(
-                message.command,
-                message.args,
-                timeout=timeout if timeout is None else max(0.0, timeout),
-                session_id=message.session_id,
-                on_event=partial(self._emit, message.id, served) if message.stream else None,
-                timing=message.timing,
-                traceparent=message.traceparent,
-            )
+            call = self.pool.begin(message, monotonic() - received, on_event, partial(self._reply, message))
         except BaseException as error:
             self._fail(message.id, error)
-            return
-        served.begin(future)
-        future.add_done_callback(partial(self._reply, message))
+        else:
+            served.begin(call)
 
     def _emit(self, call_id: Any, served: Served, event: str, data: Any) -> None:
         served.may_emit.wait()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
@@ -15,7 +16,11 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 from bridge import errors
 from bridge.host.connect import WorkerSocket, not_connected
 
-CHUNK = 90 * 1024  # bytes in a call: Ray sends less than 100 KB with the call, and puts more in its object store
+# Bytes in a call. Ray sends less than 100 KB with the call, and more through its object store, which costs as much as
+# several calls, but hardly more for more bytes.
+CHUNK = 90 * 1024
+LEAST_STORED, MOST_STORED = 400 * 1024, 4 << 20
+PAUSE_MS = 2  # to wait for more bytes of a long frame
 MOST_OPEN = 4  # calls with bytes that have not arrived
 
 Actor = Any  # a handle
@@ -70,7 +75,7 @@ class Tunnel:
 
     def _send(self) -> None:
         opened: deque[Any] = deque()
-        while data := self._end.recv(CHUNK):
+        for data in pieces(self._end):
             opened.append(self._actor.deliver.remote(self._number, data))
             while len(opened) >= MOST_OPEN:
                 if not ray.get(opened.popleft()):
@@ -98,6 +103,24 @@ class Tunnel:
     def _shut_down(self) -> None:
         with contextlib.suppress(OSError):
             self._end.shutdown(socket.SHUT_RDWR)  # and not only close: a fork of this process may hold the descriptor
+
+
+def pieces(end: socket.socket) -> Iterator[bytes]:
+    """Yield what arrives at a socket, until its end, in pieces of the size that Ray passes on best."""
+    readable = select.poll()
+    readable.register(end, select.POLLIN)
+    while data := end.recv(CHUNK):
+        if len(data) < CHUNK:
+            yield data
+            continue
+        gathered = bytearray(data)
+        while len(gathered) < MOST_STORED and readable.poll(PAUSE_MS):
+            if not (data := end.recv(MOST_STORED - len(gathered))):
+                break
+            gathered += data
+        size = len(gathered) if len(gathered) >= LEAST_STORED else CHUNK
+        for start in range(0, len(gathered), size):
+            yield bytes(gathered[start : start + size])
 
 
 def reason_of(error: BaseException) -> str:
