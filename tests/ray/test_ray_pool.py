@@ -268,9 +268,13 @@ def test_no_secret_is_in_the_logs_of_ray(pool, cluster):
                 assert SECRET not in file.read(), name
 
 
-def test_a_pool_ends_with_its_process_and_its_stop(cluster):
-    """Its actors, templates and workers do."""
-    with bridge.RayPool(1, address=cluster.address, **OPTIONS) as pool:
+def test_a_pool_ends_with_its_stop(cluster, caplog):
+    """Its actors, templates and workers do. The logs of this one's workers are records in this process."""
+    caplog.set_level("DEBUG", "bridge.worker")
+    options = {**OPTIONS, "logs": "logging", "flags": ["--log-level", "DEBUG"]}
+    with bridge.RayPool(1, address=cluster.address, **options) as pool:
+        pool.call("create_session", session_id="ann")
+        wait_until(lambda: any(getattr(record, "session_id", None) == "ann" for record in caplog.records))
         pids = [slot["pid"] for slot in pool.status()["slots"]]
         pids += [worker["pid"] for slot in pool.status()["slots"] for worker in slot["workers"]]
         assert len(pids) == 4
@@ -320,3 +324,28 @@ input()
     process.kill()
     process.communicate()
     wait_until(lambda: not any(map(is_running, pids)), JOIN)
+
+
+def connecting(*lines, **env):
+    """Run lines in a process of its own that does not know the cluster, and return its last line of output."""
+    command = [sys.executable, "-c", "\n".join(["from bridge import RayPool, errors", *lines])]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env})
+    return done.stdout or done.stderr.splitlines()[-1]
+
+
+def test_an_address_at_which_nobody_listens_is_an_error():
+    """Ray itself would end the process after two minutes."""
+    lines = [
+        "try:",
+        "    RayPool(1, adapter='echo')",
+        "except errors.WorkerCrashed as error:",
+        "    print(error.category, error)",
+    ]
+    reason = "initialization cannot connect to the Ray cluster at 127.0.0.1:1: Connection refused"
+    assert connecting(*lines, RAY_ADDRESS="127.0.0.1:1").strip() == reason
+
+
+def test_without_ray_the_error_says_what_to_install(tmp_path):
+    (tmp_path / "ray.py").write_text("raise ModuleNotFoundError(\"No module named 'ray'\", name='ray')")
+    line = connecting(PYTHONPATH=str(tmp_path))
+    assert line == "ImportError: bridge.RayPool needs Ray: pip install 'dspex-bridge[ray]'"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from typing import Any, NamedTuple
 
@@ -26,11 +27,13 @@ class Node(NamedTuple):
     name: str
 
 
-def connect(address: str | None) -> bool:
+def connect(address: str | None, timeout: float | None) -> bool:
     """Connect this process to a Ray cluster, unless it is, and return whether `disconnect` has to be called.
 
     address: "HOST:PORT" of the head, "auto" for the cluster that runs on this machine, "local" to start one on it;
-    None: RAY_ADDRESS, else "auto", else "local". Raises WorkerCrashed (category initialization) if there is none,
+    None: RAY_ADDRESS, else "auto", else "local". timeout: seconds until somebody answers at HOST:PORT.
+
+    Raises WorkerCrashed (category initialization) if there is none,
     ValueError for an address of Ray Client, and for another address than the one that this process is connected to.
     """
     global _users
@@ -43,7 +46,7 @@ def connect(address: str | None) -> bool:
                 raise ValueError(f"address: this process is connected to the Ray cluster at {current} already")
             _users += _users > 0
             return _users > 0
-        _open(address)
+        _open(address, timeout)
         _users = 1
         return True
 
@@ -58,25 +61,46 @@ def disconnect() -> None:
 
 
 def nodes() -> list[Node]:
-    """Return the nodes that are alive and offer a CPU: heads are often started without one, to have no work."""
+    """Return the nodes that are alive and offer a CPU: heads are often started without one, to have no work.
+
+    None once this process is not connected anymore; Ray would connect it again.
+    """
+    with _lock:
+        known = ray.nodes() if ray.is_initialized() else []
     return [
         Node(each["NodeID"], each.get("NodeManagerHostname") or each["NodeManagerAddress"])
-        for each in ray.nodes()
+        for each in known
         if each["Alive"] and each["Resources"].get("CPU", 0) > 0
     ]
 
 
-def _open(address: str | None) -> None:
+def _open(address: str | None, timeout: float | None) -> None:
     os.environ.update(USAGE_STATISTICS)
+    _reach(address or os.environ.get("RAY_ADDRESS", ""), timeout)
     options: dict[str, Any] = {"logging_level": "ERROR", "include_dashboard": False}
     in_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM) if in_main_thread else None
     try:
         ray.init(address=address, log_to_driver=False, **options)
-    except (ConnectionError, RayError, RuntimeError) as error:
-        failure = errors.WorkerCrashed(f"cannot connect to the Ray cluster {address or ''}: {errors.text_of(error)}")
-        failure.category = "initialization"
-        raise failure from error
+    except (OSError, RayError, RuntimeError) as error:
+        raise _not_connected(address, error) from error
     finally:
         if handler not in (None, signal.SIG_DFL):  # Ray has put its own in the place of the application's
             signal.signal(signal.SIGTERM, handler)
+
+
+def _reach(address: str, timeout: float | None) -> None:
+    """Raise an error if nobody listens at "HOST:PORT". Ray itself would try for minutes, and end the process then."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout).close()
+        except (OSError, OverflowError) as error:
+            raise _not_connected(address, error) from error
+
+
+def _not_connected(address: str | None, error: Exception) -> errors.WorkerCrashed:
+    reason = getattr(error, "strerror", None) or errors.text_of(error)
+    failure = errors.WorkerCrashed(f"cannot connect to the Ray cluster at {address or 'its address'}: {reason}")
+    failure.category = "initialization"
+    return failure

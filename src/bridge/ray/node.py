@@ -13,6 +13,7 @@ import ray
 
 from bridge import errors
 from bridge.errors import BridgeError
+from bridge.ray.logs import silence_functions
 from bridge.ray.server import Server
 from bridge.ray.tunnel import pieces
 from bridge.security.redaction import redact_in
@@ -29,6 +30,7 @@ class NodeActor:
     """
 
     def __init__(self) -> None:
+        silence_functions()
         self._server: Server | None = None
         self._end: socket.socket | None = None
         self._pieces: Iterator[bytes] = iter(())

@@ -107,10 +107,8 @@ class Nodes(Supervisor):
     def stop(self, timeout: float | None = STOP_TIMEOUT) -> None:
         """Stop all pools after the grace period of their open calls, and end the actors."""
         super().stop(timeout)
-        for actor in list(self._actors.values()):
-            with suppress(RayError):
-                ray.kill(actor)
-        self._actors.clear()
+        for number in list(self._actors):
+            self._kill_actor(number)
 
     def _have_started(self, numbers: set[int]) -> bool:
         starting = {slot.number for slot in self._slots.all if slot.state == "starting" and slot.history.faults == 0}
@@ -179,10 +177,19 @@ class Nodes(Supervisor):
     def _replace(self, slot: Slot, is_early: bool) -> None:
         if node_of(slot).id in self._live:
             super()._replace(slot, is_early)
+        else:
+            self._actors.pop(slot.number, None)
 
     def _stop(self, slot: Slot, timeout: float | None) -> None:
-        super()._stop(slot, timeout)
-        actor = self._actors.pop(slot.number, None)
+        assert slot.client is not None
+        try:
+            slot.client.stop(timeout)
+            self._kill_actor(slot.number)  # before the slot is gone: then the connection to the cluster may end
+        finally:
+            super()._stop(slot, timeout)
+
+    def _kill_actor(self, number: int) -> None:
+        actor = self._actors.pop(number, None)
         if actor is not None:
             with suppress(RayError):
                 ray.kill(actor)

@@ -94,7 +94,7 @@ class RayPool(Pool):
         }
         if python != sys.executable:  # otherwise each node's own
             options["python"] = python
-        self._disconnects = cluster.connect(address)
+        self._disconnects = cluster.connect(address, options["timeout"])
         try:
             self._prepare(name, on_event)
             parts = (self._slots, NO_LAUNCHER, self._functions, self._journal, self._threads, self._report)

@@ -22,6 +22,7 @@ from bridge.host.threads import Threads
 from bridge.pool.calls import PoolCall
 from bridge.pool.pool import Pool
 from bridge.ray.functions import HostCalls, HostFunctions
+from bridge.ray.logs import ToHost
 from bridge.ray.order import Order
 from bridge.version import __version__
 from bridge.wire._frames import codec_for
@@ -135,6 +136,10 @@ class Server:
         self._calls: dict[Any, Served] = {}
         self._ended = threading.Condition()
         self._host = HostCalls(self._send_value)
+        self._log = ToHost(self._send_log) if options["logs"] == "logging" else None
+        if self._log is not None:
+            logging.getLogger().addHandler(self._log)
+            logging.getLogger().setLevel(logging.DEBUG)
         self.pool = NodePool(self._host.ask, **options)
 
     def start(self) -> None:
@@ -147,6 +152,8 @@ class Server:
             self._socket.shutdown(socket.SHUT_RDWR)
         self._host.close()
         self.pool.stop(timeout)
+        if self._log is not None:
+            logging.getLogger().removeHandler(self._log)
 
     def _serve(self) -> None:
         reader = Reader(self._socket.fileno(), self._max_frame)
@@ -236,6 +243,9 @@ class Server:
 
     def _send_value(self, message: dict[str, Any], name: str) -> None:
         self._send(self._codec.encoded(message, message[name], name, name, self._max_frame, True))
+
+    def _send_log(self, line: dict[str, Any]) -> None:
+        self._send_value({"id": None, "event": "log", "data": line}, "data")
 
     def _answer(self, message: Received, result: Any) -> None:
         self._send(
