@@ -18,6 +18,8 @@ from bridge import errors
 from client_uses import SUPPORT_PATH
 from peer import is_running, wait_until
 
+pytestmark = pytest.mark.timeout(300)  # the first test waits for the cluster
+
 SECRET = "sk-not-to-be-shown-4711"
 OPTIONS = {"adapter": "node_workers:adapter", "env": {**SUPPORT_PATH, "A_KEY": SECRET}, "timeout": 60.0}
 JOIN = 60.0  # seconds for an actor to start, on a machine with little time

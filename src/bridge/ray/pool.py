@@ -152,6 +152,9 @@ class RayPool(Pool):
         super().stop(timeout)
         self._leave()
 
+    def __repr__(self) -> str:
+        return f"<RayPool {self.name}: {self._supervisor.closed or f'{len(self._slots.ready)} nodes'}>"
+
     def _leave(self) -> None:
         if self._disconnects:
             self._disconnects = False
