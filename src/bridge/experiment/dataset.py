@@ -105,7 +105,7 @@ def work(
     with contextlib.redirect_stdout(sys.stderr), started as pool:
         most = arguments.max_errors
         limits = Limits(
-            arguments.concurrency or room_of(pool, arguments.workers, is_cluster=arguments.ray is not None),
+            arguments.concurrency or room_of(pool),
             timeout=arguments.row_timeout,
             patience=arguments.patience,
             grace=arguments.grace,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -45,10 +44,10 @@ def pool_of(document: Document, workers: int | None, ray: str | None, concurrenc
         yield pool
 
 
-def room_of(pool: Pool, workers: int | None, *, is_cluster: bool) -> int:
-    """Return how many rows a pool gets at the same time. workers: how many the user wants, on each node of a cluster."""
-    ready: int = pool.status()["workers"]["ready"]  # of a cluster, the nodes
-    return ROWS_PER_WORKER * ready * ((workers or len(os.sched_getaffinity(0))) if is_cluster else 1)
+def room_of(pool: Pool) -> int:
+    """Return how many rows a pool gets at the same time, on all nodes of a cluster together."""
+    ready: int = pool.status()["workers"].get("ready", 1)
+    return ROWS_PER_WORKER * ready
 
 
 def _ray_pool(workers: int | None, address: str, options: dict[str, Any]) -> Pool:

@@ -11,7 +11,7 @@ from bridge.pool.slots import Slot, Slots
 from bridge.pool.statistics import merged_pools
 from bridge.ray.nodes import node_of
 
-STATUS_SECONDS = 1.0  # for the status of a node, which waits for nothing there
+STATUS_SECONDS = 2.0  # for the status of a node, which waits for nothing there
 
 
 def status(local: dict[str, Any], slots: Slots) -> dict[str, Any]:
