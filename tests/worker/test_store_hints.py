@@ -141,7 +141,7 @@ def test_calls_behind_a_change_of_unknown_outcome_are_refused(open_worker):
     store = Forgetful()
     worker = open_worker(store)
     ask(worker, "create_session", durable=True)
-    gate, entered, replies = threading.Event(), threading.Event(), []
+    gate, entered, codes = threading.Event(), threading.Event(), {}
     write = store.write
 
     def wait(*args):
@@ -151,12 +151,11 @@ def test_calls_behind_a_change_of_unknown_outcome_are_refused(open_worker):
 
     store.write = wait
     store.lost = "after"
-    threads = [
-        threading.Thread(
-            target=lambda n=n: replies.append(call(worker, "update_session_data", key="k", value=n)["code"])
-        )
-        for n in range(2)
-    ]
+
+    def update(number):
+        codes[number] = call(worker, "update_session_data", key="k", value=number)["code"]
+
+    threads = [threading.Thread(target=update, args=(number,)) for number in range(2)]
     threads[0].start()
     assert entered.wait(60)
     threads[1].start()
@@ -164,4 +163,4 @@ def test_calls_behind_a_change_of_unknown_outcome_are_refused(open_worker):
     gate.set()
     for thread in threads:
         thread.join()
-    assert replies == ["store_failed", "session_lost"]
+    assert codes == {0: "store_failed", 1: "session_lost"}

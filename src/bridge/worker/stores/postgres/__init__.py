@@ -45,8 +45,8 @@ class PostgresStore:
 
     def __init__(self, conninfo: str) -> None:
         self._connect = partial(connect, conninfo)
-        self._writer = Writer(self._connect)
         self._reader = Reader(self._connect)
+        self._writer = Writer(self._connect, self._reader.renew)
         self._listener: Listener | None = None
         self.commits = self._group(changes.write)
         self._creations, self._takeovers, self._ends = map(

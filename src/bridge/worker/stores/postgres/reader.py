@@ -1,16 +1,30 @@
-"""The connection that reads. A read changes nothing, so it is made again if its connection is lost."""
+"""The connection that reads. Reads that come while one is under way share the next round trip.
+
+A read changes nothing, so it is made again if its connection is lost.
+"""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import psycopg
 
+from bridge.worker.stores.group_commit import GroupCommit
 from bridge.worker.stores.postgres.connection import Connect, Connection, Unreachable, failure, is_lost, text
 from bridge.worker.stores.postgres.link import Link
 
 Rows = list[tuple[Any, ...]]
+
+
+class Read(msgspec.Struct):
+    """Represents a query, its values, and its rows."""
+
+    query: str
+    values: tuple[Any, ...]
+    rows: Rows = []
 
 
 class Reader:
@@ -19,37 +33,67 @@ class Reader:
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
         self._link = Link(connect)
+        self._is_stale = False
+        self._group = GroupCommit(self._read_all, lambda error: isinstance(error, Unreachable), failure)
 
     def read(self, query: str, values: tuple[Any, ...]) -> Rows:
         """Return the rows of a query. Raises StoreFailed."""
-        try:
-            return _rows(self._link.get(), query, values)
-        except Unreachable:
-            return _rows(self._link.get(), query, values)
+        read = Read(query, values)
+        self._group.run(lambda batch: batch.append(read))
+        return read.rows
 
     def read_much(self, query: str, values: tuple[Any, ...]) -> Rows:
         """Return the rows of a query that may take long, on a connection that nothing else waits for."""
-        try:
-            return self._read_apart(query, values)
-        except Unreachable:
-            return self._read_apart(query, values)
+        reads = [Read(query, values)]
+        _twice(lambda: self._read_apart(reads))
+        return reads[0].rows
+
+    def renew(self) -> None:
+        """Use another connection from the next read on: the present one may be to a server that was replaced."""
+        self._is_stale = True
 
     def close(self) -> None:
         """Close the connection. Later reads raise StoreFailed."""
         self._link.close()
 
-    def _read_apart(self, query: str, values: tuple[Any, ...]) -> Rows:
+    def _read_all(self, apply: Callable[[list[Read]], None]) -> None:
+        batch: list[Read] = []
+        apply(batch)
+        _twice(lambda: self._read_here(batch))
+
+    def _read_here(self, reads: Sequence[Read]) -> None:
+        connection = self._link.get()
+        if self._is_stale:
+            self._is_stale = False
+            connection.close()
+            connection = self._link.get()
+        _fetch(connection, reads)
+
+    def _read_apart(self, reads: Sequence[Read]) -> None:
         try:
             connection = self._connect()
         except psycopg.Error as error:
             raise Unreachable.of(error) from error
         with contextlib.closing(connection):
-            return _rows(connection, query, values)
+            _fetch(connection, reads)
 
 
-def _rows(connection: Connection, query: str, values: tuple[Any, ...]) -> Rows:
+def _twice(read: Callable[[], None]) -> None:
+    """Call read(), and again if its connection was lost."""
     try:
-        return connection.execute(query, values).fetchall()
+        read()
+    except Unreachable:
+        read()
+
+
+def _fetch(connection: Connection, reads: Sequence[Read]) -> None:
+    """Set the rows of `reads`, in one round trip. Raises StoreFailed."""
+    share = len(reads) > 1 and psycopg.Pipeline.is_supported()
+    try:
+        with connection.pipeline() if share else contextlib.nullcontext():
+            cursors = [connection.execute(read.query, read.values) for read in reads]
+        for read, cursor in zip(reads, cursors, strict=True):
+            read.rows = cursor.fetchall()
     except psycopg.Error as error:
         if not is_lost(connection, error):
             raise failure(error) from error

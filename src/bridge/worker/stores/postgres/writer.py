@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -24,6 +24,7 @@ from bridge.worker.stores.postgres.connection import Connect, Connection, is_los
 from bridge.worker.stores.postgres.link import Link
 
 PATIENCE = 15.0  # seconds for which the outcome of a transaction is asked
+ROLLED_BACK = "40"  # class of SQLSTATE: a deadlock, for instance
 KEPT = 10_000  # rows of the writers that began last are kept
 
 Results = list[list[int]]  # turn, and the number returned for it
@@ -32,10 +33,13 @@ Results = list[list[int]]  # turn, and the number returned for it
 class Writer:
     """Commits changes on a connection of its own. Raises StoreFailed.
 
+    on_connected(): called when the connection has been made, also later, when it is another one.
+
     id: of its row. number: of its last transaction.
     """
 
-    def __init__(self, connect: Connect) -> None:
+    def __init__(self, connect: Connect, on_connected: Callable[[], None]) -> None:
+        self._on_connected = on_connected
         self.id = uuid.uuid4()
         self.number = 0
         self._acknowledged = 0
@@ -55,7 +59,7 @@ class Writer:
             if results is None:  # the connection was lost before anything was committed
                 results = self._run(*statement)
             if results is None:
-                raise errors.StoreFailed("the store failed: the connection was lost twice; nothing was written")
+                raise errors.StoreFailed("the store failed twice during the change, and nothing was written")
         for turn, result in results:
             changes[turn - 1].result = result
 
@@ -80,8 +84,8 @@ class Writer:
                 return self._outcome(error)
             if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
                 connection.close()  # the server has become a replica; there may be another one now
-            if isinstance(error, psycopg.errors.TransactionRollback):
-                return None  # a deadlock
+            if (error.sqlstate or "").startswith(ROLLED_BACK):
+                return None
             raise
         if row is None:  # another connection has taken the row, or it is gone
             connection.close()
@@ -110,6 +114,7 @@ class Writer:
     def _begin(self, connection: Connection) -> None:
         """Begin to use `connection`, and end the use of the one before."""
         schema.prepare(connection)
+        self._on_connected()
         row = connection.execute(
             "UPDATE writers SET connection = connection + 1 WHERE id = %s RETURNING connection, last, results",
             (self.id,),
