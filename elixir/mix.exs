@@ -32,6 +32,9 @@ defmodule DSPex.MixProject do
   end
 
   defp docs do
-    [main: "getting_started", extras: ["guides/getting_started.md", "README.md"]]
+    [
+      main: "getting_started",
+      extras: ["guides/getting_started.md", "guides/cluster.md", "README.md"]
+    ]
   end
 end

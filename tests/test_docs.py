@@ -129,7 +129,7 @@ def test_the_protocols_tables_are_complete():
     [
         *DOCUMENTS,
         *("CONTRIBUTING.md", "CHANGELOG.md"),
-        *("elixir/README.md", "elixir/guides/getting_started.md"),
+        *("elixir/README.md", "elixir/guides/getting_started.md", "elixir/guides/cluster.md"),
     ],
 )
 def test_links_within_the_repository_exist(name):

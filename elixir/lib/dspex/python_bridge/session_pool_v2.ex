@@ -45,6 +45,15 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
   session, or without one), further runs return `:circuit_open` for 60 s; see
   `DSPex.PythonBridge.CircuitBreaker`.
 
+  ## Several nodes
+
+  With `cluster: true` the pools of the same name on connected nodes act as one pool. A session belongs to
+  one node, and its calls run there, whichever node makes them; when the node is lost, a durable session
+  goes on on another one, and any other is lost as with its worker. What is set up without a session exists
+  on all nodes. A call that was on a node that is lost is repeated or returns `:worker_crashed`, as after
+  the end of a worker. `renew/1` and `stop/1` are for the pool of this node. See
+  [Several machines](cluster.md).
+
   ## Load
 
   Each worker runs `:threads` calls at once and lets `:queue` more wait. While all threads are busy the
@@ -114,8 +123,8 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
       once another one has taken its place. The first two vary by 10 %. Default: no limit
     * `:drain_timeout` - how long a worker that is being replaced keeps its sessions, in ms, default
       60 000
-    * `:cluster` - `true`: with the pools of this name on connected nodes it acts as one pool; see
-      [Several nodes](cluster.md)
+    * `:cluster` - `true`: acts as one pool with those of the same name on connected nodes. Or
+      `[heartbeat: ms]`, 500 by default; a node of which three are missing gets no calls
     * `:sweep_interval` - how often sessions that have expired are removed from the table, in ms, default
       30 000
 
