@@ -88,7 +88,8 @@ class Container:
         command += ["--info-fd", str(write_fd), "--", *image.entrypoint, *(flags or image.command)]
         if not stdin:
             command = ["sh", "-c", 'exec "$@" <&-', "sh", *command]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=[write_fd])
+        null = subprocess.DEVNULL
+        self.process = subprocess.Popen(command, stdin=null, stdout=null, stderr=subprocess.PIPE, pass_fds=[write_fd])
         os.close(write_fd)
         with os.fdopen(read_fd) as info:
             self.pid: int = json.load(info)["child-pid"]
@@ -123,7 +124,7 @@ class Container:
         return self.process.wait(seconds)
 
     def stderr(self) -> str:
-        """Return what the container has written until its end."""
+        """Return what the container has written to stderr until its end."""
         return self.process.communicate(timeout=DEADLINE)[1].decode()
 
     def finish(self) -> None:

@@ -12,11 +12,11 @@ defmodule Answers do
   @doc "Answers a question about a passage."
   @spec ask(String.t(), String.t(), String.t()) :: {:ok, String.t()} | {:error, Error.t()}
   def ask(session, question, passage) do
+    durable = %{session_id: session, durable: true}
     run = %{program_id: "qa", inputs: %{question: question, passage: passage}}
     last = %{key: "last", value: question}
 
-    with {:ok, _} <-
-           SessionPoolV2.execute_anonymous(:create_session, %{session_id: session, durable: true}),
+    with {:ok, _} <- SessionPoolV2.execute_in_session(session, :create_session, durable),
          {:ok, result} <- SessionPoolV2.execute_in_session(session, :execute_program, run),
          {:ok, _} <- SessionPoolV2.execute_in_session(session, :update_session_data, last) do
       {:ok, result["outputs"]["answer"]}
