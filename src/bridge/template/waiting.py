@@ -9,11 +9,11 @@ import time
 
 from bridge import errors
 from bridge._dispatch import timestamp
+from bridge.health import HEARTBEAT
 from bridge.wire._frames import format_of
 from bridge.wire.codec import JSON
 from bridge.wire.messages import failure
 
-HEARTBEAT = bytes(4)
 MOST_HEARTBEATS = 1024  # that are answered at once
 LONGEST_REFUSED = 1 << 16  # bytes of a request in which its id is looked for
 
