@@ -6,6 +6,7 @@ LiteLLM's HTTP clients, streams and errors are corrected here.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,7 +52,13 @@ class LiteLLMProviders:
 
 @cache
 def load_litellm() -> None:
-    import litellm
+    collects = gc.isenabled()
+    gc.disable()  # collections would take a fifth of the seconds that it loads, and find nothing
+    try:
+        import litellm
+    finally:
+        if collects:
+            gc.enable()
 
     litellm.suppress_debug_info = True  # it is printed, not logged
     litellm.DEFAULT_MAX_RETRIES = 0  # type: ignore[attr-defined]  # embeddings take it for a max_retries of 0
