@@ -82,6 +82,16 @@ def test_args_and_results_of_any_size(pool, size):
     assert (found == tensor).all()
 
 
+def test_a_request_that_cannot_be_read_fails_alone(pool):
+    """The connection to the node goes on."""
+    other = pool.submit("work_once", {"seconds": 0.5})
+    with pytest.raises(errors.InvalidFrame, match="values"):
+        pool.call("work", {"seconds": 0, "marker": [0] * 1_100_000})
+    with pytest.raises(errors.FrameTooLarge):
+        pool.call("length", {"text": "x" * (65 << 20)})
+    assert other.result(30)
+
+
 def test_events_arrive_in_order_and_wait_for_their_reader(pool):
     """Of a stream, and of a future; a stream that is left early ends its call."""
     stream = pool.stream("count", {"count": 5000})

@@ -70,7 +70,11 @@ class HostCalls:
             if self._is_closed:
                 raise CLOSED
             self._open[number] = answers
-        self._send({"id": number, "command": request.command, "args": request.args}, "args")
+        try:
+            self._send({"id": number, "command": request.command, "args": request.args}, "args")
+        except BaseException:
+            self._open.pop(number, None)
+            raise
         return self._answers(number, answers)
 
     def _answers(self, number: int, answers: SimpleQueue[Any]) -> Iterator[Any]:

@@ -14,80 +14,24 @@ from time import monotonic
 from typing import Any
 
 from bridge import errors
-from bridge._framing import Outbox, Reader, Writer
+from bridge._framing import Frame, Outbox, Reader, Writer, envelope_beginning
 from bridge.errors import BridgeError
-from bridge.host.calls import OnEvent
 from bridge.host.connection import decoded
 from bridge.host.threads import Threads
 from bridge.pool.calls import PoolCall
 from bridge.pool.pool import Pool
-from bridge.ray.functions import HostCalls, HostFunctions
+from bridge.ray.functions import HostCalls
 from bridge.ray.logs import ToHost
+from bridge.ray.node_pool import NodePool, Received
 from bridge.ray.order import Order
 from bridge.version import __version__
-from bridge.wire._frames import codec_for
+from bridge.wire._frames import codec_for, format_of
 from bridge.wire.codec import by_name
-from bridge.wire.messages import Event, ReceivedReply, Reply, TimedReply, failure, shortened
+from bridge.wire.messages import Event, Reply, TimedReply, failure, shortened
 
 GRACE_SECONDS = 2.0  # for the open calls when the host has closed its side of the connection
 
 _log = logging.getLogger("bridge.ray")
-
-
-class Received(ReceivedReply, gc=False):
-    """Represents a message of the host: a request (it has `command`), a reply (`success`), or an event (`event`)."""
-
-    command: str | None = None
-    args: Any = None
-    session_id: str | None = None
-    timeout_ms: float | None = None
-    stream: bool = False
-    timing: bool = False
-    traceparent: str | None = None
-    event: str | None = None
-    data: Any = None
-
-
-class NodeCall(PoolCall):
-    """A call of the host. on_done(call): called at its end, on the thread that notes it."""
-
-    on_done: Callable[[NodeCall], object]
-
-    def _invoke_callbacks(self) -> None:
-        self.on_done(self)
-
-
-class NodePool(Pool):
-    """The pool of a node. ask: of the functions of the host, see `HostFunctions`."""
-
-    def __init__(self, ask: Callable[..., Any], **options: Any) -> None:
-        self._ask = ask
-        super().__init__(**options)
-
-    def _prepare(self, *args: Any) -> None:
-        super()._prepare(*args)
-        self._functions = HostFunctions(self._ask)
-
-    def begin(
-        self, message: Received, waited: float, on_event: OnEvent | None, on_done: Callable[[NodeCall], object]
-    ) -> NodeCall:
-        """Start the call of a request that has waited for some seconds. Raises the errors of `submit`."""
-        assert message.command is not None
-        timeout = None if message.timeout_ms is None else max(0.0, message.timeout_ms / 1000 - waited)
-        request = self._request(message.command, message.args, timeout, message.session_id, message.traceparent)
-        request.has_events, request.timing = on_event is not None, message.timing
-        call = NodeCall(request, self._runner, self._jobs, on_event)
-        call.on_done = on_done
-        call.start()
-        return call
-
-    def capacity(self) -> int:
-        """Return how many calls all workers together accept at a time."""
-        return self._supervisor.most * max((slot.capacity for slot in self._slots.ready), default=1)
-
-    def is_shared(self, command: str, session_id: Any) -> bool:
-        """Return whether a call has to be made in all workers."""
-        return command in self._shared and session_id in (None, self._default_session)
 
 
 class Served:
@@ -159,9 +103,12 @@ class Server:
         reader = Reader(self._socket.fileno(), self._max_frame)
         try:
             while (frame := reader.read()) is not None:
-                self._receive(decoded(frame, Received, self._max_frame, self._max_values))
+                try:
+                    self._receive(decoded(frame, Received, self._max_frame, self._max_values))
+                except BridgeError as error:
+                    self._refuse(frame, error)
         except Exception:
-            _log.exception("a frame of the host cannot be read")
+            _log.exception("the connection to the host has failed")
         until = monotonic() + GRACE_SECONDS
         with self._ended:
             self._ended.wait_for(lambda: not self._calls, max(0.0, until - monotonic()))
@@ -178,6 +125,12 @@ class Server:
             own(self, message)
         else:
             self._add(message)
+
+    def _refuse(self, frame: Frame, error: BridgeError) -> None:
+        """Fail the call that an unreadable frame belongs to."""
+        envelope = envelope_beginning(frame)
+        format = format_of(envelope)
+        self._fail(format.find_id(envelope) if format else None, error)
 
     def _add(self, message: Received) -> None:
         assert message.command is not None
@@ -203,7 +156,10 @@ class Server:
 
     def _emit(self, call_id: Any, served: Served, event: str, data: Any) -> None:
         served.may_emit.wait()
-        self._send(self._codec.encoded(Event(call_id, event, data), data, "data", "data", self._max_frame, True))
+        outbox = self._codec.encoded(Event(call_id, event, data), data, "data", "data", self._max_frame, True)
+        if outbox is None:
+            raise errors.ReplyTooLarge(f"an event takes more than the {self._max_frame} bytes of a frame")
+        self._send(outbox)
 
     def _reply(self, message: Received, future: PoolCall) -> None:
         try:
@@ -242,10 +198,14 @@ class Server:
                 self._writer.flush(outbox)
 
     def _send_value(self, message: dict[str, Any], name: str) -> None:
-        self._send(self._codec.encoded(message, message[name], name, name, self._max_frame, True))
+        outbox = self._codec.encoded(message, message[name], name, name, self._max_frame, True)
+        if outbox is None:
+            raise errors.FrameTooLarge(f"{name} takes more than the {self._max_frame} bytes of a frame")
+        self._send(outbox)
 
     def _send_log(self, line: dict[str, Any]) -> None:
-        self._send_value({"id": None, "event": "log", "data": line}, "data")
+        with contextlib.suppress(BridgeError):
+            self._send_value({"id": None, "event": "log", "data": line}, "data")
 
     def _answer(self, message: Received, result: Any) -> None:
         self._send(
