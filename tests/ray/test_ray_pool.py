@@ -85,7 +85,7 @@ def test_args_and_results_of_any_size(pool, size):
 def test_a_request_that_cannot_be_read_fails_alone(pool):
     """The connection to the node goes on."""
     other = pool.submit("work_once", {"seconds": 0.5})
-    with pytest.raises(errors.InvalidFrame, match="values"):
+    with pytest.raises(errors.FrameTooLarge, match="values"):
         pool.call("work", {"seconds": 0, "marker": [0] * 1_100_000})
     with pytest.raises(errors.FrameTooLarge):
         pool.call("length", {"text": "x" * (65 << 20)})

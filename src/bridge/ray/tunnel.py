@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import threading
 from collections import deque
@@ -20,7 +19,6 @@ from bridge.host.connect import WorkerSocket, not_connected
 # several calls, but hardly more for more bytes.
 CHUNK = 90 * 1024
 LEAST_STORED, MOST_STORED = 400 * 1024, 4 << 20
-PAUSE_MS = 2  # to wait for more bytes of a long frame
 MOST_OPEN = 4  # calls with bytes that have not arrived
 
 Actor = Any  # a handle
@@ -106,21 +104,49 @@ class Tunnel:
 
 
 def pieces(end: socket.socket) -> Iterator[bytes]:
-    """Yield what arrives at a socket, until its end, in pieces of the size that Ray passes on best."""
-    readable = select.poll()
-    readable.register(end, select.POLLIN)
+    """Yield the bytes of frames that arrive at a socket, until its end, in pieces that Ray passes on fast."""
+    lengths = Lengths()
     while data := end.recv(CHUNK):
-        if len(data) < CHUNK:
+        yield data
+        left = lengths.left_after(data)
+        while left >= LEAST_STORED:  # the rest of a long frame: as much as possible at a time
+            data = _received(end, min(left, MOST_STORED))
+            if not data:
+                return
             yield data
-            continue
-        gathered = bytearray(data)
-        while len(gathered) < MOST_STORED and readable.poll(PAUSE_MS):
-            if not (data := end.recv(MOST_STORED - len(gathered))):
-                break
-            gathered += data
-        size = len(gathered) if len(gathered) >= LEAST_STORED else CHUNK
-        for start in range(0, len(gathered), size):
-            yield bytes(gathered[start : start + size])
+            left = lengths.left_after(data)
+
+
+class Lengths:
+    """Follows the frames in a stream of bytes, each with its length in four bytes before it."""
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._header = b""
+
+    def left_after(self, data: bytes) -> int:
+        """Return how many bytes of the frame that `data` ends in are still to come."""
+        position = 0
+        while position < len(data):
+            if self._left:
+                taken = min(self._left, len(data) - position)
+                self._left -= taken
+            else:
+                taken = min(4 - len(self._header), len(data) - position)
+                self._header += data[position : position + taken]
+                if len(self._header) == 4:
+                    self._left, self._header = int.from_bytes(self._header, "big"), b""
+            position += taken
+        return self._left
+
+
+def _received(end: socket.socket, size: int) -> bytes:
+    """Return `size` bytes that are about to arrive, fewer if the stream ends."""
+    data, count = bytearray(size), 0
+    with memoryview(data) as view:
+        while count < size and (received := end.recv_into(view[count:])):
+            count += received
+    return bytes(data[:count]) if count < size else bytes(data)
 
 
 def reason_of(error: BaseException) -> str:
