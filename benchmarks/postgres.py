@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--folder", default="/tmp", help="on a real disk, and one that other users may enter")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
-    rounds, changes = (7, 128) if options.quick else (21, 384)
+    rounds, changes = (11, 96) if options.quick else (25, 192)
     figures = []
     with tempfile.TemporaryDirectory(dir=options.folder) as folder, PostgresServer(parent=options.folder) as server:
         for section, writers in itertools.product(("store", "take", "worker"), options.writers):
