@@ -78,6 +78,22 @@ def test_an_old_primary_acknowledges_nothing(servers):
     assert servers.standby.execute("SELECT 1 FROM pg_class WHERE relname = 'written'") == []
 
 
+def test_a_change_that_waits_for_its_standby_is_not_acknowledged(servers, monkeypatch):
+    """Its outcome is unknown as long as the standby is away. The next change is made when it is back."""
+    monkeypatch.setattr("bridge.worker.stores.postgres.connection.REPLY_TIMEOUT", 0.3)
+    monkeypatch.setattr("bridge.worker.stores.postgres.writer.PATIENCE", 0.5)
+    store = open_store(servers.url(servers.primary.create_database()))
+    epoch = store.create("s", SETTINGS, {KEY: b"0"})
+    servers.standby.kill()
+    with pytest.raises(errors.OutcomeUnknown):
+        store.write("s", epoch, {KEY: b"1"})
+    servers.standby.start()
+    monkeypatch.undo()
+    store.write("s", epoch, {KEY: b"2"})
+    assert store.value("s", *KEY) == b"2"
+    store.close()
+
+
 def test_what_a_standby_did_not_have_is_lost_and_its_owners_know_that(servers):
     """Without synchronous replication. An owner whose last changes or whose epoch were lost owns nothing more."""
     servers.primary.configure(synchronous_standby_names="")

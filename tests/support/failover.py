@@ -60,6 +60,9 @@ class ServerPair:
     def _follow(self) -> None:
         self.standby.start()
         self._run(self._wait, self.primary)
+        while ("sync",) not in self.primary.execute("SELECT sync_state FROM pg_stat_replication"):
+            time.sleep(0.01)
+        self.wait_until_equal()  # also with what was acknowledged before that
 
     def _run(self, script: str, where: PostgresServer) -> None:
         names = {"PRIMARY": self.primary, "STANDBY": self.standby}
