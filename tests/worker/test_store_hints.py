@@ -80,6 +80,8 @@ def test_a_session_that_another_worker_deletes_is_dropped_at_once(open_worker, r
     listening = "SELECT count(*) FROM pg_stat_activity WHERE query ILIKE 'listen %%' AND datname = %s"
     server, database = request.getfixturevalue("postgres"), request.getfixturevalue("database")
     wait_until(lambda: server.execute(listening, database) == [(2,)])
+    for payload in ("nonsense", "", "7", f"{2**70} zz", "9 ff"):  # anybody may send it
+        server.execute("SELECT pg_notify('dspex_bridge', %s)", payload, database=database)
     ask(second, "cleanup_session")
     wait_until(lambda: first.sessions.find("s") is None)
     assert ask(first, "get_session_data")["data"] == {}

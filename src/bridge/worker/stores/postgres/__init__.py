@@ -117,10 +117,11 @@ class PostgresStore:
         self._listener = Listener(self._connect, on_taken)
 
     def close(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
         self._writer.close()
         self._reader.close()
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
 
     def _group(self, statement: Make) -> GroupCommit[list[Change]]:
         return GroupCommit(partial(self._transact, statement), _affects_all, failure)

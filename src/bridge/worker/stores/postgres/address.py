@@ -18,7 +18,7 @@ DEFAULTS = {
     "keepalives_interval": "5",  # s
     "keepalives_count": "3",
     "tcp_user_timeout": "15000",  # ms
-    "application_name": "dspex-bridge",
+    "fallback_application_name": "dspex-bridge",
 }
 
 
@@ -41,7 +41,10 @@ def conninfo(url: str) -> str:
         raise _has_password()
     if "," in given.get("host", "") and not os.environ.get("PGTARGETSESSIONATTRS"):
         given.setdefault("target_session_attrs", "read-write")  # the others are replicas
-    return make_conninfo("", **{**DEFAULTS, **given, "client_encoding": "UTF8"})
+    defaults = dict(DEFAULTS)
+    if os.environ.get("PGCONNECT_TIMEOUT"):
+        del defaults["connect_timeout"]
+    return make_conninfo("", **{**defaults, **given, "client_encoding": "UTF8"})
 
 
 def _has_password() -> errors.StoreFailed:

@@ -57,7 +57,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     @property
     def is_lost(self) -> bool:
-        """Return whether the server has closed the connection. Only while no other thread uses it."""
+        """Return whether the server has closed the connection. Only for the thread that uses it."""
         if self.closed:
             return True
         try:
@@ -122,7 +122,7 @@ def where(connection: Connection) -> str:
     return f"{info.host or 'the default host'}:{info.port}/{info.dbname}"
 
 
-def is_lost(connection: Connection, error: Exception) -> bool:
+def was_lost(connection: Connection, error: Exception) -> bool:
     """Return whether `error` means that the connection has ended: then the outcome of what it did is unknown."""
     if connection.closed:
         return True

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable
 
 import psycopg
 
@@ -16,8 +15,7 @@ from bridge import errors
 from bridge.worker.stores.postgres.changes import CHANNEL, decoded
 from bridge.worker.stores.postgres.connection import Connect, Connection, wait_readable
 from bridge.worker.stores.postgres.link import Pauses
-
-OnTaken = Callable[[str, int], None]
+from bridge.worker.stores.protocol import OnTaken
 
 
 class Listener:
@@ -59,5 +57,6 @@ class Listener:
             if connection.is_lost:
                 return
             while (notification := connection.pgconn.notifies()) is not None:
-                epoch, _, session_id = notification.extra.decode().partition(" ")
-                self._on_taken(decoded(bytes.fromhex(session_id)), int(epoch))
+                with contextlib.suppress(ValueError):  # any role of the database may send anything
+                    epoch, _, session_id = notification.extra.decode().partition(" ")
+                    self._on_taken(decoded(bytes.fromhex(session_id)), int(epoch))

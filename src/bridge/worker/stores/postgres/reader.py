@@ -13,7 +13,7 @@ import msgspec
 import psycopg
 
 from bridge.worker.stores.group_commit import GroupCommit
-from bridge.worker.stores.postgres.connection import Connect, Connection, Unreachable, failure, is_lost, text
+from bridge.worker.stores.postgres.connection import Connect, Connection, Unreachable, failure, text, was_lost
 from bridge.worker.stores.postgres.link import Link
 
 Rows = list[tuple[Any, ...]]
@@ -95,7 +95,7 @@ def _fetch(connection: Connection, reads: Sequence[Read]) -> None:
         for read, cursor in zip(reads, cursors, strict=True):
             read.rows = cursor.fetchall()
     except psycopg.Error as error:
-        if not is_lost(connection, error):
+        if not was_lost(connection, error):
             raise failure(error) from error
         connection.close()
         raise Unreachable(f"the connection to the store was lost: {text(error)}") from error

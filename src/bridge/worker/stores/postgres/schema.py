@@ -75,13 +75,12 @@ def _migrate(connection: Connection) -> None:
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
         version = _version(connection)  # again: another worker may have migrated it meanwhile
+        if not version and not _exists(connection):  # CREATE … IF NOT EXISTS needs the right even if it exists
+            connection.execute(f"CREATE SCHEMA {SCHEMA}")
+        connection.execute(f"SET LOCAL search_path = {SCHEMA}, pg_catalog, pg_temp")  # where tables are created
         if not version:
-            if not _exists(connection):  # CREATE … IF NOT EXISTS needs the right even if it exists
-                connection.execute(f"CREATE SCHEMA {SCHEMA}")
-            connection.execute(f"SET LOCAL search_path = {SCHEMA}, pg_catalog, pg_temp")  # where tables are created
             connection.execute("CREATE TABLE store (application text NOT NULL, version integer NOT NULL)")
             connection.execute("INSERT INTO store VALUES (%s, 0)", (APPLICATION,))
-        connection.execute(f"SET LOCAL search_path = {SCHEMA}, pg_catalog, pg_temp")
         for script in MIGRATIONS[version:]:
             for statement in script.split(";"):
                 if statement.strip():

@@ -20,7 +20,7 @@ import psycopg
 from bridge import errors
 from bridge.worker.stores.postgres import schema
 from bridge.worker.stores.postgres.changes import Change, Statement
-from bridge.worker.stores.postgres.connection import Connect, Connection, is_lost, text
+from bridge.worker.stores.postgres.connection import Connect, Connection, text, was_lost
 from bridge.worker.stores.postgres.link import Link
 
 PATIENCE = 15.0  # seconds for which the outcome of a transaction is asked
@@ -79,7 +79,7 @@ class Writer:
         try:
             row = connection.execute(sql, arguments).fetchone()
         except psycopg.Error as error:
-            if is_lost(connection, error):
+            if was_lost(connection, error):
                 connection.close()
                 return self._outcome(error)
             if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
