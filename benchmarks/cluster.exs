@@ -2,8 +2,9 @@
 #
 #     cd elixir && MIX_ENV=prod BRIDGE_PYTHON=../.venv/bin/python mix run ../benchmarks/cluster.exs
 #
-# --rounds, --count (calls of a round), --only cost,large,stream; --json FILE for the figures of all rounds.
-for file <- ~w(file_epmd beam_nodes), do: Code.require_file("../elixir/test/support/#{file}.ex", __DIR__)
+# --rounds, --count (calls of a round), --only cost,size,large; --json FILE for the figures of all rounds.
+[{BeamNodes, _}, {FileEpmd, file_epmd}] =
+  for file <- ~w(beam_nodes file_epmd), module <- Code.require_file("../elixir/test/support/#{file}.ex", __DIR__), do: module
 
 # What runs on the nodes.
 {:module, _, on_nodes, _} =
@@ -12,7 +13,6 @@ for file <- ~w(file_epmd beam_nodes), do: Code.require_file("../elixir/test/supp
     alias DSPex.PythonBridge.SessionPoolV2
 
     @pool ClusterBenchmark.Pool
-    @megabyte 1024 * 1024
 
     def start_pool do
       starter = self()
@@ -28,13 +28,10 @@ for file <- ~w(file_epmd beam_nodes), do: Code.require_file("../elixir/test/supp
 
     def nodes, do: SessionPoolV2.get_pool_status(@pool).nodes |> length()
 
-    # p50 and p99 of so many calls, and the CPU time of this node for one, µs.
+    # p50 and p99 of so many calls, µs.
     def round(contender, count) do
       call = call(contender)
-      :erlang.statistics(:runtime)
-      times = for _ <- 1..count, do: timed(call)
-      {_, cpu} = :erlang.statistics(:runtime)
-      times |> figures() |> Map.put(:cpu, cpu * 1000 / count)
+      figures(for _ <- 1..count, do: timed(call))
     end
 
     # The same while another process makes large calls, one after the other; and how long these take.
@@ -82,11 +79,11 @@ for file <- ~w(file_epmd beam_nodes), do: Code.require_file("../elixir/test/supp
       if bytes == 0, do: pool_call(session, :ping, %{}), else: pool_call(session, :echo, %{"blob" => :binary.copy(<<0>>, bytes)})
     end
 
-    # Chunks of a stream, as many as the worker sends.
-    defp call({:stream, place}) do
-      session = session(place)
-      options = [session_id: session, pool_name: @pool]
-      fn -> @pool && SessionPoolV2.stream(:count, %{to: 1000}, options) |> Enum.count() end
+    # A local call, made there.
+    defp call({:composed, 0}) do
+      [other] = Node.list()
+      arguments = [session(:remote), :ping, %{}, [pool_name: @pool]]
+      fn -> {:ok, _} = :erpc.call(other, SessionPoolV2, :execute_in_session, arguments) end
     end
 
     defp pool_call(session, command, args) do
@@ -96,40 +93,39 @@ for file <- ~w(file_epmd beam_nodes), do: Code.require_file("../elixir/test/supp
     # A session that belongs to this node, or to the other one.
     defp session(place) do
       ring = Ring.new([node() | Node.list()])
-      "session " <> _ = Enum.find(Stream.map(1..1000, &"session #{&1}"), &(Ring.owner(ring, &1) == node() == (place == :local)))
+      here? = place == :local
+      Enum.find(Stream.map(1..1000, &"session #{&1}"), &((Ring.owner(ring, &1) == node()) == here?))
     end
 
-    def megabytes(count), do: count * @megabyte
-  end
+      end
 
 defmodule ClusterBenchmark do
   alias ClusterBenchmark.OnNodes
 
   @sections ~w(cost size large)
-  @large 64 * 1024 * 1024
+  @large 64_000_000
 
   def main(arguments, code) do
     {options, []} =
       OptionParser.parse!(arguments, strict: [rounds: :integer, count: :integer, only: :string, json: :string])
 
     options = Keyword.merge([rounds: 15, count: 2_000], options)
-    [a, _] = nodes = start(code)
+    nodes = start(code)
     only = String.split(options[:only] || Enum.join(@sections, ","), ",")
-    for section <- only, do: apply(__MODULE__, String.to_existing_atom(section), [a, options])
+    for section <- only, do: apply(__MODULE__, String.to_existing_atom(section), [nodes, options])
     if options[:json], do: File.write!(options[:json], json())
     for node <- nodes, do: BeamNodes.signal(node, :KILL)
-    File.rm_rf!(a.folder)
+    File.rm_rf!(hd(nodes).folder)
   end
 
-  defp start(code) do
+  defp start({on_nodes, file_epmd}) do
     folder = BeamNodes.folder()
-    {FileEpmd, epmd, _} = {FileEpmd, hd(for({FileEpmd, binary} <- Code.compile_file("../elixir/test/support/file_epmd.ex", __DIR__), do: binary)), nil}
-    File.write!(Path.join(folder, "Elixir.FileEpmd.beam"), epmd)
+    File.write!(Path.join(folder, "Elixir.FileEpmd.beam"), file_epmd)
     nodes = for name <- ~w(a b), do: BeamNodes.start_link(folder, name, ["-pa", folder])
     BeamNodes.connect(nodes)
 
     for node <- nodes do
-      {:module, _} = BeamNodes.call(node, :code, :load_binary, [OnNodes, ~c"cluster.exs", code])
+      {:module, _} = BeamNodes.call(node, :code, :load_binary, [OnNodes, ~c"cluster.exs", on_nodes])
       :ok = BeamNodes.call(node, OnNodes, :start_pool, [], 60_000)
     end
 
@@ -141,28 +137,31 @@ defmodule ClusterBenchmark do
     if BeamNodes.call(node, OnNodes, :nodes, []) < 2, do: Process.sleep(10) && joined(node)
   end
 
-  # `remote` calls the worker of the other node, `erpc` is a bare call of a trivial function there.
-  def cost(a, options) do
-    contenders = [local: {:local, 0}, erpc: {:erpc, 0}, remote: {:remote, 0}]
-    rounds = rounds(a, contenders, options[:rounds], options[:count])
+  # `remote` is a call to the pool of the other node, `erpc` a bare call of a trivial function there. `composed` is
+  # a bare call of a function there that makes a local call: what both cost on one machine, where the nodes and
+  # the worker take the cores from each other.
+  def cost(nodes, options) do
+    contenders = [local: {:local, 0}, erpc: {:erpc, 0}, composed: {:composed, 0}, remote: {:remote, 0}]
+    rounds = rounds(nodes, contenders, options[:rounds], options[:count])
     show("ping", contenders, rounds)
-    more = median(rounds, &((&1.remote.p50 - &1.local.p50) / &1.erpc.p50))
-    IO.puts("(remote - local) / erpc: #{ratio(more)}")
+    show_ratio(rounds)
+    composed = fn key -> ratio(median(rounds, &(&1.remote[key] / &1.composed[key]))) end
+    IO.puts("remote / composed: #{composed.(:p50)}, of the CPU time #{composed.(:cpu)}")
   end
 
   # There and back.
-  def size(a, options) do
-    for {name, bytes} <- ["64 KiB": 64 * 1024, "1 MiB": 1024 * 1024, "64 MiB": @large] do
+  def size(nodes, options) do
+    for {name, bytes} <- ["64 KiB": 64 * 1024, "1 MiB": 1024 * 1024, "64 MB": @large] do
       contenders = [local: {:local, bytes}, erpc: {:erpc, bytes}, remote: {:remote, bytes}]
       count = if bytes == @large, do: 3, else: div(options[:count], 20)
-      rounds = rounds(a, contenders, max(div(options[:rounds], 3), 1), count)
+      rounds = rounds(nodes, contenders, max(div(options[:rounds], 3), 1), count)
       show("#{name}", contenders, rounds)
-      IO.puts("(remote - local) / erpc: #{ratio(median(rounds, &((&1.remote.p50 - &1.local.p50) / &1.erpc.p50)))}")
+      show_ratio(rounds)
     end
   end
 
-  # Small calls while calls of 64 MiB go to the same node.
-  def large(a, options) do
+  # Small calls while calls of 64 MB go to the same node.
+  def large([a, _], options) do
     contenders = [erpc: {{:erpc, 0}, {:erpc, @large}}, remote: {{:remote, 0}, {:remote, @large}}, local: {{:local, 0}, {:local, @large}}]
 
     rounds =
@@ -176,17 +175,29 @@ defmodule ClusterBenchmark do
       for key <- [:p50, :p99, :max], do: keep("large", "#{name}_#{key}_us", Enum.map(rounds, & &1[name][key]))
       keep("large", "#{name}_large_us", Enum.map(rounds, & &1[name].large.p50))
       of = fn read -> us(median(rounds, &read.(&1[name]))) end
-      IO.puts("beside 64 MiB  #{String.pad_leading(to_string(name), 8)}  p50 #{of.(& &1.p50)}  p99 #{of.(& &1.p99)}  max #{of.(& &1.max)}  large #{of.(& &1.large.p50)}")
+      IO.puts("beside 64 MB  #{String.pad_leading(to_string(name), 8)}  p50 #{of.(& &1.p50)}  p99 #{of.(& &1.p99)}  max #{of.(& &1.max)}  large #{of.(& &1.large.p50)}")
     end
   end
 
-  defp rounds(a, contenders, rounds, count) do
-    for {_, contender} <- contenders, do: BeamNodes.call(a, OnNodes, :round, [contender, count], :infinity)
+  defp rounds(nodes, contenders, rounds, count) do
+    for {_, contender} <- contenders, do: round(nodes, contender, count)
 
     for _ <- 1..rounds do
-      Map.new(Enum.shuffle(contenders), fn {name, contender} ->
-        {name, BeamNodes.call(a, OnNodes, :round, [contender, count], :infinity)}
-      end)
+      Map.new(Enum.shuffle(contenders), fn {name, contender} -> {name, round(nodes, contender, count)} end)
+    end
+  end
+
+  # With the CPU time of both nodes for one call, µs; without that of the workers.
+  defp round([a, _] = nodes, contender, count) do
+    before = cpu(nodes)
+    figures = BeamNodes.call(a, OnNodes, :round, [contender, count], :infinity)
+    Map.put(figures, :cpu, (cpu(nodes) - before) / 1000 / count)
+  end
+
+  # ns
+  defp cpu(nodes) do
+    for node <- nodes, path <- Path.wildcard("/proc/#{node.os_pid}/task/*/schedstat"), reduce: 0 do
+      sum -> sum + (path |> File.read!() |> String.split() |> hd() |> String.to_integer())
     end
   end
 
@@ -198,6 +209,11 @@ defmodule ClusterBenchmark do
       figures = "p50 #{us(median(rounds, & &1[name].p50))}  cpu #{us(median(rounds, & &1[name].cpu))}"
       IO.puts("#{what}  #{String.pad_leading(to_string(name), 8)}  #{figures}")
     end
+  end
+
+  defp show_ratio(rounds) do
+    more = fn key -> ratio(median(rounds, &((&1.remote[key] - &1.local[key]) / &1.erpc[key]))) end
+    IO.puts("(remote - local) / erpc: #{more.(:p50)}, of the CPU time #{more.(:cpu)}")
   end
 
   # The figures of all rounds, for --json.
@@ -223,4 +239,4 @@ defmodule ClusterBenchmark do
   defp ratio(ratio), do: "#{Float.round(ratio * 1.0, 2)}"
 end
 
-ClusterBenchmark.main(System.argv(), on_nodes)
+ClusterBenchmark.main(System.argv(), {on_nodes, file_epmd})

@@ -67,13 +67,14 @@ defmodule Clusters do
     links = Links.start_link(folder, names)
 
     options =
-      Workers.options(
-        [adapter: "ledger:adapter", args: ["--store", "sqlite:#{folder}/store.db"]] ++ options
-      )
+      Workers.options([adapter: "ledger:adapter", args: ["--store", store(folder)]] ++ options)
 
     pool = Keyword.merge([name: @pool, workers: 1, cluster: true], options)
     {:ok, %__MODULE__{names: names, folder: folder, links: links, options: pool}}
   end
+
+  # CLUSTER_STORE is the address of another store, for instance of a PostgreSQL server.
+  defp store(folder), do: System.get_env("CLUSTER_STORE", "sqlite:#{folder}/store.db")
 
   @impl true
   def handle_call(:whole, _from, cluster) do

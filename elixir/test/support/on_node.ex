@@ -23,7 +23,14 @@ defmodule OnNode do
 
   @doc "Starts a process that runs code as a terminal does."
   def start_shell do
-    Process.register(spawn(fn -> shell([]) end), __MODULE__)
+    shell =
+      spawn(fn ->
+        {:ok, output} = StringIO.open("")
+        Process.group_leader(self(), output)
+        shell([])
+      end)
+
+    Process.register(shell, __MODULE__)
     :ok
   end
 
@@ -44,6 +51,31 @@ defmodule OnNode do
     receive do
       {__MODULE__, value} -> {:ok, value}
       {:DOWN, ^shell, _, _, reason} -> {:error, reason}
+    end
+  end
+
+  @doc "Starts a process that speaks another version of the cluster's protocol. It has been heard when this returns."
+  def start_stranger do
+    scope = Module.concat(Clusters.pool(), Cluster)
+    starter = self()
+
+    spawn(fn ->
+      :pg.start(scope)
+      :ok = :pg.join(scope, :pools, self())
+      stranger(starter)
+    end)
+
+    for _ <- 1..4, do: receive(do: (:heard -> :ok))
+    :ok
+  end
+
+  # Answers each heartbeat with its own.
+  defp stranger(starter) do
+    receive do
+      {:dspex_bridge_cluster, _version, member, _info} ->
+        send(member, {:dspex_bridge_cluster, 0, self(), %{}})
+        send(starter, :heard)
+        stranger(starter)
     end
   end
 
