@@ -23,7 +23,18 @@ defmodule DSPex.Cluster.StatesTest do
 
   defp wait_for(nodes) do
     expected = nodes |> Enum.map(& &1.node) |> Enum.sort()
-    Workers.wait_until(fn -> Enum.all?(nodes, &(status(&1).nodes == expected)) end, 30_000)
+
+    Workers.wait_until(
+      fn ->
+        # When one node is cut off, the BEAM may also part the others.
+        for one <- nodes, other <- nodes, one != other do
+          BeamNodes.call(one, :net_kernel, :connect_node, [other.node])
+        end
+
+        Enum.all?(nodes, &(status(&1).nodes == expected))
+      end,
+      30_000
+    )
   end
 
   defp status(node), do: BeamNodes.call(node, SessionPoolV2, :get_pool_status, [@pool])

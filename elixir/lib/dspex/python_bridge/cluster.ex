@@ -83,8 +83,6 @@ defmodule DSPex.PythonBridge.Cluster do
   @impl true
   def init(pool) do
     scope = Module.concat(pool.name, "Cluster")
-
-    # The operator may have started the scope.
     receiver = Module.concat(scope, "Receiver")
 
     children = [
@@ -96,6 +94,7 @@ defmodule DSPex.PythonBridge.Cluster do
     Supervisor.init(children, strategy: :rest_for_one)
   end
 
+  # The application may have started it.
   @doc false
   @spec start_scope(atom()) :: GenServer.on_start() | :ignore
   def start_scope(scope) do

@@ -9,9 +9,9 @@ defmodule DSPex.PythonBridge.Cluster.Homes do
   session, whether they have it. If several do, because they could not see each other, the one that was
   used last stays, and the others are ended.
 
-  The table holds `{id, home, generation, used}`: `home` is the incarnation of the pool where the
-  session was when this node last called it, `generation` that of the `View` when this node has asked the others, and `used`
-  the time of a recent call, in ms. So a caller notices that a session it knew is gone with its node.
+  The table holds `{id, home, generation, used}`: `home` is the incarnation of the pool where the session was
+  when this node last called it, `generation` that of the `View` when this node has asked the others, and
+  `used` the time of a recent call, in ms. So a caller notices that a session it knew is gone with its node.
   """
 
   alias DSPex.PythonBridge.{Connection, Pool}

@@ -35,9 +35,9 @@ defmodule DSPex.PythonBridge.Cluster.Member do
   # sending: by node, the process that sends it a heartbeat. awaited: members that were there at the start
   # and have not answered. joining: callers that wait for them. strangers: nodes of another version.
   # empty: looks in a row at a pool without workers. behind: looks in a row at which others knew more
-  # changes. sharing: the process that takes over what the others share, if it runs; shared?: whether that has been done. generation: see `View`.
-  # looked: when, in ms.
-  @enforce_keys [:pool, :cluster, :scope, :receiver]
+  # changes. sharing: the process that takes over what the others share, if it runs; shared?: whether that
+  # has been done. generation: see `View`. looked: when, in ms.
+  @enforce_keys [:pool, :cluster, :scope, :receiver, :generation]
   defstruct @enforce_keys ++
               [
                 :sharing,
@@ -49,14 +49,14 @@ defmodule DSPex.PythonBridge.Cluster.Member do
                 strangers: [],
                 empty: @missing,
                 behind: 0,
-                shared?: false,
-                generation: 0
+                shared?: false
               ]
 
   @doc false
   @spec start_link({Pool.t(), scope :: atom(), receiver :: atom()}) :: GenServer.on_start()
   def start_link({pool, scope, receiver}) do
     state = %__MODULE__{
+      generation: new_generation(),
       pool: pool.name,
       cluster: pool.cluster,
       scope: scope,
@@ -132,7 +132,7 @@ defmodule DSPex.PythonBridge.Cluster.Member do
     {:noreply, state |> heard(node(pid), pid, info) |> answered(pid) |> share() |> publish()}
   end
 
-  def handle_info({:dspex_bridge_cluster, version, pid, _info}, state) do
+  def handle_info({:dspex_bridge_cluster, version, pid, _info}, state) when is_pid(pid) do
     {:noreply, state |> stranger(node(pid), version) |> answered(pid) |> share() |> publish()}
   end
 
@@ -160,7 +160,7 @@ defmodule DSPex.PythonBridge.Cluster.Member do
   # The others have left this node out if it was stopped for so long.
   defp stopped(%{looked: last} = state, now) do
     if last != nil and now - last > @missing * state.cluster.heartbeat,
-      do: %{state | looked: now, generation: state.generation + 1, shared?: false},
+      do: %{state | looked: now, generation: new_generation(), shared?: false},
       else: %{state | looked: now}
   end
 
@@ -335,7 +335,7 @@ defmodule DSPex.PythonBridge.Cluster.Member do
 
     known = View.get(state.pool)
     added = (own ++ ready) -- Ring.nodes(known.ring)
-    state = if added == [], do: state, else: %{state | generation: state.generation + 1}
+    state = if added == [], do: state, else: %{state | generation: new_generation()}
 
     view = %View{
       ring: Ring.new(own ++ ready),
@@ -348,6 +348,9 @@ defmodule DSPex.PythonBridge.Cluster.Member do
     if view != known, do: View.put(state.pool, view)
     state
   end
+
+  # Also after a restart of this process it is none that the table of homes knows.
+  defp new_generation, do: System.unique_integer([:positive, :monotonic])
 
   defp report(state, node, event) do
     Logger.info("#{inspect(state.pool)}: the pool on #{node}: #{event}")

@@ -202,10 +202,11 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
 
     case answer do
       {:ok, {:done, result, home}} ->
-        if id, do: Homes.found(pool, id, home)
+        if id && home, do: Homes.found(pool, id, home)
         result
 
       {:ok, {:at, home}} when home == node() ->
+        Homes.found(pool, id, pool.cluster.incarnation)
         here(kind, request)
 
       {:ok, {:at, home}} ->
@@ -276,7 +277,7 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
 
   @doc false
   @spec serve(kind(), role(), map(), reference() | nil) ::
-          {:done, term(), reference()} | {:at, node()} | :lost | :later
+          {:done, term(), reference() | nil} | {:at, node()} | :lost | :later
   def serve(kind, role, %{pool: name} = wire, known) do
     case Pool.get(name) do
       %Pool{cluster: %{incarnation: own}} = pool ->

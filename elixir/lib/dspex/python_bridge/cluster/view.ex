@@ -7,8 +7,8 @@ defmodule DSPex.PythonBridge.Cluster.View do
   alias DSPex.PythonBridge.Cluster.{Remote, Ring}
 
   # ring: of the nodes that take calls. links: by node, how it is called. incarnations: by node, the
-  # reference of its pool. generation: how often nodes were added to the ring. behind?: whether other nodes
-  # have made changes that this one lacks.
+  # reference of its pool. generation: changes whenever a node was added to the ring. behind?: whether other
+  # nodes have made changes that this one lacks.
   @enforce_keys [:ring]
   defstruct @enforce_keys ++ [links: %{}, incarnations: %{}, generation: 0, behind?: false]
 
