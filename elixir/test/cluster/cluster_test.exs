@@ -128,15 +128,6 @@ defmodule DSPex.Cluster.ClusterTest do
     assert length(live(a)) == 3
   end
 
-  test "nodes of another version of the protocol give each other no calls", context do
-    [a, b, c] = context.nodes
-    on(c, :stop, [Clusters.pool()])
-    Clusters.wait_for([a, b])
-    :ok = BeamNodes.call(c, OnNode, :start_stranger, [])
-    for n <- 1..100, do: {:ok, _} = call(a, "stranger #{n}", :append, %{entry: "a"})
-    assert live(a) == [a.node, b.node]
-  end
-
   test "a pool of a cluster on a node without distribution is one without others" do
     refute Node.alive?()
     pool = Pools.start_pool(cluster: true)

@@ -84,12 +84,14 @@ defmodule Links do
     {:noreply, %{state | pumps: MapSet.delete(state.pumps, pump)}}
   end
 
+  # Until the link ends, and its listener with it.
   defp accept(listener, link) do
-    {:ok, socket} = :gen_tcp.accept(listener)
-    :inet.setopts(socket, nodelay: true)
-    :ok = :gen_tcp.controlling_process(socket, link)
-    send(link, {:accepted, socket})
-    accept(listener, link)
+    with {:ok, socket} <- :gen_tcp.accept(listener) do
+      :inet.setopts(socket, nodelay: true)
+      :ok = :gen_tcp.controlling_process(socket, link)
+      send(link, {:accepted, socket})
+      accept(listener, link)
+    end
   end
 
   # The end of one closes its socket, and so ends the other.

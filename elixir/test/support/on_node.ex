@@ -54,31 +54,6 @@ defmodule OnNode do
     end
   end
 
-  @doc "Starts a process that speaks another version of the cluster's protocol. It has been heard when this returns."
-  def start_stranger do
-    scope = Module.concat(Clusters.pool(), Cluster)
-    starter = self()
-
-    spawn(fn ->
-      :pg.start(scope)
-      :ok = :pg.join(scope, :pools, self())
-      stranger(starter)
-    end)
-
-    for _ <- 1..4, do: receive(do: (:heard -> :ok))
-    :ok
-  end
-
-  # Answers each heartbeat with its own.
-  defp stranger(starter) do
-    receive do
-      {:dspex_bridge_cluster, _version, member, _info} ->
-        send(member, {:dspex_bridge_cluster, 0, self(), %{}})
-        send(starter, :heard)
-        stranger(starter)
-    end
-  end
-
   @doc "A tool that tells on which node it runs."
   def where(_args), do: to_string(node())
 
