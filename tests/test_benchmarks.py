@@ -51,7 +51,9 @@ def test_each_program_type_has_figures(program_type: str, kind: str) -> None:
     assert figures["p50_us"] > 0
 
 
-@pytest.mark.parametrize("name", ["builds.py", "client.py", "dspy_calls.py", "programs.py", "pool.py", "scaling.py"])
+@pytest.mark.parametrize(
+    "name", ["builds.py", "client.py", "dspy_calls.py", "programs.py", "pool.py", "postgres.py", "scaling.py"]
+)
 def test_a_comparison_shows_its_sections(name: str) -> None:
     """Pins that the command's modules can be imported."""
     assert any("--only" in line for line in run(name, "--help"))

@@ -122,7 +122,7 @@ class Writer:
             self._add(faults=[f"{self._session}: {error!r}"])
 
     def _step(self) -> None:
-        if self._random.random() < 0.02:  # moves the session while both workers are alive
+        if self._random.random() < 0.02:  # moves the session while its worker is alive
             self._worker = self._random.choice(self._workers)
         self._sent += 1
         try:
