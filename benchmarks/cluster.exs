@@ -112,10 +112,14 @@ defmodule ClusterBenchmark do
     options = Keyword.merge([rounds: 15, count: 2_000], options)
     nodes = start(code)
     only = String.split(options[:only] || Enum.join(@sections, ","), ",")
-    for section <- only, do: apply(__MODULE__, String.to_existing_atom(section), [nodes, options])
-    if options[:json], do: File.write!(options[:json], json())
-    for node <- nodes, do: BeamNodes.signal(node, :KILL)
-    File.rm_rf!(hd(nodes).folder)
+
+    try do
+      for section <- only, do: apply(__MODULE__, String.to_existing_atom(section), [nodes, options])
+      if options[:json], do: File.write!(options[:json], json())
+    after
+      for node <- nodes, do: BeamNodes.signal(node, :KILL)
+      File.rm_rf!(hd(nodes).folder)
+    end
   end
 
   defp start({on_nodes, file_epmd}) do
