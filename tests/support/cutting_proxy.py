@@ -31,13 +31,11 @@ class Cut(enum.Enum):
 class CuttingProxy:
     """Relays between clients and the server that listens at the Unix socket in `target`.
 
-    folder: where its own socket is, with the port in its name that the server's has. is_refusing: whether new
-    connections are closed at once.
+    folder: where its own socket is, with the port in its name that the server's has.
     """
 
     def __init__(self, target: Path, port: int) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
-        self.is_refusing = False
         self.released = threading.Event()
         name = f".s.PGSQL.{port}"
         self._target = str(target / name)
@@ -69,15 +67,11 @@ class CuttingProxy:
         while self._late:
             self._late.pop().join(WAIT)
 
-    def disconnect(self) -> None:
-        """Cut all connections."""
-        for relay in self._relays:
-            relay.close()
-
     def close(self) -> None:
         self.release()
         _close(self._listener)
-        self.disconnect()
+        for relay in self._relays:
+            relay.close()
         shutil.rmtree(self.folder)
 
     def due(self, relay: _Relay) -> Cut | None:
@@ -99,8 +93,6 @@ class CuttingProxy:
                 client, _ = self._listener.accept()
                 server = socket.socket(socket.AF_UNIX)
                 try:
-                    if self.is_refusing:
-                        raise ConnectionRefusedError
                     server.connect(self._target)
                 except OSError:
                     client.close()

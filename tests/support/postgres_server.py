@@ -210,10 +210,6 @@ class PostgresServer:
         other.start()
         return other
 
-    def promote(self) -> None:
-        """Make a standby a primary, and wait until it is one."""
-        self.execute("SELECT pg_promote()")
-
     def _popen(
         self, *command: str, environment: Mapping[str, str] | None = None, **options: Any
     ) -> subprocess.Popen[bytes]:
