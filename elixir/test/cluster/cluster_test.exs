@@ -43,6 +43,12 @@ defmodule DSPex.Cluster.ClusterTest do
     end
   end
 
+  test "calls leave nothing behind in their callers", %{nodes: [a | _]} do
+    remains = BeamNodes.call(a, OnNode, :remains, [names("remains", 6)])
+    # The one link is to who has started the process.
+    assert remains == [messages: [], monitors: [], links: 1]
+  end
+
   test "a caller that ends cancels its call on another node", %{nodes: [a | _] = nodes} do
     for session <- names("cancel", 6) do
       caller = BeamNodes.call(a, OnNode, :spawn_call, [session, :wait])

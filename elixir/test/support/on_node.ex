@@ -63,6 +63,43 @@ defmodule OnNode do
     spawn(fn -> SessionPoolV2.execute_in_session(session, command, %{}, options) end)
   end
 
+  @doc """
+  Makes calls of sessions of all nodes in a process that traps exits, most of which fail or end early.
+  Returns what is left in it: its messages and its monitors.
+  """
+  def remains(sessions) do
+    fn ->
+      Process.flag(:trap_exit, true)
+      Enum.each(sessions, &calls/1)
+      SessionPoolV2.health_check(Clusters.pool())
+      SessionPoolV2.get_stats(Clusters.pool())
+      Process.info(self(), [:messages, :monitors, :links])
+    end
+    |> Task.async()
+    |> Task.await(30_000)
+    |> Keyword.update!(:links, &length/1)
+  end
+
+  defp calls(session) do
+    pool = [pool_name: Clusters.pool()]
+    blob = %{"blob" => :binary.copy("x", 1_000_000)}
+
+    for {command, args, timeout} <- [
+          {:ping, %{}, 5_000},
+          {:ping, %{}, 0},
+          {:wait, %{}, 1},
+          {:wait, %{}, 20},
+          {:echo, blob, 1},
+          {:echo, blob, 5_000},
+          {:append, %{entry: 1}, :infinity}
+        ] do
+      SessionPoolV2.execute_in_session(session, command, args, [timeout: timeout] ++ pool)
+    end
+
+    numbers(session, 1_000, take: 3)
+    numbers(session, 1_000, every: 0.01, timeout: 20)
+  end
+
   @doc "Starts a process that reads a stream, as `numbers/3` does."
   def spawn_reader(session, count, options), do: spawn(fn -> numbers(session, count, options) end)
 

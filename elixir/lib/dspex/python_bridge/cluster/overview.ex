@@ -4,7 +4,7 @@ defmodule DSPex.PythonBridge.Cluster.Overview do
   statistics of all workers together.
   """
 
-  alias DSPex.PythonBridge.{Connection, Error, OpenCall, Pool}
+  alias DSPex.PythonBridge.{Error, OpenCall, Parallel, Pool}
   alias DSPex.PythonBridge.Cluster.{Member, Remote, Ring, View}
   alias DSPex.PythonBridge.Pool.Report
 
@@ -18,10 +18,8 @@ defmodule DSPex.PythonBridge.Cluster.Overview do
   end
 
   defp nodes(%{name: name}) do
-    %{nodes: Ring.nodes(View.get(name).ring), cluster: Member.nodes(name)}
-  catch
-    # The pool has been stopped.
-    :exit, _ -> %{nodes: [], cluster: %{}}
+    members = members(name)
+    %{nodes: if(members == %{}, do: [], else: Ring.nodes(View.get(name).ring)), cluster: members}
   end
 
   @doc "Asks all workers; see `DSPex.PythonBridge.SessionPoolV2.health_check/2`."
@@ -65,14 +63,27 @@ defmodule DSPex.PythonBridge.Cluster.Overview do
   defp ask(%{name: name} = pool, what, timeout) do
     deadline = OpenCall.deadline(timeout)
     question = {__MODULE__, :own, [what, name, timeout]}
-    others = Task.async(fn -> Remote.call_all(View.get(name).links, question, deadline) end)
-    own = {node(), own(what, pool.name, Connection.remaining(deadline))}
+    links = View.get(name).links
 
-    answers =
-      for {node, answer} <- Task.await(others, :infinity), do: {node, result(node, answer)}
+    [own, others] =
+      Parallel.map(
+        [
+          fn -> report(what, pool, timeout) end,
+          fn -> Remote.call_all(links, question, deadline) end
+        ],
+        & &1.()
+      )
 
-    silent = for {node, %{state: :hung}} <- Member.nodes(name), do: {node, result(node, :lost)}
-    Map.new(silent ++ [own | answers])
+    answers = for {node, answer} <- others, do: {node, result(node, answer)}
+    silent = for {node, %{state: :hung}} <- members(name), do: {node, result(node, :lost)}
+    Map.new(silent ++ [{node(), own} | answers])
+  end
+
+  defp members(name) do
+    Member.nodes(name)
+  catch
+    # The pool has been stopped.
+    :exit, _ -> %{}
   end
 
   defp result(_node, {:ok, {status, _} = result}) when status in [:ok, :error], do: result
@@ -86,6 +97,8 @@ defmodule DSPex.PythonBridge.Cluster.Overview do
 
   @doc false
   @spec own(:health | :figures, atom(), timeout()) :: {:ok, term()} | {:error, Error.t()}
-  def own(:health, name, timeout), do: Report.health(Pool.fetch!(name), timeout)
-  def own(:figures, name, timeout), do: {:ok, Report.figures(Pool.fetch!(name), timeout)}
+  def own(what, name, timeout), do: report(what, Pool.fetch!(name), timeout)
+
+  defp report(:health, pool, timeout), do: Report.health(pool, timeout)
+  defp report(:figures, pool, timeout), do: {:ok, Report.figures(pool, timeout)}
 end

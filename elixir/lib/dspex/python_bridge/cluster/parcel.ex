@@ -30,9 +30,17 @@ defmodule DSPex.PythonBridge.Cluster.Parcel do
   @spec new() :: t()
   def new, do: :erlang.alias()
 
+  @doc "Gives up a parcel that nobody has heard of. Returns `:not_sent`."
+  @spec discard(t()) :: :not_sent
+  def discard(parcel) do
+    :erlang.unalias(parcel)
+    :not_sent
+  end
+
   @doc """
   Waits until the parcel is asked for, and sends a term. Returns `:lost` if `monitor`, a monitor of the
-  calling process, reports an end before.
+  calling process, reports an end before, and `:ok` if a message that has the monitor's reference arrives
+  instead of the question: that is the answer to the whole call, and is left in the mailbox.
   """
   @spec deliver(t(), term(), reference() | nil, integer() | :infinity) :: :ok | :lost | :late
   def deliver(parcel, term, monitor, deadline) do
@@ -50,9 +58,16 @@ defmodule DSPex.PythonBridge.Cluster.Parcel do
     receive do
       {^parcel, message} -> message
       {:DOWN, ^monitor, _, _, _} -> :lost
+      {^monitor, _} = answer -> answered(answer)
     after
       min(Connection.remaining(deadline), @patience) -> :late
     end
+  end
+
+  # A receiver that is being stopped refuses the call without asking for the parcel.
+  defp answered(answer) do
+    send(self(), answer)
+    :ok
   end
 
   defp send_parts(binary, number, 0, {parcel, _to, monitor, deadline} = transfer) do
@@ -87,7 +102,8 @@ defmodule DSPex.PythonBridge.Cluster.Parcel do
   end
 
   # One part may overtake another one.
-  defp collect(_parcel, _to, _deadline, parts, count) when length(parts) == count do
+  defp collect(_parcel, _to, _deadline, parts, count)
+       when count != nil and length(parts) == count do
     parts |> Enum.sort() |> Enum.map(&elem(&1, 1)) |> decoded()
   end
 

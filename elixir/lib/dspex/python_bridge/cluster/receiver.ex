@@ -67,6 +67,9 @@ defmodule DSPex.PythonBridge.Cluster.Receiver do
       {:DOWN, ^running, _, _, _} ->
         if :ets.take(table, runner) != [], do: send(reply_to, {reply_to, :lost})
     end
+  rescue
+    # The receiver has ended, and its table with it.
+    ArgumentError -> true
   end
 
   # The workers are stopped after this process.

@@ -6,7 +6,7 @@ defmodule DSPex.PythonBridge.Cluster.Remote do
   keeps its deadline.
   """
 
-  alias DSPex.PythonBridge.{Connection, Exits}
+  alias DSPex.PythonBridge.{Connection, Exits, Parallel}
   alias DSPex.PythonBridge.Cluster.Parcel
 
   @typedoc """
@@ -44,12 +44,8 @@ defmodule DSPex.PythonBridge.Cluster.Remote do
   @spec call_all(%{node() => link()}, function_call(), integer() | :infinity) :: [
           {node(), answer()}
         ]
-  def call_all(links, _call, _deadline) when links == %{}, do: []
-
   def call_all(links, call, deadline) do
-    links
-    |> Enum.map(fn {node, link} -> {node, Task.async(fn -> caught(link, call, deadline) end)} end)
-    |> Enum.map(fn {node, task} -> {node, Task.await(task, :infinity)} end)
+    Parallel.map(links, fn {node, link} -> {node, caught(link, call, deadline)} end)
   end
 
   defp caught(link, call, deadline) do
@@ -68,8 +64,10 @@ defmodule DSPex.PythonBridge.Cluster.Remote do
     if Parcel.large?(call) do
       parcel = Parcel.new()
 
-      with :ok <- post(receiver, {self(), reply_to, parcel}),
-           do: Parcel.deliver(parcel, call, reply_to, deadline)
+      case post(receiver, {self(), reply_to, parcel}) do
+        :ok -> Parcel.deliver(parcel, call, reply_to, deadline)
+        :not_sent -> Parcel.discard(parcel)
+      end
     else
       post(receiver, {self(), reply_to, call})
     end

@@ -63,7 +63,8 @@ defmodule DSPex.PythonBridge.Cluster.RemoteStream do
   defp stop(:ended), do: :ok
 
   defp stop(stream) do
-    Process.exit(stream.pid, :kill)
+    # In a process of its own, which is suspended while the connection takes no data.
+    spawn(Process, :exit, [stream.pid, :kill])
     close(stream.reply_to)
   end
 

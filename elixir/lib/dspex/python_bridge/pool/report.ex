@@ -4,7 +4,7 @@ defmodule DSPex.PythonBridge.Pool.Report do
   statistics together.
   """
 
-  alias DSPex.PythonBridge.{Bridge, Call, Connection, Error, Pool, Statistics}
+  alias DSPex.PythonBridge.{Bridge, Call, Connection, Error, Parallel, Pool, Statistics}
   alias DSPex.PythonBridge.Pool.{Choice, Histogram, Request, Server, Sessions, Slot}
 
   # Figures of `get_stats` that are added. `programs_count` is not among them: every worker counts the
@@ -154,9 +154,8 @@ defmodule DSPex.PythonBridge.Pool.Report do
   defp ask_all(pool, command, args, timeout) do
     {slots, _failure} = slots(pool) || {[], nil}
 
-    for %{connection: connection, state: state} = slot when state in [:ready, :ejected] <- slots do
-      {slot.number, Task.async(fn -> Call.run(connection, command, args, timeout) end)}
-    end
-    |> Enum.map(fn {slot, task} -> {slot, Task.await(task, :infinity)} end)
+    slots
+    |> Enum.filter(&(&1.state in [:ready, :ejected]))
+    |> Parallel.map(&{&1.number, Call.run(&1.connection, command, args, timeout)})
   end
 end
