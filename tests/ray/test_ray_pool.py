@@ -16,6 +16,7 @@ import pytest
 import bridge
 from bridge import errors
 from client_uses import SUPPORT_PATH
+from data_sets import Model, numbered, results, start_map, write_program, write_rows
 from peer import is_running, wait_until
 
 pytestmark = pytest.mark.timeout(300)  # the first test waits for the cluster
@@ -255,7 +256,7 @@ def test_a_node_is_killed_under_load_and_another_one_joins(pool, cluster, tmp_pa
     wait_until(lambda: len(pool._slots.all) == 1, JOIN)
     count = sum(answers.values())
     wait_until(lambda: sum(answers.values()) > count + 100, JOIN)
-    cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+    cluster.add_node()
     ready(pool)
     done.set()
     for thread in threads:
@@ -317,6 +318,32 @@ def test_the_example_of_the_documents(cluster, repository):
     env = {**os.environ, "RAY_ADDRESS": cluster.address}
     done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, env=env)
     assert (done.returncode, done.stdout, done.stderr) == (0, "4950\nTrue\n", "")
+
+
+def test_each_row_of_a_data_set_has_one_result_though_a_node_is_killed(cluster, tmp_path):
+    """With `dspex-bridge map`. Rows that were open on the killed one are asked again."""
+    rows, out = write_rows(tmp_path / "rows.jsonl", numbered(600)), tmp_path / "out.jsonl"
+    many, may_go_on = threading.Event(), threading.Event()
+    asked = []
+
+    def answer(number):
+        asked.append(number)
+        if len(asked) >= 200:  # the nodes are full
+            many.set()
+            may_go_on.wait(60)
+
+    victim = cluster.add_node()
+    with Model(answer) as model:
+        program = write_program(tmp_path / "program.json", models=[model.settings()])
+        arguments = (program, rows, "--out", out, "--ordered", "--ray", cluster.address)
+        with start_map(*arguments, "--concurrency", "30") as process:
+            assert many.wait(120), process.communicate()
+            cluster.remove_node(victim, allow_graceful=False)
+            may_go_on.set()
+            output, error = process.communicate(timeout=120)
+    assert (process.returncode, output, error.splitlines()[-1]) == (0, "", "map: 600 rows, 0 failed")
+    assert list(results(out).items()) == [(n, {"outputs": {"answer": f"answer {n}"}}) for n in range(600)]
+    assert 600 < sum(model.asked.values()) <= 630
 
 
 def test_the_calls_of_a_process_that_dies_are_cancelled(cluster, tmp_path):
