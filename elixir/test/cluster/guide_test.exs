@@ -1,6 +1,6 @@
 defmodule DSPex.Cluster.GuideTest do
   # Runs the examples of the chapter about clusters on two nodes.
-  use ExUnit.Case, async: true
+  use ExUnit.Case, async: false
 
   @moduletag timeout: 120_000
 
@@ -10,11 +10,9 @@ defmodule DSPex.Cluster.GuideTest do
     [pool, connect, setup, ask, again | _] =
       Regex.scan(~r/^```elixir\n(.*?)^```/ms, guide, capture: :all_but_first) |> List.flatten()
 
-    folder = BeamNodes.folder()
-    on_exit(fn -> File.rm_rf!(folder) end)
-    pool = String.replace(pool, "/tmp/weather.db", Path.join(folder, "weather.db"))
-    [a, b] = nodes = for name <- ~w(a b), do: BeamNodes.start_link(folder, name)
-    on_exit(fn -> for node <- nodes, do: BeamNodes.signal(node, :KILL) end)
+    [a, b, _] = Clusters.whole().nodes
+    nodes = [a, b]
+    pool = String.replace(pool, "/tmp/weather.db", Path.join(a.folder, "weather.db"))
     for node <- nodes, do: BeamNodes.call(node, OnNode, :start_shell, [])
     for node <- nodes, do: run(node, pool)
     run(b, connect)
@@ -23,6 +21,7 @@ defmodule DSPex.Cluster.GuideTest do
     assert run(b, ask) in [[:ok, :ok, :ok, :ok]]
     BeamNodes.signal(a, :KILL)
     run(b, again)
+    run(b, "SessionPoolV2.stop()")
   end
 
   defp run(node, code) do

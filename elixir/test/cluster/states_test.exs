@@ -21,22 +21,7 @@ defmodule DSPex.Cluster.StatesTest do
 
   defp stop(node), do: BeamNodes.call(node, SessionPoolV2, :stop, [@pool])
 
-  defp wait_for(nodes) do
-    expected = nodes |> Enum.map(& &1.node) |> Enum.sort()
-
-    Workers.wait_until(
-      fn ->
-        # When one node is cut off, the BEAM may also part the others.
-        for one <- nodes, other <- nodes, one != other do
-          BeamNodes.call(one, :net_kernel, :connect_node, [other.node])
-        end
-
-        Enum.all?(nodes, &(status(&1).nodes == expected))
-      end,
-      30_000
-    )
-  end
-
+  defp wait_for(nodes), do: Clusters.wait_for(nodes, @pool)
   defp status(node), do: BeamNodes.call(node, SessionPoolV2, :get_pool_status, [@pool])
 
   defp call(node, session, command, args \\ %{}, options \\ []) do

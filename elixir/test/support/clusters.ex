@@ -44,14 +44,22 @@ defmodule Clusters do
   end
 
   @doc "Returns the nodes whose pools a node's pool gives calls to."
-  def live(node) do
-    BeamNodes.call(node, SessionPoolV2, :get_pool_status, [@pool]).nodes |> Enum.sort()
+  def live(node, pool \\ @pool) do
+    BeamNodes.call(node, SessionPoolV2, :get_pool_status, [pool]).nodes |> Enum.sort()
   end
 
-  @doc "Waits until the pools of these nodes give calls to each other, and to no other."
-  def wait_for(nodes) do
+  @doc """
+  Waits until the pools of these nodes give calls to each other, and to no other.
+
+  Connects the nodes with each other until then: when one is cut off, the BEAM may also part others.
+  """
+  def wait_for(nodes, pool \\ @pool) do
     expected = nodes |> Enum.map(& &1.node) |> Enum.sort()
-    Workers.wait_until(fn -> Enum.all?(nodes, &(live(&1) == expected)) end, 30_000)
+
+    Workers.wait_until(
+      fn -> connected?(nodes) and Enum.all?(nodes, &(live(&1, pool) == expected)) end,
+      60_000
+    )
   end
 
   @doc "Ends the cluster that the tests share."
@@ -82,7 +90,6 @@ defmodule Clusters do
     for {_, node} <- cluster.nodes, do: BeamNodes.signal(node, :CONT)
     cluster = Enum.reduce(cluster.names, cluster, &running(&2, &1))
     nodes = for name <- cluster.names, do: cluster.nodes[name]
-    Workers.wait_until(fn -> connected?(nodes) end, 30_000)
     wait_for(nodes)
     {:reply, %{nodes: nodes, links: cluster.links}, cluster}
   end

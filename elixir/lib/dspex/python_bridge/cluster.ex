@@ -32,6 +32,8 @@ defmodule DSPex.PythonBridge.Cluster do
   @type history :: {non_neg_integer(), non_neg_integer()}
 
   @heartbeat 500
+  # A timer of the BEAM takes no more than 49 days; longer than an hour is a mistake.
+  @longest_heartbeat 3_600_000
 
   @doc """
   Returns what a pool with this option keeps for its cluster; `nil` without a cluster. The table belongs
@@ -73,7 +75,7 @@ defmodule DSPex.PythonBridge.Cluster do
 
   def valid?(value) do
     Keyword.keyword?(value) and
-      Enum.all?(value, fn {key, ms} -> key == :heartbeat and is_integer(ms) and ms >= 1 end)
+      Enum.all?(value, fn {key, ms} -> key == :heartbeat and ms in 1..@longest_heartbeat end)
   end
 
   @doc false

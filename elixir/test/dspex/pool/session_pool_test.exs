@@ -306,6 +306,12 @@ defmodule DSPex.Pool.SessionPoolTest do
           [workers: 3..1],
           [affinity: :none],
           [isolate: true],
+          [cluster: nil],
+          [cluster: :yes],
+          [cluster: [heartbeat: 0]],
+          [cluster: [heartbeat: 0.5]],
+          [cluster: [heartbeat: 1_000_000_000_000]],
+          [cluster: [heartbeats: 500]],
           [nonsense: 1],
           [name: nil]
         ] do

@@ -13,10 +13,9 @@ defmodule DSPex.PythonBridge.Cluster.Member do
   """
 
   use GenServer
-  require Logger
 
-  alias DSPex.PythonBridge.{Cluster, Connection, Pool, Telemetry}
-  alias DSPex.PythonBridge.Cluster.{Homes, Ring, Settings, Shared, View}
+  alias DSPex.PythonBridge.{Cluster, Connection, Pool}
+  alias DSPex.PythonBridge.Cluster.{Homes, Notices, Ring, Shared, View}
 
   # Of the messages between members, and what they call on each other's nodes. Members of different
   # versions leave each other out.
@@ -33,7 +32,7 @@ defmodule DSPex.PythonBridge.Cluster.Member do
 
   # others: by node, `{pid, line, missed, info}`, where the line is `nil` while the node is left out.
   # sending: by node, the process that sends it a heartbeat. awaited: members that were there at the start
-  # and have not answered. joining: callers that wait for them. strangers: nodes of another version.
+  # and have not answered. joining: callers that wait for them. incompatible: nodes of another version.
   # empty: looks in a row at a pool without workers. behind: looks in a row at which others knew more
   # changes. sharing: the process that takes over what the others share, if it runs; shared?: whether that
   # has been done. generation: see `View`. looked: when, in ms.
@@ -46,7 +45,7 @@ defmodule DSPex.PythonBridge.Cluster.Member do
                 sending: %{},
                 awaited: [],
                 joining: [],
-                strangers: [],
+                incompatible: [],
                 empty: @missing,
                 behind: 0,
                 shared?: false
@@ -133,7 +132,7 @@ defmodule DSPex.PythonBridge.Cluster.Member do
   end
 
   def handle_info({:dspex_bridge_cluster, version, pid, _info}, state) when is_pid(pid) do
-    {:noreply, state |> stranger(node(pid), version) |> answered(pid) |> share() |> publish()}
+    {:noreply, state |> incompatible(node(pid), version) |> answered(pid) |> share() |> publish()}
   end
 
   def handle_info({:DOWN, _, :process, pid, reason}, %{sharing: pid} = state) do
@@ -231,6 +230,7 @@ defmodule DSPex.PythonBridge.Cluster.Member do
   defp info(state) do
     Map.merge(load(Pool.get(state.pool)), %{
       incarnation: state.cluster.incarnation,
+      heartbeat: state.cluster.heartbeat,
       receiver: state.receiver,
       ready: ready?(state),
       history: Cluster.history(state.cluster),
@@ -256,13 +256,18 @@ defmodule DSPex.PythonBridge.Cluster.Member do
     %{state | others: others, awaited: state.awaited -- silent}
   end
 
-  defp missed(state, node, %{missed: @missing, line: line} = other) when line != nil do
-    cut(line)
-    report(state, node, :hung)
-    %{other | missed: @missing + 1, line: nil}
+  defp missed(state, node, %{missed: missed, line: line} = other) do
+    if line != nil and missed * state.cluster.heartbeat >= patience(state, other.info) do
+      cut(line)
+      Notices.node(state.pool, node, :hung)
+      %{other | missed: missed + 1, line: nil}
+    else
+      %{other | missed: missed + 1}
+    end
   end
 
-  defp missed(_state, _node, other), do: %{other | missed: other.missed + 1}
+  # The other node may send its heartbeats at longer intervals.
+  defp patience(state, theirs), do: @missing * max(state.cluster.heartbeat, theirs.heartbeat)
 
   defp heard(state, node, pid, info) do
     case state.others[node] do
@@ -272,8 +277,11 @@ defmodule DSPex.PythonBridge.Cluster.Member do
       known ->
         if known == nil or known.pid != pid, do: Process.monitor(pid)
         line = line(info.receiver)
-        report(state, node, :joined)
-        if known == nil, do: compare(state, node, info.settings)
+        Notices.node(state.pool, node, :joined)
+
+        if known == nil,
+          do: Notices.settings(state.pool, node, state.cluster.settings, info.settings)
+
         other = %{pid: pid, line: line, missed: 0, info: info}
         state = %{state | others: Map.put(state.others, node, other)}
         behind = if behind?(state), do: @behind, else: state.behind
@@ -281,30 +289,17 @@ defmodule DSPex.PythonBridge.Cluster.Member do
     end
   end
 
-  defp compare(state, node, theirs) do
-    for line <- Settings.complaints(state.cluster.settings, node, theirs), do: warn(state, line)
-  end
-
-  defp warn(state, line), do: Logger.warning("#{inspect(state.pool)}: #{line}")
-
   defp answered(state, pid), do: %{state | awaited: List.delete(state.awaited, pid)}
 
-  defp stranger(state, node, version) do
-    unless node in state.strangers do
-      warn(
-        state,
-        "the pool on #{node} speaks version #{inspect(version)} of the cluster's protocol, this one " <>
-          "version #{@version}: they give each other no calls"
-      )
-    end
-
-    %{state | strangers: Enum.uniq([node | state.strangers])}
+  defp incompatible(state, node, version) do
+    unless node in state.incompatible, do: Notices.version(state.pool, node, @version, version)
+    %{state | incompatible: Enum.uniq([node | state.incompatible])}
   end
 
   defp gone(state, node, pid, reason) do
     case state.others[node] do
       %{pid: ^pid} ->
-        report(state, node, if(reason == :noconnection, do: :lost, else: :left))
+        Notices.node(state.pool, node, if(reason == :noconnection, do: :lost, else: :left))
         %{state | others: Map.delete(state.others, node)}
 
       _ ->
@@ -351,11 +346,6 @@ defmodule DSPex.PythonBridge.Cluster.Member do
 
   # Also after a restart of this process it is none that the table of homes knows.
   defp new_generation, do: System.unique_integer([:positive, :monotonic])
-
-  defp report(state, node, event) do
-    Logger.info("#{inspect(state.pool)}: the pool on #{node}: #{event}")
-    Telemetry.cluster(%{pool: state.pool, node: node, event: event})
-  end
 
   @impl true
   def terminate(_reason, state), do: View.erase(state.pool)

@@ -71,7 +71,7 @@ defmodule DSPex.PythonBridge.Pool.Options do
   defp expected(:isolate), do: ":session or nil"
   defp expected(key) when key in [:fork, :retry_start], do: "true or false"
   defp expected(key) when key in [:max_requests, :max_rss], do: "a positive integer, or nil"
-  defp expected(:cluster), do: "true, false, or [heartbeat: ms]"
+  defp expected(:cluster), do: "true, false, or [heartbeat: ms] with 1 to 3600000 ms"
   defp expected(:max_age), do: "a positive integer in ms, or nil"
   defp expected(key) when key in [:queue, :max_sessions], do: "a positive integer"
   defp expected(_time), do: "a positive integer in ms"
