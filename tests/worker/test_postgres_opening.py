@@ -113,6 +113,20 @@ def test_addresses_are_options():
         assert Options(store=name).store == name
 
 
+def test_a_sign_of_a_password_elsewhere_is_none(postgres, database):
+    """A parameter may contain what follows a password, and a user's name may contain it in percent encoding."""
+    for name in (
+        f"postgresql://127.0.0.1:1/{database}?user=me@here&connect_timeout=2",
+        f"postgres://me%40here@127.0.0.1:1/{database}",
+    ):
+        assert "cannot be reached" in refusal(name)
+
+
+def test_an_address_does_not_end_at_a_zero_byte():
+    """libpq would use what is before it: another database."""
+    assert "zero byte" in refusal("postgresql:///db\0other")
+
+
 def test_a_wrong_database_role_or_password_is_explained(postgres, database, monkeypatch):
     assert 'database "missing" does not exist' in refusal(postgres.url("missing"))
     assert 'role "stranger" does not exist' in refusal(postgres.url(database, "stranger"))
@@ -258,10 +272,17 @@ def test_a_changed_default_of_the_database_does_not_weaken_the_store(postgres, d
         "synchronous_commit = off",
         "statement_timeout = 1",
         "default_transaction_isolation = serializable",
+        "idle_in_transaction_session_timeout = 1",
+        "extra_float_digits = -10",
+        "bytea_output = escape",
+        "search_path = nothing",
     ):
         postgres.execute(f"ALTER DATABASE {database} SET {setting}")
     store = open_store(url)
-    assert store.value("s", "data", "k") is None
+    settings = SessionSettings("2026-01-01T00:00:00.000Z", 5.123456789012345, Quota())
+    store.create("s", settings, {("data", "k"): b"\\x00\0"})
+    taken = store.take("s")
+    assert (taken.settings, taken.records) == (settings, {("data", "k"): b"\\x00\0"})
     connection = store._writer._link.get()  # no public way shows the settings of a session
     assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
     assert connection.execute("SHOW transaction_isolation").fetchone() == ("read committed",)

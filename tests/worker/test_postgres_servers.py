@@ -14,6 +14,7 @@ from peer import wait_until
 
 psycopg = pytest.importorskip("psycopg")
 connection = pytest.importorskip("bridge.worker.stores.postgres.connection")
+postgres_store = pytest.importorskip("bridge.worker.stores.postgres")
 writer = pytest.importorskip("bridge.worker.stores.postgres.writer")
 
 SETTINGS = SessionSettings("2026-01-01T00:00:00.000Z", 5.0, Quota())
@@ -155,6 +156,54 @@ def test_a_lock_fails_all_waiting_changes(postgres, database, store, locked, mon
     assert store.value("s0", *KEY) is None
     store.write("s0", owned[0], {KEY: b"v"})
     store.close()
+
+
+def test_a_lock_fails_all_waiting_reads(postgres, database, monkeypatch):
+    """They fail together, too, however many there are."""
+    monkeypatch.setitem(connection.SETTINGS, "lock_timeout", "1000")
+    said = "canceling statement due to lock timeout"
+    store = open_store(postgres.url(database))
+    before = postgres.log.count(said)
+    results = []
+
+    def read():
+        try:
+            store.is_owner("s", 1)
+        except errors.StoreFailed as error:
+            results.append(str(error))
+
+    with psycopg.connect(postgres.url(database)) as other:
+        other.execute("LOCK TABLE dspex_bridge.sessions")
+        threads = [threading.Thread(target=read) for _ in range(32)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        other.rollback()
+    assert results == [f"the store failed: {said}"] * 32
+    assert postgres.log.count(said) - before < 8
+    store.close()
+
+
+def test_large_changes_side_by_side_do_not_share_a_transaction(store, locked, monkeypatch):
+    """A statement has a largest size, which no caller knows to be near because of the others."""
+    monkeypatch.setattr(postgres_store, "MOST_BYTES", 1000)
+    epochs = [store.create(f"s{number}", SETTINGS, {}) for number in range(4)]
+    before = store.commits.transactions
+    threads = [
+        threading.Thread(target=store.write, args=(f"s{number}", epoch, {KEY: bytes(600)}))
+        for number, epoch in enumerate(epochs)
+    ]
+    with locked("records"):
+        threads[0].start()
+        wait_until(lambda: store.commits.is_busy and not store.commits.waiting)
+        for thread in threads[1:]:
+            thread.start()
+        wait_until(lambda: store.commits.waiting == 3)
+    for thread in threads:
+        thread.join()
+    assert store.commits.transactions - before == 4
+    assert [store.value(f"s{number}", *KEY) for number in range(4)] == [bytes(600)] * 4
 
 
 def test_a_change_that_the_server_refuses_does_not_affect_others(postgres, database, store):

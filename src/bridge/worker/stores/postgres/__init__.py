@@ -9,22 +9,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import psycopg
-
 from bridge import errors
 from bridge.records import Changes, Quota, SessionSettings
 from bridge.worker.stores.group_commit import GroupCommit
 from bridge.worker.stores.postgres import changes
 from bridge.worker.stores.postgres.address import conninfo
 from bridge.worker.stores.postgres.changes import Change, Statement, decoded, encoded
-from bridge.worker.stores.postgres.connection import connect, failure
+from bridge.worker.stores.postgres.connection import affects_all, connect, failure
 from bridge.worker.stores.postgres.listener import Listener
 from bridge.worker.stores.postgres.reader import Reader
 from bridge.worker.stores.postgres.writer import Writer
 from bridge.worker.stores.protocol import OnTaken, StoredSession, TakenSession
 
-# Errors that a smaller transaction could avoid: those of the data, and of the server's memory for them.
-OF_ONE_CHANGE = ("22", "23", "54")  # classes of SQLSTATE
+MOST_BYTES = 64 * 2**20  # of the records of several changes in one statement, which PostgreSQL limits to 1 GiB
 
 Make = Callable[[Sequence[Change]], Statement]
 
@@ -124,12 +121,15 @@ class PostgresStore:
             self._listener = None
 
     def _group(self, statement: Make) -> GroupCommit[list[Change]]:
-        return GroupCommit(partial(self._transact, statement), _affects_all, failure)
+        return GroupCommit(partial(self._transact, statement), affects_all, failure)
 
     def _transact(self, statement: Make, apply: Callable[[list[Change]], None]) -> None:
         batch: list[Change] = []
         apply(batch)
-        if len({change.session_id for change in batch}) < len(batch):
+        if len(batch) > 1 and (
+            len({change.session_id for change in batch}) < len(batch)
+            or sum(change.size for change in batch) > MOST_BYTES
+        ):
             raise _OneByOne
         self._writer.commit(statement(batch), batch)
 
@@ -139,13 +139,7 @@ class PostgresStore:
 
 
 class _OneByOne(Exception):
-    """Raised for changes of the same session, which cannot be made by the same statement."""
-
-
-def _affects_all(error: Exception) -> bool:
-    if isinstance(error, psycopg.Error):
-        return (error.sqlstate or "")[:2] not in OF_ONE_CHANGE
-    return not isinstance(error, _OneByOne)
+    """Raised for changes that cannot be made by one statement: of the same session, or too large together."""
 
 
 def _described(which: str) -> str:

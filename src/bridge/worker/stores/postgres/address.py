@@ -9,7 +9,13 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from bridge import errors
 
-PASSWORDS = ("password", "sslpassword", "oauth_client_secret")  # parameters of libpq
+PASSWORDS = (
+    "password",
+    "sslpassword",
+    "oauth_client_secret",
+    "scram_client_key",
+    "scram_server_key",
+)  # parameters of libpq
 
 # What libpq would use instead waits for a server that has gone for minutes, or for ever.
 DEFAULTS = {
@@ -28,9 +34,11 @@ def conninfo(url: str) -> str:
     Raises StoreFailed, without any part of the URL that may be a password, for one that has a password or that libpq
     does not understand.
     """
-    userinfo = url.partition("//")[2].rpartition("@")[0]
-    if ":" in userinfo.partition("?")[0]:
+    userinfo = url.partition("//")[2].partition("?")[0].rpartition("@")[0]
+    if ":" in userinfo:
         raise _has_password()
+    if "\0" in url:
+        raise errors.StoreFailed("the URL of the PostgreSQL store has a zero byte, where libpq would end it")
     try:
         given = {name: str(value) for name, value in conninfo_to_dict(url).items() if value is not None}
     except psycopg.Error as error:

@@ -31,6 +31,11 @@ class Change(msgspec.Struct):
     counted: str | None = None
     result: int | None = None
 
+    @property
+    def size(self) -> int:
+        """Return the bytes of the values that it writes."""
+        return sum(len(value) for value in self.records.values() if value is not None)
+
 
 _WRITER = "writers.id = %(writer)s AND connection = %(connection)s"
 

@@ -23,9 +23,17 @@ SETTINGS = {
     "default_transaction_isolation": "read committed",
     "lock_timeout": f"{LOCK_TIMEOUT * 1000:.0f}",
     "statement_timeout": "0",  # it could end the wait for a synchronous replica, which counts as success
-    "idle_session_timeout": "0",  # since PostgreSQL 14
+    "idle_in_transaction_session_timeout": "0",  # it could end a migration
+    "extra_float_digits": "1",  # less would round the numbers that are read
     "plan_cache_mode": "force_generic_plan",
 }
+
+
+# Of servers of these versions and later: connections are used for as long as a worker lives.
+LATER_SETTINGS = {140_000: {"idle_session_timeout": "0"}, 170_000: {"transaction_timeout": "0"}}
+
+# Errors that a smaller transaction could avoid: those of the data, and of the server's memory for them.
+OF_ONE_CHANGE = ("22", "23", "54")  # classes of SQLSTATE
 
 
 class Unreachable(errors.StoreFailed):
@@ -37,7 +45,7 @@ class Unreachable(errors.StoreFailed):
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection that is lost when the server does not reply within REPLY_TIMEOUT."""
+    """A connection that is lost when nothing can be sent to the server or read from it for REPLY_TIMEOUT."""
 
     def wait(self, gen: Generator[Any, Any, Any], interval: float = 0.1, timeout: float | None = None) -> Any:
         return super().wait(self._limited(gen), interval)
@@ -48,7 +56,9 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             wanted = next(gen)
             while True:
                 ready = yield wanted
-                if not ready and time.monotonic() > deadline:
+                if ready:
+                    deadline = time.monotonic() + REPLY_TIMEOUT
+                elif time.monotonic() > deadline:
                     self.pgconn.finish()
                     raise psycopg.OperationalError(f"the server did not reply within {REPLY_TIMEOUT:g} s")
                 wanted = gen.send(ready)
@@ -87,8 +97,9 @@ def _set_up(connection: Connection) -> None:
     if version < OLDEST:
         raise errors.StoreFailed(f"the store needs PostgreSQL {OLDEST // 10_000} or later, not {version // 10_000}")
     settings = dict(SETTINGS)
-    if version < 140_000:
-        del settings["idle_session_timeout"]
+    for since, more in LATER_SETTINGS.items():
+        if version >= since:
+            settings |= more
     is_replica, is_read_only, synchronous = connection.execute(
         "SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',"
         " current_setting('synchronous_commit'), "
@@ -128,6 +139,13 @@ def was_lost(connection: Connection, error: Exception) -> bool:
         return True
     # The connection ends after these, but libpq may not have noticed yet.
     return isinstance(error, psycopg.Error) and error.diag.severity_nonlocalized in ("FATAL", "PANIC")
+
+
+def affects_all(error: Exception) -> bool:
+    """Return whether `error`, of a group of changes or reads, would occur for each of them alone as well."""
+    if isinstance(error, psycopg.Error):
+        return (error.sqlstate or "")[:2] not in OF_ONE_CHANGE
+    return isinstance(error, errors.StoreFailed)
 
 
 def failure(error: Exception) -> errors.StoreFailed:

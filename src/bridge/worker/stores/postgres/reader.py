@@ -13,7 +13,15 @@ import msgspec
 import psycopg
 
 from bridge.worker.stores.group_commit import GroupCommit
-from bridge.worker.stores.postgres.connection import Connect, Connection, Unreachable, failure, text, was_lost
+from bridge.worker.stores.postgres.connection import (
+    Connect,
+    Connection,
+    Unreachable,
+    affects_all,
+    failure,
+    text,
+    was_lost,
+)
 from bridge.worker.stores.postgres.link import Link
 
 Rows = list[tuple[Any, ...]]
@@ -34,7 +42,7 @@ class Reader:
         self._connect = connect
         self._link = Link(connect)
         self._is_stale = False
-        self._group = GroupCommit(self._read_all, lambda error: isinstance(error, Unreachable), failure)
+        self._group = GroupCommit(self._read_all, affects_all, failure)
 
     def read(self, query: str, values: tuple[Any, ...]) -> Rows:
         """Return the rows of a query. Raises StoreFailed."""
@@ -45,7 +53,10 @@ class Reader:
     def read_much(self, query: str, values: tuple[Any, ...]) -> Rows:
         """Return the rows of a query that may take long, on a connection that nothing else waits for."""
         reads = [Read(query, values)]
-        _twice(lambda: self._read_apart(reads))
+        try:
+            _twice(lambda: self._read_apart(reads))
+        except psycopg.Error as error:
+            raise failure(error) from error
         return reads[0].rows
 
     def renew(self) -> None:
@@ -87,7 +98,7 @@ def _twice(read: Callable[[], None]) -> None:
 
 
 def _fetch(connection: Connection, reads: Sequence[Read]) -> None:
-    """Set the rows of `reads`, in one round trip. Raises StoreFailed."""
+    """Set the rows of `reads`, in one round trip. Raises psycopg.Error, and Unreachable if the connection was lost."""
     share = len(reads) > 1 and psycopg.Pipeline.is_supported()
     try:
         with connection.pipeline() if share else contextlib.nullcontext():
@@ -96,6 +107,6 @@ def _fetch(connection: Connection, reads: Sequence[Read]) -> None:
             read.rows = cursor.fetchall()
     except psycopg.Error as error:
         if not was_lost(connection, error):
-            raise failure(error) from error
+            raise
         connection.close()
         raise Unreachable(f"the connection to the store was lost: {text(error)}") from error
