@@ -52,7 +52,7 @@ def test_each_program_type_has_figures(program_type: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["builds.py", "client.py", "dspy_calls.py", "programs.py", "pool.py", "postgres.py", "scaling.py"]
+    "name", ["builds.py", "client.py", "dspy_calls.py", "map.py", "pool.py", "postgres.py", "programs.py", "scaling.py"]
 )
 def test_a_comparison_shows_its_sections(name: str) -> None:
     """Pins that the command's modules can be imported."""

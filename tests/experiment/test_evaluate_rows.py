@@ -10,7 +10,7 @@ import pytest
 
 from bridge import Client, errors
 from bridge.experiment.rows import Rows
-from bridge.experiment.scores import Kinds, Request
+from bridge.experiment.scores import Kinds, Scores
 from data_sets import Model, numbered, results, write_program, write_rows
 
 FIELDS = {
@@ -49,13 +49,14 @@ def outcome(evaluate):
         return f"{error.code} {error.details['path'].partition('[')[0]}"
 
 
-def by_rows(client, devset, metric):
-    """Return the score by a call for each row, as the command makes them."""
+def by_rows(client, devset, metric, size):
+    """Return the score by a call for each row, or for some, as the command makes them."""
     rows, kinds = Rows.of_list(devset), Kinds()
     rows.survey(visit=kinds.add)
-    request = Request(metric, kinds)
-    replies = [client.call(*request(row)) for row in rows]
-    return pytest.approx(sum(reply["score"] for reply in replies) / len(replies))
+    calls = Scores(metric, kinds)
+    items = [calls.item(row) for row in rows]
+    replies = [client.call(*calls.request(items[start : start + size], 2)) for start in range(0, len(items), size)]
+    return pytest.approx(sum(each["score"] for reply in replies for each in reply["results"]) / len(items))
 
 
 METRICS = ["exact_match", "f1", "contains", "passage_match", "semantic_f1", "complete_and_grounded", "json_equal"]
@@ -69,7 +70,8 @@ def test_scores_are_those_of_one_call(client, devset, metric, named):
     metric = {"name": metric, **({} if named is None else {"field": named})}
     args = {"program_id": "program", "metric": metric}
     whole = outcome(lambda: client.call("evaluate", {**args, "devset": devset})["score"])
-    assert outcome(lambda: by_rows(client, devset, metric)) == whole
+    assert outcome(lambda: by_rows(client, devset, metric, 1)) == whole
+    assert outcome(lambda: by_rows(client, devset, metric, 3)) == whole
 
 
 def test_others_are_not_run_and_may_be_anything(client):

@@ -8,8 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from bridge import errors
+from bridge.experiment.asking import Limits, Stopped
 from bridge.experiment.rows import Row
-from bridge.experiment.running import DEATHS, TRIES, Limits, Runs, Stopped
+from bridge.experiment.running import DEATHS, TRIES, Runs
 
 BUSY = errors.LMError("busy", status=429, retry_after=0.01)
 
@@ -43,10 +44,24 @@ def rows(count):
     return [Row(index, b"{}") for index in range(count)]
 
 
+class Numbers:
+    """Calls for the numbers of rows: a number alone, or a list of several."""
+
+    row_path = "args.inputs"
+
+    def item(self, row):
+        return row.index
+
+    def request(self, items, threads):
+        return "run", items[0] if len(items) == 1 else items
+
+    def read(self, reply):
+        return reply if isinstance(reply, list) else [reply], 0.0
+
+
 def runs_of(answer, **limits):
     workers = Workers(answer)
-    runs = Runs(workers, lambda row: ("run", row.index), "args.inputs", lambda reply: reply, Limits(8, **limits))
-    return workers, runs
+    return workers, Runs(workers, Numbers(), Limits(8, **limits))
 
 
 def outcomes(runs, given):
@@ -106,12 +121,13 @@ def test_an_error_of_a_row_is_its_result(error):
 
 
 def test_a_row_that_cannot_be_sent_has_an_error():
-    def request(row):
-        if row.index == 2:
-            raise errors.InvalidArgs("not JSON")
-        return "run", row.index
+    class Wrong(Numbers):
+        def item(self, row):
+            if row.index == 2:
+                raise errors.InvalidArgs("not JSON")
+            return row.index
 
-    runs = Runs(Workers(lambda index: index), request, "args.inputs", lambda reply: reply, Limits(2))
+    runs = Runs(Workers(lambda index: index), Wrong(), Limits(2))
     assert outcomes(runs, rows(4)) == {0: 0, 1: 1, 2: "invalid_args", 3: 3}
 
 
@@ -268,9 +284,46 @@ def test_the_grace_time_ends():
             call.add_done_callback(cancelled.append)
             return call
 
-    runs = Runs(Silent(), lambda row: ("run", {}), "args.inputs", lambda reply: reply, Limits(4, grace=0.05))
+    runs = Runs(Silent(), Numbers(), Limits(4, grace=0.05))
     steps = runs.outcomes(rows(10))
     next(steps)
     runs.stop(Stopped("stopped by SIGINT", 2))
     assert sum(map(len, steps)) == 0
     assert len(cancelled) == 4
+
+
+def test_calls_that_are_over_at_once_have_several_rows():
+    """As many at a time as before; rows have their own results and errors."""
+
+    def answer(index):
+        indexes = index if isinstance(index, list) else [index]
+        return [errors.LMError("unreadable") if each == 77 else each for each in indexes]
+
+    workers, runs = runs_of(answer, batch=4, width=4)
+    assert outcomes(runs, rows(200)) == {**{index: index for index in range(200)}, 77: "lm_error"}
+    assert len(workers.asked) < 150
+    assert max(len(each) for each in workers.asked if isinstance(each, list)) == 4
+    assert workers.most <= 8
+
+
+@pytest.mark.parametrize(
+    ("error", "codes"),
+    [
+        (errors.ReplyTooLarge("the results are too long"), {}),
+        (errors.InvalidArgs("wrong", path="args.inputs[2]"), {150: "invalid_args"}),
+        (errors.WorkerCrashed("the worker was ended by SIGSEGV"), {150: "worker_crashed"}),
+    ],
+)
+def test_rows_whose_call_has_failed_are_asked_one_by_one(error, codes):
+    """The reason may be one of them, or that they are several."""
+
+    def answer(index):
+        indexes = index if isinstance(index, list) else [index]
+        if 150 in indexes and (len(indexes) > 1 or codes):
+            raise error
+        return indexes
+
+    workers, runs = runs_of(answer, batch=4, width=4)
+    found = outcomes(runs, rows(200))
+    assert found == {**{index: index for index in range(200)}, **codes}
+    assert 150 in workers.asked

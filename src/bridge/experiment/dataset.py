@@ -10,23 +10,26 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from time import monotonic
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 from bridge import errors
 from bridge.errors import BridgeError
+from bridge.experiment.asking import Calls, Limits, Outcome, Stopped
 from bridge.experiment.display import Rate, row_progress, say
 from bridge.experiment.document import Document, DocumentError
 from bridge.experiment.results import Job, Results, WriteError
 from bridge.experiment.rows import Row, Rows
-from bridge.experiment.running import Limits, Outcome, Runs, Stopped
-from bridge.experiment.workers import ROWS_PER_WORKER, pool_of, room_of
+from bridge.experiment.running import Runs
+from bridge.experiment.workers import ROWS_PER_WORKER, count_of, pool_of
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FAILED, UNUSABLE = 1, 2  # exit statuses
 FAILURES_IN_A_ROW = 100
+MOST_IN_A_CALL = 64  # rows
+CALLS_PER_WORKER = 2  # at a time, so that a worker has work while results are on their way
 # Settings of a model that say how it is reached, and not which it is: a job may be continued with others.
 NOT_IDENTITY = frozenset(
     ("api_key", "api_base", "extra_headers", "timeout", "retries", "retry_wait", "retry_cap", "cache", "history")
@@ -41,15 +44,13 @@ class Interrupted(BaseException):
         self.number = number
 
 
-class Calls(NamedTuple):
-    """What is asked for each row: see `Runs`. label: returns what a result has of its row besides its number. in_error:
-    what the result of a row that has failed also has."""
+class RowCalls(Calls, Protocol):
+    """What is asked for rows, and what the lines of results have. in_error: of the result of a row that has failed."""
 
-    request: Callable[[Row], tuple[str, dict[str, Any]]]
-    row_path: str
-    read: Callable[[Any], dict[str, Any]]
-    label: Callable[[Row], dict[str, Any]] = lambda row: {}
-    in_error: Mapping[str, Any] = {}  # noqa: RUF012  # nothing changes it
+    in_error: Mapping[str, Any]
+
+    def label(self, row: Row) -> dict[str, Any]:
+        """Return what a result has of its row besides its number."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +92,7 @@ def job_of(command: str, document: Document, **also: Any) -> Job:
 
 
 def work(
-    arguments: argparse.Namespace, document: Document, rows: Rows, total: int | None, results: Results, calls: Calls
+    arguments: argparse.Namespace, document: Document, rows: Rows, total: int | None, results: Results, calls: RowCalls
 ) -> Stopped | None:
     """Ask for the results of all rows that have none. Return why the work has ended early, if it has.
 
@@ -104,15 +105,19 @@ def work(
     # Ray prints to stdout, where the results are, that a node is lost.
     with contextlib.redirect_stdout(sys.stderr), started as pool:
         most = arguments.max_errors
+        workers = count_of(pool)
+        concurrency = arguments.concurrency or ROWS_PER_WORKER * workers
         limits = Limits(
-            arguments.concurrency or room_of(pool),
+            concurrency,
+            batch=MOST_IN_A_CALL,
+            width=max(1, min(MOST_IN_A_CALL, concurrency // (CALLS_PER_WORKER * workers))),
             timeout=arguments.row_timeout,
             patience=arguments.patience,
             grace=arguments.grace,
             failures=most or FAILURES_IN_A_ROW,
             in_a_row=most is None,
         )
-        runs = Runs(pool, calls.request, calls.row_path, calls.read, limits)
+        runs = Runs(pool, calls, limits)
         left = rows.arriving(runs.wake) if rows.is_stream else (row for row in rows if not results.has(row))
         rate = Rate(results.done)
         until = math.inf if arguments.timeout is None else monotonic() + arguments.timeout
@@ -192,12 +197,24 @@ def failed(error: BridgeError) -> dict[str, Any]:
     return {**shown, "details": error.details} if error.details else shown
 
 
-def error_of(found: dict[str, Any]) -> BridgeError:
-    """Return the exception for an error that is a part of a result."""
+def results_of(
+    reply: dict[str, Any], left_out: Collection[str] = ()
+) -> tuple[list[dict[str, Any] | BridgeError], float]:
+    """Return what `Calls.read` does of the reply to a command on rows. left_out: keys that results do not have."""
+    results = [
+        _error_of(each["error"])
+        if "error" in each
+        else {name: value for name, value in each.items() if name not in left_out and (name, value) != ("cost", None)}
+        for each in reply["results"]
+    ]
+    return results, reply["execution_time"]
+
+
+def _error_of(found: dict[str, Any]) -> BridgeError:
     return errors.from_reply(found["code"], found["message"], found["category"], found["details"])
 
 
-def _line(outcome: Outcome, calls: Calls) -> dict[str, Any]:
+def _line(outcome: Outcome, calls: RowCalls) -> dict[str, Any]:
     row, result, error = outcome
     line = {"row": row.index, **calls.label(row)}
     return {**line, **result} if error is None else {**line, **calls.in_error, "error": failed(error)}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bridge.errors import BridgeError
 from bridge.experiment import dataset
-from bridge.experiment.dataset import Calls
 from bridge.experiment.display import say
 from bridge.experiment.document import read_program
 from bridge.experiment.results import Results
@@ -53,7 +52,7 @@ def _map(arguments: argparse.Namespace) -> int:
     total = results.start(dataset.job_of("map", document), rows)
     if arguments.retry_errors:
         results.drop_errors()
-    calls = Calls(_Request(arguments.id, arguments.include), "args.inputs", _read, partial(_label, arguments.id))
+    calls = Runs(arguments.id, arguments.include)
     try:
         stopped = dataset.work(arguments, document, rows, total, results, calls)
     finally:
@@ -65,32 +64,38 @@ def _map(arguments: argparse.Namespace) -> int:
     return SOME_FAILED if results.failed else 0
 
 
-class _Request:
-    """Makes the args of execute_program of a row."""
+class Runs:
+    """Runs of the program on rows. id_field: of a row, for its result. include: what results have in addition."""
+
+    row_path = "args.inputs"
+    in_error: Mapping[str, Any] = {}
 
     def __init__(self, id_field: str | None, include: list[str]) -> None:
         self._id_field = id_field
         self._include = ["cost", *include]
 
-    def __call__(self, row: Row) -> tuple[str, dict[str, Any]]:
+    def item(self, row: Row) -> dict[str, Any]:
+        """Return the inputs of a row."""
         inputs = row.value()
         inputs.pop(self._id_field or "", None)
         if isinstance(inputs.get("inputs"), dict) and inputs.keys() <= {"inputs", "outputs"}:
-            inputs = inputs["inputs"]
-        return "execute_program", {"program_id": PROGRAM, "inputs": inputs, "include": self._include}
+            return dict(inputs["inputs"])
+        return inputs
 
+    def request(self, items: list[Any], threads: int) -> tuple[str, dict[str, Any]]:
+        """Return the call of execute_batch for some rows."""
+        args = {"program_id": PROGRAM, "inputs": items, "threads": threads, "include": self._include}
+        return "execute_batch", args
 
-def _read(reply: dict[str, Any]) -> dict[str, Any]:
-    """Return what a result has of the reply to execute_program."""
-    left_out = ("program_id", "execution_time", "model")
-    return {name: value for name, value in reply.items() if name not in left_out and (name, value) != ("cost", None)}
+    def read(self, reply: Any) -> tuple[list[dict[str, Any] | BridgeError], float]:
+        """Return the results of the rows, and the time."""
+        return dataset.results_of(reply, left_out=("execution_time", "model"))
 
-
-def _label(id_field: str | None, row: Row) -> dict[str, Any]:
-    """Return what the result of a row has to tell it from others besides its number."""
-    if id_field is None:
-        return {}
-    try:
-        return {"id": row.value()[id_field]}
-    except (BridgeError, KeyError):
-        return {}
+    def label(self, row: Row) -> dict[str, Any]:
+        """Return the id of a row, if it has one."""
+        if self._id_field is None:
+            return {}
+        try:
+            return {"id": row.value()[self._id_field]}
+        except (BridgeError, KeyError):
+            return {}

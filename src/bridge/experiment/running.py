@@ -1,17 +1,18 @@
-"""Runs on many rows at once, of which each row gets one result: as many as there is room for, again after failures."""
+"""Runs on many rows, of which each gets one result: as many at a time as there is room for, again after failures."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from bridge.errors import BridgeError
+from bridge.experiment.asking import Calls, Limits, Outcome, Stopped, Workers
 from bridge.experiment.failures import Verdict, verdict_of, wait_after
 from bridge.experiment.rows import Row
 
@@ -20,78 +21,47 @@ TRIES = 5  # of a row for which the model fails while it answers others
 DEATHS = 5  # of workers that had a row
 SUSPECT = 2  # deaths after which a row is asked alone, so that no other row suffers
 TICK = 0.5  # seconds between two steps, at most
+FAST = 0.04  # seconds that a worker needs for a call: after less, calls get more rows
 MOST_AT_ONCE = 256  # outcomes of one step
-
-
-class Workers(Protocol):
-    """What runs calls: a pool."""
-
-    def submit(self, command: str, args: Any = None, *, timeout: float | None = None) -> Future[Any]: ...
-
-
-class Outcome(NamedTuple):
-    """The result of a row, or its error."""
-
-    row: Row
-    result: Any
-    error: BridgeError | None
-
-
-class Limits(NamedTuple):
-    """concurrency: rows at a time. timeout: seconds for one row. patience: seconds for which all rows may fail for a
-    reason that passes. grace: seconds for what runs when the work is stopped. failures: rows that may fail, in a row
-    (in_a_row) or altogether."""
-
-    concurrency: int
-    timeout: float | None = 600.0
-    patience: float = 600.0
-    grace: float = 10.0
-    failures: int = 100
-    in_a_row: bool = True
-
-
-class Stopped(NamedTuple):
-    """Why the work was stopped. signal: its number; 0: it was not a signal."""
-
-    reason: str
-    signal: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class _Task:
+    """A row that has no result yet. item: of `Calls.item`. tries: failures while others succeeded. deaths: of workers
+    that had it. is_alone: whether it has to have a call of its own. sent_at: how many rows had succeeded then."""
+
     row: Row
+    item: Any = None
     tries: int = 0
     deaths: int = 0
-    sent_at: int = 0  # how many rows had succeeded then
-    call: Future[Any] | None = field(default=None, repr=False)
+    is_alone: bool = False
+    sent_at: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    tasks: list[_Task]
+    future: Future[Any]
 
 
 class Runs:
     """Asks workers for the result of each row.
 
-    request: returns the command and the args for a row; it raises a BridgeError for one that cannot be sent. row_path:
-    where the row is in the args. read: returns the result that is in a reply, or raises its error.
+    A call has one row, or several if calls are over so fast that they cost more than what they ask for.
 
     waiting_for: the error after which nothing is sent for some time. stopped: why the work ends early.
     """
 
-    def __init__(
-        self,
-        workers: Workers,
-        request: Callable[[Row], tuple[str, dict[str, Any]]],
-        row_path: str,
-        read: Callable[[Any], Any],
-        limits: Limits,
-    ) -> None:
+    def __init__(self, workers: Workers, calls: Calls, limits: Limits) -> None:
         self.stopped: Stopped | None = None
         self.waiting_for: BridgeError | None = None
         self._workers = workers
-        self._request = request
-        self._row_path = row_path
-        self._read = read
+        self._calls = calls
         self._limits = limits
-        self._ended: SimpleQueue[_Task | None] = SimpleQueue()
-        self._open: set[_Task] = set()
+        self._batch = 1
+        self._ended: SimpleQueue[_Call | None] = SimpleQueue()
+        self._open: set[_Call] = set()
+        self._open_rows = 0  # at work; further rows of their calls wait
         self._bytes = 0
         self._again: deque[_Task] = deque()
         self._suspects: deque[_Task] = deque()
@@ -130,9 +100,8 @@ class Runs:
                     return
                 yield found or self._collect()
         finally:
-            for task in self._open:
-                assert task.call is not None
-                task.call.cancel()
+            for call in self._open:
+                call.future.cancel()
 
     def _is_over(self) -> bool:
         if self._open:
@@ -143,17 +112,38 @@ class Runs:
         """Send as many rows as there is room for. Return the outcomes of those that could not be sent."""
         found: list[Outcome] = []
         limit = 1 if self._rounds else self._limits.concurrency
-        while len(self._open) < limit and self._bytes < ROOM and len(found) < MOST_AT_ONCE:
+        while self._open_rows < limit and self._bytes < ROOM and len(found) < MOST_AT_ONCE:
             if self.stopped is not None or monotonic() < self._resumes_at:
+                break
+            size = 1 if self._rounds else self._batch
+            if self._open and self._open_rows + min(size, self._limits.width) > limit:  # a small call would come first
+                break
+            tasks = self._next_ones(rows, size, found)
+            if not tasks:
+                break
+            self._start(tasks, found)
+        return found
+
+    def _next_ones(self, rows: Iterator[Row | None], most: int, found: list[Outcome]) -> list[_Task]:
+        """Return the rows of the next call. Rows that cannot be sent have an outcome."""
+        tasks: list[_Task] = []
+        while len(tasks) < most and self._bytes < ROOM and self.stopped is None and len(found) < MOST_AT_ONCE:
+            if tasks and self._again and self._again[0].is_alone:
                 break
             task = self._next(rows)
             if task is None:
                 break
-            try:
-                self._start(task)
-            except BridgeError as error:
-                self._settle(task, None, error, found)
-        return found
+            if task.item is None:
+                try:
+                    task.item = self._calls.item(task.row)
+                except BridgeError as error:
+                    self._settle(task, None, error, found)
+                    continue
+            self._bytes += len(task.row.line)
+            tasks.append(task)
+            if task.is_alone:
+                break
+        return tasks
 
     def _next(self, rows: Iterator[Row | None]) -> _Task | None:
         if self._again:
@@ -165,13 +155,20 @@ class Runs:
             return self._suspects.popleft() if self._suspects and not self._open else None
         return None if row is None else _Task(row)
 
-    def _start(self, task: _Task) -> None:
-        command, args = self._request(task.row)
-        task.sent_at = self._succeeded
-        task.call = self._workers.submit(command, args, timeout=self._limits.timeout)
-        self._open.add(task)
-        self._bytes += len(task.row.line)
-        task.call.add_done_callback(lambda _: self._ended.put(task))
+    def _start(self, tasks: list[_Task], found: list[Outcome]) -> None:
+        for task in tasks:
+            task.sent_at = self._succeeded
+        command, args = self._calls.request([task.item for task in tasks], min(len(tasks), self._limits.width))
+        try:
+            future = self._workers.submit(command, args, timeout=self._limits.timeout)
+        except BridgeError as error:
+            self._bytes -= sum(len(task.row.line) for task in tasks)
+            self._failed_together(tasks, error, found)
+            return
+        call = _Call(tasks, future)
+        self._open.add(call)
+        self._open_rows += min(len(tasks), self._limits.width)
+        future.add_done_callback(lambda _: self._ended.put(call))
 
     def _collect(self) -> list[Outcome]:
         """Wait for calls that end, and return their outcomes."""
@@ -186,19 +183,36 @@ class Runs:
             pass
         return found
 
-    def _end(self, task: _Task | None, found: list[Outcome]) -> None:
-        if task is None:  # only to be woken
+    def _end(self, call: _Call | None, found: list[Outcome]) -> None:
+        if call is None:  # only to be woken
             return
-        call, task.call = task.call, None
-        assert call is not None
-        self._open.discard(task)
-        self._bytes -= len(task.row.line)
+        self._open.discard(call)
+        self._open_rows -= min(len(call.tasks), self._limits.width)
+        self._bytes -= sum(len(task.row.line) for task in call.tasks)
         try:
-            result = self._read(call.result())
+            results, seconds = self._calls.read(call.future.result())
         except BridgeError as error:
+            self._failed_together(call.tasks, error, found)
+            return
+        if seconds > FAST:
+            self._batch = max(1, len(call.tasks) // 2)
+        elif len(call.tasks) == self._batch:
+            self._batch = min(self._limits.batch, 2 * self._batch)
+        for task, result in zip(call.tasks, results, strict=True):
+            if isinstance(result, BridgeError):
+                self._settle(task, None, result, found)
+            else:
+                self._settle(task, result, None, found)
+
+    def _failed_together(self, tasks: list[_Task], error: BridgeError, found: list[Outcome]) -> None:
+        """Decide about the rows of a call that has failed: each has a call of its own if that may be due to another."""
+        if len(tasks) > 1 and verdict_of(error, self._calls.row_path) in (Verdict.ROW, Verdict.STOP):
+            for task in tasks:
+                task.is_alone = True
+            self._again.extend(tasks)
+            return
+        for task in tasks:
             self._settle(task, None, error, found)
-        else:
-            self._settle(task, result, None, found)
 
     def _settle(self, task: _Task, result: Any, error: BridgeError | None, found: list[Outcome]) -> None:
         """Decide about a row that has a result or an error."""
@@ -208,7 +222,7 @@ class Runs:
             if self._limits.in_a_row:
                 self._failed = 0
         else:
-            verdict = verdict_of(error, self._row_path)
+            verdict = verdict_of(error, self._calls.row_path)
             if verdict is Verdict.STOP:
                 self._give_up(f"{error.code}: {error}")
             if verdict is Verdict.STOP or self._is_asked_again(task, verdict, error):
@@ -223,6 +237,7 @@ class Runs:
         """Return whether the row of a task that has failed is asked again, now or by another run."""
         if verdict is Verdict.CRASH:
             task.deaths += 1
+            task.is_alone = True
             if task.deaths < DEATHS:
                 (self._suspects if task.deaths >= SUSPECT else self._again).append(task)
                 return True

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from bridge import errors
+from bridge.errors import BridgeError
 from bridge.experiment import dataset, tables
-from bridge.experiment.dataset import Calls
 from bridge.experiment.document import Document, DocumentError, read, read_list
 from bridge.experiment.results import Results
 from bridge.experiment.rows import Row, Rows
@@ -44,8 +44,7 @@ def _evaluate(arguments: argparse.Namespace, report: Callable[[dict[str, Any], l
         results.drop_errors()
     stopped = None
     try:
-        calls = Calls(Request(document.metric, kinds), "args.devset[0]", _read, in_error={"score": 0.0})
-        stopped = dataset.work(arguments, document, rows, total, results, calls)
+        stopped = dataset.work(arguments, document, rows, total, results, Scores(document.metric, kinds))
         if stopped is not None:
             return dataset.stopped_early("evaluate", results, total, stopped)
         result: dict[str, Any] = {"score": results.score / total, "total": total, "failed": results.failed}
@@ -85,12 +84,12 @@ class Kinds:
         if len(self._rows) < MOST_KINDS:
             self._rows.setdefault(_kind(value), value)
 
-    def others(self, value: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return a row of each other kind than that of `value`."""
+    def others(self, values: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return a row of each kind that `values` lack."""
         if len(self._rows) == 1:
             return []
-        kind = _kind(value)
-        return [row for each, row in self._rows.items() if each != kind]
+        kinds = {_kind(value) for value in values}
+        return [row for each, row in self._rows.items() if each not in kinds]
 
 
 def _kind(value: dict[str, Any]) -> frozenset[str]:
@@ -98,28 +97,33 @@ def _kind(value: dict[str, Any]) -> frozenset[str]:
     return frozenset(f"{side}.{name}" for side in sides for name in sides[side]) | (value.keys() - sides.keys())
 
 
-class Request:
-    """Makes the args of evaluate of a row."""
+class Scores:
+    """Scores of rows. kinds: those of all rows, by whose fields it is chosen what the metric reads."""
+
+    row_path = "args.devset[0]"
+    in_error: Mapping[str, Any] = {"score": 0.0}
 
     def __init__(self, metric: Any, kinds: Kinds) -> None:
         self._metric = metric
         self._kinds = kinds
 
-    def __call__(self, row: Row) -> tuple[str, dict[str, Any]]:
-        example = row.value()
-        args = {"program_id": PROGRAM, "devset": [example], "metric": self._metric, "include": ["cost"], "threads": 1}
-        others = self._kinds.others(example)
-        return "evaluate", {**args, "others": others} if others else args
+    def item(self, row: Row) -> dict[str, Any]:
+        """Return the example that a row is."""
+        return row.value()
 
+    def request(self, items: list[Any], threads: int) -> tuple[str, dict[str, Any]]:
+        """Return the call of evaluate for some rows."""
+        args = {"program_id": PROGRAM, "metric": self._metric, "include": ["cost"], "threads": threads}
+        others = self._kinds.others(items)
+        return "evaluate", {**args, "devset": items, **({"others": others} if others else {})}
 
-def _read(reply: dict[str, Any]) -> dict[str, Any]:
-    """Return the result of a row, or raise its error."""
-    [result] = reply["results"]
-    if "error" in result:
-        raise dataset.error_of(result["error"])
-    if result.get("cost") is None:
-        result.pop("cost", None)
-    return dict(result)
+    def read(self, reply: Any) -> tuple[list[dict[str, Any] | BridgeError], float]:
+        """Return the results of the rows, and the time."""
+        return dataset.results_of(reply)
+
+    def label(self, row: Row) -> dict[str, Any]:
+        """Return nothing: an example has no other name than its number."""
+        return {}
 
 
 def _example(row: Row) -> Any:

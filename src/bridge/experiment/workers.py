@@ -44,10 +44,10 @@ def pool_of(document: Document, workers: int | None, ray: str | None, concurrenc
         yield pool
 
 
-def room_of(pool: Pool) -> int:
-    """Return how many rows a pool gets at the same time, on all nodes of a cluster together."""
+def count_of(pool: Pool) -> int:
+    """Return how many workers a pool has, on all nodes of a cluster together."""
     ready: int = pool.status()["workers"].get("ready", 1)
-    return ROWS_PER_WORKER * ready
+    return ready
 
 
 def _ray_pool(workers: int | None, address: str, options: dict[str, Any]) -> Pool:

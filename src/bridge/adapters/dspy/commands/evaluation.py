@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from bridge.adapters.dspy.commands import adapter
 from bridge.adapters.dspy.commands.execution import RunArgs
 from bridge.adapters.dspy.include import NOTHING, Include
@@ -25,15 +27,15 @@ Scored = Callable[["Setup", "Example", "Metric", "Context"], dict[str, Any]]
 class EvaluateArgs(RunArgs, kw_only=True):
     """The args of evaluate.
 
-    devset: examples, each with `inputs` and the `outputs` that are expected. metric: see metrics.py. others: examples of
-    the same set, which are not run: what the metric reads is chosen by the fields of all. threads: how many runs there
-    are at once. include: what each result has in addition. results: whether the reply has the results; events have
-    them, too.
+    devset: examples, each with `inputs` and the `outputs` that are expected. metric: see metrics.py. others: examples
+    of the same set, which are not run: what the metric reads is chosen by the fields of all. threads: how many runs
+    there are at once. include: what each result has in addition. results: whether the reply has the results; events
+    have them, too.
     """
 
     devset: Any
     metric: str | MetricDefinition
-    others: list[Any] = []
+    others: list[Any] = msgspec.field(default_factory=list)
     include: Include = NOTHING
     threads: ThreadCount = DEFAULT_THREADS
     results: bool = True
