@@ -35,7 +35,7 @@ defmodule DSPex.Cluster.ClusterTest do
   end
 
   test "errors are those of a pool on this node", %{nodes: nodes} do
-    for session <- [nil | names("errors", 10)], node <- nodes do
+    for session <- [nil | names("errors", 4)], node <- nodes do
       assert {:error, %{code: :unknown_command}} = call(node, session, :nonsense)
       assert {:error, %{code: :invalid_args}} = call(node, session, :append, %{entry: 1})
       assert {:error, %{code: :not_encodable}} = call(node, session, :append, %{entry: self()})

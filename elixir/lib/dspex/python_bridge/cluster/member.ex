@@ -15,7 +15,7 @@ defmodule DSPex.PythonBridge.Cluster.Member do
   use GenServer
 
   alias DSPex.PythonBridge.{Cluster, Connection, Pool}
-  alias DSPex.PythonBridge.Cluster.{Homes, Notices, Ring, Shared, View}
+  alias DSPex.PythonBridge.Cluster.{Heartbeat, Homes, Notices, Ring, Shared, View}
 
   # Of the messages between members, and what they call on each other's nodes. Members of different
   # versions leave each other out.
@@ -110,14 +110,12 @@ defmodule DSPex.PythonBridge.Cluster.Member do
   end
 
   def handle_call(:nodes, _from, state) do
-    others = Map.new(state.others, fn {node, other} -> {node, about(other)} end)
-    own = about(%{line: self(), info: info(state)})
-    {:reply, Map.put(others, node(), own), state}
-  end
+    others =
+      Map.new(state.others, fn {node, %{line: line, info: info}} ->
+        {node, Heartbeat.status(info, line == nil)}
+      end)
 
-  defp about(%{line: line, info: info}) do
-    state = if(line == nil, do: :hung, else: if(info.ready, do: :live, else: :not_ready))
-    info |> Map.take([:workers, :sessions, :open_calls]) |> Map.put(:state, state)
+    {:reply, Map.put(others, node(), Heartbeat.status(info(state), false)), state}
   end
 
   @impl true
@@ -227,28 +225,8 @@ defmodule DSPex.PythonBridge.Cluster.Member do
         )
   end
 
-  defp info(state) do
-    Map.merge(load(Pool.get(state.pool)), %{
-      incarnation: state.cluster.incarnation,
-      heartbeat: state.cluster.heartbeat,
-      receiver: state.receiver,
-      ready: ready?(state),
-      history: Cluster.history(state.cluster),
-      settings: state.cluster.settings
-    })
-  end
-
-  defp load(nil), do: %{workers: 0, sessions: 0, open_calls: 0}
-
-  defp load(pool) do
-    connections = Tuple.to_list(pool.slots)
-
-    %{
-      workers: length(connections),
-      sessions: :ets.info(pool.sessions, :size),
-      open_calls: connections |> Enum.map(&Connection.open_calls(&1.table)) |> Enum.sum()
-    }
-  end
+  defp info(state),
+    do: Heartbeat.new(state.pool, state.cluster, state.receiver, ready?(state))
 
   defp missed(state) do
     others = Map.new(state.others, fn {node, other} -> {node, missed(state, node, other)} end)

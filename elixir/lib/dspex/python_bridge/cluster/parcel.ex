@@ -15,7 +15,7 @@ defmodule DSPex.PythonBridge.Cluster.Parcel do
   # Bytes of a term that is sent in parts, and of a part, which is what the BEAM sends in one piece.
   @large 262_144
   @part 65_536
-  # How many parts are on the way, and how long the next one, or the question for it, is waited for, ms.
+  # How many parts are on the way, and how long the next one, or its receipt, is waited for, ms.
   @ahead 4
   @patience 30_000
 
@@ -38,14 +38,14 @@ defmodule DSPex.PythonBridge.Cluster.Parcel do
   end
 
   @doc """
-  Waits until the parcel is asked for, and sends a term. Returns `:lost` if `monitor`, a monitor of the
+  Waits until the parcel is asked for, at most until the deadline, and sends a term. Returns `:lost` if `monitor`, a monitor of the
   calling process, reports an end before, and `:ok` if a message that has the monitor's reference arrives
   instead of the question: that is the answer to the whole call, and is left in the mailbox.
   """
   @spec deliver(t(), term(), reference() | nil, integer() | :infinity) :: :ok | :lost | :late
   def deliver(parcel, term, monitor, deadline) do
     result =
-      with {:fetch, to} <- next(parcel, monitor, deadline) do
+      with {:fetch, to} <- next(parcel, monitor, deadline, :infinity) do
         send_parts(:erlang.term_to_binary(term), 0, @ahead, {parcel, to, monitor, deadline})
       end
 
@@ -54,13 +54,13 @@ defmodule DSPex.PythonBridge.Cluster.Parcel do
     result
   end
 
-  defp next(parcel, monitor, deadline) do
+  defp next(parcel, monitor, deadline, patience \\ @patience) do
     receive do
       {^parcel, message} -> message
       {:DOWN, ^monitor, _, _, _} -> :lost
       {^monitor, _} = answer -> answered(answer)
     after
-      min(Connection.remaining(deadline), @patience) -> :late
+      min(Connection.remaining(deadline), patience) -> :late
     end
   end
 

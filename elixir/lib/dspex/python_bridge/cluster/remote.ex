@@ -19,6 +19,8 @@ defmodule DSPex.PythonBridge.Cluster.Remote do
 
   # How much longer than the deadline the other node's own answer is waited for, ms.
   @slack 500
+  # How long a large answer is kept for a caller that has not asked for it: it may wait no longer. ms.
+  @unclaimed 30_000
 
   @doc """
   Returns what the function has returned on a node; `:lost` if the node was lost before its answer has
@@ -128,7 +130,10 @@ defmodule DSPex.PythonBridge.Cluster.Remote do
   @spec serve(:ets.table(), pid(), reference(), function_call() | Parcel.t()) :: true
   def serve(table, caller, reply_to, call) do
     :ets.insert(table, {self(), caller, reply_to, false})
-    with {:ok, call} <- called(call, caller), do: answer(reply_to, guarded(call))
+
+    with {:ok, call} <- called(call, caller),
+         do: answer(reply_to, guarded(call), Connection.now() + @unclaimed)
+
     :ets.delete(table, self())
   rescue
     # The receiver has ended, and its table with it.
@@ -144,13 +149,16 @@ defmodule DSPex.PythonBridge.Cluster.Remote do
     kind, reason -> {:raised, kind, reason, Exits.without_arguments(__STACKTRACE__)}
   end
 
-  @doc "Sends an answer to the caller of a function that runs for another node."
-  @spec answer(reference(), term()) :: term()
-  def answer(reply_to, answer) do
+  @doc """
+  Sends an answer to the caller of a function that runs for another node. A large one is kept until the
+  caller asks for it, at most until the deadline.
+  """
+  @spec answer(reference(), term(), integer() | :infinity) :: term()
+  def answer(reply_to, answer, deadline) do
     if Parcel.large?(answer) do
       parcel = Parcel.new()
       send(reply_to, {reply_to, {:parcel, parcel}})
-      Parcel.deliver(parcel, answer, nil, :infinity)
+      Parcel.deliver(parcel, answer, nil, deadline)
     else
       send(reply_to, {reply_to, answer})
     end

@@ -89,7 +89,7 @@ defmodule DSPex.PythonBridge.Cluster.RemoteStream do
         {:done, failed, home}
 
       {:done, elements, home} ->
-        Remote.answer(reply_to, {:opened, self(), home})
+        Remote.answer(reply_to, {:opened, self(), home}, :infinity)
         Enum.reduce(elements, @window, &deliver(&1, &2, reply_to))
         :ended
 
@@ -104,7 +104,8 @@ defmodule DSPex.PythonBridge.Cluster.RemoteStream do
   end
 
   defp deliver(element, ahead, reply_to) do
-    Remote.answer(reply_to, {:element, element})
+    # A slow consumer asks for it late; one that ends, or stops, ends this process.
+    Remote.answer(reply_to, {:element, element}, :infinity)
     ahead - 1
   end
 end
