@@ -50,9 +50,9 @@ def locked(postgres, url):
     """Return a context manager in which something else has locked a table: `with locked("records"):`."""
 
     @contextlib.contextmanager
-    def locked(table):
+    def locked(table, mode="EXCLUSIVE"):
         with psycopg.connect(url) as other:
-            other.execute(f"LOCK TABLE dspex_bridge.{table} IN EXCLUSIVE MODE")
+            other.execute(f"LOCK TABLE dspex_bridge.{table} IN {mode} MODE")
             yield
             other.rollback()
 
@@ -158,7 +158,7 @@ def test_a_lock_fails_all_waiting_changes(postgres, database, store, locked, mon
     store.close()
 
 
-def test_a_lock_fails_all_waiting_reads(postgres, database, monkeypatch):
+def test_a_lock_fails_all_waiting_reads(postgres, database, locked, monkeypatch):
     """They fail together, too, however many there are."""
     monkeypatch.setitem(connection.SETTINGS, "lock_timeout", "1000")
     said = "canceling statement due to lock timeout"
@@ -172,17 +172,36 @@ def test_a_lock_fails_all_waiting_reads(postgres, database, monkeypatch):
         except errors.StoreFailed as error:
             results.append(str(error))
 
-    with psycopg.connect(postgres.url(database)) as other:
-        other.execute("LOCK TABLE dspex_bridge.sessions")
+    with locked("sessions", "ACCESS EXCLUSIVE"):
         threads = [threading.Thread(target=read) for _ in range(32)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        other.rollback()
     assert results == [f"the store failed: {said}"] * 32
     assert postgres.log.count(said) - before < 8
     store.close()
+
+
+def test_owners_are_looked_up_together(open_here, locked):
+    """Each caller gets its own answer: also two that ask about one session, or about one that does not exist."""
+    store, other = open_here(), open_here()
+    epochs = {name: store.create(name, SETTINGS, {}) for name in "abcd"}
+    other.take("b")
+    other.drop("c", None)
+    asked = [*epochs.items(), ("a", epochs["a"]), ("a", epochs["d"]), ("d", 2**62), ("e", epochs["a"]), ("", 0)]
+    answers = [None] * len(asked)
+
+    def ask(index):
+        answers[index] = store.is_owner(*asked[index])
+
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(len(asked))]
+    with locked("sessions", "ACCESS EXCLUSIVE"):
+        for thread in threads:
+            thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [True, False, False, True, True, False, False, False, False]
 
 
 def test_large_changes_side_by_side_do_not_share_a_transaction(store, locked, monkeypatch):

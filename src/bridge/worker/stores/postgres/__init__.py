@@ -45,6 +45,7 @@ class PostgresStore:
         self._reader = Reader(self._connect)
         self._writer = Writer(self._connect, self._reader.renew)
         self._listener: Listener | None = None
+        self._checks: GroupCommit[list[Change]] = GroupCommit(self._check, affects_all, failure)
         self.commits = self._group(changes.write)
         self._creations, self._takeovers, self._ends = map(
             self._group, (changes.creation, changes.takeover, changes.end)
@@ -76,8 +77,7 @@ class PostgresStore:
         return TakenSession(epoch, SessionSettings(created_at, ttl, Quota(counted_records, size)), records)
 
     def is_owner(self, session_id: str, epoch: int) -> bool:
-        values = (encoded(session_id), epoch, self._writer.id)
-        return bool(self._reader.read("SELECT 1 FROM sessions WHERE id = %b AND epoch = %s AND owner = %s", values))
+        return self._run(self._checks, Change(encoded(session_id), epoch)) is not None
 
     def write(self, session_id: str, epoch: int, changes: Changes, settings: SessionSettings | None = None) -> None:
         if self._run(self.commits, Change(encoded(session_id), epoch, changes, settings)) is None:
@@ -132,6 +132,13 @@ class PostgresStore:
         ):
             raise _OneByOne
         self._writer.commit(statement(batch), batch)
+
+    def _check(self, apply: Callable[[list[Change]], None]) -> None:
+        """Set the result of each session that this store owns, by one query: each call of a session asks that."""
+        batch: list[Change] = []
+        apply(batch)
+        for (turn,) in self._reader.read(*changes.ownership(batch, self._writer.id)):
+            batch[turn - 1].result = 1
 
     def _run(self, group: GroupCommit[list[Change]], change: Change) -> int | None:
         group.run(lambda batch: batch.append(change))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 import msgspec
 from psycopg.types.numeric import Int8
@@ -124,6 +125,12 @@ _CONFIGURED = """, configured AS (
     WHERE sessions.number = owned.number
 )"""
 
+_ONE_OWNED = "SELECT 1 FROM sessions WHERE id = %b AND epoch = %s AND owner = %s"
+_SEVERAL_OWNED = (
+    "SELECT turn FROM unnest(%b::bytea[], %b::bigint[]) WITH ORDINALITY AS asked (id, epoch, turn)"
+    " JOIN sessions USING (id, epoch) WHERE owner = %s"
+)
+
 _FOUND = f"""
 WITH found AS (
     SELECT turn, sessions.number, writers.id AS writer, owner
@@ -197,6 +204,14 @@ def end(changes: Sequence[Change]) -> Statement:
     """Return the statement that deletes sessions. Its results are how many counted records they had. Their owners are
     notified."""
     return _DROPPED + _END, _ids(changes) | {"counted": [change.counted or "" for change in changes]}
+
+
+def ownership(changes: Sequence[Change], writer: UUID) -> tuple[str, tuple[Any, ...]]:
+    """Return the query, with its values, for the turns of the sessions that the writer owns under their epochs."""
+    if len(changes) == 1:
+        return _ONE_OWNED, (changes[0].session_id, changes[0].epoch, writer)
+    epochs = [Int8(change.epoch) for change in changes]
+    return _SEVERAL_OWNED, ([change.session_id for change in changes], epochs, writer)
 
 
 def _few_written(change: Change) -> Statement:
