@@ -78,6 +78,29 @@ defmodule DSPex.Cluster.StatesTest do
     end
   end
 
+  test "a pool that is being stopped still finds the sessions of other nodes", context do
+    [a, b, _] = context.nodes
+    start([a, b])
+    wait_for([a, b])
+    for session <- sessions(20), do: {:ok, _} = append(b, session)
+    {there, here} = Enum.split_with(sessions(20), &(home(b, &1) == a.node))
+    # It answers this call before it ends.
+    BeamNodes.call(a, OnNode, :spawn_call, [hd(here), :wait, @pool])
+    Workers.wait_until(fn -> status(b).open_calls == 1 end)
+    stopping = Task.async(fn -> stop(b) end)
+    Workers.wait_until(fn -> Clusters.live(a, @pool) == [a.node] end)
+
+    for session <- there do
+      case append(b, session) do
+        {:ok, %{"place" => place}} -> assert place == 1
+        # It has ended meanwhile.
+        {:error, error} -> assert error.code != :session_lost
+      end
+    end
+
+    Task.await(stopping, 30_000)
+  end
+
   test "of a session on both sides of a division the one that was used last stays", context do
     [a, b, c] = context.nodes
     start(context.nodes)

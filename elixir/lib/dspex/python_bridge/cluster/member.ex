@@ -325,6 +325,7 @@ defmodule DSPex.PythonBridge.Cluster.Member do
   # Also after a restart of this process it is none that the table of homes knows.
   defp new_generation, do: System.unique_integer([:positive, :monotonic])
 
+  # Until the pool has ended, its callers on this node call the others, as those on other nodes do.
   @impl true
-  def terminate(_reason, state), do: View.erase(state.pool)
+  def terminate(_reason, state), do: publish(%{state | shared?: false})
 end

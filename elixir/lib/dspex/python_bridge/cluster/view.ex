@@ -1,7 +1,8 @@
 defmodule DSPex.PythonBridge.Cluster.View do
   @moduledoc """
   What a node knows of its cluster: which nodes take calls of a pool. A persistent term, which the pool's
-  member replaces when a node joins or is lost, so that callers read it in some nanoseconds.
+  member replaces when a node joins or is lost, so that callers read it in some nanoseconds. It outlives the
+  member, and that of a pool that has been stopped is replaced when the pool is started again.
   """
 
   alias DSPex.PythonBridge.Cluster.{Remote, Ring}
@@ -35,8 +36,4 @@ defmodule DSPex.PythonBridge.Cluster.View do
   def node_of(view, incarnation) do
     Enum.find_value(view.incarnations, fn {node, known} -> known == incarnation && node end)
   end
-
-  @doc "Forgets the cluster of a pool that has been stopped."
-  @spec erase(atom()) :: boolean()
-  def erase(name), do: :persistent_term.erase({__MODULE__, name})
 end
