@@ -80,6 +80,20 @@ def test_a_template_without_descriptors_goes_on_when_it_has_some_again(serve):
     assert reply["success"]
 
 
+def test_silent_connections_give_way_when_descriptors_are_short(serve):
+    """Each batch of them has a second instead of ten, so that a request behind them is answered soon."""
+    served = serve()
+    _, hard = resource.prlimit(served.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(served.pid, resource.RLIMIT_NOFILE, (24, hard))
+    held = [silent(served.path) for _ in range(60)]
+    last = Host.connected(served.path)
+    reply = last.call("ping")
+    assert reply["success"]
+    assert held[0].recv(1) == b""
+    for each in (last, *held):
+        each.close()
+
+
 def test_a_template_that_cannot_fork_refuses(serve):
     """RLIMIT_NOFILE stands for any limit of the system: the pipe for stderr cannot be made."""
     served = serve()

@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import takewhile
 from math import inf
 from typing import Any
 
@@ -29,7 +30,7 @@ ACCEPTED_AT_ONCE = 64  # connections that are accepted before anything else is l
 PAUSE_SECONDS = 0.1  # before another attempt, if the system has no descriptor left
 WARN_EVERY = 60.0  # seconds between warnings of the same kind
 SILENCE_SECONDS = 10.0  # how long a connection without a worker may send nothing, not even a heartbeat
-LAST_SILENCE_SECONDS = 1.0  # the same while the template drains
+SHORT_SILENCE_SECONDS = 1.0  # the same while the template drains, or the system has no descriptor left
 KILL_AFTER = 1.0  # seconds after SIGTERM and --grace, within which a worker ends itself unless it cannot
 TAKEN_AGAIN = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -58,7 +59,7 @@ class Template:
         self._companion_fd = companion_fd
         self._children: dict[int, workers.Child] = {}
         self._exited: list[workers.Child] = []  # whose last output has not been read yet
-        self._waiting: dict[int, Waiting] = {}
+        self._waiting: dict[int, Waiting] = {}  # the one that ends first is the first
         self._selector = selectors.DefaultSelector()
         self._is_draining = False
         self._is_ended = False
@@ -107,12 +108,13 @@ class Template:
                 self._warn("accept", f"no connection can be accepted: {error.strerror}")
                 self._selector.unregister(self._listener)
                 self._accept_again_at = time.monotonic() + PAUSE_SECONDS
+                self._shorten_silence()
                 return
             if connection is None:
                 if self._is_draining:
                     self._stop_listening()
                 return
-            waiting = Waiting(connection, LAST_SILENCE_SECONDS if self._is_draining else SILENCE_SECONDS)
+            waiting = Waiting(connection, SHORT_SILENCE_SECONDS if self._is_draining else SILENCE_SECONDS)
             self._waiting[connection.fileno()] = waiting
             self._watch(connection, partial(self._hear, waiting))
 
@@ -223,9 +225,7 @@ class Template:
         self._is_draining = True
         _log.info("the template accepts no more connections: %s; %d workers run", reason, len(self._children))
         self._listener.hide()
-        end = time.monotonic() + LAST_SILENCE_SECONDS
-        for waiting in self._waiting.values():
-            waiting.ends_at = min(waiting.ends_at, end)
+        self._shorten_silence()
 
     # What does not begin with an event.
 
@@ -238,7 +238,7 @@ class Template:
             self._accept()
         for child in [each for each in self._exited if each.report_at <= now]:
             self._report(child)
-        for waiting in [each for each in self._waiting.values() if each.ends_at <= now]:
+        for waiting in list(takewhile(lambda each: each.ends_at <= now, self._waiting.values())):
             self._forget(waiting).close()
         if now >= self._terminate_at:
             self._terminate_at = inf
@@ -293,6 +293,12 @@ class Template:
             self._control.close()
         if self._companion_fd is not None:
             os.close(self._companion_fd)
+
+    def _shorten_silence(self) -> None:
+        """Close the connections without a worker that send nothing soon."""
+        end = time.monotonic() + SHORT_SILENCE_SECONDS
+        for waiting in self._waiting.values():
+            waiting.ends_at = min(waiting.ends_at, end)
 
     def _keep(self, waiting: Waiting) -> None:
         """Let a connection be silent for some time again, unless the template drains."""

@@ -38,8 +38,7 @@ class Waiting:
         received = self.connection.recv(MOST_HEARTBEATS * len(HEARTBEAT), socket.MSG_PEEK)
         if not received:
             raise ConnectionResetError
-        zeros = len(received) - len(received.lstrip(b"\0"))
-        heartbeats = received[: zeros - zeros % len(HEARTBEAT)]
+        heartbeats = _heartbeats(received)
         if heartbeats:
             self.connection.recv(len(heartbeats))
             if self.connection.send(heartbeats) < len(heartbeats):
@@ -54,12 +53,17 @@ def refuse(connection: socket.socket, error: errors.BridgeError) -> None:
     """
     with connection, contextlib.suppress(OSError):
         request = connection.recv(LONGEST_REFUSED)
-        while request[:4] == HEARTBEAT:
-            request = request[4:]
+        request = request[len(_heartbeats(request)) :]
         payload = request[4 : 4 + int.from_bytes(request[:4], "big")]
         format = format_of(payload) or JSON
         reply = format.encode(failure(format.find_id(payload) if payload else None, error, timestamp()))
         connection.send(struct.pack(">I", len(reply)) + reply)
+
+
+def _heartbeats(received: bytes) -> bytes:
+    """Return the heartbeats with which `received` begins."""
+    zeros = len(received) - len(received.lstrip(b"\0"))
+    return received[: zeros - zeros % len(HEARTBEAT)]
 
 
 def prepare_to_refuse() -> None:
