@@ -94,6 +94,22 @@ defmodule DSPex.Cluster.ClusterTest do
     end
   end
 
+  test "an anonymous tool of a module that only one node has fails on others with a reason",
+       %{nodes: [a | _] = nodes} do
+    tool = DSPex.Tool.new(:anonymous, "A tool.", [], BeamNodes.call(a, OnNode, :anonymous, []))
+    assert {:ok, _} = on(a, :register_tools, [[tool], [pool_name: Clusters.pool()]])
+
+    for session <- names("anonymous", 10), node <- nodes do
+      case call(node, session, :ask, %{name: "anonymous"}) do
+        {:ok, %{"answer" => answer}} ->
+          assert answer == "here"
+
+        {:error, error} ->
+          assert error.message =~ "OnlyHere, which has the anonymous function, is"
+      end
+    end
+  end
+
   test "a node that joins takes its share, and no other session moves", context do
     [a, b, c] = context.nodes
     sessions = names("join", 60)

@@ -57,6 +57,14 @@ defmodule OnNode do
   @doc "A tool that tells on which node it runs."
   def where(_args), do: to_string(node())
 
+  @doc "Returns an anonymous function of a module that no other node has."
+  def anonymous do
+    [{module, _}] =
+      Code.compile_string("defmodule OnlyHere do\n  def function, do: fn _ -> :here end\nend")
+
+    module.function()
+  end
+
   @doc "Starts a process that makes a call."
   def spawn_call(session, command, pool \\ Clusters.pool()) do
     options = [pool_name: pool, timeout: 60_000]

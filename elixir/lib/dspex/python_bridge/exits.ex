@@ -17,6 +17,11 @@ defmodule DSPex.PythonBridge.Exits do
     replaced(function)
   end
 
+  def line(:error, :undef, [{function, _, _} | _]) when is_function(function) do
+    "#{inspect(module(function))}, which has the anonymous function, is not loaded on #{node()}. " <>
+      "Use a capture such as &Module.function/1 of a module that all nodes have"
+  end
+
   def line(:error, reason, stacktrace) do
     exception = Exception.normalize(:error, reason, stacktrace)
 
@@ -49,10 +54,13 @@ defmodule DSPex.PythonBridge.Exits do
   # The error of a call to a function whose module was loaded twice since the function was
   # created.
   defp replaced(function) do
-    {:module, module} = Function.info(function, :module)
-
-    "a function's code was removed: #{inspect(module)} was recompiled since the function was " <>
+    "a function's code was removed: #{inspect(module(function))} was recompiled since the function was " <>
       "created. Use a capture such as &Module.function/1, which always calls the current code"
+  end
+
+  defp module(function) do
+    {:module, module} = Function.info(function, :module)
+    module
   end
 
   # The reason of a failed call to another process.
