@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -90,6 +91,11 @@ def test_a_request_that_cannot_be_read_fails_alone(pool):
         pool.call("work", {"seconds": 0, "marker": [0] * 1_100_000})
     with pytest.raises(errors.FrameTooLarge):
         pool.call("length", {"text": "x" * (65 << 20)})
+    with pytest.raises(errors.InvalidRequest, match="not a request"):
+        pool.call("length", {"text": "x"}, session_id=5)
+    with pytest.raises(errors.InvalidArgs, match="id"):
+        pool.call("pause", [1])
+    assert pool.call("cancel", {"id": 1}) == {"id": 1, "cancelled": False}
     assert other.result(30)
 
 
@@ -148,16 +154,27 @@ def test_functions_run_in_the_process_of_the_pool(pool):
         yield "b"
         yield {"usage": {"output_tokens": 2}}
 
+    def endless(messages):
+        try:
+            while True:
+                yield "a"
+        finally:
+            ended.set()
+
     def refuse(outputs):
         raise errors.LMError("no", retry_after=1.5)
 
+    ended = threading.Event()
     pool.register_tools([add])
-    pool.register(models={"mine": model}, rewards={"no": refuse})
+    pool.register(models={"mine": model, "endless": endless}, rewards={"no": refuse})
     assert pool.call("ask_host", {"kind": "tool", "name": "add", "args": {"a": 1, "b": 2}}) == 3
     assert pids == [os.getpid()]
     stream = pool.stream("ask_host", {"kind": "model", "name": "mine", "args": {"messages": [], "stream": True}})
     assert [data for _, data in stream] == ["a", "b"]
     assert stream.result() == {"text": "ab", "usage": {"output_tokens": 2}}
+    for _ in pool.stream("ask_host", {"kind": "model", "name": "endless", "args": {"messages": [], "stream": True}}):
+        break
+    assert ended.wait(30), "nobody needs the reply anymore"
     with pytest.raises(errors.LMError) as caught:
         pool.call("ask_host", {"kind": "reward", "name": "no", "args": {"outputs": {}}})
     assert caught.value.details["retry_after"] == 1.5
@@ -180,8 +197,6 @@ def test_the_reports_are_about_all_nodes(pool):
 
 
 def test_a_fork_and_a_pickle_are_refused(pool):
-    import pickle
-
     with pytest.raises(TypeError, match="pickled"):
         pickle.dumps(pool)
     pid = os.fork()
@@ -305,10 +320,12 @@ def test_a_pool_ends_with_its_stop(cluster, caplog):
         ({"workers": 0}, "at least 1"),
         ({"affinity": "loose"}, "affinity"),
         ({"format": "yaml"}, "format"),
+        ({"env": {"A_KEY": 1}}, "string"),
+        ({"flags": "--threads"}, "strings"),
     ],
 )
 def test_wrong_options_are_refused(pool, options, reason):
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises((TypeError, ValueError), match=reason):
         bridge.RayPool(**{"adapter": "echo", **options})
 
 
@@ -365,26 +382,19 @@ input()
     wait_until(lambda: not any(map(is_running, pids)), JOIN)
 
 
-def connecting(*lines, **env):
-    """Run lines in a process of its own that does not know the cluster, and return its last line of output."""
-    command = [sys.executable, "-c", "\n".join(["from bridge import RayPool, errors", *lines])]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env})
-    return done.stdout or done.stderr.splitlines()[-1]
-
-
-def test_an_address_at_which_nobody_listens_is_an_error():
-    """Ray itself would end the process after two minutes."""
-    lines = [
-        "try:",
-        "    RayPool(1, adapter='echo')",
-        "except errors.WorkerCrashed as error:",
-        "    print(error.category, error)",
-    ]
-    reason = "initialization cannot connect to the Ray cluster at 127.0.0.1:1: Connection refused"
-    assert connecting(*lines, RAY_ADDRESS="127.0.0.1:1").strip() == reason
-
-
-def test_without_ray_the_error_says_what_to_install(tmp_path):
-    (tmp_path / "ray.py").write_text("raise ModuleNotFoundError(\"No module named 'ray'\", name='ray')")
-    line = connecting(PYTHONPATH=str(tmp_path))
-    assert line == "ImportError: bridge.RayPool needs Ray: pip install 'dspex-bridge[ray]'"
+def test_a_process_that_has_shut_ray_down_is_not_connected_again(cluster):
+    """Ray itself would connect it to some cluster, or start one."""
+    program = """
+import ray
+from bridge import RayPool, errors
+with RayPool(1, adapter="echo") as pool:
+    call = pool.submit("sleep", {"seconds": 600})
+    ray.shutdown()
+    print(type(call.exception(60)).__name__)
+    try: pool.call("ping")
+    except errors.WorkerCrashed as error: print(error.code)
+print(ray.is_initialized())
+"""
+    env = {**os.environ, "RAY_ADDRESS": cluster.address}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)
+    assert done.stdout == "WorkerCrashed\nworker_crashed\nFalse\n", done.stderr

@@ -38,11 +38,7 @@ def launch(
     Raises TypeError and ValueError for invalid options, and WorkerCrashed (category
     initialization) if the program cannot be started.
     """
-    if isinstance(flags, str) or not all(isinstance(flag, str) for flag in flags):
-        raise TypeError(f'flags must be a list of strings, like ["--threads", "8"], not {flags!r}')
-    for name, value in (env or {}).items():
-        if not isinstance(value, str):
-            raise TypeError(f"env[{name!r}] must be a string, not {type(value).__name__}")
+    check_texts(flags, env)
     words = [python, "-P", "-m", "bridge", *command, "--adapter", adapter]
     words += ["--max-frame", str(max_frame), "--max-values", str(max_values), *flags]
     # The worker's stderr is a pipe, but its output is passed on to this process's stderr, which may be a terminal.
@@ -51,6 +47,15 @@ def launch(
         return WorkerProcess(words, {**defaults, **os.environ, **(env or {})}, role)
     except OSError as error:
         raise not_started(role, f"{python}: {error.strerror}") from error
+
+
+def check_texts(flags: Sequence[str], env: Mapping[str, str] | None) -> None:
+    """Raise TypeError for flags, or variables of an environment, that are no strings."""
+    if isinstance(flags, str) or not all(isinstance(flag, str) for flag in flags):
+        raise TypeError(f'flags must be a list of strings, like ["--threads", "8"], not {flags!r}')
+    for name, value in (env or {}).items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"env[{name!r}] must be a string, not {type(value).__name__}")
 
 
 def not_started(role: str, reason: str, **details: Any) -> errors.WorkerCrashed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -9,12 +10,14 @@ import threading
 from typing import Any, NamedTuple
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RaySystemError
 
 from bridge import errors
 
 # Ray reads this in every process that it starts from here on.
 USAGE_STATISTICS = {"RAY_USAGE_STATS_ENABLED": "0"}
+
+LEAST_SECONDS = 0.001  # for a connection; a socket with a timeout of 0 would not wait at all
 
 _lock = threading.Lock()
 _users = 0  # pools that use the connection which one of them has opened
@@ -74,6 +77,31 @@ def nodes() -> list[Node]:
     ]
 
 
+def call(method: Any, *args: Any) -> Any:
+    """Call a method of an actor, and return Ray's reference to the result. Raises RayError if not connected."""
+    _check_connected()
+    return method.remote(*args)
+
+
+def wait_for(result: Any, timeout: float | None = None) -> Any:
+    """Return the result of a call of an actor. Raises RayError, also when this process is not connected anymore."""
+    _check_connected()
+    return ray.get(result, timeout=timeout)
+
+
+def kill(actor: Any, *, restarts: bool) -> None:
+    """End an actor, if it can be reached. restarts: whether Ray starts it again."""
+    with contextlib.suppress(Exception):
+        _check_connected()
+        ray.kill(actor, no_restart=not restarts)
+
+
+def _check_connected() -> None:
+    """Raise RayError once `ray.shutdown` was called, by whomever. Ray itself would start another cluster then."""
+    if not ray.is_initialized():
+        raise RaySystemError("this process has ended its connection to the cluster")
+
+
 def _open(address: str | None, timeout: float | None) -> None:
     os.environ.update(USAGE_STATISTICS)
     _reach(address or os.environ.get("RAY_ADDRESS", ""), timeout)
@@ -92,9 +120,10 @@ def _open(address: str | None, timeout: float | None) -> None:
 def _reach(address: str, timeout: float | None) -> None:
     """Raise an error if nobody listens at "HOST:PORT". Ray itself would try for minutes, and end the process then."""
     host, _, port = address.rpartition(":")
+    seconds = None if timeout is None else max(timeout, LEAST_SECONDS)
     if host and port.isdecimal():
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout).close()
+            socket.create_connection((host.strip("[]"), int(port)), seconds).close()
         except (OSError, OverflowError) as error:
             raise _not_connected(address, error) from error
 

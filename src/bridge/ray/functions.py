@@ -50,10 +50,15 @@ class HostFunctions(Functions):
 
 
 class HostCalls:
-    """The calls of this node's workers to the host that have no reply yet. send(message, name): sends a message."""
+    """The calls of this node's workers to the host that have no reply yet.
 
-    def __init__(self, send: Callable[[dict[str, Any], str], None]) -> None:
+    send(message, name): sends a message. host_id(id): returns the host's id of a call that a worker makes, so that the
+    host can see when nobody needs its reply anymore.
+    """
+
+    def __init__(self, send: Callable[[dict[str, Any], str], None], host_id: Callable[[Any], Any]) -> None:
         self._send = send
+        self._host_id = host_id
         self._ids = itertools.count(1)
         self._open: dict[int, SimpleQueue[Any]] = {}
         self._lock = threading.Lock()
@@ -71,7 +76,8 @@ class HostCalls:
                 raise CLOSED
             self._open[number] = answers
         try:
-            self._send({"id": number, "command": request.command, "args": request.args}, "args")
+            call_id = self._host_id(request.call_id)
+            self._send({"id": number, "command": request.command, "args": request.args, "call_id": call_id}, "args")
         except BaseException:
             self._open.pop(number, None)
             raise

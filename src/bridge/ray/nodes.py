@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bridge import errors
@@ -25,9 +25,11 @@ from bridge.ray import cluster
 from bridge.ray.cluster import Node
 from bridge.ray.node import GROUPS, NodeActor
 from bridge.ray.tunnel import Actor, NodeSocket, Tunnel, reason_of
+from bridge.version import __version__
 
 CHECK = 2.0  # seconds between two looks at which nodes there are
 JOIN_SECONDS = 60.0  # for the start of a node's actor and pool, besides the timeout for a worker
+GONE = "it has left the cluster, or this process has"
 
 
 class NodeSlot(Slot):
@@ -42,7 +44,11 @@ class NodeSlot(Slot):
         self.client = client
         self.connection = client._connection
         self.calls = self.connection.inbox.calls
-        self.capacity = client.call("hello", {"offers": self.connection.offers})["capacity"]
+        hello = client.call("hello", {"offers": self.connection.offers})
+        if hello["version"] != __version__:
+            reason = f"it has dspex-bridge {hello['version']}, and this process {__version__}"
+            raise not_connected(f"node {self.node.name}", reason)
+        self.capacity = hello["capacity"]
 
     def send_ping(self) -> None:
         """Ask the actor whether it answers, without waiting."""
@@ -138,7 +144,7 @@ class Nodes(Supervisor):
         for slot in slots:
             node = node_of(slot)
             if node.id in before and node.id not in found and slot.client is not None:
-                self.kill(slot, "it has left the cluster")
+                self.kill(slot, GONE)
 
     def _launch(self, slot: Slot) -> Client:
         """Start a pool in the actor of a slot's node, and return the client of it."""
@@ -146,14 +152,17 @@ class Nodes(Supervisor):
         node = node_of(slot)
         if node.id not in {each.id for each in cluster.nodes()}:
             self._live.pop(node.id, None)
-            raise not_connected(f"node {node.name}", "it has left the cluster")
+            raise not_connected(f"node {node.name}", GONE)
         actor = self._actors.get(slot.number)
         if actor is None:
             actor = self._actors[slot.number] = _actor_on(node)
         number = next(self._pools)
         try:
-            failure = ray.get(actor.open.remote(number, self._options), timeout=until and until - monotonic())
-        except RayError as error:
+            result = cluster.call(actor.open, number, self._options)
+            failure = cluster.wait_for(result, until and until - monotonic())
+        except Exception as error:  # not always a RayError
+            if not isinstance(error, ActorUnavailableError | GetTimeoutError):
+                self._kill_actor(slot.number)  # Ray does not start it again
             raise not_connected(f"node {node.name}", reason_of(error)) from error
         if failure:
             fields = msgspec.msgpack.decode(failure)
@@ -162,7 +171,7 @@ class Nodes(Supervisor):
         ours, theirs = socket.socketpair()
         with ours:
             ours.setblocking(False)
-            worker = NodeSocket(node.name, ours, partial(_end, actor))
+            worker = NodeSocket(node.name, ours, partial(cluster.kill, actor, restarts=True))
         Tunnel(actor, number, theirs, worker).start()
         return Client._of(worker, self._settings, (), until and until - monotonic())
 
@@ -191,8 +200,7 @@ class Nodes(Supervisor):
     def _kill_actor(self, number: int) -> None:
         actor = self._actors.pop(number, None)
         if actor is not None:
-            with suppress(RayError):
-                ray.kill(actor)
+            cluster.kill(actor, restarts=False)
 
 
 def _actor_on(node: Node) -> Actor:
@@ -204,8 +212,3 @@ def _actor_on(node: Node) -> Actor:
         "scheduling_strategy": NodeAffinitySchedulingStrategy(node.id, soft=False),
     }
     return ray.remote(concurrency_groups=GROUPS, **options)(NodeActor).remote()
-
-
-def _end(actor: Actor) -> None:
-    """End an actor that does not answer. Ray starts it again."""
-    ray.kill(actor, no_restart=False)

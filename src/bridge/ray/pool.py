@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from bridge.host.client import STOP_TIMEOUT, Client
 from bridge.host.connection import Settings
+from bridge.host.launch import check_texts
 from bridge.host.timeouts import START_TIMEOUT, seconds_of
 from bridge.host.tools import Callables, Tool
 from bridge.options import DEFAULT_MAX_FRAME, DEFAULT_MAX_VALUES
@@ -69,6 +70,7 @@ class RayPool(Pool):
         timeout: float | None = START_TIMEOUT,
     ) -> None:
         checked(workers, affinity, isolate, idle, max_requests=max_requests, max_age=max_age, max_rss=max_rss)
+        check_texts(flags, env)
         known = [Tool(function) for function in tools]
         settings = Settings.checked(format, max_frame, max_values, logs)
         options: dict[str, Any] = {
@@ -84,7 +86,7 @@ class RayPool(Pool):
             "max_rss": max_rss,
             "name": name,
             "adapter": adapter,
-            "flags": flags if isinstance(flags, str) else list(flags),
+            "flags": list(flags),
             "env": None if env is None else dict(env),
             "format": format,
             "max_frame": max_frame,

@@ -18,11 +18,10 @@ from bridge._framing import Frame, Outbox, Reader, Writer, envelope_beginning
 from bridge.errors import BridgeError
 from bridge.host.connection import decoded
 from bridge.host.threads import Threads
-from bridge.pool.calls import PoolCall
 from bridge.pool.pool import Pool
 from bridge.ray.functions import HostCalls
 from bridge.ray.logs import ToHost
-from bridge.ray.node_pool import NodePool, Received
+from bridge.ray.node_pool import NodeCall, NodePool, Received
 from bridge.ray.order import Order
 from bridge.version import __version__
 from bridge.wire._frames import codec_for, format_of
@@ -39,27 +38,43 @@ class Served:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._future: PoolCall | None = None
+        self._future: NodeCall | None = None
         self._is_cancelled = False
-        self.may_emit = threading.Event()
-        self.may_emit.set()
+        self._may_emit = threading.Event()
+        self._may_emit.set()
 
-    def begin(self, future: PoolCall) -> None:
-        """Note the future of the call."""
+    def begin(self, future: NodeCall) -> None:
+        """Note the future of the call, before it starts."""
         with self._lock:
             self._future = future
             is_cancelled = self._is_cancelled
         if is_cancelled:
             future.cancel()
 
+    def is_made_as(self, call_id: Any) -> bool:
+        """Return whether the call has this id in its worker."""
+        return self._future is not None and self._future.is_made_as(call_id)
+
     def cancel(self) -> None:
         """Cancel the call, now or when it begins."""
         with self._lock:
             self._is_cancelled = True
             future = self._future
-        self.may_emit.set()
+        self.resume()
         if future is not None:
             future.cancel()
+
+    def pause(self) -> None:
+        """Let events wait."""
+        self._may_emit.clear()
+
+    def resume(self) -> None:
+        """Let events pass."""
+        self._may_emit.set()
+
+    def wait(self) -> None:
+        """Wait while the call is paused."""
+        self._may_emit.wait()
 
 
 class Server:
@@ -79,7 +94,7 @@ class Server:
         self._order = Order(self._threads.run)
         self._calls: dict[Any, Served] = {}
         self._ended = threading.Condition()
-        self._host = HostCalls(self._send_value)
+        self._host = HostCalls(self._send_value, self._host_id)
         self._log = ToHost(self._send_log) if options["logs"] == "logging" else None
         if self._log is not None:
             logging.getLogger().addHandler(self._log)
@@ -128,6 +143,8 @@ class Server:
 
     def _refuse(self, frame: Frame, error: BridgeError) -> None:
         """Fail the call that an unreadable frame belongs to."""
+        if isinstance(error, errors.InvalidFrame):
+            error = errors.InvalidRequest(f"not a request: {errors.text_of(error)}")
         envelope = envelope_beginning(frame)
         format = format_of(envelope)
         self._fail(format.find_id(envelope) if format else None, error)
@@ -148,20 +165,25 @@ class Server:
     def _begin(self, message: Received, served: Served, received: float) -> None:
         on_event = partial(self._emit, message.id, served) if message.stream else None
         try:
-            call = self.pool.begin(message, monotonic() - received, on_event, partial(self._reply, message))
+            call = self.pool.call_of(message, monotonic() - received, on_event, partial(self._reply, message))
+            served.begin(call)
+            if not call.done():
+                call.start()
         except BaseException as error:
             self._fail(message.id, error)
-        else:
-            served.begin(call)
+
+    def _host_id(self, call_id: Any) -> Any:
+        """Return the host's id of a call that a worker makes, or None if it has ended."""
+        return next((id for id, served in list(self._calls.items()) if served.is_made_as(call_id)), None)
 
     def _emit(self, call_id: Any, served: Served, event: str, data: Any) -> None:
-        served.may_emit.wait()
+        served.wait()
         outbox = self._codec.encoded(Event(call_id, event, data), data, "data", "data", self._max_frame, True)
         if outbox is None:
             raise errors.ReplyTooLarge(f"an event takes more than the {self._max_frame} bytes of a frame")
         self._send(outbox)
 
-    def _reply(self, message: Received, future: PoolCall) -> None:
+    def _reply(self, message: Received, future: NodeCall) -> None:
         try:
             result = future.result()
             reply: Reply = Reply(message.id, True, result, _now())
@@ -226,17 +248,15 @@ class Server:
             },
         )
 
-    def _cancel(self, message: Received) -> None:
-        if (served := self._calls.get(message.args.get("id"))) is not None:
-            served.cancel()
-
-    def _pause(self, message: Received) -> None:
-        if (served := self._calls.get(message.args.get("id"))) is not None:
-            served.may_emit.clear()
-
-    def _resume(self, message: Received) -> None:
-        if (served := self._calls.get(message.args.get("id"))) is not None:
-            served.may_emit.set()
+    def _control(self, message: Received) -> None:
+        change, done = CONTROLS[message.command or ""]
+        try:
+            served = self._calls.get(message.args["id"])
+        except (TypeError, LookupError):
+            raise errors.InvalidArgs("args.id: must be the id of a call") from None
+        if served is not None:
+            change(served)
+        self._answer(message, {"id": message.args["id"], done: served is not None})
 
     def _report(self, message: Received) -> None:
         self._threads.run(partial(self._send_report, message))
@@ -256,11 +276,16 @@ REPORTS: dict[str, Callable[..., dict[str, Any]]] = {
     "node_status": Pool.status,
 }
 
+# What changes an open call, and how the reply says so.
+CONTROLS: dict[str, tuple[Callable[[Served], object], str]] = {
+    "cancel": (Served.cancel, "cancelled"),
+    "pause": (Served.pause, "paused"),
+    "resume": (Served.resume, "resumed"),
+}
+
 OWN: dict[str, Callable[[Server, Received], None]] = {
     "hello": Server._hello,
-    "cancel": Server._cancel,
-    "pause": Server._pause,
-    "resume": Server._resume,
+    **dict.fromkeys(CONTROLS, Server._control),
     **dict.fromkeys(REPORTS, Server._report),
 }
 

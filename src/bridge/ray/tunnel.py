@@ -14,6 +14,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 
 from bridge import errors
 from bridge.host.connect import WorkerSocket, not_connected
+from bridge.ray import cluster
 
 # Bytes in a call. Ray sends less than 100 KB with the call, and more through its object store, which costs as much as
 # several calls, but hardly more for more bytes.
@@ -38,8 +39,7 @@ class NodeSocket(WorkerSocket):
     def kill(self) -> None:
         """Close the connection at once, and end the actor with its workers."""
         super().kill()
-        with contextlib.suppress(Exception):  # the cluster may be gone
-            self._kill()
+        self._kill()
 
     def describe_end(self) -> str:
         """Return why the connection has ended, with the name of the node."""
@@ -74,15 +74,15 @@ class Tunnel:
     def _send(self) -> None:
         opened: deque[Any] = deque()
         for data in pieces(self._end):
-            opened.append(self._actor.deliver.remote(self._number, data))
+            opened.append(cluster.call(self._actor.deliver, self._number, data))
             while len(opened) >= MOST_OPEN:
-                if not ray.get(opened.popleft()):
+                if not cluster.wait_for(opened.popleft()):
                     self._worker.reason = "its actor was restarted"
                     raise ConnectionResetError
-        self._actor.finish.remote(self._number)
+        cluster.call(self._actor.finish, self._number)
 
     def _receive(self) -> None:
-        while data := ray.get(self._actor.collect.remote(self._number)):
+        while data := cluster.wait_for(cluster.call(self._actor.collect, self._number)):
             self._end.sendall(data)
         self._shut_down()
 
@@ -151,8 +151,12 @@ def _received(end: socket.socket, size: int) -> bytes:
 
 def reason_of(error: BaseException) -> str:
     """Return in a few words how Ray has failed, without Ray's description of the call."""
+    if not ray.is_initialized():
+        return "this process has ended its connection to the cluster"
     if isinstance(error, ActorUnavailableError):
         return "its actor cannot be reached"
+    if isinstance(error, ActorDiedError) and error.actor_init_failed:
+        return "its actor does not start: dspex-bridge has to be installed there, in the same version"
     if isinstance(error, ActorDiedError):
         return "its actor has ended"
     if isinstance(error, GetTimeoutError):
