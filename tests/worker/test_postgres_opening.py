@@ -122,9 +122,10 @@ def test_a_sign_of_a_password_elsewhere_is_none(postgres, database):
         assert "cannot be reached" in refusal(name)
 
 
-def test_an_address_does_not_end_at_a_zero_byte():
-    """libpq would use what is before it: another database."""
-    assert "zero byte" in refusal("postgresql:///db\0other")
+@pytest.mark.parametrize("sign", ["\0", "\udcff"])
+def test_an_address_is_text(sign):
+    """libpq would end it at a zero byte, which is another database. The other sign is a byte of a command line."""
+    assert "zero byte, or bytes that are not UTF-8" in refusal(f"postgresql:///db{sign}other")
 
 
 def test_a_wrong_database_role_or_password_is_explained(postgres, database, monkeypatch):

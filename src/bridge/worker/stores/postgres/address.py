@@ -37,8 +37,9 @@ def conninfo(url: str) -> str:
     userinfo = url.partition("//")[2].partition("?")[0].rpartition("@")[0]
     if ":" in userinfo:
         raise _has_password()
-    if "\0" in url:
-        raise errors.StoreFailed("the URL of the PostgreSQL store has a zero byte, where libpq would end it")
+    if "\0" in url or any("\ud800" <= sign <= "\udfff" for sign in url):
+        # libpq would stop at a zero byte; surrogates are what Python reads from bytes that are not UTF-8.
+        raise errors.StoreFailed("the URL of the PostgreSQL store has a zero byte, or bytes that are not UTF-8")
     try:
         given = {name: str(value) for name, value in conninfo_to_dict(url).items() if value is not None}
     except psycopg.Error as error:
