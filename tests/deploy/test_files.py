@@ -156,6 +156,13 @@ def test_nodes_find_each_other_by_the_headless_service():
         assert selector.get("matchLabels", selector) == labels
 
 
+def test_connections_to_postgresql_suffice():
+    """Of all pods, also while they are replaced, with the default of PostgreSQL: see docs/scaling.md."""
+    (workers,) = [int(each["value"]) for each in MAIN["env"] if each["name"] == "WORKERS"]
+    pods = DEPLOYMENT["spec"]["replicas"] + DEPLOYMENT["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
+    assert 4 * workers * pods + 3 <= 100
+
+
 def test_images_are_pinned():
     """Each base image has a version."""
     for path in DEPLOY.rglob("Dockerfile"):
