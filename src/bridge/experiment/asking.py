@@ -10,13 +10,13 @@ from bridge.experiment.rows import Row
 
 
 class Workers(Protocol):
-    """What runs calls: a pool."""
+    """Runs calls: a pool."""
 
     def submit(self, command: str, args: Any = None, *, timeout: float | None = None) -> Future[Any]: ...
 
 
 class Outcome(NamedTuple):
-    """The result of a row, or its error."""
+    """Represents the result of a row, or its error."""
 
     row: Row
     result: Any
@@ -24,9 +24,12 @@ class Outcome(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """concurrency: rows at a time. batch: rows in one call, at most; width: of these at a time. timeout: seconds for a
+    """Limits the work on the rows of a data set.
+
+    concurrency: rows at a time. batch: rows in one call, at most; width: of these at a time. timeout: seconds for a
     call. patience: seconds for which all rows may fail for a reason that passes. grace: seconds for what runs when the
-    work is stopped. failures: rows that may fail, in a row (in_a_row) or altogether."""
+    work is stopped. failures: rows that may fail, one after the other (in_a_row) or altogether.
+    """
 
     concurrency: int
     batch: int = 1
@@ -39,19 +42,19 @@ class Limits(NamedTuple):
 
 
 class Stopped(NamedTuple):
-    """Why the work was stopped. signal: its number; 0: it was not a signal."""
+    """Tells why the work was stopped. signal: its number; 0: it was not a signal."""
 
     reason: str
     signal: int = 0
 
 
 class Calls(Protocol):
-    """What is asked for rows. row_path: where they are in the args of a call."""
+    """Makes calls of rows, and reads their replies. row_path: where the rows are in the args of a call."""
 
     row_path: str
 
     def item(self, row: Row) -> Any:
-        """Return what the args have of a row. Raises BridgeError for a row that cannot be sent."""
+        """Return what a row becomes in the args of a call. Raises BridgeError for a row that cannot be sent."""
 
     def request(self, items: list[Any], threads: int) -> tuple[str, dict[str, Any]]:
         """Return the command and the args for some rows. threads: how many of them are worked on at the same time."""

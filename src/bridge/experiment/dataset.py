@@ -45,7 +45,7 @@ class Interrupted(BaseException):
 
 
 class RowCalls(Calls, Protocol):
-    """What is asked for rows, and what the lines of results have. in_error: of the result of a row that has failed."""
+    """Makes calls of rows, and lines of their results. in_error: keys of the line of a row that has failed."""
 
     in_error: Mapping[str, Any]
 

@@ -51,7 +51,7 @@ def summary(data: dict[str, Any]) -> str:
 
 
 class Rate:
-    """How many rows a minute or so has had. start: how many were done before."""
+    """Computes the rate of the last minute or so, in rows. start: how many were done before."""
 
     def __init__(self, start: int) -> None:
         self._samples = deque([(monotonic(), start)])

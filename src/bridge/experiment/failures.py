@@ -11,7 +11,7 @@ LONGEST_WAIT = 60.0  # seconds between two attempts, unless an error asks for mo
 
 
 class Verdict(Enum):
-    """What to do after an error.
+    """Tells what to do after an error.
 
     ROW: it is this row's result. WAIT: ask again later; other rows would fail, too. CRASH: ask again; the worker that
     had the row has ended. STOP: all rows would fail until somebody changes something.

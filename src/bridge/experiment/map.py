@@ -65,7 +65,7 @@ def _map(arguments: argparse.Namespace) -> int:
 
 
 class Runs:
-    """Runs of the program on rows. id_field: of a row, for its result. include: what results have in addition."""
+    """Makes calls of the program for rows. id_field: of a row, for its result. include: what results have besides."""
 
     row_path = "args.inputs"
     in_error: Mapping[str, Any] = {}

@@ -26,7 +26,7 @@ STDOUT = 1
 
 
 class Line(msgspec.Struct):
-    """What is read of a line of the file. score: of `evaluate`. cost: in US dollars."""
+    """Represents what is read of a line of the file. score: of `evaluate`. cost: in US dollars."""
 
     row: int
     score: float = 0.0
@@ -35,8 +35,11 @@ class Line(msgspec.Struct):
 
 
 class Job(msgspec.Struct, forbid_unknown_fields=True):
-    """What results are of. program: a digest of the program and its models. metric: one of the metric, or nothing.
-    rows: how many there were; digest: of them. More may have been added since."""
+    """Identifies what the results in a file are of.
+
+    program: a digest of the program and its models. metric: one of the metric, or nothing. rows: how many there were;
+    digest: of them. More may have been added since.
+    """
 
     command: str
     program: str

@@ -28,7 +28,7 @@ STDIN = 0
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row. index: its number, from 0, of those that are not blank. line: its JSON; is_whole: that is all of it."""
+    """Represents a row. index: its number, from 0, without blank lines. line: its JSON; is_whole: that is all of it."""
 
     index: int
     line: bytes
@@ -51,7 +51,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What rows are: how many, and a digest of them; and the digest of the first ones, if there are as many."""
+    """Tells how many rows there are, and a digest of them; and that of the first ones, if there are as many."""
 
     count: int
     digest: str

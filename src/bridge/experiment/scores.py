@@ -70,7 +70,7 @@ def _rows(document: Document, path: Path) -> Rows:
 
 
 class Kinds:
-    """One row of each kind that a data set has: a kind is which fields a row has."""
+    """Holds one row of each kind that a data set has. Rows with the same fields are of one kind."""
 
     def __init__(self) -> None:
         self._rows: dict[frozenset[str], dict[str, Any]] = {}
@@ -98,7 +98,7 @@ def _kind(value: dict[str, Any]) -> frozenset[str]:
 
 
 class Scores:
-    """Scores of rows. kinds: those of all rows, by whose fields it is chosen what the metric reads."""
+    """Makes calls of `evaluate` for rows. kinds: of all rows; their fields decide what the metric reads."""
 
     row_path = "args.devset[0]"
     in_error: Mapping[str, Any] = {"score": 0.0}

@@ -16,7 +16,7 @@ CLOSED = errors.WorkerCrashed("the host has ended")
 
 
 class HostFunction:
-    """One call of a function of the host. ask(request): makes it, see `HostCalls`."""
+    """Makes one call of a function of the host. ask(request): makes it, see `HostCalls`."""
 
     is_async = False
 
@@ -35,7 +35,7 @@ class HostFunction:
 
 
 class HostFunctions(Functions):
-    """All functions that the host may have, whatever their names: the host knows which it has."""
+    """Finds all functions that the host may have, whatever their names: the host knows which it has."""
 
     def __init__(self, ask: Callable[[Incoming], Iterator[Any]]) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class HostFunctions(Functions):
 
 
 class HostCalls:
-    """The calls of this node's workers to the host that have no reply yet.
+    """Holds the calls of this node's workers to the host that have no reply yet.
 
     send(message, name): sends a message. host_id(id): returns the host's id of a call that a worker makes, so that the
     host can see when nobody needs its reply anymore.

@@ -32,7 +32,7 @@ class Received(ReceivedReply, gc=False):
 
 
 class NodeCall(PoolCall):
-    """A call of the host. on_done(call): called at its end, on the thread that notes it."""
+    """Represents a call of the host. on_done(call): called at its end, on the thread that notes it."""
 
     on_done: Callable[[NodeCall], object]
 

@@ -34,7 +34,7 @@ _log = logging.getLogger("bridge.ray")
 
 
 class Served:
-    """A call of the host, from its request to its reply."""
+    """Represents a call of the host, from its request to its reply."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
