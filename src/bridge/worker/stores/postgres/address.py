@@ -9,13 +9,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from bridge import errors
 
-PASSWORDS = (
-    "password",
-    "sslpassword",
-    "oauth_client_secret",
-    "scram_client_key",
-    "scram_server_key",
-)  # parameters of libpq
+# Parameters of libpq.
+PASSWORDS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
 
 # What libpq would use instead waits for a server that has gone for minutes, or for ever.
 DEFAULTS = {

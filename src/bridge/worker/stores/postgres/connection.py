@@ -28,7 +28,6 @@ SETTINGS = {
     "plan_cache_mode": "force_generic_plan",
 }
 
-
 # Of servers of these versions and later: connections are used for as long as a worker lives.
 LATER_SETTINGS = {140_000: {"idle_session_timeout": "0"}, 170_000: {"transaction_timeout": "0"}}
 
