@@ -26,7 +26,7 @@ class RayCluster(Cluster):
 
     def __init__(self, folder: str) -> None:
         super().__init__()
-        self.add_node(temp_dir=folder, include_dashboard=False, _system_config=SYSTEM)
+        self.add_node(temp_dir=folder, include_dashboard=False, no_monitor=True, _system_config=SYSTEM)
         try:
             self.add_node()
         except BaseException:
