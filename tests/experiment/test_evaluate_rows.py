@@ -11,7 +11,7 @@ import pytest
 from bridge import Client, errors
 from bridge.experiment.rows import Rows
 from bridge.experiment.scores import Kinds, Scores
-from data_sets import Model, numbered, results, write_program, write_rows
+from data_sets import ROW, Model, numbered, results, write_program, write_rows
 
 FIELDS = {
     "inputs": [{"name": "question"}, {"name": "hint", "type": "optional<string>"}, {"name": "context"}],
@@ -131,3 +131,11 @@ def test_what_is_wrong_with_all_rows_is_said_once(tmp_path, changes, message):
     done = run(document, "--workers", "1")
     assert (done.returncode, done.stdout) in ((1, ""), (2, ""))
     assert message in done.stderr.splitlines()[0]
+
+
+def test_each_flag_of_a_data_set_is_heeded_without_the_others(tmp_path):
+    rows = [{**ROW, "colour": "red", "answer": "Salzburg"}] * 5
+    document = write_program(tmp_path / "x.json", metric="exact_match", devset=["x", *rows])
+    done = run(document, "--max-errors", "1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("evaluate: 1 rows have failed; the last one: invalid_args: the row is not a map\n")

@@ -125,6 +125,29 @@ def test_a_full_disk_is_an_error_after_which_the_run_can_be_continued(program, t
     assert len(results(out)) == 100
 
 
+def test_results_wait_for_the_reader_of_a_pipe(program, tmp_path):
+    rows, out = write_rows(tmp_path / "rows.jsonl", [ROW] * 3), tmp_path / "out"
+    os.mkfifo(out)
+    with start_map(program(), rows, "--out", out) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2)
+        assert len(results(out)) == 3
+        assert process.wait(60) == 0
+
+
+def test_results_behind_a_link_may_be_read_by_the_same_users_as_before(program, tmp_path):
+    rows, out = write_rows(tmp_path / "rows.jsonl", [ROW] * 100), tmp_path / "out.jsonl"
+    out.touch(0o600)
+    (tmp_path / "link").symlink_to("out.jsonl")
+    assert run_map(program(), rows, "--out", tmp_path / "link", "--ordered").returncode == 0
+    assert list(results(out)) == list(range(100))
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert run_map(program(), rows, "--out", out).returncode == 0
+    assert {each.name for each in tmp_path.iterdir()} == {
+        "program.json", "rows.jsonl", "link", "out.jsonl", "out.jsonl.job"
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

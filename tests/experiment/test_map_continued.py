@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
+import sys
 import threading
 import time
 
 import pytest
 
-from data_sets import Model, numbered, results, run_map, start_map, write_program, write_rows
+from data_sets import Model, command, numbered, results, run_map, start_map, write_program, write_rows
 
 
 @pytest.fixture
@@ -133,6 +135,9 @@ def test_results_of_something_else_are_not_touched(job, model, tmp_path):
     refused("does not have results of this program and these models")
     write_program(program, models=[model.settings(api_key="sk-other", timeout=20)])
     assert run_map(*job).returncode == 0
+    before = before.replace(b'{"row":59,', b'{"row":-1,')
+    out.write_bytes(before)
+    refused("this is not the result of one more row")
     (tmp_path / "out.jsonl.job").unlink()
     refused("there is no out.jsonl.job")
 
@@ -164,6 +169,31 @@ def test_a_wrong_key_ends_the_run_without_results(job, model, tmp_path):
     model.refuse = lambda number: None
     assert run_map(*job).returncode == 0
     assert results(tmp_path / "out.jsonl") == expected(60)
+
+
+def test_a_missing_key_ends_the_run_without_results(job, model, tmp_path):
+    program, *others = job
+    write_program(program, models=[{"model": "openai/x"}])
+    environment = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
+    done = run_map(program, *others, env=environment)
+    assert done.returncode == 1
+    assert "no API key found" in done.stderr
+    assert results(tmp_path / "out.jsonl") == {}
+
+
+def test_a_closed_terminal_is_like_ctrl_c(job, model, tmp_path):
+    """Nothing can be shown any more then."""
+    model.refuse = lambda number: go_on.wait(60) and None if number >= 20 else None
+    go_on = threading.Event()
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, command(*job))
+    wait_for_lines(tmp_path / "out.jsonl", 20)
+    os.close(terminal)
+    time.sleep(0.2)
+    go_on.set()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGHUP
+    assert results(tmp_path / "out.jsonl") == expected(24)
 
 
 def test_an_outage_of_the_provider_fails_no_row(job, model, tmp_path):

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Run `evaluate` or `optimize`, and return the exit status."""
     command: str = arguments.command
-    if command == "evaluate" and _is_large(arguments):
+    if command == "evaluate" and dataset.is_asked_for(arguments):
         return scores.evaluate(arguments, partial(_report, arguments))
     try:
         document = read(arguments.file)
@@ -63,13 +63,6 @@ def main(arguments: argparse.Namespace) -> int:
     results = [{"row": row, **each} for row, each in enumerate(result["results"])]
     shown = [(each, args["devset"][each["row"]]) for each in tables.worst(results)]
     return _report(arguments, result, tables.evaluation(result["score"], result["total"], shown))
-
-
-def _is_large(arguments: argparse.Namespace) -> bool:
-    """Return whether `evaluate` is to work on the rows of a data set, and not in one call of one worker."""
-    return arguments.retry_errors or any(
-        getattr(arguments, name) is not None for name in ("workers", "ray", "out", "concurrency")
-    )
 
 
 def _report(arguments: argparse.Namespace, result: dict[str, Any], lines: Iterable[str]) -> int:

@@ -66,11 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run the workers on the nodes of a Ray cluster (default: RAY_ADDRESS, or the one of this machine)",
     )
     add("--concurrency", type=_count, metavar="N", help=f"rows at the same time (default: {ROWS_PER_WORKER} a worker)")
-    add("--row-timeout", type=_seconds, default=600.0, metavar="SECONDS", help="time for one row (default 600)")
+    add("--row-timeout", type=_seconds, metavar="SECONDS", help="time for one row (default 600)")
     add(
         "--patience",
         type=_seconds,
-        default=600.0,
         metavar="SECONDS",
         help="stop if the model cannot be reached for that time (default 600)",
     )
@@ -80,8 +79,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"stop after N rows that fail (default: after {FAILURES_IN_A_ROW} in a row)",
     )
-    add("--grace", type=_seconds, default=10.0, metavar="SECONDS", help="time for open rows after Ctrl-C (default 10)")
+    add("--grace", type=_seconds, metavar="SECONDS", help="time for open rows after Ctrl-C (default 10)")
     add("--retry-errors", action="store_true", help="ask again for the rows that failed in an earlier run")
+
+
+def is_asked_for(arguments: argparse.Namespace) -> bool:
+    """Return whether the command line has a flag of `add_arguments`, or names a file of results."""
+    names = ("workers", "ray", "concurrency", "row_timeout", "patience", "max_errors", "grace", "out")
+    return arguments.retry_errors or any(getattr(arguments, name) is not None for name in names)
 
 
 def job_of(command: str, document: Document, **also: Any) -> Job:
@@ -105,17 +110,16 @@ def work(
     # Ray prints to stdout, where the results are, that a node is lost.
     with contextlib.redirect_stdout(sys.stderr), started as pool:
         most = arguments.max_errors
+        given = {"timeout": arguments.row_timeout, "patience": arguments.patience, "grace": arguments.grace}
         workers = count_of(pool)
         concurrency = arguments.concurrency or ROWS_PER_WORKER * workers
         limits = Limits(
             concurrency,
             batch=MOST_IN_A_CALL,
             width=max(1, min(MOST_IN_A_CALL, concurrency // (CALLS_PER_WORKER * workers))),
-            timeout=arguments.row_timeout,
-            patience=arguments.patience,
-            grace=arguments.grace,
             failures=most or FAILURES_IN_A_ROW,
             in_a_row=most is None,
+            **{name: value for name, value in given.items() if value is not None},
         )
         runs = Runs(pool, calls, limits)
         left = rows.arriving(runs.wake) if rows.is_stream else (row for row in rows if not results.has(row))

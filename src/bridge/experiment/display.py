@@ -7,7 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from time import monotonic
-from typing import Any
+from typing import IO, Any, cast
 
 LINES = 10  # of one phase, where there is no bar
 INTERVAL = 30.0  # seconds between two lines of a job that runs for hours
@@ -103,6 +103,25 @@ class _Regularly:
             say(f"{done}/{'?' if total is None else total} {text}")
 
 
+class _Stderr:
+    """Passes on what is written to a terminal, for as long as that is there."""
+
+    def __init__(self, terminal: IO[str]) -> None:
+        self._terminal = terminal
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._terminal, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._terminal.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._terminal.flush()
+
+
 @contextlib.contextmanager
 def _bar() -> Iterator[Show | None]:
     """Yield a function that draws a bar; None without rich, which is not a dependency."""
@@ -110,10 +129,13 @@ def _bar() -> Iterator[Show | None]:
         from rich.console import Console
         from rich.markup import escape
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.table import Column
     except ImportError:
         yield None
         return
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    whole = Column(no_wrap=True)  # a narrow terminal shortens the bar, and no number
+    done, time = MofNCompleteColumn(table_column=whole), TimeElapsedColumn(table_column=whole)
+    console = Console(file=cast("IO[str]", _Stderr(sys.stderr)))
+    with Progress(BarColumn(), done, time, TextColumn("{task.description}"), console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
-        yield lambda done, total, text: bar.update(task, completed=done, total=total, description=escape(text))
+        yield lambda count, total, text: bar.update(task, completed=count, total=total, description=escape(text))

@@ -36,7 +36,7 @@ def verdict_of(error: BridgeError, row_path: str) -> Verdict:
     if error.code in WAITING:
         return Verdict.WAIT
     if error.code == "lm_error":
-        if details.get("status") in ACCOUNT:
+        if details.get("status") in ACCOUNT or details.get("lm_code") == "not_configured":  # there is no key
             return Verdict.STOP
         return Verdict.WAIT if error.recovery == "backoff_retry" else Verdict.ROW
     if error.code == "invalid_args":

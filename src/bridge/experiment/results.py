@@ -72,17 +72,14 @@ class Results:
         self._stream: int | None = None
         try:
             self._fd = _temporary() if path is None else _opened(path)
-            status = os.fstat(self._fd)
-            self.is_stream = path is None or self._fd == STDOUT or not stat.S_ISREG(status.st_mode)
-            if not self.is_stream:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            elif path is not None and collected:
+            self.is_stream = path is None or self._fd == STDOUT or not stat.S_ISREG(os.fstat(self._fd).st_mode)
+            self._size = 0 if path is None or self.is_stream else self._lock(path)
+            if self.is_stream and path is not None and collected:
                 self._stream, self._fd = self._fd, _temporary()
         except BlockingIOError:
             raise DocumentError(f"{path}: another process is writing it") from None
         except OSError as error:
             raise DocumentError(f"{path}: {error.strerror}") from None
-        self._size = 0 if self.is_stream else status.st_size
 
     def start(self, job: Job, rows: Rows, visit: Callable[[Row], object] | None = None) -> int | None:
         """Find out which rows have a result already, and return the number of all rows; None if it is not known.
@@ -118,11 +115,12 @@ class Results:
             self.cost += line.get("cost", 0.0)
 
     def drop_errors(self) -> None:
-        """Remove the lines of rows that have failed, so that they are asked again. Raises DocumentError."""
+        """Remove the lines of rows that have failed, so that they are asked again. Raises WriteError."""
         if self.failed:
-            self._is_done = bytearray(len(self._is_done))
-            kept = (data for data in self._lines() if not _is_error(data))
-            self._replace(kept)
+            try:
+                self._replace(data for data in self._lines() if not _is_error(data))
+            except OSError as error:
+                raise self._failed(error) from None
             self.done = self.failed = 0
             self.score = self.cost = 0.0
             self._read(len(self._is_done))
@@ -144,6 +142,15 @@ class Results:
                 os.close(self._fd)
         except OSError as error:
             raise self._failed(error) from None
+
+    def _lock(self, path: Path) -> int:
+        """Let no other process write the file, and return its size. Raises OSError."""
+        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._file = path.resolve()
+        status = os.fstat(self._fd)
+        if not os.path.samestat(status, self._file.stat()):  # the process that has just ended has replaced it
+            raise BlockingIOError
+        return status.st_size
 
     def _known_job(self) -> Job:
         try:
@@ -175,7 +182,7 @@ class Results:
         for number, data in enumerate(self._lines(), 1):
             try:
                 line = msgspec.json.decode(data, type=Line)
-                is_new = not self._is_done[line.row]
+                is_new = line.row >= 0 and not self._is_done[line.row]
             except (msgspec.DecodeError, IndexError):
                 is_new = False
             if not data.endswith(b"\n"):
@@ -216,21 +223,21 @@ class Results:
         return None if is_ordered else offsets
 
     def _replace(self, lines: Iterator[bytes]) -> None:
-        """Put a file with these lines in the place of the file: it is there as a whole, or not at all."""
+        """Put a file with these lines, that the same users may read, in the place of the file: as a whole, or not at
+        all."""
         if self.is_stream:
             fd = _temporary()
         else:
-            assert self.path is not None
-            path = self.path.resolve()
-            new = path.with_name(f"{path.name}.new")
-            fd = os.open(new, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            new = self._file.with_name(f".{self._file.name}.new")
+            fd = os.open(new, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             fcntl.flock(fd, fcntl.LOCK_EX)
         try:
             with open(os.dup(fd), "wb") as file:
                 file.writelines(lines)
             if not self.is_stream:
+                os.fchmod(fd, stat.S_IMODE(os.fstat(self._fd).st_mode))
                 os.fsync(fd)
-                new.replace(path)
+                new.replace(self._file)
         except BaseException:
             os.close(fd)
             if not self.is_stream:
@@ -254,12 +261,11 @@ class Results:
         return WriteError(f"{where}: {'nobody reads it any more' if is_closed else error.strerror}")
 
     def _job_path(self) -> Path:
-        assert self.path is not None
-        return self.path.with_name(f"{self.path.name}.job")
+        return self._file.with_name(f"{self._file.name}.job")
 
     def _write_job(self, job: Job) -> None:
         path = self._job_path()
-        new = path.with_name(f"{path.name}.new")
+        new = path.with_name(f".{path.name}.new")
         try:
             new.write_bytes(msgspec.json.format(msgspec.json.encode(job)) + b"\n")
             new.replace(path)
@@ -274,12 +280,9 @@ def _opened(path: Path) -> int:
             raise DocumentError("stdout is closed")
         os.set_blocking(STDOUT, True)
         return STDOUT
-    try:
-        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError:
-        if path.is_file() or not path.exists():
-            raise
-        return os.open(path, os.O_WRONLY | os.O_CLOEXEC)  # the writing end of a pipe, or a device
+    if path.exists() and not path.is_file():  # a device, or a pipe, whose reader is waited for
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
 
 def _temporary() -> int:
