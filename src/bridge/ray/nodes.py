@@ -205,10 +205,11 @@ class Nodes(Supervisor):
 
 def _actor_on(node: Node) -> Actor:
     """Return a new actor on a node, which Ray restarts there. It never repeats a call."""
-    options = {
+    options: dict[str, Any] = {
+        "concurrency_groups": GROUPS,
         "num_cpus": 0,
         "max_restarts": -1,
         "max_task_retries": 0,
         "scheduling_strategy": NodeAffinitySchedulingStrategy(node.id, soft=False),
     }
-    return ray.remote(concurrency_groups=GROUPS, **options)(NodeActor).remote()
+    return ray.remote(**options)(NodeActor).remote()
