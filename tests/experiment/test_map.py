@@ -57,6 +57,7 @@ def test_what_is_no_row_of_the_program_has_an_error(program, tmp_path):
     assert {found[row]["error"]["code"] for row in range(1, 9)} == {"invalid_args"}
     assert "passage" in found[3]["error"]["message"]
     assert "colour" in found[4]["error"]["message"]
+    assert {each["error"]["details"]["path"] for each in (found[3], found[4])} == {"row.passage", "row.colour"}
     assert found[10]["outputs"] == {"answer": "Zürich"}
 
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -30,6 +31,7 @@ FAILED, UNUSABLE = 1, 2  # exit statuses
 FAILURES_IN_A_ROW = 100
 MOST_IN_A_CALL = 64  # rows
 CALLS_PER_WORKER = 2  # at a time, so that a worker has work while results are on their way
+ROW_IN_CALL = re.compile(r"^args\.(?:inputs|devset)\[\d+\]")
 # Settings of a model that say how it is reached, and not which it is: a job may be continued with others.
 NOT_IDENTITY = frozenset(
     ("api_key", "api_base", "extra_headers", "timeout", "retries", "retry_wait", "retry_cap", "cache", "history")
@@ -196,9 +198,12 @@ def open_standard_streams() -> None:
 
 
 def failed(error: BridgeError) -> dict[str, Any]:
-    """Return an error as a part of a result."""
-    shown: dict[str, Any] = {"code": error.code, "message": str(error)}
-    return {**shown, "details": error.details} if error.details else shown
+    """Return an error as a part of a result. Where it names a place in the call, it is one in the row then."""
+    shown: dict[str, Any] = {"code": error.code, "message": ROW_IN_CALL.sub("row", str(error))}
+    details = dict(error.details)
+    if isinstance(details.get("path"), str):
+        details["path"] = ROW_IN_CALL.sub("row", details["path"])
+    return {**shown, "details": details} if details else shown
 
 
 def results_of(
