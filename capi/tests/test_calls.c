@@ -83,7 +83,7 @@ void bad_options(void) {
         {"{\"mode\": \"x\"}", "$.mode"},
         {"{\"thread\": 1}", "unknown field `thread`"},
         {"{\"fds\": [0, 1]}", "unknown field `fds`"},
-        {"{\"store\": \"postgres:x\"}", "sqlite:PATH"},
+        {"{\"store\": \"redis:x\"}", "sqlite:PATH"},
         {"[]", "Expected `object`"},
         {"{", "truncated"},
     };

@@ -206,7 +206,7 @@ def test_streams_of_several_tasks(run):
     """A worker pauses the streams that are not consumed; two tasks may share one, and both may ask for the result."""
 
     async def test(client):
-        slow, shared = client.stream("emit", {"size": 5000}), client.stream("emit", {"size": 5000})
+        slow, shared = client.stream("emit", {"size": 50_000}), client.stream("emit", {"size": 5000})
 
         async def consume():
             return [data async for _, data in shared]
@@ -215,7 +215,7 @@ def test_streams_of_several_tasks(run):
         assert sorted(parts[0] + parts[1]) == list(range(5000))
         assert await asyncio.gather(shared.result(), shared.result()) == [{"streaming": True}] * 2
         assert (await client.stats())["in_flight"] == 1
-        assert [data async for _, data in slow] == list(range(5000))
+        assert [data async for _, data in slow] == list(range(50_000))
         assert repr(slow) == f"<aio.Stream {slow._call.id} emit: ended>"
 
     run(test)

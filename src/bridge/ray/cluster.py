@@ -36,8 +36,8 @@ def connect(address: str | None, timeout: float | None) -> bool:
     address: "HOST:PORT" of the head, "auto" for the cluster that runs on this machine, "local" to start one on it;
     None: RAY_ADDRESS, else "auto", else "local". timeout: seconds until somebody answers at HOST:PORT.
 
-    Raises WorkerCrashed (category initialization) if there is none,
-    ValueError for an address of Ray Client, and for another address than the one that this process is connected to.
+    Raises WorkerCrashed (category initialization) if there is none, ValueError for an address of Ray Client, and for
+    another address than the one that this process is connected to.
     """
     global _users
     if address is not None and "://" in address:
@@ -66,7 +66,7 @@ def disconnect() -> None:
 def nodes() -> list[Node]:
     """Return the nodes that are alive and offer a CPU: heads are often started without one, to have no work.
 
-    None once this process is not connected anymore; Ray would connect it again.
+    An empty list once this process is not connected anymore, whereas Ray would connect it again.
     """
     with _lock:
         known = ray.nodes() if ray.is_initialized() else []
