@@ -12,7 +12,7 @@ PYTEST_FLAGS ?=
 # Without compiled files beside the tests, each process that runs them takes 5 s longer to start.
 unexport PYTHONDONTWRITEBYTECODE
 # Processes that run tests; most tests wait for others most of the time.
-TEST_JOBS ?= 4
+TEST_JOBS ?= 3
 
 # The compiled modules by their names, as bridge.wire._etf.
 COMPILED := $(subst /,.,$(patsubst src/%.pyx,%,$(shell find src -name '_*.pyx')))
