@@ -145,12 +145,13 @@ defmodule DSPex.Pool.FailureTest do
 
     wait_until(fn -> not Enum.any?([template | workers], &os_alive?/1) end, 20_000)
     :atomics.put(stop, 1, 1)
-    assert callers |> Task.await_many() |> Enum.all?(&(&1 > 0))
+    # None has failed, which would have ended the test.
+    Task.await_many(callers)
   end
 
   defp call_until(stop, pool, count) do
     {:ok, %{"n" => ^count}} = anonymous(pool, :echo_decoded, %{n: count})
-    if :atomics.get(stop, 1) == 1, do: count + 1, else: call_until(stop, pool, count + 1)
+    if :atomics.get(stop, 1) == 1, do: count, else: call_until(stop, pool, count + 1)
   end
 
   test "a pool whose workers cannot start says why, and starts when they can" do
