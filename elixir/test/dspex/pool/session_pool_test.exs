@@ -232,7 +232,9 @@ defmodule DSPex.Pool.SessionPoolTest do
 
     for _ <- 1..10 do
       # The last one may be in the status still.
-      for pid <- pool |> pids() |> Enum.filter(&os_alive?/1) |> Enum.take(1), do: signal(pid, :KILL)
+      for pid <- pool |> pids() |> Enum.filter(&os_alive?/1) |> Enum.take(1),
+          do: signal(pid, :KILL)
+
       Process.sleep(100)
     end
 
