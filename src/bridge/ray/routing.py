@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from bridge.errors import BridgeError
 from bridge.pool.recovery import Recovery
 from bridge.pool.requests import Request
@@ -29,7 +31,12 @@ class NodeRouter(Router):
         ready = self._slots.ready
         others = [slot for slot in ready if slot not in request.avoided]
         slots = {node_of(slot).id: slot for slot in others or ready}
-        return slots[Ring(slots).owner(session_id)]
+        return slots[_ring(frozenset(slots)).owner(session_id)]
+
+
+@lru_cache(maxsize=8)
+def _ring(nodes: frozenset[str]) -> Ring:
+    return Ring(nodes)
 
 
 class NodeRecovery(Recovery):
