@@ -59,6 +59,15 @@ def locked(postgres, url):
     return locked
 
 
+def start_side_by_side(store, threads):
+    """Start threads that write: the first one begins a transaction, and all others wait for the next one."""
+    threads[0].start()
+    wait_until(lambda: store.commits.is_busy and not store.commits.waiting)
+    for thread in threads[1:]:
+        thread.start()
+    wait_until(lambda: store.commits.waiting == len(threads) - 1)
+
+
 def test_a_replica_is_refused_unless_its_primary_is_named_too(postgres, database, store):
     """The error explains how. Of several servers, the one that takes writes is used."""
     exists = "SELECT 1 FROM pg_tables WHERE schemaname = 'dspex_bridge' AND tablename = 'records'"
@@ -214,11 +223,7 @@ def test_large_changes_side_by_side_do_not_share_a_transaction(store, locked, mo
         for number, epoch in enumerate(epochs)
     ]
     with locked("records"):
-        threads[0].start()
-        wait_until(lambda: store.commits.is_busy and not store.commits.waiting)
-        for thread in threads[1:]:
-            thread.start()
-        wait_until(lambda: store.commits.waiting == 3)
+        start_side_by_side(store, threads)
     for thread in threads:
         thread.join()
     assert store.commits.transactions - before == 4
@@ -241,11 +246,7 @@ def test_a_change_that_the_server_refuses_does_not_affect_others(postgres, datab
     with psycopg.connect(postgres.url(database)) as other:
         other.execute("LOCK TABLE dspex_bridge.records IN EXCLUSIVE MODE")
         threads = [threading.Thread(target=write, args=each) for each in (("a", 1), ("b", 1000), ("c", 1))]
-        threads[0].start()
-        wait_until(lambda: store.commits.is_busy and not store.commits.waiting)
-        for thread in threads[1:]:
-            thread.start()
-        wait_until(lambda: store.commits.waiting == 2)
+        start_side_by_side(store, threads)
         other.rollback()
     for thread in threads:
         thread.join()
@@ -261,11 +262,7 @@ def test_changes_side_by_side_share_transactions(store, locked):
         for number, epoch in enumerate(epochs)
     ]
     with locked("records"):
-        threads[0].start()
-        wait_until(lambda: store.commits.is_busy and not store.commits.waiting)
-        for thread in threads[1:]:
-            thread.start()
-        wait_until(lambda: store.commits.waiting == 63)
+        start_side_by_side(store, threads)
     for thread in threads:
         thread.join()
     assert store.commits.transactions - before == 2

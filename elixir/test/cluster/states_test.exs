@@ -56,7 +56,7 @@ defmodule DSPex.Cluster.StatesTest do
     assert Enum.any?(sessions(60), &(home(b, &1) == c.node))
   end
 
-  test "a session that is lost with its node is told of once", context do
+  test "a session that is lost with its node is reported once", context do
     [a, b, c] = context.nodes
     start(context.nodes)
     wait_for(context.nodes)
@@ -157,7 +157,7 @@ defmodule DSPex.Cluster.StatesTest do
         do: assert({:ok, %{"data" => ^expected}} = call(node, nil, :get_session_data))
   end
 
-  test "a node of another version is left out, and logs no more than that", context do
+  test "a node of another version is left out, and only that is logged", context do
     [a, b, _] = context.nodes
     start([a, b])
     member = Module.concat(@pool, "Cluster.Member")

@@ -178,7 +178,7 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
   defp known(%{session_id: id}, kind) when id == nil or kind == :info, do: nil
   defp known(%{session_id: id, pool: pool}, _kind), do: Homes.known(pool, id)
 
-  # Of several callers that know the session, one is told.
+  # Of several callers that know the session, one gets the error.
   defp lost_state(request, known) do
     if Homes.forget(request.pool, request.session_id, known),
       do: {:error, Request.lost()},
