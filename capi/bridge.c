@@ -377,7 +377,7 @@ static int open_handle(bridge *handle, const char *options) {
         if (done == NULL) PyErr_Clear();
         Py_XDECREF(done);
     }
-    handle->handle = PyObject_CallMethod(module, "open", "si", options ? options : "", is_ours);
+    handle->handle = PyObject_CallMethod(module, "open", "yi", options ? options : "", is_ours);
     Py_DECREF(module);
     if (handle->handle == NULL) return fail_with_python(BRIDGE_FAILED, "");
     handle->endpoint = PyObject_GetAttrString(handle->handle, "endpoint");

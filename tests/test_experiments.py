@@ -113,6 +113,7 @@ def test_what_is_wrong_in_a_document_is_said_in_one_line(experiment, changes, me
         ("{", "not JSON"),
         ("[]", "Expected `object`"),
         ("\xff", "not UTF-8"),
+        ('{"program": {"a": "\xff"}, "devset": "dev.jsonl"}', "not UTF-8"),
         ('{"program": {"a": ' + "[" * 100_000, "nested too deeply"),
     ],
 )
@@ -125,11 +126,16 @@ def test_what_is_no_document_is_refused(tmp_path, text, message):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_line_that_is_no_example_is_named(experiment, tmp_path):
-    (tmp_path / "dev.jsonl").write_text('{"inputs": {}}\n\n{"inputs"\n')
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [(b'{"inputs"', "not JSON"), (b'{"a": "\xff"}', "not UTF-8"), (b"[" * 100_000, "nested too deeply")],
+)
+def test_a_line_that_is_no_example_is_named(experiment, tmp_path, line, message):
+    (tmp_path / "dev.jsonl").write_bytes(b'{"inputs": {}}\n\n' + line + b"\n")
     done = run("evaluate", experiment())
     assert done.returncode == 2
-    assert "dev.jsonl, line 3: not JSON" in done.stderr
+    assert f"dev.jsonl, line 3: {message}" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_an_error_of_the_model_is_said_in_one_line(experiment):

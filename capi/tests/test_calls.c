@@ -76,6 +76,7 @@ void bad_arguments(void) {
 }
 
 void bad_options(void) {
+    static char deep[20000];
     static const char *refused[][2] = {
         {"{\"adapter\": \"no_such_module:adapter\"}", "no_such_module"},
         {"{\"adapter\": \"json:loads\"}", "not a bridge.Adapter"},
@@ -86,9 +87,12 @@ void bad_options(void) {
         {"{\"store\": \"redis:x\"}", "sqlite:PATH"},
         {"[]", "Expected `object`"},
         {"{", "truncated"},
+        {"{\"adapter\": \"\xff\"}", "options"},
+        {deep, "options"},
     };
     bridge *handle;
     size_t i;
+    memset(deep, '[', sizeof deep - 1);
     for (i = 0; i < sizeof refused / sizeof *refused; i++) {
         CHECK(bridge_open(NULL, refused[i][0]) == NULL);
         CHECK(bridge_error_code() == BRIDGE_INVALID);

@@ -43,15 +43,15 @@ def prepare() -> None:
     process.set_environment()
 
 
-def open(options: str, owns_interpreter: bool) -> Handle:
+def open(options: bytes, owns_interpreter: bool) -> Handle:
     """Start a dispatcher with `options` (JSON; empty: the defaults).
 
     owns_interpreter: whether the interpreter runs nothing but bridge; then logging is set up too. Raises ValueError for
     invalid options and for an adapter that cannot be loaded, StoreFailed if the store cannot be opened.
     """
     try:
-        chosen = _options(options or "{}")
-    except msgspec.MsgspecError as error:
+        chosen = _options(options or b"{}")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"options: {error}") from None
     if chosen.max_memory is not None or chosen.max_cpu is not None:
         raise ValueError("options: max_memory and max_cpu limit a process, and this one is the host's")

@@ -154,7 +154,7 @@ def test_a_system_without_these_limits(monkeypatch, option, value):
 def test_the_process_of_an_embedding_host_is_not_limited(option):
     """A library must not limit the program that uses it."""
     with pytest.raises(ValueError, match="max_memory and max_cpu limit a process, and this one is the host's"):
-        embed.open(json.dumps({"adapter": "echo", option: 1 << 30 if option == "max_memory" else 60}), False)
+        embed.open(json.dumps({"adapter": "echo", option: 1 << 30 if option == "max_memory" else 60}).encode(), False)
 
 
 def test_a_lower_limit_of_the_environment_stays(start_peer):

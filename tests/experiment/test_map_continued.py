@@ -135,10 +135,21 @@ def test_results_of_something_else_are_not_touched(job, model, tmp_path):
     refused("does not have results of this program and these models")
     write_program(program, models=[model.settings(api_key="sk-other", timeout=20)])
     assert run_map(*job).returncode == 0
-    before = before.replace(b'{"row":59,', b'{"row":-1,')
-    out.write_bytes(before)
-    refused("this is not the result of one more row")
-    (tmp_path / "out.jsonl.job").unlink()
+    whole = before
+    for good, bad in (
+        (b'{"row":59,', b'{"row":-1,'),
+        (b'{"row":59,', b'{"\xff":1,"row":59,'),
+        (b'{"row":59,', b'{"row":59,"other":"\xff",'),
+        (b'{"row":59,', b'{"row":59,"other":' + b"[" * 100_000),
+    ):
+        before = whole.replace(good, bad)
+        out.write_bytes(before)
+        refused("this is not the result of one more row")
+    out_job = tmp_path / "out.jsonl.job"
+    for bad_job in (b"", b'{"command":"\xff"}', b"[" * 100_000):
+        out_job.write_bytes(bad_job)
+        refused("there is no out.jsonl.job")
+    out_job.unlink()
     refused("there is no out.jsonl.job")
 
 

@@ -112,7 +112,7 @@ def test_a_host_of_the_library_allows_addresses_as_an_option():
     from bridge import embed
 
     with pytest.raises(ValueError, match=r"api_bases: .*metadata"):
-        embed.open('{"adapter": "echo", "api_bases": ["http://169.254.169.254"]}', False)
+        embed.open(b'{"adapter": "echo", "api_bases": ["http://169.254.169.254"]}', False)
 
 
 def test_headers_of_the_environment_go_to_openai_only(start_peer):

@@ -261,6 +261,26 @@ def test_buffers_beside_json_are_bytes(workers):
     assert workers.read(JSON)["code"] == "not_encodable"
 
 
+@pytest.mark.parametrize("place", [{"key": "k"}, {"operation": "merge"}, {"key": "k", "operation": "merge"}])
+@pytest.mark.parametrize("format", FORMATS, ids=lambda format: format.name)
+def test_text_that_is_not_utf8_beside_buffers(workers, format, place):
+    """JSON has no bytes, so it is refused there, as it is without buffers."""
+    from bridge._framing import Outbox
+
+    outbox = Outbox()
+    args = {**place, "value": {"a": "1234", "x": {"$buffer": 0}}}
+    message = {"id": 1, "command": "update_session_data", "args": args, "session_id": "s"}
+    outbox.append_multipart(format.encode_into, message, [NOT_UTF8])
+    reply = workers.send(format, outbox.payload().replace(b"1234", b"12\xff4"))
+    if format is JSON:
+        assert (reply["code"], reply["details"]["path"]) == ("invalid_args", "args")
+        assert reply["error"].startswith("args is not valid json: ")
+    else:
+        assert reply["success"]
+        stored = workers.ask(MSGPACK, "get_session_data", {})["data"]
+        assert (stored["k"] if "key" in place else stored) == {"a": b"12\xff4", "x": NOT_UTF8}
+
+
 @pytest.mark.parametrize("kept", [True, False], ids=["readable", "a pid"])
 def test_data_of_earlier_versions_is_read_by_the_same_rules(workers, kept):
     """They stored terms unchanged: atoms become text, and a pid cannot be read."""

@@ -42,7 +42,7 @@ def read(path: Path, examples: Collection[str] = ("devset", "trainset", "valset"
         document = msgspec.json.decode(_bytes(path), type=Document)
     except msgspec.ValidationError as error:
         raise DocumentError(f"{path}: {error}") from None
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise DocumentError(f"{path}: {_problem(_bytes(path))}") from None
     for name in examples:
         given = getattr(document, name)
@@ -77,7 +77,7 @@ def read_list(path: Path) -> list[Any]:
         if line.strip():
             try:
                 rows.append(json.loads(line))
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise DocumentError(f"{path}, line {number}: {_problem(line)}") from None
     return rows
 

@@ -24,6 +24,8 @@ from bridge.experiment.rows import Row, Rows, Survey
 MISSING = (1 << 64) - 1  # the offset of a line that is not there
 STDOUT = 1
 
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 class Line(msgspec.Struct):
     """Represents what is read of a line of the file. score: of `evaluate`. cost: in US dollars."""
@@ -155,7 +157,7 @@ class Results:
     def _known_job(self) -> Job:
         try:
             return msgspec.json.decode(self._job_path().read_bytes(), type=Job)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, *_NOT_JSON):
             raise DocumentError(
                 f"{self.path} is not empty, and there is no {self._job_path().name} that says what it has results of:"
                 " name another file, or remove it"
@@ -181,9 +183,10 @@ class Results:
         size = 0
         for number, data in enumerate(self._lines(), 1):
             try:
-                line = msgspec.json.decode(data, type=Line)
+                # Of bytes, msgspec does not check texts in fields that it skips.
+                line = msgspec.json.decode(data.decode(), type=Line)
                 is_new = line.row >= 0 and not self._is_done[line.row]
-            except (msgspec.DecodeError, IndexError):
+            except (*_NOT_JSON, IndexError):
                 is_new = False
             if not data.endswith(b"\n"):
                 break

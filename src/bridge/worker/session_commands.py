@@ -69,7 +69,6 @@ class UpdateSessionDataArgs(msgspec.Struct):
 
 # Made at import, on one thread: see codec.Format.
 _value = msgspec.msgpack.Decoder(Value).decode
-_json_args = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 adapter = Adapter("sessions")
@@ -245,7 +244,7 @@ def _value_of(context: Context, args: UpdateSessionDataArgs) -> tuple[msgspec.Ra
     if not context.buffers or context.format is not JSON:
         return args.value or msgspec.Raw(context.format.encode(None)), context.format
     # JSON cannot hold the contents of the buffers.
-    value = _json_args(context.request.args).get("value")
+    value = JSON.decode_args(context.request.args, dict[str, Any], undecodable="refuse").get("value")
     try:
         value = substitute(value, context.buffers, lambda tensor: tensor)
         return msgspec.Raw(MSGPACK.encode(value)), MSGPACK

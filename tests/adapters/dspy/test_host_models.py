@@ -93,6 +93,7 @@ def test_forms_of_the_answer(worker, result):
         ({"text": 5}, "str"),
         ({"text": ANSWER, "finish_reason": "bored"}, "bored"),
         ({"tool_calls": [{"name": "f", "args": "no map"}]}, "not a map"),
+        ({"tool_calls": [{"name": "f", "args": '{"a": ' + "[" * 100_000}]}, "not a map"),
     ],
 )
 def test_answers_that_cannot_be_used(worker, result, reason):

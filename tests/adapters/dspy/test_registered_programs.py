@@ -287,11 +287,11 @@ def test_a_program_that_cannot_be_used_is_an_error_at_the_start(given):
 def test_an_embedded_worker_has_them_too(support):
     """As an option, a list; what cannot be loaded is a ValueError."""
     options = {"path": [support], "programs": ["open=own_modules:Open", "stages=own_modules:Stages"]}
-    handle = embed.open(json.dumps(options), owns_interpreter=False)
+    handle = embed.open(json.dumps(options).encode(), owns_interpreter=False)
     handle.close()
     options["programs"].append("x=own_modules:Nothing")
     with pytest.raises(ValueError, match="program 'x': 'own_modules' has no 'Nothing'"):
-        embed.open(json.dumps(options), owns_interpreter=False)
+        embed.open(json.dumps(options).encode(), owns_interpreter=False)
 
 
 def test_two_programs_of_one_name_are_an_error():

@@ -58,7 +58,7 @@ def fields_in_prose(text: str, schemas: Mapping[str, Schema]) -> dict[str, Any]:
 def _decoded(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

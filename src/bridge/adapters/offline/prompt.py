@@ -149,7 +149,7 @@ def _replied(text: str) -> dict[str, str]:
     if text.startswith("{"):
         try:
             return {name: str(value) for name, value in json.loads(text).items()}
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
     return dict(sections(text))
 
@@ -158,7 +158,7 @@ def passages(text: str) -> list[str]:
     """Return the texts in one input; DSPy prints lists and objects as JSON, or lists numbered."""
     try:
         parsed = json.loads(text) if text[:1] in ("[", "{") else text
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = re.sub(r"^\[\d+\] (?=«)", "", text, flags=re.MULTILINE)
     return [leaf for leaf in _leaves(parsed) if leaf != "N/A"]
 

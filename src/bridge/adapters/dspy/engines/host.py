@@ -163,7 +163,7 @@ def _arguments(call: HostToolCall) -> dict[str, Any]:
         return call.args
     try:
         return msgspec.json.decode(call.args, type=dict[str, Any])
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         raise _unusable(f"the args of the call of {call.name} are not a map") from None
 
 
