@@ -93,12 +93,13 @@ lint-deploy:
 	$(BIN)/kubernetes-validate --quiet --strict --kubernetes-version 1.29.0 deploy/kubernetes.yaml
 
 FUZZ_SECONDS ?= 60
+FUZZ_FLAGS ?=
 
 fuzz: $(VENV)/.installed
 	@$(MAKE) --no-print-directory -j 2 fuzz-frames fuzz-sessions
 
 fuzz-frames fuzz-sessions: fuzz-%: $(VENV)/.installed
-	$(BIN)/python tests/fuzz/$*.py --seconds $(FUZZ_SECONDS)
+	$(BIN)/python tests/fuzz/$*.py --seconds $(FUZZ_SECONDS) $(FUZZ_FLAGS)
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/roundtrip.py $(BENCH_FLAGS)
