@@ -54,6 +54,8 @@ class Lane(msgspec.Struct, frozen=True):
     loads: the session is loaded from the store before the handler runs.
     changes: the session's later calls wait until the handler returns or calls context.release(). What it has changed in
     the session's records by then is committed: in a durable session it is on disk before the reply is sent.
+    optimistic: whether another worker has taken a durable session is found out when the call ends, mostly by the commit
+    itself, and not before the handler runs. For handlers that do little but change records.
     shares: a call that names no session changes no session but context.shared, a dict that all sessions see from their
     next call on.
     ends: the handler gets the sessions as context.sessions, and later calls do not find them any more.
@@ -64,6 +66,7 @@ class Lane(msgspec.Struct, frozen=True):
     inline: bool = False
     loads: bool = False
     changes: bool = False
+    optimistic: bool = False
     shares: bool = False
     ends: bool = False
 
@@ -76,8 +79,8 @@ LANES: dict[str, Lane] = {
         Lane("thread", sessions="one", loads=True),
         # As "session", but what such a call adds to its session is only what it needs: of several workers, one gets it.
         Lane("run", sessions="one", loads=True, changes=True),
-        Lane("session", sessions="one", loads=True, changes=True),
-        Lane("everyone", sessions="one", loads=True, changes=True, shares=True),
+        Lane("session", sessions="one", loads=True, changes=True, optimistic=True),
+        Lane("everyone", sessions="one", loads=True, changes=True, optimistic=True, shares=True),
         Lane("end_session", sessions="one", ends=True),
         Lane("end_all", sessions="all", ends=True),
     )

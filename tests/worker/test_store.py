@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bridge import Client
 from store_workers import QA, ask, call
 
@@ -111,6 +113,34 @@ def test_the_last_to_open_a_session_owns_it(open_worker):
     assert ask(first, "get_session_data")["data"] == {"k": "second", "l": "mine again"}
     assert call(second, "create_session", ttl_s=5)["code"] == "session_lost"
     assert ask(second, "create_session")["status"] == "exists"
+
+
+@pytest.mark.parametrize(
+    ("command", "args"),
+    [
+        ("update_session_data", {"key": "k", "value": "first"}),
+        ("update_session_data", {"key": "none", "operation": "delete"}),  # changes nothing
+        ("create_program", {"id": "qa", "signature": QA}),  # an error if it is in the session already
+        ("create_program", {"id": "other", "signature": QA}),
+        ("delete_program", {"program_id": "other"}),
+        ("create_session", {}),
+        ("get_session_data", {}),
+        ("list_programs", {}),
+    ],
+)
+def test_no_call_sees_what_a_session_had_before_another_worker_took_it(open_worker, command, args):
+    """Also calls that change nothing, or fail: they get session_lost, and the next one sees what there is."""
+    first, second = open_worker(), open_worker()
+    ask(first, "create_session", durable=True)
+    ask(first, "create_program", id="qa", signature=QA)
+    ask(first, "update_session_data", key="k", value="first")
+    ask(second, "delete_program", program_id="qa")
+    ask(second, "update_session_data", key="k", value="second")
+    assert call(first, command, **args)["code"] == "session_lost"
+    assert ask(second, "get_session_data")["data"] == {"k": "second"}
+    assert ask(second, "list_programs")["total_count"] == 0
+    assert ask(first, "create_program", id="qa", signature=QA)["program_id"] == "qa"
+    assert ask(first, "get_session_data")["data"] == {"k": "second"}
 
 
 def test_a_session_created_again_is_another_one(open_worker):

@@ -287,7 +287,7 @@ class Calls:
             return
         if not call.answered and not call.changes_shared:
             try:
-                self._sessions.load(call.session)
+                self._sessions.load(call.session, check=not call.lane.optimistic)
             except errors.BridgeError as error:
                 self.end(call, error)
         if not call.lane.changes:  # later calls of the session need not wait for this one

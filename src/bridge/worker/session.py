@@ -39,6 +39,7 @@ class Session:
     __slots__ = (
         "__weakref__",
         "_inherited",
+        "_is_unchecked",
         "_new_state",
         "_state",
         "_store",
@@ -79,6 +80,7 @@ class Session:
         self.is_new = True
         self.has_ended = False
         self.is_loaded = store is None
+        self._is_unchecked = False
         self._store = store
         self._inherited = inherited
         self._new_state = new_state
@@ -121,18 +123,20 @@ class Session:
         self.used = time.monotonic()
         self.is_new = False
 
-    def load(self) -> None:
+    def load(self, *, check: bool = True) -> None:
         """Load the session from the store if it is not loaded yet. Only the call that has its turn may do that.
 
-        Raises SessionLost if another worker has taken the session since, StoreFailed.
+        check: find out now whether another worker has taken the session; otherwise `commit` or `confirm` does.
+        Raises SessionLost if one has, StoreFailed.
         """
-        if self._store is None:
-            return
-        if self.is_durable and self.failure is None and not self._store.is_owner(self.id, self.epoch):
-            self.failure = errors.SessionLost.of(self.id)
         if self.failure is not None:
             raise self.failure
+        if self._store is None:
+            return
         if self.is_loaded:
+            self._is_unchecked = self.is_durable
+            if check:
+                self.confirm()
             return
         taken = self._store.take(self.id)
         if taken is not None:
@@ -167,14 +171,27 @@ class Session:
     def commit(self) -> None:
         """Write all changes of a durable session to the store. Only the call that has its turn may do that.
 
-        Raises SessionLost, StoreFailed.
+        Raises SessionLost if another worker has taken the session, also if there are no changes, StoreFailed.
         """
         changes = self.records.changes()
         if not changes or self._store is None:
+            self.confirm()
             return
+        self._is_unchecked = False
         with self._noting_loss():
             self._store.write(self.id, self.epoch, changes)
         self.records.mark_stored()
+
+    def confirm(self) -> None:
+        """Find out whether another worker has taken the session, unless the present call has done so already.
+
+        Raises SessionLost if one has, StoreFailed.
+        """
+        if self._is_unchecked and self._store is not None:
+            self._is_unchecked = False
+            if not self._store.is_owner(self.id, self.epoch):
+                self.failure = errors.SessionLost.of(self.id)
+                raise self.failure
 
     def undo(self) -> None:
         """Revert the changes of a durable session that are not in the store."""
@@ -200,15 +217,18 @@ class Session:
 def in_transaction(handler: Handler, args: Any, context: Context) -> Any:
     """Run a handler that changes its session. Commit the changes if it returns, undo them if it raises.
 
-    Neither happens if its turn is over by then: `release` has committed, or the call has been ended.
+    Neither happens if its turn is over by then: `release` has committed, or the call has been ended. Raises SessionLost
+    in place of the handler's error if another worker has taken the session: the handler has seen what it had before.
     """
     session: Session = context.session
     try:
         result = handler(args, context)
         if context.has_turn:
             session.commit()
-    except BaseException:
+    except BaseException as error:
         if context.has_turn:
             session.undo()
+            if isinstance(error, Exception):
+                session.confirm()
         raise
     return result

@@ -128,10 +128,10 @@ class Sessions:
             self._note_ending(session)
         return detached
 
-    def load(self, session: Session) -> None:
+    def load(self, session: Session, *, check: bool) -> None:
         """Load the session from the store if it is not loaded yet: see `Session.load`."""
         ttl = session.ttl
-        session.load()
+        session.load(check=check)
         if session.ttl != ttl:
             self._expiry.add(session, session.used)
 
