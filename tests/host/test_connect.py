@@ -401,6 +401,7 @@ def test_an_interrupt_while_connecting(serve):
 
     def behave(connection):
         connection.recv(4096)
+        time.sleep(0.2)  # a signal on the way to a system call that waits would not interrupt it
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         while connection.recv(4096):  # the call is cancelled first
             pass

@@ -12,7 +12,7 @@ import pytest
 from bridge.wire import _etf
 
 SUPPORT = Path(__file__).parent.parent / "support"
-TERMS = 200_000  # each way
+TERMS = 60_000  # each way
 
 elixir = shutil.which("elixir")
 pytestmark = pytest.mark.skipif(elixir is None, reason="Elixir is not installed")
