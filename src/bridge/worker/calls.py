@@ -96,7 +96,7 @@ class Call(Deferred):
         self.turn = Turn([session.order for session in self.sessions], come.set)
         self.turn.enter()
         self._wait_for_host(come)  # without a thread, which earlier calls of the session may need
-        if self.session.has_ended:
+        if self.session.has_ended and self.session.failure is None:
             raise errors.SessionNotFound(
                 f"the session {self.session.id!r} has ended meanwhile", session_id=self.session.id
             )

@@ -129,12 +129,12 @@ class Session:
         check: find out now whether another worker has taken the session; otherwise `commit` or `confirm` does.
         Raises SessionLost if one has, StoreFailed.
         """
+        self._is_unchecked = self.is_durable
         if self.failure is not None:
             raise self.failure
         if self._store is None:
             return
         if self.is_loaded:
-            self._is_unchecked = self.is_durable
             if check:
                 self.confirm()
             return
@@ -177,21 +177,22 @@ class Session:
         if not changes or self._store is None:
             self.confirm()
             return
-        self._is_unchecked = False
         with self._noting_loss():
             self._store.write(self.id, self.epoch, changes)
         self.records.mark_stored()
 
     def confirm(self) -> None:
-        """Find out whether another worker has taken the session, unless the present call has done so already.
+        """Find out whether another worker has taken the session, unless the store has told the present call already.
 
         Raises SessionLost if one has, StoreFailed.
         """
-        if self._is_unchecked and self._store is not None:
-            self._is_unchecked = False
-            if not self._store.is_owner(self.id, self.epoch):
-                self.failure = errors.SessionLost.of(self.id)
-                raise self.failure
+        if not self._is_unchecked or self._store is None:
+            return
+        if self.failure is None and not self._store.is_owner(self.id, self.epoch):
+            self.failure = errors.SessionLost.of(self.id)
+        if self.failure is not None:
+            raise self.failure
+        self._is_unchecked = False
 
     def undo(self) -> None:
         """Revert the changes of a durable session that are not in the store."""
@@ -203,6 +204,7 @@ class Session:
         """Note if this copy of the session is of no use: its present calls get SessionLost, later ones load it anew."""
         try:
             yield
+            self._is_unchecked = False
         except errors.SessionLost as error:
             self.failure = error
             raise
@@ -219,6 +221,7 @@ def in_transaction(handler: Handler, args: Any, context: Context) -> Any:
 
     Neither happens if its turn is over by then: `release` has committed, or the call has been ended. Raises SessionLost
     in place of the handler's error if another worker has taken the session: the handler has seen what it had before.
+    The errors of the store itself say nothing of what it had.
     """
     session: Session = context.session
     try:
@@ -228,7 +231,7 @@ def in_transaction(handler: Handler, args: Any, context: Context) -> Any:
     except BaseException as error:
         if context.has_turn:
             session.undo()
-            if isinstance(error, Exception):
+            if isinstance(error, Exception) and not isinstance(error, (errors.SessionLost, errors.StoreFailed)):
                 session.confirm()
         raise
     return result
