@@ -128,7 +128,7 @@ defmodule DSPex.PythonBridge.Functions do
     {timeout, envelope} = OpenCall.envelope(options)
     connection = Connection.fetch!(server, OpenCall.deadline(timeout))
     {_, session_id} = List.keyfind(envelope, "session_id", 0, {nil, nil})
-    put(connection.functions, session_id, checked)
+    put(connection.functions, session_id && to_string(session_id), checked)
   rescue
     error in Error -> {:error, error}
   end

@@ -63,7 +63,16 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
 
   use Supervisor
 
-  alias DSPex.PythonBridge.{CircuitBreaker, Cluster, Error, Functions, Pool, RetryBudget}
+  alias DSPex.PythonBridge.{
+    CircuitBreaker,
+    Cluster,
+    Error,
+    Functions,
+    OpenCall,
+    Pool,
+    RetryBudget
+  }
+
   alias DSPex.PythonBridge.Cluster.{Member, Overview, Routing, Settings, Shared}
 
   alias DSPex.PythonBridge.Pool.{
@@ -283,9 +292,10 @@ defmodule DSPex.PythonBridge.SessionPoolV2 do
   @spec register(Functions.functions(), keyword()) :: :ok | {:error, Error.t()}
   def register(functions, options \\ []) do
     checked = Functions.checked!(functions)
-    {session_id, options} = Keyword.pop(options, :session_id)
-    {name, _, _} = Request.own(options)
-    Shared.register(Pool.fetch!(name), session_id, checked)
+    {name, _, options} = Request.own(options)
+    {_timeout, envelope} = OpenCall.envelope(options)
+    {_, session_id} = List.keyfind(envelope, "session_id", 0, {nil, nil})
+    Shared.register(Pool.fetch!(name), Request.text(session_id), checked)
   rescue
     error in Error -> {:error, error}
   end

@@ -119,7 +119,9 @@ defmodule DSPex.PythonBridge.FunctionsTest do
   test "sessions prefer their own functions", %{bridge: bridge} do
     Bridge.register(bridge, [rewards: [who: fn _ -> 0 end, all: fn _ -> 1 end]], [])
     Bridge.register(bridge, [rewards: [who: fn _ -> 2 end]], session_id: "ann")
+    Bridge.register(bridge, [rewards: [who: fn _ -> 3 end]], session_id: :ben)
     assert ask(bridge, :reward, "who", %{}, session_id: "ann") == {:ok, 2}
+    assert ask(bridge, :reward, "who", %{}, session_id: :ben) == {:ok, 3}
     assert ask(bridge, :reward, "all", %{}, session_id: "ann") == {:ok, 1}
     assert ask(bridge, :reward, "who", %{}) == {:ok, 0}
   end
@@ -156,6 +158,16 @@ defmodule DSPex.PythonBridge.FunctionsTest do
     assert ask.("ann", "who") == {:ok, %{"answer" => 3}}
     assert ask.("bob", "who") == {:ok, %{"answer" => 2}}
     assert ask.("bob", "all") == {:ok, %{"answer" => 1}}
+
+    own = [pool_name: pool, session_id: :cid]
+    assert SessionPoolV2.register([rewards: [who: fn _ -> 4 end]], own) == :ok
+    assert ask.(:cid, "who") == {:ok, %{"answer" => 4}}
+
+    for {unknown, line} <- [{[session_id: 5], "session_id"}, {[sesion_id: "ann"], "sesion_id"}] do
+      assert_raise ArgumentError, ~r/#{line}/, fn ->
+        SessionPoolV2.register([rewards: [who: fn _ -> 5 end]], [pool_name: pool] ++ unknown)
+      end
+    end
   end
 
   describe "a program on a model of the application" do
