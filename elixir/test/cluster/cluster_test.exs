@@ -43,6 +43,17 @@ defmodule DSPex.Cluster.ClusterTest do
     end
   end
 
+  test "the longest timeouts are those of a pool on this node", %{nodes: nodes} do
+    data = %{key: "patient", value: 1}
+
+    for timeout <- [100_000_000_000_000, :infinity], node <- nodes do
+      assert {:ok, _} = call(node, nil, :update_session_data, data, timeout: timeout)
+
+      for session <- names("patient", 4),
+          do: assert({:ok, _} = call(node, session, :ping, %{}, timeout: timeout))
+    end
+  end
+
   test "calls leave nothing behind in their callers", %{nodes: [a | _]} do
     remains = BeamNodes.call(a, OnNode, :remains, [names("remains", 6)])
     # The one link is to who has started the process.

@@ -14,8 +14,9 @@ defmodule DSPex.PythonBridge.OpenCall do
   @default_timeout 30_000
   # Pause between two attempts to find a worker for a request that could not be sent, ms.
   @pause 2
-  # The maximum of `receive` less the slack, ms: 49 days. Longer timeouts are shortened to this.
-  @longest_timeout 4_294_967_000
+  # 49 days, in ms: the maximum of `receive`, less some seconds by which processes wait longer than a
+  # deadline. Longer timeouts are shortened to this.
+  @longest_timeout 4_294_960_000
   @envelope_options [:session_id, :timing, :traceparent]
 
   @typedoc """
