@@ -25,6 +25,11 @@ defmodule DSPex.Cluster.StreamsTest do
     BeamNodes.call(node, SessionPoolV2, :get_pool_status, [Clusters.pool()]).open_calls > 0
   end
 
+  # How many events the workers of a node have sent.
+  defp events(node) do
+    BeamNodes.call(node, SessionPoolV2, :get_pool_status, [Clusters.pool()]).stats.events
+  end
+
   # Reads a stream in a node while the test goes on, once the worker of `b` sends.
   defp reading(%{a: a, b: b, session: session}, count, options) do
     reader = Task.async(fn -> on(a, :numbers, [session, count, options]) end)
@@ -60,6 +65,19 @@ defmodule DSPex.Cluster.StreamsTest do
              on(a, :numbers, [session, 1_000, [every: 0.05, timeout: 500]])
 
     Workers.wait_until(fn -> not running?(b) end)
+  end
+
+  test "a stream whose consumer has given up before it began is not begun", context do
+    %{a: a, b: b, session: session} = context
+    {:ok, _} = call(a, session, :append, %{entry: "before"})
+    before = events(b)
+    BeamNodes.signal(b, :STOP)
+    assert {[], code} = on(a, :numbers, [session, 1_000, [timeout: 1_000]])
+    assert code in [:worker_crashed, :deadline_exceeded]
+    Clusters.whole()
+    {:ok, _} = call(a, session, :append, %{entry: "after"})
+    Process.sleep(100)
+    assert events(b) == before
   end
 
   test "a node that is killed during a stream ends it with an error", context do

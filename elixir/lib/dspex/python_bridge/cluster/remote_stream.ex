@@ -10,6 +10,8 @@ defmodule DSPex.PythonBridge.Cluster.RemoteStream do
   # How many elements may be on the way, and after how many the consumer asks for as many more.
   @window 64
   @batch 32
+  # How long a stream waits for its consumer, which may have given up before it was told of the stream, ms.
+  @unclaimed 30_000
 
   @enforce_keys [:reply_to, :line, :deadline, :lost]
   defstruct @enforce_keys ++ [:pid, taken: 0]
@@ -30,6 +32,7 @@ defmodule DSPex.PythonBridge.Cluster.RemoteStream do
 
     with :ok <- Remote.request(link, reply_to, {__MODULE__, :serve, [reply_to, call]}, deadline),
          {:opened, pid, home} <- answer(stream) do
+      more(reply_to, pid)
       {:ok, {:done, Stream.resource(fn -> %{stream | pid: pid} end, &next/1, &stop/1), home}}
     else
       answer ->
@@ -54,11 +57,13 @@ defmodule DSPex.PythonBridge.Cluster.RemoteStream do
   end
 
   defp taken(%{taken: @batch} = stream) do
-    Remote.post(stream.pid, {stream.reply_to, :more})
+    more(stream.reply_to, stream.pid)
     %{stream | taken: 0}
   end
 
   defp taken(stream), do: stream
+
+  defp more(reply_to, pid), do: Remote.post(pid, {reply_to, :more})
 
   defp stop(:ended), do: :ok
 
@@ -89,12 +94,20 @@ defmodule DSPex.PythonBridge.Cluster.RemoteStream do
         {:done, failed, home}
 
       {:done, elements, home} ->
-        Remote.answer(reply_to, {:opened, self(), home}, :infinity)
-        Enum.reduce(elements, @window, &deliver(&1, &2, reply_to))
+        send(reply_to, {reply_to, {:opened, self(), home}})
+        claimed(elements, reply_to)
         :ended
 
       answer ->
         answer
+    end
+  end
+
+  defp claimed(elements, reply_to) do
+    receive do
+      {^reply_to, :more} -> Enum.reduce(elements, @window, &deliver(&1, &2, reply_to))
+    after
+      @unclaimed -> :ok
     end
   end
 
