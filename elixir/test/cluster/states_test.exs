@@ -3,6 +3,7 @@ defmodule DSPex.Cluster.StatesTest do
   # a store, and what is set up without a session.
   use ExUnit.Case, async: false
 
+  alias DSPex.PythonBridge.Cluster.Ring
   alias DSPex.PythonBridge.{Error, SessionPoolV2}
 
   @moduletag timeout: 120_000
@@ -15,8 +16,9 @@ defmodule DSPex.Cluster.StatesTest do
   end
 
   defp start(nodes, options \\ []) do
-    options = Workers.options([adapter: "ledger:adapter", name: @pool, workers: 1] ++ options)
-    for node <- nodes, do: Clusters.start_pool(node, [cluster: true] ++ options)
+    own = [adapter: "ledger:adapter", name: @pool, workers: 1, cluster: true]
+    options = own |> Keyword.merge(options) |> Workers.options()
+    for node <- nodes, do: Clusters.start_pool(node, options)
   end
 
   defp stop(node), do: BeamNodes.call(node, SessionPoolV2, :stop, [@pool])
@@ -32,9 +34,12 @@ defmodule DSPex.Cluster.StatesTest do
   defp sessions(count), do: for(n <- 1..count, do: "plain #{n}")
 
   defp home(node, session) do
-    options = [pool_name: @pool]
-    {:ok, info} = BeamNodes.call(node, SessionPoolV2, :get_session_info, [session, options])
+    {:ok, info} = info(node, session)
     info["node"]
+  end
+
+  defp info(node, session) do
+    BeamNodes.call(node, SessionPoolV2, :get_session_info, [session, [pool_name: @pool]])
   end
 
   test "sessions without a store stay where they are when a node joins", context do
@@ -76,6 +81,57 @@ defmodule DSPex.Cluster.StatesTest do
         assert {:ok, %{"place" => 1}} = append(a, session)
       end
     end
+  end
+
+  test "a session that has ended is not missed when its node is lost", context do
+    [a, b, c] = context.nodes
+    start(context.nodes)
+    wait_for(context.nodes)
+    for session <- sessions(20), do: {:ok, _} = append(a, session)
+    lost = Enum.filter(sessions(20), &(home(a, &1) == b.node))
+    assert lost != []
+    # Somebody asks for one that there has never been.
+    never = Enum.map(lost, &("never " <> &1))
+    for session <- never, do: assert({:error, _} = info(a, session))
+
+    for session <- lost do
+      options = [pool_name: @pool]
+      assert BeamNodes.call(a, SessionPoolV2, :end_session, [session, options]) == :ok
+    end
+
+    BeamNodes.signal(b, :KILL)
+    wait_for([a, c])
+    for session <- lost ++ never, do: assert({:ok, %{"place" => 0}} = append(a, session))
+  end
+
+  test "a session stays where it is while its node does not answer", context do
+    [a, b, c] = context.nodes
+    # A node that hangs is left out only after six seconds.
+    start([a, b], cluster: [heartbeat: 2_000])
+    wait_for([a, b])
+    for session <- sessions(60), do: {:ok, _} = append(a, session)
+    on_b = Enum.filter(sessions(60), &(home(a, &1) == b.node))
+    start([c], cluster: [heartbeat: 2_000])
+    wait_for(context.nodes)
+    ring = context.nodes |> Enum.map(& &1.node) |> Ring.new()
+    session = Enum.find(on_b, &(Ring.owner(ring, &1) == c.node))
+    BeamNodes.signal(b, :STOP)
+    caller = Task.async(fn -> append(c, session) end)
+    assert Task.yield(caller, 2_000) == nil
+    BeamNodes.signal(b, :CONT)
+    assert {:ok, %{"place" => 1}} = Task.await(caller, 30_000)
+  end
+
+  test "a pool starts although the member of another node does not answer", context do
+    [a, b, c] = context.nodes
+    start([a, b])
+    wait_for([a, b])
+    member = Module.concat(@pool, "Cluster.Member")
+    BeamNodes.call(b, :sys, :suspend, [member])
+    start([c])
+    assert {:ok, _} = append(c, "started")
+    BeamNodes.call(b, :sys, :resume, [member])
+    wait_for([a, b, c])
   end
 
   test "a pool that is being stopped still finds the sessions of other nodes", context do

@@ -61,6 +61,22 @@ defmodule DSPex.PythonBridge.Cluster.Homes do
     ArgumentError -> false
   end
 
+  @doc "Forgets the home of a session that has ended."
+  @spec ended(Pool.t(), String.t()) :: true
+  def ended(pool, id) do
+    :ets.delete(pool.cluster.homes, id)
+  rescue
+    ArgumentError -> true
+  end
+
+  @doc "Forgets the homes of all sessions."
+  @spec clear(Pool.t()) :: true
+  def clear(pool) do
+    :ets.delete_all_objects(pool.cluster.homes)
+  rescue
+    ArgumentError -> true
+  end
+
   defp put(pool, id, home, generation) do
     :ets.insert(pool.cluster.homes, {id, home, generation, Connection.now()})
   end
@@ -71,10 +87,10 @@ defmodule DSPex.PythonBridge.Cluster.Homes do
   end
 
   @doc """
-  Returns the home of a session that this node owns, or `:lost` if the caller knows another one,
-  `known`, which is gone with the state of the session.
+  Returns the home of a session that this node owns; `:lost` if the caller knows another one, `known`,
+  which is gone with the state of the session; or `:later` while a node that takes part does not answer.
   """
-  @spec place(Request.t(), View.t(), reference() | nil) :: {:ok, reference()} | :lost
+  @spec place(Request.t(), View.t(), reference() | nil) :: {:ok, reference()} | :lost | :later
   def place(%{pool: pool, session_id: id} = request, view, known) do
     generation = view.generation
 
@@ -98,9 +114,19 @@ defmodule DSPex.PythonBridge.Cluster.Homes do
   defp takes_part?(view, pool, home),
     do: home == pool.cluster.incarnation or View.node_of(view, home) != nil
 
+  # A node that hangs may have the session.
   defp ask(%{pool: pool, session_id: id} = request, view, known) do
+    question = {__MODULE__, :idle, [pool.name, id]}
+    deadline = min(request.deadline, Connection.now() + @patience)
+    answers = Remote.call_all(view.links, question, deadline)
+
+    if List.keymember?(answers, :late, 1),
+      do: :later,
+      else: choose(request, view, known, used_last(pool, view, id, answers))
+  end
+
+  defp choose(%{pool: pool, session_id: id} = request, view, known, homes) do
     own = pool.cluster.incarnation
-    homes = used_last(pool, view, id, min(request.deadline, Connection.now() + @patience))
     home = List.first(homes, own)
 
     # What a node that takes part does not have any more has ended there.
@@ -114,8 +140,7 @@ defmodule DSPex.PythonBridge.Cluster.Homes do
   end
 
   # The homes of a session, the one that was used last first.
-  defp used_last(pool, view, id, deadline) do
-    answers = Remote.call_all(view.links, {__MODULE__, :idle, [pool.name, id]}, deadline)
+  defp used_last(pool, view, id, answers) do
     idle = for {node, {:ok, ms}} when is_integer(ms) <- answers, do: {ms, view.incarnations[node]}
     own = for {:ok, ms} <- [Sessions.idle(pool, id)], do: {ms, pool.cluster.incarnation}
     for {_, home} <- Enum.sort(own ++ idle), do: home

@@ -32,10 +32,10 @@ defmodule DSPex.PythonBridge.Cluster.Member do
 
   # others: by node, `{pid, line, missed, info}`, where the line is `nil` while the node is left out.
   # sending: by node, the process that sends it a heartbeat. awaited: members that were there at the start
-  # and have not answered. joining: callers that wait for them. incompatible: nodes of another version.
-  # empty: looks in a row at a pool without workers. behind: looks in a row at which others knew more
-  # changes. sharing: the process that takes over what the others share, if it runs; shared?: whether that
-  # has been done. generation: see `View`. looked: when, in ms.
+  # and have not answered, for the time of some heartbeats. joining: callers that wait for them.
+  # incompatible: nodes of another version. empty: looks in a row at a pool without workers. behind: looks
+  # in a row at which others knew more changes. sharing: the process that takes over what the others share,
+  # if it runs; shared?: whether that has been done. generation: see `View`. looked: when, in ms.
   @enforce_keys [:pool, :cluster, :scope, :receiver, :generation]
   defstruct @enforce_keys ++
               [
@@ -100,6 +100,7 @@ defmodule DSPex.PythonBridge.Cluster.Member do
           do: pid
 
     Process.send_after(self(), :tick, state.cluster.heartbeat)
+    Process.send_after(self(), :awaited, @missing * state.cluster.heartbeat)
     {:noreply, beat(look(%{state | awaited: found}), found)}
   end
 
@@ -124,6 +125,9 @@ defmodule DSPex.PythonBridge.Cluster.Member do
     state = state |> stopped(Connection.now()) |> missed() |> look()
     {:noreply, beat(state, :pg.get_members(state.scope, @group))}
   end
+
+  # Those that have not answered yet hang, or are gone.
+  def handle_info(:awaited, state), do: {:noreply, publish(share(%{state | awaited: []}))}
 
   def handle_info({:dspex_bridge_cluster, @version, pid, info}, state) do
     {:noreply, state |> heard(node(pid), pid, info) |> answered(pid) |> share() |> publish()}
@@ -230,8 +234,7 @@ defmodule DSPex.PythonBridge.Cluster.Member do
 
   defp missed(state) do
     others = Map.new(state.others, fn {node, other} -> {node, missed(state, node, other)} end)
-    silent = for {_, %{line: nil, pid: pid}} <- others, do: pid
-    %{state | others: others, awaited: state.awaited -- silent}
+    %{state | others: others}
   end
 
   defp missed(state, node, %{missed: missed, line: line} = other) do
@@ -278,7 +281,8 @@ defmodule DSPex.PythonBridge.Cluster.Member do
     case state.others[node] do
       %{pid: ^pid} ->
         Notices.node(state.pool, node, if(reason == :noconnection, do: :lost, else: :left))
-        %{state | others: Map.delete(state.others, node)}
+        sending = Map.delete(state.sending, node)
+        %{state | others: Map.delete(state.others, node), sending: sending}
 
       _ ->
         state

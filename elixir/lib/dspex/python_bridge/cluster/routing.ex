@@ -171,6 +171,7 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
       {:ok, ^own} -> {:here, request}
       {:ok, home} -> {:there, :home, View.node_of(view, home), request}
       :lost -> with :again <- lost_state(request, known), do: in_session(request, view, kind)
+      :later -> {:later, request}
     end
   end
 
@@ -187,7 +188,12 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
 
   # Here and there
 
-  defp here(:call, request), do: Execution.run(request)
+  defp here(:call, request) do
+    result = Execution.run(request)
+    if ended?(request, result), do: Homes.ended(request.pool, request.session_id)
+    result
+  end
+
   defp here(:stream, request), do: Streams.elements(request)
   defp here(:info, request), do: Report.session(request)
 
@@ -202,7 +208,7 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
 
     case answer do
       {:ok, {:done, result, home}} ->
-        if id && home, do: Homes.found(pool, id, home)
+        if id && home, do: found(request, kind, result, home)
         result
 
       {:ok, {:at, home}} when home == node() ->
@@ -225,6 +231,18 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
         {:error, OpenCall.late("the node #{node} has not answered in time")}
     end
   end
+
+  # Who asks about a session may find that there is none.
+  defp found(_request, :info, _result, _home), do: true
+
+  defp found(%{pool: pool, session_id: id} = request, _kind, result, home) do
+    if ended?(request, result), do: Homes.ended(pool, id), else: Homes.found(pool, id, home)
+  end
+
+  defp ended?(%{pool: pool, command: command}, result) when elem(result, 0) == :ok,
+    do: match?({:end_session, _}, Pool.command(pool, command))
+
+  defp ended?(_request, _error_or_stream), do: false
 
   defp ask(:stream, link, served, deadline, node),
     do: RemoteStream.open(link, served, deadline, fn -> lost(node) end)
@@ -314,7 +332,7 @@ defmodule DSPex.PythonBridge.Cluster.Routing do
     case Homes.place(request, view, known) do
       {:ok, home} when home == pool.cluster.incarnation -> :here
       {:ok, home} -> {:at, View.node_of(view, home)}
-      :lost -> :lost
+      lost_or_later -> lost_or_later
     end
   end
 

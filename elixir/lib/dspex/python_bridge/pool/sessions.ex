@@ -11,6 +11,7 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
   """
 
   alias DSPex.PythonBridge.{Call, Connection, Functions, Pool}
+  alias DSPex.PythonBridge.Cluster.Homes
   alias DSPex.PythonBridge.Pool.{Choice, Providers, Server}
 
   # A row is not written again for so many ms.
@@ -192,6 +193,7 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
   @doc "Removes all sessions."
   @spec clear(Pool.t()) :: :ok
   def clear(pool) do
+    if pool.cluster, do: Homes.clear(pool)
     for {id, owner, _, _, _} <- :ets.tab2list(pool.sessions), do: remove(pool, id, owner)
     :ok
   rescue
