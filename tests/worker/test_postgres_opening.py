@@ -122,9 +122,9 @@ def test_a_sign_of_a_password_elsewhere_is_none(postgres, database):
         assert "cannot be reached" in refusal(name)
 
 
-@pytest.mark.parametrize("sign", ["\0", "\udcff"])
+@pytest.mark.parametrize("sign", ["\0", "\udcff", "%ff"])
 def test_an_address_is_text(sign):
-    """libpq would end it at a zero byte, which is another database. The other sign is a byte of a command line."""
+    """libpq would end it at a zero byte, which is another database. The second one is a byte of a command line."""
     assert "zero byte, or bytes that are not UTF-8" in refusal(f"postgresql:///db{sign}other")
 
 
@@ -188,6 +188,8 @@ def test_the_database_may_be_an_applications(url, execute):
         "CREATE TABLE dspex_bridge.store (x integer)",
         "CREATE VIEW dspex_bridge.store AS SELECT 'other' AS application, 1 AS version",
         "CREATE TABLE dspex_bridge.store (application text, version integer)",
+        "CREATE TABLE dspex_bridge.store AS SELECT 'dspex-bridge' AS application, -1 AS version",
+        "CREATE TABLE dspex_bridge.store AS SELECT 'dspex-bridge' AS application, 'one' AS version",
     ],
 )
 def test_a_schema_of_another_application_is_not_changed(url, execute, statement):
@@ -271,7 +273,7 @@ def test_a_changed_default_of_the_database_does_not_weaken_the_store(postgres, d
     """What is acknowledged is on the server's disk."""
     for setting in (
         "synchronous_commit = off",
-        "statement_timeout = 1",
+        "statement_timeout = 30",  # ms
         "default_transaction_isolation = serializable",
         "idle_in_transaction_session_timeout = 1",
         "extra_float_digits = -10",
@@ -287,6 +289,7 @@ def test_a_changed_default_of_the_database_does_not_weaken_the_store(postgres, d
     connection = store._writer._link.get()  # no public way shows the settings of a session
     assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
     assert connection.execute("SHOW transaction_isolation").fetchone() == ("read committed",)
+    assert connection.execute("SHOW statement_timeout").fetchone() == ("0",)
     store.close()
 
 

@@ -34,9 +34,11 @@ def conninfo(url: str) -> str:
         raise _has_password()
     if "\0" in url or any("\ud800" <= sign <= "\udfff" for sign in url):
         # libpq would stop at a zero byte; surrogates are what Python reads from bytes that are not UTF-8.
-        raise errors.StoreFailed("the URL of the PostgreSQL store has a zero byte, or bytes that are not UTF-8")
+        raise _not_text()
     try:
         given = {name: str(value) for name, value in conninfo_to_dict(url).items() if value is not None}
+    except UnicodeDecodeError:  # in percent encoding
+        raise _not_text() from None
     except psycopg.Error as error:
         # libpq quotes what it does not understand, which may be a part of a password.
         reason = "" if "@" in url else f": {' '.join(str(error).split())}"
@@ -49,6 +51,10 @@ def conninfo(url: str) -> str:
     if os.environ.get("PGCONNECT_TIMEOUT"):
         del defaults["connect_timeout"]
     return make_conninfo("", **{**defaults, **given, "client_encoding": "UTF8"})
+
+
+def _not_text() -> errors.StoreFailed:
+    return errors.StoreFailed("the URL of the PostgreSQL store has a zero byte, or bytes that are not UTF-8")
 
 
 def _has_password() -> errors.StoreFailed:

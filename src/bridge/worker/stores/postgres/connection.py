@@ -22,11 +22,14 @@ SETTINGS = {
     "search_path": f"pg_catalog, {SCHEMA}, pg_temp",
     "default_transaction_isolation": "read committed",
     "lock_timeout": f"{LOCK_TIMEOUT * 1000:.0f}",
-    "statement_timeout": "0",  # it could end the wait for a synchronous replica, which counts as success
     "idle_in_transaction_session_timeout": "0",  # it could end a migration
     "extra_float_digits": "1",  # less would round the numbers that are read
     "plan_cache_mode": "force_generic_plan",
 }
+
+# Apart from the others and before them, because it could end the statement that sets them; later, it could end the wait
+# for a synchronous replica, which counts as success.
+NO_STATEMENT_TIMEOUT = "SET statement_timeout = 0"
 
 # Of servers of these versions and later: connections are used for as long as a worker lives.
 LATER_SETTINGS = {140_000: {"idle_session_timeout": "0"}, 170_000: {"transaction_timeout": "0"}}
@@ -99,12 +102,14 @@ def _set_up(connection: Connection) -> None:
     for since, more in LATER_SETTINGS.items():
         if version >= since:
             settings |= more
-    is_replica, is_read_only, synchronous = connection.execute(
-        "SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',"
+    cursor = connection.execute(
+        f"{NO_STATEMENT_TIMEOUT}; SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',"
         " current_setting('synchronous_commit'), "
         + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in settings.items()),
         prepare=False,
-    ).fetchone()[:3]  # type: ignore[index]  # there is always one row
+    )
+    cursor.nextset()
+    is_replica, is_read_only, synchronous = cursor.fetchone()[:3]  # type: ignore[index]  # there is always one row
     if is_replica:
         raise errors.StoreFailed(
             f"the server at {where(connection)} is a read-only replica: name the primary, or name all servers and add"

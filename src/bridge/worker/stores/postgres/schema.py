@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psycopg
 
 from bridge import errors
@@ -115,7 +117,9 @@ def _version(connection: Connection) -> int:
         raise _foreign(connection) from None
     if len(rows) != 1 or rows[0][0] != APPLICATION:
         raise _foreign(connection)
-    version = int(rows[0][1])
+    version: Any = rows[0][1]
+    if not isinstance(version, int) or version < 1:  # the table and the first version are made together
+        raise _foreign(connection)
     if version > len(MIGRATIONS):
         raise errors.StoreFailed(
             f"the schema {SCHEMA} at {where(connection)} has version {version},"
