@@ -246,6 +246,7 @@ def nested(depth):
         ({"name": "t", "args": {"type": "object", "required": [{}]}}, "required.0"),
         ({"name": "t", "args": {"type": "object", "$schema": {}}}, "$schema: expected a URL"),
         ({"name": "t", "args": nested(150)}, "nested too deeply"),
+        ({"name": "t", "args": {"x": {"anyOf": [{}] * 5000}}}, "args.tools[1].args: a schema with more than 5000 maps"),
         ({"name": "t", "args": CITY, "inputSchema": ALL}, "args and inputSchema mean the same"),
     ],
 )

@@ -63,7 +63,7 @@ class RegisterToolsArgs(msgspec.Struct):
 def register_tools(args: RegisterToolsArgs, context: Context) -> dict[str, Any]:
     """Declare the host's tools for the session's programs, which call them as `call_tool`."""
     state: State = context.session.state
-    before, given = state.tools, _tools_of(args.tools)
+    before, given = state.tools, _tools_of(args.tools, context)
     state.set_tools(given if args.replace else before | given)
     return {
         "status": "registered",
@@ -75,10 +75,13 @@ def register_tools(args: RegisterToolsArgs, context: Context) -> dict[str, Any]:
     }
 
 
-def _tools_of(definitions: list[ToolDefinition]) -> dict[str, Tool]:
+def _tools_of(definitions: list[ToolDefinition], context: Context) -> dict[str, Tool]:
     """Return the tools by name. Raises InvalidArgs for wrong or repeated names, and for wrong schemas."""
     from bridge.adapters.dspy.tools.checks import check_names
 
-    tools = [definition.tool(f"args.tools[{index}]") for index, definition in enumerate(definitions)]
+    tools = []
+    for index, definition in enumerate(definitions):
+        context.check()  # many large schemas take seconds
+        tools.append(definition.tool(f"args.tools[{index}]"))
     check_names(tools, "args.tools")
     return {tool.name: tool for tool in tools}

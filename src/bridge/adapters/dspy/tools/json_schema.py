@@ -104,6 +104,19 @@ def references(schema: Any) -> Iterator[str]:
             waiting += current
 
 
+def is_larger(schema: Any, limit: int) -> bool:
+    """Return whether there are more than `limit` maps and lists in `schema`."""
+    waiting, count = [schema], 0
+    while waiting:
+        current = waiting.pop()
+        if isinstance(current, dict | list | tuple):
+            count += 1
+            waiting += current.values() if isinstance(current, dict) else current
+            if count > limit:
+                return True
+    return False
+
+
 def with_maps(args: dict[str, Any]) -> dict[str, Any]:
     """Return `args` with an empty map in place of each empty list where only a schema or a map of schemas is valid.
 

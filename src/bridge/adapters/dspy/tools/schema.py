@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 
 from bridge import errors
-from bridge.adapters.dspy.tools.json_schema import DEFINITIONS, is_object_schema, members_of, references
+from bridge.adapters.dspy.tools.json_schema import DEFINITIONS, is_larger, is_object_schema, members_of, references
 
 MAX_MESSAGE = 200  # characters of a validation error
+MAX_PARTS = 5000  # maps and lists in a schema, each of which takes up to 0.3 ms to check
 
 
 class ToolSchema(msgspec.Struct, frozen=True):
@@ -40,7 +41,11 @@ class ToolSchema(msgspec.Struct, frozen=True):
         return cls(shown, required, is_open, args)
 
     def check(self, path: str) -> None:
-        """Raise InvalidArgs if this is not a JSON Schema, or refers to something outside of itself."""
+        """Raise InvalidArgs if this is not a JSON Schema, is too large, or refers to something outside of itself."""
+        if is_larger(self.whole, MAX_PARTS):
+            raise errors.InvalidArgs(
+                f"{path}: a schema with more than {MAX_PARTS} maps and lists is too large", path=path
+            )
         for reference in references(self.whole):
             if not reference.startswith("#"):
                 raise errors.InvalidArgs(
