@@ -134,3 +134,19 @@ def test_a_host_that_does_not_answer_ends_the_call_with_its_deadline(host):
         assert host.send({"id": number, "command": "ask_anyway", "timeout_ms": 300}) is None
         assert host.receive()["command"] == "question"
         assert host.receive()["code"] == "deadline_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        ({}, "handler_error"),
+        ({"code": "odd"}, "handler_error"),
+        ({"code": "internal"}, "handler_error"),
+        ({"code": "overloaded"}, "overloaded"),
+    ],
+)
+def test_an_error_of_the_host_is_no_fault_of_the_worker(host, sent, code):
+    host.send({"id": 1, "command": "ask"})
+    host.send({"id": host.receive()["id"], "success": False, "error": "no answer", **sent})
+    reply = host.receive()
+    assert (reply["error"], reply["code"]) == ("no answer", code)

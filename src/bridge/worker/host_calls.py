@@ -63,12 +63,17 @@ class Question:
             wait(self.arrived)
 
     def result(self) -> Any:
-        """Return the result of the host, which must have answered. Raise the error that it answered with."""
+        """Return the result of the host, which must have answered. Raise the error that it answered with.
+
+        HandlerError if the error has no known code: it is no fault of the worker.
+        """
         answer = self._answer
         assert answer is not None
         if answer.success:
             return answer.result
-        raise errors.from_reply(answer.code, answer.error, answer.category, answer.details)
+        is_known = answer.code in errors.CODES and answer.code != errors.Internal.code
+        code = answer.code if is_known else errors.HandlerError.code
+        raise errors.from_reply(code, answer.error, answer.category, answer.details)
 
 
 class HostCalls:
