@@ -13,6 +13,7 @@ KEYS = ("a", "b", "c")
 PROGRAMS = ("p", "q")
 SLOW = "word " * 400
 END = "cleanup_session"
+READS = ("get_session_data", "list_programs")
 END_ALL = ("cleanup", "reset_state")
 
 # A call that fails with one of these may have had its effect; a call that fails otherwise has not.
@@ -68,6 +69,11 @@ class Call:
         self.change = change
         self.check = check
         self.reply: dict[str, Any] | None = None
+
+    @property
+    def only_reads(self) -> bool:
+        """Return whether the call reads a session, whose later calls then do not wait for it."""
+        return self.request["command"] in READS
 
 
 def put(text: str) -> Callable[[str], str]:

@@ -155,10 +155,13 @@ class World:
 
     @staticmethod
     def _fits(call: Call, others: list[Call]) -> bool:
-        """Return whether a call can be in one round with others.
+        """Return whether a call can be in one round after others.
 
-        A call that ends one session cannot be with one that ends all: the session may be in memory only by then.
+        A call that ends one session cannot be with one that ends all: the session may be in memory only by then. A read
+        may see what later calls change, which the model does not know.
         """
+        if call.change is not None and any(one.session == call.session and one.only_reads for one in others):
+            return False
         ends = {END, *END_ALL}
         kinds = {one.request["command"] for one in (call, *others)} & ends
         return END not in kinds or len(kinds) == 1
