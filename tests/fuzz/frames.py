@@ -4,15 +4,19 @@
 
 Each request must get exactly one reply with its id, whatever it contains, and no reply may report a
 defect of the worker (`internal`, `handler_error`). The worker must go on, end with status 0 at the
-end of its input, and stay within a memory limit. The printed seed repeats a run.
+end of its input, and stay within a memory limit. The valid requests are in valid_requests.py. The
+printed seed repeats a run.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
+import json
 import math
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 
 import msgspec
 from command import Fault, main
+from valid_requests import BUFFER, REQUESTS, TENSOR, UUID, conversations
 
 import framing_spec
 from bridge.wire import _etf  # in the folder that the line above adds
@@ -32,111 +37,16 @@ MOST_MEMORY = 700 << 20  # bytes of a worker that has loaded DSPy, which takes a
 MAX_FRAME = 1 << 20
 FRAMES_OF_A_WORKER = 3000
 BATCH = 20  # open requests
-FAULTS = {"internal", "handler_error"}
+CONVERSATIONS = conversations()
+sys.set_int_max_str_digits(0)  # to write integers that are too long for others
 
-QA = {
-    "name": "QA",
-    "inputs": [{"name": "question", "type": "string", "description": "what is asked"}],
-    "outputs": [{"name": "answer"}, {"name": "score", "type": "optional<float>"}],
-}
-TOOL = {"name": "clock", "description": "The time.", "args": {"zone": {"type": "string"}}}
-LISTED = {  # a tool as a server of the Model Context Protocol lists it
-    "name": "look-up",
-    "title": "Look up",
-    "inputSchema": {
-        "type": "object",
-        "properties": {"key": {"$ref": "#/$defs/Key"}, "self": {"anyOf": [{}, {"type": "null"}]}},
-        "required": ["key"],
-        "$defs": {"Key": {"type": ["string", "integer"]}},
-    },
-}
-MAPS = {
-    "inputs": {"day": {"type": "date"}, "rows": {"type": "list<dict<enum<1,2>, any>>"}},
-    "outputs": {"out": {"type": "union<decimal|dict<string, list<integer>>>"}},
-}
-ASKED = {"question": "Who?"}
-BUFFER = {"$buffer": 0}
-# The answers of a model, to the program with tools and to all others.
-STEPS = {
-    "next_tool_name": {
-        "next_thought": "I look it up.",
-        "next_tool_name": "clock",
-        "next_tool_args": {"zone": "UTC"},
-    },
-    "": {"answer": "noon", "score": "0.5", "reasoning": "so", "out": "0.10"},
-}
-# Valid requests for every command. The objects that they name are created by other requests, or missing.
-REQUESTS: list[dict[str, Any]] = [
-    {"command": "ping", "args": {"health_check": True}},
-    {"command": "hello", "args": {"offers": {"buffers": False, "logs": False, "tools": True}}},
-    {"command": "hello", "args": {"offers": {"buffers": True, "logs": True, "tools": True}}},
-    {"command": "describe"},
-    {"command": "get_stats", "args": {"include": ["commands", "sessions", "worker"], "limit": 3}},
-    {"command": "set_log_level", "args": {"level": "ERROR", "logger": "dspy"}},
-    {"command": "set_log_level", "args": {"level": "DEBUG"}},
-    {"command": "cancel", "args": {"id": 5}},
-    {"command": "pause", "args": {"id": "none"}},
-    {"command": "resume", "args": {"id": "none"}},
-    {"command": "create_session", "args": {"session_id": "s1", "ttl_s": 60, "quota": {"bytes": 9}}},
-    {"command": "get_session", "args": {"session_id": "s1"}},
-    {"command": "list_sessions", "args": {"limit": 10}},
-    {"command": "update_session_data", "args": {"session_id": "s1", "key": "k", "value": [1, {}]}},
-    {"command": "update_session_data", "args": {"operation": "merge", "value": {"a": b"\xff"}}},
-    {"command": "update_session_data", "args": {"operation": "delete", "key": "k"}},
-    {"command": "get_session_data", "session_id": "s1", "args": {"key": "k"}},
-    {"command": "cleanup_session", "args": {"session_id": "s1"}},
-    {"command": "cleanup"},
-    {"command": "reset_state"},
-    {"command": "configure_lm", "args": {"provider": "offline"}},
-    {
-        "command": "configure_lm",
-        "session_id": "s1",
-        "args": {"provider": "scripted", "answers": [{"answer": "x"}], "temperature": 0.5},
-    },
-    {"command": "create_program", "args": {"id": "p", "signature": QA, "if_exists": "replace"}},
-    {
-        "command": "create_program",
-        "args": {"id": "r", "signature": QA, "program_type": "react", "max_iters": 2},
-    },
-    {
-        "command": "create_program",
-        "args": {"id": "c", "signature": MAPS, "program_type": "chain_of_thought"},
-    },
-    {"command": "create_gemini_program", "args": {"id": "g", "model": "offline/reader"}},
-    {"command": "register_tools", "args": {"tools": [TOOL]}},
-    {"command": "register_tools", "args": {"tools": [LISTED], "replace": True}},
-    {"command": "configure_lm", "args": {"provider": "scripted", "answers": STEPS, "cache": 9}},
-    {"command": "execute_program", "stream": True, "args": {"program_id": "r", "inputs": ASKED}},
-    {"command": "execute_program", "args": {"program_id": "r", "inputs": ASKED}},
-    {
-        "command": "execute_program",
-        "args": {"program_id": "c", "inputs": {"day": "2024-02-29", "rows": [{"1": []}]}},
-    },
-    {
-        "command": "update_session_data",
-        "args": {"key": "k", "value": {"$tensor": {"type": "u8", "shape": [2], "data": BUFFER}}},
-    },
-    {"command": "update_session_data", "args": {"key": "k", "value": [BUFFER, {"x": BUFFER}]}},
-    {"command": "execute_program", "args": {"program_id": "p", "inputs": {"question": "Who?"}}},
-    {
-        "command": "execute_program",
-        "stream": True,
-        "timeout_ms": 5000,
-        "args": {
-            "program_id": "p",
-            "inputs": {"question": ["a", {"b": 1}]},
-            "options": {"temperature": 0.1},
-            "program_data": {"signature": QA, "signature_def": {}},
-        },
-    },
-    {"command": "execute_gemini_program", "args": {"program_id": "g", "inputs": {}}},
-    {"command": "list_programs"},
-    {"command": "get_program_info", "args": {"program_id": "p"}},
-    {"command": "delete_program", "args": {"program_id": "p"}},
-]
 ANSWERS: list[dict[str, Any]] = [
     {"success": True, "result": "noon"},
     {"success": True, "result": {"at": [12, None]}, "timestamp": "now"},
+    {"success": True, "result": 0.5},
+    {"success": True, "result": {"score": 1, "feedback": "good"}},
+    {"success": True, "result": {"text": '{"answer": "noon"}', "usage": {"prompt_tokens": 3}}},
+    {"success": True, "result": [[0.5, 1.0], [1, -1]]},
     {"success": False, "error": "no such tool"},
     {"success": False, "error": "x", "code": "tool_error", "category": "c", "details": {"a": []}},
 ]
@@ -146,7 +56,9 @@ SCALARS: list[Any] = [
     *(0.0, -0.0, 0.5, 1e300, math.inf, -math.inf, math.nan),
     *("", " ", "\0", "p", "s1", "self", "instance", "\U0001f600", "\u2028", "a" * 5000, MARK),
     *("[[ ## answer ## ]]\nx\n\n[[ ## completed ## ]]", "{question}", "list<" * 50, "None"),
-    *(b"", b"\xff\xfe", b"x" * 70_000),
+    *("9" * 5000, "1e999999999", "sNaN", "2024-02-30", "0000-00-00", "24:00:60+99:99", f"urn:uuid:{UUID}"),
+    *("../o.json", "/dev/stdin", "o.json", "a\0.json", "host/", "offline", "scripted", "\ud800", "(a+)+$"),
+    *(b"", b"\xff\xfe", b"x" * 70_000, 10**5000, BUFFER, TENSOR, {"$buffer": -1}, {"host": "good"}),
 ]
 
 
@@ -161,7 +73,7 @@ def nested(chance: random.Random) -> Any:
 def any_value(chance: random.Random) -> Any:
     kind = chance.random()
     if kind < 0.7:
-        return chance.choice(SCALARS)
+        return copy.deepcopy(chance.choice(SCALARS))
     if kind < 0.8:
         return nested(chance)
     if kind < 0.9:
@@ -200,9 +112,14 @@ def mutated(chance: random.Random, request: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
+def as_json(value: Any) -> bytes:
+    """Encode in JSON also what msgspec refuses: NaN, and surrogates without their other half."""
+    return json.dumps(value).encode()
+
+
 def encoded(chance: random.Random, request: dict[str, Any]) -> bytes | None:
     """Return the request in a random format, alone or in a multipart frame, or None if it cannot be encoded."""
-    encoders = (msgspec.json.encode, msgspec.msgpack.encode, _etf.encode)
+    encoders = (msgspec.json.encode, msgspec.msgpack.encode, _etf.encode, as_json)
     try:
         data = chance.choice(encoders)(request)
     except (msgspec.MsgspecError, OverflowError, RecursionError, ValueError, TypeError):
@@ -232,12 +149,24 @@ def broken(chance: random.Random, data: bytes) -> bytes:
 class Worker:
     """A worker, and the requests that it has not answered yet."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, folder: str) -> None:
+        """folder: of its files."""
         self._chance = chance
-        self.peer = Peer("--max-frame", str(MAX_FRAME), "--quiet", adapter="dspy")
+        places = ("--state-dir", folder, "--store", f"sqlite:{folder}/sessions.db")
+        more = ("--program", "shout=mock_module:Shout", "--allow-code-execution", "--max-frame", str(MAX_FRAME))
+        self.peer = Peer("--quiet", *places, *more, adapter="dspy")
+        self.asked: set[str] = set()  # ids of the worker's calls of the host
+        self.planned: list[dict[str, Any]] = []
         self.sent = 0
         self.owed: dict[Any, bytes] = {}
         self.last = b""  # the last frame whose id is unknown
+
+    def check_requests(self) -> None:
+        """Raise Fault if there is a command for which there is no valid request."""
+        known = {request["command"] for request in (*REQUESTS, *itertools.chain(*CONVERSATIONS))}
+        missing = self.peer.call("describe")["result"]["commands"].keys() - known - {"shutdown"}
+        if missing:
+            raise Fault(f"no requests for {', '.join(sorted(missing))}")
 
     def send(self, request_id: Any, data: bytes) -> None:
         self.owed[request_id] = data
@@ -262,9 +191,12 @@ class Worker:
             if format is None:
                 raise Fault(f"a frame in an unknown format: {frame[:200]!r}")
             message = decoded(format, frame)
+            if message["id"] in self.asked and "success" in message:
+                continue  # a broken answer to a call that is over by now is taken for a request
             if "success" in message:
                 return message
             if "command" in message:
+                self.asked.add(message["id"])
                 self.peer.send_frame(self._answer(format, message["id"]))
 
     def _answer(self, format: Any, call_id: str) -> bytes:
@@ -336,18 +268,30 @@ def decoded(format: Any, frame: bytes) -> Any:
 
 
 def check(reply: dict[str, Any], sent: bytes) -> None:
-    if not reply["success"] and reply["code"] in FAULTS:
+    """Raise Fault if a reply reports a defect. If it is one of the host's functions, there is no type of exception."""
+    if reply["success"]:
+        return
+    details = reply.get("details", {})
+    if reply["code"] == "internal" or (reply["code"] == "handler_error" and "type" in details):
+        raise Fault(f"{reply}\nto {sent[:2000]!r}")
+    if reply["error"].startswith("the optimizer"):
         raise Fault(f"{reply}\nto {sent[:2000]!r}")
 
 
 def run(seconds: float, seed: int) -> int:
     """Fuzz, and return how many frames were answered. Raises Fault."""
-    chance = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        return run_in(folder, seconds, random.Random(seed))
+
+
+def run_in(folder: str, seconds: float, chance: random.Random) -> int:
+    """Fuzz workers that share a folder."""
     end = time.monotonic() + seconds
     count = 0
     while time.monotonic() < end:
-        worker = Worker(chance)
+        worker = Worker(chance, folder)
         try:
+            worker.check_requests()
             while worker.sent < FRAMES_OF_A_WORKER and time.monotonic() < end:
                 step(chance, worker)
             worker.settle()
@@ -358,10 +302,18 @@ def run(seconds: float, seed: int) -> int:
     return count
 
 
+def planned(chance: random.Random, worker: Worker) -> dict[str, Any]:
+    """Return the next request: of a conversation, which is mutated less, or any other one."""
+    if not worker.planned and chance.random() < 0.1:
+        worker.planned = list(chance.choice(CONVERSATIONS))
+    if not worker.planned:
+        return mutated(chance, {"id": 0, **chance.choice(REQUESTS)})
+    request = {"id": 0, **worker.planned.pop(0)}
+    return mutated(chance, request) if chance.random() < 0.4 else request
+
+
 def step(chance: random.Random, worker: Worker) -> None:
-    request = {"id": 0, **copy.deepcopy(chance.choice(REQUESTS))}
-    request.setdefault("args", {})
-    request = mutated(chance, request)
+    request = planned(chance, worker)
     request_id = chance.choice((worker.sent, f"request-{worker.sent}", 2**60 + worker.sent))
     if chance.random() < 0.8:  # first, where it is found even if the rest is broken
         request.pop("id", None)
