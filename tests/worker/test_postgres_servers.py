@@ -68,20 +68,21 @@ def start_side_by_side(store, threads):
     wait_until(lambda: store.commits.waiting == len(threads) - 1)
 
 
-def test_a_replica_is_refused_unless_its_primary_is_named_too(postgres, database, store):
-    """The error explains how. Of several servers, the one that takes writes is used."""
+def test_a_replica_is_refused_unless_its_primary_is_named_too(postgres, database, store, monkeypatch):
+    """The error explains how. Of several servers, the one that takes writes is used, wherever they are named."""
     exists = "SELECT 1 FROM pg_tables WHERE schemaname = 'dspex_bridge' AND tablename = 'records'"
     standby = postgres.standby()
     try:
         wait_until(lambda: standby.execute(exists, database=database))
         with pytest.raises(errors.StoreFailed, match=r"read-only replica.*target_session_attrs=read-write"):
             open_store(standby.url(database))
-        both = open_store(
-            f"postgresql://postgres@/{database}?host={standby.folder},{postgres.folder}"
-            f"&port={standby.port},{postgres.port}"
-        )
+        hosts, ports = f"{standby.folder},{postgres.folder}", f"{standby.port},{postgres.port}"
+        both = open_store(f"postgresql://postgres@/{database}?host={hosts}&port={ports}")
         assert both.create("s", SETTINGS, {}) > 0
         both.close()
+        monkeypatch.setenv("PGHOST", hosts)
+        monkeypatch.setenv("PGPORT", ports)
+        open_store(f"postgresql://postgres@/{database}").close()
     finally:
         standby.close()
 

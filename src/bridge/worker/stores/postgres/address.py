@@ -45,7 +45,8 @@ def conninfo(url: str) -> str:
         raise errors.StoreFailed(f"the URL of the PostgreSQL store is not one that libpq understands{reason}") from None
     if any(given.get(name) for name in PASSWORDS):
         raise _has_password()
-    if "," in given.get("host", "") and not os.environ.get("PGTARGETSESSIONATTRS"):
+    hosts = (given.get(name) or os.environ.get(f"PG{name.upper()}", "") for name in ("host", "hostaddr"))
+    if any("," in each for each in hosts) and not os.environ.get("PGTARGETSESSIONATTRS"):
         given.setdefault("target_session_attrs", "read-write")  # the others are replicas
     defaults = dict(DEFAULTS)
     if os.environ.get("PGCONNECT_TIMEOUT"):
