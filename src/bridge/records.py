@@ -48,7 +48,7 @@ class Records:
     of all names and values, in bytes. is_stored: whether a store has the records too.
     """
 
-    __slots__ = ("_before", "_private", "_values", "counted", "is_stored", "quota", "size")
+    __slots__ = ("_before", "_order", "_private", "_values", "counted", "is_stored", "quota", "size")
 
     def __init__(self, quota: Quota, counted: str | None = None) -> None:
         self.quota = quota
@@ -59,6 +59,8 @@ class Records:
         self._private: dict[Key, Any] | None = None
         # The values of the last stored state that have been changed since.
         self._before: dict[Key, tuple[bytes | None, Any]] | None = None
+        # The names, in order, of the kinds of which a record has been removed since then.
+        self._order: dict[str, list[str]] | None = None
 
     @property
     def counted_records(self) -> int:
@@ -66,7 +68,7 @@ class Records:
         return 0 if self.counted is None else len(self.of(self.counted))
 
     def of(self, kind: str) -> Mapping[str, bytes]:
-        """Return a live view of the values of that kind by name, oldest first."""
+        """Return a view of the values of that kind by name, oldest first; live until `undo`."""
         return NOTHING if self._values is None else self._values.get(kind, NOTHING)
 
     def private(self, kind: str, name: str) -> Any:
@@ -105,6 +107,9 @@ class Records:
         """Remove a record if it exists."""
         if name in self.of(kind):
             self._note(kind, name)
+            if self.is_stored:
+                self._order = self._order or {}
+                self._order.setdefault(kind, list(self.of(kind)))
             self._set(kind, name, None)
 
     def changes(self) -> Changes:
@@ -118,15 +123,19 @@ class Records:
     def mark_stored(self) -> None:
         """Note that a store has the current records. From now on `changes` returns what it does not have."""
         self.is_stored = True
-        self._before = None
+        self._before = self._order = None
 
     def undo(self) -> bool:
         """Revert the changes since `mark_stored`. Return whether there were any."""
         before, self._before = self._before, None
+        order, self._order = self._order, None
         for (kind, name), (value, private) in (before or {}).items():
             self._set(kind, name, value)
             if private is not None:
                 self._private = {**(self._private or {}), (kind, name): private}
+        for kind, names in (order or {}).items():
+            values = self.of(kind)
+            self._values = {**(self._values or {}), kind: {name: values[name] for name in names if name in values}}
         return bool(before)
 
     def load(self, records: Changes, quota: Quota) -> None:

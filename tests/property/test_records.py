@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bridge import Dispatcher, Quota, Records, errors
@@ -23,9 +23,19 @@ steps = st.one_of(
 )
 
 
+REMOVED_AND_BACK = [
+    ("put", "data", "a", b"1"),
+    ("put", "data", "b", b"2"),
+    ("stored", None, None, None),
+    ("remove", "data", "a", None),
+    ("undo", None, None, None),
+]
+
+
+@example(REMOVED_AND_BACK, Quota())
 @given(st.lists(steps, max_size=30), st.builds(Quota, *[st.none() | st.integers(0, 60)] * 2))
 def test_records_are_a_map_with_undo(todo, quota):
-    """They behave like a dict; size and changes equal those counted from scratch."""
+    """They behave like a dict, also in their order; size and changes equal those counted from scratch."""
     records, model, last = Records(quota, "program"), {}, {}
     records.mark_stored()
     for what, kind, name, value in todo:
@@ -50,6 +60,8 @@ def test_records_are_a_map_with_undo(todo, quota):
             records.undo()
             model = dict(last)
         assert records.all() == model, (what, before)
+        for each in ("data", "program"):
+            assert list(records.of(each)) == [name for kind, name in model if kind == each], (what, before)
         assert records.size == size_of(model)
         changes = records.changes()
         assert apply(last, changes) == model
