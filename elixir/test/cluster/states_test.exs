@@ -3,7 +3,7 @@ defmodule DSPex.Cluster.StatesTest do
   # a store, and what is set up without a session.
   use ExUnit.Case, async: false
 
-  alias DSPex.PythonBridge.Cluster.Ring
+  alias DSPex.PythonBridge.Cluster.{Ring, View}
   alias DSPex.PythonBridge.{Error, SessionPoolV2}
 
   @moduletag timeout: 120_000
@@ -211,6 +211,28 @@ defmodule DSPex.Cluster.StatesTest do
 
     for node <- context.nodes,
         do: assert({:ok, %{"data" => ^expected}} = call(node, nil, :get_session_data))
+  end
+
+  test "two nodes that both make changes for all do not wait for each other", context do
+    [a, b, _] = context.nodes
+    # The members do not look at each other again meanwhile.
+    start([a, b], cluster: [heartbeat: 600_000])
+    wait_for([a, b])
+
+    for node <- [a, b] do
+      view = BeamNodes.call(node, View, :get, [@pool])
+      BeamNodes.call(node, View, :put, [@pool, %{view | ring: Ring.new([node.node])}])
+    end
+
+    changes = fn node ->
+      for n <- 1..200 do
+        data = %{key: "#{node.name} #{n}", value: 1}
+        {:ok, _} = call(node, nil, :update_session_data, data, timeout: :infinity)
+      end
+    end
+
+    tasks = for node <- [a, b], do: Task.async(fn -> changes.(node) end)
+    Task.await_many(tasks, 30_000)
   end
 
   test "a node of another version is left out, and only that is logged", context do

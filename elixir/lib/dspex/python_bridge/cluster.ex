@@ -13,7 +13,7 @@ defmodule DSPex.PythonBridge.Cluster do
   alias DSPex.PythonBridge.Cluster.{Homes, Member, Receiver, Settings}
 
   # incarnation: of this pool's sessions, unique in all nodes. heartbeat: ms. homes: see `Homes`.
-  # history: see `history/1`.
+  # history: the numbers of `history/1`, and 1 while this node makes a change for all, else 0.
   @enforce_keys [:incarnation, :heartbeat, :homes, :history, :settings]
   defstruct @enforce_keys
 
@@ -49,7 +49,7 @@ defmodule DSPex.PythonBridge.Cluster do
       incarnation: make_ref(),
       heartbeat: options[:heartbeat] || @heartbeat,
       homes: Homes.new_table(),
-      history: :atomics.new(2, signed: false)
+      history: :atomics.new(3, signed: false)
     }
   end
 
@@ -63,6 +63,15 @@ defmodule DSPex.PythonBridge.Cluster do
     :atomics.put(history, 1, count)
     :atomics.put(history, 2, hash)
   end
+
+  @doc "Returns whether this node makes a change for all nodes at the moment."
+  @spec leads?(t()) :: boolean()
+  def leads?(%{history: history}), do: :atomics.get(history, 3) == 1
+
+  @doc "Notes whether this node makes a change for all nodes at the moment."
+  @spec tell_leads(t(), boolean()) :: :ok
+  def tell_leads(%{history: history}, leads?),
+    do: :atomics.put(history, 3, if(leads?, do: 1, else: 0))
 
   @doc "Returns a history with one more change."
   @spec next(history(), map()) :: history()

@@ -2,10 +2,11 @@ defmodule DSPex.Pool.LifeTest do
   # How a pool grows, shrinks, recycles and ejects workers; workers of single sessions.
   use ExUnit.Case, async: true
 
+  import ExUnit.CaptureLog, only: [capture_log: 1]
   import Pools
   import Workers
   alias DSPex.PythonBridge.{Error, SessionPoolV2}
-  alias DSPex.PythonBridge.Pool.Slot
+  alias DSPex.PythonBridge.Pool.{Journal, Slot}
 
   @moduletag timeout: 120_000
 
@@ -159,5 +160,20 @@ defmodule DSPex.Pool.LifeTest do
     assert_raise ArgumentError, fn ->
       SessionPoolV2.start_link(name: Refused, connect: socket, adapter: "echo")
     end
+  end
+
+  test "a worker that starts while another node's state takes the place of the pool's has only that" do
+    pool = start_pool(workers: 1, cluster: true)
+    adopt = fn count, keys -> Journal.adopt(pool, :"other@127.0.0.1", {{count, 1}, keys, []}) end
+    data = fn key -> {1, {:data, key}, :all, "update_session_data", %{key: key, value: 1}} end
+    {:ok, _} = anonymous(pool, :update_session_data, %{key: "own", value: 1})
+    # It takes a while until a worker has all of these.
+    adopt.(10, for(n <- 1..3_000, do: data.("first #{n}")))
+    wait_until(fn -> length(SessionPoolV2.get_pool_status(pool).slots) == 2 end)
+    Process.sleep(100)
+    log = capture_log(fn -> adopt.(20, [data.("second")]) end)
+    assert log =~ "dropped: 3000 × update_session_data\n"
+    only = fn {:ok, %{"data" => data}} -> data == %{"second" => 1} end
+    wait_until(fn -> only.(anonymous(pool, :get_session_data)) end, 20_000)
   end
 end

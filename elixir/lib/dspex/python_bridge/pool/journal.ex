@@ -38,10 +38,11 @@ defmodule DSPex.PythonBridge.Pool.Journal do
     "load_program" => "program_id"
   }
 
-  # entries: see `Changes`. next: the number of the next one. members: the workers that have them all,
-  # by owner, the newest first. history: see `Cluster.history/1`.
+  # entries: see `Changes`. next: the number of the next one. since: of the first one after the last time
+  # that all were replaced. members: the workers that have them all, by owner, the newest first. history:
+  # see `Cluster.history/1`.
   @enforce_keys [:pool, :cluster]
-  defstruct @enforce_keys ++ [entries: [], next: 1, members: [], history: {0, 0}]
+  defstruct @enforce_keys ++ [entries: [], next: 1, since: 1, members: [], history: {0, 0}]
 
   @typedoc "What one journal tells another: its history, its entries (the oldest first), the providers of models."
   @type state :: {Cluster.history(), [Changes.entry()], list()}
@@ -80,11 +81,18 @@ defmodule DSPex.PythonBridge.Pool.Journal do
       {:error, Error.new(:worker_crashed, "the pool was stopped during the call")}
   end
 
-  @doc "Makes a change that the journal of another node has made; does nothing if it has missed one before."
+  @doc """
+  Makes a change that the journal of another node has made. Does nothing if it has missed one before, or
+  makes one of its own meanwhile: two journals that waited for each other would do so for ever.
+  """
   @spec follow(atom(), Cluster.history(), map(), integer() | :infinity) :: :ok | :missed
   def follow(pool, history, change, remaining) do
+    %{cluster: cluster, journal: journal} = Pool.fetch!(pool)
     change = Map.put(change, :deadline, OpenCall.deadline(remaining))
-    GenServer.call(Pool.fetch!(pool).journal, {:follow, history, change}, :infinity)
+
+    if Cluster.leads?(cluster),
+      do: :missed,
+      else: GenServer.call(journal, {:follow, history, change}, :infinity)
   end
 
   @doc "Returns what another journal needs in order to have the same entries."
@@ -131,10 +139,16 @@ defmodule DSPex.PythonBridge.Pool.Journal do
   end
 
   @impl true
-  def init(state), do: {:ok, told(state, {0, 0})}
+  def init(state) do
+    leads(state, false)
+    {:ok, told(state, {0, 0})}
+  end
 
   @impl true
   def handle_call({:join, connection, done}, _from, state) do
+    # It has got entries that have been replaced since.
+    if done > 0 and done < state.since, do: succeed(state, connection.owner)
+
     case Enum.filter(state.entries, fn entry -> elem(entry, 0) > done end) do
       [] ->
         Process.monitor(connection.owner)
@@ -146,12 +160,16 @@ defmodule DSPex.PythonBridge.Pool.Journal do
   end
 
   def handle_call({:change, pool, change}, _from, state) do
+    leads(state, true)
+
     if full?(state, change),
       do: {:reply, {:error, full()}, state},
       else: made(state, pool, change)
   rescue
     # The args cannot be encoded: the caller's mistake.
     exception -> {:reply, {:raised, exception}, state}
+  after
+    leads(state, false)
   end
 
   def handle_call({:follow, history, change}, _from, state) do
@@ -330,6 +348,8 @@ defmodule DSPex.PythonBridge.Pool.Journal do
     %{state | history: history}
   end
 
+  defp leads(state, leads?), do: if(state.cluster, do: Cluster.tell_leads(state.cluster, leads?))
+
   # One that does not answer, or has missed a change, takes over the entries later.
   defp pass_on(%{cluster: nil}, _history, _change), do: :ok
 
@@ -362,10 +382,12 @@ defmodule DSPex.PythonBridge.Pool.Journal do
     else
       dropped = own -- Enum.map(theirs, &content/1)
       if dropped != [], do: log_dropped(state.pool, from, dropped)
-      for {owner, _} <- state.members, do: Server.succeed(Pool.get(state.pool).server, owner)
-      Enum.reduce(theirs, %{state | entries: []}, &add/2)
+      for {owner, _} <- state.members, do: succeed(state, owner)
+      Enum.reduce(theirs, %{state | entries: [], since: state.next}, &add/2)
     end
   end
+
+  defp succeed(state, owner), do: Server.succeed(Pool.get(state.pool).server, owner)
 
   # With a number of its own, so that a worker that is just getting all entries gets this one, too.
   defp add({_, key, kind, command, args}, state) do
@@ -383,7 +405,8 @@ defmodule DSPex.PythonBridge.Pool.Journal do
   defp deadline, do: OpenCall.deadline(@replay_timeout)
 
   defp log_dropped(pool, from, dropped) do
-    commands = Enum.map_join(dropped, ", ", fn {_, _, command, _} -> command end)
+    counts = dropped |> Enum.frequencies_by(fn {_, _, command, _} -> command end) |> Enum.sort()
+    commands = Enum.map_join(counts, ", ", fn {command, count} -> "#{count} × #{command}" end)
 
     Logger.warning(
       "#{inspect(pool)}: this node takes over what is set up without a session from #{from}; what was " <>

@@ -209,6 +209,13 @@ defmodule DSPex.PythonBridge.Pool.Roster do
   defp no_successor(state, nil), do: state
   defp no_successor(state, slot), do: put(state, again(slot))
 
+  @doc "Lets a slot that takes no calls yet, or does not do so at the moment, have a successor once it does."
+  @spec replace_soon(t(), Slot.t() | nil) :: t()
+  def replace_soon(state, %{state: from} = slot) when from in [:starting, :ejected],
+    do: put(state, again(slot))
+
+  def replace_soon(state, _slot), do: state
+
   # So that it is due to be replaced at the next look.
   defp again(slot), do: %{slot | successor?: false, limits: Map.put(slot.limits, :max_age, 0)}
 

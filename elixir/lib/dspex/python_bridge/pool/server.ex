@@ -135,8 +135,8 @@ defmodule DSPex.PythonBridge.Pool.Server do
       %{state: from} = slot when from in [:ready, :ejected] ->
         {:noreply, Roster.act(state, slot, {:end, error})}
 
-      _ ->
-        {:noreply, state}
+      slot ->
+        {:noreply, Roster.replace_soon(state, slot)}
     end
   end
 
@@ -145,8 +145,8 @@ defmodule DSPex.PythonBridge.Pool.Server do
       %{state: :ready, session: nil, successor?: false} = slot ->
         {:noreply, Roster.act(state, slot, {:succeed, :uncertain})}
 
-      _ ->
-        {:noreply, state}
+      slot ->
+        {:noreply, Roster.replace_soon(state, slot)}
     end
   end
 
