@@ -48,7 +48,7 @@ LIBRARIES = {
     "fastavro": ("bench.avro",),
     "google": ("bench.formats", "bench.protobuf"),
     "httpx": ("adapters.dspy.engines.litellm",),
-    "jsonschema": ("adapters.dspy.tools.schema",),
+    "jsonschema": ("adapters.dspy.tools.schema", "adapters.dspy.tools.validation"),
     "litellm": ("adapters.dspy.engines.embeddings", "adapters.dspy.engines.litellm", "adapters.dspy.providers"),
     "matplotlib": ("bench.plots",),
     "msgspec": ("",),

@@ -149,6 +149,9 @@ def test_other_programs_take_no_tools(host, program_type, more):
 PERSON = {"$defs": {"City": {"type": "string", "minLength": 2}}, "type": "object"}
 TWICE = {"$defs": {str(n): {"allOf": [{"$ref": f"#/$defs/{n + 1}"}] * 2} for n in range(60)}}
 TWICE["$defs"]["60"] = ALL
+EVIL = {"type": "string", "pattern": "^(a+)+$"}
+LONG = "a" * 50 + "!"
+OPEN = {"type": "object", "additionalProperties": True}
 SCHEMAS = [
     # a tool's schema, arguments of a call, the error that the model gets in place of the result
     ({}, {}, None),
@@ -193,6 +196,27 @@ SCHEMAS = [
     ({"city": {"anyOf": [{"type": "string"}, {"type": "null"}]}}, {"city": None}, None),
     ({"city": {"anyOf": [{"type": "string"}, {"type": "null"}]}}, {"city": 1}, "cannot take city"),
     ({"$schema": "http://json-schema.org/draft-07/schema#", **ALL}, {"city": "Graz"}, None),
+    # patterns, which would take years in an engine that tries all ways
+    ({"x": EVIL}, {"x": "aaa"}, None),
+    ({"x": EVIL}, {"x": LONG}, f"cannot take x: '{LONG}' does not match"),
+    (
+        {"$schema": "http://json-schema.org/draft-04/schema#", **OPEN, "additionalProperties": EVIL},
+        {"x": LONG},
+        "cannot",
+    ),
+    (
+        {**OPEN, "patternProperties": {"^(a+)+$": {"type": "integer"}}},
+        {"aa": "b"},
+        "cannot take aa: 'b' is not of type",
+    ),
+    ({**OPEN, "patternProperties": {"^(a+)+$": False}}, {LONG: 1}, None),
+    ({**OPEN, "patternProperties": {"^(a+)+$": {}}, "additionalProperties": False}, {"aa": 1}, None),
+    ({**OPEN, "patternProperties": {"^(a+)+$": {}}, "additionalProperties": False}, {LONG: 1}, "cannot take"),
+    # what is not known to be wrong: look-around, a dialect of a part
+    ({"x": {"pattern": "^(?=b)"}}, {"x": "c"}, None),
+    ({**OPEN, "patternProperties": {"^(?=b)": {}}, "additionalProperties": False}, {"c": 1}, None),
+    ({**OPEN, "patternProperties": {"^(a+)+$": {}}, "unevaluatedProperties": False}, {LONG: 1}, None),
+    ({"x": {**EVIL, "$schema": "http://json-schema.org/draft-07/schema#"}}, {"x": LONG}, None),
     # references in circles, and to one thing in many ways
     ({"allOf": [{"$ref": "#"}] * 20, "properties": {"n": {}}}, {"n": 1}, None),
     ({**TWICE, "$ref": "#/$defs/0"}, {}, "needs the argument city"),
@@ -241,6 +265,7 @@ def nested(depth):
         ({"name": "t", "args": {"x": 5}}, "not a JSON Schema"),
         ({"name": "t", "args": {"x": {"type": "strng"}}}, "not a JSON Schema"),
         ({"name": "t", "args": {"type": "object", "properties": {"x": 5}}}, "JSON Schema"),
+        ({"name": "t", "args": {"type": "object", "properties": {"x": [{"$ref": "#"}]}}}, "JSON Schema"),
         ({"name": "t", "args": {"x": {"$ref": "http://127.0.0.1/a"}}}, "only references within"),
         ({"name": "t", "args": {"x": {"items": [{"$ref": "file:///etc"}]}}}, "only references within"),
         ({"name": "t", "args": {"type": "object", "required": [{}]}}, "required.0"),

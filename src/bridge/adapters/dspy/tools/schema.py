@@ -35,7 +35,7 @@ class ToolSchema(msgspec.Struct, frozen=True):
         properties, required, is_open = members_of(args)
         definitions = {key: args[key] for key in DEFINITIONS if key in args}
         shown = {
-            name: {**schema, **definitions} if next(references(schema), None) is not None else schema
+            name: {**schema, **definitions} if isinstance(schema, dict) and any(references(schema)) else schema
             for name, schema in properties.items()
         }
         return cls(shown, required, is_open, args)
@@ -80,11 +80,10 @@ class ToolSchema(msgspec.Struct, frozen=True):
             return f"has no argument {', '.join(unknown)}"
         if missing:
             return f"needs the argument {', '.join(missing)}"
-        from jsonschema.exceptions import best_match
-        from jsonschema.validators import validator_for
+        from bridge.adapters.dspy.tools.validation import first_error
 
         try:
-            error = best_match(validator_for(self.whole)(self.whole).iter_errors(arguments))
+            error = first_error(self.whole, arguments)
         except Exception:
             # The schema has a broken or circular reference, or a number is too large to be divided: the host checks
             # the arguments itself.
