@@ -149,9 +149,12 @@ def definition_of(document: Any, path: str) -> Definition | None:
             path=f"{at}.version",
             expected=VERSION,
         )
-    signature = EncodedValue(msgspec.json.encode(own.signature), "json")
+    try:
+        signature = msgspec.json.encode(own.signature)
+    except TypeError as error:  # of a value that only MessagePack or ETF has
+        raise errors.InvalidArgs(f"{at}.signature: {error}", path=f"{at}.signature") from None
     definition = Definition(
-        signature,
+        EncodedValue(signature, "json"),
         own.program_type,
         tools=tuple(own.tools),
         max_iters=own.max_iters,

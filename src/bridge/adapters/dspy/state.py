@@ -75,8 +75,11 @@ class Program:
 
     @cached_property
     def encoded(self) -> bytes:
-        """Return the definition as the session's records hold it."""
-        return msgspec.msgpack.encode(self.definition)
+        """Return the definition as the session's records hold it. Raises InvalidArgs if they cannot."""
+        try:
+            return msgspec.msgpack.encode(self.definition)
+        except (OverflowError, TypeError, ValueError) as error:  # of a value in demos or stages
+            raise errors.InvalidArgs(f"args: the program cannot be stored: {error}", path="args") from None
 
     @cached_property
     def signature(self) -> Signature:

@@ -131,7 +131,10 @@ class ConfigureArgs(Generation, frozen=True):
         if unreadable is not None:
             path, kind = unreadable
             raise errors.InvalidArgs(f"{path}: {kind} has no text form for a reply", path=path)
-        return msgspec.json.encode(self.answers).decode()
+        try:
+            return msgspec.json.encode(self.answers).decode()
+        except TypeError as error:  # of a map with a key that JSON lacks
+            raise errors.InvalidArgs(f"args.answers: {error}", path="args.answers") from None
 
     def _headers(self) -> dict[str, str] | None:
         if len(self.extra_headers or ()) > MOST_HEADERS:

@@ -61,4 +61,8 @@ class Options(msgspec.Struct, kw_only=True):
     def given(self) -> dict[str, Any]:
         """Return the options that are set, as plain data."""
         names = Options.__struct_fields__
-        return {name: msgspec.to_builtins(value) for name in names if (value := getattr(self, name)) is not None}
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return {
+            name: msgspec.to_builtins(value) if isinstance(value, msgspec.Struct) else value
+            for name, value in given.items()
+        }

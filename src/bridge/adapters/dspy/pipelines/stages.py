@@ -102,6 +102,7 @@ def resolve(
         name = _checked_name(name or stage.name, at, [each["name"] for each in resolved.stages])
         made, learned = _copied(stage, find, at) if stage.program is not None else (_defined(stage, tools, at), {})
         made = msgspec.structs.replace(made, name=name, inputs=stage.inputs)
+        _check_signature(made, at)
         resolved.stages.append(msgspec.to_builtins(made))
         resolved.learned.update({name if each == "self" else f"{name}.{each}": what for each, what in learned.items()})
     return resolved
@@ -118,7 +119,16 @@ def _read(stages: Any, path: str) -> list[Stage]:
     made: list[Stage] = _converted(stages or [], list[Stage], f"{path}.stages")
     for index, stage in enumerate(made):
         _checked_name(stage.name, f"{path}.stages[{index}]", [each.name for each in made[:index]])
+        _check_signature(stage, f"{path}.stages[{index}]")
     return made
+
+
+def _check_signature(stage: Stage, path: str) -> None:
+    """Raise InvalidArgs for a signature with a value that only MessagePack or ETF has."""
+    try:
+        msgspec.json.encode(stage.signature)
+    except TypeError as error:
+        raise _wrong(f"{path}.signature", str(error)) from None
 
 
 def _check_count(stages: list[Stage], path: str, others: int = 0) -> int:
