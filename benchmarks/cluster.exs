@@ -3,6 +3,8 @@
 #     cd elixir && MIX_ENV=prod BRIDGE_PYTHON=../.venv/bin/python mix run ../benchmarks/cluster.exs
 #
 # --rounds, --count (calls of a round), --only cost,size,large; --json FILE for the figures of all rounds.
+Code.require_file("figures.exs", __DIR__)
+
 [{BeamNodes, _}, {FileEpmd, file_epmd}] =
   for file <- ~w(beam_nodes file_epmd), module <- Code.require_file("../elixir/test/support/#{file}.ex", __DIR__), do: module
 
@@ -100,6 +102,7 @@
       end
 
 defmodule ClusterBenchmark do
+  import Figures, only: [keep: 3, median: 2, ratio: 1, show: 3, us: 1]
   alias ClusterBenchmark.OnNodes
 
   @sections ~w(cost size large)
@@ -115,7 +118,7 @@ defmodule ClusterBenchmark do
 
     try do
       for section <- only, do: apply(__MODULE__, String.to_existing_atom(section), [nodes, options])
-      if options[:json], do: File.write!(options[:json], json())
+      Figures.write(options[:json])
     after
       for node <- nodes, do: BeamNodes.signal(node, :KILL)
       File.rm_rf!(hd(nodes).folder)
@@ -205,42 +208,10 @@ defmodule ClusterBenchmark do
     end
   end
 
-  defp show(what, contenders, rounds) do
-    for {name, _} <- contenders do
-      for {key, unit} <- [p50: "p50_us", cpu: "cpu_us"],
-          do: keep(what, "#{name}_#{unit}", Enum.map(rounds, & &1[name][key]))
-
-      figures = "p50 #{us(median(rounds, & &1[name].p50))}  cpu #{us(median(rounds, & &1[name].cpu))}"
-      IO.puts("#{what}  #{String.pad_leading(to_string(name), 8)}  #{figures}")
-    end
-  end
-
   defp show_ratio(rounds) do
     more = fn key -> ratio(median(rounds, &((&1.remote[key] - &1.local[key]) / &1.erpc[key]))) end
     IO.puts("(remote - local) / erpc: #{more.(:p50)}, of the CPU time #{more.(:cpu)}")
   end
-
-  # The figures of all rounds, for --json.
-  defp keep(section, name, values) do
-    Process.put(:figures, [{section, name, values} | Process.get(:figures, [])])
-  end
-
-  defp json do
-    sections = Process.get(:figures, []) |> Enum.reverse() |> Enum.group_by(&elem(&1, 0))
-
-    object(
-      for {section, rows} <- sections do
-        {section, object(for {_, name, values} <- rows, do: {name, "[#{Enum.join(values, ", ")}]"})}
-      end
-    ) <> "\n"
-  end
-
-  defp object(pairs), do: "{" <> Enum.map_join(pairs, ", ", fn {key, value} -> ~s("#{key}": #{value}) end) <> "}"
-
-  defp median(rounds, read), do: rounds |> Enum.map(read) |> middle()
-  defp middle(values), do: values |> Enum.sort() |> Enum.at(div(length(values), 2))
-  defp us(time), do: "#{Float.round(time * 1.0, 2)} µs"
-  defp ratio(ratio), do: "#{Float.round(ratio * 1.0, 2)}"
 end
 
 ClusterBenchmark.main(System.argv(), {on_nodes, file_epmd})

@@ -10,7 +10,10 @@
 # all of them. Each ratio and each difference is computed within a round; the median of the rounds is
 # shown. `cpu` is the CPU time of the BEAM alone.
 
+Code.require_file("figures.exs", __DIR__)
+
 defmodule PoolBenchmark do
+  import Figures, only: [keep: 3, median: 2, middle: 1, ratio: 1, show: 3, us: 1]
   alias DSPex.PythonBridge.{Bridge, Pool, SessionPoolV2}
 
   @sections ~w(cost size scale start)
@@ -25,7 +28,7 @@ defmodule PoolBenchmark do
     only = String.split(options[:only] || Enum.join(@sections, ","), ",")
     options = Keyword.merge([rounds: 15, count: 2_000, seconds: 2], options)
     for section <- only, do: apply(__MODULE__, String.to_existing_atom(section), [options])
-    if options[:json], do: File.write!(options[:json], json())
+    Figures.write(options[:json])
   end
 
   # `worker` calls the pool's only worker through its connection, without the pool: the difference is
@@ -178,39 +181,8 @@ defmodule PoolBenchmark do
     if :atomics.get(stop, 1) == 1, do: calls + 1, else: call_until(call, stop, calls + 1)
   end
 
-  defp show(what, contenders, rounds) do
-    for {name, _} <- contenders do
-      for {key, unit} <- [p50: "p50_us", cpu: "cpu_us"],
-          do: keep(what, "#{name}_#{unit}", Enum.map(rounds, & &1[name][key]))
-
-      figures = "p50 #{us(median(rounds, & &1[name].p50))}  cpu #{us(median(rounds, & &1[name].cpu))}"
-      IO.puts("#{what}  #{String.pad_leading(to_string(name), 8)}  #{figures}")
-    end
-  end
-
-  # The figures of all rounds, for --json.
-  defp keep(section, name, values) do
-    Process.put(:figures, [{section, name, values} | Process.get(:figures, [])])
-  end
-
-  defp json do
-    sections = Process.get(:figures, []) |> Enum.reverse() |> Enum.group_by(&elem(&1, 0))
-
-    object(
-      for {section, rows} <- sections do
-        {section, object(for {_, name, values} <- rows, do: {name, "[#{Enum.join(values, ", ")}]"})}
-      end
-    ) <> "\n"
-  end
-
-  defp object(pairs), do: "{" <> Enum.map_join(pairs, ", ", fn {key, value} -> ~s("#{key}": #{value}) end) <> "}"
-
   # µs
   defp now, do: System.monotonic_time(:nanosecond) / 1000
-  defp median(rounds, read), do: rounds |> Enum.map(read) |> middle()
-  defp middle(values), do: values |> Enum.sort() |> Enum.at(div(length(values), 2))
-  defp us(time), do: "#{Float.round(time * 1.0, 2)} µs"
-  defp ratio(ratio), do: "#{Float.round(ratio * 1.0, 2)} ×"
 end
 
 PoolBenchmark.main(System.argv())
