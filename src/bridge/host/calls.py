@@ -11,6 +11,7 @@ from time import monotonic
 from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn
 
+from bridge.host.condition import Condition
 from bridge.host.open_calls import CallCancelled, OpenCall
 from bridge.host.threads import Threads
 from bridge.host.timeouts import seconds_of
@@ -29,6 +30,7 @@ class Call(concurrent.futures.Future[Any]):
 
     def __init__(self, call: OpenCall, worker: Worker, threads: Threads) -> None:
         super().__init__()
+        self._condition = Condition()  # the background thread waits for it, too
         self._call = call
         self._worker = worker
         self._threads = threads

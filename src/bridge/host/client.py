@@ -188,8 +188,9 @@ class Client:
     ) -> Stream:
         """Start `command`, and return its events to iterate over. The options are those of `submit`."""
         call = self._open(command, timeout, has_events=True)
+        stream = Stream(call, self._connection.worker, self._connection.threads)  # which cancels the call at its end
         self._connection.start(call, args, session_id, traceparent)
-        return Stream(call, self._connection.worker, self._connection.threads)
+        return stream
 
     def register_tools(self, tools: Callables, *, session_id: str | None = None) -> None:
         """Offer Python functions to the session's programs, by their names.

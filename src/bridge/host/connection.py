@@ -131,8 +131,8 @@ class Connection:
         if traceparent is not None:
             request["traceparent"] = traceparent
         outbox = self.encoded(request, "args")
-        self.inbox.open(call)
         try:
+            self.inbox.open(call)
             if not self.transport.write(outbox):
                 call.outbox = outbox
         except ConnectionError:

@@ -20,6 +20,7 @@ from bridge._framing import Outbox
 from bridge.host._inbox import RECEIVE
 from bridge.host.background import Background
 from bridge.host.client import STOP_TIMEOUT, Client
+from bridge.host.condition import Condition
 from bridge.host.connect import Attempt, Exit
 from bridge.host.connection import Settings
 from bridge.host.launch import WorkerProcess, launch
@@ -65,7 +66,7 @@ class Template:
         self._process = process
         self._ended = ended
         self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
+        self._changed = Condition(self._lock)
         self._is_ready = False
         self._is_lost = False
         self.exits_noted = 0

@@ -15,6 +15,7 @@ from bridge._framing import Outbox
 from bridge.host._inbox import CHECK
 from bridge.host.background import Background
 from bridge.host.calls import Call, OnEvent
+from bridge.host.condition import Condition
 from bridge.host.connection import Connection, Settings
 from bridge.host.functions import is_stream, joined
 from bridge.host.logs import LogForwarder
@@ -40,7 +41,7 @@ class ThreadedConnection(Connection):
         self._logs = LogForwarder(worker, self.threads.run) if settings.forwards_logs else None
         log = self._logs.add if self._logs else None
         super().__init__(worker, settings, self._background, log)
-        self._changed = threading.Condition(self.lock)
+        self._changed = Condition(self.lock)
         self._is_lost = threading.Event()
         self.on_lost: Callable[[], object] | None = None
         self.transport.watch()

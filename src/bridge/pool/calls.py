@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from bridge.errors import BridgeError
 from bridge.host.calls import NO_TIMING, OnEvent
+from bridge.host.condition import Condition
 from bridge.host.open_calls import CallCancelled, OpenCall
 from bridge.host.timeouts import seconds_of
 from bridge.pool.jobs import Jobs
@@ -30,6 +31,7 @@ class PoolCall(concurrent.futures.Future[Any]):
 
     def __init__(self, request: Request, runner: Runner, jobs: Jobs, on_event: OnEvent | None) -> None:
         super().__init__()
+        self._condition = Condition()  # a thread that all calls need waits for it, too
         self._request = request
         self._runner = runner
         self._jobs = jobs
@@ -289,11 +291,11 @@ class PoolStream:
             self._call.cancel()
 
     def _close(self) -> None:
-        slot = self._request.slot
-        if slot is not None and slot.connection.worker.is_usable:
+        slot, call = self._request.slot, self._request.call
+        if slot is not None and call is not None and slot.connection.worker.is_usable:
             self._is_cancelled = True
-            self._call.drop_events()
-            self._call.cancel()
+            call.drop_events()
+            call.cancel()
 
     def __enter__(self) -> PoolStream:
         self._request.check_own()
@@ -308,7 +310,7 @@ class PoolStream:
         self._close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_call"):
+        if hasattr(self, "_request"):
             self._close()
 
     def __reduce__(self) -> NoReturn:

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
+from bridge.host.condition import Condition
+
 Job = Callable[[], object]
 
 
@@ -18,7 +20,7 @@ class Clock:
     def __init__(self, name: str) -> None:
         self._jobs: list[tuple[float, int, Job]] = []
         self._numbers = itertools.count()
-        self._changed = threading.Condition()
+        self._changed = Condition()
         self._is_stopped = False
         threading.Thread(target=self._run, name=name, daemon=True).start()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable
 from random import uniform
 from time import monotonic
@@ -11,6 +10,7 @@ from typing import Any
 
 from bridge.errors import BridgeError
 from bridge.host.client import Client
+from bridge.host.condition import Condition
 from bridge.host.open_calls import OpenCall
 from bridge.host.threaded import ThreadedConnection
 
@@ -133,7 +133,7 @@ class Slots:
     def __init__(self, report: OnTransition) -> None:
         self.ready: tuple[Slot, ...] = ()
         self.all: list[Slot] = []
-        self.changed = threading.Condition(threading.RLock())
+        self.changed = Condition()
         self._report = report
 
     def add(self, slot: Slot) -> None:
