@@ -236,6 +236,21 @@ def test_a_caller_that_gives_up_cancels_its_call(client):
     wait_until(lambda: client.stats()["in_flight"] == 0)
 
 
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        *(({name: 3}, TypeError) for name in ("adapter", "python", "flags", "env")),
+        ({"env": [("A", "1")]}, TypeError),
+        *(({"env": env}, ValueError) for env in ({"A=B": "1"}, {"": "1"}, {"A": "1\0"})),
+        *(({name: "a\0b"}, ValueError) for name in ("adapter", "python")),
+        ({"flags": ["\0"]}, ValueError),
+    ],
+)
+def test_options_that_no_worker_can_be_started_with(start_client, options, kind):
+    with pytest.raises(kind, match=next(iter(options))):
+        start_client(**{"adapter": "echo", **options})
+
+
 def test_errors_of_the_client_show_no_values(start_client):
     """Values of an environment, and args that cannot be encoded, may be keys."""
 

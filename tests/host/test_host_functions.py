@@ -228,6 +228,7 @@ def test_sessions_have_their_own_functions(host):
         ({"rewards": {" ": lambda: 1}}, "rewards: a name must be a text, not ' '"),
         ({"embedders": {3: lambda texts: 1}}, "embedders: a name must be a text, not 3"),
         ({"models": {"m": iter}}, "model m: no signature found"),
+        ({"models": [len]}, "models must be a map of names to functions"),
     ],
 )
 def test_what_cannot_be_called_is_refused(host, functions, reason):

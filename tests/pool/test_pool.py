@@ -103,16 +103,35 @@ def test_a_cast_is_made(pool):
 
 
 @pytest.mark.parametrize(
-    "options", [{"workers": 0}, {"workers": (3, 2)}, {"affinity": "no"}, {"isolate": "call"}, {"idle": -1}]
+    "options",
+    [
+        {"workers": 0},
+        {"workers": (3, 2)},
+        {"affinity": "no"},
+        {"isolate": "call"},
+        {"idle": -1},
+        {"session_workers": 0},
+        {"max_requests": 0},
+        {"max_rss": -1},
+        {"timeout": -1},
+    ],
 )
 def test_wrong_options_are_refused(options):
     with pytest.raises(ValueError, match=r"least|must be"):
         Pool(adapter="echo", **options)
 
 
-def test_a_wrong_number_of_workers_is_a_type_error():
-    with pytest.raises(TypeError, match="workers"):
-        Pool("two", adapter="echo")
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"workers": "two"}, {"session_workers": "2"}, {"max_requests": 2.5}, {"max_rss": "1G"}, {"on_event": 3}),
+        *({"adapter": 3}, {"python": None}, {"flags": 3}, {"env": ["A=1"]}, {"timeout": "soon"}, {"max_age": "1h"}),
+    ],
+)
+def test_options_of_a_wrong_type_are_refused(options):
+    """Before anything is started, and not by what is started with them later."""
+    with pytest.raises(TypeError, match=next(iter(options))):
+        Pool(**{"adapter": "echo", **options})
 
 
 def test_a_worker_that_does_not_start_fails_the_pool(capfd):

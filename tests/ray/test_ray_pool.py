@@ -322,6 +322,8 @@ def test_a_pool_ends_with_its_stop(cluster, caplog):
         ({"format": "yaml"}, "format"),
         ({"env": {"A_KEY": 1}}, "string"),
         ({"flags": "--threads"}, "strings"),
+        ({"max_rss": "1G"}, "max_rss"),
+        ({"adapter": 3}, "adapter"),
     ],
 )
 def test_wrong_options_are_refused(pool, options, reason):

@@ -78,6 +78,9 @@ def functions(
 ) -> list[Function]:
     """Return the functions of all kinds. Raises TypeError."""
     kinds = {"model": models, "metric": metrics, "reward": rewards, "embedder": embedders}
+    for kind, named in kinds.items():
+        if not isinstance(named, Mapping):
+            raise TypeError(f"{kind}s must be a map of names to functions, not {named!r}")
     return [
         Function(kind, name, function, can_await) for kind, named in kinds.items() for name, function in named.items()
     ]

@@ -38,7 +38,7 @@ def launch(
     Raises TypeError and ValueError for invalid options, and WorkerCrashed (category
     initialization) if the program cannot be started.
     """
-    check_texts(flags, env)
+    check_process(adapter, python, flags, env)
     words = [python, "-P", "-m", "bridge", *command, "--adapter", adapter]
     words += ["--max-frame", str(max_frame), "--max-values", str(max_values), *flags]
     # The worker's stderr is a pipe, but its output is passed on to this process's stderr, which may be a terminal.
@@ -49,13 +49,24 @@ def launch(
         raise not_started(role, f"{python}: {error.strerror}") from error
 
 
-def check_texts(flags: Sequence[str], env: Mapping[str, str] | None) -> None:
-    """Raise TypeError for flags, or variables of an environment, that are no strings."""
-    if isinstance(flags, str) or not all(isinstance(flag, str) for flag in flags):
+def check_process(adapter: str, python: str, flags: Sequence[str], env: Mapping[str, str] | None) -> None:
+    """Raise TypeError for options of `Client.start` that are of another type, ValueError for those that no process can
+    be started with."""
+    if not isinstance(adapter, str):
+        raise TypeError(f"adapter must be a string, not {adapter!r}")
+    if not isinstance(python, str | os.PathLike):
+        raise TypeError(f"python must be the path of an interpreter, not {python!r}")
+    if isinstance(flags, str) or not isinstance(flags, Sequence) or not all(isinstance(flag, str) for flag in flags):
         raise TypeError(f'flags must be a list of strings, like ["--threads", "8"], not {flags!r}')
+    if env is not None and not isinstance(env, Mapping):
+        raise TypeError(f"env must be a map of strings, not {type(env).__name__}")
     for name, value in (env or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(f"env[{name!r}] must be a string, not {type(value).__name__}")
+        if not name or "=" in name or "\0" in name + value:
+            raise ValueError(f"env[{name!r}] cannot be a variable: a name is not empty and has no =, nothing has a NUL")
+    if any("\0" in text for text in (adapter, str(python), *flags)):
+        raise ValueError("adapter, python and flags must not contain a NUL")
 
 
 def not_started(role: str, reason: str, **details: Any) -> errors.WorkerCrashed:

@@ -24,6 +24,8 @@ def seconds_of(value: SupportsFloat | None, name: str = "timeout", least: float 
         seconds = float(value)
     except OverflowError:  # an integer that is too large
         seconds = math.inf if value > 0 else -math.inf  # type: ignore[operator]
-    if math.isnan(seconds) or seconds < least:
+    if math.isnan(seconds):
+        raise ValueError(f"{name} must be a number of seconds or None, not {value!r}")
+    if seconds < least:
         raise ValueError(f"{name} must be at least {least:g} seconds, or None for no limit, not {value!r}")
     return seconds if seconds <= LONGEST else None

@@ -91,7 +91,7 @@ class PoolCall(concurrent.futures.Future[Any]):
         """
         self._request.check_own()
         try:
-            return super().result(timeout)
+            return super().result(_seconds(timeout))
         except concurrent.futures.CancelledError as error:
             raise _cancelled(error) from None
 
@@ -102,7 +102,7 @@ class PoolCall(concurrent.futures.Future[Any]):
         """
         self._request.check_own()
         try:
-            return super().exception(timeout)
+            return super().exception(_seconds(timeout))
         except concurrent.futures.CancelledError as error:
             raise _cancelled(error) from None
 
@@ -219,7 +219,7 @@ class PoolStream:
         The worker is not paused from then on: events that have not been consumed stay in memory.
         """
         self._request.check_own()
-        seconds = seconds_of(timeout, least=-inf) if timeout is not None else None
+        seconds = _seconds(timeout)
         until = None if seconds is None else monotonic() + seconds
         while True:
             call = self._call
@@ -318,6 +318,11 @@ class PoolStream:
 
     def __repr__(self) -> str:
         return f"<PoolStream {self._request.command}: {'ended' if self._call.has_ended else 'open'}>"
+
+
+def _seconds(timeout: float | None) -> float | None:
+    """Return how long to wait. As for other futures, a time that is over already is no mistake."""
+    return None if timeout is None else seconds_of(timeout, least=-inf)
 
 
 def _cancelled(error: BaseException) -> CallCancelled:

@@ -16,6 +16,7 @@ from bridge.errors import BridgeError
 from bridge.host.calls import OnEvent
 from bridge.host.client import STOP_TIMEOUT
 from bridge.host.functions import NONE, Functions, Named, functions
+from bridge.host.launch import check_process
 from bridge.host.open_calls import SLACK
 from bridge.host.threads import Threads
 from bridge.host.timeouts import START_TIMEOUT, seconds_of
@@ -26,6 +27,7 @@ from bridge.pool.calls import PoolCall, PoolStream
 from bridge.pool.jobs import Jobs
 from bridge.pool.journal import Journal
 from bridge.pool.launcher import launcher_for
+from bridge.pool.options import Workers, checked
 from bridge.pool.providers import Providers
 from bridge.pool.recovery import Recovery
 from bridge.pool.replaced import follow_up
@@ -36,8 +38,6 @@ from bridge.pool.sessions import Sessions
 from bridge.pool.slots import OnTransition, Slots
 from bridge.pool.supervisor import Supervisor
 from bridge.pool.upkeep import Life, Upkeep
-
-Workers = int | tuple[int, int]
 
 
 class Pool:
@@ -88,14 +88,16 @@ class Pool:
         logs: Literal["stderr", "logging"] = "stderr",
         timeout: float | None = START_TIMEOUT,
     ) -> None:
-        (least, most), life, isolates = checked(
-            workers, affinity, isolate, idle, max_requests=max_requests, max_age=max_age, max_rss=max_rss
+        bounds, life, isolates = checked(
+            *(workers, affinity, isolate, session_workers, idle, max_requests, max_age, max_rss, on_event)
         )
+        check_process(adapter, python, flags, env)
+        seconds_of(timeout)
         known = [Tool(function) for function in tools]
         process = {"adapter": adapter, "python": python, "flags": flags, "env": env}
         limits = {"max_frame": max_frame, "max_values": max_values}
         connection = {"format": format, **limits, "logs": logs, "timeout": timeout}
-        most_processes = 2 * most + (session_workers if isolates else 0)
+        most_processes = 2 * bounds[1] + (session_workers if isolates else 0)
         self._prepare(name, on_event)
         launcher = launcher_for(process, connection, connect, template, most_processes, self._report, self._threads)
         self._supervisor = Supervisor(
@@ -103,7 +105,7 @@ class Pool:
         )
         strict = affinity == "strict"
         self._begin(
-            (least, most),
+            bounds,
             life,
             lambda: Router(self._slots, self._sessions, self._supervisor, strict, isolates, session_workers),
             timeout,
@@ -411,33 +413,3 @@ class Pool:
 
 def _names_session(args: Any) -> bool:
     return args.__class__ is dict and "session_id" in args
-
-
-def checked(
-    workers: Workers | None, affinity: str, isolate: str | None, idle: float | None, **limits: Any
-) -> tuple[tuple[int, int], Life, bool]:
-    """Return the bounds of the number of workers, their `Life`, and whether each session has one of its own.
-
-    The options are those of `Pool`. Raises TypeError and ValueError.
-    """
-    bounds = _bounds(workers)
-    if affinity not in ("strict", "hint"):
-        raise ValueError(f'affinity must be "strict" or "hint", not {affinity!r}')
-    if isolate not in (None, "session"):
-        raise ValueError(f'isolate must be "session" or None, not {isolate!r}')
-    isolates = isolate == "session"
-    idle = seconds_of((3600.0 if isolates else 30.0) if idle is None else idle, "idle")
-    return bounds, Life(idle, **{**limits, "max_age": seconds_of(limits["max_age"], "max_age")}), isolates
-
-
-def _bounds(workers: Workers | None) -> tuple[int, int]:
-    """Return the least and the largest number of workers. Raises TypeError and ValueError."""
-    if workers is None:
-        workers = len(os.sched_getaffinity(0))
-    bounds = (workers, workers) if isinstance(workers, int) else workers
-    if not isinstance(bounds, tuple) or [type(bound) for bound in bounds] != [int, int]:
-        raise TypeError(f"workers must be a number, or (at least, at most), not {workers!r}")
-    least, most = bounds
-    if not 1 <= least <= most:
-        raise ValueError(f"workers must be at least 1, and not more than the largest number, not {workers!r}")
-    return least, most

@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 from bridge.host.client import STOP_TIMEOUT, Client
 from bridge.host.connection import Settings
-from bridge.host.launch import check_texts
+from bridge.host.launch import check_process
 from bridge.host.timeouts import START_TIMEOUT, seconds_of
 from bridge.host.tools import Callables, Tool
 from bridge.options import DEFAULT_MAX_FRAME, DEFAULT_MAX_VALUES
 from bridge.pool.launcher import Starter
-from bridge.pool.pool import Pool, Workers, checked
+from bridge.pool.options import Workers, checked
+from bridge.pool.pool import Pool
 from bridge.pool.slots import OnTransition
 from bridge.pool.upkeep import Life
 from bridge.ray import cluster, report
@@ -69,8 +70,8 @@ class RayPool(Pool):
         logs: Literal["stderr", "logging"] = "stderr",
         timeout: float | None = START_TIMEOUT,
     ) -> None:
-        checked(workers, affinity, isolate, idle, max_requests=max_requests, max_age=max_age, max_rss=max_rss)
-        check_texts(flags, env)
+        checked(workers, affinity, isolate, session_workers, idle, max_requests, max_age, max_rss, on_event)
+        check_process(adapter, python, flags, env)
         known = [Tool(function) for function in tools]
         settings = Settings.checked(format, max_frame, max_values, logs)
         options: dict[str, Any] = {

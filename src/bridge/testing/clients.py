@@ -6,7 +6,8 @@ from typing import Any, cast
 
 from bridge import aio
 from bridge.host.client import STOP_TIMEOUT, Client
-from bridge.pool.pool import Pool, Workers
+from bridge.pool.options import Workers
+from bridge.pool.pool import Pool
 from bridge.testing.worker import Mock
 
 # Options of `Client.start` and `Pool` about where workers come from.
