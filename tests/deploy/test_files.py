@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from bridge.cli import _parser
 from bridge.options import DEFAULTS
@@ -172,6 +174,20 @@ def test_images_are_pinned():
         for image in re.findall(r"^FROM (\S+)", text, re.MULTILINE):
             assert re.search(r":[\w.-]*\d[\w.-]*$", image), image
     assert re.fullmatch(r"postgres:\d+\.\d+-\w+", COMPOSE["postgres"]["image"])
+
+
+def test_packages_are_pinned_to_versions_that_are_allowed():
+    """What the image installs of the package's own requirements, and what builds it."""
+    lines = [line for line in (DEPLOY / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pinned = dict(line.split("==") for line in lines)
+    declared = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())
+    (extras,) = re.findall(r"'\.\[(.*)\]'", (DEPLOY / "Dockerfile").read_text())
+    wanted = declared["build-system"]["requires"] + declared["project"]["dependencies"]
+    for extra in extras.split(","):
+        wanted += declared["project"]["optional-dependencies"][extra]
+    for requirement in map(Requirement, wanted):
+        assert pinned[requirement.name] in requirement.specifier, requirement
+    assert "PIP_CONSTRAINT=/source/deploy/constraints.txt" in (DEPLOY / "Dockerfile").read_text()
 
 
 def test_what_is_copied_exists():
