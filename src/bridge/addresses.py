@@ -15,6 +15,8 @@ def unix_path(address: str) -> str:
     path = address.removeprefix(PREFIX)
     if not path or "\0" in path:
         raise ValueError(f"{address!r} has no path; an address looks like unix:/run/bridge.sock")
+    if path.endswith("/"):
+        raise ValueError(f"{address!r} is the name of a folder; a socket needs a name in it, as {address}bridge.sock")
     try:
         length = len(os.fsencode(path))
     except UnicodeEncodeError:

@@ -159,7 +159,7 @@ def test_results_behind_a_link_may_be_read_by_the_same_users_as_before(program, 
         (("program.json", "rows.jsonl", "--out", "."), ".: Is a directory"),
         (("program.json", "rows.jsonl", "--out", "rows.jsonl"), "there is no rows.jsonl.job"),
         (("rows.jsonl", "rows.jsonl", "--out", "o"), "rows.jsonl: not JSON"),
-        (("program.json", "rows.jsonl", "--out", "o", "--workers", "0"), "'0' is not a positive number"),
+        (("program.json", "rows.jsonl", "--out", "o", "--workers", "0"), "'0' is not a positive whole number"),
         (("--ray", "program.json", "rows.jsonl", "--out", "o"), "'program.json' is not HOST:PORT"),
     ],
 )

@@ -109,7 +109,7 @@ def test_a_folder_that_is_not_writable_is_refused(folder):
 def test_a_file_in_place_of_the_folder_is_refused(folder):
     with open(f"{folder}/file", "w"):
         pass
-    with pytest.raises(ListenFailed, match=f"{folder}/file/s"):
+    with pytest.raises(ListenFailed, match=f"{folder}/file is not a folder"):
         Listener(f"{folder}/file/s")
 
 
@@ -180,6 +180,7 @@ def test_the_uid_of_a_peer_decides(folder, listen, monkeypatch):
         ("unix:a\0b", "has no path"),
         ("unix:/" + "x" * 107, "at most 107 bytes, not 108"),
         ("unix:/" + "ä" * 54, "at most 107 bytes, not 109"),
+        ("unix:/run/bridge/", "name of a folder"),
         ("unix:\ud800", "is not the name of a file"),
     ],
 )

@@ -248,7 +248,7 @@ def _digest(value: Any) -> str:
 
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a positive number")
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a positive whole number")
     return int(text)
 
 

@@ -171,7 +171,8 @@ class Forks:
         try:
             self._ready()
         except errors.BridgeError as error:
-            _log.warning("the template does not start: %s", error)
+            if not self._is_stopped:
+                _log.warning("%s", error)
 
 
 def with_functions(launch: Callable[[], Client], functions: Functions) -> Client:

@@ -39,6 +39,8 @@ class Listener:
                 except BaseException:
                     self._socket.close()
                     raise
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ListenFailed(f"{path}: {self._folder} is not a folder") from error
         except OSError as error:
             raise ListenFailed(f"{path}: {error.strerror or error}") from error
 
