@@ -125,3 +125,14 @@ def test_a_store_that_fails_inside_a_handler_is_not_asked_again(workers, store):
     store.asked, store.fails = 0, True
     assert call(first, "read_inherited")["code"] == "store_failed"
     assert store.asked == 1
+
+
+def test_a_session_that_could_not_be_loaded_is_listed_as_it_is_stored(workers, store):
+    """Not as an empty session in memory."""
+    second = workers[1]
+    store.fails = True
+    assert call(second, "get_session_data")["code"] == "store_failed"
+    store.fails = False
+    listed = ask(second, "list_sessions")
+    assert [(one["session_id"], one["durable"], one["live"]) for one in listed["sessions"]] == [("s", True, False)]
+    assert listed["total_count"] == 1

@@ -97,7 +97,8 @@ def create_session(args: CreateSessionArgs, context: Context) -> dict[str, Any]:
 def list_sessions(args: ListSessionsArgs, context: Context) -> dict[str, Any]:
     """List the sessions of this worker, the most recently used first, then those that only the store has."""
     sessions: Sessions = context.worker.sessions
-    limit, store, live = args.limit, sessions.store, sessions.live()
+    limit, store = args.limit, sessions.store
+    live = [one for one in sessions.live() if one.is_loaded]  # of the others, only the store knows what they are
     shown = live[:limit]
     rest: list[dict[str, Any]] = []
     total = len(live)
