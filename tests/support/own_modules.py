@@ -175,8 +175,10 @@ class Fallback(dspy.Module):
 class Tools(dspy.Module):
     """Calls the host's tools itself, or lets an agent do it."""
 
-    def forward(self, question: str, agent: bool = False):
+    def forward(self, question: str, agent: bool = False, awaits: bool = False):
         tools = host_tools()
+        if awaits:
+            return {"result": asyncio.run(tools[0].acall(word=question))}
         if agent:
             found = dspy.ReAct("question -> answer", tools=tools)(question=question)
             return dspy.Prediction(answer=found.answer, trajectory=found.trajectory)

@@ -183,6 +183,8 @@ def test_a_module_calls_the_tools_of_the_host(client):
     assert events == ["tool_call", "tool_result"]
     outputs = client.call("execute_program", args, session_id="s")["outputs"]
     assert outputs == {"names": ["lookup", "hold", "other"], "result": "tea means something"}
+    args["inputs"]["awaits"] = True
+    assert client.call("execute_program", args)["outputs"] == {"result": "tea means something"}
 
 
 def test_an_agent_of_a_module_calls_the_tools_of_the_host(client):

@@ -22,6 +22,9 @@ class HostTool(dspy.Tool):  # type: ignore[misc]  # DSPy is not typed
     def __call__(self, /, **arguments: Any) -> Any:
         return self.func(arguments)
 
+    async def acall(self, /, **arguments: Any) -> Any:
+        return self(**arguments)
+
 
 def dspy_tools(tools: tuple[Tool, ...], taken: str = "finish") -> list[HostTool]:
     """Return a DSPy tool for each of the host's tools. taken: the name of the tool that DSPy's module adds."""
