@@ -4,6 +4,7 @@ defmodule DSPex.Cluster.ClusterTest do
 
   import Clusters, only: [call: 3, call: 4, call: 5, live: 1]
   alias DSPex.PythonBridge.Cluster.Ring
+  alias DSPex.PythonBridge.Pool.Sessions
   alias DSPex.PythonBridge.SessionPoolV2
 
   @moduletag timeout: 120_000
@@ -142,6 +143,20 @@ defmodule DSPex.Cluster.ClusterTest do
     end
 
     assert Enum.any?(sessions, &(place(b, &1) == c.node))
+  end
+
+  test "a durable session that ends on one node, because it is on another one, stays in the store",
+       %{nodes: [a | _] = nodes} do
+    for session <- names("copy", 6) do
+      {:ok, _} = call(a, session, :create_session, %{durable: true})
+      {:ok, _} = call(a, session, :append, %{entry: "before"})
+
+      for node <- nodes,
+          do: BeamNodes.call(node, Sessions, :end_copy, [Clusters.pool(), session])
+
+      for node <- nodes,
+          do: assert({:ok, %{"found" => true}} = call(node, session, :find, %{entry: "before"}))
+    end
   end
 
   test "a pool that has been stopped answers, and one started again is found", context do

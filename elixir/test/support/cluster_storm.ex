@@ -1,7 +1,7 @@
 defmodule ClusterStorm do
   @moduledoc """
-  Kills, freezes and cuts off one of three nodes after the other, while callers on all of them append to
-  the ledgers of durable sessions.
+  Kills, freezes and cuts off one of three nodes after the other, stops its pool, or kills the processes by
+  which that takes part in the cluster, while callers on all nodes append to the ledgers of durable sessions.
 
       MIX_ENV=test mix run -e 'ClusterStorm.main(120)'
 
@@ -12,7 +12,7 @@ defmodule ClusterStorm do
 
   @names ~w(a b c)
   @sessions for n <- 1..30, do: "session #{n}"
-  @harms [:kill, :freeze, :cut, :hold, :stop]
+  @harms [:kill, :freeze, :cut, :hold, :stop, :crash]
 
   def main(seconds) do
     Logger.configure(level: :none)
@@ -88,6 +88,16 @@ defmodule ClusterStorm do
   defp harm(:stop, victim, state) do
     BeamNodes.call(victim, DSPex.PythonBridge.SessionPoolV2, :stop, [Clusters.pool()])
     Process.sleep(:rand.uniform(1_000))
+    state
+  end
+
+  # The processes by which a pool takes part in the cluster, not its workers.
+  defp harm(:crash, victim, state) do
+    receiver = Module.concat(Clusters.pool(), "Cluster.Receiver")
+
+    with pid when is_pid(pid) <- BeamNodes.call(victim, Process, :whereis, [receiver]),
+         do: BeamNodes.call(victim, Process, :exit, [pid, :kill])
+
     state
   end
 

@@ -178,12 +178,22 @@ defmodule DSPex.PythonBridge.Pool.Sessions do
     end
   end
 
-  @doc "Ends what a worker has of a session that goes on elsewhere."
+  @doc """
+  Ends what a worker has of a session that goes on elsewhere. What may be durable is only let go: its end
+  would remove it from the store.
+  """
   @spec end_copy(atom(), String.t()) :: :ok
   def end_copy(name, id) do
     with %Pool{} = pool <- Pool.get(name), %Connection{} = connection <- find(pool, id) do
-      request(connection, "cleanup_session", %{}, id)
-      remove(pool, id, connection.owner)
+      case request(connection, "get_session", %{}, id) do
+        {:ok, %{"durable" => false}} ->
+          request(connection, "cleanup_session", %{}, id)
+          remove(pool, id, connection.owner)
+
+        _durable_or_not_known ->
+          move(pool, id, connection)
+      end
+
       if pool.isolate, do: Server.ended(pool.server, id)
     end
 
