@@ -189,7 +189,9 @@ class Pool:
             self._runner.prepare_next(request, error)
             return self._run(request)
         except BaseException:
-            if call is not None:
+            if call is None:
+                self._check_own()  # in a fork, where the worker's own error would be about a Client
+            else:
                 call.cancel()
             raise
         slot.served += 1

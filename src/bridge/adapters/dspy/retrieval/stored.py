@@ -42,10 +42,6 @@ class Retrieval:
         """Return the size of an index in bytes."""
         return len(self._records.of("index")[index_id])
 
-    def check_index(self, index_id: str, encoded: bytes) -> None:
-        """Raise QuotaExceeded if `set_index` would."""
-        self._records.check("index", {index_id: encoded})
-
     def set_index(self, index_id: str, encoded: bytes) -> None:
         """Add an index, or replace the one with its id. Raises QuotaExceeded."""
         self._records.put("index", index_id, encoded)
