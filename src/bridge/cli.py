@@ -250,9 +250,12 @@ def _worker(arguments: argparse.Namespace, parent: int) -> int:
 
 
 def _serve(arguments: argparse.Namespace, parent: int) -> int:
+    import signal
+
     from bridge.worker import process
 
     process.prepare_signals()
+    signal.signal(signal.SIGINT, signal.getsignal(signal.SIGTERM))  # Ctrl-C ends it, also while modules are loaded
     from bridge.adapter import load
     from bridge.template.main import run
     from bridge.template.settings import Settings

@@ -85,6 +85,23 @@ def test_a_template_that_prepares_itself_can_be_ended(tmp_path, number):
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_template_that_loads_its_modules_can_be_ended(tmp_path, number):
+    program = f"""
+import os, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "bridge.template.main":
+            os.kill(os.getpid(), {number:d})
+sys.meta_path.insert(0, Finder())
+from bridge.cli import main
+main(["serve", "--adapter", "echo", "--listen", "unix:{tmp_path}/s"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], stdin=subprocess.DEVNULL, timeout=30)
+    assert done.returncode == 0
+    assert not (tmp_path / "s").exists()
+
+
 @pytest.mark.parametrize("hosts_end", [subprocess.PIPE, None])
 def test_a_template_that_prepares_itself_ends_with_its_host(tmp_path, hosts_end):
     """Whether the control pipe is a pipe or a socket."""
