@@ -8,6 +8,8 @@ from typing import Any
 
 from msgspec import inspect
 
+from bridge.errors import shown
+
 MAX_KEY = 100  # characters of a key in a path
 
 
@@ -123,5 +125,8 @@ def types_in(info: Any, seen: set[int] | None = None) -> Iterator[Any]:
 
 def short_key(key: Any) -> str:
     """Return a key as text for a path or an error, cut to MAX_KEY characters."""
-    text = key if isinstance(key, str) else ascii(key)[:MAX_KEY]
+    try:
+        text = key if isinstance(key, str) else ascii(key)[:MAX_KEY]
+    except ValueError:  # an integer of more than 4300 digits, or a tuple with one
+        text = shown(key)
     return text if len(text) <= MAX_KEY else f"{text[:MAX_KEY]}…"

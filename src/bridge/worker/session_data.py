@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from bridge.errors import InvalidArgs, NotEncodable
+from bridge.errors import InvalidArgs, NotEncodable, shown
 from bridge.wire import lenient, tensors
 from bridge.wire._etf import Atom, Opaque
 from bridge.wire.codec import ETF, JSON, MSGPACK, Format, by_name
@@ -121,7 +121,10 @@ class Value(msgspec.Struct, frozen=True):
 
 def below(path: str, key: Any) -> str:
     """Return the path of the entry `key` of the map at `path`."""
-    return f"{path}.{key if isinstance(key, str) else repr(key)}"[: len(path) + SHOWN]
+    try:
+        return f"{path}.{key if isinstance(key, str) else repr(key)}"[: len(path) + SHOWN]
+    except ValueError:  # an integer of more than 4300 digits, or a tuple with one
+        return f"{path}.{shown(key)}"
 
 
 def _shortened(path: str) -> str:

@@ -13,6 +13,7 @@ from bridge.wire.codec import ETF, JSON, MSGPACK
 ANY = {"inputs": [{"name": "q", "type": "any"}], "outputs": [{"name": "a", "type": "any"}]}
 PID = Opaque(b"X" + b"w\x01n" + bytes(12))
 LARGE = 2**70
+HUGE = 10**5000
 FOREIGN = [(MSGPACK, msgspec.msgpack.Ext(5, b"x")), (MSGPACK, {None: 1}), (ETF, PID), (ETF, {(1, 2): 3})]
 
 
@@ -20,8 +21,9 @@ FOREIGN = [(MSGPACK, msgspec.msgpack.Ext(5, b"x")), (MSGPACK, {None: 1}), (ETF, 
 def call():
     with Dispatcher(adapter) as dispatcher:
 
-        def call(format, command, **args):
-            return format.decode(dispatcher.call(format.encode({"id": 1, "command": command, "args": args}), 60))
+        def call(format, command, args=None, **more):
+            request = {"id": 1, "command": command, "args": {**(args or {}), **more}}
+            return format.decode(dispatcher.call(format.encode(request), 60))
 
         yield call
 
@@ -68,3 +70,34 @@ def test_values_of_one_format(call, format, value):
     reply = call(format, "configure_lm", provider="scripted", answers=[{"a": value}])
     assert reply["code"] == "invalid_args", reply
     assert reply["details"]["path"].startswith("args.answers")
+
+
+@pytest.mark.parametrize("key", [HUGE, (HUGE,)], ids=["integer", "tuple"])
+def test_names_that_are_integers_without_a_text(call, key):
+    """Python converts integers of up to 4300 digits to text."""
+    call(JSON, "configure_lm", provider="offline")
+    call(JSON, "create_program", id="p", signature=ANY)
+    entry = {key: PID}
+    for command, args, path in (
+        ("describe", entry, "args."),
+        ("create_session", {"session_id": "s", "quota": entry}, "args.quota."),
+        ("create_program", {"signature": entry}, "args.signature."),
+        ("evaluate", {"program_id": "p", "devset": [entry], "metric": "f1"}, "args.devset[0]."),
+        ("update_session_data", {"key": "k", "value": entry}, "args.value."),
+    ):
+        reply = call(ETF, command, args)
+        assert reply["code"] == "invalid_args", reply
+        assert reply["details"]["path"].startswith(path)
+    batch = call(ETF, "execute_batch", program_id="p", inputs=[entry])
+    assert batch["result"]["results"][0]["error"]["code"] == "invalid_args"
+
+
+def test_integers_without_a_text(call):
+    refused(call(ETF, "inspect_call", id=HUGE), "args.id")
+    document = {"metadata": {"bridge": {"version": HUGE, "program_type": "predict", "signature": ANY}}}
+    refused(call(ETF, "import_program", document=document), "args.document.metadata.bridge.version")
+    document["metadata"]["bridge"] = {"version": 1, "program_type": "predict", "signature": {**ANY, "metadata": HUGE}}
+    refused(call(ETF, "import_program", document=document), "args.document.metadata.bridge.signature")
+    stages = [stage(metadata=HUGE)]
+    made = call(ETF, "create_program", signature=ANY, program_type="pipeline", stages=stages)
+    refused(made, "args.stages[0].signature")

@@ -145,13 +145,13 @@ def definition_of(document: Any, path: str) -> Definition | None:
     at = f"{path}.metadata.bridge"
     if own.version != VERSION:
         raise errors.InvalidArgs(
-            f"{at}.version: {own.version} is not known: this worker reads version {VERSION}",
+            f"{at}.version: {errors.shown(own.version)} is not known: this worker reads version {VERSION}",
             path=f"{at}.version",
             expected=VERSION,
         )
     try:
         signature = msgspec.json.encode(own.signature)
-    except TypeError as error:  # of a value that only MessagePack or ETF has
+    except (TypeError, ValueError) as error:  # of a value that JSON lacks
         raise errors.InvalidArgs(f"{at}.signature: {error}", path=f"{at}.signature") from None
     definition = Definition(
         EncodedValue(signature, "json"),

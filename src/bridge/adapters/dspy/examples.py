@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from bridge import errors
 from bridge.adapters.dspy.signatures import Signature
 from bridge.adapters.dspy.values.checks import Check, check_of, defaults_of
-from bridge.adapters.dspy.values.inputs import plain, with_text_form, wrong_names
+from bridge.adapters.dspy.values.inputs import as_text, plain, with_text_form, wrong_names
 
 
 class Example(NamedTuple):
@@ -85,12 +85,11 @@ class Examples:
             raise _wrong_sides(row, path)
         inputs = {name: value for name, value in row.items() if name in self._inputs}
         outputs = {name: value for name, value in row.items() if name in self._outputs and name not in inputs}
-        unknown = [name for name in row if name not in inputs and name not in outputs]
+        unknown = [as_text(name) for name in row if name not in inputs and name not in outputs]
         if unknown:
             declared = [*self._inputs, *(name for name in self._outputs if name not in self._inputs)]
             raise errors.InvalidArgs(
-                f"{path}: fields not declared by the signature: {', '.join(map(str, unknown))};"
-                f" declared: {', '.join(declared)}",
+                f"{path}: fields not declared by the signature: {', '.join(unknown)}; declared: {', '.join(declared)}",
                 path=f"{path}.{unknown[0]}",
                 unknown=unknown,
                 declared=declared,
@@ -101,7 +100,7 @@ class Examples:
 def _wrong_sides(row: dict[str, Any], path: str) -> errors.InvalidArgs:
     """Return the error for an example that has inputs, but is not only a map of inputs and a map of outputs."""
     for name, value in row.items():
-        at = f"{path}.{name}"
+        at = f"{path}.{as_text(name)}"
         if name not in ("inputs", "outputs"):
             return errors.InvalidArgs(f"{at}: unknown; an example has inputs and outputs", path=at)
         if not isinstance(value, dict):

@@ -40,5 +40,5 @@ def inspect_call(args: InspectArgs, context: Context) -> dict[str, Any]:
     """Return one call of a model from the session's history, also as a text to read."""
     call = history_of(context.session).find(args.id)
     if call is None:
-        raise errors.InvalidArgs(f"args.id: the session's history has no call {args.id}", path="args.id")
+        raise errors.InvalidArgs(f"args.id: the session's history has no call {errors.shown(args.id)}", path="args.id")
     return {**call, "text": as_text(call)}

@@ -124,10 +124,10 @@ def _read(stages: Any, path: str) -> list[Stage]:
 
 
 def _check_signature(stage: Stage, path: str) -> None:
-    """Raise InvalidArgs for a signature with a value that only MessagePack or ETF has."""
+    """Raise InvalidArgs for a signature with a value that JSON lacks."""
     try:
         msgspec.json.encode(stage.signature)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise _wrong(f"{path}.signature", str(error)) from None
 
 

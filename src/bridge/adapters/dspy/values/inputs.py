@@ -15,6 +15,7 @@ from bridge import errors
 from bridge.adapter import reason_of
 from bridge.adapters.dspy.values.scalars import read_choice, read_moment
 from bridge.adapters.dspy.values.text_form import rounded_float, without_text_form
+from bridge.wire.type_walk import short_key
 
 AS_SENT = "as sent"  # the context in which images and files are serialized in the form in which hosts send them
 
@@ -80,14 +81,19 @@ def wrong_names(
     if kind not in ("inputs", "outputs"):  # of a map with both
         kind = "fields"
     if unknown:
+        unknown = [as_text(name) for name in unknown]
         return errors.InvalidArgs(
-            f"{kind} not declared by {owner}: {', '.join(map(str, unknown))};"
-            f" declared: {', '.join(declared) or 'none'}",
+            f"{kind} not declared by {owner}: {', '.join(unknown)}; declared: {', '.join(declared) or 'none'}",
             path=f"{path}.{unknown[0]}",
             unknown=unknown,
             declared=declared,
         )
     return errors.InvalidArgs(f"{kind} missing: {', '.join(missing)}", path=f"{path}.{missing[0]}", missing=missing)
+
+
+def as_text(name: Any) -> str:
+    """Return the name of a field as a host has sent it, which may be anything, for an error."""
+    return name if isinstance(name, str) else short_key(name)
 
 
 def _invalid(path: str, reason: str, type_name: str) -> errors.InvalidArgs:
