@@ -62,7 +62,7 @@ SCALARS: list[Any] = [
     *("9" * 5000, "1e999999999", "sNaN", "2024-02-30", "0000-00-00", "24:00:60+99:99", f"urn:uuid:{UUID}"),
     *("../o.json", "/dev/stdin", "o.json", "a\0.json", "host/", "offline", "scripted", "\ud800", "(a+)+$"),
     *(
-        {None: 1},
+        {None: 1, 10**5000: 1},
         {1.5: b"\xff"},
         (1, "x"),
         _etf.Atom("ok"),
