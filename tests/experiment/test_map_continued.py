@@ -148,9 +148,50 @@ def test_results_of_something_else_are_not_touched(job, model, tmp_path):
     out_job = tmp_path / "out.jsonl.job"
     for bad_job in (b"", b'{"command":"\xff"}', b"[" * 100_000):
         out_job.write_bytes(bad_job)
-        refused("there is no out.jsonl.job")
+        refused("out.jsonl.job does not say what")
     out_job.unlink()
     refused("there is no out.jsonl.job")
+
+
+def test_what_is_said_about_earlier_results_is_forgotten_with_them(job, tmp_path):
+    """Results of rows from a pipe are not taken for those of the rows before."""
+    program, _, *others = job
+    out, rows = tmp_path / "out.jsonl", "".join(json.dumps(row) + "\n" for row in numbered(5, start=100))
+    assert run_map(*job).returncode == 0
+    out.unlink()
+    assert run_map(program, "-", *others, input=rows).returncode == 0
+    done = run_map(*job)
+    assert (done.returncode, len(results(out))) == (2, 5)
+    assert "there is no out.jsonl.job" in done.stderr
+
+
+def test_a_file_of_the_user_is_not_replaced(job, tmp_path):
+    program, rows, *_ = job
+    mine = tmp_path / "rows.job"
+    rows.rename(mine)
+    before = mine.read_bytes()
+    done = run_map(program, mine, "--out", tmp_path / "rows")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "rows.job does not say what" in done.stderr
+    assert mine.read_bytes() == before
+
+
+def test_rows_that_are_gone_when_they_are_read_again_are_an_error(job, model, tmp_path):
+    program, rows, *others = job
+    rows.write_text("".join(json.dumps({**row, "passage": "x" * 50_000}) + "\n" for row in numbered(60)))
+    model.refuse = lambda number: number == 0 and rows.write_text("")  # the answer is the usual one
+    done = run_map(program, rows, *others)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "of 60 rows were left when they were read again" in done.stderr
+    assert 0 < len(results(tmp_path / "out.jsonl")) < 60
+
+
+def test_rows_that_are_added_meanwhile_are_of_the_next_run(job, model, tmp_path):
+    rows = job[1]
+    model.refuse = lambda number: number == 0 and write_rows(rows, numbered(70)) and None
+    assert run_map(*job).stderr == "map: 60 rows, 0 failed\n"
+    assert run_map(*job).stderr == "map: 70 rows, 0 failed\n"
+    assert results(tmp_path / "out.jsonl") == expected(70)
 
 
 def test_rows_that_failed_are_asked_again_if_the_user_wants_it(job, model, tmp_path):

@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import islice
 from time import monotonic
 from types import FrameType
 from typing import Any, Protocol
@@ -124,7 +125,11 @@ def work(
             **{name: value for name, value in given.items() if value is not None},
         )
         runs = Runs(pool, calls, limits)
-        left = rows.arriving(runs.wake) if rows.is_stream else (row for row in rows if not results.has(row))
+        left = (
+            rows.arriving(runs.wake)
+            if rows.is_stream
+            else (row for row in islice(rows, total) if not results.has(row))  # no rows that were added meanwhile
+        )
         rate = Rate(results.done)
         until = math.inf if arguments.timeout is None else monotonic() + arguments.timeout
         with interruptible(runs.stop), row_progress() as show:
@@ -134,6 +139,8 @@ def work(
                 show(results.done, total, _progress(results, rate, total, runs.waiting_for))
                 if monotonic() > until and runs.stopped is None:
                     runs.stop(Stopped(f"not done within {arguments.timeout:g} s"))
+        if runs.stopped is None and total is not None and results.done < total:
+            raise DocumentError(f"only {results.done} of {total} rows were left when they were read again")
         return runs.stopped
 
 

@@ -89,11 +89,15 @@ class Results:
         job: without rows and digest. visit: called with each row. Raises DocumentError if the results in the file are
         not those of the job.
         """
+        if rows.is_stream and self._size:
+            raise DocumentError(f"{self.path} has results already; rows from a pipe cannot be continued")
+        known = None if self.is_stream else self._known_job()
         if rows.is_stream:
-            if self._size:
-                raise DocumentError(f"{self.path} has results already; rows from a pipe cannot be continued")
+            if known is not None:  # of results that were removed
+                self._job_path().unlink()
             return None
-        known = self._known_job() if self._size else None
+        if not self._size:
+            known = None
         survey = rows.survey(0 if known is None else known.rows, visit)
         if known is not None:
             self._check(known, job, survey)
@@ -154,14 +158,21 @@ class Results:
             raise BlockingIOError
         return status.st_size
 
-    def _known_job(self) -> Job:
+    def _known_job(self) -> Job | None:
+        """Return what OUT.job says, or None if there is none. Raises DocumentError if results have none, and if it is
+        something else."""
+        path = self._job_path()
         try:
-            return msgspec.json.decode(self._job_path().read_bytes(), type=Job)
-        except (OSError, *_NOT_JSON):
-            raise DocumentError(
-                f"{self.path} is not empty, and there is no {self._job_path().name} that says what it has results of:"
-                " name another file, or remove it"
-            ) from None
+            return msgspec.json.decode(path.read_bytes(), type=Job)
+        except FileNotFoundError:
+            if not self._size:
+                return None
+            problem = f"{self.path} is not empty, and there is no {path.name} that says what it has results of"
+        except OSError as error:
+            problem = f"{path}: {error.strerror}"
+        except _NOT_JSON:
+            problem = f"{path} does not say what {self.path} has results of"
+        raise DocumentError(f"{problem}: name another file, or remove it")
 
     def _check(self, known: Job, job: Job, survey: Survey) -> None:
         """Raise DocumentError unless the results in the file, of the job `known`, are those of `job` and its rows."""
