@@ -177,6 +177,38 @@ def test_a_row_for_which_the_model_always_fails_does_not_hold_up_the_others():
     assert workers.asked.count(3) <= TRIES + 1
 
 
+def test_the_last_rows_may_be_those_for_which_the_model_always_fails(monkeypatch):
+    """Then no other row tells whether it answers; that it has answered some is enough."""
+    monkeypatch.setattr("bridge.experiment.running.wait_after", lambda error, rounds: 0.01)
+
+    def answer(index):
+        if index >= 190:
+            raise errors.LMError("server error", status=500, retryable=True)
+        return index
+
+    workers, runs = runs_of(answer)
+    expected = {**{index: index for index in range(190)}, **dict.fromkeys(range(190, 200), "lm_error")}
+    assert outcomes(runs, rows(200)) == expected
+    assert runs.stopped is None
+    assert workers.asked.count(199) <= TRIES + 1
+
+
+@pytest.mark.parametrize(
+    "error", [errors.LMError("slow down", status=429, retryable=True), errors.CircuitOpen("open", retry_after=0.001)]
+)
+def test_what_is_not_due_to_a_row_does_not_fail_it(error, monkeypatch):
+    """A limited rate, or an open circuit, even if others succeed meanwhile."""
+    monkeypatch.setattr("bridge.experiment.running.wait_after", lambda error, rounds: 0.001)
+
+    def answer(index):
+        if index == 3 and workers.asked.count(3) <= 4 * TRIES:
+            raise error
+        return index
+
+    workers, runs = runs_of(answer)
+    assert outcomes(runs, rows(1000)) == {index: index for index in range(1000)}
+
+
 def test_a_row_whose_worker_dies_is_asked_again():
     deaths = iter([1, 1, 1])
 

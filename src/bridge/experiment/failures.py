@@ -27,6 +27,9 @@ WAITING = ("circuit_open", "overloaded", "store_failed")
 STOPPING = ("lm_not_configured", "program_not_found", "unknown_command", "session_lost")
 ACCOUNT = (401, 402, 403, 404)  # statuses of HTTP that do not depend on the row: the key, the credit, the model
 
+TOO_MANY = 429
+DOWN = (TOO_MANY, 502, 503, 504, 529)  # statuses of a provider that has not given the row to its model
+
 
 def verdict_of(error: BridgeError, row_path: str) -> Verdict:
     """Return what to do after an error. row_path: where the row is in the args of the call."""
@@ -44,6 +47,23 @@ def verdict_of(error: BridgeError, row_path: str) -> Verdict:
         return Verdict.STOP if isinstance(path, str) and not path.startswith(row_path) else Verdict.ROW
     is_of_metric = error.code == "handler_error" and "row" in details  # as `evaluate` reports it
     return Verdict.STOP if is_of_metric or error.code in STOPPING else Verdict.ROW
+
+
+def is_rate_limit(error: BridgeError) -> bool:
+    """Return whether a model refuses requests because there are too many."""
+    return error.details.get("status") == TOO_MANY or error.details.get("lm_code") == "rate_limit"
+
+
+def may_be_outage(error: BridgeError) -> bool:
+    """Return whether other rows would probably have the error, too: no model has read this one."""
+    return error.details.get("status") in (None, *DOWN)
+
+
+def blame_of(error: BridgeError) -> float:
+    """Return how much it says against a row, from 0 to 1, that it has an error to wait after while others succeed."""
+    if error.code == "circuit_open":  # the row was not sent
+        return 0.0
+    return 0.1 if is_rate_limit(error) else 1.0
 
 
 def wait_after(error: BridgeError, failures: int) -> float:

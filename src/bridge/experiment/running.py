@@ -13,26 +13,26 @@ from typing import Any
 
 from bridge.errors import BridgeError
 from bridge.experiment.asking import Calls, Limits, Outcome, Stopped, Workers
-from bridge.experiment.failures import Verdict, verdict_of, wait_after
+from bridge.experiment.failures import Verdict, blame_of, is_rate_limit, may_be_outage, verdict_of, wait_after
 from bridge.experiment.rows import Row
 
 ROOM = 64 << 20  # bytes of the lines that are with workers, unless it is one line
-TRIES = 5  # of a row for which the model fails while it answers others
+TRIES = 5  # of a row for which the model fails while it answers others; more if it limits the rate, see `blame_of`
 DEATHS = 5  # of workers that had a row
 SUSPECT = 2  # deaths after which a row is asked alone, so that no other row suffers
 TICK = 0.5  # seconds between two steps, at most
-FAST = 0.04  # seconds that a worker needs for a call: after less, calls get more rows
+FAST = 0.02  # seconds that a worker needs for a row: after less, calls get more rows
 MOST_AT_ONCE = 256  # outcomes of one step
 
 
 @dataclass(slots=True, eq=False)
 class _Task:
-    """A row that has no result yet. item: of `Calls.item`. tries: failures while others succeeded. deaths: of workers
+    """A row that has no result yet. item: of `Calls.item`. tries: failures that may be due to it. deaths: of workers
     that had it. is_alone: whether it has to have a call of its own. sent_at: how many rows had succeeded then."""
 
     row: Row
     item: Any = None
-    tries: int = 0
+    tries: float = 0
     deaths: int = 0
     is_alone: bool = False
     sent_at: int = 0
@@ -58,6 +58,7 @@ class Runs:
         self._workers = workers
         self._calls = calls
         self._limits = limits
+        self._most = limits.concurrency  # rows at a time, fewer while the provider limits the rate
         self._batch = 1
         self._ended: SimpleQueue[_Call | None] = SimpleQueue()
         self._open: set[_Call] = set()
@@ -111,7 +112,7 @@ class Runs:
     def _send(self, rows: Iterator[Row | None]) -> list[Outcome]:
         """Send as many rows as there is room for. Return the outcomes of those that could not be sent."""
         found: list[Outcome] = []
-        limit = 1 if self._rounds else self._limits.concurrency
+        limit = 1 if self._rounds and not self._has_all else self._most
         while self._open_rows < limit and self._bytes < ROOM and len(found) < MOST_AT_ONCE:
             if self.stopped is not None or monotonic() < self._resumes_at:
                 break
@@ -146,14 +147,18 @@ class Runs:
         return tasks
 
     def _next(self, rows: Iterator[Row | None]) -> _Task | None:
-        if self._again:
+        if self._again and not self._rounds:  # whether the provider answers again, a row that is new tells best
             return self._again.popleft()
+        row = None
         try:
             row = next(rows)
         except StopIteration:
             self._has_all = True
-            return self._suspects.popleft() if self._suspects and not self._open else None
-        return None if row is None else _Task(row)
+        if row is not None:
+            return _Task(row)
+        if self._again:
+            return self._again.popleft()
+        return self._suspects.popleft() if self._has_all and self._suspects and not self._open else None
 
     def _start(self, tasks: list[_Task], found: list[Outcome]) -> None:
         for task in tasks:
@@ -194,7 +199,7 @@ class Runs:
         except BridgeError as error:
             self._failed_together(call.tasks, error, found)
             return
-        if seconds > FAST:
+        if seconds * min(len(call.tasks), self._limits.width) > FAST * len(call.tasks):
             self._batch = max(1, len(call.tasks) // 2)
         elif len(call.tasks) == self._batch:
             self._batch = min(self._limits.batch, 2 * self._batch)
@@ -218,6 +223,7 @@ class Runs:
         """Decide about a row that has a result or an error."""
         if error is None:
             self._succeeded += 1
+            self._most = min(self._most + 1, self._limits.concurrency)
             self._rounds, self._down_since, self.waiting_for = 0, math.inf, None
             if self._limits.in_a_row:
                 self._failed = 0
@@ -242,8 +248,12 @@ class Runs:
                 (self._suspects if task.deaths >= SUSPECT else self._again).append(task)
                 return True
         elif verdict is Verdict.WAIT:
+            if is_rate_limit(error):
+                self._most = max(1, self._most // 2)
             others_succeed = self._succeeded > task.sent_at
-            task.tries += others_succeed
+            # At the end, no other row will tell whether the model answers: that it has answered some is enough then.
+            if others_succeed or (self._has_all and self._succeeded and not may_be_outage(error)):
+                task.tries += blame_of(error)
             if task.tries < TRIES:
                 self._again.append(task)
                 if not others_succeed or "retry_after" in error.details:
