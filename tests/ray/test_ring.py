@@ -25,14 +25,13 @@ def test_only_the_share_of_a_node_moves():
     moved = [session for session in SESSIONS if all_nodes.owner(session) != others.owner(session)]
     assert {all_nodes.owner(session) for session in moved} == {NODES[0]}
     assert {others.owner(session) for session in moved} == set(NODES[1:])
-    assert [others.owner(session) for session in moved] == [all_nodes.owners(session)[1] for session in moved]
 
 
 def test_the_order_of_the_nodes_and_the_process_do_not_matter():
     """The expected values were computed by another process."""
     ring = Ring(reversed(NODES))
     assert [ring.owner(session) for session in SESSIONS[:5]] == EXPECTED
-    assert ring.owners("\ud800")[0] in NODES  # no UTF-8
+    assert ring.owner("\ud800") in NODES  # no UTF-8
 
 
 def test_without_nodes_there_is_no_owner():

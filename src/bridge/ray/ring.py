@@ -22,12 +22,6 @@ class Ring:
         key = _hash(session_id)
         return max(self._nodes, key=lambda each: (_mixed(key ^ each[1]), each[0]))[0]
 
-    def owners(self, session_id: str) -> list[str]:
-        """Return all nodes, the node of the session first, then those that would have it without the ones before."""
-        key = _hash(session_id)
-        ranked = sorted(self._nodes, key=lambda each: (_mixed(key ^ each[1]), each[0]), reverse=True)
-        return [node for node, _ in ranked]
-
 
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
