@@ -10,12 +10,15 @@ from setuptools import Extension, find_packages, setup
 # Line tracing for coverage of the compiled files; slows them several times over.
 TRACE = os.environ.get("BRIDGE_TRACE") == "1"
 
+# CFLAGS stand before these in a command, so they would not count.
+OPTIMIZATION = [] if "CFLAGS" in os.environ else ["-O3"]
+
 extensions = [
     Extension(
         ".".join(source.relative_to("src").with_suffix("").parts),
         [str(source)],
         include_dirs=["capi"],
-        extra_compile_args=["-O3", "-g0"],  # some Pythons' own flags carry -g: thrice the size
+        extra_compile_args=[*OPTIMIZATION, "-g0"],  # some Pythons' own flags carry -g: thrice the size
         define_macros=[("CYTHON_TRACE_NOGIL", "1")] if TRACE else [],
         extra_link_args=[] if sys.platform == "darwin" else ["-pthread"],
     )

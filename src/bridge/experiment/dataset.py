@@ -30,7 +30,7 @@ from bridge.experiment.workers import ROWS_PER_WORKER, count_of, pool_of
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FAILED, UNUSABLE = 1, 2  # exit statuses
 FAILURES_IN_A_ROW = 100
-MOST_IN_A_CALL = 64  # rows
+MOST_IN_A_CALL = 256  # rows
 CALLS_PER_WORKER = 2  # at a time, so that a worker has work while results are on their way
 ROW_IN_CALL = re.compile(r"^args\.(?:inputs|devset)\[\d+\]")
 # Settings of a model that say how it is reached, and not which it is: a job may be continued with others.
