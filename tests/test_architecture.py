@@ -18,7 +18,7 @@ PACKAGE = Path(bridge.__file__).parent
 # Lowest first. An entry is a module or a package with all that it holds. A module imports from its own entry and from
 # lower layers, not from its neighbours. A new module in the root, or a new package, has to be entered here.
 LAYERS = (
-    ("version", "errors"),
+    ("version", "errors", "flags"),
     ("security", "addresses", "health"),
     ("options",),
     ("_framing", "_histogram", "_watch"),

@@ -66,11 +66,16 @@ def test_a_refused_peer_may_have_sent_anything(serve):
         assert peer.receive_frame() is None
 
 
-def test_a_template_without_descriptors_goes_on_when_it_has_some_again(serve):
-    served = serve()
+def silent_beyond_the_limit(served):
+    """Return more silent connections than the template may have descriptors."""
     _, hard = resource.prlimit(served.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(served.pid, resource.RLIMIT_NOFILE, (24, hard))
-    held = [silent(served.path) for _ in range(60)]
+    return [silent(served.path) for _ in range(60)]
+
+
+def test_a_template_without_descriptors_goes_on_when_it_has_some_again(serve):
+    served = serve()
+    held = silent_beyond_the_limit(served)
     last = Host.connected(served.path)
     last.send({"id": 1, "command": "ping"})
     for each in held:
@@ -83,9 +88,7 @@ def test_a_template_without_descriptors_goes_on_when_it_has_some_again(serve):
 def test_silent_connections_give_way_when_descriptors_are_short(serve):
     """Each batch of them has a second instead of ten, so that a request behind them is answered soon."""
     served = serve()
-    _, hard = resource.prlimit(served.pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(served.pid, resource.RLIMIT_NOFILE, (24, hard))
-    held = [silent(served.path) for _ in range(60)]
+    held = silent_beyond_the_limit(served)
     last = Host.connected(served.path)
     reply = last.call("ping")
     assert reply["success"]

@@ -61,13 +61,19 @@ defmodule DSPex.Cluster.StatesTest do
     assert Enum.any?(sessions(60), &(home(b, &1) == c.node))
   end
 
+  # Starts the pools, and sessions by calls of the first node. Returns those that are on the second one.
+  defp sessions_on_second([a, b, _] = nodes) do
+    start(nodes)
+    wait_for(nodes)
+    for session <- sessions(20), do: {:ok, _} = append(a, session)
+    there = Enum.filter(sessions(20), &(home(a, &1) == b.node))
+    assert there != []
+    there
+  end
+
   test "a session that is lost with its node is reported once", context do
     [a, b, c] = context.nodes
-    start(context.nodes)
-    wait_for(context.nodes)
-    for session <- sessions(20), do: {:ok, _} = append(a, session)
-    lost = Enum.filter(sessions(20), &(home(a, &1) == b.node))
-    assert lost != []
+    lost = sessions_on_second(context.nodes)
     BeamNodes.signal(b, :KILL)
     wait_for([a, c])
 
@@ -85,11 +91,7 @@ defmodule DSPex.Cluster.StatesTest do
 
   test "a session that has ended is not missed when its node is lost", context do
     [a, b, c] = context.nodes
-    start(context.nodes)
-    wait_for(context.nodes)
-    for session <- sessions(20), do: {:ok, _} = append(a, session)
-    lost = Enum.filter(sessions(20), &(home(a, &1) == b.node))
-    assert lost != []
+    lost = sessions_on_second(context.nodes)
     # Somebody asks for one that there has never been.
     never = Enum.map(lost, &("never " <> &1))
     for session <- never, do: assert({:error, _} = info(a, session))

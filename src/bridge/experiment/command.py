@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bridge import flags
 from bridge.errors import BridgeError
 from bridge.experiment import dataset, scores, tables
 from bridge.experiment.display import progress
@@ -139,18 +140,8 @@ def _write(path: Path, document: Any) -> None:
 
 
 def _seconds(text: str) -> float:
-    return _number(text, "a number of seconds", 86_400)
+    return flags.number(text, "a number of seconds", 86_400)
 
 
 def _score(text: str) -> float:
-    return _number(text, "a number from 0 to 1", 1)
-
-
-def _number(text: str, what: str, most: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= most:
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not {what}")
-    return value
+    return flags.number(text, "a number from 0 to 1", 1)

@@ -17,7 +17,7 @@ from time import monotonic
 from types import FrameType
 from typing import Any, Protocol
 
-from bridge import errors
+from bridge import errors, flags
 from bridge.errors import BridgeError
 from bridge.experiment.asking import Calls, Limits, Outcome, Stopped
 from bridge.experiment.display import Rate, row_progress, say
@@ -59,7 +59,9 @@ class RowCalls(Calls, Protocol):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a command that works on the rows of a data set."""
     add = parser.add_argument
-    add("--workers", type=_count, metavar="N", help="workers (default: one for each core), on each node with --ray")
+    add(
+        "--workers", type=flags.count, metavar="N", help="workers (default: one for each core), on each node with --ray"
+    )
     add(
         "--ray",
         type=_address,
@@ -68,7 +70,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="run the workers on the nodes of a Ray cluster (default: RAY_ADDRESS, or the one of this machine)",
     )
-    add("--concurrency", type=_count, metavar="N", help=f"rows at the same time (default: {ROWS_PER_WORKER} a worker)")
+    add(
+        "--concurrency",
+        type=flags.count,
+        metavar="N",
+        help=f"rows at the same time (default: {ROWS_PER_WORKER} a worker)",
+    )
     add("--row-timeout", type=_seconds, metavar="SECONDS", help="time for one row (default 600)")
     add(
         "--patience",
@@ -78,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--max-errors",
-        type=_count,
+        type=flags.count,
         metavar="N",
         help=f"stop after N rows that fail (default: after {FAILURES_IN_A_ROW} in a row)",
     )
@@ -253,12 +260,6 @@ def _digest(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a positive whole number")
-    return int(text)
-
-
 def _address(text: str) -> str:
     if text not in ("auto", "local") and ":" not in text:
         raise argparse.ArgumentTypeError(f"{text[:80]!r} is not HOST:PORT, auto or local; write --ray last without one")
@@ -266,10 +267,4 @@ def _address(text: str) -> str:
 
 
 def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= 1e9:
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a number of seconds")
-    return value
+    return flags.number(text, "a number of seconds", 1e9)

@@ -9,6 +9,9 @@ from typing import Any
 
 import msgspec
 
+# What msgspec raises for bytes that are not JSON.
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 class DocumentError(ValueError):
     """Raised if a file cannot be used; the message names the file and what is wrong."""
@@ -42,7 +45,7 @@ def read(path: Path, examples: Collection[str] = ("devset", "trainset", "valset"
         document = msgspec.json.decode(_bytes(path), type=Document)
     except msgspec.ValidationError as error:
         raise DocumentError(f"{path}: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         raise DocumentError(f"{path}: {_problem(_bytes(path))}") from None
     for name in examples:
         given = getattr(document, name)

@@ -18,13 +18,11 @@ from typing import Any
 
 import msgspec
 
-from bridge.experiment.document import DocumentError
+from bridge.experiment.document import NOT_JSON, DocumentError
 from bridge.experiment.rows import Row, Rows, Survey
 
 MISSING = (1 << 64) - 1  # the offset of a line that is not there
 STDOUT = 1
-
-_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Line(msgspec.Struct):
@@ -170,7 +168,7 @@ class Results:
             problem = f"{self.path} is not empty, and there is no {path.name} that says what it has results of"
         except OSError as error:
             problem = f"{path}: {error.strerror}"
-        except _NOT_JSON:
+        except NOT_JSON:
             problem = f"{path} does not say what {self.path} has results of"
         raise DocumentError(f"{problem}: name another file, or remove it")
 
@@ -197,7 +195,7 @@ class Results:
                 # Of bytes, msgspec does not check texts in fields that it skips.
                 line = msgspec.json.decode(data.decode(), type=Line)
                 is_new = line.row >= 0 and not self._is_done[line.row]
-            except (*_NOT_JSON, IndexError):
+            except (*NOT_JSON, IndexError):
                 is_new = False
             if not data.endswith(b"\n"):
                 break

@@ -32,8 +32,9 @@ def checked(
     if isolate not in (None, "session"):
         raise ValueError(f'isolate must be "session" or None, not {isolate!r}')
     isolates = isolate == "session"
-    for name, number in (("session_workers", session_workers), ("max_requests", max_requests), ("max_rss", max_rss)):
-        if number is not None or name == "session_workers":
+    _check_count("session_workers", session_workers)
+    for name, number in (("max_requests", max_requests), ("max_rss", max_rss)):
+        if number is not None:
             _check_count(name, number)
     if on_event is not None and not callable(on_event):
         raise TypeError(f"on_event must be a function, not {on_event!r}")
