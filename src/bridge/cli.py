@@ -79,15 +79,13 @@ def _add_worker(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
-    from bridge.flags import count
-
     parser.set_defaults(run=_serve)
     add = parser.add_argument
     add("--listen", type=_socket_path, required=True, metavar="unix:PATH", help="socket to listen on")
-    add("--max-workers", type=count, default=256, metavar="N", help="workers at the same time (default 256)")
+    add("--max-workers", type=_count, default=256, metavar="N", help="workers at the same time (default 256)")
     add(
         "--drain",
-        type=count,
+        type=_count,
         default=20,
         metavar="SECONDS",
         help="time for which workers may go on after SIGTERM (default 20)",
@@ -109,12 +107,10 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_health(parser: argparse.ArgumentParser) -> None:
-    from bridge.flags import count
-
     parser.set_defaults(run=_health)
     add = parser.add_argument
     add("address", type=_socket_path, metavar="unix:PATH", help="socket that the server listens on")
-    add("--timeout", type=count, default=2, metavar="SECONDS", help="time for the answer (default 2)")
+    add("--timeout", type=_count, default=2, metavar="SECONDS", help="time for the answer (default 2)")
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -222,6 +218,12 @@ def _socket_path(text: str) -> str:
         return unix_path(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _count(text: str) -> int:
+    from bridge.flags import count  # here, so that a probe does not load it
+
+    return count(text)
 
 
 def _demo(arguments: argparse.Namespace, parent: int) -> int:
